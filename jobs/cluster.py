@@ -1,0 +1,91 @@
+"""Ray for the data jobs: the one place that starts it, places work on it, and hears back. It never decides what is in
+a shard.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the driver of a submitted job."""
+RETRIES = 3
+"""How often Ray starts a task again whose process died."""
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`, in an uploaded copy of the working folder."""
+    return JOB_VARIABLE in os.environ
+
+
+@contextmanager
+def connected(workers: int | None) -> Iterator[int]:
+    """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own with
+    `workers` processes, which ends with the block. Gives the number of tasks that fit at once.
+    """
+    own = not os.environ.get("RAY_ADDRESS")
+    if own:
+        close_to_the_world()
+    import ray
+
+    options: dict[str, Any] = dict(address="local", num_cpus=workers or os.cpu_count(), include_dashboard=False) if own else {}
+    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    try:
+        fitting = int(ray.cluster_resources().get("CPU", 1))
+        yield min(workers or fitting, fitting)
+    finally:
+        ray.shutdown()
+
+
+def close_to_the_world() -> None:
+    """Ray's own ports listen on every interface: a local Ray answers only to a token that is made for this process."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Value | Exception]]:
+    """(item, result) as they come, each computed in a worker process; an exception where it raised or its process died."""
+
+    def one(item: Item) -> Iterator[Value]:
+        yield function(item)
+
+    for item, _, value in stream_unordered(one, items, at_once):
+        if value is not None:
+            yield item, value
+
+
+def stream_unordered(
+    function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int
+) -> Iterator[tuple[Item, bool, Value | Exception | None]]:
+    """(item, False, value) for each value that `function(item)` yields in a worker process, then (item, True, None), or
+    (item, True, error) where it raised or its process died more than RETRIES times.
+    """
+    import ray
+
+    @ray.remote(num_cpus=1, max_retries=RETRIES, num_returns="streaming")
+    def task(item: Item) -> Iterator[Value]:
+        yield from function(item)
+
+    waiting, running = iter(items), {}
+    while True:
+        while len(running) < at_once and (item := next(waiting, None)) is not None:
+            running[task.remote(item)] = item
+        if not running:
+            return
+        ready, _ = ray.wait(list(running), num_returns=1, fetch_local=False)
+        for generator in ready:
+            item = running[generator]
+            try:
+                yield item, False, ray.get(next(generator))
+            except StopIteration:
+                del running[generator]
+                yield item, True, None
+            except (ray.exceptions.RayError, OSError) as error:
+                del running[generator]
+                yield item, True, error

@@ -1,0 +1,22 @@
+"""The `quiver` command: each verb is a file of this folder."""
+
+import importlib
+import sys
+
+VERBS = {
+    "extract-flow": "from videos to a data set of spectral volumes",
+    "make-clips": "procedural videos of swaying things with known motion",
+}
+
+
+def main() -> None:
+    """Runs the job that the first argument names."""
+    verb, *args = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print("usage: quiver VERB [options]; quiver VERB --help says more\n")
+        print("\n".join(f"  {name:14} {what}" for name, what in VERBS.items()))
+    elif verb in VERBS:
+        importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(args)
+    else:
+        print(f"quiver: no verb {verb!r}, expected one of {', '.join(VERBS)}", file=sys.stderr)
+        raise SystemExit(2)

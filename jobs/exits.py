@@ -1,0 +1,41 @@
+"""Exit codes of all jobs, and the one place where an error becomes a sentence."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from pipeline.dataset import ContractMismatch, FolderInUse
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILURE = 1
+    """A failure of ours: the shards that are done stay done, the same command goes on."""
+    USAGE = 2
+    CONTRACT = 3
+    """The folder was made with another configuration or other videos."""
+    IN_USE = 4
+    """Another run holds the folder."""
+    STORAGE = 5
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        stop(Exit.USAGE, str(error))
+    except ContractMismatch as error:
+        stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
+    except FolderInUse as error:
+        stop(Exit.IN_USE, str(error))
+    except OSError as error:
+        stop(Exit.STORAGE, f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+
+
+def stop(code: Exit, sentence: str) -> None:
+    """Prints the sentence and ends the process with that code."""
+    print(f"quiver: {sentence}", file=sys.stderr)
+    raise SystemExit(code)

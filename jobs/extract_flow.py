@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""From a folder of videos to a data set of spectral volumes.
+
+    python -m jobs.extract_flow --clips DIR --out DATASET
+
+Plan, then build every shard that is not committed yet, each as one Ray task, then write manifest and summary. The same
+command again finishes what is missing.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+
+from jobs import cluster
+from jobs.exits import Exit, sentences, stop
+from jobs.progress import RunProgress, summary_lines
+from pipeline.build import BuildConfig, build_shard
+from pipeline.dataset import Dataset
+from pipeline.filters import PRESETS
+from pipeline.plan import PlanConfig, PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from schemas.clip import Clip
+from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
+
+RECORDED = ("numpy", "opencv-python-headless", "decord", "av", "pillow", "safetensors", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterChoice:
+    filters: Literal["paper", "subtle", "none"] = "paper"
+    """Set of thresholds: paper is the paper's rules, subtle keeps motion under a pixel, none measures and never rejects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractFlow(FilterChoice):
+    """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
+
+    clips: tuple[str, ...]
+    """Folders (searched recursively), video files, or .parquet or .csv tables with a uri column."""
+    out: Path
+    """Folder of the data set; created, or continued where it is the same run."""
+    workers: int | None = None
+    """Worker processes; without a number, one per core."""
+    limit: int | None = None
+    """Only the first so many clips."""
+    dry_run: bool = False
+    """Print clips, windows, shards and bytes, and stop."""
+    build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
+
+    def __post_init__(self):
+        for name in ("workers", "limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} is {value}, expected at least 1")
+
+
+registry = tyro.constructors.ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _size(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    if get_args(type_info.type) != (int, int):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="WIDTHxHEIGHT",
+        instance_from_str=lambda args: parse_size(args[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda size: [f"{size[0]}x{size[1]}"],
+    )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`256x160` as (256, 160). Raises ValueError naming what was given."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"{text!r} is no size, expected WIDTHxHEIGHT, as 256x160")
+    return int(width), int(height)
+
+
+def parse(args: Sequence[str]) -> ExtractFlow:
+    """The command line; --filters decides the defaults of the thresholds, which stand in --help."""
+    chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [a.split("=", 1)[1] for a in args if a.startswith("--filters=")]
+    thresholds = PRESETS.get(chosen[-1] if chosen else "paper", PRESETS["paper"])
+    default = ExtractFlow(clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds))
+    return tyro.cli(ExtractFlow, args=args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = parse(sys.argv[1:] if args is None else args)
+        refuse_relative_paths(job)
+        clips = list_clips(job.clips)[: job.limit]
+        dataset = Dataset(job.out)
+        with cluster.connected(job.workers) as at_once:
+            rows = plan_rows(probe_all(clips, job.build.plan, at_once), job.build.plan)
+            if job.dry_run:
+                print_plan(rows, job)
+            else:
+                run(dataset, rows, job, at_once)
+
+
+def refuse_relative_paths(job: ExtractFlow) -> None:
+    """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
+    for path in (*job.clips, str(job.out)):
+        if cluster.in_submitted_job() and not os.path.isabs(path):
+            raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
+
+
+def probe_all(clips: Sequence[Clip], config: PlanConfig, at_once: int) -> Iterator[PlannedClip]:
+    """Every clip probed, each in a worker process: one that kills its process costs itself alone."""
+    for clip, planned in cluster.map_unordered(partial(plan_clip, config=config), clips, at_once):
+        if isinstance(planned, OSError):
+            raise planned
+        if isinstance(planned, Exception):
+            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config=config)
+        yield planned
+
+
+def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
+    """What a run would do."""
+    windows = [row for row in rows if row["key"]]
+    clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
+    size = len(windows) * sample_bytes(job.build)
+    print(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {size / 1e6:.0f} MB")
+    for row in rows:
+        if not row["key"]:
+            print(f"  no window: {printable(row['uri'])}: {row['reason']}, {row['detail']}")
+
+
+def sample_bytes(config: BuildConfig) -> int:
+    """Bytes of one sample in a shard, a third of the raw size assumed for the start frame's PNG."""
+    pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1)
+    return pixels * (motion + config.pairs * (3 + 4) + 1) + 3 * 1024
+
+
+def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, at_once: int) -> None:
+    """Builds the shards that are not committed yet, then writes manifest and summary."""
+    with dataset.held():
+        for warning in dataset.open(rows, asdict(job.build), versions()):
+            print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
+        shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
+        left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
+        print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
+        failures = build_all(dataset, left, job.build, at_once)
+        if failures:
+            stop(Exit.FAILURE, f"{len(failures)} of {len(shards)} shards failed; the same command tries them again\n  " + "\n  ".join(failures))
+        summary = dataset.finalize()
+    print("\n".join([*summary_lines(summary), *hints(summary, job), f"done: {dataset.manifest}"]))
+
+
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, at_once: int) -> list[str]:
+    """Builds these shards on the cluster; returns a line for each that failed. Raises OSError where writing fails."""
+    failures = []
+    build = partial(build_one, str(dataset.root.absolute()), config)
+    with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
+        for (shard, _), finished, value in cluster.stream_unordered(build, shards.items(), at_once):
+            if isinstance(value, OSError):
+                raise value
+            if isinstance(value, Exception):
+                failures.append(f"{shard}: {printable(str(value).strip().splitlines()[-1])}")
+            elif finished:
+                progress.shard(shard)
+            else:
+                progress.window(shard, value)
+    return failures
+
+
+def build_one(root: str, config: BuildConfig, shard: tuple[str, list[dict]]) -> Iterator[Outcome]:
+    """One shard, in a worker; another attempt may have committed it before its process died."""
+    dataset, (name, rows) = Dataset(Path(root)), shard
+    if not dataset.is_committed(name):
+        yield from build_shard(dataset, name, rows, config)
+
+
+def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
+    """What a person should know about an unexpected result."""
+    unmoved = summary["rejected_by_reason"].get(Reason.NO_MOTION, 0)
+    if job.filters != "subtle" and unmoved > 0.9 * summary["windows"]:
+        return [f"  {unmoved} of {summary['windows']} windows move too little for --filters {job.filters}: --filters subtle keeps motion under a pixel"]
+    return []
+
+
+def versions() -> dict[str, str]:
+    """What decides the bytes of a shard beside the configuration."""
+    return {"python": platform.python_version(), "machine": platform.machine()} | {name: version(name) for name in RECORDED}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a person sees while a run goes on: a live bar on a terminal, otherwise one JSON line per shard."""
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from schemas.outcome import Outcome
+
+
+class RunProgress:
+    """Counts outcomes as they arrive. A line for every shard also goes to `log`, with times, for the report."""
+
+    def __init__(self, total: int, log: Path):
+        self.log, self.began, self.counts = log, time.monotonic(), Counter()
+        self.shard_counts: dict[str, Counter] = {}
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("windows"), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, disable=not sys.stdout.isatty())
+        self.task = self.bar.add_task("", total=total, note="")
+
+    def __enter__(self) -> "RunProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def window(self, shard: str, outcome: Outcome) -> None:
+        """One more window of a shard is decided."""
+        self.counts[outcome] += 1
+        self.shard_counts.setdefault(shard, Counter())[outcome] += 1
+        rate = self.counts.total() / (time.monotonic() - self.began)
+        note = f"{rate:.1f}/s, {self.counts[Outcome.REJECTED]} rejected, {self.counts[Outcome.QUARANTINED]} quarantined, left"
+        self.bar.update(self.task, completed=self.counts.total(), note=note)
+
+    def shard(self, shard: str) -> None:
+        """A shard is committed."""
+        elapsed = round(time.monotonic() - self.began, 2)
+        counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
+        line = json.dumps({"shard": shard, **counts, "elapsed_s": elapsed, "at": round(time.time(), 2)})
+        with self.log.open("a") as file:
+            file.write(line + "\n")
+        if self.bar.disable:
+            print(line, flush=True)
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """A data set's summary, for a terminal."""
+    lines = [f"{summary['clips']} clips, {summary['windows']} windows: {summary['kept']} kept {by(summary['kept_by_split'])}"]
+    for outcome in ("rejected", "quarantined"):
+        lines.append(f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}")
+    return [*lines, f"  {summary['shards']} shards, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
+
+
+def by(counts: dict[str, int]) -> str:
+    return "(" + ", ".join(f"{name} {count}" for name, count in counts.items()) + ")" if counts else ""

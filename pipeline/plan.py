@@ -1,0 +1,240 @@
+"""From what the user listed to a plan that is fixed before the run: which window goes to which shard of which split."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from jaxtyping import Float64
+
+from pipeline import decode
+from schemas.clip import Clip, Video, Window
+from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
+from schemas.sample import sample_key
+from schemas.tables import PLAN
+
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .ogv .flv .wmv .3gp .gif".split())
+TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
+OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    frames: int = 150
+    """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s."""
+    fps: float = 30.0
+    """Working frame rate to which displacements are brought."""
+    stride: int = 10
+    """A window starts every this many frames at the working rate."""
+    windows_per_shard: int = 64
+    test_fraction: float = 0.1
+    """Share of the videos held out for test, by hash of their source or content."""
+
+    def __post_init__(self):
+        for name, low in (("frames", 2), ("stride", 1), ("windows_per_shard", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}, expected more than 0 and at most 1000")
+        if not 0 <= self.test_fraction <= 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}, expected 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedClip:
+    """A listed clip after the probe: its windows, or why there are none."""
+
+    clip: Clip
+    """With clip_id and split filled in."""
+    sha256: str | None
+    """Of the file's content; None where it could not be read."""
+    bytes: int | None
+    duration_s: float | None
+    windows: tuple[Window, ...] = ()
+    outcome: Outcome | None = None
+    stage: Stage | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+
+
+def list_clips(paths: Sequence[str]) -> list[Clip]:
+    """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed order.
+
+    Raises ValueError naming the path that does not exist, is no table, or gives no clip.
+    """
+    if not paths or not all(paths):
+        raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
+    clips = [clip for path in paths for clip in _clips_of(Path(path))]
+    named = [c.clip_id for c in clips if c.clip_id is not None]
+    if len(named) != len(set(named)):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise ValueError(f"clip_id {twice!r} is listed twice, expected each once")
+    return clips
+
+
+def _clips_of(path: Path) -> list[Clip]:
+    if path.is_dir():
+        found = [Clip(uri=str(p), root=str(path)) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+        if not found:
+            raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
+        return found
+    if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
+        return _clips_of_table(path)
+    return [Clip(uri=str(path))]
+
+
+def _clips_of_table(path: Path) -> list[Clip]:
+    """Relative uris are relative to the table's folder."""
+    try:
+        table = pa.csv.read_csv(path) if path.suffix.lower() == ".csv" else pa.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"table {str(path)!r} cannot be read: {printable(str(error))}") from error
+    if "uri" not in table.column_names or not len(table):
+        raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected a uri column and a row")
+    columns = {"uri": pa.string()} | {n: t for n, t in OPTIONAL_COLUMNS.items() if n in table.column_names}
+    try:
+        rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(f"table {str(path)!r} has a column of the wrong type: {printable(str(error))}") from error
+    if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
+        raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
+    return [Clip(**{name: value if value != "" else None for name, value in row.items()} | {"uri": str(path.parent / row["uri"])}) for row in rows]
+
+
+def plan_clip(clip: Clip, config: PlanConfig) -> PlannedClip:
+    """Reads and probes one file; whatever is wrong with it becomes the clip's outcome, not an error."""
+    sha256 = size = None
+    try:
+        check_path(clip)
+        decode.check_readable(clip.uri)
+        sha256, size = digest(clip.uri), os.path.getsize(clip.uri)
+        video = decode.probe(clip.uri)
+    except Quarantined as q:
+        return failed_clip(clip, q, sha256=sha256, bytes=size, config=config)
+    start_s, end_s = clip_range(clip, video)
+    windows = plan_windows(video.times[(video.times >= start_s) & (video.times < end_s)], end_s, config)
+    clip = _identified(clip, sha256, config)
+    first = int(np.searchsorted(video.times, start_s))
+    named = tuple(Window(key=sample_key(clip.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in windows)
+    planned = PlannedClip(clip=clip, sha256=sha256, bytes=size, duration_s=max(0.0, end_s - start_s), windows=named)
+    if named:
+        return planned
+    detail = f"{planned.duration_s:.3f} s, a window is {config.frames / config.fps:g} s"
+    return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
+
+
+def failed_clip(clip: Clip, error: Quarantined, *, config: PlanConfig, sha256: str | None = None, bytes: int | None = None) -> PlannedClip:
+    """The row of a clip that could not be read."""
+    clip = _identified(clip, sha256 or "unread-" + hashlib.sha256(clip.uri.encode()).hexdigest(), config)
+    return PlannedClip(
+        clip=clip, sha256=sha256, bytes=bytes, duration_s=None, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail
+    )
+
+
+def check_path(clip: Clip) -> None:
+    """Raises Quarantined (forbidden_path) where a link leaves the folder that was given."""
+    if clip.root is not None and not Path(clip.uri).resolve().is_relative_to(Path(clip.root).resolve()):
+        raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
+
+
+def digest(path: str) -> str:
+    """sha256 of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identified(clip: Clip, content: str, config: PlanConfig) -> Clip:
+    cut = "" if clip.start_s is None and clip.end_s is None else f"-{clip.start_s or 0:g}-{'end' if clip.end_s is None else format(clip.end_s, 'g')}"
+    clip_id = clip.clip_id or content[: 23 if content.startswith("unread-") else 16] + cut.replace(".", "_")
+    return replace(clip, clip_id=clip_id, split=clip.split or split_of(clip.source or content, config.test_fraction))
+
+
+def split_of(identity: str, test_fraction: float) -> str:
+    """`test` for that fraction of all identities (a source, or a content's sha256), whatever else is in the data set."""
+    share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+    return "test" if share < test_fraction else "train"
+
+
+def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
+    """(start, end) of the clip within its file, presentation seconds."""
+    start_s = video.times[0] if clip.start_s is None else max(clip.start_s, video.times[0])
+    return float(start_s), float(video.end_s if clip.end_s is None else min(clip.end_s, video.end_s))
+
+
+def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig) -> list[tuple[int, float]]:
+    """(index, time) of the source frame nearest to each multiple of the stride from which a whole window fits.
+
+    Half a frame of slack at the end; a frame starts at most one window, however few frames there are.
+    """
+    if len(times) < 2:
+        return []
+    slack = np.median(np.diff(times)) / 2
+    grid = times[0] + np.arange(0, int((times[-1] - times[0]) * config.fps) + 1, config.stride) / config.fps
+    right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
+    starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
+    return [(int(i), float(times[i])) for i in starts[starts < len(times) - 1] if times[i] + config.frames / config.fps <= end_s + slack]
+
+
+def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
+    """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
+    _, end_s = clip_range(clip, video)
+    last = np.searchsorted(video.times, window.start_time_s + (config.frames - 1) / config.fps)
+    inside = np.searchsorted(video.times, end_s) - 1
+    return range(window.start_frame, int(min(last, inside)) + 1)
+
+
+def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
+    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that gives none."""
+    windows: list[dict] = []
+    barren: list[dict] = []
+    seen: set[str] = set()
+    for planned in sorted(clips, key=lambda c: (c.clip.clip_id, c.clip.uri)):
+        if planned.windows and planned.clip.clip_id in seen:
+            planned = replace(planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice")
+        seen.add(planned.clip.clip_id)
+        rows = list(_rows_of(planned))
+        (windows if planned.windows else barren).extend(rows)
+    _check_keys(windows)
+    return _assign_shards(windows, config.windows_per_shard) + barren
+
+
+def _rows_of(planned: PlannedClip) -> Iterator[dict]:
+    clip = planned.clip
+    row = dict.fromkeys(PLAN.names) | dict(
+        clip_id=clip.clip_id, uri=clip.uri, sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=clip.split,
+        clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
+    )  # fmt: skip
+    if not planned.windows:
+        yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=1)
+    for window in planned.windows:
+        yield row | dict(key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s)
+
+
+def clip_of(row: dict) -> Clip:
+    """The clip of a row of the plan."""
+    return Clip(uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"])
+
+
+def window_of(row: dict) -> Window:
+    """The window of a row of the plan."""
+    return Window(key=row["key"], start_frame=row["start_frame"], start_time_s=row["start_time_s"])
+
+
+def _check_keys(windows: Sequence[dict]) -> None:
+    keys = [row["key"] for row in windows]
+    if len(keys) != len(set(keys)):
+        raise ValueError("two clips give the same sample key, expected clip_ids that differ in more than punctuation")
+
+
+def _assign_shards(windows: list[dict], per_shard: int) -> list[dict]:
+    windows = sorted(windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"]))
+    counts = {"train": 0, "test": 0}
+    for row in windows:
+        row["shard"] = f"{row['split']}-{counts[row['split']] // per_shard:06d}"
+        counts[row["split"]] += 1
+    return windows

@@ -1,0 +1,158 @@
+"""Write a shard whole or not at all; read its samples by offset.
+
+A shard is written under a temporary name, synced, read back and checked, renamed, and only then recorded. The commit
+record is the only truth: a tar without one is garbage from a run that was stopped, and a record is created once, never
+replaced. Equal samples give equal bytes: no times, no owners, a fixed order of members.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from schemas.sample import KEY, MEMBERS, Sample, decode, encode
+from schemas.tables import member_columns
+
+
+class ShardWriter:
+    """A tar under a temporary name beside `path`; nothing stands under `path` before `publish`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        self.rows: dict[str, dict[str, int]] = {}
+        self.sha256 = hashlib.sha256()
+        self.file = open(self.temporary, "xb")
+
+    def add(self, sample: Sample) -> dict[str, int]:
+        """Appends a sample; returns the offset and the size of each member's bytes in the tar."""
+        if not KEY.fullmatch(sample.key):
+            raise ValueError(f"key is {sample.key!r}, expected {KEY.pattern}")
+        columns: dict[str, int] = {}
+        for member, data in encode(sample).items():
+            offset_column, size_column = member_columns(member)
+            columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
+        self.rows[sample.key] = columns
+        return columns
+
+    def _member(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        offset = self.file.tell() + len(header)
+        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+
+    def publish(self) -> dict[str, Any]:
+        """Closes, syncs, reads back, and moves the tar to its name; returns its `sha256` and `bytes`.
+
+        Raises ValueError where what was read back is not what was written.
+        """
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        size = self.file.tell()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        check_shard(self.temporary, self.rows, self.sha256.hexdigest())
+        os.replace(self.temporary, self.path)
+        sync_folder(self.path.parent)
+        return {"sha256": self.sha256.hexdigest(), "bytes": size}
+
+    def discard(self) -> None:
+        """Removes the temporary file, if it is still there."""
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> None:
+    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets."""
+    if (found := file_digest(path)) != sha256:
+        raise ValueError(f"{path.name} has sha256 {found}, expected {sha256}")
+    with tarfile.open(path, "r:") as tar:
+        names = [member.name for member in tar]
+    expected = [f"{key}.{member}" for key in rows for member in MEMBERS]
+    if names != expected:
+        raise ValueError(f"{path.name} has {len(names)} members, expected the {len(expected)} that were written")
+    for key, columns in rows.items():
+        read_sample(path, key, columns)
+
+
+def read_sample(path: Path, key: str, columns: dict[str, int]) -> Sample:
+    """The sample `key` of a shard, given the offset and size columns of its manifest row; touches nothing else of it.
+
+    Raises ValueError where its bytes are not that sample.
+    """
+    members = {}
+    with open(path, "rb") as file:
+        for member in MEMBERS:
+            offset, size = (columns[name] for name in member_columns(member))
+            file.seek(offset - tarfile.BLOCKSIZE)
+            header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
+            check_member(header, f"{key}.{member}", size, len(data))
+            members[member] = data
+    return decode(key, members)
+
+
+def check_member(header: bytes, name: str, size: int, found: int) -> None:
+    """Raises ValueError unless a tar header names that member with that size and `found` bytes followed it."""
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    except tarfile.HeaderError as error:
+        raise ValueError(f"no member {name!r} at its offset: {error}") from error
+    if (info.name, info.size, found) != (name, size, size):
+        raise ValueError(f"member {info.name!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's names durable: a rename is not until its folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file that is there whole or not at all, over an older one."""
+    temporary = _temporary(path, data)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
+    temporary = _temporary(path, data)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+
+
+def _temporary(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON: equal values give equal bytes; raises ValueError on a number that is not finite."""
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,154 @@
+"""Motion textures to spectral volumes and back: the only file that knows the DFT (docs/maths.md).
+
+S_k(p) = sum_t F_t(p) exp(-2 pi i k t / T) for t = 0 .. T-1 at the working frame rate, F_0 = 0: unnormalised forward,
+1/T on the inverse. Displacements are measured at the video's own frames and brought to the working rate by linear
+interpolation in time, F = A f. A is folded into the Fourier basis, so that the spectrum is one matrix product over the
+source frames, taken in blocks of 32 as the flow is produced; no motion texture is ever held.
+"""
+
+import numpy as np
+from jaxtyping import Complex, Float, Float32, Float64
+from threadpoolctl import ThreadpoolController
+
+BLOCK = 32
+"""Displacement frames per matrix product. Part of the run contract: float32 sums depend on it."""
+ROWS = 32
+"""Rows per matrix product: 16 frequencies. Fixed, so that a smaller K gives the same bits as a prefix of a larger one."""
+GRID = 4
+"""The full power spectrum is measured on every GRID-th pixel in both directions."""
+
+_threads = ThreadpoolController()
+
+
+def to_spectrum(motion: Float[np.ndarray, "time 2 height width"], frequencies: int) -> Complex[np.ndarray, "freq 2 height width"]:
+    """The first `frequencies` coefficients of a motion texture sampled at the working rate (docs/maths.md, 1).
+
+    Raises ValueError unless 1 <= frequencies <= T/2 + 1.
+    """
+    check_frequencies(frequencies, len(motion))
+    return np.fft.rfft(motion, axis=0)[:frequencies]
+
+
+def to_motion(spectrum: Complex[np.ndarray, "freq 2 height width"], time: int) -> Float[np.ndarray, "time 2 height width"]:
+    """The motion texture of `time` frames whose coefficients beyond those given are zero (docs/maths.md, 2).
+
+    T-periodic, as the coefficients stand on whole bins. Inverse of `to_spectrum` when all T/2 + 1 are given.
+    """
+    check_frequencies(len(spectrum), time)
+    return np.fft.irfft(spectrum, n=time, axis=0)
+
+
+def check_frequencies(frequencies: int, time: int) -> None:
+    """Raises ValueError unless a window of `time` frames has that many coefficients."""
+    if not 1 <= frequencies <= time // 2 + 1:
+        raise ValueError(f"frequencies is {frequencies}, expected 1 to {time // 2 + 1} for windows of {time} frames")
+
+
+def interpolation(times: Float64[np.ndarray, " source"], time: int, fps: float) -> Float64[np.ndarray, "time source"]:
+    """A with F = A f: displacements at `times` (seconds after the start, increasing) to t = 0 .. time-1 at `fps`.
+
+    Linear between neighbours; after the last source frame (at most half a frame late, at the end of a clip) held.
+    """
+    grid = np.arange(time) / fps
+    right = np.clip(np.searchsorted(times, grid, side="right"), 1, len(times) - 1)
+    span = times[right] - times[right - 1]
+    share = np.clip((grid - times[right - 1]) / span, 0, 1)
+    matrix = np.zeros((time, len(times)))
+    matrix[np.arange(time), right - 1] = 1 - share
+    matrix[np.arange(time), right] = share
+    return matrix
+
+
+def folded_basis(matrix: Float64[np.ndarray, "time source"], frequencies: int) -> Float32[np.ndarray, "rows source"]:
+    """Rows re S_0, im S_0, re S_1, ... as weights on the source frames (docs/maths.md, 3), padded to whole ROWS.
+
+    The phase k t is reduced modulo T before the cosine, so that it is exact for any k.
+    """
+    time = len(matrix)
+    count = -(-2 * frequencies // ROWS) * ROWS // 2
+    angle = 2 * np.pi * (np.outer(np.arange(count), np.arange(time)) % time) / time
+    basis = np.stack([np.cos(angle), -np.sin(angle)], axis=1).reshape(2 * count, time)
+    return (basis @ matrix).astype(np.float32)
+
+
+class RunningSpectrum:
+    """Spectral volume, mean magnitude and power of one window, summed up while its flow is computed.
+
+    Feed `add` with the displacement frames of source frames 0, 1, ... in order, BLOCK at a time (the last may be
+    shorter). State at 256 x 160 and K = 16: 10 MB of coefficients, 3 MB of every fourth pixel.
+    """
+
+    def __init__(self, times: Float64[np.ndarray, " source"], *, time: int, fps: float, frequencies: int, size: tuple[int, int]):
+        check_frequencies(frequencies, time)
+        self.frequencies, (self.width, self.height) = frequencies, size
+        self.matrix = interpolation(times, time, fps)
+        self.basis = folded_basis(self.matrix, frequencies)
+        self.gram = self.matrix.T @ self.matrix
+        self.seen = 0
+        self.sums = np.zeros((len(self.basis), 2 * self.height * self.width), np.float32)
+        self.magnitude = np.zeros((self.height, self.width), np.float32)
+        self.energy = np.zeros(2)
+        self.last: np.ndarray | None = None
+        self.grid: list[np.ndarray] = []
+
+    def add(self, block: Float32[np.ndarray, "block 2 height width"]) -> None:
+        """Takes the next displacement frames, in pixels."""
+        columns = slice(self.seen, self.seen + len(block))
+        self._add_coefficients(block, self.basis[:, columns])
+        self._add_magnitude(block, self.matrix[:, columns].mean(axis=0))
+        self._add_energy(block)
+        self.grid.append(block[:, :, ::GRID, ::GRID].copy())
+        self.seen += len(block)
+
+    def _add_coefficients(self, block: np.ndarray, basis: np.ndarray) -> None:
+        frames, basis = padded(block.reshape(len(block), -1), 0), padded(basis, 1)
+        with _threads.limit(limits=1, user_api="blas"):
+            for row in range(0, len(basis), ROWS):
+                self.sums[row : row + ROWS] += basis[row : row + ROWS] @ frames
+
+    def _add_magnitude(self, block: np.ndarray, weights: np.ndarray) -> None:
+        for frame, weight in zip(block, weights.astype(np.float32), strict=True):
+            self.magnitude += weight * np.sqrt(frame[0] ** 2 + frame[1] ** 2)
+
+    def _add_energy(self, block: np.ndarray) -> None:
+        """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix tridiagonal."""
+        for i, frame in enumerate(block, self.seen):
+            flat = frame.reshape(2, -1)
+            self.energy += self.gram[i, i] * np.einsum("cp,cp->c", flat, flat, dtype=np.float64)
+            if self.last is not None:
+                self.energy += 2 * self.gram[i - 1, i] * np.einsum("cp,cp->c", self.last, flat, dtype=np.float64)
+            self.last = flat.copy() if i == self.seen + len(block) - 1 else flat
+
+    def spectrum(self) -> Complex[np.ndarray, "freq 2 height width"]:
+        """S, raw, in pixels; complex64. Raises ValueError unless every source frame was added."""
+        if self.seen != self.matrix.shape[1]:
+            raise ValueError(f"{self.seen} displacement frames were added, expected {self.matrix.shape[1]}")
+        pairs = self.sums.reshape(-1, 2, 2, self.height, self.width)[: self.frequencies]
+        return pairs[:, 0] + 1j * pairs[:, 1]
+
+    def weight(self) -> Float32[np.ndarray, "height width"]:
+        """W: the mean over time of |F_t|, pixels, by the trapezoid weights of the source frames (docs/maths.md, 5)."""
+        return self.magnitude
+
+    def total_energy(self) -> Float64[np.ndarray, "2"]:
+        """sum_t F_t^2 of x and of y, averaged over all pixels, px^2; 1/T times the power of all T frequencies."""
+        return self.energy / (self.height * self.width)
+
+    def grid_motion(self) -> Float32[np.ndarray, "time 2 rows columns"]:
+        """The motion texture at the working rate on every GRID-th pixel."""
+        source = np.concatenate(self.grid)
+        with _threads.limit(limits=1, user_api="blas"):
+            flat = self.matrix.astype(np.float32) @ source.reshape(len(source), -1)
+        return flat.reshape(-1, *source.shape[1:])
+
+
+def padded(array: np.ndarray, axis: int) -> np.ndarray:
+    """`array` with zeros after it up to BLOCK along `axis`, in the memory order of a whole block."""
+    missing = BLOCK - array.shape[axis]
+    return np.ascontiguousarray(np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array)
+
+
+def power(motion: Float[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:
+    """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2, left)."""
+    coefficients = np.fft.rfft(motion, axis=0)
+    return (np.abs(coefficients).astype(np.float64) ** 2).mean(axis=(2, 3)).T

@@ -1,0 +1,46 @@
+"""Histograms of coefficient moduli: exact to merge in any order, relative error under 0.4 %.
+
+A non-negative float32 keeps its order when its bits are read as an integer. The sign bit is 0, so the top 16 bits give
+32,768 bins whose width is at most 1/128 of their value.
+"""
+
+import numpy as np
+from jaxtyping import Complex64, Float32, Int64
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+BINS = 1 << 15
+MAX_FREQUENCIES = 4096
+
+
+def bins(modulus: Float32[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+    """Bin of each non-negative value."""
+    return (np.ascontiguousarray(modulus, np.float32).view(np.uint32) >> 16).astype(np.int64)
+
+
+def histogram(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Counts of |S_k| of each displacement component at each frequency; they add up to the number of coefficients."""
+    flat = bins(np.abs(spectrum)).reshape(len(spectrum) * 2, -1)
+    counts = [np.bincount(row, minlength=BINS) for row in flat]
+    return np.stack(counts).reshape(len(spectrum), 2, BINS)
+
+
+def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:
+    """Sparse: the flat indices of the bins that are not empty, and their counts."""
+    index = np.flatnonzero(counts)
+    arrays = {"index": index.astype(np.int64), "count": counts.ravel()[index], "shape": np.array(counts.shape, np.int64)}
+    return save(arrays)
+
+
+def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Inverse of `encode`. Raises ValueError where the file does not hold a histogram."""
+    try:
+        arrays = load(data)
+        freq, components, size = (int(n) for n in arrays["shape"])
+        if not (0 < freq <= MAX_FREQUENCIES and (components, size) == (2, BINS)):
+            raise ValueError(f"shape is {freq} x {components} x {size}")
+        counts = np.zeros((freq, components, size), np.int64)
+        counts.ravel()[arrays["index"]] = arrays["count"]
+    except (KeyError, IndexError, ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(f"not a histogram file: {error}") from error
+    return counts

@@ -1,0 +1,61 @@
+"""Clips, videos and windows: what is listed, what is found in it, what is planned."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One video, or a cut of one, as the user listed it."""
+
+    uri: str
+    """Path of the video file."""
+    clip_id: str | None = None
+    """The user's name for it; without one it is named by its content."""
+    start_s: float | None = None
+    """The cut begins at this presentation time of the file, seconds; None: at its first frame."""
+    end_s: float | None = None
+    """The cut ends before this presentation time, seconds; None: at its end."""
+    licence: str | None = None
+    source: str | None = None
+    """What the clip was cut from: clips of one source never part between train and test."""
+    split: str | None = None
+    """`train` or `test` where the user decides; None: by hash."""
+
+    root: str | None = None
+    """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
+
+    def __post_init__(self):
+        if self.split not in (None, "train", "test"):
+            raise ValueError(f"split of {self.uri!r} is {self.split!r}, expected 'train' or 'test'")
+        for name, value in (("start_s", self.start_s), ("end_s", self.end_s)):
+            if value is not None and not np.isfinite(value):
+                raise ValueError(f"{name} of {self.uri!r} is {value}, expected a number of seconds")
+        if self.start_s is not None and self.end_s is not None and self.start_s >= self.end_s:
+            raise ValueError(f"{self.uri!r} starts at {self.start_s} s and ends at {self.end_s} s, expected start < end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
+
+    times: Float64[np.ndarray, " frames"]
+    """Presentation times in order, seconds."""
+    end_s: float
+    """Last time plus that frame's duration, seconds."""
+    aspect: float
+    """Width over height as shown: rotated, with the pixels' own aspect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One planned start frame of a clip."""
+
+    key: str
+    """Name of the sample in the shard and in the manifest: letters, digits, `-` and `_`."""
+    start_frame: int
+    """Index of the source frame, counted from the beginning of the file."""
+    start_time_s: float
+    """Its presentation time, seconds."""

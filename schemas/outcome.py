@@ -1,0 +1,101 @@
+"""What becomes of a window or a clip: kept, rejected by a filter, or quarantined because it could not be read.
+
+Every window that was planned ends as exactly one row with one of the three outcomes; nothing is dropped silently.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    KEPT = "kept"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+
+
+class Stage(StrEnum):
+    """Where an outcome was decided."""
+
+    PROBE = "probe"
+    DECODE = "decode"
+    FLOW = "flow"
+    FILTER = "filter"
+    SPECTRUM = "spectrum"
+    WRITE = "write"
+
+
+class Reason(StrEnum):
+    """The closed list of reasons. Rejections stand in the order in which the first that applies is the reason."""
+
+    # rejected: the video is sound, its content is not what a motion prior should learn from
+    DUPLICATE_CLIP = "duplicate_clip"
+    TOO_SHORT = "too_short"
+    CUT = "cut"
+    FADE = "fade"
+    FROZEN = "frozen"
+    LOW_FRAME_RATE = "low_frame_rate"
+    NO_MOTION = "no_motion"
+    TOO_MUCH_MOTION = "too_much_motion"
+    CAMERA_MOTION = "camera_motion"
+    DRIFT = "drift"
+    UNRELIABLE_FLOW = "unreliable_flow"
+    # quarantined: the input could not be turned into a sample
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    FORBIDDEN_PATH = "forbidden_path"
+    NOT_MEDIA = "not_media"
+    NO_VIDEO = "no_video"
+    NO_FRAMES = "no_frames"
+    UNSUPPORTED_CODEC = "unsupported_codec"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TRUNCATED = "truncated"
+    DECODE_ERROR = "decode_error"
+    CRASH = "crash"
+    HASH_MISMATCH = "hash_mismatch"
+    NONFINITE = "nonfinite"
+    OVERFLOW = "overflow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What the filters measured on one window; recorded for every window, whatever its fate.
+
+    Displacements are in pixels of the working resolution, brightness in grey levels 0 to 255.
+    """
+
+    cut_correlation: float
+    """Lowest normalised correlation of two neighbouring frames."""
+    cut_histogram: float
+    """Largest histogram distance of two neighbouring frames, 0 (equal) to 1 (disjoint)."""
+    fade_levels: float
+    """Range of the mean brightness over the window, grey levels."""
+    frozen_share: float
+    """Share of the steps between source frames that change nothing."""
+    frame_rate: float
+    """Source frames a second: steps over the time that they span."""
+    longest_gap_s: float
+    """Longest time between two neighbouring source frames, seconds."""
+    mean_motion_px: float
+    """Displacement averaged over time and pixels."""
+    moving_share: float
+    """Share of the pixels whose displacement, averaged over time, is over 1 px."""
+    trend_share: float
+    """Share of the motion's energy (about its mean in time) that a straight line in time explains."""
+    drift_px: float
+    """End-to-end length of that straight line, averaged over pixels."""
+    inconsistent_share: float
+    """Share of the pixels where forward and backward flow disagree."""
+
+
+class Quarantined(Exception):
+    """The input cannot become a sample: `stage` and `reason` say where and why, `detail` in words (<= 500 characters)."""
+
+    def __init__(self, stage: Stage, reason: Reason, detail: str):
+        super().__init__(stage, reason, printable(detail))
+        self.stage, self.reason, self.detail = stage, reason, printable(detail)
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit` characters."""
+    flat = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in flat)[:limit]

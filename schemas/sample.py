@@ -1,0 +1,103 @@
+"""A sample and its members in a shard (docs/data-format.md)."""
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Complex64, Float16, Float32, UInt8
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+FORMAT_VERSION = 1
+KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
+"""A sample's name: no dot, since readers end the name at the first one; short enough for a plain tar header."""
+IMAGE, META, MOTION = "image.png", "json", "motion.safetensors"
+MEMBERS = (IMAGE, META, MOTION)
+"""Members of a sample in the order in which they stand in the tar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One start frame, its spectral volume, and a few true later frames with their flow."""
+
+    key: str
+    image: UInt8[np.ndarray, "height width 3"]
+    """Start frame, RGB."""
+    spectrum: Float16[np.ndarray, "freq 4 height width"]
+    """Raw coefficients in pixels: re x, im x, re y, im y."""
+    weight: Float16[np.ndarray, "height width"]
+    """Mean over time of the displacement's length, pixels."""
+    pair_time: Float32[np.ndarray, " pairs"]
+    """Seconds after the start frame."""
+    pair_flow: Float16[np.ndarray, "pairs 2 height width"]
+    """Displacement (x, y) from the start frame, pixels."""
+    pair_image: UInt8[np.ndarray, "pairs height width 3"]
+    meta: dict[str, Any]
+    """Clip, start frame and time, working resolution and rate, estimator, measures, format version."""
+
+
+def sample_key(clip_id: str, start_frame: int) -> str:
+    """The key of a window: the clip's id where that is a plain name, else a plain name made of it, then the frame."""
+    name = clip_id
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,72}", clip_id):
+        digest = hashlib.sha256(clip_id.encode()).hexdigest()[:8]
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", clip_id)[:60] + "-" + digest
+    return f"{name}-{start_frame:06d}"
+
+
+def to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float32[np.ndarray, "freq 4 height width"]:
+    """Complex coefficients of (x, y) as the channels re x, im x, re y, im y."""
+    pairs = np.stack([spectrum.real, spectrum.imag], axis=2)
+    return pairs.reshape(len(spectrum), 4, *spectrum.shape[2:])
+
+
+def from_channels(channels: Float16[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
+    """Inverse of `to_channels`."""
+    pairs = channels.astype(np.float32).reshape(len(channels), 2, 2, *channels.shape[2:])
+    return pairs[:, :, 0] + 1j * pairs[:, :, 1]
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """The members of `sample` by name, in order; equal samples give equal bytes."""
+    image = io.BytesIO()
+    Image.fromarray(sample.image).save(image, "png", compress_level=6)
+    arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ("spectrum", "weight", "pair_time", "pair_flow", "pair_image")}
+    meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
+    return {IMAGE: image.getvalue(), META: meta, MOTION: save(arrays)}
+
+
+def decode(key: str, members: dict[str, bytes]) -> Sample:
+    """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
+    try:
+        with Image.open(io.BytesIO(members[IMAGE]), formats=["PNG"]) as image:
+            pixels = np.asarray(image)
+        return _checked(Sample(key=key, image=pixels, meta=json.loads(members[META]), **load(members[MOTION])))
+    except (KeyError, TypeError, OSError, SyntaxError, ValueError, SafetensorError) as error:
+        raise ValueError(f"sample {key!r} cannot be read: {error}") from error
+
+
+def _checked(sample: Sample) -> Sample:
+    height, width = sample.image.shape[:2]
+    freq, pairs = len(sample.spectrum), len(sample.pair_time)
+    expected = {
+        "image": (np.uint8, (height, width, 3)),
+        "spectrum": (np.float16, (freq, 4, height, width)),
+        "weight": (np.float16, (height, width)),
+        "pair_time": (np.float32, (pairs,)),
+        "pair_flow": (np.float16, (pairs, 2, height, width)),
+        "pair_image": (np.uint8, (pairs, height, width, 3)),
+    }
+    for name, (dtype, shape) in expected.items():
+        array = getattr(sample, name)
+        if array.dtype != dtype or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite")
+    if sample.meta.get("format") != FORMAT_VERSION:
+        raise ValueError(f"format is {sample.meta.get('format')!r}, expected {FORMAT_VERSION}")
+    return sample

@@ -1,0 +1,57 @@
+"""Arrow schemas of the tables in a data set (docs/data-format.md)."""
+
+from dataclasses import fields
+
+import pyarrow as pa
+
+from schemas.outcome import Measures
+from schemas.sample import MEMBERS
+
+CLIP_FIELDS = [
+    pa.field("clip_id", pa.string()),
+    pa.field("uri", pa.string()),
+    pa.field("sha256", pa.string()),
+    pa.field("bytes", pa.int64()),
+    pa.field("duration_s", pa.float64()),
+    pa.field("clip_start_s", pa.float64()),
+    pa.field("clip_end_s", pa.float64()),
+    pa.field("licence", pa.string()),
+    pa.field("source", pa.string()),
+]
+WINDOW_FIELDS = [
+    pa.field("key", pa.string()),
+    pa.field("start_frame", pa.int64()),
+    pa.field("start_time_s", pa.float64()),
+    pa.field("split", pa.string()),
+    pa.field("shard", pa.string()),
+]
+OUTCOME_FIELDS = [
+    pa.field("outcome", pa.string()),
+    pa.field("stage", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("verdicts", pa.list_(pa.string())),
+    pa.field("detail", pa.string()),
+    pa.field("attempts", pa.int32()),
+]
+MEASURE_FIELDS = [pa.field(f.name, pa.float64()) for f in fields(Measures)]
+POWER_FIELDS = [
+    pa.field("power_x", pa.list_(pa.float64())),
+    pa.field("power_y", pa.list_(pa.float64())),
+    pa.field("energy_x", pa.float64()),
+    pa.field("energy_y", pa.float64()),
+]
+
+
+def member_columns(member: str) -> tuple[str, str]:
+    """Names of the columns that hold a member's byte offset in the tar and its size."""
+    name = member.split(".")[0]
+    return f"{name}_offset", f"{name}_size"
+
+
+MEMBER_FIELDS = [pa.field(column, pa.int64()) for member in MEMBERS for column in member_columns(member)]
+
+PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts")])
+"""One row for every window planned; one with a null key and an outcome for every clip that gave none."""
+
+MANIFEST = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *OUTCOME_FIELDS, *MEASURE_FIELDS, *POWER_FIELDS, *MEMBER_FIELDS])
+"""The same rows with what became of each."""
