@@ -2,6 +2,7 @@
 a shard.
 """
 
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ def connected(workers: int | None) -> Iterator[int]:
     import ray
 
     options: dict[str, Any] = dict(address="local", num_cpus=workers or os.cpu_count(), include_dashboard=False) if own else {}
-    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         fitting = int(ray.cluster_resources().get("CPU", 1))
         yield min(workers or fitting, fitting)
@@ -55,16 +56,14 @@ def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_o
     def one(item: Item) -> Iterator[Value]:
         yield function(item)
 
-    for item, _, value in stream_unordered(one, items, at_once):
+    for item, value in stream_unordered(one, items, at_once):
         if value is not None:
             yield item, value
 
 
-def stream_unordered(
-    function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int
-) -> Iterator[tuple[Item, bool, Value | Exception | None]]:
-    """(item, False, value) for each value that `function(item)` yields in a worker process, then (item, True, None), or
-    (item, True, error) where it raised or its process died more than RETRIES times.
+def stream_unordered(function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Value | Exception | None]]:
+    """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or, where it
+    raised or its process died more than RETRIES times, (item, error).
     """
     import ray
 
@@ -80,12 +79,20 @@ def stream_unordered(
             return
         ready, _ = ray.wait(list(running), num_returns=1, fetch_local=False)
         for generator in ready:
-            item = running[generator]
-            try:
-                yield item, False, ray.get(next(generator))
-            except StopIteration:
+            value = _next(generator)
+            yield running[generator], value
+            if value is None or isinstance(value, Exception):
                 del running[generator]
-                yield item, True, None
-            except (ray.exceptions.RayError, OSError) as error:
-                del running[generator]
-                yield item, True, error
+
+
+def _next(generator: Any) -> Any:
+    """The next value of a task, None after the last, or the exception that ended it."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(next(generator))
+    except StopIteration:
+        return None
+    except (RayError, OSError) as error:
+        return error

@@ -18,6 +18,7 @@ class Exit(IntEnum):
     IN_USE = 4
     """Another run holds the folder."""
     STORAGE = 5
+    INTERRUPTED = 130
 
 
 @contextmanager
@@ -31,6 +32,8 @@ def sentences() -> Iterator[None]:
         stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
+    except KeyboardInterrupt:
+        stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
         stop(Exit.STORAGE, f"{error.filename}: {error.strerror}" if error.strerror else str(error))
 

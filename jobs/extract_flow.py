@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -100,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         refuse_relative_paths(job)
         clips = list_clips(job.clips)[: job.limit]
         dataset = Dataset(job.out)
-        with cluster.connected(job.workers) as at_once:
+        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers) as at_once:
             rows = plan_rows(probe_all(clips, job.build.plan, at_once), job.build.plan)
             if job.dry_run:
                 print_plan(rows, job)
@@ -121,7 +122,7 @@ def probe_all(clips: Sequence[Clip], config: PlanConfig, at_once: int) -> Iterat
         if isinstance(planned, OSError):
             raise planned
         if isinstance(planned, Exception):
-            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config=config)
+            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config)
         yield planned
 
 
@@ -144,34 +145,33 @@ def sample_bytes(config: BuildConfig) -> int:
 
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
-    with dataset.held():
-        for warning in dataset.open(rows, asdict(job.build), versions()):
-            print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
-        shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
-        left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
-        print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
-        failures = build_all(dataset, left, job.build, at_once)
-        if failures:
-            stop(Exit.FAILURE, f"{len(failures)} of {len(shards)} shards failed; the same command tries them again\n  " + "\n  ".join(failures))
-        summary = dataset.finalize()
-    print("\n".join([*summary_lines(summary), *hints(summary, job), f"done: {dataset.manifest}"]))
+    for warning in dataset.open(rows, asdict(job.build), versions()):
+        print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
+    shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
+    left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
+    print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
+    if failed := build_all(dataset, left, job.build, at_once):
+        stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
+    summary = dataset.finalize()
+    print("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
 
 
 def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, at_once: int) -> list[str]:
-    """Builds these shards on the cluster; returns a line for each that failed. Raises OSError where writing fails."""
-    failures = []
+    """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails."""
+    failed = []
     build = partial(build_one, str(dataset.root.absolute()), config)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), finished, value in cluster.stream_unordered(build, shards.items(), at_once):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once):
             if isinstance(value, OSError):
                 raise value
             if isinstance(value, Exception):
-                failures.append(f"{shard}: {printable(str(value).strip().splitlines()[-1])}")
-            elif finished:
+                print(f"shard {shard} failed: {value}", file=sys.stderr)
+                failed.append(shard)
+            elif value is None:
                 progress.shard(shard)
             else:
                 progress.window(shard, value)
-    return failures
+    return failed
 
 
 def build_one(root: str, config: BuildConfig, shard: tuple[str, list[dict]]) -> Iterator[Outcome]:

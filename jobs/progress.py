@@ -51,8 +51,7 @@ class RunProgress:
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """A data set's summary, for a terminal."""
     lines = [f"{summary['clips']} clips, {summary['windows']} windows: {summary['kept']} kept {by(summary['kept_by_split'])}"]
-    for outcome in ("rejected", "quarantined"):
-        lines.append(f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}")
+    lines += [f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}" for outcome in ("rejected", "quarantined")]
     return [*lines, f"  {summary['shards']} shards, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
 
 

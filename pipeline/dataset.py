@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline import statistics
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
 from schemas.outcome import Outcome
-from schemas.run import RunContract
+from schemas.run import RunContract, plain
 from schemas.sample import Sample, from_channels
 from schemas.tables import MANIFEST, PLAN
 
@@ -64,19 +64,19 @@ class Dataset:
         return self.records / f"{shard}.json"
 
     def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
-        """Creates the folder, or checks that it was made with the same plan and configuration.
+        """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
 
         Returns a sentence for each library that is another version than when the data set was begun. Raises
         ContractMismatch, and OSError where the folder cannot be written.
         """
-        for folder in (self.root, self.shards, self.records, self.histograms):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.shards, self.records, self.histograms):
+            folder.mkdir(exist_ok=True)
         plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN))
-        contract = RunContract(config=config, inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
+        contract = RunContract(config=plain(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
         if not self.run.exists():
             self.remove_temporary_files()
             replace_file(self.plan, plan)
-            create_file(self.run, to_json(asdict(contract)))
+            create_file(self.run, to_json(asdict(contract), indent=2))
             return []
         found = RunContract(**json.loads(self.run.read_bytes()))
         lines = found.differences(contract)
@@ -125,7 +125,7 @@ class Dataset:
         manifest = manifest_rows(rows, records)
         replace_file(self.manifest, table_bytes(pa.Table.from_pylist(manifest, MANIFEST)))
         summary = summarise(manifest, records)
-        replace_file(self.summary, json.dumps(summary, indent=2).encode() + b"\n")
+        replace_file(self.summary, to_json(summary, indent=2))
         return summary
 
 

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import av
+import av.error
 import decord
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from schemas.clip import Video
@@ -36,7 +39,7 @@ def probe(path: str) -> Video:
     try:
         with av.open(path, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}) as container:
             return _inspect(container)
-    except (av.FFmpegError, ValueError) as error:
+    except (av.error.FFmpegError, ValueError) as error:
         cut_off = looks_like_video(path)
         reason = Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA
         words = "begins like a video but has no complete index" if cut_off else "is not a video"
@@ -62,23 +65,23 @@ def looks_like_video(path: str) -> bool:
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3")
 
 
-def _inspect(container: av.container.InputContainer) -> Video:
+def _inspect(container: InputContainer) -> Video:
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, VideoStream):
         raise _no_stream(container)
     _check_stream(stream)
     packets = [p for p in container.demux() if p.size]
-    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in packets if p.pts is not None]
+    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in packets if p.pts is not None and p.time_base]
     _check_whole(container, packets, max(ends, default=0.0))
     shown = sorted((p.pts, p.duration or 0) for p in packets if p.stream.index == stream.index and p.pts is not None)
     if not shown:
         raise _refused(Reason.NO_FRAMES, "the video stream has no frames with a time")
-    pts, time_base = np.array([p for p, _ in shown], np.float64), float(stream.time_base)
+    pts, time_base = np.array([p for p, _ in shown], np.float64), float(stream.time_base or 0)
     duration = shown[-1][1] or (np.median(np.diff(pts)) if len(pts) > 1 else 0)
     return Video(times=pts * time_base, end_s=float((pts[-1] + duration) * time_base), aspect=_aspect(container, stream))
 
 
-def _aspect(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+def _aspect(container: InputContainer, stream: VideoStream) -> float:
     container.seek(0)
     frame = next(container.decode(stream), None)
     if frame is None:
@@ -87,20 +90,20 @@ def _aspect(container: av.container.InputContainer, stream: av.VideoStream) -> f
     return 1 / aspect if frame.rotation % 180 else aspect
 
 
-def _no_stream(container: av.container.InputContainer) -> Quarantined:
+def _no_stream(container: InputContainer) -> Quarantined:
     if container.streams.audio:
         return _refused(Reason.NO_VIDEO, "the file has sound but no picture")
     return _refused(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-def _check_stream(stream: av.VideoStream) -> None:
+def _check_stream(stream: VideoStream) -> None:
     if stream.codec_context.name not in CODECS:
         raise _refused(Reason.UNSUPPORTED_CODEC, f"codec {stream.codec_context.name} cannot be decoded exactly")
     if stream.width * stream.height > MAX_PIXELS:
         raise _refused(Reason.TOO_MANY_PIXELS, f"{stream.width} x {stream.height} pixels, at most {MAX_PIXELS}")
 
 
-def _check_whole(container: av.container.InputContainer, packets: Sequence[av.Packet], end_s: float) -> None:
+def _check_whole(container: InputContainer, packets: Sequence[av.Packet], end_s: float) -> None:
     """A half-written packet, or content that ends long before the container says, means that the file was cut off."""
     if any(p.is_corrupt for p in packets):
         raise _refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
@@ -115,7 +118,7 @@ def frames(path: str, video: Video, indices: Sequence[int], size: tuple[int, int
     Rotation is applied. Raises Quarantined (decode_error) where the decoder gives up or disagrees with the probe.
     """
     width, height = cover_size(video.aspect, size)
-    with _guarded(path):
+    with _guarded():
         reader = decord.VideoReader(path, width=width, height=height, num_threads=1)
         _check_times(reader, video, indices)
         for start in range(0, len(indices), CHUNK):
@@ -134,7 +137,7 @@ def _check_times(reader: decord.VideoReader, video: Video, indices: Sequence[int
 
 
 @contextmanager
-def _guarded(path: str) -> Iterator[None]:
+def _guarded() -> Iterator[None]:
     """decord's errors as Quarantined; its messages carry machine paths and clock times, which must not reach a record."""
     try:
         yield

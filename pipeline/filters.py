@@ -36,7 +36,7 @@ class Thresholds:
     """Cut: the histogram distance of neighbouring frames is over this."""
     fade_levels: float = 20.0
     """Fade: the mean brightness ranges over more than this many grey levels."""
-    frozen_share: float = 0.5
+    frozen_share: float = 0.6
     """Frozen: more than this share of the source-frame steps changes nothing."""
     low_frame_rate: float = 12.0
     """Low frame rate: fewer source frames a second than this."""
@@ -166,15 +166,19 @@ def measure_motion(weight: Float32[np.ndarray, "height width"], motion: Float32[
 
 
 def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, float]:
-    """Straight line in time fitted to every pixel: (share of the variance over time explained, mean length in px).
+    """(share of the motion's variance over time that a straight line explains, 0 to 1; length of the drift, px).
 
-    A sway whose period is longer than the window is a trend too: over 5 s it cannot be told from a drift.
+    The length is that of the line fitted beside one whole oscillation over the window, averaged over the pixels: a sway
+    of the slowest frequency looks like a line for a while, but it comes back, and leaves no length.
     """
     time = np.linspace(-1, 1, len(motion))
+    angle = 2 * np.pi * np.arange(len(motion)) / len(motion)
     moving = motion - motion.mean(axis=0, dtype=np.float64)
     slope = np.tensordot(time, moving, axes=1) / np.square(time).sum()
     energy, explained = np.square(moving).sum(), np.square(slope).sum() * np.square(time).sum()
-    return float(explained / energy) if energy > 0 else 0.0, float(2 * np.hypot(slope[0], slope[1]).mean())
+    fit = np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))
+    drift = np.tensordot(fit[0], moving, axes=1)
+    return float(explained / energy) if energy > 0 else 0.0, float(2 * np.hypot(*drift).mean())
 
 
 def inconsistency(forward: Float32[np.ndarray, "2 height width"], backward: Float32[np.ndarray, "2 height width"]) -> float:

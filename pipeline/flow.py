@@ -43,7 +43,7 @@ class DenseInverseSearch:
 
     def __init__(self, preset: Literal["ultrafast", "fast", "medium", "fine"]):
         presets = {"ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
-        self.dis = cv2.DISOpticalFlow_create(presets.get(preset, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
+        self.dis = cv2.DISOpticalFlow.create(presets.get(preset, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
         if preset == "fine":
             self.dis.setFinestScale(0)
         cv2.setNumThreads(1)
@@ -54,5 +54,5 @@ class DenseInverseSearch:
     def displace(self, source: UInt8[np.ndarray, "h w"], targets: Sequence[UInt8[np.ndarray, "h w"]]) -> Float32[np.ndarray, "targets 2 h w"]:
         motion = np.empty((len(targets), 2, *source.shape), np.float32)
         for out, target in zip(motion, targets, strict=True):
-            out[:] = np.moveaxis(self.dis.calc(source, target, None), 2, 0)
+            out[:] = np.moveaxis(self.dis.calc(source, target, None), 2, 0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return motion

@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from jaxtyping import Float64
+from pyarrow import csv, parquet
 
 from pipeline import decode
 from schemas.clip import Clip, Video, Window
@@ -18,7 +18,7 @@ from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 from schemas.sample import sample_key
 from schemas.tables import PLAN
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .ogv .flv .wmv .3gp .gif".split())
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif"])
 TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
 OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
 
@@ -50,11 +50,13 @@ class PlannedClip:
     """A listed clip after the probe: its windows, or why there are none."""
 
     clip: Clip
-    """With clip_id and split filled in."""
+    clip_id: str
+    """The user's, or the beginning of the content's sha256."""
+    split: str
     sha256: str | None
     """Of the file's content; None where it could not be read."""
     bytes: int | None
-    duration_s: float | None
+    duration_s: float | None = None
     windows: tuple[Window, ...] = ()
     outcome: Outcome | None = None
     stage: Stage | None = None
@@ -79,19 +81,21 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
-        found = [Clip(uri=str(p), root=str(path)) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+        found = [Clip(uri=os.path.abspath(p), root=str(path.absolute())) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
     if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
         return _clips_of_table(path)
-    return [Clip(uri=str(path))]
+    if not path.exists() and path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
+    return [Clip(uri=os.path.abspath(path))]
 
 
 def _clips_of_table(path: Path) -> list[Clip]:
     """Relative uris are relative to the table's folder."""
     try:
-        table = pa.csv.read_csv(path) if path.suffix.lower() == ".csv" else pa.parquet.read_table(path)
+        table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"table {str(path)!r} cannot be read: {printable(str(error))}") from error
     if "uri" not in table.column_names or not len(table):
@@ -103,7 +107,18 @@ def _clips_of_table(path: Path) -> list[Clip]:
         raise ValueError(f"table {str(path)!r} has a column of the wrong type: {printable(str(error))}") from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
-    return [Clip(**{name: value if value != "" else None for name, value in row.items()} | {"uri": str(path.parent / row["uri"])}) for row in rows]
+    return [_clip_of_row(row, path.parent) for row in rows]
+
+
+def read_csv(path: Path) -> pa.Table:
+    """A CSV with a header; known columns keep their type, whatever their values look like."""
+    options = csv.ConvertOptions(column_types={"uri": pa.string()} | OPTIONAL_COLUMNS, strings_can_be_null=True)
+    return csv.read_csv(path, convert_options=options)
+
+
+def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
+    given: dict[str, Any] = {name: value for name, value in row.items() if value not in (None, "")}
+    return Clip(**given | {"uri": os.path.abspath(folder / given["uri"])})
 
 
 def plan_clip(clip: Clip, config: PlanConfig) -> PlannedClip:
@@ -113,27 +128,28 @@ def plan_clip(clip: Clip, config: PlanConfig) -> PlannedClip:
         check_path(clip)
         decode.check_readable(clip.uri)
         sha256, size = digest(clip.uri), os.path.getsize(clip.uri)
-        video = decode.probe(clip.uri)
-    except Quarantined as q:
-        return failed_clip(clip, q, sha256=sha256, bytes=size, config=config)
-    start_s, end_s = clip_range(clip, video)
-    windows = plan_windows(video.times[(video.times >= start_s) & (video.times < end_s)], end_s, config)
-    clip = _identified(clip, sha256, config)
+        return with_windows(identified(clip, sha256, size, config), decode.probe(clip.uri), config)
+    except Quarantined as error:
+        return failed_clip(clip, error, config, sha256, size)
+
+
+def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> PlannedClip:
+    """The clip with its windows, or rejected as too short for one."""
+    start_s, end_s = clip_range(planned.clip, video)
     first = int(np.searchsorted(video.times, start_s))
-    named = tuple(Window(key=sample_key(clip.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in windows)
-    planned = PlannedClip(clip=clip, sha256=sha256, bytes=size, duration_s=max(0.0, end_s - start_s), windows=named)
-    if named:
+    starts = plan_windows(video.times[(video.times >= start_s) & (video.times < end_s)], end_s, config)
+    windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
+    planned = replace(planned, duration_s=max(0.0, end_s - start_s), windows=windows)
+    if windows:
         return planned
     detail = f"{planned.duration_s:.3f} s, a window is {config.frames / config.fps:g} s"
     return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
 
 
-def failed_clip(clip: Clip, error: Quarantined, *, config: PlanConfig, sha256: str | None = None, bytes: int | None = None) -> PlannedClip:
+def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str | None = None, size: int | None = None) -> PlannedClip:
     """The row of a clip that could not be read."""
-    clip = _identified(clip, sha256 or "unread-" + hashlib.sha256(clip.uri.encode()).hexdigest(), config)
-    return PlannedClip(
-        clip=clip, sha256=sha256, bytes=bytes, duration_s=None, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail
-    )
+    planned = identified(clip, sha256, size, config)
+    return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail)
 
 
 def check_path(clip: Clip) -> None:
@@ -148,10 +164,19 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _identified(clip: Clip, content: str, config: PlanConfig) -> Clip:
-    cut = "" if clip.start_s is None and clip.end_s is None else f"-{clip.start_s or 0:g}-{'end' if clip.end_s is None else format(clip.end_s, 'g')}"
-    clip_id = clip.clip_id or content[: 23 if content.startswith("unread-") else 16] + cut.replace(".", "_")
-    return replace(clip, clip_id=clip_id, split=clip.split or split_of(clip.source or content, config.test_fraction))
+def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
+    """The clip with its id and split: by its content, or where that cannot be read by its path."""
+    content = sha256 or "unread" + hashlib.sha256(clip.uri.encode()).hexdigest()
+    name = clip.clip_id or content[:16] + cut_name(clip)
+    split = clip.split or split_of(clip.source or content, config.test_fraction)
+    return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
+
+
+def cut_name(clip: Clip) -> str:
+    """What tells the cuts of one video apart, in milliseconds; nothing for a whole video."""
+    if clip.start_s is None and clip.end_s is None:
+        return ""
+    return "-" + "-".join("" if s is None else str(round(1000 * s)) for s in (clip.start_s, clip.end_s))
 
 
 def split_of(identity: str, test_fraction: float) -> str:
@@ -193,10 +218,12 @@ def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
     windows: list[dict] = []
     barren: list[dict] = []
     seen: set[str] = set()
-    for planned in sorted(clips, key=lambda c: (c.clip.clip_id, c.clip.uri)):
-        if planned.windows and planned.clip.clip_id in seen:
-            planned = replace(planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice")
-        seen.add(planned.clip.clip_id)
+    for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
+        if planned.windows and planned.clip_id in seen:
+            planned = replace(
+                planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice"
+            )
+        seen.add(planned.clip_id)
         rows = list(_rows_of(planned))
         (windows if planned.windows else barren).extend(rows)
     _check_keys(windows)
@@ -206,7 +233,7 @@ def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
 def _rows_of(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
     row = dict.fromkeys(PLAN.names) | dict(
-        clip_id=clip.clip_id, uri=clip.uri, sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=clip.split,
+        clip_id=planned.clip_id, uri=clip.uri, sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
     )  # fmt: skip
     if not planned.windows:

@@ -6,12 +6,10 @@ replaced. Equal samples give equal bytes: no times, no owners, a fixed order of 
 """
 
 import hashlib
-import io
 import json
 import os
 import tarfile
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ class ShardWriter:
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
-        self.file = open(self.temporary, "xb")
+        self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by publish or discard
 
     def add(self, sample: Sample) -> dict[str, int]:
         """Appends a sample; returns the offset and the size of each member's bytes in the tar."""
@@ -63,7 +61,7 @@ class ShardWriter:
         os.fsync(self.file.fileno())
         self.file.close()
         check_shard(self.temporary, self.rows, self.sha256.hexdigest())
-        os.replace(self.temporary, self.path)
+        self.temporary.replace(self.path)
         sync_folder(self.path.parent)
         return {"sha256": self.sha256.hexdigest(), "bytes": size}
 
@@ -130,7 +128,7 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file that is there whole or not at all, over an older one."""
     temporary = _temporary(path, data)
-    os.replace(temporary, path)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
@@ -153,6 +151,6 @@ def _temporary(path: Path, data: bytes) -> Path:
     return temporary
 
 
-def to_json(value: Any) -> bytes:
-    """Canonical JSON: equal values give equal bytes; raises ValueError on a number that is not finite."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON of which equal values give equal bytes; raises ValueError on a number that is not finite."""
+    return json.dumps(value, sort_keys=True, allow_nan=False, indent=indent).encode() + b"\n"

@@ -82,7 +82,7 @@ class Measures:
     trend_share: float
     """Share of the motion's energy (about its mean in time) that a straight line in time explains."""
     drift_px: float
-    """End-to-end length of that straight line, averaged over pixels."""
+    """End-to-end length of a straight line fitted beside the slowest oscillation, averaged over pixels."""
     inconsistent_share: float
     """Share of the pixels where forward and backward flow disagree."""
 

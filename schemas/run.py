@@ -1,6 +1,7 @@
 """The run contract: what a data set was made with. A later run in the same folder must have the same."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -28,6 +29,15 @@ class RunContract:
         if self.format != other.format:
             lines.insert(0, f"format: {self.format} -> {other.format}")
         return lines
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON gives it back: tuples as lists, infinities as words."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

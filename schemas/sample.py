@@ -52,7 +52,7 @@ def sample_key(clip_id: str, start_frame: int) -> str:
 
 def to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float32[np.ndarray, "freq 4 height width"]:
     """Complex coefficients of (x, y) as the channels re x, im x, re y, im y."""
-    pairs = np.stack([spectrum.real, spectrum.imag], axis=2)
+    pairs = np.stack([np.real(spectrum), np.imag(spectrum)], axis=2)
     return pairs.reshape(len(spectrum), 4, *spectrum.shape[2:])
 
 
@@ -75,15 +75,19 @@ def decode(key: str, members: dict[str, bytes]) -> Sample:
     """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
     try:
         with Image.open(io.BytesIO(members[IMAGE]), formats=["PNG"]) as image:
-            pixels = np.asarray(image)
-        return _checked(Sample(key=key, image=pixels, meta=json.loads(members[META]), **load(members[MOTION])))
-    except (KeyError, TypeError, OSError, SyntaxError, ValueError, SafetensorError) as error:
+            arrays = {"image": np.asarray(image)} | load(members[MOTION])
+        meta = json.loads(members[META])
+        check(arrays, meta)
+    except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError) as error:
         raise ValueError(f"sample {key!r} cannot be read: {error}") from error
+    return Sample(key=key, meta=meta, **arrays)
 
 
-def _checked(sample: Sample) -> Sample:
-    height, width = sample.image.shape[:2]
-    freq, pairs = len(sample.spectrum), len(sample.pair_time)
+def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
+    if meta.get("format") != FORMAT_VERSION:
+        raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
+    (height, width), freq, pairs = arrays["image"].shape[:2], len(arrays["spectrum"]), len(arrays["pair_time"])
     expected = {
         "image": (np.uint8, (height, width, 3)),
         "spectrum": (np.float16, (freq, 4, height, width)),
@@ -92,12 +96,10 @@ def _checked(sample: Sample) -> Sample:
         "pair_flow": (np.float16, (pairs, 2, height, width)),
         "pair_image": (np.uint8, (pairs, height, width, 3)),
     }
+    if arrays.keys() != expected.keys():
+        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(expected)}")
     for name, (dtype, shape) in expected.items():
-        array = getattr(sample, name)
-        if array.dtype != dtype or array.shape != shape:
-            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}")
-        if not np.isfinite(array).all():
+        if arrays[name].dtype != dtype or arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected {np.dtype(dtype)}{list(shape)}")
+        if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has values that are not finite")
-    if sample.meta.get("format") != FORMAT_VERSION:
-        raise ValueError(f"format is {sample.meta.get('format')!r}, expected {FORMAT_VERSION}")
-    return sample

@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CLIPS ?= demo/clips/clips.csv
+DATASET ?= demo/dataset
+
+.PHONY: install demo test check lint types clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quiver needs Python 3.11 or newer; name one with make PYTHON=...")'
+	@echo "installing into .venv; PyTorch and Ray are large (about 2.3 GB)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo/clips/clips.csv: | $(INSTALLED)
+	$(BIN)/quiver make-clips --out demo/clips
+
+ifeq ($(CLIPS),demo/clips/clips.csv)
+demo: demo/clips/clips.csv
+endif
+demo: $(INSTALLED)
+	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle
+	@echo "the data set is in $(DATASET)"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/pyright
+
+check: lint types test
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,20 @@
+"""Shapes in signatures are checked while the tests run; fixtures that make small real videos."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+hook = install_import_hook(["schemas", "pipeline"], "beartype.beartype")
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """The folder of real test clips, where there is one."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no folder of real clips beside the checkout ({SHARED.parent.name}/{SHARED.name})")
+    return SHARED

@@ -1,0 +1,141 @@
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.plan import PlanConfig, list_clips, plan_clip, plan_rows, plan_windows, split_of, window_span
+from schemas.clip import Clip, Video, Window
+from schemas.outcome import Reason
+from tests import videos
+
+PLAN = PlanConfig()
+
+
+def starts(count: int, rate: float, config: PlanConfig = PLAN) -> list[int]:
+    return [i for i, _ in plan_windows(np.arange(count) / rate, count / rate, config)]
+
+
+@pytest.mark.parametrize(
+    "count, rate, expected",
+    [
+        (120, 24, [0]),  # 5.0 s at 24 fps is one window
+        (119, 24, []),  # a whole frame short; the slack is half a frame
+        (150, 30, [0]),
+        (160, 30, [0, 10]),
+        (159, 30, [0]),
+        (125, 25, [0]),
+        (133, 25, [0, 8]),  # 10/30 s is 8.33 frames of 25 fps
+        (260, 50, [0]),
+        (267, 50, [0, 17]),
+    ],
+)
+def test_windows_start_at_the_source_frame_nearest_to_every_tenth_working_frame(count, rate, expected):
+    assert starts(count, rate) == expected
+
+
+@given(st.lists(st.floats(1 / 60, 0.4), min_size=1, max_size=300), st.integers(1, 40), st.integers(2, 60))
+def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
+    times = np.concatenate([[1.5], 1.5 + np.cumsum(steps)])
+    config = PlanConfig(stride=stride, frames=frames)
+    windows = plan_windows(times, times[-1] + steps[-1], config)
+    assert all(a < b for (a, _), (b, _) in pairwise(windows))
+    assert all(time + frames / 30 <= times[-1] + 1.5 * max(steps) for _, time in windows)
+
+
+def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
+    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6)
+    window = Window(key="a", start_frame=50, start_time_s=2.0)
+    assert window_span(Clip(uri="a"), video, window, PLAN) == range(50, 176)
+    assert window_span(Clip(uri="a", end_s=6.98), video, window, PLAN) == range(50, 175)
+
+
+def test_a_tenth_of_the_videos_is_for_test_and_none_moves_when_others_come():
+    splits = [split_of(f"video {i}", 0.1) for i in range(20_000)]
+    assert Counter(splits)["test"] == pytest.approx(2000, abs=150)
+    assert {split_of("video 7", 0.0), split_of("video 7", 1.0)} == {"train", "test"}
+
+
+def test_two_cuts_of_one_video_never_part(tmp_path):
+    path = str(videos.swaying(tmp_path / "a.mp4", seconds=2))
+    config = PlanConfig(frames=20, test_fraction=0.5)
+    cuts = [plan_clip(Clip(uri=path, start_s=s, end_s=s + 1), config) for s in (0.0, 1.0)]
+    sources = [plan_clip(Clip(uri=path, source=f"garden {i}"), config) for i in range(12)]
+    assert cuts[0].split == cuts[1].split and cuts[0].clip_id != cuts[1].clip_id
+    assert {p.split for p in sources} == {"train", "test"}
+    assert plan_clip(Clip(uri=path, split="test"), PlanConfig(frames=20, test_fraction=0.0)).split == "test"
+
+
+def test_a_plan_does_not_depend_on_the_order_of_its_clips_and_its_shards_hold_one_split(tmp_path):
+    config = PlanConfig(frames=15, stride=5, windows_per_shard=7, test_fraction=0.4)
+    clips = [plan_clip(Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1.5, seed=i))), config) for i in range(4)]
+    rows = plan_rows(clips, config)
+    assert rows == plan_rows(reversed(clips), config)
+    by_shard = Counter(row["shard"] for row in rows)
+    assert max(by_shard.values()) == 7 and all(row["shard"].startswith(row["split"]) for row in rows)
+    assert len({row["key"] for row in rows}) == sum(len(c.windows) for c in clips) == len(rows)
+
+
+def test_content_that_is_listed_twice_is_taken_once(tmp_path):
+    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    config = PlanConfig(frames=20)
+    rows = plan_rows([plan_clip(clip, config) for clip in list_clips([str(tmp_path)])], config)
+    assert [row["reason"] for row in rows if row["key"] is None] == [Reason.DUPLICATE_CLIP]
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("reason", videos.BROKEN)
+def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
+    path = videos.BROKEN[reason](tmp_path / "broken.mp4")
+    (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN)], PLAN)
+    assert (row["outcome"], row["stage"], row["reason"], row["key"], row["shard"]) == ("quarantined", "probe", reason, None, None)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    outside = videos.swaying(tmp_path / "outside.mp4", seconds=1)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "link.mp4").symlink_to(outside)
+    (clip,) = list_clips([str(tmp_path / "clips")])
+    assert plan_clip(clip, PLAN).reason == Reason.FORBIDDEN_PATH
+    assert plan_clip(replace(clip, root=None), PLAN).reason == Reason.TOO_SHORT
+
+
+def test_a_clip_without_room_for_a_window_is_too_short(tmp_path):
+    planned = plan_clip(Clip(uri=str(videos.swaying(tmp_path / "a.mp4", seconds=2))), PLAN)
+    assert (planned.reason, planned.detail) == (Reason.TOO_SHORT, "2.000 s, a window is 5 s")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_carries_its_columns_through(tmp_path, suffix):
+    table = pa.table({"uri": ["a.mp4", "sub/b.mp4"], "clip_id": ["007", None], "start_s": [0.5, None], "licence": ["CC0-1.0", None], "split": ["test", None]})
+    path = tmp_path / f"clips{suffix}"
+    if suffix == ".csv":
+        path.write_text("uri,clip_id,start_s,licence,split\na.mp4,007,0.5,CC0-1.0,test\nsub/b.mp4,,,,\n")
+    else:
+        pq.write_table(table, path)
+    first, second = list_clips([str(path)])
+    assert first == Clip(uri=str(tmp_path / "a.mp4"), clip_id="007", start_s=0.5, licence="CC0-1.0", split="test")
+    assert second == Clip(uri=str(tmp_path / "sub/b.mp4"))
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ("path\na.mp4\n", "expected a uri column"),
+        ("uri\n", "0 rows"),
+        ("uri,start_s\na.mp4,soon\n", "soon"),
+        ("uri,split\na.mp4,dev\n", "split of .* is 'dev', expected 'train' or 'test'"),
+        ("uri,clip_id\na.mp4,x\nb.mp4,x\n", "clip_id 'x' is listed twice"),
+        ("uri,start_s,end_s\na.mp4,3,2\n", "expected start < end"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(tmp_path, rows, words):
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(ValueError, match=words):
+        list_clips([str(tmp_path / "t.csv")])
