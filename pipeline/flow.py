@@ -6,7 +6,7 @@ one prepared frame to several. The direction is forward: source(p) is seen at p 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float32, UInt8
 Prepared = TypeVar("Prepared")
 
 
+@runtime_checkable
 class FlowEstimator(Protocol[Prepared]):
     def prepare(self, image: UInt8[np.ndarray, "height width 3"]) -> Prepared:
         """What is computed once per frame."""

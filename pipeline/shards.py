@@ -10,6 +10,7 @@ import json
 import os
 import tarfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> Non
         read_sample(path, key, columns)
 
 
-def read_sample(path: Path, key: str, columns: dict[str, int]) -> Sample:
+def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
     """The sample `key` of a shard, given the offset and size columns of its manifest row; touches nothing else of it.
 
     Raises ValueError where its bytes are not that sample.

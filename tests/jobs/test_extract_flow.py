@@ -1,0 +1,170 @@
+"""The real command on real files: what it writes, what it refuses, and that no worker count, restart or thread changes a byte."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.extract_flow import main
+from pipeline.dataset import Dataset
+from pipeline.shards import read_sample
+from pipeline.statistics import decode
+from tests import videos
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--size", "64x40", "--frames", "24", "--frequencies", "12", "--stride", "12", "--windows-per-shard", "8", "--filters", "subtle", "--test-fraction", "0.4", "--dis-preset", "fast"]
+GOOD, WINDOWS = 7, 7 * 4
+
+
+def extract(clips: Path, out: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *SMALL, *options]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=240)
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    """Every file of a data set of which bytes are promised."""
+    names = [*dataset.glob("shards/*"), *dataset.glob("records/*"), *dataset.glob("histograms/*"), dataset / "manifest.parquet", dataset / "summary.json"]
+    return {str(path.relative_to(dataset)): path.read_bytes() for path in names}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "deep").mkdir()
+    for i in range(GOOD):
+        videos.swaying(folder / ("deep" if i % 2 else ".") / f"good {i}.mp4", seconds=2, amplitude=1.5, hertz=1.0 + 0.25 * i, size=(96, 60), seed=i)
+    for reason, make in videos.BROKEN.items():
+        make(folder / f"{reason}.mp4")
+    (folder / "notes.txt").write_text("not listed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(clips, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "dataset"
+    done = extract(clips, out, "--workers", "2", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert f"{GOOD + len(videos.BROKEN)} clips, {WINDOWS} windows" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(reference) -> list[dict]:
+    return pq.read_table(reference / "manifest.parquet").to_pylist()
+
+
+def test_every_window_and_every_barren_clip_is_one_row(rows):
+    assert len([row for row in rows if row["key"]]) == len({row["key"] for row in rows if row["key"]}) == WINDOWS
+    assert Counter(row["reason"] for row in rows if row["key"] is None) == Counter(list(videos.BROKEN))
+    assert all(row["outcome"] == "quarantined" and row["shard"] is None and row["start_frame"] is None for row in rows if row["key"] is None)
+
+
+def test_every_kept_row_leads_to_its_sample(reference, rows):
+    kept = [row for row in rows if row["outcome"] == "kept"]
+    assert {row["split"] for row in kept} == {"train", "test"}
+    for row in kept:
+        sample = read_sample(Dataset(reference).tar(row["shard"]), row["key"], row)
+        assert sample.spectrum.shape == (12, 4, 40, 64)
+        assert sample.meta["start_time_s"] == row["start_time_s"] and sample.meta["split"] == row["split"] == row["shard"].split("-")[0]
+
+
+def test_histograms_count_every_coefficient_of_their_shard(reference, rows):
+    for record in (json.loads(path.read_bytes()) for path in reference.glob("records/*.json")):
+        kept = sum(row["outcome"] == "kept" for row in record["rows"])
+        counts = decode(Dataset(reference).histogram(record["shard"]).read_bytes())
+        assert counts.sum() == record["values"] == kept * counts.shape[0] * 2 * 64 * 40
+
+
+def test_every_measure_is_recorded_whatever_the_fate(rows):
+    for row in rows:
+        if row["key"]:
+            assert row["mean_motion_px"] > 0 and row["frame_rate"] == pytest.approx(30, abs=0.1) and len(row["power_x"]) == 13
+
+
+def test_one_worker_and_two_blas_threads_give_the_same_bytes(clips, reference, tmp_path):
+    done = extract(clips, tmp_path / "again", "--workers", "1", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "again") == contents(reference)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes_and_rewrites_nothing(clips, reference, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *SMALL, "--workers", "1"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("records/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    committed = {path: path.stat().st_mtime_ns for path in [*out.glob("records/*.json")]}
+    assert committed and not (out / "manifest.parquet").exists()
+    done = extract(clips, out, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(reference)
+    assert all(path.stat().st_mtime_ns == written for path, written in committed.items())
+
+
+def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
+    before = contents(reference)
+    done = extract(clips, reference)
+    assert done.returncode == 0 and " 0 left" in done.stdout
+    assert contents(reference) == before
+
+
+def test_another_configuration_is_refused_with_both_values(clips, reference):
+    before = contents(reference)
+    done = extract(clips, reference, "--frequencies", "8", "--no-motion-px", "0.2")
+    assert done.returncode == 3
+    assert "frequencies: 12 -> 8" in done.stderr and "thresholds.no_motion_px: 0.15 -> 0.2" in done.stderr
+    assert contents(reference) == before
+
+
+def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
+    for path in clips.rglob("*.mp4"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    videos.swaying(tmp_path / "new.mp4", seconds=2, seed=99)
+    done = extract(tmp_path, reference)
+    assert done.returncode == 3 and "clip added" in done.stderr and "new.mp4" in done.stderr
+
+
+def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
+    done = extract(clips, tmp_path / "out", "--dry-run", "--limit", "3")
+    assert done.returncode == 0 and "3 clips" in done.stdout and "shards" in done.stdout and " MB" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--clips", "{tmp}/nowhere", "--out", "{tmp}/out"], "nowhere' does not exist"),
+        (["--clips", "{tmp}", "--out", "{tmp}/out"], "no video files in"),
+        (["--clips", "--out", "{tmp}/out"], "--clips is empty"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--workers", "0"], "--workers is 0, expected at least 1"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--filters", "strict"], "strict"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--size", "big"], "'big' is no size"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--frequencies", "90"], "frequencies is 90, expected 1 to 76"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--no-motion-pix", "1"], "--no-motion-pix"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stopped:
+        main([argument.format(tmp=tmp_path) for argument in arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert words in " ".join(error.replace("│", " ").split()) and "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "file" / "out")])
+    assert stopped.value.code == 5
+    assert capsys.readouterr().err.count("\n") == 1
