@@ -30,6 +30,7 @@ from schemas.sample import FORMAT_VERSION, Sample, to_channels
 
 DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
+HALF_MAX = float(np.finfo(np.float16).max)
 STRIP_WIDTH = 96
 """Width of one frame in a rejected window's strip."""
 
@@ -221,8 +222,9 @@ def make_sample(row: dict, seen: Sequence[Seen], motion: RunningSpectrum, pairs:
 
 def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
     """float16, or Quarantined (overflow)."""
-    if float(np.abs(array).max()) > np.finfo(np.float16).max:
-        raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {float(np.abs(array).max()):g} passes float16's range")
+    largest = float(np.abs(array).max())
+    if largest > HALF_MAX:
+        raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
     return array.astype(np.float16)
 
 

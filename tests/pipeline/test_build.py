@@ -1,0 +1,199 @@
+"""The whole way from a video file to its spectrum, against scenes whose motion is known."""
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jobs.make_clips import MakeClips, make
+from pipeline import synthetic
+from pipeline.build import BuildConfig, build_shard, build_stretch, choose_targets, measure_flow, stretch_windows
+from pipeline.dataset import Dataset
+from pipeline.filters import PRESETS
+from pipeline.flow import DenseInverseSearch, FlowConfig, make_estimator
+from pipeline.plan import PlanConfig, plan_clip, plan_rows
+from pipeline.spectrum import to_motion, to_spectrum
+from schemas.clip import Clip
+from schemas.outcome import Outcome, Reason
+from schemas.sample import from_channels
+from tests import videos
+
+T, FPS = 150, 30.0
+SCENES = ["cloth-24fps", "reeds-25fps", "plant-30fps", "lantern-50fps", "ripples-vfr"]
+SMALL = BuildConfig(size=(64, 40), frequencies=12, plan=PlanConfig(frames=24, stride=6), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["none"])
+
+
+def plan(path: Path, config: BuildConfig) -> list[dict]:
+    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan)], config.plan) if row["key"]]
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory):
+    """scene -> (true motion, valid pixels, measured motion) of its first window, flow by `fine`; made once each."""
+    folder, config = tmp_path_factory.mktemp("scenes"), BuildConfig(frequencies=T // 2 + 1, flow=FlowConfig(dis_preset="fine"))
+    known = {}
+
+    def measure(name: str):
+        if name not in known:
+            make(name, MakeClips(out=folder, seconds=5.2))
+            truth = load_file(folder / f"{name}.truth.safetensors")
+            estimator = make_estimator(config.flow)
+            row, seen = next(stretch_windows(plan(folder / f"{name}.mp4", config)[:1], config, estimator))
+            motion, _, _ = measure_flow(row["key"], seen, config, estimator)
+            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(motion.spectrum(), T)
+        return known[name]
+
+    return measure
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_measured_motion_is_the_true_one(measured, name):
+    truth, _, found = measured(name)
+    assert 0.3 < np.abs(truth).max() < 6
+    assert np.hypot(*(found - truth).transpose(1, 0, 2, 3)).mean() < 0.10
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_amplitude_and_phase_are_those_of_the_true_spectrum(measured, name):
+    truth, _, found = measured(name)
+    true, estimate = to_spectrum(truth, 16), to_spectrum(found, 16)
+    strong = 2 * np.abs(true) / T > 0.3
+    bands = [k for k in range(1, 16) if strong[k].sum() > 50]
+    assert bands
+    for k in bands:
+        size = [np.sqrt(np.square(np.abs(s[k][strong[k]])).mean()) for s in (true, estimate)]
+        assert size[1] / size[0] == pytest.approx(1, abs=0.10), f"amplitude of band {k}"
+        assert np.quantile(np.abs(np.angle(estimate[k][strong[k]] / true[k][strong[k]])), 0.9) < 0.2, f"phase of band {k}"
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_peaks_stand_at_the_true_bins(measured, name):
+    truth, valid, found = measured(name)
+    power = [np.square(np.abs(to_spectrum(m, 16)))[:, :, valid].sum(axis=(1, 2)) for m in (truth, found)]
+    true_peaks, found_peaks = (set(1 + np.flatnonzero((p[1:-1] > p[:-2]) & (p[1:-1] > p[2:]) & (p[1:-1] > 0.03 * p[1:].max()))) for p in power)
+    assert true_peaks and true_peaks <= found_peaks
+
+
+def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, list[dict], list[Outcome]]:
+    """One shard of all windows of a video, built in this process."""
+    rows, dataset = plan(path, config), Dataset(out)
+    with dataset.held():
+        dataset.open(rows, asdict(config), {})
+        return dataset, rows, list(build_shard(dataset, rows[0]["shard"], rows, config))
+
+
+def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
+    config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
+    scene = synthetic.SCENES["cloth"](np.random.default_rng(5))
+    synthetic.write_clip(tmp_path / "a.mp4", scene, np.arange(212) / 30)
+    estimator = make_estimator(config.flow)
+    rows = [row for row in plan(tmp_path / "a.mp4", config) if row["start_frame"] == 50]
+    row, seen = next(stretch_windows(rows, config, estimator))
+    found = measure_flow(row["key"], seen, config, estimator)[0].spectrum()
+    true = to_spectrum(synthetic.true_motion(scene, 50 / 30, np.arange(T) / FPS), 16)
+    strong = 2 * np.abs(true) / T > 0.3
+    assert np.sqrt(np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("still-30fps", Reason.NO_MOTION), ("cut-30fps", Reason.CUT), ("pan-30fps", Reason.CAMERA_MOTION), ("lantern-50fps", None), ("ripples-vfr", None)],
+)
+def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
+    config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
+    make(name, MakeClips(out=tmp_path, seconds=7.0))
+    (result,) = build_stretch(plan(tmp_path / f"{name}.mp4", config)[:1], config, make_estimator(config.flow))
+    assert result.row.get("reason") == reason
+    assert (result.sample is None) == (result.strip is not None) == (reason is not None)
+
+
+def test_every_frame_of_a_stretch_is_prepared_once_however_many_windows_need_it(tmp_path):
+    path, prepared = videos.swaying(tmp_path / "a.mp4", seconds=3), []
+
+    class Counting(DenseInverseSearch):
+        def prepare(self, image):
+            prepared.append(1)
+            return super().prepare(image)
+
+    rows = plan(path, SMALL)
+    assert sum(len(seen) for _, seen in stretch_windows(rows, SMALL, Counting("fast"))) > 3 * len(prepared)
+    assert len(prepared) <= 90
+
+
+def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5, amplitude=2)
+    rows, estimator = plan(path, SMALL)[:2], make_estimator(SMALL.flow)
+    for (row, seen), result in zip(stretch_windows(rows, SMALL, estimator), build_stretch(rows, SMALL, estimator), strict=True):
+        sample = result.sample
+        targets = [np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0] for t in sample.pair_time]
+        np.testing.assert_array_equal(sample.image, seen[0].image)
+        np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
+        flow = estimator.displace(seen[0].prepared, [seen[i].prepared for i in targets])
+        np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
+        motion = measure_flow(row["key"], seen, SMALL, estimator)[0]
+        np.testing.assert_allclose(from_channels(sample.spectrum), motion.spectrum(), rtol=2e-3, atol=2e-3)
+        assert targets == choose_targets(row["key"], len(seen), 4) and 0 not in targets
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
+    from threadpoolctl import threadpool_limits
+
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    digests = []
+    for limit in (1, int(threads)):
+        with threadpool_limits(limit):
+            dataset, rows, _ = built(path, tmp_path / f"{limit}-{len(digests)}")
+        digests.append(hashlib.sha256(dataset.tar(rows[0]["shard"]).read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+
+
+class FirstWindowExaggerated(DenseInverseSearch):
+    """Reports a million times the displacement from the first frame that it sees."""
+
+    first = None
+
+    def prepare(self, image):
+        prepared = super().prepare(image)
+        self.first = prepared if self.first is None else self.first
+        return prepared
+
+    def displace(self, source, targets):
+        return super().displace(source, targets) * np.float32(1e6 if source is self.first else 1)
+
+
+def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path):
+    rows = plan(videos.swaying(tmp_path / "a.mp4", seconds=1.5), SMALL)
+    results = list(build_stretch(rows, SMALL, FirstWindowExaggerated("fast")))
+    assert [r.row.get("reason") for r in results] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
+    assert results[0].row["stage"] == "spectrum" and "float16" in results[0].row["detail"]
+
+
+def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    rows = plan(path, SMALL)
+    videos.swaying(path, seconds=2.5, seed=4)
+    results = list(build_stretch(rows, SMALL, make_estimator(SMALL.flow)))
+    assert [(r.row["stage"], r.row["reason"]) for r in results] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
+    path.unlink()
+    assert [r.row["reason"] for r in build_stretch(rows, SMALL, make_estimator(SMALL.flow))] == [Reason.HASH_MISMATCH] * len(rows)
+
+
+def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
+    config = replace(SMALL, thresholds=PRESETS["paper"])
+    path = videos.write_video(tmp_path / "still.mp4", [videos.texture(96, 64)] * 45, np.arange(45) / 30)
+    dataset, rows, outcomes = built(path, tmp_path / "out", config)
+    assert set(outcomes) == {Outcome.REJECTED} and list(dataset.shards.iterdir()) == []
+    assert dataset.read_record(rows[0]["shard"])["tar"] is None
+    summary = dataset.finalize()
+    assert summary["kept"] == 0 and summary["rejected_by_reason"] == {"frozen": len(rows)}
+
+
+def test_a_folder_is_held_by_one_writer(tmp_path):
+    from pipeline.dataset import FolderInUse
+
+    with Dataset(tmp_path).held(), pytest.raises(FolderInUse, match="another run is writing"), Dataset(tmp_path).held():
+        pass
