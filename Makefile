@@ -23,7 +23,7 @@ ifeq ($(CLIPS),demo/clips/clips.csv)
 demo: demo/clips/clips.csv
 endif
 demo: $(INSTALLED)
-	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle
+	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle --windows-per-shard 16
 	@echo "the data set is in $(DATASET)"
 
 test: $(INSTALLED)

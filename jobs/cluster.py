@@ -95,4 +95,5 @@ def _next(generator: Any) -> Any:
     except StopIteration:
         return None
     except (RayError, OSError) as error:
-        return error
+        cause = getattr(error, "cause", None)
+        return cause if isinstance(cause, OSError) else error

@@ -10,7 +10,8 @@ import json
 import os
 import tarfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class ShardWriter:
         return offset
 
     def _write(self, data: bytes) -> None:
-        self.file.write(data)
+        with named(self.path):
+            self.file.write(data)
         self.sha256.update(data)
 
     def publish(self) -> dict[str, Any]:
@@ -58,9 +60,10 @@ class ShardWriter:
         """
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         size = self.file.tell()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        with named(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
         check_shard(self.temporary, self.rows, self.sha256.hexdigest())
         self.temporary.replace(self.path)
         sync_folder(self.path.parent)
@@ -68,7 +71,8 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Removes the temporary file, if it is still there."""
-        self.file.close()
+        with suppress(OSError):  # a full disk, which closing meets again
+            self.file.close()
         self.temporary.unlink(missing_ok=True)
 
 
@@ -117,6 +121,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Adds the file's name to an error of writing to it, which does not say it by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the folder's names durable: a rename is not until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -145,7 +158,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 def _temporary(path: Path, data: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "xb") as file:
+    with named(path), open(temporary, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

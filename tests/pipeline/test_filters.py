@@ -1,6 +1,7 @@
 """Each rule on the thing that it is named after, on scenes made here; none of these numbers was read off a real clip."""
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -22,7 +23,7 @@ SOUND = Measures(
 
 def frame_measures(images: list[np.ndarray], rate: float = 30.0) -> dict[str, float]:
     looks = [look(image) for image in images]
-    return measure_frames(looks, [step(a, b) for a, b in zip(looks, looks[1:], strict=False)], np.arange(len(images)) / rate)
+    return measure_frames(looks, [step(a, b) for a, b in pairwise(looks)], np.arange(len(images)) / rate)
 
 
 def verdicts(**measured: float) -> list[Reason]:

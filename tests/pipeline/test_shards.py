@@ -76,7 +76,7 @@ def test_hugging_face_datasets_reads_it(shard, tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed tail", "shifted"])
 def test_a_damaged_shard_raises_before_a_wrong_sample_is_given(shard, damage):
-    path, rows, samples = shard
+    path, rows, _ = shard
     data, last = bytearray(path.read_bytes()), list(rows)[-1]
     if damage == "truncated":
         del data[rows[last]["motion_offset"] + 100 :]

@@ -64,5 +64,5 @@ def test_a_damaged_member_is_refused_by_name(member, data, words):
 
 def test_shapes_that_do_not_belong_together_are_refused():
     small, large = encode(make_sample()), encode(make_sample(size=(40, 24)))
-    with pytest.raises(ValueError, match="expected .*24, 40"):
+    with pytest.raises(ValueError, match=r"expected .*24, 40"):
         decode("reeds-000010", large | {MOTION: small[MOTION]})
