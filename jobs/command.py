@@ -20,3 +20,7 @@ def main() -> None:
     else:
         print(f"quiver: no verb {verb!r}, expected one of {', '.join(VERBS)}", file=sys.stderr)
         raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import cv2
 import tyro
 
 from jobs import cluster
@@ -191,7 +192,7 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
 
 def versions() -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
-    return {"python": platform.python_version(), "machine": platform.machine()} | {name: version(name) for name in RECORDED}
+    return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in RECORDED}
 
 
 if __name__ == "__main__":

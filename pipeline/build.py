@@ -25,6 +25,7 @@ from pipeline.filters import Look, Step, Thresholds
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
 from pipeline.plan import PlanConfig, clip_of, window_of, window_span
 from pipeline.spectrum import BLOCK, RunningSpectrum
+from schemas.clip import Clip, Video
 from schemas.outcome import Measures, Outcome, Quarantined, Reason, Stage
 from schemas.sample import FORMAT_VERSION, Sample, to_channels
 
@@ -113,9 +114,7 @@ def build_stretch(rows: Sequence[dict], config: BuildConfig, estimator: FlowEsti
 def stretch_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator) -> Iterator[tuple[dict, list[Seen]]]:
     """Each window with its frames, the start frame first. Raises Quarantined where the video is not the one planned."""
     clip = clip_of(rows[0])
-    if not os.path.exists(clip.uri) or os.path.getsize(clip.uri) != rows[0]["bytes"]:
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone or has another size than when it was planned")
-    video = decode.probe(clip.uri)
+    video = planned_video(clip, rows)
     spans = [window_span(clip, video, window_of(row), config.plan) for row in rows]
     indices = sorted({index for span in spans for index in span})
     stream = zip(indices, look_at(decode.frames(clip.uri, video, indices, config.size), video.times[indices], estimator), strict=True)
@@ -126,6 +125,17 @@ def stretch_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEs
             index, one = next(stream)
             seen[index] = one
         yield row, [seen[index] for index in span]
+
+
+def planned_video(clip: Clip, rows: Sequence[dict]) -> Video:
+    """The video, probed again. Raises Quarantined (hash_mismatch) where it is not the one that was planned."""
+    if not os.path.exists(clip.uri) or os.path.getsize(clip.uri) != rows[0]["bytes"]:
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone or has another size than when it was planned")
+    video = decode.probe(clip.uri)
+    times = dict(enumerate(video.times))
+    if any(times.get(row["start_frame"]) != row["start_time_s"] for row in rows):
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
+    return video
 
 
 def look_at(images: Iterable[np.ndarray], times: Float64[np.ndarray, " frames"], estimator: FlowEstimator) -> Iterator[Seen]:
@@ -146,7 +156,7 @@ def build_window(row: dict, seen: Sequence[Seen], config: BuildConfig, estimator
         verdicts = filters.judge(measures, config.thresholds)
         if verdicts:
             return rejected(row, verdicts, measured_columns(measures, motion), seen)
-        sample = make_sample(row, seen, motion, {i: kept_flow[i] for i in targets}, measures, config)
+        sample = make_sample(row, seen, motion, [(i, kept_flow[i]) for i in targets], measures, config)
     except Quarantined as error:
         return quarantined(row, error)
     return Result(outcome_row(row, Outcome.KEPT, Stage.WRITE, **measured_columns(measures, motion)), sample)
@@ -205,17 +215,16 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def make_sample(row: dict, seen: Sequence[Seen], motion: RunningSpectrum, pairs: dict[int, np.ndarray], measures: Measures, config: BuildConfig) -> Sample:
+def make_sample(row: dict, seen: Sequence[Seen], motion: RunningSpectrum, pairs: Sequence[tuple[int, np.ndarray]], measures: Measures, config: BuildConfig) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
-    targets = list(pairs)
     return Sample(
         key=row["key"],
         image=seen[0].image,
         spectrum=to_half(to_channels(motion.spectrum())),
         weight=to_half(motion.weight()),
-        pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
-        pair_flow=to_half(np.stack([pairs[i] for i in targets])),
-        pair_image=np.stack([seen[i].image for i in targets]),
+        pair_time=np.array([seen[i].time - seen[0].time for i, _ in pairs], np.float32),
+        pair_flow=to_half(np.stack([flow for _, flow in pairs])),
+        pair_image=np.stack([seen[i].image for i, _ in pairs]),
         meta=sample_meta(row, measures, config),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.extract_flow import main
+from jobs.extract_flow import hints, main, parse
 from pipeline.dataset import Dataset
 from pipeline.shards import read_sample
 from pipeline.statistics import decode
@@ -168,3 +168,20 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
         main(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "file" / "out")])
     assert stopped.value.code == 5
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
+    summary = {"windows": 100, "rejected_by_reason": {"no_motion": 95}}
+    job = parse(["--clips", "a", "--out", "b"])
+    assert "--filters subtle" in " ".join(hints(summary, job))
+    assert hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
+
+
+@pytest.mark.parametrize("command", [["-m", "jobs.command"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])
+def test_help_needs_no_cluster(command):
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and ("extract-flow" in done.stdout or "--clips" in done.stdout)
+
+
+def test_the_job_file_can_be_run():
+    assert os.access(ROOT / "jobs" / "extract_flow.py", os.X_OK)

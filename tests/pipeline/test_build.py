@@ -197,3 +197,9 @@ def test_a_folder_is_held_by_one_writer(tmp_path):
 
     with Dataset(tmp_path).held(), pytest.raises(FolderInUse, match="another run is writing"), Dataset(tmp_path).held():
         pass
+
+
+def test_a_sample_has_all_its_pairs_where_there_are_fewer_frames(tmp_path):
+    config = replace(SMALL, pairs=40)
+    result = next(build_stretch(plan(videos.swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config, make_estimator(config.flow)))
+    assert result.sample.pair_image.shape == (40, 40, 64, 3) and (np.diff(result.sample.pair_time) >= 0).all()
