@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo/clips/clips.csv: | $(INSTALLED)
-	$(BIN)/quiver make-clips --out demo/clips
+	$(BIN)/quiver make-clips --out demo/clips --seconds 7
 
 ifeq ($(CLIPS),demo/clips/clips.csv)
 demo: demo/clips/clips.csv

@@ -215,7 +215,9 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def make_sample(row: dict, seen: Sequence[Seen], motion: RunningSpectrum, pairs: Sequence[tuple[int, np.ndarray]], measures: Measures, config: BuildConfig) -> Sample:
+def make_sample(
+    row: dict, seen: Sequence[Seen], motion: RunningSpectrum, pairs: Sequence[tuple[int, np.ndarray]], measures: Measures, config: BuildConfig
+) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
     return Sample(
         key=row["key"],

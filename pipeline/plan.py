@@ -81,7 +81,9 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
-        found = [Clip(uri=os.path.abspath(p), root=str(path.absolute())) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+        found = [
+            Clip(uri=os.path.abspath(p), root=str(path.absolute())) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()
+        ]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found

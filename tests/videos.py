@@ -40,7 +40,9 @@ def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float]
     return path
 
 
-def swaying(path: Path, *, seconds: float = 6.0, fps: float = 30.0, amplitude: float = 1.0, hertz: float = 0.4, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
+def swaying(
+    path: Path, *, seconds: float = 6.0, fps: float = 30.0, amplitude: float = 1.0, hertz: float = 0.4, size: tuple[int, int] = (96, 64), seed: int = 0
+) -> Path:
     """A texture of which the middle third sways left and right by `amplitude` pixels, wide of a camera's motion."""
     image, times = texture(*size, seed), np.arange(round(seconds * fps)) / fps
     soft = np.clip(1.5 - 3 * np.abs(np.linspace(-1, 1, size[1])), 0, 1)[:, None]

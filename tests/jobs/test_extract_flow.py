@@ -19,7 +19,24 @@ from pipeline.statistics import decode
 from tests import videos
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--size", "64x40", "--frames", "24", "--frequencies", "12", "--stride", "12", "--windows-per-shard", "8", "--filters", "subtle", "--test-fraction", "0.4", "--dis-preset", "fast"]
+SMALL = [
+    "--size",
+    "64x40",
+    "--frames",
+    "24",
+    "--frequencies",
+    "12",
+    "--stride",
+    "12",
+    "--windows-per-shard",
+    "8",
+    "--filters",
+    "subtle",
+    "--test-fraction",
+    "0.4",
+    "--dis-preset",
+    "fast",
+]
 GOOD, WINDOWS = 7, 7 * 4
 
 

@@ -36,7 +36,9 @@ def cluster():
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     gcs, dashboard, agent, client = free_ports(4)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", "--num-cpus=2"]
-    head = subprocess.Popen([RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *options], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *options], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     address = f"http://127.0.0.1:{dashboard}"
     try:
         wait_until_up(f"{address}/api/version", env["RAY_AUTH_TOKEN"])

@@ -54,7 +54,9 @@ def test_irregular_times_are_kept(tmp_path):
     assert numbers(path, [0, 20, 49]) == [0, 20, 49]
 
 
-@pytest.mark.parametrize("aspect, size, expected", [(16 / 9, (256, 160), (284, 160)), (4 / 3, (256, 160), (256, 192)), (1.6, (256, 160), (256, 160)), (0.5, (64, 64), (64, 128))])
+@pytest.mark.parametrize(
+    "aspect, size, expected", [(16 / 9, (256, 160), (284, 160)), (4 / 3, (256, 160), (256, 192)), (1.6, (256, 160), (256, 160)), (0.5, (64, 64), (64, 128))]
+)
 def test_the_picture_covers_the_size_with_its_own_aspect(aspect, size, expected):
     assert cover_size(aspect, size) == expected
 
