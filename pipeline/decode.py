@@ -5,6 +5,8 @@ Only containers of the list below are opened: a playlist or a script named .mp4 
 follow it to other files.
 """
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -49,6 +51,8 @@ def probe(path: str) -> Video:
 def check_readable(path: str) -> None:
     """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that we may read."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise _refused(Reason.UNREADABLE, "not a regular file")
         with open(path, "rb") as file:
             if not file.read(1):
                 raise _refused(Reason.NOT_MEDIA, "the file is empty")

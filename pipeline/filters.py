@@ -6,7 +6,7 @@ a new computation. A verdict is a Reason; the first in the order of `RULES` is t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
 from typing import NamedTuple
 
 import cv2
@@ -56,6 +56,11 @@ class Thresholds:
     """Drift: a straight line explains more than this share of the motion, whatever its length."""
     inconsistent_share: float = inf
     """Unreliable flow: forward and backward flow disagree on more than this share of the pixels."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isnan(value):
+                raise ValueError(f"{name} is nan, expected a number, or inf to switch the rule off")
 
 
 PRESETS = {

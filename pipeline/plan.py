@@ -100,13 +100,13 @@ def _clips_of_table(path: Path) -> list[Clip]:
         table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"table {str(path)!r} cannot be read: {printable(str(error))}") from error
-    if "uri" not in table.column_names or not len(table):
-        raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected a uri column and a row")
+    if table.column_names.count("uri") != 1 or not len(table):
+        raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
     columns = {"uri": pa.string()} | {n: t for n, t in OPTIONAL_COLUMNS.items() if n in table.column_names}
     try:
         rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
-    except pa.ArrowException as error:
-        raise ValueError(f"table {str(path)!r} has a column of the wrong type: {printable(str(error))}") from error
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {printable(str(error))}") from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
     return [_clip_of_row(row, path.parent) for row in rows]
@@ -155,9 +155,16 @@ def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str 
 
 
 def check_path(clip: Clip) -> None:
-    """Raises Quarantined (forbidden_path) where a link leaves the folder that was given."""
+    """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
+    if readable_uri(clip.uri) != clip.uri:
+        raise Quarantined(Stage.PROBE, Reason.UNREADABLE, "the file's name is not UTF-8")
     if clip.root is not None and not Path(clip.uri).resolve().is_relative_to(Path(clip.root).resolve()):
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
+
+
+def readable_uri(uri: str) -> str:
+    """The path as a table can hold it: bytes that are not UTF-8 as escapes."""
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def digest(path: str) -> str:
@@ -168,7 +175,7 @@ def digest(path: str) -> str:
 
 def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
     """The clip with its id and split: by its content, or where that cannot be read by its path."""
-    content = sha256 or "unread" + hashlib.sha256(clip.uri.encode()).hexdigest()
+    content = sha256 or "unread" + hashlib.sha256(readable_uri(clip.uri).encode()).hexdigest()
     name = clip.clip_id or content[:16] + cut_name(clip)
     split = clip.split or split_of(clip.source or content, config.test_fraction)
     return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
@@ -235,7 +242,7 @@ def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
 def _rows_of(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
     row = dict.fromkeys(PLAN.names) | dict(
-        clip_id=planned.clip_id, uri=clip.uri, sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
+        clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
     )  # fmt: skip
     if not planned.windows:

@@ -1,6 +1,8 @@
+import os
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +108,14 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     assert plan_clip(replace(clip, root=None), PLAN).reason == Reason.TOO_SHORT
 
 
+def test_a_pipe_and_a_name_that_no_table_holds_are_rows_too(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
+    clips = [plan_clip(clip, PLAN) for clip in list_clips([str(tmp_path)])]
+    assert [clip.reason for clip in clips] == [Reason.UNREADABLE] * 2
+    pa.Table.from_pylist(plan_rows(clips, PLAN))
+
+
 def test_a_clip_without_room_for_a_window_is_too_short(tmp_path):
     planned = plan_clip(Clip(uri=str(videos.swaying(tmp_path / "a.mp4", seconds=2))), PLAN)
     assert (planned.reason, planned.detail) == (Reason.TOO_SHORT, "2.000 s, a window is 5 s")
@@ -127,7 +137,8 @@ def test_a_table_carries_its_columns_through(tmp_path, suffix):
 @pytest.mark.parametrize(
     "rows, words",
     [
-        ("path\na.mp4\n", "expected a uri column"),
+        ("path\na.mp4\n", "expected one uri column"),
+        ("uri,uri\na.mp4,b.mp4\n", "expected one uri column"),
         ("uri\n", "0 rows"),
         ("uri,start_s\na.mp4,soon\n", "soon"),
         ("uri,split\na.mp4,dev\n", "split of .* is 'dev', expected 'train' or 'test'"),
