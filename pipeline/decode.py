@@ -74,10 +74,16 @@ def _inspect(container: InputContainer) -> Video:
     if not isinstance(stream, VideoStream):
         raise _no_stream(container)
     _check_stream(stream)
-    packets = [p for p in container.demux() if p.size]
-    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in packets if p.pts is not None and p.time_base]
-    _check_whole(container, packets, max(ends, default=0.0))
-    shown = sorted((p.pts, p.duration or 0) for p in packets if p.stream.index == stream.index and p.pts is not None)
+    shown, end_s = [], 0.0
+    for packet in container.demux():  # one at a time: together they are the whole file
+        if packet.is_corrupt:
+            raise _refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
+        if packet.size and packet.pts is not None:
+            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * (packet.time_base or 0)))
+            if packet.stream.index == stream.index:
+                shown.append((packet.pts, packet.duration or 0))
+    _check_whole(container, end_s)
+    shown.sort()
     if not shown:
         raise _refused(Reason.NO_FRAMES, "the video stream has no frames with a time")
     pts, time_base = np.array([p for p, _ in shown], np.float64), float(stream.time_base or 0)
@@ -107,10 +113,8 @@ def _check_stream(stream: VideoStream) -> None:
         raise _refused(Reason.TOO_MANY_PIXELS, f"{stream.width} x {stream.height} pixels, at most {MAX_PIXELS}")
 
 
-def _check_whole(container: InputContainer, packets: Sequence[av.Packet], end_s: float) -> None:
-    """A half-written packet, or content that ends long before the container says, means that the file was cut off."""
-    if any(p.is_corrupt for p in packets):
-        raise _refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
+def _check_whole(container: InputContainer, end_s: float) -> None:
+    """Content that ends long before the container says means that the file was cut off."""
     said = (container.duration or 0) / av.time_base
     if container.format.name.startswith(("mov", "matroska")) and said - end_s > max(1.0, 0.02 * said):
         raise _refused(Reason.TRUNCATED, f"content ends at {end_s:.2f} s of {said:.2f} s")
