@@ -24,8 +24,9 @@ from pipeline.build import BuildConfig, measure, measure_flow, stretch_windows
 from pipeline.filters import PRESETS, Step
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.plan import plan_clip, plan_rows
+from pipeline.scenery import SCENES
 from pipeline.spectrum import RunningSpectrum, interpolation, to_spectrum
-from pipeline.synthetic import SCENES, VIDEO, WORKING, Layer, Mode, Scene, render, wave
+from pipeline.synthetic import VIDEO, WORKING, Layer, Mode, Scene, render, wave
 from schemas.clip import Clip
 from schemas.outcome import Measures
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jobs.make_clips import MakeClips, make
-from pipeline import synthetic
+from pipeline import scenery, synthetic
 from pipeline.build import BuildConfig, build_shard, build_stretch, choose_targets, measure_flow, stretch_windows
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
@@ -87,7 +87,7 @@ def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, 
 
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
-    scene = synthetic.SCENES["cloth"](np.random.default_rng(5))
+    scene = scenery.SCENES["cloth"](np.random.default_rng(5))
     synthetic.write_clip(tmp_path / "a.mp4", scene, np.arange(212) / 30)
     estimator = make_estimator(config.flow)
     rows = [row for row in plan(tmp_path / "a.mp4", config) if row["start_frame"] == 50]
