@@ -144,7 +144,7 @@ def look_at(images: Iterable[np.ndarray], times: Float64[np.ndarray, " frames"],
     for image, time in zip(images, times, strict=True):
         look = filters.look(image)
         step = None if before is None else filters.step(before, look)
-        yield Seen(image, float(time), estimator.prepare(image), look, step)
+        yield Seen(image, float(time), estimator.prepare([image])[0], look, step)
         before = look
 
 
@@ -182,7 +182,7 @@ def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator:
 
 def displacements(estimator: FlowEstimator, seen: Sequence[Seen], block: range) -> Float32[np.ndarray, "block 2 height width"]:
     """Flow from the start frame to these frames; to itself it is exactly 0."""
-    flow = estimator.displace(seen[0].prepared, [seen[i].prepared for i in block if i > 0])
+    flow = estimator.displace([(seen[0].prepared, seen[i].prepared) for i in block if i > 0])
     if not np.isfinite(flow).all():
         raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
     return flow if block.start > 0 else np.concatenate([np.zeros_like(flow[:1]), flow])
@@ -203,7 +203,7 @@ def check_indices(frames: int, checks: int) -> list[int]:
 def measure(seen: Sequence[Seen], motion: RunningSpectrum, flow: dict[int, np.ndarray], config: BuildConfig, estimator: FlowEstimator) -> Measures:
     """All measures of a window, rounded as they are recorded."""
     times = np.array([one.time for one in seen])
-    backward = {i: estimator.displace(seen[i].prepared, [seen[0].prepared])[0] for i in check_indices(len(seen), config.checks)}
+    backward = {i: estimator.displace([(seen[i].prepared, seen[0].prepared)])[0] for i in check_indices(len(seen), config.checks)}
     values = filters.measure_frames([one.look for one in seen], [one.step for one in seen[1:] if one.step], times)
     values |= filters.measure_motion(motion.weight(), motion.grid_motion())
     values["inconsistent_share"] = float(np.mean([filters.inconsistency(flow[i], b) for i, b in backward.items()]))

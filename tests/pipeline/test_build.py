@@ -13,7 +13,8 @@ from pipeline import scenery, synthetic
 from pipeline.build import BuildConfig, build_shard, build_stretch, choose_targets, measure_flow, stretch_windows
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
-from pipeline.flow import DenseInverseSearch, FlowConfig, make_estimator
+from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.dis import DenseInverseSearch
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
 from pipeline.spectrum import to_motion, to_spectrum
 from schemas.clip import Clip
@@ -114,9 +115,9 @@ def test_every_frame_of_a_stretch_is_prepared_once_however_many_windows_need_it(
     path, prepared = videos.swaying(tmp_path / "a.mp4", seconds=3), []
 
     class Counting(DenseInverseSearch):
-        def prepare(self, image):
-            prepared.append(1)
-            return super().prepare(image)
+        def prepare(self, images):
+            prepared.extend(images)
+            return super().prepare(images)
 
     rows = plan(path, SMALL)
     assert sum(len(seen) for _, seen in stretch_windows(rows, SMALL, Counting("fast"))) > 3 * len(prepared)
@@ -131,7 +132,7 @@ def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
         targets = [np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0] for t in sample.pair_time]
         np.testing.assert_array_equal(sample.image, seen[0].image)
         np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
-        flow = estimator.displace(seen[0].prepared, [seen[i].prepared for i in targets])
+        flow = estimator.displace([(seen[0].prepared, seen[i].prepared) for i in targets])
         np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
         motion = measure_flow(row["key"], seen, SMALL, estimator)[0]
         np.testing.assert_allclose(from_channels(sample.spectrum), motion.spectrum(), rtol=2e-3, atol=2e-3)
@@ -156,13 +157,13 @@ class FirstWindowExaggerated(DenseInverseSearch):
 
     first = None
 
-    def prepare(self, image):
-        prepared = super().prepare(image)
-        self.first = prepared if self.first is None else self.first
+    def prepare(self, images):
+        prepared = super().prepare(images)
+        self.first = prepared[0] if self.first is None else self.first
         return prepared
 
-    def displace(self, source, targets):
-        return super().displace(source, targets) * np.float32(1e6 if source is self.first else 1)
+    def displace(self, pairs):
+        return super().displace(pairs) * np.float32(1e6 if pairs[0][0] is self.first else 1)
 
 
 def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path):

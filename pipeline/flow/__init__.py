@@ -1,0 +1,74 @@
+"""Dense optical flow from one frame to others, behind one interface.
+
+An estimator prepares each frame once, however many windows of a stretch need it, and then measures displacements
+between prepared frames. The direction is forward: source(p) is seen at p + F(p) in the target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+Prepared = TypeVar("Prepared")
+
+
+@runtime_checkable
+class FlowEstimator(Protocol[Prepared]):
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Prepared]:
+        """What is computed once per frame, for these frames."""
+        ...
+
+    def displace(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> Float32[Any, "pairs 2 height width"]:
+        """Displacement (x, y), in pixels, of every pixel of each pair's source to its target: an array, or a tensor that
+        stays on the estimator's device.
+        """
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What decides its results, for a sample's metadata and the run contract."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    flow: Literal["dis", "raft_small", "raft_large"] = "dis"
+    """Flow estimator: dis is OpenCV's coarse-to-fine dense inverse search, on the CPU, without weights; raft_small and
+    raft_large are torchvision's networks."""
+    dis_preset: Literal["ultrafast", "fast", "medium", "fine"] = "medium"
+    """Accuracy of dis against time; fine is medium on full-resolution pixels: 4 times as long, better under a pixel."""
+    weights: str = "default"
+    """raft: a file of weights, in torchvision's layout or in that of RAFT's authors; default is torchvision's own, from
+    torch.hub's cache or downloaded into it."""
+    networks: str = "torchvision"
+    """raft: where torch.hub takes the networks' code from: torchvision (the installed one), hub (a checkout of
+    pytorch/vision in torch.hub's cache), or a folder with a hubconf.py."""
+    updates: int = 12
+    """raft: refinements of the flow per pair."""
+    pairs_per_batch: int = 8
+    """raft: pairs computed together; more keeps a larger GPU busy."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """raft: where the network runs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """raft: of the network's activations."""
+    compile: bool = False
+    """raft: compile the network with torch.compile; minutes at the start, faster after."""
+    warm_start: bool = False
+    """raft: begin each batch at the displacement, and with the hidden state, of the frame before it."""
+
+    def __post_init__(self):
+        for name in ("updates", "pairs_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+def make_estimator(config: FlowConfig) -> FlowEstimator:
+    """The estimator that `config` names. Raises ValueError where its weights, code or device are missing."""
+    if config.flow == "dis":
+        from pipeline.flow.dis import DenseInverseSearch
+
+        return DenseInverseSearch(config.dis_preset)
+    from pipeline.flow.raft import Raft  # torch is slow to import, and a run with dis does without
+
+    return Raft(config)
