@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -20,28 +20,48 @@ RETRIES = 3
 """How often Ray starts a task again whose process died."""
 
 
+class Needs(NamedTuple):
+    """What one task occupies."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+
+
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`, in an uploaded copy of the working folder."""
     return JOB_VARIABLE in os.environ
 
 
 @contextmanager
-def connected(workers: int | None) -> Iterator[int]:
+def connected(workers: int | None, needs: Needs) -> Iterator[int]:
     """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own with
-    `workers` processes, which ends with the block. Gives the number of tasks that fit at once.
+    `workers` processes, which ends with the block. Gives the number of tasks of these needs that fit at once.
+
+    Raises ValueError where not one fits.
     """
     own = not os.environ.get("RAY_ADDRESS")
     if own:
         close_to_the_world()
     import ray
 
-    options: dict[str, Any] = dict(address="local", num_cpus=workers or os.cpu_count(), include_dashboard=False) if own else {}
+    cpus = max(os.cpu_count() or 1, needs.cpus) if workers is None else workers * needs.cpus
+    options: dict[str, Any] = dict(address="local", num_cpus=cpus, include_dashboard=False) if own else {}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
-        fitting = int(ray.cluster_resources().get("CPU", 1))
+        fitting = tasks_that_fit(ray.cluster_resources(), needs)
         yield min(workers or fitting, fitting)
     finally:
         ray.shutdown()
+
+
+def tasks_that_fit(resources: dict[str, float], needs: Needs) -> int:
+    """How many tasks a cluster of these resources runs at once. Raises ValueError where not one fits."""
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    if needs.gpus > gpus:
+        raise ValueError(f"a worker needs {needs.gpus:g} GPUs and Ray has {gpus:g}; --device cpu computes the flow without one")
+    if needs.cpus > cpus:
+        raise ValueError(f"a worker needs {needs.cpus} CPUs (--decoders-per-worker) and Ray has {cpus:g}")
+    return int(min(cpus // needs.cpus, gpus // needs.gpus if needs.gpus else cpus))
 
 
 def close_to_the_world() -> None:
@@ -56,18 +76,20 @@ def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_o
     def one(item: Item) -> Iterator[Value]:
         yield function(item)
 
-    for item, value in stream_unordered(one, items, at_once):
+    for item, value in stream_unordered(one, items, at_once, Needs()):
         if value is not None:
             yield item, value
 
 
-def stream_unordered(function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Value | Exception | None]]:
+def stream_unordered(
+    function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int, needs: Needs
+) -> Iterator[tuple[Item, Value | Exception | None]]:
     """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or, where it
     raised or its process died more than RETRIES times, (item, error).
     """
     import ray
 
-    @ray.remote(num_cpus=1, max_retries=RETRIES, num_returns="streaming")
+    @ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=RETRIES, num_returns="streaming")
     def task(item: Item) -> Iterator[Value]:
         yield from function(item)
 

@@ -25,10 +25,14 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, sentences, stop
 from jobs.progress import RunProgress, summary_lines
-from pipeline.build import BuildConfig, build_shard
+from pipeline.build import build_shard
 from pipeline.dataset import Dataset
+from pipeline.decode.pool import shared_pool
+from pipeline.effort import Effort
 from pipeline.filters import PRESETS
-from pipeline.plan import PlanConfig, PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from pipeline.flow import uses_gpu
+from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from pipeline.window import BuildConfig
 from schemas.clip import Clip
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 
@@ -50,7 +54,11 @@ class ExtractFlow(FilterChoice):
     out: Path
     """Folder of the data set; created, or continued where it is the same run."""
     workers: int | None = None
-    """Worker processes; without a number, one per core."""
+    """Worker processes; without a number, as many as fit."""
+    decoders_per_worker: int = 1
+    """Decoder processes, and CPU cores, of each worker; more where a GPU computes the flow faster than one decodes."""
+    gpus_per_worker: float | None = None
+    """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two workers share one."""
     limit: int | None = None
     """Only the first so many clips."""
     dry_run: bool = False
@@ -58,9 +66,16 @@ class ExtractFlow(FilterChoice):
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
 
     def __post_init__(self):
-        for name in ("workers", "limit"):
+        for name in ("workers", "limit", "decoders_per_worker"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name} is {value}, expected at least 1")
+                raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 8:
+            raise ValueError(f"--gpus-per-worker is {self.gpus_per_worker}, expected 0 to 8")
+
+    def needs(self) -> cluster.Needs:
+        """What a worker occupies."""
+        gpus = float(uses_gpu(self.build.flow)) if self.gpus_per_worker is None else self.gpus_per_worker
+        return cluster.Needs(self.decoders_per_worker, gpus)
 
 
 registry = tyro.constructors.ConstructorRegistry()
@@ -102,8 +117,8 @@ def main(args: Sequence[str] | None = None) -> None:
         refuse_relative_paths(job)
         clips = list_clips(job.clips)[: job.limit]
         dataset = Dataset(job.out)
-        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers) as at_once:
-            rows = plan_rows(probe_all(clips, job.build.plan, at_once), job.build.plan)
+        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()) as at_once:
+            rows = plan_rows(probe_all(clips, job.build, at_once), job.build.plan)
             if job.dry_run:
                 print_plan(rows, job)
             else:
@@ -117,14 +132,19 @@ def refuse_relative_paths(job: ExtractFlow) -> None:
             raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
 
 
-def probe_all(clips: Sequence[Clip], config: PlanConfig, at_once: int) -> Iterator[PlannedClip]:
-    """Every clip probed, each in a worker process: one that kills its process costs itself alone."""
-    for clip, planned in cluster.map_unordered(partial(plan_clip, config=config), clips, at_once):
+def probe_all(clips: Sequence[Clip], config: BuildConfig, at_once: int) -> Iterator[PlannedClip]:
+    """Every clip probed, in worker processes."""
+    for clip, planned in cluster.map_unordered(partial(plan_one, config), clips, at_once):
         if isinstance(planned, OSError):
             raise planned
         if isinstance(planned, Exception):
-            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config)
+            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config.plan)
         yield planned
+
+
+def plan_one(config: BuildConfig, clip: Clip) -> PlannedClip:
+    """One clip, in a worker."""
+    return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe)
 
 
 def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
@@ -151,35 +171,35 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, at_once: int) 
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
-    if failed := build_all(dataset, left, job.build, at_once):
+    if failed := build_all(dataset, left, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     summary = dataset.finalize()
     print("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, at_once: int) -> list[str]:
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails."""
     failed = []
-    build = partial(build_one, str(dataset.root.absolute()), config)
+    build = partial(build_one, str(dataset.root.absolute()), job.build, job.decoders_per_worker)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs()):
             if isinstance(value, OSError):
                 raise value
             if isinstance(value, Exception):
                 print(f"shard {shard} failed: {value}", file=sys.stderr)
                 failed.append(shard)
-            elif value is None:
-                progress.shard(shard)
-            else:
+            elif isinstance(value, Effort):
+                progress.shard(shard, value)
+            elif value is not None:
                 progress.window(shard, value)
     return failed
 
 
-def build_one(root: str, config: BuildConfig, shard: tuple[str, list[dict]]) -> Iterator[Outcome]:
+def build_one(root: str, config: BuildConfig, decoders: int, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
     """One shard, in a worker; another attempt may have committed it before its process died."""
     dataset, (name, rows) = Dataset(Path(root)), shard
     if not dataset.is_committed(name):
-        yield from build_shard(dataset, name, rows, config)
+        yield from build_shard(dataset, name, rows, config, decoders)
 
 
 def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:

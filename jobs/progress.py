@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.effort import Effort
 from schemas.outcome import Outcome
 
 
@@ -37,11 +38,11 @@ class RunProgress:
         note = f"{rate:.1f}/s, {self.counts[Outcome.REJECTED]} rejected, {self.counts[Outcome.QUARANTINED]} quarantined, left"
         self.bar.update(self.task, completed=self.counts.total(), note=note)
 
-    def shard(self, shard: str) -> None:
+    def shard(self, shard: str, effort: Effort) -> None:
         """A shard is committed."""
         elapsed = round(time.monotonic() - self.began, 2)
         counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
-        line = json.dumps({"shard": shard, **counts, "elapsed_s": elapsed, "at": round(time.time(), 2)})
+        line = json.dumps({"shard": shard, **counts, **effort._asdict(), "elapsed_s": elapsed, "at": round(time.time(), 2)})
         with self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
+from threadpoolctl import ThreadpoolController
 
 from schemas.outcome import Measures, Reason
+
+_threads = ThreadpoolController()
 
 THUMBNAIL = (64, 40)
 """Width and height at which neighbouring frames are correlated: small enough that sway does not count."""
@@ -178,12 +181,13 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     """
     time = np.linspace(-1, 1, len(motion))
     angle = 2 * np.pi * np.arange(len(motion)) / len(motion)
-    moving = motion - motion.mean(axis=0, dtype=np.float64)
-    slope = np.tensordot(time, moving, axes=1) / np.square(time).sum()
-    energy, explained = np.square(moving).sum(), np.square(slope).sum() * np.square(time).sum()
-    fit = np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))
-    drift = np.tensordot(fit[0], moving, axes=1)
-    return float(explained / energy) if energy > 0 else 0.0, float(2 * np.hypot(*drift).mean())
+    fit = np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))[0]
+    flat = motion.reshape(len(motion), -1)
+    moving = flat - flat.mean(axis=0)
+    with _threads.limit(limits=1, user_api="blas"):
+        slope, drift = np.stack([time, fit]).astype(np.float32) @ moving
+        energy, explained = float(np.vdot(moving, moving)), float(np.vdot(slope, slope)) / float(np.square(time).sum())
+    return explained / energy if energy > 0 else 0.0, float(2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64))
 
 
 def inconsistency(forward: Float32[np.ndarray, "2 height width"], backward: Float32[np.ndarray, "2 height width"]) -> float:

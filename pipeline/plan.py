@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 from pyarrow import csv, parquet
 
-from pipeline import decode
+from pipeline.decode.source import check_readable
 from schemas.clip import Clip, Video, Window
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 from schemas.sample import sample_key
@@ -62,6 +62,7 @@ class PlannedClip:
     stage: Stage | None = None
     reason: Reason | None = None
     detail: str | None = None
+    attempts: int = 1
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
@@ -123,14 +124,14 @@ def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
     return Clip(**given | {"uri": os.path.abspath(folder / given["uri"])})
 
 
-def plan_clip(clip: Clip, config: PlanConfig) -> PlannedClip:
+def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video]) -> PlannedClip:
     """Reads and probes one file; whatever is wrong with it becomes the clip's outcome, not an error."""
     sha256 = size = None
     try:
         check_path(clip)
-        decode.check_readable(clip.uri)
+        check_readable(clip.uri)
         sha256, size = digest(clip.uri), os.path.getsize(clip.uri)
-        return with_windows(identified(clip, sha256, size, config), decode.probe(clip.uri), config)
+        return with_windows(identified(clip, sha256, size, config), probe(clip.uri), config)
     except Quarantined as error:
         return failed_clip(clip, error, config, sha256, size)
 
@@ -151,7 +152,7 @@ def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> Plan
 def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str | None = None, size: int | None = None) -> PlannedClip:
     """The row of a clip that could not be read."""
     planned = identified(clip, sha256, size, config)
-    return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail)
+    return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
 
 
 def check_path(clip: Clip) -> None:
@@ -208,10 +209,17 @@ def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: Pl
     if len(times) < 2:
         return []
     slack = np.median(np.diff(times)) / 2
-    grid = times[0] + np.arange(0, int((times[-1] - times[0]) * config.fps) + 1, config.stride) / config.fps
+    grid = times[0] + strides_beside(times, config) * config.stride / config.fps
     right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
     return [(int(i), float(times[i])) for i in starts[starts < len(times) - 1] if times[i] + config.frames / config.fps <= end_s + slack]
+
+
+def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
+    """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
+    place = (times - times[0]) * config.fps / config.stride
+    beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
+    return beside[beside * config.stride / config.fps <= times[-1] - times[0]]
 
 
 def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
@@ -246,7 +254,7 @@ def _rows_of(planned: PlannedClip) -> Iterator[dict]:
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
     )  # fmt: skip
     if not planned.windows:
-        yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=1)
+        yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=planned.attempts)
     for window in planned.windows:
         yield row | dict(key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s)
 

@@ -6,8 +6,13 @@ interpolation in time, F = A f. A is folded into the Fourier basis, so that the 
 source frames, taken in blocks of 32 as the flow is produced; no motion texture is ever held.
 """
 
+from typing import Any
+
+import cv2
 import numpy as np
+import scipy.fft
 from jaxtyping import Complex, Float, Float32, Float64
+from scipy.linalg.blas import sgemm  # pyright: ignore[reportAttributeAccessIssue]
 from threadpoolctl import ThreadpoolController
 
 BLOCK = 32
@@ -85,39 +90,53 @@ class RunningSpectrum:
         self.basis = folded_basis(self.matrix, frequencies)
         self.gram = self.matrix.T @ self.matrix
         self.seen = 0
-        self.sums = np.zeros((len(self.basis), 2 * self.height * self.width), np.float32)
-        self.magnitude = np.zeros((self.height, self.width), np.float32)
-        self.energy = np.zeros(2)
-        self.last: np.ndarray | None = None
-        self.grid: list[np.ndarray] = []
+        self.sums: Any = np.zeros((len(self.basis), 2 * self.height * self.width), np.float32)
+        self.magnitude: Any = np.zeros((self.height, self.width), np.float32)
+        self.energy: Any = np.zeros(2)
+        self.last: Any = None
+        self.grid: list[Any] = []
 
-    def add(self, block: Float32[np.ndarray, "block 2 height width"]) -> None:
+    def add(self, block: Float32[Any, "block 2 height width"]) -> None:
         """Takes the next displacement frames, in pixels."""
         columns = slice(self.seen, self.seen + len(block))
         self._add_coefficients(block, self.basis[:, columns])
         self._add_magnitude(block, self.matrix[:, columns].mean(axis=0))
         self._add_energy(block)
-        self.grid.append(block[:, :, ::GRID, ::GRID].copy())
+        self.grid.append(block[:, :, ::GRID, ::GRID] + 0)  # a copy: the block is dropped
         self.seen += len(block)
 
-    def _add_coefficients(self, block: np.ndarray, basis: np.ndarray) -> None:
+    def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
+        """sums += basis @ frames, in place: row-major matrices are their own transposes to a column-major BLAS."""
         frames, basis = padded(block.reshape(len(block), -1), 0), padded(basis, 1)
         with _threads.limit(limits=1, user_api="blas"):
             for row in range(0, len(basis), ROWS):
-                self.sums[row : row + ROWS] += basis[row : row + ROWS] @ frames
+                sums = self.sums[row : row + ROWS]
+                sgemm(1.0, frames.T, basis[row : row + ROWS].T, beta=1.0, c=sums.T, overwrite_c=True)
 
-    def _add_magnitude(self, block: np.ndarray, weights: np.ndarray) -> None:
-        for frame, weight in zip(block, weights.astype(np.float32), strict=True):
-            self.magnitude += weight * np.sqrt(frame[0] ** 2 + frame[1] ** 2)
+    def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
+        for (x, y), weight in zip(block, weights, strict=True):
+            cv2.scaleAdd(cv2.magnitude(x, y), float(weight), self.magnitude, self.magnitude)
 
-    def _add_energy(self, block: np.ndarray) -> None:
+    def _add_energy(self, block: Any) -> None:
         """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix tridiagonal."""
-        for i, frame in enumerate(block, self.seen):
-            flat = frame.reshape(2, -1)
-            self.energy += self.gram[i, i] * np.einsum("cp,cp->c", flat, flat, dtype=np.float64)
-            if self.last is not None:
-                self.energy += 2 * self.gram[i - 1, i] * np.einsum("cp,cp->c", self.last, flat, dtype=np.float64)
-            self.last = flat.copy() if i == self.seen + len(block) - 1 else flat
+        with _threads.limit(limits=1, user_api="blas"):
+            for frame, alone, across in zip(block.reshape(len(block), 2, -1), *self._gram_weights(len(block)), strict=True):
+                before = frame if self.last is None else self.last
+                self.energy += [alone * np.dot(f, f) + 2 * across * np.dot(b, f) for b, f in zip(before, frame, strict=True)]
+                self.last = frame
+        self.last = self.last.copy()
+
+    def _gram_weights(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """gram_ii and gram_{i-1,i} of the next frames; the very first has none before it."""
+        frames = np.arange(self.seen, self.seen + count)
+        return self.gram[frames, frames], np.where(frames > 0, self.gram[frames - 1, frames], 0)
+
+    def settle(self) -> None:
+        """To be called before the results are asked for: waits for sums that are still under way."""
+
+    def is_finite(self) -> bool:
+        """Whether every displacement was: one that is not leaves its mark in the sums."""
+        return bool(np.isfinite(self.magnitude).all())
 
     def spectrum(self) -> Complex[np.ndarray, "freq 2 height width"]:
         """S, raw, in pixels; complex64. Raises ValueError unless every source frame was added."""
@@ -148,7 +167,7 @@ def padded(array: np.ndarray, axis: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array)
 
 
-def power(motion: Float[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:
+def power(motion: Float32[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:
     """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2, left)."""
-    coefficients = np.fft.rfft(motion, axis=0)
-    return (np.abs(coefficients).astype(np.float64) ** 2).mean(axis=(2, 3)).T
+    coefficients = np.asarray(scipy.fft.rfft(motion, axis=0, workers=1))
+    return (np.square(coefficients.real) + np.square(coefficients.imag)).mean(axis=(2, 3), dtype=np.float64).T

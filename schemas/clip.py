@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class Video:
     """Last time plus that frame's duration, seconds."""
     aspect: float
     """Width over height as shown: rotated, with the pixels' own aspect."""
+    keyframes: Int64[np.ndarray, " keyframes"]
+    """Indices of the frames at which decoding can begin."""
+    decoder: str
+    """Name and version of the decoder that returns these frames exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,11 @@ class Reason(StrEnum):
     NO_FRAMES = "no_frames"
     UNSUPPORTED_CODEC = "unsupported_codec"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_FRAMES = "too_many_frames"
     TRUNCATED = "truncated"
     DECODE_ERROR = "decode_error"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
     CRASH = "crash"
     HASH_MISMATCH = "hash_mismatch"
     NONFINITE = "nonfinite"
@@ -88,11 +91,13 @@ class Measures:
 
 
 class Quarantined(Exception):
-    """The input cannot become a sample: `stage` and `reason` say where and why, `detail` in words (<= 500 characters)."""
+    """The input cannot become a sample: `stage` and `reason` say where and why, `detail` in words (<= 500 characters),
+    `attempts` after how many tries.
+    """
 
-    def __init__(self, stage: Stage, reason: Reason, detail: str):
-        super().__init__(stage, reason, printable(detail))
-        self.stage, self.reason, self.detail = stage, reason, printable(detail)
+    def __init__(self, stage: Stage, reason: Reason, detail: str, attempts: int = 1):
+        super().__init__(stage, reason, printable(detail), attempts)
+        self.stage, self.reason, self.detail, self.attempts = stage, reason, printable(detail), attempts
 
 
 def printable(text: str, limit: int = 500) -> str:

@@ -6,6 +6,7 @@ between prepared frames. The direction is forward: source(p) is seen at p + F(p)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -16,13 +17,18 @@ Prepared = TypeVar("Prepared")
 
 @runtime_checkable
 class FlowEstimator(Protocol[Prepared]):
+    @property
+    def device(self) -> str | None:
+        """Where its results are: torch's name of the device, or None for arrays of this process."""
+        ...
+
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Prepared]:
         """What is computed once per frame, for these frames."""
         ...
 
     def displace(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> Float32[Any, "pairs 2 height width"]:
-        """Displacement (x, y), in pixels, of every pixel of each pair's source to its target: an array, or a tensor that
-        stays on the estimator's device.
+        """Displacement (x, y), in pixels, of every pixel of each pair's source to its target; of a frame to itself it is
+        exactly 0. An array, or a tensor that stays on the device, which need not have finished.
         """
         ...
 
@@ -63,8 +69,13 @@ class FlowConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
+def uses_gpu(config: FlowConfig) -> bool:
+    return config.flow != "dis" and config.device == "cuda"
+
+
+@lru_cache(1)
 def make_estimator(config: FlowConfig) -> FlowEstimator:
-    """The estimator that `config` names. Raises ValueError where its weights, code or device are missing."""
+    """The estimator that `config` names, kept between shards. Raises ValueError where its weights, code or device are missing."""
     if config.flow == "dis":
         from pipeline.flow.dis import DenseInverseSearch
 

@@ -13,6 +13,8 @@ Grey = UInt8[np.ndarray, "height width"]
 class DenseInverseSearch:
     """DIS with variational refinement (Kroeger et al., ECCV 2016); the same bits for any number of threads."""
 
+    device = None
+
     def __init__(self, preset: Literal["ultrafast", "fast", "medium", "fine"]):
         presets = {"ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
         self.preset = preset
@@ -27,7 +29,7 @@ class DenseInverseSearch:
     def displace(self, pairs: Sequence[tuple[Grey, Grey]]) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
-            out[:] = np.moveaxis(self.dis.calc(source, target, None), 2, 0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            out[:] = 0 if source is target else np.moveaxis(self.dis.calc(source, target, None), 2, 0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return motion
 
     def description(self) -> dict[str, Any]:

@@ -10,25 +10,22 @@ from safetensors.numpy import load_file
 
 from jobs.make_clips import MakeClips, make
 from pipeline import scenery, synthetic
-from pipeline.build import BuildConfig, build_shard, build_stretch, choose_targets, measure_flow, stretch_windows
+from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
-from pipeline.plan import PlanConfig, plan_clip, plan_rows
+from pipeline.plan import PlanConfig
 from pipeline.spectrum import to_motion, to_spectrum
-from schemas.clip import Clip
+from pipeline.window import BuildConfig, choose_targets
 from schemas.outcome import Outcome, Reason
 from schemas.sample import from_channels
 from tests import videos
+from tests.pipeline.building import begun, plan, results
 
 T, FPS = 150, 30.0
 SCENES = ["cloth-24fps", "reeds-25fps", "plant-30fps", "lantern-50fps", "ripples-vfr"]
 SMALL = BuildConfig(size=(64, 40), frequencies=12, plan=PlanConfig(frames=24, stride=6), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["none"])
-
-
-def plan(path: Path, config: BuildConfig) -> list[dict]:
-    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan)], config.plan) if row["key"]]
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +38,8 @@ def measured(tmp_path_factory):
         if name not in known:
             make(name, MakeClips(out=folder, seconds=5.2))
             truth = load_file(folder / f"{name}.truth.safetensors")
-            estimator = make_estimator(config.flow)
-            row, seen = next(stretch_windows(plan(folder / f"{name}.mp4", config)[:1], config, estimator))
-            motion, _, _ = measure_flow(row["key"], seen, config, estimator)
-            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(motion.spectrum(), T)
+            (window,) = begun(plan(folder / f"{name}.mp4", config)[:1], config)
+            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(window.moved.sums.spectrum(), T)
         return known[name]
 
     return measure
@@ -83,17 +78,16 @@ def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, 
     rows, dataset = plan(path, config), Dataset(out)
     with dataset.held():
         dataset.open(rows, asdict(config), {})
-        return dataset, rows, list(build_shard(dataset, rows[0]["shard"], rows, config))
+        return dataset, rows, list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]
 
 
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
     scene = scenery.SCENES["cloth"](np.random.default_rng(5))
     synthetic.write_clip(tmp_path / "a.mp4", scene, np.arange(212) / 30)
-    estimator = make_estimator(config.flow)
     rows = [row for row in plan(tmp_path / "a.mp4", config) if row["start_frame"] == 50]
-    row, seen = next(stretch_windows(rows, config, estimator))
-    found = measure_flow(row["key"], seen, config, estimator)[0].spectrum()
+    (window,) = begun(rows, config)
+    found = window.moved.sums.spectrum()
     true = to_spectrum(synthetic.true_motion(scene, 50 / 30, np.arange(T) / FPS), 16)
     strong = 2 * np.abs(true) / T > 0.3
     assert np.sqrt(np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()) < 0.1
@@ -106,7 +100,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
 def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
     config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
     make(name, MakeClips(out=tmp_path, seconds=7.0))
-    (result,) = build_stretch(plan(tmp_path / f"{name}.mp4", config)[:1], config, make_estimator(config.flow))
+    (result,) = results(plan(tmp_path / f"{name}.mp4", config)[:1], config)
     assert result.row.get("reason") == reason
     assert (result.sample is None) == (result.strip is not None) == (reason is not None)
 
@@ -120,22 +114,21 @@ def test_every_frame_of_a_stretch_is_prepared_once_however_many_windows_need_it(
             return super().prepare(images)
 
     rows = plan(path, SMALL)
-    assert sum(len(seen) for _, seen in stretch_windows(rows, SMALL, Counting("fast"))) > 3 * len(prepared)
+    assert sum(len(window.seen) for window in begun(rows, SMALL, Counting("fast"))) > 3 * len(prepared)
     assert len(prepared) <= 90
 
 
 def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
     path = videos.swaying(tmp_path / "a.mp4", seconds=1.5, amplitude=2)
     rows, estimator = plan(path, SMALL)[:2], make_estimator(SMALL.flow)
-    for (row, seen), result in zip(stretch_windows(rows, SMALL, estimator), build_stretch(rows, SMALL, estimator), strict=True):
+    for (row, seen, moved, _), result in zip(begun(rows, SMALL), results(rows, SMALL), strict=True):
         sample = result.sample
         targets = [np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0] for t in sample.pair_time]
         np.testing.assert_array_equal(sample.image, seen[0].image)
         np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
         flow = estimator.displace([(seen[0].prepared, seen[i].prepared) for i in targets])
         np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
-        motion = measure_flow(row["key"], seen, SMALL, estimator)[0]
-        np.testing.assert_allclose(from_channels(sample.spectrum), motion.spectrum(), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(from_channels(sample.spectrum), moved.sums.spectrum(), rtol=2e-3, atol=2e-3)
         assert targets == choose_targets(row["key"], len(seen), 4) and 0 not in targets
 
 
@@ -168,19 +161,18 @@ class FirstWindowExaggerated(DenseInverseSearch):
 
 def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path):
     rows = plan(videos.swaying(tmp_path / "a.mp4", seconds=1.5), SMALL)
-    results = list(build_stretch(rows, SMALL, FirstWindowExaggerated("fast")))
-    assert [r.row.get("reason") for r in results] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
-    assert results[0].row["stage"] == "spectrum" and "float16" in results[0].row["detail"]
+    found = results(rows, SMALL, FirstWindowExaggerated("fast"))
+    assert [r.row.get("reason") for r in found] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
+    assert found[0].row["stage"] == "spectrum" and "float16" in found[0].row["detail"]
 
 
 def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
     rows = plan(path, SMALL)
     videos.swaying(path, seconds=2.5, seed=4)
-    results = list(build_stretch(rows, SMALL, make_estimator(SMALL.flow)))
-    assert [(r.row["stage"], r.row["reason"]) for r in results] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
+    assert [(r.row["stage"], r.row["reason"]) for r in results(rows, SMALL)] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
     path.unlink()
-    assert [r.row["reason"] for r in build_stretch(rows, SMALL, make_estimator(SMALL.flow))] == [Reason.HASH_MISMATCH] * len(rows)
+    assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
 
 
 def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
@@ -202,5 +194,5 @@ def test_a_folder_is_held_by_one_writer(tmp_path):
 
 def test_a_sample_has_all_its_pairs_where_there_are_fewer_frames(tmp_path):
     config = replace(SMALL, pairs=40)
-    result = next(build_stretch(plan(videos.swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config, make_estimator(config.flow)))
+    (result,) = results(plan(videos.swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config)
     assert result.sample.pair_image.shape == (40, 40, 64, 3) and (np.diff(result.sample.pair_time) >= 0).all()

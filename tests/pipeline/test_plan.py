@@ -15,6 +15,7 @@ from pipeline.plan import PlanConfig, list_clips, plan_clip, plan_rows, plan_win
 from schemas.clip import Clip, Video, Window
 from schemas.outcome import Reason
 from tests import videos
+from tests.pipeline.building import probe
 
 PLAN = PlanConfig()
 
@@ -51,7 +52,7 @@ def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
 
 
 def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
-    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6)
+    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6, keyframes=np.zeros(1, int), decoder="none")
     window = Window(key="a", start_frame=50, start_time_s=2.0)
     assert window_span(Clip(uri="a"), video, window, PLAN) == range(50, 176)
     assert window_span(Clip(uri="a", end_s=6.98), video, window, PLAN) == range(50, 175)
@@ -66,16 +67,16 @@ def test_a_tenth_of_the_videos_is_for_test_and_none_moves_when_others_come():
 def test_two_cuts_of_one_video_never_part(tmp_path):
     path = str(videos.swaying(tmp_path / "a.mp4", seconds=2))
     config = PlanConfig(frames=20, test_fraction=0.5)
-    cuts = [plan_clip(Clip(uri=path, start_s=s, end_s=s + 1), config) for s in (0.0, 1.0)]
-    sources = [plan_clip(Clip(uri=path, source=f"garden {i}"), config) for i in range(12)]
+    cuts = [plan_clip(Clip(uri=path, start_s=s, end_s=s + 1), config, probe) for s in (0.0, 1.0)]
+    sources = [plan_clip(Clip(uri=path, source=f"garden {i}"), config, probe) for i in range(12)]
     assert cuts[0].split == cuts[1].split and cuts[0].clip_id != cuts[1].clip_id
     assert {p.split for p in sources} == {"train", "test"}
-    assert plan_clip(Clip(uri=path, split="test"), PlanConfig(frames=20, test_fraction=0.0)).split == "test"
+    assert plan_clip(Clip(uri=path, split="test"), PlanConfig(frames=20, test_fraction=0.0), probe).split == "test"
 
 
 def test_a_plan_does_not_depend_on_the_order_of_its_clips_and_its_shards_hold_one_split(tmp_path):
     config = PlanConfig(frames=15, stride=5, windows_per_shard=7, test_fraction=0.4)
-    clips = [plan_clip(Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1.5, seed=i))), config) for i in range(4)]
+    clips = [plan_clip(Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1.5, seed=i))), config, probe) for i in range(4)]
     rows = plan_rows(clips, config)
     assert rows == plan_rows(reversed(clips), config)
     by_shard = Counter(row["shard"] for row in rows)
@@ -87,7 +88,7 @@ def test_content_that_is_listed_twice_is_taken_once(tmp_path):
     videos.swaying(tmp_path / "a.mp4", seconds=1)
     (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
     config = PlanConfig(frames=20)
-    rows = plan_rows([plan_clip(clip, config) for clip in list_clips([str(tmp_path)])], config)
+    rows = plan_rows([plan_clip(clip, config, probe) for clip in list_clips([str(tmp_path)])], config)
     assert [row["reason"] for row in rows if row["key"] is None] == [Reason.DUPLICATE_CLIP]
     assert len(rows) == 3
 
@@ -95,7 +96,7 @@ def test_content_that_is_listed_twice_is_taken_once(tmp_path):
 @pytest.mark.parametrize("reason", videos.BROKEN)
 def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
     path = videos.BROKEN[reason](tmp_path / "broken.mp4")
-    (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN)], PLAN)
+    (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN, probe)], PLAN)
     assert (row["outcome"], row["stage"], row["reason"], row["key"], row["shard"]) == ("quarantined", "probe", reason, None, None)
 
 
@@ -104,20 +105,20 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "link.mp4").symlink_to(outside)
     (clip,) = list_clips([str(tmp_path / "clips")])
-    assert plan_clip(clip, PLAN).reason == Reason.FORBIDDEN_PATH
-    assert plan_clip(replace(clip, root=None), PLAN).reason == Reason.TOO_SHORT
+    assert plan_clip(clip, PLAN, probe).reason == Reason.FORBIDDEN_PATH
+    assert plan_clip(replace(clip, root=None), PLAN, probe).reason == Reason.TOO_SHORT
 
 
 def test_a_pipe_and_a_name_that_no_table_holds_are_rows_too(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
-    clips = [plan_clip(clip, PLAN) for clip in list_clips([str(tmp_path)])]
+    clips = [plan_clip(clip, PLAN, probe) for clip in list_clips([str(tmp_path)])]
     assert [clip.reason for clip in clips] == [Reason.UNREADABLE] * 2
     pa.Table.from_pylist(plan_rows(clips, PLAN))
 
 
 def test_a_clip_without_room_for_a_window_is_too_short(tmp_path):
-    planned = plan_clip(Clip(uri=str(videos.swaying(tmp_path / "a.mp4", seconds=2))), PLAN)
+    planned = plan_clip(Clip(uri=str(videos.swaying(tmp_path / "a.mp4", seconds=2))), PLAN, probe)
     assert (planned.reason, planned.detail) == (Reason.TOO_SHORT, "2.000 s, a window is 5 s")
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import BuildConfig, build_stretch
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
+from pipeline.window import BuildConfig
 from schemas.clip import Clip
+from tests.pipeline.building import probe, results
 
 # every 100th frame, and the faster preset: the whole table, by the default preset, is in docs/log.md
 CONFIG = BuildConfig(plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
@@ -32,11 +33,10 @@ EXPECTED = {
 
 def fates(path: Path) -> list[tuple[int | None, str]]:
     """(start frame, reason or `kept`) of each row of a clip."""
-    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan)], CONFIG.plan)
+    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan, probe)], CONFIG.plan)
     if rows[0]["key"] is None:
         return [(None, rows[0]["reason"])]
-    results = build_stretch(rows, CONFIG, make_estimator(CONFIG.flow))
-    return [(row["start_frame"], result.row.get("reason", result.row["outcome"])) for row, result in zip(rows, results, strict=True)]
+    return [(row["start_frame"], result.row.get("reason", result.row["outcome"])) for row, result in zip(rows, results(rows, CONFIG), strict=True)]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -1,0 +1,154 @@
+"""The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never loads torch.
+
+    python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB
+
+It answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the pictures stand in one
+of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has let it go. Messages
+are JSON, a video's times and key frames follow it as raw numbers; nothing is unpickled, since the bytes of a video may
+have got hold of this process.
+"""
+
+import json
+import mmap
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from pipeline.decode import DecodeConfig
+from pipeline.decode.source import Source
+from schemas.clip import Video
+from schemas.outcome import Quarantined, Reason, Stage
+
+SLOTS = 2
+SLOT_BYTES = 4 << 20
+"""About how much of the memory one batch of pictures takes."""
+LET_GO = b""
+"""The parent's message that the oldest slot may be filled again."""
+ORPHAN_CHECK_S = 1.0
+
+
+def batch_size(size: tuple[int, int]) -> int:
+    """Pictures of `size` in one batch."""
+    return max(1, SLOT_BYTES // (3 * size[0] * size[1]))
+
+
+def slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
+    """The memory as pictures, uint8 [SLOTS, batch, height, width, 3]."""
+    shape = (SLOTS, batch_size(size), size[1], size[0], 3)
+    return np.frombuffer(memory, np.uint8, int(np.prod(shape))).reshape(shape)
+
+
+def memory_bytes(size: tuple[int, int]) -> int:
+    """How large the memory must be for pictures of `size`."""
+    return SLOTS * batch_size(size) * 3 * size[0] * size[1]
+
+
+def encode_video(video: Video) -> bytes:
+    """A video as a message."""
+    head = dict(frames=len(video.times), keyframes=len(video.keyframes), end_s=video.end_s, aspect=video.aspect, decoder=video.decoder)
+    return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
+
+
+def decode_video(message: bytes) -> Video:
+    """Inverse of `encode_video`. Raises ValueError, KeyError or TypeError where the message is another."""
+    line, _, data = message.partition(b"\n")
+    head = json.loads(line)
+    times = np.frombuffer(data, "<f8", head["frames"])
+    keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
+    return Video(times=times, end_s=head["end_s"], aspect=head["aspect"], keyframes=keyframes, decoder=head["decoder"])
+
+
+def serve(connection: Connection, descriptor: int) -> None:
+    """Answers requests until the parent is gone."""
+    while True:
+        message = connection.recv_bytes()
+        if message == LET_GO:  # left over from an answer that ended early
+            continue
+        request = json.loads(message)
+        try:
+            for message in answer(request, connection, descriptor):
+                connection.send_bytes(message)
+        except Quarantined as error:
+            connection.send_bytes(json.dumps(dict(stage=error.stage, reason=error.reason, detail=error.detail)).encode())
+        except MemoryError:
+            words = dict(stage=Stage.DECODE, reason=Reason.OUT_OF_MEMORY, detail="the decoder asked for more memory than it may have")
+            connection.send_bytes(json.dumps(words).encode())
+
+
+def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+    config = DecodeConfig(**request["config"])
+    source = known(request["path"], signature(request["path"]), config)
+    if "indices" not in request:
+        yield encode_video(source.video)
+        return
+    yield from batches(source, request, connection, descriptor)
+
+
+def batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+    """Fills one slot after the other; waits for the parent to let one go that is filled again."""
+    from pipeline.decode.readers import frames
+
+    size = tuple(request["size"])
+    with mmap.mmap(descriptor, memory_bytes(size)) as memory:
+        pictures, images = slots(memory, size), frames(source, request["indices"], size)
+        for turn, batch in enumerate(iter(lambda: list(islice(images, batch_size(size))), [])):
+            if turn >= SLOTS:
+                connection.recv_bytes()
+            for i, image in enumerate(batch):
+                pictures[turn % SLOTS, i] = image
+            yield json.dumps(dict(pictures=len(batch))).encode()
+        del pictures
+
+
+def signature(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(1)
+def known(path: str, found: tuple[int, int, int] | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
+    """The probe of the last file, kept for its pieces."""
+    from pipeline.decode.probe import probe
+
+    return probe(path, config)
+
+
+def die_with_parent() -> None:
+    """Ends this process when its parent is gone, even if it is busy decoding."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> None:
+    """Serves on the connection until it is closed."""
+    connection, descriptor, limit_mb = Connection(int(arguments[0])), int(arguments[1]), int(arguments[2])
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        serve(connection, descriptor)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,174 @@
+"""Several decoder processes, and frames that are ready before they are needed."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from pipeline.decode import DecodeConfig
+from pipeline.decode.process import DecoderDied, DecoderProcess
+from schemas.clip import Video
+from schemas.outcome import Quarantined, Stage
+
+Item = TypeVar("Item")
+Image = UInt8[np.ndarray, "height width 3"]
+
+ATTEMPTS = 3
+"""How often a clip is tried whose decoder dies: it may have been the machine."""
+RECYCLE_AFTER = 200
+"""Requests after which a decoder process is replaced, whatever it may have leaked."""
+PIECE = 64
+"""Frames of a stretch that are decoded in one piece, at least; pieces begin at key frames."""
+AHEAD_BYTES = 32 << 20
+"""How much memory the frames may take that wait for the one who needs them."""
+END = object()
+
+
+class DecoderPool:
+    """Decoder processes that stay alive between clips. May be used from several threads."""
+
+    def __init__(self, config: DecodeConfig, count: int = 1, make: Callable[[DecodeConfig], DecoderProcess] = DecoderProcess):
+        self.config, self.count, self.make = config, count, make
+        self.free: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
+        for _ in range(count):
+            self.free.put(None)
+
+    def probe(self, path: str) -> Video:
+        """The video's times, without decoding it. Raises Quarantined."""
+        (video,) = self._attempts(Stage.PROBE, lambda process, _: iter([process.probe(path)]))
+        return video
+
+    def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
+        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of the pool.
+
+        The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined.
+        """
+        pieces = (self._piece(path, piece, size) for piece in split(indices, video.keyframes))
+        return chain.from_iterable(pieces) if self.count == 1 else side_by_side(pieces, self.count, depth(size))
+
+    def _piece(self, path: str, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
+        return self._attempts(Stage.DECODE, lambda process, done: process.frames(path, indices[done:], size))
+
+    def _attempts(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
+        """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
+        ATTEMPTS deaths.
+        """
+        done = 0
+        for attempt in range(1, ATTEMPTS + 1):
+            process = self._take()
+            try:
+                for item in ask(process, done):
+                    done += 1
+                    yield item
+                return
+            except DecoderDied as error:
+                if attempt == ATTEMPTS:
+                    raise Quarantined(stage, error.reason, error.detail, attempts=attempt) from error
+            except GeneratorExit:
+                process.close()  # in the middle of an answer that nobody wants any more
+                raise
+            finally:
+                self.free.put(process)
+
+    def _take(self) -> DecoderProcess:
+        """A process that nobody uses, alive and not too old."""
+        process = self.free.get()
+        if process is not None and process.is_alive() and not process.is_worn(RECYCLE_AFTER):
+            return process
+        if process is not None:
+            process.close()
+        return self.make(self.config)
+
+    def close(self) -> None:
+        """Ends the processes, which nobody may be using."""
+        for _ in range(self.count):
+            process = self.free.get()
+            if process is not None:
+                process.close()
+            self.free.put(None)
+
+
+@lru_cache(1)
+def shared_pool(config: DecodeConfig, count: int = 1) -> DecoderPool:
+    """The pool of this process, kept between shards."""
+    return DecoderPool(config, count)
+
+
+def split(indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]) -> Iterator[Sequence[int]]:
+    """`indices` in pieces of at least PIECE that begin at or after a key frame, the first as it is."""
+    starts = np.searchsorted(indices, keyframes)
+    begin = 0
+    for start in starts:
+        if start - begin >= PIECE and len(indices) - start >= PIECE:
+            yield indices[begin:start]
+            begin = int(start)
+    yield indices[begin:]
+
+
+def depth(size: tuple[int, int]) -> int:
+    """How many pictures of `size` may wait."""
+    return max(2, AHEAD_BYTES // (3 * size[0] * size[1]))
+
+
+def side_by_side(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
+    """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in all."""
+    running: deque[Ahead[Item]] = deque()
+    try:
+        while True:
+            running.extend(Ahead(piece, max(1, most // count)) for piece in islice(pieces, count - len(running)))
+            if not running:
+                return
+            yield from running[0]
+            running.popleft()
+    finally:
+        for one in running:
+            one.close()
+
+
+class Ahead(Iterator[Item]):
+    """The same items, taken in a thread of their own, at most `depth` of them before they are needed.
+
+    What `items` raises is raised here, after the items that came before. The thread begins at once and ends, with
+    `items` closed, at `close`.
+    """
+
+    def __init__(self, items: Iterator[Item], depth: int):
+        self.ready: queue.Queue = queue.Queue(depth)
+        self.stopped = threading.Event()
+        self.thread = ThreadPoolExecutor(1)
+        self.filling = self.thread.submit(self._fill, items)
+        self.thread.shutdown(wait=False)
+
+    def _fill(self, items: Iterator[Item]) -> None:
+        try:
+            for item in items:
+                self.ready.put(item)
+                if self.stopped.is_set():
+                    return
+        finally:
+            if isinstance(items, Generator):
+                items.close()
+            self.ready.put(END)
+
+    def __next__(self) -> Item:
+        item = self.ready.get()
+        if item is END:
+            self.ready.put(END)
+            self.filling.result()  # raises what ended the items
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """Ends the thread; nobody may be waiting for an item."""
+        self.stopped.set()
+        while not self.filling.done():
+            with suppress(queue.Empty):
+                self.ready.get(timeout=0.05)

@@ -1,0 +1,157 @@
+"""The parent's side of a decoder process: asks, waits no longer than the deadline, kills, and says what happened."""
+
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.decode import DecodeConfig
+from pipeline.decode.child import LET_GO, SLOTS, batch_size, decode_video, memory_bytes, slots
+from schemas.clip import Video
+from schemas.outcome import Quarantined, Reason, Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.child")
+LONGEST_MESSAGE = 64 << 20
+WATCH_S = 0.05
+"""How often a silent decoder's memory is looked at."""
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class DecoderDied(Exception):
+    """The process is gone: it crashed, was killed for its silence or its memory, or spoke nonsense."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+class DecoderProcess:
+    """One decoder process, used by one thread at a time. After `DecoderDied` it is dead and cannot be used again."""
+
+    def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
+        self.config, self.served, self.resident = config, 0, 0
+        self.memory = os.fdopen(os.memfd_create("quiver-frames"), "r+b")
+        self.connection, theirs = Pipe()
+        descriptors = theirs.fileno(), self.memory.fileno()
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(  # noqa: S603 - our own module
+            [*command, *map(str, descriptors), str(config.decoder_memory_mb)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        theirs.close()
+
+    def probe(self, path: str) -> Video:
+        """Raises Quarantined, or DecoderDied."""
+        self._ask(path)
+        message = self._receive()
+        try:
+            return decode_video(message)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._died(Reason.CRASH, "the decoder spoke nonsense") from error
+
+    def frames(self, path: str, indices: Sequence[int], size: tuple[int, int]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """Copies of the frames at `indices`, in order. Raises Quarantined, or DecoderDied."""
+        needed, batch = memory_bytes(size), batch_size(size)
+        if os.fstat(self.memory.fileno()).st_size < needed:
+            self.memory.truncate(needed)
+        self._ask(path, indices=[int(i) for i in indices], size=size)
+        turns = -(-len(indices) // batch)
+        with mmap.mmap(self.memory.fileno(), needed) as memory:
+            for turn in range(turns):
+                self._await_pictures(min(batch, len(indices) - turn * batch))
+                images = copy_slot(memory, size, turn)
+                if turn + SLOTS < turns:
+                    self._send(LET_GO)
+                yield from images[: len(indices) - turn * batch]
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None and not self.connection.closed
+
+    def is_worn(self, most: int) -> bool:
+        """Whether it has answered so many requests, or holds half of the memory that it may take."""
+        return self.served >= most or self.resident > self.config.decoder_memory_mb << 19
+
+    def close(self) -> None:
+        """Ends the process at once, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+        self.memory.close()
+
+    def _ask(self, path: str, **request: object) -> None:
+        self.served += 1
+        self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
+
+    def _send(self, message: bytes) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # receiving will find out and say why
+            self.connection.send_bytes(message)
+
+    def _await_pictures(self, count: int) -> None:
+        message = self._receive()
+        if message != json.dumps(dict(pictures=count)).encode():
+            raise self._died(Reason.CRASH, f"the decoder spoke nonsense where {count} pictures were expected")
+
+    def _receive(self) -> bytes:
+        """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
+        began = time.monotonic()
+        try:
+            while not self.connection.poll(WATCH_S):
+                self._check_memory()
+                if time.monotonic() - began > self.config.deadline_s:
+                    raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s")
+            message = self.connection.recv_bytes(LONGEST_MESSAGE)
+        except (EOFError, OSError) as error:
+            raise self._died(Reason.CRASH, self._last_words()) from error
+        self._check_memory()
+        raise_refusal(message)
+        return message
+
+    def _check_memory(self) -> None:
+        """Kills a process that takes too much, and notes how much it takes."""
+        try:
+            self.resident = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+        except (OSError, IndexError):  # it is gone, or there is no /proc: its own limit on memory remains
+            return
+        if self.resident > self.config.decoder_memory_mb << 20:
+            raise self._died(Reason.OUT_OF_MEMORY, f"the decoder took {self.resident >> 20} MB, at most {self.config.decoder_memory_mb}")
+
+    def _last_words(self) -> str:
+        """How it ended, of a process that has closed its connection."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(timeout=1)
+            return f"the decoder was ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder exited with code {code}"
+        return "the decoder closed its connection"
+
+    def _died(self, reason: Reason, detail: str) -> DecoderDied:
+        self.close()
+        return DecoderDied(reason, detail)
+
+
+def raise_refusal(message: bytes) -> None:
+    """Raises Quarantined where the message is one; any other passes."""
+    if not message.startswith(b'{"stage"'):
+        return
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        refusal = json.loads(message)
+        raise Quarantined(Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"]))
+
+
+def copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int) -> UInt8[np.ndarray, "batch height width 3"]:
+    """The pictures that stand in the slot of that turn."""
+    return slots(memory, size)[turn % SLOTS].copy()

@@ -1,0 +1,64 @@
+"""What is known of a video file: whether it can be read at all, and what a reader needs beside what the pipeline sees."""
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from schemas.clip import Video
+from schemas.outcome import Quarantined, Reason, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a reader has to know of a file beside what the rest of the pipeline knows."""
+
+    path: str
+    video: Video
+    pts: Int64[np.ndarray, " frames"]
+    """Time stamps of the frames."""
+    seekable: bool
+    """Whether frames can be found by their time stamps after a seek; otherwise they are counted from the beginning."""
+    ordinals: Int64[np.ndarray, " frames"]
+    """Place of each frame in the decoder's output from the beginning of the file."""
+    limited: bool
+    """Whether grey runs from 16 to 235, as it does unless the stream says otherwise."""
+    max_pixels: int
+
+
+class Packet(NamedTuple):
+    """What is kept of a packet of the video stream."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_keyframe: bool
+    is_discarded: bool
+
+
+def check_readable(path: str) -> None:
+    """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that we may read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise refused(Reason.UNREADABLE, "not a regular file")
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise refused(Reason.NOT_MEDIA, "the file is empty")
+    except FileNotFoundError as error:
+        raise refused(Reason.MISSING, "there is no such file") from error
+    except OSError as error:
+        raise refused(Reason.UNREADABLE, error.strerror or "cannot be opened") from error
+
+
+def looks_like_video(path: str) -> bool:
+    """Whether the first bytes are those of an ISO, RIFF or Matroska file: what cannot be opened then was cut off."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3")
+
+
+def refused(reason: Reason, detail: str, stage: Stage = Stage.PROBE) -> Quarantined:
+    return Quarantined(stage, reason, detail)

@@ -1,0 +1,150 @@
+"""Stretches of videos as windows of frames, each frame decoded and prepared once, ahead of the one who needs it.
+
+A stretch is the windows of one video that stand together in a shard. A frame is dropped when the last window that
+needs it is past.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline import filters
+from pipeline.decode.pool import Ahead, DecoderPool, depth
+from pipeline.filters import Look, Step
+from pipeline.flow import FlowEstimator
+from pipeline.plan import PlanConfig, clip_of, window_of, window_span
+from schemas.clip import Clip, Video
+from schemas.outcome import Quarantined, Reason, Stage
+
+TOGETHER = 16
+"""Frames that are prepared together."""
+
+
+class Found(NamedTuple):
+    """A stretch whose video was probed: which frames each window needs, and which decoder reads them."""
+
+    spans: list[range]
+    decoder: str
+
+
+class Frame(NamedTuple):
+    """A decoded source frame."""
+
+    number: int
+    """Its index in the video."""
+    time: float
+    image: UInt8[np.ndarray, "height width 3"]
+
+
+class Seen(NamedTuple):
+    """A frame with everything that is computed once for it."""
+
+    image: UInt8[np.ndarray, "height width 3"]
+    time: float
+    prepared: Any
+    look: Look
+    step: Step | None
+    """From the frame before it in the stretch."""
+
+
+class Stretches:
+    """The frames of several stretches, decoded one stretch after the other in the background.
+
+    Iterating gives each stretch's rows and a stream: first Found, then its frames in order; reading it raises
+    Quarantined where the video gives out. The next stretch is decoded while this one's frames are worked on.
+    """
+
+    def __init__(self, stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]):
+        self.stretches = stretches
+        self.items = Ahead(_tagged(stretches, pool, plan, size), depth(size))
+
+    def __iter__(self) -> Iterator[tuple[Sequence[dict], Iterator[Any]]]:
+        for number, items in groupby(self.items, key=itemgetter(0)):
+            yield self.stretches[number], map(_raise_quarantined, map(itemgetter(1), items))
+
+    def close(self) -> None:
+        """Stops decoding."""
+        self.items.close()
+
+
+def _tagged(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on."""
+    for number, rows in enumerate(stretches):
+        try:
+            for item in decode_stretch(rows, pool, plan, size):
+                yield number, item
+        except Quarantined as error:
+            yield number, error
+
+
+def _raise_quarantined(item: Any) -> Any:
+    if isinstance(item, Quarantined):
+        raise item
+    return item
+
+
+def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[Found | Frame]:
+    """Found, then every frame that a window of these rows needs. Raises Quarantined where the video is not the one planned."""
+    clip = clip_of(rows[0])
+    video = planned_video(clip, rows, pool)
+    spans = [window_span(clip, video, window_of(row), plan) for row in rows]
+    indices = sorted({index for span in spans for index in span})
+    yield Found(spans, video.decoder)
+    for index, image in zip(indices, pool.frames(clip.uri, video, indices, size), strict=True):
+        yield Frame(index, float(video.times[index]), image)
+
+
+def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
+    """The video, probed again. Raises Quarantined (hash_mismatch) where it is not the one that was planned."""
+    if not os.path.exists(clip.uri) or os.path.getsize(clip.uri) != rows[0]["bytes"]:
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone or has another size than when it was planned")
+    video = pool.probe(clip.uri)
+    times = dict(enumerate(video.times))
+    if any(times.get(row["start_frame"]) != row["start_time_s"] for row in rows):
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
+    return video
+
+
+def windows(found: Found, frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[list[Seen]]:
+    """The frames of each window, the start frame first."""
+    stream = look_at(frames, estimator)
+    seen: dict[int, Seen] = {}
+    for span in found.spans:
+        seen = {index: one for index, one in seen.items() if index >= span.start}
+        while span[-1] not in seen:
+            index, one = next(stream)
+            seen[index] = one
+        yield [seen[index] for index in span]
+
+
+def look_at(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, Seen]]:
+    """Every frame, by its index, with what is computed once for it."""
+    before: Look | None = None
+    for together in batched(frames, TOGETHER):
+        for frame, prepared in zip(together, estimator.prepare([frame.image for frame in together]), strict=True):
+            look = filters.look(frame.image)
+            step = None if before is None else filters.step(before, look)
+            yield frame.number, Seen(frame.image, frame.time, prepared, look, step)
+            before = look
+
+
+def batched(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
+    """Lists of `count` frames; where the video gives out, those that came before it first."""
+    batch, end = [], None
+    try:
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == count:
+                yield batch
+                batch = []
+    except Quarantined as error:
+        end = error
+    if batch:
+        yield batch
+    if end:
+        raise end

@@ -1,0 +1,168 @@
+"""One window, from its frames to its sample: flow, sums, measures, verdicts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float16, Float32
+
+from pipeline import filters, spectrum
+from pipeline.decode import DecodeConfig
+from pipeline.filters import Thresholds
+from pipeline.flow import FlowConfig, FlowEstimator
+from pipeline.plan import PlanConfig
+from pipeline.spectrum import BLOCK, RunningSpectrum
+from pipeline.stretch import Seen
+from schemas.outcome import Measures, Quarantined, Reason, Stage
+from schemas.sample import FORMAT_VERSION, Sample, to_channels
+
+DIGITS = 6
+"""Significant digits of every recorded measure; verdicts are made from the recorded number."""
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything that can change a byte of a shard."""
+
+    size: tuple[int, int] = (256, 160)
+    """Working resolution, width x height."""
+    frequencies: int = 16
+    """K: Fourier coefficients kept per displacement component."""
+    pairs: int = 4
+    """True later frames kept per sample, with their flow, for the renderer."""
+    checks: int = 8
+    """Frames of a window on which backward flow is computed too."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self):
+        if min(self.size) < 32 or max(self.size) > 4096:
+            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected 32 to 4096 pixels a side")
+        spectrum.check_frequencies(self.frequencies, self.plan.frames)
+        for name in ("pairs", "checks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+class Moved(NamedTuple):
+    """The motion of a window, in arrays of this process or on its way from a device."""
+
+    sums: RunningSpectrum
+    forward: dict[int, Any]
+    """Flow [2, H, W] from the start frame to the renderer's target frames and the frames to check, by index."""
+    backward: Any
+    """Flow [checks, 2, H, W] from each frame to check to the start frame."""
+    checks: list[int]
+
+    def settled(self) -> "Moved":
+        """The same in arrays of this process. Raises Quarantined (nonfinite)."""
+        self.sums.settle()
+        if not self.sums.is_finite():
+            raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
+        return self._replace(forward={i: np.asarray(flow) for i, flow in self.forward.items()}, backward=np.asarray(self.backward))
+
+    def checked(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(forward, backward) flow of every frame to check."""
+        return [(self.forward[i], back) for i, back in zip(self.checks, self.backward, strict=True)]
+
+
+def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> Moved:
+    """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
+    checks = check_indices(len(seen), config.checks)
+    wanted = {*choose_targets(key, len(seen), config.pairs), *checks}
+    sums, forward = running_sums(seen, config, estimator), {}
+    for first in range(0, len(seen), BLOCK):
+        block = estimator.displace([(seen[0].prepared, one.prepared) for one in seen[first : first + BLOCK]])
+        sums.add(block)
+        forward |= {i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK}  # a copy: the block is dropped
+    return Moved(sums, forward, estimator.displace([(seen[i].prepared, seen[0].prepared) for i in checks]), checks)
+
+
+def running_sums(seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
+    """Empty sums for a window of these frames, where the estimator's results are."""
+    times = np.array([one.time for one in seen]) - seen[0].time
+    shape: dict[str, Any] = dict(time=config.plan.frames, fps=config.plan.fps, frequencies=config.frequencies, size=config.size)
+    if estimator.device is None:
+        return RunningSpectrum(times, **shape)
+    from pipeline.device import DeviceSpectrum
+
+    return DeviceSpectrum(times, device=estimator.device, **shape)
+
+
+def choose_targets(key: str, frames: int, pairs: int) -> list[int]:
+    """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's; repeated if too few."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    drawn = np.random.default_rng(seed).choice(np.arange(1, frames), pairs, replace=frames - 1 < pairs)
+    return sorted(int(i) for i in drawn)
+
+
+def check_indices(frames: int, checks: int) -> list[int]:
+    """Indices of the frames on which backward flow is computed: evenly spread, the last one included."""
+    return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
+
+
+def measure(seen: Sequence[Seen], moved: Moved) -> Measures:
+    """All measures of a window, rounded as they are recorded."""
+    times = np.array([one.time for one in seen])
+    values = filters.measure_frames([one.look for one in seen], [one.step for one in seen[1:] if one.step], times)
+    values |= filters.measure_motion(moved.sums.weight(), moved.sums.grid_motion())
+    values["inconsistent_share"] = float(np.mean([filters.inconsistency(f, b) for f, b in moved.checked()]))
+    return Measures(**{name: rounded(value) for name, value in values.items()})
+
+
+def rounded(value: float) -> float:
+    """The number as it is recorded."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def make_sample(row: dict, seen: Sequence[Seen], moved: Moved, measures: Measures, config: BuildConfig, **described: Any) -> Sample:
+    """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
+    targets = choose_targets(row["key"], len(seen), config.pairs)
+    return Sample(
+        key=row["key"],
+        image=seen[0].image,
+        spectrum=to_half(to_channels(moved.sums.spectrum())),
+        weight=to_half(moved.sums.weight()),
+        pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
+        pair_flow=to_half(np.stack([moved.forward[i] for i in targets])),
+        pair_image=np.stack([seen[i].image for i in targets]),
+        meta=sample_meta(row, measures, config, **described),
+    )
+
+
+def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
+    """float16, or Quarantined (overflow)."""
+    largest = float(np.abs(array).max())
+    if largest > HALF_MAX:
+        raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
+    return array.astype(np.float16)
+
+
+def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described: Any) -> dict[str, Any]:
+    """What KEY.json says of a sample; `described` says what decoded it and what measured its flow."""
+    return dict(
+        format=FORMAT_VERSION,
+        key=row["key"],
+        clip={name: row[name] for name in ("clip_id", "sha256", "source", "licence")},
+        split=row["split"],
+        start_frame=row["start_frame"],
+        start_time_s=row["start_time_s"],
+        source_frame_rate=measures.frame_rate,
+        frames=config.plan.frames,
+        fps=config.plan.fps,
+        size=list(config.size),
+        measures=asdict(measures),
+        **described,
+    )
+
+
+def measured_columns(measures: Measures, sums: RunningSpectrum) -> dict[str, Any]:
+    """Manifest columns of everything that was measured."""
+    power_x, power_y = ([rounded(p) for p in row] for row in spectrum.power(sums.grid_motion()))
+    energy_x, energy_y = (rounded(e) for e in sums.total_energy())
+    return asdict(measures) | dict(power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y)
