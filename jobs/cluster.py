@@ -5,7 +5,7 @@ a shard.
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,7 +54,7 @@ def connected(workers: int | None, needs: Needs) -> Iterator[int]:
         ray.shutdown()
 
 
-def tasks_that_fit(resources: dict[str, float], needs: Needs) -> int:
+def tasks_that_fit(resources: Mapping[str, float], needs: Needs) -> int:
     """How many tasks a cluster of these resources runs at once. Raises ValueError where not one fits."""
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     if needs.gpus > gpus:

@@ -169,5 +169,5 @@ def padded(array: np.ndarray, axis: int) -> np.ndarray:
 
 def power(motion: Float32[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:
     """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2, left)."""
-    coefficients = np.asarray(scipy.fft.rfft(motion, axis=0, workers=1))
+    coefficients: Any = scipy.fft.rfft(motion, axis=0, workers=1)
     return (np.square(coefficients.real) + np.square(coefficients.imag)).mean(axis=(2, 3), dtype=np.float64).T

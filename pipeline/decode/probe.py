@@ -100,10 +100,22 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
     timed = [(i, pts) for i, pts in enumerate(stamps) if pts is not None]
     if timed and all(a[1] < b[1] for a, b in pairwise(timed)):
         return np.array([pts for _, pts in timed], np.int64), np.array([i for i, _ in timed], np.int64)
-    given = sorted({p.pts if p.pts is not None else p.dts for p in packets if (p.pts, p.dts) != (None, None)})  # pyright: ignore[reportArgumentType]
-    if len(given) != len(stamps) or not stamps:
-        raise refused(Reason.DECODE_ERROR, f"{len(stamps)} frames have {len(given)} different times")
-    return np.array(given, np.int64), np.arange(len(stamps))
+    return packet_times(packets, len(stamps)), np.arange(len(stamps))
+
+
+def packet_times(packets: list[Packet], count: int) -> Int64[np.ndarray, " frames"]:
+    """Times of `count` frames from their packets: the different ones that these have, or, where some are doubled as in
+    program streams, equal steps from the first to the last, if as many fit.
+
+    Raises Quarantined (decode_error).
+    """
+    given = np.unique(np.array([p.dts if p.pts is None else p.pts for p in packets if (p.pts, p.dts) != (None, None)], np.int64))
+    if len(given) == count:
+        return given
+    step = int(np.median(np.diff(given))) if len(given) > 1 else 0
+    if not step or given[0] + step * (count - 1) != given[-1]:
+        raise refused(Reason.DECODE_ERROR, f"{count} frames have {len(given)} different times")
+    return given[0] + step * np.arange(count)
 
 
 def check_rate(times: Float64[np.ndarray, " frames"], most: int) -> None:
@@ -116,7 +128,7 @@ def check_rate(times: Float64[np.ndarray, " frames"], most: int) -> None:
 def last_duration(packets: list[Packet], pts: Int64[np.ndarray, " frames"]) -> float:
     """How long the last frame is shown, in ticks: as the container says, else as the median one."""
     said = next((p.duration for p in packets if p.pts == pts[-1]), 0)
-    return said or (float(np.median(np.diff(pts))) if len(pts) > 1 else 0.0)
+    return float(said or (np.median(np.diff(pts)) if len(pts) > 1 else 0))
 
 
 def first_frame(path: str) -> VideoFrame:

@@ -136,7 +136,7 @@ def cover_size(aspect: float, size: tuple[int, int]) -> tuple[int, int]:
     return max(width, round(height * aspect)), max(height, round(width / aspect))
 
 
-def centre_crop(image: Image, size: tuple[int, int]) -> Image:
+def centre_crop(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image:
     """The middle of `image`, `size` = (width, height)."""
     top, left = (image.shape[0] - size[1]) // 2, (image.shape[1] - size[0]) // 2
     return np.ascontiguousarray(image[top : top + size[1], left : left + size[0]])

@@ -1,0 +1,181 @@
+"""Videos of every kind whose frames carry their number in the picture, so that a wrong frame is seen."""
+
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+COUNT = 150
+SIZE = (128, 80)
+CLOCK = Fraction(1, 90000)
+FRAMES = Fraction(1, 30)
+INTERLACED = (1 << 18) | (1 << 29)
+"""libavcodec: interlaced DCT and motion estimation."""
+os.environ.setdefault("SVT_LOG", "1")
+
+
+def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """The number as eight black or white squares across the middle, low bit first; a red corner at the top left."""
+    width, height = size
+    image, side = np.full((height, width, 3), 96, np.uint8), width // 8
+    for bit in range(8):
+        image[height // 2 - height // 8 : height // 2 + height // 8, bit * side : (bit + 1) * side] = 235 if number >> bit & 1 else 16
+    image[: height // 5, : width // 5] = (200, 40, 40)
+    return image
+
+
+def number(image: np.ndarray) -> int:
+    """The number that a picture carries."""
+    squares = image[image.shape[0] // 2, image.shape[1] // 16 :: image.shape[1] // 8, 1][:8]
+    return sum(1 << bit for bit, level in enumerate(squares) if level > 128)
+
+
+class Numbered(NamedTuple):
+    """A file, the numbers of the frames that a player shows, and when, seconds."""
+
+    path: Path
+    numbers: Sequence[int]
+    times: Sequence[float]
+
+
+def encode(
+    path: Path,
+    codec: str = "libx264",
+    *,
+    times: Sequence[float] | None = None,
+    options: dict[str, str] | None = None,
+    pixels: str = "yuv420p",
+    size: tuple[int, int] = SIZE,
+    container: dict[str, str] | None = None,
+    clock: Fraction | None = CLOCK,
+    setup: Callable[[VideoStream], Any] = lambda stream: None,
+) -> Numbered:
+    """COUNT frames; `setup` changes the stream before it is opened."""
+    times = np.arange(COUNT) / 30 if times is None else times
+    with av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream(codec, rate=30, options={"threads": "1"} | (options or {}))
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        if clock:
+            stream.time_base = stream.codec_context.time_base = clock
+        setup(stream)
+        ticks = stream.codec_context.time_base or FRAMES
+        for i, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(i, size), "rgb24").reformat(format=pixels)
+            frame.pts, frame.time_base = round(time / ticks), ticks
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return Numbered(path, range(len(times)), times)
+
+
+def trimmed(path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction) -> Numbered:
+    """A copy of the packets whose beginning an edit list cuts away, as cutting without encoding does: frame `first` is shown first."""
+    whole = encode(path.with_name("whole.mp4"), codec, options=options, clock=clock)
+    with av.open(str(whole.path)) as source, av.open(str(path), "w") as target:
+        stream, copy = source.streams.video[0], None
+        copy = target.add_stream_from_template(stream)
+        skipped = round(first * FRAMES / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - skipped, packet.dts - skipped, copy
+                target.mux(packet)
+    return Numbered(path, range(first, COUNT), np.arange(COUNT - first) / 30)
+
+
+def irregular() -> np.ndarray:
+    """Times with gaps from 1/60 to 1/12 s."""
+    times = np.cumsum(np.random.default_rng(0).uniform(1 / 60, 1 / 12, COUNT))
+    return times - times[0]
+
+
+def with_a_gap() -> np.ndarray:
+    """Times with 20 s of nothing in the middle."""
+    return np.arange(COUNT) / 30 + np.where(np.arange(COUNT) < COUNT // 2, 0, 20)
+
+
+def late() -> np.ndarray:
+    return np.arange(COUNT) / 30 + 7.3
+
+
+def negative() -> np.ndarray:
+    """Times of which the first 30 are before zero."""
+    return np.arange(COUNT) / 30 - 1
+
+
+def x264(parameters: str, keyframes: int = 24) -> dict[str, str]:
+    return {"g": str(keyframes), "x264-params": parameters}
+
+
+def x265(parameters: str) -> dict[str, str]:
+    return {"x265-params": f"keyint=24:log-level=none:pools=none:{parameters}"}
+
+
+def from_frame_30(numbered: Numbered) -> Numbered:
+    """Only what is shown at or after time 0."""
+    return Numbered(numbered.path, range(30, COUNT), np.arange(COUNT - 30) / 30)
+
+
+def flags(stream: VideoStream) -> None:
+    stream.codec_context.flags |= INTERLACED
+
+
+def wide_pixels(stream: VideoStream) -> None:
+    stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+
+
+OPEN = x264("open-gop=1:bframes=3:b-pyramid=normal:scenecut=0")
+KINDS: dict[str, tuple[str, Callable[[Path], Numbered]]] = {
+    "h264_long_gop.mp4": ("decord", lambda p: encode(p, options={"g": "250"})),
+    "h264_short_gop.mp4": ("decord", lambda p: encode(p, options={"g": "10"})),
+    "h264_without_b_frames.mp4": ("decord", lambda p: encode(p, options={"bf": "0"})),
+    "h264_open_gop.mp4": ("decord", lambda p: encode(p, options=OPEN)),
+    "h264_open_gop.mkv": ("decord", lambda p: encode(p, options=OPEN)),
+    "h264_eight_b_frames.mp4": ("decord", lambda p: encode(p, options=x264("bframes=8:b-adapt=0:b-pyramid=strict", 100))),
+    "h264_fragmented.mp4": ("decord", lambda p: encode(p, options={"g": "48"}, container={"movflags": "frag_keyframe+empty_moov"})),
+    "h264_without_edit_list.mp4": ("decord", lambda p: encode(p, options={"g": "48"}, container={"use_editlist": "0"})),
+    "h264_gradual_refresh.mp4": ("PyAV", lambda p: encode(p, options=x264("intra-refresh=1:bframes=2"))),
+    "h264_interlaced.mp4": ("decord", lambda p: encode(p, options={"x264-params": "tff=1"}, setup=flags)),
+    "h264_10_bit.mp4": ("PyAV", lambda p: encode(p, options={"g": "48"}, pixels="yuv420p10le")),
+    "h264_422.mov": ("PyAV", lambda p: encode(p, options={"g": "48"}, pixels="yuv422p")),
+    "h264_odd_size.mp4": ("PyAV", lambda p: encode(p, size=(131, 83), pixels="yuv444p")),
+    "h264_wide_pixels.mp4": ("decord", lambda p: encode(p, setup=wide_pixels)),
+    "h264_variable_rate.mp4": ("decord", lambda p: encode(p, times=irregular())),
+    "h264_variable_rate.mkv": ("decord", lambda p: encode(p, times=irregular())),
+    "h264_long_gap.mp4": ("decord", lambda p: encode(p, times=with_a_gap())),
+    "h264_long_gap.mkv": ("decord", lambda p: encode(p, times=with_a_gap())),
+    "h264_late.mp4": ("decord", lambda p: encode(p, times=late())),
+    "h264_negative.mp4": ("PyAV", lambda p: from_frame_30(encode(p, times=negative()))),
+    "h264_negative.mkv": ("PyAV", lambda p: from_frame_30(encode(p, times=negative(), container={"avoid_negative_ts": "disabled"}))),
+    "h264_edit_list.mp4": ("PyAV", lambda p: trimmed(p, "libx264", {"g": "250"}, 50, CLOCK)),
+    "h264_edit_list_short_gop.mp4": ("PyAV", lambda p: trimmed(p, "libx264", {"g": "10"}, 52, CLOCK)),
+    "mpeg4_edit_list.mp4": ("PyAV", lambda p: trimmed(p, "mpeg4", {"g": "40"}, 50, FRAMES)),
+    "h264_without_times.avi": ("PyAV", lambda p: encode(p, options={"g": "24"}, clock=FRAMES)),
+    "h264_open_gop.ts": ("PyAV", lambda p: encode(p, options=OPEN)),
+    "h264_late.ts": ("PyAV", lambda p: encode(p, times=late(), options={"g": "48"})),
+    "h264.flv": ("PyAV", lambda p: encode(p, options={"g": "48"}, clock=Fraction(1, 1000))),
+    "hevc_open_gop.mp4": ("PyAV", lambda p: encode(p, "libx265", options=x265("open-gop=1:bframes=3"))),
+    "hevc_closed_gop.mp4": ("PyAV", lambda p: encode(p, "libx265", options=x265("open-gop=0"))),
+    "hevc_10_bit.mkv": ("PyAV", lambda p: encode(p, "libx265", options=x265("open-gop=1"), pixels="yuv420p10le")),
+    "vp9.webm": ("decord", lambda p: encode(p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"})),
+    "vp9_hidden_frames.webm": ("decord", lambda p: encode(p, "libvpx-vp9", options={"g": "40", "auto-alt-ref": "1", "lag-in-frames": "25", "cpu-used": "8"})),
+    "vp9.mp4": ("decord", lambda p: encode(p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"})),
+    "vp9_odd_size.webm": ("decord", lambda p: encode(p, "libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}, size=(131, 83))),
+    "vp8.webm": ("decord", lambda p: encode(p, "libvpx", options={"g": "40", "auto-alt-ref": "1"})),
+    "av1.mp4": ("PyAV", lambda p: encode(p, "libsvtav1", options={"g": "40", "preset": "11"})),
+    "av1.webm": ("PyAV", lambda p: encode(p, "libsvtav1", options={"g": "40", "preset": "11"})),
+    "mpeg4.mp4": ("decord", lambda p: encode(p, "mpeg4", options={"g": "40"}, clock=FRAMES)),
+    "mpeg4_b_frames.mp4": ("PyAV", lambda p: encode(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAMES)),
+    "mpeg4_b_frames.avi": ("PyAV", lambda p: encode(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAMES)),
+    "mpeg4.avi": ("PyAV", lambda p: encode(p, "mpeg4", options={"g": "40"}, clock=FRAMES)),
+    "mpeg2.mpg": ("PyAV", lambda p: encode(p, "mpeg2video", options={"g": "15", "bf": "2"}, clock=FRAMES)),
+    "mpeg2_interlaced.ts": ("PyAV", lambda p: encode(p, "mpeg2video", options={"g": "15", "bf": "2"}, clock=FRAMES, setup=flags)),
+    "mjpeg.avi": ("PyAV", lambda p: encode(p, "mjpeg", pixels="yuvj420p", clock=FRAMES)),
+    "prores.mov": ("PyAV", lambda p: encode(p, "prores_ks", pixels="yuv422p10le")),
+    "wmv2.asf": ("PyAV", lambda p: encode(p, "wmv2", clock=FRAMES)),
+    "animation.gif": ("PyAV", lambda p: encode(p, "gif", pixels="rgb8", clock=None)),
+}
+"""Which decoder reads a kind of file, and how to make it."""
