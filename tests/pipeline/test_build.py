@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,22 @@ from safetensors.numpy import load_file
 
 from jobs.make_clips import MakeClips, make
 from pipeline import scenery, synthetic
-from pipeline.build import build_shard
+from pipeline.build import build_shard, build_windows
 from pipeline.dataset import Dataset
+from pipeline.decode.pool import DecoderPool
+from pipeline.decode.process import DecoderProcess
+from pipeline.effort import Clock
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.plan import PlanConfig
 from pipeline.spectrum import to_motion, to_spectrum
 from pipeline.window import BuildConfig, choose_targets
-from schemas.outcome import Outcome, Reason
-from schemas.sample import from_channels
+from schemas.outcome import Outcome, Quarantined, Reason, Stage
+from schemas.sample import encode, from_channels
 from tests import videos
 from tests.pipeline.building import begun, plan, results
+from tests.pipeline.decode.test_process import fake as misbehaving
 
 T, FPS = 150, 30.0
 SCENES = ["cloth-24fps", "reeds-25fps", "plant-30fps", "lantern-50fps", "ripples-vfr"]
@@ -145,6 +150,20 @@ def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
     assert digests[0] == digests[1]
 
 
+class DyingAfter(DecoderProcess):
+    """Its videos give out after so many frames."""
+
+    def __init__(self, config, frames):
+        super().__init__(config)
+        self.frames_left = frames
+
+    def frames(self, path, indices, size):
+        for index, image in zip(indices, super().frames(path, indices, size), strict=True):
+            if index >= self.frames_left:
+                raise Quarantined(Stage.DECODE, Reason.DECODE_ERROR, "gives out")
+            yield image
+
+
 class FirstWindowExaggerated(DenseInverseSearch):
     """Reports a million times the displacement from the first frame that it sees."""
 
@@ -164,6 +183,34 @@ def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path
     found = results(rows, SMALL, FirstWindowExaggerated("fast"))
     assert [r.row.get("reason") for r in found] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
     assert found[0].row["stage"] == "spectrum" and "float16" in found[0].row["detail"]
+
+
+def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
+    """Its neighbours, before and after it in the shard, are byte for byte what they are without it."""
+    rows = [plan(videos.swaying(tmp_path / f"{name}.mp4", seconds=1.5, seed=seed), SMALL) for seed, name in enumerate(("first", "aborts", "last"))]
+    pool = DecoderPool(SMALL.decode, 1, misbehaving)
+    for order in ((0, 1, 2), (1, 0, 2)):
+        found = list(build_windows([row for i in order for row in rows[i]], SMALL, make_estimator(SMALL.flow), pool, Clock()))
+        kept = {r.sample.key: encode(r.sample) for r in found if r.sample}
+        assert kept == {r.sample.key: encode(r.sample) for i in (0, 2) for r in results(rows[i], SMALL)}
+        dead = [r.row for r in found if not r.sample]
+        assert [row["key"] for row in dead] == [row["key"] for row in rows[1]]
+        assert {(row["outcome"], row["stage"], row["reason"], row["attempts"]) for row in dead} == {("quarantined", "probe", Reason.CRASH, 3)}
+    pool.close()
+
+
+def test_windows_before_the_place_where_a_video_gives_out_are_what_they_would_have_been(tmp_path):
+    """Every picture of the second half of this file is destroyed."""
+    path = videos.write_video(tmp_path / "a.mp4", [videos.shifted(videos.texture(96, 64), i / 10, 0) for i in range(60)], np.arange(60) / 30)
+    rows = plan(path, SMALL)
+    whole = {r.sample.key: encode(r.sample) for r in results(rows, SMALL)}
+    pool = DecoderPool(SMALL.decode, 1, partial(DyingAfter, frames=40))
+    found = list(build_windows(rows, SMALL, make_estimator(SMALL.flow), pool, Clock()))
+    kept = {r.sample.key: encode(r.sample) for r in found if r.sample}
+    assert 0 < len(kept) < len(rows) and all(whole[key] == members for key, members in kept.items())
+    assert {row["start_frame"] + 24 > 40 for row, r in zip(rows, found, strict=True) if not r.sample} == {True}
+    assert all(row["start_frame"] + 24 > 40 or r.sample for row, r in zip(rows, found, strict=True))
+    pool.close()
 
 
 def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):

@@ -1,57 +1,24 @@
-from pathlib import Path
+"""What a probe finds in a file, and what it refuses before anything is decoded."""
 
-import av
 import numpy as np
 import pytest
 
-from pipeline.decode import cover_size, frames, probe
+from pipeline.decode import DecodeConfig
+from pipeline.decode.probe import probe
+from pipeline.decode.readers import cover_size, frames
 from schemas.outcome import Quarantined, Reason
 from tests import videos
+from tests.numbered import COUNT, encode, number, picture
 
-
-def numbered(count: int, size: tuple[int, int] = (128, 80)) -> list[np.ndarray]:
-    """Pictures that carry their number as eight black or white squares across the middle."""
-    pictures = []
-    for number in range(count):
-        image = np.full((size[1], size[0], 3), 96, np.uint8)
-        for bit in range(8):
-            image[size[1] // 2 - 8 : size[1] // 2 + 8, bit * 16 : bit * 16 + 16] = 235 if number >> bit & 1 else 16
-        pictures.append(image)
-    return pictures
-
-
-def number(image: np.ndarray) -> int:
-    """The number that a picture carries."""
-    squares = image[image.shape[0] // 2, image.shape[1] // 16 :: image.shape[1] // 8, 1]
-    return sum(1 << bit for bit, level in enumerate(squares) if level > 128)
-
-
-def numbers(path: Path, indices: list[int], size: tuple[int, int] = (128, 80)) -> list[int]:
-    return [number(image) for image in frames(str(path), probe(str(path)), indices, size)]
-
-
-@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx264", ".mkv"), ("libvpx-vp9", ".webm"), ("mpeg4", ".mp4")])
-def test_every_frame_is_the_one_asked_for(tmp_path, codec, suffix):
-    path = videos.write_video(tmp_path / f"a{suffix}", numbered(120), np.arange(120) / 30, codec)
-    assert numbers(path, list(range(120))) == list(range(120))
-    assert numbers(path, [3, 50, 51, 119]) == [3, 50, 51, 119]
-    assert numbers(path, list(range(70, 100))) == list(range(70, 100))
+CONFIG = DecodeConfig()
 
 
 @pytest.mark.parametrize("rate", [24, 25, 30000 / 1001, 50])
 def test_times_are_the_presentation_times_and_the_end_is_the_last_frames_end(tmp_path, rate):
-    path = videos.write_video(tmp_path / "a.mp4", numbered(60), np.arange(60) / rate)
-    video = probe(str(path))
+    path = videos.write_video(tmp_path / "a.mp4", [picture(i) for i in range(60)], np.arange(60) / rate)
+    video = probe(str(path), CONFIG).video
     np.testing.assert_allclose(video.times, np.arange(60) / rate, atol=1e-4)
     assert video.end_s == pytest.approx(60 / rate, abs=1e-3)
-
-
-def test_irregular_times_are_kept(tmp_path):
-    times = np.cumsum(np.random.default_rng(0).uniform(1 / 60, 1 / 12, 50))
-    times -= times[0]
-    path = videos.write_video(tmp_path / "a.mp4", numbered(50), times)
-    np.testing.assert_allclose(probe(str(path)).times, times, atol=1e-4)
-    assert numbers(path, [0, 20, 49]) == [0, 20, 49]
 
 
 @pytest.mark.parametrize(
@@ -59,31 +26,6 @@ def test_irregular_times_are_kept(tmp_path):
 )
 def test_the_picture_covers_the_size_with_its_own_aspect(aspect, size, expected):
     assert cover_size(aspect, size) == expected
-
-
-def test_the_crop_is_about_the_centre(tmp_path):
-    wide = [np.pad(image, ((0, 0), (64, 64), (0, 0))) for image in numbered(10)]
-    path = videos.write_video(tmp_path / "a.mp4", wide, np.arange(10) / 30)
-    assert numbers(path, [0, 5, 9]) == [0, 5, 9]
-
-
-@pytest.mark.parametrize("degrees, corner", [(0, "top left"), (90, "bottom left"), (180, "bottom right"), (270, "top right")])
-def test_rotation_is_applied(tmp_path, degrees, corner):
-    path = tmp_path / "a.mp4"
-    image = np.full((80, 128, 3), 40, np.uint8)
-    image[:20, :20] = 230
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = 128, 80, "yuv420p"
-        stream.set_display_rotation(degrees)
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    size = (128, 80) if degrees % 180 == 0 else (80, 128)
-    shown = next(frames(str(path), probe(str(path)), [0], size))[..., 0]
-    rows, columns = np.nonzero(shown > 150)
-    vertical, horizontal = "top" if rows.mean() < shown.shape[0] / 2 else "bottom", "left" if columns.mean() < shown.shape[1] / 2 else "right"
-    assert f"{vertical} {horizontal}" == corner
 
 
 @pytest.mark.parametrize(
@@ -103,7 +45,7 @@ def test_rotation_is_applied(tmp_path, degrees, corner):
 )
 def test_what_is_no_whole_video_is_quarantined_with_its_reason(tmp_path, make, reason):
     with pytest.raises(Quarantined) as caught:
-        probe(str(make(tmp_path / "broken.mp4")))
+        probe(str(make(tmp_path / "broken.mp4")), CONFIG)
     assert caught.value.reason == reason
     assert str(tmp_path) not in caught.value.detail
 
@@ -112,12 +54,41 @@ def test_a_matroska_file_that_ends_early_is_truncated(tmp_path):
     data = videos.swaying(tmp_path / "a.mkv", seconds=6).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
     with pytest.raises(Quarantined) as caught:
-        probe(str(tmp_path / "a.mkv"))
+        probe(str(tmp_path / "a.mkv"), CONFIG)
     assert caught.value.reason == Reason.TRUNCATED
 
 
-def test_a_codec_that_decord_cannot_seek_in_is_refused(tmp_path):
-    path = videos.write_video(tmp_path / "a.mp4", numbered(10), np.arange(10) / 30, "libx265")
+def test_the_crop_is_about_the_centre(tmp_path):
+    wide = [np.pad(picture(i), ((0, 0), (64, 64), (0, 0))) for i in range(10)]
+    path = videos.write_video(tmp_path / "a.mp4", wide, np.arange(10) / 30)
+    assert [number(image) for image in frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))] == [0, 5, 9]
+
+
+def refusal(path, **limits) -> Quarantined:
     with pytest.raises(Quarantined) as caught:
-        probe(str(path))
-    assert caught.value.reason == Reason.UNSUPPORTED_CODEC
+        probe(str(path), DecodeConfig(**limits))
+    return caught.value
+
+
+def test_a_codec_that_is_not_on_the_list_is_refused(tmp_path):
+    error = refusal(encode(tmp_path / "a.avi", "huffyuv", pixels="yuv422p").path)
+    assert error.reason == Reason.UNSUPPORTED_CODEC and "huffyuv" in error.detail
+
+
+def test_limits_hold_before_anything_is_decoded(tmp_path):
+    path = encode(tmp_path / "a.mp4").path
+    assert refusal(path, max_pixels=128 * 79).reason == Reason.TOO_MANY_PIXELS
+    error = refusal(path, max_frames=COUNT - 1)
+    assert error.reason == Reason.TOO_MANY_FRAMES and str(COUNT - 1) in error.detail
+    assert len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=COUNT)).video.times) == COUNT
+
+
+def test_a_thousand_frames_a_second_are_refused(tmp_path):
+    error = refusal(encode(tmp_path / "a.mkv", times=np.arange(COUNT) / 1000).path, max_frame_rate=120)
+    assert error.reason == Reason.TOO_MANY_FRAMES and "within a second" in error.detail
+
+
+@pytest.mark.parametrize("values", [{"max_frames": 0}, {"deadline_s": float("nan")}, {"decoder_memory_mb": 10}])
+def test_a_limit_without_sense_is_refused(values):
+    with pytest.raises(ValueError, match="expected"):
+        DecodeConfig(**values)

@@ -1,0 +1,200 @@
+"""A decoder that hangs, crashes, leaks or lies costs one clip, in time, and leaves nothing behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import ATTEMPTS, Ahead, DecoderPool, split
+from pipeline.decode.probe import probe
+from pipeline.decode.process import COMMAND, DecoderDied, DecoderProcess
+from pipeline.decode.readers import frames
+from schemas.outcome import Quarantined, Reason
+from tests.numbered import COUNT, SIZE, encode, number
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = DecodeConfig(deadline_s=1.5, decoder_memory_mb=400)
+
+
+def fake(config: DecodeConfig) -> DecoderProcess:
+    return DecoderProcess(config, (sys.executable, str(Path(__file__).with_name("misbehaving.py"))))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return encode(tmp_path_factory.mktemp("video") / "good.mp4", options={"g": "24"}).path
+
+
+def children() -> set[int]:
+    """Processes of ours that are still there, the dead ones that nobody waited for included."""
+    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout
+    return {int(pid) for pid in found.split() if Path(f"/proc/{pid}").exists()}
+
+
+@pytest.mark.parametrize(
+    "how, reason, words",
+    [
+        ("sleeps", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("ignores_sigterm", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("spins", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("segfaults", Reason.CRASH, "SIGSEGV"),
+        ("aborts", Reason.CRASH, "SIGABRT"),
+        ("exits", Reason.CRASH, "exited with code 0"),
+        ("leaks", Reason.OUT_OF_MEMORY, "memory"),
+        ("speaks_nonsense", Reason.CRASH, "nonsense"),
+        ("sends_too_much", Reason.CRASH, "decoder"),
+    ],
+)
+def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path, how, reason, words):
+    path = shutil.copy(video, tmp_path / f"{how}.mp4")
+    process, before = fake(CONFIG), time.monotonic()
+    with pytest.raises((DecoderDied, Quarantined)) as caught:
+        process.probe(str(path))
+    assert time.monotonic() - before < CONFIG.deadline_s + 2
+    assert caught.value.reason == reason and words in caught.value.detail
+    process.close()
+    assert process.process.pid not in children()
+
+
+def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
+    process, peak = fake(CONFIG), 0
+    path = shutil.copy(video, tmp_path / "leaks.mp4")
+    with pytest.raises((DecoderDied, Quarantined)):
+        process.probe(str(path))
+    peak = process.resident
+    process.close()
+    assert peak <= 1.1 * CONFIG.decoder_memory_mb * 2**20
+
+
+def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_decoded(video, tmp_path):
+    pool = DecoderPool(CONFIG, 1, fake)
+    with pytest.raises(Quarantined) as caught:
+        pool.probe(str(shutil.copy(video, tmp_path / "aborts.mp4")))
+    assert (caught.value.reason, caught.value.attempts) == (Reason.CRASH, ATTEMPTS)
+    found = pool.probe(str(video))
+    assert [number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [0, 30, 31]
+    pool.close()
+
+
+def test_a_decoder_that_dies_once_costs_nothing(video, tmp_path):
+    pool = DecoderPool(CONFIG, 1, fake)
+    path = str(shutil.copy(video, tmp_path / "once.mp4"))
+    assert len(pool.probe(path).times) == COUNT
+    pool.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, count):
+    pool = DecoderPool(CONFIG, count, fake)
+    path = str(shutil.copy(video, tmp_path / "halfway.mp4"))
+    found, seen = pool.probe(path), []
+    size = (512, 320)
+    with pytest.raises(Quarantined):
+        for image in pool.frames(path, found, range(COUNT), size):
+            seen.append(number(image))
+    assert 0 < len(seen) < COUNT and seen == list(range(len(seen)))
+    pool.close()
+
+
+def test_a_refusal_passes_through_and_the_process_lives_on(video, tmp_path):
+    process = DecoderProcess(DecodeConfig())
+    (tmp_path / "text.mp4").write_text("not a video")
+    for _ in range(2):
+        with pytest.raises(Quarantined) as caught:
+            process.probe(str(tmp_path / "text.mp4"))
+        assert caught.value.reason == Reason.NOT_MEDIA
+        assert len(process.probe(str(video)).times) == COUNT
+    process.close()
+
+
+def test_the_child_loads_no_torch(video):
+    code = "import sys, pipeline.decode.child, pipeline.decode.probe, pipeline.decode.readers; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert COMMAND[-1] == "pipeline.decode.child"
+
+
+def test_a_child_whose_parent_is_killed_goes_away(video):
+    code = (
+        "import sys, time; from pipeline.decode import DecodeConfig; from pipeline.decode.process import DecoderProcess;"
+        f"p = DecoderProcess(DecodeConfig()); p.probe({str(video)!r}); print(p.process.pid, flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("size", [(128, 80), (640, 400)])
+def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, count, size):
+    pool = DecoderPool(DecodeConfig(), count)
+    indices = range(3, COUNT - 2)
+    found = np.stack(list(pool.frames(str(video), pool.probe(str(video)), indices, size)))
+    np.testing.assert_array_equal(found, np.stack(list(frames(probe(str(video), DecodeConfig()), indices, size))))
+    pool.close()
+
+
+def test_a_reader_that_is_left_in_the_middle_harms_nobody(video):
+    pool = DecoderPool(DecodeConfig(), 2)
+    found = pool.probe(str(video))
+    for _ in range(3):
+        images = pool.frames(str(video), found, range(COUNT), (640, 400))
+        assert number(next(images)) == 0
+        images.close()
+    assert [number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [7, 100]
+    pool.close()
+
+
+def test_a_worn_process_is_replaced(video, monkeypatch):
+    monkeypatch.setattr("pipeline.decode.pool.RECYCLE_AFTER", 2)
+    made = []
+    pool = DecoderPool(DecodeConfig(), 1, lambda config: made.append(DecoderProcess(config)) or made[-1])
+    for _ in range(5):
+        pool.probe(str(video))
+    assert len(made) == 3 and [one.is_alive() for one in made] == [False, False, True]
+    pool.close()
+
+
+def test_pieces_begin_at_key_frames_and_hold_every_index_once():
+    pieces = list(split(range(10, 500), np.array([0, 100, 130, 250, 480])))
+    assert [int(piece[0]) for piece in pieces] == [10, 100, 250] and [i for piece in pieces for i in piece] == list(range(10, 500))
+    assert [list(piece) for piece in split([5, 6, 7], np.array([0]))] == [[5, 6, 7]]
+
+
+def test_what_is_taken_ahead_arrives_in_order_and_the_error_last():
+    def items():
+        yield from range(20)
+        raise ValueError("the end")
+
+    ahead, seen = Ahead(items(), 3), []
+    with pytest.raises(ValueError, match="the end"):
+        for item in ahead:
+            seen.append(item)
+    assert seen == list(range(20))
+
+
+def test_what_is_taken_ahead_is_closed_when_nobody_wants_it():
+    closed = []
+
+    def items():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    ahead = Ahead(items(), 3)
+    next(ahead)
+    ahead.close()
+    assert closed == [True]
