@@ -12,36 +12,38 @@ from pipeline.decode import child
 HOARD = []
 
 
-def take(megabytes: int) -> None:
-    HOARD.append(bytearray(os.urandom(1 << 20)) * megabytes)
+def spin() -> None:
+    while True:
+        pass
 
 
-def misbehave(how: str, connection: Connection) -> None:
-    if how == "sleeps":
-        time.sleep(1000)
-    elif how == "ignores_sigterm":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(1000)
-    elif how == "spins":
-        while True:
-            pass
-    elif how == "segfaults":
-        ctypes.string_at(0)
-    elif how == "aborts":
-        os.abort()
-    elif how == "exits":
-        os._exit(0)
-    elif how == "leaks":
-        while True:
-            take(40)
-            time.sleep(0.02)
-    elif how == "speaks_nonsense":
-        connection.send_bytes(b'{"pictures": -5, "frames": "\\xff"}')
-    elif how == "sends_too_much":
-        os.write(connection.fileno(), b"\xff" * 4096)
-        time.sleep(1000)
+def ignore_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
 
 
+def leak() -> None:
+    while True:
+        HOARD.append(bytearray(os.urandom(1 << 20)) * 40)
+        time.sleep(0.02)
+
+
+def send_too_much(connection: Connection) -> None:
+    os.write(connection.fileno(), b"\xff" * 4096)
+    time.sleep(1000)
+
+
+WAYS = {
+    "sleeps": lambda connection: time.sleep(1000),
+    "ignores_sigterm": lambda connection: ignore_sigterm(),
+    "spins": lambda connection: spin(),
+    "segfaults": lambda connection: ctypes.string_at(0),
+    "aborts": lambda connection: os.abort(),
+    "exits": lambda connection: os._exit(0),
+    "leaks": lambda connection: leak(),
+    "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
+    "sends_too_much": send_too_much,
+}
 real_answer = child.answer
 
 
@@ -54,7 +56,7 @@ def answer(request, connection, descriptor):
         answers = real_answer(request, connection, descriptor)
         yield next(answers)
         os.abort()
-    misbehave(how, connection)
+    WAYS.get(how, lambda connection: None)(connection)
     yield from real_answer(request, connection, descriptor)
 
 

@@ -96,8 +96,7 @@ def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, cou
     found, seen = pool.probe(path), []
     size = (512, 320)
     with pytest.raises(Quarantined):
-        for image in pool.frames(path, found, range(COUNT), size):
-            seen.append(number(image))
+        seen.extend(number(image) for image in pool.frames(path, found, range(COUNT), size))
     assert 0 < len(seen) < COUNT and seen == list(range(len(seen)))
     pool.close()
 
@@ -179,8 +178,7 @@ def test_what_is_taken_ahead_arrives_in_order_and_the_error_last():
 
     ahead, seen = Ahead(items(), 3), []
     with pytest.raises(ValueError, match="the end"):
-        for item in ahead:
-            seen.append(item)
+        seen.extend(ahead)
     assert seen == list(range(20))
 
 
