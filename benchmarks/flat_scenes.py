@@ -4,8 +4,9 @@ CHOSEN_ON are those on which the constants of pipeline/confidence.py were chosen
 other paint, other shapes, other motion, other seeds, other grain. STANDARD are the scenes of pipeline/scenery.py as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def plain_disc(grain: float) -> Case:
     return Case(Scene(layers=(replace(standard("ripples").layers[0], modes=()), replace(disc, modes=(moves,))), grain=grain))
 
 
-# ---- held-out scenes
+# ---- scenes it is judged by
 
 
 def reeds_at_dusk(grain: float) -> Case:
@@ -146,10 +147,18 @@ def shaded_reeds(grain: float) -> Case:
     return Case(Scene(layers=(painted_over(dimmed(wall, blobs(25, 6), 0.05), blobs(26, 5, 0.8), (90, 100, 60)),), grain=grain), crf=20)
 
 
-CHOSEN_ON = {f"{make.__name__}, grain {g:g}": make(g) for make in (patches, shadows, shrub_and_sky, night_lantern, plain_disc) for g in (0.0, 2.0, 6.0)}
-HELD_OUT = {
-    f"{make.__name__}, grain {g:g}": make(g)
-    for make in (reeds_at_dusk, cloth_by_candlelight, candle, plain_leaves, mast, shaded_reeds)
-    for g in (1.0, 4.0, 8.0)
-}
-STANDARD = {name: Case(standard(name, 3)) for name in SCENES}
+def as_they_are(name: str) -> Case:
+    return Case(standard(name, 3))
+
+
+Scenes = dict[str, Callable[[], Case]]
+
+
+def at_grains(makers: Sequence[Callable[[float], Case]], grains: Sequence[float]) -> Scenes:
+    """Each scene at each level of camera noise (deviation at 512 x 320, grey levels), painted when called."""
+    return {f"{make.__name__}, grain {grain:g}": partial(make, grain) for make in makers for grain in grains}
+
+
+CHOSEN_ON: Scenes = at_grains((patches, shadows, shrub_and_sky, night_lantern, plain_disc), (0.0, 2.0, 6.0))
+HELD_OUT: Scenes = at_grains((reeds_at_dusk, cloth_by_candlelight, candle, plain_leaves, mast, shaded_reeds), (1.0, 4.0, 8.0))
+STANDARD: Scenes = {name: partial(as_they_are, name) for name in SCENES}
