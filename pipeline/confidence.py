@@ -53,14 +53,16 @@ def texture(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "hei
 
 
 def consistent(flows: Sequence[tuple[Flow, Flow]]) -> Float32[np.ndarray, "height width"]:
-    """0 to 1: exp(-(disagreement / tolerance)^2), averaged over the pairs in which a pixel stays in the picture; a pixel
-    that always leaves it has 0.
+    """0 to 1: exp(-(disagreement / tolerance)^4), averaged over the pairs in which a pixel stays in the picture; a pixel
+    that always leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
+
+    Raises ValueError where there is no pair.
     """
     if not flows:
         raise ValueError("there are 0 pairs of flow, expected at least 1")
     ratios = np.stack([disagreement(forward, backward) / tolerance(forward) for forward, backward in flows])
     inside = ~np.isnan(ratios)
-    agreement = np.exp(-np.square(ratios), where=inside, out=np.zeros_like(ratios))
+    agreement = np.exp(-np.square(np.square(ratios)), where=inside, out=np.zeros_like(ratios))
     return agreement.sum(axis=0) / np.maximum(inside.sum(axis=0), 1, dtype=np.float32)
 
 
