@@ -1,8 +1,9 @@
 """How far each pixel's flow is to be believed, and a spectrum in which what is not is replaced (docs/maths.md, 9).
 
 Flow estimators invent motion where the picture has nothing to follow: on plain and on dark areas. Two signs give it
-away. The start frame has no texture there, and flow to a later frame and back does not return. Both are needed: fine
-grain looks like texture, and smoothed-over flow is consistent with itself.
+away. The start frame has no texture there, and flow to a later frame and back does not return. Neither does alone:
+invented motion can be smooth and return, and flow can be lost on texture. docs/decisions/0006-flow-confidence.md has
+what each is worth.
 """
 
 from collections.abc import Sequence
