@@ -94,7 +94,7 @@ def damp(planes: Planes, certain: UInt8[np.ndarray, "height width"]) -> Planes:
 
     y = G(c x) / (G(c) + PULL): a normalised convolution (Knutsson and Westin 1993) with a Gaussian G, and a pull to 0. A
     hole amid confident motion takes that motion, an area with none nearby comes to rest, and where c is 1 a plane keeps
-    its bits. `planes` is complex64 or float32, [..., H, W]. Linear in it, so that damping a spectrum damps its motion.
+    its bits. `planes` is real or complex, single or double. Linear in it, so that damping a spectrum damps its motion.
     W damped likewise is an upper bound of the damped motion's W, and is it where neighbours move in step.
     """
     share = certain.astype(np.float32) / 255
@@ -109,7 +109,7 @@ def damp(planes: Planes, certain: UInt8[np.ndarray, "height width"]) -> Planes:
 def around(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarray, "height width"]:
     """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and interpolated between them."""
     height, width = plane.shape
-    parts = plane.view(np.float32).reshape(height, width, -1)
+    parts = plane.view(plane.real.dtype).reshape(height, width, -1)
     cells = cv2.resize(parts, (-(-width // CELL_PX), -(-height // CELL_PX)), interpolation=cv2.INTER_AREA)
     smooth = cv2.resize(cv2.GaussianBlur(cells, (0, 0), REACH_PX / CELL_PX), (width, height), interpolation=cv2.INTER_LINEAR)
     return smooth.reshape(height, -1).view(plane.dtype)

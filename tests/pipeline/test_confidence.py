@@ -124,6 +124,15 @@ def test_far_from_confident_motion_there_is_none():
     assert damped[62] > 4 and damped[100] < 0.05 and (np.diff(damped) < 1e-6).all()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.complex128])
+def test_planes_of_any_precision_are_damped_alike(kind):
+    believed = np.random.default_rng(4).integers(0, 256, SHAPE, np.uint8)
+    planes = volume().real.astype(kind)
+    damped = damp(planes, believed)
+    assert damped.dtype == kind
+    np.testing.assert_allclose(damped, damp(volume(), believed).real, atol=1e-5)
+
+
 @given(st.integers(0, 9), st.floats(-3, 3))
 @settings(max_examples=10, deadline=None)
 def test_damping_is_linear(seed, factor):
