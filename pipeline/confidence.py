@@ -109,7 +109,7 @@ def damp(planes: Planes, certain: UInt8[np.ndarray, "height width"]) -> Planes:
 def around(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarray, "height width"]:
     """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and interpolated between them."""
     height, width = plane.shape
-    parts = plane.view(plane.real.dtype).reshape(height, width, -1)
+    parts = plane.view(np.finfo(plane.dtype).dtype).reshape(height, width, -1)
     cells = cv2.resize(parts, (-(-width // CELL_PX), -(-height // CELL_PX)), interpolation=cv2.INTER_AREA)
     smooth = cv2.resize(cv2.GaussianBlur(cells, (0, 0), REACH_PX / CELL_PX), (width, height), interpolation=cv2.INTER_LINEAR)
     return smooth.reshape(height, -1).view(plane.dtype)
