@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from threadpoolctl import ThreadpoolController
 
+from pipeline.confidence import disagreement, tolerance
 from schemas.outcome import Measures, Reason
 
 _threads = ThreadpoolController()
@@ -25,8 +26,6 @@ UNCHANGED_LEVELS = 0.02
 """A step between source frames under this mean absolute difference, in grey levels, changes nothing."""
 MOVING_PX = 1.0
 """A pixel moves if its displacement, averaged over time, is over this (the paper's camera rule)."""
-CONSISTENT_PX, CONSISTENT_SHARE = 0.5, 0.2
-"""Forward and backward flow agree within this many pixels or this share of the displacement, whichever is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +191,6 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
 
 def inconsistency(forward: Float32[np.ndarray, "2 height width"], backward: Float32[np.ndarray, "2 height width"]) -> float:
     """Share of the pixels p where F(p) + B(p + F(p)) is not near zero; pixels that leave the picture do not count."""
-    height, width = forward.shape[1:]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = x + forward[0], y + forward[1]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    back = np.stack([cv2.remap(b, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for b in backward])
-    error, allowed = np.hypot(*(forward + back)), np.maximum(CONSISTENT_PX, CONSISTENT_SHARE * np.hypot(*forward))
+    error, allowed = disagreement(forward, backward), tolerance(forward)
+    inside = ~np.isnan(error)
     return float((error > allowed)[inside].mean()) if inside.any() else 1.0

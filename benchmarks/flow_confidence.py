@@ -1,0 +1,210 @@
+"""How well the confidence of the flow tells its errors, and what damping by it does, on scenes whose motion is known.
+
+python benchmarks/flow_confidence.py            # Markdown tables
+python benchmarks/flow_confidence.py CLIP ...   # first window of real clips, where there is no truth
+
+Scenes (benchmarks/flat_scenes.py) are rendered at 512 x 320, written as H.264 and measured with DIS medium at 256 x 160
+as a run does. Errors are end-point errors in pixels, averaged over all 150 frames of a window, on pixels that stay
+visible and are not at a layer's edge. A pixel is bare where the grey levels of the start frame, without noise, deviate
+by less than BARE_LEVELS around it, and else textured. docs/decisions/0006-flow-confidence.md says what follows.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from filter_thresholds import TIMES, film, lit, table
+from flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
+from scipy.stats import spearmanr
+
+from pipeline.build import BuildConfig, Seen, check_indices, displacements, stretch_windows
+from pipeline.confidence import Flow, confidence, consistent, damp, textured
+from pipeline.flow import make_estimator
+from pipeline.plan import plan_clip, plan_rows
+from pipeline.spectrum import to_spectrum
+from pipeline.synthetic import WORKING, render, true_motion, trustworthy
+from schemas.clip import Clip
+
+BARE_LEVELS, BARE_PX = 2.0, 9
+"""Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side, is under this."""
+CHECKS = (4, 8, 16, 29)
+"""Numbers of backward flows; 29 is a fifth of the 149 forward ones."""
+BINS = (0, 16, 64, 128, 192, 240, 256)
+GROUPS = {
+    "Constants were chosen on these": CHOSEN_ON,
+    "And on scenery.py as it is": STANDARD_CHOSEN_ON,
+    "Held out": HELD_OUT,
+    "Held out: scenery.py as it is, other seeds": STANDARD,
+}
+CONFIG = BuildConfig()
+ESTIMATOR = make_estimator(CONFIG.flow)
+
+
+class Filmed(NamedTuple):
+    """One window: what was measured, and what is true."""
+
+    grey: np.ndarray
+    forward: np.ndarray
+    backward: dict[int, np.ndarray]
+    true: np.ndarray
+    valid: np.ndarray
+    bare: np.ndarray
+
+
+class Judged(NamedTuple):
+    """One window's numbers: errors over all, bare and textured pixels, raw and for each kind of confidence."""
+
+    raw: tuple[float, float, float]
+    damped: dict[str, tuple[float, float, float]]
+    rank: dict[str, float]
+    spectrum: tuple[float, float]
+    weight: tuple[float, float]
+    bare_share: float
+    mean_px: float
+    bins: np.ndarray
+
+
+def main(clips: Sequence[str]) -> None:
+    cv2.setNumThreads(1)
+    if clips:
+        table("clip | confidence, mean | share under 64 | W px, median | mean | 95 % | damped W px, median | mean | 95 %", map(real, clips))
+        return
+    timing()
+    for title, scenes in GROUPS.items():
+        print(f"\n## {title}")
+        report(scenes)
+
+
+def report(scenes: Scenes) -> None:
+    judged = {name: judge(filmed(make())) for name, make in scenes.items()}
+    head = "scene | bare share | true mean px | error raw: all | bare | textured | damped: all | bare | textured | spectrum error raw | damped | W error raw | damped"
+    table(head, ((name, j.bare_share, j.mean_px, *j.raw, *j.damped["both, 8"], *j.spectrum, *j.weight) for name, j in judged.items()))
+    head = "confidence from | damped to raw error, geometric mean: all | bare | textured | worst scene: all | bare | textured | rank correlation with the error"
+    table(head, (summary(kind, list(judged.values())) for kind in next(iter(judged.values())).damped))
+    counts, errors = np.sum([j.bins for j in judged.values()], axis=0)
+    spans = [f"{low} to {high - 1}" for low, high in pairwise(BINS)]
+    rows = ((span, count / counts.sum(), error / count) for span, count, error in zip(spans, counts, errors, strict=True) if count)
+    table("confidence | share of pixels | mean error px", rows)
+
+
+def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
+    ratios = np.log([np.divide(j.damped[kind], j.raw) for j in judged]).T
+    present = [one[np.isfinite(one)] for one in ratios]
+    means, worst = ([float(np.exp(f(one))) if one.size else float("nan") for one in present] for f in (np.mean, np.max))
+    return kind, *means, *worst, float(np.mean([j.rank[kind] for j in judged]))
+
+
+# ---- one window
+
+
+def window(path: Path) -> list[Seen]:
+    """The frames of a clip's first window."""
+    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan)], CONFIG.plan)
+    return next(stretch_windows(rows[:1], CONFIG, ESTIMATOR))[1]
+
+
+def backward(seen: Sequence[Seen], checks: Sequence[int]) -> dict[int, np.ndarray]:
+    indices = sorted({i for count in checks for i in check_indices(len(seen), count)})
+    return {i: ESTIMATOR.displace([(seen[i].prepared, seen[0].prepared)])[0] for i in indices}
+
+
+def filmed(case: Case) -> Filmed:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mp4"
+        film(path, (lit(render(case.scene, i / 30), case.light(i / 30)) for i in range(156)), 30, case.crf)
+        seen = window(path)
+    true = true_motion(case.scene, 0.0, TIMES)
+    return Filmed(
+        seen[0].look.grey,
+        displacements(ESTIMATOR, seen, range(len(seen))),
+        backward(seen, CHECKS),
+        true,
+        trustworthy(case.scene, 0.0, true[::10], TIMES[::10]),
+        deviation(render(replace(case.scene, grain=0.0), 0.0, WORKING)) < BARE_LEVELS,
+    )
+
+
+def deviation(image: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean, square = (cv2.blur(x, (BARE_PX, BARE_PX)) for x in (grey, grey * grey))
+    return np.sqrt(np.maximum(square - mean * mean, 0))
+
+
+def checked(one: Filmed, count: int) -> list[tuple[Flow, Flow]]:
+    return [(one.forward[i], one.backward[i]) for i in check_indices(len(one.forward), count)]
+
+
+def kinds(one: Filmed) -> dict[str, np.ndarray]:
+    """Confidence from all there is, and from parts of it."""
+    found = {f"both, {count}": confidence(one.grey, checked(one, count)) for count in (8, 4, 16, 29)}
+    parts = {"texture alone": textured(one.grey), "consistency alone, 8": consistent(checked(one, 8))}
+    return found | {name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()}
+
+
+def judge(one: Filmed) -> Judged:
+    error, found = size(one.forward - one.true), kinds(one)
+    areas = (one.valid, one.valid & one.bare, one.valid & ~one.bare)
+    damped = {kind: damp(one.forward, certain) for kind, certain in found.items()}
+    ours, known = found["both, 8"], to_spectrum(one.true, 16)
+    volume = to_spectrum(one.forward, 16).astype(np.complex64)
+    weights = size(one.forward), damp(size(one.forward), ours)
+    return Judged(
+        raw=over(error, areas),
+        damped={kind: over(size(motion - one.true), areas) for kind, motion in damped.items()},
+        rank={kind: float(spearmanr(255 - certain[one.valid].astype(int), error[one.valid]).statistic) for kind, certain in found.items()},
+        spectrum=tuple(relative((found - known)[:, :, one.valid], known[:, :, one.valid]) for found in (volume, damp(volume, ours))),
+        weight=tuple(float(np.abs(weight - size(damped["both, 8"]))[one.valid].mean()) for weight in weights),
+        bare_share=float(areas[1].sum() / areas[0].sum()),
+        mean_px=float(size(one.true)[one.valid].mean()),
+        bins=np.stack([np.histogram(ours[one.valid], BINS, weights=w)[0] for w in (np.ones(one.valid.sum()), error[one.valid])]),
+    )
+
+
+def size(motion: np.ndarray) -> np.ndarray:
+    """Mean over time of the length, [H, W]."""
+    return np.hypot(*motion.swapaxes(0, 1)).mean(axis=0)
+
+
+def over(error: np.ndarray, areas: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """The mean over each area, NaN where it is empty."""
+    return tuple(float(error[area].mean()) if area.any() else float("nan") for area in areas)
+
+
+def relative(difference: np.ndarray, known: np.ndarray) -> float:
+    return float(np.linalg.norm(difference) / np.linalg.norm(known)) if known.any() else float("nan")
+
+
+# ---- without truth
+
+
+def real(clip: str) -> Sequence[Any]:
+    seen = window(Path(clip))
+    forward, back = displacements(ESTIMATOR, seen, range(len(seen))), backward(seen, (8,))
+    ours = confidence(seen[0].look.grey, [(forward[i], b) for i, b in back.items()])
+    weights = size(forward), size(damp(forward, ours))
+    figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]
+    return Path(clip).name, float(ours.mean()), float((ours < 64).mean()), *figures
+
+
+def timing(repeats: int = 50) -> None:
+    """Milliseconds a window, median, on one thread."""
+    one = filmed(CHOSEN_ON["patches, grain 2"]())
+    ours, volume = confidence(one.grey, checked(one, 8)), to_spectrum(one.forward, 16).astype(np.complex64)
+
+    def ms(call: Any) -> float:
+        starts = [perf_counter() for _ in range(repeats + 1) if call() is not None]
+        return 1e3 * float(np.median(np.diff(starts)))
+
+    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, checked(one, count)))) for count in CHECKS]
+    table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, ours)))])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
