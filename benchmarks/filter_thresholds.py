@@ -18,16 +18,15 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from windows import first_window
 
 from pipeline import filters, synthetic
-from pipeline.build import BuildConfig, measure, measure_flow, stretch_windows
 from pipeline.filters import PRESETS, Step
-from pipeline.flow import FlowConfig, make_estimator
-from pipeline.plan import plan_clip, plan_rows
+from pipeline.flow import FlowConfig
 from pipeline.scenery import SCENES
 from pipeline.spectrum import RunningSpectrum, interpolation, to_spectrum
 from pipeline.synthetic import VIDEO, WORKING, Layer, Mode, Scene, render, wave
-from schemas.clip import Clip
+from pipeline.window import BuildConfig, measure
 from schemas.outcome import Measures
 
 TIMES = np.arange(150) / 30
@@ -103,15 +102,12 @@ def measured(
 ) -> tuple[Measures, RunningSpectrum]:
     """Films 5.2 s of a scene and measures its first window; each picture is held for `hold` frames."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset))
-    estimator = make_estimator(config.flow)
     with TemporaryDirectory() as folder:
         path, count = Path(folder) / "a.mp4", round(5.2 * fps)
         pictures = (lit(render(one, i / fps), light(i / fps)) for i in range(0, count, hold))
         film(path, [picture for picture in pictures for _ in range(hold)][:count], fps, crf)
-        rows = plan_rows([plan_clip(Clip(uri=str(path)), config.plan)], config.plan)
-        row, seen = next(stretch_windows(rows[:1], config, estimator))
-    motion, _, flow = measure_flow(row["key"], seen, config, estimator)
-    return measure(seen, motion, flow, config, estimator), motion
+        window = first_window(path, config)
+    return measure(window.seen, window.moved), window.moved.sums
 
 
 def verdict(measures: Measures) -> str:

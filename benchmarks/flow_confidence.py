@@ -23,14 +23,14 @@ import numpy as np
 from filter_thresholds import TIMES, film, lit, table
 from flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
 from scipy.stats import spearmanr
+from windows import first_window
 
-from pipeline.build import BuildConfig, Seen, check_indices, displacements, stretch_windows
 from pipeline.confidence import Flow, confidence, consistent, damp, textured
 from pipeline.flow import make_estimator
-from pipeline.plan import plan_clip, plan_rows
 from pipeline.spectrum import to_spectrum
+from pipeline.stretch import Seen
 from pipeline.synthetic import WORKING, render, true_motion, trustworthy
-from schemas.clip import Clip
+from pipeline.window import BuildConfig, check_indices
 
 BARE_LEVELS, BARE_PX = 2.0, 9
 """Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side, is under this."""
@@ -106,8 +106,12 @@ def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
 
 def window(path: Path) -> list[Seen]:
     """The frames of a clip's first window."""
-    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan)], CONFIG.plan)
-    return next(stretch_windows(rows[:1], CONFIG, ESTIMATOR))[1]
+    return first_window(path, CONFIG).seen
+
+
+def flow_to_all(seen: Sequence[Seen]) -> np.ndarray:
+    """Flow from the first frame to all."""
+    return ESTIMATOR.displace([(seen[0].prepared, one.prepared) for one in seen])
 
 
 def backward(seen: Sequence[Seen], checks: Sequence[int]) -> dict[int, np.ndarray]:
@@ -123,7 +127,7 @@ def filmed(case: Case) -> Filmed:
     true = true_motion(case.scene, 0.0, TIMES)
     return Filmed(
         seen[0].look.grey,
-        displacements(ESTIMATOR, seen, range(len(seen))),
+        flow_to_all(seen),
         backward(seen, CHECKS),
         true,
         trustworthy(case.scene, 0.0, true[::10], TIMES[::10]),
@@ -186,7 +190,7 @@ def relative(difference: np.ndarray, known: np.ndarray) -> float:
 
 def real(clip: str) -> Sequence[Any]:
     seen = window(Path(clip))
-    forward, back = displacements(ESTIMATOR, seen, range(len(seen))), backward(seen, (8,))
+    forward, back = flow_to_all(seen), backward(seen, (8,))
     ours = confidence(seen[0].look.grey, [(forward[i], b) for i, b in back.items()])
     weights = size(forward), size(damp(forward, ours))
     figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]

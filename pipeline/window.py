@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Float32
 
 from pipeline import filters, spectrum
+from pipeline.confidence import confidence, damp
 from pipeline.decode import DecodeConfig
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig, FlowEstimator
@@ -35,6 +36,8 @@ class BuildConfig:
     """True later frames kept per sample, with their flow, for the renderer."""
     checks: int = 8
     """Frames of a window on which backward flow is computed too."""
+    damp: bool = False
+    """Replace displacements without confidence by what is confident around them, or by rest."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -123,11 +126,15 @@ def rounded(value: float) -> float:
 def make_sample(row: dict, seen: Sequence[Seen], moved: Moved, measures: Measures, config: BuildConfig, **described: Any) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
     targets = choose_targets(row["key"], len(seen), config.pairs)
+    certain, volume, weight = confidence(seen[0].look.grey, moved.checked()), moved.sums.spectrum(), moved.sums.weight()
+    if config.damp:
+        volume, weight = damp(volume, certain), damp(weight, certain)
     return Sample(
         key=row["key"],
         image=seen[0].image,
-        spectrum=to_half(to_channels(moved.sums.spectrum())),
-        weight=to_half(moved.sums.weight()),
+        spectrum=to_half(to_channels(volume)),
+        weight=to_half(weight),
+        confidence=certain,
         pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
         pair_flow=to_half(np.stack([moved.forward[i] for i in targets])),
         pair_image=np.stack([seen[i].image for i in targets]),
@@ -156,6 +163,7 @@ def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described:
         frames=config.plan.frames,
         fps=config.plan.fps,
         size=list(config.size),
+        damped=config.damp,
         measures=asdict(measures),
         **described,
     )

@@ -13,12 +13,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """A sample's name: no dot, since readers end the name at the first one; short enough for a plain tar header."""
 IMAGE, META, MOTION = "image.png", "json", "motion.safetensors"
 MEMBERS = (IMAGE, META, MOTION)
 """Members of a sample in the order in which they stand in the tar."""
+ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
+"""Arrays of its motion member."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class Sample:
     """Raw coefficients in pixels: re x, im x, re y, im y."""
     weight: Float16[np.ndarray, "height width"]
     """Mean over time of the displacement's length, pixels."""
+    confidence: UInt8[np.ndarray, "height width"]
+    """How far each pixel's displacement is to be believed, 0 to 255 (docs/maths.md, 9)."""
     pair_time: Float32[np.ndarray, " pairs"]
     """Seconds after the start frame."""
     pair_flow: Float16[np.ndarray, "pairs 2 height width"]
@@ -66,7 +70,7 @@ def encode(sample: Sample) -> dict[str, bytes]:
     """The members of `sample` by name, in order; equal samples give equal bytes."""
     image = io.BytesIO()
     Image.fromarray(sample.image).save(image, "png", compress_level=6)
-    arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ("spectrum", "weight", "pair_time", "pair_flow", "pair_image")}
+    arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
     return {IMAGE: image.getvalue(), META: meta, MOTION: save(arrays)}
 
@@ -92,6 +96,7 @@ def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         "image": (np.uint8, (height, width, 3)),
         "spectrum": (np.float16, (freq, 4, height, width)),
         "weight": (np.float16, (height, width)),
+        "confidence": (np.uint8, (height, width)),
         "pair_time": (np.float32, (pairs,)),
         "pair_flow": (np.float16, (pairs, 2, height, width)),
         "pair_image": (np.uint8, (pairs, height, width, 3)),

@@ -150,6 +150,24 @@ def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
     assert digests[0] == digests[1]
 
 
+def test_a_sample_says_where_its_motion_is_to_be_believed_and_damping_quiets_the_rest(tmp_path):
+    """The right half of the picture is plain, and noise moves there."""
+    rng, pictures = np.random.default_rng(0), []
+    for i in range(45):
+        image = videos.shifted(videos.texture(96, 64), 2 * np.sin(i / 4), 0)
+        image[:, 48:] = np.clip(90 + rng.normal(0, 3, (64, 48, 3)), 0, 255)
+        pictures.append(image)
+    rows = plan(videos.write_video(tmp_path / "a.mp4", pictures, np.arange(45) / 30), SMALL)[:1]
+    ((raw,), (damped,)) = ([r.sample for r in results(rows, replace(SMALL, damp=damp))] for damp in (False, True))
+    np.testing.assert_array_equal(raw.confidence, damped.confidence)
+    assert raw.confidence[:, 4:28].mean() > 3 * raw.confidence[:, 40:].mean()
+    energy = [np.square(sample.spectrum.astype(float)).sum(axis=(0, 1)) for sample in (raw, damped)]
+    assert energy[1][:, 44:].sum() < 0.5 * energy[0][:, 44:].sum()
+    assert energy[1][:, 4:28].sum() == pytest.approx(energy[0][:, 4:28].sum(), rel=0.1)
+    assert damped.weight[:, 44:].mean() < raw.weight[:, 44:].mean()
+    assert (raw.meta["damped"], damped.meta["damped"]) == (False, True)
+
+
 class DyingAfter(DecoderProcess):
     """Its videos give out after so many frames."""
 

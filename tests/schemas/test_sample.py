@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.sample import FORMAT_VERSION, KEY, META, MOTION, Sample, decode, encode, from_channels, sample_key, to_channels
+from schemas.sample import ARRAYS, FORMAT_VERSION, KEY, META, MOTION, Sample, decode, encode, from_channels, sample_key, to_channels
 
 
 def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), seed: int = 0) -> Sample:
@@ -15,6 +15,7 @@ def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), see
         image=rng.integers(0, 256, (height, width, 3), np.uint8),
         spectrum=rng.normal(0, 30, (4, 4, height, width)).astype(np.float16),
         weight=rng.random((height, width)).astype(np.float16),
+        confidence=rng.integers(0, 256, (height, width), np.uint8),
         pair_time=np.sort(rng.random(2)).astype(np.float32),
         pair_flow=rng.normal(size=(2, 2, height, width)).astype(np.float16),
         pair_image=rng.integers(0, 256, (2, height, width, 3), np.uint8),
@@ -25,7 +26,7 @@ def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), see
 def test_a_sample_survives_its_members():
     sample = make_sample()
     found = decode(sample.key, encode(sample))
-    for name in ("image", "spectrum", "weight", "pair_time", "pair_flow", "pair_image"):
+    for name in ("image", *ARRAYS):
         np.testing.assert_array_equal(getattr(found, name), getattr(sample, name))
     assert found.meta == sample.meta and encode(found) == encode(sample)
 

@@ -1,0 +1,30 @@
+"""Windows of one video with their flow, as a run measures it."""
+
+from contextlib import closing
+from pathlib import Path
+
+from pipeline.build import Begun, begin_windows
+from pipeline.decode.pool import shared_pool
+from pipeline.flow import make_estimator
+from pipeline.plan import plan_clip, plan_rows
+from pipeline.stretch import Stretches
+from pipeline.window import BuildConfig
+from schemas.clip import Clip
+
+
+def planned(path: Path, config: BuildConfig) -> list[dict]:
+    """The windows of a video."""
+    probe = shared_pool(config.decode, 1).probe
+    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan) if row["key"]]
+
+
+def begun(rows: list[dict], config: BuildConfig) -> list[Begun]:
+    """These windows of one video with their flow."""
+    with closing(Stretches([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
+        return [window for stretch, stream in decoded for window in begin_windows(stretch, stream, config, make_estimator(config.flow))]
+
+
+def first_window(path: Path, config: BuildConfig) -> Begun:
+    """The first window of a video with its flow."""
+    (window,) = begun(planned(path, config)[:1], config)
+    return window
