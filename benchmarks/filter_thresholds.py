@@ -26,7 +26,7 @@ from pipeline.flow import FlowConfig
 from pipeline.scenery import SCENES
 from pipeline.spectrum import RunningSpectrum, interpolation, to_spectrum
 from pipeline.synthetic import VIDEO, WORKING, Layer, Mode, Scene, render, wave
-from pipeline.window import BuildConfig, measure
+from pipeline.window import BuildConfig, measure, settle
 from schemas.outcome import Measures
 
 TIMES = np.arange(150) / 30
@@ -107,7 +107,8 @@ def measured(
         pictures = (lit(render(one, i / fps), light(i / fps)) for i in range(0, count, hold))
         film(path, [picture for picture in pictures for _ in range(hold)][:count], fps, crf)
         window = first_window(path, config)
-    return measure(window.seen, window.moved), window.moved.sums
+    moved = settle(window.moving)
+    return measure(window.seen, moved), moved.sums
 
 
 def verdict(measures: Measures) -> str:

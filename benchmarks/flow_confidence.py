@@ -25,7 +25,7 @@ from flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case,
 from scipy.stats import spearmanr
 from windows import first_window
 
-from pipeline.confidence import Flow, confidence, consistent, damp, textured
+from pipeline.confidence import Flow, confidence, consistent, damp, disagree, textured
 from pipeline.flow import make_estimator
 from pipeline.spectrum import to_spectrum
 from pipeline.stretch import Seen
@@ -147,8 +147,8 @@ def checked(one: Filmed, count: int) -> list[tuple[Flow, Flow]]:
 
 def kinds(one: Filmed) -> dict[str, np.ndarray]:
     """Confidence from all there is, and from parts of it."""
-    found = {f"both, {count}": confidence(one.grey, checked(one, count)) for count in (8, 4, 16, 29)}
-    parts = {"texture alone": textured(one.grey), "consistency alone, 8": consistent(checked(one, 8))}
+    found = {f"both, {count}": confidence(one.grey, disagree(checked(one, count))) for count in (8, 4, 16, 29)}
+    parts = {"texture alone": textured(one.grey), "consistency alone, 8": consistent(disagree(checked(one, 8)))}
     return found | {name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()}
 
 
@@ -191,7 +191,7 @@ def relative(difference: np.ndarray, known: np.ndarray) -> float:
 def real(clip: str) -> Sequence[Any]:
     seen = window(Path(clip))
     forward, back = flow_to_all(seen), backward(seen, (8,))
-    ours = confidence(seen[0].look.grey, [(forward[i], b) for i, b in back.items()])
+    ours = confidence(seen[0].look.grey, disagree([(forward[i], b) for i, b in back.items()]))
     weights = size(forward), size(damp(forward, ours))
     figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]
     return Path(clip).name, float(ours.mean()), float((ours < 64).mean()), *figures
@@ -200,13 +200,13 @@ def real(clip: str) -> Sequence[Any]:
 def timing(repeats: int = 50) -> None:
     """Milliseconds a window, median, on one thread."""
     one = filmed(CHOSEN_ON["patches, grain 2"]())
-    ours, volume = confidence(one.grey, checked(one, 8)), to_spectrum(one.forward, 16).astype(np.complex64)
+    ours, volume = confidence(one.grey, disagree(checked(one, 8))), to_spectrum(one.forward, 16).astype(np.complex64)
 
     def ms(call: Any) -> float:
         starts = [perf_counter() for _ in range(repeats + 1) if call() is not None]
         return 1e3 * float(np.median(np.diff(starts)))
 
-    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, checked(one, count)))) for count in CHECKS]
+    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, disagree(checked(one, count))))) for count in CHECKS]
     table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, ours)))])
 
 

@@ -25,7 +25,7 @@ from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.effort import Clock, Effort
 from pipeline.flow import FlowEstimator, make_estimator
 from pipeline.stretch import Found, Seen, Stretches, windows
-from pipeline.window import BuildConfig, Moved, make_sample, measure, measure_flow, measured_columns
+from pipeline.window import BuildConfig, Moving, make_sample, measure, measure_flow, measured_columns, settle
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import Sample
 
@@ -38,7 +38,7 @@ class Begun(NamedTuple):
 
     row: dict[str, Any]
     seen: list[Seen]
-    moved: Moved
+    moving: Moving
     described: dict[str, Any]
     """What decoded it and what measured its flow."""
 
@@ -105,11 +105,11 @@ def begin_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConf
 
 def finish_window(begun: Begun, config: BuildConfig) -> Result:
     """Measures one window, judges it, and makes its sample where it is kept."""
-    row, seen, moved, described = begun
+    row, seen, moving, described = begun
     try:
-        moved = moved.settled()
+        moved = settle(moving)
         measures = measure(seen, moved)
-        columns = measured_columns(measures, moved.sums)
+        columns = measured_columns(measures, moved)
         verdicts = filters.judge(measures, config.thresholds)
         if verdicts:
             return rejected(row, verdicts, columns, seen)

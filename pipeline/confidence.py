@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Inexact, UInt8
 
 Flow = Float32[np.ndarray, "2 height width"]
+Checks = Float32[np.ndarray, "checks height width"]
 Planes = Inexact[np.ndarray, "*planes height width"]
 
 CONSISTENT_PX, CONSISTENT_SHARE = 0.5, 0.2
@@ -30,12 +31,9 @@ PULL = 0.05
 """Mean confidence around a pixel at which the spread motion is halved: the weight of the belief that nothing moves."""
 
 
-def confidence(grey: UInt8[np.ndarray, "height width"], flows: Sequence[tuple[Flow, Flow]]) -> UInt8[np.ndarray, "height width"]:
-    """0 (nothing to go by) to 255, from the start frame and pairs of flow, forward to a later frame and back from it.
-
-    Raises ValueError where there is no pair.
-    """
-    return np.rint(255 * textured(grey) * consistent(flows)).astype(np.uint8)
+def confidence(grey: UInt8[np.ndarray, "height width"], disagreements: Checks) -> UInt8[np.ndarray, "height width"]:
+    """0 (nothing to go by) to 255, from the start frame and the disagreements of its flow with the flow back."""
+    return np.rint(255 * textured(grey) * consistent(disagreements)).astype(np.uint8)
 
 
 def textured(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
@@ -53,18 +51,22 @@ def texture(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "hei
     return np.maximum((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), 0)
 
 
-def consistent(flows: Sequence[tuple[Flow, Flow]]) -> Float32[np.ndarray, "height width"]:
-    """0 to 1: exp(-(disagreement / tolerance)^4), averaged over the pairs in which a pixel stays in the picture; a pixel
-    that always leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
+def consistent(disagreements: Checks) -> Float32[np.ndarray, "height width"]:
+    """0 to 1: exp(-disagreement^4), averaged over the checks in which a pixel stays in the picture; a pixel that always
+    leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
+    """
+    inside = ~np.isnan(disagreements)
+    agreement = np.exp(-np.square(np.square(disagreements)), where=inside, out=np.zeros_like(disagreements))
+    return agreement.sum(axis=0) / np.maximum(inside.sum(axis=0), 1, dtype=np.float32)
 
-    Raises ValueError where there is no pair.
+
+def disagree(flows: Sequence[tuple[Flow, Flow]]) -> Checks:
+    """Disagreement of each pair of flow, forward to a later frame and back from it, over what is tolerated (docs/maths.md,
+    7); NaN where a pixel leaves the picture. Raises ValueError where there is no pair.
     """
     if not flows:
         raise ValueError("there are 0 pairs of flow, expected at least 1")
-    ratios = np.stack([disagreement(forward, backward) / tolerance(forward) for forward, backward in flows])
-    inside = ~np.isnan(ratios)
-    agreement = np.exp(-np.square(np.square(ratios)), where=inside, out=np.zeros_like(ratios))
-    return agreement.sum(axis=0) / np.maximum(inside.sum(axis=0), 1, dtype=np.float32)
+    return np.stack([disagreement(forward, backward) / tolerance(forward) for forward, backward in flows])
 
 
 def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height width"]:
@@ -72,14 +74,15 @@ def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height w
     height, width = forward.shape[1:]
     x, y = positions(height, width)
     x, y = x + forward[0], y + forward[1]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    back = np.stack([cv2.remap(b, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for b in backward])
-    return np.where(inside, np.hypot(*(forward + back)), np.float32(np.nan))
+    back = [cv2.remap(b, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for b in backward]
+    error = cv2.magnitude(forward[0] + back[0], forward[1] + back[1])
+    error[(x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)] = np.nan
+    return error
 
 
 def tolerance(forward: Flow) -> Float32[np.ndarray, "height width"]:
     """Disagreement that still counts as agreement, pixels."""
-    return np.maximum(CONSISTENT_PX, CONSISTENT_SHARE * np.hypot(*forward))
+    return np.maximum(np.float32(CONSISTENT_PX), np.float32(CONSISTENT_SHARE) * cv2.magnitude(*forward))
 
 
 @cache

@@ -26,7 +26,7 @@ from pipeline import statistics
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
 from schemas.outcome import Outcome
 from schemas.run import RunContract, plain
-from schemas.sample import Sample, from_channels
+from schemas.sample import Sample
 from schemas.tables import MANIFEST, PLAN
 
 
@@ -143,7 +143,7 @@ class ShardDraft:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
         if sample is not None:
             row = row | self.writer.add(sample)
-            self.counts += statistics.histogram(from_channels(sample.spectrum))
+            self.counts += statistics.histogram(sample.spectrum)
         if strip is not None:
             self.strips[row["key"]] = strip
         self.rows.append(row)

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from threadpoolctl import ThreadpoolController
 
-from pipeline.confidence import disagreement, tolerance
 from schemas.outcome import Measures, Reason
 
 _threads = ThreadpoolController()
@@ -104,6 +103,7 @@ class Look(NamedTuple):
     """What the frame filters keep of one source frame."""
 
     grey: UInt8[np.ndarray, "height width"]
+    brightness: float
     thumbnail: Float32[np.ndarray, "rows columns"]
     histogram: Float64[np.ndarray, " bins"]
 
@@ -119,7 +119,7 @@ class Step(NamedTuple):
 def look(image: UInt8[np.ndarray, "height width 3"]) -> Look:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     counts = np.bincount(grey.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS)
-    return Look(grey, cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
+    return Look(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
 
 
 def step(before: Look, after: Look) -> Step:
@@ -150,7 +150,7 @@ def histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, "
 
 def measure_frames(looks: Sequence[Look], steps: Sequence[Step], times: Float64[np.ndarray, " frames"]) -> dict[str, float]:
     """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `times` in seconds."""
-    brightness = [float(one.grey.mean(dtype=np.float64)) for one in looks]
+    brightness = [one.brightness for one in looks]
     return dict(
         cut_correlation=min(s.correlation for s in steps),
         cut_histogram=max(s.histogram_distance for s in steps),
@@ -189,8 +189,9 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     return explained / energy if energy > 0 else 0.0, float(2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64))
 
 
-def inconsistency(forward: Float32[np.ndarray, "2 height width"], backward: Float32[np.ndarray, "2 height width"]) -> float:
-    """Share of the pixels p where F(p) + B(p + F(p)) is not near zero; pixels that leave the picture do not count."""
-    error, allowed = disagreement(forward, backward), tolerance(forward)
-    inside = ~np.isnan(error)
-    return float((error > allowed)[inside].mean()) if inside.any() else 1.0
+def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]) -> float:
+    """Share of the pixels where forward and backward flow disagree by more than is tolerated, averaged over the checks;
+    pixels that leave the picture do not count, and where all do the share is 1.
+    """
+    inside = ~np.isnan(disagreements)
+    return float(np.mean([(d[i] > 1).mean() if i.any() else 1.0 for d, i in zip(disagreements, inside, strict=True)]))

@@ -45,7 +45,8 @@ class ShardWriter:
         info.size, info.mode = len(data), 0o644
         header = info.tobuf(tarfile.USTAR_FORMAT)
         offset = self.file.tell() + len(header)
-        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        for part in (header, data, bytes(-len(data) % tarfile.BLOCKSIZE)):
+            self._write(part)
         return offset
 
     def _write(self, data: bytes) -> None:

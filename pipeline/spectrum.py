@@ -87,8 +87,9 @@ class RunningSpectrum:
         check_frequencies(frequencies, time)
         self.frequencies, (self.width, self.height) = frequencies, size
         self.matrix = interpolation(times, time, fps)
-        self.basis = folded_basis(self.matrix, frequencies)
-        self.gram = self.matrix.T @ self.matrix
+        with _threads.limit(limits=1, user_api="blas"):
+            self.basis = folded_basis(self.matrix, frequencies)
+            self.gram = self.matrix.T @ self.matrix
         self.seen = 0
         self.sums: Any = np.zeros((len(self.basis), 2 * self.height * self.width), np.float32)
         self.magnitude: Any = np.zeros((self.height, self.width), np.float32)
@@ -140,10 +141,15 @@ class RunningSpectrum:
 
     def spectrum(self) -> Complex[np.ndarray, "freq 2 height width"]:
         """S, raw, in pixels; complex64. Raises ValueError unless every source frame was added."""
+        real, imaginary = np.moveaxis(self.channels().reshape(self.frequencies, 2, 2, self.height, self.width), 2, 0)
+        return real + 1j * imaginary
+
+    def channels(self) -> Float32[np.ndarray, "freq 4 height width"]:
+        """S as re x, im x, re y, im y, raw, in pixels. Raises ValueError unless every source frame was added."""
         if self.seen != self.matrix.shape[1]:
             raise ValueError(f"{self.seen} displacement frames were added, expected {self.matrix.shape[1]}")
-        pairs = self.sums.reshape(-1, 2, 2, self.height, self.width)[: self.frequencies]
-        return pairs[:, 0] + 1j * pairs[:, 1]
+        parts = self.sums.reshape(-1, 2, 2, self.height, self.width)[: self.frequencies]
+        return parts.swapaxes(1, 2).reshape(self.frequencies, 4, self.height, self.width)
 
     def weight(self) -> Float32[np.ndarray, "height width"]:
         """W: the mean over time of |F_t|, pixels, by the trapezoid weights of the source frames (docs/maths.md, 5)."""

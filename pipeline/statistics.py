@@ -5,7 +5,7 @@ A non-negative float32 keeps its order when its bits are read as an integer. The
 """
 
 import numpy as np
-from jaxtyping import Complex64, Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -18,11 +18,15 @@ def bins(modulus: Float32[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
     return (np.ascontiguousarray(modulus, np.float32).view(np.uint32) >> 16).astype(np.int64)
 
 
-def histogram(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Counts of |S_k| of each displacement component at each frequency; they add up to the number of coefficients."""
-    flat = bins(np.abs(spectrum)).reshape(len(spectrum) * 2, -1)
-    counts = [np.bincount(row, minlength=BINS) for row in flat]
-    return np.stack(counts).reshape(len(spectrum), 2, BINS)
+def histogram(channels: Float16[np.ndarray, "freq 4 height width"]) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Counts of |S_k| of each displacement component at each frequency, from a sample's channels; they add up to the
+    number of coefficients.
+    """
+    counts = np.zeros((len(channels), 2, BINS), np.int64)
+    for k, slice_ in enumerate(channels):
+        for component, (real, imaginary) in enumerate(slice_.astype(np.float32).reshape(2, 2, -1)):
+            counts[k, component] = np.bincount(bins(np.sqrt(real * real + imaginary * imaginary)), minlength=BINS)
+    return counts
 
 
 def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Float32
 
 from pipeline import filters, spectrum
-from pipeline.confidence import confidence, damp
+from pipeline.confidence import confidence, damp, disagree
 from pipeline.decode import DecodeConfig
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig, FlowEstimator
@@ -17,7 +17,7 @@ from pipeline.plan import PlanConfig
 from pipeline.spectrum import BLOCK, RunningSpectrum
 from pipeline.stretch import Seen
 from schemas.outcome import Measures, Quarantined, Reason, Stage
-from schemas.sample import FORMAT_VERSION, Sample, to_channels
+from schemas.sample import FORMAT_VERSION, Sample
 
 DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
@@ -52,29 +52,43 @@ class BuildConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
-class Moved(NamedTuple):
-    """The motion of a window, in arrays of this process or on its way from a device."""
+class Moving(NamedTuple):
+    """The motion of a window, which may still be on its way from a device."""
 
     sums: RunningSpectrum
     forward: dict[int, Any]
     """Flow [2, H, W] from the start frame to the renderer's target frames and the frames to check, by index."""
-    backward: Any
-    """Flow [checks, 2, H, W] from each frame to check to the start frame."""
-    checks: list[int]
-
-    def settled(self) -> "Moved":
-        """The same in arrays of this process. Raises Quarantined (nonfinite)."""
-        self.sums.settle()
-        if not self.sums.is_finite():
-            raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
-        return self._replace(forward={i: np.asarray(flow) for i, flow in self.forward.items()}, backward=np.asarray(self.backward))
-
-    def checked(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(forward, backward) flow of every frame to check."""
-        return [(self.forward[i], back) for i, back in zip(self.checks, self.backward, strict=True)]
+    backward: dict[int, Any]
+    """Flow [2, H, W] from each frame to check to the start frame, by index."""
 
 
-def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> Moved:
+class Moved(NamedTuple):
+    """The motion of a window, in this process."""
+
+    sums: RunningSpectrum
+    grid: Float32[np.ndarray, "time 2 rows columns"]
+    """The motion texture on a coarse grid."""
+    forward: dict[int, Float32[np.ndarray, "2 height width"]]
+    disagreements: Float32[np.ndarray, "checks height width"]
+    """Of forward and backward flow, over what is tolerated."""
+
+
+def settle(moving: Moving) -> Moved:
+    """Waits for the device. Raises Quarantined (nonfinite)."""
+    sums = moving.sums
+    sums.settle()
+    if not sums.is_finite():
+        raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
+    forward, backward = ({i: to_array(flow) for i, flow in flows.items()} for flows in (moving.forward, moving.backward))
+    return Moved(sums, sums.grid_motion(), forward, disagree([(forward[i], back) for i, back in backward.items()]))
+
+
+def to_array(flow: Any) -> Float32[np.ndarray, "2 height width"]:
+    """The same in this process's memory."""
+    return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
+
+
+def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> Moving:
     """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
     checks = check_indices(len(seen), config.checks)
     wanted = {*choose_targets(key, len(seen), config.pairs), *checks}
@@ -83,7 +97,8 @@ def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator:
         block = estimator.displace([(seen[0].prepared, one.prepared) for one in seen[first : first + BLOCK]])
         sums.add(block)
         forward |= {i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK}  # a copy: the block is dropped
-    return Moved(sums, forward, estimator.displace([(seen[i].prepared, seen[0].prepared) for i in checks]), checks)
+    backward = estimator.displace([(seen[i].prepared, seen[0].prepared) for i in checks])
+    return Moving(sums, forward, dict(zip(checks, backward, strict=True)))
 
 
 def running_sums(seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
@@ -113,8 +128,8 @@ def measure(seen: Sequence[Seen], moved: Moved) -> Measures:
     """All measures of a window, rounded as they are recorded."""
     times = np.array([one.time for one in seen])
     values = filters.measure_frames([one.look for one in seen], [one.step for one in seen[1:] if one.step], times)
-    values |= filters.measure_motion(moved.sums.weight(), moved.sums.grid_motion())
-    values["inconsistent_share"] = float(np.mean([filters.inconsistency(f, b) for f, b in moved.checked()]))
+    values |= filters.measure_motion(moved.sums.weight(), moved.grid)
+    values["inconsistent_share"] = filters.inconsistent_share(moved.disagreements)
     return Measures(**{name: rounded(value) for name, value in values.items()})
 
 
@@ -126,13 +141,13 @@ def rounded(value: float) -> float:
 def make_sample(row: dict, seen: Sequence[Seen], moved: Moved, measures: Measures, config: BuildConfig, **described: Any) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
     targets = choose_targets(row["key"], len(seen), config.pairs)
-    certain, volume, weight = confidence(seen[0].look.grey, moved.checked()), moved.sums.spectrum(), moved.sums.weight()
+    certain, channels, weight = confidence(seen[0].look.grey, moved.disagreements), moved.sums.channels(), moved.sums.weight()
     if config.damp:
-        volume, weight = damp(volume, certain), damp(weight, certain)
+        channels, weight = damp(channels, certain), damp(weight, certain)
     return Sample(
         key=row["key"],
         image=seen[0].image,
-        spectrum=to_half(to_channels(volume)),
+        spectrum=to_half(channels),
         weight=to_half(weight),
         confidence=certain,
         pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
@@ -144,7 +159,7 @@ def make_sample(row: dict, seen: Sequence[Seen], moved: Moved, measures: Measure
 
 def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
     """float16, or Quarantined (overflow)."""
-    largest = float(np.abs(array).max())
+    largest = max(float(array.max()), -float(array.min()))
     if largest > HALF_MAX:
         raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
     return array.astype(np.float16)
@@ -169,8 +184,8 @@ def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described:
     )
 
 
-def measured_columns(measures: Measures, sums: RunningSpectrum) -> dict[str, Any]:
+def measured_columns(measures: Measures, moved: Moved) -> dict[str, Any]:
     """Manifest columns of everything that was measured."""
-    power_x, power_y = ([rounded(p) for p in row] for row in spectrum.power(sums.grid_motion()))
-    energy_x, energy_y = (rounded(e) for e in sums.total_energy())
+    power_x, power_y = ([rounded(p) for p in row] for row in spectrum.power(moved.grid))
+    energy_x, energy_y = (rounded(e) for e in moved.sums.total_energy())
     return asdict(measures) | dict(power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y)

@@ -29,7 +29,9 @@ class DenseInverseSearch:
     def displace(self, pairs: Sequence[tuple[Grey, Grey]]) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
-            out[:] = 0 if source is target else np.moveaxis(self.dis.calc(source, target, None), 2, 0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            flow = None if source is target else self.dis.calc(source, target, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            for axis in range(2):
+                out[axis] = 0 if flow is None else cv2.extractChannel(flow, axis)
         return motion
 
     def description(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.plan import PlanConfig
 from pipeline.spectrum import to_motion, to_spectrum
-from pipeline.window import BuildConfig, choose_targets
+from pipeline.window import BuildConfig, choose_targets, settle
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import encode, from_channels
 from tests import videos
@@ -44,7 +44,7 @@ def measured(tmp_path_factory):
             make(name, MakeClips(out=folder, seconds=5.2))
             truth = load_file(folder / f"{name}.truth.safetensors")
             (window,) = begun(plan(folder / f"{name}.mp4", config)[:1], config)
-            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(window.moved.sums.spectrum(), T)
+            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(settle(window.moving).sums.spectrum(), T)
         return known[name]
 
     return measure
@@ -92,7 +92,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     synthetic.write_clip(tmp_path / "a.mp4", scene, np.arange(212) / 30)
     rows = [row for row in plan(tmp_path / "a.mp4", config) if row["start_frame"] == 50]
     (window,) = begun(rows, config)
-    found = window.moved.sums.spectrum()
+    found = settle(window.moving).sums.spectrum()
     true = to_spectrum(synthetic.true_motion(scene, 50 / 30, np.arange(T) / FPS), 16)
     strong = 2 * np.abs(true) / T > 0.3
     assert np.sqrt(np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()) < 0.1
@@ -126,14 +126,14 @@ def test_every_frame_of_a_stretch_is_prepared_once_however_many_windows_need_it(
 def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
     path = videos.swaying(tmp_path / "a.mp4", seconds=1.5, amplitude=2)
     rows, estimator = plan(path, SMALL)[:2], make_estimator(SMALL.flow)
-    for (row, seen, moved, _), result in zip(begun(rows, SMALL), results(rows, SMALL), strict=True):
+    for (row, seen, moving, _), result in zip(begun(rows, SMALL), results(rows, SMALL), strict=True):
         sample = result.sample
         targets = [np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0] for t in sample.pair_time]
         np.testing.assert_array_equal(sample.image, seen[0].image)
         np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
         flow = estimator.displace([(seen[0].prepared, seen[i].prepared) for i in targets])
         np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
-        np.testing.assert_allclose(from_channels(sample.spectrum), moved.sums.spectrum(), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(from_channels(sample.spectrum), settle(moving).sums.spectrum(), rtol=2e-3, atol=2e-3)
         assert targets == choose_targets(row["key"], len(seen), 4) and 0 not in targets
 
 

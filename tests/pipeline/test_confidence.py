@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.confidence import CONSISTENT_PX, PULL, TEXTURE, confidence, consistent, damp, disagreement, texture, textured
+from pipeline.confidence import CONSISTENT_PX, PULL, TEXTURE, confidence, consistent, damp, disagree, disagreement, texture, textured
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.scenery import Y, layer, noise
 from pipeline.spectrum import to_motion, to_spectrum
@@ -36,18 +36,18 @@ def certain(value: int) -> np.ndarray:
 
 
 def test_consistent_flow_on_texture_is_believed():
-    assert confidence(paper(30), [(moved(2, 1), moved(-2, -1))])[8:-8, 8:-8].min() >= 250
+    assert confidence(paper(30), disagree([(moved(2, 1), moved(-2, -1))]))[8:-8, 8:-8].min() >= 250
 
 
 @pytest.mark.parametrize("grey", [certain(0), certain(200), np.tile(np.linspace(0, 255, 256), (160, 1)).astype(np.uint8)], ids=["black", "grey", "ramp"])
 def test_a_plain_area_is_not_believed_however_consistent_its_flow(grey):
-    assert confidence(grey, [(moved(2, 1), moved(-2, -1))]).max() == 0
+    assert confidence(grey, disagree([(moved(2, 1), moved(-2, -1))])).max() == 0
 
 
 def test_a_straight_edge_is_not_believed_and_its_corner_is():
     grey = certain(50)
     grey[60:, 100:] = 200
-    believed = confidence(grey, [(moved(0, 0), moved(0, 0))])
+    believed = confidence(grey, disagree([(moved(0, 0), moved(0, 0))]))
     assert believed[110, 100] < 5 and believed[60, 100] > 250 and believed[60, 200] < 5
 
 
@@ -71,8 +71,8 @@ def test_texture_of_the_constant_halves_the_confidence():
 
 
 def test_inconsistent_flow_is_not_believed():
-    assert confidence(paper(30), [(moved(2, 1), moved(2, 1))]).max() == 0
-    at_tolerance = consistent([(moved(1, 0), moved(-1 - CONSISTENT_PX, 0))])
+    assert confidence(paper(30), disagree([(moved(2, 1), moved(2, 1))])).max() == 0
+    at_tolerance = consistent(disagree([(moved(1, 0), moved(-1 - CONSISTENT_PX, 0))]))
     np.testing.assert_allclose(at_tolerance[:, :200], np.exp(-1), rtol=1e-5)
 
 
@@ -87,14 +87,14 @@ def test_disagreement_is_measured_where_the_pixel_went():
 
 def test_a_pixel_that_leaves_the_picture_is_judged_by_the_other_pairs_and_by_none_has_no_confidence():
     stays, leaves, wrong = (moved(0, 0), moved(0, 0)), (moved(1000, 0), moved(-1000, 0)), (moved(0, 0), moved(50, 0))
-    assert (consistent([stays, leaves]) == 1).all()
-    np.testing.assert_allclose(consistent([stays, leaves, wrong]), 0.5, atol=1e-6)
-    assert (consistent([leaves]) == 0).all()
+    assert (consistent(disagree([stays, leaves])) == 1).all()
+    np.testing.assert_allclose(consistent(disagree([stays, leaves, wrong])), 0.5, atol=1e-6)
+    assert (consistent(disagree([leaves])) == 0).all()
 
 
 def test_no_pair_of_flow_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
-        confidence(paper(30), [])
+        confidence(paper(30), disagree([]))
 
 
 def test_a_fully_confident_spectrum_keeps_its_bits():
@@ -168,7 +168,7 @@ def test_on_a_scene_before_a_plain_sky_damping_halves_the_error_of_the_sky_and_s
     estimator = make_estimator(FlowConfig())
     frames = estimator.prepare([render(scene, t, WORKING) for t in times])
     forward, back = estimator.displace([(frames[0], f) for f in frames]), estimator.displace([(f, frames[0]) for f in frames[5::5]])
-    believed = confidence(frames[0], list(zip(forward[5::5], back, strict=True)))
+    believed = confidence(frames[0], disagree(list(zip(forward[5::5], back, strict=True))))
     true = true_motion(scene, 0.0, times)
     valid = trustworthy(scene, 0.0, true, times)
     raw, damped = (np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0) for f in (forward, damp(forward, believed)))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import filters
-from pipeline.filters import PRESETS, RULES, Thresholds, inconsistency, judge, look, measure_frames, step, trend
+from pipeline.confidence import disagree
+from pipeline.filters import PRESETS, RULES, Thresholds, inconsistent_share, judge, look, measure_frames, step, trend
 from schemas.outcome import Measures, Reason
 from tests.videos import shifted, texture
 
@@ -124,9 +125,11 @@ def test_flow_that_comes_back_is_consistent_and_flow_that_does_not_is_not():
     forward = np.zeros((2, 40, 64), np.float32)
     forward[0], backward = 2.0, np.zeros((2, 40, 64), np.float32)
     backward[0] = -2.0
-    assert inconsistency(forward, backward) == 0.0
+    assert inconsistent_share(disagree([(forward, backward)])) == 0.0
     backward[0, :, 32:] = 1.0
-    assert inconsistency(forward, backward) == pytest.approx(0.5, abs=0.05)
+    assert inconsistent_share(disagree([(forward, backward)])) == pytest.approx(0.5, abs=0.05)
+    assert inconsistent_share(disagree([(forward, -forward), (forward, backward)])) == pytest.approx(0.25, abs=0.03)
+    assert inconsistent_share(disagree([(forward + 100, backward)])) == 1.0
     assert verdicts(inconsistent_share=0.5) == [Reason.UNRELIABLE_FLOW]
 
 

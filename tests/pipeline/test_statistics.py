@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.statistics import BINS, bins, decode, encode, histogram
+from schemas.sample import from_channels
 
 
 def test_bins_keep_the_order_and_are_narrow():
@@ -14,8 +15,10 @@ def test_bins_keep_the_order_and_are_narrow():
 
 def test_counts_add_up_and_survive_the_file():
     rng = np.random.default_rng(1)
-    spectrum = (rng.normal(size=(3, 2, 8, 9)) + 1j * rng.normal(size=(3, 2, 8, 9))).astype(np.complex64)
-    counts = histogram(spectrum)
+    channels = rng.normal(size=(3, 4, 8, 9)).astype(np.float16)
+    counts = histogram(channels)
+    modulus = np.abs(from_channels(channels)[2, 1]).ravel()
+    np.testing.assert_array_equal(counts[2, 1], np.bincount(bins(modulus), minlength=BINS))
     assert counts.shape == (3, 2, BINS) and (counts.sum(axis=2) == 72).all()
     np.testing.assert_array_equal(decode(encode(counts)), counts)
 
