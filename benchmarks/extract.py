@@ -22,7 +22,7 @@ import decord
 import numpy as np
 
 from benchmarks.clips import ordinary_clip
-from benchmarks.rounds import Target, arguments, interleaved, medians, one_cpu, report, speedup, table, timed, timings_table
+from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, speedup, table, timed, timings_table
 from pipeline.build import BuildConfig, build_shard
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
