@@ -6,7 +6,8 @@ grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The smart script has decord scale
 open for the video, use the same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
 
 The scripts are timed on a few windows, evenly spread and the latest first, so that each begins with a seek as in a whole
-pass, and scaled to all windows; `--full` runs one whole naive pass to check that.
+pass, and scaled to all windows; `--full` runs one whole naive pass to check that. DIS alone, on frames that are ready,
+is what none can go below, and so how many times as fast as a script anything with the same flow could be.
 """
 
 import functools
@@ -22,7 +23,7 @@ import decord
 import numpy as np
 
 from benchmarks.clips import ordinary_clip
-from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, speedup, table, timed, timings_table
+from benchmarks.rounds import Target, arguments, interleaved, medians, one_cpu, report, speedup, table, timed, timings_table
 from pipeline.build import BuildConfig, build_shard
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
@@ -65,14 +66,16 @@ def compare(path: Path, preset: str, rounds: int, windows: int, full: bool) -> t
     contenders: dict[str, Callable] = {"Quiver": functools.partial(quiver, path, config)}
     for script in (naive, smart):
         contenders[f"{script.__name__} script, {len(some)} of {len(starts)} windows"] = functools.partial(script(path, config), some)
+    contenders[f"DIS alone, {len(some)} windows"] = functools.partial(flow_alone, ready(path, config, some), estimator(config))
     timings = interleaved(contenders, rounds, warm_up=False)
-    ours, *theirs = timings.values()
+    ours, *theirs, floor = timings.values()
     name = f"{path.stem.split('-')[1]}, {preset}"
     targets = [
         speedup(f"{name}: {script} script / Quiver", goal, ours, seconds, share=len(some) / len(starts))
         for script, goal, seconds in zip(("naive", "smart"), GOALS[preset], theirs, strict=True)
     ]
-    text = f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}"
+    limits = [f"{kind} {medians(seconds).cpu / medians(floor).cpu:.2g} times" for kind, seconds in zip(("naive", "smart"), theirs, strict=True)]
+    text = f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}\n\nProcessor time against DIS alone: {', '.join(limits)}."
     return targets, text + (f"\n\n{scaling(naive(path, config), starts, some)}" if full else "")
 
 
@@ -112,8 +115,7 @@ def smart(path: Path, config: BuildConfig) -> Callable[[Sequence[int]], None]:
 
 def script(reader: decord.VideoReader, config: BuildConfig) -> Callable[[Sequence[int]], None]:
     """Flow, FFT and an .npz for each window that starts at one of the frames given."""
-    presets = {"medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
-    dis = cv2.DISOpticalFlow.create(presets[config.flow.dis_preset])
+    dis = estimator(config)
 
     def run(starts: Sequence[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -126,6 +128,25 @@ def script(reader: decord.VideoReader, config: BuildConfig) -> Callable[[Sequenc
                 np.savez(f"{folder}/{start}.npz", image=frames[0], spectrum=np.fft.rfft(flow, axis=0)[:FREQUENCIES])
 
     return run
+
+
+def estimator(config: BuildConfig) -> cv2.DISOpticalFlow:
+    """OpenCV's own, as a script makes it."""
+    presets = {"medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
+    return cv2.DISOpticalFlow.create(presets[config.flow.dis_preset])
+
+
+def ready(path: Path, config: BuildConfig, starts: Sequence[int]) -> list[list[np.ndarray]]:
+    """The grey frames of each window."""
+    reader = decord.VideoReader(str(path), width=config.size[0], height=config.size[1], num_threads=1)
+    return [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in reader.get_batch(range(start, start + WINDOW)).asnumpy()] for start in starts]
+
+
+def flow_alone(windows: Sequence[Sequence[np.ndarray]], dis: cv2.DISOpticalFlow) -> None:
+    """All pairs of each window, kept nowhere."""
+    for first, *others in windows:
+        for later in others:
+            dis.calc(first, later, None)
 
 
 def decoded_target(path: Path) -> Target:
