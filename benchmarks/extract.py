@@ -55,7 +55,7 @@ def main() -> None:
         for preset in GOALS:
             found, text = compare(path, preset, options.rounds, options.windows, options.full)
             targets, tables = targets + found, [*tables, text]
-    report("extract", "Video to shard", __doc__, "\n\n".join(tables), targets)
+    report("extract", "Video to shard", __doc__, "\n\n".join(tables), targets, keep=not options.quick)
 
 
 def compare(path: Path, preset: str, rounds: int, windows: int, full: bool) -> tuple[list[Target], str]:

@@ -60,16 +60,30 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median counts")
-    parser.add_argument("--quick", action="store_true", help="one small round: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="one small round, not kept: does it run at all?")
     return parser
 
 
 def one_cpu() -> None:
-    """This process and its children on one CPU and one thread."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """This process and its children on one thread, and on the CPU that others leave idle the most."""
+    os.sched_setaffinity(0, {quietest_cpu()})
     os.environ.update(dict.fromkeys(THREADS, "1"))
     cv2.setNumThreads(1)
     threadpoolctl.threadpool_limits(1)
+
+
+def quietest_cpu() -> int:
+    """Of those that this process may use, the one that idled most over half a second."""
+    before = idle_ticks()
+    time.sleep(0.5)
+    after = idle_ticks()
+    return max(os.sched_getaffinity(0), key=lambda cpu: after[cpu] - before[cpu])
+
+
+def idle_ticks() -> dict[int, int]:
+    """CPU -> clock ticks that it idled since the machine was started."""
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    return {int(name[3:]): int(fields[3]) for name, *fields in lines if name.startswith("cpu") and name != "cpu"}
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True) -> dict[str, list[Timing]]:
@@ -134,13 +148,15 @@ def timings_table(timings: dict[str, list[Timing]], unit: str = "s", scale: floa
     return table(("median", f"{unit} on the clock", f"{unit} of processor time"), rows)
 
 
-def report(name: str, title: str, how: str, body: str, targets: Sequence[Target]) -> None:
-    """Prints the tables and leaves them, with the machine they were measured on, in results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
+def report(name: str, title: str, how: str, body: str, targets: Sequence[Target], *, keep: bool) -> None:
+    """Prints the tables, and with `keep` leaves them, with the machine they were measured on, in results/NAME.json."""
     text = "\n\n".join((how.strip(), targets_table(targets), body))
+    print(f"## {title}\n\n{text}\n")
+    if not keep:
+        return
+    RESULTS.mkdir(exist_ok=True)
     found = dict(title=title, text=text, targets=[asdict(t) | {"met": t.met} for t in targets], machine=machine(), command=command())
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(f"## {title}\n\n{text}\n")
 
 
 def command() -> str:

@@ -42,7 +42,7 @@ def main() -> None:
     for name, peer, ours in (("arrays", from_arrays, quiver), ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded))):
         found, body = compare(name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds)
         targets, bodies = targets + found, [*bodies, body]
-    report("shards", "Shards", __doc__, "\n\n".join(bodies), targets)
+    report("shards", "Shards", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
 
 
 def compare(name: str, samples: Sequence[Sample], ours: Callable, peer: Callable, folder: Path, rounds: int) -> tuple[list[Target], str]:

@@ -36,7 +36,7 @@ def main() -> None:
         Target(name="error, of the largest coefficient", goal=5e-7, reached=error(contenders["Quiver, everything"](), exact), unit="", at_most=True),
     ]
     errors = table(("peer", "error, of the largest coefficient"), [(n, error(contenders[n](), exact)) for n in list(contenders)[2:]])
-    report("spectrum", "Spectrum", __doc__, timings_table(timings, "ms", 1e3) + "\n\n" + errors, targets)
+    report("spectrum", "Spectrum", __doc__, timings_table(timings, "ms", 1e3) + "\n\n" + errors, targets, keep=not options.quick)
 
 
 def texture() -> np.ndarray:
