@@ -55,6 +55,7 @@ def main() -> None:
         for preset in GOALS:
             found, text = compare(path, preset, options.rounds, options.windows, options.full)
             targets, tables = targets + found, [*tables, text]
+            print(f"{text}\n", flush=True)
     report("extract", "Video to shard", __doc__, "\n\n".join(tables), targets, keep=not options.quick)
 
 
