@@ -5,7 +5,7 @@ rejects, so that every window is written. The naive script goes window by window
 grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The smart script has decord scale the frames instead. Both keep one reader
 open for the video, use the same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
 
-The scripts are timed on a few windows, evenly spread and the latest first, so that each begins with a seek as in a whole
+The scripts are timed on a few windows, the middles of equal parts and the latest first, so that each begins with a seek as in a whole
 pass, and scaled to all windows; `--full` runs one whole naive pass to check that. DIS alone, on frames that are ready,
 is what none can go below, and so how many times as fast as a script anything with the same flow could be.
 """
@@ -63,7 +63,7 @@ def compare(path: Path, preset: str, rounds: int, windows: int, full: bool) -> t
     """Quiver on the whole video and both scripts on some windows, in turns."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset), thresholds=PRESETS["none"])
     starts = [row["start_frame"] for row in planned(path, config)]
-    some = [starts[round(i)] for i in np.linspace(0, len(starts) - 1, windows)][::-1]
+    some = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
     contenders: dict[str, Callable] = {"Quiver": functools.partial(quiver, path, config)}
     for script in (naive, smart):
         contenders[f"{script.__name__} script, {len(some)} of {len(starts)} windows"] = functools.partial(script(path, config), some)
