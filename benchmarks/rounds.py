@@ -160,8 +160,9 @@ def report(name: str, title: str, how: str, body: str, targets: Sequence[Target]
 
 
 def command() -> str:
-    """How to run this again."""
-    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    """How to run this again; of a folder only the name."""
+    options = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *options])
 
 
 def machine() -> dict[str, Any]:
