@@ -4,8 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS ?= demo/clips/clips.csv
 DATASET ?= demo/dataset
+# what make bench measures, and how long its videos are: 12 s keep it under 20 minutes
+BENCHMARKS ?= extract memory spectrum shards flow
+BENCH_SECONDS ?= 12
 
-.PHONY: install demo test check lint types clean
+.PHONY: install demo test check lint types bench clean
 
 install: $(INSTALLED)
 
@@ -37,6 +40,13 @@ types: $(INSTALLED)
 	$(BIN)/pyright
 
 check: lint types test
+
+bench: $(INSTALLED)
+	for name in $(BENCHMARKS); do \
+	  case $$name in extract) options="--seconds $(BENCH_SECONDS) --windows 3";; *) options="";; esac; \
+	  [ ! -f benchmarks/$$name.py ] || $(BIN)/python -m benchmarks.$$name $$options || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf .venv demo

@@ -1,0 +1,144 @@
+"""A shard of 64 samples at 256 x 160 with 16 frequencies and 4 pairs, against webdataset's ShardWriter: 400 MB.
+
+Both write the same members to the same folder: once from arrays, each encoding the picture and the metadata by itself
+(webdataset has no encoder for safetensors and is given safetensors' own), and once from bytes that are encoded already.
+Quiver's time includes its sha256, the sync, the read-back of every sample and the rename. webdataset does none of these:
+its bare writer is one row, and the writer with a sync, a digest and a read-back of every sample after it is another.
+"""
+
+import functools
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import webdataset as wds
+from safetensors.numpy import save
+
+from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, speedup, timings_table
+from pipeline.scenery import SCENES
+from pipeline.shards import ShardWriter
+from pipeline.synthetic import WORKING, render
+from schemas.sample import FORMAT_VERSION, IMAGE, META, MOTION, Sample, decode, encode
+
+SAMPLES, FREQUENCIES, PAIRS = 64, 16, 4
+ARRAYS = ("spectrum", "weight", "pair_time", "pair_flow", "pair_image")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the shards are written")
+    options = parser.parse_args()
+    one_cpu()
+    samples = make_samples(4 if options.quick else SAMPLES)
+    encoded = {sample.key: encode(sample) for sample in samples}
+    targets, bodies = [], []
+    for name, peer, ours in (("arrays", from_arrays, quiver), ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded))):
+        found, body = compare(name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds)
+        targets, bodies = targets + found, [*bodies, body]
+    report("shards", "Shards", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
+
+
+def compare(name: str, samples: Sequence[Sample], ours: Callable, peer: Callable, folder: Path, rounds: int) -> tuple[list[Target], str]:
+    """Quiver against the bare writer, and against the writer that also checks."""
+    contenders = {
+        "Quiver": functools.partial(in_new_folder, folder, ours, samples),
+        "webdataset": functools.partial(in_new_folder, folder, webdataset, peer, samples),
+        "webdataset, synced and read back": functools.partial(in_new_folder, folder, checked_webdataset, peer, samples),
+    }
+    timings = interleaved(contenders, rounds)
+    mine, bare, checked = timings.values()
+    targets = [
+        speedup(f"from {name}: webdataset, bare / Quiver", 2, mine, bare),
+        speedup(f"from {name}: webdataset, synced and read back / Quiver", 2, mine, checked),
+    ]
+    return targets, f"From {name}:\n\n{timings_table(timings)}"
+
+
+def in_new_folder(folder: Path, write: Callable, *arguments: object) -> None:
+    """Calls `write` with a path in a folder of its own, which is removed again."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        write(Path(place) / "train-000000.tar", *arguments)
+
+
+def quiver(path: Path, samples: Sequence[Sample]) -> None:
+    writer = ShardWriter(path)
+    for sample in samples:
+        writer.add(sample)
+    writer.publish()
+
+
+def quiver_bytes(encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]) -> None:
+    """The writer without its encoder."""
+    with mock.patch("pipeline.shards.encode", lambda sample: encoded[sample.key]):
+        quiver(path, samples)
+
+
+def webdataset(path: Path, members: Callable[[Sample], dict], samples: Sequence[Sample]) -> None:
+    with wds.ShardWriter(f"{path.parent}/train-%06d.tar", verbose=0) as writer:
+        for sample in samples:
+            writer.write({"__key__": sample.key, **members(sample)})
+
+
+def checked_webdataset(path: Path, members: Callable[[Sample], dict], samples: Sequence[Sample]) -> None:
+    """The same promise as Quiver's: on the disk, with a known digest, and every sample whole."""
+    webdataset(path, members, samples)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        hashlib.file_digest(file, "sha256")
+    keys = [decode(key, found).key for key, found in read_tar(path)]
+    assert keys == [sample.key for sample in samples]
+
+
+def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's key and members, in the tar's order."""
+    with tarfile.open(path, "r:") as tar:
+        names = [name.split(".", 1) for name in tar.getnames()]
+        for key in dict.fromkeys(key for key, _ in names):
+            yield key, {member: tar.extractfile(f"{key}.{member}").read() for k, member in names if k == key}
+
+
+def from_arrays(sample: Sample) -> dict:
+    return {IMAGE: sample.image, META: sample.meta, MOTION: save({name: getattr(sample, name) for name in ARRAYS})}
+
+
+def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
+    return encoded[sample.key]
+
+
+def make_samples(count: int) -> list[Sample]:
+    """Rendered frames with camera grain, and smooth spectra that fall with the frequency."""
+    scene, rng = replace(SCENES["plant"](np.random.default_rng(0)), grain=2.0), np.random.default_rng(1)
+    pictures = [render(scene, i / 30, WORKING) for i in range(count + PAIRS)]
+    return [make_sample(i, pictures[i : i + 1 + PAIRS], rng) for i in range(count)]
+
+
+def make_sample(index: int, pictures: Sequence[np.ndarray], rng: np.random.Generator) -> Sample:
+    fall = 100 / (1 + np.arange(FREQUENCIES))[:, None, None, None]
+    return Sample(
+        key=f"plant-{index:06d}",
+        image=pictures[0],
+        spectrum=(fall * smooth(rng, FREQUENCIES, 4)).astype(np.float16),
+        weight=np.abs(smooth(rng, 1, 1)[0, 0]).astype(np.float16),
+        pair_time=np.linspace(1, 4, PAIRS, dtype=np.float32),
+        pair_flow=smooth(rng, PAIRS, 2).astype(np.float16),
+        pair_image=np.stack(pictures[1:]),
+        meta=dict(format=FORMAT_VERSION, key=f"plant-{index:06d}", flow={"flow": "dis", "dis_preset": "medium"}, size=list(WORKING)),
+    )
+
+
+def smooth(rng: np.random.Generator, count: int, channels: int) -> np.ndarray:
+    """Fields [count, channels, height, width] that vary over tens of pixels."""
+    return np.stack(
+        [[cv2.resize(rng.standard_normal((10, 16), np.float32), WORKING, interpolation=cv2.INTER_CUBIC) for _ in range(channels)] for _ in range(count)]
+    )
+
+
+if __name__ == "__main__":
+    main()
