@@ -1,6 +1,6 @@
 """Draws the README's picture from what `make demo` left: measured beside true motion of the first window of a few clips.
 
-python benchmarks/demo_picture.py demo docs/images/demo.png
+python -m benchmarks.demo_picture demo docs/images/demo.png
 """
 
 import sys

@@ -1,6 +1,6 @@
 """What the filters measure on synthetic scenes whose motion is known: one Markdown table per rule.
 
-python benchmarks/filter_thresholds.py [no_motion cut fade frozen low_frame_rate too_much_motion camera drift]
+python -m benchmarks.filter_thresholds [no_motion cut fade frozen low_frame_rate too_much_motion camera drift]
 
 Scenes are rendered at 512 x 320, written as H.264 and measured at 256 x 160 as a run does. The last column is the
 verdict of `subtle`. docs/decisions/0005-filters.md says what follows from it.
@@ -18,8 +18,8 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from windows import first_window
 
+from benchmarks.windows import first_window
 from pipeline import filters, synthetic
 from pipeline.filters import PRESETS, Step
 from pipeline.flow import FlowConfig

@@ -1,7 +1,7 @@
 """How well the confidence of the flow tells its errors, and what damping by it does, on scenes whose motion is known.
 
-python benchmarks/flow_confidence.py            # Markdown tables
-python benchmarks/flow_confidence.py CLIP ...   # first window of real clips, where there is no truth
+python -m benchmarks.flow_confidence            # Markdown tables
+python -m benchmarks.flow_confidence CLIP ...   # first window of real clips, where there is no truth
 
 Scenes (benchmarks/flat_scenes.py) are rendered at 512 x 320, written as H.264 and measured with DIS medium at 256 x 160
 as a run does. Errors are end-point errors in pixels, averaged over all 150 frames of a window, on pixels that stay
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from filter_thresholds import TIMES, film, lit, table
-from flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
 from scipy.stats import spearmanr
-from windows import first_window
 
+from benchmarks.filter_thresholds import TIMES, film, lit, table
+from benchmarks.flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
+from benchmarks.windows import first_window
 from pipeline.confidence import Flow, confidence, consistent, damp, disagree, textured
 from pipeline.flow import make_estimator
 from pipeline.spectrum import to_spectrum

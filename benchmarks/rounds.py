@@ -50,7 +50,7 @@ class Target:
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: on the clock, and of processor time, that of ended child processes included."""
+    """Seconds of one call: on the clock, and of processor time, child processes included."""
 
     clock: float
     cpu: float
@@ -106,9 +106,18 @@ def timed(call: Callable[[], Any]) -> Timing:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    """Processor time of this process and of its children, those that have ended and those that live on."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(child_seconds, Path("/proc").glob("[0-9]*/stat")))
+
+
+def child_seconds(stat: Path) -> float:
+    """Processor time of a process by its /proc/PID/stat, if it is a child of this one."""
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if int(fields[1]) == os.getpid() else 0.0
 
 
 def medians(timings: Sequence[Timing]) -> Timing:

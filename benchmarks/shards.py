@@ -25,10 +25,9 @@ from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, s
 from pipeline.scenery import SCENES
 from pipeline.shards import ShardWriter
 from pipeline.synthetic import WORKING, render
-from schemas.sample import FORMAT_VERSION, IMAGE, META, MOTION, Sample, decode, encode
+from schemas.sample import ARRAYS, FORMAT_VERSION, IMAGE, META, MOTION, Sample, decode, encode
 
 SAMPLES, FREQUENCIES, PAIRS = 64, 16, 4
-ARRAYS = ("spectrum", "weight", "pair_time", "pair_flow", "pair_image")
 
 
 def main() -> None:
@@ -126,6 +125,7 @@ def make_sample(index: int, pictures: Sequence[np.ndarray], rng: np.random.Gener
         image=pictures[0],
         spectrum=(fall * smooth(rng, FREQUENCIES, 4)).astype(np.float16),
         weight=np.abs(smooth(rng, 1, 1)[0, 0]).astype(np.float16),
+        confidence=np.full(WORKING[::-1], 200, np.uint8),
         pair_time=np.linspace(1, 4, PAIRS, dtype=np.float32),
         pair_flow=smooth(rng, PAIRS, 2).astype(np.float16),
         pair_image=np.stack(pictures[1:]),

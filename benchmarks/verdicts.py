@@ -1,6 +1,6 @@
 """A data set's verdicts and measures per clip, as a Markdown table.
 
-python benchmarks/verdicts.py DATASET
+python -m benchmarks.verdicts DATASET
 """
 
 import sys

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.spectrum import RunningSpectrum
+from pipeline.spectrum import ROWS, RunningSpectrum
 
 
 class DeviceSpectrum(RunningSpectrum):
@@ -21,7 +21,8 @@ class DeviceSpectrum(RunningSpectrum):
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.sums.device, non_blocking=True)
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
-        self.sums.addmm_(self._like(basis), block.reshape(len(block), -1))
+        for sums, rows in zip(self.sums, self._like(basis).reshape(-1, ROWS, len(block)), strict=True):
+            sums.addmm_(block.reshape(len(block), -1).T, rows.T)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
         self.magnitude += torch.einsum("b,bhw->hw", self._like(weights), torch.linalg.vector_norm(block, dim=1))

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from schemas.sample import KEY, MEMBERS, Sample, decode, encode
 from schemas.tables import member_columns
@@ -78,16 +78,34 @@ class ShardWriter:
 
 
 def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> None:
-    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets."""
-    if (found := file_digest(path)) != sha256:
-        raise ValueError(f"{path.name} has sha256 {found}, expected {sha256}")
-    with tarfile.open(path, "r:") as tar:
-        names = [member.name for member in tar]
-    expected = [f"{key}.{member}" for key in rows for member in MEMBERS]
-    if names != expected:
-        raise ValueError(f"{path.name} has {len(names)} members, expected the {len(expected)} that were written")
-    for key, columns in rows.items():
-        read_sample(path, key, columns)
+    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets.
+
+    Read once, from its beginning to its end.
+    """
+    with open(path, "rb") as file:
+        found, end = hashlib.sha256(), 0
+        for key, columns in rows.items():
+            members, end = _read_members(file, key, columns, found, end)
+            decode(key, members)
+        rest = file.read()
+    found.update(rest)
+    if rest != bytes(2 * tarfile.BLOCKSIZE) or found.hexdigest() != sha256:
+        raise ValueError(f"{path.name} has sha256 {found.hexdigest()} and {len(rest)} bytes after its samples, expected {sha256} and {2 * tarfile.BLOCKSIZE}")
+
+
+def _read_members(file: BinaryIO, key: str, columns: Mapping[str, Any], digest: Any, end: int) -> tuple[dict[str, bytes], int]:
+    """A sample's members, which must begin where the one before ended, and where they end."""
+    members = {}
+    for member in MEMBERS:
+        offset, size = (columns[name] for name in member_columns(member))
+        header, data, padding = file.read(tarfile.BLOCKSIZE), file.read(size), file.read(-size % tarfile.BLOCKSIZE)
+        check_member(header, f"{key}.{member}", size, len(data))
+        if offset != end + tarfile.BLOCKSIZE:
+            raise ValueError(f"member {key}.{member} begins at {end + tarfile.BLOCKSIZE}, expected {offset}")
+        for part in (header, data, padding):
+            digest.update(part)
+        members[member], end = data, offset + size + len(padding)
+    return members, end
 
 
 def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
@@ -114,12 +132,6 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
         raise ValueError(f"no member {name!r} at its offset: {error}") from error
     if (info.name, info.size, found) != (name, size, size):
         raise ValueError(f"member {info.name!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

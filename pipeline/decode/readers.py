@@ -20,6 +20,8 @@ from schemas.outcome import Reason, Stage
 Image = UInt8[np.ndarray, "height width 3"]
 CHUNK = 16
 """Frames asked of decord at a time."""
+REOPENED_AFTER = 8
+"""Pieces that one decord reader serves: it holds on to memory the longer it is used."""
 BICUBIC_EXACT = 0x4 | 0x40000 | 0x2000 | 0x80000
 """libswscale: bicubic, accurate rounding, chroma at full resolution within and out: colours within 1 grey level."""
 DECORD_ROUNDS_DOWN = (2.0, 1.0, 2.0, 0.0)
@@ -42,6 +44,8 @@ def decord_frames(source: Source, indices: Sequence[int], cover: tuple[int, int]
     import decord
 
     try:
+        if decord_reader.cache_info().hits > REOPENED_AFTER:
+            decord_reader.cache_clear()
         reader = decord_reader(source.path, os.stat(source.path).st_mtime_ns, cover)
         reader.seek_accurate(indices[0])
         for start in range(0, len(indices), CHUNK):
