@@ -132,7 +132,7 @@ class Update(nn.Module):
         units = [unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)]
         self.radius = network.corr_block.radius
         self.motion_encoder, self.flow_head = block.motion_encoder, block.flow_head
-        self.units = nn.ModuleList(RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
+        self.units: Any = nn.ModuleList(RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
         self.context_sizes = [block.hidden_state_size] + [3 * block.hidden_state_size] * len(units)
 
     def contexts(self, encoded: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
@@ -219,15 +219,16 @@ def correlations(sources: Sequence[Frame], targets: Sequence[Frame], size: Seque
 def look_up(volumes: Volumes, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
     """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
     pairs, _, rows, columns = flow.shape
-    xs, ys = torch.arange(columns, device=flow.device), torch.arange(rows, device=flow.device)
-    points = flow.permute(0, 2, 3, 1) + torch.stack(torch.meshgrid(xs, ys, indexing="xy"), 2)
+    x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
+    y = (flow[:, 1] + torch.arange(rows, device=flow.device)[:, None]).flatten()
     reach = torch.arange(-radius, radius + 1, device=flow.device)
-    offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), 2)
     found = []
     for level, volume in enumerate(volumes):
-        around = points.reshape(-1, 1, 1, 2) / 2**level + offsets
-        last = around.new_tensor([volume.shape[3] - 1, volume.shape[2] - 1])
-        found.append(F.grid_sample(volume, 2 * around / last - 1, align_corners=True).view(pairs, rows, columns, -1))
+        across, down = 2 / (volume.shape[3] - 1), 2 / (volume.shape[2] - 1)  # a cell, where grid_sample counts from -1 to 1
+        centres = torch.stack([x * (across / 2**level) - 1, y * (down / 2**level) - 1], 1)
+        offsets = torch.stack(torch.meshgrid(reach * across, reach * down, indexing="ij"), 2)
+        around = F.grid_sample(volume, centres[:, None, None] + offsets, align_corners=True)
+        found.append(around.view(pairs, rows, columns, -1))
     return torch.cat(found, 3).permute(0, 3, 1, 2)
 
 
