@@ -7,6 +7,7 @@ Weights are read as tensors and nothing else. Two layouts of names are known: to
 import hashlib
 import io
 import re
+import struct
 from pathlib import Path
 
 import safetensors
@@ -18,8 +19,12 @@ from pipeline import vision
 from pipeline.flow import FlowConfig
 
 INSTALLED = Path(__file__).parent / "hub"
-UNREADABLE = (torch.serialization.pickle.UnpicklingError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, AssertionError)  # pyright: ignore[reportPrivateImportUsage]
-"""What torch.load raises for bytes that are no weights."""
+# torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in the tree
+UNREADABLE = (
+    torch.serialization.pickle.UnpicklingError,  # pyright: ignore[reportPrivateImportUsage]
+    *(RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, AssertionError, ArithmeticError),
+    *(struct.error, safetensors.SafetensorError),
+)
 PARTS = ("feature_encoder", "context_encoder", "update_block", "corr_block", "mask_predictor")
 RENAMED = [
     (r"^module\.", ""),
@@ -127,7 +132,7 @@ def parse(data: bytes, path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (*UNREADABLE, safetensors.SafetensorError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a file of weights: expected a state dict by torch.save, or safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names with one tensor each")
@@ -140,9 +145,12 @@ def fill(network: nn.Module, state: dict[str, Tensor], path: Path, flow: str) ->
         state = in_torchvision_names(state)
     expected = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in state.items()}
-    wrong = sorted(name for name, _ in expected.items() ^ found.items())
+    wrong = sorted({name for name, _ in expected.items() ^ found.items()})
     if wrong:
-        raise ValueError(f"{path} holds no weights of {flow}, in torchvision's layout or its authors': {wrong[0]} and {len(set(wrong)) - 1} others do not fit")
+        raise ValueError(
+            f"{path} holds no weights of {flow}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one; "
+            "expected torchvision's layout or that of RAFT's authors"
+        )
     network.load_state_dict(state, strict=True)
 
 
