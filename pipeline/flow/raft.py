@@ -23,7 +23,8 @@ STRIDE = 8
 SMALLEST = 128
 """Pixels a side: under it the coarsest level of the correlations has one cell, which cannot be interpolated."""
 
-Volumes = list[Float32[Tensor, "queries 1 rows columns"]]
+Volumes = list[Float32[Tensor, "queries 1 _ _"]]
+"""Correlations of each pair and source cell with the target's cells, one tensor per level."""
 
 
 @dataclass(eq=False)

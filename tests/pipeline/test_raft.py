@@ -2,6 +2,7 @@
 
 from functools import partialmethod
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from pipeline import vision
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
+from pipeline.flow.weights import load_network
 
 MAKERS = {"raft_small": vision.raft_small, "raft_large": vision.raft_large}
 TOLERANCE = 1e-3
@@ -77,20 +79,11 @@ def test_the_flow_is_torchvisions(networks, make, flow, size):
         assert largest(one - known) < TOLERANCE
 
 
-def test_the_flow_of_the_authors_weights_is_torchvisions(material, make):
-    path = material / "weights" / "raft-small.pth"
-    estimator, images = make(weights=str(path), updates=12), pictures(2, 256, 160)
-    network = vision.raft_small().eval()
-    parts = {"feature_encoder": "feature_encoder", "context_encoder": "context_encoder", "update.motion_encoder": "update_block.motion_encoder"}
-    for ours, theirs in (parts | {"update.flow_head": "update_block.flow_head"}).items():
-        part = estimator
-        for name in ours.split("."):
-            part = getattr(part, name)
-        network.get_submodule(theirs).load_state_dict(part.state_dict())
-    state = torch.load(path, weights_only=True)
-    gru = {name.rpartition("gru.")[2]: value for name, value in state.items() if ".gru." in name}
-    network.update_block.recurrent_block.convgru1.load_state_dict(gru)
+def test_the_flow_of_the_authors_weights(material, make):
+    weights, images = str(material / "weights" / "raft-small.pth"), pictures(2, 256, 160)
+    estimator = make(weights=weights, updates=12)
     found = estimator.displace([tuple(estimator.prepare(images))])[0]
+    network, _ = load_network(estimator.config)
     assert largest(found - by_torchvision(network, *images, 12)) < TOLERANCE
     assert found[:, 20:-20, 20:-20].mean((1, 2)).tolist() == pytest.approx([-2.0, 0.0], abs=0.2)
 
@@ -188,12 +181,13 @@ def test_bfloat16_is_close(material, make):
         estimator = make(weights=weights, precision=precision, updates=6)
         found.append(estimator.displace([tuple(estimator.prepare(pictures(2)))]))
     assert found[1].dtype == torch.float32
-    assert 1e-3 < largest(found[0] - found[1])
+    assert largest(found[0] - found[1]) > 1e-3
     assert float((found[0] - found[1]).abs().mean()) < 0.1
 
 
 def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
-    """Traced, but not translated to machine code, which takes minutes."""
+    """Traced, but not translated to machine code, which takes minutes; shapes are not checked meanwhile."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     pair = pictures(2)
     plain = make()
     known = plain.displace([tuple(plain.prepare(pair))])

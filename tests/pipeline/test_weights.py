@@ -233,12 +233,12 @@ def test_networks_come_from_where_they_are_named(tmp_path, offline):
 
 def test_folders_without_networks(tmp_path):
     torch.save(state_of("raft_small"), path := tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="networks is .*nowhere, expected torchvision, hub, or a folder with a hubconf.py"):
+    with pytest.raises(ValueError, match=r"networks is .*nowhere, expected torchvision, hub, or a folder with a hubconf.py"):
         load("raft_small", path, networks=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="torch.hub found no raft_small in .*hubconf.py"):
+    with pytest.raises(ValueError, match=r"torch.hub found no raft_small in .*hubconf.py"):
         load("raft_small", path, networks=str(hubconf(tmp_path / "empty", "")))
     other = hubconf(tmp_path / "other", "import torch\ndef raft_small(**options):\n    return torch.nn.Linear(2, 2)\n")
-    with pytest.raises(ValueError, match="raft_small of networks .* is a Linear, expected a network with the parts"):
+    with pytest.raises(ValueError, match=r"raft_small of networks .* is a Linear, expected a network with the parts"):
         load("raft_small", path, networks=str(other))
 
 
