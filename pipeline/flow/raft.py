@@ -90,6 +90,7 @@ class Raft:
 
     def _displace(self, sources: Sequence[Frame], targets: Sequence[Frame]) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
+        left, _, top, _ = padding(height, width)
         different = sources[:1] if all(one is sources[0] for one in sources) else sources
         hidden, *terms = self._contexts(different).split(self.update.context_sizes, 1)
         volumes = correlations(different, targets, hidden.shape[2:], self.levels)
@@ -98,7 +99,7 @@ class Raft:
             for _ in range(self.config.updates):
                 flow, hidden = self.update(flow, hidden, volumes, terms)
             self.last = Last(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
-            return self._upsample(flow, hidden)[..., :height, :width]
+            return self._upsample(flow, hidden)[..., top : top + height, left : left + width]
 
     def _contexts(self, sources: Sequence[Frame]) -> Float[Tensor, "sources channels rows columns"]:
         for source in sources:
@@ -198,11 +199,16 @@ def check_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
         raise ValueError(f"the size is {width}x{height}, expected more than {SMALLEST - STRIDE} pixels a side for RAFT")
 
 
+def padding(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's authors do."""
+    across, down = -width % STRIDE, -height % STRIDE
+    return across // 2, across - across // 2, down // 2, down - down // 2
+
+
 def to_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
-    """From -1 to 1, extended to the right and below by repeating the edge, to whole cells."""
-    height, width = images.shape[1:3]
+    """From -1 to 1, padded to whole cells by repeating the edge."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    return F.pad(pixels, padding(*images.shape[1:3]), mode="replicate")
 
 
 def correlations(sources: Sequence[Frame], targets: Sequence[Frame], size: Sequence[int], levels: int) -> Volumes:
