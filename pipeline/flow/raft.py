@@ -1,0 +1,249 @@
+"""RAFT (Teed and Deng, ECCV 2020) on torchvision's networks, arranged for many targets of one source.
+
+Features are computed once per frame, the context once per source, together with its share of the recurrent unit's
+convolutions, which no update changes; the flow is upsampled once, after the last update. The results are those of
+torchvision's forward to float32's rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+
+from pipeline.flow import FlowConfig
+from pipeline.flow.weights import load_network
+
+STRIDE = 8
+"""Pixels per cell of the feature maps."""
+SMALLEST = 128
+"""Pixels a side: under it the coarsest level of the correlations has one cell, which cannot be interpolated."""
+
+Volumes = list[Float32[Tensor, "queries 1 _ _"]]
+"""Correlations of each pair and source cell with the target's cells, one tensor per level."""
+
+
+@dataclass(eq=False)
+class Frame:
+    """What is computed once for a frame, on the estimator's device."""
+
+    image: UInt8[Tensor, "height width 3"]
+    features: Float32[Tensor, "channels cells"]
+    """The feature map and its averages over 2, 4 and 8 cells a side, flattened, one after the other."""
+    context: Float[Tensor, "1 channels rows columns"] | None = None
+    """Initial hidden state, then the context's terms of each recurrent unit; from the first time it is a source."""
+
+
+class Last(NamedTuple):
+    """Where a batch ended: its last pair."""
+
+    source: Frame
+    flow: Float32[Tensor, "1 2 rows columns"]
+    hidden: Float[Tensor, "1 channels rows columns"]
+
+
+class Raft:
+    """Estimates flow with raft_small or raft_large. Raises ValueError where code, weights or device are missing."""
+
+    def __init__(self, config: FlowConfig):
+        self.config = config
+        self.device = find_device(config.device)
+        loaded, self.weights = load_network(config)
+        network: Any = loaded.to(self.device)
+        self.feature_encoder, self.context_encoder = network.feature_encoder, network.context_encoder
+        self.levels, self.mask_predictor = network.corr_block.num_levels, network.mask_predictor
+        self.update = Update(network).to(self.device)
+        self.last: Last | None = None
+        if config.compile:
+            for module in (self.feature_encoder, self.context_encoder, self.update):
+                module.compile()
+
+    def description(self) -> dict[str, Any]:
+        names = ("flow", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start")
+        return {name: value for name, value in asdict(self.config).items() if name in names} | {"weights": self.weights}
+
+    @torch.inference_mode()
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
+        """Raises ValueError for images too small for the correlations' four levels."""
+        batches = (images[i : i + self.config.pairs_per_batch] for i in range(0, len(images), self.config.pairs_per_batch))
+        return [frame for batch in batches for frame in self._prepare(batch)]
+
+    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
+        check_size(images[0])
+        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        with self._autocast():
+            features = self.feature_encoder(to_input(pixels))
+        levels = [features.float()]
+        for _ in range(self.levels - 1):
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        flat = torch.cat([level.flatten(2) for level in levels], 2)
+        return [Frame(image, one) for image, one in zip(pixels, flat, strict=True)]
+
+    @torch.inference_mode()
+    def displace(self, pairs: Sequence[tuple[Frame, Frame]]) -> Float32[Tensor, "pairs 2 height width"]:
+        size = self.config.pairs_per_batch
+        return torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
+
+    def _displace(self, sources: Sequence[Frame], targets: Sequence[Frame]) -> Float32[Tensor, "pairs 2 height width"]:
+        height, width = sources[0].image.shape[:2]
+        left, _, top, _ = padding(height, width)
+        different = sources[:1] if all(one is sources[0] for one in sources) else sources
+        hidden, *terms = self._contexts(different).split(self.update.context_sizes, 1)
+        volumes = correlations(different, targets, hidden.shape[2:], self.levels)
+        flow, hidden = self._start(sources, hidden)
+        with self._autocast():
+            for _ in range(self.config.updates):
+                flow, hidden = self.update(flow, hidden, volumes, terms)
+            self.last = Last(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
+            return self._upsample(flow, hidden)[..., top : top + height, left : left + width]
+
+    def _contexts(self, sources: Sequence[Frame]) -> Float[Tensor, "sources channels rows columns"]:
+        for source in sources:
+            if source.context is None:
+                with self._autocast():
+                    source.context = self.update.contexts(self.context_encoder(to_input(source.image[None])))
+        return torch.cat([source.context for source in sources if source.context is not None])
+
+    def _start(self, sources: Sequence[Frame], hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow and hidden state before the first update."""
+        flow = torch.zeros_like(hidden[:, :2], dtype=torch.float32)
+        if self.config.warm_start and self.last and all(one is self.last.source for one in sources):
+            _, flow, hidden = self.last
+        return flow.expand(len(sources), -1, -1, -1), hidden.expand(len(sources), -1, -1, -1)
+
+    def _upsample(self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor) -> Float32[Tensor, "pairs 2 height width"]:
+        """To full resolution, padding included: by learned weights of the 9 cells around, or bilinearly without them."""
+        if self.mask_predictor is None:
+            return STRIDE * F.interpolate(flow, scale_factor=STRIDE, mode="bilinear", align_corners=True)
+        return convex_upsampling(flow, self.mask_predictor(hidden).float())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+
+class Update(nn.Module):
+    """One refinement of the flow: looks up correlations where it points, and corrects it."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        block, recurrent = network.update_block, network.update_block.recurrent_block
+        units = [unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)]
+        self.radius = network.corr_block.radius
+        self.motion_encoder, self.flow_head = block.motion_encoder, block.flow_head
+        self.units: Any = nn.ModuleList(RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
+        self.context_sizes = [block.hidden_state_size] + [3 * block.hidden_state_size] * len(units)
+
+    def contexts(self, encoded: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
+        """Initial hidden state and each unit's terms, of the context encoder's output; sizes are `context_sizes`."""
+        hidden, context = encoded.split([self.context_sizes[0], encoded.shape[1] - self.context_sizes[0]], 1)
+        context = F.relu(context)
+        return torch.cat([torch.tanh(hidden), *(unit.terms(context) for unit in self.units)], 1)
+
+    def forward(self, flow: Tensor, hidden: Tensor, volumes: Volumes, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of one source serve all."""
+        motion = self.motion_encoder(flow, look_up(volumes, flow, self.radius))
+        for unit, term in zip(self.units, terms, strict=True):
+            hidden = unit(hidden, motion, term)
+        return flow + self.flow_head(hidden).float(), hidden
+
+
+class RecurrentUnit(nn.Module):
+    """A convolutional GRU; its convolutions of (hidden, context, motion) are split so that the context's part is done once."""
+
+    context: Tensor
+    bias: Tensor
+    gates: Tensor
+    candidate: Tensor
+
+    def __init__(self, unit: Any, motion: int):
+        super().__init__()
+        convolutions = (unit.convz, unit.convr, unit.convq)
+        weight = torch.cat([one.weight for one in convolutions])
+        self.hidden, self.padding = unit.convz.out_channels, unit.convz.padding
+        state, context, moved = weight.split([self.hidden, weight.shape[1] - self.hidden - motion, motion], 1)
+        gates, candidate = torch.cat([state, moved], 1).split([2 * self.hidden, self.hidden])
+        self.register_buffer("context", context.contiguous())
+        self.register_buffer("bias", torch.cat([one.bias for one in convolutions]))
+        self.register_buffer("gates", gates.contiguous())
+        self.register_buffer("candidate", candidate.contiguous())
+
+    def terms(self, context: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
+        """What the context adds to update gate, reset gate and candidate, before their nonlinearities."""
+        return F.conv2d(context, self.context, self.bias, padding=self.padding)
+
+    def forward(self, hidden: Tensor, motion: Tensor, terms: Tensor) -> Tensor:
+        gates, candidate = terms.split([2 * self.hidden, self.hidden], 1)
+        gates = torch.sigmoid(gates + F.conv2d(torch.cat([hidden, motion], 1), self.gates, padding=self.padding))
+        update, reset = gates.chunk(2, 1)
+        candidate = torch.tanh(candidate + F.conv2d(torch.cat([reset * hidden, motion], 1), self.candidate, padding=self.padding))
+        return hidden + update * (candidate - hidden)
+
+
+def find_device(name: str) -> torch.device:
+    """Raises ValueError where there is no such device. On the CPU, work is spread over processes, not threads."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU")
+    if name == "cpu":
+        torch.set_num_threads(1)
+    return torch.device(name)
+
+
+def check_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Raises ValueError for an image that RAFT cannot work on."""
+    height, width = image.shape[:2]
+    if min(height, width) <= SMALLEST - STRIDE:
+        raise ValueError(f"the size is {width}x{height}, expected more than {SMALLEST - STRIDE} pixels a side for RAFT")
+
+
+def padding(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's authors do."""
+    across, down = -width % STRIDE, -height % STRIDE
+    return across // 2, across - across // 2, down // 2, down - down // 2
+
+
+def to_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
+    """From -1 to 1, padded to whole cells by repeating the edge."""
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return F.pad(pixels, padding(*images.shape[1:3]), mode="replicate")
+
+
+def correlations(sources: Sequence[Frame], targets: Sequence[Frame], size: Sequence[int], levels: int) -> Volumes:
+    """Of each source cell's features with those of all target cells, at each level; one source serves all targets.
+
+    The features are averaged, not the volume as in the paper: averages are linear, and a frame's are computed once.
+    """
+    rows, columns = size
+    volume = torch.stack([one.features[:, : rows * columns] for one in sources]).mT @ torch.stack([one.features for one in targets])
+    sizes = [(rows >> level, columns >> level) for level in range(levels)]
+    parts = (volume / sources[0].features.shape[0] ** 0.5).split([h * w for h, w in sizes], 2)
+    return [part.reshape(-1, 1, h, w) for part, (h, w) in zip(parts, sizes, strict=True)]
+
+
+def look_up(volumes: Volumes, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
+    """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
+    pairs, _, rows, columns = flow.shape
+    x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
+    y = (flow[:, 1] + torch.arange(rows, device=flow.device)[:, None]).flatten()
+    reach = torch.arange(-radius, radius + 1, device=flow.device)
+    found = []
+    for level, volume in enumerate(volumes):
+        across, down = 2 / (volume.shape[3] - 1), 2 / (volume.shape[2] - 1)  # a cell, where grid_sample counts from -1 to 1
+        centres = torch.stack([x * (across / 2**level) - 1, y * (down / 2**level) - 1], 1)
+        offsets = torch.stack(torch.meshgrid(reach * across, reach * down, indexing="ij"), 2)
+        around = F.grid_sample(volume, centres[:, None, None] + offsets, align_corners=True)
+        found.append(around.view(pairs, rows, columns, -1))
+    return torch.cat(found, 3).permute(0, 3, 1, 2)
+
+
+def convex_upsampling(
+    flow: Float32[Tensor, "pairs 2 rows columns"], mask: Float32[Tensor, "pairs weights rows columns"]
+) -> Float32[Tensor, "pairs 2 height width"]:
+    """Each pixel's flow as a convex combination of the 3 x 3 cells around its own (RAFT, appendix B)."""
+    pairs, _, rows, columns = flow.shape
+    weights = mask.view(pairs, 9, STRIDE, STRIDE, rows, columns).softmax(1)
+    cells = F.unfold(STRIDE * flow, 3, padding=1).view(pairs, 2, 9, rows, columns)
+    return torch.einsum("nkijhw,nckhw->nchiwj", weights, cells).reshape(pairs, 2, STRIDE * rows, STRIDE * columns)
