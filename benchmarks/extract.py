@@ -13,7 +13,6 @@ is what none can go below, and so how many times as fast as a script anything wi
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
-from pipeline.window import BuildConfig
+from pipeline.window import BuildConfig, recorded
 from schemas.outcome import Outcome
 
 SIZES = ((640, 360), (1280, 720))
@@ -92,7 +91,7 @@ def quiver(path: Path, config: BuildConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, dataset = planned(path, config), Dataset(Path(folder) / "out")
         with dataset.held():
-            dataset.open(rows, asdict(config), {})
+            dataset.open(rows, recorded(config), {})
             for shard, group in groupby(rows, key=lambda row: row["shard"]):
                 outcomes = set(list(build_shard(dataset, shard, list(group), config))[:-1])
                 assert outcomes == {Outcome.KEPT}, outcomes

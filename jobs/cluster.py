@@ -118,4 +118,4 @@ def _next(generator: Any) -> Any:
         return None
     except (RayError, OSError) as error:
         cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, OSError) else error
+        return cause if isinstance(cause, OSError | ValueError) else error

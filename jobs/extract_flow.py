@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby
@@ -32,11 +32,11 @@ from pipeline.effort import Effort
 from pipeline.filters import PRESETS
 from pipeline.flow import uses_gpu
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
-from pipeline.window import BuildConfig
+from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 
-RECORDED = ("numpy", "opencv-python-headless", "decord", "av", "pillow", "safetensors", "pyarrow")
+RECORDED = ("numpy", "scipy", "opencv-python-headless", "decord", "av", "pillow", "safetensors", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +116,13 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)
         clips = list_clips(job.clips)[: job.limit]
-        dataset = Dataset(job.out)
+        dataset, config = Dataset(job.out), recorded(job.build)
         with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()) as at_once:
             rows = plan_rows(probe_all(clips, job.build, at_once), job.build.plan)
             if job.dry_run:
                 print_plan(rows, job)
             else:
-                run(dataset, rows, job, at_once)
+                run(dataset, rows, job, config, at_once)
 
 
 def refuse_relative_paths(job: ExtractFlow) -> None:
@@ -164,9 +164,9 @@ def sample_bytes(config: BuildConfig) -> int:
     return pixels * (motion + config.pairs * (3 + 4) + 1) + 3 * 1024
 
 
-def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, at_once: int) -> None:
+def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
-    for warning in dataset.open(rows, asdict(job.build), versions()):
+    for warning in dataset.open(rows, config, versions(job)):
         print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
@@ -178,12 +178,14 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, at_once: int) 
 
 
 def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
-    """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails."""
+    """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
+    ValueError where a node lacks what the user asked for.
+    """
     failed = []
     build = partial(build_one, str(dataset.root.absolute()), job.build, job.decoders_per_worker)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
         for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs()):
-            if isinstance(value, OSError):
+            if isinstance(value, OSError | ValueError):
                 raise value
             if isinstance(value, Exception):
                 print(f"shard {shard} failed: {value}", file=sys.stderr)
@@ -210,9 +212,10 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     return []
 
 
-def versions() -> dict[str, str]:
+def versions(job: ExtractFlow) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
-    return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in RECORDED}
+    names = RECORDED if job.build.flow.flow == "dis" else (*RECORDED, "torch", "torchvision")
+    return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -55,10 +55,13 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
     """Builds and commits one shard of the plan with `decoders` decoder processes; yields each window's outcome as soon
     as it is known, and at last what it took.
 
-    Raises OSError where the data set cannot be written; whatever is wrong with a video becomes its windows' outcome.
+    Raises OSError where the data set cannot be written, ContractMismatch where this machine's weights are not the run's;
+    whatever is wrong with a video becomes its windows' outcome.
     """
     clock = Clock()
-    estimator, draft = clock.watched(make_estimator(config.flow)), ShardDraft(dataset, shard, config.frequencies)
+    estimator = clock.watched(make_estimator(config.flow))
+    dataset.check_flow(estimator.description())
+    draft = ShardDraft(dataset, shard, config.frequencies)
     try:
         for result in build_windows(rows, config, estimator, shared_pool(config.decode, decoders), clock):
             draft.add(result.row, result.sample, result.strip)

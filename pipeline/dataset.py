@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ class Dataset:
             raise ContractMismatch(lines)
         self.remove_temporary_files()
         return [f"{name} is {versions.get(name)} now and was {old}" for name, old in found.versions.items() if versions.get(name) != old]
+
+    def check_flow(self, description: dict[str, Any]) -> None:
+        """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
+        begun = RunContract(**json.loads(self.run.read_bytes()))
+        now = replace(begun, config=begun.config | {"flow": plain(description)})
+        if lines := begun.differences(now):
+            raise ContractMismatch(lines)
 
     @contextmanager
     def held(self) -> Iterator[None]:

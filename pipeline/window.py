@@ -12,7 +12,7 @@ from pipeline import filters, spectrum
 from pipeline.confidence import confidence, damp, disagree
 from pipeline.decode import DecodeConfig
 from pipeline.filters import Thresholds
-from pipeline.flow import FlowConfig, FlowEstimator
+from pipeline.flow import FlowConfig, FlowEstimator, describe
 from pipeline.plan import PlanConfig
 from pipeline.spectrum import BLOCK, RunningSpectrum
 from pipeline.stretch import Seen
@@ -21,6 +21,8 @@ from schemas.sample import FORMAT_VERSION, Sample
 
 DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
+RAFT_ABOVE = 120
+"""Pixels a side that RAFT needs more of."""
 HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -50,6 +52,13 @@ class BuildConfig:
         for name in ("pairs", "checks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.flow.flow != "dis" and min(self.size) <= RAFT_ABOVE:
+            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_ABOVE} pixels a side for {self.flow.flow}")
+
+
+def recorded(config: BuildConfig) -> dict[str, Any]:
+    """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
+    return asdict(config) | {"flow": describe(config.flow)}
 
 
 class Moving(NamedTuple):

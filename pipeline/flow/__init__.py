@@ -33,7 +33,7 @@ class FlowEstimator(Protocol[Prepared]):
         ...
 
     def description(self) -> dict[str, Any]:
-        """What decides its results, for a sample's metadata and the run contract."""
+        """What decides its results, as a sample's metadata says it."""
         ...
 
 
@@ -52,8 +52,8 @@ class FlowConfig:
     pytorch/vision in torch.hub's cache), or a folder with a hubconf.py."""
     updates: int = 12
     """raft: refinements of the flow per pair."""
-    pairs_per_batch: int = 8
-    """raft: pairs computed together; more keeps a larger GPU busy."""
+    pairs_per_batch: int = 32
+    """raft: pairs computed together, at most 32."""
     device: Literal["cuda", "cpu"] = "cuda"
     """raft: where the network runs."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -61,12 +61,25 @@ class FlowConfig:
     compile: bool = False
     """raft: compile the network with torch.compile; minutes at the start, faster after."""
     warm_start: bool = False
-    """raft: begin each batch at the displacement, and with the hidden state, of the frame before it."""
+    """raft: begin each batch at the displacement, and with the hidden state, of the frame before it; no gain was seen."""
 
     def __post_init__(self):
         for name in ("updates", "pairs_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+def describe(config: FlowConfig) -> dict[str, Any]:
+    """The description of the estimator that `config` names, without its device, for the run contract.
+
+    Raises ValueError where code or weights are missing or do not fit together.
+    """
+    if config.flow == "dis":
+        return {"flow": config.flow, "dis_preset": config.dis_preset}
+    from pipeline.flow.raft import described
+    from pipeline.flow.weights import load_network
+
+    return described(config, load_network(config)[1])
 
 
 def uses_gpu(config: FlowConfig) -> bool:

@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from pipeline.flow import FlowConfig, describe
+
+Preset = Literal["ultrafast", "fast", "medium", "fine"]
 Grey = UInt8[np.ndarray, "height width"]
 
 
@@ -15,9 +18,9 @@ class DenseInverseSearch:
 
     device = None
 
-    def __init__(self, preset: Literal["ultrafast", "fast", "medium", "fine"]):
+    def __init__(self, preset: Preset):
         presets = {"ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
-        self.preset = preset
+        self.preset: Preset = preset
         self.dis = cv2.DISOpticalFlow.create(presets.get(preset, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
         if preset == "fine":
             self.dis.setFinestScale(0)
@@ -29,10 +32,11 @@ class DenseInverseSearch:
     def displace(self, pairs: Sequence[tuple[Grey, Grey]]) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
-            flow = None if source is target else self.dis.calc(source, target, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
-            for axis in range(2):
-                out[axis] = 0 if flow is None else cv2.extractChannel(flow, axis)
+            if source is target:
+                out[:] = 0
+            else:
+                cv2.split(self.dis.calc(source, target, None), [out[0], out[1]])  # pyright: ignore[reportArgumentType, reportCallIssue]
         return motion
 
     def description(self) -> dict[str, Any]:
-        return {"flow": "dis", "dis_preset": self.preset}
+        return describe(FlowConfig(dis_preset=self.preset))

@@ -6,7 +6,7 @@ torchvision's forward to float32's rounding.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +63,7 @@ class Raft:
                 module.compile()
 
     def description(self) -> dict[str, Any]:
-        names = ("flow", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start")
-        return {name: value for name, value in asdict(self.config).items() if name in names} | {"weights": self.weights}
+        return described(self.config, self.weights)
 
     @torch.inference_mode()
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
@@ -86,7 +85,9 @@ class Raft:
     @torch.inference_mode()
     def displace(self, pairs: Sequence[tuple[Frame, Frame]]) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
-        return torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
+        flow = torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
+        flow[[i for i, (source, target) in enumerate(pairs) if source is target]] = 0
+        return flow
 
     def _displace(self, sources: Sequence[Frame], targets: Sequence[Frame]) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
@@ -122,7 +123,7 @@ class Raft:
         return convex_upsampling(flow, self.mask_predictor(hidden).float())
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
 class Update(nn.Module):
@@ -183,13 +184,19 @@ class RecurrentUnit(nn.Module):
         return hidden + update * (candidate - hidden)
 
 
-def find_device(name: str) -> torch.device:
+def described(config: FlowConfig, weights: str) -> dict[str, Any]:
+    """What decides the results of a network with weights of that SHA-256."""
+    names = ("flow", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start")
+    return {name: getattr(config, name) for name in names} | {"weights": weights}
+
+
+def find_device(name: str) -> str:
     """Raises ValueError where there is no such device. On the CPU, work is spread over processes, not threads."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU")
     if name == "cpu":
         torch.set_num_threads(1)
-    return torch.device(name)
+    return name
 
 
 def check_size(image: UInt8[np.ndarray, "height width 3"]) -> None:

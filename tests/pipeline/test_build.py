@@ -1,7 +1,7 @@
 """The whole way from a video file to its spectrum, against scenes whose motion is known."""
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.plan import PlanConfig
 from pipeline.spectrum import to_motion, to_spectrum
-from pipeline.window import BuildConfig, choose_targets, settle
+from pipeline.window import BuildConfig, choose_targets, recorded, settle
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import encode, from_channels
 from tests import videos
@@ -82,7 +82,7 @@ def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, 
     """One shard of all windows of a video, built in this process."""
     rows, dataset = plan(path, config), Dataset(out)
     with dataset.held():
-        dataset.open(rows, asdict(config), {})
+        dataset.open(rows, recorded(config), {})
         return dataset, rows, list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]
 
 
