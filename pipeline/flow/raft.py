@@ -73,7 +73,8 @@ class Raft:
 
     def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
         check_size(images[0])
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        pixels = torch.from_numpy(np.stack(images))
+        pixels = pixels.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else pixels
         with self._autocast():
             features = self.feature_encoder(to_input(pixels))
         levels = [features.float()]
@@ -86,7 +87,9 @@ class Raft:
     def displace(self, pairs: Sequence[tuple[Frame, Frame]]) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
         flow = torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
-        flow[[i for i, (source, target) in enumerate(pairs) if source is target]] = 0
+        for one, (source, target) in zip(flow, pairs, strict=True):
+            if source is target:
+                one.zero_()
         return flow
 
     def _displace(self, sources: Sequence[Frame], targets: Sequence[Frame]) -> Float32[Tensor, "pairs 2 height width"]:

@@ -105,8 +105,8 @@ def test_every_measure_is_recorded_whatever_the_fate(rows):
             assert row["mean_motion_px"] > 0 and row["frame_rate"] == pytest.approx(30, abs=0.1) and len(row["power_x"]) == 13
 
 
-def test_one_worker_and_two_blas_threads_give_the_same_bytes(clips, reference, tmp_path):
-    done = extract(clips, tmp_path / "again", "--workers", "1", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
+def test_one_worker_two_decoders_and_two_blas_threads_give_the_same_bytes(clips, reference, tmp_path):
+    done = extract(clips, tmp_path / "again", "--workers", "1", "--decoders-per-worker", "2", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "again") == contents(reference)
 
@@ -167,6 +167,12 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--filters", "strict"], "strict"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--size", "big"], "'big' is no size"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--frequencies", "90"], "frequencies is 90, expected 1 to 76"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--decoders-per-worker", "0"], "--decoders-per-worker is 0, expected at least 1"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "-1"], "--gpus-per-worker is -1.0, expected 0 to 8"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--deadline-s", "0"], "deadline_s is 0.0, expected more than 0"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--size", "64x40"], "size is 64x40, expected more than 120 pixels"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--weights", "{tmp}/no.pth"], "no.pth, expected default or a file"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "4"], "a worker needs 4 GPUs and Ray has"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--no-motion-pix", "1"], "--no-motion-pix"),
     ],
 )
