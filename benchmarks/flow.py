@@ -1,36 +1,35 @@
 """RAFT as it is arranged here against a loop over torchvision's own model, and the error of each estimator and option.
 
-python benchmarks/flow.py [--weights FILE] [--middlebury FOLDER] [--rounds 7] [--out FILE.json]
-
-FILE: weights of raft_small. FOLDER: folders with frame10.png, frame11.png and flow10.flo. Times on the CPU are those of
-its one thread, in CPU seconds, so that what else the machine does counts little.
+The loop calls torchvision's model with one pair at a time, 12 updates. Quiver measures one new source against 32
+targets; preparing a frame is shared by the 15 windows that need it. Weights are random for the times; for the errors
+they are those given with --weights (raft_small), and the scenes are procedural, with known motion: one source and 32
+consecutive targets at 30 frames a second. --middlebury names a folder with a folder for each pair (frame10.png,
+frame11.png, flow10.flo).
 """
 
-import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
+from benchmarks.rounds import Target, Timing, arguments, interleaved, medians, one_cpu, report, table, timed
 from pipeline import vision
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
 from pipeline.scenery import SCENES
 from pipeline.synthetic import WORKING, render, true_motion, trustworthy
 
-REFERENCE = {  # end-point error, px: RAFT-small with 20 updates, DIS medium
+REFERENCE = {  # end-point error, px, measured independently: RAFT-small with 20 updates, DIS medium
     "RubberWhale": (0.320, 0.226),
     "Hydrangea": (0.320, 0.253),
     "Grove2": (0.349, 0.319),
     "Urban2": (0.525, 0.645),
 }
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGETS = 32
 """Targets per source here; a window has 149."""
 WINDOWS = 15
@@ -38,99 +37,82 @@ WINDOWS = 15
 UNKNOWN = 1e9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    weights: Path | None = None
-    """A file of weights of raft_small; without one, errors are not measured."""
-    middlebury: Path | None = None
-    rounds: int = 7
-    """Of each timing, interleaved."""
-    out: Path | None = None
-    """Where the numbers go as JSON."""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    settings = tyro.cli(Settings, args=argv)
-    found = measure(settings)
-    if settings.out:
-        settings.out.write_text(json.dumps(found, indent=2) + "\n")
-
-
-def measure(settings: Settings) -> dict[str, Any]:
-    """All measurements that the settings allow, printed as Markdown tables and returned."""
-    found: dict[str, Any] = {"sharing": [sharing(flow, settings.rounds) for flow in ("raft_large", "raft_small")]}
-    table("RAFT against a loop over torchvision's model, 256x160, 12 updates", found["sharing"])
-    if settings.weights is None:
-        print("\nErrors are not measured: no --weights.")
-        return found
-    if settings.middlebury is None:
-        print("\nMiddlebury is not measured: no --middlebury.")
-    else:
-        found["middlebury"] = [middlebury(folder, settings.weights) for folder in sorted(settings.middlebury.iterdir()) if folder.is_dir()]
-        table("End-point error on Middlebury, px", found["middlebury"])
-    found["options"] = options(settings.weights)
-    table("raft_small on procedural scenes, one source and consecutive targets at 30 frames a second", found["options"])
-    return found
-
-
-def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Numbers with four digits."""
-    print(f"\n{title}\n\n| {' | '.join(rows[0])} |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("|", " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()), "|", flush=True)
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--weights", type=Path, help="weights of raft_small; without them errors are not measured")
+    parser.add_argument("--middlebury", type=Path, help="folder of Middlebury's pairs")
+    options = parser.parse_args()
+    one_cpu()
+    rounds = 1 if options.quick else options.rounds
+    targets, bodies = [], []
+    for flow in ("raft_large", "raft_small"):
+        found, body = sharing(flow, rounds)
+        targets, bodies = targets + found, [*bodies, body]
+    if options.weights and options.middlebury:
+        found, body = middlebury_table(options.weights, options.middlebury)
+        targets, bodies = targets + found, [*bodies, body]
+    if options.weights:
+        bodies.append(options_table(options.weights))
+    report("flow", "Flow", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
 
 
 # ---- time
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process, or those on the clock until a GPU is done."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    start = clock()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return clock() - start
+def synchronised(work: Callable[[], Any]) -> Callable[[], None]:
+    """The same, and waits for the GPU."""
+
+    def run() -> None:
+        work()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return run
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all of them in every round, after one unmeasured round."""
-    times = [{name: seconds(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
-    return {name: statistics.median(one[name] for one in times) for name in works}
-
-
-def sharing(flow: str, rounds: int) -> dict[str, Any]:
-    """Seconds per pair with random weights; preparing a frame is shared by the windows that need it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
+    """Time per pair, and the largest difference from torchvision's result."""
     torch.manual_seed(0)
-    network = (vision.raft_large if flow == "raft_large" else vision.raft_small)().eval().to(device)
+    network = (vision.raft_large if flow == "raft_large" else vision.raft_small)().eval().to(DEVICE)
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
-        estimator = make_estimator(FlowConfig(flow=flow, weights=file.name, device=device, pairs_per_batch=32 if device == "cuda" else 8))
+        estimator = make_estimator(FlowConfig(flow=flow, weights=file.name, device=DEVICE))
     images = list(np.random.default_rng(0).integers(0, 256, (TARGETS + 1, WORKING[1], WORKING[0], 3), dtype=np.uint8))
-    pixels = torch.from_numpy(np.stack(images[:5])).to(device).permute(0, 3, 1, 2) / 127.5 - 1
-    targets = estimator.prepare(images[1:])
+    pixels = torch.from_numpy(np.stack(images[:5])).to(DEVICE).permute(0, 3, 1, 2) / 127.5 - 1
+    later = estimator.prepare(images[1:])
 
     @torch.inference_mode()
-    def loop() -> None:
-        for target in pixels[1:]:
-            network(pixels[:1], target[None])
+    def loop() -> torch.Tensor:
+        return torch.cat([network(pixels[:1], target[None])[-1] for target in pixels[1:]])
 
-    def displace() -> None:
+    def displace() -> torch.Tensor:
         (source,) = estimator.prepare(images[:1])  # a new source: its context is not there yet
-        estimator.displace([(source, target) for target in targets])
+        return estimator.displace([(source, target) for target in later])
 
-    times = interleaved({"loop": loop, "prepare": lambda: estimator.prepare(images[:8]), "displace": displace}, rounds)
-    peer, ours = times["loop"] / 4, times["displace"] / TARGETS + times["prepare"] / 8 / WINDOWS
-    busy = {"busy share": busy_share(displace)} if device == "cuda" else {}
-    return {"network": flow, "torchvision s/pair": peer, "quiver s/pair": ours, "times faster": peer / ours, "device": device} | busy
+    off = float((displace()[:4] - loop()).abs().max())
+    works = {"torchvision, 4 pairs": loop, f"Quiver, {TARGETS} pairs": displace, "Quiver, 16 frames prepared": lambda: estimator.prepare(images[:16])}
+    peer, ours, prepared = interleaved({name: synchronised(work) for name, work in works.items()}, rounds).values()
+    pairs = [Timing(*(a / TARGETS + b / 16 / WINDOWS for a, b in zip(one, frame, strict=True))) for one, frame in zip(ours, prepared, strict=True)]
+    loops = [Timing(*(a / 4 for a in one)) for one in peer]
+    clock, cpu = (b / a for a, b in zip(medians(pairs), medians(loops), strict=True))
+    ratios = [b.clock / a.clock for a, b in zip(pairs, loops, strict=True)]
+    goal = 3 if DEVICE == "cuda" else 1.5
+    targets = [
+        Target(name=f"{flow} on {DEVICE}: torchvision / Quiver, time of a pair", goal=goal, reached=clock, span=(min(ratios), max(ratios)), cpu=cpu),
+        Target(name=f"{flow}: largest difference from torchvision", goal=1e-3, reached=off, unit="px", at_most=True),
+    ]
+    rows = [(name, 1000 * medians(t).clock, 1000 * medians(t).cpu) for name, t in (("torchvision", loops), ("Quiver", pairs))]
+    return targets + idle_target(flow, displace), table((f"{flow}, a pair", "ms on the clock", "ms of processor time"), rows)
 
 
-def busy_share(work: Callable[[], Any]) -> float:
-    """Share of the time on the clock in which the GPU runs a kernel."""
+def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
+    """Share of the time on the clock in which the GPU runs no kernel, where there is one."""
+    if DEVICE == "cpu":
+        return []
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        elapsed = seconds(work)
-    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / elapsed
+        elapsed = timed(synchronised(work)).clock
+    busy = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+    return [Target(name=f"{flow}: GPU idle", goal=0.1, reached=1 - busy / elapsed, unit="", at_most=True)]
 
 
 # ---- error
@@ -149,38 +131,48 @@ def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
     return float(np.sqrt(((found - true) ** 2).sum(-3))[..., valid].mean())
 
 
-def middlebury(folder: Path, weights: Path) -> dict[str, Any]:
-    """At full resolution, on pixels whose motion is known, beside the errors that were measured independently."""
-    images = [np.asarray(Image.open(folder / name).convert("RGB")) for name in ("frame10.png", "frame11.png")]
-    true = read_flow(folder / "flow10.flo")
-    valid = (np.abs(true) < UNKNOWN).all(0)
-    row: dict[str, Any] = {"pair": folder.name}
-    estimators = [make_estimator(raft(weights, updates=20)), make_estimator(FlowConfig(flow="dis", dis_preset="medium"))]
-    for name, estimator, known in zip(("RAFT-small", "DIS medium"), estimators, REFERENCE[folder.name], strict=True):
-        source, target = estimator.prepare(images)
-        error = endpoint_error(estimator.displace([(source, target)])[0], true, valid)
-        row |= {name: error, f"{name}, reference": known, f"{name}, off by": f"{error / known - 1:+.1%}"}
-    return row
+def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
+    """End-point errors at full resolution, on pixels whose motion is known, beside those measured independently."""
+    estimators = {"RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)), "DIS medium": make_estimator(FlowConfig())}
+    rows, worst = [], dict.fromkeys(estimators, 0.0)
+    for pair, known in REFERENCE.items():
+        images = [np.asarray(Image.open(folder / pair / name).convert("RGB")) for name in ("frame10.png", "frame11.png")]
+        true = read_flow(folder / pair / "flow10.flo")
+        row: list[Any] = [pair]
+        for (name, estimator), expected in zip(estimators.items(), known, strict=True):
+            source, target = estimator.prepare(images)
+            error = endpoint_error(estimator.displace([(source, target)])[0], true, (np.abs(true) < UNKNOWN).all(0))
+            row += [error, expected]
+            worst[name] = max(worst[name], 100 * abs(error / expected - 1))
+        rows.append(row)
+    targets = [Target(name=f"Middlebury, {name}: furthest from its reference", goal=5, reached=off, unit="%", at_most=True) for name, off in worst.items()]
+    return targets, table(("Middlebury, end-point error, px", *(word for name in estimators for word in (name, "reference"))), rows)
 
 
 def raft(weights: Path, **changes: Any) -> FlowConfig:
-    return FlowConfig(**(dict(flow="raft_small", weights=str(weights), device="cuda" if torch.cuda.is_available() else "cpu") | changes))
+    return FlowConfig(**(dict(flow="raft_small", weights=str(weights), device=DEVICE) | changes))
 
 
-def options(weights: Path) -> list[dict[str, Any]]:
-    """Error and time of each option, the mean over scenes and the median of each scene's ratio of time to the first."""
+def options_table(weights: Path) -> str:
+    """Error and time of each option: the mean over scenes, and the median of the ratios of time to the first option."""
     cases = {"float32, 12 updates": raft(weights), "bfloat16, 12 updates": raft(weights, precision="bfloat16")}
-    for updates in (6, 4, 3):
-        cases[f"{updates} updates"] = raft(weights, updates=updates)
-    for size in (8, 1):
-        for updates in (12, 6, 4, 3):
-            cases[f"warm start, {updates} updates, batches of {size}"] = raft(weights, updates=updates, warm_start=True, pairs_per_batch=size)
-    estimators = {name: make_estimator(config) for name, config in cases.items()} | {"dis medium": make_estimator(FlowConfig())}
-    found = {name: [] for name in estimators}
+    cases |= {f"{updates} updates": raft(weights, updates=updates) for updates in (6, 4, 3)}
+    cases |= {
+        f"warm start, {updates} updates, batches of {size}": raft(weights, updates=updates, warm_start=True, pairs_per_batch=size)
+        for size in (8, 1)
+        for updates in (12, 6, 4, 3)
+    }
+    estimators = {name: make_estimator(config) for name, config in cases.items()} | {"DIS medium": make_estimator(FlowConfig())}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in estimators}
     for scene in sequences():
         for name, estimator in estimators.items():
             found[name].append(tried(estimator, *scene))
-    return list(summaries(found))
+    first = found["float32, 12 updates"]
+    rows = []
+    for name, results in found.items():
+        errors, times = zip(*results, strict=True)
+        rows.append((name, mean(errors), median(a / b for a, (_, b) in zip(times, first, strict=True)), *errors))
+    return table(("option of raft_small", "mean error, px", "time to the first", *SCENES), rows)
 
 
 def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
@@ -193,19 +185,10 @@ def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
 
 
 def tried(estimator: FlowEstimator, images: list[np.ndarray], true: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
-    """(end-point error, seconds per pair)"""
+    """(end-point error, px; processor time, or on a GPU the time on the clock)"""
     frames, found = estimator.prepare(images), []
-    spent = seconds(lambda: found.append(estimator.displace([(frames[0], one) for one in frames[1:]])))
-    return endpoint_error(found[0], true, valid), spent / TARGETS
-
-
-def summaries(found: dict[str, list[tuple[float, float]]]) -> Iterable[dict[str, Any]]:
-    first = next(iter(found.values()))
-    for name, results in found.items():
-        errors, times = zip(*results, strict=True)
-        by_scene = dict(zip(SCENES, errors, strict=True))
-        ratio = statistics.median(time / known for time, (_, known) in zip(times, first, strict=True))
-        yield {"option": name, "mean error px": statistics.mean(errors), "s/pair": statistics.median(times), "time to the first": ratio} | by_scene
+    spent = timed(synchronised(lambda: found.append(estimator.displace([(frames[0], one) for one in frames[1:]]))))
+    return endpoint_error(found[0], true, valid), spent.clock if DEVICE == "cuda" else spent.cpu
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def tasks_that_fit(resources: Mapping[str, float], needs: Needs) -> int:
     """How many tasks a cluster of these resources runs at once. Raises ValueError where not one fits."""
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     if needs.gpus > gpus:
-        raise ValueError(f"a worker needs {needs.gpus:g} GPUs and Ray has {gpus:g}; --device cpu computes the flow without one")
+        raise ValueError(f"a worker needs {needs.gpus:g} GPUs and Ray has {gpus:g}; RAFT runs without one with --device cpu")
     if needs.cpus > cpus:
         raise ValueError(f"a worker needs {needs.cpus} CPUs (--decoders-per-worker) and Ray has {cpus:g}")
     return int(min(cpus // needs.cpus, gpus // needs.gpus if needs.gpus else cpus))

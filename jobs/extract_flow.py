@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby
@@ -30,7 +30,7 @@ from pipeline.dataset import Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.effort import Effort
 from pipeline.filters import PRESETS
-from pipeline.flow import uses_gpu
+from pipeline.flow import FlowConfig, uses_gpu
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
@@ -116,6 +116,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)
         clips = list_clips(job.clips)[: job.limit]
+        job = with_absolute_files(job)
         dataset, config = Dataset(job.out), recorded(job.build)
         with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()) as at_once:
             rows = plan_rows(probe_all(clips, job.build, at_once), job.build.plan)
@@ -127,9 +128,21 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def refuse_relative_paths(job: ExtractFlow) -> None:
     """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
-    for path in (*job.clips, str(job.out)):
+    for path in (*job.clips, str(job.out), *flow_files(job.build.flow).values()):
         if cluster.in_submitted_job() and not os.path.isabs(path):
             raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
+
+
+def flow_files(config: FlowConfig) -> dict[str, str]:
+    """The settings of the flow that name files."""
+    named = {"weights": "default", "networks": "torchvision hub"}
+    return {name: getattr(config, name) for name, words in named.items() if getattr(config, name) not in words.split()}
+
+
+def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
+    """The same job for workers whose current folder is another."""
+    files = {name: os.path.abspath(path) for name, path in flow_files(job.build.flow).items()}
+    return replace(job, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
 
 def probe_all(clips: Sequence[Clip], config: BuildConfig, at_once: int) -> Iterator[PlannedClip]:

@@ -33,6 +33,22 @@ def test_imports_run_one_way(path):
     assert layer != "model" or not found & NOT_IN_MODEL
 
 
+def importing(name: str, layer: str = "") -> set[str]:
+    """Files of a layer that import a package."""
+    return {str(p.relative_to(ROOT)) for p in FILES if str(p.relative_to(ROOT)).startswith(layer) and name in imports(p)}
+
+
+def test_only_the_decoder_processes_code_opens_videos_with_decord():
+    assert importing("decord") == {"pipeline/decode/choice.py", "pipeline/decode/readers.py"}
+    assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/synthetic.py"}
+
+
+def test_torch_is_imported_only_where_flow_runs_on_it():
+    allowed = {"pipeline/vision.py", "pipeline/device.py", "pipeline/flow/raft.py", "pipeline/flow/weights.py"}
+    assert importing("torch", "pipeline") | importing("torch", "schemas") | importing("torch", "jobs") <= allowed
+    assert importing("torchvision") == {"pipeline/vision.py"}
+
+
 def test_ray_is_started_in_one_place():
     assert [p.name for p in FILES if "ray" in imports(p)] == ["cluster.py"]
 
