@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float16, Float32
 
@@ -171,7 +172,8 @@ def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape
     largest = max(float(array.max()), -float(array.min()))
     if largest > HALF_MAX:
         raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
-    return array.astype(np.float16)
+    rows = cv2.add(array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F)  # numpy's astype takes ten times as long  # pyright: ignore
+    return rows.reshape(array.shape)
 
 
 def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The whole way from a video file to its spectrum, against scenes whose motion is known."""
 
 import hashlib
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -166,6 +167,27 @@ def test_a_sample_says_where_its_motion_is_to_be_believed_and_damping_quiets_the
     assert energy[1][:, 4:28].sum() == pytest.approx(energy[0][:, 4:28].sum(), rel=0.1)
     assert damped.weight[:, 44:].mean() < raw.weight[:, 44:].mean()
     assert (raw.meta["damped"], damped.meta["damped"]) == (False, True)
+
+
+def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_path):
+    rows = [row for seed in range(2) for row in plan(videos.swaying(tmp_path / f"{seed}.mp4", seconds=1.2, seed=seed), SMALL)]
+    decoded, seen_ahead = threading.Event(), []
+
+    class Watching(DecoderProcess):
+        def frames(self, path, indices, size):
+            yield from super().frames(path, indices, size)
+            if path == rows[-1]["uri"]:
+                decoded.set()
+
+    class Waiting(DenseInverseSearch):
+        def displace(self, pairs):
+            seen_ahead.append(decoded.wait(20))  # the very first flow of the first clip
+            return super().displace(pairs)
+
+    pool = DecoderPool(SMALL.decode, 1, Watching)
+    assert len(list(build_windows(rows, SMALL, Waiting("fast"), pool, Clock()))) == len(rows) > 2
+    assert seen_ahead[0]
+    pool.close()
 
 
 class DyingAfter(DecoderProcess):
