@@ -4,6 +4,7 @@ decord is the decoder wherever it was seen to be right (docs/decisions/0001-cont
 decord shifts, repeats, drops, discolours, or cannot open.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 
 import av
@@ -12,8 +13,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.container import best_stream, codec_name, opened
+from pipeline.decode.container import best_stream, codec_name, decoded, opened
 from pipeline.decode.source import Packet, Source
+from schemas.outcome import Quarantined
 
 PYAV = f"PyAV {av.__version__}"
 CONTAINERS, CODECS = ("mov", "matroska"), frozenset({"h264", "vp8", "vp9", "mpeg4", "mjpeg"})
@@ -73,9 +75,11 @@ def starts_at_keyframes(source: Source) -> bool:
         stream = best_stream(container)
         for pts in tried:
             container.seek(pts, stream=stream)
-            frame = next(container.decode(stream), None)
-            if frame is None or frame.pts is None or frame.pts > pts:
-                return False
+            with suppress(Quarantined):
+                frame = next(decoded(container), None)
+                if frame is not None and frame.pts is not None and frame.pts <= pts:
+                    continue
+            return False
     return True
 
 

@@ -5,6 +5,7 @@ A playlist or a script named .mp4 must never reach a demuxer that would follow i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile
 
 import av
 import av.error
@@ -14,7 +15,7 @@ from av.video.stream import VideoStream
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.source import looks_like_video, refused
-from schemas.outcome import Reason
+from schemas.outcome import Reason, Stage
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif"
 """Demuxers that may open a file."""
@@ -50,9 +51,14 @@ CODECS = frozenset(
 
 @contextmanager
 def opened(path: str) -> Iterator[InputContainer]:
-    """The container, opened by the listed demuxers only; what cannot be opened or demuxed is Quarantined."""
+    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot be opened or demuxed is
+    Quarantined.
+    """
     try:
         with av.open(path, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}) as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    stream.codec_context.thread_count = 1
             yield container
     except (av.error.FFmpegError, ValueError) as error:
         cut_off = looks_like_video(path)
@@ -71,9 +77,22 @@ def best_stream(container: InputContainer) -> VideoStream:
     raise refused(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
+def decoded(container: InputContainer) -> Iterator[VideoFrame]:
+    """Frames of the best stream from the next key frame on: what a decoder gives before it is made of nothing.
+
+    Raises Quarantined (decode_error) where the decoder gives up.
+    """
+    packets = container.demux(best_stream(container))
+    try:
+        for packet in dropwhile(lambda packet: not packet.is_keyframe, packets):
+            yield from packet.decode()  # pyright: ignore[reportReturnType]
+    except av.error.FFmpegError as error:
+        raise refused(Reason.DECODE_ERROR, f"the decoder gave up ({type(error).__name__})", Stage.DECODE) from error
+
+
 def codec_name(stream: VideoStream) -> str:
     """The codec, not the library that decodes it."""
-    return stream.codec_context.codec.canonical_name
+    return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
 def check_stream(stream: VideoStream, config: DecodeConfig) -> None:

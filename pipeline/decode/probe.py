@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.choice import PYAV, choose_decoder
-from pipeline.decode.container import best_stream, check_stream, opened
+from pipeline.decode.container import best_stream, check_stream, decoded, opened
 from pipeline.decode.source import Packet, Source, check_readable, refused
 from schemas.clip import Video
 from schemas.outcome import Reason
@@ -96,7 +96,7 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
     Raises Quarantined (decode_error) where neither holds.
     """
     with opened(path) as container:
-        stamps = [frame.pts for frame in container.decode(best_stream(container))]
+        stamps = [frame.pts for frame in decoded(container)]
     timed = [(i, pts) for i, pts in enumerate(stamps) if pts is not None]
     if timed and all(a[1] < b[1] for a, b in pairwise(timed)):
         return np.array([pts for _, pts in timed], np.int64), np.array([i for i, _ in timed], np.int64)
@@ -133,7 +133,7 @@ def last_duration(packets: list[Packet], pts: Int64[np.ndarray, " frames"]) -> f
 
 def first_frame(path: str) -> VideoFrame:
     with opened(path) as container:
-        frame = next(container.decode(best_stream(container)), None)
+        frame = next(decoded(container), None)
     if frame is None:
         raise refused(Reason.DECODE_ERROR, "no frame can be decoded")
     return frame

@@ -3,17 +3,16 @@
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, dropwhile
+from itertools import chain
 
 import cv2
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 
 from pipeline.decode.choice import untold_hd
-from pipeline.decode.container import best_stream, check_pixels, opened
+from pipeline.decode.container import best_stream, check_pixels, decoded, opened
 from pipeline.decode.source import Source, refused
 from schemas.outcome import Reason, Stage
 
@@ -114,15 +113,6 @@ def decoded_from(source: Source, index: int) -> Iterator[VideoFrame]:
             if start is None or (first is not None and first.pts is not None and first.pts <= source.pts[index]):
                 yield from chain([first] if first else [], output)
                 return
-
-
-def decoded(container: InputContainer) -> Iterator[VideoFrame]:
-    """Frames of the best stream from the next key frame on: what a decoder gives before it is made of nothing."""
-    stream = best_stream(container)
-    stream.codec_context.thread_count = 1
-    packets = dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
-    for packet in packets:
-        yield from packet.decode()  # pyright: ignore[reportReturnType]
 
 
 def converted(frame: VideoFrame, cover: tuple[int, int]) -> Image:

@@ -8,7 +8,7 @@ from pipeline.decode.probe import probe
 from pipeline.decode.readers import cover_size, frames
 from schemas.outcome import Quarantined, Reason
 from tests import videos
-from tests.numbered import COUNT, encode, number, picture
+from tests.numbered import COUNT, FRAMES, encode, number, picture
 
 CONFIG = DecodeConfig()
 
@@ -73,6 +73,24 @@ def refusal(path, **limits) -> Quarantined:
 def test_a_codec_that_is_not_on_the_list_is_refused(tmp_path):
     error = refusal(encode(tmp_path / "a.avi", "huffyuv", pixels="yuv422p").path)
     assert error.reason == Reason.UNSUPPORTED_CODEC and "huffyuv" in error.detail
+
+
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx265", ".mp4"), ("mpeg4", ".avi")])
+def test_a_damaged_picture_never_passes_as_the_end_of_the_file(tmp_path, codec, suffix):
+    """Half of the file's bytes are another's: what comes out are right frames, or a refusal to decode, nothing else."""
+    options = {"x265-params": "keyint=24:log-level=none"} if codec == "libx265" else {"g": "24"}
+    path = encode(tmp_path / f"a{suffix}", codec, options=options, clock=FRAMES).path
+    data = bytearray(path.read_bytes())
+    middle = range(len(data) // 3, 2 * len(data) // 3)
+    data[middle.start : middle.stop] = np.random.default_rng(0).bytes(len(middle))
+    path.write_bytes(data)
+    seen = []
+    try:
+        source = probe(str(path), CONFIG)
+        seen.extend(frames(source, range(len(source.video.times)), (128, 80)))
+    except Quarantined as error:
+        assert error.reason in (Reason.DECODE_ERROR, Reason.TRUNCATED), error.detail
+    assert len(seen) <= COUNT
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path):
