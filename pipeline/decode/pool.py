@@ -85,7 +85,11 @@ class DecoderPool:
             return process
         if process is not None:
             process.close()
-        return self.make(self.config)
+        try:
+            return self.make(self.config)
+        except OSError:  # its place must not be lost
+            self.free.put(None)
+            raise
 
     def close(self) -> None:
         """Ends the processes, which nobody may be using."""
