@@ -5,9 +5,11 @@ a shard.
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
+
+from pipeline.dataset import ContractMismatch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -18,6 +20,10 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 RETRIES = 3
 """How often Ray starts a task again whose process died."""
+
+
+class Unfit(Exception):
+    """A node lacks what the user asked for: weights, a device."""
 
 
 class Needs(NamedTuple):
@@ -33,11 +39,9 @@ def in_submitted_job() -> bool:
 
 
 @contextmanager
-def connected(workers: int | None, needs: Needs) -> Iterator[int]:
-    """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own with
-    `workers` processes, which ends with the block. Gives the number of tasks of these needs that fit at once.
-
-    Raises ValueError where not one fits.
+def connected(workers: int | None, needs: Needs) -> Iterator[None]:
+    """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own for `workers`
+    tasks of these needs, or as many as there are cores, which ends with the block.
     """
     own = not os.environ.get("RAY_ADDRESS")
     if own:
@@ -48,20 +52,33 @@ def connected(workers: int | None, needs: Needs) -> Iterator[int]:
     options: dict[str, Any] = dict(address="local", num_cpus=cpus, include_dashboard=False) if own else {}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
-        fitting = tasks_that_fit(ray.cluster_resources(), needs)
-        yield min(workers or fitting, fitting)
+        yield
     finally:
         ray.shutdown()
 
 
-def tasks_that_fit(resources: Mapping[str, float], needs: Needs) -> int:
-    """How many tasks a cluster of these resources runs at once. Raises ValueError where not one fits."""
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    if needs.gpus > gpus:
-        raise ValueError(f"a worker needs {needs.gpus:g} GPUs and Ray has {gpus:g}; RAFT runs without one with --device cpu")
-    if needs.cpus > cpus:
-        raise ValueError(f"a worker needs {needs.cpus} CPUs (--decoders-per-worker) and Ray has {cpus:g}")
-    return int(min(cpus // needs.cpus, gpus // needs.gpus if needs.gpus else cpus))
+def room(workers: int | None, needs: Needs) -> int:
+    """How many tasks of these needs run at once on the cluster, at most `workers`. Raises ValueError where not one fits."""
+    import ray
+
+    fitting = tasks_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], needs)
+    return min(workers or fitting, fitting)
+
+
+def tasks_that_fit(nodes: Sequence[Mapping[str, float]], needs: Needs) -> int:
+    """How many tasks nodes of these resources run at once, each on one node. Raises ValueError where not one fits."""
+    fitting = sum(tasks_on(node, needs) for node in nodes)
+    if not fitting:
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
+        has = f"the best node of the cluster has {most['CPU']:g} and {most['GPU']:g}"
+        raise ValueError(f"a worker needs {needs.cpus} CPUs and {needs.gpus:g} GPUs, {has}; RAFT runs without a GPU with --device cpu")
+    return fitting
+
+
+def tasks_on(node: Mapping[str, float], needs: Needs) -> int:
+    """How many tasks one node runs at once; Ray counts in ten-thousandths."""
+    shares = [(node.get("CPU", 0), needs.cpus), (node.get("GPU", 0), needs.gpus)]
+    return min(int(has / need + 1e-4) for has, need in shares if need)
 
 
 def close_to_the_world() -> None:
@@ -108,7 +125,9 @@ def stream_unordered(
 
 
 def _next(generator: Any) -> Any:
-    """The next value of a task, None after the last, or the exception that ended it."""
+    """The next value of a task, None after the last, or the exception that ended it: what a worker raised to end the run
+    as it raised it, anything else as Ray reports it.
+    """
     import ray
     from ray.exceptions import RayError
 
@@ -118,4 +137,4 @@ def _next(generator: Any) -> Any:
         return None
     except (RayError, OSError) as error:
         cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, OSError | ValueError) else error
+        return cause if isinstance(cause, OSError | ContractMismatch | Unfit) else error

@@ -26,11 +26,11 @@ from jobs import cluster
 from jobs.exits import Exit, sentences, stop
 from jobs.progress import RunProgress, summary_lines
 from pipeline.build import build_shard
-from pipeline.dataset import Dataset
+from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.effort import Effort
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, uses_gpu
+from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
@@ -117,9 +117,10 @@ def main(args: Sequence[str] | None = None) -> None:
         refuse_relative_paths(job)
         clips = list_clips(job.clips)[: job.limit]
         job = with_absolute_files(job)
-        dataset, config = Dataset(job.out), recorded(job.build)
-        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()) as at_once:
-            rows = plan_rows(probe_all(clips, job.build, at_once), job.build.plan)
+        dataset, config = Dataset(job.out), {} if job.dry_run else recorded(job.build)
+        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()):
+            at_once = 0 if job.dry_run else cluster.room(job.workers, job.needs())
+            rows = plan_rows(probe_all(clips, job), job.build.plan)
             if job.dry_run:
                 print_plan(rows, job)
             else:
@@ -145,13 +146,13 @@ def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     return replace(job, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
 
-def probe_all(clips: Sequence[Clip], config: BuildConfig, at_once: int) -> Iterator[PlannedClip]:
-    """Every clip probed, in worker processes."""
-    for clip, planned in cluster.map_unordered(partial(plan_one, config), clips, at_once):
+def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
+    """Every clip probed, in worker processes of one core each."""
+    for clip, planned in cluster.map_unordered(partial(plan_one, job.build), clips, cluster.room(None, cluster.Needs())):
         if isinstance(planned, OSError):
             raise planned
         if isinstance(planned, Exception):
-            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config.plan)
+            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), job.build.plan)
         yield planned
 
 
@@ -172,9 +173,9 @@ def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
 
 
 def sample_bytes(config: BuildConfig) -> int:
-    """Bytes of one sample in a shard, a third of the raw size assumed for the start frame's PNG."""
-    pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1)
-    return pixels * (motion + config.pairs * (3 + 4) + 1) + 3 * 1024
+    """Bytes of one sample in a shard at most: the start frame's PNG saves something of the 3 bytes a pixel assumed for it."""
+    pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1) + 1
+    return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
 
 
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
@@ -192,14 +193,16 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
 
 def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
-    ValueError where a node lacks what the user asked for.
+    ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
     """
     failed = []
     build = partial(build_one, str(dataset.root.absolute()), job.build, job.decoders_per_worker)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
         for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs()):
-            if isinstance(value, OSError | ValueError):
+            if isinstance(value, OSError | ContractMismatch):
                 raise value
+            if isinstance(value, cluster.Unfit):
+                raise ValueError(str(value))
             if isinstance(value, Exception):
                 print(f"shard {shard} failed: {value}", file=sys.stderr)
                 failed.append(shard)
@@ -213,6 +216,10 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow,
 def build_one(root: str, config: BuildConfig, decoders: int, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
     """One shard, in a worker; another attempt may have committed it before its process died."""
     dataset, (name, rows) = Dataset(Path(root)), shard
+    try:
+        make_estimator(config.flow)
+    except ValueError as error:
+        raise cluster.Unfit(str(error)) from error
     if not dataset.is_committed(name):
         yield from build_shard(dataset, name, rows, config, decoders)
 

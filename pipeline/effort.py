@@ -18,7 +18,7 @@ class Effort(NamedTuple):
     waiting_share: float
     """Share of the time in which nothing was done but wait for frames, 0 to 1."""
     idle_share: float | None
-    """Share of the time in which the flow's device had nothing to do, 0 to 1; None where the flow has no device."""
+    """Share of the time in which the flow's device neither prepared frames nor measured flow, 0 to 1; None without one."""
 
 
 class Clock:
@@ -32,8 +32,10 @@ class Clock:
         """The same items; the time until each comes is counted."""
         while True:
             asked = time.monotonic()
-            item = next(items, END)
-            self.waited_s += time.monotonic() - asked
+            try:
+                item = next(items, END)
+            finally:
+                self.waited_s += time.monotonic() - asked
             if item is END:
                 return
             yield item  # pyright: ignore[reportReturnType]

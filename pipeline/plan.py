@@ -130,7 +130,7 @@ def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video]) -> 
     try:
         check_path(clip)
         check_readable(clip.uri)
-        sha256, size = digest(clip.uri), os.path.getsize(clip.uri)
+        sha256, size = content_of(clip.uri)
         return with_windows(identified(clip, sha256, size, config), probe(clip.uri), config)
     except Quarantined as error:
         return failed_clip(clip, error, config, sha256, size)
@@ -159,7 +159,7 @@ def check_path(clip: Clip) -> None:
     """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
     if readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.UNREADABLE, "the file's name is not UTF-8")
-    if clip.root is not None and not Path(clip.uri).resolve().is_relative_to(Path(clip.root).resolve()):
+    if clip.root is not None and not Path(os.path.realpath(clip.uri)).is_relative_to(os.path.realpath(clip.root)):
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
 
 
@@ -168,10 +168,13 @@ def readable_uri(uri: str) -> str:
     return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def digest(path: str) -> str:
-    """sha256 of a file's content, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def content_of(path: str) -> tuple[str, int]:
+    """sha256 of a file's content, hexadecimal, and its bytes. Raises Quarantined (unreadable)."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+        raise Quarantined(Stage.PROBE, Reason.UNREADABLE, error.strerror or "cannot be read") from error
 
 
 def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:

@@ -4,7 +4,6 @@ A stretch is the windows of one video that stand together in a shard. A frame is
 needs it is past.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 
 from pipeline import filters
 from pipeline.decode.pool import Ahead, DecoderPool, depth
+from pipeline.decode.source import signature
 from pipeline.filters import Look, Step
 from pipeline.flow import FlowEstimator
 from pipeline.plan import PlanConfig, clip_of, window_of, window_span
@@ -101,7 +101,8 @@ def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, si
 
 def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
     """The video, probed again. Raises Quarantined (hash_mismatch) where it is not the one that was planned."""
-    if not os.path.exists(clip.uri) or os.path.getsize(clip.uri) != rows[0]["bytes"]:
+    found = signature(clip.uri)
+    if found is None or found[1] != rows[0]["bytes"]:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone or has another size than when it was planned")
     video = pool.probe(clip.uri)
     times = dict(enumerate(video.times))

@@ -13,7 +13,7 @@ from pipeline import filters, spectrum
 from pipeline.confidence import confidence, damp, disagree
 from pipeline.decode import DecodeConfig
 from pipeline.filters import Thresholds
-from pipeline.flow import FlowConfig, FlowEstimator, describe
+from pipeline.flow import RAFT_ABOVE, FlowConfig, FlowEstimator, describe
 from pipeline.plan import PlanConfig
 from pipeline.spectrum import BLOCK, RunningSpectrum
 from pipeline.stretch import Seen
@@ -22,8 +22,6 @@ from schemas.sample import FORMAT_VERSION, Sample
 
 DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
-RAFT_ABOVE = 120
-"""Pixels a side that RAFT needs more of."""
 HALF_MAX = float(np.finfo(np.float16).max)
 
 

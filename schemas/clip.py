@@ -37,6 +37,10 @@ class Clip:
             raise ValueError(f"{self.uri!r} starts at {self.start_s} s and ends at {self.end_s} s, expected start < end")
 
 
+Signature = tuple[int, int, int]
+"""Inode, bytes and time of change of a file: what tells it from one that replaced it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Video:
     """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
@@ -51,6 +55,8 @@ class Video:
     """Indices of the frames at which decoding can begin."""
     decoder: str
     """Name and version of the decoder that returns these frames exactly."""
+    signature: Signature
+    """Of the file in which all this was found."""
 
 
 @dataclass(frozen=True, kw_only=True)

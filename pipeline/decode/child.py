@@ -1,6 +1,6 @@
 """The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never loads torch.
 
-    python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB
+    python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB PARENT
 
 It answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the pictures stand in one
 of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has let it go. Messages
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.source import Source
-from schemas.clip import Video
+from pipeline.decode.source import Source, signature
+from schemas.clip import Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
 
 SLOTS = 2
@@ -54,7 +54,9 @@ def memory_bytes(size: tuple[int, int]) -> int:
 
 def encode_video(video: Video) -> bytes:
     """A video as a message."""
-    head = dict(frames=len(video.times), keyframes=len(video.keyframes), end_s=video.end_s, aspect=video.aspect, decoder=video.decoder)
+    head = dict(
+        frames=len(video.times), keyframes=len(video.keyframes), end_s=video.end_s, aspect=video.aspect, decoder=video.decoder, signature=video.signature
+    )
     return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
 
 
@@ -64,7 +66,7 @@ def decode_video(message: bytes) -> Video:
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    return Video(times=times, end_s=head["end_s"], aspect=head["aspect"], keyframes=keyframes, decoder=head["decoder"])
+    return Video(times=times, end_s=head["end_s"], aspect=head["aspect"], keyframes=keyframes, decoder=head["decoder"], signature=tuple(head["signature"]))
 
 
 def serve(connection: Connection, descriptor: int) -> None:
@@ -85,8 +87,10 @@ def serve(connection: Connection, descriptor: int) -> None:
 
 
 def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
-    config = DecodeConfig(**request["config"])
-    source = known(request["path"], signature(request["path"]), config)
+    config, found = DecodeConfig(**request["config"]), signature(request["path"])
+    if "indices" in request and list(found or ()) != request["signature"]:
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
+    source = known(request["path"], found, config)
     if "indices" not in request:
         yield encode_video(source.video)
         return
@@ -94,41 +98,47 @@ def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> 
 
 
 def batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
-    """Fills one slot after the other; waits for the parent to let one go that is filled again."""
+    """Fills one slot after the other; waits for the parent to let one go that is filled again. Where the video gives out,
+    the pictures before that come first.
+    """
     from pipeline.decode.readers import frames
 
     size = tuple(request["size"])
-    with mmap.mmap(descriptor, memory_bytes(size)) as memory:
-        pictures, images = slots(memory, size), frames(source, request["indices"], size)
-        for turn, batch in enumerate(iter(lambda: list(islice(images, batch_size(size))), [])):
-            if turn >= SLOTS:
-                connection.recv_bytes()
-            for i, image in enumerate(batch):
-                pictures[turn % SLOTS, i] = image
-            yield json.dumps(dict(pictures=len(batch))).encode()
-        del pictures
+    pictures = slots(mmap.mmap(descriptor, memory_bytes(size)), size)
+    images, end = until_refused(frames(source, request["indices"], size))
+    for turn, batch in enumerate(iter(lambda: list(islice(images, batch_size(size))), [])):
+        if turn >= SLOTS:
+            connection.recv_bytes()
+        for i, image in enumerate(batch):
+            pictures[turn % SLOTS, i] = image
+        yield json.dumps(dict(pictures=len(batch))).encode()
+    if end:
+        raise end[0]
 
 
-def signature(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def until_refused(images: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], list[Quarantined]]:
+    """The images up to a refusal, which then stands in the list."""
+    end: list[Quarantined] = []
+
+    def those_before() -> Iterator[np.ndarray]:
+        try:
+            yield from images
+        except Quarantined as error:
+            end.append(error)
+
+    return those_before(), end
 
 
 @lru_cache(1)
-def known(path: str, found: tuple[int, int, int] | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
+def known(path: str, found: Signature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
     """The probe of the last file, kept for its pieces."""
     from pipeline.decode.probe import probe
 
     return probe(path, config)
 
 
-def die_with_parent() -> None:
+def die_with(parent: int) -> None:
     """Ends this process when its parent is gone, even if it is busy decoding."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -140,8 +150,9 @@ def die_with_parent() -> None:
 
 def main(arguments: list[str]) -> None:
     """Serves on the connection until it is closed."""
-    connection, descriptor, limit_mb = Connection(int(arguments[0])), int(arguments[1]), int(arguments[2])
-    die_with_parent()
+    handle, descriptor, limit_mb, parent = map(int, arguments)
+    connection = Connection(handle)
+    die_with(parent)
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

@@ -60,6 +60,8 @@ def opened(path: str) -> Iterator[InputContainer]:
                 if stream.codec_context is not None:
                     stream.codec_context.thread_count = 1
             yield container
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, ValueError) as error:
         cut_off = looks_like_video(path)
         reason = Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA
@@ -86,6 +88,8 @@ def decoded(container: InputContainer) -> Iterator[VideoFrame]:
     try:
         for packet in dropwhile(lambda packet: not packet.is_keyframe, packets):
             yield from packet.decode()  # pyright: ignore[reportReturnType]
+    except MemoryError:
+        raise
     except av.error.FFmpegError as error:
         raise refused(Reason.DECODE_ERROR, f"the decoder gave up ({type(error).__name__})", Stage.DECODE) from error
 

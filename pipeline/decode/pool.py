@@ -4,7 +4,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
@@ -51,11 +50,11 @@ class DecoderPool:
 
         The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined.
         """
-        pieces = (self._piece(path, piece, size) for piece in split(indices, video.keyframes))
+        pieces = (self._piece(path, video, piece, size) for piece in split(indices, video.keyframes))
         return chain.from_iterable(pieces) if self.count == 1 else side_by_side(pieces, self.count, depth(size))
 
-    def _piece(self, path: str, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
-        return self._attempts(Stage.DECODE, lambda process, done: process.frames(path, indices[done:], size))
+    def _piece(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
+        return self._attempts(Stage.DECODE, lambda process, done: process.frames(path, video, indices[done:], size))
 
     def _attempts(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
         """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
@@ -63,19 +62,22 @@ class DecoderPool:
         """
         done = 0
         for attempt in range(1, ATTEMPTS + 1):
-            process = self._take()
+            process, whole = self._take(), False
             try:
                 for item in ask(process, done):
                     done += 1
                     yield item
+                whole = True
                 return
+            except Quarantined:
+                whole = True
+                raise
             except DecoderDied as error:
                 if attempt == ATTEMPTS:
                     raise Quarantined(stage, error.reason, error.detail, attempts=attempt) from error
-            except GeneratorExit:
-                process.close()  # in the middle of an answer that nobody wants any more
-                raise
             finally:
+                if not whole:
+                    process.close()  # dead, or in the middle of an answer that nobody wants any more
                 self.free.put(process)
 
     def _take(self) -> DecoderProcess:
@@ -85,11 +87,13 @@ class DecoderPool:
             return process
         if process is not None:
             process.close()
+        made = None
         try:
-            return self.make(self.config)
-        except OSError:  # its place must not be lost
-            self.free.put(None)
-            raise
+            made = self.make(self.config)
+            return made
+        finally:
+            if made is None:
+                self.free.put(None)  # its place must not be lost
 
     def close(self) -> None:
         """Ends the processes, which nobody may be using."""
@@ -140,39 +144,41 @@ def side_by_side(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Ite
 class Ahead(Iterator[Item]):
     """The same items, taken in a thread of their own, at most `depth` of them before they are needed.
 
-    What `items` raises is raised here, after the items that came before. The thread begins at once and ends, with
-    `items` closed, at `close`.
+    What `items` raises is raised here, after the items that came before. The thread begins at once; after `close` it ends,
+    with `items` closed, when the item that it is taking has come.
     """
 
     def __init__(self, items: Iterator[Item], depth: int):
         self.ready: queue.Queue = queue.Queue(depth)
         self.stopped = threading.Event()
-        self.thread = ThreadPoolExecutor(1)
-        self.filling = self.thread.submit(self._fill, items)
-        self.thread.shutdown(wait=False)
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
+        self.thread.start()
 
     def _fill(self, items: Iterator[Item]) -> None:
         try:
             for item in items:
-                self.ready.put(item)
+                self._put(item)
                 if self.stopped.is_set():
-                    return
-        finally:
+                    break
             if isinstance(items, Generator):
                 items.close()
-            self.ready.put(END)
+        except Exception as error:  # noqa: BLE001 - raised by the one who takes the items
+            self.error = error
+        self._put(END)
+
+    def _put(self, item: Any) -> None:
+        while not self.stopped.is_set():
+            with suppress(queue.Full):
+                return self.ready.put(item, timeout=0.1)
 
     def __next__(self) -> Item:
         item = self.ready.get()
-        if item is END:
-            self.ready.put(END)
-            self.filling.result()  # raises what ended the items
-            raise StopIteration
-        return item
+        if item is not END:
+            return item
+        self.ready.put(END)
+        raise self.error or StopIteration
 
     def close(self) -> None:
         """Ends the thread; nobody may be waiting for an item."""
         self.stopped.set()
-        while not self.filling.done():
-            with suppress(queue.Empty):
-                self.ready.get(timeout=0.05)

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from pipeline.decode import DecodeConfig
 from pipeline.decode.choice import PYAV, choose_decoder
 from pipeline.decode.container import best_stream, check_stream, decoded, opened
-from pipeline.decode.source import Packet, Source, check_readable, refused
+from pipeline.decode.source import Packet, Source, check_readable, refused, signature
 from schemas.clip import Video
 from schemas.outcome import Reason
 
@@ -29,6 +29,7 @@ def probe(path: str, config: DecodeConfig) -> Source:
     too_many_frames, truncated, decode_error.
     """
     check_readable(path)
+    found = signature(path)
     with opened(path) as container:
         stream = best_stream(container)
         check_stream(stream, config)
@@ -46,6 +47,7 @@ def probe(path: str, config: DecodeConfig) -> Source:
             aspect=aspect(stream, first),
             keyframes=np.unique(np.searchsorted(pts, keys)) if timed else np.zeros(1, np.int64),
             decoder=PYAV,
+            signature=found or (0, 0, 0),
         )
         limited = first.color_range != ColorRange.JPEG
         source = Source(path=path, video=video, pts=pts, seekable=timed, ordinals=ordinals, limited=limited, max_pixels=config.max_pixels)
@@ -86,7 +88,7 @@ def timeline(path: str, container: InputContainer, packets: list[Packet]) -> tup
 
 def reordered(container: InputContainer, packets: list[Packet]) -> bool:
     """Whether frames are shown in another order than that of their packets."""
-    return container.streams.video[0].codec_context.has_b_frames or any(p.pts != p.dts for p in packets)
+    return best_stream(container).codec_context.has_b_frames or any(p.pts != p.dts for p in packets)
 
 
 def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndarray]:

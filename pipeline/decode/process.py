@@ -1,14 +1,15 @@
 """The parent's side of a decoder process: asks, waits no longer than the deadline, kills, and says what happened."""
 
+import fcntl
 import json
 import mmap
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
 from pathlib import Path
@@ -24,6 +25,8 @@ from schemas.outcome import Quarantined, Reason, Stage
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.child")
 LONGEST_MESSAGE = 64 << 20
+NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a message raises that is not one of ours."""
 WATCH_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -42,12 +45,14 @@ class DecoderProcess:
 
     def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
         self.config, self.served, self.resident = config, 0, 0
-        self.memory = os.fdopen(os.memfd_create("quiver-frames"), "r+b")
+        self.memory = os.fdopen(os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
+        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # memory that the child takes away would kill us
+        self.overdue = False
         self.connection, theirs = Pipe()
         descriptors = theirs.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(  # noqa: S603 - our own module
-            [*command, *map(str, descriptors), str(config.decoder_memory_mb)],
+            [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -62,23 +67,28 @@ class DecoderProcess:
         message = self._receive()
         try:
             return decode_video(message)
-        except (ValueError, KeyError, TypeError) as error:
+        except NONSENSE as error:
             raise self._died(Reason.CRASH, "the decoder spoke nonsense") from error
 
-    def frames(self, path: str, indices: Sequence[int], size: tuple[int, int]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """Copies of the frames at `indices`, in order. Raises Quarantined, or DecoderDied."""
-        needed, batch = memory_bytes(size), batch_size(size)
+    def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """Copies of the frames at `indices` of a probed video, in order. Raises Quarantined, or DecoderDied."""
+        needed, batch, turns = memory_bytes(size), batch_size(size), -(-len(indices) // batch_size(size))
         if os.fstat(self.memory.fileno()).st_size < needed:
             self.memory.truncate(needed)
-        self._ask(path, indices=[int(i) for i in indices], size=size)
-        turns = -(-len(indices) // batch)
+        if not turns:
+            return
+        self._ask(path, indices=[int(i) for i in indices], size=size, signature=video.signature)
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
-                self._await_pictures(min(batch, len(indices) - turn * batch))
-                images = copy_slot(memory, size, turn)
+                expected = min(batch, len(indices) - turn * batch)
+                count = self._await_pictures(expected)
+                images = copy_slot(memory, size, turn, count)
                 if turn + SLOTS < turns:
                     self._send(LET_GO)
-                yield from images[: len(indices) - turn * batch]
+                yield from images
+                if count < expected:
+                    self._receive()  # a refusal
+                    raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {count} of {expected} pictures")
 
     def is_alive(self) -> bool:
         return self.process.poll() is None and not self.connection.closed
@@ -99,28 +109,47 @@ class DecoderProcess:
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # receiving will find out and say why
+        with suppress(BrokenPipeError, ConnectionResetError), self._deadline():  # receiving will find out and say why
             self.connection.send_bytes(message)
 
-    def _await_pictures(self, count: int) -> None:
+    def _await_pictures(self, most: int) -> int:
+        """How many pictures stand in the next slot: as many as fit, or fewer before a refusal."""
         message = self._receive()
-        if message != json.dumps(dict(pictures=count)).encode():
-            raise self._died(Reason.CRASH, f"the decoder spoke nonsense where {count} pictures were expected")
+        with suppress(*NONSENSE):
+            count = json.loads(message)["pictures"]
+            if type(count) is int and 0 < count <= most:
+                return count
+        raise self._died(Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected")
 
     def _receive(self) -> bytes:
         """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
-        began = time.monotonic()
         try:
-            while not self.connection.poll(WATCH_S):
-                self._check_memory()
-                if time.monotonic() - began > self.config.deadline_s:
-                    raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s")
-            message = self.connection.recv_bytes(LONGEST_MESSAGE)
+            with self._deadline():
+                while not self.connection.poll(WATCH_S):
+                    self._check_memory()
+                message = self.connection.recv_bytes(LONGEST_MESSAGE)
         except (EOFError, OSError) as error:
+            if self.overdue:
+                raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
             raise self._died(Reason.CRASH, self._last_words()) from error
         self._check_memory()
         raise_refusal(message)
         return message
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Kills the process if the block lasts longer: even in the middle of a message."""
+        timer = threading.Timer(self.config.deadline_s, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        self.overdue = True
+        self.process.kill()
 
     def _check_memory(self) -> None:
         """Kills a process that takes too much, and notes how much it takes."""
@@ -147,11 +176,11 @@ def raise_refusal(message: bytes) -> None:
     """Raises Quarantined where the message is one; any other passes."""
     if not message.startswith(b'{"stage"'):
         return
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
+    with suppress(*NONSENSE):
         refusal = json.loads(message)
         raise Quarantined(Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"]))
 
 
-def copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int) -> UInt8[np.ndarray, "batch height width 3"]:
-    """The pictures that stand in the slot of that turn."""
-    return slots(memory, size)[turn % SLOTS].copy()
+def copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int, count: int) -> UInt8[np.ndarray, "count height width 3"]:
+    """The first `count` pictures that stand in the slot of that turn."""
+    return slots(memory, size)[turn % SLOTS, :count].copy()

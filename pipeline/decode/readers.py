@@ -1,6 +1,5 @@
 """The frames of a source at the working resolution, by decord or by PyAV, as its probe decided."""
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -14,11 +13,14 @@ from jaxtyping import UInt8
 from pipeline.decode.choice import untold_hd
 from pipeline.decode.container import best_stream, check_pixels, decoded, opened
 from pipeline.decode.source import Source, refused
+from schemas.clip import Signature
 from schemas.outcome import Reason, Stage
 
 Image = UInt8[np.ndarray, "height width 3"]
-CHUNK = 16
-"""Frames asked of decord at a time."""
+CHUNK, CHUNK_BYTES = 16, 64 << 20
+"""Frames asked of decord at a time, at most, and their memory."""
+HELD_BYTES = 64 << 20
+"""Memory of the frames that are held back until they are known to be right."""
 REOPENED_AFTER = 8
 """Pieces that one decord reader serves: it holds on to memory the longer it is used."""
 BICUBIC_EXACT = 0x4 | 0x40000 | 0x2000 | 0x80000
@@ -40,24 +42,57 @@ def frames(source: Source, indices: Sequence[int], size: tuple[int, int]) -> Ite
 
 
 def decord_frames(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> Iterator[Image]:
+    """Frames are held back until it is seen that decord lost none of them, as it does where a picture is damaged: those
+    after it would be the next ones. More than HELD_BYTES are not held, and the error comes after them.
+    """
     import decord
 
     try:
         if decord_reader.cache_info().hits > REOPENED_AFTER:
             decord_reader.cache_clear()
-        reader = decord_reader(source.path, os.stat(source.path).st_mtime_ns, cover)
+        reader, frame_bytes = decord_reader(source.path, source.video.signature, cover), 3 * cover[0] * cover[1]
         reader.seek_accurate(indices[0])
-        for start in range(0, len(indices), CHUNK):
-            for image in reader.get_batch(list(indices[start : start + CHUNK])).asnumpy():
-                yield cv2.add(image, DECORD_ROUNDS_DOWN) if source.limited else image  # pyright: ignore[reportArgumentType, reportCallIssue]
+        images = in_turn(reader, indices, max(1, min(CHUNK, CHUNK_BYTES // frame_bytes)))
+        if len(indices) * frame_bytes <= HELD_BYTES:
+            images = iter(list(images))
+            check_none_lost(reader, source, indices[-1])
+            yield from (brightened(image, source) for image in images)
+        else:
+            yield from (brightened(image, source) for image in images)
+            check_none_lost(reader, source, indices[-1])
     except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
         # its messages carry paths and clock times, which must not reach a record
         raise refused(Reason.DECODE_ERROR, f"the decoder gave up ({type(error).__name__})", Stage.DECODE) from error
 
 
+def in_turn(reader, indices: Sequence[int], chunk: int) -> Iterator[Image]:
+    """Frames that decord reads one after the other."""
+    for start in range(0, len(indices), chunk):
+        yield from reader.get_batch(list(indices[start : start + chunk])).asnumpy()
+
+
+def check_none_lost(reader, source: Source, last: int) -> None:
+    """Reads on from frame `last` to the next key frame, which must be what a seek to it gives. After the last key frame
+    of a file there is nothing to compare with. Raises Quarantined (decode_error).
+    """
+    following = source.video.keyframes[source.video.keyframes > last]
+    if not len(following):
+        return
+    key = int(following[0])
+    *_, reached = in_turn(reader, range(last + 1, key + 1), 1)
+    reader.seek_accurate(key)
+    if not np.array_equal(reached, reader.get_batch([key]).asnumpy()[0]):
+        raise refused(Reason.DECODE_ERROR, f"the decoder lost frames before frame {key}", Stage.DECODE)
+
+
+def brightened(image: Image, source: Source) -> Image:
+    """The image with decord's rounding undone."""
+    return cv2.add(image, DECORD_ROUNDS_DOWN) if source.limited else image  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
 @lru_cache(1)
-def decord_reader(path: str, modified: int, cover: tuple[int, int]):  # noqa: ARG001 - part of the key
-    """One reader for the pieces of a file: opening reads the whole index. `modified` tells a file that was replaced."""
+def decord_reader(path: str, signature: Signature, cover: tuple[int, int]):  # noqa: ARG001 - part of the key
+    """One reader for the pieces of a file: opening reads the whole index."""
     import decord
 
     return decord.VideoReader(path, width=cover[0], height=cover[1], num_threads=1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from schemas.clip import Video
+from schemas.clip import Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
 
 
@@ -37,6 +37,15 @@ class Packet(NamedTuple):
     duration: int
     is_keyframe: bool
     is_discarded: bool
+
+
+def signature(path: str) -> Signature | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_readable(path: str) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 Prepared = TypeVar("Prepared")
+RAFT_ABOVE = 120
+"""Pixels a side that RAFT needs more of: with fewer, the coarsest level of its correlations is one cell."""
 
 
 @runtime_checkable

@@ -15,13 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from pipeline.flow import FlowConfig
+from pipeline.flow import RAFT_ABOVE, FlowConfig
 from pipeline.flow.weights import load_network
 
 STRIDE = 8
 """Pixels per cell of the feature maps."""
-SMALLEST = 128
-"""Pixels a side: under it the coarsest level of the correlations has one cell, which cannot be interpolated."""
 
 Volumes = list[Float32[Tensor, "queries 1 _ _"]]
 """Correlations of each pair and source cell with the target's cells, one tensor per level."""
@@ -205,8 +203,8 @@ def find_device(name: str) -> str:
 def check_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
     """Raises ValueError for an image that RAFT cannot work on."""
     height, width = image.shape[:2]
-    if min(height, width) <= SMALLEST - STRIDE:
-        raise ValueError(f"the size is {width}x{height}, expected more than {SMALLEST - STRIDE} pixels a side for RAFT")
+    if min(height, width) <= RAFT_ABOVE:
+        raise ValueError(f"the size is {width}x{height}, expected more than {RAFT_ABOVE} pixels a side for RAFT")
 
 
 def padding(height: int, width: int) -> tuple[int, int, int, int]:

@@ -6,18 +6,23 @@ from jobs.cluster import Needs, tasks_that_fit
 @pytest.mark.parametrize(
     "resources, needs, fitting",
     [
-        ({"CPU": 8.0}, Needs(), 8),
-        ({"CPU": 8.0}, Needs(cpus=3), 2),
-        ({"CPU": 32.0, "GPU": 4.0}, Needs(cpus=4, gpus=1.0), 4),
-        ({"CPU": 32.0, "GPU": 4.0}, Needs(cpus=4, gpus=0.5), 8),
-        ({"CPU": 8.0, "GPU": 4.0}, Needs(cpus=4, gpus=0.5), 2),
+        ([{"CPU": 8.0}], Needs(), 8),
+        ([{"CPU": 8.0}], Needs(cpus=3), 2),
+        ([{"CPU": 32.0, "GPU": 4.0}], Needs(cpus=4, gpus=1.0), 4),
+        ([{"CPU": 32.0, "GPU": 4.0}], Needs(cpus=4, gpus=0.5), 8),
+        ([{"CPU": 8.0, "GPU": 4.0}], Needs(cpus=4, gpus=0.5), 2),
+        ([{"CPU": 16.0, "GPU": 1.0}], Needs(gpus=0.1), 10),
+        ([{"CPU": 64.0, "GPU": 4.0}], Needs(gpus=0.1), 40),
+        ([{"CPU": 5.0}, {"CPU": 5.0, "GPU": 1.0}], Needs(cpus=3), 2),
     ],
 )
 def test_as_many_tasks_as_their_needs_allow(resources, needs, fitting):
     assert tasks_that_fit(resources, needs) == fitting
 
 
-@pytest.mark.parametrize("resources, needs, words", [({"CPU": 8.0}, Needs(gpus=1.0), "1 GPUs and Ray has 0"), ({"CPU": 2.0}, Needs(cpus=4), "4 CPUs .* has 2")])
+@pytest.mark.parametrize(
+    "resources, needs, words", [([{"CPU": 8.0}], Needs(gpus=1.0), "1 GPUs, .* has 8 and 0"), ([{"CPU": 4.0}] * 4, Needs(cpus=8), "8 CPUs .* has 4")]
+)
 def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
     with pytest.raises(ValueError, match=words):
         tasks_that_fit(resources, needs)

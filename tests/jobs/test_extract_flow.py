@@ -172,7 +172,7 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--deadline-s", "0"], "deadline_s is 0.0, expected more than 0"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--size", "64x40"], "size is 64x40, expected more than 120 pixels"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--weights", "{tmp}/no.pth"], "no.pth, expected default or a file"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "4"], "a worker needs 4 GPUs and Ray has"),
+        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "4"], "a worker needs 1 CPUs and 4 GPUs, the best node of the cluster has"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--no-motion-pix", "1"], "--no-motion-pix"),
     ],
 )

@@ -174,8 +174,8 @@ def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_
     decoded, seen_ahead = threading.Event(), []
 
     class Watching(DecoderProcess):
-        def frames(self, path, indices, size):
-            yield from super().frames(path, indices, size)
+        def frames(self, path, video, indices, size):
+            yield from super().frames(path, video, indices, size)
             if path == rows[-1]["uri"]:
                 decoded.set()
 
@@ -197,8 +197,8 @@ class DyingAfter(DecoderProcess):
         super().__init__(config)
         self.frames_left = frames
 
-    def frames(self, path, indices, size):
-        for index, image in zip(indices, super().frames(path, indices, size), strict=True):
+    def frames(self, path, video, indices, size):
+        for index, image in zip(indices, super().frames(path, video, indices, size), strict=True):
             if index >= self.frames_left:
                 raise Quarantined(Stage.DECODE, Reason.DECODE_ERROR, "gives out")
             yield image

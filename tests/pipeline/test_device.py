@@ -13,7 +13,7 @@ import torch
 from pipeline.build import build_shard
 from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.device import BusyClock, DeviceSpectrum
-from pipeline.effort import Effort
+from pipeline.effort import Clock, Effort
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, describe, make_estimator
 from pipeline.plan import PlanConfig
@@ -131,3 +131,17 @@ def test_settings_of_raft_do_not_bind_a_run_with_dis():
     dis = BuildConfig()
     assert recorded(dis) == recorded(replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere")))
     assert recorded(dis) != recorded(replace(dis, flow=replace(dis.flow, dis_preset="fast")))
+
+
+def test_a_clock_counts_the_wait_for_frames_and_for_the_error_after_them():
+    def frames():
+        time.sleep(0.15)
+        yield 1
+        time.sleep(0.15)
+        raise ValueError("gives out")
+
+    clock = Clock()
+    with pytest.raises(ValueError, match="gives out"):
+        for _ in clock.waiting(frames()):
+            time.sleep(0.3)
+    assert 0.35 < clock.effort().waiting_share < 0.65 and clock.effort().idle_share is None

@@ -28,6 +28,11 @@ def leak() -> None:
         time.sleep(0.02)
 
 
+def send_part(connection: Connection) -> None:
+    os.write(connection.fileno(), b"\x00\x00\x01\x00abc")
+    time.sleep(1000)
+
+
 def send_too_much(connection: Connection) -> None:
     os.write(connection.fileno(), b"\xff" * 4096)
     time.sleep(1000)
@@ -43,6 +48,8 @@ WAYS = {
     "leaks": lambda connection: leak(),
     "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
     "sends_too_much": send_too_much,
+    "sends_a_part": send_part,
+    "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
 real_answer = child.answer
 

@@ -17,6 +17,7 @@ from pipeline.decode.process import COMMAND, DecoderDied, DecoderProcess
 from pipeline.decode.readers import frames
 from schemas.outcome import Quarantined, Reason
 from tests.numbered import COUNT, SIZE, encode, number
+from tests.pipeline.decode.test_probe import with_a_lost_picture
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = DecodeConfig(deadline_s=1.5, decoder_memory_mb=400)
@@ -49,6 +50,8 @@ def children() -> set[int]:
         ("leaks", Reason.OUT_OF_MEMORY, "memory"),
         ("speaks_nonsense", Reason.CRASH, "nonsense"),
         ("sends_too_much", Reason.CRASH, "decoder"),
+        ("sends_a_part", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("nests_deeply", Reason.CRASH, "nonsense"),
     ],
 )
 def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path, how, reason, words):
@@ -60,6 +63,17 @@ def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path,
     assert caught.value.reason == reason and words in caught.value.detail
     process.close()
     assert process.process.pid not in children()
+
+
+def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
+    """Reading memory that is gone would end the parent by SIGBUS."""
+    process = fake(CONFIG)
+    images = process.frames(str(video), process.probe(str(video)), range(COUNT), (640, 400))
+    first = next(images)
+    with pytest.raises(PermissionError):
+        os.ftruncate(process.memory.fileno(), 0)
+    assert number(first) == 0 and [number(image) for image in images] == list(range(1, COUNT))
+    process.close()
 
 
 def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
@@ -101,6 +115,65 @@ def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, cou
     pool.close()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_path, count):
+    """The pictures of a slot that is not full are not lost, the process lives on, and one refusal is final."""
+    path = str(with_a_lost_picture(tmp_path / "hevc.mp4", "hevc.mp4", 100))
+    made = []
+    pool = DecoderPool(DecodeConfig(), count, lambda config: made.append(DecoderProcess(config)) or made[-1])
+    found, seen = pool.probe(path), []
+    with pytest.raises(Quarantined) as caught:
+        seen.extend(number(image) for image in pool.frames(path, found, range(COUNT), SIZE))
+    assert (caught.value.reason, caught.value.attempts) == (Reason.DECODE_ERROR, 1)
+    assert 90 <= len(seen) < COUNT and seen == list(range(len(seen)))
+    assert len(made) <= count
+    pool.close()
+
+
+def test_a_file_that_is_replaced_is_refused_even_with_the_same_time_and_size(video, tmp_path):
+    path = str(shutil.copy2(video, tmp_path / "a.mp4"))
+    process = DecoderProcess(DecodeConfig())
+    found = process.probe(path)
+    assert len(list(process.frames(path, found, [3, 4], SIZE))) == 2
+    shutil.copy2(video, tmp_path / "b.mp4")
+    os.replace(tmp_path / "b.mp4", path)
+    with pytest.raises(Quarantined) as caught:
+        list(process.frames(path, found, [3, 4], SIZE))
+    assert caught.value.reason == Reason.HASH_MISMATCH
+    assert list(process.frames(path, process.probe(path), [], SIZE)) == []
+    process.close()
+
+
+def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
+    made = []
+
+    def make(config):
+        made.append(1)
+        if len(made) == 1:
+            raise BlockingIOError("no more processes")
+        return DecoderProcess(config)
+
+    pool = DecoderPool(DecodeConfig(), 1, make)
+    with pytest.raises(BlockingIOError):
+        pool.probe(str(video))
+    assert len(pool.probe(str(video)).times) == COUNT
+    pool.close()
+
+
+def test_frames_that_nobody_takes_do_not_keep_a_program_from_ending(video):
+    code = (
+        "from pipeline.decode import DecodeConfig; from pipeline.decode.pool import DecoderPool; pool = DecoderPool(DecodeConfig(), 2);"
+        f"images = pool.frames({str(video)!r}, pool.probe({str(video)!r}), range(150), (640, 400)); next(images)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
+
+
+def test_pictures_of_the_largest_size_are_decoded_within_the_memory(video):
+    pool = DecoderPool(DecodeConfig(), 1)
+    assert [image.shape for image in pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))] == [(2560, 4096, 3)] * 40
+    pool.close()
+
+
 def test_a_refusal_passes_through_and_the_process_lives_on(video, tmp_path):
     process = DecoderProcess(DecodeConfig())
     (tmp_path / "text.mp4").write_text("not a video")
@@ -118,10 +191,12 @@ def test_the_child_loads_no_torch(video):
     assert COMMAND[-1] == "pipeline.decode.child"
 
 
-def test_a_child_whose_parent_is_killed_goes_away(video):
+def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(video, tmp_path):
+    path = shutil.copy(video, tmp_path / "spins.mp4")
     code = (
-        "import sys, time; from pipeline.decode import DecodeConfig; from pipeline.decode.process import DecoderProcess;"
-        f"p = DecoderProcess(DecodeConfig()); p.probe({str(video)!r}); print(p.process.pid, flush=True); time.sleep(100)"
+        "import sys; from pipeline.decode import DecodeConfig; from pipeline.decode.process import DecoderProcess;"
+        f"p = DecoderProcess(DecodeConfig(), (sys.executable, {str(Path(__file__).with_name('misbehaving.py'))!r}));"
+        f"print(p.process.pid, flush=True); p.probe({str(path)!r})"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
@@ -195,4 +270,5 @@ def test_what_is_taken_ahead_is_closed_when_nobody_wants_it():
     ahead = Ahead(items(), 3)
     next(ahead)
     ahead.close()
+    ahead.thread.join(5)
     assert closed == [True]
