@@ -20,7 +20,7 @@ from tests.numbered import COUNT, SIZE, encode, number
 from tests.pipeline.decode.test_probe import with_a_lost_picture
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = DecodeConfig(deadline_s=1.5, decoder_memory_mb=400)
+CONFIG = DecodeConfig(deadline_s=4.0, decoder_memory_mb=400)
 
 
 def fake(config: DecodeConfig) -> DecoderProcess:
@@ -41,16 +41,16 @@ def children() -> set[int]:
 @pytest.mark.parametrize(
     "how, reason, words",
     [
-        ("sleeps", Reason.TIMEOUT, "silent for 1.5 s"),
-        ("ignores_sigterm", Reason.TIMEOUT, "silent for 1.5 s"),
-        ("spins", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("sleeps", Reason.TIMEOUT, "silent for 4 s"),
+        ("ignores_sigterm", Reason.TIMEOUT, "silent for 4 s"),
+        ("spins", Reason.TIMEOUT, "silent for 4 s"),
         ("segfaults", Reason.CRASH, "SIGSEGV"),
         ("aborts", Reason.CRASH, "SIGABRT"),
         ("exits", Reason.CRASH, "exited with code 0"),
         ("leaks", Reason.OUT_OF_MEMORY, "memory"),
         ("speaks_nonsense", Reason.CRASH, "nonsense"),
         ("sends_too_much", Reason.CRASH, "decoder"),
-        ("sends_a_part", Reason.TIMEOUT, "silent for 1.5 s"),
+        ("sends_a_part", Reason.TIMEOUT, "silent for 4 s"),
         ("nests_deeply", Reason.CRASH, "nonsense"),
     ],
 )
