@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Inexact, UInt8
 
+from pipeline.spectrum import modulus
+
 Flow = Float32[np.ndarray, "2 height width"]
 Checks = Float32[np.ndarray, "checks height width"]
 Planes = Inexact[np.ndarray, "*planes height width"]
@@ -75,14 +77,14 @@ def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height w
     x, y = positions(height, width)
     x, y = x + forward[0], y + forward[1]
     back = [cv2.remap(b, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for b in backward]
-    error = cv2.magnitude(forward[0] + back[0], forward[1] + back[1])
+    error = modulus(forward[0] + back[0], forward[1] + back[1])
     error[(x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)] = np.nan
     return error
 
 
 def tolerance(forward: Flow) -> Float32[np.ndarray, "height width"]:
     """Disagreement that still counts as agreement, pixels."""
-    return np.maximum(np.float32(CONSISTENT_PX), np.float32(CONSISTENT_SHARE) * cv2.magnitude(*forward))
+    return np.maximum(np.float32(CONSISTENT_PX), np.float32(CONSISTENT_SHARE) * modulus(*forward))
 
 
 @cache

@@ -115,7 +115,7 @@ class RunningSpectrum:
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
         for (x, y), weight in zip(block, weights, strict=True):
-            cv2.scaleAdd(cv2.magnitude(x, y), float(weight), self.magnitude, self.magnitude)
+            cv2.scaleAdd(modulus(x, y), float(weight), self.magnitude, self.magnitude)
 
     def _add_energy(self, block: Any) -> None:
         """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix tridiagonal."""
@@ -167,6 +167,13 @@ class RunningSpectrum:
         with _threads.limit(limits=1, user_api="blas"):
             flat = self.matrix.astype(np.float32) @ source.reshape(len(source), -1)
         return flat.reshape(-1, *source.shape[1:])
+
+
+def modulus(x: Float32[np.ndarray, "*shape"], y: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """sqrt(x^2 + y^2), the same bits wherever the arrays lie: those of OpenCV's magnitude depend on their alignment."""
+    squares = x * x
+    squares += y * y
+    return np.sqrt(squares, out=squares)
 
 
 def power(motion: Float32[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:

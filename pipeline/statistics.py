@@ -10,6 +10,8 @@ from jaxtyping import Float16, Float32, Int64
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from pipeline.spectrum import modulus
+
 BINS = 1 << 15
 MAX_FREQUENCIES = 4096
 
@@ -24,7 +26,7 @@ def histogram(channels: Float16[np.ndarray, "freq 4 height width"]) -> Int64[np.
     number of coefficients.
     """
     floats = cv2.add(channels.reshape(-1, channels.shape[-1]), 0.0, dtype=cv2.CV_32F)  # pyright: ignore - numpy's astype is slow
-    counts = [np.bincount(bins(cv2.magnitude(*parts)).ravel(), minlength=BINS) for parts in floats.reshape(-1, 2, *channels.shape[2:])]
+    counts = [np.bincount(bins(modulus(*parts)).ravel(), minlength=BINS) for parts in floats.reshape(-1, 2, *channels.shape[2:])]
     return np.stack(counts).reshape(len(channels), 2, BINS)
 
 

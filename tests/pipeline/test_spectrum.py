@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from pipeline.spectrum import BLOCK, RunningSpectrum, interpolation, power, to_motion, to_spectrum
+from pipeline.spectrum import BLOCK, RunningSpectrum, interpolation, modulus, power, to_motion, to_spectrum
 
 T, FPS = 150, 30.0
 
@@ -99,6 +99,20 @@ def test_power_obeys_parseval():
     doubled = np.full(T // 2 + 1, 2.0)
     doubled[[0, -1]] = 1
     np.testing.assert_allclose((power(motion) * doubled).sum(axis=1) / T, np.square(motion).sum(0).mean((1, 2)), rtol=1e-5)
+
+
+def test_bits_do_not_depend_on_where_the_numbers_lie_in_memory():
+    """They do for some of OpenCV's functions, and a data set's bytes with them."""
+    rng = np.random.default_rng(0)
+    motion, memory = rng.normal(0, 3, (8, 2, 16, 24)).astype(np.float32), np.empty(8 * 2 * 16 * 24 + 64, np.float32)
+    found = set()
+    for offset in range(0, 32, 3):
+        block = memory[offset : offset + motion.size].reshape(motion.shape)
+        block[...] = motion
+        running = streamed(block, np.arange(8) / 30, frequencies=4, time=8)
+        parts = running.channels(), running.weight(), running.total_energy(), running.grid_motion(), modulus(block[:, 0], block[:, 1])
+        found.add(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("frequencies", [0, 77, -1])
