@@ -36,7 +36,7 @@ from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 
-RECORDED = ("numpy", "scipy", "opencv-python-headless", "decord", "av", "pillow", "safetensors", "pyarrow")
+RECORDED = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def parse(args: Sequence[str]) -> ExtractFlow:
     chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [a.split("=", 1)[1] for a in args if a.startswith("--filters=")]
     thresholds = PRESETS.get(chosen[-1] if chosen else "paper", PRESETS["paper"])
     default = ExtractFlow(clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds))
-    return tyro.cli(ExtractFlow, args=args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(ExtractFlow, prog="quiver extract-flow", args=args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -229,12 +229,12 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     unmoved = summary["rejected_by_reason"].get(Reason.NO_MOTION, 0)
     if job.filters != "subtle" and unmoved > 0.9 * summary["windows"]:
         return [f"  {unmoved} of {summary['windows']} windows move too little for --filters {job.filters}: --filters subtle keeps motion under a pixel"]
-    return []
+    return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
 
 
 def versions(job: ExtractFlow) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
-    names = RECORDED if job.build.flow.flow == "dis" else (*RECORDED, "torch", "torchvision")
+    names = [*RECORDED, *(["decord"] if job.build.decode.decoder == "auto" else []), *(["torch", "torchvision"] if job.build.flow.flow != "dis" else [])]
     return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 
 

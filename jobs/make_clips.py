@@ -85,7 +85,7 @@ CLIPS = {
 def main(args: list[str] | None = None) -> None:
     """Runs the job; a wrong request ends it with one sentence and exit code 2."""
     with sentences():
-        config = tyro.cli(MakeClips, args=args)
+        config = tyro.cli(MakeClips, prog="quiver make-clips", args=args)
         check(config)
         run(config)
 

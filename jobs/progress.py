@@ -42,7 +42,8 @@ class RunProgress:
         """A shard is committed."""
         elapsed = round(time.monotonic() - self.began, 2)
         counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
-        line = json.dumps({"shard": shard, **counts, **effort._asdict(), "elapsed_s": elapsed, "at": round(time.time(), 2)})
+        known = {name: value for name, value in effort._asdict().items() if value is not None}
+        line = json.dumps({"shard": shard, **counts, **known, "elapsed_s": elapsed, "at": round(time.time(), 2)})
         with self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:
@@ -52,7 +53,7 @@ class RunProgress:
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """A data set's summary, for a terminal."""
     lines = [f"{summary['clips']} clips, {summary['windows']} windows: {summary['kept']} kept {by(summary['kept_by_split'])}"]
-    lines += [f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}" for outcome in ("rejected", "quarantined")]
+    lines += [f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}".rstrip() for outcome in ("rejected", "quarantined")]
     return [*lines, f"  {summary['shards']} shards, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
 
 

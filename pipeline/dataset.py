@@ -49,8 +49,8 @@ class DamagedShard(OSError):
 class Dataset:
     """The folder of one data set."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path | str):
+        self.root = root = Path(root)
         self.shards, self.records, self.histograms = root / "shards", root / "records", root / "histograms"
         self.run, self.plan, self.manifest, self.summary = (root / n for n in ("run.json", "plan.parquet", "manifest.parquet", "summary.json"))
 
@@ -202,9 +202,9 @@ def check_tar_size(path: Path, recorded: dict[str, Any] | None) -> None:
     """Raises DamagedShard where a recorded tar is gone or has another size."""
     if recorded is None:
         return
-    found = path.stat().st_size if path.exists() else None
-    if found != recorded["bytes"]:
-        raise DamagedShard(f"{path} has {found} bytes, its record says {recorded['bytes']}")
+    found = f"has {path.stat().st_size}" if path.exists() else "is gone, of"
+    if found != f"has {recorded['bytes']}":
+        raise DamagedShard(f"{path} {found} bytes, its record says {recorded['bytes']}: put it back, or remove its record to build it again")
 
 
 def manifest_rows(plan: Sequence[dict], records: dict[str, dict[str, Any]]) -> list[dict]:

@@ -50,7 +50,7 @@ class Thresholds:
     camera_share: float = 0.95
     """Camera motion: at least this share of the pixels moves over 1 px on average."""
     drift_share: float = inf
-    """Drift: a straight line explains more than this share of the motion, and drift_px is passed too."""
+    """Drift: a straight line explains more than this share of the motion, and its length is over --drift-px."""
     drift_px: float = 2.0
     """Drift: length of that straight line, pixels."""
     drift_share_alone: float = inf

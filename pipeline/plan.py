@@ -32,6 +32,7 @@ class PlanConfig:
     stride: int = 10
     """A window starts every this many frames at the working rate."""
     windows_per_shard: int = 64
+    """Windows that are built and committed together, by one worker."""
     test_fraction: float = 0.1
     """Share of the videos held out for test, by hash of their source or content."""
 
@@ -90,7 +91,7 @@ def _clips_of(path: Path) -> list[Clip]:
         return found
     if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
         return _clips_of_table(path)
-    if not path.exists() and path.suffix.lower() not in VIDEO_SUFFIXES:
+    if not path.exists():
         raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
     return [Clip(uri=os.path.abspath(path))]
 

@@ -83,6 +83,16 @@ def test_every_window_and_every_barren_clip_is_one_row(rows):
     assert all(row["outcome"] == "quarantined" and row["shard"] is None and row["start_frame"] is None for row in rows if row["key"] is None)
 
 
+def test_the_readmes_own_code_reads_a_data_set(reference, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "dataset").symlink_to(reference)
+    (code,) = [block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:]]
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(motion.shape)"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout == "(150, 2, 40, 64)\n", done.stderr
+
+
 def test_every_kept_row_leads_to_its_sample(reference, rows):
     kept = [row for row in rows if row["outcome"] == "kept"]
     assert {row["split"] for row in kept} == {"train", "test"}
@@ -162,6 +172,7 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     [
         (["--clips", "{tmp}/nowhere", "--out", "{tmp}/out"], "nowhere' does not exist"),
         (["--clips", "{tmp}", "--out", "{tmp}/out"], "no video files in"),
+        (["--clips", "{tmp}/typo.mp4", "--out", "{tmp}/out"], "typo.mp4' does not exist"),
         (["--clips", "--out", "{tmp}/out"], "--clips is empty"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--workers", "0"], "--workers is 0, expected at least 1"),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--filters", "strict"], "strict"),
@@ -177,6 +188,8 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, capsys, arguments, words):
+    if words != "no video files in":
+        videos.swaying(tmp_path / "a.mp4", seconds=0.2)
     with pytest.raises(SystemExit) as stopped:
         main([argument.format(tmp=tmp_path) for argument in arguments])
     assert stopped.value.code == 2
@@ -194,10 +207,11 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
 
 
 def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
-    summary = {"windows": 100, "rejected_by_reason": {"no_motion": 95}}
+    summary = {"windows": 100, "kept": 5, "rejected_by_reason": {"no_motion": 95}}
     job = parse(["--clips", "a", "--out", "b"])
     assert "--filters subtle" in " ".join(hints(summary, job))
     assert hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
+    assert "nothing was kept" in hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
 
 
 @pytest.mark.parametrize("command", [["-m", "jobs.command"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])
