@@ -87,6 +87,18 @@ def close_to_the_world() -> None:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def mapped(function: Callable[[Item], Value], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Value]]:
+    """(item, result) as they come: in this process with one worker, else on the cluster. Raises what the function raised."""
+    if workers == 1:
+        yield from ((item, function(item)) for item in items)
+        return
+    with connected(workers, Needs()):
+        for item, value in map_unordered(function, items, room(workers, Needs())):
+            if isinstance(value, Exception):
+                raise value
+            yield item, value
+
+
 def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Value | Exception]]:
     """(item, result) as they come, each computed in a worker process; an exception where it raised or its process died."""
 
@@ -137,4 +149,4 @@ def _next(generator: Any) -> Any:
         return None
     except (RayError, OSError) as error:
         cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, OSError | ContractMismatch | Unfit) else error
+        return cause if isinstance(cause, OSError | ContractMismatch | Unfit | ValueError) else error

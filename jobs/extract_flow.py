@@ -28,6 +28,7 @@ from jobs.progress import RunProgress, summary_lines
 from pipeline.build import build_shard
 from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
+from pipeline.derived import finalize
 from pipeline.effort import Effort
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
@@ -187,7 +188,7 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
     if failed := build_all(dataset, left, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
-    summary = dataset.finalize()
+    summary = finalize(dataset)
     print("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
 
 

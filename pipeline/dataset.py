@@ -1,17 +1,16 @@
-"""A data set on disk: the run contract, the plan, the shards with their records, and what is derived from them.
+"""A data set on disk: the run contract, the plan, and the shards with their commit records.
 
     run.json  plan.parquet              written once, before the first shard
     shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in this order
-    manifest.parquet  summary.json      derived from plan and records by a pure function, can be rebuilt
 
-A record is the truth about its shard; nothing that it names is ever changed after it.
+A record is the truth about its shard; nothing that it names is ever changed after it. Everything else in the folder is
+derived from these (derived.py).
 """
 
 import fcntl
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,10 +23,9 @@ import pyarrow.parquet as pq
 
 from pipeline import statistics
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
-from schemas.outcome import Outcome
-from schemas.run import RunContract, plain
+from schemas.run import FORMAT_VERSION, RunContract, plain
 from schemas.sample import Sample
-from schemas.tables import MANIFEST, PLAN
+from schemas.tables import PLAN
 
 
 class ContractMismatch(Exception):
@@ -52,7 +50,10 @@ class Dataset:
     def __init__(self, root: Path | str):
         self.root = root = Path(root)
         self.shards, self.records, self.histograms = root / "shards", root / "records", root / "histograms"
-        self.run, self.plan, self.manifest, self.summary = (root / n for n in ("run.json", "plan.parquet", "manifest.parquet", "summary.json"))
+        self.run, self.plan, self.progress = root / "run.json", root / "plan.parquet", root / "progress.jsonl"
+        self.manifest, self.index, self.summary = root / "manifest.parquet", root / "index.json", root / "summary.json"
+        self.merged, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
+        self.report, self.views = root / "report.html", root / "views"
 
     def tar(self, shard: str) -> Path:
         return self.shards / f"{shard}.tar"
@@ -89,7 +90,7 @@ class Dataset:
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
-        begun = RunContract(**json.loads(self.run.read_bytes()))
+        begun = self.begun()
         now = replace(begun, config=begun.config | {"flow": plain(description)})
         if lines := begun.differences(now):
             raise ContractMismatch(lines)
@@ -110,30 +111,31 @@ class Dataset:
         for path in self.root.glob("**/.*.tmp"):
             path.unlink()
 
+    def begun(self) -> RunContract:
+        """The run contract. Raises ValueError where the folder holds none, or one of another format."""
+        try:
+            found = RunContract(**json.loads(self.run.read_bytes()))
+        except FileNotFoundError:
+            raise ValueError(f"{self.root} holds no data set: there is no run.json") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.run} is no run contract: {error}") from error
+        if found.format != FORMAT_VERSION:
+            raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
+        return found
+
     def planned_rows(self) -> list[dict]:
-        return pq.read_table(self.plan).to_pylist()
+        return list(self.stream_plan())
+
+    def stream_plan(self) -> Iterator[dict]:
+        """The rows of the plan, a few at a time."""
+        for batch in pq.ParquetFile(self.plan).iter_batches(1024):
+            yield from batch.to_pylist()
 
     def is_committed(self, shard: str) -> bool:
         return self.record(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
         return json.loads(self.record(shard).read_bytes())
-
-    def finalize(self) -> dict[str, Any]:
-        """Writes manifest and summary from the plan and the records; returns the summary.
-
-        Raises FileNotFoundError for a shard without its record, DamagedShard for a tar that is not the one recorded.
-        """
-        rows = self.planned_rows()
-        shards = sorted({row["shard"] for row in rows if row["shard"]})
-        records = {shard: self.read_record(shard) for shard in shards}
-        for shard, record in records.items():
-            check_tar_size(self.tar(shard), record["tar"])
-        manifest = manifest_rows(rows, records)
-        replace_file(self.manifest, table_bytes(pa.Table.from_pylist(manifest, MANIFEST)))
-        summary = summarise(manifest, records)
-        replace_file(self.summary, to_json(summary, indent=2))
-        return summary
 
 
 class ShardDraft:
@@ -196,50 +198,3 @@ def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
     lines += [f"clip changed: {after[i]['uri']}" for i in after.keys() & before.keys() if inputs_digest([after[i]]) != inputs_digest([before[i]])]
     more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
     return sorted(lines)[:10] + more
-
-
-def check_tar_size(path: Path, recorded: dict[str, Any] | None) -> None:
-    """Raises DamagedShard where a recorded tar is gone or has another size."""
-    if recorded is None:
-        return
-    found = f"has {path.stat().st_size}" if path.exists() else "is gone, of"
-    if found != f"has {recorded['bytes']}":
-        raise DamagedShard(f"{path} {found} bytes, its record says {recorded['bytes']}: put it back, or remove its record to build it again")
-
-
-def manifest_rows(plan: Sequence[dict], records: dict[str, dict[str, Any]]) -> list[dict]:
-    """The plan's rows, each with what its shard's record says of it; a shard without a kept window has no tar."""
-    outcomes = {row["key"]: row for record in records.values() for row in record["rows"]}
-    rows = []
-    for row in plan:
-        result = outcomes[row["key"]] if row["key"] else {}
-        no_tar = {"shard": None} if row["key"] is None else {}
-        rows.append(row | result | no_tar)
-    return rows
-
-
-def summarise(manifest: Sequence[dict], records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Counts for a person: how many of what became what, and why."""
-    outcomes = Counter(row["outcome"] for row in manifest)
-    kept = [row for row in manifest if row["outcome"] == Outcome.KEPT]
-    return dict(
-        clips=len({(row["clip_id"], row["uri"]) for row in manifest}),
-        windows=sum(row["key"] is not None for row in manifest),
-        **{outcome.value: outcomes[outcome] for outcome in Outcome},
-        rejected_by_reason=reasons(manifest, Outcome.REJECTED),
-        quarantined_by_reason=reasons(manifest, Outcome.QUARANTINED),
-        kept_by_split=dict(sorted(Counter(row["split"] for row in kept).items())),
-        hours=sum(clip_hours(manifest)),
-        shards=len(records),
-        bytes=sum(record["tar"]["bytes"] for record in records.values() if record["tar"]),
-    )
-
-
-def clip_hours(manifest: Sequence[dict]) -> list[float]:
-    """Length of every clip that could be read, hours."""
-    return [d / 3600 for d in {(r["clip_id"], r["uri"]): r["duration_s"] or 0.0 for r in manifest}.values()]
-
-
-def reasons(manifest: Sequence[dict], outcome: Outcome) -> dict[str, int]:
-    """How often each reason stands, the commonest first."""
-    return dict(Counter(row["reason"] for row in manifest if row["outcome"] == outcome).most_common())

@@ -7,7 +7,7 @@ a new computation. A verdict is a Reason; the first in the order of `RULES` is t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ class Thresholds:
     """No motion: mean displacement under this, pixels."""
     too_much_motion_px: float = 8.0
     """Too much motion: mean displacement over this, pixels."""
-    camera_share: float = 0.95
+    camera_motion: float = 0.95
     """Camera motion: at least this share of the pixels moves over 1 px on average."""
     drift_share: float = inf
     """Drift: a straight line explains more than this share of the motion, and its length is over --drift-px."""
@@ -76,22 +76,23 @@ PRESETS = {
         longest_gap_s=inf,
         no_motion_px=-inf,
         too_much_motion_px=inf,
-        camera_share=inf,
+        camera_motion=inf,
     ),
 }
 """paper: the paper's motion rules, and what its hand-picked videos never had; subtle: motion under a pixel; none."""
 
-RULES: dict[Reason, Callable[[Measures, Thresholds], bool]] = {
-    Reason.CUT: lambda m, t: m.cut_correlation < t.cut_correlation or m.cut_histogram > t.cut_histogram,
+RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
+    Reason.CUT: lambda m, t: (m.cut_correlation < t.cut_correlation) | (m.cut_histogram > t.cut_histogram),
     Reason.FADE: lambda m, t: m.fade_levels > t.fade_levels,
     Reason.FROZEN: lambda m, t: m.frozen_share > t.frozen_share,
-    Reason.LOW_FRAME_RATE: lambda m, t: m.frame_rate < t.low_frame_rate or m.longest_gap_s > t.longest_gap_s,
+    Reason.LOW_FRAME_RATE: lambda m, t: (m.frame_rate < t.low_frame_rate) | (m.longest_gap_s > t.longest_gap_s),
     Reason.NO_MOTION: lambda m, t: m.mean_motion_px < t.no_motion_px,
     Reason.TOO_MUCH_MOTION: lambda m, t: m.mean_motion_px > t.too_much_motion_px,
-    Reason.CAMERA_MOTION: lambda m, t: m.moving_share >= t.camera_share,
-    Reason.DRIFT: lambda m, t: (m.trend_share > t.drift_share and m.drift_px > t.drift_px) or m.trend_share > t.drift_share_alone,
+    Reason.CAMERA_MOTION: lambda m, t: m.moving_share >= t.camera_motion,
+    Reason.DRIFT: lambda m, t: ((m.trend_share > t.drift_share) & (m.drift_px > t.drift_px)) | (m.trend_share > t.drift_share_alone),
     Reason.UNRELIABLE_FLOW: lambda m, t: m.inconsistent_share > t.inconsistent_share,
 }
+"""Whether each rule rejects: of one window's Measures, or of columns of them (arrays, by the same names)."""
 
 
 def judge(measures: Measures, thresholds: Thresholds) -> list[Reason]:

@@ -154,28 +154,42 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file that is there whole or not at all, over an older one."""
-    temporary = _temporary(path, data)
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which at the end of the block stands under that name, whole, over an older one."""
+    with _temporary(path) as file:
+        yield file
+    Path(file.name).replace(path)
     sync_folder(path.parent)
 
 
 def create_file(path: Path, data: bytes) -> None:
     """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
-    temporary = _temporary(path, data)
+    with _temporary(path) as file:
+        file.write(data)
     try:
-        os.link(temporary, path)
+        os.link(file.name, path)
     finally:
-        temporary.unlink()
+        Path(file.name).unlink()
     sync_folder(path.parent)
 
 
-def _temporary(path: Path, data: bytes) -> Path:
+@contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A synced file beside `path`; removed where writing it fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with named(path), open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink()
+            raise
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from pipeline.build import build_shard, build_windows
 from pipeline.dataset import Dataset
 from pipeline.decode.pool import DecoderPool
 from pipeline.decode.process import DecoderProcess
+from pipeline.derived import finalize
 from pipeline.effort import Clock
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
@@ -268,7 +269,7 @@ def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
     dataset, rows, outcomes = built(path, tmp_path / "out", config)
     assert set(outcomes) == {Outcome.REJECTED} and list(dataset.shards.iterdir()) == []
     assert dataset.read_record(rows[0]["shard"])["tar"] is None
-    summary = dataset.finalize()
+    summary = finalize(dataset)
     assert summary["kept"] == 0 and summary["rejected_by_reason"] == {"frozen": len(rows)}
 
 

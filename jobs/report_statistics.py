@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""The scales that a trainer reads, and a page that shows whether a data set is any good.
+
+    python -m jobs.report_statistics DATASET [DATASET ...]
+
+Merges the histograms of the training shards. Of one data set with no other wishes it writes what every trainer reads by
+default, DATASET/statistics.json and DATASET/report.html; anything else goes where --out and --report say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jobs import cluster
+from jobs.exits import sentences
+from pipeline import scales
+from pipeline.scales import Fine, ScaleConfig
+from pipeline.selection import Selection, select
+from pipeline.shards import replace_file
+from schemas.statistics import SpectrumStatistics, encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportStatistics:
+    """The scales of the training samples, statistics.json, and report.html."""
+
+    datasets: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of data sets, or DATASET:VIEW; several are taken together."""
+    scales: Annotated[ScaleConfig, tyro.conf.arg(name="")] = field(default_factory=ScaleConfig)
+    exact: bool = False
+    """Read every training sample again, for quantiles to the last bit instead of within 0.4 percent."""
+    out: Path | None = None
+    """File for the statistics, and then no report unless --report names one; without it, statistics.json of the one data set."""
+    report: Path | None = None
+    """File for the report; without it, and without --out, report.html of the one data set."""
+    workers: int = 1
+    """Processes that read shards for --exact; with more than one, on Ray."""
+
+    def __post_init__(self):
+        if not self.datasets:
+            raise ValueError("no data set is named, expected the folder of at least one")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}, expected at least 1")
+        if self.out is None and (len(self.datasets) > 1 or self.exact or self.scales != ScaleConfig()):
+            raise ValueError(
+                "several data sets, --exact, --quantile and --pool want --out FILE: a data set's own statistics.json is always made the default way"
+            )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
+        selections = [select(text) for text in job.datasets]
+        statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
+        out = job.out or selections[0].file("statistics.json")
+        replace_file(out, encode(statistics))
+        print("\n".join([*lines(statistics), f"statistics: {out}"]))
+
+
+def count_exactly(selections: Sequence[Selection], job: ReportStatistics) -> Fine:
+    """The second pass: fine counts over every training shard."""
+    wanted = scales.needed(scales.merged(selections), job.scales)
+    shards = [(str(selection.dataset.root.absolute()), selection.view, shard) for selection in selections for shard in selection.training()]
+    total: Fine = {}
+    for _, fine in cluster.mapped(partial(count_one, wanted), shards, job.workers):
+        total = {place: total[place] + counts if total else counts for place, counts in fine.items()}
+    return total
+
+
+def count_one(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> Fine:
+    """One shard, in a worker."""
+    root, view, name = shard
+    return scales.count_fine(select(f"{root}:{view}" if view else root), name, wanted)
+
+
+def lines(statistics: SpectrumStatistics) -> list[str]:
+    """The scales, for a terminal."""
+    shards = sum(source.shards for source in statistics.sources)
+    head = f"{statistics.windows} training windows in {shards} shards; {statistics.quantile:g} quantile of |S|, {statistics.method}, pixels"
+    still = [f"{frequency.hz:g}" for frequency in statistics.frequencies if not frequency.scale]
+    warning = [f"  nothing moves at {', '.join(still)} Hz: a scale of 0 cannot normalise"] if still else []
+    return [head, *(f"  {f.hz:5.2f} Hz  {in_words(f.scale)}" for f in statistics.frequencies), *warning]
+
+
+def in_words(scale: float | tuple[float, float]) -> str:
+    return " ".join(f"{one:10.4f}" for one in (scale if isinstance(scale, tuple) else (scale,)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Everything in a data set's folder that is derived from its plan and its commit records: it can be deleted and rebuilt.
+
+    manifest.parquet       the plan's rows, each with what became of it
+    index.json             what stands in which shard, by content
+    histogram.safetensors  the histograms of the training shards, merged
+    statistics.json        the scales that a trainer reads (scales.py)
+    summary.json  README.md    counts for a person; the data set's card (card.py)
+
+One pass over the plan and the records, one shard in memory at a time; equal records give equal bytes.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import scales, statistics
+from pipeline.card import card
+from pipeline.dataset import DamagedShard, Dataset
+from pipeline.selection import Selection
+from pipeline.shards import replace_file, replacing, to_json
+from schemas import statistics as schema
+from schemas.outcome import Outcome
+from schemas.tables import MANIFEST
+
+ROW_GROUP = 1024
+"""Rows of the manifest that are written, and can be read, together."""
+
+
+class Part(NamedTuple):
+    """A shard, or at the end of the plan the clips that gave no window."""
+
+    shard: str | None
+    rows: list[dict]
+    """Of the manifest."""
+    record: dict[str, Any] | None
+
+
+def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
+    """Writes every derived file, into the data set's folder or another one; returns the summary.
+
+    Raises ValueError where a shard is not committed yet, DamagedShard for a file that is not the one recorded.
+    """
+    check_complete(dataset)
+    goal = Dataset(into or dataset.root)
+    merged, tally, index = Merged(), Tally(), {}
+    with manifest_writer(goal.manifest) as write:
+        for part in parts(dataset):
+            write(part.rows)
+            tally.add(part)
+            if part.shard and part.record:
+                index[part.shard] = index_entry(part.rows, part.record)
+                merged.add(dataset, part.shard, index[part.shard], part.record)
+    replace_file(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.write(goal.merged)), indent=1))
+    summary = tally.summary()
+    replace_file(goal.summary, to_json(summary, indent=2))
+    found = write_statistics(dataset, goal)
+    replace_file(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
+    return summary
+
+
+def check_complete(dataset: Dataset) -> None:
+    """Raises ValueError where shards of the plan have no record."""
+    dataset.begun()
+    shards = list(dict.fromkeys(row["shard"] for row in dataset.stream_plan() if row["shard"]))
+    left = [shard for shard in shards if not dataset.is_committed(shard)]
+    if left:
+        raise ValueError(f"{len(left)} of {len(shards)} shards of {dataset.root} are not built yet ({', '.join(left[:3])}): run its extract-flow again first")
+
+
+def parts(dataset: Dataset) -> Iterator[Part]:
+    """The manifest, shard by shard, each with its record; at last the clips without a window."""
+    for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
+        record = dataset.read_record(shard) if shard else None
+        if record:
+            check_tar_size(dataset.tar(record["shard"]), record["tar"])
+        yield Part(shard, manifest_rows(list(planned), record), record)
+
+
+def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
+    """The plan's rows of one shard, each with what its record says of it; a clip without a window has no shard."""
+    outcomes = {row["key"]: row for row in record["rows"]} if record else {}
+    return [row | outcomes[row["key"]] if row["key"] else row for row in plan]
+
+
+@contextmanager
+def manifest_writer(path: Path) -> Iterator[Any]:
+    """A function that takes rows, and writes them in groups of ROW_GROUP."""
+    waiting: list[dict] = []
+    with replacing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd") as writer:
+
+        def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
+            waiting.extend(rows)
+            while len(waiting) >= least and waiting:
+                writer.write_table(pa.Table.from_pylist(waiting[:ROW_GROUP], MANIFEST))
+                del waiting[:ROW_GROUP]
+
+        yield write
+        write([], least=1)
+
+
+class Merged:
+    """The histograms of the training shards, added up."""
+
+    def __init__(self) -> None:
+        self.counts: np.ndarray | None = None
+
+    def add(self, dataset: Dataset, shard: str, entry: dict[str, Any], record: dict[str, Any]) -> None:
+        """Raises DamagedShard where the shard's histogram is not the one recorded."""
+        if entry["split"] == "train" and entry["kept"]:
+            counts = read_histogram(dataset.histogram(shard), record["histogram"], record["values"])
+            self.counts = counts if self.counts is None else statistics.merge([self.counts, counts])
+
+    def write(self, path: Path) -> str | None:
+        """The file's digest; None, and no file, where there was nothing to add."""
+        if self.counts is None:
+            path.unlink(missing_ok=True)
+            return None
+        data = statistics.encode(self.counts)
+        replace_file(path, data)
+        return hashlib.sha256(data).hexdigest()
+
+
+def read_histogram(path: Path, sha256: str, values: int) -> np.ndarray:
+    """Raises DamagedShard where the file is gone, is another, or does not count that many values."""
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedShard(f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again")
+    counts = statistics.decode(data)
+    if counts.sum() != values:
+        raise DamagedShard(f"{path} counts {counts.sum()} values, its record says {values}")
+    return counts
+
+
+def index_entry(rows: Sequence[dict], record: dict[str, Any]) -> dict[str, Any]:
+    """What a shard holds, for those who need not read its record; `content` tells one set of kept samples from another."""
+    kept = sum(row["outcome"] == Outcome.KEPT for row in rows)
+    tar = record["tar"]["sha256"] if record["tar"] else None
+    return dict(split=rows[0]["split"], kept=kept, tar=tar, content=tar)
+
+
+def run_digest(dataset: Dataset) -> str:
+    """sha256 of run.json."""
+    return hashlib.sha256(dataset.run.read_bytes()).hexdigest()
+
+
+def write_statistics(dataset: Dataset, goal: Dataset) -> schema.SpectrumStatistics | None:
+    """The statistics of the training shards; none, and no file, where no training window was kept."""
+    if not json.loads(goal.index.read_bytes())["histogram"]:
+        goal.statistics.unlink(missing_ok=True)
+        return None
+    found = scales.compute([Selection(dataset, derived=goal)])
+    replace_file(goal.statistics, schema.encode(found))
+    return found
+
+
+def check_tar_size(path: Path, recorded: dict[str, Any] | None) -> None:
+    """Raises DamagedShard where a recorded tar is gone or has another size."""
+    if recorded is None:
+        return
+    found = f"has {path.stat().st_size}" if path.exists() else "is gone, of"
+    if found != f"has {recorded['bytes']}":
+        raise DamagedShard(f"{path} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair")
+
+
+class Tally:
+    """Counts for a person, added up part by part."""
+
+    def __init__(self) -> None:
+        self.outcomes, self.splits, self.licences = Counter(), Counter(), Counter()
+        self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
+        self.clips: dict[tuple[str, str], float] = {}
+        self.windows = self.shards = self.bytes = 0
+
+    def add(self, part: Part) -> None:
+        for row in part.rows:
+            self.outcomes[row["outcome"]] += 1
+            self.windows += row["key"] is not None
+            self.clips[row["clip_id"], row["uri"]] = row["duration_s"] or 0.0
+            if row["outcome"] == Outcome.KEPT:
+                self.splits[row["split"]] += 1
+                self.licences[row["licence"]] += 1
+            else:
+                self.reasons[row["outcome"]][row["reason"]] += 1
+        if part.record:
+            self.shards += 1
+            self.bytes += part.record["tar"]["bytes"] if part.record["tar"] else 0
+
+    def summary(self) -> dict[str, Any]:
+        """How many of what became what, and why; the commonest reason first."""
+        return dict(
+            clips=len(self.clips),
+            windows=self.windows,
+            **{outcome.value: self.outcomes[outcome] for outcome in Outcome},
+            rejected_by_reason=dict(self.reasons[Outcome.REJECTED].most_common()),
+            quarantined_by_reason=dict(self.reasons[Outcome.QUARANTINED].most_common()),
+            kept_by_split=dict(sorted(self.splits.items())),
+            hours=sum(self.clips.values()) / 3600,
+            shards=self.shards,
+            bytes=self.bytes,
+        )

@@ -1,0 +1,119 @@
+"""What a user means by `DATASET` or `DATASET:VIEW`: the windows that are kept, and the histogram of the training ones.
+
+A view (views.py) judges the windows of a data set by other thresholds; its files stand in views/ beside each other and
+say the same of it as manifest.parquet, index.json and histogram.safetensors say of the whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import statistics
+from pipeline.dataset import Dataset
+from pipeline.filters import Thresholds
+from pipeline.shards import read_sample, to_json
+from schemas.outcome import Outcome
+from schemas.sample import Sample
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A data set, or a view of it."""
+
+    dataset: Dataset
+    view: str | None = None
+    derived: Dataset | None = None
+    """Where the derived files are, if not in the data set's folder."""
+
+    def __str__(self) -> str:
+        return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
+
+    def file(self, name: str) -> Path:
+        """A derived file: the data set's, or the view's of the same meaning."""
+        root = (self.derived or self.dataset).root
+        return root / "views" / f"{self.view}.{name}" if self.view else root / name
+
+    @property
+    def table(self) -> Path:
+        """One row for every row of the plan, with what became of it."""
+        return self.dataset.views / f"{self.view}.parquet" if self.view else self.file("manifest.parquet")
+
+    def thresholds(self) -> Thresholds:
+        """By which its windows are kept. Raises ValueError where they cannot be read."""
+        path = self.file("json") if self.view else self.dataset.run
+        settings = json.loads(path.read_bytes()) if self.view else self.dataset.begun().config
+        try:
+            return Thresholds(**{name: float(value) for name, value in settings["thresholds"].items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not have the thresholds of the filters: {error}") from error
+
+    def index(self) -> dict[str, Any]:
+        """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date."""
+        path, rebuild = self.file("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
+        self.dataset.begun()
+        try:
+            found = json.loads(path.read_bytes())
+            run, shards = found["run"], found["shards"]
+        except FileNotFoundError:
+            raise ValueError(f"{path} is not there: {rebuild}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}): {rebuild}") from error
+        if run != hashlib.sha256(self.dataset.run.read_bytes()).hexdigest() or shards.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
+            raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
+        return found
+
+    def training(self) -> dict[str, Any]:
+        """The shards of the index with kept training windows. Raises ValueError where there is none."""
+        shards = self.index()["shards"]
+        training = {shard: entry for shard, entry in shards.items() if entry["split"] == "train" and entry["kept"]}
+        if not training:
+            kept = sum(entry["kept"] for entry in shards.values())
+            words = f"all {kept} windows that were kept are held out for test" if kept else f"no window was kept in its {len(shards)} shards"
+            raise ValueError(f"{self} has no training window: {words}")
+        return training
+
+    def histogram(self) -> np.ndarray:
+        """Of the kept training windows, int64 [K, 2, BINS]. Raises ValueError where there is none or the file is damaged."""
+        self.training()
+        path, sha256 = self.file("histogram.safetensors"), self.index()["histogram"]
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it")
+        return statistics.decode(data)
+
+    def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
+        """These columns of the windows of a split that are kept."""
+        return pq.read_table(self.table, columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+
+
+def select(text: str) -> Selection:
+    """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
+    folder, colon, view = text.rpartition(":")
+    if not colon or Path(text).exists():
+        folder, view = text, None
+    selection = Selection(Dataset(folder), view)
+    selection.dataset.begun()
+    if view is not None and not selection.table.exists():
+        views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
+        raise ValueError(f"{folder} has no view {view!r}, expected one of {', '.join(views) or 'none: quiver refilter makes one'}")
+    return selection
+
+
+def digest(selections: Sequence[Selection]) -> str:
+    """Of the exact set of training shards, in whatever order they are given."""
+    contents = sorted(entry["content"] for selection in selections for entry in selection.training().values())
+    return hashlib.sha256(to_json(contents)).hexdigest()
+
+
+def samples(selection: Selection, shard: str) -> Iterator[Sample]:
+    """The kept samples of one shard. Raises ValueError naming one whose bytes are not the sample that was written."""
+    filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
+    for row in pq.read_table(selection.table, filters=filters).to_pylist():
+        yield read_sample(selection.dataset.tar(shard), row["key"], row)
