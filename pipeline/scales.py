@@ -78,17 +78,20 @@ def compute(selections: Sequence[Selection], config: ScaleConfig | None = None, 
 
     Raises ValueError where they do not fit together, or hold no training window.
     """
-    config, common = config or ScaleConfig(), check_alike(selections)
-    quantiles = Quantiles(merged(selections), fine or {})
-    scale = tuple(scales(quantiles, config))
-    frequencies = tuple(
-        FrequencyStatistics(hz=k * common["fps"] / common["frames"], scale=one, x=component(quantiles, k, 0), y=component(quantiles, k, 1))
-        for k, one in enumerate(scale)
-    )
+    common = check_alike(selections)
     sources = tuple(sorted(map(source_of, selections), key=lambda source: (source.run, source.view or "")))
+    return summarise(Quantiles(merged(selections), fine or {}), config or ScaleConfig(), sources=sources, shards=digest(selections), **common)
+
+
+def summarise(quantiles: Quantiles, config: ScaleConfig, *, fps: float, frames: int, sources: tuple[Source, ...], **said: Any) -> SpectrumStatistics:
+    """Statistics of counted moduli; `said` are the fields that tell where they come from."""
+    scale = tuple(scales(quantiles, config))
+    frequencies = [
+        FrequencyStatistics(hz=k * fps / frames, scale=one, x=component(quantiles, k, 0), y=component(quantiles, k, 1)) for k, one in enumerate(scale)
+    ]
     return SpectrumStatistics(
-        scale=scale, quantile=config.quantile, pool=config.pool, method="exact" if fine else "histogram", definition=DEFINITION[config.pool],
-        frequencies=frequencies, windows=sum(source.windows for source in sources), sources=sources, shards=digest(selections), **common,
+        scale=scale, quantile=config.quantile, pool=config.pool, method="exact" if quantiles.fine else "histogram", definition=DEFINITION[config.pool],
+        frequencies=tuple(frequencies), windows=sum(source.windows for source in sources), sources=sources, fps=fps, frames=frames, **said,
     )  # fmt: skip
 
 

@@ -1,0 +1,64 @@
+"""Coefficients as a network sees them, and back (docs/maths.md, 10).
+
+    adaptive     S' = sign(S) sqrt(|S / s|), s the scale of each frequency: equation 4 of the paper
+    linear       S' = S / s: without the power transform
+    log          S' = sign(S) log2(1 + |S / s|)
+    resolution   S' = S / width for x, S / height for y: without statistics, the paper's ablation
+
+Each is applied to re and im one by one, and is odd and increasing, so that 0 stays exactly 0; the first three take |S| = s to 1.
+The functions take numpy arrays and torch tensors alike, and are differentiable where the kind of array is.
+"""
+
+from math import log
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from schemas.statistics import SpectrumStatistics
+
+Normalisation = Literal["adaptive", "linear", "log", "resolution"]
+
+
+def channel_scales(statistics: SpectrumStatistics, normalisation: Normalisation = "adaptive") -> Float32[np.ndarray, "freq 4 1 1"]:
+    """What each channel (re x, im x, re y, im y) of each frequency is divided by, pixels.
+
+    Raises ValueError where a frequency's scale is 0, since nothing moves there.
+    """
+    if normalisation == "resolution":
+        per_component = np.broadcast_to(np.array(statistics.size), (len(statistics.scale), 2))
+    else:
+        scale = np.array(statistics.scale, np.float64)
+        per_component = np.broadcast_to(scale.reshape(len(scale), -1), (len(scale), 2))
+    if not (per_component > 0).all():
+        k = int(np.flatnonzero((per_component <= 0).any(axis=1))[0])
+        raise ValueError(f"the scale at {statistics.frequencies[k].hz:g} Hz is 0, expected more: nothing moves there, keep fewer frequencies")
+    return np.repeat(per_component, 2, axis=1).reshape(-1, 4, 1, 1).astype(np.float32)
+
+
+def normalise(
+    spectrum: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalisation = "adaptive"
+) -> Float32[Any, "*batch freq 4 height width"]:
+    """S' of raw coefficients in pixels."""
+    ratio = spectrum / scale
+    if normalisation == "adaptive":
+        return _apply("sign", ratio) * _apply("sqrt", abs(ratio))
+    if normalisation == "log":
+        return _apply("sign", ratio) * (_apply("log1p", abs(ratio)) / log(2))
+    return ratio
+
+
+def denormalise(
+    normalised: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalisation = "adaptive"
+) -> Float32[Any, "*batch freq 4 height width"]:
+    """Raw coefficients in pixels: the inverse of `normalise`."""
+    if normalisation == "adaptive":
+        return scale * (normalised * abs(normalised))
+    if normalisation == "log":
+        return scale * (_apply("sign", normalised) * _apply("expm1", abs(normalised) * log(2)))
+    return scale * normalised
+
+
+def _apply(name: str, array: Any) -> Any:
+    """An elementwise function of a torch tensor, or of a numpy array."""
+    return getattr(array, name)() if hasattr(array, name) else getattr(np, name)(array)
