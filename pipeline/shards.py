@@ -140,6 +140,8 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None or error.filename:  # of another file, or not the system's
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
