@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from pipeline.statistics import BINS, between, bin_of, bins, decode, encode, fine_histogram, fine_value, histogram, mean_power, merge, quantile, ranks
+from pipeline.statistics import BINS, between, bin_of, bins, count, decode, encode, fine_histogram, fine_value, histogram, mean_power, merge, quantile, ranks
 from schemas.sample import from_channels
 
 
@@ -36,27 +36,23 @@ def test_a_damaged_file_is_refused(data):
         decode(data)
 
 
-def counted(values: np.ndarray) -> np.ndarray:
-    return np.bincount(bins(values), minlength=BINS)
-
-
 @pytest.mark.parametrize("q", [0.001, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
 def test_quantiles_of_heavy_tails_are_within_the_bound_of_numpys(q):
     values = np.random.default_rng(2).lognormal(1, 3, 1_000_000).astype(np.float32)
-    assert quantile(counted(values), q) == pytest.approx(np.quantile(values.astype(np.float64), q), rel=0.004)
+    assert quantile(count(values), q) == pytest.approx(np.quantile(values.astype(np.float64), q), rel=0.004)
 
 
 def test_the_95th_percentile_of_a_rayleigh_distribution_is_the_closed_form():
     rng = np.random.default_rng(3)
     modulus = np.abs(5 * (rng.normal(size=1_000_000) + 1j * rng.normal(size=1_000_000))).astype(np.float32)
-    assert quantile(counted(modulus), 0.95) == pytest.approx(5 * np.sqrt(-2 * np.log(0.05)), rel=0.01)
-    assert mean_power(counted(modulus)) == pytest.approx(50, rel=0.005)
+    assert quantile(count(modulus), 0.95) == pytest.approx(5 * np.sqrt(-2 * np.log(0.05)), rel=0.01)
+    assert mean_power(count(modulus)) == pytest.approx(50, rel=0.005)
 
 
 @given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=60), st.floats(0.001, 0.999))
 def test_with_fine_counts_a_quantile_is_numpys_to_the_last_bit(numbers, q):
     values = np.array(numbers, np.float32)
-    counts = counted(values)
+    counts = count(values)
 
     def order(rank: int) -> float:
         which = bin_of(counts, rank)
