@@ -54,7 +54,7 @@ def counts(values: np.ndarray) -> np.ndarray:
     total = np.zeros((FREQUENCIES, 2, statistics.BINS), np.int64)
     for sample in values:
         for k, c in np.ndindex(FREQUENCIES, 2):
-            total[k, c] += statistics.count(sample[k, c])
+            statistics.count(sample[k, c], total[k, c])
     return total
 
 

@@ -29,9 +29,10 @@ def bins(modulus: Float32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
     return np.ascontiguousarray(modulus).view(np.int32) >> 16
 
 
-def count(modulus: Float32[np.ndarray, " values"]) -> Int64[np.ndarray, " bins"]:
-    """How many of these non-negative values lie in each bin."""
-    return np.bincount(bins(modulus), minlength=BINS)
+def count(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray, " bins"]) -> None:
+    """Adds to `counts` how many of these non-negative values lie in each bin."""
+    found = np.bincount(bins(modulus))
+    counts[: len(found)] += found
 
 
 def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.ndarray, "freq 2 pixels"]:
@@ -41,12 +42,19 @@ def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.n
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
 
-def histogram(channels: Float16[np.ndarray, "freq 4 height width"]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Counts of |S_k| of each displacement component at each frequency, from a sample's channels; they add up to the
-    number of coefficients.
-    """
-    values = moduli(channels)
-    return np.stack([count(one) for one in values.reshape(-1, values.shape[-1])]).reshape(len(channels), 2, BINS)
+def add(channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
+    """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at each frequency."""
+    for values, into in zip(moduli(channels), counts, strict=True):
+        for component in range(2):
+            count(values[component], into[component])
+
+
+def histogram(samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Counts of |S_k| over these samples' channels; they add up to the number of coefficients."""
+    counts = np.zeros((frequencies, 2, BINS), np.int64)
+    for channels in samples:
+        add(channels, counts)
+    return counts
 
 
 def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarray, "freq 2 bins"]:

@@ -82,7 +82,7 @@ def merged_histogram(view: Selection, shards: list[str], index: dict[str, Any], 
 
 def count_again(view: Selection, shard: str) -> Any:
     """The histogram of the samples of a shard that the view keeps."""
-    return statistics.merge(statistics.histogram(sample.spectrum) for sample in samples(view, shard))
+    return statistics.histogram((sample.spectrum for sample in samples(view, shard)), view.dataset.begun().config["frequencies"])
 
 
 def new_view(dataset: Dataset, name: str) -> Selection:
