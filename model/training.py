@@ -1,0 +1,299 @@
+"""One training loop, for every network of this folder: in one process, under torchrun, or under Ray Train.
+
+What is trained, and its loss, is a `Task`; the loop has the order of the samples, the optimiser, the average of the weights,
+mixed precision, checkpoints, and the log. Randomness of a step is a function of the seed, the step and the rank, so that a
+training that goes on from a checkpoint takes the steps that it would have taken.
+
+    OUT/log.jsonl    one line every few steps, of rank 0
+    OUT/events.*     the same for TensorBoard, with pictures
+    OUT/step-*/      checkpoints (checkpoints.py)
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model import checkpoints
+from model.batches import Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int = 1000
+    """Optimiser steps of the whole training."""
+    batch: int = 8
+    """Samples a step, over all processes."""
+    learning_rate: float = 5e-5
+    warm_up: int = 100
+    """Steps over which the learning rate grows from 0."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """How much of the averaged weights each step keeps."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' activations."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Where the networks run; nothing falls back to the CPU by itself."""
+    seed: int = 0
+    """Of the order of the samples, and of everything that is drawn by chance."""
+    loader_workers: int = 2
+    """Processes, of each rank, that read samples ahead."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints that are kept."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    picture_every: int = 1000
+    """Steps between measurements on the test split, and pictures."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "save_every", "keep", "log_every", "picture_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name, low, high in (("learning_rate", 0, 1), ("ema", 0, 1)):
+            if not low < getattr(self, name) < high:
+                raise ValueError(f"{name} is {getattr(self, name):g}, expected between {low} and {high}")
+        if self.clip <= 0 or self.warm_up < 0 or self.loader_workers < 0:
+            raise ValueError("clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0")
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    network: nn.Module
+    """Its parameters that want a gradient are trained, and averaged."""
+
+    def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars for the log."""
+        ...
+
+    def keys(self, batch: Any) -> list[str]:
+        """Names of the batch's samples."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint says of the network, enough to make it again and to use it."""
+        ...
+
+    def measure(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Scalars on the test split, and pictures [3, H, W] in 0 to 1."""
+        ...
+
+
+class Diverged(ValueError):
+    """The loss is no number any more."""
+
+
+class Group(NamedTuple):
+    """The processes that train together."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def current_group() -> Group:
+    """As torch.distributed has it; one process where it was not begun."""
+    if not torch.distributed.is_initialized():
+        return Group()
+    return Group(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+class Progress(NamedTuple):
+    """What the log says of a step."""
+
+    step: int
+    scalars: dict[str, float]
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Raises ValueError where a GPU is asked for and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda and there is no GPU that torch can use, expected --device cpu here")
+    return torch.device(config.device, torch.cuda.current_device() if config.device == "cuda" else None)
+
+
+def train(task: Task, batches: Callable[[Position], Iterator[tuple[Any, Position]]], config: TrainConfig, out: Path) -> Iterator[Progress]:
+    """Trains to the last step, from the newest checkpoint in `out` if there is one; yields what it logs.
+
+    `batches` gives the batches of this rank from a position on, each with the position after it. Raises Diverged, naming
+    the samples, where the loss is not finite; ValueError where `out` holds the checkpoint of another training.
+    """
+    state = State(task, config, device_of(config), current_group())
+    position = state.resume(out)
+    log = Log(out, config, state.group)
+    stream = batches(position)
+    for step in range(state.step, config.steps):
+        with log.waiting():
+            batch, position = next(stream)
+        log.add(state.take(step, batch))
+        last = step + 1 == config.steps
+        if (step + 1) % config.picture_every == 0 or last:
+            log.measured(step + 1, *state.measure())
+        if (step + 1) % config.log_every == 0 or last:
+            yield log.line(step + 1)
+        if (step + 1) % config.save_every == 0 or last:
+            state.save(out, position)
+    log.close()
+
+
+class State:
+    """Networks, optimiser and average, on this rank."""
+
+    def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: Group):
+        self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
+        self.network = task.network.to(device)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trained, lr=config.learning_rate)
+        self.wrapped = DistributedDataParallel(self.network) if group.world > 1 else self.network
+
+    def take(self, step: int, batch: Any) -> dict[str, Tensor]:
+        """One optimiser step; returns scalars, still on the device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, step, self.group.rank))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            loss, scalars = self.task.loss(self.wrapped, moved(batch, self.device), generator)
+        if not torch.isfinite(loss):
+            raise Diverged(f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        self.step = step + 1
+        return {"loss": loss.detach(), "gradient": norm.detach()} | {name: value.detach() for name, value in scalars.items()}
+
+    @torch.no_grad()
+    def measure(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """By the averaged weights; on rank 0 alone."""
+        if self.group.rank:
+            return {}, {}
+        average: nn.Module = self.average.module
+        average.eval()
+        return self.task.measure(average)
+
+    def save(self, out: Path, position: Position) -> None:
+        """A checkpoint, by rank 0."""
+        if self.group.rank == 0:
+            states = {"network": self.network.state_dict(), "ema": self.average.module.state_dict()}
+            training = {"optimiser": self.optimiser.state_dict(), "averaged": int(self.average.n_averaged), "position": asdict(position)}
+            config = self.task.config() | {"training": asdict(self.config), "step": self.step}
+            checkpoints.write(out, self.step, config, states, training, self.config.keep)
+        if self.group.world > 1:
+            torch.distributed.barrier()
+
+    def resume(self, out: Path) -> Position:
+        """From the newest whole checkpoint, if there is one: where the samples go on."""
+        if not checkpoints.steps(out):
+            return Position()
+        found, _ = checkpoints.newest(out)
+        check_same(found.config, self.task.config(), self.config, out)
+        training = found.training()
+        self.network.load_state_dict(found.weights("network"))
+        self.average.module.load_state_dict(found.weights("ema"))
+        self.average.n_averaged.fill_(training["averaged"])
+        self.optimiser.load_state_dict(training["optimiser"])
+        self.step = found.config["step"]
+        return Position(**training["position"])
+
+
+def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+    """Raises ValueError naming what differs between a checkpoint and the training that would go on from it.
+
+    How long it runs, how often it saves and logs, and where it runs may differ.
+    """
+    free = {"steps", "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
+    now = json.loads(json.dumps(dict(task))) | {"training": {name: value for name, value in asdict(config).items() if name not in free}}
+    then = {name: value for name, value in found.items() if name not in ("format", "step")}
+    then["training"] = {name: value for name, value in then["training"].items() if name not in free}
+    different = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+    if different:
+        raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of several numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % (1 << 63)
+    return seed
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """The tensors of a batch on the device, whatever else is in it as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(part, device) for part in batch))
+    return batch
+
+
+class Log:
+    """What rank 0 writes down."""
+
+    def __init__(self, out: Path, config: TrainConfig, group: Group):
+        self.quiet = group.rank > 0
+        self.file = out / "log.jsonl"
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.waited_s, self.began, self.batch = 0, 0.0, time.monotonic(), config.batch
+        self.measures: dict[str, float] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        self.board = None if self.quiet else tensorboard(out)
+
+    def waiting(self) -> "Log":
+        """Time in this block was spent on waiting for samples."""
+        return self
+
+    def __enter__(self) -> None:
+        self.entered = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.waited_s += time.monotonic() - self.entered
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Of one step."""
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
+        self.count += 1
+
+    def measured(self, step: int, scalars: dict[str, float], pictures: dict[str, Tensor]) -> None:
+        """On the test split; they stand in the next line."""
+        self.measures = {f"test_{name}": value for name, value in scalars.items()}
+        for name, picture in pictures.items() if self.board else ():
+            self.board.add_image(name, picture, step)
+
+    def line(self, step: int) -> Progress:
+        """Means since the last line."""
+        seconds = time.monotonic() - self.began
+        scalars = {name: float(value) / self.count for name, value in self.sums.items()} | self.measures
+        scalars |= dict(samples_a_second=self.batch * self.count / seconds, waiting_share=self.waited_s / seconds)
+        if not self.quiet:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"step": step, "at": round(time.time(), 2)} | {name: round(value, 6) for name, value in scalars.items()}) + "\n")
+        for name, value in scalars.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+        self.sums, self.count, self.waited_s, self.began, self.measures = {}, 0, 0.0, time.monotonic(), {}
+        return Progress(step, scalars)
+
+    def close(self) -> None:
+        if self.board:
+            self.board.close()
+
+
+def tensorboard(out: Path) -> Any:
+    """A writer of TensorBoard's files. Raises ValueError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard is not installed, expected pip install 'quiver-motion[train]'") from error
+    return SummaryWriter(str(out))
