@@ -82,7 +82,7 @@ def at_rate(frames: Iterable[Picture], fps: float) -> Iterator[Shown]:
 def even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
     height, width = image.shape[:2]
-    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else image
 
 
 def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:

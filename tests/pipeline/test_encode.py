@@ -119,5 +119,5 @@ def test_an_mp4_is_encoded_as_its_frames_come():
 )
 def test_what_cannot_be_encoded_is_refused_in_a_sentence(frames, fps, suffix, words):
     with pytest.raises(ValueError) as refused:
-        encode(frames, fps, suffix)
+        encode(iter(frames), fps, suffix)
     assert words in str(refused.value)
