@@ -6,6 +6,7 @@ import sys
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
     "make-clips": "procedural videos of swaying things with known motion",
+    "preview": "one sample of a data set as a video or a sheet of pictures",
 }
 
 
