@@ -142,7 +142,7 @@ def frequencies(shown: Reconstruction) -> list[Picture]:
     strongest = sorted(1 + np.argsort(-amplitudes[1:].mean(axis=(1, 2)), kind="stable")[:STRONGEST])
     ends = {k: end_of_scale(amplitudes[k]) for k in strongest}
     panels = [with_scale(amplitudes[k], ends[k]) for k in strongest]
-    captions = [f"amplitude at {k * plan.fps / plan.frames:.3g} Hz: 0 to {ends[k]:g} px" for k in strongest]
+    captions = [f"amplitude at {k * plan.fps / plan.frames:.4g} Hz: 0 to {ends[k]:g} px" for k in strongest]
     return [beside(panels[i : i + 2], captions[i : i + 2]) for i in range(0, len(panels), 2)]
 
 
@@ -163,7 +163,7 @@ def lengths(shown: Reconstruction) -> np.ndarray:
 
 
 def times(magnify: float) -> str:
-    return "" if magnify == 1 else f" x {magnify:g}"
+    return "" if magnify == 1 else f", motion x {magnify:g}"
 
 
 def panel(image: Picture) -> Picture:
