@@ -49,6 +49,8 @@ class DamagedPlan(OSError):
     """The plan is gone or is another: what belongs into which shard is not known any more."""
 
 
+REMOVED = ".removed"
+"""Where repair puts files that are none of the data set's."""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
@@ -94,7 +96,7 @@ class Dataset:
         if lines:
             raise ContractMismatch(lines)
         self.remove_temporary_files()
-        return [f"{name} is {versions.get(name)} now and was {old}" for name, old in found.versions.items() if versions.get(name) != old]
+        return other_versions(found, versions)
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -122,8 +124,12 @@ class Dataset:
 
     def remove_temporary_files(self) -> None:
         """What a run left behind that was stopped while it wrote."""
-        for path in self.root.glob("**/.*.tmp"):
+        for path in self.temporary_files():
             path.unlink()
+
+    def temporary_files(self) -> list[Path]:
+        """Files in the making, of this run or of one that was stopped."""
+        return sorted(path for path in self.root.glob("**/.*.tmp") if path.relative_to(self.root).parts[0] != REMOVED)
 
     def begun(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
@@ -240,6 +246,11 @@ def table_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def other_versions(contract: RunContract, versions: dict[str, str]) -> list[str]:
+    """A sentence for each library that is another version than when the data set was begun."""
+    return [f"{name} is {versions.get(name)} now and was {old}" for name, old in contract.versions.items() if versions.get(name) != old]
 
 
 def inputs_digest(rows: Iterable[dict]) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import cv2
@@ -75,7 +75,7 @@ def restored(config: dict[str, Any], weights: str = "default") -> BuildConfig:
 
 def _restored(kind: Any, value: Any) -> Any:
     """A setting from what JSON made of it: infinities are words there, and tuples lists."""
-    if is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
         kinds = get_type_hints(kind)
         if value.keys() != kinds.keys():
             raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known")
