@@ -8,7 +8,7 @@ Exit codes: 0 whole, though shards may be left to build; 5 faults were found, on
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rich.progress import track
 from jobs import cluster
 from jobs.exits import Exit, sentences
 from pipeline.dataset import Dataset
-from pipeline.verify import Fault, Planned, Verified, verify
+from pipeline.verify import Each, Fault, Planned, Verified, verify
 from schemas.outcome import printable
 
 
@@ -51,16 +51,16 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(Exit.STORAGE)
 
 
-def mapped(workers: int) -> Callable[[Callable[[Planned], list[Fault]], Sequence[Planned]], Iterator[list[Fault]]]:
+def mapped(workers: int) -> Each:
     """Applies a function to shards, on as many processes, with a bar on a terminal."""
+    return lambda function, items: with_bar(cluster.mapped(function, items, workers), len(items))
 
-    def each(function: Callable[[Planned], list[Fault]], items: Sequence[Planned]) -> Iterator[list[Fault]]:
-        console = Console(stderr=True)
-        found = cluster.mapped(function, items, workers)
-        for _, faults in track(found, "shards", total=len(items), console=console, disable=not console.is_terminal, transient=True):
-            yield faults
 
-    return each
+def with_bar(found: Iterable[tuple[Planned, list[Fault]]], total: int) -> Iterator[list[Fault]]:
+    """What was found, shard by shard."""
+    console = Console(stderr=True)
+    for _, faults in track(found, "shards", total=total, console=console, disable=not console.is_terminal, transient=True):
+        yield faults
 
 
 def described(dataset: Dataset, found: Verified, running: bool) -> dict:

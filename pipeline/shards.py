@@ -195,10 +195,12 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Adds the file's name to an error of writing to it, which does not say it by itself."""
+    """Adds the file's name to an error of writing to it, which does not say it by itself, or says the temporary one."""
     try:
         yield
     except OSError as error:
+        if error.errno is None or not str(error.filename or ".tmp").endswith(".tmp"):  # of something else that was done meanwhile
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
