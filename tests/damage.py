@@ -88,6 +88,14 @@ def flip(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
     return {path}, sample_at(root, path, at) if path.endswith(".tar") else ""
 
 
+def flip_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
+    """One bit of the byte there, and the words for it."""
+    data = bytearray((root / path).read_bytes())
+    data[where(root / path)] ^= 1
+    (root / path).write_bytes(data)
+    return {path}, words
+
+
 def sample_at(root: Path, path: str, at: int) -> str:
     """The key of the sample that has this byte of a tar; none for the blocks that end it."""
     rows = kept_rows(Dataset(root).read_record(Path(path).stem))
@@ -195,6 +203,18 @@ def second_sample(file: Path) -> int:
     return list(rows.values())[1]["image_offset"] - 512
 
 
+def first_row(file: Path) -> dict:
+    """Of the first sample of a tar."""
+    return next(iter(kept_rows(Dataset(file.parents[1]).read_record(file.stem)).values()))
+
+
+PLACES: dict[str, tuple[Callable[[Path], int], str]] = {
+    "a header": (lambda file: first_row(file)["json_offset"] - 100, "clip-0-000000.json has another header"),
+    "padding": (lambda file: first_row(file)["json_offset"] + first_row(file)["json_size"], "clip-0-000000.json is not followed by zeros"),
+    "its end": (lambda file: file.stat().st_size - 1, "the blocks that end it are not zeros"),
+}
+
+
 def listed() -> list[Mutation]:
     """Each kind at least once."""
     tar, shard = TARS[0], SHARDS[0]
@@ -202,6 +222,7 @@ def listed() -> list[Mutation]:
         "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.a.tar.0.tmp", ".run.json.1.tmp",
     ]  # fmt: skip
     found = [Mutation(f"cut {tar} {name}", partial(cut, tar, length)) for name, length in LENGTHS.items()]
+    found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_at, tar, where, words)) for name, (where, words) in PLACES.items()]
     found += [Mutation(f"zero {tar} from {share}", partial(zero_tail, tar, share)) for share in (0.3, 0.95)]
     found += [Mutation(f"swap {folder}", partial(swap, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"))
               for folder, end in (("shards", ".tar"), ("records", ".json"), ("histograms", ".safetensors"))]  # fmt: skip

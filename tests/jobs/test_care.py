@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -123,9 +124,12 @@ def test_status_names_damaged_records_and_goes_on(root, capsys):
 
 
 def test_a_look_at_the_lock_does_not_stop_a_run(root):
-    with open(root / ".lock") as file:
+    with open(root / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         assert not Dataset(root).is_held()
+        Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with Dataset(root).held():
+            pass
     with Dataset(root).held():
         assert Dataset(root).is_held()
     assert not Dataset(root).is_held()
