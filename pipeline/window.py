@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import cv2
 import numpy as np
@@ -58,6 +58,31 @@ class BuildConfig:
 def recorded(config: BuildConfig) -> dict[str, Any]:
     """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
     return asdict(config) | {"flow": describe(config.flow)}
+
+
+def restored(config: dict[str, Any], weights: str = "default") -> BuildConfig:
+    """Inverse of `recorded`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
+    which is `weights` (FlowConfig).
+
+    Raises ValueError where a setting is missing, unknown or of another kind.
+    """
+    try:
+        flow = {name: value for name, value in config["flow"].items() if name != "weights"}
+        return _restored(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"run.json has settings that cannot be read: {error}") from error
+
+
+def _restored(kind: Any, value: Any) -> Any:
+    """A setting from what JSON made of it: infinities are words there, and tuples lists."""
+    if hasattr(kind, "__dataclass_fields__"):
+        kinds = get_type_hints(kind)
+        if value.keys() != kinds.keys():
+            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known")
+        return kind(**{name: _restored(kinds[name], value[name]) for name in kinds})
+    if kind is float:
+        return float(value)
+    return tuple(value) if get_origin(kind) is tuple else value
 
 
 class Moving(NamedTuple):
