@@ -4,11 +4,10 @@ The motion comes from the stored coefficients alone. The real frames are decoded
 there, and brought to the same instants by the nearest presentation time: to be looked at, not to be measured.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +22,12 @@ from pipeline.plan import PlanConfig
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion
 from pipeline.stretch import Frame, decode_stretch
+from pipeline.window import restored
 from schemas.outcome import Outcome
-from schemas.run import plain
 from schemas.sample import Sample, from_channels
 
 EXAMPLES = 3
 """Keys that are named to one who asked for another."""
-
-Config = TypeVar("Config", PlanConfig, DecodeConfig)
 
 
 class Settings(NamedTuple):
@@ -129,35 +126,5 @@ def read_manifest(dataset: Dataset, **selected: Any) -> list[dict[str, Any]]:
 
 def read_settings(dataset: Dataset) -> Settings:
     """The settings of the run that are needed to decode its windows again. Raises ValueError where run.json has none."""
-    try:
-        return settings_of(json.loads(dataset.run.read_bytes())["config"])
-    except FileNotFoundError as error:
-        raise ValueError(f"{dataset.root} has no {dataset.run.name}, expected a data set") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{dataset.run} does not hold the settings of a run: {error}") from error
-
-
-def settings_of(config: dict[str, Any]) -> Settings:
-    """The inverse of window.recorded, as JSON gives it back, for what decoding needs.
-
-    Raises ValueError where a setting is missing, unknown, of another kind, or out of its range; KeyError where a whole
-    group is missing.
-    """
-    width, height = (typed(int, side, "size") for side in config["size"])
-    return Settings(group(PlanConfig, config["plan"]), group(DecodeConfig, config["decode"]), (width, height))
-
-
-def group(kind: type[Config], found: dict[str, Any]) -> Config:
-    """A configuration with every setting as recorded."""
-    defaults = asdict(kind())
-    if found.keys() != defaults.keys():
-        raise ValueError(f"the settings are {', '.join(sorted(found))}, expected {', '.join(sorted(defaults))}")
-    return kind(**{name: typed(type(default), found[name], name) for name, default in defaults.items()})
-
-
-def typed(kind: type, value: Any, name: str) -> Any:
-    """The value that JSON gives back as this one: infinity is a word there."""
-    made = kind(value)
-    if plain(made) != value:
-        raise ValueError(f"{name} is {value!r}, expected {kind.__name__}")
-    return made
+    config = restored(dataset.begun().config)
+    return Settings(config.plan, config.decode, config.size)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.plan import PlanConfig
 from pipeline.spectrum import BLOCK, RunningSpectrum
 from pipeline.stretch import Seen
 from schemas.outcome import Measures, Quarantined, Reason, Stage
+from schemas.run import plain
 from schemas.sample import FORMAT_VERSION, Sample
 
 DIGITS = 6
@@ -73,16 +74,18 @@ def restored(config: dict[str, Any], weights: str = "default") -> BuildConfig:
         raise ValueError(f"run.json has settings that cannot be read: {error}") from error
 
 
-def _restored(kind: Any, value: Any) -> Any:
+def _restored(kind: Any, value: Any, name: str = "config") -> Any:
     """A setting from what JSON made of it: infinities are words there, and tuples lists."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = get_type_hints(kind)
         if value.keys() != kinds.keys():
-            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known")
-        return kind(**{name: _restored(kinds[name], value[name]) for name in kinds})
-    if kind is float:
-        return float(value)
-    return tuple(value) if get_origin(kind) is tuple else value
+            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}")
+        return kind(**{part: _restored(kinds[part], value[part], part) for part in kinds})
+    if get_origin(kind) is tuple:
+        return tuple(_restored(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
+    if not (value in get_args(kind) if get_origin(kind) is Literal else plain(kind(value)) == value and kind in (float, type(value))):
+        raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return value if get_origin(kind) is Literal else kind(value)
 
 
 class Moving(NamedTuple):

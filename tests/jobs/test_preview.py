@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 from jobs.preview import main
 from pipeline.build import build_shard
 from pipeline.dataset import Dataset
+from pipeline.derived import finalize
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
@@ -38,7 +39,7 @@ def dataset(tmp_path_factory) -> Dataset:
         dataset.open(rows, recorded(CONFIG), {})
         for shard in ("train-000000", "train-000001"):
             list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG))
-        dataset.finalize()
+        finalize(dataset)
     return dataset
 
 

@@ -11,13 +11,14 @@ from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
+from pipeline.derived import finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
-from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct, settings_of
+from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct
 from pipeline.spectrum import to_motion
-from pipeline.window import BuildConfig, recorded
+from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Quarantined, Reason
 from schemas.run import plain
 from schemas.sample import from_channels
@@ -38,7 +39,7 @@ def dataset(tmp_path_factory) -> Dataset:
         dataset.open(rows, recorded(CONFIG), {})
         for _ in build_shard(dataset, rows[0]["shard"], rows, CONFIG):
             pass
-        dataset.finalize()
+    finalize(dataset)
     return dataset
 
 
@@ -113,36 +114,36 @@ def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
 
 def test_settings_come_back_as_they_were_recorded(dataset):
     config = BuildConfig(plan=PlanConfig(fps=12.5, test_fraction=0.0), decode=DecodeConfig(decoder="pyav", deadline_s=float("inf")), size=(320, 192))
-    assert settings_of(json.loads(json.dumps(plain(recorded(config))))) == (config.plan, config.decode, config.size)
+    assert restored(json.loads(json.dumps(plain(recorded(config))))) == config
     assert read_settings(dataset) == (CONFIG.plan, CONFIG.decode, CONFIG.size)
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda run: run.pop("config"), "'config'"),
+        (lambda run: run.pop("config"), "config"),
         (lambda run: run["config"].pop("decode"), "'decode'"),
-        (lambda run: run["config"]["plan"].pop("fps"), "expected fps, frames"),
+        (lambda run: run["config"]["plan"].pop("fps"), "['fps'] are missing"),
         (lambda run: run["config"]["plan"].update(speed=1), "speed"),
         (lambda run: run["config"]["plan"].update(frames="150"), "frames is '150', expected int"),
         (lambda run: run["config"]["plan"].update(frames=1), "frames is 1, expected at least 2"),
-        (lambda run: run["config"]["plan"].update(fps=None), "does not hold the settings of a run"),
-        (lambda run: run["config"].update(size=[256]), "does not hold the settings of a run"),
+        (lambda run: run["config"]["plan"].update(fps=None), "run.json has settings that cannot be read"),
+        (lambda run: run["config"].update(size=[256]), "run.json has settings that cannot be read"),
         (lambda run: run["config"].update(size=[256.5, 160]), "size is 256.5, expected int"),
-        (lambda run: run.update(config=[]), "does not hold the settings of a run"),
+        (lambda run: run.update(config=[]), "run.json"),
     ],
 )
 def test_a_run_file_without_the_settings_is_refused(dataset, tmp_path, change, words):
     run = json.loads(dataset.run.read_bytes())
     change(run)
     (tmp_path / "run.json").write_text(json.dumps(run))
-    with pytest.raises(ValueError, match=r"run\.json does not hold the settings of a run") as refused:
+    with pytest.raises(ValueError, match=r"run\.json") as refused:
         read_settings(Dataset(tmp_path))
     assert words in str(refused.value)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no run\.json, expected a data set"):
+    with pytest.raises(ValueError, match=r"holds no data set: there is no run\.json"):
         read_settings(Dataset(tmp_path))
     with pytest.raises(ValueError, match=r"has no manifest\.parquet, expected a data set whose run has finished"):
         reconstruct(Dataset(tmp_path), "a-000000")
