@@ -71,7 +71,7 @@ def judged(table: pa.Table, selections: Sequence[Selection]) -> list[Judged]:
 def drawn(table: pa.Table, count: int) -> pa.Table:
     """At most `count` of its windows, in the order of a hash of their keys: random, and the same for the same windows."""
     order = sorted(range(len(table)), key=draw(table).__getitem__)
-    return table.take(order[:count])
+    return table.take(pa.array(order[:count], pa.int64()))
 
 
 def draw(table: pa.Table) -> list[tuple[bytes, int]]:
