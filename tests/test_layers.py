@@ -40,7 +40,7 @@ def importing(name: str, layer: str = "") -> set[str]:
 
 def test_only_the_decoder_processes_code_opens_videos_with_decord():
     assert importing("decord") == {"pipeline/decode/choice.py", "pipeline/decode/readers.py"}
-    assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/synthetic.py"}
+    assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/encode.py"}
 
 
 def test_torch_is_imported_only_where_flow_runs_on_it():
