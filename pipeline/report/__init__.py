@@ -31,12 +31,13 @@ def report(selections: Sequence[Selection], statistics: SpectrumStatistics) -> s
     Raises ValueError where a file of theirs is missing or damaged.
     """
     rows = reading.rows(selections)
+    averaged = sections.averaged(selections, rows)
     parts = dict(
         head=sections.head(selections, statistics, rows),
-        spectrum=sections.spectrum(selections, statistics, rows),
+        spectrum=sections.spectrum(selections, statistics, averaged.power),
         normalisation=sections.normalisation(selections, statistics),
         filters=sections.filters(selections, rows),
-        gallery=sections.gallery(selections, statistics, rows),
+        gallery=sections.gallery(selections, statistics, rows, averaged),
         rejected=sections.rejected(selections, rows),
         quarantined=sections.quarantined(selections, rows),
         run=sections.run(selections),

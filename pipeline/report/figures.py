@@ -23,9 +23,9 @@ INK, MUTED, GRID, ACCENT, SOFT, PAPER = "#010203", "#040506", "#070809", "#0a0b0
 COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", SOFT: "--soft", PAPER: "--paper"}
 """Placeholders that matplotlib draws with, and the names of the colours in the page's style sheet."""
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "quiver", "font.size": 12, "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "text.color": INK,
+    "svg.fonttype": "none", "svg.hashsalt": "quiver", "font.size": 13, "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "text.color": INK,
     "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": False, "lines.linewidth": 1.6, "axes.labelsize": 12, "axes.linewidth": 1, "grid.color": GRID,
+    "axes.spines.right": False, "axes.grid": False, "lines.linewidth": 1.6, "axes.labelsize": 13, "axes.linewidth": 1, "grid.color": GRID,
     "xtick.minor.size": 0, "ytick.minor.size": 0, "font.family": "DejaVu Sans", "axes.facecolor": "none", "figure.facecolor": "none",
 }  # fmt: skip
 WIDTH, HEIGHT = 460, 300
@@ -82,8 +82,8 @@ def power(hz: Float64[np.ndarray, " all_freq"], mean: Float64[np.ndarray, "2 all
     with canvas() as (figure, axes):
         amplitude = np.sqrt(mean)
         axes.axvspan(-hz[1] / 2, (kept - 0.5) * hz[1], color=ACCENT, alpha=0.10, linewidth=0)
-        for values, colour, label in zip(amplitude, (ACCENT, INK), "xy", strict=True):
-            axes.plot(hz, np.where(values > 0, values, np.nan), color=colour, label=label)
+        for values, colour in zip(amplitude, (ACCENT, INK), strict=True):
+            axes.plot(hz, np.where(values > 0, values, np.nan), color=colour)
             axes.plot(hz[:kept], np.where(values > 0, values, np.nan)[:kept], ".", color=colour, markersize=5)
         vertical(axes, amplitude)
         axes.set(xlim=(-hz[1] / 2, hz[-1]), xlabel="frequency, Hz", ylabel="root mean square |S|, px")
@@ -93,8 +93,7 @@ def power(hz: Float64[np.ndarray, " all_freq"], mean: Float64[np.ndarray, "2 all
         other.tick_params(length=0)
         other.spines["right"].set_visible(False)
         axes.text((kept - 0.5) * hz[1] + hz[-1] * 0.012, 0.96, f"kept: K = {kept}", transform=axes.get_xaxis_transform(), color=ACCENT, va="top")
-        axes.legend(frameon=False, loc="upper right", handlelength=1.2)
-        figure.subplots_adjust(0.135, 0.15, 0.865, 0.98)
+        figure.subplots_adjust(0.145, 0.16, 0.855, 0.98)
         return svg(figure, "power")
 
 
@@ -123,12 +122,12 @@ def scales(hz: Float64[np.ndarray, " freq"], scale: Float64[np.ndarray, "parts f
         for low, high, alpha in zip(positive[:-1], positive[1:], (0.32, 0.26, 0.20, 0.14, 0.09), strict=True):
             axes.fill_between(hz, low, high, color=ACCENT, alpha=alpha, linewidth=0)
         for q, values in zip(FAN, positive, strict=True):
-            axes.text(hz[-1] + hz[-1] * 0.02, values[-1], f"{100 * q:g} %", va="center", fontsize=11, color=MUTED)
+            axes.text(hz[-1] + hz[-1] * 0.02, values[-1], f"{100 * q:g} %", va="center", fontsize=12, color=MUTED)
         for values in scale:
             axes.plot(hz, np.where(values > 0, values, np.nan), color=ACCENT, marker=".", markersize=6)
         vertical(axes, np.concatenate([fan, scale]))
         axes.set(xlim=(0, max(float(hz[-1]), 1e-9)), xlabel="frequency, Hz", ylabel="|S|, px")
-        figure.subplots_adjust(0.135, 0.15, 0.86, 0.98)
+        figure.subplots_adjust(0.145, 0.16, 0.855, 0.98)
         return svg(figure, "scales")
 
 
@@ -144,7 +143,7 @@ def error(relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequ
         axes.text(kept * 1.06, 0.98, f"this data set: K = {kept}", color=ACCENT, va="top", transform=axes.get_xaxis_transform())
         for k in marked:
             axes.plot([k], median[k - 1], "o", color=ACCENT, markersize=5)
-            axes.annotate(f"{median[k - 1]:.0f} %", (k, median[k - 1]), xytext=(6, 5), textcoords="offset points", fontsize=11)
+            axes.annotate(f"{median[k - 1]:.0f} %", (k, median[k - 1]), xytext=(-3, -14), textcoords="offset points", fontsize=12, ha="right")
         axes.set_xscale("log")
         axes.set(xlim=(1, len(order)), ylim=(0, max(float(high.max()), 1.0) * 1.04), xlabel="K, frequencies kept", ylabel="error, % of the motion")
         axes.set_xticks([k for k in (1, 2, 4, 8, 16, 24, 48, 96) if k <= len(order)])
@@ -152,7 +151,7 @@ def error(relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequ
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y", linewidth=0.8)
         axes.tick_params(length=0)
-        figure.subplots_adjust(0.115, 0.15, 0.98, 0.98)
+        figure.subplots_adjust(0.125, 0.16, 0.98, 0.98)
         return svg(figure, "error")
 
 
@@ -190,5 +189,5 @@ def throughput(minutes: Float64[np.ndarray, " shards"], windows: Int64[np.ndarra
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="y", linewidth=0.8)
         axes.tick_params(length=0)
-        figure.subplots_adjust(0.125, 0.23, 0.98, 0.98)
+        figure.subplots_adjust(0.135, 0.24, 0.98, 0.98)
         return svg(figure, "throughput")

@@ -24,10 +24,9 @@ from pipeline.report.numbers import Judged, Logged
 from pipeline.selection import Selection
 from schemas.outcome import Measures, Outcome
 from schemas.sample import MEMBERS
-from schemas.tables import member_columns
+from schemas.tables import MANIFEST, member_columns
 
 SIZES = [member_columns(member)[1] for member in MEMBERS]
-PLACES = [column for member in MEMBERS for column in member_columns(member)]
 MEASURES = [field.name for field in fields(Measures)]
 COLUMNS = ["key", "shard", "clip_id", "uri", "licence", "start_time_s", "duration_s", "split", "outcome", "reason", "energy_x", "energy_y", *SIZES, *MEASURES]
 REPEATED = ["shard", "clip_id", "uri", "licence", "split", "outcome", "reason"]
@@ -74,6 +73,18 @@ def drawn(table: pa.Table, count: int) -> pa.Table:
     return table.take(pa.array(order[:count], pa.int64()))
 
 
+def varied(table: pa.Table, count: int) -> list[dict[str, Any]]:
+    """So many windows, drawn like those of `drawn`, each of another clip as long as there are others."""
+    some = drawn(table, 50 * count).to_pylist()
+    seen: dict[tuple[int, str], int] = {}
+    turns = []
+    for row in some:
+        clip = (row["set"], row["clip_id"])
+        seen[clip] = turn = seen.get(clip, -1) + 1
+        turns.append(turn)
+    return [some[i] for i in sorted(range(len(some)), key=turns.__getitem__)[:count]]
+
+
 def draw(table: pa.Table) -> list[tuple[bytes, int]]:
     """What decides whether a window is drawn."""
     keys, sets = table["key"].to_pylist(), table["set"].to_pylist()
@@ -81,14 +92,26 @@ def draw(table: pa.Table) -> list[tuple[bytes, int]]:
 
 
 def powers(selections: Sequence[Selection], chosen: pa.Table) -> Float64[np.ndarray, "windows 2 all_freq"]:
-    """Power of x and y of the chosen windows, px^2, in no promised order; one row group of a manifest in memory at a time."""
-    found: list[Any] = []
-    for i, one in enumerate(selections):
-        keys = pa.array([key for key, place in zip(chosen["key"].to_pylist(), chosen["set"].to_pylist(), strict=True) if place == i], pa.string())
-        for group in groups(one, ["key", "power_x", "power_y"]):
+    """Power of x and y of the chosen windows, px^2, in their order; one row group of a manifest in memory at a time."""
+    wanted = list(zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True))
+    found = {place: [row["power_x"], row["power_y"]] for place, row in looked_up(selections, wanted, ["key", "power_x", "power_y"])}
+    return np.array([found[place] for place in wanted], np.float64)
+
+
+def whole_rows(selections: Sequence[Selection], chosen: Sequence[dict]) -> list[dict[str, Any]]:
+    """The same rows with every column of their tables but the powers."""
+    columns = [name for name in MANIFEST.names if not name.startswith("power_")]
+    found = dict(looked_up(selections, [(row["set"], row["key"]) for row in chosen], columns))
+    return [row | found[row["set"], row["key"]] for row in chosen]
+
+
+def looked_up(selections: Sequence[Selection], wanted: Sequence[tuple[int, str]], columns: list[str]) -> Iterable[tuple[tuple[int, str], dict]]:
+    """Columns of the wanted windows (data set, key), in no promised order."""
+    for i in sorted({place for place, _ in wanted}):
+        keys = pa.array([key for place, key in wanted if place == i], pa.string())
+        for group in groups(selections[i], columns):
             part = group.filter(pc.is_in(group["key"], value_set=keys))  # pyright: ignore[reportAttributeAccessIssue]
-            found += zip(part["power_x"].to_pylist(), part["power_y"].to_pylist(), strict=True)
-    return np.array(found, np.float64)
+            yield from (((i, row["key"]), row) for row in part.to_pylist())
 
 
 def groups(selection: Selection, columns: list[str]) -> Iterable[pa.Table]:
@@ -103,17 +126,6 @@ def quarantined(selections: Sequence[Selection], most: int) -> list[dict[str, An
         for group in groups(one, ["outcome", *columns]):
             found += where(group, outcome=Outcome.QUARANTINED.value).select(columns).slice(0, most - len(found)).to_pylist()
     return found
-
-
-def places(selections: Sequence[Selection], chosen: Sequence[dict]) -> list[dict[str, Any]]:
-    """The same rows, each with the offsets and sizes of its sample's members."""
-    found: dict[tuple[int, str], dict] = {}
-    for i in sorted({row["set"] for row in chosen}):
-        keys = pa.array([row["key"] for row in chosen if row["set"] == i], pa.string())
-        for group in groups(selections[i], ["key", *PLACES]):
-            part = group.filter(pc.is_in(group["key"], value_set=keys))  # pyright: ignore[reportAttributeAccessIssue]
-            found |= {(i, row["key"]): row for row in part.to_pylist()}
-    return [row | found[row["set"], row["key"]] for row in chosen]
 
 
 def strips(selections: Sequence[Selection], chosen: Sequence[dict]) -> dict[tuple[int, str], str]:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float64
 
 from pipeline import scales
 from pipeline.report import figures, numbers, reading
+from pipeline.report import gallery as pictures
 from pipeline.report.words import MEASURES, REASONS, Measure, shown
 from pipeline.selection import Selection
 from schemas.outcome import Outcome
@@ -70,10 +72,21 @@ def flow(selection: Selection) -> str:
     return str(selection.dataset.begun().config.get("flow", {}).get("flow", "?"))
 
 
-def spectrum(selections: Sequence[Selection], statistics: SpectrumStatistics, rows: pa.Table) -> dict[str, Any]:
-    """Average power, and what keeping K frequencies of it loses."""
+class Averaged(NamedTuple):
+    """The training windows of which spectra are averaged."""
+
+    rows: pa.Table
+    power: Float64[np.ndarray, "windows 2 all_freq"]
+
+
+def averaged(selections: Sequence[Selection], rows: pa.Table) -> Averaged:
+    """At most AVERAGED of them."""
     chosen = reading.drawn(reading.where(rows, outcome=Outcome.KEPT.value, split="train"), AVERAGED)
-    power = reading.powers(selections, chosen)
+    return Averaged(chosen, reading.powers(selections, chosen))
+
+
+def spectrum(selections: Sequence[Selection], statistics: SpectrumStatistics, power: Float64[np.ndarray, "windows 2 all_freq"]) -> dict[str, Any]:
+    """Average power, and what keeping K frequencies of it loses."""
     kept, frames = len(statistics.frequencies), statistics.frames
     hz = numbers.hertz(power.shape[2], statistics.fps, frames)
     relative, pixels = (spread(errors) for errors in numbers.truncation(power.sum(axis=1), frames))
@@ -94,8 +107,7 @@ def normalisation(selections: Sequence[Selection], statistics: SpectrumStatistic
     """Amplitudes under both normalisations, and the scales."""
     counts = scales.merged(selections)[: len(statistics.frequencies)]
     hz = np.array([frequency.hz for frequency in statistics.frequencies])
-    places = [int(np.abs(hz - wanted).argmin()) for wanted in SHOWN_HZ if np.abs(hz - wanted).min() < 0.05]
-    places = places or list(range(min(len(hz), len(SHOWN_HZ))))
+    places = shown_places(hz)
     scale = np.array([np.atleast_1d(s) for s in statistics.scale]).T
     fan = numbers.fan(counts)
     side = np.linspace(0, max(fan[4, k] for k in places) / min(statistics.size) or 1.0, CELLS + 1)
@@ -108,6 +120,12 @@ def normalisation(selections: Sequence[Selection], statistics: SpectrumStatistic
         scales=figures.scales(hz, scale, fan), fan=numbers.FAN, quantile=statistics.quantile, pool=statistics.pool, definition=statistics.definition,
         table=[dict(hz=f, scale=scale[:, k], fan=fan[:, k]) for k, f in enumerate(hz)], windows=statistics.windows,
     )  # fmt: skip
+
+
+def shown_places(hz: Float64[np.ndarray, " freq"]) -> list[int]:
+    """Indices of the paper's frequencies; the lowest ones where a data set has none of them."""
+    places = [int(np.abs(hz - wanted).argmin()) for wanted in SHOWN_HZ if np.abs(hz - wanted).min() < 0.05]
+    return places or list(range(min(len(hz), len(SHOWN_HZ))))
 
 
 def filters(selections: Sequence[Selection], rows: pa.Table) -> dict[str, Any]:
@@ -143,15 +161,22 @@ def slider(groups: Sequence[numbers.Judged], rule: numbers.Rule, edges: np.ndarr
     return dict(rule=rule, found=found, names=[shown(value) for value in found.values], places=[f"{100 * place:.2f}" for place in places])
 
 
-def gallery(selections: Sequence[Selection], statistics: SpectrumStatistics, rows: pa.Table) -> list[dict[str, Any]]:
-    return []
+def gallery(selections: Sequence[Selection], statistics: SpectrumStatistics, rows: pa.Table, chosen: Averaged) -> dict[str, Any]:
+    """Samples as pictures."""
+    relative, _ = numbers.truncation(chosen.power.sum(axis=1), statistics.frames)
+    windows = pictures.choose(reading.where(rows, outcome=Outcome.KEPT.value), chosen.rows, relative[:, len(statistics.frequencies) - 1])
+    hz = np.array([frequency.hz for frequency in statistics.frequencies])
+    return dict(
+        cards=pictures.cards(selections, windows, hz[shown_places(hz)].tolist()), legends=pictures.legends(),
+        random=sum("at random" in window["why"] for window in windows),
+    )  # fmt: skip
 
 
 def rejected(selections: Sequence[Selection], rows: pa.Table) -> list[dict[str, Any]]:
     """For each reason a few windows with their stored pictures and what was measured of them."""
     table = reading.where(rows, outcome=Outcome.REJECTED.value)
     by_reason = {reason: reading.where(table, reason=reason) for reason, _ in counted(table["reason"])}
-    chosen = {reason: reading.drawn(part.filter(part["key"].is_valid()), STRIPS).to_pylist() for reason, part in by_reason.items()}
+    chosen = {reason: reading.varied(part.filter(part["key"].is_valid()), STRIPS) for reason, part in by_reason.items()}
     pictures = reading.strips(selections, [row for some in chosen.values() for row in some])
     return [
         dict(

@@ -1,12 +1,17 @@
 """What the report says of measures and reasons, and how it writes numbers."""
 
-from math import isinf
+import re
+from collections.abc import Mapping
+from math import floor, isinf, log10
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from schemas.outcome import printable
 
 LONGEST = 120
 """Characters of a text from a file that are shown."""
+BY_CONTENT = re.compile(r"[0-9a-f]{16}")
+"""The id of a clip to which the user gave no name."""
 
 
 class Measure(NamedTuple):
@@ -76,26 +81,31 @@ def plain(text: Any, limit: int = LONGEST) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many digits, without an exponent; thousands set apart."""
+    """So many digits, without an exponent or trailing zeros; thousands set apart."""
     if value == 0 or not abs(value) < 1e15:
         return f"{value:g}"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{round(value):,}".replace(",", "\u202f")
-    decimals = min(digits, 1 + digits - 1 - len(str(int(abs(value)))) if abs(value) >= 1 else digits)
-    return f"{value:.{decimals}f}" if abs(value) >= 10**-digits else f"{value:.1g}"
+    decimals = max(digits - 1 - floor(log10(abs(value))), 0)
+    text = f"{value:,.{decimals}f}".replace(",", "\u202f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def size(count: int) -> str:
-    """Bytes."""
+def size(count: int) -> tuple[str, str]:
+    """Bytes: a number, and its unit."""
     for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= least:
-            return f"{number(count / least)} {unit}"
-    return f"{count} bytes"
+            return number(count / least), unit
+    return number(count), "bytes"
 
 
-def duration(hours: float) -> str:
-    """Of the videos."""
-    return f"{number(hours)} h" if hours >= 1 else f"{number(hours * 60)} min"
+def duration(hours: float) -> tuple[str, str]:
+    """A number, and its unit."""
+    return (number(hours), "h") if hours >= 1 else (number(hours * 60), "min") if hours * 60 >= 1 else (number(hours * 3600), "s")
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A clip's name; the file's, where the clip was named by its content."""
+    named = row["clip_id"] or ""
+    return plain(PurePath(row["uri"] or "").name or named, 60) if BY_CONTENT.fullmatch(named) or not named else plain(named, 60)
 
 
 def reason(name: Any) -> str:
@@ -103,5 +113,5 @@ def reason(name: Any) -> str:
     return plain(name).replace("_", " ")
 
 
-FILTERS = dict(plain=plain, number=number, size=size, duration=duration, reason=reason, shown=shown)
+FILTERS = dict(plain=plain, label=label, number=number, size=size, duration=duration, reason=reason, shown=shown)
 """For the template."""
