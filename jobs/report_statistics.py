@@ -76,7 +76,9 @@ def report_writer(job: ReportStatistics) -> Callable[[Sequence[Selection], Spect
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
-        raise ValueError(f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or --out FILE without a report") from error
+        raise ValueError(
+            f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or --out FILE without a report"
+        ) from error
     return report
 
 

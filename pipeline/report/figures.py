@@ -22,7 +22,7 @@ from pipeline.report.numbers import FAN
 INK, MUTED, GRID, ACCENT, SOFT, PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f", "#101112"
 COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", SOFT: "--soft", PAPER: "--paper"}
 """Placeholders that matplotlib draws with, and the names of the colours in the page's style sheet."""
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "quiver", "font.size": 13, "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "text.color": INK,
     "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": False, "lines.linewidth": 1.6, "axes.labelsize": 13, "axes.linewidth": 1, "grid.color": GRID,

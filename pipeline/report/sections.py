@@ -177,14 +177,14 @@ def rejected(selections: Sequence[Selection], rows: pa.Table) -> list[dict[str, 
     table = reading.where(rows, outcome=Outcome.REJECTED.value)
     by_reason = {reason: reading.where(table, reason=reason) for reason, _ in counted(table["reason"])}
     chosen = {reason: reading.varied(part.filter(part["key"].is_valid()), STRIPS) for reason, part in by_reason.items()}
-    pictures = reading.strips(selections, [row for some in chosen.values() for row in some])
-    return [
-        dict(
-            reason=reason, words=REASONS.get(reason, ""), count=len(by_reason[reason]), measures=[n for n in MEASURES if blames(n, reason)],
-            windows=[row | dict(picture=pictures.get((row["set"], row["key"]))) for row in some],
-        )  # fmt: skip
-        for reason, some in chosen.items()
-    ]
+    stored = reading.strips(selections, [row for some in chosen.values() for row in some])
+    windows = {reason: [row | dict(picture=stored.get((row["set"], row["key"]))) for row in some] for reason, some in chosen.items()}
+    return [dict(about(reason, len(by_reason[reason])), windows=rows) for reason, rows in windows.items()]
+
+
+def about(reason: str, count: int) -> dict[str, Any]:
+    """A reason for rejection, with the measures that can be its cause."""
+    return dict(reason=reason, words=REASONS.get(reason, ""), count=count, measures=[name for name in MEASURES if blames(name, reason)])
 
 
 def blames(name: str, reason: str) -> bool:
