@@ -6,6 +6,7 @@ import sys
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
+    "refilter": "a view of a data set by other thresholds",
     "make-clips": "procedural videos of swaying things with known motion",
 }
 

@@ -152,7 +152,7 @@ class ShardDraft:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
         if sample is not None:
             row = row | self.writer.add(sample)
-            self.counts += statistics.histogram(sample.spectrum)
+            statistics.add(sample.spectrum, self.counts)
         if strip is not None:
             self.strips[row["key"]] = strip
         self.rows.append(row)

@@ -10,7 +10,6 @@ One pass over the plan and the records, one shard in memory at a time; equal rec
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline import scales, statistics
 from pipeline.card import card
 from pipeline.dataset import DamagedShard, Dataset
-from pipeline.selection import Selection
+from pipeline.selection import Selection, is_training
 from pipeline.shards import replace_file, replacing, to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome
@@ -57,12 +56,13 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
             write(part.rows)
             tally.add(part)
             if part.shard and part.record:
-                index[part.shard] = index_entry(part.rows, part.record)
-                merged.add(dataset, part.shard, index[part.shard], part.record)
+                entry = index[part.shard] = index_entry(part.rows, part.record)
+                if is_training(entry):
+                    merged.add(read_histogram(dataset, part.shard, part.record))
     replace_file(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.write(goal.merged)), indent=1))
     summary = tally.summary()
     replace_file(goal.summary, to_json(summary, indent=2))
-    found = write_statistics(dataset, goal)
+    found = write_statistics(Selection(dataset, derived=goal))
     replace_file(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
     return summary
 
@@ -108,16 +108,13 @@ def manifest_writer(path: Path) -> Iterator[Any]:
 
 
 class Merged:
-    """The histograms of the training shards, added up."""
+    """Histograms that are added up one by one."""
 
     def __init__(self) -> None:
         self.counts: np.ndarray | None = None
 
-    def add(self, dataset: Dataset, shard: str, entry: dict[str, Any], record: dict[str, Any]) -> None:
-        """Raises DamagedShard where the shard's histogram is not the one recorded."""
-        if entry["split"] == "train" and entry["kept"]:
-            counts = read_histogram(dataset.histogram(shard), record["histogram"], record["values"])
-            self.counts = counts if self.counts is None else statistics.merge([self.counts, counts])
+    def add(self, counts: np.ndarray) -> None:
+        self.counts = counts if self.counts is None else statistics.merge([self.counts, counts])
 
     def write(self, path: Path) -> str | None:
         """The file's digest; None, and no file, where there was nothing to add."""
@@ -129,14 +126,15 @@ class Merged:
         return hashlib.sha256(data).hexdigest()
 
 
-def read_histogram(path: Path, sha256: str, values: int) -> np.ndarray:
-    """Raises DamagedShard where the file is gone, is another, or does not count that many values."""
+def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.ndarray:
+    """Of one shard. Raises DamagedShard where the file is gone, is another, or does not count the recorded number of values."""
+    path = dataset.histogram(shard)
     data = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != record["histogram"]:
         raise DamagedShard(f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again")
     counts = statistics.decode(data)
-    if counts.sum() != values:
-        raise DamagedShard(f"{path} counts {counts.sum()} values, its record says {values}")
+    if counts.sum() != record["values"]:
+        raise DamagedShard(f"{path} counts {counts.sum()} values, its record says {record['values']}")
     return counts
 
 
@@ -152,13 +150,14 @@ def run_digest(dataset: Dataset) -> str:
     return hashlib.sha256(dataset.run.read_bytes()).hexdigest()
 
 
-def write_statistics(dataset: Dataset, goal: Dataset) -> schema.SpectrumStatistics | None:
-    """The statistics of the training shards; none, and no file, where no training window was kept."""
-    if not json.loads(goal.index.read_bytes())["histogram"]:
-        goal.statistics.unlink(missing_ok=True)
+def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
+    """The statistics of the training windows; none, and no file, where none was kept."""
+    path = selection.file("statistics.json")
+    if not any(is_training(entry) for entry in selection.index()["shards"].values()):
+        path.unlink(missing_ok=True)
         return None
-    found = scales.compute([Selection(dataset, derived=goal)])
-    replace_file(goal.statistics, schema.encode(found))
+    found = scales.compute([selection])
+    replace_file(path, schema.encode(found))
     return found
 
 

@@ -35,6 +35,10 @@ class Selection:
     def __str__(self) -> str:
         return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
 
+    def whole(self) -> "Selection":
+        """The data set of which this is a view."""
+        return Selection(self.dataset)
+
     def file(self, name: str) -> Path:
         """A derived file: the data set's, or the view's of the same meaning."""
         root = (self.derived or self.dataset).root
@@ -72,7 +76,7 @@ class Selection:
     def training(self) -> dict[str, Any]:
         """The shards of the index with kept training windows. Raises ValueError where there is none."""
         shards = self.index()["shards"]
-        training = {shard: entry for shard, entry in shards.items() if entry["split"] == "train" and entry["kept"]}
+        training = {shard: entry for shard, entry in shards.items() if is_training(entry)}
         if not training:
             kept = sum(entry["kept"] for entry in shards.values())
             words = f"all {kept} windows that were kept are held out for test" if kept else f"no window was kept in its {len(shards)} shards"
@@ -91,6 +95,11 @@ class Selection:
     def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
         """These columns of the windows of a split that are kept."""
         return pq.read_table(self.table, columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+
+
+def is_training(entry: dict[str, Any]) -> bool:
+    """Whether a shard, by its entry in the index, has kept training windows."""
+    return entry["split"] == "train" and entry["kept"] > 0
 
 
 def select(text: str) -> Selection:

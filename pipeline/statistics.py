@@ -10,7 +10,7 @@ from math import ceil, floor
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int64
+from jaxtyping import Float16, Float32, Float64, Int32, Int64
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -24,9 +24,15 @@ FINITE_BINS = 0x7F80
 """Bins from here on hold infinities and NaN."""
 
 
-def bins(modulus: Float32[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+def bins(modulus: Float32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
     """Bin of each non-negative value."""
-    return (np.ascontiguousarray(modulus, np.float32).view(np.uint32) >> 16).astype(np.int64)
+    return np.ascontiguousarray(modulus).view(np.int32) >> 16
+
+
+def count(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray, " bins"]) -> None:
+    """Adds to `counts` how many of these non-negative values lie in each bin."""
+    found = np.bincount(bins(modulus))
+    counts[: len(found)] += found
 
 
 def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.ndarray, "freq 2 pixels"]:
@@ -36,12 +42,19 @@ def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.n
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
 
-def histogram(channels: Float16[np.ndarray, "freq 4 height width"]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Counts of |S_k| of each displacement component at each frequency, from a sample's channels; they add up to the
-    number of coefficients.
-    """
-    counts = [np.bincount(one, minlength=BINS) for one in bins(moduli(channels)).reshape(2 * len(channels), -1)]
-    return np.stack(counts).reshape(len(channels), 2, BINS)
+def add(channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
+    """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at each frequency."""
+    for values, into in zip(moduli(channels), counts, strict=True):
+        for component in range(2):
+            count(values[component], into[component])
+
+
+def histogram(samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Counts of |S_k| over these samples' channels; they add up to the number of coefficients."""
+    counts = np.zeros((frequencies, 2, BINS), np.int64)
+    for channels in samples:
+        add(channels, counts)
+    return counts
 
 
 def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarray, "freq 2 bins"]:
@@ -103,7 +116,7 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
 
 def fine_histogram(values: Float32[np.ndarray, " pixels"], which: int) -> Int64[np.ndarray, " fine"]:
     """Counts of the lower 16 bits of the values in bin `which`."""
-    bits = values.view(np.uint32)
+    bits = np.ascontiguousarray(values).view(np.int32)
     return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE)
 
 

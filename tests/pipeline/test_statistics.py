@@ -19,7 +19,7 @@ def test_bins_keep_the_order_and_are_narrow():
 def test_counts_add_up_and_survive_the_file():
     rng = np.random.default_rng(1)
     channels = rng.normal(size=(3, 4, 8, 9)).astype(np.float16)
-    counts = histogram(channels)
+    counts = histogram([channels], 3)
     modulus = np.abs(from_channels(channels)[2, 1]).ravel()
     np.testing.assert_array_equal(counts[2, 1], np.bincount(bins(modulus), minlength=BINS))
     assert counts.shape == (3, 2, BINS) and (counts.sum(axis=2) == 72).all()
@@ -69,7 +69,7 @@ def test_with_fine_counts_a_quantile_is_numpys_to_the_last_bit(numbers, q):
 
 def test_merging_gives_the_same_bits_in_any_order():
     rng = np.random.default_rng(4)
-    parts = [histogram(rng.normal(size=(2, 4, 8, 9)).astype(np.float16)) for _ in range(6)]
+    parts = [histogram([rng.normal(size=(2, 4, 8, 9)).astype(np.float16)], 2) for _ in range(6)]
     together = encode(merge(parts))
     for _ in range(100):
         assert encode(merge(parts[i] for i in rng.permutation(6))) == together

@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""A view of a data set: its windows judged again by other thresholds, from what was measured when it was extracted.
+
+    python -m jobs.refilter DATASET --camera-motion 0.5 --name strict
+
+DATASET:strict then names it wherever a data set is asked for. Nothing is extracted, and no tar is changed.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jobs import cluster
+from jobs.exits import sentences
+from jobs.progress import by
+from pipeline.dataset import Dataset
+from pipeline.filters import PRESETS, Thresholds
+from pipeline.selection import Selection
+from pipeline.views import Judged, refilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refilter:
+    """Judges the windows of a data set by other thresholds. Those that are not given are the data set's own."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Folder of the data set."""
+    name: str
+    """Of the view; one of the same name is replaced."""
+    filters: Literal["paper", "subtle", "none"] | None = None
+    """Set of thresholds to begin with, instead of the data set's own."""
+    workers: int = 1
+    """Processes that count the shards of which windows are dropped; with more than one, on Ray."""
+    thresholds: Annotated[Thresholds, tyro.conf.arg(name="")] = field(default_factory=Thresholds)
+
+    def __post_init__(self):
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}, expected at least 1")
+
+
+def parse(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter:
+    """The command line, with these thresholds as defaults."""
+    default = Refilter(dataset=tyro.MISSING, name=tyro.MISSING, thresholds=thresholds or Thresholds())
+    return tyro.cli(Refilter, prog="quiver refilter", args=args, default=default, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        args = sys.argv[1:] if args is None else args
+        asked = parse(args)
+        whole = Selection(Dataset(asked.dataset))
+        job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
+        with whole.dataset.held():
+            judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))
+        print("\n".join(lines(job, judged)))
+
+
+def lines(job: Refilter, judged: Judged) -> list[str]:
+    """What the view holds, for a terminal."""
+    dropped = judged.dropped.total()
+    found = [f"{job.dataset}:{job.name} keeps {judged.kept} of {judged.kept + dropped} stored windows"]
+    if dropped:
+        found.append(f"  {dropped} dropped {by(dict(judged.dropped.most_common()))}")
+    if judged.to_extract:
+        words = "would be kept too, but were not stored when the data set was extracted"
+        found.append(f"  {judged.to_extract} more {words}: extract-flow with these thresholds and another --out stores them")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Views: the windows of a data set judged again, by other thresholds, from what was measured.
+
+    views/NAME.json        the thresholds
+    views/NAME.parquet     the manifest with the new outcomes
+    views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json       as the data set's own (derived.py)
+
+A view can drop what is stored, and keep what is stored; a window that was rejected when the data set was extracted has no
+sample, and stays rejected. Tars are read once, and only those of which a part is dropped.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline import statistics
+from pipeline.dataset import Dataset
+from pipeline.derived import Merged, manifest_writer, read_histogram, run_digest, write_statistics
+from pipeline.filters import Thresholds, judge
+from pipeline.selection import Selection, is_training, samples
+from pipeline.shards import replace_file, to_json
+from schemas.outcome import Measures, Outcome, Stage
+from schemas.run import plain
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+MEASURES = [one.name for one in fields(Measures)]
+
+Mapped = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
+"""(item, result) of a function for each item, in any order."""
+
+
+@dataclass
+class Judged:
+    """How many windows of a data set a view judges how."""
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Stored ones, by the reason."""
+    rejected: int = 0
+    """Not stored, and rejected again."""
+    to_extract: int = 0
+    """Not stored, and kept if they were: to be extracted again."""
+
+
+def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped) -> Judged:
+    """Writes the view. `mapped` runs the pass over the tars.
+
+    Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
+    """
+    view = new_view(dataset, name)
+    before = view.whole().index()["shards"]
+    replace_file(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
+    tally, index = Judged(), {}
+    with manifest_writer(view.table) as write:
+        for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
+            judged = [judged_again(row, thresholds, tally) for row in rows]
+            write(judged)
+            if shard:
+                index[shard] = before[shard] | view_entry(judged, before[shard])
+    histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
+    replace_file(view.file("index.json"), to_json(dict(run=run_digest(dataset), shards=index, histogram=histogram), indent=1))
+    write_statistics(view)
+    return tally
+
+
+def merged_histogram(view: Selection, shards: list[str], index: dict[str, Any], mapped: Mapped) -> str | None:
+    """Adds up the histograms of the view's training shards: stored ones where nothing was dropped, else counted again."""
+    merged = Merged()
+    untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
+    for shard in untouched:
+        merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
+    for _, counts in mapped(partial(count_again, view), sorted(set(shards) - set(untouched))):
+        merged.add(counts)
+    return merged.write(view.file("histogram.safetensors"))
+
+
+def count_again(view: Selection, shard: str) -> Any:
+    """The histogram of the samples of a shard that the view keeps."""
+    return statistics.histogram((sample.spectrum for sample in samples(view, shard)), view.dataset.begun().config["frequencies"])
+
+
+def new_view(dataset: Dataset, name: str) -> Selection:
+    """The selection of a view that is about to be made."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name is {name!r}, expected up to 60 letters, digits, - and _")
+    dataset.views.mkdir(exist_ok=True)
+    return Selection(dataset, name)
+
+
+def names(dataset: Dataset) -> list[str]:
+    """Of the views that there are."""
+    return sorted(path.stem for path in dataset.views.glob("*.json") if NAME.fullmatch(path.stem))
+
+
+def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Its rows, a few at a time."""
+    for batch in pq.ParquetFile(dataset.manifest).iter_batches(1024):
+        yield from batch.to_pylist()
+
+
+def judged_again(row: dict[str, Any], thresholds: Thresholds, tally: Judged) -> dict[str, Any]:
+    """The row with its new outcome, which is also counted."""
+    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED:
+        return row
+    verdicts, stored = judge(Measures(**{name: row[name] for name in MEASURES}), thresholds), row["outcome"] == Outcome.KEPT
+    if not verdicts:
+        tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
+        return row
+    if stored:
+        tally.dropped[verdicts[0]] += 1
+    else:
+        tally.rejected += 1
+    return row | dict(outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts))
+
+
+def view_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+    """What the index says of a shard anew; where nothing is dropped, the same."""
+    keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
+    if len(keys) == before["kept"]:
+        return {}
+    return dict(kept=len(keys), content=hashlib.sha256(to_json([before["tar"], keys])).hexdigest())
