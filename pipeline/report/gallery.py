@@ -74,6 +74,16 @@ def card(selection: Selection, row: dict[str, Any], hz: Sequence[float]) -> dict
     return dict(row=row, gone=None) | still(made, hz) | moving(made)
 
 
+def strip(selection: Selection, row: dict[str, Any]) -> str:
+    """Three true frames of a sample that is stored, as a data URI; "" where it cannot be read."""
+    try:
+        sample = read_sample(selection.dataset.tar(row["shard"]), row["key"], row)
+    except (OSError, ValueError):
+        return ""
+    later = sample.pair_image[len(sample.pair_image) // 2 :]
+    return webp(np.hstack([fitted(image, WIDTH // 2) for image in (sample.image, *later[[0, -1]])] if len(later) else [fitted(sample.image)]))
+
+
 def still(made: Reconstruction, hz: Sequence[float]) -> dict[str, Any]:
     """Start frame, flow at the moment of largest motion, mean magnitude, amplitudes."""
     lengths = np.hypot(made.motion[:, 0], made.motion[:, 1])

@@ -65,7 +65,7 @@ def hertz(frequencies: int, fps: float, frames: int) -> Float64[np.ndarray, " fr
 
 
 def energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
-    """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 4): every frequency stands for two coefficients,
+    """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands for two coefficients,
     but 0 and, where T is even, T/2.
     """
     weights = np.full(frames // 2 + 1, 2.0)
@@ -76,7 +76,7 @@ def energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Fl
 
 
 def truncation(power: Float64[np.ndarray, "windows all_freq"], frames: int) -> tuple[Any, Any]:
-    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2 + 1] each.
+    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2 + 1] each (docs/maths.md, 11).
 
     Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in pixels. `power` is that
     of x and y together. A window without motion has error 0.

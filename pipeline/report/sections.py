@@ -177,9 +177,16 @@ def rejected(selections: Sequence[Selection], rows: pa.Table) -> list[dict[str, 
     table = reading.where(rows, outcome=Outcome.REJECTED.value)
     by_reason = {reason: reading.where(table, reason=reason) for reason, _ in counted(table["reason"])}
     chosen = {reason: reading.varied(part.filter(part["key"].is_valid()), STRIPS) for reason, part in by_reason.items()}
-    stored = reading.strips(selections, [row for some in chosen.values() for row in some])
+    stored = pictures_of([row for some in chosen.values() for row in some], selections)
     windows = {reason: [row | dict(picture=stored.get((row["set"], row["key"]))) for row in some] for reason, some in chosen.items()}
     return [dict(about(reason, len(by_reason[reason])), windows=rows) for reason, rows in windows.items()]
+
+
+def pictures_of(chosen: Sequence[dict], selections: Sequence[Selection]) -> dict[tuple[int, str], str]:
+    """Of rejected windows: the strip in their record, or, of those that only a view rejects, frames of their sample."""
+    samples = [row for row in chosen if row[reading.SIZES[0]] is not None]
+    frames = {(row["set"], row["key"]): pictures.strip(selections[row["set"]], row) for row in reading.whole_rows(selections, samples)}
+    return frames | reading.strips(selections, chosen)
 
 
 def about(reason: str, count: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ REASONS = {
 }
 
 
-def shown(value: float) -> str:
+def shown(value: float | int) -> str:
     """A threshold: three digits, `off` where it is infinite."""
     return "off" if isinf(value) else f"{value:.3g}"
 
@@ -80,7 +80,7 @@ def plain(text: Any, limit: int = LONGEST) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | int, digits: int = 3) -> str:
     """So many digits, without an exponent or trailing zeros; thousands set apart."""
     if value == 0 or not abs(value) < 1e15:
         return f"{value:g}"
