@@ -51,7 +51,7 @@ def page_of(*selections: Selection) -> str:
 def real(tmp_path_factory) -> Dataset:
     """Two clips that sway, one of which is gone by now, one that is too calm, and one that is broken."""
     folder = tmp_path_factory.mktemp("report")
-    clips = [videos.swaying(folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n) for n, a in enumerate((1.5, 2.5, 0.01))]
+    clips = [videos.swaying(folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n) for n, a in enumerate((1.5, 2.5, 0.06))]
     clips.append(videos.empty(folder / "<img src=x onerror=window.hacked=1>.mp4"))
     rows = plan_rows([plan_clip(Clip(uri=str(path), clip_id=f"sway {path.stem}", licence="CC0-1.0"), CONFIG.plan, probe) for path in clips], CONFIG.plan)
     dataset = Dataset(folder / "dataset")
@@ -126,7 +126,7 @@ def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
     outcomes = [row["outcome"] for row in rows]
     assert f"{outcomes.count('kept')} start frames from 4 video clips" in Reader(real_page).text
     assert outcomes.count("rejected") >= 1 and outcomes.count("quarantined") == 1
-    assert "12 start frames from 6 video clips" in Reader(hostile_page).text  # three data sets of 4 kept windows in 2 clips
+    assert "12 start frames from 3 video clips" in Reader(hostile_page).text  # three data sets of 4 kept windows in one clip
 
 
 def test_it_says_which_windows_move_too_little_and_why_a_clip_could_not_be_read(real_page):
@@ -185,6 +185,15 @@ def browser() -> Iterator:
         chromium.close()
 
 
+def until(tab, condition: str) -> None:
+    """Waits for it; Playwright's own way is forbidden by the page's policy."""
+    for _ in range(200):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    pytest.fail(f"never: {condition}")
+
+
 @pytest.fixture(scope="module")
 def opened(browser, real_page, hostile_page, tmp_path_factory) -> Iterator[dict]:
     """Both pages, with what the browser complained of."""
@@ -197,7 +206,7 @@ def opened(browser, real_page, hostile_page, tmp_path_factory) -> Iterator[dict]
         tab.on("requestfailed", lambda request, to=complaints: to.append(request.url[:200]))
         tab.on("request", lambda request, to=complaints: None if request.url.startswith(("data:", "file:")) else to.append(request.url[:200]))
         tab.goto((folder / f"{name}.html").as_uri())
-        tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
+        until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
         found[name] = (tab, complaints)
     yield found
 
@@ -212,7 +221,8 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     }).map(e => e.outerHTML.slice(0, 200))"""
     assert tab.evaluate(unseen) == [] and complaints == []
     assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate("document.querySelectorAll('svg').length") == 16 + (name == "real")
-    assert tab.evaluate("[...document.querySelectorAll('video')].every(v => !v.paused)")
+    tab.locator("video").first.scroll_into_view_if_needed()
+    until(tab, "!document.querySelector('video').paused")  # one out of sight waits
     assert tab.evaluate("window.hacked") is None
 
 
@@ -271,6 +281,6 @@ def test_one_who_wants_less_motion_gets_none(browser, real_page, tmp_path):
     (tmp_path / "page.html").write_text(real_page, encoding="utf-8")
     tab = browser.new_page(reduced_motion="reduce")
     tab.goto((tmp_path / "page.html").as_uri())
-    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
+    until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
     assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused && v.controls)")
     tab.close()
