@@ -8,6 +8,7 @@ VERBS = {
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",
     "make-clips": "procedural videos of swaying things with known motion",
+    "preview": "one sample of a data set as a video or a sheet of pictures",
 }
 
 

@@ -105,7 +105,8 @@ def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, opt
 
 def _stream(file: Any, image: Picture, rate: Fraction | int, options: dict[str, str]) -> Any:
     height, width = image.shape[:2]
-    stream = file.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options | {"bf": "0", "threads": "1"})
+    options = options | {"bf": "0", "threads": "1", "mbtree": "0"}  # the macroblock tree reads memory that it never wrote
+    stream = file.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options)
     context = stream.codec_context
     context.time_base = stream.time_base = Fraction(1, CLOCK)
     context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -117,7 +118,7 @@ def _gif(frames: Iterator[Picture], fps: float) -> bytes:
     """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
     images = list(frames)
     some = [images[i] for i in np.linspace(0, len(images) - 1, PALETTE_FROM).astype(int)]
-    palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.MEDIANCUT)
+    palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.FASTOCTREE)  # median cut drops colours that are rare
     quantised = [Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for image in images]
     return _animated(quantised, "gif", [10 * d for d in durations(len(images), fps, 100)], optimize=False, disposal=1)
 

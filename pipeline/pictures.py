@@ -67,14 +67,18 @@ def heat(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
 
     Raises ValueError unless `largest` is over 0.
     """
+    return cv2.cvtColor(cv2.applyColorMap(levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def grey(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
+    """Values from 0 (black) to `largest` and more (white). Raises ValueError unless `largest` is over 0."""
+    return cv2.cvtColor(levels(values, largest), cv2.COLOR_GRAY2RGB)
+
+
+def levels(values: Float[np.ndarray, "height width"], largest: float) -> UInt8[np.ndarray, "height width"]:
+    """0 at 0 and below, 255 at `largest` and above. Raises ValueError unless `largest` is over 0."""
     check_largest(largest)
-    levels = np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-
-
-def grey(values: UInt8[np.ndarray, "height width"]) -> Picture:
-    """0 black to 255 white."""
-    return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
+    return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(np.uint8)
 
 
 def check_largest(largest: float) -> None:
@@ -161,14 +165,14 @@ def beside(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]
     above, below = max(map(len, texts)), max(map(len, images))
     columns = [np.vstack([on_ground(text, above, text.shape[1]), on_ground(image, below, image.shape[1])]) for image, text in zip(images, texts, strict=True)]
     gap = on_ground(columns[0][:0, :0], above + below, GAP)
-    return np.hstack([part for column in columns for part in (gap, column)] + [gap])
+    row = np.hstack([part for column in columns for part in (gap, column)] + [gap])
+    return on_ground(row, len(row) + GAP, row.shape[1])
 
 
 def beneath(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Picture:
     """Pictures from top to bottom."""
     width = max(image.shape[1] for image in images)
-    rows = [on_ground(image, len(image) + GAP, width) for image in images]
-    return np.vstack(rows)
+    return np.vstack([on_ground(image, len(image), width) for image in images])
 
 
 def on_ground(image: AnyPicture, height: int, width: int) -> Picture:

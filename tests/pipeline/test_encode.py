@@ -1,8 +1,12 @@
 """What is encoded can be decoded by others: as many frames, of this size, at this time, in these colours."""
 
 import io
+import os
+import subprocess
+import sys
 import weakref
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,6 +14,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from pipeline.encode import ENCODERS, encode
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def moving(count: int = 7, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
@@ -85,6 +91,28 @@ def test_a_png_is_the_picture_itself():
 def test_equal_frames_give_equal_bytes(suffix):
     frames = moving(1 if suffix == ".png" else 7)
     assert encode(frames, 30.0, suffix) == encode(iter(frames), 30.0, suffix)
+
+
+DIGEST = """
+import hashlib
+import numpy as np
+from pipeline.encode import encode
+from tests.videos import texture
+
+image = texture(300, 182)
+frames = [np.roll(image, (i // 2, i), (0, 1)) for i in range(40)]
+print(hashlib.sha256(encode(frames, 30.0, ".mp4")).hexdigest())
+"""
+
+
+def test_what_memory_held_before_does_not_matter():
+    """glibc fills new memory with the complement of MALLOC_PERTURB_; x264's macroblock tree reads some before it writes it."""
+    settings = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TOP_PAD_": str(10**8)}
+    digests = set()
+    for fill in ("0", "1", "170"):
+        environment = os.environ | settings | {"MALLOC_PERTURB_": fill, "PYTHONPATH": str(ROOT)}
+        digests.add(subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(digests) == 1
 
 
 def test_an_mp4_is_encoded_as_its_frames_come():

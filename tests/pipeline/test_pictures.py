@@ -6,6 +6,7 @@ import torch
 
 from pipeline import vision  # noqa: F401 - torchvision, where its plain import fails
 from pipeline.pictures import (
+    GAP,
     GROUND,
     amplitudes,
     beneath,
@@ -151,7 +152,7 @@ def test_what_was_at_p_is_seen_at_p_plus_its_displacement():
 def test_pictures_stand_beside_each_other_under_their_captions():
     a, b = texture(60, 40, 1), texture(90, 30, 2)
     sheet = beside([a, b], ["start frame", "a caption that is longer than its picture is wide"])
-    row = sheet.shape[0] - 40
+    row = sheet.shape[0] - 40 - GAP
     places = [np.argwhere((sheet[row : row + p.shape[0]] == p[:, :1]).all(axis=(0, 2))) for p in (a, b)]
     left_a, left_b = (int(place[0, 0]) for place in places)
     assert (sheet[row : row + 40, left_a : left_a + 60] == a).all() and (sheet[row : row + 30, left_b : left_b + 90] == b).all()
