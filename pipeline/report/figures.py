@@ -121,14 +121,22 @@ def scales(hz: Float64[np.ndarray, " freq"], scale: Float64[np.ndarray, "parts f
         positive = np.where(fan > 0, fan, np.nan)
         for low, high, alpha in zip(positive[:-1], positive[1:], (0.32, 0.26, 0.20, 0.14, 0.09), strict=True):
             axes.fill_between(hz, low, high, color=ACCENT, alpha=alpha, linewidth=0)
-        for q, values in zip(FAN, positive, strict=True):
-            axes.text(hz[-1] + hz[-1] * 0.02, values[-1], f"{100 * q:g} %", va="center", fontsize=12, color=MUTED)
         for values in scale:
             axes.plot(hz, np.where(values > 0, values, np.nan), color=ACCENT, marker=".", markersize=6)
         vertical(axes, np.concatenate([fan, scale]))
         axes.set(xlim=(0, max(float(hz[-1]), 1e-9)), xlabel="frequency, Hz", ylabel="|S|, px")
+        for q, height in zip(FAN, apart(axes.transLimits.transform([(0, axes.transScale.transform((0, v))[1]) for v in fan[:, -1]])[:, 1]), strict=True):
+            axes.text(1.02, height, f"{100 * q:g} %", transform=axes.transAxes, va="center", fontsize=12, color=MUTED)
         figure.subplots_adjust(0.145, 0.16, 0.855, 0.98)
         return svg(figure, "scales")
+
+
+def apart(heights: Float64[np.ndarray, " labels"], least: float = 0.055) -> list[float]:
+    """Rising heights, moved up where one would stand on the one below it."""
+    placed: list[float] = []
+    for height in np.nan_to_num(heights, neginf=0.0, posinf=1.0):
+        placed.append(max(float(height), placed[-1] + least if placed else 0.0))
+    return placed
 
 
 def error(relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequence[int]) -> Markup:
@@ -143,7 +151,11 @@ def error(relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequ
         axes.text(kept * 1.06, 0.98, f"this data set: K = {kept}", color=ACCENT, va="top", transform=axes.get_xaxis_transform())
         for k in marked:
             axes.plot([k], median[k - 1], "o", color=ACCENT, markersize=5)
-            axes.annotate(f"{median[k - 1]:.0f} %", (k, median[k - 1]), xytext=(-3, -14), textcoords="offset points", fontsize=12, ha="right")
+            below = median[k - 1] > 0.2 * high.max()  # else the label would stand on the axis
+            axes.annotate(
+                f"{median[k - 1]:.0f} %", (k, median[k - 1]), xytext=(-3, -14) if below else (3, 14), textcoords="offset points", fontsize=12,
+                ha="right" if below else "left",
+            )  # fmt: skip
         axes.set_xscale("log")
         axes.set(xlim=(1, len(order)), ylim=(0, max(float(high.max()), 1.0) * 1.04), xlabel="K, frequencies kept", ylabel="error, % of the motion")
         axes.set_xticks([k for k in (1, 2, 4, 8, 16, 24, 48, 96) if k <= len(order)])

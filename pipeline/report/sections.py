@@ -45,7 +45,7 @@ def head(selections: Sequence[Selection], statistics: SpectrumStatistics, rows: 
         clips=len(clips), hours=float(np.nansum(reading.column(clips, "duration_s_max"))) / 3600,
         windows=len(rows) - rows["key"].null_count, bytes=sum(int(np.nansum(reading.column(kept, name))) for name in reading.SIZES),
         outcomes=[(outcome.value, outcomes.get(outcome.value, 0)) for outcome in Outcome], total=len(rows),
-        splits=sorted(counted(kept["split"])), licences=counted(kept["licence"])[:20],
+        splits=sorted(counted(kept["split"]), reverse=True), licences=counted(kept["licence"])[:20],
         reasons={o: reasons(reading.where(rows, outcome=o)) for o in (Outcome.REJECTED.value, Outcome.QUARANTINED.value)},
         sources=[source(one) for one in selections], flows=sorted({flow(one) for one in selections}),
     )  # fmt: skip
