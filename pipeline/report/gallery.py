@@ -94,7 +94,7 @@ def still(made: Reconstruction, hz: Sequence[float]) -> dict[str, Any]:
     amplitudes = pictures.amplitudes(made.sample.spectrum, frames)
     bands = [round(one * frames / fps) for one in hz]
     return dict(
-        image=webp(fitted(made.sample.image)), flow=webp(pictures.inset(flow, pictures.colour_wheel(min(WHEEL, *flow.shape[:2])))), full=full, moment=moment / fps,
+        image=webp(fitted(made.sample.image)), flow=webp(pictures.inset(flow, pictures.colour_wheel(min(WHEEL, len(flow) // 4)))), full=full, moment=moment / fps,
         weight=webp(fitted(pictures.heat(made.sample.weight, most))), most=most, bands=[band(amplitudes[k], k * fps / frames) for k in bands],
     )  # fmt: skip
 
@@ -107,8 +107,9 @@ def band(amplitude: Any, hz: float) -> dict[str, Any]:
 
 def moving(made: Reconstruction) -> dict[str, Any]:
     """The video of real frames and reconstruction, and their X-t slices; `real` says why where the real ones are gone."""
-    moved, row = [fitted(frame) for frame in made.frames()], pictures.busiest_row(made.motion)
     height = len(made.sample.image)
+    margin = height // 10  # what comes in at the edge is not sway
+    moved, row = [fitted(frame) for frame in made.frames()], margin + pictures.busiest_row(made.motion[:, :, margin : height - margin])
     place = min(row * len(moved[0]) // height, len(moved[0]) - 1)
     try:
         real, gone = [fitted(frame) for frame in made.real_frames()], None

@@ -89,6 +89,11 @@ def number(value: float | int, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def many(count: int, noun: str) -> str:
+    """`1 window`, `2 windows`."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> tuple[str, str]:
     """Bytes: a number, and its unit."""
     for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -113,5 +118,5 @@ def reason(name: Any) -> str:
     return plain(name).replace("_", " ")
 
 
-FILTERS = dict(plain=plain, label=label, number=number, size=size, duration=duration, reason=reason, shown=shown)
+FILTERS = dict(plain=plain, label=label, number=number, many=many, size=size, duration=duration, reason=reason, shown=shown)
 """For the template."""

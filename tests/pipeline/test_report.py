@@ -5,16 +5,17 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from jobs.report_statistics import main
 from pipeline import scales
 from pipeline.build import build_shard
 from pipeline.dataset import Dataset
@@ -146,7 +147,7 @@ def test_a_view_shows_what_it_keeps(real):
     motion = sorted(row["mean_motion_px"] for row in pq.read_table(real.manifest).to_pylist() if row["outcome"] == "kept")
     refilter(real, "calm", PRESETS["subtle"].__class__(no_motion_px=0.15, too_much_motion_px=motion[0] + 1e-6), lambda f, items: [(i, f(i)) for i in items])
     text = Reader(page_of(Selection(real, "calm"))).text
-    assert "dataset:calm" in text.replace(" :", ":") and "1 start frames" in text and "Too much motion" in text
+    assert "dataset:calm" in text.replace(" :", ":") and "1 start frame from" in text and "Too much motion" in text
     assert "no pictures are stored" not in text  # a window that only the view rejects has its sample
 
 
@@ -170,6 +171,30 @@ def test_a_sample_that_cannot_be_read_is_told(tmp_path):
     dataset = datasets.written(tmp_path, {"train-000000": [{}, {}]})
     dataset.tar("train-000000").write_bytes(b"gone")
     assert "This sample cannot be shown: no member" in Reader(page_of(Selection(dataset))).text
+
+
+def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
+    dataset = datasets.written(tmp_path / "set", {"train-000000": [{}, {}]})
+    main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])
+    assert "report" not in capsys.readouterr().out and not dataset.report.exists()
+    main([str(dataset.root)])
+    assert f"report: {dataset.report}" in capsys.readouterr().out
+    main([str(dataset.root), "--report", str(tmp_path / "other.html")])
+    assert (tmp_path / "other.html").read_bytes() == dataset.report.read_bytes()
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_computed(library, tmp_path, capsys, monkeypatch):
+    dataset = datasets.written(tmp_path / "set", {"train-000000": [{}, {}]})
+    dataset.statistics.unlink()
+    for name in [name for name in sys.modules if name.startswith("pipeline.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(SystemExit):
+        main([str(dataset.root)])
+    assert f"needs {library}, which is not installed: pip install 'quiver-motion[report]'" in capsys.readouterr().err
+    assert not dataset.statistics.exists()
+    main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])  # asks for no page
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +300,13 @@ def luminance(colour: str) -> float:
 def contrast(one: str, other: str) -> float:
     dark, light = sorted([luminance(one), luminance(other)])
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_paper_has_no_sliders(opened):
+    tab, _ = opened["real"]
+    tab.emulate_media(media="print")
+    assert not tab.locator("nav").is_visible() and not tab.locator(".slider input").first.is_visible() and tab.locator(".slider output").first.is_visible()
+    tab.emulate_media(media="screen")
 
 
 def test_one_who_wants_less_motion_gets_none(browser, real_page, tmp_path):
