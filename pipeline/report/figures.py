@@ -151,7 +151,7 @@ def error(relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequ
         axes.text(kept * 1.06, 0.98, f"this data set: K = {kept}", color=ACCENT, va="top", transform=axes.get_xaxis_transform())
         for k in marked:
             axes.plot([k], median[k - 1], "o", color=ACCENT, markersize=5)
-            below = median[k - 1] > 0.2 * high.max()  # else the label would stand on the axis
+            below = median[k - 1] > 0.12 * high.max()  # else the label would stand on the axis
             axes.annotate(
                 f"{median[k - 1]:.0f} %", (k, median[k - 1]), xytext=(-3, -14) if below else (3, 14), textcoords="offset points", fontsize=12,
                 ha="right" if below else "left",

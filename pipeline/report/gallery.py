@@ -27,8 +27,9 @@ WIDTH = 256
 """Pictures are at most so wide: that is how large they are shown."""
 GAP = 16
 """Columns between real frames and reconstruction: those of the page's grid, which covers them."""
-CRF = "24"
-"""Quality of the video: no difference to be seen at this size, and a card stays under a megabyte."""
+QUALITIES = (20, 24, 28, 34, 42, 51)
+"""x264's CRF: the first of which the video is within LARGEST bytes, so that the page stays under 15 MB."""
+LARGEST = 500_000
 WHEEL = 40
 EXTREMES = {
     "mean_motion_px": ("most motion", -1),
@@ -117,7 +118,10 @@ def moving(made: Reconstruction) -> dict[str, Any]:
         real, gone = [], error.detail
     video = [np.hstack([a, np.zeros((len(a), GAP, 3), np.uint8), b]) for a, b in zip(real, moved, strict=True)] if real else moved
     slices = [webp(pictures.slice_xt(frames, place)) for frames in (real, moved) if frames]
-    return dict(video=mp4(video, made.settings.plan.fps), slices=slices, no_real=gone, line=(row + 0.5) / height, aspect=moved[0].shape[1] / len(moved[0]))
+    return dict(
+        video=mp4(video, made.settings.plan.fps), poster=webp(video[0]), slices=slices, no_real=gone, line=(row + 0.5) / height,
+        aspect=moved[0].shape[1] / len(moved[0]),
+    )  # fmt: skip
 
 
 def legends() -> dict[str, str]:
@@ -144,11 +148,16 @@ def webp(image: UInt8[np.ndarray, "height width channels"]) -> str:
 
 def mp4(frames: Sequence[Picture], fps: float) -> str:
     """As a data URI of an H.264 video."""
+    data = b""
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         path = Path(folder) / "clip.mp4"
-        options = dict(crf=CRF, preset="fast")
-        write_h264(path, at_rate(map(even, frames), fps), rate=Fraction(fps).limit_denominator(1001), options=options, index_first=True)
-        return uri("video/mp4", path.read_bytes())
+        for crf in QUALITIES:
+            options = dict(crf=str(crf), preset="fast")
+            write_h264(path, at_rate(map(even, frames), fps), rate=Fraction(fps).limit_denominator(1001), options=options, index_first=True)
+            data = path.read_bytes()
+            if len(data) <= LARGEST:
+                break
+    return uri("video/mp4", data)
 
 
 def uri(kind: str, data: bytes) -> str:

@@ -31,7 +31,7 @@ MEASURES = [field.name for field in fields(Measures)]
 COLUMNS = ["key", "shard", "clip_id", "uri", "licence", "start_time_s", "duration_s", "split", "outcome", "reason", "energy_x", "energy_y", *SIZES, *MEASURES]
 REPEATED = ["shard", "clip_id", "uri", "licence", "split", "outcome", "reason"]
 """Columns with few different values, held once each."""
-MAX_STRIP_BYTES = 200_000
+MAX_STRIP_BYTES = 40_000
 JPEG = "data:image/jpeg;base64,"
 
 

@@ -23,7 +23,7 @@ from pipeline.derived import finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.report import reading, report
+from pipeline.report import gallery, reading, report
 from pipeline.selection import Selection
 from pipeline.views import refilter
 from pipeline.window import BuildConfig, recorded
@@ -167,10 +167,26 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     assert page.count(text) == 1 and "the stored pictures are damaged" in page and '"><script>' not in page
 
 
+def test_a_video_of_noise_does_not_make_the_page_too_large():
+    frames = list(np.random.default_rng(0).integers(0, 255, (150, 160, 528, 3), np.uint8))
+    assert len(gallery.mp4(frames, 30.0)) < 4 / 3 * gallery.LARGEST + 100
+
+
 def test_a_sample_that_cannot_be_read_is_told(tmp_path):
     dataset = datasets.written(tmp_path, {"train-000000": [{}, {}]})
     dataset.tar("train-000000").write_bytes(b"gone")
     assert "This sample cannot be shown: no member" in Reader(page_of(Selection(dataset))).text
+
+
+def test_windows_are_drawn_of_different_clips_and_read_in_their_order(tmp_path):
+    selections = [Selection(datasets.written(tmp_path / str(i), {"train-000000": [{}] * 7, "test-000000": [{}] * 2}, seed=i)) for i in range(2)]
+    rows = reading.rows(selections)
+    some = reading.varied(rows, 8)
+    assert len({(row["set"], row["clip_id"]) for row in some}) == 8 and some == reading.varied(rows.take(list(range(17, -1, -1))), 8)
+    chosen = reading.drawn(rows, 10)
+    expected = {(i, row["key"]): [row["power_x"], row["power_y"]] for i, one in enumerate(selections) for row in pq.read_table(one.table).to_pylist()}
+    wanted = [expected[place] for place in zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True)]
+    assert reading.powers(selections, chosen).tolist() == wanted
 
 
 def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
