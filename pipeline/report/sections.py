@@ -47,7 +47,7 @@ def head(selections: Sequence[Selection], statistics: SpectrumStatistics, rows: 
         outcomes=[(outcome.value, outcomes.get(outcome.value, 0)) for outcome in Outcome], total=len(rows),
         splits=sorted(counted(kept["split"]), reverse=True), licences=counted(kept["licence"])[:20],
         reasons={o: reasons(reading.where(rows, outcome=o)) for o in (Outcome.REJECTED.value, Outcome.QUARANTINED.value)},
-        sources=[source(one) for one in selections], flows=sorted({flow(one) for one in selections}),
+        sources=[source(one, int(np.sum(kept["set"].to_numpy() == i))) for i, one in enumerate(selections)], flows=sorted({flow(one) for one in selections}),
     )  # fmt: skip
 
 
@@ -57,12 +57,12 @@ def reasons(rows: pa.Table) -> list[dict[str, Any]]:
     return [dict(reason=reason, words=REASONS.get(reason, ""), count=count, share=count / pairs[0][1]) for reason, count in pairs]
 
 
-def source(selection: Selection) -> dict[str, Any]:
-    """A data set, by name, with its settings."""
+def source(selection: Selection, kept: int) -> dict[str, Any]:
+    """A data set, by name, with its settings and number of kept windows."""
     contract = selection.dataset.begun()
     thresholds = {f"thresholds.{name}": value for name, value in asdict(selection.thresholds()).items()}
     return dict(
-        name=selection.dataset.root.absolute().name, view=selection.view, run=selection.index()["run"][:12],
+        name=selection.dataset.root.absolute().name, view=selection.view, kept=kept, run=selection.index()["run"][:12],
         config=sorted((flatten(contract.config) | thresholds).items()), versions=sorted(contract.versions.items()),
     )  # fmt: skip
 

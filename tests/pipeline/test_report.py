@@ -127,6 +127,7 @@ def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
     outcomes = [row["outcome"] for row in rows]
     assert f"{outcomes.count('kept')} start frames from 4 video clips" in Reader(real_page).text
     assert outcomes.count("rejected") >= 1 and outcomes.count("quarantined") == 1
+    assert "Sources data set kept run 0<script>window.hacked = 1<script> 4 " in Reader(hostile_page).text
     assert "12 start frames from 3 video clips" in Reader(hostile_page).text  # three data sets of 4 kept windows in one clip
 
 
