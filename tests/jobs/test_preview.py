@@ -153,6 +153,10 @@ def test_a_mistake_is_one_sentence_and_no_file(dataset, rows, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+def test_the_file_asked_for_is_judged_before_any_work(tmp_path, capsys):
+    assert "suffix is '.mov'" in refused(capsys, str(tmp_path / "nowhere"), "a-000000", "--out", str(tmp_path / "a.mov"))
+
+
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, capsys):
     assert "has no manifest.parquet, expected a data set whose run has finished" in refused(capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4"))
 

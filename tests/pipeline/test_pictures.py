@@ -1,5 +1,6 @@
 """Pictures of motion against motion that is known."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -140,13 +141,8 @@ def test_what_was_at_p_is_seen_at_p_plus_its_displacement():
     x, y = np.meshgrid(np.arange(W), np.arange(H))
     flow = field(2 * np.sin(x / 9 + y / 11), 1.5 * np.cos(x / 12))
     image = np.broadcast_to((127 + 100 * np.sin(x / 7) * np.cos(y / 8))[..., None], (H, W, 3)).astype(np.uint8)
-    moved = warp(image, flow).astype(float)
-    for px, py in ((20, 15), (33, 22), (45, 12)):
-        dx, dy = flow[:, py, px]
-        column, row = int(px + dx), int(py + dy)
-        fx, fy = px + dx - column, py + dy - row
-        corners = moved[row : row + 2, column : column + 2, 0]
-        assert [1 - fy, fy] @ corners @ [1 - fx, fx] == pytest.approx(float(image[py, px, 0]), abs=2.5)
+    again = cv2.remap(warp(image, flow), np.float32(x + flow[0]), np.float32(y + flow[1]), cv2.INTER_CUBIC)
+    assert np.abs(again[6:-6, 6:-6].astype(float) - image[6:-6, 6:-6]).mean() < 0.7
 
 
 def test_pictures_stand_beside_each_other_under_their_captions():
