@@ -7,7 +7,7 @@ Merges the histograms of the training shards. Of one data set with no other wish
 default, DATASET/statistics.json and DATASET/report.html; anything else goes where --out and --report say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,11 +55,31 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
+        write = report_writer(job)
         selections = [select(text) for text in job.datasets]
         statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].file("statistics.json")
         replace_file(out, encode(statistics))
         print("\n".join([*lines(statistics), f"statistics: {out}"]))
+        if write:
+            target = job.report or selections[0].file("report.html")
+            replace_file(target, write(selections, statistics).encode())
+            print(f"report: {target}")
+
+
+def report_writer(job: ReportStatistics) -> Callable[[Sequence[Selection], SpectrumStatistics], str] | None:
+    """What makes the page; None where none is asked for. Raises ValueError where its libraries are missing."""
+    if job.out is not None and job.report is None:
+        return None
+    try:
+        from pipeline.report import report
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2", "markupsafe"):
+            raise
+        raise ValueError(
+            f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or --out FILE without a report"
+        ) from error
+    return report
 
 
 def count_exactly(selections: Sequence[Selection], job: ReportStatistics) -> Fine:

@@ -49,6 +49,11 @@ def test_torch_is_imported_only_where_flow_runs_on_it():
     assert importing("torchvision") == {"pipeline/vision.py"}
 
 
+def test_only_the_report_draws_pages_and_figures():
+    for library in ("matplotlib", "jinja2", "markupsafe"):
+        assert importing(library) and all(path.startswith("pipeline/report/") for path in importing(library))
+
+
 def test_ray_is_started_in_one_place():
     assert [p.name for p in FILES if "ray" in imports(p)] == ["cluster.py"]
 
