@@ -23,6 +23,9 @@ from pipeline.selection import Selection, select
 from pipeline.shards import replace_file
 from schemas.statistics import SpectrumStatistics, encode
 
+PageMaker = Callable[[Sequence[Selection], SpectrumStatistics], str]
+"""The report of these data sets, with these scales."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportStatistics:
@@ -55,30 +58,26 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
-        write = report_writer(job)
+        make_page = page_maker("--out FILE without a report") if job.out is None or job.report else None
         selections = [select(text) for text in job.datasets]
         statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].file("statistics.json")
         replace_file(out, encode(statistics))
         print("\n".join([*lines(statistics), f"statistics: {out}"]))
-        if write:
+        if make_page:
             target = job.report or selections[0].file("report.html")
-            replace_file(target, write(selections, statistics).encode())
+            replace_file(target, make_page(selections, statistics).encode())
             print(f"report: {target}")
 
 
-def report_writer(job: ReportStatistics) -> Callable[[Sequence[Selection], SpectrumStatistics], str] | None:
-    """What makes the page; None where none is asked for. Raises ValueError where its libraries are missing."""
-    if job.out is not None and job.report is None:
-        return None
+def page_maker(instead: str) -> PageMaker:
+    """What makes the page. Raises ValueError where its libraries are missing, naming what can be done instead."""
     try:
         from pipeline.report import report
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
-        raise ValueError(
-            f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or --out FILE without a report"
-        ) from error
+        raise ValueError(f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or {instead}") from error
     return report
 
 

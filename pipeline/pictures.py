@@ -24,6 +24,8 @@ OUTLIERS = 0.005
 """Share of the values that may pass the end of a scale."""
 INVERSIONS = 20
 """Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each."""
+CONVERGED_PX = 0.005
+"""A step that moves nothing further than this is the last."""
 GROUND, INK = (24, 26, 30), (225, 228, 232)
 """Behind the pictures, and of the letters."""
 LETTERS, LINE, GAP = 12, 16, 6
@@ -142,10 +144,12 @@ def displacement_at(flow: Float32[np.ndarray, "2 height width"]) -> Float32[np.n
     By fixed-point iteration; it converges where the gradient of F is under 1.
     """
     x, y = positions(*flow.shape[1:])
-    u = flow
+    moved = u = cv2.merge(list(flow))
     for _ in range(INVERSIONS):
-        u = np.stack([cv2.remap(part, x - u[0], y - u[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for part in flow])
-    return u
+        u, before = cv2.remap(moved, x - u[..., 0], y - u[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), u
+        if cv2.norm(u, before, cv2.NORM_INF) < CONVERGED_PX:
+            break
+    return np.stack(cv2.split(u))
 
 
 def enlarged(image: Picture, width: int) -> AnyPicture:
