@@ -97,7 +97,7 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
     committed = [item for item in planned if item.shard not in set(left)]
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
-    faults += strangers(dataset, [item.shard for item in planned], alone)
+    faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
     compared = check_derived(dataset) if sound else None
     return Verified(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
@@ -236,15 +236,15 @@ def check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts
         yield Fault(f"records/{shard}.json", "does not name the histogram of its samples", Remedy.REBUILD, shard)
 
 
-def strangers(dataset: Dataset, shards: Sequence[str], alone: bool) -> list[Fault]:
-    """Files of which no plan knows, and where no run is going on, temporary ones that one left behind."""
+def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
+    """Files of which no plan knows, and temporary ones, which are no fault while shards are left: the next run removes them."""
     found = []
     for folder, name in ((dataset.shards, "{}.tar"), (dataset.records, "{}.json"), (dataset.histograms, "{}.safetensors")):
         known = {name.format(shard) for shard in shards}
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
-    temporary = dataset.temporary_files() if alone else []
-    return found + [Fault(relative(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in temporary]
+    paths = dataset.temporary_files() if temporary else []
+    return found + [Fault(relative(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
 
 
 def is_temporary(path: Path) -> bool:

@@ -104,6 +104,7 @@ def test_an_unfinished_data_set_is_not_a_damaged_one(sound, tmp_path):
     for name in damage.FILES:
         (root / name).unlink()
     (root / "records" / "train-000001.json").unlink()
+    damage.add("shards/.train-000001.tar.0.tmp", root)
     found = verify(Dataset(root))
     assert found.faults == [] and found.left == ["train-000001"] and not found.compared
     damage.flip(damage.TARS[0], 0.5, 0, root)
