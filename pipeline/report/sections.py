@@ -29,7 +29,7 @@ CELLS = 60
 STRIPS, LISTED = 6, 50
 
 
-def counted(values: pa.ChunkedArray) -> list[tuple[str, int]]:
+def counted(values: pa.ChunkedArray) -> list[tuple[Any, int]]:
     """How often each value is there, the commonest first."""
     pairs = [(entry["values"], entry["counts"]) for entry in pc.value_counts(values.cast(pa.string())).to_pylist()]  # pyright: ignore[reportAttributeAccessIssue]
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0] or ""))

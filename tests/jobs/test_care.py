@@ -11,7 +11,7 @@ from threading import Timer
 
 import pytest
 
-from jobs import command, extract_flow, finalize, repair, status, verify
+from jobs import command, extract_flow, finalize, refilter, repair, status, verify
 from pipeline.dataset import Dataset
 from tests import damage
 
@@ -49,9 +49,21 @@ def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, name
     for name in names:
         data = (root / name).read_bytes()
         (root / name).unlink() if how == "delete" else (root / name).write_bytes(data[: len(data) // 2] + b"?" if how == "corrupt" else b"")
-    code, out, _ = called(finalize, capsys, root)
+    code, out, _ = called(finalize, capsys, root, "--no-report")
     assert code == 0 and all(name in out for name in names)
     assert damage.contents(root) == damage.contents(sound)
+
+
+def test_the_report_and_the_files_of_a_view_come_back_too(root, capsys):
+    assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
+    assert called(finalize, capsys, root)[0] == 0
+    view = [path for path in (root / "views").iterdir() if path.name != "strict.json"]
+    before = {path: path.read_bytes() for path in [root / "report.html", *view]}
+    assert len(view) == 4 and b"<html" in before[root / "report.html"]
+    for i, path in enumerate(before):
+        path.unlink() if i % 2 else path.write_bytes(b"damage")
+    assert called(finalize, capsys, root)[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_unfinished_data_set_is_not_finalized(root, capsys):
