@@ -27,7 +27,8 @@ demo: demo/clips/clips.csv
 endif
 demo: $(INSTALLED)
 	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle --windows-per-shard 16
-	@echo "the data set is in $(DATASET)"
+	$(BIN)/quiver report-statistics "$(DATASET)"
+	@echo "the data set is in $(DATASET); open $(DATASET)/report.html in a browser"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

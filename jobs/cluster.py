@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.dataset import ContractMismatch
@@ -84,7 +85,13 @@ def tasks_on(node: Mapping[str, float], needs: Needs) -> int:
 def close_to_the_world() -> None:
     """Ray's own ports listen on every interface: a local Ray answers only to a token that is made for this process."""
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = own_token()
+
+
+@cache
+def own_token() -> str:
+    """One for each process: Ray knows no other once it was started."""
+    return secrets.token_hex(32)
 
 
 def mapped(function: Callable[[Item], Value], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Value]]:

@@ -2,12 +2,18 @@
 
 import importlib
 import sys
+from importlib.metadata import version
 
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
+    "status": "how far a data set is, what became of its windows, what is missing",
+    "verify": "reads a data set again and names every fault",
+    "repair": "builds again what is damaged",
+    "finalize": "writes the manifest and every other derived file again",
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",
     "make-clips": "procedural videos of swaying things with known motion",
+    "preview": "one sample of a data set as a video or a sheet of pictures",
 }
 
 
@@ -16,7 +22,9 @@ def main() -> None:
     verb, *args = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
         print("usage: quiver VERB [options]; quiver VERB --help says more\n")
-        print("\n".join(f"  {name:14} {what}" for name, what in VERBS.items()))
+        print("\n".join(f"  {name:18} {what}" for name, what in VERBS.items()))
+    elif verb == "--version":
+        print(f"quiver {version('quiver-motion')}")
     elif verb in VERBS:
         importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(args)
     else:

@@ -18,6 +18,7 @@ class Exit(IntEnum):
     IN_USE = 4
     """Another run holds the folder."""
     STORAGE = 5
+    """A file cannot be read or written; of verify, faults were found; of repair, some are left."""
     INTERRUPTED = 130
 
 

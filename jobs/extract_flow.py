@@ -47,19 +47,40 @@ class FilterChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractFlow(FilterChoice):
-    """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
-
-    clips: tuple[str, ...]
-    """Folders (searched recursively), video files, or .parquet or .csv tables with a uri column."""
-    out: Path
-    """Folder of the data set; created, or continued where it is the same run."""
+class Workers:
     workers: int | None = None
     """Worker processes; without a number, as many as fit."""
     decoders_per_worker: int = 1
     """Decoder processes, and CPU cores, of each worker; more where a GPU computes the flow faster than one decodes."""
     gpus_per_worker: float | None = None
     """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two workers share one."""
+
+    def __post_init__(self):
+        check_counts(self, "workers", "decoders_per_worker")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 8:
+            raise ValueError(f"--gpus-per-worker is {self.gpus_per_worker}, expected 0 to 8")
+
+    def needs(self, flow: FlowConfig) -> cluster.Needs:
+        """What a worker occupies."""
+        gpus = float(uses_gpu(flow)) if self.gpus_per_worker is None else self.gpus_per_worker
+        return cluster.Needs(self.decoders_per_worker, gpus)
+
+
+def check_counts(job: Any, *names: str) -> None:
+    """Raises ValueError where one of these options is a number under 1."""
+    for name in names:
+        if (value := getattr(job, name)) is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractFlow(Workers, FilterChoice):
+    """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
+
+    clips: tuple[str, ...]
+    """Folders (searched recursively), video files, or .parquet or .csv tables with a uri column."""
+    out: Path
+    """Folder of the data set; created, or continued where it is the same run."""
     limit: int | None = None
     """Only the first so many clips."""
     dry_run: bool = False
@@ -67,16 +88,8 @@ class ExtractFlow(FilterChoice):
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
 
     def __post_init__(self):
-        for name in ("workers", "limit", "decoders_per_worker"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 8:
-            raise ValueError(f"--gpus-per-worker is {self.gpus_per_worker}, expected 0 to 8")
-
-    def needs(self) -> cluster.Needs:
-        """What a worker occupies."""
-        gpus = float(uses_gpu(self.build.flow)) if self.gpus_per_worker is None else self.gpus_per_worker
-        return cluster.Needs(self.decoders_per_worker, gpus)
+        super().__post_init__()
+        check_counts(self, "limit")
 
 
 registry = tyro.constructors.ConstructorRegistry()
@@ -116,11 +129,14 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)
+        if job.out.exists() and not job.out.is_dir():
+            raise ValueError(f"--out is {str(job.out)!r}, which is a file; expected a folder, or a name for a new one")
         clips = list_clips(job.clips)[: job.limit]
         job = with_absolute_files(job)
         dataset, config = Dataset(job.out), {} if job.dry_run else recorded(job.build)
-        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, job.needs()):
-            at_once = 0 if job.dry_run else cluster.room(job.workers, job.needs())
+        needs = job.needs(job.build.flow)
+        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, needs):
+            at_once = 0 if job.dry_run else cluster.room(job.workers, needs)
             rows = plan_rows(probe_all(clips, job), job.build.plan)
             if job.dry_run:
                 print_plan(rows, job)
@@ -181,25 +197,25 @@ def sample_bytes(config: BuildConfig) -> int:
 
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
-    for warning in dataset.open(rows, config, versions(job)):
+    for warning in dataset.open(rows, config, versions(job.build)):
         print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
-    if failed := build_all(dataset, left, job, at_once):
+    if failed := build_all(dataset, left, job.build, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     summary = finalize(dataset)
     print("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
     """
     failed = []
-    build = partial(build_one, str(dataset.root.absolute()), job.build, job.decoders_per_worker)
+    build = partial(build_one, str(dataset.root.absolute()), config, workers.decoders_per_worker)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs()):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
             if isinstance(value, OSError | ContractMismatch):
                 raise value
             if isinstance(value, cluster.Unfit):
@@ -233,9 +249,9 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
 
 
-def versions(job: ExtractFlow) -> dict[str, str]:
+def versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
-    names = [*RECORDED, *(["decord"] if job.build.decode.decoder == "auto" else []), *(["torch", "torchvision"] if job.build.flow.flow != "dis" else [])]
+    names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
     return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 
 

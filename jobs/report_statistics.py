@@ -7,7 +7,7 @@ Merges the histograms of the training shards. Of one data set with no other wish
 default, DATASET/statistics.json and DATASET/report.html; anything else goes where --out and --report say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,9 @@ from pipeline.scales import Fine, ScaleConfig
 from pipeline.selection import Selection, select
 from pipeline.shards import replace_file
 from schemas.statistics import SpectrumStatistics, encode
+
+PageMaker = Callable[[Sequence[Selection], SpectrumStatistics], str]
+"""The report of these data sets, with these scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +58,27 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
+        make_page = page_maker("--out FILE without a report") if job.out is None or job.report else None
         selections = [select(text) for text in job.datasets]
         statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].file("statistics.json")
         replace_file(out, encode(statistics))
         print("\n".join([*lines(statistics), f"statistics: {out}"]))
+        if make_page:
+            target = job.report or selections[0].file("report.html")
+            replace_file(target, make_page(selections, statistics).encode())
+            print(f"report: {target}")
+
+
+def page_maker(instead: str) -> PageMaker:
+    """What makes the page. Raises ValueError where its libraries are missing, naming what can be done instead."""
+    try:
+        from pipeline.report import report
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2", "markupsafe"):
+            raise
+        raise ValueError(f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or {instead}") from error
+    return report
 
 
 def count_exactly(selections: Sequence[Selection], job: ReportStatistics) -> Fine:

@@ -11,11 +11,12 @@ import fcntl
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,16 @@ class FolderInUse(Exception):
 
 
 class DamagedShard(OSError):
-    """A file that a commit record names is gone or is another."""
+    """A commit record, or a file that it names, is gone or is another."""
+
+
+class DamagedPlan(OSError):
+    """The plan is gone or is another: what belongs into which shard is not known any more."""
+
+
+REMOVED = ".removed"
+"""Where repair puts files that are none of the data set's."""
+NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
 class Dataset:
@@ -86,7 +96,7 @@ class Dataset:
         if lines:
             raise ContractMismatch(lines)
         self.remove_temporary_files()
-        return [f"{name} is {versions.get(name)} now and was {old}" for name, old in found.versions.items() if versions.get(name) != old]
+        return other_versions(found, versions)
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -100,16 +110,26 @@ class Dataset:
         """One writer per folder, on one machine. Raises FolderInUse while another process holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / ".lock", "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise FolderInUse(f"another run is writing to {self.root}") from error
+            if not any(locked(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1)):  # is_held has it for an instant
+                raise FolderInUse(f"another run is writing to {self.root}")
             yield
+
+    def is_held(self) -> bool:
+        """Whether a run is writing to the folder now."""
+        try:
+            with open(self.root / ".lock") as file:
+                return not locked(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
 
     def remove_temporary_files(self) -> None:
         """What a run left behind that was stopped while it wrote."""
-        for path in self.root.glob("**/.*.tmp"):
+        for path in self.temporary_files():
             path.unlink()
+
+    def temporary_files(self) -> list[Path]:
+        """Files in the making, of this run or of one that was stopped."""
+        return sorted(path for path in self.root.glob("**/.*.tmp") if path.relative_to(self.root).parts[0] != REMOVED)
 
     def begun(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
@@ -123,6 +143,17 @@ class Dataset:
             raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
         return found
 
+    def check_plan(self) -> None:
+        """Raises DamagedPlan where the plan is not the one that run.json names."""
+        expected = self.begun().plan
+        try:
+            with open(self.plan, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            found = None
+        if found != expected:
+            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {NEW_FOLDER}")
+
     def planned_rows(self) -> list[dict]:
         return list(self.stream_plan())
 
@@ -135,7 +166,22 @@ class Dataset:
         return self.record(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
-        return json.loads(self.record(shard).read_bytes())
+        """Raises DamagedShard where its bytes are not those that were written."""
+        path = self.record(shard)
+        try:
+            return opened_seal(path.read_bytes())
+        except ValueError as error:
+            raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
+
+
+def locked(file: IO[str], kind: int, wait_s: float = 0.0) -> bool:
+    """Whether a lock of this kind was had, after a pause."""
+    time.sleep(wait_s)
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class ShardDraft:
@@ -171,11 +217,28 @@ class ShardDraft:
             shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
             run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
         )  # fmt: skip
-        create_file(self.dataset.record(self.shard), to_json(record))
+        create_file(self.dataset.record(self.shard), sealed(record))
 
     def discard(self) -> None:
         """Removes what is not published."""
         self.writer.discard()
+
+
+def sealed(record: dict[str, Any]) -> bytes:
+    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
+    return to_json(record | {"digest": hashlib.sha256(to_json(record)).hexdigest()})
+
+
+def opened_seal(data: bytes) -> dict[str, Any]:
+    """Inverse of `sealed`. Raises ValueError saying what it is instead where one bit of it has changed."""
+    try:
+        record = json.loads(data)
+        record.pop("digest")
+    except (AttributeError, KeyError, ValueError, RecursionError) as error:
+        raise ValueError("is no commit record, or one without a digest") from error
+    if sealed(record) != data:
+        raise ValueError("has changed since it was written")
+    return record
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -183,6 +246,11 @@ def table_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def other_versions(contract: RunContract, versions: dict[str, str]) -> list[str]:
+    """A sentence for each library that is another version than when the data set was begun."""
+    return [f"{name} is {versions.get(name)} now and was {old}" for name, old in contract.versions.items() if versions.get(name) != old]
 
 
 def inputs_digest(rows: Iterable[dict]) -> str:

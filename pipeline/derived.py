@@ -30,6 +30,7 @@ from schemas import statistics as schema
 from schemas.outcome import Outcome
 from schemas.tables import MANIFEST
 
+FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
 ROW_GROUP = 1024
 """Rows of the manifest that are written, and can be read, together."""
 
@@ -46,7 +47,7 @@ class Part(NamedTuple):
 def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     """Writes every derived file, into the data set's folder or another one; returns the summary.
 
-    Raises ValueError where a shard is not committed yet, DamagedShard for a file that is not the one recorded.
+    Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file that is not the one recorded.
     """
     check_complete(dataset)
     goal = Dataset(into or dataset.root)
@@ -68,8 +69,8 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
 
 
 def check_complete(dataset: Dataset) -> None:
-    """Raises ValueError where shards of the plan have no record."""
-    dataset.begun()
+    """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
+    dataset.check_plan()
     shards = list(dict.fromkeys(row["shard"] for row in dataset.stream_plan() if row["shard"]))
     left = [shard for shard in shards if not dataset.is_committed(shard)]
     if left:

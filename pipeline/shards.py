@@ -10,13 +10,16 @@ import json
 import os
 import tarfile
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from schemas.sample import KEY, MEMBERS, Sample, decode, encode
-from schemas.tables import member_columns
+from schemas.tables import checksum_column, member_columns
+
+CHUNK = 1 << 20
 
 
 class ShardWriter:
@@ -30,20 +33,19 @@ class ShardWriter:
         self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by publish or discard
 
     def add(self, sample: Sample) -> dict[str, int]:
-        """Appends a sample; returns the offset and the size of each member's bytes in the tar."""
+        """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
         if not KEY.fullmatch(sample.key):
             raise ValueError(f"key is {sample.key!r}, expected {KEY.pattern}")
         columns: dict[str, int] = {}
         for member, data in encode(sample).items():
             offset_column, size_column = member_columns(member)
             columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
+            columns[checksum_column(member)] = zlib.crc32(data)
         self.rows[sample.key] = columns
         return columns
 
     def _member(self, name: str, data: bytes) -> int:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = len(data), 0o644
-        header = info.tobuf(tarfile.USTAR_FORMAT)
+        header = tar_header(name, len(data))
         offset = self.file.tell() + len(header)
         for part in (header, data, bytes(-len(data) % tarfile.BLOCKSIZE)):
             self._write(part)
@@ -77,39 +79,88 @@ class ShardWriter:
         self.temporary.unlink(missing_ok=True)
 
 
+class Scanned(NamedTuple):
+    """A sample of a shard, as it was found; None where it is not the one that was written, and `faults` say why."""
+
+    key: str
+    sample: Sample | None
+    faults: list[str]
+
+
 def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> None:
-    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets.
-
-    Read once, from its beginning to its end.
-    """
+    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        found, end = hashlib.sha256(), 0
-        for key, columns in rows.items():
-            members, end = _read_members(file, key, columns, found, end)
-            decode(key, members)
-        rest = file.read()
-    found.update(rest)
-    if rest != bytes(2 * tarfile.BLOCKSIZE) or found.hexdigest() != sha256:
-        raise ValueError(f"{path.name} has sha256 {found.hexdigest()} and {len(rest)} bytes after its samples, expected {sha256} and {2 * tarfile.BLOCKSIZE}")
+        faults = [fault for scanned in scan_samples(file, rows, digest) for fault in scanned.faults] + scan_end(file, digest)
+    if faults or digest.hexdigest() != sha256:
+        raise ValueError(f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}")
 
 
-def _read_members(file: BinaryIO, key: str, columns: Mapping[str, Any], digest: Any, end: int) -> tuple[dict[str, bytes], int]:
-    """A sample's members, which must begin where the one before ended, and where they end."""
-    members = {}
-    for member in MEMBERS:
-        offset, size = (columns[name] for name in member_columns(member))
-        header, data, padding = file.read(tarfile.BLOCKSIZE), file.read(size), file.read(-size % tarfile.BLOCKSIZE)
-        check_member(header, f"{key}.{member}", size, len(data))
-        if offset != end + tarfile.BLOCKSIZE:
-            raise ValueError(f"member {key}.{member} begins at {end + tarfile.BLOCKSIZE}, expected {offset}")
-        for part in (header, data, padding):
-            digest.update(part)
-        members[member], end = data, offset + size + len(padding)
-    return members, end
+def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[Scanned]:
+    """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest` takes the bytes.
+
+    `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the file holds.
+    """
+    size = os.fstat(file.fileno()).st_size
+    for key, columns in rows.items():
+        members, faults = {}, []
+        if file.tell() >= size:
+            yield Scanned(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
+            continue
+        for member in MEMBERS:
+            members[member], fault = _scan_member(file, key, member, columns, digest)
+            faults += fault
+        yield _decoded(key, members, faults)
+
+
+def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any) -> tuple[bytes, list[str]]:
+    """The member that begins here, and what is wrong with it, if anything."""
+    name, (offset, size) = f"{key}.{member}", (columns[column] for column in member_columns(member))
+    left, began = os.fstat(file.fileno()).st_size - file.tell(), file.tell() + tarfile.BLOCKSIZE
+    parts = [file.read(min(length, left)) for length in (tarfile.BLOCKSIZE, size, -size % tarfile.BLOCKSIZE)]
+    for part in parts:
+        digest.update(part)
+    header, data, padding = parts
+    checks = (
+        (len(data) == size, f"ends after {len(data)} of {size} bytes, with the file"),
+        (began == offset, f"begins at byte {began}, expected {offset}"),
+        (header == tar_header(name, size), "has another header than was written"),
+        (zlib.crc32(data) == columns.get(checksum_column(member), zlib.crc32(data)), "has other bytes than were written"),
+        (padding == bytes(-size % tarfile.BLOCKSIZE), "is not followed by zeros"),
+    )
+    return data, [f"member {name} {what}" for sound, what in checks if not sound][:1]
+
+
+def _decoded(key: str, members: dict[str, bytes], faults: list[str]) -> Scanned:
+    """The sample of these members, unless there is something wrong with it."""
+    if faults:
+        return Scanned(key, None, faults)
+    try:
+        return Scanned(key, decode(key, members), [])
+    except ValueError as error:
+        return Scanned(key, None, [str(error)])
+
+
+def scan_end(file: BinaryIO, digest: Any) -> list[str]:
+    """What is wrong with the file from here on, where only the two empty blocks that end a tar should be."""
+    length, zeros = 0, True
+    while part := file.read(CHUNK):
+        digest.update(part)
+        length, zeros = length + len(part), zeros and not any(part)
+    if length != 2 * tarfile.BLOCKSIZE:
+        return [f"has {length} bytes after its samples, expected {2 * tarfile.BLOCKSIZE}"]
+    return [] if zeros else ["the blocks that end it are not zeros"]
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member: no time, no owner, so that equal members have equal headers."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
-    """The sample `key` of a shard, given the offset and size columns of its manifest row; touches nothing else of it.
+    """The sample `key` of a shard, given the columns of its members in its manifest row; touches nothing else of the tar.
 
     Raises ValueError where its bytes are not that sample.
     """
@@ -120,6 +171,8 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
             file.seek(offset - tarfile.BLOCKSIZE)
             header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
             check_member(header, f"{key}.{member}", size, len(data))
+            if zlib.crc32(data) != columns.get(checksum_column(member), zlib.crc32(data)):
+                raise ValueError(f"member {key}.{member} of {path.name} has other bytes than were written")
             members[member] = data
     return decode(key, members)
 
@@ -136,11 +189,11 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Adds the file's name to an error of writing to it, which does not say it by itself."""
+    """Adds the file's name to an error of writing to it, which does not say it by itself, or says the temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename:  # of another file, or not the system's
+        if error.errno is None or not str(error.filename or ".tmp").endswith(".tmp"):  # of something else that was done meanwhile
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -9,10 +9,8 @@ pixel i of W is at (i + 0.5) / W. Displacements are in pixels of the working res
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -20,6 +18,7 @@ from safetensors.numpy import save_file
 from scipy.interpolate import make_interp_spline
 from threadpoolctl import threadpool_limits
 
+from pipeline.encode import CLOCK, Shown, write_h264
 from pipeline.spectrum import to_spectrum
 
 WORKING = (256, 160)
@@ -31,8 +30,6 @@ MARGIN = 0.125
 """Painted beyond each side of the picture, in picture widths."""
 NODES = 48
 """Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px)."""
-CLOCK = 90_000
-"""Ticks per second of the files: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
 EDGE_PX = 3
 """Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point."""
 
@@ -184,29 +181,12 @@ def _front(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, n
 
 
 def write_clip(path: Path, scene: Scene, times: Float64[np.ndarray, " frames"], size: tuple[int, int] = VIDEO) -> None:
-    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4, BT.709; the same bytes each time.
-
-    One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list.
-    """
+    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
     ticks = np.rint(times * CLOCK).astype(int)
-    with av.open(str(path), "w", format="mp4") as file, threadpool_limits(1, "blas"):
-        stream = file.add_stream(
-            "libx264",
-            rate=round(1 / np.diff(times).mean()),
-            width=size[0],
-            height=size[1],
-            pix_fmt="yuv420p",
-            options={"crf": "12", "preset": "superfast", "bf": "0", "threads": "1"},
-        )
-        context = stream.codec_context
-        context.time_base = stream.time_base = Fraction(1, CLOCK)
-        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        for pts, duration in zip(ticks, np.append(np.diff(ticks), ticks[-1] - ticks[-2]), strict=True):
-            frame = av.VideoFrame.from_ndarray(render(scene, pts / CLOCK, size), "rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.duration, frame.time_base = int(pts), int(duration), Fraction(1, CLOCK)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
+    ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
+    with threadpool_limits(1, "blas"):
+        shown = (Shown(render(scene, begin / CLOCK, size), int(begin), int(end - begin)) for begin, end in zip(ticks, ends, strict=True))
+        write_h264(path, shown, rate=round(1 / np.diff(times).mean()), options=dict(crf="12", preset="superfast"), index_first=False)
 
 
 def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 30.0, time: int = 150, frequencies: int = 16) -> None:

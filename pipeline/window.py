@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.plan import PlanConfig
 from pipeline.spectrum import BLOCK, RunningSpectrum
 from pipeline.stretch import Seen
 from schemas.outcome import Measures, Quarantined, Reason, Stage
+from schemas.run import plain
 from schemas.sample import FORMAT_VERSION, Sample
 
 DIGITS = 6
@@ -58,6 +59,33 @@ class BuildConfig:
 def recorded(config: BuildConfig) -> dict[str, Any]:
     """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
     return asdict(config) | {"flow": describe(config.flow)}
+
+
+def restored(config: dict[str, Any], weights: str = "default") -> BuildConfig:
+    """Inverse of `recorded`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
+    which is `weights` (FlowConfig).
+
+    Raises ValueError where a setting is missing, unknown or of another kind.
+    """
+    try:
+        flow = {name: value for name, value in config["flow"].items() if name != "weights"}
+        return _restored(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"run.json has settings that cannot be read: {error}") from error
+
+
+def _restored(kind: Any, value: Any, name: str = "config") -> Any:
+    """A setting from what JSON made of it: infinities are words there, and tuples lists."""
+    if hasattr(kind, "__dataclass_fields__"):
+        kinds = get_type_hints(kind)
+        if value.keys() != kinds.keys():
+            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}")
+        return kind(**{part: _restored(kinds[part], value[part], part) for part in kinds})
+    if get_origin(kind) is tuple:
+        return tuple(_restored(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
+    if not (value in get_args(kind) if get_origin(kind) is Literal else plain(kind(value)) == value and kind in (float, type(value))):
+        raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return value if get_origin(kind) is Literal else kind(value)
 
 
 class Moving(NamedTuple):

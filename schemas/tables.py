@@ -48,7 +48,12 @@ def member_columns(member: str) -> tuple[str, str]:
     return f"{name}_offset", f"{name}_size"
 
 
-MEMBER_FIELDS = [pa.field(column, pa.int64()) for member in MEMBERS for column in member_columns(member)]
+def checksum_column(member: str) -> str:
+    """Name of the column that holds the CRC-32 of a member's bytes: tells where in a tar a bit flipped."""
+    return f"{member.split('.')[0]}_crc32"
+
+
+MEMBER_FIELDS = [pa.field(column, pa.int64()) for member in MEMBERS for column in (*member_columns(member), checksum_column(member))]
 
 PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts")])
 """One row for every window planned; one with a null key and an outcome for every clip that gave none."""

@@ -40,13 +40,18 @@ def importing(name: str, layer: str = "") -> set[str]:
 
 def test_only_the_decoder_processes_code_opens_videos_with_decord():
     assert importing("decord") == {"pipeline/decode/choice.py", "pipeline/decode/readers.py"}
-    assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/synthetic.py"}
+    assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/encode.py"}
 
 
 def test_torch_is_imported_only_where_flow_runs_on_it():
     allowed = {"pipeline/vision.py", "pipeline/device.py", "pipeline/flow/raft.py", "pipeline/flow/weights.py"}
     assert importing("torch", "pipeline") | importing("torch", "schemas") | importing("torch", "jobs") <= allowed
     assert importing("torchvision") == {"pipeline/vision.py"}
+
+
+def test_only_the_report_draws_pages_and_figures():
+    for library in ("matplotlib", "jinja2", "markupsafe"):
+        assert importing(library) and all(path.startswith("pipeline/report/") for path in importing(library))
 
 
 def test_ray_is_started_in_one_place():

@@ -2,15 +2,19 @@
 
 import json
 import os
+import zlib
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load, save
 
 from pipeline import scales
 from pipeline.derived import finalize
 from pipeline.scales import ScaleConfig, check_belongs, compute, count_fine, needed
 from pipeline.selection import Selection, samples, select
+from pipeline.shards import read_sample
 from pipeline.statistics import moduli
 from schemas.statistics import QUANTILES, decode, encode
 from tests.datasets import CALM, CONFIG, written
@@ -136,16 +140,18 @@ def test_damage_is_named(tmp_path):
 
 def test_a_number_that_is_not_finite_in_a_shard_is_named(tmp_path):
     dataset = written(tmp_path / "a", {"train-000000": [CALM]})
-    (row,) = Selection(dataset).kept(["key", "motion_offset", "motion_size"]).to_pylist()
+    (row,) = pq.read_table(dataset.manifest).to_pylist()
     tar = bytearray(dataset.tar("train-000000").read_bytes())
-    place = tar.index(b"spectrum", row["motion_offset"])
-    start = json.loads(tar[row["motion_offset"] + 8 : tar.index(b"}}", place) + 2])["spectrum"]["data_offsets"][0]
-    head = int.from_bytes(tar[row["motion_offset"] : row["motion_offset"] + 8], "little")
-    where = row["motion_offset"] + 8 + head + start
-    tar[where : where + 2] = np.array([np.nan], np.float16).tobytes()
+    motion = slice(row["motion_offset"], row["motion_offset"] + row["motion_size"])
+    arrays = load(bytes(tar[motion]))
+    arrays["spectrum"][1, 2, 3, 4] = np.nan
+    tar[motion] = save(arrays)
     dataset.tar("train-000000").write_bytes(tar)
-    with pytest.raises(ValueError, match=rf"sample '{row['key']}' .* spectrum has values that are not finite"):
+    with pytest.raises(ValueError, match=rf"member {row['key']}.motion.safetensors of train-000000.tar has other bytes than were written"):
         exact([Selection(dataset)])
+    row["motion_crc32"] = zlib.crc32(tar[motion])
+    with pytest.raises(ValueError, match=rf"sample '{row['key']}' .* spectrum has values that are not finite"):
+        read_sample(dataset.tar("train-000000"), row["key"], row)
 
 
 @pytest.mark.parametrize("broken", [b"", b"[]", b"{}", b'{"format": 1}', b"[" * 100_000])

@@ -74,7 +74,7 @@ def test_hugging_face_datasets_reads_it(shard, tmp_path):
         np.testing.assert_array_equal(np.asarray(row[IMAGE]), sample.image)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed tail", "shifted"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped motion", "zeroed tail", "shifted"])
 def test_a_damaged_shard_raises_before_a_wrong_sample_is_given(shard, damage):
     path, rows, _ = shard
     data, last = bytearray(path.read_bytes()), list(rows)[-1]
@@ -82,6 +82,8 @@ def test_a_damaged_shard_raises_before_a_wrong_sample_is_given(shard, damage):
         del data[rows[last]["motion_offset"] + 100 :]
     elif damage == "flipped":
         data[rows[last]["image_offset"] + rows[last]["image_size"] // 2] ^= 1
+    elif damage == "flipped motion":
+        data[rows[last]["motion_offset"] + rows[last]["motion_size"] - 1] ^= 1
     elif damage == "zeroed tail":
         data[rows[last]["image_offset"] - 512 :] = bytes(len(data) - rows[last]["image_offset"] + 512)
     else:

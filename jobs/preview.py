@@ -1,0 +1,185 @@
+"""One sample of a data set to look at: a video of its motion, or a sheet of pictures.
+
+    quiver preview DATASET KEY --out FILE.mp4
+
+A .mp4, .gif or .webp shows side by side the start frame, the stored motion in colours, the start frame moved by it, and
+the real frames where the video is still there. A .png is a sheet of the motion's maps, frequencies and X-t slices.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from jobs.exits import sentences
+from pipeline import pictures
+from pipeline.dataset import Dataset
+from pipeline.encode import check_suffix, encode
+from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
+from pipeline.reconstruction import Reconstruction, reconstruct
+from pipeline.shards import replace_file
+from pipeline.spectrum import modulus
+from schemas.outcome import Quarantined
+
+PANEL = 240
+"""Least width of a picture: smaller ones are enlarged."""
+WHEEL = 44
+"""Size of the legend of the colours."""
+SLOWER = {".gif": 3}
+"""Kinds of file that show each so-manieth instant only."""
+STRONGEST = 6
+"""Frequencies of which a sheet shows the amplitude."""
+BAR, DASH = 5, 4
+"""Height of a scale, and length of the dashes that mark a row, pixels."""
+MARK = (255, 214, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Shows one sample of a data set: its motion as a video, or as a sheet of pictures."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Folder of the data set, whose run has finished."""
+    key: tyro.conf.Positional[str]
+    """Name of the sample: the column key of the manifest."""
+    out: Path
+    """File to write: .mp4, .gif or .webp for the motion, .png for a sheet of its maps, frequencies and X-t slices."""
+    magnify: float = 1.0
+    """The start frame is moved by this many times the stored motion."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = tyro.cli(Preview, prog="quiver preview", args=args)
+        check(job)
+        run(job)
+
+
+def check(job: Preview) -> None:
+    """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
+    check_suffix(job.out.suffix.lower())
+    if not 0 < job.magnify <= 1000:
+        raise ValueError(f"--magnify is {job.magnify:g}, expected more than 0 and at most 1000")
+    if job.out.is_dir() or not job.out.absolute().parent.is_dir():
+        raise ValueError(f"--out is {str(job.out)!r}, expected a file in a folder that is there")
+
+
+def run(job: Preview) -> None:
+    """Writes the file, whole or not at all."""
+    shown, suffix = reconstruct(Dataset(job.dataset), job.key), job.out.suffix.lower()
+    step = SLOWER.get(suffix, 1)
+    frames = iter([sheet(shown, job.magnify)]) if suffix == ".png" else moving(shown, job.magnify, step)
+    data = encode(frames, shown.settings.plan.fps / step, suffix)
+    replace_file(job.out, data)
+    print(f"{job.out}: {len(data) / 1e6:.1f} MB")
+
+
+def moving(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:
+    """Every `step`-th instant: start frame, motion, start frame moved, real frame."""
+    largest, start = end_of_scale(lengths(shown)), panel(shown.sample.image)
+    captions = ["start frame", f"stored motion, full colour at {largest:g} px", f"start frame moved by it{times(magnify)}", "real frames"]
+    for flow, moved, real in zip(shown.motion[::step], shown.frames(magnify, step), real_panels(shown, step), strict=False):
+        yield beside([start, motion_panel(flow, largest), panel(moved), real], captions)
+
+
+def real_panels(shown: Reconstruction, step: int) -> Iterator[Picture]:
+    """The real frames; from where the video gives out on, for ever, a panel that says why."""
+    try:
+        yield from map(panel, shown.real_frames(step))
+    except Quarantined as error:
+        yield from repeat(no_real_frames(error, panel(shown.sample.image).shape))
+
+
+def no_real_frames(error: Quarantined, shape: tuple[int, ...]) -> Picture:
+    """A panel that says why; so does a line on standard error."""
+    print(f"quiver: no real frames: {error.detail} ({error.reason})", file=sys.stderr)
+    return notice(f"no real frames: {error.detail}", *shape[:2])
+
+
+def sheet(shown: Reconstruction, magnify: float) -> Picture:
+    """Everything of a sample that stands still."""
+    rows = [overview(shown), maps(shown), *frequencies(shown), slices(shown, magnify)]
+    under_title = rows[0][:0, : -2 * pictures.GAP]
+    return beneath([beside([under_title], [title(shown)]), *rows])
+
+
+def title(shown: Reconstruction) -> str:
+    """What is shown, in words."""
+    plan, (columns, rows) = shown.settings.plan, shown.settings.size
+    return f"{shown.row['key']}: {plan.frames / plan.fps:g} s at {plan.fps:g} frames a second, {columns} x {rows} pixels"
+
+
+def overview(shown: Reconstruction) -> Picture:
+    """The start frame, and the motion when it is largest."""
+    length, image = lengths(shown), shown.sample.image.copy()
+    largest, when = end_of_scale(length), int(length.mean(axis=(1, 2)).argmax())
+    row = pictures.busiest_row(shown.motion)
+    image[row, np.arange(image.shape[1]) % (2 * DASH) < DASH] = MARK
+    flow = motion_panel(shown.motion[when], largest)
+    return beside(
+        [panel(image), flow],
+        ["start frame; dashes: row of the X-t slices", f"motion after {when / shown.settings.plan.fps:.2f} s, full colour at {largest:g} px"],
+    )
+
+
+def maps(shown: Reconstruction) -> Picture:
+    """W and the confidence."""
+    weight, certain = shown.sample.weight.astype(np.float32), shown.sample.confidence.astype(np.float32) / 255
+    largest = end_of_scale(weight)
+    captions = [f"W, mean displacement: 0 to {largest:g} px", "confidence in the motion: 0 to 1"]
+    return beside([with_scale(weight, largest), with_scale(certain, 1.0, pictures.grey)], captions)
+
+
+def frequencies(shown: Reconstruction) -> list[Picture]:
+    """The amplitudes of the strongest oscillations, two in a row, by frequency."""
+    plan = shown.settings.plan
+    amplitudes = pictures.amplitudes(shown.sample.spectrum, plan.frames)
+    strongest = sorted(1 + np.argsort(-amplitudes[1:].mean(axis=(1, 2)), kind="stable")[:STRONGEST])
+    ends = {k: end_of_scale(amplitudes[k]) for k in strongest}
+    panels = [with_scale(amplitudes[k], ends[k]) for k in strongest]
+    captions = [f"amplitude at {k * plan.fps / plan.frames:.4g} Hz: 0 to {ends[k]:g} px" for k in strongest]
+    return [beside(panels[i : i + 2], captions[i : i + 2]) for i in range(0, len(panels), 2)]
+
+
+def slices(shown: Reconstruction, magnify: float) -> Picture:
+    """X-t slices of the moved start frame and of the real frames."""
+    row = pictures.busiest_row(shown.motion)
+    moved = panel(pictures.slice_xt(shown.frames(magnify), row))
+    try:
+        real = panel(pictures.slice_xt(shown.real_frames(), row))
+    except Quarantined as error:
+        real = no_real_frames(error, moved.shape)
+    return beside([moved, real], [f"X-t slice of the start frame moved{times(magnify)}", "X-t slice of the real frames; time runs down"])
+
+
+def lengths(shown: Reconstruction) -> np.ndarray:
+    """|F_t(p)|, pixels, [time, height, width]."""
+    return modulus(shown.motion[:, 0], shown.motion[:, 1])
+
+
+def times(magnify: float) -> str:
+    return "" if magnify == 1 else f", motion x {magnify:g}"
+
+
+def panel(image: Picture) -> Picture:
+    return pictures.enlarged(image, PANEL)
+
+
+def motion_panel(flow: np.ndarray, largest: float) -> Picture:
+    return pictures.inset(panel(flow_colours(flow, largest)), pictures.colour_wheel(WHEEL))
+
+
+def with_scale(values: np.ndarray, largest: float, colours: Callable[[np.ndarray, float], Picture] = heat) -> Picture:
+    """The values in colours over the colours' scale."""
+    image = panel(colours(values, largest))
+    scale = colours(np.tile(np.linspace(0, largest, image.shape[1]), (BAR, 1)), largest)
+    return np.vstack([pictures.on_ground(image, len(image) + 2, image.shape[1]), scale])
+
+
+if __name__ == "__main__":
+    main()

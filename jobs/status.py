@@ -1,0 +1,196 @@
+#!/usr/bin/env python
+"""How far a data set is.
+
+    python -m jobs.status DATASET
+
+Works while a run is going on: it reads committed records, one at a time, and no shard. Exit codes: 0; 2 there is no data
+set; 5 its plan is gone or is another.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, takewhile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from jobs.exits import sentences
+from jobs.progress import by
+from jobs.verify import count
+from pipeline.dataset import DamagedShard, Dataset
+from pipeline.derived import FILES, Part, Tally, index_entry, manifest_rows, run_digest
+from pipeline.scales import check_belongs
+from pipeline.selection import Selection
+from schemas import statistics
+from schemas.outcome import printable
+
+SAME_RUN_S = 2.0
+"""Lines of the progress log are of one run where it began at the same time to within this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far a data set is, what became of its windows, and what is missing or out of date; changes nothing."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Folder of the data set."""
+    json: bool = False
+    """Print one JSON object instead of lines."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = tyro.cli(Status, prog="quiver status", args=args)
+        found = status(Dataset(job.dataset))
+        print(json.dumps(found) if job.json else "\n".join(lines(found)))
+
+
+class Counted(Tally):
+    """What the committed records say, and what the plan says is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned, self.damaged, self.index = {"shards": 0, "windows": 0}, [], {}
+        self.left = {"shards": 0, "windows": 0}
+
+    def take(self, dataset: Dataset, shard: str | None, rows: list[dict]) -> None:
+        """One shard of the plan, or the clips that gave no window."""
+        try:
+            record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
+        except DamagedShard:
+            record = None
+            self.damaged.append(shard)
+        for counts, there in ((self.planned, shard), (self.left, shard and not dataset.is_committed(shard))):
+            counts["shards"] += bool(there)
+            counts["windows"] += len(rows) if there else 0
+        if record or not shard:
+            part = Part(shard, manifest_rows(rows, record), record)
+            self.add(part)
+            if shard and record:
+                self.index[shard] = index_entry(part.rows, record)
+
+
+def status(dataset: Dataset) -> dict[str, Any]:
+    """All that is known without reading a shard.
+
+    Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
+    """
+    dataset.check_plan()
+    counted, running = Counted(), dataset.is_held()
+    for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
+        counted.take(dataset, shard, list(rows))
+    summary, speed = counted.summary(), rate(dataset)
+    missing, old = ([], []) if counted.left["shards"] or counted.damaged else derived_files(dataset, counted, summary)
+    seconds_left = counted.left["windows"] / speed if speed else None
+    return dict(
+        dataset=str(dataset.root), running=running, planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
+        windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
+        views=sorted(path.stem for path in dataset.views.glob("*.parquet")),
+    )  # fmt: skip
+
+
+def rate(dataset: Dataset) -> float | None:
+    """Windows a second of the last run, from its first moment to its last commit; None where nothing was committed."""
+    entries = list(progress(dataset.progress))
+    if not entries:
+        return None
+    began = entries[-1]["at"] - entries[-1]["elapsed_s"]
+    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < SAME_RUN_S, reversed(entries)))
+    windows = sum(entry["kept"] + entry["rejected"] + entry["quarantined"] for entry in mine)
+    return windows / entries[-1]["elapsed_s"] if entries[-1]["elapsed_s"] > 0 else None
+
+
+def progress(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of the progress log; one that was torn when a run was stopped is passed over."""
+    numbers = ("kept", "rejected", "quarantined", "elapsed_s", "at")
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+            yield {name: float(entry[name]) for name in numbers}
+        except (KeyError, TypeError, ValueError):
+            continue
+
+
+def derived_files(dataset: Dataset, counted: Counted, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Derived files that are not there, and those that are seen to be of other records, of a finished data set."""
+    training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
+    checks: dict[str, Callable[[], bool]] = {
+        "manifest.parquet": lambda: pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values()),
+        "index.json": lambda: {"run": run_digest(dataset), "shards": counted.index}.items() <= json.loads(dataset.index.read_bytes()).items(),
+        "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,
+        "histogram.safetensors": lambda: digest_of(dataset.merged) == json.loads(dataset.index.read_bytes())["histogram"],
+        "statistics.json": lambda: belongs(dataset),
+        "README.md": lambda: True,
+    }
+    needed = [name for name in FILES if training or name not in ("histogram.safetensors", "statistics.json")]
+    missing = [name for name in needed if not (dataset.root / name).exists()]
+    return missing, [name for name in needed if name not in missing and not holds(checks[name])]
+
+
+def holds(check: Callable[[], bool]) -> bool:
+    """Whether a file is there, can be read, and is what it should be."""
+    try:
+        return check()
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, pa.ArrowException):
+        return False
+
+
+def belongs(dataset: Dataset) -> bool:
+    """Whether the statistics are of the training shards that are there. Raises ValueError where they are not."""
+    check_belongs(statistics.decode(dataset.statistics.read_bytes()), [Selection(dataset)])
+    return True
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The same, for a person."""
+    planned, left = found["planned"], found["left"]
+    done = {name: planned[name] - left[name] for name in planned}
+    head = f"{found['dataset']}: {done['shards']} of {count(planned['shards'], 'shard')} built, {done['windows']} of {count(planned['windows'], 'window')}"
+    reasons = {name: f"  {found[name]} {name} {by(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
+    body = [f"  {found['kept']} kept {by(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {found['bytes'] / 1e6:.1f} MB"]
+    return [printable(head), *map(indented, body), *map(indented, notes(found))]
+
+
+def indented(line: str) -> str:
+    return "  " + printable(line)
+
+
+def notes(found: dict[str, Any]) -> Iterator[str]:
+    """What goes on, and what is to be done."""
+    speed = found["windows_per_second"]
+    pace = f", {speed:.2f} windows a second" if speed else ""
+    if found["running"]:
+        remaining = f", about {in_time(found['seconds_left'])} left" if found["seconds_left"] else ""
+        yield f"a run is writing to it now{pace}{remaining}"
+    elif found["left"]["shards"]:
+        remaining = f" (at the last run's{pace[1:]} about {in_time(found['seconds_left'])})" if speed else ""
+        yield f"no run is going on; the same extract-flow command goes on{remaining}"
+    if found["damaged_records"]:
+        yield f"damaged records: {', '.join(found['damaged_records'])}; quiver repair builds their shards again"
+    for what in ("missing", "out_of_date"):
+        if found[f"derived_{what}"] and not found["running"]:
+            yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
+    if found["views"]:
+        yield f"views: {', '.join(found['views'])}"
+
+
+def in_time(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,154 @@
+"""Pictures that move, as the bytes of one file: H.264 in mp4, animated gif and webp, and png for a single picture.
+
+Equal frames give equal bytes with one set of library versions. Only mp4 streams; the others hold all their frames.
+"""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+CLOCK = 90_000
+"""Ticks per second of an mp4: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
+BT709, LIMITED = 1, 1
+"""Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
+PALETTE_FROM = 16
+"""Frames, spread over a gif, from which its palette is made."""
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+class Shown(NamedTuple):
+    """A frame of an mp4, with its presentation time and its duration in ticks of CLOCK."""
+
+    image: Picture
+    pts: int
+    duration: int
+
+
+def encode(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
+    """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and webp repeat for ever.
+
+    An mp4 of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
+    of file cannot have, where there is no frame, frames differ in size, or a png is asked of more than one.
+    """
+    check_suffix(suffix)
+    if not (isfinite(fps) and 0 < fps <= FASTEST[suffix]):
+        raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {FASTEST[suffix]} for {suffix}")
+    return ENCODERS[suffix](of_one_size(frames), fps)
+
+
+def check_suffix(suffix: str) -> None:
+    """Raises ValueError, naming the suffixes there are, unless `encode` knows this one."""
+    if suffix not in ENCODERS:
+        raise ValueError(f"suffix is {suffix!r}, expected one of {', '.join(ENCODERS)}")
+
+
+def of_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
+    """The same frames. Raises ValueError at the first of another size than those before, or where there is none."""
+    shape = None
+    for number, frame in enumerate(frames):
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, expected {shape[1]}x{shape[0]} as those before it")
+        yield frame
+    if shape is None:
+        raise ValueError("there are 0 frames, expected at least 1")
+
+
+def _mp4(frames: Iterator[Picture], fps: float) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="quiver-") as folder:  # the index is moved to the front in a file that has a name
+        path = Path(folder) / "clip.mp4"
+        rate = Fraction(fps).limit_denominator(1001)
+        write_h264(path, at_rate(map(even, frames), fps), rate=rate, options=dict(crf="14", preset="fast"), index_first=True)
+        return path.read_bytes()
+
+
+def at_rate(frames: Iterable[Picture], fps: float) -> Iterator[Shown]:
+    """Each frame at its time, to the nearest tick."""
+    for number, frame in enumerate(frames):
+        begin, end = (round(i * CLOCK / fps) for i in (number, number + 1))
+        yield Shown(frame, begin, end - begin)
+
+
+def even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else image
+
+
+def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:
+    """Writes frames of one even size as H.264 in mp4, BT.709, as they come; `options` are x264's. The same bytes each time.
+
+    One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list. With the index at
+    its beginning a browser shows the first frame before it has the last; at its end it is written as it grows.
+    """
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"} if index_first else {}) as file:
+        stream = None
+        for image, pts, duration in frames:
+            stream = stream or _stream(file, image, rate, options)
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.duration, frame.time_base = pts, duration, Fraction(1, CLOCK)
+            file.mux(stream.encode(frame))
+        if stream is not None:
+            file.mux(stream.encode())
+
+
+def _stream(file: Any, image: Picture, rate: Fraction | int, options: dict[str, str]) -> Any:
+    height, width = image.shape[:2]
+    options = options | {"bf": "0", "threads": "1", "mbtree": "0"}  # the macroblock tree reads memory that it never wrote
+    stream = file.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options)
+    context = stream.codec_context
+    context.time_base = stream.time_base = Fraction(1, CLOCK)
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED
+    return stream
+
+
+def _gif(frames: Iterator[Picture], fps: float) -> bytes:
+    """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
+    images = list(frames)
+    some = [images[i] for i in np.linspace(0, len(images) - 1, PALETTE_FROM).astype(int)]
+    palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.FASTOCTREE)  # median cut drops colours that are rare
+    quantised = [Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for image in images]
+    return _animated(quantised, "gif", [10 * d for d in durations(len(images), fps, 100)], optimize=False, disposal=1)
+
+
+def _webp(frames: Iterator[Picture], fps: float) -> bytes:
+    images = [Image.fromarray(frame) for frame in frames]
+    return _animated(images, "webp", durations(len(images), fps, 1000), quality=85, method=3)
+
+
+def _animated(images: list[Image.Image], kind: str, milliseconds: list[int], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=milliseconds, loop=0, **options)
+    return buffer.getvalue()
+
+
+def durations(count: int, fps: float, clock: int) -> list[int]:
+    """How long each frame is shown, in whole ticks, such that rounding does not add up."""
+    return np.diff([round(i * clock / fps) for i in range(count + 1)]).tolist()
+
+
+def _png(frames: Iterator[Picture], fps: float) -> bytes:  # noqa: ARG001 - a picture has no rate
+    image, more = next(frames), next(frames, None)
+    if more is not None:
+        raise ValueError("there are several frames, expected 1 for .png; .mp4, .gif and .webp move")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+ENCODERS: dict[str, Callable[[Iterator[Picture], float], bytes]] = {".mp4": _mp4, ".gif": _gif, ".webp": _webp, ".png": _png}
+"""What makes each kind of file, by its suffix."""
+FASTEST = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
+"""Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a second."""

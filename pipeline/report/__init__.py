@@ -1,0 +1,54 @@
+"""The report of a data set: one HTML file that shows whether it is any good.
+
+    reading.py    what is read: columns of the manifests, chosen records and samples, the log
+    numbers.py    the mathematics of it, pure
+    figures.py    numbers to SVG, one function per figure
+    gallery.py    samples to pictures that move
+    sections.py   the page's parts, as values for page.html (with page.css and page.js)
+
+The file asks for nothing: no network, no other file. Whatever came from a file is text in it, escaped by the template,
+and its policy lets no script run but its own. Equal data sets give equal bytes.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report import reading, sections, words
+from pipeline.selection import Selection
+from schemas.statistics import SpectrumStatistics
+
+HERE = Path(__file__).parent
+
+
+def report(selections: Sequence[Selection], statistics: SpectrumStatistics) -> str:
+    """The page for these data sets taken together, whose scales are `statistics`.
+
+    Raises ValueError where a file of theirs is missing or damaged.
+    """
+    rows = reading.rows(selections)
+    averaged = sections.averaged(selections, rows)
+    parts = dict(
+        head=sections.head(selections, statistics, rows),
+        spectrum=sections.spectrum(selections, statistics, averaged.power),
+        normalisation=sections.normalisation(selections, statistics),
+        filters=sections.filters(selections, rows),
+        gallery=sections.gallery(selections, statistics, rows, averaged),
+        rejected=sections.rejected(selections, rows),
+        quarantined=sections.quarantined(selections, rows),
+        run=sections.run(selections),
+    )
+    return page(parts)
+
+
+def page(parts: dict) -> str:
+    """page.html with its style and its one script inside."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= words.FILTERS
+    script = (HERE / "page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(**parts, words=words.MEASURES, script=Markup(script), script_digest=digest)  # noqa: S704 - our own file

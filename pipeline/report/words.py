@@ -1,0 +1,122 @@
+"""What the report says of measures and reasons, and how it writes numbers."""
+
+import re
+from collections.abc import Mapping
+from math import floor, isinf, log10
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from schemas.outcome import printable
+
+LONGEST = 120
+"""Characters of a text from a file that are shown."""
+BY_CONTENT = re.compile(r"[0-9a-f]{16}")
+"""The id of a clip to which the user gave no name."""
+
+
+class Measure(NamedTuple):
+    """A measure of the filters, for a reader."""
+
+    title: str
+    unit: str
+    text: str
+
+
+MEASURES = {
+    "mean_motion_px": Measure("Motion", "px", "Displacement from the start frame, averaged over time and pixels. Logarithmic axis."),
+    "moving_share": Measure("Moving share", "", "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera."),
+    "trend_share": Measure("Trend", "", "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not."),
+    "drift_px": Measure("Drift", "px", "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share."),
+    "inconsistent_share": Measure("Inconsistent flow", "", "Share of the pixels where flow forward and backward disagree: the flow cannot be believed."),
+    "cut_correlation": Measure("Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."),
+    "cut_histogram": Measure("Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."),
+    "fade_levels": Measure("Brightness range", "grey levels", "How far the mean brightness ranges over the window."),
+    "frozen_share": Measure("Frozen share", "", "Share of the steps between frames that change nothing: repeated frames."),
+    "frame_rate": Measure("Frame rate", "frames/s", "Source frames a second. Too few cannot show fast motion."),
+    "longest_gap_s": Measure("Longest gap", "s", "Longest time between two neighbouring source frames. Logarithmic axis."),
+}
+"""Every measure, in the order of the report: motion first."""
+
+REASONS = {
+    "duplicate_clip": "the same video was listed before",
+    "too_short": "shorter than one window",
+    "cut": "the scene changes within the window",
+    "fade": "the brightness changes",
+    "frozen": "frames are repeated",
+    "low_frame_rate": "too few frames a second, or a gap between them",
+    "no_motion": "hardly anything moves",
+    "too_much_motion": "more than a sway, or flow that went wrong",
+    "camera_motion": "nearly every pixel moves",
+    "drift": "what moves does not come back",
+    "unreliable_flow": "flow forward and backward disagree",
+    "missing": "no such file",
+    "unreadable": "the file may not be read",
+    "forbidden_path": "a link that leaves its folder",
+    "not_media": "not a video file",
+    "no_video": "a file without pictures",
+    "no_frames": "a video without frames",
+    "unsupported_codec": "no decoder for it",
+    "too_many_pixels": "larger than is safe to decode",
+    "too_many_frames": "longer than is safe to decode",
+    "truncated": "the file ends too early",
+    "decode_error": "the decoder gave up",
+    "timeout": "the decoder was silent for too long",
+    "out_of_memory": "the decoder used too much memory",
+    "crash": "the decoder died",
+    "hash_mismatch": "the file changed during the run",
+    "nonfinite": "the motion is not a number",
+    "overflow": "the motion is too large to store",
+}
+
+
+def shown(value: float | int) -> str:
+    """A threshold: three digits, `off` where it is infinite."""
+    return "off" if isinf(value) else f"{value:.3g}"
+
+
+def plain(text: Any, limit: int = LONGEST) -> str:
+    """Text from a file: control characters gone, cut after `limit` characters."""
+    flat = printable(str(text), limit + 1)
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def number(value: float | int, digits: int = 3) -> str:
+    """So many digits, without an exponent or trailing zeros; thousands set apart."""
+    if value == 0 or not abs(value) < 1e15:
+        return f"{value:g}"
+    decimals = max(digits - 1 - floor(log10(abs(value))), 0)
+    text = f"{value:,.{decimals}f}".replace(",", "\u202f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def many(count: int, noun: str) -> str:
+    """`1 window`, `2 windows`."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: int) -> tuple[str, str]:
+    """Bytes: a number, and its unit."""
+    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            return number(count / least), unit
+    return number(count), "bytes"
+
+
+def duration(hours: float) -> tuple[str, str]:
+    """A number, and its unit."""
+    return (number(hours), "h") if hours >= 1 else (number(hours * 60), "min") if hours * 60 >= 1 else (number(hours * 3600), "s")
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A clip's name; the file's, where the clip was named by its content."""
+    named = row["clip_id"] or ""
+    return plain(PurePath(row["uri"] or "").name or named, 60) if BY_CONTENT.fullmatch(named) or not named else plain(named, 60)
+
+
+def reason(name: Any) -> str:
+    """A reason as words."""
+    return plain(name).replace("_", " ")
+
+
+FILTERS = dict(plain=plain, label=label, number=number, many=many, size=size, duration=duration, reason=reason, shown=shown)
+"""For the template."""

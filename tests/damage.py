@@ -1,0 +1,262 @@
+"""A small data set, and everything that storage or a person may do to it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jobs.extract_flow import versions
+from pipeline.build import build_shard
+from pipeline.dataset import Dataset, opened_seal, sealed
+from pipeline.derived import FILES, finalize
+from pipeline.filters import PRESETS
+from pipeline.flow import FlowConfig
+from pipeline.plan import PlanConfig, plan_clip, plan_rows
+from pipeline.shards import ShardWriter, read_sample
+from pipeline.verify import kept_rows
+from pipeline.window import BuildConfig, recorded
+from schemas.clip import Clip
+from schemas.sample import Sample
+from tests import videos
+from tests.pipeline.building import probe
+
+CONFIG = BuildConfig(
+    size=(64, 40), frequencies=6, pairs=1, checks=2, flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"],
+    plan=PlanConfig(frames=24, stride=12, windows_per_shard=4),
+)  # fmt: skip
+RANDOM = int(os.environ.get("QUIVER_MUTATIONS", "48"))
+"""How many mutations are drawn by chance, beside those that are listed."""
+
+
+def make_dataset(folder: Path) -> Path:
+    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it."""
+    for name in ("clips", "dataset"):
+        (folder / name).mkdir()
+    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train") for i in range(5)]
+    for i, clip in enumerate(clips):
+        videos.swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
+    dataset = Dataset(folder / "dataset")
+    rows = plan_rows([plan_clip(clip, CONFIG.plan, probe) for clip in clips], CONFIG.plan)
+    dataset.open(rows, recorded(CONFIG), versions(CONFIG))
+    build(dataset, shards_of(rows))
+    finalize(dataset)
+    return dataset.root
+
+
+def shards_of(rows: list[dict]) -> dict[str, list[dict]]:
+    return {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
+
+
+def build(dataset: Dataset, shards: dict[str, list[dict]]) -> list[str]:
+    """Builds shards in this process; none fails."""
+    for shard, rows in shards.items():
+        list(build_shard(dataset, shard, rows, CONFIG))
+    return []
+
+
+@contextmanager
+def building(dataset: Dataset) -> Iterator[Callable[[dict[str, list[dict]]], list[str]]]:
+    yield partial(build, dataset)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file of a data set that is promised."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "progress.jsonl") and ".removed" not in path.parts]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+class Mutation(NamedTuple):
+    """Something that happens to a data set; returns the files that verify has to name, and words it has to say."""
+
+    name: str
+    apply: Callable[[Path], tuple[set[str], str]]
+
+
+def flip(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
+    """One bit, at this share of the file's length; in a tar, the sample in which it lies is named."""
+    data = bytearray((root / path).read_bytes())
+    at = int(place * len(data))
+    data[at] ^= 1 << bit
+    (root / path).write_bytes(data)
+    return {path}, sample_at(root, path, at) if path.endswith(".tar") else ""
+
+
+def flip_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
+    """One bit of the byte there, and the words for it."""
+    data = bytearray((root / path).read_bytes())
+    data[where(root / path)] ^= 1
+    (root / path).write_bytes(data)
+    return {path}, words
+
+
+def sample_at(root: Path, path: str, at: int) -> str:
+    """The key of the sample that has this byte of a tar; none for the blocks that end it."""
+    rows = kept_rows(Dataset(root).read_record(Path(path).stem))
+    inside = [key for key, row in rows.items() if row["image_offset"] - 512 <= at]
+    return inside[-1] if at < (root / path).stat().st_size - 1024 else ""
+
+
+def cut(path: str, length: Callable[[Path], int], root: Path) -> tuple[set[str], str]:
+    file = root / path
+    file.write_bytes(file.read_bytes()[: length(file)])
+    return {path}, ""
+
+
+def zero_tail(path: str, share: float, root: Path) -> tuple[set[str], str]:
+    data = (root / path).read_bytes()
+    kept = int(share * len(data))
+    (root / path).write_bytes(data[:kept] + bytes(len(data) - kept))
+    return {path}, sample_at(root, path, kept)
+
+
+def swap(one: str, other: str, root: Path) -> tuple[set[str], str]:
+    first, second = (root / one).read_bytes(), (root / other).read_bytes()
+    (root / one).write_bytes(second)
+    (root / other).write_bytes(first)
+    return {one, other}, ""
+
+
+def delete(path: str, root: Path) -> tuple[set[str], str]:
+    (root / path).unlink()
+    return {path}, "is not there" if path in FILES else "is gone"
+
+
+def add(path: str, root: Path) -> tuple[set[str], str]:
+    (root / path).write_bytes(b"someone's")
+    return {path}, "left behind" if path.endswith(".tmp") else "no shard of the plan"
+
+
+def rewrite(shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path) -> tuple[set[str], str]:
+    """Writes a tar with its first sample changed, and with `seal` a record that agrees with it."""
+    dataset = Dataset(root)
+    record = dataset.read_record(shard)
+    samples = [read_sample(dataset.tar(shard), key, row) for key, row in kept_rows(record).items()]
+    writer = ShardWriter(dataset.tar(shard))
+    for sample in [change(samples[0]), *samples[1:]]:
+        columns = writer.add(sample)
+        next(row for row in record["rows"] if row["key"] == sample.key).update(columns)
+    writer._write(bytes(1024))
+    writer.file.close()
+    writer.temporary.replace(writer.path)
+    if seal:
+        record["tar"] = {"sha256": writer.sha256.hexdigest(), "bytes": writer.path.stat().st_size}
+        dataset.record(shard).write_bytes(sealed(record))
+    return {f"shards/{shard}.tar"}, words
+
+
+def not_finite(sample: Sample) -> Sample:
+    spectrum = sample.spectrum.copy()
+    spectrum[2, 1, 5, 7] = np.nan
+    return replace(sample, spectrum=spectrum)
+
+
+def smaller(sample: Sample) -> Sample:
+    return replace(sample, spectrum=sample.spectrum[:-1])
+
+
+def of_another_split(sample: Sample) -> Sample:
+    return replace(sample, meta=sample.meta | {"split": "holdout"})
+
+
+def louder(sample: Sample) -> Sample:
+    return replace(sample, spectrum=sample.spectrum * np.float16(2))
+
+
+def reseal(shard: str, change: dict, root: Path) -> tuple[set[str], str]:
+    """A record with something else in it, and a digest that agrees."""
+    path = Dataset(root).record(shard)
+    path.write_bytes(sealed(opened_seal(path.read_bytes()) | change))
+    return {f"records/{shard}.json"}, ""
+
+
+def in_other_order(path: str, root: Path) -> tuple[set[str], str]:
+    """Another JSON text of the same value."""
+    (root / path).write_bytes(json.dumps(json.loads((root / path).read_bytes())).encode())
+    return {path}, ""
+
+
+SHARDS = ("train-000000", "train-000001", "test-000000")
+TARS = tuple(f"shards/{shard}.tar" for shard in SHARDS)
+EACH = (*(f"{folder}/{shard}.{suffix}" for shard in SHARDS for folder, suffix in (("records", "json"), ("histograms", "safetensors"))), *TARS, *FILES)
+CONTRACT = ("run.json", "plan.parquet")
+LENGTHS: dict[str, Callable[[Path], int]] = {
+    "to nothing": lambda file: 0,
+    "in a header": lambda file: 100,
+    "after a header": lambda file: 512,
+    "between samples": lambda file: second_sample(file),
+    "before the end": lambda file: file.stat().st_size - 1024,
+    "in the end": lambda file: file.stat().st_size - 512,
+    "by a byte": lambda file: file.stat().st_size - 1,
+}
+
+
+def second_sample(file: Path) -> int:
+    """Where it begins in a tar."""
+    rows = kept_rows(Dataset(file.parents[1]).read_record(file.stem))
+    return list(rows.values())[1]["image_offset"] - 512
+
+
+def first_row(file: Path) -> dict:
+    """Of the first sample of a tar."""
+    return next(iter(kept_rows(Dataset(file.parents[1]).read_record(file.stem)).values()))
+
+
+PLACES: dict[str, tuple[Callable[[Path], int], str]] = {
+    "a header": (lambda file: first_row(file)["json_offset"] - 100, "clip-0-000000.json has another header"),
+    "padding": (lambda file: first_row(file)["json_offset"] + first_row(file)["json_size"], "clip-0-000000.json is not followed by zeros"),
+    "its end": (lambda file: file.stat().st_size - 1, "the blocks that end it are not zeros"),
+}
+
+
+def listed() -> list[Mutation]:
+    """Each kind at least once."""
+    tar, shard = TARS[0], SHARDS[0]
+    strangers = [
+        "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.a.tar.0.tmp", ".run.json.1.tmp",
+    ]  # fmt: skip
+    found = [Mutation(f"cut {tar} {name}", partial(cut, tar, length)) for name, length in LENGTHS.items()]
+    found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_at, tar, where, words)) for name, (where, words) in PLACES.items()]
+    found += [Mutation(f"zero {tar} from {share}", partial(zero_tail, tar, share)) for share in (0.3, 0.95)]
+    found += [Mutation(f"swap {folder}", partial(swap, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"))
+              for folder, end in (("shards", ".tar"), ("records", ".json"), ("histograms", ".safetensors"))]  # fmt: skip
+    found += [Mutation(f"delete {path}", partial(delete, path)) for path in EACH]
+    found += [Mutation(f"add {path}", partial(add, path)) for path in strangers]
+    found += [
+        Mutation("write NaN", partial(rewrite, shard, not_finite, False, "motion.safetensors has other bytes")),
+        Mutation("write a wrong shape", partial(rewrite, shard, smaller, False, "motion.safetensors")),
+        Mutation("write NaN, and a record that agrees", partial(rewrite, shard, not_finite, True, "spectrum has values that are not finite")),
+        Mutation("write a wrong shape, and a record that agrees", partial(rewrite, shard, smaller, True, "has a spectrum of [5, 4, 40, 64]")),
+        Mutation("write another split, and a record that agrees", partial(rewrite, shard, of_another_split, True, "has split 'holdout', expected 'train'")),
+        Mutation("another run, sealed", partial(reseal, shard, {"run": "0" * 64})),
+        Mutation("no rows, sealed", partial(reseal, shard, {"rows": []})),
+        Mutation("other values, sealed", partial(reseal, shard, {"values": 1})),
+        Mutation("a record without meaning, sealed", partial(reseal, shard, {"rows": 7})),
+        Mutation("a record in another order", partial(in_other_order, f"records/{shard}.json")),
+        Mutation("an index in another order", partial(in_other_order, "index.json")),
+    ]
+    return found
+
+
+def drawn(count: int, seed: int = 0) -> list[Mutation]:
+    """Single bits that flip, half of them in shards, and tars that are cut, by chance."""
+    rng = np.random.default_rng(seed)
+    paths = [EACH[i % len(EACH)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
+    found = []
+    for i, path in enumerate(paths):
+        place, bit = float(rng.uniform()), int(rng.integers(8))
+        if i % 10 == 0:
+            found.append(Mutation(f"{i}: cut {path} at {place:.4f}", partial(cut, path, lambda file, place=place: int(place * file.stat().st_size))))
+        else:
+            found.append(Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip, path, place, bit)))
+    return found
+
+
+def copied(root: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(root, folder / "copy"))

@@ -1,0 +1,225 @@
+"""The real commands that take care of a data set: status, verify, repair, finalize."""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from jobs import command, extract_flow, finalize, refilter, repair, status, verify
+from pipeline.dataset import Dataset
+from tests import damage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    return damage.make_dataset(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def root(sound, tmp_path) -> Path:
+    return damage.copied(sound, tmp_path)
+
+
+def called(job, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and error output of a job in this process."""
+    code = 0
+    try:
+        job.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def quiver(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "jobs.command", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize("how", ["delete", "corrupt", "empty"])
+@pytest.mark.parametrize("names", [*((name,) for name in damage.FILES), damage.FILES], ids=lambda names: names[0] if len(names) == 1 else "all")
+def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, names, how):
+    for name in names:
+        data = (root / name).read_bytes()
+        (root / name).unlink() if how == "delete" else (root / name).write_bytes(data[: len(data) // 2] + b"?" if how == "corrupt" else b"")
+    code, out, _ = called(finalize, capsys, root, "--no-report")
+    assert code == 0 and all(name in out for name in names)
+    assert damage.contents(root) == damage.contents(sound)
+
+
+def test_the_report_and_the_files_of_a_view_come_back_too(root, capsys):
+    assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
+    assert called(finalize, capsys, root)[0] == 0
+    view = [path for path in (root / "views").iterdir() if path.name != "strict.json"]
+    before = {path: path.read_bytes() for path in [root / "report.html", *view]}
+    assert len(view) == 4 and b"<html" in before[root / "report.html"]
+    for i, path in enumerate(before):
+        path.unlink() if i % 2 else path.write_bytes(b"damage")
+    assert called(finalize, capsys, root)[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_unfinished_data_set_is_not_finalized(root, capsys):
+    (root / "records" / "train-000001.json").unlink()
+    code, _, err = called(finalize, capsys, root)
+    assert code == 2 and "1 of 3 shards" in err and "train-000001" in err
+
+
+@pytest.mark.parametrize("path, words", [("records/train-000000.json", "has changed since it was written"), ("plan.parquet", "not the plan of run.json")])
+def test_nothing_is_derived_from_what_is_damaged(root, capsys, path, words):
+    data = bytearray((root / path).read_bytes())
+    data[data.index(b"0.") + 2 if path.endswith(".json") else 9] ^= 1
+    (root / path).write_bytes(data)
+    before = damage.contents(root)
+    code, _, err = called(finalize, capsys, root)
+    assert code == 5 and words in err and err.count("\n") == 1
+    assert damage.contents(root) == before
+
+
+@pytest.mark.parametrize("job", [status, verify, repair, finalize])
+def test_a_folder_without_a_data_set_is_a_sentence_and_stays_as_it_is(tmp_path, capsys, job):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        code, _, err = called(job, capsys, folder)
+        assert code == 2 and f"{folder} holds no data set" in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("job", [repair, finalize])
+def test_a_folder_that_a_run_holds_is_left_alone(root, capsys, job):
+    with Dataset(root).held():
+        code, _, err = called(job, capsys, root)
+    assert code == 4 and "another run is writing" in err
+
+
+def test_status_counts_what_the_manifest_says(root, capsys):
+    code, out, _ = called(status, capsys, root)
+    assert code == 0 and "3 of 3 shards built, 10 of 10 windows" in out and "8 kept (test 2, train 6)" in out and "2 rejected (frozen 2)" in out
+    found = json.loads(called(status, capsys, root, "--json")[1])
+    assert found.items() >= json.loads((root / "summary.json").read_bytes()).items()
+    assert found["left"] == {"shards": 0, "windows": 0} and found["running"] is False
+    assert (found["derived_missing"], found["derived_out_of_date"], found["views"]) == ([], [], [])
+
+
+def test_status_of_an_unfinished_data_set_says_what_is_left_and_how_long_it_takes(root, capsys):
+    (root / "records" / "train-000001.json").unlink()
+    old = dict(shard="a", kept=1000, rejected=0, quarantined=0, elapsed_s=1.0, at=100.0)
+    new = [old | dict(kept=2, elapsed_s=4.0, at=1004.0), old | dict(kept=1, rejected=2, quarantined=1, elapsed_s=12.0, at=1012.0)]
+    (root / "progress.jsonl").write_text("\n".join(map(json.dumps, [old, *new])) + '\n{"shard": "tor')
+    found = json.loads(called(status, capsys, root, "--json")[1])
+    assert found["left"] == {"shards": 1, "windows": 4} and found["planned"] == {"shards": 3, "windows": 10}
+    assert (found["windows_per_second"], found["seconds_left"]) == (0.5, 8.0)
+    out = called(status, capsys, root)[1]
+    assert "2 of 3 shards built, 6 of 10 windows" in out and "0.50 windows a second about 8 s" in out
+    with Dataset(root).held():
+        assert "a run is writing to it now, 0.50 windows a second, about 8 s left" in called(status, capsys, root)[1]
+
+
+def test_status_names_derived_files_that_are_missing_or_out_of_date(root, capsys):
+    (root / "statistics.json").unlink()
+    (root / "summary.json").write_text("{}")
+    (root / "histogram.safetensors").write_bytes(b"")
+    out = called(status, capsys, root)[1]
+    assert re.search(r"missing: statistics.json; quiver finalize", out) and "out of date: histogram.safetensors, summary.json" in out
+
+
+def test_status_names_damaged_records_and_goes_on(root, capsys):
+    damage.flip("records/test-000000.json", 0.5, 0, root)
+    code, out, _ = called(status, capsys, root)
+    assert code == 0 and "damaged records: test-000000" in out and "6 kept (train 6)" in out
+
+
+def test_a_look_at_the_lock_does_not_stop_a_run(root):
+    with open(root / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not Dataset(root).is_held()
+        Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with Dataset(root).held():
+            pass
+    with Dataset(root).held():
+        assert Dataset(root).is_held()
+    assert not Dataset(root).is_held()
+
+
+def test_verify_says_that_all_is_whole_in_as_many_processes(root, capsys):
+    code, out, _ = called(verify, capsys, root)
+    assert code == 0 and "whole (3 shards read, derived files built again and compared)" in out
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    alone, two = quiver("verify", root), quiver("verify", root, "--workers", "2")
+    assert alone.returncode == two.returncode == 5 and alone.stdout == two.stdout and "shards/train-000000.tar: member clip-1" in alone.stdout
+
+
+def test_verify_prints_one_object_for_a_program(root, capsys):
+    assert json.loads(called(verify, capsys, root, "--json")[1]).items() >= {"whole": True, "faults": [], "shards": 3, "compared": True}.items()
+    (root / "shards" / "a\x1b[31m.txt").write_text("")
+    code, out, _ = called(verify, capsys, root, "--json")
+    (fault,) = json.loads(out)["faults"]
+    assert code == 5 and fault == {"path": "shards/a\x1b[31m.txt", "what": "no shard of the plan has that name", "remedy": "move", "shard": None}
+    assert "\x1b" not in called(verify, capsys, root)[1]
+
+
+def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
+    for name in ("records/train-000001.json", *damage.FILES):
+        (root / name).unlink()
+    code, out, _ = called(verify, capsys, root)
+    assert code == 0 and "whole (2 shards read)" in out and "1 shard of 3 not built yet" in out
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    damage.delete("records/test-000000.json", root)
+    damage.delete("histograms/train-000001.safetensors", root)
+    damage.add("shards/notes.txt", root)
+    done = quiver("repair", root, *workers)
+    assert done.returncode == 0, done.stderr
+    assert "shard train-000000: removed records/train-000000.json, shards/train-000000.tar, histograms/train-000000.safetensors" in done.stdout
+    assert "histograms/train-000001.safetensors: counted again" in done.stdout and "moved to .removed/shards/notes.txt" in done.stdout
+    assert damage.contents(root) == damage.contents(sound)
+    again = quiver("repair", root)
+    assert again.returncode == 0 and "nothing to repair" in again.stdout
+
+
+def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_path):
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    before = damage.contents(root)
+    (video, *_) = sorted(row["uri"] for row in Dataset(root).planned_rows() if row["shard"] == "train-000000")
+    data = Path(video).read_bytes()
+    try:
+        Path(video).write_bytes(data + b"x")
+        code, out, err = called(repair, capsys, root)
+    finally:
+        Path(video).write_bytes(data)
+    assert code == 5 and f"left as it is: video {video} is not the one that was planned" in out and "not what it was" in err
+    assert damage.contents(root) == before
+
+
+@pytest.mark.parametrize("path", damage.CONTRACT)
+def test_what_cannot_be_repaired_says_what_to_do(root, capsys, path):
+    (root / path).write_bytes(b"{}")
+    code, out, _ = called(repair, capsys, root)
+    assert code == 5 and f"{path}: " in out and "run the same extract-flow command with a new --out" in out
+
+
+def test_out_that_is_a_file_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "a.mp4").write_text("")
+    code, _, err = called(extract_flow, capsys, "--clips", tmp_path / "a.mp4", "--out", tmp_path / "file")
+    assert code == 2 and "file', which is a file; expected a folder" in err and (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_version_is_that_of_the_package(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["quiver", "--version"])
+    command.main()
+    assert re.fullmatch(r"quiver \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["status", "verify", "repair", "finalize"])
+def test_a_job_file_can_be_run(name):
+    assert os.access(ROOT / "jobs" / f"{name}.py", os.X_OK) and name in command.VERBS

@@ -1,0 +1,147 @@
+"""Whatever happens to a file of a data set, verify names it, and repair brings the bytes back."""
+
+import numpy as np
+import pytest
+
+from jobs.repair import repair
+from pipeline.dataset import Dataset
+from pipeline.filters import PRESETS
+from pipeline.flow import FlowConfig
+from pipeline.plan import PlanConfig
+from pipeline.verify import Remedy, verify
+from pipeline.window import BuildConfig, recorded, restored
+from schemas.run import plain
+from tests import damage
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return damage.make_dataset(tmp_path_factory.mktemp("sound"))
+
+
+def names(found) -> set[str]:
+    return {fault.path for fault in found.faults}
+
+
+def test_a_sound_data_set_has_no_fault_and_every_kind_of_window(sound):
+    found = verify(Dataset(sound))
+    assert (found.faults, found.shards, found.left, found.compared) == ([], 3, [], True)
+    rows = [row for shard in damage.SHARDS for row in Dataset(sound).read_record(shard)["rows"]]
+    assert {row["outcome"] for row in rows} == {"kept", "rejected"}
+
+
+@pytest.mark.parametrize("mutation", [*damage.listed(), *damage.drawn(damage.RANDOM)], ids=lambda mutation: mutation.name)
+def test_every_damage_is_named_and_repaired(sound, tmp_path, mutation):
+    root = damage.copied(sound, tmp_path)
+    expected, words = mutation.apply(root)
+    dataset = Dataset(root)
+    found, agreed = verify(dataset), mutation.name.endswith("a record that agrees")  # of which the derived files differ too
+    assert names(found) - set(damage.FILES if agreed else ()) == expected
+    assert words in " ".join(map(str, found.faults))
+    assert repair(dataset, found, lambda: damage.building(dataset)).right != agreed
+    assert damage.contents(root) == damage.contents(sound)
+
+
+@pytest.mark.parametrize("path", damage.CONTRACT)
+@pytest.mark.parametrize("place", [None, *np.linspace(0.0, 0.999, 9)])
+def test_a_damaged_plan_or_contract_is_named_and_nothing_is_touched(sound, tmp_path, path, place):
+    root = damage.copied(sound, tmp_path)
+    damage.delete(path, root) if place is None else damage.flip(path, float(place), 1, root)
+    before, dataset = damage.contents(root), Dataset(root)
+    found = verify(dataset)
+    assert [(fault.path, fault.remedy) for fault in found.faults] == [(path, Remedy.NEW_FOLDER)] and "--out" in found.faults[0].what
+    assert not repair(dataset, found, lambda: damage.building(dataset)).right
+    assert damage.contents(root) == before
+
+
+def test_faults_of_many_files_are_all_named_and_all_repaired(sound, tmp_path):
+    root = damage.copied(sound, tmp_path)
+    expected = damage.flip(damage.TARS[0], 0.2, 3, root)[0] | damage.flip(damage.TARS[0], 0.9, 3, root)[0] | damage.delete(damage.TARS[1], root)[0]
+    expected |= damage.flip("histograms/test-000000.safetensors", 0.5, 0, root)[0] | damage.add("shards/notes.txt", root)[0]
+    dataset = Dataset(root)
+    found = verify(dataset)
+    assert names(found) == expected and sum(fault.path == damage.TARS[0] for fault in found.faults) == 2
+    assert repair(dataset, found, lambda: damage.building(dataset)).right
+    assert damage.contents(root) == damage.contents(sound)
+    assert (root / ".removed" / "shards" / "notes.txt").read_bytes() == b"someone's"
+
+
+def test_what_repair_moves_aside_never_covers_what_is_there(sound, tmp_path):
+    root = damage.copied(sound, tmp_path)
+    dataset = Dataset(root)
+    for text in ("first", "second"):
+        (root / "shards" / "notes.txt").write_text(text)
+        assert repair(dataset, verify(dataset), lambda: damage.building(dataset)).right
+    assert {path.read_text() for path in (root / ".removed" / "shards").iterdir()} == {"first", "second"}
+
+
+def test_a_shard_whose_video_is_gone_is_left_as_it_is(sound, tmp_path, capsys):
+    root = damage.copied(sound, tmp_path)
+    damage.flip(damage.TARS[0], 0.2, 3, root)
+    damage.delete("README.md", root)
+    before, dataset = damage.contents(root), Dataset(root)
+    (video, *_) = {row["uri"] for row in dataset.planned_rows() if row["shard"] == damage.SHARDS[0]}
+    hidden = Dataset(video).root.rename(video + ".hidden")
+    try:
+        assert not repair(dataset, verify(dataset), lambda: damage.building(dataset)).right
+    finally:
+        hidden.rename(video)
+    assert f"shard {damage.SHARDS[0]} is left as it is: video {video}" in capsys.readouterr().out
+    assert {name: data for name, data in damage.contents(root).items() if name != "README.md"} == before
+
+
+def test_a_shard_that_comes_out_otherwise_is_said_to(sound, tmp_path, capsys):
+    root = damage.copied(sound, tmp_path)
+    damage.reseal(damage.SHARDS[0], {"tar": {"sha256": "0" * 64, "bytes": 1}}, root)
+    dataset = Dataset(root)
+    assert not repair(dataset, verify(dataset), lambda: damage.building(dataset)).right
+    assert f"shard {damage.SHARDS[0]} came out otherwise than it was" in capsys.readouterr().out
+    assert damage.contents(root) == damage.contents(sound)
+
+
+def test_an_unfinished_data_set_is_not_a_damaged_one(sound, tmp_path):
+    root = damage.copied(sound, tmp_path)
+    for name in damage.FILES:
+        (root / name).unlink()
+    (root / "records" / "train-000001.json").unlink()
+    damage.add("shards/.train-000001.tar.0.tmp", root)
+    found = verify(Dataset(root))
+    assert found.faults == [] and found.left == ["train-000001"] and not found.compared
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    assert names(verify(Dataset(root))) == {damage.TARS[0]}
+
+
+def test_a_file_in_the_making_is_no_fault_while_a_run_goes_on(sound, tmp_path):
+    root = damage.copied(sound, tmp_path)
+    (path,), _ = damage.add("shards/.a.tar.0.tmp", root)
+    (root / "manifest.parquet").unlink()
+    assert names(verify(Dataset(root), alone=False)) == set()
+    assert names(verify(Dataset(root))) == {path, "manifest.parquet"}
+
+
+def test_no_data_set_is_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="holds no data set"):
+        verify(Dataset(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        damage.CONFIG,
+        BuildConfig(thresholds=PRESETS["none"], plan=PlanConfig(fps=29.97), damp=True),
+        BuildConfig(flow=FlowConfig(flow="dis", dis_preset="fine")),
+    ],
+)
+def test_a_configuration_comes_back_from_its_contract(config):
+    assert restored(plain(recorded(config))) == config
+
+
+def test_weights_are_named_beside_the_contract():
+    contract = plain(recorded(BuildConfig())) | {"flow": {"flow": "raft_small", "weights": "ab" * 32, "updates": 6, "device": "cpu"}}
+    assert restored(contract, "mine.pth").flow == FlowConfig(flow="raft_small", weights="mine.pth", updates=6, device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"size": None}, {"unknown": 1}, {"plan": 3}, {"thresholds": {}}, {"flow": 1}, {"frequencies": 99}])
+def test_settings_that_make_no_sense_are_refused(change):
+    with pytest.raises(ValueError, match="cannot be read"):
+        restored(plain(recorded(BuildConfig())) | change)
