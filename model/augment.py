@@ -75,14 +75,14 @@ class Augmentation(NamedTuple):
 
 def draw(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
     """What is done to one sample of `size` (width, height)."""
-    mirror = -1.0 if rng.random() < config.flip else 1.0
-    affine = crop(size, mirror, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
+    mirrored = bool(rng.random() < config.flip)
+    affine = crop(size, mirrored, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
     colours = rng.uniform(-1, 1, 4) * (config.brightness, config.contrast, config.saturation, config.hue)
     return Augmentation(affine, *map(float, 1 + colours[:3]), hue=float(colours[3]))
 
 
-def crop(size: tuple[int, int], mirror: float, angle: float, zoom: float, place: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "2 3"]:
-    """A for this mirror (1 or -1), turn (radians) and zoom, or the least zoom that keeps the whole result inside the picture.
+def crop(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "2 3"]:
+    """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole result inside the picture.
 
     `place` (-1 to 1 in x and y) is where the cut-out lies in the room that is left.
     """
@@ -90,7 +90,7 @@ def crop(size: tuple[int, int], mirror: float, angle: float, zoom: float, place:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     reach = np.abs(turn) @ half
     zoom = max(zoom, *(reach / half))
-    linear = turn * (mirror, 1.0) / zoom
+    linear = turn * (-1.0 if mirrored else 1.0, 1.0) / zoom
     centre = half + place * np.maximum(half - reach / zoom, 0)
     return np.column_stack([linear, centre - linear @ half])
 

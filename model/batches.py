@@ -10,7 +10,7 @@ seeded by seed, epoch and the sample's number alone. So the same global batches 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,11 +21,11 @@ from jaxtyping import Float16, Float32, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.augment import LEVEL, AugmentConfig, augment_image, augment_spectrum, draw, vector_map
+from model.augment import OFF, AugmentConfig, augment_image, augment_spectrum, draw, vector_map
 from model.members import Files, read_picture, read_spectrum
 from model.rows import Rows
 from pipeline.normalize import Normalisation, channel_scales, normalise
-from pipeline.scales import check_belongs
+from pipeline.scales import check_alike, check_belongs
 from pipeline.selection import Selection
 from schemas.statistics import SpectrumStatistics
 
@@ -39,8 +39,7 @@ class ExampleConfig:
     one: bool = False
     """One frequency of each sample, drawn anew in every epoch, instead of all: what stage 1 and the autoencoder learn from."""
     normalisation: Normalisation = "adaptive"
-    augment: AugmentConfig | None = None
-    """None: every sample as it is."""
+    augment: AugmentConfig = OFF
 
 
 class Draw(NamedTuple):
@@ -48,10 +47,10 @@ class Draw(NamedTuple):
 
     seed: int
     epoch: int
-    index: int
+    number: int
 
     def rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, self.index + 1])  # a last 0 would be the stream of [seed, epoch]
+        return np.random.default_rng([self.seed, self.epoch, self.number + 1])  # a last 0 would be the stream of [seed, epoch]
 
 
 class Batch(NamedTuple):
@@ -79,10 +78,11 @@ class Examples(Dataset):
     """
 
     def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, config: ExampleConfig | None = None, *, split: str = "train"):
+        check_alike(selections)
         check_belongs(statistics, selections)
         self.config, self.size, self.rows, self.files = config or ExampleConfig(), statistics.size, Rows(selections, split), Files()
         self.frequencies = check_frequencies(self.config.frequencies, len(statistics.scale))
-        self.scale = channel_scales(statistics, self.config.normalisation)[: self.frequencies]
+        self.scale = channel_scales(replace(statistics, scale=statistics.scale[: self.frequencies]), self.config.normalisation)
         self.tables = tables(self.scale, self.config.normalisation)
 
     def __len__(self) -> int:
@@ -102,23 +102,21 @@ class Examples(Dataset):
         spectrum = np.empty((len(draws), count, 4, height, width), np.float32)
         first = [self._read(one, *into) for one, *into in zip(draws, image, spectrum, strict=True)]
         frequency = torch.tensor(first)[:, None] + torch.arange(count)
-        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), frequency, tuple(self.rows[one.index].key for one in draws))
+        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), frequency, tuple(self.rows[one.number].key for one in draws))
 
     def _read(self, place: Draw, image: np.ndarray, spectrum: np.ndarray) -> int:
         """Writes a sample's picture and frequencies to these arrays; returns the first of its frequencies."""
-        rng, row = place.rng(), self.rows[place.index]
+        rng, row = place.rng(), self.rows[place.number]
         first = int(rng.integers(self.frequencies)) if self.config.one else 0
         picture = read_picture(self.files, row, self.size)
         frequencies = zip(read_spectrum(self.files, row, first, len(spectrum), self.size), spectrum, strict=True)
-        if self.config.augment is None:
-            cv2.split(cv2.LUT(picture, LEVEL), list(image))
-            for k, (raw, into) in enumerate(frequencies, first):
+        augmentation = draw(self.config.augment, self.size, rng)
+        affine, vectors = augmentation.affine, vector_map(augmentation.affine)
+        cv2.split(augment_image(picture, augmentation), list(image))
+        for k, (raw, into) in enumerate(frequencies, first):
+            if augmentation.is_still:
                 look_up(raw, self.tables[k], into)
-        else:
-            augmentation = draw(self.config.augment, self.size, rng)
-            affine, vectors = augmentation.affine, vector_map(augmentation.affine)
-            cv2.split(augment_image(picture, augmentation), list(image))
-            for k, (raw, into) in enumerate(frequencies, first):
+            else:
                 augment_spectrum(as_float32(raw), affine, vectors, into)
                 into[:] = normalise(into[None], self.scale[k : k + 1], self.config.normalisation)[0]
         return first
@@ -227,7 +225,7 @@ def loader(
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
         _Batches(examples), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
-        collate_fn=_as_it_is, worker_init_fn=_one_thread,
+        collate_fn=_as_it_is, worker_init_fn=_one_thread, generator=torch.Generator(),  # else torch's global one is drawn from
     )  # fmt: skip
     return _sound(batches, (after for _, after in positions))
 

@@ -50,7 +50,7 @@ class OpenFile:
         """Raises ValueError where these bytes are not in the file."""
         self.check(offset, size)
         data = np.empty(size, np.uint8)
-        found = os.preadv(self.descriptor, [data], offset)
+        found = os.preadv(self.descriptor, [data.data], offset)
         if found != size:
             raise ValueError(f"only {found} of {size} bytes from {offset} on are in the file")
         return data
