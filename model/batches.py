@@ -225,12 +225,13 @@ def loader(
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
         _Batches(examples), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
-        collate_fn=_as_it_is, worker_init_fn=_one_thread, generator=torch.Generator(),  # else torch's global one is drawn from
+        collate_fn=_as_it_is, generator=torch.Generator(),  # else torch's global one is drawn from
     )  # fmt: skip
     return _sound(batches, (after for _, after in positions))
 
 
 def _sound(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Batch, Position]]:
+    cv2.setNumThreads(1)  # its threads do not survive a fork: a worker would wait for them for ever
     for batch, after in zip(batches, positions, strict=False):
         if isinstance(batch, ValueError):
             raise batch
@@ -252,7 +253,3 @@ class _Batches(Dataset):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
