@@ -1,5 +1,6 @@
 """Small data sets whose samples a test makes up, written and committed as a run does, without any video."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,7 +53,12 @@ def planned(shard: str, number: int, **clip: Any) -> dict[str, Any]:
     """A row of the plan."""
     name = f"clip-{shard}-{number // 3}"
     row = dict(key=f"{name}-{number:06d}", start_frame=number * 10, start_time_s=number / 3, split=shard.split("-")[0], shard=shard, clip_id=name)
-    return dict.fromkeys(PLAN.names) | row | dict(uri=f"/gone/{name}.mp4", sha256="0" * 64, bytes=1, duration_s=8.0, licence="CC0-1.0") | clip
+    return (
+        dict.fromkeys(PLAN.names)
+        | row
+        | dict(uri=f"/gone/{name}.mp4", sha256=hashlib.sha256(name.encode()).hexdigest(), bytes=1, duration_s=8.0, licence="CC0-1.0")
+        | clip
+    )
 
 
 def written(
