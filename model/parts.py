@@ -11,8 +11,9 @@ from diffusers.models.autoencoders import autoencoder_kl  # isort: skip
 from diffusers.models.embeddings import get_timestep_embedding  # isort: skip
 from diffusers.models.resnet import ResnetBlock2D  # isort: skip
 from diffusers.models.unets import unet_2d  # isort: skip
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # isort: skip
 
-__all__ = ["AutoencoderKL", "ResnetBlock2D", "UNet2DModel", "check_widths", "get_timestep_embedding", "vision"]
+__all__ = ["AutoencoderKL", "DDIMScheduler", "ResnetBlock2D", "UNet2DModel", "check_widths", "get_timestep_embedding", "vision"]
 
 # their annotations are narrower than what they take
 AutoencoderKL: Any = autoencoder_kl.AutoencoderKL
