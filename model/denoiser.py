@@ -1,0 +1,169 @@
+"""The denoiser: eps(z; n, c), the noise in latents z [K, 4, h, w] at diffusion step n, given features c [16, h, w] of the photograph.
+
+Three networks with this signature, the paper's method and its two ablation partners:
+
+    independent   a 2D U-Net on one frequency at a time, told which by an embedding beside that of the step: `SliceDenoiser`
+    coordinated   the same, trained and frozen, with attention across the frequencies after its blocks: model/coordination.py
+    volume        one 2D U-Net for the 4K channels of all frequencies at once: `VolumeDenoiser`
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model.parts import ResnetBlock2D, UNet2DModel, check_widths
+
+Mode = Literal["coordinated", "independent", "volume"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """The paper's denoiser: base width 128, multipliers 1, 4, 8."""
+
+    mode: Mode = "coordinated"
+    frequencies: int = 16
+    """K."""
+    channels: tuple[int, ...] = (128, 512, 1024)
+    """Width of each level of the U-Net, finest first; every level after the first halves the size."""
+    attention_levels: tuple[int, ...] = (1, 2)
+    """Levels with attention between pixels, 0 the finest; the middle always has it."""
+    layers_per_block: int = 2
+    head_channels: int = 64
+    """Width of an attention head; divides every width."""
+    norm_groups: int = 32
+    """Groups of the group normalisation; divides every width."""
+    latent_channels: int = 4
+    features: int = 16
+    """Channels of the photograph's features."""
+    image_channels: tuple[int, ...] = (64, 128, 256)
+    """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so that sizes meet."""
+
+    def __post_init__(self):
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(Mode))}")
+        if self.frequencies < 1:
+            raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
+        check_widths(self.channels, self.norm_groups)
+        check_widths(self.image_channels, self.norm_groups)
+        if any(width % self.head_channels for width in self.channels):
+            raise ValueError(f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head")
+        if not set(self.attention_levels) <= set(range(len(self.channels))):
+            raise ValueError(f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}")
+
+
+class ImageEncoder(nn.Module):
+    """A small ResNet: a photograph to features at the latent's size."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        widths, groups = config.image_channels, config.norm_groups
+        self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList([residual(widths[0], widths[0], groups)])
+        for width, wider in pairwise(widths):
+            self.blocks += [residual(width, wider, groups, down=True), residual(wider, wider, groups)]
+        self.leave = nn.Sequential(nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.features, 3, padding=1))
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """Features of photographs in -1 .. 1."""
+        x = self.enter(image)
+        for block in self.blocks:
+            x = block(x, None)
+        return self.leave(x)
+
+
+def residual(width: int, wider: int, groups: int, down: bool = False) -> Any:
+    """A residual block without an embedding of the step; `down` halves the size first."""
+    return ResnetBlock2D(in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down)  # pyright: ignore[reportArgumentType]
+
+
+class SliceDenoiser(nn.Module):
+    """The 2D U-Net of one frequency: stage 1, and the paper's "independent" ablation."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config)
+        self.unet = unet(config, config.latent_channels, class_embed_type="timestep")
+
+    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """The condition c of photographs in -1 .. 1."""
+        return self.encoder(image)
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        features: Float[Tensor, "batch features h w"] | None,
+        bands: Int[Tensor, "batch freq"] | None = None,
+    ) -> Float[Tensor, "batch freq 4 h w"]:
+        """The noise in `z`; without features, of the null condition.
+
+        `bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
+        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `bands`.
+        """
+        check_latent(z, self.config, every=bands is None)
+        batch, freq = z.shape[:2]
+        if bands is None:
+            bands = torch.arange(freq, device=z.device).expand(batch, freq)
+        condition = condition_of(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        x = torch.cat([z, condition], dim=2).flatten(0, 1)
+        eps = self.unet(x, n.repeat_interleave(freq), class_labels=bands.flatten()).sample
+        return eps.unflatten(0, (batch, freq))
+
+
+class VolumeDenoiser(nn.Module):
+    """One U-Net for all frequencies, side by side as channels: the paper's "volume" ablation."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config)
+        self.unet = unet(config, config.latent_channels * config.frequencies)
+
+    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """The condition c of photographs in -1 .. 1."""
+        return self.encoder(image)
+
+    def forward(
+        self, z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None
+    ) -> Float[Tensor, "batch freq 4 h w"]:
+        """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
+        check_latent(z, self.config)
+        x = torch.cat([z.flatten(1, 2), condition_of(z, features, self.config)], dim=1)
+        return self.unet(x, n).sample.unflatten(1, z.shape[1:3])
+
+
+def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
+    """diffusers' U-Net from `latent` channels beside the features to as many."""
+    attends = [level in config.attention_levels for level in range(len(config.channels))]
+    return UNet2DModel(
+        in_channels=latent + config.features,
+        out_channels=latent,
+        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        attention_head_dim=config.head_channels,
+        norm_num_groups=config.norm_groups,
+        **embedding,
+    )
+
+
+def condition_of(
+    z: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"] | None, config: DenoiserConfig
+) -> Float[Tensor, "batch features h w"]:
+    """The features, or the null condition: zeros."""
+    return z.new_zeros(len(z), config.features, *z.shape[-2:]) if features is None else features
+
+
+def check_latent(z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True) -> None:
+    """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size that the U-Net can halve."""
+    factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
+    if every and z.shape[1] != config.frequencies:
+        raise ValueError(f"the latents have {z.shape[1]} frequencies, expected {config.frequencies}")
+    if height % factor or width % factor:
+        raise ValueError(f"the latents are {width}x{height}, expected multiples of {factor}")

@@ -1,0 +1,96 @@
+"""Diffusion: noise in latents by steps n = 0 .. 999, the training loss, and one DDIM step back.
+
+    z_n = sqrt(a_n) z_0 + sqrt(1 - a_n) noise,    a_n = prod_{i <= n} (1 - beta_i)
+
+sqrt(beta) rises linearly ("square linear" in the paper, `scaled_linear` in diffusers) over 1,000 steps between the ends of
+Rombach et al. 2022 (LDM, its text-to-image configuration, and Stable Diffusion): 0.00085 to 0.012. The paper does not give any.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+STEPS = 1000
+BETA = (0.00085, 0.012)
+CLEAN = -1
+"""The step that stands for no noise at all."""
+
+Eps = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""eps(z, n, features): the noise in z, as the networks of model/denoiser.py give it."""
+
+
+@cache
+def amplitude_table(device: torch.device) -> Float[Tensor, "2 steps"]:
+    """sqrt(a_n) and sqrt(1 - a_n) for n = 0 .. 999, and at the end of no noise, so that index -1 is `CLEAN`; computed in float64."""
+    beta = torch.linspace(BETA[0] ** 0.5, BETA[1] ** 0.5, STEPS, dtype=torch.float64).square()
+    a = torch.cat([(1 - beta).cumprod(0), torch.ones(1, dtype=torch.float64)])
+    return torch.stack([a.sqrt(), (1 - a).sqrt()]).float().to(device)
+
+
+def amplitudes(n: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch 1 1 1 1"], Float[Tensor, "batch 1 1 1 1"]]:
+    """Of the signal, sqrt(a_n), and of the noise, sigma_n = sqrt(1 - a_n): from (0.9996, 0.029) at n = 0 to (0.068, 0.998) at 999."""
+    of_signal, of_noise = amplitude_table(n.device)[:, n].reshape(2, -1, 1, 1, 1, 1)
+    return of_signal, of_noise
+
+
+def noised(z0: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]) -> Float[Tensor, "batch freq 4 h w"]:
+    """z_n of clean latents."""
+    of_signal, of_noise = amplitudes(n)
+    return of_signal * z0 + of_noise * noise
+
+
+class Draw(NamedTuple):
+    """What is random in a training step."""
+
+    n: Int[Tensor, " batch"]
+    noise: Float[Tensor, "batch freq 4 h w"]
+    kept: Bool[Tensor, " batch"]
+    """Samples that keep their condition; the others learn the null condition, for classifier-free guidance."""
+
+
+def draw(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> Draw:
+    """Steps, noise and which conditions to keep for latents of `shape`, on the generator's device; `dropped` is the share to drop."""
+    device = generator.device
+    n = torch.randint(STEPS, shape[:1], generator=generator, device=device)
+    noise = torch.randn(shape, generator=generator, device=device)
+    return Draw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
+
+
+def kept_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch features h w"]:
+    """The features of samples that keep them; zeros, the null condition, for the others."""
+    return torch.where(kept[:, None, None, None], features, 0)
+
+
+def denoising_loss(eps: Eps, z0: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"], drawn: Draw) -> Float[Tensor, " batch"]:
+    """Mean squared error of the predicted noise, for each sample; its mean over the batch is the loss."""
+    predicted = eps(noised(z0, drawn.n, drawn.noise), drawn.n, kept_features(features, drawn.kept))
+    return (predicted.float() - drawn.noise).square().flatten(1).mean(1)
+
+
+def clean(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"]) -> Float[Tensor, "batch freq 4 h w"]:
+    """z_0 as the predicted noise implies it."""
+    of_signal, of_noise = amplitudes(n)
+    return (z - of_noise * eps) / of_signal
+
+
+def ddim_step(
+    z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_next: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch freq 4 h w"]:
+    """z at the less noisy step `n_next` (`CLEAN` for the last), without fresh noise (Song et al. 2021, equation 12 with sigma = 0)."""
+    return noised(clean(z, eps, n), n_next, eps)
+
+
+def ddim_steps(steps: int) -> list[int]:
+    """n of each of `steps` steps, from 999 down, evenly spaced; `CLEAN` comes after the last.
+
+    Spaced "trailing" (Lin et al. 2024): sampling begins with pure noise, and of all steps it is 999 that comes nearest to it. Counted
+    from 0 instead ("leading"), few steps would begin where a network expects to see a part of the signal.
+    Raises ValueError unless `steps` is 1 to 1,000.
+    """
+    if not 1 <= steps <= STEPS:
+        raise ValueError(f"steps are {steps}, expected 1 to {STEPS}")
+    return [round(STEPS - i * STEPS / steps) - 1 for i in range(steps)]
