@@ -85,8 +85,16 @@ class Task(Protocol):
         """What a checkpoint says of the network, enough to make it again and to use it."""
         ...
 
-    def measure(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Scalars on the test split, and pictures [3, H, W] in 0 to 1."""
+    def constant_states(self) -> dict[str, dict[str, Tensor]]:
+        """Weights that are not trained, and go with a checkpoint, by name."""
+        ...
+
+    def measure(self, network: Any, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Scalars on the test split, and pictures [3, H, W] in 0 to 1, by averaged weights."""
+        ...
+
+    def finish(self, network: Any, device: torch.device) -> None:
+        """What is done to the averaged weights after the last step."""
         ...
 
 
@@ -137,6 +145,8 @@ def train(task: Task, batches: Callable[[Position], Iterator[tuple[Any, Position
             batch, position = next(stream)
         log.add(state.take(step, batch))
         last = step + 1 == config.steps
+        if last:
+            state.finish()
         if (step + 1) % config.picture_every == 0 or last:
             log.measured(step + 1, *state.measure())
         if (step + 1) % config.log_every == 0 or last:
@@ -181,12 +191,17 @@ class State:
             return {}, {}
         average: nn.Module = self.average.module
         average.eval()
-        return self.task.measure(average)
+        return self.task.measure(average, self.device)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """What the task does after the last step."""
+        self.task.finish(self.average.module.eval(), self.device)
 
     def save(self, out: Path, position: Position) -> None:
         """A checkpoint, by rank 0."""
         if self.group.rank == 0:
-            states = {"network": self.network.state_dict(), "ema": self.average.module.state_dict()}
+            states = {"network": self.network.state_dict(), "ema": self.average.module.state_dict()} | self.task.constant_states()
             training = {"optimiser": self.optimiser.state_dict(), "averaged": int(self.average.n_averaged), "position": asdict(position)}
             config = self.task.config() | {"training": asdict(self.config), "step": self.step}
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
