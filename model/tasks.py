@@ -68,7 +68,7 @@ class AutoencoderTask:
         for number, batch in enumerate(chosen(self.test, TESTED)):
             x = batch.spectrum[0].to(device)
             made = network(x).slices
-            errors.append(reconstruction_errors(x, made, self.units.tensor(device)))
+            errors.append(reconstruction_errors(x, made, self.units))
             if number < SHOWN:
                 pictures[f"reconstruction/{batch.keys[0]}"] = beneath(x, made)
         return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}, pictures
@@ -78,12 +78,12 @@ class AutoencoderTask:
         network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in chosen(self.training, WHITENING))
 
 
-def reconstruction_errors(x: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"], scale: Tensor) -> dict[str, float]:
+def reconstruction_errors(x: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"], units: Units) -> dict[str, float]:
     """Mean absolute error, normalised and of coefficients in pixels, and what share of the error of zeros each is."""
-    pixels, wrong = denormalise(x, scale), denormalise(x, scale) - denormalise(made, scale)
-    found = {"l1": (x - made).abs().mean(), "share_of_zeros": (x - made).abs().mean() / x.abs().mean()}
-    found |= {"px": wrong.abs().mean(), "px_share_of_zeros": wrong.abs().mean() / pixels.abs().mean()}
-    return {name: float(value) for name, value in found.items()}
+    true, found = (denormalise(one, units.tensor(x.device), units.normalisation) for one in (x, made))
+    errors = {"l1": (x - made).abs().mean(), "share_of_zeros": (x - made).abs().mean() / x.abs().mean()}
+    errors |= {"px": (true - found).abs().mean(), "px_share_of_zeros": (true - found).abs().mean() / true.abs().mean()}
+    return {name: float(value) for name, value in errors.items()}
 
 
 class Conditioned(nn.Module):
@@ -139,7 +139,7 @@ class DenoiserTask:
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         z0 = self.encoded(batch)
-        n, noise, kept = (part.to(z0.device) for part in draw(tuple(z0.shape), generator, self.dropout))
+        n, noise, kept = (part.to(z0.device) for part in draw(shape_of(z0), generator, self.dropout))
         predicted = network(noised(z0, n, noise), n, batch.image, kept, batch.frequency if self.slices else None)
         return (predicted.float() - noise).square().mean(), {}
 
@@ -149,7 +149,7 @@ class DenoiserTask:
             return {}, {}
         losses, pictures = [], {}
         for number, batch in enumerate(chosen(self.test, TESTED)):
-            batch = Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+            batch = moved(batch, device)
             losses.append(self.test_loss(network, batch, number))
             if number < SHOWN:
                 pictures[f"sample/{batch.keys[0]}"] = beneath(batch.spectrum[0], self.sampled(network.denoiser, batch)[0])
@@ -157,18 +157,22 @@ class DenoiserTask:
 
     def test_loss(self, network: Conditioned, batch: Batch, seed: int) -> float:
         z0 = self.encoded(batch)
-        n, noise, _ = (part.to(z0.device) for part in draw(tuple(z0.shape), torch.Generator().manual_seed(seed), 0.0))
+        n, noise, _ = (part.to(z0.device) for part in draw(shape_of(z0), torch.Generator().manual_seed(seed), 0.0))
         predicted = network(noised(z0, n, noise), n, batch.image, torch.ones_like(n, dtype=torch.bool), None)
         return float((predicted.float() - noise).square().mean())
 
     def sampled(self, denoiser: Denoiser, batch: Batch) -> Float[Tensor, "batch freq 4 height width"]:
         """Normalised coefficients for the batch's photographs."""
-        shape = self.encoded(batch).shape[1:]
-        z = sample(denoiser, denoiser.features(batch.image), tuple(shape), list(range(len(batch.image))), SHOWN_STEPS)
+        z = sample(denoiser, denoiser.features(batch.image), shape_of(self.encoded(batch))[1:], list(range(len(batch.image))), SHOWN_STEPS)
         return torch.stack([self.autoencoder.network.decode_white(one) for one in z])
 
     def finish(self, network: nn.Module, device: torch.device) -> None:
         """Nothing is left to be done."""
+
+
+def shape_of(z: Float[Tensor, "batch freq 4 h w"]) -> tuple[int, int, int, int, int]:
+    batch, freq, channels, height, width = z.shape
+    return batch, freq, channels, height, width
 
 
 def beneath(truth: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"]) -> Float[Tensor, "3 rows columns"]:

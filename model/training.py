@@ -127,7 +127,7 @@ def device_of(config: TrainConfig) -> torch.device:
     """Raises ValueError where a GPU is asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda and there is no GPU that torch can use, expected --device cpu here")
-    return torch.device(config.device, torch.cuda.current_device() if config.device == "cuda" else None)
+    return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
 def train(task: Task, batches: Callable[[Position], Iterator[tuple[Any, Position]]], config: TrainConfig, out: Path) -> Iterator[Progress]:
@@ -264,7 +264,7 @@ class Log:
         self.count, self.waited_s, self.began, self.batch = 0, 0.0, time.monotonic(), config.batch
         self.measures: dict[str, float] = {}
         out.mkdir(parents=True, exist_ok=True)
-        self.board = None if self.quiet else tensorboard(out)
+        self.board: Any = None if self.quiet else tensorboard(out)
 
     def waiting(self) -> "Log":
         """Time in this block was spent on waiting for samples."""

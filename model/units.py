@@ -1,6 +1,6 @@
 """What turns normalised coefficients into pixels. Every checkpoint holds it, so that using one needs no data set."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -47,7 +47,7 @@ class Units:
         """Of the first so many frequencies. Raises ValueError where there are not as many."""
         if not 1 <= frequencies <= self.frequencies:
             raise ValueError(f"frequencies is {frequencies}, expected 1 to {self.frequencies}, of which there are scales")
-        return Units(**(asdict(self) | {"scale": self.scale[:frequencies]}))
+        return replace(self, scale=self.scale[:frequencies])
 
 
 def units_of(statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int | None = None) -> Units:
