@@ -157,3 +157,23 @@ def _next(generator: Any) -> Any:
     except (RayError, OSError) as error:
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, OSError | ContractMismatch | Unfit | ValueError) else error
+
+
+def train(function: Callable[[Item], None], job: Item, workers: int | None, *, gpu: bool) -> None:
+    """Runs `function(job)` in this process, or in so many that Ray connects by torch.distributed.
+
+    When one of them dies, all begin again, from the last checkpoint that they find. Raises ValueError and OSError as the function did.
+    """
+    if workers is None:
+        function(job)
+        return
+    with connected(workers, Needs(1, float(gpu))):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        scaling = ScalingConfig(num_workers=workers, use_gpu=gpu)
+        trainer = TorchTrainer(
+            lambda: function(job), scaling_config=scaling, torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(failure_config=FailureConfig(max_failures=RETRIES)),
+        )  # fmt: skip
+        trainer.fit()

@@ -13,6 +13,9 @@ VERBS = {
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",
     "make-clips": "procedural videos of swaying things with known motion",
+    "train-autoencoder": "learns the autoencoder of frequencies from a data set",
+    "train-denoiser": "learns the prior of motion from a data set",
+    "sample": "motion for a photograph, from a trained prior",
     "preview": "one sample of a data set as a video or a sheet of pictures",
 }
 

@@ -15,6 +15,7 @@ from model.coordination import CoordinatedDenoiser
 from model.denoiser import SliceDenoiser, VolumeDenoiser
 from model.diffusion import draw, kept_features, noised
 from model.sampling import sample
+from model.training import moved
 from model.units import Units
 from pipeline.normalize import denormalise
 from pipeline.pictures import heat

@@ -1,0 +1,65 @@
+"""Presets of the trainings, by name: hardware, time and what to expect stand in each one's text.
+
+smoke       CPU, minutes: does the whole way work? Its samples sway, roughly
+small       one GPU, a day
+paper       the paper's numbers
+paper_512   512 x 288, from the weights of `paper`
+"""
+
+from dataclasses import replace
+
+from model.autoencoder import AutoencoderConfig
+from model.denoiser import DenoiserConfig
+from model.training import TrainConfig
+
+TINY_AUTOENCODER = AutoencoderConfig(channels=(16, 32, 32), layers_per_block=1, norm_groups=8, middle_attention=False)
+TINY_DENOISER = DenoiserConfig(channels=(32, 64), attention_levels=(1,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(16, 32, 32))
+SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
+SMALL_DENOISER = DenoiserConfig(channels=(64, 192, 320), head_channels=32)
+
+AUTOENCODERS = {
+    "smoke": (
+        "Two cores, under a minute: a tiny autoencoder.",
+        TINY_AUTOENCODER,
+        TrainConfig(steps=300, batch=8, learning_rate=2e-3, warm_up=30, ema=0.98, device="cpu", save_every=150, log_every=20),
+    ),
+    "small": (
+        "One GPU of 16 GB or more, some hours.",
+        SMALL_AUTOENCODER,
+        TrainConfig(steps=50_000, batch=64, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
+    ),
+    "paper": (
+        "The paper's autoencoder: base 128, multipliers 1, 2, 4. 8 GPUs of 80 GB with --workers 8, about two days.",
+        AutoencoderConfig(),
+        TrainConfig(steps=200_000, batch=96, learning_rate=5e-5, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8),
+    ),
+}  # fmt: skip
+DENOISERS = {
+    "smoke": (
+        "Two cores, two minutes: a tiny denoiser, both stages.",
+        TINY_DENOISER,
+        TrainConfig(steps=500, batch=16, learning_rate=2e-3, warm_up=50, ema=0.99, device="cpu", save_every=250, log_every=20),
+    ),
+    "small": (
+        "One GPU of 24 GB or more, a day for both stages.",
+        SMALL_DENOISER,
+        TrainConfig(steps=200_000, batch=96, learning_rate=1e-4, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+    ),
+    "paper": (
+        "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of 40 GB with --workers 16, about six days.",
+        DenoiserConfig(),
+        TrainConfig(steps=750_000, batch=96, learning_rate=5e-5, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+    ),
+}  # fmt: skip
+AUTOENCODERS["paper_512"] = (
+    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training. 8 GPUs of 80 GB, about a day.",
+    AutoencoderConfig(),
+    replace(AUTOENCODERS["paper"][2], steps=50_000),
+)
+DENOISERS["paper_512"] = (
+    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training. 16 GPUs of 80 GB, about three days.",
+    DenoiserConfig(),
+    replace(DENOISERS["paper"][2], steps=200_000, batch=32),
+)
+COORDINATION = {"smoke": (100, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
+"""Steps and batch of the denoiser's second stage."""

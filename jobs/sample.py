@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Motion for a photograph, from a trained prior.
+
+    python -m jobs.sample PHOTO --checkpoint DIR --out FILE.safetensors --seed 0
+
+The middle of the photograph is taken at the working size. The file holds the coefficients in pixels of that size.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from jobs.exits import sentences
+from model.prior import imagine, load_prior
+from pipeline.photograph import at_size, read_photograph
+from pipeline.shards import replace_file
+from schemas.motion import SpectralVolume, encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Samples a spectral volume for a photograph."""
+
+    photo: tyro.conf.Positional[Path]
+    """The photograph."""
+    checkpoint: Path
+    """Folder of a trained denoiser."""
+    out: Path
+    """File to write, .safetensors."""
+    seed: int = 0
+    """Another seed, another motion."""
+    steps: int = 250
+    """Of DDIM, 1 to 1000; the paper's are 250, and 50 are nearly as good."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance; 0: none."""
+    device: Literal["cuda", "cpu"] = "cpu"
+    """Where the networks run."""
+
+    def __post_init__(self):
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"--out is {self.out}, expected a name that ends in .safetensors")
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"--steps is {self.steps}, expected 1 to 1000")
+        if not -1 <= self.guidance <= 100 or self.seed < 0:
+            raise ValueError(f"--guidance is {self.guidance:g} and --seed {self.seed}, expected -1 to 100 and at least 0")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = tyro.cli(Sample, prog="quiver sample", args=args)
+        if job.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device is cuda and there is no GPU that torch can use")
+        prior, passed = load_prior(job.checkpoint)
+        print("".join(f"quiver: {sentence}\n" for sentence in passed), end="", file=sys.stderr)
+        image = at_size(read_photograph(job.photo), prior.units.size)
+        (spectrum,) = imagine(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
+        made = dict(by="quiver sample", photo=job.photo.name, seed=job.seed, steps=job.steps, guidance=job.guidance)
+        replace_file(job.out, encode(SpectralVolume(spectrum=spectrum, fps=prior.units.fps, frames=prior.units.frames, made=made)))
+        print(f"{job.out}: {len(spectrum)} frequencies at {prior.units.size[0]}x{prior.units.size[1]}")
+
+
+if __name__ == "__main__":
+    main()
