@@ -2,8 +2,8 @@
 
 Both read the same members of the same samples, with the page cache warm, on one core and in one process, and give float32:
 the picture from -1 to 1, and S' by the scales of the data set. Once all 16 frequencies, once a single one of each sample.
-webdataset streams a shard from its beginning to its end, which is what it is made for, and gives samples one by one. Quiver
-reads in random order, checks what it reads, and also writes the samples into batches of 8.
+webdataset streams a shard from its beginning to its end, which is what it is made for; Quiver reads in random order and
+checks what it reads. Both give batches of 8, webdataset's stacked by numpy; what it takes without batches is shown too.
 """
 
 import functools
@@ -49,12 +49,14 @@ def main() -> None:
         selection = make_dataset(Path(folder) / "dataset", count)
         statistics = compute([selection])
         check(selection, statistics)
-        contenders = {name: functools.partial(use, make, count) for name, make in all_contenders(selection, statistics).items()}
+        contenders = {name: functools.partial(use, make(), count) for name, make in all_contenders(selection, statistics).items()}
         timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    whole, whole_peer, one, one_peer, *_ = timings.values()
+    whole, whole_peer, one, one_peer, whole_bare, one_bare, *_ = timings.values()
     targets = [
         speedup("all 16 frequencies: webdataset + numpy / Quiver", 4, whole, whole_peer),
         speedup("one frequency: webdataset + numpy / Quiver", 4, one, one_peer),
+        speedup("all 16 frequencies: webdataset + numpy without batches / Quiver", 4, whole, whole_bare),
+        speedup("one frequency: webdataset + numpy without batches / Quiver", 4, one, one_bare),
     ]
     rates = table(("", "samples a second"), [(name, count / medians(found).clock) for name, found in timings.items()])
     body = timings_table(timings, f"ms for {count} samples,", 1e3) + "\n\n" + rates
@@ -80,11 +82,14 @@ def all_contenders(selection: Selection, statistics: SpectrumStatistics) -> dict
     """Name -> what makes an endless iterator of samples, or of batches of them."""
     url, scale = str(selection.dataset.tar(SHARD)), channel_scales(statistics)
     ours, theirs = functools.partial(quiver, selection, statistics), functools.partial(webdataset, url, scale)
+    stacked = functools.partial(batches, url, scale)
     return {
         "Quiver, all frequencies": functools.partial(ours, ExampleConfig()),
-        "webdataset + numpy, all frequencies": functools.partial(theirs, None),
+        "webdataset + numpy, all frequencies": functools.partial(stacked, None),
         "Quiver, one frequency": functools.partial(ours, ExampleConfig(one=True)),
-        "webdataset + numpy, one frequency": functools.partial(theirs, np.random.default_rng(0)),
+        "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
+        "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
+        "webdataset + numpy, one frequency, no batches": functools.partial(theirs, np.random.default_rng(0)),
         "Quiver, all frequencies, augmented": functools.partial(ours, ExampleConfig(augment=AugmentConfig())),
         "Quiver, one frequency, augmented": functools.partial(ours, ExampleConfig(one=True, augment=AugmentConfig())),
     }
@@ -107,13 +112,18 @@ def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> 
             yield [(image, np.sign(ratio) * np.sqrt(np.abs(ratio)), sample["__key__"])]
 
 
-def use(make: Callable[[], Iterator[list]], count: int) -> None:
-    """Takes `count` samples."""
-    seen = 0
-    for some in make():
-        seen += len(some)
-        if seen >= count:
-            return
+def batches(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Iterator[list]:
+    """The same samples, BATCH of them stacked."""
+    stream = webdataset(url, scale, rng)
+    while True:
+        image, spectrum, keys = zip(*(sample for some in islice(stream, BATCH) for sample in some), strict=True)
+        yield list(zip(np.stack(image), np.stack(spectrum), keys, strict=True))
+
+
+def use(stream: Iterator[list], count: int) -> None:
+    """Takes the next `count` samples."""
+    while count > 0:
+        count -= len(next(stream))
 
 
 def check(selection: Selection, statistics: SpectrumStatistics) -> None:
@@ -121,7 +131,7 @@ def check(selection: Selection, statistics: SpectrumStatistics) -> None:
     made = all_contenders(selection, statistics)
     count = len(list(samples(selection, SHARD)))
     ours = {key: (image.numpy(), spectrum.numpy()) for some in islice(made["Quiver, all frequencies"](), count // BATCH) for image, spectrum, key in some}
-    theirs = {key: (image, spectrum) for some in islice(made["webdataset + numpy, all frequencies"](), count) for image, spectrum, key in some}
+    theirs = {key: (image, spectrum) for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH) for image, spectrum, key in some}
     assert ours.keys() == theirs.keys() and len(ours) == count
     for key, (image, spectrum) in theirs.items():
         assert np.abs(ours[key][0] - image).max() < 1e-6 and np.array_equal(ours[key][1], spectrum)
