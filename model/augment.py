@@ -75,6 +75,8 @@ class Augmentation(NamedTuple):
 
 def draw(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
     """What is done to one sample of `size` (width, height)."""
+    if config == OFF:
+        return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
     affine = crop(size, mirrored, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
     colours = rng.uniform(-1, 1, 4) * (config.brightness, config.contrast, config.saturation, config.hue)
@@ -98,6 +100,8 @@ def crop(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place
 def augment_image(picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation) -> Float32[np.ndarray, "height width 3"]:
     """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel stands for the next."""
     moved = cv2.LUT(picture, LEVEL)
+    if augmentation.is_still and augmentation.keeps_colours:
+        return moved
     if not augmentation.is_still:
         moved = _warp(moved, augmentation.affine, cv2.INTER_CUBIC)
     if not augmentation.keeps_colours:

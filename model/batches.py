@@ -112,9 +112,10 @@ class Examples(Dataset):
         frequencies = zip(read_spectrum(self.files, row, first, len(spectrum), self.size), spectrum, strict=True)
         augmentation = draw(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
+        still = augmentation.is_still
         cv2.split(augment_image(picture, augmentation), list(image))
         for k, (raw, into) in enumerate(frequencies, first):
-            if augmentation.is_still:
+            if still:
                 look_up(raw, self.tables[k], into)
             else:
                 augment_spectrum(as_float32(raw), affine, vectors, into)

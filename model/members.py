@@ -46,14 +46,13 @@ class OpenFile:
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"{size} bytes from {offset} on are not in the file, which has {self.size}")
 
-    def read(self, offset: int, size: int) -> UInt8[np.ndarray, " size"]:
-        """Raises ValueError where these bytes are not in the file."""
-        self.check(offset, size)
-        data = np.empty(size, np.uint8)
-        found = os.preadv(self.descriptor, [data.data], offset)
-        if found != size:
-            raise ValueError(f"only {found} of {size} bytes from {offset} on are in the file")
-        return data
+    def read(self, offset: int, into: UInt8[np.ndarray, " size"]) -> UInt8[np.ndarray, " size"]:
+        """The bytes from `offset` on, as many as `into` takes. Raises ValueError where they are not in the file."""
+        self.check(offset, len(into))
+        found = os.preadv(self.descriptor, [into.data], offset)
+        if found != len(into):
+            raise ValueError(f"only {found} of {len(into)} bytes from {offset} on are in the file")
+        return into
 
 
 class Files:
@@ -87,7 +86,9 @@ def read_picture(files: Files, row: Row, size: tuple[int, int]) -> UInt8[np.ndar
     """Its start frame, RGB, of `size` (width, height). Raises ValueError where the bytes are not that."""
     with naming(row):
         offset, length = row.image
-        data = files[row.path].read(offset - BLOCKSIZE, BLOCKSIZE + length)
+        file = files[row.path]
+        file.check(offset - BLOCKSIZE, BLOCKSIZE + length)
+        data = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + length, np.uint8))
         check_member(data[:BLOCKSIZE].tobytes(), f"{row.key}.{IMAGE}", length, length)
         return decode_picture(data[BLOCKSIZE:], size)
 
@@ -107,7 +108,7 @@ def decode_picture(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> 
 def read_spectrum(files: Files, row: Row, first: int, count: int, size: tuple[int, int]) -> Iterator[Float16[np.ndarray, "4 height width"]]:
     """`count` of its frequencies from the `first` on, raw coefficients in pixels. Raises ValueError where the bytes are not that.
 
-    One by one, since a frequency fits into the processor's cache and the memory of the one before serves again.
+    One by one, each in the memory of the one before, which fits into the processor's cache.
     """
     with naming(row):
         (width, height), (offset, length) = size, row.motion
@@ -115,14 +116,15 @@ def read_spectrum(files: Files, row: Row, first: int, count: int, size: tuple[in
             raise ValueError(f"it has {row.frequencies} frequencies, expected {first + count}")
         file, one = files[row.path], 2 * 4 * height * width
         file.check(offset, length)
-        head = file.read(offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + LONGEST_HEADER)).tobytes()
+        head = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + min(length, 8 + LONGEST_HEADER), np.uint8)).tobytes()
         check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
         begin = offset + spectrum_offset(head[BLOCKSIZE:], length, [row.frequencies, 4, height, width])
+        channels = np.empty((4, height, width), np.float16)
         for frequency in range(first, first + count):
-            channels = file.read(begin + frequency * one, one).view(np.float16)
+            file.read(begin + frequency * one, channels.reshape(-1).view(np.uint8))
             if not is_finite(channels):
                 raise ValueError("spectrum has values that are not finite")
-            yield channels.reshape(4, height, width)
+            yield channels
 
 
 def spectrum_offset(head: bytes, size: int, shape: list[int]) -> int:

@@ -53,12 +53,8 @@ def planned(shard: str, number: int, **clip: Any) -> dict[str, Any]:
     """A row of the plan."""
     name = f"clip-{shard}-{number // 3}"
     row = dict(key=f"{name}-{number:06d}", start_frame=number * 10, start_time_s=number / 3, split=shard.split("-")[0], shard=shard, clip_id=name)
-    return (
-        dict.fromkeys(PLAN.names)
-        | row
-        | dict(uri=f"/gone/{name}.mp4", sha256=hashlib.sha256(name.encode()).hexdigest(), bytes=1, duration_s=8.0, licence="CC0-1.0")
-        | clip
-    )
+    content = hashlib.sha256(name.encode()).hexdigest()
+    return dict.fromkeys(PLAN.names) | row | dict(uri=f"/gone/{name}.mp4", sha256=content, bytes=1, duration_s=8.0, licence="CC0-1.0") | clip
 
 
 def written(

@@ -259,10 +259,10 @@ def test_few_files_are_kept_open(tmp_path):
     for i, path in enumerate(paths):
         path.write_bytes(bytes([i]))
     for _ in range(2):
-        assert [files[path].read(0, 1)[0] for path in paths] == list(range(8)) and opened() == 3
+        assert [files[path].read(0, np.zeros(1, np.uint8))[0] for path in paths] == list(range(8)) and opened() == 3
     held = files[paths[0]]
     for path in paths[1:]:
-        files[path].read(0, 1)
-    assert held.read(0, 1)[0] == 0 and opened() == 4
+        files[path].read(0, np.zeros(1, np.uint8))
+    assert held.read(0, np.zeros(1, np.uint8))[0] == 0 and opened() == 4
     del files, held
     assert opened() == 0

@@ -18,7 +18,7 @@ from PIL import Image
 from jobs.report_statistics import main
 from pipeline import scales
 from pipeline.build import build_shard
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, sealed
 from pipeline.derived import finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
@@ -163,7 +163,7 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     dataset = datasets.written(tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]})
     path = dataset.record("train-000000")
     record, keys = json.loads(path.read_bytes()), [row["key"] for row in dataset.planned_rows()]
-    path.write_text(json.dumps(record | dict(strips={keys[1]: text, keys[2]: '"><script>'})))
+    path.write_bytes(sealed({name: value for name, value in record.items() if name != "digest"} | dict(strips={keys[1]: text, keys[2]: '"><script>'})))
     page = page_of(Selection(dataset))
     assert page.count(text) == 1 and "the stored pictures are damaged" in page and '"><script>' not in page
 

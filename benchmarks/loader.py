@@ -1,0 +1,141 @@
+"""Training samples from shards, against webdataset with numpy, safetensors and Pillow: 256 x 160, 16 frequencies, normalised.
+
+Both read the same members of the same samples, with the page cache warm, on one core and in one process, and give float32:
+the picture from -1 to 1, and S' by the scales of the data set. Once all 16 frequencies, once a single one of each sample.
+webdataset streams a shard from its beginning to its end, which is what it is made for; Quiver reads in random order and
+checks what it reads. Both give batches of 8, webdataset's stacked by numpy; what it takes without batches is shown too.
+"""
+
+import functools
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import webdataset as wds
+from PIL import Image
+from safetensors.numpy import load
+
+from benchmarks.rounds import arguments, interleaved, medians, one_cpu, report, speedup, table, timings_table
+from benchmarks.shards import make_samples
+from model.augment import AugmentConfig
+from model.batches import ExampleConfig, Examples, Order, Position, loader
+from pipeline.build import outcome_row
+from pipeline.dataset import Dataset, ShardDraft
+from pipeline.derived import finalize
+from pipeline.normalize import channel_scales
+from pipeline.scales import compute
+from pipeline.selection import Selection, samples
+from pipeline.window import BuildConfig, recorded
+from schemas.outcome import Outcome, Stage
+from schemas.sample import IMAGE, MOTION
+from schemas.statistics import SpectrumStatistics
+from tests.datasets import CALM, planned
+
+SAMPLES, BATCH, SHARD = 64, 8, "train-000000"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    options = parser.parse_args()
+    one_cpu()
+    torch.set_num_threads(1)
+    count = BATCH if options.quick else SAMPLES
+    with tempfile.TemporaryDirectory() as folder:
+        selection = make_dataset(Path(folder) / "dataset", count)
+        statistics = compute([selection])
+        check(selection, statistics)
+        contenders = {name: functools.partial(use, make(), count) for name, make in all_contenders(selection, statistics).items()}
+        timings = interleaved(contenders, 1 if options.quick else options.rounds)
+    whole, whole_peer, one, one_peer, whole_bare, one_bare, *_ = timings.values()
+    targets = [
+        speedup("all 16 frequencies: webdataset + numpy / Quiver", 4, whole, whole_peer),
+        speedup("one frequency: webdataset + numpy / Quiver", 4, one, one_peer),
+        speedup("all 16 frequencies: webdataset + numpy without batches / Quiver", 4, whole, whole_bare),
+        speedup("one frequency: webdataset + numpy without batches / Quiver", 4, one, one_bare),
+    ]
+    rates = table(("", "samples a second"), [(name, count / medians(found).clock) for name, found in timings.items()])
+    body = timings_table(timings, f"ms for {count} samples,", 1e3) + "\n\n" + rates
+    report("loader", "Loader", __doc__, body, targets, keep=not options.quick)
+
+
+def make_dataset(root: Path, count: int) -> Selection:
+    """A data set of one shard of rendered frames and smooth spectra."""
+    config, dataset = BuildConfig(), Dataset(root)
+    rows = [planned(SHARD, i) for i in range(count)]
+    root.mkdir()
+    dataset.open(rows, recorded(config), {})
+    draft, power = ShardDraft(dataset, SHARD, config.frequencies), [0.0] * (config.plan.frames // 2 + 1)
+    for row, sample in zip(rows, make_samples(count), strict=True):
+        kept = outcome_row(row, Outcome.KEPT, Stage.WRITE, **CALM, power_x=power, power_y=power, energy_x=1.0, energy_y=1.0)
+        draft.add(kept, replace(sample, key=row["key"]), None)
+    draft.commit()
+    finalize(dataset)
+    return Selection(dataset)
+
+
+def all_contenders(selection: Selection, statistics: SpectrumStatistics) -> dict[str, Callable[[], Iterator]]:
+    """Name -> what makes an endless iterator of samples, or of batches of them."""
+    url, scale = str(selection.dataset.tar(SHARD)), channel_scales(statistics)
+    ours, theirs = functools.partial(quiver, selection, statistics), functools.partial(webdataset, url, scale)
+    stacked = functools.partial(batches, url, scale)
+    return {
+        "Quiver, all frequencies": functools.partial(ours, ExampleConfig()),
+        "webdataset + numpy, all frequencies": functools.partial(stacked, None),
+        "Quiver, one frequency": functools.partial(ours, ExampleConfig(one=True)),
+        "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
+        "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
+        "webdataset + numpy, one frequency, no batches": functools.partial(theirs, np.random.default_rng(0)),
+        "Quiver, all frequencies, augmented": functools.partial(ours, ExampleConfig(augment=AugmentConfig())),
+        "Quiver, one frequency, augmented": functools.partial(ours, ExampleConfig(one=True, augment=AugmentConfig())),
+    }
+
+
+def quiver(selection: Selection, statistics: SpectrumStatistics, config: ExampleConfig) -> Iterator[list]:
+    examples = Examples([selection], statistics, config)
+    for batch, _ in loader(examples, Order(count=len(examples), seed=0, global_batch=BATCH), Position()):
+        yield list(zip(batch.image, batch.spectrum, batch.keys, strict=True))
+
+
+def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Iterator[list]:
+    """All frequencies, or one that `rng` draws."""
+    while True:
+        for sample in wds.WebDataset(url, shardshuffle=False):
+            picture = np.asarray(Image.open(io.BytesIO(sample[IMAGE])))
+            image = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+            part = slice(None) if rng is None else slice(k := int(rng.integers(len(scale))), k + 1)
+            ratio = load(sample[MOTION])["spectrum"][part].astype(np.float32) / scale[part]
+            yield [(image, np.sign(ratio) * np.sqrt(np.abs(ratio)), sample["__key__"])]
+
+
+def batches(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Iterator[list]:
+    """The same samples, BATCH of them stacked."""
+    stream = webdataset(url, scale, rng)
+    while True:
+        image, spectrum, keys = zip(*(sample for some in islice(stream, BATCH) for sample in some), strict=True)
+        yield list(zip(np.stack(image), np.stack(spectrum), keys, strict=True))
+
+
+def use(stream: Iterator[list], count: int) -> None:
+    """Takes the next `count` samples."""
+    while count > 0:
+        count -= len(next(stream))
+
+
+def check(selection: Selection, statistics: SpectrumStatistics) -> None:
+    """That both give the same of each sample."""
+    made = all_contenders(selection, statistics)
+    count = len(list(samples(selection, SHARD)))
+    ours = {key: (image.numpy(), spectrum.numpy()) for some in islice(made["Quiver, all frequencies"](), count // BATCH) for image, spectrum, key in some}
+    theirs = {key: (image, spectrum) for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH) for image, spectrum, key in some}
+    assert ours.keys() == theirs.keys() and len(ours) == count
+    for key, (image, spectrum) in theirs.items():
+        assert np.abs(ours[key][0] - image).max() < 1e-6 and np.array_equal(ours[key][1], spectrum)
+
+
+if __name__ == "__main__":
+    main()
