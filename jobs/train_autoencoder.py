@@ -47,7 +47,7 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse(TrainAutoencoder, "quiver train-autoencoder", PRESETS, args)
+        job = parse("quiver train-autoencoder", PRESETS, args)
         if job.workers is None:
             device_of(job.train)
         cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")

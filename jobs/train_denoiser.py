@@ -71,7 +71,7 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse(TrainDenoiser, "quiver train-denoiser", PRESETS, args)
+        job = parse("quiver train-denoiser", PRESETS, args)
         if job.workers is None:
             device_of(job.train)
         cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")

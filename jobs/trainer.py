@@ -14,7 +14,7 @@ import torch.distributed
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.augment import AugmentConfig
+from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, loader
 from model.training import Group, Task, TrainConfig, current_group, train
 from model.training import Progress as Logged
@@ -60,13 +60,13 @@ class Data:
         self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, *, one: bool
     ) -> tuple[Examples, Examples | None]:
         """Training samples, of one frequency each or of all; and test samples of all, if there are any."""
-        augment = AugmentConfig() if self.augment else None
-        training = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, one=one, normalisation=normalisation, augment=augment))
+        config = ExampleConfig(frequencies=frequencies, one=one, normalisation=normalisation, augment=AugmentConfig() if self.augment else OFF)
+        training = Examples(selections, statistics, config)
         test = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split="test")
         return training, test if len(test) else None
 
 
-def parse(kind: type[Job], prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
+def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
     """The command line: a preset, then what differs from it."""
     args = sys.argv[1:] if args is None else list(args)
     if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):

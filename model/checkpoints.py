@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import uuid
+from _pickle import UnpicklingError
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,10 @@ class Checkpoint(NamedTuple):
         path = self.folder / TRAINING
         if not path.exists():
             raise ValueError(f"{self.folder} holds no training state, and cannot be gone on from")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
 
 
 def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any], keep: int) -> Path:

@@ -70,8 +70,10 @@ class TrainConfig:
 class Task(Protocol):
     """What is trained."""
 
-    network: nn.Module
-    """Its parameters that want a gradient are trained, and averaged."""
+    @property
+    def network(self) -> nn.Module:
+        """Its parameters that want a gradient are trained, and averaged."""
+        ...
 
     def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars for the log."""
