@@ -17,6 +17,7 @@ from pipeline.flow import FlowConfig
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
 from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct
+from pipeline.selection import Selection
 from pipeline.spectrum import to_motion
 from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Quarantined, Reason
@@ -45,7 +46,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def shown(dataset) -> Reconstruction:
-    return reconstruct(dataset, dataset.planned_rows()[1]["key"])
+    return reconstruct(Selection(dataset), dataset.planned_rows()[1]["key"])
 
 
 @pytest.fixture
@@ -146,4 +147,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no data set: there is no run\.json"):
         read_settings(Dataset(tmp_path))
     with pytest.raises(ValueError, match=r"has no manifest\.parquet, expected a data set whose run has finished"):
-        reconstruct(Dataset(tmp_path), "a-000000")
+        reconstruct(Selection(Dataset(tmp_path)), "a-000000")
