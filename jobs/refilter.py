@@ -54,7 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         args = sys.argv[1:] if args is None else args
         asked = parse(args)
-        whole = Selection(Dataset(asked.dataset))
+        whole = Selection(Dataset(asked.dataset.absolute()))
+        whole.dataset.begun()
         job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
         with whole.dataset.held():
             judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))

@@ -24,7 +24,7 @@ from jobs.exits import sentences
 from jobs.progress import by
 from jobs.verify import count
 from pipeline.dataset import DamagedShard, Dataset
-from pipeline.derived import FILES, Part, Tally, index_entry, manifest_rows, run_digest
+from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
 from schemas import statistics
@@ -64,6 +64,8 @@ class Counted(Tally):
         """One shard of the plan, or the clips that gave no window."""
         try:
             record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
+            if record:
+                check_rows(dataset.record(record["shard"]), rows, record)
         except DamagedShard:
             record = None
             self.damaged.append(shard)
@@ -114,7 +116,7 @@ def progress(path: Path) -> Iterator[dict[str, Any]]:
         try:
             entry = json.loads(line)
             yield {name: float(entry[name]) for name in numbers}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             continue
 
 
@@ -138,7 +140,7 @@ def holds(check: Callable[[], bool]) -> bool:
     """Whether a file is there, can be read, and is what it should be."""
     try:
         return check()
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, pa.ArrowException):
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError, pa.ArrowException):
         return False
 
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
+from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
-from schemas.run import FORMAT_VERSION, RunContract, plain
+from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
 from schemas.tables import PLAN
 
@@ -49,6 +51,8 @@ class DamagedPlan(OSError):
     """The plan is gone or is another: what belongs into which shard is not known any more."""
 
 
+SHARD = re.compile(r"[A-Za-z0-9_-]{1,60}")
+"""Name of a shard: it becomes part of file names, and may come from a table of others."""
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
@@ -66,13 +70,13 @@ class Dataset:
         self.report, self.views = root / "report.html", root / "views"
 
     def tar(self, shard: str) -> Path:
-        return self.shards / f"{shard}.tar"
+        return self.shards / f"{checked_name(shard)}.tar"
 
     def histogram(self, shard: str) -> Path:
-        return self.histograms / f"{shard}.safetensors"
+        return self.histograms / f"{checked_name(shard)}.safetensors"
 
     def record(self, shard: str) -> Path:
-        return self.records / f"{shard}.json"
+        return self.records / f"{checked_name(shard)}.json"
 
     def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
@@ -137,10 +141,14 @@ class Dataset:
             found = RunContract(**json.loads(self.run.read_bytes()))
         except FileNotFoundError:
             raise ValueError(f"{self.root} holds no data set: there is no run.json") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.run} is no run contract: {error}") from error
         if found.format != FORMAT_VERSION:
             raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
+        try:
+            check(found)
+        except ValueError as error:
+            raise ValueError(f"{self.run} is no run contract: {error}") from error
         return found
 
     def check_plan(self) -> None:
@@ -166,10 +174,12 @@ class Dataset:
         return self.record(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
-        """Raises DamagedShard where its bytes are not those that were written."""
+        """Raises DamagedShard where its bytes are not those that were written, or it is another shard's or another run's."""
         path = self.record(shard)
         try:
-            return opened_seal(path.read_bytes())
+            record = opened_seal(path.read_bytes())
+            check_owner(record, shard, hashlib.sha256(self.run.read_bytes()).hexdigest())
+            return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
@@ -224,21 +234,11 @@ class ShardDraft:
         self.writer.discard()
 
 
-def sealed(record: dict[str, Any]) -> bytes:
-    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
-    return to_json(record | {"digest": hashlib.sha256(to_json(record)).hexdigest()})
-
-
-def opened_seal(data: bytes) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises ValueError saying what it is instead where one bit of it has changed."""
-    try:
-        record = json.loads(data)
-        record.pop("digest")
-    except (AttributeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError("is no commit record, or one without a digest") from error
-    if sealed(record) != data:
-        raise ValueError("has changed since it was written")
-    return record
+def checked_name(shard: str) -> str:
+    """The name of a shard. Raises ValueError for one that could lead out of the folder."""
+    if not SHARD.fullmatch(shard):
+        raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
+    return shard
 
 
 def table_bytes(table: pa.Table) -> bytes:

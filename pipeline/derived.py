@@ -80,10 +80,17 @@ def check_complete(dataset: Dataset) -> None:
 def parts(dataset: Dataset) -> Iterator[Part]:
     """The manifest, shard by shard, each with its record; at last the clips without a window."""
     for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
-        record = dataset.read_record(shard) if shard else None
+        rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
+            check_rows(dataset.record(record["shard"]), rows, record)
             check_tar_size(dataset.tar(record["shard"]), record["tar"])
-        yield Part(shard, manifest_rows(list(planned), record), record)
+        yield Part(shard, manifest_rows(rows, record), record)
+
+
+def check_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
+    """Raises DamagedShard unless a record holds just the plan's windows of its shard."""
+    if [row["key"] for row in record["rows"]] != [row["key"] for row in plan]:
+        raise DamagedShard(f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again")
 
 
 def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
@@ -101,11 +108,20 @@ def manifest_writer(path: Path) -> Iterator[Any]:
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
             while len(waiting) >= least and waiting:
-                writer.write_table(pa.Table.from_pylist(waiting[:ROW_GROUP], MANIFEST))
+                writer.write_table(manifest_table(waiting[:ROW_GROUP]))
                 del waiting[:ROW_GROUP]
 
         yield write
         write([], least=1)
+
+
+def manifest_table(rows: list[dict]) -> pa.Table:
+    """Raises DamagedShard where a value is none that the manifest can hold."""
+    try:
+        return pa.Table.from_pylist(rows, MANIFEST)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        shards = sorted({row["shard"] for row in rows if row["shard"]})
+        raise DamagedShard(f"a record of {shards[0]} to {shards[-1]} holds a value of another kind than the manifest: {error}") from error
 
 
 class Merged:

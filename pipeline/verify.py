@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from pipeline import derived, statistics
-from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset, opened_seal
+from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
+from pipeline.record import check_owner, opened_seal
 from pipeline.shards import scan_end, scan_samples
 from schemas.outcome import Outcome
 from schemas.run import RunContract
@@ -99,7 +100,7 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
     faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
-    compared = check_derived(dataset) if sound else None
+    compared = check_derived(dataset, known=bool(faults)) if sound else None
     return Verified(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
 
 
@@ -126,11 +127,11 @@ def check_contract(dataset: Dataset) -> list[Fault]:
 
 
 def readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The records that are what was written, in no order."""
+    """The records that are what was written, whatever run they are of, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
-            yield dataset.read_record(path.stem)
-        except OSError:
+            yield opened_seal(path.read_bytes())
+        except (OSError, ValueError):
             continue
 
 
@@ -161,8 +162,7 @@ def check_one(planned: Planned) -> list[Fault]:
 
 def check_record(record: dict[str, Any], planned: Planned, run: str) -> None:
     """Raises ValueError unless the record is of this run and this shard and holds just the plan's windows."""
-    if record["run"] != run or record["shard"] != planned.shard:
-        raise ValueError(f"is of shard {record['shard']} of run {str(record['run'])[:12]}, expected {planned.shard} of run {run[:12]}")
+    check_owner(record, planned.shard, run)
     if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
     kept = kept_rows(record)
@@ -255,13 +255,13 @@ def relative(dataset: Dataset, path: Path) -> str:
     return str(path.relative_to(dataset.root))
 
 
-def check_derived(dataset: Dataset) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any."""
+def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
+    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `known`."""
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
             derived.finalize(dataset, into=Path(folder))
-        except DamagedShard:
-            return None
+        except DamagedShard as error:
+            return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
         return [Fault(name, what, Remedy.FINALIZE) for name in derived.FILES if (what := difference(dataset, Path(folder), name))]
 
 
