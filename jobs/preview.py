@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from jobs.exits import sentences
+from jobs.exits import check_output, sentences
 from pipeline import pictures
 from pipeline.encode import check_suffix, encode
 from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
@@ -65,8 +65,7 @@ def check(job: Preview) -> None:
     check_suffix(job.out.suffix.lower())
     if not 0 < job.magnify <= 1000:
         raise ValueError(f"--magnify is {job.magnify:g}, expected more than 0 and at most 1000")
-    if job.out.is_dir() or not job.out.absolute().parent.is_dir():
-        raise ValueError(f"--out is {str(job.out)!r}, expected a file in a folder that is there")
+    check_output("--out", job.out)
 
 
 def run(job: Preview) -> None:

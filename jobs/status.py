@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 import tyro
 
 from jobs.exits import sentences
-from jobs.progress import by
-from jobs.verify import count
+from jobs.progress import by, count
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
+from pipeline.views import names
 from schemas import statistics
 from schemas.outcome import printable
 
@@ -94,7 +94,7 @@ def status(dataset: Dataset) -> dict[str, Any]:
     return dict(
         dataset=str(dataset.root), running=running, planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
         windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
-        views=sorted(path.stem for path in dataset.views.glob("*.parquet")),
+        views=names(dataset),
     )  # fmt: skip
 
 

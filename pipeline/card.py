@@ -46,7 +46,7 @@ BODY = """# Spectral volumes of {clips} clips
 per pixel and displacement component, at {width} x {height} pixels; extracted by Quiver from {hours:.2f} h of video, after
 Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
 
-| | windows |
+| | windows, and clips that gave none |
 |---|---|
 {counts}
 

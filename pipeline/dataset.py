@@ -28,7 +28,7 @@ from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
-from schemas.tables import PLAN
+from schemas.tables import CLIP_FIELDS, PLAN
 
 
 class ContractMismatch(Exception):
@@ -84,6 +84,7 @@ class Dataset:
         Returns a sentence for each library that is another version than when the data set was begun. Raises
         ContractMismatch, and OSError where the folder cannot be written.
         """
+        self.check_ours()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN))
@@ -96,11 +97,18 @@ class Dataset:
         found = RunContract(**json.loads(self.run.read_bytes()))
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
-            lines += input_differences(self.planned_rows(), rows) or ["inputs: another plan"]
+            lines += input_differences(self.planned_rows(), rows) or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
         self.remove_temporary_files()
         return other_versions(found, versions)
+
+    def check_ours(self) -> None:
+        """Raises ValueError where the folder is to be begun and holds what is none of ours."""
+        ours = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
+        others = sorted(path.name for path in self.root.iterdir() if path.name not in ours and not path.name.startswith("."))
+        if others and not self.run.exists():
+            raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -161,6 +169,15 @@ class Dataset:
             found = None
         if found != expected:
             raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {NEW_FOLDER}")
+
+    def check_finished(self) -> None:
+        """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
+        self.check_plan()
+        shards = list(dict.fromkeys(row["shard"] for row in self.stream_plan() if row["shard"]))
+        left = [shard for shard in shards if not self.is_committed(shard)]
+        if left:
+            words = f"{len(left)} of {len(shards)} shards of {self.root} are not built yet ({', '.join(left[:3])})"
+            raise ValueError(f"{words}: the same extract-flow command builds them")
 
     def planned_rows(self) -> list[dict]:
         return list(self.stream_plan())
@@ -259,8 +276,9 @@ def inputs_digest(rows: Iterable[dict]) -> str:
 
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
-    """One line for every clip that was added, removed or changed, at most ten."""
-    before, after = ({row["clip_id"]: row for row in rows} for rows in (old, new))
+    """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
+    columns = {field.name for field in CLIP_FIELDS}
+    before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))
     lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
     lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]
     lines += [f"clip changed: {after[i]['uri']}" for i in after.keys() & before.keys() if inputs_digest([after[i]]) != inputs_digest([before[i]])]

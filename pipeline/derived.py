@@ -49,7 +49,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
 
     Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file that is not the one recorded.
     """
-    check_complete(dataset)
+    dataset.check_finished()
     goal = Dataset(into or dataset.root)
     merged, tally, index = Merged(), Tally(), {}
     with manifest_writer(goal.manifest) as write:
@@ -66,15 +66,6 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     found = write_statistics(Selection(dataset, derived=goal))
     replace_file(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
     return summary
-
-
-def check_complete(dataset: Dataset) -> None:
-    """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
-    dataset.check_plan()
-    shards = list(dict.fromkeys(row["shard"] for row in dataset.stream_plan() if row["shard"]))
-    left = [shard for shard in shards if not dataset.is_committed(shard)]
-    if left:
-        raise ValueError(f"{len(left)} of {len(shards)} shards of {dataset.root} are not built yet ({', '.join(left[:3])}): run its extract-flow again first")
 
 
 def parts(dataset: Dataset) -> Iterator[Part]:
@@ -194,12 +185,13 @@ class Tally:
         self.outcomes, self.splits, self.licences = Counter(), Counter(), Counter()
         self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
         self.clips: dict[tuple[str, str], float] = {}
-        self.windows = self.shards = self.bytes = 0
+        self.windows = self.barren = self.shards = self.bytes = 0
 
     def add(self, part: Part) -> None:
         for row in part.rows:
             self.outcomes[row["outcome"]] += 1
             self.windows += row["key"] is not None
+            self.barren += row["key"] is None
             self.clips[row["clip_id"], row["uri"]] = row["duration_s"] or 0.0
             if row["outcome"] == Outcome.KEPT:
                 self.splits[row["split"]] += 1
@@ -215,6 +207,7 @@ class Tally:
         return dict(
             clips=len(self.clips),
             windows=self.windows,
+            clips_without_window=self.barren,
             **{outcome.value: self.outcomes[outcome] for outcome in Outcome},
             rejected_by_reason=dict(self.reasons[Outcome.REJECTED].most_common()),
             quarantined_by_reason=dict(self.reasons[Outcome.QUARANTINED].most_common()),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
-from pipeline.dataset import Dataset
+from pipeline.dataset import DamagedShard, Dataset
 from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
 from schemas.outcome import Outcome
@@ -47,7 +47,7 @@ class Selection:
     @property
     def table(self) -> Path:
         """One row for every row of the plan, with what became of it."""
-        return self.dataset.views / f"{self.view}.parquet" if self.view else self.file("manifest.parquet")
+        return self.file("parquet" if self.view else "manifest.parquet")
 
     def thresholds(self) -> Thresholds:
         """By which its windows are kept. Raises ValueError where they cannot be read."""
@@ -71,6 +71,7 @@ class Selection:
             found = json.loads(path.read_bytes())
             run, tars = found["run"], checked_tars(found)
         except FileNotFoundError:
+            self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
@@ -139,7 +140,11 @@ def digest(selections: Sequence[Selection]) -> str:
 
 
 def samples(selection: Selection, shard: str) -> Iterator[Sample]:
-    """The kept samples of one shard. Raises ValueError naming one whose bytes are not the sample that was written."""
+    """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample that was written."""
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
     for row in pq.read_table(selection.table, filters=filters).to_pylist():
-        yield read_sample(selection.dataset.tar(shard), row["key"], row)
+        try:
+            sample = read_sample(selection.dataset.tar(shard), row["key"], row)
+        except ValueError as error:
+            raise DamagedShard(f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right") from error
+        yield sample

@@ -3,7 +3,7 @@
     check_contract   run.json and the plan: without them nothing else can be judged
     check_one        one shard: its record, every sample of its tar, its histogram counted again, all in one pass
     strangers        files that no plan names, and temporary ones
-    check_derived    the derived files, built again elsewhere and compared
+    check_derived    the derived files, built again elsewhere and compared; then check_views those of the views
 
 A shard without a record is not a fault but work that is left, until the data set was finished once.
 """
@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from pipeline import derived, statistics
+from pipeline import derived, statistics, views
 from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
 from pipeline.record import check_owner, opened_seal
+from pipeline.selection import Selection
 from pipeline.shards import scan_end, scan_samples
 from schemas.outcome import Outcome
 from schemas.run import RunContract
@@ -262,7 +263,28 @@ def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
             derived.finalize(dataset, into=Path(folder))
         except DamagedShard as error:
             return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
-        return [Fault(name, what, Remedy.FINALIZE) for name in derived.FILES if (what := difference(dataset, Path(folder), name))]
+        names = list(derived.FILES)
+        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := difference(dataset, Path(folder), name))]
+        return faults or check_views(dataset, Path(folder))
+
+
+def check_views(dataset: Dataset, folder: Path) -> list[Fault]:
+    """Every file of a view that is not what its thresholds and the data set give; its report is for people, and not compared."""
+    found = []
+    for name in views.names(dataset):
+        view = Selection(dataset, name)
+        try:
+            views.refilter(dataset, name, view.thresholds(), one_by_one, Dataset(folder))
+        except ValueError as error:
+            found.append(Fault(f"views/{name}.json", str(error), Remedy.MOVE))
+            continue
+        paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]
+        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := difference(dataset, folder, path))]
+    return found
+
+
+def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    return ((item, function(item)) for item in items)
 
 
 def difference(dataset: Dataset, built: Path, name: str) -> str | None:

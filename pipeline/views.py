@@ -50,14 +50,15 @@ class Judged:
     """Not stored, and kept if they were: to be extracted again."""
 
 
-def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped) -> Judged:
-    """Writes the view. `mapped` runs the pass over the tars.
+def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped, into: Dataset | None = None) -> Judged:
+    """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
 
     Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
     """
-    view = new_view(dataset, name)
+    view = new_view(dataset, name, into)
     before = view.whole().index()["shards"]
-    view.file("index.json").unlink(missing_ok=True)  # without it the view is none, until all of it is written
+    for name in ("index.json", "report.html"):
+        view.file(name).unlink(missing_ok=True)  # without its index the view is none, until all of it is written
     replace_file(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
     tally, index = Judged(), {}
     with manifest_writer(view.table) as write:
@@ -88,12 +89,20 @@ def count_again(view: Selection, shard: str) -> Any:
     return statistics.histogram((sample.spectrum for sample in samples(view, shard)), view.dataset.begun().config["frequencies"])
 
 
-def new_view(dataset: Dataset, name: str) -> Selection:
+def remake(dataset: Dataset, mapped: Mapped, into: Dataset | None = None) -> list[Selection]:
+    """Writes every view again, by its own thresholds; returns them."""
+    views = [Selection(dataset, name) for name in names(dataset)]
+    for view in views:
+        refilter(dataset, str(view.view), view.thresholds(), mapped, into)
+    return views
+
+
+def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
     """The selection of a view that is about to be made."""
     if not NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}, expected up to 60 letters, digits, - and _")
-    dataset.views.mkdir(exist_ok=True)
-    return Selection(dataset, name)
+    (into or dataset).views.mkdir(exist_ok=True)
+    return Selection(dataset, name, into)
 
 
 def names(dataset: Dataset) -> list[str]:
