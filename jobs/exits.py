@@ -1,11 +1,16 @@
 """Exit codes of all jobs, and the one place where an error becomes a sentence."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 from pipeline.dataset import ContractMismatch, FolderInUse
+from pipeline.derived import FILES
+
+OWN = (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
 
 
 class Exit(IntEnum):
@@ -20,6 +25,7 @@ class Exit(IntEnum):
     STORAGE = 5
     """A file cannot be read or written; of verify, faults were found; of repair, some are left."""
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 @contextmanager
@@ -27,6 +33,10 @@ def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(Exit.BROKEN_PIPE) from None
     except ValueError as error:
         stop(Exit.USAGE, str(error))
     except ContractMismatch as error:
@@ -37,6 +47,14 @@ def sentences() -> Iterator[None]:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
         stop(Exit.STORAGE, f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raises ValueError unless a file can be put there without overwriting one of a data set's own."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
+    if path.name in OWN and (path.parent / "run.json").exists():
+        raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
 def stop(code: Exit, sentence: str) -> None:

@@ -24,7 +24,7 @@ from pipeline.derived import FILES as DERIVED
 from pipeline.derived import finalize
 from pipeline.selection import Selection
 from pipeline.shards import replace_file
-from pipeline.views import names, refilter
+from pipeline.views import names, remake
 from schemas.statistics import decode
 
 FILES = (*DERIVED[1:], "report.html")
@@ -50,28 +50,27 @@ def main(args: Sequence[str] | None = None) -> None:
         make_page = page_maker("--no-report") if job.report else None
         with dataset.held():
             summary = finalize(dataset)
-            made = [Selection(dataset), *(remade(dataset, name) for name in names(dataset))]
+            reported = [Selection(dataset), *with_report(dataset)]
+            made = [Selection(dataset), *remake(dataset, partial(cluster.mapped, workers=1))]
             if make_page:
-                for selection in made:
+                for selection in reported:
                     write_page(selection, make_page)
         written = [path.relative_to(dataset.root) for selection in made for path in [selection.table, *map(selection.file, FILES)] if path.exists()]
         print("\n".join([*summary_lines(summary), f"written: {', '.join(map(str, written))}"]))
 
 
-def remade(dataset: Dataset, name: str) -> Selection:
-    """A view, by its own thresholds."""
-    view = Selection(dataset, name)
-    refilter(dataset, name, view.thresholds(), partial(cluster.mapped, workers=1))
-    return view
+def with_report(dataset: Dataset) -> list[Selection]:
+    """The views of which a report was drawn."""
+    return [view for view in (Selection(dataset, name) for name in names(dataset)) if view.file("report.html").exists()]
 
 
 def write_page(selection: Selection, make_page: PageMaker) -> None:
-    """The report of a data set; of a view where it has one already. None, where nothing was kept that could be shown."""
+    """The report of a data set, or of a view; none where no training window was kept."""
     path, statistics = selection.file("report.html"), selection.file("statistics.json")
-    if not statistics.exists():
-        path.unlink(missing_ok=True)
-    elif selection.view is None or path.exists():
+    if statistics.exists():
         replace_file(path, make_page([selection], decode(statistics.read_bytes())).encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

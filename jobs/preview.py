@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from jobs.exits import sentences
+from jobs.exits import check_output, sentences
 from pipeline import pictures
-from pipeline.dataset import Dataset
 from pipeline.encode import check_suffix, encode
 from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
 from pipeline.reconstruction import Reconstruction, reconstruct
+from pipeline.selection import select
 from pipeline.shards import replace_file
 from pipeline.spectrum import modulus
 from schemas.outcome import Quarantined
@@ -42,8 +42,8 @@ MARK = (255, 214, 64)
 class Preview:
     """Shows one sample of a data set: its motion as a video, or as a sheet of pictures."""
 
-    dataset: tyro.conf.Positional[Path]
-    """Folder of the data set, whose run has finished."""
+    dataset: tyro.conf.Positional[str]
+    """Folder of the data set, whose run has finished, or DATASET:VIEW."""
     key: tyro.conf.Positional[str]
     """Name of the sample: the column key of the manifest."""
     out: Path
@@ -65,13 +65,12 @@ def check(job: Preview) -> None:
     check_suffix(job.out.suffix.lower())
     if not 0 < job.magnify <= 1000:
         raise ValueError(f"--magnify is {job.magnify:g}, expected more than 0 and at most 1000")
-    if job.out.is_dir() or not job.out.absolute().parent.is_dir():
-        raise ValueError(f"--out is {str(job.out)!r}, expected a file in a folder that is there")
+    check_output("--out", job.out)
 
 
 def run(job: Preview) -> None:
     """Writes the file, whole or not at all."""
-    shown, suffix = reconstruct(Dataset(job.dataset), job.key), job.out.suffix.lower()
+    shown, suffix = reconstruct(select(job.dataset), job.key), job.out.suffix.lower()
     step = SLOWER.get(suffix, 1)
     frames = iter([sheet(shown, job.magnify)]) if suffix == ".png" else moving(shown, job.magnify, step)
     data = encode(frames, shown.settings.plan.fps / step, suffix)

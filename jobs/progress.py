@@ -52,9 +52,16 @@ class RunProgress:
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """A data set's summary, for a terminal."""
-    lines = [f"{summary['clips']} clips, {summary['windows']} windows: {summary['kept']} kept {by(summary['kept_by_split'])}"]
+    lines = [f"{count(summary['clips'], 'clip')}, {count(summary['windows'], 'window')}: {summary['kept']} kept {by(summary['kept_by_split'])}".rstrip()]
     lines += [f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}".rstrip() for outcome in ("rejected", "quarantined")]
-    return [*lines, f"  {summary['shards']} shards, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
+    if barren := summary["clips_without_window"]:
+        lines[-1] += f"; of these {count(barren, 'whole clip')}, which gave no window"
+    return [*lines, f"  {count(summary['shards'], 'shard')}, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
+
+
+def count(number: int, what: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def by(counts: dict[str, int]) -> str:

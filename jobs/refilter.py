@@ -26,7 +26,9 @@ from pipeline.views import Judged, refilter
 
 @dataclass(frozen=True, kw_only=True)
 class Refilter:
-    """Judges the windows of a data set by other thresholds. Those that are not given are the data set's own."""
+    """Judges the windows of a data set by other thresholds. Those that are not given are the data set's own, which --help
+    shows where it follows the data set's folder.
+    """
 
     dataset: tyro.conf.Positional[Path]
     """Folder of the data set."""
@@ -53,12 +55,19 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         args = sys.argv[1:] if args is None else args
-        asked = parse(args)
-        whole = Selection(Dataset(asked.dataset))
+        asked = parse(args, own_thresholds(args))
+        whole = Selection(Dataset(asked.dataset.absolute()))
+        whole.dataset.begun()
         job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
         with whole.dataset.held():
             judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))
         print("\n".join(lines(job, judged)))
+
+
+def own_thresholds(args: Sequence[str]) -> Thresholds | None:
+    """Of the data set that is named first, for the help; None where none is."""
+    named = next((Dataset(arg) for arg in args if Dataset(arg).run.is_file()), None)
+    return Selection(named).thresholds() if named else None
 
 
 def lines(job: Refilter, judged: Judged) -> list[str]:

@@ -3,8 +3,8 @@
 
     python -m jobs.repair DATASET
 
-A shard whose record or tar is damaged is removed and built again from its videos with the settings of the run: the same
-bytes as before. A shard of which a video is gone, or is another, is left as it is: building it would lose what is still
+A shard whose record or tar is damaged is put aside, built again from its videos with the settings of the run, and deleted
+once the new one has the same bytes. A shard of which a video is gone, or is another, is left as it is: building it would lose what is still
 good in it. A damaged histogram is counted again. Files of which no plan knows are moved to DATASET/.removed, never
 deleted, since they might be someone's; temporary files are deleted, as by every run. Then the derived files are written.
 
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,13 +31,15 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, sentences, stop
 from jobs.extract_flow import Workers, build_all, versions
-from jobs.verify import count, mapped, with_bar
+from jobs.progress import count
+from jobs.verify import mapped, with_bar
 from pipeline import derived, statistics
 from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, other_versions
 from pipeline.flow import describe
 from pipeline.plan import content_of
 from pipeline.shards import replace_file, scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
+from pipeline.views import remake
 from pipeline.window import BuildConfig, restored
 from schemas.outcome import Outcome, Quarantined, printable
 
@@ -208,8 +211,13 @@ def rebuild(dataset: Dataset, shards: Shards, ready: Callable[[], AbstractContex
     """Removes these shards and builds them again; returns those that failed, and those that came out otherwise."""
     before = written_tars(dataset, shards)
     with ready() as build:
+        aside = {}
         for shard in shards:
-            print(f"shard {shard}: removed {', '.join(remove(dataset, shard))}; building it again", flush=True)
+            aside[shard] = put_aside(dataset, shard)
+            print(
+                f"shard {shard}: {', '.join(str(path.relative_to(dataset.root)) for path in aside[shard]) or 'nothing'} put aside; building it again",
+                flush=True,
+            )
         failed = build(shards)
     changed = []
     for shard in shards.keys() - set(failed):
@@ -218,16 +226,22 @@ def rebuild(dataset: Dataset, shards: Shards, ready: Callable[[], AbstractContex
             print(f"shard {shard} is built; nothing is left that says what its tar was")
         elif tar_of(record) != before[shard]:
             changed.append(shard)
-            print(f"shard {shard} came out otherwise than it was: {why_changed(dataset, record)}")
+            print(f"shard {shard} came out otherwise than it was: {why_changed(dataset, record)}; what it was stays in {REMOVED}")
+        else:
+            for path in aside[shard]:
+                path.unlink()
+    if changed:
+        dataset.report.unlink(missing_ok=True)
     return failed, changed
 
 
-def remove(dataset: Dataset, shard: str) -> list[str]:
-    """Removes a shard's files, the record first: without it, the others are what a run that was stopped leaves behind."""
+def put_aside(dataset: Dataset, shard: str) -> list[Path]:
+    """Moves a shard's files to REMOVED, the record first: without it, the others are what a run that was stopped leaves behind.
+
+    They are deleted when the shard has been built to the same bytes, and not before: a sound tar may be among them.
+    """
     paths = [path for path in (dataset.record(shard), dataset.tar(shard), dataset.histogram(shard)) if path.exists()]
-    for path in paths:
-        path.unlink()
-    return [str(path.relative_to(dataset.root)) for path in paths] or ["nothing"]
+    return [move_aside(dataset, str(path.relative_to(dataset.root))) for path in paths]
 
 
 def written_tars(dataset: Dataset, shards: Shards) -> dict[str, str | None]:
@@ -267,6 +281,7 @@ def finalize(dataset: Dataset, left: Sequence[str]) -> bool:
     """Writes the derived files; says why where they cannot be, which is right only while shards are left to build."""
     try:
         derived.finalize(dataset)
+        remake(dataset, partial(cluster.mapped, workers=1))
     except (DamagedShard, ValueError) as error:
         print(f"the derived files were left as they are: {error}")
         return bool(left)

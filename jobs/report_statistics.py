@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.exits import sentences
+from jobs.exits import check_output, sentences
 from pipeline import scales
 from pipeline.scales import Fine, ScaleConfig
 from pipeline.selection import Selection, select
@@ -32,10 +32,10 @@ class ReportStatistics:
     """The scales of the training samples, statistics.json, and report.html."""
 
     datasets: tyro.conf.Positional[tuple[str, ...]]
-    """Folders of data sets, or DATASET:VIEW; several are taken together."""
+    """Folders of data sets, or DATASET:VIEW; several are taken together, with --out."""
     scales: Annotated[ScaleConfig, tyro.conf.arg(name="")] = field(default_factory=ScaleConfig)
     exact: bool = False
-    """Read every training sample again, for quantiles to the last bit instead of within 0.4 percent."""
+    """Read every training sample again, for quantiles to the last bit instead of within 0.4 percent; wants --out."""
     out: Path | None = None
     """File for the statistics, and then no report unless --report names one; without it, statistics.json of the one data set."""
     report: Path | None = None
@@ -58,12 +58,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
+        for option, path in (("--out", job.out), ("--report", job.report)):
+            if path is not None:
+                check_output(option, path)
         make_page = page_maker("--out FILE without a report") if job.out is None or job.report else None
         selections = [select(text) for text in job.datasets]
         statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].file("statistics.json")
         replace_file(out, encode(statistics))
-        print("\n".join([*lines(statistics), f"statistics: {out}"]))
+        print("\n".join([*lines(statistics), f"statistics: {out}"]), flush=True)
         if make_page:
             target = job.report or selections[0].file("report.html")
             replace_file(target, make_page(selections, statistics).encode())

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 import tyro
 
 from jobs.exits import sentences
-from jobs.progress import by
-from jobs.verify import count
+from jobs.progress import by, count
 from pipeline.dataset import DamagedShard, Dataset
-from pipeline.derived import FILES, Part, Tally, index_entry, manifest_rows, run_digest
+from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
+from pipeline.views import names
 from schemas import statistics
 from schemas.outcome import printable
 
@@ -64,6 +64,8 @@ class Counted(Tally):
         """One shard of the plan, or the clips that gave no window."""
         try:
             record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
+            if record:
+                check_rows(dataset.record(record["shard"]), rows, record)
         except DamagedShard:
             record = None
             self.damaged.append(shard)
@@ -92,7 +94,7 @@ def status(dataset: Dataset) -> dict[str, Any]:
     return dict(
         dataset=str(dataset.root), running=running, planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
         windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
-        views=sorted(path.stem for path in dataset.views.glob("*.parquet")),
+        views=names(dataset),
     )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def progress(path: Path) -> Iterator[dict[str, Any]]:
         try:
             entry = json.loads(line)
             yield {name: float(entry[name]) for name in numbers}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             continue
 
 
@@ -138,7 +140,7 @@ def holds(check: Callable[[], bool]) -> bool:
     """Whether a file is there, can be read, and is what it should be."""
     try:
         return check()
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, pa.ArrowException):
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError, pa.ArrowException):
         return False
 
 

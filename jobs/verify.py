@@ -18,6 +18,7 @@ from rich.progress import track
 
 from jobs import cluster
 from jobs.exits import Exit, sentences
+from jobs.progress import count
 from pipeline.dataset import Dataset
 from pipeline.verify import Each, Fault, Planned, Verified, verify
 from schemas.outcome import printable
@@ -75,16 +76,12 @@ def lines(dataset: Dataset, found: Verified, running: bool) -> list[str]:
     if not found.shards:
         return [*faults, f"{count(len(faults), 'fault')} in {dataset.root}; nothing else was checked"]
     checked = f"{count(found.shards - len(found.left), 'shard')} read" + (", derived files built again and compared" if found.compared else "")
-    head = f"{dataset.root}: {count(len(faults), 'fault') if faults else 'whole'} ({checked})"
+    sound = "sound so far" if found.left else "whole"
+    head = f"{dataset.root}: {count(len(faults), 'fault') if faults else sound} ({checked})"
     notes = ["  a run is writing to it: its files in the making and the derived files were not looked at"] if running else []
-    notes += [f"  {count(len(found.left), 'shard')} of {found.shards} not built yet: its extract-flow goes on"] if found.left else []
-    notes += ["  the derived files were not compared: the records do not give any yet"] if not (found.compared or running or found.left) else []
+    notes += [f"  {count(len(found.left), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"] if found.left else []
+    notes += ["  the derived files were not compared, since records or histograms are damaged"] if not (found.compared or running or found.left) else []
     return [*faults, head, *notes, *([f"  quiver repair {dataset.root} puts right what can be"] if faults else [])]
-
-
-def count(number: int, what: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.outcome import printable
+from schemas.outcome import Reason, printable
 from schemas.run import RunContract
 from schemas.sample import MEMBERS
 from schemas.statistics import SpectrumStatistics
@@ -46,7 +46,7 @@ BODY = """# Spectral volumes of {clips} clips
 per pixel and displacement component, at {width} x {height} pixels; extracted by Quiver from {hours:.2f} h of video, after
 Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
 
-| | windows |
+| | windows, and clips that gave none |
 |---|---|
 {counts}
 
@@ -127,8 +127,10 @@ def head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
 
 
 def counts_table(summary: Mapping[str, Any]) -> str:
-    rows = [(f"kept, {split}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
-    rows += [(f"{outcome}, {reason}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()]
+    rows = [(f"kept, {named(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
+    rows += [
+        (f"{outcome}, {named(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
+    ]
     return table(rows)
 
 
@@ -142,6 +144,11 @@ def scales_table(statistics: SpectrumStatistics | None) -> str:
 
 def table(rows: list[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
+def named(word: Any, known: Iterable[str]) -> str:
+    """A word of ours as it is, any other one escaped."""
+    return word if word in set(known) else escaped(str(word))
 
 
 def escaped(text: str) -> str:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
+from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
-from schemas.run import FORMAT_VERSION, RunContract, plain
+from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
-from schemas.tables import PLAN
+from schemas.tables import CLIP_FIELDS, PLAN
 
 
 class ContractMismatch(Exception):
@@ -49,6 +51,8 @@ class DamagedPlan(OSError):
     """The plan is gone or is another: what belongs into which shard is not known any more."""
 
 
+SHARD = re.compile(r"[A-Za-z0-9_-]{1,60}")
+"""Name of a shard: it becomes part of file names, and may come from a table of others."""
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
@@ -66,13 +70,13 @@ class Dataset:
         self.report, self.views = root / "report.html", root / "views"
 
     def tar(self, shard: str) -> Path:
-        return self.shards / f"{shard}.tar"
+        return self.shards / f"{checked_name(shard)}.tar"
 
     def histogram(self, shard: str) -> Path:
-        return self.histograms / f"{shard}.safetensors"
+        return self.histograms / f"{checked_name(shard)}.safetensors"
 
     def record(self, shard: str) -> Path:
-        return self.records / f"{shard}.json"
+        return self.records / f"{checked_name(shard)}.json"
 
     def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
@@ -80,6 +84,7 @@ class Dataset:
         Returns a sentence for each library that is another version than when the data set was begun. Raises
         ContractMismatch, and OSError where the folder cannot be written.
         """
+        self.check_ours()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN))
@@ -92,11 +97,18 @@ class Dataset:
         found = RunContract(**json.loads(self.run.read_bytes()))
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
-            lines += input_differences(self.planned_rows(), rows) or ["inputs: another plan"]
+            lines += input_differences(self.planned_rows(), rows) or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
         self.remove_temporary_files()
         return other_versions(found, versions)
+
+    def check_ours(self) -> None:
+        """Raises ValueError where the folder is to be begun and holds what is none of ours."""
+        ours = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
+        others = sorted(path.name for path in self.root.iterdir() if path.name not in ours and not path.name.startswith("."))
+        if others and not self.run.exists():
+            raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -137,10 +149,14 @@ class Dataset:
             found = RunContract(**json.loads(self.run.read_bytes()))
         except FileNotFoundError:
             raise ValueError(f"{self.root} holds no data set: there is no run.json") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.run} is no run contract: {error}") from error
         if found.format != FORMAT_VERSION:
             raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
+        try:
+            check(found)
+        except ValueError as error:
+            raise ValueError(f"{self.run} is no run contract: {error}") from error
         return found
 
     def check_plan(self) -> None:
@@ -154,6 +170,15 @@ class Dataset:
         if found != expected:
             raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {NEW_FOLDER}")
 
+    def check_finished(self) -> None:
+        """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
+        self.check_plan()
+        shards = list(dict.fromkeys(row["shard"] for row in self.stream_plan() if row["shard"]))
+        left = [shard for shard in shards if not self.is_committed(shard)]
+        if left:
+            words = f"{len(left)} of {len(shards)} shards of {self.root} are not built yet ({', '.join(left[:3])})"
+            raise ValueError(f"{words}: the same extract-flow command builds them")
+
     def planned_rows(self) -> list[dict]:
         return list(self.stream_plan())
 
@@ -166,10 +191,12 @@ class Dataset:
         return self.record(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
-        """Raises DamagedShard where its bytes are not those that were written."""
+        """Raises DamagedShard where its bytes are not those that were written, or it is another shard's or another run's."""
         path = self.record(shard)
         try:
-            return opened_seal(path.read_bytes())
+            record = opened_seal(path.read_bytes())
+            check_owner(record, shard, hashlib.sha256(self.run.read_bytes()).hexdigest())
+            return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
@@ -224,21 +251,11 @@ class ShardDraft:
         self.writer.discard()
 
 
-def sealed(record: dict[str, Any]) -> bytes:
-    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
-    return to_json(record | {"digest": hashlib.sha256(to_json(record)).hexdigest()})
-
-
-def opened_seal(data: bytes) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises ValueError saying what it is instead where one bit of it has changed."""
-    try:
-        record = json.loads(data)
-        record.pop("digest")
-    except (AttributeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError("is no commit record, or one without a digest") from error
-    if sealed(record) != data:
-        raise ValueError("has changed since it was written")
-    return record
+def checked_name(shard: str) -> str:
+    """The name of a shard. Raises ValueError for one that could lead out of the folder."""
+    if not SHARD.fullmatch(shard):
+        raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
+    return shard
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -259,8 +276,9 @@ def inputs_digest(rows: Iterable[dict]) -> str:
 
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
-    """One line for every clip that was added, removed or changed, at most ten."""
-    before, after = ({row["clip_id"]: row for row in rows} for rows in (old, new))
+    """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
+    columns = {field.name for field in CLIP_FIELDS}
+    before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))
     lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
     lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]
     lines += [f"clip changed: {after[i]['uri']}" for i in after.keys() & before.keys() if inputs_digest([after[i]]) != inputs_digest([before[i]])]

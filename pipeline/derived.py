@@ -49,7 +49,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
 
     Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file that is not the one recorded.
     """
-    check_complete(dataset)
+    dataset.check_finished()
     goal = Dataset(into or dataset.root)
     merged, tally, index = Merged(), Tally(), {}
     with manifest_writer(goal.manifest) as write:
@@ -68,22 +68,20 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     return summary
 
 
-def check_complete(dataset: Dataset) -> None:
-    """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
-    dataset.check_plan()
-    shards = list(dict.fromkeys(row["shard"] for row in dataset.stream_plan() if row["shard"]))
-    left = [shard for shard in shards if not dataset.is_committed(shard)]
-    if left:
-        raise ValueError(f"{len(left)} of {len(shards)} shards of {dataset.root} are not built yet ({', '.join(left[:3])}): run its extract-flow again first")
-
-
 def parts(dataset: Dataset) -> Iterator[Part]:
     """The manifest, shard by shard, each with its record; at last the clips without a window."""
     for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
-        record = dataset.read_record(shard) if shard else None
+        rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
+            check_rows(dataset.record(record["shard"]), rows, record)
             check_tar_size(dataset.tar(record["shard"]), record["tar"])
-        yield Part(shard, manifest_rows(list(planned), record), record)
+        yield Part(shard, manifest_rows(rows, record), record)
+
+
+def check_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
+    """Raises DamagedShard unless a record holds just the plan's windows of its shard."""
+    if [row["key"] for row in record["rows"]] != [row["key"] for row in plan]:
+        raise DamagedShard(f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again")
 
 
 def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
@@ -101,11 +99,20 @@ def manifest_writer(path: Path) -> Iterator[Any]:
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
             while len(waiting) >= least and waiting:
-                writer.write_table(pa.Table.from_pylist(waiting[:ROW_GROUP], MANIFEST))
+                writer.write_table(manifest_table(waiting[:ROW_GROUP]))
                 del waiting[:ROW_GROUP]
 
         yield write
         write([], least=1)
+
+
+def manifest_table(rows: list[dict]) -> pa.Table:
+    """Raises DamagedShard where a value is none that the manifest can hold."""
+    try:
+        return pa.Table.from_pylist(rows, MANIFEST)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        shards = sorted({row["shard"] for row in rows if row["shard"]})
+        raise DamagedShard(f"a record of {shards[0]} to {shards[-1]} holds a value of another kind than the manifest: {error}") from error
 
 
 class Merged:
@@ -178,12 +185,13 @@ class Tally:
         self.outcomes, self.splits, self.licences = Counter(), Counter(), Counter()
         self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
         self.clips: dict[tuple[str, str], float] = {}
-        self.windows = self.shards = self.bytes = 0
+        self.windows = self.barren = self.shards = self.bytes = 0
 
     def add(self, part: Part) -> None:
         for row in part.rows:
             self.outcomes[row["outcome"]] += 1
             self.windows += row["key"] is not None
+            self.barren += row["key"] is None
             self.clips[row["clip_id"], row["uri"]] = row["duration_s"] or 0.0
             if row["outcome"] == Outcome.KEPT:
                 self.splits[row["split"]] += 1
@@ -199,6 +207,7 @@ class Tally:
         return dict(
             clips=len(self.clips),
             windows=self.windows,
+            clips_without_window=self.barren,
             **{outcome.value: self.outcomes[outcome] for outcome in Outcome},
             rejected_by_reason=dict(self.reasons[Outcome.REJECTED].most_common()),
             quarantined_by_reason=dict(self.reasons[Outcome.QUARANTINED].most_common()),

@@ -19,6 +19,7 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
+from pipeline.selection import Selection
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion
 from pipeline.stretch import Frame, decode_stretch
@@ -76,14 +77,14 @@ def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> It
         yield (before if abs(instant - before.time) <= abs(after.time - instant) else after).image
 
 
-def reconstruct(dataset: Dataset, key: str) -> Reconstruction:
-    """The sample `key` of a data set whose run has finished.
+def reconstruct(selection: Selection, key: str) -> Reconstruction:
+    """The sample `key` of a data set whose run has finished, or of a view.
 
     Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are damaged.
     """
-    row = kept_row(dataset, key)
-    settings = read_settings(dataset)
-    return of_sample(row, read_sample(dataset.tar(row["shard"]), key, row), settings)
+    row = kept_row(selection, key)
+    settings = read_settings(selection.dataset)
+    return of_sample(row, read_sample(selection.dataset.tar(row["shard"]), key, row), settings)
 
 
 def of_sample(row: dict[str, Any], sample: Sample, settings: Settings) -> Reconstruction:
@@ -91,13 +92,13 @@ def of_sample(row: dict[str, Any], sample: Sample, settings: Settings) -> Recons
     return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(from_channels(sample.spectrum), settings.plan.frames))
 
 
-def kept_row(dataset: Dataset, key: str) -> dict[str, Any]:
+def kept_row(selection: Selection, key: str) -> dict[str, Any]:
     """The row of the manifest of a kept window. Raises ValueError saying what became of it, and naming some that are kept."""
-    rows = read_manifest(dataset, filters=[("key", "==", key)])
+    rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0]["outcome"] == Outcome.KEPT:
         return rows[0]
-    kept = [row["key"] for row in read_manifest(dataset, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
-    fate = f"was {told(rows[0])}, so there is no sample of it" if rows else f"is not in {dataset.root}"
+    kept = [row["key"] for row in read_manifest(selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
+    fate = f"was {told(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
     raise ValueError(f"key {key!r} {fate}; {examples(kept)}")
 
 
@@ -114,14 +115,14 @@ def examples(kept: Sequence[str]) -> str:
     return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
 
 
-def read_manifest(dataset: Dataset, **selected: Any) -> list[dict[str, Any]]:
+def read_manifest(selection: Selection, **selected: Any) -> list[dict[str, Any]]:
     """Rows of the manifest. Raises ValueError where there is none that can be read."""
     try:
-        return pq.read_table(dataset.manifest, **selected).to_pylist()
+        return pq.read_table(selection.table, **selected).to_pylist()
     except FileNotFoundError as error:
-        raise ValueError(f"{dataset.root} has no {dataset.manifest.name}, expected a data set whose run has finished") from error
+        raise ValueError(f"{selection} has no {selection.table.name}, expected a data set whose run has finished") from error
     except pa.ArrowException as error:
-        raise ValueError(f"{dataset.manifest} cannot be read: {error}") from error
+        raise ValueError(f"{selection.table} cannot be read: {error}") from error
 
 
 def read_settings(dataset: Dataset) -> Settings:

@@ -25,9 +25,9 @@ Fine = dict[tuple[int, int, int], np.ndarray]
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig:
     quantile: float = 0.95
-    """Which quantile of the coefficient modulus becomes the scale of a frequency."""
+    """Which quantile of the coefficient modulus becomes the scale of a frequency; another wants --out."""
     pool: Pool = "components"
-    """components: x and y share a scale; none: each has its own; all: one scale for all frequencies."""
+    """components: x and y share a scale; none: each has its own; all: one scale for all frequencies; the last two want --out."""
 
     def __post_init__(self):
         if not 0 < self.quantile < 1:

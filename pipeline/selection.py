@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
-from pipeline.dataset import Dataset
+from pipeline.dataset import DamagedShard, Dataset
 from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
 from schemas.outcome import Outcome
@@ -47,30 +47,38 @@ class Selection:
     @property
     def table(self) -> Path:
         """One row for every row of the plan, with what became of it."""
-        return self.dataset.views / f"{self.view}.parquet" if self.view else self.file("manifest.parquet")
+        return self.file("parquet" if self.view else "manifest.parquet")
 
     def thresholds(self) -> Thresholds:
         """By which its windows are kept. Raises ValueError where they cannot be read."""
         path = self.file("json") if self.view else self.dataset.run
-        settings = json.loads(path.read_bytes()) if self.view else self.dataset.begun().config
+        begun = self.dataset.begun()
         try:
+            settings = json.loads(path.read_bytes()) if self.view else begun.config
             return Thresholds(**{name: float(value) for name, value in settings["thresholds"].items()})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except FileNotFoundError:
+            raise ValueError(f"{path} is not there: quiver refilter makes the view again") from None
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} does not have the thresholds of the filters: {error}") from error
 
     def index(self) -> dict[str, Any]:
-        """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date."""
+        """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date, or,
+        of a view, where it was made of other shards than are there now.
+        """
         path, rebuild = self.file("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
         self.dataset.begun()
         try:
             found = json.loads(path.read_bytes())
-            run, shards = found["run"], found["shards"]
+            run, tars = found["run"], checked_tars(found)
         except FileNotFoundError:
+            self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): {rebuild}") from error
-        if run != hashlib.sha256(self.dataset.run.read_bytes()).hexdigest() or shards.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
+        if run != hashlib.sha256(self.dataset.run.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
             raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
+        if self.view and tars != checked_tars(self.whole().index()):
+            raise ValueError(f"{path} is of other tars than {self.dataset.index} names: {rebuild}")
         return found
 
     def training(self) -> dict[str, Any]:
@@ -95,6 +103,16 @@ class Selection:
     def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
         """These columns of the windows of a split that are kept."""
         return pq.read_table(self.table, columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+
+
+def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
+    """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
+    for entry in index["shards"].values():
+        if entry["split"] not in ("train", "test") or type(entry["kept"]) is not int or (entry["kept"] and not isinstance(entry["content"], str)):
+            raise ValueError(f"an entry is {entry}")
+    if index["histogram"] is not None and not isinstance(index["histogram"], str):
+        raise ValueError(f"histogram is {index['histogram']!r}")
+    return {shard: entry["tar"] for shard, entry in index["shards"].items()}
 
 
 def is_training(entry: dict[str, Any]) -> bool:
@@ -122,7 +140,11 @@ def digest(selections: Sequence[Selection]) -> str:
 
 
 def samples(selection: Selection, shard: str) -> Iterator[Sample]:
-    """The kept samples of one shard. Raises ValueError naming one whose bytes are not the sample that was written."""
+    """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample that was written."""
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
     for row in pq.read_table(selection.table, filters=filters).to_pylist():
-        yield read_sample(selection.dataset.tar(shard), row["key"], row)
+        try:
+            sample = read_sample(selection.dataset.tar(shard), row["key"], row)
+        except ValueError as error:
+            raise DamagedShard(f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right") from error
+        yield sample

@@ -218,7 +218,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which at the end of the block stands under that name, whole, over an older one."""
     with _temporary(path) as file:
         yield file
-    Path(file.name).replace(path)
+    try:
+        Path(file.name).replace(path)
+    except OSError:
+        Path(file.name).unlink()
+        raise
     sync_folder(path.parent)
 
 

@@ -143,7 +143,7 @@ def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
         check_counts(arrays["index"], arrays["count"], freq * components * size)
         counts = np.zeros((freq, components, size), np.int64)
         counts.ravel()[arrays["index"]] = arrays["count"]
-    except (KeyError, IndexError, ValueError, TypeError, SafetensorError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError, SafetensorError) as error:
         raise ValueError(f"not a histogram file: {error}") from error
     return counts
 

@@ -3,7 +3,7 @@
     check_contract   run.json and the plan: without them nothing else can be judged
     check_one        one shard: its record, every sample of its tar, its histogram counted again, all in one pass
     strangers        files that no plan names, and temporary ones
-    check_derived    the derived files, built again elsewhere and compared
+    check_derived    the derived files, built again elsewhere and compared; then check_views those of the views
 
 A shard without a record is not a fault but work that is left, until the data set was finished once.
 """
@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from pipeline import derived, statistics
-from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset, opened_seal
+from pipeline import derived, statistics, views
+from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
+from pipeline.record import check_owner, opened_seal
+from pipeline.selection import Selection
 from pipeline.shards import scan_end, scan_samples
 from schemas.outcome import Outcome
 from schemas.run import RunContract
@@ -99,7 +101,7 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
     faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
-    compared = check_derived(dataset) if sound else None
+    compared = check_derived(dataset, known=bool(faults)) if sound else None
     return Verified(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
 
 
@@ -126,11 +128,11 @@ def check_contract(dataset: Dataset) -> list[Fault]:
 
 
 def readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The records that are what was written, in no order."""
+    """The records that are what was written, whatever run they are of, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
-            yield dataset.read_record(path.stem)
-        except OSError:
+            yield opened_seal(path.read_bytes())
+        except (OSError, ValueError):
             continue
 
 
@@ -161,8 +163,7 @@ def check_one(planned: Planned) -> list[Fault]:
 
 def check_record(record: dict[str, Any], planned: Planned, run: str) -> None:
     """Raises ValueError unless the record is of this run and this shard and holds just the plan's windows."""
-    if record["run"] != run or record["shard"] != planned.shard:
-        raise ValueError(f"is of shard {record['shard']} of run {str(record['run'])[:12]}, expected {planned.shard} of run {run[:12]}")
+    check_owner(record, planned.shard, run)
     if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
     kept = kept_rows(record)
@@ -255,14 +256,35 @@ def relative(dataset: Dataset, path: Path) -> str:
     return str(path.relative_to(dataset.root))
 
 
-def check_derived(dataset: Dataset) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any."""
+def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
+    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `known`."""
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
             derived.finalize(dataset, into=Path(folder))
-        except DamagedShard:
-            return None
-        return [Fault(name, what, Remedy.FINALIZE) for name in derived.FILES if (what := difference(dataset, Path(folder), name))]
+        except DamagedShard as error:
+            return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
+        names = list(derived.FILES)
+        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := difference(dataset, Path(folder), name))]
+        return faults or check_views(dataset, Path(folder))
+
+
+def check_views(dataset: Dataset, folder: Path) -> list[Fault]:
+    """Every file of a view that is not what its thresholds and the data set give; its report is for people, and not compared."""
+    found = []
+    for name in views.names(dataset):
+        view = Selection(dataset, name)
+        try:
+            views.refilter(dataset, name, view.thresholds(), one_by_one, Dataset(folder))
+        except ValueError as error:
+            found.append(Fault(f"views/{name}.json", str(error), Remedy.MOVE))
+            continue
+        paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]
+        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := difference(dataset, folder, path))]
+    return found
+
+
+def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    return ((item, function(item)) for item in items)
 
 
 def difference(dataset: Dataset, built: Path, name: str) -> str | None:

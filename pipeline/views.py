@@ -17,6 +17,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
@@ -27,6 +28,7 @@ from pipeline.selection import Selection, is_training, samples
 from pipeline.shards import replace_file, to_json
 from schemas.outcome import Measures, Outcome, Stage
 from schemas.run import plain
+from schemas.tables import MANIFEST
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MEASURES = [one.name for one in fields(Measures)]
@@ -48,13 +50,15 @@ class Judged:
     """Not stored, and kept if they were: to be extracted again."""
 
 
-def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped) -> Judged:
-    """Writes the view. `mapped` runs the pass over the tars.
+def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped, into: Dataset | None = None) -> Judged:
+    """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
 
     Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
     """
-    view = new_view(dataset, name)
+    view = new_view(dataset, name, into)
     before = view.whole().index()["shards"]
+    for name in ("index.json", "report.html"):
+        view.file(name).unlink(missing_ok=True)  # without its index the view is none, until all of it is written
     replace_file(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
     tally, index = Judged(), {}
     with manifest_writer(view.table) as write:
@@ -62,7 +66,7 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
             judged = [judged_again(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
-                index[shard] = before[shard] | view_entry(judged, before[shard])
+                index[shard] = before.get(shard, {}) | view_entry(judged, before.get(shard, {}))
     histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
     replace_file(view.file("index.json"), to_json(dict(run=run_digest(dataset), shards=index, histogram=histogram), indent=1))
     write_statistics(view)
@@ -85,12 +89,20 @@ def count_again(view: Selection, shard: str) -> Any:
     return statistics.histogram((sample.spectrum for sample in samples(view, shard)), view.dataset.begun().config["frequencies"])
 
 
-def new_view(dataset: Dataset, name: str) -> Selection:
+def remake(dataset: Dataset, mapped: Mapped, into: Dataset | None = None) -> list[Selection]:
+    """Writes every view again, by its own thresholds; returns them."""
+    views = [Selection(dataset, name) for name in names(dataset)]
+    for view in views:
+        refilter(dataset, str(view.view), view.thresholds(), mapped, into)
+    return views
+
+
+def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
     """The selection of a view that is about to be made."""
     if not NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}, expected up to 60 letters, digits, - and _")
-    dataset.views.mkdir(exist_ok=True)
-    return Selection(dataset, name)
+    (into or dataset).views.mkdir(exist_ok=True)
+    return Selection(dataset, name, into)
 
 
 def names(dataset: Dataset) -> list[str]:
@@ -99,14 +111,24 @@ def names(dataset: Dataset) -> list[str]:
 
 
 def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Its rows, a few at a time."""
-    for batch in pq.ParquetFile(dataset.manifest).iter_batches(1024):
-        yield from batch.to_pylist()
+    """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
+    rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
+    try:
+        with pq.ParquetFile(dataset.manifest) as file:
+            if file.schema_arrow.names != MANIFEST.names or file.schema_arrow.types != MANIFEST.types:
+                raise ValueError("has other columns than a manifest")
+            for batch in file.iter_batches(1024):
+                shards |= set(batch["shard"].to_pylist())
+                yield from batch.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
+    if shards - {None} != Selection(dataset).index()["shards"].keys():
+        raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
 def judged_again(row: dict[str, Any], thresholds: Thresholds, tally: Judged) -> dict[str, Any]:
     """The row with its new outcome, which is also counted."""
-    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED:
+    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in MEASURES):
         return row
     verdicts, stored = judge(Measures(**{name: row[name] for name in MEASURES}), thresholds), row["outcome"] == Outcome.KEPT
     if not verdicts:
@@ -122,6 +144,6 @@ def judged_again(row: dict[str, Any], thresholds: Thresholds, tally: Judged) -> 
 def view_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a shard anew; where nothing is dropped, the same."""
     keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
-    if len(keys) == before["kept"]:
+    if len(keys) == before.get("kept"):
         return {}
-    return dict(kept=len(keys), content=hashlib.sha256(to_json([before["tar"], keys])).hexdigest())
+    return dict(kept=len(keys), content=hashlib.sha256(to_json([before.get("tar"), keys])).hexdigest())

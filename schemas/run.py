@@ -31,6 +31,26 @@ class RunContract:
         return lines
 
 
+def check(contract: RunContract) -> None:
+    """Raises ValueError unless the settings that others compute with are numbers in their range."""
+    config, versions = contract.config, contract.versions
+    try:
+        plan, (width, height), frequencies = config["plan"], config["size"], config["frequencies"]
+        whole = dict(width=(width, 1, 1 << 16), height=(height, 1, 1 << 16), frames=(plan["frames"], 2, 1 << 20), frequencies=(frequencies, 1, 1 << 12))
+        fps, sections = plan["fps"], (config["flow"], config["thresholds"], versions)
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its settings cannot be read: {error!r}") from error
+    for name, (value, least, most) in whole.items():
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r:.80}, expected a whole number from {least} to {most}")
+    if type(fps) not in (int, float) or not 0 < fps <= 1e6:
+        raise ValueError(f"fps is {fps!r:.80}, expected a number over 0")
+    if frequencies > plan["frames"] // 2 + 1 or not all(isinstance(section, dict) for section in sections):
+        raise ValueError("frequencies are more than half the frames, or flow, thresholds or versions are no table")
+
+
 def plain(value: Any) -> Any:
     """A setting as JSON gives it back: tuples as lists, infinities as words."""
     if isinstance(value, dict):

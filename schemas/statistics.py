@@ -96,7 +96,7 @@ def decode(data: bytes) -> SpectrumStatistics:
         width, height = fields.pop("size")
         found = SpectrumStatistics(scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields)
         check(found)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a statistics file: {error}") from error
     return found
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from jobs.extract_flow import versions
 from pipeline.build import build_shard
-from pipeline.dataset import Dataset, opened_seal, sealed
+from pipeline.dataset import Dataset
 from pipeline.derived import FILES, finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
+from pipeline.record import opened_seal, sealed
 from pipeline.shards import ShardWriter, read_sample
 from pipeline.verify import kept_rows
 from pipeline.window import BuildConfig, recorded

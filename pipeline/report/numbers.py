@@ -13,6 +13,8 @@ from pipeline.filters import RULES, Thresholds
 from schemas.outcome import Reason
 
 SLIDER_STEPS = 100
+SAME_START_S = 2.0
+"""Lines of a log are of one start of the command where it began at the same time to within this."""
 FAN = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of the modulus that are drawn beside the scales."""
 
@@ -133,6 +135,8 @@ class Logged(NamedTuple):
     seconds: float
     """That its worker took."""
     waiting_share: float
+    began: float
+    """Seconds since 1970 at which that start began."""
 
 
 @dataclass(frozen=True)
@@ -212,13 +216,13 @@ class Past(NamedTuple):
 
 
 def past(logs: Sequence[Sequence[Logged]]) -> Past | None:
-    """What the logs say together, one after the other; None where they say nothing. A start whose clock begins again is
-    known by it.
+    """What the logs say together, one after the other; None where they say nothing. A start of the command is
+    known by the moment at which it began.
     """
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:
         for i, entry in enumerate(log):
-            if minutes and (i == 0 or entry.elapsed_s < last):
+            if minutes and (i == 0 or abs(entry.began - log[i - 1].began) > SAME_START_S):
                 began += last
                 restarts.append(began / 60)
             last = entry.elapsed_s

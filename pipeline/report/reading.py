@@ -32,6 +32,8 @@ COLUMNS = ["key", "shard", "clip_id", "uri", "licence", "start_time_s", "duratio
 REPEATED = ["shard", "clip_id", "uri", "licence", "split", "outcome", "reason"]
 """Columns with few different values, held once each."""
 MAX_STRIP_BYTES = 40_000
+MOST = 1e12
+"""A number in a log of at least so many seconds or windows is none."""
 JPEG = "data:image/jpeg;base64,"
 
 
@@ -168,8 +170,9 @@ def logged(line: str) -> Logged | None:
     try:
         entry = json.loads(line)
         windows = sum(int(entry[outcome.value]) for outcome in Outcome)
-        numbers = [float(entry[name]) for name in ("elapsed_s", "seconds", "waiting_share")]
-    except (KeyError, TypeError, ValueError, RecursionError):
+        numbers = [float(entry[name]) for name in ("elapsed_s", "seconds", "waiting_share", "at")]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
-    sound = np.isfinite(numbers).all() and min(*numbers, windows) >= 0
-    return Logged(numbers[0], windows, *numbers[1:]) if sound else None
+    sound = np.isfinite(numbers).all() and min(*numbers, windows) >= 0 and max(*numbers, windows) < MOST
+    elapsed, seconds, waiting, at = numbers
+    return Logged(elapsed, windows, seconds, waiting, at - elapsed) if sound else None

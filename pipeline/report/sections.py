@@ -156,7 +156,7 @@ def slider(groups: Sequence[numbers.Judged], rule: numbers.Rule, edges: np.ndarr
     found = numbers.what_if(groups, rule, (float(edges[0]), float(edges[-1])))
     low, high = np.log(edges[[0, -1]]) if log else edges[[0, -1]]
     finite = np.array([value if isfinite(value) else np.nan for value in found.values])
-    places = ((np.log(finite) if log else finite) - low) / (high - low)
+    places = ((np.log(np.maximum(finite, edges[0])) if log else finite) - low) / (high - low)
     places = np.where(np.isnan(finite), float(rule.rejects_above), places).clip(0, 1)
     return dict(rule=rule, found=found, names=[shown(value) for value in found.values], places=[f"{100 * place:.2f}" for place in places])
 

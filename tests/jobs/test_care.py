@@ -168,7 +168,7 @@ def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
     for name in ("records/train-000001.json", *damage.FILES):
         (root / name).unlink()
     code, out, _ = called(verify, capsys, root)
-    assert code == 0 and "whole (2 shards read)" in out and "1 shard of 3 not built yet" in out
+    assert code == 0 and "sound so far (2 shards read)" in out and "1 shard of 3 not built yet" in out
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
@@ -179,11 +179,39 @@ def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
     damage.add("shards/notes.txt", root)
     done = quiver("repair", root, *workers)
     assert done.returncode == 0, done.stderr
-    assert "shard train-000000: removed records/train-000000.json, shards/train-000000.tar, histograms/train-000000.safetensors" in done.stdout
+    put_aside = ", ".join(f".removed/{path}" for path in ("records/train-000000.json", "shards/train-000000.tar", "histograms/train-000000.safetensors"))
+    assert f"shard train-000000: {put_aside} put aside; building it again" in done.stdout
+    assert [path.name for path in (root / ".removed").rglob("*") if path.is_file()] == ["notes.txt"]
     assert "histograms/train-000001.safetensors: counted again" in done.stdout and "moved to .removed/shards/notes.txt" in done.stdout
     assert damage.contents(root) == damage.contents(sound)
     again = quiver("repair", root)
     assert again.returncode == 0 and "nothing to repair" in again.stdout
+
+
+def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
+    tar = (root / damage.TARS[0]).read_bytes()
+    damage.flip("records/train-000000.json", 0.5, 0, root)
+    run = json.loads((root / "index.json").read_bytes())
+    run["shards"]["train-000000"]["tar"] = "0" * 64  # what the shard is said to have been, and cannot become
+    (root / "index.json").write_text(json.dumps(run))
+    code, out, _ = called(repair, capsys, root)
+    assert code == 5 and "came out otherwise than it was" in out
+    assert (root / ".removed" / damage.TARS[0]).read_bytes() == tar
+
+
+def test_a_damaged_or_lost_file_of_a_view_is_a_fault_and_comes_back(root, capsys):
+    assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
+    before = {path: path.read_bytes() for path in (root / "views").iterdir()}
+    for path in before:
+        if path.name == "strict.json":
+            continue
+        path.write_bytes(b"damage")
+        code, out, _ = called(verify, capsys, root)
+        assert code == 5 and f"views/{path.name}: is not what the records give" in out
+    (root / "views" / "strict.parquet").unlink()
+    assert "views: strict" in called(status, capsys, root)[1]
+    assert called(repair, capsys, root)[0] == 0 and called(verify, capsys, root)[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_path):

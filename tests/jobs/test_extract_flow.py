@@ -153,6 +153,13 @@ def test_another_configuration_is_refused_with_both_values(clips, reference):
     assert contents(reference) == before
 
 
+def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    done = extract(clips, tmp_path)
+    assert done.returncode == 2 and "holds other files (README.md), expected a new or an empty folder" in done.stderr
+    assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "run.json").exists()
+
+
 def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     for path in clips.rglob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

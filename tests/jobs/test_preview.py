@@ -159,7 +159,7 @@ def test_the_file_asked_for_is_judged_before_any_work(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, capsys):
-    assert "has no manifest.parquet, expected a data set whose run has finished" in refused(capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4"))
+    assert "holds no data set: there is no run.json" in refused(capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4"))
 
 
 def test_a_damaged_shard_is_one_sentence(dataset, rows, tmp_path, capsys):

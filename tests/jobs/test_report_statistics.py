@@ -65,11 +65,32 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
     (("DATASET", "DATASET", "--out", "s.json"), "there twice"),
     (("DATASET:strict",), "has no view 'strict'"),
     (("DATASET", "--workers", "0"), "--workers is 0, expected at least 1"),
+    (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that is there"),
+    (("DATASET", "--report", "nowhere/a.html"), "--report is 'nowhere/a.html', expected a file in a folder"),
+    (("DATASET", "--out", "DATASET/run.json"), "which is a data set's own file, expected another name"),
 ])  # fmt: skip
 def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
     done = run("report_statistics", *(word.replace("DATASET", str(dataset.root)) for word in arguments), cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
     assert words in " ".join(done.stderr.replace("│", " ").split()), done.stderr
+
+
+def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
+    command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {tmp_path / 's.json'}; echo $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.split() in (["141"], ["0"]) and decode((tmp_path / "s.json").read_bytes()).windows == 7
+
+
+def test_an_unfinished_data_set_says_what_is_left(tmp_path):
+    dataset = written(tmp_path / "a", SHARDS, finished=False)
+    dataset.record("train-000001").unlink()
+    done = run("report_statistics", dataset.root)
+    assert done.returncode == 2 and "1 of 3 shards" in done.stderr and "the same extract-flow command builds them" in done.stderr
+
+
+def test_refilter_shows_the_data_sets_own_thresholds(dataset):
+    done = run("refilter", dataset.root, "--help", COLUMNS="200")
+    assert done.returncode == 0 and "(default: 0.95)" in done.stdout
 
 
 def test_refilter_and_its_view_from_the_command_line(tmp_path):

@@ -17,6 +17,7 @@ from pipeline.flow import FlowConfig
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
 from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct
+from pipeline.selection import Selection
 from pipeline.spectrum import to_motion
 from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Quarantined, Reason
@@ -45,7 +46,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def shown(dataset) -> Reconstruction:
-    return reconstruct(dataset, dataset.planned_rows()[1]["key"])
+    return reconstruct(Selection(dataset), dataset.planned_rows()[1]["key"])
 
 
 @pytest.fixture
@@ -123,13 +124,13 @@ def test_settings_come_back_as_they_were_recorded(dataset):
     [
         (lambda run: run.pop("config"), "config"),
         (lambda run: run["config"].pop("decode"), "'decode'"),
-        (lambda run: run["config"]["plan"].pop("fps"), "['fps'] are missing"),
+        (lambda run: run["config"]["plan"].pop("fps"), "'fps' is missing"),
         (lambda run: run["config"]["plan"].update(speed=1), "speed"),
-        (lambda run: run["config"]["plan"].update(frames="150"), "frames is '150', expected int"),
-        (lambda run: run["config"]["plan"].update(frames=1), "frames is 1, expected at least 2"),
-        (lambda run: run["config"]["plan"].update(fps=None), "run.json has settings that cannot be read"),
-        (lambda run: run["config"].update(size=[256]), "run.json has settings that cannot be read"),
-        (lambda run: run["config"].update(size=[256.5, 160]), "size is 256.5, expected int"),
+        (lambda run: run["config"]["plan"].update(frames="150"), "frames is '150', expected a whole number"),
+        (lambda run: run["config"]["plan"].update(frames=1), "frames is 1, expected a whole number from 2"),
+        (lambda run: run["config"]["plan"].update(fps=None), "fps is None, expected a number over 0"),
+        (lambda run: run["config"].update(size=[256]), "its settings cannot be read"),
+        (lambda run: run["config"].update(size=[256.5, 160]), "width is 256.5, expected a whole number"),
         (lambda run: run.update(config=[]), "run.json"),
     ],
 )
@@ -146,4 +147,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no data set: there is no run\.json"):
         read_settings(Dataset(tmp_path))
     with pytest.raises(ValueError, match=r"has no manifest\.parquet, expected a data set whose run has finished"):
-        reconstruct(Dataset(tmp_path), "a-000000")
+        reconstruct(Selection(Dataset(tmp_path)), "a-000000")

@@ -116,7 +116,7 @@ def test_an_axis_holds_the_windows_and_every_finite_threshold():
 
 
 def test_a_run_that_was_started_again_goes_on_where_it_was():
-    found = past([[Logged(60, 10, 30, 0.5), Logged(120, 10, 30, 0.1), Logged(30, 20, 60, 0.0)], [Logged(60, 5, 10, 0.0)]])
+    found = past([[Logged(60, 10, 30, 0.5, 0.0), Logged(120, 10, 30, 0.1, 0.4), Logged(30, 20, 60, 0.0, 900.0)], [Logged(60, 5, 10, 0.0, 0.0)]])
     assert found is not None
     assert found.minutes.tolist() == [1, 2, 2.5, 3.5] and found.windows.tolist() == [10, 20, 40, 45] and found.restarts == [2, 2.5]
     assert found.rate == pytest.approx(45 / 210) and found.waiting_share == pytest.approx(18 / 130)
