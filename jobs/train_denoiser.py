@@ -8,7 +8,7 @@ in OUT. The same command again goes on from the last checkpoint. OUT is then eno
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +30,12 @@ from schemas.statistics import SpectrumStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
+class Network(DenoiserConfig):
+    frequencies: tyro.conf.Suppress[int] = 16
+    """Those of --frequencies."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainDenoiser(Data):
     autoencoder: Path
     """Folder of a trained autoencoder, of the same training shards."""
@@ -47,7 +53,7 @@ class TrainDenoiser(Data):
     """A trained denoiser to begin the first stage with."""
     workers: int | None = None
     """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it, this process alone, or those of torchrun."""
-    network: Annotated[DenoiserConfig, tyro.conf.arg(name="")] = field(default_factory=DenoiserConfig)
+    network: Annotated[Network, tyro.conf.arg(name="")] = field(default_factory=Network)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def __post_init__(self):
@@ -63,7 +69,12 @@ class TrainDenoiser(Data):
 
 MISSING = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
 PRESETS = {
-    name: (text, TrainDenoiser(**MISSING, network=network, train=config, coordinate_steps=COORDINATION[name][0], coordinate_batch=COORDINATION[name][1]))
+    name: (
+        text,
+        TrainDenoiser(
+            **MISSING, network=Network(**asdict(network)), train=config, coordinate_steps=COORDINATION[name][0], coordinate_batch=COORDINATION[name][1]
+        ),
+    )
     for name, (text, network, config) in DENOISERS.items()
 }
 
@@ -83,7 +94,7 @@ def learn(job: TrainDenoiser) -> None:
     selections = job.selections()
     statistics = job.scales(selections)
     autoencoder = fitting_autoencoder(job, statistics)
-    config = replace(job.network, frequencies=autoencoder.units.frequencies)
+    config = DenoiserConfig(**(asdict(job.network) | {"frequencies": autoencoder.units.frequencies}))
     with together(job.train.device):
         if job.stage != "coordinate" or config.mode != "coordinated":
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)

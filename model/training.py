@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.distributed
@@ -67,6 +67,7 @@ class TrainConfig:
             raise ValueError("clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0")
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained."""
 

@@ -11,7 +11,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MOST_PIXELS = 200_000_000
 """A larger picture is refused before it is decoded."""
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def read_photograph(path: Path) -> Picture:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-hook = install_import_hook(["schemas", "pipeline"], "beartype.beartype")
+hook = install_import_hook(["schemas", "pipeline", "model"], "beartype.beartype")
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -1,0 +1,117 @@
+"""The real commands, from shards to a spectral volume, on a data set small enough for a few steps each."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import sample, train_autoencoder, train_denoiser
+from model import checkpoints
+from schemas.motion import decode
+from tests.datasets import written
+from tests.videos import texture
+
+SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 2, "test-000000": [{}] * 3}
+QUICK = ["--loader-workers", "0", "--log-every", "1", "--save-every", "2"]
+
+
+def called(job, *arguments: object) -> None:
+    job.main([str(argument) for argument in arguments])
+
+
+def refused(job, capsys, *arguments: object) -> str:
+    """The sentence with which a job stops."""
+    with pytest.raises(SystemExit) as stopped:
+        called(job, *arguments)
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    written(folder / "data", SHARDS)
+    called(train_autoencoder, "smoke", "--data", folder / "data", "--out", folder / "ae", "--steps", 4, "--batch", 2, *QUICK)
+    options = ["--steps", 4, "--batch", 2, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
+    called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", folder / "prior", *options)
+    Image.fromarray(texture(80, 70)).save(folder / "photo.png")
+    return folder
+
+
+def test_from_shards_to_motion_for_a_photograph(folder):
+    for seed, name in ((1, "a"), (1, "b"), (2, "c")):
+        options = ["--checkpoint", folder / "prior", "--out", folder / f"{name}.safetensors", "--seed", seed, "--steps", 3]
+        called(sample, folder / "photo.png", *options)
+    a, b, c = ((folder / f"{name}.safetensors").read_bytes() for name in "abc")
+    found = decode(a)
+    assert found.spectrum.shape == (4, 4, 32, 40) and (found.fps, found.frames) == (30.0, 24) and a == b != c
+    assert (found.spectrum[0, 1::2] == 0).all() and np.abs(found.spectrum).max() > 0
+
+
+def test_checkpoints_hold_what_sampling_needs_and_both_stages_are_there(folder):
+    config = checkpoints.newest(folder / "prior")[0].config
+    assert config["denoiser"]["mode"] == "coordinated" and len(config["units"]["scale"]) == 4 and config["units"]["size"] == [40, 32]
+    assert checkpoints.newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"] == "independent"
+    (folder / "data").rename(folder / "away")
+    called(sample, folder / "photo.png", "--checkpoint", folder / "prior", "--out", folder / "d.safetensors", "--steps", 1)
+    (folder / "away").rename(folder / "data")
+
+
+def test_the_autoencoder_reports_its_error_on_the_test_split(folder):
+    last = json.loads((folder / "ae" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4 and {"test_l1", "test_share_of_zeros", "test_px", "test_px_share_of_zeros", "waiting_share"} <= last.keys()
+
+
+def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
+    first = checkpoints.newest(folder / "prior" / "slice")[0].weights("ema")
+    second = checkpoints.newest(folder / "prior")[0].weights("network")
+    inside = {
+        name.replace(".block.", ".").replace("denoiser.slices.", "denoiser."): value
+        for name, value in second.items()
+        if ".attention." not in name or ".attentions." in name
+    }
+    same = [name for name in first if name in inside and np.array_equal(first[name].numpy(), inside[name].numpy())]
+    assert set(same) == set(first)
+
+
+@pytest.mark.parametrize(("mode", "extra"), [("independent", []), ("volume", ["--frequencies", "2"])])
+def test_the_other_modes_train_and_sample(folder, mode, extra):
+    out = folder / mode
+    options = ["--mode", mode, "--steps", 2, "--batch", 2, *QUICK, *extra]
+    called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", out, *options)
+    called(sample, folder / "photo.png", "--checkpoint", out, "--out", folder / f"{mode}.safetensors", "--steps", 2, "--guidance", 0)
+    assert len(decode((folder / f"{mode}.safetensors").read_bytes()).spectrum) == (2 if extra else 4)
+
+
+def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
+    other = written(tmp_path / "other", SHARDS, seed=7).root
+    empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}).root
+    ae = ["smoke", "--data", folder / "data", "--out", tmp_path / "x", "--steps", 2]
+    denoiser = ["--autoencoder", folder / "ae", *ae[1:]]
+    photo = folder / "photo.png"
+    small = tmp_path / "small.png"
+    Image.fromarray(texture(30, 20)).save(small)
+    out = ["--out", tmp_path / "x.safetensors"]
+    cases = [
+        (train_autoencoder, ["large", *ae[1:]], "the preset is large, expected first one of smoke, small, paper, paper_512"),
+        (train_autoencoder, [], "the preset is missing"),
+        (train_autoencoder, [*ae, "--statistics", other / "statistics.json"], "the statistics are of another set of training shards"),
+        (train_autoencoder, ["smoke", "--data", empty, *ae[3:]], "held out for test"),
+        (train_autoencoder, [*ae, "--device", "cuda"], "device is cuda and there is no GPU"),
+        (train_autoencoder, [*ae, "--frequencies", "9"], "frequencies is 9, expected 1 to 4"),
+        (train_denoiser, ["smoke", *denoiser, "--data", other], "trained with the statistics of another set of training shards"),
+        (train_denoiser, ["smoke", *denoiser, "--normalisation", "resolution"], "--normalisation is resolution, and the autoencoder"),
+        (train_denoiser, ["smoke", *denoiser, "--frequencies", "9"], "frequencies is 9, expected 1 to 4"),
+        (train_denoiser, ["smoke", *denoiser, "--stage", "coordinate"], "holds no first stage"),
+        (train_denoiser, ["smoke", *denoiser, "--autoencoder", folder / "prior"], "kind 'denoiser', expected 'autoencoder'"),
+        (sample, [photo, "--checkpoint", folder / "ae", *out], "kind 'autoencoder', expected 'denoiser'"),
+        (sample, [photo, "--checkpoint", tmp_path, *out], "holds no checkpoint"),
+        (sample, [small, "--checkpoint", folder / "prior", *out], "30x20 pixels, expected at least 40x32"),
+        (sample, [tmp_path / "gone.jpg", "--checkpoint", folder / "prior", *out], "is not there"),
+        (sample, [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "x.mp4"], "ends in .safetensors"),
+    ]
+    for job, arguments, words in cases:
+        assert words in refused(job, capsys, *arguments), words
+    assert not (tmp_path / "x.safetensors").exists()
