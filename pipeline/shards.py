@@ -241,13 +241,12 @@ def create_file(path: Path, data: bytes) -> None:
 def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with named(path), open(temporary, "xb") as file:
-        with ExitStack() as unless_written:
-            unless_written.callback(temporary.unlink)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            unless_written.pop_all()
+    with named(path), open(temporary, "xb") as file, ExitStack() as unless_written:
+        unless_written.callback(temporary.unlink)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        unless_written.pop_all()
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
