@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.linear_start import start_linear
 from model.parts import AutoencoderKL, check_widths
 
 
@@ -30,6 +31,8 @@ class AutoencoderConfig:
     """Groups of the group normalisation; divides every width."""
     middle_attention: bool = True
     """Attention between all pixels at the lowest level, as in latent diffusion models."""
+    linear_start: bool = True
+    """Begin as averaging and bilinear enlargement (model/linear_start.py); without, as diffusers does, which learns far more slowly."""
     gradient_weight: float = 0.2
     gradient_scales: int = 4
     """Scales at which gradients are compared: every 1st, 2nd, 4th, 8th pixel."""
@@ -37,6 +40,8 @@ class AutoencoderConfig:
 
     def __post_init__(self):
         check_widths(self.channels, self.norm_groups)
+        if self.linear_start and (min(self.channels) < 8 or self.latent_channels < 4):
+            raise ValueError(f"channels are {self.channels} and latent channels {self.latent_channels}, expected at least 8 and 4 for a linear start")
 
 
 class Reconstruction(NamedTuple):
@@ -77,6 +82,8 @@ class SliceAutoencoder(nn.Module):
             norm_num_groups=config.norm_groups,
             mid_block_add_attention=config.middle_attention,
         )
+        if config.linear_start:
+            start_linear(self.kl)
         self.factor = 2 ** (levels - 1)
         self.register_buffer("mean", torch.zeros(config.latent_channels))
         self.register_buffer("deviation", torch.ones(config.latent_channels))

@@ -12,7 +12,7 @@ import tarfile
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -241,14 +241,12 @@ def create_file(path: Path, data: bytes) -> None:
 def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with named(path), open(temporary, "xb") as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink()
-            raise
+    with named(path), open(temporary, "xb") as file, ExitStack() as unless_written:
+        unless_written.callback(temporary.unlink)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        unless_written.pop_all()
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:

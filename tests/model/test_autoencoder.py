@@ -5,7 +5,7 @@ from math import exp
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.autoencoder import AutoencoderConfig, Reconstruction, SliceAutoencoder, autoencoder_loss, divergence, gradient_consistency, moments
 
@@ -54,6 +54,45 @@ def test_the_loss_is_the_weighted_sum():
     assert loss.total == pytest.approx(0.5 + 0.2 * float(loss.gradient) + 1e-6 * 32, rel=1e-5)
     ramp = autoencoder_loss(x, made._replace(slices=x + torch.arange(16.0)), TINY)
     assert ramp.total == pytest.approx(7.5 + 0.2 * 15 + 1e-6 * 32, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(8, 16, 16), (16, 16, 32)])
+@pytest.mark.parametrize("attention", [False, True])
+def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
+    """Exactly, but for the last 8 pixels before the border, where convolutions see the padding's zeros."""
+    torch.manual_seed(0)
+    autoencoder = SliceAutoencoder(replace(TINY, channels=channels, layers_per_block=2, middle_attention=attention))
+    x = 5 * slices(2, 4, 64, 64)
+    with torch.no_grad():
+        made = autoencoder(x)
+    small = nn.functional.avg_pool2d(x, 4)
+    twice = nn.functional.interpolate(nn.functional.interpolate(small, scale_factor=2, mode="bilinear"), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(made.mean, small, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.slices[..., 8:-8, 8:-8], twice[..., 8:-8, 8:-8], atol=1e-4, rtol=1e-4)
+    assert (made.log_variance == -6).all()
+
+
+def test_it_leaves_its_start():
+    """On smooth slices a few steps already beat averaging, which every weight then has a part in."""
+    torch.manual_seed(0)
+    autoencoder = SliceAutoencoder(TINY)
+    optimiser = torch.optim.Adam(autoencoder.parameters(), 2e-3)
+    x = nn.functional.interpolate(slices(8, 4, 4, 4), scale_factor=8, mode="bicubic")
+    with torch.no_grad():
+        start = autoencoder.loss(x).l1
+    for step in range(40):
+        optimiser.zero_grad()
+        autoencoder.loss(x, slices(8, 4, 8, 8, seed=step)).total.backward()
+        optimiser.step()
+    assert autoencoder.loss(x).l1 < 0.7 * start
+    assert all(p.grad is not None and (p.grad != 0).any() for p in autoencoder.parameters())
+
+
+def test_without_a_linear_start_it_is_the_plain_network():
+    plain = SliceAutoencoder(replace(TINY, linear_start=False, channels=(4, 8, 8)))
+    assert plain(slices(1, 4, 16, 16)).slices.shape == (1, 4, 16, 16)
+    with pytest.raises(ValueError, match="expected at least 8 and 4 for a linear start"):
+        replace(TINY, channels=(4, 8, 8))
 
 
 def test_a_quarter_of_the_size_and_back(autoencoder):

@@ -61,7 +61,8 @@ def real(tmp_path_factory) -> Dataset:
         for shard, some in groupby((row for row in rows if row["key"]), key=lambda row: row["shard"]):
             for _ in build_shard(dataset, shard, list(some), CONFIG):
                 pass
-    lines = [dict(shard="a", kept=4, rejected=2, quarantined=0, seconds=3.0, waiting_share=0.25, elapsed_s=elapsed, at=1.0) for elapsed in (4.0, 2.0)]
+    runs = ((4.0, 104.0), (2.0, 302.0))  # elapsed, and when
+    lines = [dict(shard="a", kept=4, rejected=2, quarantined=0, seconds=3.0, waiting_share=0.25, elapsed_s=elapsed, at=at) for elapsed, at in runs]
     dataset.progress.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"shard": "torn", "ke')
     finalize(dataset)
     clips[1].unlink()

@@ -1,0 +1,67 @@
+"""The autoencoder's start: a linear pyramid, of which training then makes more.
+
+At random weights an AutoencoderKL learns nothing of a spectral slice for hundreds of steps: its first achievement would be to hand the
+slice's amplitude on, and the normalisations before the last convolutions of encoder and decoder take just that away. Here they are left
+out, and the weights are such that the latents are the slice averaged over 4x4 pixels, and decoding is bilinear enlargement. Everything
+else stays as random as it was, beside this path. It is exact since silu(x) - silu(-x) = x: x travels as the pair (x, -x).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ONE = torch.ones(1, 1)
+MIDDLE = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+AVERAGE = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
+"""For a convolution of stride 2 that begins at even pixels, as diffusers' does."""
+LINEAR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+"""After repeating each pixel, bilinear enlargement."""
+SPLIT = torch.cat([torch.eye(4), -torch.eye(4)])
+KEEP = torch.eye(8)
+JOIN = SPLIT.T
+LOG_VARIANCE = -6.0
+"""Of the posterior, at first: noise of 0.05, little beside the latents. 0 would drown them."""
+
+
+@torch.no_grad()
+def start_linear(kl: Any) -> None:
+    """Sets the weights of an AutoencoderKL of 4 channels, whose widths are at least 8 and latents at least 4."""
+    for half in (kl.encoder, kl.decoder):
+        half.conv_norm_out = nn.Identity()
+        for name, part in half.named_modules():
+            _start(name, part)
+        silence(half.conv_out)
+        route(half.conv_in, SPLIT, MIDDLE)
+        route(half.conv_out, JOIN, MIDDLE)
+    for one_by_one in (kl.quant_conv, kl.post_quant_conv):
+        silence(one_by_one)
+        one_by_one.weight += torch.eye(len(one_by_one.weight))[:, :, None, None]
+    kl.quant_conv.bias[len(kl.quant_conv.bias) // 2 :] = LOG_VARIANCE
+
+
+def _start(name: str, part: nn.Module) -> None:
+    """Residual branches add nothing at first; what leads past them hands the pair on."""
+    if name.endswith(("conv2", "to_out.0")):
+        silence(part)
+    elif name.endswith("conv_shortcut"):
+        route(part, KEEP, ONE)
+    elif name.endswith("downsamplers.0.conv"):
+        route(part, KEEP, AVERAGE)
+    elif name.endswith("upsamplers.0.conv"):
+        route(part, KEEP, LINEAR)
+
+
+def silence(layer: Any) -> None:
+    """Weights and biases of 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def route(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
+    """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend on no other."""
+    outputs, inputs = matrix.shape
+    convolution.weight[:outputs] = 0
+    convolution.bias[:outputs] = 0
+    convolution.weight[:outputs, :inputs] = matrix[:, :, None, None] * kernel
