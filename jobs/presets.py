@@ -12,8 +12,8 @@ from model.autoencoder import AutoencoderConfig
 from model.denoiser import DenoiserConfig
 from model.training import TrainConfig
 
-TINY_AUTOENCODER = AutoencoderConfig(channels=(16, 32, 32), layers_per_block=1, norm_groups=8, middle_attention=False)
-TINY_DENOISER = DenoiserConfig(channels=(32, 64), attention_levels=(1,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(16, 32, 32))
+TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
+TINY_DENOISER = DenoiserConfig(channels=(32, 32, 64), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32))
 SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 SMALL_DENOISER = DenoiserConfig(channels=(64, 192, 320), head_channels=32)
 
@@ -21,7 +21,7 @@ AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
         TINY_AUTOENCODER,
-        TrainConfig(steps=300, batch=8, learning_rate=2e-3, warm_up=30, ema=0.98, device="cpu", save_every=150, log_every=20),
+        TrainConfig(steps=300, batch=8, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", save_every=100, log_every=20),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours.",
@@ -38,7 +38,7 @@ DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
         TINY_DENOISER,
-        TrainConfig(steps=500, batch=16, learning_rate=2e-3, warm_up=50, ema=0.99, device="cpu", save_every=250, log_every=20),
+        TrainConfig(steps=300, batch=8, learning_rate=3e-3, warm_up=20, decay=0.8, ema=0.9, device="cpu", save_every=100, log_every=20),
     ),
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",
@@ -61,5 +61,7 @@ DENOISERS["paper_512"] = (
     DenoiserConfig(),
     replace(DENOISERS["paper"][2], steps=200_000, batch=32),
 )
-COORDINATION = {"smoke": (100, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
+CROPS = {"smoke": (64, 64)}
+"""Of the autoencoder's training slices."""
+COORDINATION = {"smoke": (40, 1), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
 """Steps and batch of the denoiser's second stage."""

@@ -15,7 +15,7 @@ import tyro
 
 from jobs import cluster
 from jobs.exits import sentences
-from jobs.presets import AUTOENCODERS
+from jobs.presets import AUTOENCODERS, CROPS
 from jobs.trainer import Data, begin_with, parse, run, together
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
@@ -31,6 +31,8 @@ class TrainAutoencoder(Data):
     """Folder of the training: checkpoints and log; created, or gone on from."""
     normalisation: Normalisation = "adaptive"
     """How coefficients are normalised: adaptive is the paper's, resolution its ablation."""
+    crop: tuple[int, int] | None = None
+    """Width and height of the part of each slice that a step learns from, multiples of 4; without it, the whole."""
     start: Path | None = None
     """A trained autoencoder to begin with."""
     workers: int | None = None
@@ -40,7 +42,8 @@ class TrainAutoencoder(Data):
 
 
 PRESETS = {
-    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config)) for name, (text, network, config) in AUTOENCODERS.items()
+    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=CROPS.get(name)))
+    for name, (text, network, config) in AUTOENCODERS.items()
 }
 
 
@@ -60,7 +63,7 @@ def learn(job: TrainAutoencoder) -> None:
     statistics = job.scales(selections)
     units = units_of(statistics, job.normalisation, job.frequencies)
     training, test = job.examples(selections, statistics, job.normalisation, units.frequencies, one=True)
-    task = AutoencoderTask(job.network, units, training, test)
+    task = AutoencoderTask(job.network, units, training, test, crop=job.crop)
     if job.start:
         begin_with(task.network, load_autoencoder(job.start)[0].network, job.start)
     with together(job.train.device):

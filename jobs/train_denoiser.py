@@ -10,7 +10,7 @@ in OUT. The same command again goes on from the last checkpoint. OUT is then eno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -94,7 +94,8 @@ def learn(job: TrainDenoiser) -> None:
     selections = job.selections()
     statistics = job.scales(selections)
     autoencoder = fitting_autoencoder(job, statistics)
-    config = DenoiserConfig(**(asdict(job.network) | {"frequencies": autoencoder.units.frequencies}))
+    settings: dict[str, Any] = asdict(job.network) | {"frequencies": autoencoder.units.frequencies}
+    config = DenoiserConfig(**settings)
     with together(job.train.device):
         if job.stage != "coordinate" or config.mode != "coordinated":
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)

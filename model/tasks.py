@@ -20,13 +20,13 @@ from model.units import Units
 from pipeline.normalize import denormalise
 from pipeline.pictures import heat
 
-TESTED = 8
+TESTED = 4
 """Samples of the test split on which a network is measured, spread over all."""
 SHOWN = 3
 """Of these, how many are drawn."""
 SHOWN_STEPS = 25
 """Of sampling, for the pictures."""
-WHITENING = 256
+WHITENING = 16
 """Training samples, at most, by which latents are whitened."""
 
 Denoiser = SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser
@@ -41,8 +41,8 @@ def chosen(examples: Examples, most: int) -> Iterable[Batch]:
 class AutoencoderTask:
     """Trains the autoencoder of frequency slices."""
 
-    def __init__(self, config: AutoencoderConfig, units: Units, training: Examples, test: Examples | None):
-        self.settings, self.units, self.training, self.test = config, units, training, test
+    def __init__(self, config: AutoencoderConfig, units: Units, training: Examples, test: Examples | None, *, crop: tuple[int, int] | None = None):
+        self.settings, self.units, self.training, self.test, self.crop = config, units, training, test, crop
         self.network = SliceAutoencoder(config)
 
     def keys(self, batch: Batch) -> list[str]:
@@ -55,7 +55,7 @@ class AutoencoderTask:
         return {}
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = batch.spectrum.flatten(0, 1)
+        x = cropped(batch.spectrum.flatten(0, 1), self.crop, generator)
         factor = self.network.factor
         noise = torch.randn((len(x), self.settings.latent_channels, x.shape[-2] // factor, x.shape[-1] // factor), generator=generator)
         found = autoencoder_loss(x, network(x, noise.to(x.device)), self.settings)
@@ -77,6 +77,16 @@ class AutoencoderTask:
     def finish(self, network: SliceAutoencoder, device: torch.device) -> None:
         """Whitening, of the latents of training samples."""
         network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in chosen(self.training, WHITENING))
+
+
+def cropped(x: Float[Tensor, "batch 4 _ _"], size: tuple[int, int] | None, generator: torch.Generator) -> Float[Tensor, "batch 4 _ _"]:
+    """A part of that size (width, height), at most, at a place drawn by chance: a convolution learns from it what it learns from the whole."""
+    if size is None:
+        return x
+    for dim, most in ((-1, size[0]), (-2, size[1])):
+        length = min(most, x.shape[dim])
+        x = x.narrow(dim, int(torch.randint(x.shape[dim] - length + 1, (1,), generator=generator)), length)
+    return x
 
 
 def reconstruction_errors(x: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"], units: Units) -> dict[str, float]:

@@ -35,6 +35,8 @@ class TrainConfig:
     learning_rate: float = 5e-5
     warm_up: int = 100
     """Steps over which the learning rate grows from 0."""
+    decay: float = 0.0
+    """Share of the steps, at the end, over which the learning rate falls back to 0."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema: float = 0.999
@@ -63,6 +65,8 @@ class TrainConfig:
         for name, low, high in (("learning_rate", 0, 1), ("ema", 0, 1)):
             if not low < getattr(self, name) < high:
                 raise ValueError(f"{name} is {getattr(self, name):g}, expected between {low} and {high}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is {self.decay:g}, expected 0 to 1")
         if self.clip <= 0 or self.warm_up < 0 or self.loader_workers < 0:
             raise ValueError("clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0")
 
@@ -173,7 +177,7 @@ class State:
     def take(self, step: int, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns scalars, still on the device."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
+            group["lr"] = self.config.learning_rate * pace(step, self.config)
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, step, self.group.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss, scalars = self.task.loss(self.wrapped, moved(batch, self.device), generator)
@@ -231,13 +235,19 @@ def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainC
 
     How long it runs, how often it saves and logs, and where it runs may differ.
     """
-    free = {"steps", "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
+    free = {*(() if config.decay else ("steps",)), "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
     now = json.loads(json.dumps(dict(task))) | {"training": {name: value for name, value in asdict(config).items() if name not in free}}
     then = {name: value for name, value in found.items() if name not in ("format", "step")}
     then["training"] = {name: value for name, value in then["training"].items() if name not in free}
     different = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
     if different:
         raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
+
+
+def pace(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step, as a share of the highest: a rise, a plateau, a fall."""
+    rise, fall = (step + 1) / max(1, config.warm_up), (config.steps - step) / max(1.0, config.decay * config.steps)
+    return min(1.0, rise, fall)
 
 
 def seed_of(*numbers: int) -> int:
