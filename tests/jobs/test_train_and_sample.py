@@ -1,6 +1,7 @@
 """The real commands, from shards to a spectral volume, on a data set small enough for a few steps each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from PIL import Image
 from jobs import sample, train_autoencoder, train_denoiser
 from model import checkpoints
 from schemas.motion import decode
-from tests.datasets import written
+from tests.datasets import CONFIG, written
 from tests.videos import texture
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 2, "test-000000": [{}] * 3}
+SMALL = replace(CONFIG, size=(64, 48))
 QUICK = ["--loader-workers", "0", "--log-every", "1", "--save-every", "2"]
 
 
@@ -32,7 +34,7 @@ def refused(job, capsys, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
-    written(folder / "data", SHARDS)
+    written(folder / "data", SHARDS, config=SMALL)
     called(train_autoencoder, "smoke", "--data", folder / "data", "--out", folder / "ae", "--steps", 4, "--batch", 2, *QUICK)
     options = ["--steps", 4, "--batch", 2, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
     called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", folder / "prior", *options)
@@ -46,13 +48,13 @@ def test_from_shards_to_motion_for_a_photograph(folder):
         called(sample, folder / "photo.png", *options)
     a, b, c = ((folder / f"{name}.safetensors").read_bytes() for name in "abc")
     found = decode(a)
-    assert found.spectrum.shape == (4, 4, 32, 40) and (found.fps, found.frames) == (30.0, 24) and a == b != c
+    assert found.spectrum.shape == (4, 4, 48, 64) and (found.fps, found.frames) == (30.0, 24) and a == b != c
     assert (found.spectrum[0, 1::2] == 0).all() and np.abs(found.spectrum).max() > 0
 
 
 def test_checkpoints_hold_what_sampling_needs_and_both_stages_are_there(folder):
     config = checkpoints.newest(folder / "prior")[0].config
-    assert config["denoiser"]["mode"] == "coordinated" and len(config["units"]["scale"]) == 4 and config["units"]["size"] == [40, 32]
+    assert config["denoiser"]["mode"] == "coordinated" and len(config["units"]["scale"]) == 4 and config["units"]["size"] == [64, 48]
     assert checkpoints.newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"] == "independent"
     (folder / "data").rename(folder / "away")
     called(sample, folder / "photo.png", "--checkpoint", folder / "prior", "--out", folder / "d.safetensors", "--steps", 1)
@@ -86,8 +88,8 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
 
 
 def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
-    other = written(tmp_path / "other", SHARDS, seed=7).root
-    empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}).root
+    other = written(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
+    empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root
     ae = ["smoke", "--data", folder / "data", "--out", tmp_path / "x", "--steps", 2]
     denoiser = ["--autoencoder", folder / "ae", *ae[1:]]
     photo = folder / "photo.png"
@@ -108,7 +110,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         (train_denoiser, ["smoke", *denoiser, "--autoencoder", folder / "prior"], "kind 'denoiser', expected 'autoencoder'"),
         (sample, [photo, "--checkpoint", folder / "ae", *out], "kind 'autoencoder', expected 'denoiser'"),
         (sample, [photo, "--checkpoint", tmp_path, *out], "holds no checkpoint"),
-        (sample, [small, "--checkpoint", folder / "prior", *out], "30x20 pixels, expected at least 40x32"),
+        (sample, [small, "--checkpoint", folder / "prior", *out], "30x20 pixels, expected at least 64x48"),
         (sample, [tmp_path / "gone.jpg", "--checkpoint", folder / "prior", *out], "is not there"),
         (sample, [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "x.mp4"], "ends in .safetensors"),
     ]
