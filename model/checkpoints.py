@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pipeline.shards import sync_folder
+
 CHECKPOINT_VERSION = 1
 STEP = re.compile(r"step-\d{8}")
 CONFIG, TRAINING, DIGESTS = "config.json", "training.pt", "digests.json"
@@ -95,15 +97,6 @@ def sync(path: Path) -> str:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's names durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def steps(out: Path) -> list[Path]:
