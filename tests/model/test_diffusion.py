@@ -7,7 +7,7 @@ from tiny import random
 from model.diffusion import CLEAN, STEPS, amplitudes, clean, ddim_step, ddim_steps, denoising_loss, draw, kept_features, noised
 from model.parts import DDIMScheduler
 
-SCHEDULER = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
+SCHEDULER = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
 
 
 def at(*n: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def test_amplitudes_are_the_schedule_s():
     of_signal, of_noise = (a.flatten() for a in amplitudes(torch.arange(STEPS)))
     torch.testing.assert_close(of_signal.square(), SCHEDULER.alphas_cumprod, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(of_signal.square() + of_noise.square(), torch.ones(STEPS))
-    assert of_signal[0] == pytest.approx((1 - 0.00085) ** 0.5)
+    assert of_signal[0] == pytest.approx((1 - 0.0015) ** 0.5)
     assert [a.item() for a in amplitudes(at(CLEAN))] == [1, 0]
 
 

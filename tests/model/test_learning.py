@@ -19,7 +19,7 @@ CONFIG = DenoiserConfig(
     norm_groups=8,
     image_channels=(16, 16, 32),
 )
-STEPS, RATE, REPEATS = 250, 5e-3, 8
+STEPS, RATE, REPEATS = 350, 5e-3, 8
 
 
 def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
