@@ -86,12 +86,12 @@ def all_contenders(selection: Selection, statistics: SpectrumStatistics) -> dict
     return {
         "Quiver, all frequencies": functools.partial(ours, ExampleConfig()),
         "webdataset + numpy, all frequencies": functools.partial(stacked, None),
-        "Quiver, one frequency": functools.partial(ours, ExampleConfig(one=True)),
+        "Quiver, one frequency": functools.partial(ours, ExampleConfig(drawn=1)),
         "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
         "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
         "webdataset + numpy, one frequency, no batches": functools.partial(theirs, np.random.default_rng(0)),
         "Quiver, all frequencies, augmented": functools.partial(ours, ExampleConfig(augment=AugmentConfig())),
-        "Quiver, one frequency, augmented": functools.partial(ours, ExampleConfig(one=True, augment=AugmentConfig())),
+        "Quiver, one frequency, augmented": functools.partial(ours, ExampleConfig(drawn=1, augment=AugmentConfig())),
     }
 
 

@@ -5,9 +5,12 @@ a shard.
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.dataset import ContractMismatch
@@ -25,6 +28,10 @@ RETRIES = 3
 
 class Unfit(Exception):
     """A node lacks what the user asked for: weights, a device."""
+
+
+class Failed(Exception):
+    """Processes that train together died each time that they were started."""
 
 
 class Needs(NamedTuple):
@@ -159,21 +166,46 @@ def _next(generator: Any) -> Any:
         return cause if isinstance(cause, OSError | ContractMismatch | Unfit | ValueError) else error
 
 
-def train(function: Callable[[Item], None], job: Item, workers: int | None, *, gpu: bool) -> None:
-    """Runs `function(job)` in this process, or in so many that Ray connects by torch.distributed.
+def train(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, *, gpu: bool) -> None:
+    """Runs `function(show)` in so many processes at once, which Ray connects by torch.distributed; what they show is shown here.
 
-    When one of them dies, all begin again, from the last checkpoint that they find. Raises ValueError and OSError as the function did.
+    When one of them dies, all begin again, from the last checkpoint that they find. `out` is a folder that all nodes share. Raises
+    ValueError and OSError as the function did, ValueError where the cluster has no room for so many, and Failed.
     """
-    if workers is None:
-        function(job)
-        return
-    with connected(workers, Needs(1, float(gpu))):
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+    needs = Needs(1, float(gpu))
+    out.mkdir(parents=True, exist_ok=True)
+    with connected(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out) as scratch:
+        from ray.util.queue import Queue
 
-        scaling = ScalingConfig(num_workers=workers, use_gpu=gpu)
-        trainer = TorchTrainer(
-            lambda: function(job), scaling_config=scaling, torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(failure_config=FailureConfig(max_failures=RETRIES)),
-        )  # fmt: skip
+        if (fitting := room(workers, needs)) < workers:
+            raise ValueError(f"--workers is {workers}, expected at most {fitting}, for which the cluster has room")
+        heard = Queue(actor_options={"num_cpus": 0})
+        Thread(target=fit, args=(function, heard, workers, gpu, scratch), daemon=True).start()
+        for said in iter(heard.get, None):
+            if isinstance(said, Exception):
+                raise said
+            show(*said)
+
+
+def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
+    """Trains to the end, then puts None into the queue; or what went wrong."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    def one() -> None:
+        try:
+            function(lambda *said: heard.put(said))
+        except (OSError, ValueError) as error:  # beginning again would not mend it
+            heard.put(error)
+            raise
+
+    trainer = TorchTrainer(
+        one, scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu), torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RETRIES)),
+    )  # fmt: skip
+    try:
         trainer.fit()
+        heard.put(None)
+    except TrainingFailedError as error:
+        heard.put(Failed(f"the training died {RETRIES + 1} times: {str(error)[-500:]}"))

@@ -13,7 +13,7 @@ from model.denoiser import DenoiserConfig
 from model.training import TrainConfig
 
 TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
-TINY_DENOISER = DenoiserConfig(channels=(32, 32, 64), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32))
+TINY_DENOISER = DenoiserConfig(channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32))
 SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 SMALL_DENOISER = DenoiserConfig(channels=(64, 192, 320), head_channels=32)
 
@@ -21,7 +21,7 @@ AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
         TINY_AUTOENCODER,
-        TrainConfig(steps=240, batch=8, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", save_every=100, log_every=20),
+        TrainConfig(steps=240, batch=2, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", save_every=100, log_every=20),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours.",
@@ -38,7 +38,7 @@ DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
         TINY_DENOISER,
-        TrainConfig(steps=60, batch=8, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", save_every=30, log_every=10),
+        TrainConfig(steps=60, batch=4, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", save_every=30, log_every=10),
     ),
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",
@@ -63,5 +63,7 @@ DENOISERS["paper_512"] = (
 )
 CROPS = {"smoke": (64, 64)}
 """Of the autoencoder's training slices."""
+SLICES = {"smoke": 4, "small": 4}
+"""Frequencies of a photograph in a step that learns one at a time: its features are made once for all of them. The paper's: 1."""
 COORDINATION = {"smoke": (10, 1), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
 """Steps and batch of the denoiser's second stage."""

@@ -13,36 +13,31 @@ from typing import Annotated
 
 import tyro
 
-from jobs import cluster
 from jobs.exits import sentences
-from jobs.presets import AUTOENCODERS, CROPS
-from jobs.trainer import Data, begin_with, parse, run, together
+from jobs.presets import AUTOENCODERS, CROPS, SLICES
+from jobs.trainer import Data, Show, begin_with, parse, run, shown, start, together
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
 from model.tasks import AutoencoderTask
-from model.training import TrainConfig, device_of
+from model.training import TrainConfig
 from model.units import units_of
 from pipeline.normalize import Normalisation
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAutoencoder(Data):
-    out: Path
-    """Folder of the training: checkpoints and log; created, or gone on from."""
     normalisation: Normalisation = "adaptive"
     """How coefficients are normalised: adaptive is the paper's, resolution its ablation."""
     crop: tuple[int, int] | None = None
     """Width and height of the part of each slice that a step learns from, multiples of 4; without it, the whole."""
     start: Path | None = None
     """A trained autoencoder to begin with."""
-    workers: int | None = None
-    """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it, this process alone, or those of torchrun."""
     network: Annotated[AutoencoderConfig, tyro.conf.arg(name="")] = field(default_factory=AutoencoderConfig)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 PRESETS = {
-    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=CROPS.get(name)))
+    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=CROPS.get(name), slices=SLICES.get(name, 1)))
     for name, (text, network, config) in AUTOENCODERS.items()
 }
 
@@ -51,23 +46,22 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parse("quiver train-autoencoder", PRESETS, args)
-        if job.workers is None:
-            device_of(job.train)
-        cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")
+        with shown() as show:
+            start(learn, job, job.train, show)
         print(f"autoencoder: {job.out}")
 
 
-def learn(job: TrainAutoencoder) -> None:
+def learn(job: TrainAutoencoder, show: Show) -> None:
     """The training, in one of its processes."""
     selections = job.selections()
     statistics = job.scales(selections)
     units = units_of(statistics, job.normalisation, job.frequencies)
-    training, test = job.examples(selections, statistics, job.normalisation, units.frequencies, one=True)
+    training, test = job.examples(selections, statistics, job.normalisation, units.frequencies)
     task = AutoencoderTask(job.network, units, training, test, crop=job.crop)
     if job.start:
         begin_with(task.network, load_autoencoder(job.start)[0].network, job.start)
     with together(job.train.device):
-        run(task, training, job.train, job.out, "autoencoder")
+        run(task, training, job.train, job.out, "autoencoder", show)
 
 
 if __name__ == "__main__":

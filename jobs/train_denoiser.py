@@ -14,16 +14,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs import cluster
 from jobs.exits import sentences
-from jobs.presets import COORDINATION, DENOISERS
-from jobs.trainer import Data, begin_with, parse, run, together
+from jobs.presets import COORDINATION, DENOISERS, SLICES
+from jobs.trainer import Data, Show, begin_with, parse, run, shown, start, together
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
 from model.prior import load_autoencoder, load_prior
 from model.tasks import Denoiser, DenoiserTask, Frozen
-from model.training import TrainConfig, device_of
+from model.training import TrainConfig
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection
 from schemas.statistics import SpectrumStatistics
@@ -39,8 +38,6 @@ class Network(DenoiserConfig):
 class TrainDenoiser(Data):
     autoencoder: Path
     """Folder of a trained autoencoder, of the same training shards."""
-    out: Path
-    """Folder of the training: checkpoints and log; created, or gone on from."""
     normalisation: Normalisation | None = None
     """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
     stage: Literal["both", "slice", "coordinate"] = "both"
@@ -51,8 +48,6 @@ class TrainDenoiser(Data):
     """Samples a step of the second stage, each with all K frequencies."""
     start: Path | None = None
     """A trained denoiser to begin the first stage with."""
-    workers: int | None = None
-    """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it, this process alone, or those of torchrun."""
     network: Annotated[Network, tyro.conf.arg(name="")] = field(default_factory=Network)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
@@ -62,7 +57,7 @@ class TrainDenoiser(Data):
             raise ValueError("coordinate_steps and coordinate_batch are expected to be at least 1")
 
     @property
-    def slices(self) -> Path:
+    def first(self) -> Path:
         """Folder of the first stage."""
         return self.out / "slice" if self.network.mode == "coordinated" else self.out
 
@@ -72,7 +67,12 @@ PRESETS = {
     name: (
         text,
         TrainDenoiser(
-            **MISSING, network=Network(**asdict(network)), train=config, coordinate_steps=COORDINATION[name][0], coordinate_batch=COORDINATION[name][1]
+            **MISSING,
+            network=Network(**asdict(network)),
+            train=config,
+            slices=SLICES.get(name, 1),
+            coordinate_steps=COORDINATION[name][0],
+            coordinate_batch=COORDINATION[name][1],
         ),
     )
     for name, (text, network, config) in DENOISERS.items()
@@ -83,13 +83,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parse("quiver train-denoiser", PRESETS, args)
-        if job.workers is None:
-            device_of(job.train)
-        cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")
-        print(f"denoiser: {job.slices if job.stage == 'slice' else job.out}")
+        with shown() as show:
+            start(learn, job, job.train, show)
+        print(f"denoiser: {job.first if job.stage == 'slice' else job.out}")
 
 
-def learn(job: TrainDenoiser) -> None:
+def learn(job: TrainDenoiser, show: Show) -> None:
     """The training, in one of its processes."""
     selections = job.selections()
     statistics = job.scales(selections)
@@ -101,10 +100,10 @@ def learn(job: TrainDenoiser) -> None:
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
             if job.start:
                 begin_with(denoiser, load_prior(job.start)[0].denoiser, job.start)
-            train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.slices)
+            train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.first, show)
         if job.stage != "slice" and config.mode == "coordinated":
             second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
-            train_one(job, selections, statistics, autoencoder, coordinate(first_stage(job, config)), second, job.out)
+            train_one(job, selections, statistics, autoencoder, coordinate(first_stage(job, config)), second, job.out, show)
 
 
 def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:
@@ -118,24 +117,31 @@ def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> F
 
 
 def train_one(
-    job: TrainDenoiser, selections: Sequence[Selection], statistics: SpectrumStatistics, autoencoder: Frozen, denoiser: Denoiser, config: TrainConfig, out: Path
+    job: TrainDenoiser,
+    selections: Sequence[Selection],
+    statistics: SpectrumStatistics,
+    autoencoder: Frozen,
+    denoiser: Denoiser,
+    config: TrainConfig,
+    out: Path,
+    show: Show,
 ) -> None:
     """One stage."""
     one, units = isinstance(denoiser, SliceDenoiser), autoencoder.units
-    training, test = job.examples(selections, statistics, units.normalisation, units.frequencies, one=one)
-    run(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies")
+    training, test = job.examples(selections, statistics, units.normalisation, units.frequencies, all_of_them=not one)
+    run(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
 
 
 def first_stage(job: TrainDenoiser, config: DenoiserConfig) -> SliceDenoiser:
     """Of which the second begins. Raises ValueError where it is not there, not finished, or of another network."""
-    if not checkpoints.steps(job.slices):
-        raise ValueError(f"{job.slices} holds no first stage, expected --stage slice or both first")
-    denoiser = load_prior(job.slices)[0].denoiser
-    step = checkpoints.newest(job.slices)[0].config["step"]
+    if not checkpoints.steps(job.first):
+        raise ValueError(f"{job.first} holds no first stage, expected --stage slice or both first")
+    denoiser = load_prior(job.first)[0].denoiser
+    step = checkpoints.newest(job.first)[0].config["step"]
     if step < job.train.steps:
-        raise ValueError(f"the first stage in {job.slices} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
+        raise ValueError(f"the first stage in {job.first} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
-        raise ValueError(f"{job.slices} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
+        raise ValueError(f"{job.first} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
     return denoiser
 
 

@@ -5,18 +5,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from jobs import cluster
+from jobs.exits import Exit, stop
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, loader
-from model.training import Group, Task, TrainConfig, current_group, train
+from model.training import Group, Task, TrainConfig, current_group, device_of, train
 from model.training import Progress as Logged
 from pipeline import scales
 from pipeline.normalize import Normalisation
@@ -24,24 +27,41 @@ from pipeline.selection import Selection, select
 from schemas.statistics import SpectrumStatistics, decode
 
 Job = TypeVar("Job")
+Show = Callable[[str, int, Logged], None]
+"""show(title, steps, logged): tells a person how far the training of that title has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is learnt from."""
+    """What is learnt from, and by how many."""
 
     data: tuple[str, ...]
     """Folders of data sets, or DATASET:VIEW; several are taken together."""
+    out: Path
+    """Folder of the training: checkpoints and log; created, or gone on from."""
     statistics: Path | None = None
     """File of scales by quiver report-statistics, of just these training shards; without it, the default ones are computed."""
     frequencies: int | None = None
     """K: only so many of the lowest frequencies; without it, all that the data sets have."""
+    slices: int = 1
+    """At most so many frequencies of each sample are drawn in a step that learns one frequency at a time."""
     augment: bool = True
     """Flip, zoom, turn, crop and colour the training samples at random."""
+    workers: int | None = None
+    """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it, this process alone, or those of torchrun."""
 
     def __post_init__(self):
         if not self.data:
             raise ValueError("--data is empty, expected the folder of at least one data set")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}, expected at least 1")
+        if self.slices < 1:
+            raise ValueError(f"--slices is {self.slices}, expected at least 1")
+
+    def with_absolute_paths(self) -> Self:
+        """Which mean the same in a process of another working folder."""
+        paths = {field.name: value.absolute() for field in fields(self) if isinstance(value := getattr(self, field.name), Path)}
+        return replace(self, data=tuple(os.path.abspath(text) for text in self.data), **paths)
 
     def selections(self) -> list[Selection]:
         return [select(text) for text in self.data]
@@ -57,11 +77,11 @@ class Data:
         return found
 
     def examples(
-        self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, *, one: bool
+        self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, *, all_of_them: bool = False
     ) -> tuple[Examples, Examples | None]:
-        """Training samples, of one frequency each or of all; and test samples of all, if there are any."""
-        config = ExampleConfig(frequencies=frequencies, one=one, normalisation=normalisation, augment=AugmentConfig() if self.augment else OFF)
-        training = Examples(selections, statistics, config)
+        """Training samples, of some frequencies each or of all; and test samples of all, if there are any."""
+        drawn, augment = None if all_of_them else self.slices, AugmentConfig() if self.augment else OFF
+        training = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment))
         test = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split="test")
         return training, test if len(test) else None
 
@@ -72,6 +92,20 @@ def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | 
     if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):
         raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
     return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+
+
+def start(learn: Callable[[Any, Show], None], job: Data, config: TrainConfig, show: Show) -> None:
+    """Runs `learn(job, show)` here, or with --workers in processes on Ray."""
+    workers = job.workers
+    if workers is None:
+        device_of(config)
+        learn(job, show)
+        return
+    job = job.with_absolute_paths()
+    try:
+        cluster.train(partial(learn, job), show, workers, job.out, gpu=config.device == "cuda")
+    except cluster.Failed as error:
+        stop(Exit.FAILURE, f"{error}; the same command goes on from the last checkpoint")
 
 
 @contextmanager
@@ -97,8 +131,8 @@ def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -
         raise ValueError(f"--start is {path}, whose network is another one: {str(error)[:200]}") from error
 
 
-def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: str) -> None:
-    """Trains to the end, and shows how it goes."""
+def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: str, show: Show) -> None:
+    """Trains to the end; its first process shows how it goes."""
     group = current_group()
     order = Order(count=len(examples), seed=config.seed, global_batch=config.batch)
 
@@ -106,23 +140,25 @@ def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: s
         pinned = config.device == "cuda"
         return loader(examples, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
 
-    with shown(title, config.steps, quiet=group.rank > 0) as show:
-        for logged in train(task, batches, config, out):
-            show(logged)
+    for logged in train(task, batches, config, out):
+        if group.rank == 0:
+            show(title, config.steps, logged)
 
 
 @contextmanager
-def shown(title: str, steps: int, *, quiet: bool) -> Iterator[Callable[[Logged], None]]:
-    """A live bar on a terminal, else one JSON line for each line of the log."""
-    terminal = sys.stdout.isatty() and not quiet
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+def shown() -> Iterator[Show]:
+    """A live bar for each training on a terminal, else one JSON line for each line of the log."""
+    terminal = sys.stdout.isatty()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not terminal) as bar:
-        number = bar.add_task("", total=steps, note="")
+        bars: dict[str, TaskID] = {}
 
-        def show(logged: Logged) -> None:
+        def show(title: str, steps: int, logged: Logged) -> None:
             known = {name: float(f"{value:.4g}") for name, value in logged.scalars.items()}
-            bar.update(number, completed=logged.step, note=f"loss {known.get('loss', 0):.4g}, {known['samples_a_second']:.3g} samples/s")
-            if not (terminal or quiet):
+            if title not in bars:
+                bars[title] = bar.add_task(title, total=steps)
+            bar.update(bars[title], completed=logged.step, note=f"loss {known.get('loss', 0):.4g}, {known['samples_a_second']:.3g} samples/s")
+            if not terminal:
                 print(json.dumps({"training": title, "step": logged.step, **known}), flush=True)
 
         yield show

@@ -36,8 +36,8 @@ class ExampleConfig:
 
     frequencies: int | None = None
     """How many, from the lowest on; None: all of which there are statistics."""
-    one: bool = False
-    """One frequency of each sample, drawn anew in every epoch, instead of all: what stage 1 and the autoencoder learn from."""
+    drawn: int | None = None
+    """At most so many of them of each sample, drawn anew in every epoch: what stage 1 and the autoencoder learn from; None: all."""
     normalisation: Normalisation = "adaptive"
     augment: AugmentConfig = OFF
 
@@ -97,30 +97,29 @@ class Examples(Dataset):
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """These samples, written side by side: nothing is copied once more."""
-        (width, height), count = self.size, 1 if self.config.one else self.frequencies
+        (width, height), count = self.size, min(self.config.drawn or self.frequencies, self.frequencies)
         image = np.empty((len(draws), 3, height, width), np.float32)
         spectrum = np.empty((len(draws), count, 4, height, width), np.float32)
-        first = [self._read(one, *into) for one, *into in zip(draws, image, spectrum, strict=True)]
-        frequency = torch.tensor(first)[:, None] + torch.arange(count)
-        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), frequency, tuple(self.rows[one.number].key for one in draws))
+        bands = [self._read(one, *into) for one, *into in zip(draws, image, spectrum, strict=True)]
+        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), torch.tensor(bands), tuple(self.rows[one.number].key for one in draws))
 
-    def _read(self, place: Draw, image: np.ndarray, spectrum: np.ndarray) -> int:
-        """Writes a sample's picture and frequencies to these arrays; returns the first of its frequencies."""
+    def _read(self, place: Draw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
+        """Writes a sample's picture and frequencies to these arrays; returns which frequencies these are."""
         rng, row = place.rng(), self.rows[place.number]
-        first = int(rng.integers(self.frequencies)) if self.config.one else 0
+        bands = sorted(rng.choice(self.frequencies, len(spectrum), replace=False).tolist()) if self.config.drawn else [*range(self.frequencies)]
         picture = read_picture(self.files, row, self.size)
-        frequencies = zip(read_spectrum(self.files, row, first, len(spectrum), self.size), spectrum, strict=True)
+        frequencies = zip(bands, read_spectrum(self.files, row, bands, self.size), spectrum, strict=True)
         augmentation = draw(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
         still = augmentation.is_still
         cv2.split(augment_image(picture, augmentation), list(image))
-        for k, (raw, into) in enumerate(frequencies, first):
+        for k, raw, into in frequencies:
             if still:
                 look_up(raw, self.tables[k], into)
             else:
                 augment_spectrum(as_float32(raw), affine, vectors, into)
                 into[:] = normalise(into[None], self.scale[k : k + 1], self.config.normalisation)[0]
-        return first
+        return bands
 
 
 def check_frequencies(wanted: int | None, most: int) -> int:

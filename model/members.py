@@ -8,7 +8,7 @@ the arrays against the member's bounds, type, shape and finite values.
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -105,22 +105,22 @@ def decode_picture(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> 
     return picture
 
 
-def read_spectrum(files: Files, row: Row, first: int, count: int, size: tuple[int, int]) -> Iterator[Float16[np.ndarray, "4 height width"]]:
-    """`count` of its frequencies from the `first` on, raw coefficients in pixels. Raises ValueError where the bytes are not that.
+def read_spectrum(files: Files, row: Row, bands: Sequence[int], size: tuple[int, int]) -> Iterator[Float16[np.ndarray, "4 height width"]]:
+    """Its frequencies of these numbers, raw coefficients in pixels. Raises ValueError where the bytes are not that.
 
     One by one, each in the memory of the one before, which fits into the processor's cache.
     """
     with naming(row):
         (width, height), (offset, length) = size, row.motion
-        if first + count > row.frequencies:
-            raise ValueError(f"it has {row.frequencies} frequencies, expected {first + count}")
+        if max(bands) >= row.frequencies:
+            raise ValueError(f"it has {row.frequencies} frequencies, expected {max(bands) + 1}")
         file, one = files[row.path], 2 * 4 * height * width
         file.check(offset, length)
         head = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + min(length, 8 + LONGEST_HEADER), np.uint8)).tobytes()
         check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
         begin = offset + spectrum_offset(head[BLOCKSIZE:], length, [row.frequencies, 4, height, width])
         channels = np.empty((4, height, width), np.float16)
-        for frequency in range(first, first + count):
+        for frequency in bands:
             file.read(begin + frequency * one, channels.reshape(-1).view(np.uint8))
             if not is_finite(channels):
                 raise ValueError("spectrum has values that are not finite")

@@ -28,9 +28,9 @@ class Shard:
         shutil.copytree(pristine.root, root)
         selection = Selection(Dataset(root))
         statistics, self.path = decode(selection.file("statistics.json").read_bytes()), selection.dataset.tar("train-000000")
-        self.examples = {one: Examples([selection], statistics, ExampleConfig(one=one)) for one in (False, True)}
+        self.examples = {drawn: Examples([selection], statistics, ExampleConfig(drawn=drawn)) for drawn in (None, 1)}
         self.row = selection.kept(PLACES).to_pylist()[0]
-        assert self.row["key"] == self.examples[False].rows[0].key
+        assert self.row["key"] == self.examples[None].rows[0].key
 
     def write(self, offset, data):
         with self.path.open("r+b") as file:
@@ -116,7 +116,7 @@ HOSTILE = {
     "negative offset": (lambda s: s.place("motion_offset", -(1 << 40)), "are not in the file"),
     "negative size": (lambda s: s.place("image_size", -1000), "are not in the file"),
     "huge size": (lambda s: s.place("image_size", 1 << 60), "are not in the file"),
-    "another sample's place": (lambda s: s.place("motion_offset", int(s.examples[False].rows.places[1, 2])), "member 'clip-"),
+    "another sample's place": (lambda s: s.place("motion_offset", int(s.examples[None].rows.places[1, 2])), "member 'clip-"),
     "other picture size": (lambda s: s.picture(Image.new("RGB", (32, 40))), "is not an RGB picture of 40x32 pixels"),
     "a bomb": (lambda s: s.write(s.row["image_offset"] + 16, b"\0\0\xff\xff" * 2), "is not an RGB picture"),
     "grey": (lambda s: s.picture(Image.new("L", (40, 32))), "is not an RGB picture"),
@@ -143,7 +143,7 @@ def test_a_hostile_sample_is_named_and_never_read(name, pristine, tmp_path):
 
 def test_a_frequency_that_the_data_set_lacks_is_named(pristine, tmp_path):
     shard = Shard(pristine, tmp_path / "a")
-    found = shard.examples[False]
+    found = shard.examples[None]
     found.rows.shards[0] = found.rows.shards[0]._replace(frequencies=3)
     with pytest.raises(ValueError, match="it has 3 frequencies, expected 4"):
         found[0]

@@ -1,0 +1,111 @@
+"""What a trained prior's samples are worth: against no motion, the mean motion of the training set, and another photograph's sample.
+
+    python -m benchmarks.prior CHECKPOINT --data DATASET --split test
+
+Distances are of amplitudes, which know no phase (docs/maths.md, 12); correlations are of normalised coefficients, which do, so they
+tell something of samples that were learnt by heart alone. Coherence and rest (13, 14) stand beside those of the truth. Only the first window
+of each clip is used. Prints a table.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from model.metrics import amplitude, distance, rest_at_start, shape_coherence
+from model.prior import Prior, imagine, load_prior
+from pipeline.normalize import normalise
+from pipeline.selection import Selection, samples, select
+
+
+class Scene(NamedTuple):
+    name: str
+    image: np.ndarray
+    channels: np.ndarray
+    """[K, 4, H, W] in pixels."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--split", choices=("train", "test"), default="test")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=0.0)
+    parser.add_argument("--most", type=int, default=8, help="clips, at most")
+    options = parser.parse_args()
+    prior, _ = load_prior(options.checkpoint)
+    selections = [select(text) for text in options.data]
+    scenes = list(first_of_each(read(selections, options.split), prior.units.frequencies))[: options.most]
+    mean = np.mean([lengths(prior, scene.channels) for scene in first_of_each(read(selections, "train"), prior.units.frequencies)], axis=0)
+    print(f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}")
+    print(f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}")
+    rows = [measured(prior, scenes, mean, seed, options) for seed in range(options.seeds)]
+    for name, row in [*((str(seed), row) for seed, row in enumerate(rows)), ("mean", np.mean(rows, axis=0))]:
+        print(f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}", flush=True)
+    truth = np.mean([motion_measures(prior, scene.channels) for scene in scenes], axis=0)
+    print(f"{'truth':<6}{'':>32} | {'':>16} | {truth[0]:10.3f}{truth[1]:8.3f}")
+
+
+def read(selections: Sequence[Selection], split: str) -> Iterator[Scene]:
+    """All kept windows of a split."""
+    for selection in selections:
+        for shard, entry in selection.index()["shards"].items():
+            for sample in samples(selection, shard) if entry["split"] == split else ():
+                yield Scene(sample.key, sample.image, sample.spectrum.astype(np.float32))
+
+
+def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
+    """The first window of each clip; keys are CLIP-FRAME."""
+    seen: set[str] = set()
+    for scene in scenes:
+        clip = scene.name.rpartition("-")[0]
+        if clip not in seen:
+            seen.add(clip)
+            yield scene._replace(channels=scene.channels[:frequencies])
+
+
+def measured(prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, seed: int, options: argparse.Namespace) -> list[float]:
+    """Of one sample for each scene, all of this seed."""
+    made = [imagine(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes]
+    own, others = (np.eye(len(scenes)) > 0), (np.eye(len(scenes)) == 0)
+    true = [lengths(prior, scene.channels) for scene in scenes]
+    apart = np.array([[distance(lengths(prior, one), other) for one in made] for other in true])
+    alike = np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes])
+    baselines = [float(np.mean([distance(base, one) for one in true])) for base in (np.zeros_like(mean), mean)]
+    return [
+        apart[own].mean(),
+        *baselines,
+        apart[others].mean(),
+        alike[own].mean(),
+        alike[others].mean(),
+        *np.mean([motion_measures(prior, m) for m in made], axis=0),
+    ]
+
+
+def as_complex(channels: np.ndarray) -> np.ndarray:
+    """[K, 2, H, W] of (re x, im x, re y, im y)."""
+    return channels[:, ::2] + 1j * channels[:, 1::2]
+
+
+def lengths(prior: Prior, channels: np.ndarray) -> np.ndarray:
+    return amplitude(as_complex(channels), prior.units.tensor().numpy()[:, ::2])
+
+
+def correlation(prior: Prior, made: np.ndarray, true: np.ndarray) -> float:
+    """Pearson's, over all normalised coefficients."""
+    scale = prior.units.tensor().numpy()
+    one, other = (normalise(channels, scale, prior.units.normalisation).ravel() for channels in (made, true))
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def motion_measures(prior: Prior, channels: np.ndarray) -> tuple[float, float]:
+    spectrum = as_complex(channels)
+    return float(shape_coherence(spectrum).mean()), rest_at_start(spectrum, prior.units.frames)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""How spectral volumes compare: pure functions of complex coefficients S [K, 2, H, W] in pixels (docs/maths.md, 12 to 14).
+
+The phase of a sway is not to be seen in a photograph, so a sample is measured against the truth by what does not depend on it.
+"""
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+from pipeline.spectrum import to_motion
+
+
+def amplitude(spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]) -> Float[np.ndarray, "freq 2 height width"]:
+    """sqrt(|S_k(p)| / s_k), the normalised length of a coefficient: 1 at the scale of its frequency (docs/maths.md, 12)."""
+    return np.sqrt(np.abs(spectrum) / scale)
+
+
+def distance(found: Float[np.ndarray, "freq 2 height width"], true: Float[np.ndarray, "freq 2 height width"]) -> float:
+    """Mean absolute difference of two amplitudes, 0 or more; of no motion at all it is the mean of the true ones."""
+    return float(np.abs(found - true).mean())
+
+
+def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Float[np.ndarray, " pairs"]:
+    """How alike neighbouring bands sway, 0 to 1: |<S_k, S_k+1>| / (|S_k| |S_k+1|) for k = 1 .. K-2 (docs/maths.md, 13).
+
+    A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
+    """
+    if len(spectrum) < 3:
+        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
+    bands = spectrum[1:].reshape(len(spectrum) - 1, -1)
+    product = np.abs((bands[:-1].conj() * bands[1:]).sum(axis=1))
+    length = np.linalg.norm(bands, axis=1)
+    of_both = length[:-1] * length[1:]
+    return np.divide(product, of_both, out=np.zeros_like(product), where=of_both > 0)
+
+
+def rest_at_start(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int) -> float:
+    """|F_0| over |F|, roots of mean squares over all pixels, and for |F| all T `frames` (docs/maths.md, 14); 0 where nothing moves.
+
+    The motion of a photograph starts at rest in it, F_0 = 0, which is a statement about the phases of all frequencies together.
+    """
+    motion = to_motion(spectrum, frames)
+    energy = np.square(motion).mean()
+    return float(np.sqrt(np.square(motion[0]).mean() / energy)) if energy else 0.0
