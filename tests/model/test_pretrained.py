@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from tiny import as_if_trained, random, tiny
 from torch import Tensor
 
@@ -287,12 +287,12 @@ def boastful(path: Path) -> None:
 
 def pickled(path: Path) -> None:
     """As older models are."""
-    torch.save(load_file(path), path.with_name("diffusion_pytorch_model.bin"))
+    torch.save(load(path.read_bytes()), path.with_name("diffusion_pytorch_model.bin"))
     path.unlink()
 
 
 def disguised(path: Path) -> None:
-    torch.save(load_file(path), path)
+    torch.save(load(path.read_bytes()), path)
 
 
 def dangling(path: Path) -> None:
@@ -315,11 +315,11 @@ def foreign(path: Path) -> None:
 
 
 def richer(path: Path) -> None:
-    save_file(load_file(path) | {"lora.down": torch.zeros(3)}, path)
+    save_file(load(path.read_bytes()) | {"lora.down": torch.zeros(3)}, path)
 
 
 def whole_numbers(path: Path) -> None:
-    save_file(load_file(path) | {"conv_out.bias": torch.zeros(4, dtype=torch.int64)}, path)
+    save_file(load(path.read_bytes()) | {"conv_out.bias": torch.zeros(4, dtype=torch.int64)}, path)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_weights_that_do_not_fit_are_named(folder, harm, words):
 
 def test_weights_that_are_no_numbers_are_named(folder):
     path = folder / "unet" / WEIGHTS
-    broken = load_file(path)
+    broken = load(path.read_bytes())
     broken["mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     save_file(broken, path)
     with pytest.raises(ValueError, match=r"safetensors: mid_block.resnets.0.conv1.weight has values that are not finite"):
