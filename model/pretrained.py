@@ -162,7 +162,7 @@ def check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> 
     expected = json.loads(json.dumps(ours | {"in_channels": inputs(latent), "class_embed_type": None}))
     for name, value in found.items():
         if name not in FREE and not name.startswith("_") and value != expected.get(name):
-            raise ValueError(f"{name} is {shown(value)}, expected {shown(expected.get(name))}, as of an inpainting U-Net that can be gone on with")
+            raise ValueError(f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net")
 
 
 def inputs(latent: int) -> int:

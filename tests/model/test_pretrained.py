@@ -122,6 +122,7 @@ def test_the_photograph_and_the_frequency_are_learnt(folder):
     denoiser = begun(folder)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     learnt(denoiser, denoiser.parameters(), steps=2)
+    assert all(parameter.grad is not None for parameter in denoiser.parameters())  # training in several processes wants that of each
     for name in ("encoder.enter.weight", "unet.class_embedding.linear_1.weight", "unet.conv_in.weight", "unet.down_blocks.0.attentions.0.proj_in.weight"):
         assert not torch.equal(denoiser.state_dict()[name], before[name]), name
     z, n, features = inputs()
