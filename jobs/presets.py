@@ -3,7 +3,7 @@
 smoke       CPU, minutes: does the whole way work? Its samples sway, roughly
 small       one GPU, a day
 paper       the paper's numbers
-paper_512   512 x 288, from the weights of `paper`
+paper_512   512 x 288, from the weights of `paper`, or of a pretrained inpainting model
 """
 
 from dataclasses import replace
@@ -57,7 +57,8 @@ AUTOENCODERS["paper_512"] = (
     replace(AUTOENCODERS["paper"][2], steps=50_000),
 )
 DENOISERS["paper_512"] = (
-    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training. 16 GPUs of 80 GB, about three days.",
+    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training (16 GPUs of 80 GB, about three days), "
+    "or --pretrained that of an inpainting latent diffusion model in diffusers' format.",
     DenoiserConfig(),
     replace(DENOISERS["paper"][2], steps=200_000, batch=32),
 )

@@ -4,7 +4,8 @@
     python -m jobs.train_denoiser PRESET --data DATASET --autoencoder DIR --out DIR
 
 Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen, attention across frequencies,
-in OUT. The same command again goes on from the last checkpoint. OUT is then enough to sample from.
+in OUT. The same command again goes on from the last checkpoint. OUT is then enough to sample from. --start or --pretrained DIR
+says with which weights the first stage begins, other than random ones.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from jobs.trainer import Data, Show, begin_with, parse, run, shown, start, toget
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
-from model.prior import load_autoencoder, load_prior
+from model.pretrained import TAKEN, begin_with_inpainting, inpainting_config
+from model.prior import checkpoint_of, load_autoencoder, load_prior
+from model.prior import settings as settings_of
 from model.tasks import Denoiser, DenoiserTask, Frozen
 from model.training import TrainConfig
 from pipeline.normalize import Normalisation
@@ -32,6 +35,10 @@ from schemas.statistics import SpectrumStatistics
 class Network(DenoiserConfig):
     frequencies: tyro.conf.Suppress[int] = 16
     """Those of --frequencies."""
+    text_channels: tyro.conf.Suppress[int] = 0
+    """Those of --pretrained."""
+    heads: tyro.conf.Suppress[tuple[int, ...]] = ()
+    """Those of --pretrained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,8 @@ class TrainDenoiser(Data):
     """Samples a step of the second stage, each with all K frequencies."""
     start: Path | None = None
     """A trained denoiser to begin the first stage with."""
+    pretrained: Path | None = None
+    """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its U-Net's widths and levels are taken."""
     network: Annotated[Network, tyro.conf.arg(name="")] = field(default_factory=Network)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
@@ -55,6 +64,10 @@ class TrainDenoiser(Data):
         super().__post_init__()
         if self.coordinate_steps < 1 or self.coordinate_batch < 1:
             raise ValueError("coordinate_steps and coordinate_batch are expected to be at least 1")
+        if self.pretrained and self.start:
+            raise ValueError(f"--start is {self.start} and --pretrained is {self.pretrained}, expected one of them")
+        if self.pretrained and self.network.mode == "volume":
+            raise ValueError("--pretrained is of one image at a time, and --mode volume of all frequencies at once, expected another mode")
 
     @property
     def first(self) -> Path:
@@ -93,17 +106,37 @@ def learn(job: TrainDenoiser, show: Show) -> None:
     selections = job.selections()
     statistics = job.scales(selections)
     autoencoder = fitting_autoencoder(job, statistics)
-    settings: dict[str, Any] = asdict(job.network) | {"frequencies": autoencoder.units.frequencies}
-    config = DenoiserConfig(**settings)
+    config = network_of(job, autoencoder.units.frequencies)
     with together(job.train.device):
         if job.stage != "coordinate" or config.mode != "coordinated":
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
-            if job.start:
-                begin_with(denoiser, load_prior(job.start)[0].denoiser, job.start)
+            begin(job, denoiser)
             train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.first, show)
         if job.stage != "slice" and config.mode == "coordinated":
             second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
             train_one(job, selections, statistics, autoencoder, coordinate(first_stage(job, config)), second, job.out, show)
+
+
+def network_of(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
+    """The network that is trained: with --pretrained its U-Net is that one or, in going on, which does without, the checkpoint's."""
+    settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
+    config = DenoiserConfig(**settings)
+    if job.pretrained is None:
+        return config
+    if not checkpoints.steps(job.first):
+        return inpainting_config(job.pretrained, config)
+    saved = settings_of(checkpoint_of(job.first, "denoiser")[0], "denoiser")
+    return replace(config, **{name: saved[name] for name in TAKEN if name in saved})
+
+
+def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
+    """With what the first stage begins, unless it goes on."""
+    if checkpoints.steps(job.first):
+        return
+    if job.start:
+        begin_with(denoiser, load_prior(job.start)[0].denoiser, job.start)
+    if job.pretrained and isinstance(denoiser, SliceDenoiser):
+        begin_with_inpainting(denoiser, job.pretrained)
 
 
 def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:

@@ -62,6 +62,11 @@ class CoordinatedBlock(nn.Module):
         """The U-Net counts these to know how many skip states an up block takes."""
         return self.block.resnets
 
+    @property
+    def has_cross_attention(self) -> bool:
+        """By this a U-Net with text knows which blocks it hands the text."""
+        return getattr(self.block, "has_cross_attention", False)
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """As the block; the last skip state of a down block is its output, and stays the same tensor."""
         outputs = self.block(*inputs, **named)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from model.parts import ResnetBlock2D, UNet2DModel, check_widths
+from model.parts import ResnetBlock2D, UNet2DConditionModel, UNet2DModel, check_widths
 
 Mode = Literal["coordinated", "independent", "volume"]
 
@@ -41,6 +41,10 @@ class DenoiserConfig:
     """Channels of the photograph's features."""
     image_channels: tuple[int, ...] = (64, 128, 256)
     """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so that sizes meet."""
+    text_channels: int = 0
+    """Width of the text that a pretrained U-Net attends to beside its pixels; it is handed zeros. 0: there is none."""
+    heads: tuple[int, ...] = ()
+    """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels` makes."""
 
     def __post_init__(self):
         if self.mode not in get_args(Mode):
@@ -48,11 +52,20 @@ class DenoiserConfig:
         if self.frequencies < 1:
             raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
         check_widths(self.channels, self.norm_groups)
-        check_widths(self.image_channels, self.norm_groups)
+        check_widths(self.image_channels, self.norm_groups, "image channels")
         if any(width % self.head_channels for width in self.channels):
             raise ValueError(f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head")
         if not set(self.attention_levels) <= set(range(len(self.channels))):
             raise ValueError(f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}")
+        self._check_text()
+
+    def _check_text(self):
+        if self.text_channels < 0:
+            raise ValueError(f"text channels are {self.text_channels}, expected at least 0")
+        if self.heads and not (self.text_channels and len(self.heads) == len(self.channels)):
+            raise ValueError(f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, of a network with text, or none")
+        if any(heads < 1 or width % heads for width, heads in zip(self.channels, self.heads, strict=False)):
+            raise ValueError(f"heads are {self.heads}, expected divisors of the channels {self.channels}")
 
 
 class ImageEncoder(nn.Module):
@@ -111,7 +124,7 @@ class SliceDenoiser(nn.Module):
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
         condition = condition_of(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
         x = torch.cat([z, condition], dim=2).flatten(0, 1)
-        eps = self.unet(x, n.repeat_interleave(freq), class_labels=bands.flatten()).sample
+        eps = call(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
         return eps.unflatten(0, (batch, freq))
 
 
@@ -134,23 +147,40 @@ class VolumeDenoiser(nn.Module):
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
         check_latent(z, self.config)
         x = torch.cat([z.flatten(1, 2), condition_of(z, features, self.config)], dim=1)
-        return self.unet(x, n).sample.unflatten(1, z.shape[1:3])
+        return call(self.unet, x, n, self.config).unflatten(1, z.shape[1:3])
 
 
 def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
     """diffusers' U-Net from `latent` channels beside the features to as many."""
     attends = [level in config.attention_levels for level in range(len(config.channels))]
-    return UNet2DModel(
+    attention = "CrossAttn" if config.text_channels else "Attn"
+    settings: dict[str, Any] = dict(
         in_channels=latent + config.features,
         out_channels=latent,
-        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
-        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        down_block_types=tuple(f"{attention if attend else ''}DownBlock2D" for attend in attends),
+        up_block_types=tuple(f"{attention if attend else ''}UpBlock2D" for attend in reversed(attends)),
         block_out_channels=config.channels,
         layers_per_block=config.layers_per_block,
-        attention_head_dim=config.head_channels,
         norm_num_groups=config.norm_groups,
         **embedding,
     )
+    if not config.text_channels:
+        return UNet2DModel(**settings, attention_head_dim=config.head_channels)
+    heads = config.heads or tuple(width // config.head_channels for width in config.channels)
+    # diffusers means the number of heads by this name here, and their width above
+    return UNet2DConditionModel(**settings, attention_head_dim=heads, cross_attention_dim=config.text_channels)
+
+
+def call(
+    unet: Any,
+    x: Float[Tensor, "slices channels h w"],
+    n: Int[Tensor, " slices"],
+    config: DenoiserConfig,
+    bands: Int[Tensor, " slices"] | None = None,
+) -> Float[Tensor, "slices out h w"]:
+    """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of zeros."""
+    text = {"encoder_hidden_states": x.new_zeros(len(x), 1, config.text_channels)} if config.text_channels else {}
+    return unet(x, n, class_labels=bands, **text).sample
 
 
 def condition_of(

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from jobs import sample, train_autoencoder, train_denoiser
 from model import checkpoints
+from model.parts import UNet2DConditionModel
 from schemas.motion import decode
 from tests.datasets import CONFIG, written
 from tests.videos import texture
@@ -87,12 +90,39 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
     assert len(decode((folder / f"{mode}.safetensors").read_bytes()).spectrum) == (2 if extra else 4)
 
 
+def inpainting(folder: Path, **fields: object) -> Path:
+    """A tiny pretrained inpainting U-Net in the files of diffusers."""
+    cross = dict(down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], cross_attention_dim=8)
+    rest = dict(in_channels=9, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=2)
+    UNet2DConditionModel(**(cross | rest | fields)).save_pretrained(folder / "unet")
+    return folder
+
+
+def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_path):
+    pretrained, out = inpainting(tmp_path / "pretrained"), tmp_path / "out"
+    options = ["--data", folder / "data", "--autoencoder", folder / "ae", "--out", out, "--pretrained", pretrained, "--batch", 2, *QUICK]
+    options += ["--coordinate-steps", 1, "--coordinate-batch", 1, "--learning-rate", 1e-5, "--decay", 0]
+    called(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
+    found, theirs = checkpoints.newest(out / "slice")[0], load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors")
+    assert found.config["denoiser"]["channels"] == [8, 16] and found.config["denoiser"]["text_channels"] == 8
+    ours = found.weights("network")
+    for name, value in theirs.items():
+        mine = ours[f"denoiser.unet.{name}"]
+        torch.testing.assert_close(mine[:, :4] if mine.shape != value.shape else mine, value[:, :4] if mine.shape != value.shape else value, atol=1e-4, rtol=0)
+    pretrained.rename(tmp_path / "away")
+    called(train_denoiser, "smoke", *options, "--steps", 2)
+    assert checkpoints.newest(out / "slice")[0].config["step"] == 2
+    called(sample, folder / "photo.png", "--checkpoint", out, "--out", tmp_path / "m.safetensors", "--steps", 2)
+    assert np.isfinite(decode((tmp_path / "m.safetensors").read_bytes()).spectrum).all()
+
+
 def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
     other = written(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
     empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root
     ae = ["smoke", "--data", folder / "data", "--out", tmp_path / "x", "--steps", 2]
     denoiser = ["--autoencoder", folder / "ae", *ae[1:]]
     photo = folder / "photo.png"
+    pretrained, image = inpainting(tmp_path / "inpainting"), inpainting(tmp_path / "image", in_channels=4)
     small = tmp_path / "small.png"
     Image.fromarray(texture(30, 20)).save(small)
     out = ["--out", tmp_path / "x.safetensors"]
@@ -108,6 +138,10 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         (train_denoiser, ["smoke", *denoiser, "--frequencies", "9"], "frequencies is 9, expected 1 to 4"),
         (train_denoiser, ["smoke", *denoiser, "--stage", "coordinate"], "holds no first stage"),
         (train_denoiser, ["smoke", *denoiser, "--autoencoder", folder / "prior"], "kind 'denoiser', expected 'autoencoder'"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", pretrained, "--start", folder / "prior"], "and --pretrained is"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", pretrained, "--mode", "volume"], "--mode volume of all frequencies at once"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", tmp_path / "gone"], "config.json is no file, expected a folder with config.json"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", image], "in_channels is 4, expected 9"),
         (sample, [photo, "--checkpoint", folder / "ae", *out], "kind 'autoencoder', expected 'denoiser'"),
         (sample, [photo, "--checkpoint", tmp_path, *out], "holds no checkpoint"),
         (sample, [small, "--checkpoint", folder / "prior", *out], "30x20 pixels, expected at least 64x48"),
