@@ -13,9 +13,11 @@ from model.denoiser import DenoiserConfig
 from model.training import TrainConfig
 
 TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
-TINY_DENOISER = DenoiserConfig(channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32))
+TINY_DENOISER = DenoiserConfig(
+    prediction="velocity", channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32)
+)
 SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
-SMALL_DENOISER = DenoiserConfig(channels=(64, 192, 320), head_channels=32)
+SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
 AUTOENCODERS = {
     "smoke": (

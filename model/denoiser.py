@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from model.diffusion import Prediction, noise_of
 from model.parts import ResnetBlock2D, UNet2DConditionModel, UNet2DModel, check_widths
 
 Mode = Literal["coordinated", "independent", "volume"]
@@ -27,6 +28,8 @@ class DenoiserConfig:
     mode: Mode = "coordinated"
     frequencies: int = 16
     """K."""
+    prediction: Prediction = "noise"
+    """What the U-Net gives out; the paper's is the noise. A velocity is learnt faster (docs/decisions/0010)."""
     channels: tuple[int, ...] = (128, 512, 1024)
     """Width of each level of the U-Net, finest first; every level after the first halves the size."""
     attention_levels: tuple[int, ...] = (1, 2)
@@ -49,6 +52,8 @@ class DenoiserConfig:
     def __post_init__(self):
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(Mode))}")
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}")
         if self.frequencies < 1:
             raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
         check_widths(self.channels, self.norm_groups)
@@ -124,8 +129,8 @@ class SliceDenoiser(nn.Module):
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
         condition = condition_of(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
         x = torch.cat([z, condition], dim=2).flatten(0, 1)
-        eps = call(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
-        return eps.unflatten(0, (batch, freq))
+        output = call(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
+        return noise_of(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
 
 
 class VolumeDenoiser(nn.Module):
@@ -147,7 +152,7 @@ class VolumeDenoiser(nn.Module):
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
         check_latent(z, self.config)
         x = torch.cat([z.flatten(1, 2), condition_of(z, features, self.config)], dim=1)
-        return call(self.unet, x, n, self.config).unflatten(1, z.shape[1:3])
+        return noise_of(call(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
 
 
 def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:

@@ -10,7 +10,7 @@ there: sampling, which begins with noise alone, would halve them (docs/decisions
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,9 @@ STEPS = 1000
 BETA = (0.0015, 0.0195)
 CLEAN = -1
 """The step that stands for no noise at all."""
+
+Prediction = Literal["noise", "velocity"]
+"""What a network gives out: the noise, or v = sqrt(a_n) noise - sqrt(1 - a_n) z_0 (Salimans and Ho 2022)."""
 
 Eps = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """eps(z, n, features): the noise in z, as the networks of model/denoiser.py give it."""
@@ -67,10 +70,22 @@ def kept_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tens
     return torch.where(kept[:, None, None, None], features, 0)
 
 
-def denoising_loss(eps: Eps, z0: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"], drawn: Draw) -> Float[Tensor, " batch"]:
-    """Mean squared error of the predicted noise, for each sample; its mean over the batch is the loss."""
-    predicted = eps(noised(z0, drawn.n, drawn.noise), drawn.n, kept_features(features, drawn.kept))
-    return (predicted.float() - drawn.noise).square().flatten(1).mean(1)
+def noise_of(
+    output: Float[Tensor, "batch freq 4 h w"], z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], prediction: Prediction
+) -> Float[Tensor, "batch freq 4 h w"]:
+    """The noise in `z` by what a network gives out; of a velocity v it is sqrt(1 - a_n) z + sqrt(a_n) v."""
+    if prediction == "noise":
+        return output
+    of_signal, of_noise = amplitudes(n)
+    return of_noise * z + of_signal * output
+
+
+def denoising_error(
+    eps: Float[Tensor, "batch freq 4 h w"], noise: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], prediction: Prediction = "noise"
+) -> Float[Tensor, " batch"]:
+    """Mean square, for each sample, of the error of what a network gives out, by the noise `eps` that it implies: the paper's loss for "noise"."""
+    error = eps.float() - noise
+    return (error if prediction == "noise" else error / amplitudes(n)[0]).square().flatten(1).mean(1)
 
 
 def clean(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"]) -> Float[Tensor, "batch freq 4 h w"]:

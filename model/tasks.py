@@ -13,7 +13,7 @@ from model.autoencoder import AutoencoderConfig, SliceAutoencoder, autoencoder_l
 from model.batches import Batch, Draw, Examples
 from model.coordination import CoordinatedDenoiser
 from model.denoiser import SliceDenoiser, VolumeDenoiser
-from model.diffusion import draw, kept_features, noised
+from model.diffusion import denoising_error, draw, kept_features, noised
 from model.sampling import sample
 from model.training import moved
 from model.units import Units
@@ -129,7 +129,7 @@ class DenoiserTask:
     def __init__(self, denoiser: Denoiser, autoencoder: Frozen, test: Examples | None, *, condition_dropout: float = 0.1):
         self.network, self.autoencoder, self.test, self.dropout = Conditioned(denoiser), autoencoder, test, condition_dropout
         self.autoencoder.network.requires_grad_(False).eval()
-        self.slices = isinstance(denoiser, SliceDenoiser)
+        self.slices, self.prediction = isinstance(denoiser, SliceDenoiser), denoiser.config.prediction
 
     def keys(self, batch: Batch) -> list[str]:
         return list(batch.keys)
@@ -152,7 +152,7 @@ class DenoiserTask:
         z0 = self.encoded(batch)
         n, noise, kept = (part.to(z0.device) for part in draw(shape_of(z0), generator, self.dropout))
         predicted = network(noised(z0, n, noise), n, batch.image, kept, batch.frequency if self.slices else None)
-        return (predicted.float() - noise).square().mean(), {}
+        return denoising_error(predicted, noise, n, self.prediction).mean(), {}
 
     def measure(self, network: Conditioned, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The loss on the test split, of the same noise each time, and some samples beside the truth."""
@@ -170,7 +170,7 @@ class DenoiserTask:
         z0 = self.encoded(batch)
         n, noise, _ = (part.to(z0.device) for part in draw(shape_of(z0), torch.Generator().manual_seed(seed), 0.0))
         predicted = network(noised(z0, n, noise), n, batch.image, torch.ones_like(n, dtype=torch.bool), None)
-        return float((predicted.float() - noise).square().mean())
+        return float(denoising_error(predicted, noise, n, self.prediction).mean())
 
     def sampled(self, denoiser: Denoiser, batch: Batch) -> Float[Tensor, "batch freq 4 height width"]:
         """Normalised coefficients for the batch's photographs."""

@@ -6,6 +6,8 @@ from tiny import as_if_trained, random, tiny
 
 from model.coordination import denoiser_of
 from model.denoiser import DenoiserConfig, ImageEncoder, SliceDenoiser
+from model.diffusion import amplitudes
+from model.tasks import Conditioned
 
 MODES = ["coordinated", "independent", "volume"]
 N = torch.tensor([0, 999])
@@ -28,6 +30,26 @@ def test_no_features_are_features_of_zero(mode):
     with torch.no_grad():
         assert torch.equal(eps(z, N, None), eps(z, N, torch.zeros(2, 16, 8, 8)))
         assert (eps(z, N, None) - eps(z, N, random(2, 16, 8, 8))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
+    by_noise, by_velocity = (as_if_trained(denoiser_of(tiny(mode=mode, prediction=prediction))) for prediction in ("noise", "velocity"))
+    by_velocity.load_state_dict(by_noise.state_dict())
+    z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
+    of_signal, of_noise = amplitudes(N)
+    with torch.no_grad():
+        torch.testing.assert_close(by_velocity(z, N, features), of_noise * z + of_signal * by_noise(z, N, features), atol=1e-6, rtol=1e-6)
+
+
+def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped():
+    network = Conditioned(as_if_trained(denoiser_of(tiny())))
+    z, photographs, bands = random(2, 3, 4, 8, 8), random(2, 3, 32, 32), torch.arange(3).expand(2, 3)
+    with torch.no_grad():
+        seen, some, none = (network(z, N, photographs, torch.tensor(kept), bands) for kept in ([True, True], [True, False], [False, False]))
+        assert torch.equal(none, network.denoiser(z, N, None))
+    assert torch.equal(some[0], seen[0]) and torch.equal(some[1], none[1])
+    assert (seen - none).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -118,3 +140,4 @@ def test_settings_that_do_not_fit_are_named(fields, message):
 def test_the_paper_s_numbers_are_the_defaults():
     config = DenoiserConfig()
     assert (config.channels, config.features, config.frequencies, config.mode) == ((128, 512, 1024), 16, 16, "coordinated")
+    assert config.prediction == "noise"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import random
 
-from model.diffusion import CLEAN, STEPS, amplitudes, clean, ddim_step, ddim_steps, denoising_loss, draw, kept_features, noised
+from model.diffusion import CLEAN, STEPS, amplitudes, clean, ddim_step, ddim_steps, denoising_error, draw, kept_features, noise_of, noised
 from model.parts import DDIMScheduler
 
 SCHEDULER = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
@@ -60,21 +60,22 @@ def test_ddim_with_the_true_noise_goes_to_the_true_latents():
     torch.testing.assert_close(back[1], z0[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_loss_is_0_for_the_true_noise_and_1_for_none():
-    z0, features = random(3, 2, 4, 32, 32), random(3, 16, 32, 32)
-    drawn = draw((3, 2, 4, 32, 32), torch.Generator().manual_seed(0))
-    assert denoising_loss(lambda z, n, c: drawn.noise, z0, features, drawn).tolist() == [0, 0, 0]
-    assert denoising_loss(lambda z, n, c: 0 * z, z0, features, drawn).tolist() == pytest.approx([1, 1, 1], abs=0.1)
+def test_the_error_is_0_for_the_true_noise_and_1_for_none():
+    noise, n = random(3, 2, 4, 32, 32), at(3, 400, 999)
+    assert denoising_error(noise, noise, n).tolist() == [0, 0, 0]
+    assert denoising_error(0 * noise, noise, n).tolist() == pytest.approx([1, 1, 1], abs=0.1)
 
 
-def test_the_network_sees_noised_latents_the_step_and_the_kept_features():
-    z0, features = random(3, 2, 4, 8, 8), random(3, 16, 8, 8)
-    drawn = draw((3, 2, 4, 8, 8), torch.Generator().manual_seed(0))._replace(kept=torch.tensor([True, False, True]))
-    seen = []
-    denoising_loss(lambda z, n, c: seen.append((z, n, c)) or z, z0, features, drawn)
-    (z, n, c), *_ = seen
-    assert torch.equal(z, noised(z0, drawn.n, drawn.noise)) and torch.equal(n, drawn.n)
-    assert torch.equal(c[::2], features[::2]) and not c[1].any()
+def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
+    z0, noise, n = random(3, 2, 4, 8, 8), random(3, 2, 4, 8, 8, seed=1), at(3, 400, 999)
+    of_signal, of_noise = amplitudes(n)
+    velocity, z = of_signal * noise - of_noise * z0, noised(z0, n, noise)
+    torch.testing.assert_close(noise_of(velocity, z, n, "velocity"), noise, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(clean(z, noise_of(velocity + 0.5, z, n, "velocity"), n), z0 - 0.5 * of_noise, atol=2e-3, rtol=1e-3)
+    assert noise_of(velocity, z, n, "noise") is velocity
+    off = noise_of(velocity + 0.5, z, n, "velocity")
+    assert denoising_error(off, noise, n, "velocity").tolist() == pytest.approx([0.25] * 3, rel=1e-2)
+    assert denoising_error(off, noise, n).tolist() == pytest.approx((0.25 * of_signal.square().flatten()).tolist(), rel=1e-2)
 
 
 def test_dropped_features_are_zero_even_if_they_were_not_numbers():

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from model.coordination import denoiser_of
 from model.denoiser import DenoiserConfig, SliceDenoiser
-from model.diffusion import denoising_loss, draw
+from model.diffusion import denoising_error, draw, kept_features, noised
 from model.sampling import sample
 
 CONFIG = DenoiserConfig(
     mode="independent",
+    prediction="velocity",
     frequencies=2,
     channels=(32, 32),
     attention_levels=(),
@@ -19,7 +20,7 @@ CONFIG = DenoiserConfig(
     norm_groups=8,
     image_channels=(16, 16, 32),
 )
-STEPS, RATE, REPEATS = 350, 5e-3, 8
+STEPS, RATE, REPEATS = 250, 5e-3, 8
 
 
 def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
@@ -30,7 +31,9 @@ def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1, (i + 1) / 20) * (1 - i / STEPS))
     many = z0.repeat(REPEATS, 1, 1, 1, 1)
     for _ in range(STEPS):
-        loss = denoising_loss(eps, many, eps.features(photographs).repeat(REPEATS, 1, 1, 1), draw(tuple(many.shape), generator)).mean()
+        n, noise, kept = draw(tuple(many.shape), generator)
+        features = kept_features(eps.features(photographs).repeat(REPEATS, 1, 1, 1), kept)
+        loss = denoising_error(eps(noised(many, n, noise), n, features), noise, n, CONFIG.prediction).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(eps.parameters(), 1.0)
