@@ -16,7 +16,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import sentences
 from jobs.presets import AUTOENCODERS, CROPS
-from jobs.trainer import Data, begin_with, parse, run, together
+from jobs.trainer import Data, begin_with, parse, run, seeded, speaks, together, told
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
 from model.tasks import AutoencoderTask
@@ -54,7 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if job.workers is None:
             device_of(job.train)
         cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")
-        print(f"autoencoder: {job.out}")
+        if speaks():
+            print(f"autoencoder: {job.out}")
 
 
 def learn(job: TrainAutoencoder) -> None:
@@ -63,9 +64,10 @@ def learn(job: TrainAutoencoder) -> None:
     statistics = job.scales(selections)
     units = units_of(statistics, job.normalisation, job.frequencies)
     training, test = job.examples(selections, statistics, job.normalisation, units.frequencies, one=True)
+    seeded(job.train)
     task = AutoencoderTask(job.network, units, training, test, crop=job.crop)
     if job.start:
-        begin_with(task.network, load_autoencoder(job.start)[0].network, job.start)
+        begin_with(task.network, told(load_autoencoder(job.start)).network, job.start)
     with together(job.train.device):
         run(task, training, job.train, job.out, "autoencoder")
 

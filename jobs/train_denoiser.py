@@ -17,7 +17,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import sentences
 from jobs.presets import COORDINATION, DENOISERS
-from jobs.trainer import Data, begin_with, parse, run, together
+from jobs.trainer import Data, begin_with, parse, run, seeded, speaks, together, told
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
@@ -86,7 +86,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if job.workers is None:
             device_of(job.train)
         cluster.train(learn, job, job.workers, gpu=job.train.device == "cuda")
-        print(f"denoiser: {job.slices if job.stage == 'slice' else job.out}")
+        if speaks():
+            print(f"denoiser: {job.slices if job.stage == 'slice' else job.out}")
 
 
 def learn(job: TrainDenoiser) -> None:
@@ -98,18 +99,20 @@ def learn(job: TrainDenoiser) -> None:
     config = DenoiserConfig(**settings)
     with together(job.train.device):
         if job.stage != "coordinate" or config.mode != "coordinated":
+            seeded(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
             if job.start:
-                begin_with(denoiser, load_prior(job.start)[0].denoiser, job.start)
+                begin_with(denoiser, told(load_prior(job.start)).denoiser, job.start)
             train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.slices)
         if job.stage != "slice" and config.mode == "coordinated":
-            second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
-            train_one(job, selections, statistics, autoencoder, coordinate(first_stage(job, config)), second, job.out)
+            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), first_stage(job, config)
+            seeded(job.train)
+            train_one(job, selections, statistics, autoencoder, coordinate(first), second, job.out)
 
 
 def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
-    found, _ = load_autoencoder(job.autoencoder)
+    found = told(load_autoencoder(job.autoencoder))
     if found.units.shards != statistics.shards:
         raise ValueError(f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}")
     if job.normalisation not in (None, found.units.normalisation):
@@ -130,7 +133,7 @@ def first_stage(job: TrainDenoiser, config: DenoiserConfig) -> SliceDenoiser:
     """Of which the second begins. Raises ValueError where it is not there, not finished, or of another network."""
     if not checkpoints.steps(job.slices):
         raise ValueError(f"{job.slices} holds no first stage, expected --stage slice or both first")
-    denoiser = load_prior(job.slices)[0].denoiser
+    denoiser = told(load_prior(job.slices)).denoiser
     step = checkpoints.newest(job.slices)[0].config["step"]
     if step < job.train.steps:
         raise ValueError(f"the first stage in {job.slices} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")

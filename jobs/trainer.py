@@ -14,16 +14,18 @@ import torch.distributed
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.exits import tell
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, loader
+from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, train
-from model.training import Progress as Logged
 from pipeline import scales
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection, select
 from schemas.statistics import SpectrumStatistics, decode
 
 Job = TypeVar("Job")
+Trained = TypeVar("Trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,23 @@ def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | 
     return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
 
 
+def seeded(config: TrainConfig) -> None:
+    """Fresh weights that follow are drawn by the seed alone: the same on every rank and in every attempt."""
+    torch.manual_seed(config.seed)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def told(found: tuple[Trained, list[str]]) -> Trained:
+    """What was loaded, once a person was told of the torn checkpoints that were passed over."""
+    for sentence in found[1] if speaks() else ():
+        tell(sentence)
+    return found[0]
+
+
 @contextmanager
 def together(device: str) -> Iterator[Group]:
     """The processes of torchrun, if this is one of them; else this one alone."""
@@ -107,7 +126,7 @@ def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: s
         return loader(examples, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
 
     with shown(title, config.steps, quiet=group.rank > 0) as show:
-        for logged in train(task, batches, config, out):
+        for logged in train(task, batches, config, out, tell):
             show(logged)
 
 
