@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def begin(function: Callable[..., None], args: tuple, output: Path, rank: int, r
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    set_start_method("fork", force=True)  # of loader workers, as in a process that a shell has started
     torch.set_num_threads(1)
     if ranks > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

@@ -24,7 +24,7 @@ from tests.attempts import attempt, die, weights
 from tests.datasets import written
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}]}
-WINDOWS, STEPS, BATCH = 7, 30, 4
+WINDOWS, STEPS, BATCH = 7, 24, 4
 NETWORK = AutoencoderConfig(channels=(8, 16), layers_per_block=1, norm_groups=4, middle_attention=False)
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
 KILLS = int(os.environ.get("QUIVER_KILLS", "20")) if "QUIVER_KILLS" in os.environ else None
@@ -127,5 +127,5 @@ def lines(out: Path) -> Iterator[int]:
 
 def test_the_log_of_a_killed_training_has_each_step_once(data, tmp_path):
     """Also after a line that was not written to its end."""
-    out = ended(data, tmp_path / "out", 0, 1, [2, 9, 27])
+    out = ended(data, tmp_path / "out", 0, 1, [2, 9, 22])
     assert list(lines(out)) == list(range(1, STEPS + 1))
