@@ -105,7 +105,7 @@ def learn(job: TrainDenoiser) -> None:
                 begin_with(denoiser, told(load_prior(job.start)).denoiser, job.start)
             train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.slices)
         if job.stage != "slice" and config.mode == "coordinated":
-            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), first_stage(job, config)
+            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), first_stage(job, config, autoencoder)
             seeded(job.train)
             train_one(job, selections, statistics, autoencoder, coordinate(first), second, job.out)
 
@@ -129,16 +129,21 @@ def train_one(
     run(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies")
 
 
-def first_stage(job: TrainDenoiser, config: DenoiserConfig) -> SliceDenoiser:
-    """Of which the second begins. Raises ValueError where it is not there, not finished, or of another network."""
+def first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: Frozen) -> SliceDenoiser:
+    """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
+    another autoencoder or on other shards.
+    """
     if not checkpoints.steps(job.slices):
         raise ValueError(f"{job.slices} holds no first stage, expected --stage slice or both first")
-    denoiser = told(load_prior(job.slices)).denoiser
+    prior = told(load_prior(job.slices))
+    denoiser = prior.denoiser
     step = checkpoints.newest(job.slices)[0].config["step"]
     if step < job.train.steps:
         raise ValueError(f"the first stage in {job.slices} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
         raise ValueError(f"{job.slices} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
+    if prior.units != autoencoder.units or not checkpoints.same(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
+        raise ValueError(f"the first stage in {job.slices} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
     return denoiser
 
 

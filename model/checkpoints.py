@@ -113,6 +113,11 @@ def write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
         raise OSError(error.errno, error.strerror, str(name)) from error
 
 
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states are the same, to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())
+
+
 def sync(path: Path) -> str:
     """Makes a file durable; returns its sha256."""
     with open(path, "rb+") as file:

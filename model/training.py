@@ -222,6 +222,9 @@ class State:
         for sentence in passed if self.group.rank == 0 else ():
             tell(sentence)
         check_same(found.config, self.task.config(), self.config, out)
+        for name, state in self.task.constant_states().items():
+            if not checkpoints.same(found.weights(name), state):
+                raise ValueError(f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out")
         return self.restore(found)
 
     def restore(self, found: checkpoints.Checkpoint) -> Position:

@@ -1,16 +1,19 @@
 """P18 for several processes that train together: the real commands on two ranks, of which one is killed."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs import train_autoencoder, train_denoiser
-from tests.attempts import attempt, die, weights
+from model import checkpoints
+from tests.attempts import attempt, killed_at, weights
 from tests.datasets import CONFIG, written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,23 +23,12 @@ AUTOENCODER = ["smoke", "--steps", "4", "--batch", "2", *QUICK]
 BOTH_STAGES = ["smoke", "--steps", "4", "--batch", "2", "--coordinate-steps", "4", "--coordinate-batch", "2", *QUICK]
 
 
-def called(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
-    """The command, in a process that is killed just before a file of this name comes to its place."""
-
-    def hook(event: str, found: tuple) -> None:
-        if event == "os.rename" and last and str(found[1]).endswith(last):
-            die()
-
-    sys.addaudithook(hook)
-    main(arguments)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     written(folder / "data", SHARDS, config=replace(CONFIG, size=(64, 48)))
     arguments = [*AUTOENCODER, "--data", str(folder / "data"), "--out", str(folder / "ae")]
-    assert attempt(called, train_autoencoder.main, arguments, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
+    assert attempt(killed_at, train_autoencoder.main, arguments, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
     return folder
 
 
@@ -51,7 +43,7 @@ def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_pa
         out, output = tmp_path / name, tmp_path / f"{name}.output"
         arguments = [*BOTH_STAGES, "--data", str(folder / "data"), "--autoencoder", str(folder / "ae"), "--out", str(out)]
         for last in lasts:
-            codes = attempt(called, train_denoiser.main, arguments, last, output=output, ranks=2)
+            codes = attempt(killed_at, train_denoiser.main, arguments, last, output=output, ranks=2)
             assert codes[0] == -signal.SIGKILL if last else codes == [0, 0], output.read_text()
         said = output.read_text().splitlines()
         assert [line for line in said if not line.startswith("{")][-1] == f"denoiser: {out}" and said.count(f"denoiser: {out}") == 1
@@ -59,3 +51,28 @@ def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_pa
         assert not list(out.rglob(".*"))
     for stage in ("", "slice"):
         assert weights(tmp_path / "killed" / stage) == weights(tmp_path / "peace" / stage)
+
+
+def rank_of(process: str) -> str:
+    """What torchrun has told a process."""
+    return next((one.partition("=")[2] for one in Path(f"/proc/{process}/environ").read_text().split("\0") if one.startswith("RANK=")), "")
+
+
+def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
+    """P18, with the command that a person types."""
+    options = ["smoke", "--steps", "40", "--batch", "2", *QUICK, "--save-every", "4", "--data", str(folder / "data")]
+    peace, out = [*options, "--out", str(tmp_path / "peace")], [*options, "--out", str(tmp_path / "out")]
+    assert attempt(killed_at, train_autoencoder.main, peace, "", output=tmp_path / "output", ranks=2) == [0, 0], (tmp_path / "output").read_text()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "jobs.train_autoencoder"]
+    with (tmp_path / "said").open("w") as said, subprocess.Popen([*command, *out], cwd=ROOT, stdout=said, stderr=said) as torchrun:
+        while not checkpoints.steps(tmp_path / "out"):
+            assert torchrun.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.01)
+        ranks = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        (one,) = [process for process in ranks if rank_of(process) == "1"]
+        os.kill(int(one), signal.SIGKILL)
+    text = (tmp_path / "said").read_text()
+    steps = [json.loads(line)["step"] for line in text.splitlines() if line.startswith('{"training"')]
+    assert torchrun.returncode == 0 and len(steps) >= 40 and steps != sorted(set(steps)), text
+    assert text.count(f"autoencoder: {tmp_path / 'out'}") == 1 and steps_of(tmp_path / "out" / "log.jsonl") == list(range(1, 41))
+    assert weights(tmp_path / "out") == weights(tmp_path / "peace")
