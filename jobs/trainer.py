@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.exits import tell
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, loader
+from model.checkpoints import brief
 from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, train
 from pipeline import scales
@@ -113,7 +114,7 @@ def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--start is {path}, whose network is another one: {str(error)[:200]}") from error
+        raise ValueError(f"--start is {path}, whose network is another one: {brief(error)}") from error
 
 
 def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: str) -> None:

@@ -60,13 +60,15 @@ class Checkpoint(NamedTuple):
             raise ValueError(f"{self.folder} holds no training state, and cannot be gone on from")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        except UnpicklingError as error:  # torch's own words advise to load it none the less
+            raise ValueError(f"{path} cannot be read: it holds other things than tensors and numbers") from error
+        except (AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read: {brief(error)}") from error
 
 
 def brief(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    return f"{str(error) or type(error).__name__}".splitlines()[0][:200]
+    """What an error says, or its name, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any], keep: int) -> Path:

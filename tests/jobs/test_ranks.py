@@ -60,7 +60,7 @@ def rank_of(process: str) -> str:
 
 def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     """P18, with the command that a person types."""
-    options = ["smoke", "--steps", "40", "--batch", "2", *QUICK, "--save-every", "4", "--data", str(folder / "data")]
+    options = ["smoke", "--steps", "16", "--batch", "2", *QUICK, "--save-every", "4", "--picture-every", "99", "--data", str(folder / "data")]
     peace, out = [*options, "--out", str(tmp_path / "peace")], [*options, "--out", str(tmp_path / "out")]
     assert attempt(killed_at, train_autoencoder.main, peace, "", output=tmp_path / "output", ranks=2) == [0, 0], (tmp_path / "output").read_text()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "jobs.train_autoencoder"]
@@ -72,7 +72,6 @@ def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
         (one,) = [process for process in ranks if rank_of(process) == "1"]
         os.kill(int(one), signal.SIGKILL)
     text = (tmp_path / "said").read_text()
-    steps = [json.loads(line)["step"] for line in text.splitlines() if line.startswith('{"training"')]
-    assert torchrun.returncode == 0 and len(steps) >= 40 and steps != sorted(set(steps)), text
-    assert text.count(f"autoencoder: {tmp_path / 'out'}") == 1 and steps_of(tmp_path / "out" / "log.jsonl") == list(range(1, 41))
+    assert torchrun.returncode == 0 and f"failed (exitcode: -9) local_rank: 1 (pid: {one})" in text, text
+    assert text.count(f"autoencoder: {tmp_path / 'out'}") == 1 and steps_of(tmp_path / "out" / "log.jsonl") == list(range(1, 17))
     assert weights(tmp_path / "out") == weights(tmp_path / "peace")

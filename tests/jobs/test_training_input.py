@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from jobs import finalize, report_statistics, sample, train_autoencoder, train_denoiser
+from jobs.exits import Exit
 from model import checkpoints
 from pipeline.dataset import Dataset
 from pipeline.selection import Selection
@@ -32,13 +33,13 @@ def called(main: Main, *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def refused(capsys, main: Main, *arguments: object) -> str:
-    """The one sentence with which a command stops, of exit code 2."""
+def refused(capsys, main: Main, *arguments: object, code: Exit = Exit.USAGE) -> str:
+    """The one sentence with which a command stops."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         called(main, *arguments)
     said = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in said and said.count("\n") == 1 and said.startswith("quiver: "), said
+    assert stopped.value.code == code and "Traceback" not in said and said.count("\n") == 1 and said.startswith("quiver: "), said
     return said
 
 
@@ -106,14 +107,15 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(fo
     """P16: also after the derived files were made anew; for a training that begins and for one that goes on."""
     root, out = shutil.copytree(folder / "a", tmp_path / "data"), shutil.copytree(folder / "ae", tmp_path / "ae")
     change(folder, root)
+    code = Exit.STORAGE if change is exchange else Exit.USAGE  # which a record of another run is
     for more in (["--statistics", folder / "a.json"], []):
-        refused(capsys, train_autoencoder.main, *autoencoder(folder, out, *more), "--data", root)
-        refused(capsys, train_denoiser.main, *denoiser(folder, tmp_path / "x", *more), "--data", root)
+        refused(capsys, train_autoencoder.main, *autoencoder(folder, out, *more), "--data", root, code=code)
+        refused(capsys, train_denoiser.main, *denoiser(folder, tmp_path / "x", *more), "--data", root, code=code)
     try:
         called(finalize.main, root, "--no-report")
     except SystemExit:
         assert change in (put, exchange, take)
-        refused(capsys, train_autoencoder.main, *autoencoder(folder, out), "--data", root)
+        refused(capsys, train_autoencoder.main, *autoencoder(folder, out), "--data", root, code=code)
     else:
         assert change is tables_of
         called(train_autoencoder.main, *autoencoder(folder, out, "--statistics", folder / "a.json"), "--data", root)
@@ -189,7 +191,7 @@ def test_the_payloads_are_live(tmp_path):
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
-    """P20: in the place of a sample's arrays they are refused; beside the samples, where no table names them, they are never read."""
+    """P20: in the place of a sample's arrays and beside the samples."""
     root, payload = shutil.copytree(folder / "a", tmp_path / "data"), PAYLOADS[suffix](canary)
     rows = Selection(Dataset(root)).kept(["key", "shard", "motion_offset", "motion_size"]).to_pylist()
     for row in rows:
@@ -209,7 +211,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
         info = tarfile.TarInfo(f"{rows[0]['key']}.{suffix}")
         info.size = len(payload)
         tar.addfile(info, io.BytesIO(payload))
-    called(train_autoencoder.main, *autoencoder(folder, tmp_path / "y"), "--data", extended)
+    assert "is not the shard that index.json names" in refused(capsys, train_autoencoder.main, *autoencoder(folder, tmp_path / "x"), "--data", extended)
 
 
 def header(text: bytes) -> bytes:

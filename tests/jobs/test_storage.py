@@ -1,4 +1,4 @@
-"""P19: a disk that is full, the kernel's own, stops a training with a sentence, and costs no checkpoint."""
+"""P19 through the training command: a disk that is full, and checkpoints that are torn."""
 
 import os
 import shutil
@@ -74,3 +74,25 @@ def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_i
         assert trained(folder, out) == 0 and weights(out) == weights(folder / "peace")
         shutil.rmtree(out)
     assert named >= {"log.jsonl", "events", "network.safetensors", "ema.safetensors", "training.pt"}, named
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"])
+def test_a_torn_checkpoint_is_passed_over_and_a_person_is_told(folder, tmp_path, name):
+    """P19: the training goes on from the one before, to the same weights; with none that is whole, it ends and removes nothing."""
+    out, output = shutil.copytree(folder / "peace", tmp_path / "out"), tmp_path / "output"
+    for step in (4, 2):
+        path = out / f"step-{step:08d}" / name
+        path.write_bytes(path.read_bytes()[:-1])
+        before = contents(out)
+        code = trained(folder, out, output=output)
+        (said,) = [line for line in output.read_text().splitlines() if line.startswith("quiver: ")]
+        if step == 4:
+            assert code == 0 and said.startswith(f"quiver: passed over {path.parent}: ") and weights(out) == weights(folder / "peace")
+            (out / "step-00000004" / name).unlink()
+            output.unlink()
+        else:
+            assert code == Exit.USAGE and f"{out} holds no checkpoint: " in said and before == contents(out)
