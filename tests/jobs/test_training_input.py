@@ -20,6 +20,7 @@ from jobs.exits import Exit
 from model import checkpoints
 from pipeline.dataset import Dataset
 from pipeline.selection import Selection
+from tests.attempts import weights
 from tests.datasets import CONFIG, written
 from tests.videos import texture
 
@@ -138,6 +139,17 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
         words = refused(capsys, train_denoiser.main, *denoiser(folder, tmp_path / trained, "--stage", "coordinate", trained=trained, data=data))
         assert "was trained with another autoencoder, or on other shards" in words
     assert before == {path: path.read_bytes() for out in (ae, prior) for path in out.rglob("*") if path.is_file()}
+
+
+def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path):
+    """P18, before the first checkpoint: whatever the process has drawn before, a training begins with the same weights."""
+    torch.rand(3)
+    called(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
+    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
+    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
+    for name in ("ae", "prior", "prior/slice"):
+        assert weights(tmp_path / name) == weights(folder / name)
+    assert weights(folder / "ae") != weights(folder / "ae again")
 
 
 class Hostile:
