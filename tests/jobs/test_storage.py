@@ -18,7 +18,7 @@ from tests.datasets import CONFIG, written
 
 SHARDS = {"train-000000": [{}] * 3, "test-000000": [{}]}
 ROOMS = [0, 8, 16, 128, 1000, 2000, 2750]
-"""KiB that are left: weights take 660 twice, training.pt 1,393, the events 65.
+"""KiB that are left: weights take 660 twice, training.pt 1,393, the events 65."""
 
 
 @pytest.fixture(scope="module")
