@@ -27,7 +27,7 @@ SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}
 WINDOWS, STEPS, BATCH = 7, 24, 4
 NETWORK = AutoencoderConfig(channels=(8, 16), layers_per_block=1, norm_groups=4, middle_attention=False)
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
-KILLS = int(os.environ.get("QUIVER_KILLS", "20")) if "QUIVER_KILLS" in os.environ else None
+KILLS = int(os.environ.get("QUIVER_KILLS", "0"))
 """Of each training; without it, 20 are spread over all of them."""
 SETUPS = {(workers, ranks): kills for (workers, ranks), kills in zip([(w, r) for r in (1, 2) for w in (0, 1, 4)], (5, 4, 3, 3, 3, 2), strict=True)}
 

@@ -144,3 +144,9 @@ def test_a_file_outside_the_folder_is_not_read(tmp_path):
 def test_a_value_that_is_not_finite_is_named(tmp_path):
     with pytest.raises(ValueError, match="not finite in a"):
         read(written(tmp_path, 10, value=float("nan"))).weights("network")
+
+
+def test_a_step_that_is_no_number_is_refused(tmp_path):
+    folder = write(tmp_path, 10, {"step": "10"}, {"network": weights(1)}, {}, 1)
+    with pytest.raises(ValueError, match="step is '10', expected a whole number"):
+        read(folder)
