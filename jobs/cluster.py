@@ -5,10 +5,12 @@ a shard.
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
+from io import TextIOBase
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
@@ -184,7 +186,21 @@ def train(function: Callable[[Callable[..., None]], None], show: Callable[..., N
         for said in iter(heard.get, None):
             if isinstance(said, Exception):
                 raise said
-            show(*said)
+            if isinstance(said, str):
+                print(said, end="", file=sys.stderr, flush=True)
+            else:
+                show(*said)
+
+
+class Relay(TextIOBase):
+    """What a process says on standard error, handed on."""
+
+    def __init__(self, heard: Any):
+        self.heard = heard
+
+    def write(self, text: str) -> int:
+        self.heard.put(text)
+        return len(text)
 
 
 def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
@@ -195,7 +211,8 @@ def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: in
 
     def one() -> None:
         try:
-            function(lambda *said: heard.put(said))
+            with redirect_stderr(Relay(heard)):
+                function(lambda *said: heard.put(said))
         except (OSError, ValueError) as error:  # beginning again would not mend it
             heard.put(error)
             raise

@@ -57,7 +57,12 @@ def check_output(option: str, path: Path) -> None:
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
+def tell(sentence: str) -> None:
+    """Prints a sentence to standard error."""
+    print(f"quiver: {sentence}", file=sys.stderr, flush=True)
+
+
 def stop(code: Exit, sentence: str) -> None:
     """Prints the sentence and ends the process with that code."""
-    print(f"quiver: {sentence}", file=sys.stderr)
+    tell(sentence)
     raise SystemExit(code)

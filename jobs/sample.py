@@ -6,7 +6,6 @@
 The middle of the photograph is taken at the working size. The file holds the coefficients in pixels of that size.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Literal
 import torch
 import tyro
 
-from jobs.exits import sentences
+from jobs.exits import sentences, tell
 from model.prior import imagine, load_prior
 from pipeline.photograph import at_size, read_photograph
 from pipeline.shards import replace_file
@@ -57,7 +56,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if job.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device is cuda and there is no GPU that torch can use")
         prior, passed = load_prior(job.checkpoint)
-        print("".join(f"quiver: {sentence}\n" for sentence in passed), end="", file=sys.stderr)
+        for sentence in passed:
+            tell(sentence)
         image = at_size(read_photograph(job.photo), prior.units.size)
         (spectrum,) = imagine(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
         made = dict(by="quiver sample", photo=job.photo.name, seed=job.seed, steps=job.steps, guidance=job.guidance)

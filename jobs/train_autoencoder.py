@@ -15,7 +15,7 @@ import tyro
 
 from jobs.exits import sentences
 from jobs.presets import AUTOENCODERS, CROPS, SLICES
-from jobs.trainer import Data, Show, begin_with, parse, run, shown, start, together
+from jobs.trainer import Data, Show, begin_with, parse, run, seeded, shown, speaks, start, together, told
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
 from model.tasks import AutoencoderTask
@@ -48,7 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse("quiver train-autoencoder", PRESETS, args)
         with shown() as show:
             start(learn, job, job.train, show)
-        print(f"autoencoder: {job.out}")
+        if speaks():
+            print(f"autoencoder: {job.out}")
 
 
 def learn(job: TrainAutoencoder, show: Show) -> None:
@@ -57,9 +58,10 @@ def learn(job: TrainAutoencoder, show: Show) -> None:
     statistics = job.scales(selections)
     units = units_of(statistics, job.normalisation, job.frequencies)
     training, test = job.examples(selections, statistics, job.normalisation, units.frequencies)
+    seeded(job.train)
     task = AutoencoderTask(job.network, units, training, test, crop=job.crop)
     if job.start:
-        begin_with(task.network, load_autoencoder(job.start)[0].network, job.start)
+        begin_with(task.network, told(load_autoencoder(job.start)).network, job.start)
     with together(job.train.device):
         run(task, training, job.train, job.out, "autoencoder", show)
 

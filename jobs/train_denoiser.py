@@ -17,7 +17,7 @@ import tyro
 
 from jobs.exits import sentences
 from jobs.presets import COORDINATION, DENOISERS, SLICES
-from jobs.trainer import Data, Show, begin_with, parse, run, shown, start, together
+from jobs.trainer import Data, Show, begin_with, parse, run, seeded, shown, speaks, start, together, told
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
@@ -98,7 +98,8 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse("quiver train-denoiser", PRESETS, args)
         with shown() as show:
             start(learn, job, job.train, show)
-        print(f"denoiser: {job.first if job.stage == 'slice' else job.out}")
+        if speaks():
+            print(f"denoiser: {job.first if job.stage == 'slice' else job.out}")
 
 
 def learn(job: TrainDenoiser, show: Show) -> None:
@@ -109,12 +110,14 @@ def learn(job: TrainDenoiser, show: Show) -> None:
     config = network_of(job, autoencoder.units.frequencies)
     with together(job.train.device):
         if job.stage != "coordinate" or config.mode != "coordinated":
+            seeded(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
             begin(job, denoiser)
             train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.first, show)
         if job.stage != "slice" and config.mode == "coordinated":
-            second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
-            train_one(job, selections, statistics, autoencoder, coordinate(first_stage(job, config)), second, job.out, show)
+            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), first_stage(job, config, autoencoder)
+            seeded(job.train)
+            train_one(job, selections, statistics, autoencoder, coordinate(first), second, job.out, show)
 
 
 def network_of(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
@@ -134,14 +137,14 @@ def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
     if checkpoints.steps(job.first):
         return
     if job.start:
-        begin_with(denoiser, load_prior(job.start)[0].denoiser, job.start)
+        begin_with(denoiser, told(load_prior(job.start)).denoiser, job.start)
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
         begin_with_inpainting(denoiser, job.pretrained)
 
 
 def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
-    found, _ = load_autoencoder(job.autoencoder)
+    found = told(load_autoencoder(job.autoencoder))
     if found.units.shards != statistics.shards:
         raise ValueError(f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}")
     if job.normalisation not in (None, found.units.normalisation):
@@ -165,16 +168,21 @@ def train_one(
     run(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
 
 
-def first_stage(job: TrainDenoiser, config: DenoiserConfig) -> SliceDenoiser:
-    """Of which the second begins. Raises ValueError where it is not there, not finished, or of another network."""
+def first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: Frozen) -> SliceDenoiser:
+    """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
+    another autoencoder or on other shards.
+    """
     if not checkpoints.steps(job.first):
         raise ValueError(f"{job.first} holds no first stage, expected --stage slice or both first")
-    denoiser = load_prior(job.first)[0].denoiser
+    prior = told(load_prior(job.first))
+    denoiser = prior.denoiser
     step = checkpoints.newest(job.first)[0].config["step"]
     if step < job.train.steps:
         raise ValueError(f"the first stage in {job.first} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
         raise ValueError(f"{job.first} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
+    if prior.units != autoencoder.units or not checkpoints.same(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
+        raise ValueError(f"the first stage in {job.first} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
     return denoiser
 
 

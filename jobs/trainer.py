@@ -16,17 +16,19 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from jobs import cluster
-from jobs.exits import Exit, stop
+from jobs.exits import Exit, stop, tell
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, loader
+from model.checkpoints import brief
+from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, device_of, train
-from model.training import Progress as Logged
 from pipeline import scales
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection, select
 from schemas.statistics import SpectrumStatistics, decode
 
 Job = TypeVar("Job")
+Trained = TypeVar("Trained")
 Show = Callable[[str, int, Logged], None]
 """show(title, steps, logged): tells a person how far the training of that title has come."""
 
@@ -108,6 +110,23 @@ def start(learn: Callable[[Any, Show], None], job: Data, config: TrainConfig, sh
         stop(Exit.FAILURE, f"{error}; the same command goes on from the last checkpoint")
 
 
+def seeded(config: TrainConfig) -> None:
+    """Fresh weights that follow are drawn by the seed alone: the same on every rank and in every attempt."""
+    torch.manual_seed(config.seed)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def told(found: tuple[Trained, list[str]]) -> Trained:
+    """What was loaded, once a person was told of the torn checkpoints that were passed over."""
+    for sentence in found[1] if speaks() else ():
+        tell(sentence)
+    return found[0]
+
+
 @contextmanager
 def together(device: str) -> Iterator[Group]:
     """The processes of torchrun, if this is one of them; else this one alone."""
@@ -128,7 +147,7 @@ def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--start is {path}, whose network is another one: {str(error)[:200]}") from error
+        raise ValueError(f"--start is {path}, whose network is another one: {brief(error)}") from error
 
 
 def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: str, show: Show) -> None:
@@ -140,7 +159,7 @@ def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: s
         pinned = config.device == "cuda"
         return loader(examples, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
 
-    for logged in train(task, batches, config, out):
+    for logged in train(task, batches, config, out, tell):
         if group.rank == 0:
             show(title, config.steps, logged)
 
@@ -148,7 +167,7 @@ def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: s
 @contextmanager
 def shown() -> Iterator[Show]:
     """A live bar for each training on a terminal, else one JSON line for each line of the log."""
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout.isatty() and speaks()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not terminal) as bar:
         bars: dict[str, TaskID] = {}

@@ -10,13 +10,14 @@ A folder is written under a temporary name, synced, and renamed. The newest whol
 """
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import uuid
 from _pickle import UnpicklingError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from pipeline.shards import sync_folder
 
 CHECKPOINT_VERSION = 1
-STEP = re.compile(r"step-\d{8}")
+STEP, UNFINISHED = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")
 CONFIG, TRAINING, DIGESTS = "config.json", "training.pt", "digests.json"
 
 
@@ -45,8 +46,8 @@ class Checkpoint(NamedTuple):
             raise ValueError(f"{self.folder} has no {path.name}")
         try:
             found = load(path.read_bytes())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
+        except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no safetensors file: {brief(error)}") from error
         for key, tensor in found.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{path} has values that are not finite in {key}")
@@ -59,37 +60,64 @@ class Checkpoint(NamedTuple):
             raise ValueError(f"{self.folder} holds no training state, and cannot be gone on from")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        except UnpicklingError as error:  # torch's own words advise to load it none the less
+            raise ValueError(f"{path} cannot be read: it holds other things than tensors and numbers") from error
+        except (AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read: {brief(error)}") from error
+
+
+def brief(error: Exception) -> str:
+    """What an error says, or its name, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any], keep: int) -> Path:
-    """Writes a checkpoint, and removes all but the last `keep`. Raises OSError where it cannot be written, and leaves nothing."""
+    """Writes a checkpoint, and removes all older ones but the last, so that `keep` are left. A torn later one, which was
+    passed over, does not count. Raises OSError, naming the file, where it cannot be written, and leaves nothing.
+    """
     folder, temporary = out / f"step-{step:08d}", out / f".{uuid.uuid4().hex}.tmp"
+    for left in out.glob(".*.tmp"):
+        if UNFINISHED.fullmatch(left.name):  # of a training that was killed while it wrote
+            shutil.rmtree(left)
     temporary.mkdir(parents=True)
     try:
-        parts = {CONFIG: json.dumps({"format": CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()}
-        for name, state in states.items():
-            parts[f"{name}.safetensors"] = save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
-        digests = {name: write_synced(temporary / name, data) for name, data in parts.items()}
-        torch.save(dict(training), temporary / TRAINING)
-        digests[TRAINING] = sync(temporary / TRAINING)
-        write_synced(temporary / DIGESTS, json.dumps(digests, indent=2, sort_keys=True).encode())
+        digests = {name: write_synced(temporary / name, data, folder / name) for name, data in parts(config, states, training)}
+        write_synced(temporary / DIGESTS, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS)
+        sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(out)
-    for old in steps(out)[:-keep]:
+    older = [path for path in steps(out) if path.name < folder.name]
+    for old in older[: max(0, len(older) + 1 - keep)]:
         shutil.rmtree(old)
     return folder
 
 
-def write_synced(path: Path, data: bytes) -> str:
-    """Returns the file's sha256."""
-    path.write_bytes(data)
-    return sync(path)
+def parts(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
+    """The files of a checkpoint, by name, one after the other in memory."""
+    yield CONFIG, json.dumps({"format": CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
+    for name, state in states.items():
+        yield f"{name}.safetensors", save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
+    file = io.BytesIO()  # torch's own writer hides which error of the disk it met
+    torch.save(dict(training), file)
+    yield TRAINING, file.getbuffer()
+
+
+def write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
+    """Returns the file's sha256. Raises OSError, which says its later `name`."""
+    try:
+        path.write_bytes(data)
+        return sync(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(name)) from error
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states are the same, to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())
 
 
 def sync(path: Path) -> str:
@@ -128,7 +156,9 @@ def read(folder: Path) -> Checkpoint:
         config = json.loads((folder / CONFIG).read_bytes())
         if config["format"] != CHECKPOINT_VERSION or CONFIG not in digests:
             raise ValueError(f"format is {config['format']!r}, expected {CHECKPOINT_VERSION}")
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        if type(config["step"]) is not int:
+            raise ValueError(f"step is {config['step']!r}, expected a whole number")
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: {error}") from error
     return Checkpoint(folder, config)
 

@@ -83,7 +83,11 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList([residual(widths[0], widths[0], groups)])
         for width, wider in pairwise(widths):
             self.blocks += [residual(width, wider, groups, down=True), residual(wider, wider, groups)]
-        self.leave = nn.Sequential(nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.features, 3, padding=1))
+        # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
+        # and the photograph would not be seen for hundreds of steps
+        self.leave = nn.Sequential(
+            nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.features, 3, padding=1), nn.GroupNorm(config.features, config.features)
+        )
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
         """Features of photographs in -1 .. 1."""

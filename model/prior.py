@@ -83,7 +83,7 @@ def load(network: torch.nn.Module, found: Checkpoint, name: str) -> None:
     try:
         network.load_state_dict(found.weights(name))
     except RuntimeError as error:
-        raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG} says: {str(error)[:200]}") from error
+        raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG} says: {checkpoints.brief(error)}") from error
 
 
 def imagine(

@@ -65,7 +65,7 @@ class Rows:
 def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndarray, Int64[np.ndarray, "samples 4"]]]:
     """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
 
-    Raises ValueError where the table of windows is not of the shards that the index names.
+    Raises ValueError where the table of windows, or what stands in the folder, is not of the shards that the index names.
     """
     entries = {name: entry for name, entry in selection.index()["shards"].items() if entry["split"] == split and entry["kept"]}
     table = selection.kept(["shard", "key", *PLACES], split)
@@ -75,10 +75,18 @@ def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndar
         raise ValueError(f"{selection.table} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it")
     keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
     for name, entry in entries.items():
+        check_there(selection, name, entry["tar"])
         here = np.flatnonzero(shards == name)
         here = here[np.argsort(keys[here], kind="stable")]
         found.append((Shard(entry["tar"], selection.dataset.tar(name), frequencies), keys[here], places[here]))
     return found
+
+
+def check_there(selection: Selection, shard: str, sha256: str) -> None:
+    """Raises ValueError where a shard was exchanged for another after the index was made, as far as its record and its length tell."""
+    record, tar = selection.dataset.read_record(shard)["tar"], selection.dataset.tar(shard)
+    if not tar.exists() or record != {"sha256": sha256, "bytes": tar.stat().st_size}:
+        raise ValueError(f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault")
 
 
 def check_held_out(selections: Sequence[Selection]) -> None:

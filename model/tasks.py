@@ -13,7 +13,7 @@ from model.autoencoder import AutoencoderConfig, SliceAutoencoder, autoencoder_l
 from model.batches import Batch, Draw, Examples
 from model.coordination import CoordinatedDenoiser
 from model.denoiser import SliceDenoiser, VolumeDenoiser
-from model.diffusion import denoising_error, draw, kept_features, noised
+from model.diffusion import Prediction, denoising_error, draw, kept_features, noised
 from model.sampling import sample
 from model.training import moved
 from model.units import Units
@@ -129,7 +129,8 @@ class DenoiserTask:
     def __init__(self, denoiser: Denoiser, autoencoder: Frozen, test: Examples | None, *, condition_dropout: float = 0.1):
         self.network, self.autoencoder, self.test, self.dropout = Conditioned(denoiser), autoencoder, test, condition_dropout
         self.autoencoder.network.requires_grad_(False).eval()
-        self.slices, self.prediction = isinstance(denoiser, SliceDenoiser), denoiser.config.prediction
+        self.slices = isinstance(denoiser, SliceDenoiser)
+        self.prediction: Prediction = denoiser.config.prediction
 
     def keys(self, batch: Batch) -> list[str]:
         return list(batch.keys)

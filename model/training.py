@@ -4,13 +4,12 @@ What is trained, and its loss, is a `Task`; the loop has the order of the sample
 mixed precision, checkpoints, and the log. Randomness of a step is a function of the seed, the step and the rank, so that a
 training that goes on from a checkpoint takes the steps that it would have taken.
 
-    OUT/log.jsonl    one line every few steps, of rank 0
-    OUT/events.*     the same for TensorBoard, with pictures
-    OUT/step-*/      checkpoints (checkpoints.py)
+    OUT/log.jsonl, OUT/events.*    what rank 0 writes down (log.py)
+    OUT/step-*/                    checkpoints (checkpoints.py)
 """
 
 import json
-import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import checkpoints
 from model.batches import Position
+from model.log import Log, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +123,6 @@ def current_group() -> Group:
     return Group(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
-class Progress(NamedTuple):
-    """What the log says of a step."""
-
-    step: int
-    scalars: dict[str, float]
-
-
 def device_of(config: TrainConfig) -> torch.device:
     """Raises ValueError where a GPU is asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -137,15 +130,22 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
-def train(task: Task, batches: Callable[[Position], Iterator[tuple[Any, Position]]], config: TrainConfig, out: Path) -> Iterator[Progress]:
-    """Trains to the last step, from the newest checkpoint in `out` if there is one; yields what it logs.
+def train(
+    task: Task,
+    batches: Callable[[Position], Iterator[tuple[Any, Position]]],
+    config: TrainConfig,
+    out: Path,
+    tell: Callable[[str], None] = warnings.warn,
+) -> Iterator[Progress]:
+    """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields what it logs.
 
-    `batches` gives the batches of this rank from a position on, each with the position after it. Raises Diverged, naming
-    the samples, where the loss is not finite; ValueError where `out` holds the checkpoint of another training.
+    `batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `tell` of each
+    torn checkpoint that is passed over. Raises Diverged, naming the samples, where the loss is not finite; ValueError where
+    `out` holds the checkpoint of another training, or none that is whole; OSError, naming the file, where one cannot be written.
     """
     state = State(task, config, device_of(config), current_group())
-    position = state.resume(out)
-    log = Log(out, config, state.group)
+    position = state.resume(out, tell)
+    log = Log(out, batch=config.batch, step=state.step, quiet=state.group.rank > 0)
     stream = batches(position)
     for step in range(state.step, config.steps):
         with log.waiting():
@@ -160,7 +160,6 @@ def train(task: Task, batches: Callable[[Position], Iterator[tuple[Any, Position
             yield log.line(step + 1)
         if (step + 1) % config.save_every == 0 or last:
             state.save(out, position)
-    log.close()
 
 
 class State:
@@ -215,19 +214,32 @@ class State:
         if self.group.world > 1:
             torch.distributed.barrier()
 
-    def resume(self, out: Path) -> Position:
+    def resume(self, out: Path, tell: Callable[[str], None]) -> Position:
         """From the newest whole checkpoint, if there is one: where the samples go on."""
         if not checkpoints.steps(out):
             return Position()
-        found, _ = checkpoints.newest(out)
+        found, passed = checkpoints.newest(out)
+        for sentence in passed if self.group.rank == 0 else ():
+            tell(sentence)
         check_same(found.config, self.task.config(), self.config, out)
-        training = found.training()
-        self.network.load_state_dict(found.weights("network"))
-        self.average.module.load_state_dict(found.weights("ema"))
-        self.average.n_averaged.fill_(training["averaged"])
-        self.optimiser.load_state_dict(training["optimiser"])
+        for name, state in self.task.constant_states().items():
+            if not checkpoints.same(found.weights(name), state):
+                raise ValueError(f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out")
+        return self.restore(found)
+
+    def restore(self, found: checkpoints.Checkpoint) -> Position:
+        """Raises ValueError where a file of the checkpoint does not hold what this training would have written."""
+        training, network, average = found.training(), found.weights("network"), found.weights("ema")
+        try:
+            self.network.load_state_dict(network)
+            self.average.module.load_state_dict(average)
+            self.average.n_averaged.fill_(training["averaged"])
+            self.optimiser.load_state_dict(training["optimiser"])
+            position = Position(int(training["position"]["epoch"]), int(training["position"]["consumed"]))
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{found.folder} does not hold the state of this training: {checkpoints.brief(error)}") from error
         self.step = found.config["step"]
-        return Position(**training["position"])
+        return position
 
 
 def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
@@ -238,7 +250,7 @@ def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainC
     free = {*(() if config.decay else ("steps",)), "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
     now = json.loads(json.dumps(dict(task))) | {"training": {name: value for name, value in asdict(config).items() if name not in free}}
     then = {name: value for name, value in found.items() if name not in ("format", "step")}
-    then["training"] = {name: value for name, value in then["training"].items() if name not in free}
+    then["training"] = {name: value for name, value in dict(then.get("training", {})).items() if name not in free}
     different = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
     if different:
         raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
@@ -265,63 +277,3 @@ def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(moved(part, device) for part in batch))
     return batch
-
-
-class Log:
-    """What rank 0 writes down."""
-
-    def __init__(self, out: Path, config: TrainConfig, group: Group):
-        self.quiet = group.rank > 0
-        self.file = out / "log.jsonl"
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.waited_s, self.began, self.batch = 0, 0.0, time.monotonic(), config.batch
-        self.measures: dict[str, float] = {}
-        out.mkdir(parents=True, exist_ok=True)
-        self.board: Any = None if self.quiet else tensorboard(out)
-
-    def waiting(self) -> "Log":
-        """Time in this block was spent on waiting for samples."""
-        return self
-
-    def __enter__(self) -> None:
-        self.entered = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.waited_s += time.monotonic() - self.entered
-
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        """Of one step."""
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
-        self.count += 1
-
-    def measured(self, step: int, scalars: dict[str, float], pictures: dict[str, Tensor]) -> None:
-        """On the test split; they stand in the next line."""
-        self.measures = {f"test_{name}": value for name, value in scalars.items()}
-        for name, picture in pictures.items() if self.board else ():
-            self.board.add_image(name, picture, step)
-
-    def line(self, step: int) -> Progress:
-        """Means since the last line."""
-        seconds = time.monotonic() - self.began
-        scalars = {name: float(value) / self.count for name, value in self.sums.items()} | self.measures
-        scalars |= dict(samples_a_second=self.batch * self.count / seconds, waiting_share=self.waited_s / seconds)
-        if not self.quiet:
-            with self.file.open("a") as file:
-                file.write(json.dumps({"step": step, "at": round(time.time(), 2)} | {name: round(value, 6) for name, value in scalars.items()}) + "\n")
-        for name, value in scalars.items() if self.board else ():
-            self.board.add_scalar(name, value, step)
-        self.sums, self.count, self.waited_s, self.began, self.measures = {}, 0, 0.0, time.monotonic(), {}
-        return Progress(step, scalars)
-
-    def close(self) -> None:
-        if self.board:
-            self.board.close()
-
-
-def tensorboard(out: Path) -> Any:
-    """A writer of TensorBoard's files. Raises ValueError where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("TensorBoard is not installed, expected pip install 'quiver-motion[train]'") from error
-    return SummaryWriter(str(out))

@@ -1,9 +1,8 @@
 """Checkpoints are there whole or not at all; the newest whole one counts, and none can run code."""
 
 import json
-import os
 import pickle
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 
 from model import checkpoints
 from model.checkpoints import newest, read, steps, write
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.attempts import attempt, die
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:
@@ -36,20 +34,27 @@ def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"])
-@pytest.mark.parametrize("how", ["gone", "cut", "flipped", "empty"])
+@pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "longer"])
 def test_a_torn_newest_one_is_passed_over(tmp_path, name, how):
+    """P19: each file of it, gone, or cut or with a flipped bit at several places."""
     written(tmp_path, 10)
     path = written(tmp_path, 20) / name
-    data = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    for place in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999):
+        damage(path, whole, how, int(place * len(whole)))
+        found, passed = newest(tmp_path)
+        assert found.config["step"] == 10 and len(passed) == 1 and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
+    path.write_bytes(whole)
+    assert newest(tmp_path)[0].config["step"] == 20
+
+
+def damage(path: Path, whole: bytes, how: str, place: int) -> None:
+    data = bytearray(whole)
+    data[place] ^= 1 << place % 8
     if how == "gone":
-        path.unlink()
-    elif how == "flipped":
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
+        path.unlink(missing_ok=True)
     else:
-        path.write_bytes(data[: len(data) // 2 if how == "cut" else 0])
-    found, passed = newest(tmp_path)
-    assert found.config["step"] == 10 and len(passed) == 1 and "step-00000020" in passed[0]
+        path.write_bytes({"empty": b"", "cut": whole[:place], "flipped": bytes(data), "longer": whole + b"\0"}[how])
 
 
 def test_none_that_is_whole_is_a_sentence(tmp_path):
@@ -60,32 +65,53 @@ def test_none_that_is_whole_is_a_sentence(tmp_path):
         newest(tmp_path)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.model.test_checkpoints import written
+def write_until(out: Path, point: int) -> None:
+    """Writes a checkpoint, in a process that is killed before the `point`-th thing that it does to the disk."""
+    left = point
 
-left = int(sys.argv[2])
-def hook(event, arguments):
-    global left
-    if event in ("open", "os.rename", "os.mkdir", "shutil.rmtree") and str(arguments[0]).startswith(sys.argv[1]):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-written(Path(sys.argv[1]), 20, keep=1)
-"""
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal left
+        if event in ("open", "os.rename", "os.mkdir", "shutil.rmtree", "os.remove", "os.rmdir"):
+            left -= 1
+            if left == 0:
+                die()
+
+    sys.addaudithook(hook)
+    written(out, 20, keep=1)
 
 
-@pytest.mark.parametrize("point", range(1, 9))
-def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, point):
+POINTS = 44
+"""Making the folder, opening each file to write it and to sync it, the rename, what is removed."""
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
+def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, torn):
+    """P19: SIGKILL at each point of a checkpoint write; what it leaves is in nobody's way and is removed by the next write."""
+    codes = []
+    for point in range(1, POINTS + 1):
+        out = tmp_path / str(point)
+        written(out, 10)
+        if torn:
+            (written(out, 20) / "ema.safetensors").write_bytes(b"torn")
+        codes += attempt(write_until, out, point, output=tmp_path / "output")
+        found, _ = newest(out)
+        assert found.config["step"] in (10, 20)
+        assert torch.equal(found.weights("network")["a"], torch.full((3, 4), float(found.config["step"])))
+        written(out, 30, keep=1)
+        assert [path.name for path in out.iterdir()] == ["step-00000030"] and newest(out)[0].config["step"] == 30
+    kills = codes.count(-signal.SIGKILL)
+    assert kills >= 8 and codes == [-signal.SIGKILL] * kills + [0] * (POINTS - kills) and kills < POINTS, codes
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_torn_later_one_does_not_count_as_kept(tmp_path, keep):
+    """P19: a training that went back behind it must not remove what it has just written."""
     written(tmp_path, 10)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(point)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    found, _ = newest(tmp_path)
-    assert done.returncode in (-9, 0) and found.config["step"] in (10, 20)
-    assert torch.equal(found.weights("network")["a"], torch.full((3, 4), float(found.config["step"])))
-    written(tmp_path, 30, keep=1)
-    assert newest(tmp_path)[0].config["step"] == 30
+    (written(tmp_path, 30) / "training.pt").unlink()
+    written(tmp_path, 20, keep=keep)
+    assert newest(tmp_path)[0].config["step"] == 20 and len(steps(tmp_path)) == keep + 1
+    written(tmp_path, 30, keep=keep)
+    assert newest(tmp_path)[0].config["step"] == 30 and len(steps(tmp_path)) == keep
 
 
 def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
@@ -118,3 +144,9 @@ def test_a_file_outside_the_folder_is_not_read(tmp_path):
 def test_a_value_that_is_not_finite_is_named(tmp_path):
     with pytest.raises(ValueError, match="not finite in a"):
         read(written(tmp_path, 10, value=float("nan"))).weights("network")
+
+
+def test_a_step_that_is_no_number_is_refused(tmp_path):
+    folder = write(tmp_path, 10, {"step": "10"}, {"network": weights(1)}, {}, 1)
+    with pytest.raises(ValueError, match="step is '10', expected a whole number"):
+        read(folder)

@@ -122,7 +122,7 @@ def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
     eps = coordinate(begun(folder, mode="coordinated"))
     learnt(eps, eps.trainable_parameters(), steps=1)
     fields = {name: getattr(eps.config, name) for name in DenoiserConfig.__dataclass_fields__}
-    checkpoints.write(tmp_path / "out", 1, {"denoiser": fields}, {"ema": Conditioned(eps).state_dict()}, {}, keep=1)
+    checkpoints.write(tmp_path / "out", 1, {"denoiser": fields, "step": 1}, {"ema": Conditioned(eps).state_dict()}, {}, keep=1)
     (folder / "unet").rename(folder / "away")
     again: Any = load_denoiser(checkpoints.newest(tmp_path / "out")[0])
     features = inputs()[2]
