@@ -2,9 +2,11 @@
 
     python -m benchmarks.prior CHECKPOINT --data DATASET --split test
 
-Distances are of amplitudes, which know no phase (docs/maths.md, 12); correlations are of normalised coefficients, which do, so they
-tell something of samples that were learnt by heart alone. Coherence and rest (13, 14) stand beside those of the truth. Only the first window
-of each clip is used. Prints a table.
+Distances are of amplitudes, which know no phase (docs/maths.md, 12): of the truth to a scene's own sample, to no motion, to the mean amplitude
+of the training clips, and to the samples of the other scenes. A mean is nearer to anything than a single draw is, so the last line but one
+gives the distance to the mean amplitude of all seeds, which is to be compared with that of the training clips. Correlations are of
+normalised coefficients, which know the phase: they tell something of samples that were learnt by heart alone. Coherence and rest (13, 14)
+stand beside those of the truth. Only the first window of each clip is used. Prints a table.
 """
 
 import argparse
@@ -43,9 +45,13 @@ def main() -> None:
     mean = np.mean([lengths(prior, scene.channels) for scene in first_of_each(read(selections, "train"), prior.units.frequencies)], axis=0)
     print(f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}")
     print(f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}")
-    rows = [measured(prior, scenes, mean, seed, options) for seed in range(options.seeds)]
+    made = [[imagine(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes] for seed in range(options.seeds)]
+    rows = [measured(prior, scenes, mean, one) for one in made]
     for name, row in [*((str(seed), row) for seed, row in enumerate(rows)), ("mean", np.mean(rows, axis=0))]:
         print(f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}", flush=True)
+    means = np.mean([[lengths(prior, one) for one in of_seed] for of_seed in made], axis=0)
+    apart = distances([lengths(prior, scene.channels) for scene in scenes], means)
+    print(f"{'of mean':<8}{apart[0]:6.4f}{'':>16}{apart[1]:8.4f} | {'':>16} |")
     truth = np.mean([motion_measures(prior, scene.channels) for scene in scenes], axis=0)
     print(f"{'truth':<6}{'':>32} | {'':>16} | {truth[0]:10.3f}{truth[1]:8.3f}")
 
@@ -68,22 +74,24 @@ def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
             yield scene._replace(channels=scene.channels[:frequencies])
 
 
-def measured(prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, seed: int, options: argparse.Namespace) -> list[float]:
-    """Of one sample for each scene, all of this seed."""
-    made = [imagine(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes]
-    own, others = (np.eye(len(scenes)) > 0), (np.eye(len(scenes)) == 0)
-    true = [lengths(prior, scene.channels) for scene in scenes]
-    apart = np.array([[distance(lengths(prior, one), other) for one in made] for other in true])
-    alike = np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes])
+def measured(prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, made: Sequence[np.ndarray]) -> list[float]:
+    """Of one sample for each scene."""
+    true, found = ([lengths(prior, channels) for channels in some] for some in ([scene.channels for scene in scenes], made))
+    own, other = distances(true, found)
     baselines = [float(np.mean([distance(base, one) for one in true])) for base in (np.zeros_like(mean), mean)]
-    return [
-        apart[own].mean(),
-        *baselines,
-        apart[others].mean(),
-        alike[own].mean(),
-        alike[others].mean(),
-        *np.mean([motion_measures(prior, m) for m in made], axis=0),
-    ]
+    alike = own_and_other(np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes]))
+    return [own, *baselines, other, *alike, *np.mean([motion_measures(prior, one) for one in made], axis=0)]
+
+
+def distances(true: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean distance of each scene's truth to what was found for it, and to what was found for the others."""
+    return own_and_other(np.array([[distance(one, other) for one in found] for other in true]))
+
+
+def own_and_other(table: np.ndarray) -> tuple[float, float]:
+    """Means on the diagonal and beside it."""
+    own = np.eye(len(table)) > 0
+    return float(table[own].mean()), float(table[~own].mean())
 
 
 def as_complex(channels: np.ndarray) -> np.ndarray:
