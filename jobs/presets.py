@@ -23,7 +23,7 @@ AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
         TINY_AUTOENCODER,
-        TrainConfig(steps=240, batch=2, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", save_every=100, log_every=20),
+        TrainConfig(steps=240, batch=2, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours.",
@@ -40,7 +40,7 @@ DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
         TINY_DENOISER,
-        TrainConfig(steps=60, batch=4, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", save_every=30, log_every=10),
+        TrainConfig(steps=60, batch=4, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", loader_workers=1, save_every=50, log_every=10),
     ),
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",

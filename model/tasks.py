@@ -22,10 +22,10 @@ from pipeline.pictures import heat
 
 TESTED = 4
 """Samples of the test split on which a network is measured, spread over all."""
-SHOWN = 3
+SHOWN = 2
 """Of these, how many are drawn."""
-SHOWN_STEPS = 25
-"""Of sampling, for the pictures."""
+SHOWN_STEPS = 20
+"""Of sampling, for the pictures, without guidance."""
 WHITENING = 16
 """Training samples, at most, by which latents are whitened."""
 
@@ -175,7 +175,7 @@ class DenoiserTask:
 
     def sampled(self, denoiser: Denoiser, batch: Batch) -> Float[Tensor, "batch freq 4 height width"]:
         """Normalised coefficients for the batch's photographs."""
-        z = sample(denoiser, denoiser.features(batch.image), shape_of(self.encoded(batch))[1:], list(range(len(batch.image))), SHOWN_STEPS)
+        z = sample(denoiser, denoiser.features(batch.image), shape_of(self.encoded(batch))[1:], list(range(len(batch.image))), SHOWN_STEPS, guidance=0.0)
         return torch.stack([self.autoencoder.network.decode_white(one) for one in z])
 
     def finish(self, network: nn.Module, device: torch.device) -> None:
