@@ -51,6 +51,13 @@ class Log:
         yield
         self.waited_s += time.monotonic() - entered
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time in this block is no time of training: its rates do not count it."""
+        entered = time.monotonic()
+        yield
+        self.began += time.monotonic() - entered
+
     def add(self, scalars: dict[str, Tensor]) -> None:
         """Of one step."""
         self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}

@@ -152,14 +152,16 @@ def train(
             batch, position = next(stream)
         log.add(state.take(step, batch))
         last = step + 1 == config.steps
-        if last:
-            state.finish()
-        if (step + 1) % config.picture_every == 0 or last:
-            log.measured(step + 1, *state.measure())
+        with log.aside():
+            if last:
+                state.finish()
+            if (step + 1) % config.picture_every == 0 or last:
+                log.measured(step + 1, *state.measure())
         if (step + 1) % config.log_every == 0 or last:
             yield log.line(step + 1)
-        if (step + 1) % config.save_every == 0 or last:
-            state.save(out, position)
+        with log.aside():
+            if (step + 1) % config.save_every == 0 or last:
+                state.save(out, position)
 
 
 class State:
