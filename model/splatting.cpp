@@ -15,6 +15,13 @@
 #include <thread>
 #include <vector>
 
+// Where the processor has wider registers, use them. Multiplication and addition stay apart, so that both kinds give the same bits.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDER __attribute__((target_clones("avx2", "default"), flatten))
+#else
+#define WIDER
+#endif
+
 namespace {
 
 enum Mode : int64_t { SUM, AVERAGE, LINEAR, SOFTMAX };
@@ -39,6 +46,14 @@ void parallel(int64_t count, int64_t least, int64_t threads, Run run) {
     run(0, count / parts);
     for (auto& other : others) other.join();
 }
+
+// One pixel's channels of a block, computed together.
+template <class T>
+struct Wide {
+    typedef T Row __attribute__((vector_size(CHANNELS * sizeof(T)), may_alias));
+};
+template <class T>
+using Row = typename Wide<T>::Row;
 
 // Where the pixel at (x, y) lands: bilinear weights of up to four targets.
 template <class T>
@@ -133,65 +148,65 @@ void plan_backward_one(int64_t height, int64_t width, int64_t mode, T least, int
 
 // tile[pixel][channel] of a block's channels, of which `live` exist.
 template <class T>
-void turn(T (*tile)[CHANNELS], const T* plane, int64_t pixels, int64_t live, int64_t n) {
+void turn(Row<T>* tile, const T* plane, int64_t pixels, int64_t live, int64_t n) {
     for (int64_t c = 0; c < CHANNELS; ++c)
         for (int64_t i = 0; i < n; ++i) tile[i][c] = c < live ? plane[c * pixels + i] : 0;
 }
 
 template <class T>
-void turn_back(T* plane, const T (*tile)[CHANNELS], int64_t pixels, int64_t live, int64_t n) {
-    for (int64_t c = 0; c < live; ++c)
-        for (int64_t i = 0; i < n; ++i) plane[c * pixels + i] = tile[i][c];
+void turn_back(T* plane, const Row<T>* tile, int64_t pixels, int64_t live, int64_t n) {
+    int64_t i = 0;
+    if (live == CHANNELS)
+        for (; i + 4 <= n; i += 4)
+            for (int64_t c = 0; c < CHANNELS; ++c) {
+                const T four[4] = {tile[i][c], tile[i + 1][c], tile[i + 2][c], tile[i + 3][c]};
+                std::copy_n(four, 4, plane + c * pixels + i);
+            }
+    for (; i < n; ++i)
+        for (int64_t c = 0; c < live; ++c) plane[c * pixels + i] = tile[i][c];
 }
 
 // One block of channels of one sample. `sums` is room for pixels + 1 rows.
 template <class T>
-void scatter_block(int64_t pixels, int64_t live, const T* features, const int32_t* at, const T* weight, T (*sums)[CHANNELS], T* out) {
-    T tile[TILE][CHANNELS];
-    std::fill_n(&sums[0][0], (pixels + 1) * CHANNELS, T(0));
+WIDER void scatter_block(int64_t pixels, int64_t live, const T* features, const int32_t* at, const T* weight, Row<T>* sums, T* out) {
+    Row<T> tile[TILE];
+    std::fill_n(sums, pixels + 1, Row<T>{});
     for (int64_t begin = 0; begin < pixels; begin += TILE) {
         const int64_t n = std::min(TILE, pixels - begin);
         turn(tile, features + begin, pixels, live, n);
         for (int64_t i = 0; i < n; ++i)
-            for (int64_t j = begin + i; j < 4 * pixels; j += pixels) {
-                const T share = weight[j];
-                T* sum = sums[at[j]];
-                for (int64_t c = 0; c < CHANNELS; ++c) sum[c] += share * tile[i][c];
-            }
+            for (int64_t j = begin + i; j < 4 * pixels; j += pixels) sums[at[j]] += weight[j] * tile[i];
     }
     for (int64_t begin = 0; begin < pixels; begin += TILE) turn_back(out + begin, sums + begin, pixels, live, std::min(TILE, pixels - begin));
 }
 
 // Gradients by features and weights of one sample, for pixels begin .. end. `turned` is grad_out as [block, pixels + 1, CHANNELS].
 template <class T>
-void gather_pixels(int64_t channels, int64_t pixels, int64_t begin, int64_t end, const T* features, const int32_t* at, const T* weight,
-                   const T (*turned)[CHANNELS], T* grad_features, T* grad_weight) {
-    T tile[TILE][CHANNELS], back[TILE][CHANNELS], dots[TILE][4][CHANNELS];
+WIDER void gather_pixels(int64_t channels, int64_t pixels, int64_t begin, int64_t end, const T* features, const int32_t* at, const T* weight,
+                   const Row<T>* turned, T* grad_features, T* grad_weight) {
+    Row<T> tile[TILE], back[TILE], dots[TILE][4];
     for (; begin < end; begin += TILE) {
         const int64_t n = std::min(TILE, end - begin);
-        std::fill_n(&dots[0][0][0], TILE * 4 * CHANNELS, T(0));
+        std::fill_n(dots[0], TILE * 4, Row<T>{});
         for (int64_t first = 0; first < channels; first += CHANNELS) {
-            const T(*block)[CHANNELS] = turned + first / CHANNELS * (pixels + 1);
+            const Row<T>* block = turned + first / CHANNELS * (pixels + 1);
             const int64_t live = std::min(CHANNELS, channels - first);
             turn(tile, features + first * pixels + begin, pixels, live, n);
             for (int64_t i = 0; i < n; ++i) {
-                T sum[CHANNELS] = {};
+                Row<T> sum = {};
                 for (int k = 0; k < 4; ++k) {
                     const int64_t j = k * pixels + begin + i;
-                    const T share = weight[j];
-                    const T* grad = block[at[j]];
-                    for (int64_t c = 0; c < CHANNELS; ++c) {
-                        sum[c] += share * grad[c];
-                        dots[i][k][c] += tile[i][c] * grad[c];
-                    }
+                    const Row<T> grad = block[at[j]];
+                    sum += weight[j] * grad;
+                    dots[i][k] += tile[i] * grad;
                 }
-                std::copy_n(sum, CHANNELS, back[i]);
+                back[i] = sum;
             }
             turn_back(grad_features + first * pixels + begin, back, pixels, live, n);
         }
         for (int64_t i = 0; i < n; ++i)
             for (int k = 0; k < 4; ++k) {
-                const T* dot = dots[i][k];
+                const Row<T> dot = dots[i][k];
                 grad_weight[k * pixels + begin + i] = ((dot[0] + dot[4]) + (dot[2] + dot[6])) + ((dot[1] + dot[5]) + (dot[3] + dot[7]));
             }
     }
@@ -223,7 +238,7 @@ void scatter(int64_t batch, int64_t channels, int64_t pixels, int64_t threads, c
     const int64_t blocks = (channels + CHANNELS - 1) / CHANNELS, count = batch * blocks;
     const int64_t workers = std::max<int64_t>(1, std::min(threads, count));
     parallel(workers, 1, workers, [=](int64_t worker, int64_t) {
-        T(*room)[CHANNELS] = reinterpret_cast<T(*)[CHANNELS]>(sums) + worker * (pixels + 1);
+        Row<T>* room = reinterpret_cast<Row<T>*>(sums) + worker * (pixels + 1);
         for (int64_t task = worker; task < count; task += workers) {
             const int64_t b = task / blocks, first = task % blocks * CHANNELS, plane = (b * channels + first) * pixels;
             scatter_block(pixels, std::min(CHANNELS, channels - first), features + plane, at + 4 * b * pixels, weight + 4 * b * pixels, room,
@@ -237,16 +252,16 @@ template <class T>
 void gather(int64_t batch, int64_t channels, int64_t pixels, int64_t threads, const T* features, const int32_t* at, const T* weight,
             const T* grad_out, T* turned, T* grad_features, T* grad_weight) {
     const int64_t blocks = (channels + CHANNELS - 1) / CHANNELS;
-    T(*rows)[CHANNELS] = reinterpret_cast<T(*)[CHANNELS]>(turned);
+    Row<T>* rows = reinterpret_cast<Row<T>*>(turned);
     for (int64_t b = 0; b < batch; ++b) {
         const int64_t planes = b * channels * pixels, plan = 4 * b * pixels;
         parallel(blocks, 1, threads, [=](int64_t from, int64_t to) {
             for (int64_t block = from; block < to; ++block) {
                 const int64_t first = block * CHANNELS, live = std::min(CHANNELS, channels - first);
-                T(*room)[CHANNELS] = rows + block * (pixels + 1);
+                Row<T>* room = rows + block * (pixels + 1);
                 for (int64_t p = 0; p < pixels; p += TILE)
                     turn(room + p, grad_out + planes + first * pixels + p, pixels, live, std::min(TILE, pixels - p));
-                std::fill_n(room[pixels], CHANNELS, T(0));
+                room[pixels] = Row<T>{};
             }
         });
         parallel(pixels, PIECE / 8, threads, [=](int64_t begin, int64_t end) {

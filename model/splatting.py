@@ -5,16 +5,13 @@ One definition (docs/maths.md, 15 and 16), two ways to it: plain torch on any de
 the kernel for any number of threads too; plain torch on a GPU adds in an order that changes.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from model.splatting_kernel import LEAST_SHARE, compiled, library
-
-Mode = Literal["sum", "average", "linear", "softmax"]
-MODES: tuple[str, ...] = get_args(Mode)
+from model.splatting_kernel import LEAST_SHARE, MODES, Mode, compiled, library
 
 
 class Splatted(NamedTuple):
@@ -108,20 +105,24 @@ def weights(
     """By what a pixel's features are multiplied on their way to each target, and which targets are holes."""
     batch, _, pixels = share.shape
     places = at.flatten(1)
-    if metric is not None:
-        metric = metric.expand_as(share)
-    if mode == "softmax":
-        # the maximum of those that come together, not of the picture: it cancels out, and at least one weight is the whole share
-        lowest = torch.finfo(share.dtype).min
-        greatest = share.new_full((batch, pixels + 1), lowest).scatter_reduce(1, places, metric.detach().flatten(1), "amax")
-        metric = (metric - greatest.gather(1, places).view_as(share)).exp()
-    weight = share if metric is None else (share * metric).where(at < pixels, 0)
+    if metric is None:
+        weight = share
+    else:
+        factor = in_front(places, metric.expand_as(share)) if mode == "softmax" else metric
+        weight = (share * factor).where(at < pixels, 0)
     total = share.new_zeros(batch, pixels + 1).scatter_add(1, places, weight.flatten(1))
     holes = (total == 0)[:, None, :-1]
     if mode == "sum":
         return weight, holes
     # a share of nothing is 0, and so is its gradient
     return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(weight), holes
+
+
+def in_front(places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]) -> Float[Tensor, "batch 4 pixels"]:
+    """exp(metric), over the largest of what comes to the same place: that cancels out, and there is always a 1 (docs/maths.md, 16)."""
+    lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
+    largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
+    return (metric - largest.gather(1, places).view_as(metric)).exp()
 
 
 def move(

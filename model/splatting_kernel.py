@@ -15,7 +15,7 @@ import subprocess
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,8 @@ BLOCK = 8
 """CHANNELS of the source."""
 LEAST_SHARE = 2.0**-20
 """A smaller share of a pixel does not arrive. Alone at its target it would be divided by itself, and the gradient's rounding errors with it."""
-MODES = ("sum", "average", "linear", "softmax")
+Mode = Literal["sum", "average", "linear", "softmax"]
+MODES: tuple[str, ...] = get_args(Mode)
 """As numbered in the source."""
 
 
@@ -66,13 +67,13 @@ def build(path: Path) -> None:
         os.environ["PATH"] += os.pathsep + scripts
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = load("splatting", [str(SOURCE)], extra_cflags=list(FLAGS), build_directory=folder, with_cuda=False, is_python_module=False)
-        os.replace(str(built), path)
+        Path(str(built)).replace(path)
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
     """A function of the kernel. The tensors are contiguous; it does not look at their sizes."""
     pointer = ctypes.c_void_p.in_dll(library(), f"{name}_{'double' if dtype == torch.float64 else 'float'}")  # pyright: ignore[reportArgumentType]
-    ctypes.CFUNCTYPE(None)(pointer.value)(*map(as_c, arguments))
+    ctypes.CFUNCTYPE(None)(pointer.value or 0)(*map(as_c, arguments))
 
 
 def as_c(value: Tensor | float | None) -> Any:
@@ -84,14 +85,14 @@ def as_c(value: Tensor | float | None) -> Any:
 def compiled(
     features: Float[Tensor, "batch channels height width"],
     flow: Float[Tensor, "batch 2 height width"],
-    mode: str,
+    mode: Mode,
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
     """`splatting.splat` of float32 or float64 on the CPU, by the kernel. The sizes fit: nothing looks at them again.
 
     Raises ValueError for a picture of more than 2^31 - 1 pixels.
     """
-    if features[0, 0].numel() >= 2**31:
+    if features.shape[2] * features.shape[3] >= 2**31:
         raise ValueError(f"features are {list(features.shape)}, expected fewer than 2^31 pixels")
     return Splatting.apply(features.contiguous(), flow.contiguous(), None if metric is None else metric.contiguous(), MODES.index(mode))
 
@@ -103,9 +104,8 @@ class Splatting(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, flow: Tensor, metric: Tensor | None, mode: int) -> tuple[Tensor, Tensor]:
         (batch, channels, height, width), dtype, threads = features.shape, features.dtype, torch.get_num_threads()
         pixels = height * width
-        at = torch.empty(batch, 4, pixels, dtype=torch.int32)
-        weight, total = features.new_empty(batch, 4, pixels), features.new_empty(batch, pixels + 1)
-        holes, out = torch.empty(batch, 1, height, width, dtype=torch.bool), torch.empty_like(features)
+        at, holes = features.new_empty(batch, 4, pixels, dtype=torch.int32), features.new_empty(batch, 1, height, width, dtype=torch.bool)
+        weight, total, out = features.new_empty(batch, 4, pixels), features.new_empty(batch, pixels + 1), torch.empty_like(features)
         call("plan", dtype, batch, height, width, mode, LEAST_SHARE, threads, flow, metric, at, weight, total, holes)
         call("scatter", dtype, batch, channels, pixels, threads, features, at, weight, features.new_empty(threads, pixels + 1, BLOCK), out)
         ctx.save_for_backward(features, flow, metric, at, weight, total)
@@ -115,14 +115,14 @@ class Splatting(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         features, flow, metric, at, weight, total = ctx.saved_tensors
         (batch, channels, height, width), dtype, threads = features.shape, features.dtype, torch.get_num_threads()
         pixels = height * width
         turned = features.new_empty(-(-channels // BLOCK), pixels + 1, BLOCK)
         by_features, by_weight, by_flow = torch.empty_like(features), torch.empty_like(weight), torch.empty_like(flow)
         by_metric = None if metric is None else torch.empty_like(metric)
-        call("gather", dtype, batch, channels, pixels, threads, features, at, weight, grad.contiguous(), turned, by_features, by_weight)
+        call("gather", dtype, batch, channels, pixels, threads, features, at, weight, grad_outputs[0].contiguous(), turned, by_features, by_weight)
         mean = features.new_empty(pixels + 1)
         call("plan_backward", dtype, batch, height, width, ctx.mode, LEAST_SHARE, threads, flow, metric, at, weight, total, mean, by_weight, by_flow, by_metric)
         return by_features, by_flow, by_metric, None
