@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -50,33 +51,35 @@ def library() -> ctypes.CDLL | None:
 
 def place() -> Path:
     """Where the library of this source, these flags and this kind of processor lies."""
-    from torch.utils.cpp_extension import get_default_build_root
+    from torch.utils import cpp_extension
 
     content = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, platform.system(), platform.machine())).encode())
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     return Path(root) / "quiver" / f"splatting-{content.hexdigest()[:16]}.so"
 
 
 def build(path: Path) -> None:
     """Compiles in a folder beside `path` and moves the library there. Raises RuntimeError or OSError where that fails."""
-    from torch.utils.cpp_extension import load
+    from torch.utils import cpp_extension
 
+    if not shutil.which(compiler := cpp_extension.get_cxx_compiler()):
+        raise FileNotFoundError(f"there is no C++ compiler {compiler}")
     path.parent.mkdir(parents=True, exist_ok=True)
     scripts = sysconfig.get_path("scripts")  # where pip has put ninja, on no path unless the environment was activated
     if scripts not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] += os.pathsep + scripts
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = load("splatting", [str(SOURCE)], extra_cflags=list(FLAGS), build_directory=folder, with_cuda=False, is_python_module=False)
+        built = cpp_extension.load("splatting", [str(SOURCE)], extra_cflags=list(FLAGS), build_directory=folder, with_cuda=False, is_python_module=False)
         Path(str(built)).replace(path)
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | int | None) -> None:
     """A function of the kernel. The tensors are contiguous; it does not look at their sizes."""
     pointer = ctypes.c_void_p.in_dll(library(), f"{name}_{'double' if dtype == torch.float64 else 'float'}")  # pyright: ignore[reportArgumentType]
     ctypes.CFUNCTYPE(None)(pointer.value or 0)(*map(as_c, arguments))
 
 
-def as_c(value: Tensor | float | None) -> Any:
+def as_c(value: Tensor | float | int | None) -> Any:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_double(value) if isinstance(value, float) else None if value is None else ctypes.c_int64(value)
@@ -115,7 +118,7 @@ class Splatting(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, flow, metric, at, weight, total = ctx.saved_tensors
         (batch, channels, height, width), dtype, threads = features.shape, features.dtype, torch.get_num_threads()
         pixels = height * width
