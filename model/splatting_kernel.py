@@ -66,8 +66,8 @@ def build(path: Path) -> None:
         raise FileNotFoundError(f"there is no C++ compiler {compiler}")
     path.parent.mkdir(parents=True, exist_ok=True)
     scripts = sysconfig.get_path("scripts")  # where pip has put ninja, on no path unless the environment was activated
-    if scripts not in os.environ["PATH"].split(os.pathsep):
-        os.environ["PATH"] += os.pathsep + scripts
+    if scripts not in (path_before := os.environ.get("PATH", os.defpath)).split(os.pathsep):
+        os.environ["PATH"] = path_before + os.pathsep + scripts
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = cpp_extension.load("splatting", [str(SOURCE)], extra_cflags=list(FLAGS), build_directory=folder, with_cuda=False, is_python_module=False)
         Path(str(built)).replace(path)

@@ -183,7 +183,7 @@ def test_gradients(way, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_both_ways_are_equal(mode):
     compiled = kernel_or_skip()
-    for seed, (shape, reach) in enumerate([((2, 5, 9, 12), 3), ((1, 64, 40, 30), 2), ((3, 8, 17, 5), 50), ((1, 17, 30, 40), 0.3)]):
+    for seed, (shape, reach) in enumerate([((2, 5, 9, 12), 3), ((1, 64, 40, 30), 2), ((3, 8, 17, 5), 50), ((1, 17, 31, 43), 0.3)]):
         inputs = scene(shape, mode=mode, reach=reach, seed=seed)
         ours, theirs = with_gradients(compiled, *inputs), with_gradients(plain, *inputs)
         assert torch.equal(ours[1], theirs[1])
@@ -253,7 +253,7 @@ def test_nothing_that_is_dropped_is_seen(way):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 7), (2, 9, 6, 1), (1, 65, 2, 3), (0, 3, 4, 5), (1, 0, 4, 5), (1, 3, 0, 5)], ids=str)
 def test_any_size(way, mode, shape):
-    features, flow, _, metric = scene(shape, mode=mode, reach=0.7)
+    features, flow, _, metric = scene(shape, mode=mode, reach=0.3)
     splatted, holes, *gradients = with_gradients(way, features, flow, mode, metric)
     expected = with_gradients(plain, features, flow, mode, metric)
     assert splatted.shape == shape and holes.shape == (shape[0], 1, *shape[2:])
