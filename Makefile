@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 CLIPS ?= demo/clips/clips.csv
 DATASET ?= demo/dataset
 # what make bench measures, and how long its videos are: 12 s keep it under 20 minutes
-BENCHMARKS ?= extract memory spectrum shards statistics page loader flow
+BENCHMARKS ?= extract memory spectrum shards statistics page loader flow splatting
 BENCH_SECONDS ?= 12
 
 .PHONY: install demo test check lint types bench clean
