@@ -1,0 +1,88 @@
+"""The waves in a spectral volume, at frequencies between its bands (docs/maths.md, 19).
+
+One after another, the wave that explains most of what is left is found and taken away (matching pursuit): over all pixels together in
+frequency, for each pixel by itself in amplitude and phase. A wave's leakage into other bands, and its image at the negative frequency, go
+with it. The search looks at the products of the bands alone, 2 (K - 1) numbers squared, whatever the size of the picture.
+"""
+
+from math import pi
+
+import numpy as np
+from jaxtyping import Complex, Complex128, Float64
+
+LEAST = 0.5
+"""Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift."""
+PER_BAND = 32
+"""Frequencies tried per band at first; then the best one is refined, REFINED times, by 16."""
+REFINED = 4
+EXPLAINED = 1e-9
+"""What is left is nothing when it is this share of the power."""
+
+
+def pursue(
+    bands: Complex[np.ndarray, "bands 2 height width"], frames: int
+) -> tuple[Float64[np.ndarray, " waves"], Complex128[np.ndarray, "waves 2 height width"]]:
+    """Cycles per window, and complex amplitude in pixels at t = 0, of up to as many waves as there are bands, k = 1 .. K-1 of T `frames`.
+
+    F(t) about its mean is nearly Re sum_j a_j exp(2 pi i x_j t / T). Where waves explain only a part, one factor makes good the rest.
+    """
+    flat = bands.reshape(len(bands), -1)
+    rows = np.concatenate([flat.real, flat.imag]).astype(np.float64)
+    gram = rows @ rows.T
+    cycles, fits = found_waves(gram, len(bands), frames)
+    parts = (np.concatenate(fits) if fits else np.zeros((0, len(rows)))) @ rows
+    waves = (parts[::2] + 1j * parts[1::2]).reshape(-1, *bands.shape[1:])
+    return np.array(cycles, np.float64), waves * gain(cycles, fits, gram, frames)
+
+
+def found_waves(gram: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> tuple[list[float], list[Float64[np.ndarray, "2 rows"]]]:
+    """Cycles of each wave, and the weights of the bands' real and imaginary parts in its own."""
+    tried = np.linspace(LEAST, count + 0.5, count * PER_BAND + 1)
+    shapes = spectra(tried, count, frames)
+    cycles, fits = [], []
+    rest = np.eye(len(gram))
+    for _ in range(count):
+        left = rest @ gram @ rest.T
+        if np.trace(left) <= EXPLAINED * np.trace(gram):
+            break
+        best = refined(float(tried[explained(shapes, left).argmax()]), left, count, frames)
+        shape = spectra(np.array([best]), count, frames)[0]
+        fit = np.linalg.pinv(shape) @ rest
+        cycles.append(best)
+        fits.append(fit)
+        rest = rest - shape @ fit
+    return cycles, fits
+
+
+def spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
+    """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t / T), the parts of a wave of amplitude 1."""
+    t = np.arange(frames)
+    wave = np.exp(2j * pi * np.outer(cycles, t) / frames)
+    transform = np.exp(-2j * pi * (np.outer(t, np.arange(1, count + 1)) % frames) / frames)
+    both = np.stack([wave.real @ transform, -wave.imag @ transform], axis=-1)
+    return np.concatenate([both.real, both.imag], axis=1)
+
+
+def explained(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
+    """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
+    transposed = np.swapaxes(shapes, 1, 2)
+    return np.trace(np.linalg.solve(transposed @ shapes, transposed @ left @ shapes), axis1=1, axis2=2)
+
+
+def refined(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
+    """Cycles near `best` that explain most, to 1 / (32 x 16^4) of a band."""
+    reach = 1 / PER_BAND
+    for _ in range(REFINED):
+        tried = np.linspace(max(best - reach, LEAST), best + reach, 33)
+        best = float(tried[explained(spectra(tried, count, frames), left).argmax()])
+        reach /= 16
+    return best
+
+
+def gain(cycles: list[float], fits: list[Float64[np.ndarray, "2 rows"]], gram: Float64[np.ndarray, "rows rows"], frames: int) -> float:
+    """What gives the waves' bands the power of those that they were found in."""
+    if not fits:
+        return 1.0
+    shapes = spectra(np.array(cycles), len(gram) // 2, frames)
+    model = sum(shape @ fit for shape, fit in zip(shapes, fits, strict=True))
+    return float(np.sqrt(np.trace(gram) / np.trace(model @ gram @ model.T)))
