@@ -78,7 +78,9 @@ def seam(frames: Iterable[Float[Any, "2 height width"]]) -> Seam:
         raise ValueError(f"the loop has {max(len(steps) - 1, 0)} frames, expected at least 4")
     # the steps are 0-1, ..., (N-1)-0, 0-1, and the bends are at frames 1, ..., N-1, 0, of which the last two reach over the seam
     position, velocity = (steps[-2], steps[:-2]), (max(bends[-2:]), bends[:-2])
-    return Seam(*(over(at, np.max(inside)) for at, inside in (position, velocity)), *(over(at, root_mean_square(inside)) for at, inside in (position, velocity)))
+    return Seam(
+        *(over(at, np.max(inside)) for at, inside in (position, velocity)), *(over(at, root_mean_square(inside)) for at, inside in (position, velocity))
+    )
 
 
 def root_mean_square(values: Any) -> float:
