@@ -58,7 +58,7 @@ class Series:
     def at(self, time: float) -> Float32[np.ndarray, "2 height width"]:
         """F at one time."""
         weights = self.weights(np.array([time]))[0].astype(np.complex64)
-        flat = self.waves.reshape(len(weights), -1)
+        flat = self.waves.reshape(len(weights), self.mean.size)
         return self.mean + (weights @ flat).real.reshape(self.mean.shape)
 
     def frames(self, times: Iterable[float]) -> Iterator[Float32[np.ndarray, "2 height width"]]:
@@ -106,7 +106,7 @@ def magnify(
     factors[0] = factors[0] if mean is None else mean
     if not np.isfinite(factors).all():
         raise ValueError(f"factors are {factors.tolist()}, expected finite numbers")
-    return spectrum * factors.astype(spectrum.real.dtype)[:, None, None, None]
+    return spectrum * factors.astype(np.real(spectrum).dtype)[:, None, None, None]
 
 
 def band_factors(bands: Bands, count: int, hz: float) -> Float64[np.ndarray, " freq"]:
@@ -140,15 +140,18 @@ def unrepeated(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int
     """
     series = series_of(spectrum, frames, fps)
     cycles, waves = pursue(spectrum[1:], frames)
-    return replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
+    free = replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
+    # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
+    weights = free.weights(np.arange(frames) / fps).mean(axis=0)
+    return replace(free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32))
 
 
 def energy(series: Series, times: Float[np.ndarray, " time"]) -> float:
     """Mean square of the motion about its mean over these times, px^2, over all pixels and x plus y; holds no motion texture."""
-    flat = series.waves.reshape(len(series.waves), -1)
+    flat = series.waves.reshape(len(series.waves), series.mean.size)
     weights = series.weights(times)
-    basis = np.concatenate([weights.real, -weights.imag], axis=1)
-    rows = np.concatenate([flat.real, flat.imag]).astype(np.float64)
+    basis = np.concatenate([np.real(weights), -np.imag(weights)], axis=1)
+    rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     basis -= basis.mean(axis=0)
     return float(((basis.T @ basis) * (rows @ rows.T)).sum() / len(times) / series.mean[0].size)
 

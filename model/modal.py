@@ -75,7 +75,7 @@ def resting(modes: Modes) -> State:
 
 def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height width"]:
     """F, pixels, of the whole picture."""
-    return np.tensordot(state.q, modes.shapes, 1).real
+    return np.real(np.tensordot(state.q, modes.shapes, 1))
 
 
 def depth_of(weight: Float[np.ndarray, "height width"]) -> Float64[np.ndarray, "height width"]:
@@ -136,7 +136,7 @@ def handle(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]
     Raises IndexError for a pixel outside the picture.
     """
     at = modes.shapes[:, :, row, column]
-    powers, axes = np.linalg.eigh((at.T @ at.conj()).real)
+    powers, axes = np.linalg.eigh(np.real(at.T @ at.conj()))
     floor = np.maximum(powers, modes.least)
     along = axes.T @ wanted
     return at.conj() @ (axes @ np.divide(along, floor, out=np.zeros(2), where=floor > 0))
@@ -182,9 +182,9 @@ def wind_of(modes: Modes, strength: float, seed: int) -> Wind:
     """
     rng = np.random.default_rng(seed)
     shape = (len(modes.omega), WAVES)
-    # within the width of the resonance, but never near standing still
-    width = np.minimum(modes.gamma / 2, modes.omega / 4)[:, None]
+    # within the width of the resonance, but neither near standing still nor, where nothing damps, all at its very middle
+    width = np.clip(modes.gamma / 2, 0.02 * modes.omega, 0.25 * modes.omega)[:, None]
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
     resistance = np.abs(np.square(modes.omega)[:, None] - np.square(omega) + 1j * modes.gamma[:, None] * omega)
-    amplitude = 2 * strength / np.sqrt(WAVES) * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
+    amplitude = 2 * strength / WAVES**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
     return Wind(omega, amplitude, 2 * pi * rng.uniform(*GUST_HZ, GUSTS), rng.uniform(0, 2 * pi, GUSTS))
