@@ -21,8 +21,9 @@ STRENGTH = 200.0
 """The paper's u."""
 STEPS, RECURRENCE, GUIDANCE = 500, 2, 1.75
 """What the paper samples with where it guides."""
-REACH = 0.5
-"""A step goes at most this share of the way to where L_g would be 0 if it were linear. At 1 it would jump to and fro over its kinks."""
+REACH = 1 / 3
+"""A step goes at most this share of the way to where L_g would be 0 if it were linear. At 1 it would jump to and fro over its kinks; longer
+steps also raise the motion's energy, which is kept to first order."""
 
 ToSpectrum = Callable[[Tensor], Tensor]
 """White latents [B, K, 4, h, w] to coefficients in pixels [B, K, 4, H, W], differentiable: `model.sampling.to_spectrum` of an autoencoder."""

@@ -5,7 +5,7 @@ frequency, for each pixel by itself in amplitude and phase. A wave's leakage int
 with it. The search looks at the products of the bands alone, 2 (K - 1) numbers squared, whatever the size of the picture.
 """
 
-from math import pi
+from math import pi, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ def pursue(
 
     F(t) about its mean is nearly Re sum_j a_j exp(2 pi i x_j t / T). Where waves explain only a part, one factor makes good the rest.
     """
-    flat = bands.reshape(len(bands), -1)
+    flat = bands.reshape(len(bands), prod(bands.shape[1:]))
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     gram = rows @ rows.T
     waves = found_waves(gram, frames)

@@ -9,7 +9,6 @@ from numpy.random import default_rng
 
 from model.effects import Series, at_rest, crossfade, energy, magnify, motion_at, series_of, snap, unrepeated
 from model.metrics import seam
-from pipeline.dataset import Dataset
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion, to_spectrum
 from schemas.sample import from_channels

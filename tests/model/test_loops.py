@@ -52,11 +52,11 @@ def test_only_the_mean_is_without_a_say():
 
 @pytest.mark.parametrize(("period", "lower"), [(41, 0.4), (90, 0.4), (150, 0.6)])
 def test_guided_samples_close_and_move_as_much(period, lower):
-    """Of 100 steps, against samples that are noised back as often and not guided."""
+    """Of 200 steps, against samples that are noised back as often and not guided."""
     guide = self_guidance(enlarged, T, period)
     found = []
     for hook in (None, guide):
-        spectrum = enlarged(sample(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=100, hook=hook, recurrence=2))
+        spectrum = enlarged(sample(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=200, hook=hook, recurrence=2))
         series = series_of(volume(spectrum), T, FPS)
         found.append((float(seam_loss(spectrum, T, period)), seam(series.frames(np.arange(period) / FPS)), energy(series, np.arange(T) / FPS)))
     (loss, score, moved), (guided_loss, guided_score, guided_moved) = found
@@ -83,15 +83,15 @@ def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
 
 
 def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
-    """Far from the bound the step of z_0 is -u sigma^2 g; at it, half of what takes a linear loss to 0; energy keeps to first order."""
+    """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear loss to 0; energy keeps to first order."""
     z, n, eps = random(1, *SHAPE), torch.tensor([600]), random(1, *SHAPE, seed=1)
-    moves = [clean(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - clean(z, eps, n) for u in (1e-6, 2e-6, 1e6)]
-    torch.testing.assert_close(2 * moves[0], moves[1], rtol=0.05, atol=1e-6)
+    moves = [clean(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - clean(z, eps, n) for u in (1e-4, 2e-4, 1e6)]
+    torch.testing.assert_close(2 * moves[0], moves[1], rtol=0.05, atol=1e-3 * float(moves[1].abs().max()))
     z0 = clean(z, eps, n).requires_grad_()
     loss, moving = seam_loss(enlarged(z0), T, 90).sum(), enlarged(z0)[:, 1:].square().sum()
     (slope,) = torch.autograd.grad(loss, z0)
     (along,) = torch.autograd.grad(moving, z0)
-    assert float((moves[2] * slope).sum()) == pytest.approx(-0.5 * float(loss), rel=0.01)
+    assert float((moves[2] * slope).sum()) == pytest.approx(-float(loss) / 3, rel=0.01)
     assert abs(float((moves[2] * along).sum())) < 1e-3 * float(moves[2].norm() * along.norm())
     z0 = z0.detach()
     assert float((moves[2] * slope).sum() / moves[2].norm() / slope.norm()) < -0.5

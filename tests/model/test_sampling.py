@@ -103,10 +103,10 @@ def test_a_hook_steers_by_a_gradient():
 
 def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
     """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and deviation."""
-    once, thrice = (sample(of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=250, recurrence=times) for times in (1, 3))
-    assert (once - thrice).abs().mean() > 0.1
-    assert thrice.mean().item() == pytest.approx(2, abs=0.05)
-    assert thrice.std().item() == pytest.approx(0.5, rel=0.05)
+    once, twice = (sample(of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times) for times in (1, 2))
+    assert (once - twice).abs().mean() > 0.1
+    assert twice.mean().item() == pytest.approx(2, abs=0.05)
+    assert twice.std().item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_sample_of_several_turns_does_not_depend_on_its_batch():
