@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Complex, Complex64, Complex128, Float, Float32, Float64
 
 from model.waves import pursue
-from pipeline.spectrum import check_frequencies
+from pipeline.spectrum import check_frequencies, modulus
 
 LEAST_CORRELATION = -0.5
 """A fade through motion in opposite phase is not amplified further than for this: by 2."""
@@ -144,6 +144,14 @@ def unrepeated(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int
     # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
     weights = free.weights(np.arange(frames) / fps).mean(axis=0)
     return replace(free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32))
+
+
+def mean_magnitude(series: Series, times: Float[np.ndarray, " time"]) -> Float32[np.ndarray, "height width"]:
+    """W: mean over these times of |F|, pixels, a frame at a time (docs/maths.md, 5). For a volume that has none stored, and for other motion."""
+    total = np.zeros(series.mean.shape[1:], np.float64)
+    for x, y in series.frames(times):
+        total += modulus(x, y)
+    return (total / len(times)).astype(np.float32)
 
 
 def energy(series: Series, times: Float[np.ndarray, " time"]) -> float:

@@ -33,7 +33,7 @@ def pursue(
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     gram = rows @ rows.T
     waves = found_waves(gram, frames)
-    real, imaginary = np.array([wave.fit for wave in waves]).reshape(-1, 2, len(rows)).transpose(1, 0, 2) @ rows
+    real, imaginary = np.array([wave.fit for wave in waves]).reshape(len(waves), 2, len(rows)).transpose(1, 0, 2) @ rows
     amplitudes = (real + 1j * imaginary).reshape(len(waves), *bands.shape[1:])
     return np.array([wave.cycles for wave in waves], np.float64), gain(waves, gram) * amplitudes
 

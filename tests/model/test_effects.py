@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
-from model.effects import Series, at_rest, crossfade, energy, magnify, motion_at, series_of, snap, unrepeated
+from model.effects import Series, at_rest, crossfade, energy, magnify, mean_magnitude, motion_at, series_of, snap, unrepeated
 from model.metrics import seam
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion, to_spectrum
@@ -167,6 +167,11 @@ def test_a_crossfade_is_the_motion_itself_after_the_blend():
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-2)
     assert 0.8 < ratio.flat[0] < 1.25
     np.testing.assert_allclose(loop.at(0.0) - loop.mean, (plain.at(3.5) - plain.mean) * ratio.flat[0], atol=1e-4)
+
+
+def test_the_mean_magnitude_is_that_of_the_frames():
+    motion = to_motion(drawn(), T)
+    np.testing.assert_allclose(mean_magnitude(series_of(drawn(), T, FPS), WINDOW), np.hypot(motion[:, 0], motion[:, 1]).mean(axis=0), rtol=1e-4)
 
 
 def test_the_photograph_is_where_the_motion_rests():
