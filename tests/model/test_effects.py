@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
-from model.effects import Series, at_rest, crossfade, energy, magnify, mean_magnitude, motion_at, series_of, snap, unrepeated
+from model.effects import Series, at_rest, crossfade, energy, in_step, magnify, mean_magnitude, motion_at, series_of, snap, unrepeated
 from model.metrics import seam
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion, to_spectrum
@@ -150,13 +150,24 @@ def test_snap_turns_every_wave_a_whole_number_of_times_and_at_least_once():
 
 
 def test_waves_that_meet_do_not_cancel():
-    """Two sways of the same shape and opposite sign, both once a loop."""
-    shape = np.ones((2, H, W))
-    motion = (np.sin(2 * np.pi * 0.8 * WINDOW) - np.sin(2 * np.pi * 1.2 * WINDOW))[:, None, None, None] * shape
+    """Two sways of opposite sign that both turn once a loop, beside one that turns twice: each turning has the energy that it had."""
+    pairs = [(0.8, 1.0), (1.2, -1.0), (2.0, 0.5)]
+    shapes = default_rng(0).normal(size=(3, 2, H, W))
+    shapes[1] = shapes[0]
+    motion = sum(size * np.sin(2 * np.pi * hz * WINDOW)[:, None, None, None] * shape for (hz, size), shape in zip(pairs, shapes, strict=True))
     loop = snap(to_spectrum(motion, K), T, FPS, 1.0)
-    turn = np.arange(30) / FPS
-    assert np.abs(loop.waves).max() == pytest.approx(2**0.5, rel=0.02)
-    assert energy(loop, turn) == pytest.approx(float(np.square(motion).mean(axis=0).sum(axis=0).mean()), rel=0.02)
+    powers = dict(zip(loop.hz, np.square(np.abs(loop.waves)).sum(axis=(1, 2, 3)), strict=True))
+    assert powers[1.0] == pytest.approx(2 * np.square(shapes[0]).sum(), rel=0.03)
+    assert powers[2.0] == pytest.approx(0.25 * np.square(shapes[2]).sum(), rel=0.03)
+
+
+def test_waves_are_added_in_step_with_their_energy():
+    rng = default_rng(0)
+    wave = (rng.normal(size=(2, H, W)) + 1j * rng.normal(size=(2, H, W))).astype(np.complex64)
+    np.testing.assert_allclose(in_step(np.stack([wave, 0.75j * wave])), 1.25 * wave, rtol=1e-5)
+    np.testing.assert_allclose(in_step(np.stack([-0.75 * wave, wave])), 1.25 * wave, rtol=1e-5)
+    np.testing.assert_allclose(in_step(wave[None]), wave, rtol=1e-6)
+    assert not in_step(np.stack([0 * wave, 0 * wave])).any()
 
 
 def test_a_crossfade_is_the_motion_itself_after_the_blend():
