@@ -101,6 +101,15 @@ def ddim_step(
     return noised(clean(z, eps, n), n_next, eps)
 
 
+def noised_again(
+    z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_before: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]
+) -> Float[Tensor, "batch freq 4 h w"]:
+    """z at the noisier step `n_before`, by fresh noise: distributed as latents are there, if `z` was at `n`."""
+    signal, signal_before = amplitudes(n)[0], amplitudes(n_before)[0]
+    kept = signal_before / signal
+    return kept * z + (1 - kept.square()).sqrt() * noise
+
+
 def ddim_steps(steps: int) -> list[int]:
     """n of each of `steps` steps, from 999 down, evenly spaced; `CLEAN` comes after the last.
 

@@ -1,7 +1,11 @@
-"""How spectral volumes compare: pure functions of complex coefficients S [K, 2, H, W] in pixels (docs/maths.md, 12 to 14).
+"""How spectral volumes compare: pure functions of complex coefficients S [K, 2, H, W] in pixels (docs/maths.md, 12 to 14), and how well a loop closes (22).
 
 The phase of a sway is not to be seen in a photograph, so a sample is measured against the truth by what does not depend on it.
 """
+
+from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -41,3 +45,51 @@ def rest_at_start(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: 
     motion = to_motion(spectrum, frames)
     energy = np.square(motion).mean()
     return float(np.sqrt(np.square(motion[0]).mean() / energy)) if energy else 0.0
+
+
+class Seam(NamedTuple):
+    """How a loop closes: jumps at its seam over those between neighbouring frames inside it; 0 where there is none."""
+
+    position: float
+    """Of displacement, over the greatest inside: up to about 1 where the seam is not to be seen."""
+    velocity: float
+    """Of the change of displacement, over the greatest inside."""
+    position_typical: float
+    """Of displacement, over the root mean square inside."""
+    velocity_typical: float
+
+
+def seam(frames: Iterable[Float[Any, "2 height width"]]) -> Seam:
+    """Of one turn of a loop, F_0 .. F_{N-1}, after which F_0 comes again (docs/maths.md, 22). Five frames are held at once.
+
+    Raises ValueError for fewer than four frames, since none of their velocities would be inside.
+    """
+    source = iter(frames)
+    first = list(islice(source, 2))
+    steps, bends = [], []
+    before: list[Any] = []
+    for frame in chain(first, source, first):
+        if before:
+            steps.append(root_mean_square(frame - before[-1]))
+        if len(before) == 2:
+            bends.append(root_mean_square(frame - 2 * before[-1] + before[-2]))
+        before = [*before, frame][-2:]
+    if len(steps) < 5:
+        raise ValueError(f"the loop has {max(len(steps) - 1, 0)} frames, expected at least 4")
+    # the steps are 0-1, ..., (N-1)-0, 0-1, and the bends are at frames 1, ..., N-1, 0, of which the last two reach over the seam
+    position, velocity = (steps[-2], steps[:-2]), (max(bends[-2:]), bends[:-2])
+    return Seam(
+        *(over(at, np.max(inside)) for at, inside in (position, velocity)), *(over(at, root_mean_square(inside)) for at, inside in (position, velocity))
+    )
+
+
+def root_mean_square(values: Any) -> float:
+    """Over all numbers."""
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
+
+
+def over(part: float, whole: float) -> float:
+    """Their ratio; 0 for nothing over nothing, infinite for something over nothing."""
+    if whole == 0:
+        return 0.0 if part == 0 else float("inf")
+    return float(part / whole)

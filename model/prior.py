@@ -94,6 +94,7 @@ def imagine(
     steps: int = 250,
     guidance: float = 1.0,
     hook: Hook | None = None,
+    recurrence: int = 1,
     device: torch.device | str = "cpu",
 ) -> Float32[np.ndarray, "batch freq 4 height width"]:
     """Spectral volumes in pixels (re x, im x, re y, im y), one for each photograph, which has the working size, and its seed.
@@ -108,7 +109,7 @@ def imagine(
     shape = (prior.units.frequencies, autoencoder.config.latent_channels, height // factor, width // factor)
     with torch.no_grad():
         features = denoiser.features(as_tensor(images).to(device))
-        z = sample(denoiser, features, shape, seeds, steps, guidance, hook)
+        z = sample(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
         return to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation).cpu().numpy()
 
 

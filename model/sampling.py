@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.autoencoder import SliceAutoencoder
-from model.diffusion import CLEAN, Eps, ddim_step, ddim_steps
+from model.diffusion import CLEAN, Eps, ddim_step, ddim_steps, noised_again
 from pipeline.normalize import Normalisation, denormalise
 
 Hook = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -21,7 +21,17 @@ Hook = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def initial_noise(shape: tuple[int, int, int, int], seeds: Sequence[int]) -> Float[Tensor, "batch freq 4 h w"]:
     """Standard normal numbers, each sample's from its own seed, on the CPU, so that they are the same on any machine."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return drawn(shape, generators(seeds))
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One for each sample, on the CPU."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def drawn(shape: tuple[int, int, int, int], of: Sequence[torch.Generator]) -> Float[Tensor, "batch freq 4 h w"]:
+    """The next standard normal numbers of each."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in of])
 
 
 def guided(eps: Eps, weight: float) -> Eps:
@@ -49,21 +59,28 @@ def sample(
     steps: int = 250,
     guidance: float = 1.0,
     hook: Hook | None = None,
+    recurrence: int = 1,
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """White latents of `shape` (K, 4, h, w), one for each seed and each photograph's features.
 
-    DDIM in float32, on the features' device; the paper takes 250 steps. Raises ValueError where there are not as many features as seeds,
-    where `steps` is not 1 to 1,000, and where a sample is not finite.
+    DDIM in float32, on the features' device; the paper takes 250 steps. Each is done `recurrence` times, noised back in between with
+    fresh noise of the sample's own seed, so that what a hook asks for can settle (docs/maths.md, 23). Raises ValueError where there are
+    not as many features as seeds, where `steps` is not 1 to 1,000 or `recurrence` under 1, and where a sample is not finite.
     """
+    if recurrence < 1:
+        raise ValueError(f"recurrence is {recurrence}, expected at least 1")
     if features is not None and len(features) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds for {len(features)} photographs, expected one for each")
     predict = guided(eps, guidance)
-    z = initial_noise(shape, seeds).to("cpu" if features is None else features.device)
+    of = generators(seeds)
+    z = drawn(shape, of).to("cpu" if features is None else features.device)
     schedule = [*ddim_steps(steps), CLEAN]
     for now, after in pairwise(schedule):
         n, n_next = (torch.full((len(z),), step, device=z.device) for step in (now, after))
-        noise = predict(z, n, features).float()
-        z = ddim_step(z, noise if hook is None else hook(z, n, noise), n, n_next)
+        for turn in range(recurrence):
+            z = z if turn == 0 else noised_again(z, n_next, n, drawn(shape, of).to(z.device))
+            noise = predict(z, n, features).float()
+            z = ddim_step(z, noise if hook is None else hook(z, n, noise), n, n_next)
     return finite(z, seeds)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
-from model.metrics import amplitude, distance, rest_at_start, shape_coherence
+from model.metrics import amplitude, distance, rest_at_start, seam, shape_coherence
 from pipeline.spectrum import to_spectrum
 
 T, K, H, W = 60, 8, 12, 16
@@ -68,3 +68,38 @@ def test_a_true_motion_rests_at_the_start():
 def test_two_frequencies_have_no_neighbours():
     with pytest.raises(ValueError, match="there are 2 frequencies, expected at least 3"):
         shape_coherence(np.zeros((2, 2, H, W), complex))
+
+
+def turning(count: int, cycles: float = 1.0) -> list[np.ndarray]:
+    """Frames of a sway, every pixel at a phase of its own."""
+    phase = default_rng(0).uniform(0, 2 * np.pi, (2, H, W))
+    return [np.cos(2 * np.pi * cycles * t / count + phase) for t in range(count)]
+
+
+def test_a_loop_that_closes_has_a_seam_like_any_other_frame():
+    score = seam(iter(turning(40)))
+    assert all(value == pytest.approx(1, abs=0.1) for value in score)
+
+
+def test_a_jump_and_a_stop_are_seen():
+    """A quarter turn is missing: the jump is sqrt(2) of the radius, and a step is 2 pi 0.75 / 40 of it."""
+    jump = seam(turning(40, 0.75))
+    assert jump.position_typical == pytest.approx(2**0.5 / (2 * np.pi * 0.75 / 40), rel=0.1) and jump.velocity > 10
+    there_and_back = [np.full((2, H, W), float(x)) for x in (0, 1, 2, 3, 4, 3, 2, 1)]
+    assert seam(there_and_back) == pytest.approx((1, 1, 1, 6**0.5), rel=1e-6)
+
+
+def test_a_seam_of_known_numbers():
+    """Positions 0 0 1 1 3: steps 0 1 0 2 and -3 at the seam; bends 1 -1 2 inside, -5 and 3 over it."""
+    frames = [np.full((2, 1, 1), float(x)) for x in (0, 0, 1, 1, 3)]
+    assert seam(frames) == pytest.approx((1.5, 2.5, 3 / (5 / 4) ** 0.5, 5 / 2**0.5))
+
+
+def test_what_stands_still_has_no_seam_and_a_jump_from_standing_still_has_no_bound():
+    still = [np.zeros((2, H, W))] * 5
+    assert seam(still) == (0, 0, 0, 0)
+    assert seam([np.ones((2, H, W)), *still]).position < np.inf
+    with pytest.raises(ValueError, match="the loop has 3 frames, expected at least 4"):
+        seam(still[:3])
+    with pytest.raises(ValueError, match="the loop has 0 frames"):
+        seam([])

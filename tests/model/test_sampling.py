@@ -101,6 +101,22 @@ def test_a_hook_steers_by_a_gradient():
     assert torch.equal(plain, sample(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=10, hook=lambda z, n, eps: eps))
 
 
+def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
+    """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and deviation."""
+    once, twice = (sample(of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times) for times in (1, 2))
+    assert (once - twice).abs().mean() > 0.1
+    assert twice.mean().item() == pytest.approx(2, abs=0.05)
+    assert twice.std().item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_sample_of_several_turns_does_not_depend_on_its_batch():
+    together = sample(of_gaussian(0.0, 1.0), None, SHAPE, [7, 8, 9], steps=10, recurrence=2)
+    torch.testing.assert_close(together[1:2], sample(of_gaussian(0.0, 1.0), None, SHAPE, [8], steps=10, recurrence=2))
+    assert (together[0] - together[1]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="recurrence is 0, expected at least 1"):
+        sample(of_gaussian(0.0, 1.0), None, SHAPE, [7], recurrence=0)
+
+
 def test_samples_that_are_not_finite_are_named():
     def eps(z: Tensor, n: Tensor, features: Tensor | None) -> Tensor:
         return torch.stack([z[0], z[1] * float("nan")])
