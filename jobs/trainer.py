@@ -136,7 +136,7 @@ def together(device: str) -> Iterator[Group]:
         return
     store, rank, world = next(iter(rendezvous("env://")))
     # torchrun hands every attempt the same store, in which stand the addresses of the attempt before, of processes that are dead
-    store = torch.distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = torch.distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # pyright: ignore[reportPrivateImportUsage]
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
