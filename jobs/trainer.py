@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.distributed.rendezvous import rendezvous
 
 from jobs import cluster
 from jobs.exits import Exit, stop, tell
@@ -133,7 +134,10 @@ def together(device: str) -> Iterator[Group]:
     if "RANK" not in os.environ or torch.distributed.is_initialized():
         yield current_group()
         return
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    store, rank, world = next(iter(rendezvous("env://")))
+    # torchrun hands every attempt the same store, in which stand the addresses of the attempt before, of processes that are dead
+    store = torch.distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # pyright: ignore[reportPrivateImportUsage]
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:

@@ -68,7 +68,7 @@ def learn(data: Path, out: Path, workers: int, kill: Kill | None) -> None:
     seeded(config)
     task = Watched(NETWORK, units_of(statistics, "adaptive"), training, test, crop=(24, 16), seen=out / "seen", step=begun, kill=kill)
     with together("cpu"):
-        run(task, training, config, out, "autoencoder")
+        run(task, training, config, out, "autoencoder", lambda *_: None)
 
 
 def ended(data: Path, out: Path, workers: int, ranks: int, kills: list[int], seed: int = 0) -> Path:
