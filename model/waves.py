@@ -1,8 +1,9 @@
 """The waves in a spectral volume, at frequencies between its bands (docs/maths.md, 19).
 
-One after another, the wave that explains most of what is left is found and taken away (matching pursuit, each refined once all are known): over all pixels together in
-frequency, for each pixel by itself in amplitude and phase. A wave's leakage into other bands, and its image at the negative frequency, go
-with it. The search looks at the products of the bands alone, 2 (K - 1) numbers squared, whatever the size of the picture.
+One after another, the wave that explains most of what is left is found and taken away (matching pursuit), and each is refined once all are
+known: over all pixels together in frequency, for each pixel by itself in amplitude and phase. A wave's leakage into other bands, and its
+image at the negative frequency, go with it. The search looks at the products of the bands alone, 2 (K - 1) numbers squared, whatever the
+size of the picture.
 """
 
 from math import pi, prod
