@@ -175,12 +175,16 @@ def train(function: Callable[[Callable[..., None]], None], show: Callable[..., N
     ValueError and OSError as the function did, ValueError where the cluster has no room for so many, and Failed.
     """
     try:
-        import ray.train.torch  # noqa: F401
+        _train(function, show, workers, out, gpu)
     except ImportError as error:
         raise ValueError(f"--workers needs Ray and what it trains with ({error}), expected pip install 'quiver-motion[extract]'") from error
+
+
+def _train(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, gpu: bool) -> None:
     needs = Needs(1, float(gpu))
     out.mkdir(parents=True, exist_ok=True)
-    with connected(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out) as scratch:
+    with connected(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out, ignore_cleanup_errors=True) as scratch:
+        import ray.train.torch  # noqa: F401 - only now: Ray reads how it is to be closed to the world when it is imported
         from ray.util.queue import Queue
 
         if (fitting := room(workers, needs)) < workers:
