@@ -81,7 +81,7 @@ def tasks_that_fit(nodes: Sequence[Mapping[str, float]], needs: Needs) -> int:
     if not fitting:
         most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
         has = f"the best node of the cluster has {most['CPU']:g} and {most['GPU']:g}"
-        raise ValueError(f"a worker needs {needs.cpus} CPUs and {needs.gpus:g} GPUs, {has}; RAFT runs without a GPU with --device cpu")
+        raise ValueError(f"a worker needs {needs.cpus} CPUs and {needs.gpus:g} GPUs, {has}; without a GPU: --device cpu")
     return fitting
 
 
@@ -174,9 +174,17 @@ def train(function: Callable[[Callable[..., None]], None], show: Callable[..., N
     When one of them dies, all begin again, from the last checkpoint that they find. `out` is a folder that all nodes share. Raises
     ValueError and OSError as the function did, ValueError where the cluster has no room for so many, and Failed.
     """
+    try:
+        _train(function, show, workers, out, gpu)
+    except ImportError as error:
+        raise ValueError(f"--workers needs Ray and what it trains with ({error}), expected pip install 'quiver-motion[extract]'") from error
+
+
+def _train(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, gpu: bool) -> None:
     needs = Needs(1, float(gpu))
     out.mkdir(parents=True, exist_ok=True)
-    with connected(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out) as scratch:
+    with connected(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out, ignore_cleanup_errors=True) as scratch:
+        import ray.train.torch  # noqa: F401 - only now: Ray reads how it is to be closed to the world when it is imported
         from ray.util.queue import Queue
 
         if (fitting := room(workers, needs)) < workers:
@@ -205,9 +213,8 @@ class Relay(TextIOBase):
 
 def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
     """Trains to the end, then puts None into the queue; or what went wrong."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     def one() -> None:
         try:
@@ -221,8 +228,11 @@ def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: in
         one, scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu), torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RETRIES)),
     )  # fmt: skip
+    ended: Failed | None = Failed("Ray's trainer ended without a result")
     try:
         trainer.fit()
-        heard.put(None)
+        ended = None
     except TrainingFailedError as error:
-        heard.put(Failed(f"the training died {RETRIES + 1} times: {str(error)[-500:]}"))
+        ended = Failed(f"the training died {RETRIES + 1} times: {str(error)[-500:]}")
+    finally:
+        heard.put(ended)

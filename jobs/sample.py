@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 import tyro
 
-from jobs.exits import sentences, tell
+from jobs.exits import check_output, sentences, tell
 from model.prior import imagine, load_prior
 from pipeline.photograph import at_size, read_photograph
 from pipeline.shards import replace_file
@@ -55,6 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = tyro.cli(Sample, prog="quiver sample", args=args)
         if job.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device is cuda and there is no GPU that torch can use")
+        check_output("--out", job.out)
         prior, passed = load_prior(job.checkpoint)
         for sentence in passed:
             tell(sentence)

@@ -15,7 +15,8 @@ import tyro
 
 from jobs.exits import sentences
 from jobs.presets import AUTOENCODERS, CROPS, SLICES
-from jobs.trainer import Data, Show, begin_with, parse, run, seeded, shown, speaks, start, together, told
+from jobs.trainer import Data, Show, begin_with, check_shares, held, parse, run, seeded, shown, speaks, start, together, told
+from model import checkpoints
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
 from model.tasks import AutoencoderTask
@@ -58,12 +59,22 @@ def learn(job: TrainAutoencoder, show: Show) -> None:
     statistics = job.scales(selections)
     units = units_of(statistics, job.normalisation, job.frequencies)
     training, test = job.examples(selections, statistics, job.normalisation, units.frequencies)
+    whole = job.untouched(selections, statistics, job.normalisation, units.frequencies, "train")
     seeded(job.train)
-    task = AutoencoderTask(job.network, units, training, test, crop=job.crop)
-    if job.start:
+    task = AutoencoderTask(job.network, units, whole, test, crop=job.crop)
+    check_multiples(task.network.factor, size=units.size, crop=job.crop or units.size)
+    if job.start and not checkpoints.steps(job.out):
         begin_with(task.network, told(load_autoencoder(job.start)).network, job.start)
-    with together(job.train.device):
+    with together(job.train.device) as group, held(job.out, group):
+        check_shares(group, batch=job.train.batch)
         run(task, training, job.train, job.out, "autoencoder", show)
+
+
+def check_multiples(factor: int, **sizes: tuple[int, int]) -> None:
+    """Raises ValueError unless the network can halve each size as often as it does."""
+    for name, size in sizes.items():
+        if any(length < 1 or length % factor for length in size):
+            raise ValueError(f"the {name} is {size[0]}x{size[1]}, expected multiples of {factor}, by which the network makes it smaller")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ says with which weights the first stage begins, other than random ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ import tyro
 
 from jobs.exits import sentences
 from jobs.presets import COORDINATION, DENOISERS, SLICES
-from jobs.trainer import Data, Show, begin_with, parse, run, seeded, shown, speaks, start, together, told
+from jobs.trainer import Data, Show, begin_with, check_shares, held, parse, run, seeded, shown, speaks, start, together, told
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
@@ -26,6 +26,7 @@ from model.prior import checkpoint_of, load_autoencoder, load_prior
 from model.prior import settings as settings_of
 from model.tasks import Denoiser, DenoiserTask, Frozen
 from model.training import TrainConfig
+from model.units import units_of
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection
 from schemas.statistics import SpectrumStatistics
@@ -72,9 +73,11 @@ class TrainDenoiser(Data):
     @property
     def first(self) -> Path:
         """Folder of the first stage."""
-        return self.out / "slice" if self.network.mode == "coordinated" else self.out
+        return self.out / SLICE if self.network.mode == "coordinated" else self.out
 
 
+SLICE = "slice"
+"""Name of the folder of the first stage, in that of a coordinated training."""
 MISSING = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
 PRESETS = {
     name: (
@@ -108,7 +111,8 @@ def learn(job: TrainDenoiser, show: Show) -> None:
     statistics = job.scales(selections)
     autoencoder = fitting_autoencoder(job, statistics)
     config = network_of(job, autoencoder.units.frequencies)
-    with together(job.train.device):
+    with together(job.train.device) as group, held(job.out, group):
+        check_shares(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
         if job.stage != "coordinate" or config.mode != "coordinated":
             seeded(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
@@ -128,8 +132,8 @@ def network_of(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
         return config
     if not checkpoints.steps(job.first):
         return inpainting_config(job.pretrained, config)
-    saved = settings_of(checkpoint_of(job.first, "denoiser")[0], "denoiser")
-    return replace(config, **{name: saved[name] for name in TAKEN if name in saved})
+    saved = settings_of(checkpoint_of(job.first, "denoiser")[0], "denoiser", DenoiserConfig)
+    return replace(config, **{name: getattr(saved, name) for name in TAKEN})
 
 
 def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
@@ -137,7 +141,8 @@ def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
     if checkpoints.steps(job.first):
         return
     if job.start:
-        begin_with(denoiser, told(load_prior(job.start)).denoiser, job.start)
+        folder = job.start / SLICE if checkpoints.steps(job.start / SLICE) else job.start
+        begin_with(denoiser, told(load_prior(folder)).denoiser, job.start)
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
         begin_with_inpainting(denoiser, job.pretrained)
 
@@ -145,10 +150,21 @@ def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
 def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
     found = told(load_autoencoder(job.autoencoder))
+    saved = checkpoints.newest(job.autoencoder)[0].config
+    if saved["step"] < saved["training"]["steps"]:
+        raise ValueError(f"the autoencoder in {job.autoencoder} has come to step {saved['step']} of {saved['training']['steps']}: finish it first")
     if found.units.shards != statistics.shards:
         raise ValueError(f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}")
     if job.normalisation not in (None, found.units.normalisation):
         raise ValueError(f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.units.normalisation}")
+    if units_of(statistics, found.units.normalisation, found.units.frequencies) != found.units:
+        raise ValueError(f"the autoencoder in {job.autoencoder} was trained with other scales of these shards: give its file of them as --statistics")
+    latents, levels = found.network.config.latent_channels, len(found.network.config.channels)
+    if (latents, levels) != (job.network.latent_channels, len(job.network.image_channels)):
+        raise ValueError(
+            f"the autoencoder in {job.autoencoder} has {latents} latent channels and {levels} levels, expected "
+            f"{job.network.latent_channels} and the {len(job.network.image_channels)} of --image-channels"
+        )
     return found._replace(units=found.units.first(job.frequencies or found.units.frequencies))
 
 
@@ -181,6 +197,9 @@ def first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: Frozen)
         raise ValueError(f"the first stage in {job.first} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
         raise ValueError(f"{job.first} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
+    different = [field.name for field in fields(config) if field.name != "mode" and getattr(config, field.name) != getattr(denoiser.config, field.name)]
+    if different:
+        raise ValueError(f"the first stage in {job.first} is of another network ({', '.join(different)} differ), expected the same settings")
     if prior.units != autoencoder.units or not checkpoints.same(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
         raise ValueError(f"the first stage in {job.first} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
     return denoiser

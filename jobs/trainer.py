@@ -1,5 +1,6 @@
 """What the training commands share: their data, the processes that train together, and what a person sees of it."""
 
+import fcntl
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from model.checkpoints import brief
 from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, device_of, train
 from pipeline import scales
+from pipeline.dataset import FolderInUse
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection, select
 from schemas.statistics import SpectrumStatistics, decode
@@ -85,8 +87,14 @@ class Data:
         """Training samples, of some frequencies each or of all; and test samples of all, if there are any."""
         drawn, augment = None if all_of_them else self.slices, AugmentConfig() if self.augment else OFF
         training = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment))
-        test = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split="test")
+        test = self.untouched(selections, statistics, normalisation, frequencies, "test")
         return training, test if len(test) else None
+
+    def untouched(
+        self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, split: str
+    ) -> Examples:
+        """Samples as they are, with all frequencies."""
+        return Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split=split)
 
 
 def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
@@ -129,6 +137,28 @@ def told(found: tuple[Trained, list[str]]) -> Trained:
 
 
 @contextmanager
+def held(out: Path, group: Group) -> Iterator[None]:
+    """One training in a folder, on one machine. Raises FolderInUse while another process trains there."""
+    if group.rank:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process's own: loader processes, forked later, do not have it
+        except BlockingIOError:
+            raise FolderInUse(f"another training is writing to {out}") from None
+        yield
+
+
+def check_shares(group: Group, **batches: int) -> None:
+    """Raises ValueError unless the processes can share each batch evenly."""
+    for name, batch in batches.items():
+        if batch % group.world:
+            raise ValueError(f"--{name.replace('_', '-')} is {batch}, expected a multiple of the {group.world} processes")
+
+
+@contextmanager
 def together(device: str) -> Iterator[Group]:
     """The processes of torchrun, if this is one of them; else this one alone."""
     if "RANK" not in os.environ or torch.distributed.is_initialized():
@@ -148,6 +178,9 @@ def together(device: str) -> Iterator[Group]:
 
 def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -> None:
     """Raises ValueError where the trained network is another than this one."""
+    ours, theirs = (getattr(getattr(one, "config", None), "prediction", None) for one in (network, trained))
+    if ours != theirs:
+        raise ValueError(f"--start is {path}, whose network predicts the {theirs}, and --prediction is {ours}")
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:

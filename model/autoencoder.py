@@ -40,6 +40,9 @@ class AutoencoderConfig:
 
     def __post_init__(self):
         check_widths(self.channels, self.norm_groups)
+        for name in ("layers_per_block", "latent_channels", "gradient_scales"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1")
         if self.linear_start and (min(self.channels) < 8 or self.latent_channels < 4):
             raise ValueError(f"channels are {self.channels} and latent channels {self.latent_channels}, expected at least 8 and 4 for a linear start")
 

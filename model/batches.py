@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from model.augment import OFF, AugmentConfig, augment_image, augment_spectrum, draw, vector_map
 from model.members import Files, read_picture, read_spectrum
 from model.rows import Rows
+from model.units import check_frequencies
 from pipeline.normalize import Normalisation, channel_scales, normalise
 from pipeline.scales import check_alike, check_belongs
 from pipeline.selection import Selection
@@ -106,7 +107,7 @@ class Examples(Dataset):
     def _read(self, place: Draw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
         """Writes a sample's picture and frequencies to these arrays; returns which frequencies these are."""
         rng, row = place.rng(), self.rows[place.number]
-        bands = sorted(rng.choice(self.frequencies, len(spectrum), replace=False).tolist()) if self.config.drawn else [*range(self.frequencies)]
+        bands = some_of(self.frequencies, len(spectrum), rng) if self.config.drawn else [*range(self.frequencies)]
         picture = read_picture(self.files, row, self.size)
         frequencies = zip(bands, read_spectrum(self.files, row, bands, self.size), spectrum, strict=True)
         augmentation = draw(self.config.augment, self.size, rng)
@@ -122,11 +123,9 @@ class Examples(Dataset):
         return bands
 
 
-def check_frequencies(wanted: int | None, most: int) -> int:
-    """How many frequencies are asked for. Raises ValueError where there are not that many."""
-    if wanted is not None and not 1 <= wanted <= most:
-        raise ValueError(f"frequencies is {wanted}, expected 1 to {most}, of which there are statistics")
-    return wanted or most
+def some_of(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
+    """So many different numbers under `count`, in order, by raw numbers of the generator, which every version of numpy must draw alike."""
+    return sorted(np.argsort(rng.bit_generator.random_raw(count), kind="stable")[:wanted].tolist())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def tables(scale: Float32[np.ndarray, "freq 4 1 1"], normalisation: Normalisation) -> list[list[np.ndarray]]:

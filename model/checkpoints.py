@@ -106,6 +106,15 @@ def parts(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]],
     yield TRAINING, file.getbuffer()
 
 
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of weights by name; of none, of nothing."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
     """Returns the file's sha256. Raises OSError, which says its later `name`."""
     try:

@@ -58,6 +58,9 @@ class DenoiserConfig:
             raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
         check_widths(self.channels, self.norm_groups)
         check_widths(self.image_channels, self.norm_groups, "image channels")
+        for name in ("layers_per_block", "head_channels", "latent_channels", "features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1")
         if any(width % self.head_channels for width in self.channels):
             raise ValueError(f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head")
         if not set(self.attention_levels) <= set(range(len(self.channels))):

@@ -44,6 +44,8 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
 
     Only headers are read. Raises ValueError, naming the file and what was expected, unless all weights of the U-Net have a place in ours.
     """
+    if config.prediction != "noise":
+        raise ValueError(f"prediction is {config.prediction!r}, expected 'noise', which {path} predicts")
     folder = unet_folder(path)
     check_scheduler(folder.parent / SCHEDULER)
     found = read_json(folder / CONFIG)

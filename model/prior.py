@@ -1,8 +1,8 @@
 """A trained prior: from a checkpoint to motion for a photograph. Needs no data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from model.denoiser import DenoiserConfig
 from model.sampling import Hook, sample, to_spectrum
 from model.tasks import Conditioned, Denoiser, Frozen
 from model.units import Units, restored_units
+
+Config = TypeVar("Config")
 
 
 class Prior(NamedTuple):
@@ -32,7 +34,7 @@ def load_autoencoder(path: Path) -> tuple[Frozen, list[str]]:
     Raises ValueError where there is none.
     """
     found, passed = checkpoint_of(path, "autoencoder")
-    return Frozen(autoencoder_of(found, "ema"), restored_units(found.config["units"])), passed
+    return Frozen(autoencoder_of(found, "ema"), restored_units(found.config.get("units"))), passed
 
 
 def load_prior(path: Path) -> tuple[Prior, list[str]]:
@@ -41,7 +43,7 @@ def load_prior(path: Path) -> tuple[Prior, list[str]]:
     Raises ValueError where there is none.
     """
     found, passed = checkpoint_of(path, "denoiser")
-    units = restored_units(found.config["units"])
+    units = restored_units(found.config.get("units"))
     prior = Prior(load_denoiser(found), autoencoder_of(found, "autoencoder"), units)
     if prior.denoiser.config.frequencies != units.frequencies:
         raise ValueError(f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}")
@@ -58,24 +60,25 @@ def checkpoint_of(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
 
 def autoencoder_of(found: Checkpoint, name: str) -> SliceAutoencoder:
     """From the weights of that name."""
-    network = SliceAutoencoder(AutoencoderConfig(**settings(found, "autoencoder")))
+    network = SliceAutoencoder(settings(found, "autoencoder", AutoencoderConfig))
     load(network, found, name)
     return network.requires_grad_(False).eval()
 
 
 def load_denoiser(found: Checkpoint) -> Denoiser:
     """By its averaged weights."""
-    network = Conditioned(denoiser_of(DenoiserConfig(**settings(found, "denoiser"))))
+    network = Conditioned(denoiser_of(settings(found, "denoiser", DenoiserConfig)))
     load(network, found, "ema")
     return network.denoiser.eval()
 
 
-def settings(found: Checkpoint, name: str) -> dict[str, Any]:
-    """The configuration of a network: tuples are lists in JSON."""
-    fields = found.config.get(name)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{found.folder} does not say what its {name} is")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+def settings(found: Checkpoint, name: str, kind: Callable[..., Config]) -> Config:
+    """The configuration of a network. Raises ValueError where a checkpoint does not have it."""
+    try:
+        fields = dict(found.config[name])
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # tuples are lists in JSON
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{found.folder} does not say what its {name} is: {error}") from error
 
 
 def load(network: torch.nn.Module, found: Checkpoint, name: str) -> None:

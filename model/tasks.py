@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.autoencoder import AutoencoderConfig, SliceAutoencoder, autoencoder_loss
 from model.batches import Batch, Draw, Examples
+from model.checkpoints import digest
 from model.coordination import CoordinatedDenoiser
 from model.denoiser import SliceDenoiser, VolumeDenoiser
 from model.diffusion import Prediction, denoising_error, draw, kept_features, noised
@@ -41,15 +42,16 @@ def chosen(examples: Examples, most: int) -> Iterable[Batch]:
 class AutoencoderTask:
     """Trains the autoencoder of frequency slices."""
 
-    def __init__(self, config: AutoencoderConfig, units: Units, training: Examples, test: Examples | None, *, crop: tuple[int, int] | None = None):
-        self.settings, self.units, self.training, self.test, self.crop = config, units, training, test, crop
+    def __init__(self, config: AutoencoderConfig, units: Units, whole: Examples, test: Examples | None, *, crop: tuple[int, int] | None = None):
+        """`whole` are training samples as they are, with all frequencies: what latents are whitened by."""
+        self.settings, self.units, self.whole, self.test, self.crop = config, units, whole, test, crop
         self.network = SliceAutoencoder(config)
 
     def keys(self, batch: Batch) -> list[str]:
         return list(batch.keys)
 
     def config(self) -> dict[str, Any]:
-        return dict(kind="autoencoder", autoencoder=asdict(self.settings), units=asdict(self.units))
+        return dict(kind="autoencoder", autoencoder=asdict(self.settings), units=asdict(self.units), crop=self.crop)
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
         return {}
@@ -75,8 +77,8 @@ class AutoencoderTask:
         return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}, pictures
 
     def finish(self, network: SliceAutoencoder, device: torch.device) -> None:
-        """Whitening, of the latents of training samples."""
-        network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in chosen(self.training, WHITENING))
+        """Whitening, by the latents of training samples at all frequencies."""
+        network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in chosen(self.whole, WHITENING))
 
 
 def cropped(x: Float[Tensor, "batch 4 _ _"], size: tuple[int, int] | None, generator: torch.Generator) -> Float[Tensor, "batch 4 _ _"]:
@@ -130,6 +132,7 @@ class DenoiserTask:
         self.network, self.autoencoder, self.test, self.dropout = Conditioned(denoiser), autoencoder, test, condition_dropout
         self.autoencoder.network.requires_grad_(False).eval()
         self.slices = isinstance(denoiser, SliceDenoiser)
+        self.frozen = digest({name: value for name, value in denoiser.named_parameters() if not value.requires_grad})
         self.prediction: Prediction = denoiser.config.prediction
 
     def keys(self, batch: Batch) -> list[str]:
@@ -138,7 +141,8 @@ class DenoiserTask:
     def config(self) -> dict[str, Any]:
         mode = {SliceDenoiser: "independent", CoordinatedDenoiser: "coordinated", VolumeDenoiser: "volume"}[type(self.network.denoiser)]
         settings = asdict(self.network.denoiser.config) | {"mode": mode}
-        return dict(kind="denoiser", denoiser=settings, autoencoder=asdict(self.autoencoder.network.config), units=asdict(self.autoencoder.units))
+        parts = dict(denoiser=settings, autoencoder=asdict(self.autoencoder.network.config), units=asdict(self.autoencoder.units))
+        return dict(kind="denoiser", **parts, frozen=self.frozen)
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
         """The autoencoder goes with the denoiser, so that one folder is enough to sample."""

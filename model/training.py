@@ -67,7 +67,7 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name):g}, expected between {low} and {high}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay:g}, expected 0 to 1")
-        if self.clip <= 0 or self.warm_up < 0 or self.loader_workers < 0:
+        if not self.clip > 0 or self.warm_up < 0 or self.loader_workers < 0:
             raise ValueError("clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0")
 
 
@@ -101,7 +101,7 @@ class Task(Protocol):
         ...
 
     def finish(self, network: Any, device: torch.device) -> None:
-        """What is done to the averaged weights after the last step."""
+        """What is done to the averaged weights before they are saved."""
         ...
 
 
@@ -153,8 +153,6 @@ def train(
         log.add(state.take(step, batch))
         last = step + 1 == config.steps
         with log.aside():
-            if last:
-                state.finish()
             if (step + 1) % config.picture_every == 0 or last:
                 log.measured(step + 1, *state.measure())
         if (step + 1) % config.log_every == 0 or last:
@@ -170,7 +168,7 @@ class State:
     def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: Group):
         self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
         self.network = task.network.to(device)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
         self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(self.trained, lr=config.learning_rate)
         self.wrapped = DistributedDataParallel(self.network) if group.world > 1 else self.network
@@ -187,6 +185,8 @@ class State:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        if not torch.isfinite(norm):
+            raise Diverged(f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
         self.optimiser.step()
         self.average.update_parameters(self.network)
         self.step = step + 1
@@ -201,14 +201,11 @@ class State:
         average.eval()
         return self.task.measure(average, self.device)
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """What the task does after the last step."""
-        self.task.finish(self.average.module.eval(), self.device)
-
     def save(self, out: Path, position: Position) -> None:
         """A checkpoint, by rank 0."""
         if self.group.rank == 0:
+            with torch.no_grad():
+                self.task.finish(self.average.module.eval(), self.device)
             states = {"network": self.network.state_dict(), "ema": self.average.module.state_dict()} | self.task.constant_states()
             training = {"optimiser": self.optimiser.state_dict(), "averaged": int(self.average.n_averaged), "position": asdict(position)}
             config = self.task.config() | {"training": asdict(self.config), "step": self.step}
@@ -241,6 +238,10 @@ class State:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{found.folder} does not hold the state of this training: {checkpoints.brief(error)}") from error
         self.step = found.config["step"]
+        if self.step > self.config.steps:
+            raise ValueError(
+                f"steps are {self.config.steps}, and the training in {found.folder.parent} has come to step {self.step}, expected at least as many"
+            )
         return position
 
 

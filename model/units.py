@@ -45,22 +45,27 @@ class Units:
 
     def first(self, frequencies: int) -> "Units":
         """Of the first so many frequencies. Raises ValueError where there are not as many."""
-        if not 1 <= frequencies <= self.frequencies:
-            raise ValueError(f"frequencies is {frequencies}, expected 1 to {self.frequencies}, of which there are scales")
-        return replace(self, scale=self.scale[:frequencies])
+        return replace(self, scale=self.scale[: check_frequencies(frequencies, self.frequencies)])
 
 
 def units_of(statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int | None = None) -> Units:
     """Of these statistics, of their first frequencies or all. Raises ValueError as `channel_scales` does, and where there are not as many."""
-    scale = channel_scales(statistics, normalisation)[:, :, 0, 0].tolist()
-    units = Units(
+    count = check_frequencies(frequencies, len(statistics.scale))
+    scale = channel_scales(replace(statistics, scale=statistics.scale[:count]), normalisation)[:, :, 0, 0].tolist()
+    return Units(
         normalisation=normalisation, scale=tuple(map(tuple, scale)), size=statistics.size, fps=statistics.fps, frames=statistics.frames,
         shards=statistics.shards,
     )  # fmt: skip
-    return units if frequencies is None else units.first(frequencies)
 
 
-def restored_units(fields: dict[str, Any]) -> Units:
+def check_frequencies(wanted: int | None, most: int) -> int:
+    """How many frequencies are asked for. Raises ValueError where there are not that many."""
+    if wanted is not None and not 1 <= wanted <= most:
+        raise ValueError(f"frequencies is {wanted}, expected 1 to {most}, of which there are statistics")
+    return wanted or most
+
+
+def restored_units(fields: Any) -> Units:
     """Of a checkpoint's configuration. Raises ValueError where they are none."""
     try:
         width, height = fields["size"]

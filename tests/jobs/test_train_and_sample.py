@@ -1,6 +1,9 @@
 """The real commands, from shards to a spectral volume, on a data set small enough for a few steps each."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from jobs import sample, train_autoencoder, train_denoiser
+from jobs import report_statistics, sample, train_autoencoder, train_denoiser
 from model import checkpoints
 from model.parts import UNet2DConditionModel
 from schemas.motion import decode
@@ -100,7 +103,21 @@ def inpainting(folder: Path, **fields: object) -> Path:
 
 def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_path):
     pretrained, out = inpainting(tmp_path / "pretrained"), tmp_path / "out"
-    options = ["--data", folder / "data", "--autoencoder", folder / "ae", "--out", out, "--pretrained", pretrained, "--batch", 2, *QUICK]
+    options = [
+        "--data",
+        folder / "data",
+        "--autoencoder",
+        folder / "ae",
+        "--out",
+        out,
+        "--pretrained",
+        pretrained,
+        "--prediction",
+        "noise",
+        "--batch",
+        2,
+        *QUICK,
+    ]
     options += ["--coordinate-steps", 1, "--coordinate-batch", 1, "--learning-rate", 1e-5, "--decay", 0]
     called(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
     found, theirs = checkpoints.newest(out / "slice")[0], load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors")
@@ -116,6 +133,48 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
     assert np.isfinite(decode((tmp_path / "m.safetensors").read_bytes()).spectrum).all()
 
 
+def test_an_unfinished_autoencoder_has_whitening_and_is_not_built_on(folder, tmp_path, capsys):
+    options = ["smoke", "--data", folder / "data", "--out", tmp_path / "ae", "--batch", 2, *QUICK]
+    called(train_autoencoder, *options, "--steps", 4)
+    first, last = (checkpoints.read(tmp_path / "ae" / f"step-0000000{step}").weights("ema")["deviation"] for step in (2, 4))
+    assert (first != 1).all() and np.allclose(first, last, rtol=0.5)
+    shutil.rmtree(tmp_path / "ae" / "step-00000004")
+    denoiser = ["smoke", "--data", folder / "data", "--autoencoder", tmp_path / "ae", "--out", tmp_path / "x"]
+    assert "has come to step 2 of 4: finish it first" in refused(train_denoiser, capsys, *denoiser)
+
+
+def test_fewer_steps_than_were_taken_are_refused(folder, tmp_path, capsys):
+    options = ["smoke", "--data", folder / "data", "--out", tmp_path / "ae", "--batch", 2, *QUICK, "--decay", 0]
+    called(train_autoencoder, *options, "--steps", 2)
+    assert "steps are 1, and the training in" in refused(train_autoencoder, capsys, *options, "--steps", 1)
+
+
+def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
+    """Other scales of the same shards would make the denoiser learn in other units than those in which it is sampled from."""
+    called(report_statistics, folder / "data", "--quantile", 0.5, "--out", tmp_path / "half.json")
+    called(train_autoencoder, "smoke", "--data", folder / "data", "--statistics", tmp_path / "half.json", "--out", tmp_path / "ae", "--steps", 2, *QUICK)
+    denoiser = ["smoke", "--data", folder / "data", "--autoencoder", tmp_path / "ae", "--out", tmp_path / "x"]
+    assert "was trained with other scales of these shards" in refused(train_denoiser, capsys, *denoiser)
+
+
+def test_a_second_stage_is_not_gone_on_with_another_first_one(folder, tmp_path, capsys):
+    options = ["smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", tmp_path / "prior", "--batch", 2, *QUICK, "--decay", 0]
+    both = [*options, "--coordinate-steps", 2, "--coordinate-batch", 1]
+    called(train_denoiser, *both, "--steps", 2)
+    assert "(frozen differ)" in refused(train_denoiser, capsys, *both, "--steps", 4)
+
+
+def test_one_training_writes_to_a_folder(folder, tmp_path, capsys):
+    (tmp_path / "ae").mkdir()
+    code = f"import fcntl, sys; file = open({str(tmp_path / 'ae' / '.lock')!r}, 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(SystemExit) as stopped:
+            called(train_autoencoder, "smoke", "--data", folder / "data", "--out", tmp_path / "ae", "--steps", 2, *QUICK)
+        other.communicate()
+    assert stopped.value.code == 4 and "another training is writing to" in capsys.readouterr().err
+
+
 def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
     other = written(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
     empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root
@@ -125,7 +184,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
     pretrained, image = inpainting(tmp_path / "inpainting"), inpainting(tmp_path / "image", in_channels=4)
     small = tmp_path / "small.png"
     Image.fromarray(texture(30, 20)).save(small)
-    out = ["--out", tmp_path / "x.safetensors"]
+    out, noise = ["--out", tmp_path / "x.safetensors"], ["--prediction", "noise"]
     cases = [
         (train_autoencoder, ["large", *ae[1:]], "the preset is large, expected first one of smoke, small, paper, paper_512"),
         (train_autoencoder, [], "the preset is missing"),
@@ -138,15 +197,23 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         (train_denoiser, ["smoke", *denoiser, "--frequencies", "9"], "frequencies is 9, expected 1 to 4"),
         (train_denoiser, ["smoke", *denoiser, "--stage", "coordinate"], "holds no first stage"),
         (train_denoiser, ["smoke", *denoiser, "--autoencoder", folder / "prior"], "kind 'denoiser', expected 'autoencoder'"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", pretrained], "prediction is 'velocity', expected 'noise'"),
+        (train_denoiser, ["smoke", *denoiser, "--start", folder / "prior", *noise], "whose network predicts the velocity, and --prediction is noise"),
+        (train_denoiser, ["smoke", *denoiser, "--image-channels", "8", "16"], "has 4 latent channels and 3 levels, expected 4 and the 2"),
+        (train_autoencoder, [*ae, "--crop", "30", "16"], "the crop is 30x16, expected multiples of 4"),
+        (train_autoencoder, [*ae, "--clip", "nan"], "expected to be positive"),
+        (train_autoencoder, [*ae, "--layers-per-block", "0"], "layers per block are 0, expected at least 1"),
         (train_denoiser, ["smoke", *denoiser, "--pretrained", pretrained, "--start", folder / "prior"], "and --pretrained is"),
         (train_denoiser, ["smoke", *denoiser, "--pretrained", pretrained, "--mode", "volume"], "--mode volume of all frequencies at once"),
-        (train_denoiser, ["smoke", *denoiser, "--pretrained", tmp_path / "gone"], "config.json is no file, expected a folder with config.json"),
-        (train_denoiser, ["smoke", *denoiser, "--pretrained", image], "in_channels is 4, expected 9"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", tmp_path / "gone", *noise], "config.json is no file, expected a folder with config.json"),
+        (train_denoiser, ["smoke", *denoiser, "--pretrained", image, *noise], "in_channels is 4, expected 9"),
         (sample, [photo, "--checkpoint", folder / "ae", *out], "kind 'autoencoder', expected 'denoiser'"),
         (sample, [photo, "--checkpoint", tmp_path, *out], "holds no checkpoint"),
         (sample, [small, "--checkpoint", folder / "prior", *out], "30x20 pixels, expected at least 64x48"),
         (sample, [tmp_path / "gone.jpg", "--checkpoint", folder / "prior", *out], "is not there"),
         (sample, [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "x.mp4"], "ends in .safetensors"),
+        (sample, [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "no" / "x.safetensors"], "expected a file in a folder that is there"),
+        (sample, [photo, "--checkpoint", folder / "prior", "--out", folder / "data" / "histogram.safetensors"], "a data set's own file"),
     ]
     for job, arguments, words in cases:
         assert words in refused(job, capsys, *arguments), words

@@ -73,6 +73,8 @@ def test_one_process_does_without_ray(folder):
     arguments = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--steps", "2", "--out", str(folder / "alone")]
     assert attempt(without_ray, arguments, output=folder / "said") == [0], (folder / "said").read_text()
     assert checkpoints.newest(folder / "alone")[0].config["step"] == 2
+    assert attempt(without_ray, [*arguments, "--workers", "2"], output=folder / "refused") == [2]
+    assert "--workers needs Ray and what it trains with" in (folder / "refused").read_text()
 
 
 def test_a_wrong_request_ends_it_at_once_with_the_same_sentence(tmp_path, capsys):

@@ -281,6 +281,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     name, made = FILES[what]
     ae = tampered(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
     prior = tampered(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))
+    tampered(prior / "slice", name, made(canary))
     cases: list[tuple[Main, list[object]]] = [
         (train_autoencoder.main, autoencoder(folder, ae)),
         (train_denoiser.main, denoiser(folder, prior, "--stage", "coordinate")),
