@@ -190,14 +190,25 @@ def _train(function: Callable[[Callable[..., None]], None], show: Callable[..., 
         if (fitting := room(workers, needs)) < workers:
             raise ValueError(f"--workers is {workers}, expected at most {fitting}, for which the cluster has room")
         heard = Queue(actor_options={"num_cpus": 0})
-        Thread(target=fit, args=(function, heard, workers, gpu, scratch), daemon=True).start()
-        for said in iter(heard.get, None):
-            if isinstance(said, Exception):
-                raise said
-            if isinstance(said, str):
-                print(said, end="", file=sys.stderr, flush=True)
-            else:
-                show(*said)
+        trainer = Thread(target=fit, args=(function, heard, workers, gpu, scratch), daemon=True)
+        trainer.start()
+        errors = listen(heard, show)
+        trainer.join()  # Ray crashes when it is shut down under a thread that is still in it
+        if errors:
+            raise errors[0]
+
+
+def listen(heard: Any, show: Callable[..., None]) -> list[Exception]:
+    """Shows what the processes say until they have ended; returns what went wrong."""
+    errors = []
+    for said in iter(heard.get, None):
+        if isinstance(said, Exception):
+            errors.append(said)
+        elif isinstance(said, str):
+            print(said, end="", file=sys.stderr, flush=True)
+        else:
+            show(*said)
+    return errors
 
 
 class Relay(TextIOBase):
@@ -212,16 +223,21 @@ class Relay(TextIOBase):
 
 
 def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
-    """Trains to the end, then puts None into the queue; or what went wrong."""
+    """Trains to the end, and puts into the queue what went wrong, and at last None."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    hopeless = Path(scratch) / "hopeless"
+
     def one() -> None:
+        if hopeless.exists():
+            return
         try:
             with redirect_stderr(Relay(heard)):
                 function(lambda *said: heard.put(said))
-        except (OSError, ValueError) as error:  # beginning again would not mend it
+        except (OSError, ValueError) as error:  # beginning again would not mend it; raised, it ends the other processes
             heard.put(error)
+            hopeless.touch()
             raise
 
     trainer = TorchTrainer(
@@ -235,4 +251,6 @@ def fit(function: Callable[[Callable[..., None]], None], heard: Any, workers: in
     except TrainingFailedError as error:
         ended = Failed(f"the training died {RETRIES + 1} times: {str(error)[-500:]}")
     finally:
-        heard.put(ended)
+        if ended:
+            heard.put(ended)
+        heard.put(None)
