@@ -225,8 +225,10 @@ def framed(picture: Picture | None, motion: Motion) -> Picture:
 
 def likeness(one: Picture, other: Picture, size: tuple[int, int]) -> float:
     """Correlation of their grey levels, -1 to 1; 1 where one of them is of one grey."""
-    greys = [cv2.cvtColor(at_size(picture, size), cv2.COLOR_RGB2GRAY).ravel().astype(np.float64) for picture in (one, other)]
-    return float(np.corrcoef(*greys)[0, 1]) if all(grey.std() > 0 for grey in greys) else 1.0
+    greys = np.stack([cv2.cvtColor(at_size(picture, size), cv2.COLOR_RGB2GRAY).ravel() for picture in (one, other)]).astype(np.float64)
+    deviations = greys - greys.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(deviations, axis=1)
+    return float(deviations[0] @ deviations[1] / lengths.prod()) if lengths.all() else 1.0
 
 
 def mask_of(path: Path, photo: Picture, size: tuple[int, int]) -> np.ndarray:

@@ -90,7 +90,7 @@ def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metri
     """Softmax splatting of the colours, by displacements in pixels of the photograph."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     sides = ((margin, margin), (margin, margin))
-    colours = np.pad(photo, (*sides, (0, 0)), mode="edge").transpose(2, 0, 1).astype(np.float32)
+    colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
     flow, metric = np.pad(flow, ((0, 0), *sides), mode="edge"), np.pad(metric, sides, mode="edge")
     with torch.no_grad():
         found = splat(torch.from_numpy(colours)[None], torch.from_numpy(flow)[None], "softmax", torch.from_numpy(metric)[None, None])
