@@ -16,6 +16,7 @@ VERBS = {
     "train-autoencoder": "learns the autoencoder of frequencies from a data set",
     "train-denoiser": "learns the prior of motion from a data set",
     "sample": "motion for a photograph, from a trained prior",
+    "animate": "a photograph becomes a video, or a loop",
     "preview": "one sample of a data set as a video or a sheet of pictures",
 }
 

@@ -40,10 +40,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def at_size(image: Picture, size: tuple[int, int]) -> Picture:
-    """The middle of the picture, in the aspect of `size` (width, height), at that size.
+def middle(image: Picture, size: tuple[int, int]) -> Picture:
+    """The middle of the picture, as large as it can be in the aspect of `size` (width, height).
 
-    Raises ValueError where that would enlarge it.
+    Raises ValueError where it is smaller than `size`.
     """
     (width, height), (rows, columns) = size, image.shape[:2]
     scale = max(width / columns, height / rows)
@@ -51,4 +51,17 @@ def at_size(image: Picture, size: tuple[int, int]) -> Picture:
         raise ValueError(f"the picture has {columns}x{rows} pixels, expected at least {width}x{height}, the working size")
     across, down = min(columns, round(width / scale)), min(rows, round(height / scale))
     left, top = (columns - across) // 2, (rows - down) // 2
-    return cv2.resize(np.ascontiguousarray(image[top : top + down, left : left + across]), size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(image[top : top + down, left : left + across])
+
+
+def at_size(image: Picture, size: tuple[int, int]) -> Picture:
+    """The middle of the picture, in the aspect of `size` (width, height), at that size. Raises ValueError as `middle` does."""
+    return cv2.resize(middle(image, size), size, interpolation=cv2.INTER_AREA)
+
+
+def no_larger(image: Picture, width: int) -> Picture:
+    """The picture, shrunk where it is wider than that."""
+    rows, columns = image.shape[:2]
+    if columns <= width:
+        return image
+    return cv2.resize(image, (width, max(1, round(rows * width / columns))), interpolation=cv2.INTER_AREA)

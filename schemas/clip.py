@@ -51,6 +51,8 @@ class Video:
     """Last time plus that frame's duration, seconds."""
     aspect: float
     """Width over height as shown: rotated, with the pixels' own aspect."""
+    height: int
+    """Rows as shown: rotated."""
     keyframes: Int64[np.ndarray, " keyframes"]
     """Indices of the frames at which decoding can begin."""
     decoder: str

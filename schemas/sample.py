@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Complex64, Float16, Float32, UInt8
+from jaxtyping import Complex64, Float, Float16, Float32, UInt8
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -63,7 +63,7 @@ def to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float
     return pairs.reshape(len(spectrum), 4, *spectrum.shape[2:])
 
 
-def from_channels(channels: Float16[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
+def from_channels(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
     """Inverse of `to_channels`."""
     pairs = channels.astype(np.float32).reshape(len(channels), 2, 2, *channels.shape[2:])
     return pairs[:, :, 0] + 1j * pairs[:, :, 1]

@@ -54,9 +54,8 @@ def memory_bytes(size: tuple[int, int]) -> int:
 
 def encode_video(video: Video) -> bytes:
     """A video as a message."""
-    head = dict(
-        frames=len(video.times), keyframes=len(video.keyframes), end_s=video.end_s, aspect=video.aspect, decoder=video.decoder, signature=video.signature
-    )
+    told = {name: getattr(video, name) for name in ("end_s", "aspect", "height", "decoder", "signature")}
+    head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
     return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
 
 
@@ -66,7 +65,8 @@ def decode_video(message: bytes) -> Video:
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    return Video(times=times, end_s=head["end_s"], aspect=head["aspect"], keyframes=keyframes, decoder=head["decoder"], signature=tuple(head["signature"]))
+    told = {name: head[name] for name in ("end_s", "aspect", "height", "decoder")}
+    return Video(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
 
 
 def serve(connection: Connection, descriptor: int) -> None:

@@ -45,6 +45,7 @@ def probe(path: str, config: DecodeConfig) -> Source:
             times=pts * time_base,
             end_s=float((pts[-1] + last_duration(packets, pts)) * time_base),
             aspect=aspect(stream, first),
+            height=first.width if first.rotation % 180 else first.height,
             keyframes=np.unique(np.searchsorted(pts, keys)) if timed else np.zeros(1, np.int64),
             decoder=PYAV,
             signature=found or (0, 0, 0),

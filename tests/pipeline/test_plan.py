@@ -52,7 +52,7 @@ def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
 
 
 def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
-    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0))
+    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0))
     window = Window(key="a", start_frame=50, start_time_s=2.0)
     assert window_span(Clip(uri="a"), video, window, PLAN) == range(50, 176)
     assert window_span(Clip(uri="a", end_s=6.98), video, window, PLAN) == range(50, 175)

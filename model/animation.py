@@ -1,0 +1,110 @@
+"""A photograph that moves without a network: its colours are splatted by the motion, and what is laid bare is filled from around.
+
+Motion is known at the working size. `placement` says for each pixel of the photograph where in it its motion is read: among the four
+pixels around its own place, drawn to those of like colour, so that the edge of what moves stays the edge in the photograph. Frames are
+made one at a time.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import ceil
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+
+from model.effects import Series
+from model.splatting import splat
+
+LIKE = 25.0
+"""Grey levels by which colours differ that are hardly alike any more."""
+LEAST_LIKE = 1e-3
+"""Of a neighbour of quite another colour: where all are, nearness alone decides."""
+STRIP = 128
+"""Rows that are placed at once."""
+MARGIN = 0.25
+"""Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
+
+Picture = UInt8[np.ndarray, "rows columns 3"]
+
+
+class Placement(NamedTuple):
+    """Where in the working picture each pixel's motion is read."""
+
+    x: Float32[np.ndarray, "rows columns"]
+    y: Float32[np.ndarray, "rows columns"]
+    scale: tuple[float, float]
+    """Pixels of the photograph in one of the working picture, across and down."""
+
+    def read(self, values: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
+        """The values at the working size for each pixel of the photograph."""
+        return cv2.remap(values, self.x, self.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def placement(photo: Picture, size: tuple[int, int]) -> Placement:
+    """For motion of the whole photograph at the working `size` (width, height), each at least 2 and no larger than the photograph."""
+    small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    rows, columns = photo.shape[:2]
+    across, down = ((np.arange(many, dtype=np.float32) + 0.5) * few / many - 0.5 for many, few in ((columns, size[0]), (rows, size[1])))
+    strips = [_placed(photo[i : i + STRIP].astype(np.float32), small, across, down[i : i + STRIP]) for i in range(0, rows, STRIP)]
+    x, y = (np.concatenate(parts) for parts in zip(*strips, strict=True))
+    return Placement(x, y, (columns / size[0], rows / size[1]))
+
+
+def _placed(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
+    """The centre of gravity of the four working pixels around each place, weighted by nearness and likeness."""
+    left, top = (np.clip(np.floor(at), 0, most - 2).astype(int) for at, most in ((across, small.shape[1]), (down, small.shape[0])))
+    right, below = np.clip(across - left, 0, 1), np.clip(down - top, 0, 1)[:, None]
+    total, x, y = (np.zeros(strip.shape[:2], np.float32) for _ in range(3))
+    for column, u in ((left, 1 - right), (left + 1, right)):
+        for row, v in ((top, 1 - below), (top + 1, below)):
+            unlike = np.square(strip - small[np.ix_(row, column)]).sum(axis=2)
+            weight = u * v * (np.exp(unlike / (-2 * LIKE**2)) + LEAST_LIKE)
+            total, x, y = total + weight, x + weight * column, y + weight * row[:, None]
+    return (x / total).astype(np.float32), (y / total).astype(np.float32)
+
+
+def moved(
+    photo: Picture,
+    series: Series,
+    weight: Float32[np.ndarray, "height width"],
+    times: Iterable[float],
+    moving: Float32[np.ndarray, "rows columns"] | None = None,
+) -> Iterator[Picture]:
+    """The photograph by the motion at each time; where there is none it is itself to the last bit.
+
+    `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
+    multiplied by `moving`, 0 to 1.
+    """
+    height, width = weight.shape
+    place = placement(photo, (width, height))
+    share = np.float32(1) if moving is None else moving
+    metric = place.read(weight) * share
+    for time in times:
+        motion = series.at(time)
+        yield displaced(photo, np.stack([place.read(part) * np.float32(scale) * share for part, scale in zip(motion, place.scale, strict=True)]), metric)
+
+
+def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
+    """Softmax splatting of the colours, by displacements in pixels of the photograph."""
+    margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
+    sides = ((margin, margin), (margin, margin))
+    colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
+    flow, metric = np.pad(flow, ((0, 0), *sides), mode="edge"), np.pad(metric, sides, mode="edge")
+    with torch.no_grad():
+        found = splat(torch.from_numpy(colours)[None], torch.from_numpy(flow)[None], "softmax", torch.from_numpy(metric)[None, None])
+    inside = np.s_[margin : margin + photo.shape[0], margin : margin + photo.shape[1]]
+    picture = np.ascontiguousarray(found.features[0].permute(1, 2, 0).numpy()[inside])
+    return filled(picture, found.holes[0, 0].numpy()[inside]).round().clip(0, 255).astype(np.uint8)
+
+
+def filled(picture: Float32[np.ndarray, "rows columns 3"], holes: Bool[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns 3"]:
+    """Holes get the mean colour of what is around them, from ever coarser pictures; a picture that is all hole stays as it is."""
+    if not holes.any() or holes.all():
+        return picture
+    known = (~holes).astype(np.float32)
+    half = tuple(max(1, (n + 1) // 2) for n in holes.shape[::-1])
+    total, share = cv2.resize(picture * known[..., None], half, interpolation=cv2.INTER_AREA), cv2.resize(known, half, interpolation=cv2.INTER_AREA)
+    coarse = filled(total / np.maximum(share, 1e-6)[..., None], share == 0)
+    return np.where(holes[..., None], cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR), picture)

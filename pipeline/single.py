@@ -1,0 +1,72 @@
+"""The motion of one video's beginning, without a data set: what the shards would hold of its first window."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.build import build_windows
+from pipeline.decode.pool import DecoderPool, shared_pool
+from pipeline.effort import Clock
+from pipeline.flow import make_estimator
+from pipeline.plan import list_clips, plan_clip, plan_rows
+from pipeline.window import BuildConfig
+from schemas.clip import Video
+from schemas.outcome import Quarantined
+from schemas.sample import Sample
+
+LEAST_S = 1.0
+"""A shorter video says nothing about a sway."""
+
+
+class Recorded(NamedTuple):
+    sample: Sample
+    frame: UInt8[np.ndarray, "rows columns 3"]
+    """The start frame at the video's own size."""
+    frames: int
+    """T."""
+
+
+def first_window(path: Path, config: BuildConfig) -> Recorded:
+    """The first window of a video; of all that there is, where that is shorter than a window.
+
+    Raises ValueError, in a sentence, where the video cannot be read, is shorter than a second, or is of a kind that the thresholds reject.
+    """
+    pool = shared_pool(config.decode)
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path} is not there, expected a video")
+        video = pool.probe(str(path))
+        config = fitting(config, video, path)
+        sample = sample_of(path, config, pool)
+        (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own_size(video))
+    except Quarantined as error:
+        raise ValueError(f"{path} cannot be used: {error.detail} ({error.reason})") from error
+    return Recorded(sample, frame, config.plan.frames)
+
+
+def fitting(config: BuildConfig, video: Video, path: Path) -> BuildConfig:
+    """With a window no longer than the video."""
+    seconds = float(video.end_s - video.times[0])
+    if seconds < LEAST_S:
+        raise ValueError(f"{path} lasts {seconds:.2f} s, expected at least {LEAST_S:g} s")
+    frames = min(config.plan.frames, int(seconds * config.plan.fps))
+    return replace(config, plan=replace(config.plan, frames=frames), frequencies=min(config.frequencies, frames // 2 + 1))
+
+
+def sample_of(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
+    clips = [plan_clip(clip, config.plan, pool.probe) for clip in list_clips([str(path)])]
+    row = plan_rows(clips, config.plan)[0]
+    if row["outcome"]:
+        raise ValueError(f"{path} has no window: {row['detail']} ({row['reason']})")
+    (result,) = build_windows([row], config, make_estimator(config.flow), pool, Clock())
+    if result.sample is None:
+        raise ValueError(f"{path} gives no motion: {result.row.get('detail') or ''} ({result.row['reason']})")
+    return result.sample
+
+
+def own_size(video: Video) -> tuple[int, int]:
+    """Width and height as shown, with square pixels."""
+    return round(video.height * video.aspect), video.height

@@ -1,0 +1,152 @@
+"""The real command: from a video, a file, a data set's sample and a trained prior to films and loops; each mistake in a sentence."""
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from jobs import animate
+from schemas.motion import SpectralVolume, encode
+from tests import videos
+
+K, T, FPS, SIZE = 4, 60, 30.0, (48, 32)
+
+
+def run(*arguments: object) -> None:
+    animate.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments: object, code: int = 2) -> str:
+    """The sentence with which it stops."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == code
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "Traceback" not in said
+    return said
+
+
+def frames(path: Path) -> np.ndarray:
+    if path.suffix == ".mp4":
+        with av.open(str(path)) as file:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]).astype(int)
+    with Image.open(path) as image:
+        return np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]).astype(int)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A photograph, motion of its right half at 0.5 and 1.5 Hz, and a video."""
+    folder = tmp_path_factory.mktemp("animate")
+    Image.fromarray(videos.texture(96, 64)).save(folder / "photo.png")
+    spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
+    spectrum[1, 0, :, 24:], spectrum[3, 1, :, 24:] = T, T / 2
+    (folder / "motion.safetensors").write_bytes(encode(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
+    videos.swaying(folder / "sways.mp4", size=(320, 200), seconds=1.5, amplitude=2.0, hertz=2.0)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+def test_a_file_of_motion_moves_a_photograph(folder, suffix):
+    out = folder / f"film{suffix}"
+    run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--fps", 20, "--out", out)
+    found = frames(out)
+    changes = np.abs(found - found[:1]).mean(axis=(0, 1, 3))
+    assert found.shape[1:] == (64, 96, 3) and changes[60:].min() > 3 * changes[:40].max()
+    assert 30 < len(found) <= 40 if suffix == ".webp" else len(found) == 40  # equal neighbours are one frame of a webp
+
+
+def test_a_loop_closes_and_a_film_need_not(folder, capsys):
+    options = [folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 1.3]
+    for loop in ("snap", "crossfade"):
+        run(*options, "--loop", loop, "--out", folder / f"{loop}.mp4")
+        said = capsys.readouterr().out
+        position, velocity = (float(word) for word in said.split("seam ")[1].replace(" in position and ", " ").split()[:2])
+        assert position <= 1.01 and velocity <= 1.01
+        found = frames(folder / f"{loop}.mp4")
+        steps = np.abs(np.roll(found, -1, axis=0) - found).mean(axis=(1, 2, 3))
+        assert steps[-1] <= 1.1 * steps[:-1].max()
+    run(*options, "--loop", "none", "--out", folder / "open.mp4")
+    assert "seam" not in capsys.readouterr().out
+
+
+def test_slow_motion_is_other_times_of_the_same_motion(folder):
+    options = [folder / "photo.png", "--motion", folder / "motion.safetensors"]
+    run(*options, "--seconds", 1, "--out", folder / "fast.mp4")
+    run(*options, "--seconds", 2, "--slow", 2, "--out", folder / "slow.mp4")
+    fast, slow = frames(folder / "fast.mp4"), frames(folder / "slow.mp4")
+    assert len(slow) == 2 * len(fast) and np.abs(slow[::2] - fast).mean() < np.abs(fast - fast[:1]).mean() / 5
+
+
+def test_magnified_by_nothing_and_masked_all_over_nothing_moves(folder):
+    Image.new("L", (48, 32), 0).save(folder / "still.png")
+    for number, option in enumerate((["--magnify", 0], ["--mask", folder / "still.png"])):
+        run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 0.5, *option, "--out", folder / f"{number}.webp")
+        found = frames(folder / f"{number}.webp")
+        assert np.abs(found - found[:1]).max() <= 2
+
+
+def test_the_motion_of_a_video(folder, capsys):
+    """Its first frame moves as the video does, at its own size; another photograph does with a warning."""
+    run("--motion-from", folder / "sways.mp4", "--out", folder / "own.mp4")
+    with av.open(str(folder / "sways.mp4")) as file:
+        real = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]).astype(int)
+    made = frames(folder / "own.mp4")
+    assert made.shape == real.shape
+    made, real = (np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1.5) for frame in film]) for film in (made, real))
+    assert np.abs(made - real).mean() < np.abs(real - real[:1]).mean() * 2 / 3  # without the grain of single pixels, which a codec makes anew
+    Image.fromarray(videos.texture(400, 260, seed=9)).save(folder / "other.png")
+    run(folder / "other.png", "--motion-from", folder / "sways.mp4", "--seconds", 0.5, "--out", folder / "other.mp4")
+    assert "differs much" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["photo.png", "--out", "a.mp4"], "0 sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY"),
+        (["photo.png", "--motion", "motion.safetensors", "--motion-from", "sways.mp4", "--out", "a.mp4"], "2 sources of motion"),
+        (["--motion", "motion.safetensors", "--out", "a.mp4"], "PHOTO is missing"),
+        (["photo.png", "--motion", "gone.safetensors", "--out", "a.mp4"], "which is not there"),
+        (["photo.png", "--motion", "photo.png", "--out", "a.mp4"], "not a file of a spectral volume"),
+        (["photo.png", "--motion-from", "photo.png", "--out", "a.mp4"], "photo.png"),
+        (["gone.png", "--motion", "motion.safetensors", "--out", "a.mp4"], "is not there, expected a photograph"),
+        (["motion.safetensors", "--motion", "motion.safetensors", "--out", "a.mp4"], "is no picture that can be read"),
+        (["tiny.png", "--motion", "motion.safetensors", "--out", "a.mp4"], "expected at least 48x32"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.avi"], "expected a name that ends in .mp4, .gif, .webp"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "none/a.mp4"], "in a folder that is there"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--seconds", "0"], "--seconds is 0"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.gif", "--fps", "60"], "--fps is 60, expected 1 to 50"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify", "nan"], "--magnify is nan"),
+        (["photo.png", "--checkpoint", "none", "--out", "a.mp4"], "none"),
+    ],
+)
+def test_mistakes(folder, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(folder)
+    Image.new("RGB", (20, 20)).save("tiny.png")
+    assert said in refused(capsys, *arguments)
+    assert not Path("a.mp4").exists() and not Path("a.gif").exists()
+
+
+@pytest.mark.parametrize("kind", ["CMYK.jpg", "grey16.png", "palette.gif", "turned.jpg"])
+def test_pictures_of_many_kinds(folder, kind):
+    rising = np.linspace(0, 255, 96) + np.zeros((64, 1))
+    true = np.stack([rising, rising / 2, np.linspace(200, 50, 64)[:, None] + 0 * rising], axis=2).astype(np.uint8)
+    picture, path = Image.fromarray(true), folder / kind
+    if kind.startswith("CMYK"):
+        picture.convert("CMYK").save(path)
+    elif kind.startswith("grey16"):
+        Image.fromarray(np.arange(96 * 64, dtype=np.uint16).reshape(64, 96) * 10).save(path)
+    elif kind.startswith("palette"):
+        picture.save(path, save_all=True, append_images=[picture.rotate(180)])
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.rotate(90, expand=True).save(path, exif=exif, quality=95)
+    run(path, "--motion", folder / "motion.safetensors", "--seconds", 0.2, "--out", folder / "kind.mp4")
+    found = frames(folder / "kind.mp4")
+    assert found.shape[1:] == (64, 96, 3)
+    if kind.startswith(("CMYK", "turned")):
+        assert np.abs(found[0] - true).mean() < 6

@@ -1,0 +1,75 @@
+"""A photograph that moves: known motion moves known pixels, and nothing else."""
+
+import numpy as np
+import pytest
+
+from model.animation import displaced, filled, moved, placement
+from model.effects import Series
+from tests.videos import texture
+
+
+def steady(flow: np.ndarray) -> Series:
+    """Motion that stays where it is."""
+    return Series(mean=flow.astype(np.float32), waves=np.zeros((0, *flow.shape), np.complex64), hz=np.zeros(0))
+
+
+def constant(dx: float, dy: float, height: int, width: int) -> np.ndarray:
+    return np.broadcast_to(np.array([dx, dy], np.float32)[:, None, None], (2, height, width)).copy()
+
+
+@pytest.mark.parametrize("size", [(48, 32), (96, 64), (17, 11)])
+def test_without_motion_it_is_the_photograph(size):
+    photo = texture(96, 64)
+    (frame,) = moved(photo, steady(constant(0, 0, *size[::-1])), np.zeros(size[::-1], np.float32), [0.0])
+    assert np.array_equal(frame, photo)
+
+
+def test_motion_is_in_pixels_of_the_working_size():
+    photo = texture(96, 64)
+    (frame,) = moved(photo, steady(constant(2, -1, 32, 48)), np.ones((32, 48), np.float32), [0.0])
+    assert np.array_equal(frame[:-2, 4:], photo[2:, :-4])
+
+
+def test_what_a_mask_keeps_does_not_move():
+    photo, moving = texture(96, 64), np.zeros((64, 96), np.float32)
+    moving[:, 48:] = 1
+    (frame,) = moved(photo, steady(constant(0, 1, 32, 48)), np.ones((32, 48), np.float32), [0.0], moving)
+    assert np.array_equal(frame[:, :48], photo[:, :48]) and np.array_equal(frame[2:, 48:], photo[:-2, 48:])
+
+
+def test_at_the_working_size_each_pixel_has_its_own_motion():
+    place = placement(texture(40, 30), (40, 30))
+    x, y = np.meshgrid(np.arange(40), np.arange(30))
+    assert np.abs(place.x - x).max() < 1e-4 and np.abs(place.y - y).max() < 1e-4
+
+
+def test_an_edge_of_motion_lies_on_the_edge_of_the_colours():
+    photo = np.zeros((80, 80, 3), np.uint8)
+    photo[:, 40:] = 255  # in the middle between two working pixels of the eight: nearness alone would blur it over eight columns
+    values = np.zeros((10, 10), np.float32)
+    values[:, 5:] = 1
+    found = placement(photo, (10, 10)).read(values)
+    assert found[:, :40].max() < 0.05 and found[:, 40:].min() > 0.95
+
+
+def test_holes_are_filled_from_around_and_nothing_else_changes():
+    picture, holes = np.full((33, 47, 3), 80, np.float32), np.zeros((33, 47), bool)
+    picture[:, 24:] = 120
+    holes[10:20, 5:12] = True
+    found = filled(np.where(holes[..., None], 0, picture).astype(np.float32), holes)
+    assert np.abs(found[holes] - 80).max() < 1 and np.array_equal(found[~holes], picture[~holes])
+
+
+def test_a_border_that_is_laid_bare_shows_the_picture_going_on():
+    photo = np.full((40, 60, 3), 200, np.uint8)
+    frame = displaced(photo, np.full((2, 40, 60), 5, np.float32), np.zeros((40, 60), np.float32))
+    assert (frame == 200).all()
+
+
+def test_what_moves_more_is_in_front():
+    photo = np.zeros((8, 24, 3), np.uint8)
+    photo[:, 4:8], photo[:, 12:16] = 50, 250
+    flow = np.zeros((2, 8, 24), np.float32)
+    flow[0, :, 4:8] = 8
+    metric = np.where(flow[0] > 0, 8, 0).astype(np.float32)
+    assert np.abs(displaced(photo, flow, metric)[:, 12:16].astype(int) - 50).max() <= 1
