@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 import tyro
 from jaxtyping import Complex64, UInt8
 
@@ -24,7 +23,7 @@ from jobs.exits import check_output, sentences, tell
 from model.animation import moved
 from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
 from model.metrics import seam
-from model.prior import imagine, load_prior
+from model.prior import check_device, imagine, load_prior
 from pipeline.encode import FASTEST, encode
 from pipeline.filters import PRESETS
 from pipeline.photograph import at_size, middle, no_larger, read_photograph
@@ -146,8 +145,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(Animate, prog="quiver animate", args=args)
-        if job.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device is cuda and there is no GPU that torch can use")
+        check_device(job.device)
         check_output("--out", job.out)
         run(job)
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from jobs.exits import check_output, sentences, tell
-from model.prior import imagine, load_prior
+from model.prior import check_device, imagine, load_prior
 from pipeline.photograph import at_size, read_photograph
 from pipeline.shards import replace_file
 from schemas.motion import SpectralVolume, encode
@@ -53,8 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(Sample, prog="quiver sample", args=args)
-        if job.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device is cuda and there is no GPU that torch can use")
+        check_device(job.device)
         check_output("--out", job.out)
         prior, passed = load_prior(job.checkpoint)
         for sentence in passed:

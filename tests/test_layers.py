@@ -44,7 +44,7 @@ def test_only_the_decoder_processes_code_opens_videos_with_decord():
 
 
 def test_torch_is_imported_only_where_networks_run_on_it():
-    allowed = {"pipeline/vision.py", "pipeline/device.py", "pipeline/flow/raft.py", "pipeline/flow/weights.py", "jobs/trainer.py", "jobs/sample.py"}
+    allowed = {"pipeline/vision.py", "pipeline/device.py", "pipeline/flow/raft.py", "pipeline/flow/weights.py", "jobs/trainer.py"}
     assert importing("torch", "pipeline") | importing("torch", "schemas") | importing("torch", "jobs") <= allowed
     assert importing("torchvision") == {"pipeline/vision.py"}
 
