@@ -17,6 +17,7 @@ VERBS = {
     "train-denoiser": "learns the prior of motion from a data set",
     "sample": "motion for a photograph, from a trained prior",
     "preview": "one sample of a data set as a video or a sheet of pictures",
+    "export-page": "a page in which a photograph can be pulled and let go",
 }
 
 
