@@ -108,7 +108,7 @@ def numbers(modes: Modes) -> dict[str, Any]:
 def layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
     """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `scale`."""
     rows, columns = weight.shape
-    shapes = np.stack([modes.shapes.real, modes.shapes.imag], axis=2).reshape(len(modes.omega), 4, rows, columns).transpose(0, 2, 3, 1)
+    shapes = np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2).reshape(len(modes.omega), 4, rows, columns).transpose(0, 2, 3, 1)
     scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / FULL
     depth = np.zeros((1, rows, columns, 4))
     depth[0, :, :, 0] = FULL * depth_of(weight)

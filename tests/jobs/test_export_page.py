@@ -49,7 +49,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
         middle = seen[:, seen.shape[1] // 2]
         assert middle[5, 0] > 200 > 50 > middle[-5, 0]
         tab.click("#record")
-        tab.wait_for_timeout(700)
+        tab.wait_for_timeout(400)
         with tab.expect_download() as saved:
             tab.click("#record")
         assert saved.value.suggested_filename == "photo.webm"
