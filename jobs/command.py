@@ -18,6 +18,7 @@ VERBS = {
     "sample": "motion for a photograph, from a trained prior",
     "animate": "a photograph becomes a video, or a loop",
     "preview": "one sample of a data set as a video or a sheet of pictures",
+    "export-page": "a page in which a photograph can be pulled and let go",
 }
 
 

@@ -1,0 +1,170 @@
+"""The page of one file, in a real browser: what it does to a picture is what model/modal.py says."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from model.modal import Modes, displacement, drag, impulse, modes_of, resting, step, wind_of
+from model.page import at_mesh, page_of
+from pipeline.spectrum import to_motion
+from schemas.motion import SpectralVolume
+from tests.pages import opened_page, painted
+
+T, FPS, K, H, W = 150, 30.0, 16, 80, 128
+POINT = (40, 32)
+"""Row and column in the half that moves."""
+
+
+def volume(height: int = H, width: int = W) -> SpectralVolume:
+    """Smooth waves that fall with frequency; the right half stands still."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width] / height
+    envelope = np.clip(1.2 - 2 * x * height / width, 0, None) * (x * height / width < 0.5)
+    amplitudes = rng.normal(size=(K, 4, 1, 1)) * (2 * T / (1 + np.arange(K)))[:, None, None, None]
+    return SpectralVolume(spectrum=(amplitudes * envelope * np.cos(x + y)).astype(np.float32), fps=FPS, frames=T, made={})
+
+
+def photograph(height: int = 2 * H, width: int = 2 * W) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def modes() -> Modes:
+    spectrum = volume().spectrum
+    return modes_of(at_mesh(spectrum[:, ::2] + 1j * spectrum[:, 1::2]), T, FPS)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Iterator:
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    file.write_text(page_of(photograph(), volume(), "A <b> & @DATA@"), encoding="utf-8")
+    with opened_page(file) as (tab, complaints):
+        tab.evaluate("quiver.pause(true)")
+        yield tab
+        assert not complaints
+
+
+@pytest.fixture
+def tab(page):
+    """Nothing moves, and time stands still."""
+    page.evaluate("quiver.pause(true)")
+    page.click("#rest")
+    return page
+
+
+def moved(tab, row: int, column: int) -> np.ndarray:
+    return np.array(tab.evaluate(f"quiver.displacement({column}, {row})"))
+
+
+def test_a_drag_and_its_release_are_those_of_modal(tab):
+    m, (row, column) = modes(), POINT
+    for index, wanted in enumerate(np.linspace((1, 0), (9, -4), 5)):
+        state = drag(m, row, column, wanted)
+        tab.evaluate(f"quiver.dragTo({column}, {row}, {wanted[0]}, {wanted[1]})")
+        np.testing.assert_allclose(moved(tab, row, column), displacement(m, state)[:, row, column], atol=0.05)
+        assert index or np.abs(displacement(m, state)[:, row, column]).max() > 0.5
+    for _ in range(20):
+        tab.evaluate("quiver.advance(0.1)")
+        state = step(m, state, 0.1)
+        for place in (POINT, (10, 10), (70, 50), (40, 100)):
+            np.testing.assert_allclose(moved(tab, *place), displacement(m, state)[:, place[0], place[1]], atol=0.05)
+
+
+@pytest.mark.parametrize(("stiffness", "damping"), [(1.0, 1.0), (0.5, 0.1), (2.0, 4.0)])
+def test_a_blow_in_any_damping_is_that_of_modal(tab, stiffness, damping):
+    """From under- to overdamped; the two of critical damping meet in modal's own tests."""
+    m = modes()
+    omega = m.omega * stiffness**0.5
+    m = m._replace(omega=omega, gamma=damping * (0.4 + 0.08 * omega**2))
+    tab.evaluate(f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}}); quiver.tune()")
+    state = impulse(m, resting(m), *POINT, np.array([60.0, 20.0]))
+    tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20)")
+    for _ in range(20):
+        tab.evaluate("quiver.advance(0.05)")
+        state = step(m, state, 0.05)
+        np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
+    tab.evaluate("Object.assign(quiver.settings, {stiffness: 1, damping: 1}); quiver.tune()")
+
+
+def test_the_wind_is_that_of_modal(tab):
+    m, dt = modes(), 1 / 120
+    wind, state = wind_of(m, 1.0, 0), resting(m)
+    tab.click("#play")
+    tab.click("#rest")  # time is 0
+    tab.evaluate("quiver.settings.wind = 1; quiver.tune()")
+    for tick in range(240):
+        state = step(m, state, dt, wind.force((tick + 0.5) * dt))
+        if tick % 12 == 11:
+            tab.evaluate("quiver.advance(0.1)")
+            np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
+    tab.evaluate("quiver.settings.wind = 0; quiver.tune()")
+
+
+def test_it_plays_the_recorded_motion_in_a_loop(tab):
+    spectrum = volume().spectrum[:, ::2, POINT[0] : POINT[0] + 1, POINT[1] : POINT[1] + 1] + 1j * volume().spectrum[:, 1::2, POINT[0] : POINT[0] + 1,
+        POINT[1] : POINT[1] + 1]  # fmt: skip
+    expected = to_motion(spectrum, T)[:, :, 0, 0]
+    expected -= expected.mean(axis=0)
+    tab.click("#play")
+    for frame in range(15, 2 * T, 15):
+        tab.evaluate("quiver.advance(0.5)")
+        np.testing.assert_allclose(moved(tab, *POINT), expected[frame % T], atol=0.05)
+
+
+def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
+    still = painted(tab)
+    box = tab.locator("canvas").bounding_box()
+    x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"]
+    tab.mouse.move(x, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 0.1 * box["width"], y, steps=3)
+    tab.evaluate("quiver.advance(1)")
+    np.testing.assert_allclose(moved(tab, H // 2, W // 4), (0.1 * W, 0), atol=1)
+    pulled = painted(tab)
+    changed = np.abs(pulled.astype(int) - still).max(axis=2) > 24
+    columns = changed.shape[1]
+    assert changed[:, : columns // 3].mean() > 0.2
+    assert not changed[:, columns * 2 // 3 :].any()
+    tab.mouse.up()
+    tab.evaluate("quiver.advance(0.2)")
+    assert np.abs(moved(tab, *POINT)).max() > 0.2
+    tab.evaluate("quiver.advance(60)")
+    assert np.abs(painted(tab).astype(int) - still).max() <= 8
+
+
+def test_keys_nudge_and_every_control_has_a_name(tab):
+    tab.focus("canvas")
+    tab.keyboard.press("ArrowRight")
+    tab.evaluate("quiver.advance(0.1)")
+    assert np.abs(moved(tab, *POINT)).max() > 0.5
+    names = tab.evaluate("[...document.querySelectorAll('button, input')].map(e => (e.labels?.[0] ?? e).textContent.trim())")
+    assert len(names) == 7 and all(names)
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (360, 640)])
+def test_nothing_is_wider_than_the_window(tab, size):
+    tab.set_viewport_size(dict(width=size[0], height=size[1]))
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+    tab.set_viewport_size(dict(width=1280, height=900))
+
+
+def test_the_title_is_text(tab):
+    assert tab.title() == "A <b> & @DATA@"
+    assert tab.locator("h1 b").count() == 0
+
+
+def test_a_large_volume_is_thinned_to_the_mesh_in_its_own_pixels():
+    page = page_of(photograph(), volume(200, 320), "leaf")
+    about = json.loads(re.findall(r'id="about">(.*?)</script>', page)[0])
+    assert (about["columns"], about["rows"], about["width"], about["height"]) == (160, 100, 320, 200)
+    fine, coarse = volume(200, 320).spectrum, at_mesh(volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2])
+    np.testing.assert_allclose(coarse[1, 0, 50, 40].real, fine[1, 0, 100:102, 80:82].mean(), rtol=1e-4)
+    assert len(page) < 10_000_000
+
+
+def test_a_photograph_of_quite_another_aspect_is_refused():
+    assert page_of(photograph(256, 192), volume(), "portrait")
+    with pytest.raises(ValueError, match="motion is of 128x80 and the photograph of 64x800 pixels"):
+        page_of(photograph(800, 64), volume(), "tower")
