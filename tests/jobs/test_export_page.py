@@ -63,8 +63,8 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
 @pytest.mark.parametrize(("photo", "motion", "out", "sentence"), [
     ("none.jpg", "motion.safetensors", "page.html", "none.jpg is not there, expected a photograph"),
     ("broken.safetensors", "motion.safetensors", "page.html", "is no picture that can be read"),
-    ("photo.jpg", "none.safetensors", "page.html", "none.safetensors, which is not there, expected a file of `quiver sample`"),
-    ("photo.jpg", "broken.safetensors", "page.html", "broken.safetensors: not a file of a spectral volume"),
+    ("photo.jpg", "none.safetensors", "page.html", "none.safetensors', which is not there, expected FILE.safetensors or DATASET KEY"),
+    ("photo.jpg", "broken.safetensors", "page.html", "broken.safetensors', not a file of a spectral volume"),
     ("photo.jpg", "wide.safetensors", "page.html", "the motion is of 40x4 and the photograph of 1600x2000 pixels, expected nearly the same aspect"),
     ("photo.jpg", "one.safetensors", "page.html", "there is 1 frequency, expected at least 2"),
     ("photo.jpg", "motion.safetensors", "nowhere/page.html", "expected a file in a folder that is there"),
