@@ -19,6 +19,7 @@ from model.backbones import VGG16, fill
 from model.batches import Draw, Examples
 from model.fidelity import psnr, ssim
 from model.members import LONGEST_HEADER, Files, naming, read_picture, spectrum_offset
+from model.prior import checkpoint_of, load, settings
 from model.renderer import Renderer, RendererConfig
 from model.rows import Row
 from model.training import moved
@@ -202,6 +203,17 @@ class RendererTask:
 
     def finish(self, network: nn.Module, device: torch.device) -> None:
         """Nothing is left to be done."""
+
+
+def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
+    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn checkpoint that was passed over.
+
+    Raises ValueError where there is none.
+    """
+    found, passed = checkpoint_of(path, "renderer")
+    network = Renderer(replace(settings(found, "renderer", RendererConfig), imagenet=None))  # whose weights are in the checkpoint
+    load(network, found, "ema")
+    return network.requires_grad_(False).eval(), passed
 
 
 def measured(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:

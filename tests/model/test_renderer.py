@@ -1,22 +1,28 @@
 """The renderer: what moves, what has a part in a frame, that it learns, and that its measures are the known ones."""
 
-import tarfile
+from dataclasses import replace
 from math import log10
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from model.augment import OFF
 from model.backbones import ResNet34, fill
+from model.batches import Draw, ExampleConfig
 from model.fidelity import psnr, ssim
 from model.renderer import Renderer, RendererConfig
 from model.rendering_task import PairBatch, Pairs, RendererTask, RenderingLoss
 from model.splatting import splat
 from pipeline import vision  # mends the import of torchvision, so it comes first
+from pipeline.dataset import Dataset, ShardDraft
+from pipeline.derived import finalize
 from pipeline.scales import compute
 from pipeline.selection import select
-from schemas.sample import decode
-from tests.datasets import written
+from pipeline.window import recorded
+from schemas.outcome import Measures
+from tests.datasets import CALM, CONFIG, judged, planned
 from tests.model.tiny import random
 
 TINY = dict(encoder_width=4, widths=(6, 6, 8, 8, 8), noise_channels=4, style_channels=8)
@@ -135,17 +141,50 @@ def test_two_pairs_are_learnt():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_pairs_are_those_of_the_shard(tmp_path):
-    dataset = written(tmp_path / "data", {"train-000000": [{}, {}], "test-000000": [{}]})
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    """A data set of one sample whose later frames are noise, and whose flow is (3, 1) and (6, 2) pixels."""
+    dataset, rng = Dataset(tmp_path_factory.mktemp("moving") / "data"), np.random.default_rng(0)
+    dataset.root.mkdir()
+    row = planned("train-000000", 0)
+    dataset.open([row], recorded(CONFIG), {"python": "3"})
+    outcome, made, reason = judged(row, Measures(**CALM), rng, CONFIG)
+    flow = np.ones((2, 2, 32, 40), np.float16) * np.array([[3, 1], [6, 2]], np.float16)[:, :, None, None]
+    made = replace(made, pair_image=rng.integers(0, 255, made.pair_image.shape, np.uint8), pair_flow=flow)
+    draft = ShardDraft(dataset, "train-000000", CONFIG.frequencies)
+    draft.add(outcome, made, reason)
+    draft.commit()
+    finalize(dataset)
     selection = select(str(dataset.root))
-    pairs = Pairs([selection], compute([selection]))
-    batch = pairs[1]
-    with tarfile.open(dataset.tar("train-000000")) as tar:
-        parts = {one.name.partition(".")[2]: tar.extractfile(one).read() for one in tar if one.name.startswith(batch.keys[0] + ".")}
-    sample = decode(batch.keys[0], parts)
-    torch.testing.assert_close(batch.image[0], torch.from_numpy(sample.image / 127.5 - 1).permute(2, 0, 1).float())
-    torch.testing.assert_close(batch.weight[0, 0], torch.from_numpy(sample.weight).float())
-    assert (batch.later == -1).all() and not batch.flow.any()  # what this data set's later frames are
+    return made, lambda augment: Pairs([selection], compute([selection]), ExampleConfig(augment=augment))
+
+
+def test_pairs_are_those_of_the_shard(moving):
+    """Which of the later frames is drawn changes with the epoch; its flow is that of the same frame."""
+    made, pairs = moving
+    examples, seen = pairs(OFF), set()
+    for epoch in range(12):
+        batch = examples.batch([Draw(0, epoch, 0)])
+        which = int(batch.flow[0, 0, 0, 0]) // 3 - 1
+        seen.add(which)
+        torch.testing.assert_close(batch.image[0], torch.from_numpy(made.image / 127.5 - 1).permute(2, 0, 1).float())
+        torch.testing.assert_close(batch.later[0], torch.from_numpy(made.pair_image[which] / 127.5 - 1).permute(2, 0, 1).float())
+        torch.testing.assert_close(batch.flow[0], torch.from_numpy(made.pair_flow[which]).float())
+        torch.testing.assert_close(batch.weight[0, 0], torch.from_numpy(made.weight).float())
+    assert seen == {0, 1}
+
+
+def test_augmented_pairs_still_fit(moving):
+    """The mirror of a motion to the right is one to the left; zoomed, it is longer, and so is W."""
+    _, pairs = moving
+    plain, mirrored, zoomed = (pairs(augment)[0] for augment in (OFF, replace(OFF, flip=1.0), replace(OFF, scale=2.0)))
+    for name in ("image", "later", "weight"):
+        torch.testing.assert_close(getattr(mirrored, name), getattr(plain, name).flip(-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(mirrored.flow, plain.flow * torch.tensor([-1.0, 1]).view(2, 1, 1))
+    zoom = float(zoomed.flow.mean() / plain.flow.mean())
+    assert 1 < zoom < 2
+    torch.testing.assert_close(zoomed.flow, zoom * plain.flow)
+    assert zoomed.weight.mean() == pytest.approx(zoom * float(plain.weight.mean()), rel=0.1)
 
 
 @pytest.mark.parametrize(("difference", "decibels"), [(0.1, 20.0), (0.5, -20 * log10(0.5))])
