@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Learns the renderer from a data set's shards: from each photograph and the flow to a later frame, that frame.
+
+    python -m jobs.train_renderer PRESET --data DATASET --out DIR
+
+The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from jobs.exits import sentences, tell
+from jobs.trainer import Data, Show, check_shares, held, parse, run, seeded, shown, speaks, start, together
+from model.augment import OFF, AugmentConfig
+from model.batches import ExampleConfig
+from model.renderer import RendererConfig
+from model.rendering_task import Pairs, RendererTask, RenderingLoss
+from model.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRenderer(Data):
+    network: Annotated[RendererConfig, tyro.conf.arg(name="")] = field(default_factory=RendererConfig)
+    loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+TINY = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
+RENDERERS = {
+    "smoke": (
+        "Two cores, minutes: a tiny renderer.",
+        TINY,
+        TrainConfig(steps=200, batch=2, learning_rate=2e-3, warm_up=10, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
+    ),
+    "small": (
+        "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
+        RendererConfig(),
+        TrainConfig(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
+    ),
+    "paper": (
+        "The paper's batch of 32 and 300,000 steps; give --imagenet, and for its loss --perceptual-weight and --vgg.",
+        RendererConfig(),
+        TrainConfig(steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+    ),
+}  # fmt: skip
+PRESETS = {
+    name: (text, TrainRenderer(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config)) for name, (text, network, config) in RENDERERS.items()
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = parse("quiver train-renderer", PRESETS, args)
+        with shown() as show:
+            start(learn, job, job.train, show)
+        if speaks():
+            print(f"renderer: {job.out}")
+
+
+def learn(job: TrainRenderer, show: Show) -> None:
+    """The training, in one of its processes."""
+    if job.network.imagenet is None and speaks():
+        tell("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
+    selections = job.selections()
+    statistics, augment = job.scales(selections), AugmentConfig() if job.augment else OFF
+    training = Pairs(selections, statistics, ExampleConfig(frequencies=1, augment=augment))
+    test = Pairs(selections, statistics, ExampleConfig(frequencies=1), split="test")
+    seeded(job.train)
+    task = RendererTask(job.network, job.loss, test if len(test) else None)
+    with together(job.train.device) as group, held(job.out, group):
+        check_shares(group, batch=job.train.batch)
+        run(task, training, job.train, job.out, "renderer", show)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Two networks of torchvision's that look at pictures, under torchvision's names, so that its files of weights fit: ResNet-34 and VGG-16.
+
+Here is no more of them than is used: no classifier, and of ResNet-34 no last stage, whose stride is 32.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.flow.weights import parse, read
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB, 0 to 1."""
+DEPTHS = (3, 4, 6)
+"""Blocks of ResNet-34's first three stages (He et al. 2016, table 1)."""
+VGG = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
+"""Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
+COMPARED = (1, 3, 6, 9)
+"""After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows each but the last."""
+UNUSED = ("layer4.", "fc.")
+
+
+class Standard(nn.Module):
+    """RGB of -1 to 1 as networks of ImageNet want it."""
+
+    middle: Tensor
+    width: Tensor
+
+    def __init__(self):
+        super().__init__()
+        for name, value in (("middle", MEAN), ("width", DEVIATION)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        return ((image + 1) / 2 - self.middle) / self.width
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int, out: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.downsample = None if stride == 1 else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class ResNet34(nn.Module):
+    """Features at strides 2, 4, 8 and 16, of 1, 1, 2 and 4 times `width` channels."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.widths = (width, width, 2 * width, 4 * width)
+        self.standard = Standard()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(*(BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1) for block in range(depth)))
+            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), DEPTHS, strict=True)
+        )
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        x = self.bn1(self.conv1(self.standard(image))).relu()
+        found = [x, self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))]
+        for layer in (self.layer2, self.layer3):
+            found.append(layer(found[-1]))
+        return found
+
+
+class VGG16(nn.Module):
+    """Frozen, for comparing pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.standard, layers = Standard(), []
+        for number, (width, out) in enumerate(VGG):
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in COMPARED[:-1] else [])
+        self.features = nn.Sequential(*layers)
+        self.requires_grad_(False)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        x, found = self.standard(image), []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(x)
+            x = layer(x)
+        return [*found, x]
+
+
+def fill(network: nn.Module, path: Path, name: str) -> None:
+    """Loads torchvision's weights of the whole network from a file of torch.save or safetensors, in which nothing is executed.
+
+    Raises ValueError where there is none, or where names or shapes are not those of `network`.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file, expected torchvision's weights of {name}")
+    expected = {key: value.shape for key, value in network.state_dict().items() if not is_count(key)}
+    found = {key: value for key, value in parse(read(path), path).items() if key in expected or not (is_unused(key) or is_count(key))}
+    wrong = sorted({key for key, _ in expected.items() ^ {key: value.shape for key, value in found.items()}.items()})
+    if wrong:
+        raise ValueError(f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
+    network.load_state_dict(found, strict=False)
+
+
+def is_unused(key: str) -> bool:
+    """Whether a tensor is of the parts that are left out here."""
+    return key.startswith((*UNUSED, "classifier.", "features.24.", "features.26.", "features.28."))
+
+
+def is_count(key: str) -> bool:
+    """Whether it counts the batches that a norm has seen, which older files do not have."""
+    return key.endswith(".num_batches_tracked")

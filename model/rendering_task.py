@@ -1,0 +1,222 @@
+"""What the renderer learns from: a photograph, a true later frame, and the flow from one to the other, as shards keep them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tarfile import BLOCKSIZE
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from model.augment import OFF, augment_image, draw, vector_map
+from model.autoencoder import gradient_consistency
+from model.backbones import VGG16, fill
+from model.batches import Draw, Examples
+from model.fidelity import psnr, ssim
+from model.members import LONGEST_HEADER, Files, naming, read_picture, spectrum_offset
+from model.prior import checkpoint_of, load, settings
+from model.renderer import Renderer, RendererConfig
+from model.rows import Row
+from model.training import moved
+from pipeline.shards import check_member
+from schemas.sample import MOTION, is_finite
+
+TESTED, SHOWN = 8, 2
+"""Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
+DTYPES: dict[str, type] = {"F16": np.float16, "U8": np.uint8}
+
+
+class PairBatch(NamedTuple):
+    image: Float32[Tensor, "batch 3 height width"]
+    """I_0, RGB, -1 to 1."""
+    later: Float32[Tensor, "batch 3 height width"]
+    """I_t."""
+    flow: Float32[Tensor, "batch 2 height width"]
+    """F_t, pixels."""
+    weight: Float32[Tensor, "batch 1 height width"]
+    """W, mean length of the motion, pixels."""
+    keys: tuple[str, ...]
+
+
+class Pair(NamedTuple):
+    """As it stands in a shard."""
+
+    later: np.ndarray
+    flow: np.ndarray
+    weight: np.ndarray
+
+
+class Pairs(Examples):
+    """The same samples in the same order, of each its picture and one of its later frames, drawn anew in every epoch.
+
+    Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of its own light.
+    """
+
+    def batch(self, draws: Sequence[Draw]) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
+        parts = [self.pair(one) for one in draws]
+        image, later, flow, weight = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        return PairBatch(image, later, flow, weight, tuple(self.rows[one.number].key for one in draws))
+
+    def __getitem__(self, index: int | Draw) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A batch of one sample; by its bare number as the first epoch of seed 0 has it."""
+        return self.batch([index if isinstance(index, Draw) else Draw(0, 0, range(len(self))[index])])
+
+    def pair(self, place: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p, and W grows by the zoom."""
+        rng, row = place.rng(), self.rows[place.number]
+        image, pair = read_picture(self.files, row, self.size), read_pair(self.files, row, rng.random(), self.size)
+        affine = draw(self.config.augment, self.size, rng).affine
+        still = draw(OFF, self.size, rng)._replace(affine=affine)
+        pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later)]
+        inverse = vector_map(affine)[::2, ::2]
+        flow = np.tensordot(inverse, warped(pair.flow, still.is_still, affine), 1)
+        weight = warped(pair.weight[None], still.is_still, affine) * np.sqrt(abs(np.linalg.det(inverse)))
+        return pictures[0], pictures[1], flow.astype(np.float32), weight.astype(np.float32)
+
+
+def warped(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
+    """x(A p), bilinear."""
+    x = x.astype(np.float32)
+    if still:
+        return x
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([cv2.warpAffine(one, affine, one.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE) for one in x])
+
+
+def read_pair(files: Files, row: Row, place: float, size: tuple[int, int]) -> Pair:
+    """Of its later frames that at `place`, 0 to 1 (excluded) over all of them. Raises ValueError where the bytes are not that."""
+    with naming(row):
+        (width, height), (offset, length) = size, row.motion
+        file = files[row.path]
+        file.check(offset, length)
+        head = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + min(length, 8 + LONGEST_HEADER), np.uint8)).tobytes()
+        check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
+        head = head[BLOCKSIZE:]
+        spectrum_offset(head, length, [row.frequencies, 4, height, width])  # the layout is sound
+        after = 8 + int.from_bytes(head[:8], "little")
+        arrays: dict[str, Any] = json.loads(head[8:after])
+        pairs = arrays["pair_time"]["shape"][0]
+        if pairs < 1:
+            raise ValueError("it has no later frames, expected at least 1: extract with --pairs")
+        shapes = {"pair_image": ("U8", [pairs, height, width, 3]), "pair_flow": ("F16", [pairs, 2, height, width]), "weight": ("F16", [1, height, width])}
+        found = []
+        for name, (dtype, shape) in shapes.items():
+            array = arrays[name]
+            if (array["dtype"], array["shape"]) != (dtype, shape[1:] if name == "weight" else shape):
+                raise ValueError(f"{name} is {array['dtype']}{array['shape']}, expected {dtype}{shape}")
+            values = np.empty(shape[1:], DTYPES[dtype])
+            begin = offset + after + array["data_offsets"][0] + (int(place * shape[0]) * values.nbytes)
+            file.read(begin, values.reshape(-1).view(np.uint8))
+            if not is_finite(values):
+                raise ValueError(f"{name} has values that are not finite")
+            found.append(values)
+        return Pair(*found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderingLoss:
+    """What a made frame is measured by: L1 + gradient + SSIM + perceptual, each with its weight."""
+
+    gradient_weight: float = 0.2
+    gradient_scales: int = 4
+    ssim_weight: float = 0.1
+    """Of 1 - SSIM."""
+    perceptual_weight: float = 0.0
+    """Of the mean difference of VGG-16's features, the paper's loss; over 0 it needs --vgg."""
+    vgg: str | None = None
+    """File of torchvision's weights of VGG-16 for ImageNet."""
+
+    def __post_init__(self):
+        for name in ("gradient_weight", "ssim_weight", "perceptual_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, expected at least 0")
+        if self.perceptual_weight > 0 and self.vgg is None:
+            raise ValueError(f"perceptual_weight is {self.perceptual_weight:g} and vgg is missing, expected the file of torchvision's weights of VGG-16")
+
+
+def perceptual(vgg: VGG16, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of features, summed over four depths (Johnson et al. 2016, with the absolute value)."""
+    return torch.stack([(one - other).abs().mean() for one, other in zip(vgg(made), vgg(true), strict=True)]).sum()
+
+
+def unit(image: Tensor) -> Tensor:
+    """From -1 to 1 to 0 to 1."""
+    return (image + 1) / 2
+
+
+class RendererTask:
+    """Trains the renderer."""
+
+    def __init__(self, config: RendererConfig, loss: RenderingLoss, test: Pairs | None):
+        """Raises ValueError where there is nothing to train, or a file of weights is not what it is said to be."""
+        if config.mode == "average_rgb":
+            raise ValueError("mode is 'average_rgb', which has nothing to learn, expected 'pyramid' or 'single_scale'")
+        self.settings, self.loss_settings, self.test = config, loss, test
+        self.network, self.vgg = Renderer(config), VGG16().eval() if loss.perceptual_weight > 0 else None
+        if self.vgg is not None:
+            fill(self.vgg, Path(str(loss.vgg)), "VGG-16")
+
+    def keys(self, batch: PairBatch) -> list[str]:
+        return list(batch.keys)
+
+    def config(self) -> dict[str, Any]:
+        return dict(kind="renderer", renderer=asdict(self.settings), loss=asdict(self.loss_settings))
+
+    def constant_states(self) -> dict[str, dict[str, Tensor]]:
+        return {}
+
+    def loss(self, network: nn.Module, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        noise = self.network.noise(len(batch.image), generator).to(batch.image.device)
+        return self.compared(network(batch.image, batch.flow, batch.weight, noise), batch.later)
+
+    def compared(self, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and its parts."""
+        weights = self.loss_settings
+        parts = {"l1": (made - true).abs().mean(), "gradient": gradient_consistency(true, made, weights.gradient_scales)}
+        parts["dissimilarity"] = 1 - ssim(unit(made), unit(true)).mean()
+        total = parts["l1"] + weights.gradient_weight * parts["gradient"] + weights.ssim_weight * parts["dissimilarity"]
+        if self.vgg is not None:
+            parts["perceptual"] = perceptual(self.vgg.to(made.device), made, true)
+            total = total + weights.perceptual_weight * parts["perceptual"]
+        return total, parts
+
+    def measure(self, network: Renderer, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM on the test split, and of the mean of splatted photographs, and of the photographs themselves, for comparison."""
+        if self.test is None:
+            return {}, {}
+        rows, pictures, average = [], {}, Renderer(replace(self.settings, mode="average_rgb"))
+        for number in sorted({round(i) for i in np.linspace(0, len(self.test) - 1, min(TESTED, len(self.test)))}):
+            batch = moved(self.test.batch([Draw(0, 0, number)]), device)
+            noise = network.noise(1, torch.Generator().manual_seed(number)).to(device)
+            motion = batch.image, batch.flow, batch.weight, noise
+            made = {"": network(*motion).clamp(-1, 1), "average_": average(*motion), "still_": batch.image}
+            rows.append({name + key: float(value) for name, one in made.items() for key, value in measured(one, batch.later).items()})
+            if len(pictures) < SHOWN:
+                pictures[f"frame/{batch.keys[0]}"] = unit(torch.cat([batch.image[0], batch.later[0], made[""][0]], dim=2)).cpu()
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, pictures
+
+    def finish(self, network: nn.Module, device: torch.device) -> None:
+        """Nothing is left to be done."""
+
+
+def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
+    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn checkpoint that was passed over.
+
+    Raises ValueError where there is none.
+    """
+    found, passed = checkpoint_of(path, "renderer")
+    network = Renderer(replace(settings(found, "renderer", RendererConfig), imagenet=None))  # whose weights are in the checkpoint
+    load(network, found, "ema")
+    return network.requires_grad_(False).eval(), passed
+
+
+def measured(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+    """Of pictures of -1 to 1."""
+    one, other = unit(made), unit(true)
+    return {"psnr_db": psnr(one, other).clamp(max=99).mean(), "ssim": ssim(one, other).mean(), "l1": (made - true).abs().mean()}
