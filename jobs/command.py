@@ -15,6 +15,7 @@ VERBS = {
     "make-clips": "procedural videos of swaying things with known motion",
     "train-autoencoder": "learns the autoencoder of frequencies from a data set",
     "train-denoiser": "learns the prior of motion from a data set",
+    "train-renderer": "learns to paint a photograph that has moved",
     "sample": "motion for a photograph, from a trained prior",
     "animate": "a photograph becomes a video, or a loop",
     "preview": "one sample of a data set as a video or a sheet of pictures",

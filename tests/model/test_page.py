@@ -119,9 +119,13 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"]
     tab.mouse.move(x, y)
     tab.mouse.down()
-    tab.mouse.move(x + 0.1 * box["width"], y, steps=3)
+    tab.mouse.move(x + 0.02 * box["width"], y, steps=3)
     tab.evaluate("quiver.advance(1)")
-    np.testing.assert_allclose(moved(tab, H // 2, W // 4), (0.1 * W, 0), atol=1)
+    np.testing.assert_allclose(moved(tab, H // 2, W // 4), (0.02 * W, 0), atol=0.5)
+    tab.mouse.move(x + 0.2 * box["width"], y, steps=3)
+    tab.evaluate("quiver.advance(1)")
+    farthest = max(np.hypot(*moved(tab, row, column)) for row in range(0, H, 4) for column in range(0, W, 4))
+    assert 0.07 * W < farthest < 0.09 * W  # however far it is pulled, nothing is torn away
     pulled = painted(tab)
     changed = np.abs(pulled.astype(int) - still).max(axis=2) > 24
     columns = changed.shape[1]
