@@ -148,6 +148,8 @@ def newest(path: Path) -> tuple[Checkpoint, list[str]]:
     Raises ValueError where there is none.
     """
     folders, passed = (steps(path) or [path])[::-1], []
+    if folders == [path] and path.is_dir() and not (path / DIGESTS).exists():
+        raise ValueError(f"{path} holds no checkpoint, expected the --out of a training")
     for folder in folders:
         try:
             return read(folder), passed

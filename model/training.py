@@ -251,9 +251,9 @@ def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainC
     How long it runs, how often it saves and logs, and where it runs may differ.
     """
     free = {*(() if config.decay else ("steps",)), "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
-    now = json.loads(json.dumps(dict(task))) | {"training": {name: value for name, value in asdict(config).items() if name not in free}}
-    then = {name: value for name, value in found.items() if name not in ("format", "step")}
-    then["training"] = {name: value for name, value in dict(then.get("training", {})).items() if name not in free}
+    now = json.loads(json.dumps(dict(task))) | {name: value for name, value in asdict(config).items() if name not in free}
+    then = {name: value for name, value in found.items() if name not in ("format", "step", "training")}
+    then |= {name: value for name, value in dict(found.get("training", {})).items() if name not in free}
     different = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
     if different:
         raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")

@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_samples(tmp_path):
 
 
 def test_another_training_in_the_same_folder_is_refused(undisturbed):
-    with pytest.raises(ValueError, match=r"another training \(training differ"):
+    with pytest.raises(ValueError, match=r"another training \(learning_rate differ"):
         list(train(Line(), batches, replace(CONFIG, learning_rate=0.1), undisturbed))
     with pytest.raises(ValueError, match=r"another training \(broken differ"):
         list(train(Line(broken_at=9.0), batches, CONFIG, undisturbed))
