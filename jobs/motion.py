@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from jobs.exits import tell
 from model.prior import check_device, imagine, load_prior
 from pipeline.filters import PRESETS
-from pipeline.photograph import at_size, middle, read_photograph
+from pipeline.photograph import at_size, read_photograph
 from pipeline.reconstruction import reconstruct
 from pipeline.selection import select
 from pipeline.single import first_window
@@ -82,8 +82,7 @@ def found(source: Source) -> tuple[Motion, Picture]:
     picture = motion.picture if given is None else given
     if picture is None:
         raise ValueError("PHOTO is missing: the motion has no picture of its own")
-    parts = [middle(one, motion.size) for one in (picture, motion.picture) if one is not None]
-    if len(parts) == 2 and likeness(*parts, motion.size) < ALIKE:
+    if motion.picture is not None and likeness(picture, motion.picture, motion.size) < ALIKE:
         tell("the photograph differs much from the picture that the motion belongs to: it will sway where that one does")
     return motion, picture
 
