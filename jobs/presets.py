@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from model.autoencoder import AutoencoderConfig
 from model.denoiser import DenoiserConfig
+from model.renderer import RendererConfig
 from model.training import TrainConfig
 
 TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
 TINY_DENOISER = DenoiserConfig(
     prediction="velocity", channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32)
 )
+TINY_RENDERER = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
 SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
@@ -51,6 +53,23 @@ DENOISERS = {
         "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of 40 GB with --workers 16, about six days.",
         DenoiserConfig(),
         TrainConfig(steps=750_000, batch=96, learning_rate=5e-5, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+    ),
+}  # fmt: skip
+RENDERERS = {
+    "smoke": (
+        "Two cores, minutes: a tiny renderer.",
+        TINY_RENDERER,
+        TrainConfig(steps=200, batch=2, learning_rate=2e-3, warm_up=10, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
+    ),
+    "small": (
+        "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
+        RendererConfig(),
+        TrainConfig(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
+    ),
+    "paper": (
+        "The paper's batch of 32 and 300,000 steps; give --imagenet, and for its loss --perceptual-weight and --vgg.",
+        RendererConfig(),
+        TrainConfig(steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
     ),
 }  # fmt: skip
 AUTOENCODERS["paper_512"] = (

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from jobs.exits import sentences, tell
+from jobs.presets import RENDERERS
 from jobs.trainer import Data, Show, check_shares, held, parse, run, seeded, shown, speaks, start, together
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig
@@ -28,24 +29,6 @@ class TrainRenderer(Data):
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
-TINY = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
-RENDERERS = {
-    "smoke": (
-        "Two cores, minutes: a tiny renderer.",
-        TINY,
-        TrainConfig(steps=200, batch=2, learning_rate=2e-3, warm_up=10, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
-    ),
-    "small": (
-        "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
-        RendererConfig(),
-        TrainConfig(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
-    ),
-    "paper": (
-        "The paper's batch of 32 and 300,000 steps; give --imagenet, and for its loss --perceptual-weight and --vgg.",
-        RendererConfig(),
-        TrainConfig(steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
-    ),
-}  # fmt: skip
 PRESETS = {
     name: (text, TrainRenderer(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config)) for name, (text, network, config) in RENDERERS.items()
 }

@@ -29,6 +29,7 @@ from pipeline.views import refilter
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from tests import datasets, videos
+from tests.pages import FLAGS, until
 from tests.pipeline.building import probe
 
 CONFIG = BuildConfig(
@@ -41,7 +42,6 @@ HOSTILE = [
     dict(licence="\x1b[31mred\x1b[0m\x07\u202e", clip_id="' onmouseover='window.hacked=1", uri="javascript:window.hacked=1"),
     dict(licence="x" * 10_000, clip_id="{{ 7 * 7 }}{% raw %}" + "y" * 10_000, uri="</title></style>" + SCRIPT),
 ]
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
 def page_of(*selections: Selection) -> str:
@@ -223,18 +223,9 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+        chromium = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), "--disable-gpu"])
         yield chromium
         chromium.close()
-
-
-def until(tab, condition: str) -> None:
-    """Waits for it; Playwright's own way is forbidden by the page's policy."""
-    for _ in range(200):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(50)
-    pytest.fail(f"never: {condition}")
 
 
 @pytest.fixture(scope="module")
