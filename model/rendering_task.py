@@ -60,7 +60,8 @@ class Pairs(Examples):
     def batch(self, draws: Sequence[Draw]) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
         """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
         parts = [self.pair(one) for one in draws]
-        image, later, flow, weight = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        # rows in order: np.stack keeps the channels last, and gradients of oneDNN's 1x1 strided convolutions then write where they must not
+        image, later, flow, weight = (torch.from_numpy(np.ascontiguousarray(np.stack(part))) for part in zip(*parts, strict=True))
         return PairBatch(image, later, flow, weight, tuple(self.rows[one.number].key for one in draws))
 
     def __getitem__(self, index: int | Draw) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
