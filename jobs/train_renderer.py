@@ -16,7 +16,6 @@ from jobs.exits import sentences, tell
 from jobs.presets import RENDERERS
 from jobs.trainer import Data, Show, check_shares, held, parse, run, seeded, shown, speaks, start, together
 from model.augment import OFF, AugmentConfig
-from model.batches import ExampleConfig
 from model.renderer import RendererConfig
 from model.rendering_task import Pairs, RendererTask, RenderingLoss
 from model.training import TrainConfig
@@ -50,8 +49,8 @@ def learn(job: TrainRenderer, show: Show) -> None:
         tell("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
     selections = job.selections()
     statistics, augment = job.scales(selections), AugmentConfig() if job.augment else OFF
-    training = Pairs(selections, statistics, ExampleConfig(frequencies=1, augment=augment))
-    test = Pairs(selections, statistics, ExampleConfig(frequencies=1), split="test")
+    training = Pairs(selections, statistics, augment)
+    test = Pairs(selections, statistics, split="test")
     seeded(job.train)
     task = RendererTask(job.network, job.loss, test if len(test) else None)
     with together(job.train.device) as group, held(job.out, group):

@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from jobs import cluster
 from jobs.exits import Exit, stop, tell
 from model.augment import OFF, AugmentConfig
-from model.batches import ExampleConfig, Examples, Order, Position, loader
+from model.batches import ExampleConfig, Examples, Order, Position, Windows, loader
 from model.checkpoints import brief
 from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, device_of, train
@@ -187,14 +187,14 @@ def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -
         raise ValueError(f"--start is {path}, whose network is another one: {brief(error)}") from error
 
 
-def run(task: Task, examples: Examples, config: TrainConfig, out: Path, title: str, show: Show) -> None:
+def run(task: Task, windows: Windows, config: TrainConfig, out: Path, title: str, show: Show) -> None:
     """Trains to the end; its first process shows how it goes."""
     group = current_group()
-    order = Order(count=len(examples), seed=config.seed, global_batch=config.batch)
+    order = Order(count=len(windows), seed=config.seed, global_batch=config.batch)
 
     def batches(position: Position) -> Iterator[tuple[Any, Position]]:
         pinned = config.device == "cuda"
-        return loader(examples, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
+        return loader(windows, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
 
     for logged in train(task, batches, config, out, tell):
         if group.rank == 0:

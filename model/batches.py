@@ -1,6 +1,7 @@
 """Training samples in an order that a stopped training can go on with.
 
-    Examples    the kept windows of one split of several data sets, or views of them, by number
+    Windows     the kept windows of one split of several data sets, or views of them, by number
+    Examples    what the motion prior learns of them: pictures and normalised spectra
     Order       which of them follow each other: a function of the seed and the epoch, cut into global batches
     Position    how far a training has come in it: all that a checkpoint must hold
     loader      the batches of one rank from a position on, each with the position after it
@@ -9,6 +10,7 @@ The order knows nothing of ranks and loader workers, and what is drawn for a sam
 seeded by seed, epoch and the sample's number alone. So the same global batches come from any number of them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -71,23 +73,39 @@ class Example(NamedTuple):
     key: str
 
 
-class Examples(Dataset):
+class Windows(Dataset, ABC):
     """The kept windows of one split, by number (rows.py says in which order).
 
-    Raises ValueError where the statistics are of other training shards, where there is none, where a video is held out
-    in one data set and not in another, and, naming it, for a sample whose bytes are not the one that was written.
+    Raises ValueError where the statistics are of other training shards, where there is none, and where a video is held out in one data
+    set and not in another.
     """
 
-    def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, config: ExampleConfig | None = None, *, split: str = "train"):
+    def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, split: str):
         check_alike(selections)
         check_belongs(statistics, selections)
-        self.config, self.size, self.rows, self.files = config or ExampleConfig(), statistics.size, Rows(selections, split), Files()
-        self.frequencies = check_frequencies(self.config.frequencies, len(statistics.scale))
-        self.scale = channel_scales(replace(statistics, scale=statistics.scale[: self.frequencies]), self.config.normalisation)
-        self.tables = tables(self.scale, self.config.normalisation)
+        self.size, self.rows, self.files = statistics.size, Rows(selections, split), Files()
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def keys(self, draws: Sequence[Draw]) -> tuple[str, ...]:
+        """Names of these samples."""
+        return tuple(self.rows[one.number].key for one in draws)
+
+    @abstractmethod
+    def batch(self, draws: Sequence[Draw]) -> tuple[Any, ...]:
+        """What is learnt of these samples. Raises ValueError naming one whose bytes are not the one that was written."""
+
+
+class Examples(Windows):
+    """Pictures and normalised spectra. Raises ValueError as `Windows` does, and for frequencies that the statistics do not have."""
+
+    def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, config: ExampleConfig | None = None, *, split: str = "train"):
+        super().__init__(selections, statistics, split)
+        self.config = config or ExampleConfig()
+        self.frequencies = check_frequencies(self.config.frequencies, len(statistics.scale))
+        self.scale = channel_scales(replace(statistics, scale=statistics.scale[: self.frequencies]), self.config.normalisation)
+        self.tables = tables(self.scale, self.config.normalisation)
 
     def __getitem__(self, index: int | Draw) -> Example:
         """A sample; by its bare number as the first epoch of seed 0 has it."""
@@ -102,7 +120,7 @@ class Examples(Dataset):
         image = np.empty((len(draws), 3, height, width), np.float32)
         spectrum = np.empty((len(draws), count, 4, height, width), np.float32)
         bands = [self._read(one, *into) for one, *into in zip(draws, image, spectrum, strict=True)]
-        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), torch.tensor(bands), tuple(self.rows[one.number].key for one in draws))
+        return Batch(torch.from_numpy(image), torch.from_numpy(spectrum), torch.tensor(bands), self.keys(draws))
 
     def _read(self, place: Draw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
         """Writes a sample's picture and frequencies to these arrays; returns which frequencies these are."""
@@ -213,23 +231,23 @@ def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " sampl
 
 
 def loader(
-    examples: Examples, order: Order, position: Position, *, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
-) -> Iterator[tuple[Batch, Position]]:
+    windows: Windows, order: Order, position: Position, *, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
+) -> Iterator[tuple[Any, Position]]:
     """Without end, the batches of a rank from `position` on, each with the position after it: where a training goes on once it has learnt from the batch.
 
-    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises ValueError as `Examples` and `Order.batches`.
+    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises ValueError as `Windows.batch` and `Order.batches`.
     """
-    if order.count != len(examples):
-        raise ValueError(f"the order is of {order.count} samples, expected {len(examples)}")
+    if order.count != len(windows):
+        raise ValueError(f"the order is of {order.count} samples, expected {len(windows)}")
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
-        _Batches(examples), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
+        _Batches(windows), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
         collate_fn=_as_it_is, generator=torch.Generator(),  # else torch's global one is drawn from
     )  # fmt: skip
     return _sound(batches, (after for _, after in positions))
 
 
-def _sound(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Batch, Position]]:
+def _sound(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Any, Position]]:
     cv2.setNumThreads(1)  # its threads do not survive a fork: a worker would wait for them for ever
     for batch, after in zip(batches, positions, strict=False):
         if isinstance(batch, ValueError):
@@ -240,12 +258,12 @@ def _sound(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Batch,
 class _Batches(Dataset):
     """Whole batches; an error of one is handed over as a value, since torch would make a page of text of it."""
 
-    def __init__(self, examples: Examples):
-        self.examples = examples
+    def __init__(self, windows: Windows):
+        self.windows = windows
 
-    def __getitem__(self, draws: list[Draw]) -> Batch | ValueError:
+    def __getitem__(self, draws: list[Draw]) -> tuple[Any, ...] | ValueError:
         try:
-            return self.examples.batch(draws)
+            return self.windows.batch(draws)
         except ValueError as error:
             return error
 

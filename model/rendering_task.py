@@ -13,18 +13,20 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model.augment import OFF, augment_image, draw, vector_map
+from model.augment import OFF, AugmentConfig, augment_image, draw, vector_map
 from model.autoencoder import gradient_consistency
 from model.backbones import VGG16, fill
-from model.batches import Draw, Examples
+from model.batches import Draw, Windows
 from model.fidelity import psnr, ssim
 from model.members import LONGEST_HEADER, Files, naming, read_picture, spectrum_offset
 from model.prior import checkpoint_of, load, settings
 from model.renderer import Renderer, RendererConfig
 from model.rows import Row
 from model.training import moved
+from pipeline.selection import Selection
 from pipeline.shards import check_member
 from schemas.sample import MOTION, is_finite
+from schemas.statistics import SpectrumStatistics
 
 TESTED, SHOWN = 8, 2
 """Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
@@ -51,28 +53,29 @@ class Pair(NamedTuple):
     weight: np.ndarray
 
 
-class Pairs(Examples):
+class Pairs(Windows):
     """The same samples in the same order, of each its picture and one of its later frames, drawn anew in every epoch.
 
-    Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of its own light.
+    Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of its own light. Raises ValueError as
+    `Windows` does.
     """
 
-    def batch(self, draws: Sequence[Draw]) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, augment: AugmentConfig = OFF, *, split: str = "train"):
+        super().__init__(selections, statistics, split)
+        self.augment = augment
+
+    def batch(self, draws: Sequence[Draw]) -> PairBatch:
         """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
         parts = [self.pair(one) for one in draws]
-        # rows in order: np.stack keeps the channels last, and gradients of oneDNN's 1x1 strided convolutions then write where they must not
+        # rows in order: np.stack keeps channels last, and for those the gradients of oneDNN's strided convolutions 1x1 write where they must not
         image, later, flow, weight = (torch.from_numpy(np.ascontiguousarray(np.stack(part))) for part in zip(*parts, strict=True))
-        return PairBatch(image, later, flow, weight, tuple(self.rows[one.number].key for one in draws))
-
-    def __getitem__(self, index: int | Draw) -> PairBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A batch of one sample; by its bare number as the first epoch of seed 0 has it."""
-        return self.batch([index if isinstance(index, Draw) else Draw(0, 0, range(len(self))[index])])
+        return PairBatch(image, later, flow, weight, self.keys(draws))
 
     def pair(self, place: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p, and W grows by the zoom."""
         rng, row = place.rng(), self.rows[place.number]
         image, pair = read_picture(self.files, row, self.size), read_pair(self.files, row, rng.random(), self.size)
-        affine = draw(self.config.augment, self.size, rng).affine
+        affine = draw(self.augment, self.size, rng).affine
         still = draw(OFF, self.size, rng)._replace(affine=affine)
         pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later)]
         inverse = vector_map(affine)[::2, ::2]

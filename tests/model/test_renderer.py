@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.augment import OFF
 from model.backbones import ResNet34, fill
-from model.batches import Draw, ExampleConfig
+from model.batches import Draw
 from model.fidelity import psnr, ssim
 from model.renderer import Renderer, RendererConfig
 from model.rendering_task import PairBatch, Pairs, RendererTask, RenderingLoss
@@ -156,28 +156,29 @@ def moving(tmp_path_factory):
     draft.commit()
     finalize(dataset)
     selection = select(str(dataset.root))
-    return made, lambda augment: Pairs([selection], compute([selection]), ExampleConfig(augment=augment))
+    return made, lambda augment: Pairs([selection], compute([selection]), augment).batch
 
 
 def test_pairs_are_those_of_the_shard(moving):
     """Which of the later frames is drawn changes with the epoch; its flow is that of the same frame."""
     made, pairs = moving
-    examples, seen = pairs(OFF), set()
+    batch_of, seen = pairs(OFF), set()
     for epoch in range(12):
-        batch = examples.batch([Draw(0, epoch, 0)])
+        batch = batch_of([Draw(0, epoch, 0)])
         which = int(batch.flow[0, 0, 0, 0]) // 3 - 1
         seen.add(which)
         torch.testing.assert_close(batch.image[0], torch.from_numpy(made.image / 127.5 - 1).permute(2, 0, 1).float())
         torch.testing.assert_close(batch.later[0], torch.from_numpy(made.pair_image[which] / 127.5 - 1).permute(2, 0, 1).float())
         torch.testing.assert_close(batch.flow[0], torch.from_numpy(made.pair_flow[which]).float())
         torch.testing.assert_close(batch.weight[0, 0], torch.from_numpy(made.weight).float())
+        assert all(part.is_contiguous() for part in batch[:4])
     assert seen == {0, 1}
 
 
 def test_augmented_pairs_still_fit(moving):
     """The mirror of a motion to the right is one to the left; zoomed, it is longer, and so is W."""
     _, pairs = moving
-    plain, mirrored, zoomed = (pairs(augment)[0] for augment in (OFF, replace(OFF, flip=1.0), replace(OFF, scale=2.0)))
+    plain, mirrored, zoomed = (pairs(augment)([Draw(0, 0, 0)]) for augment in (OFF, replace(OFF, flip=1.0), replace(OFF, scale=2.0)))
     for name in ("image", "later", "weight"):
         torch.testing.assert_close(getattr(mirrored, name), getattr(plain, name).flip(-1), atol=1e-3, rtol=0)
     torch.testing.assert_close(mirrored.flow, plain.flow * torch.tensor([-1.0, 1]).view(2, 1, 1))
