@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.augment import OFF
-from model.backbones import ResNet34, fill
+from model.backbones import VGG16, ResNet34, fill
 from model.batches import Draw
 from model.fidelity import psnr, ssim
 from model.renderer import Renderer, RendererConfig
@@ -186,6 +186,25 @@ def test_augmented_pairs_still_fit(moving):
     assert 1 < zoom < 2
     torch.testing.assert_close(zoomed.flow, zoom * plain.flow)
     assert zoomed.weight.mean() == pytest.approx(zoom * float(plain.weight.mean()), rel=0.1)
+
+
+def test_a_loss_of_features_is_learnt_from(tmp_path):
+    """It alone: nothing of the true frame itself, and VGG stays as it is."""
+    torch.manual_seed(0)
+    torch.save(VGG16().state_dict(), tmp_path / "vgg16.pth")
+    only = RenderingLoss(gradient_weight=0.0, ssim_weight=0.0, perceptual_weight=100.0, vgg=str(tmp_path / "vgg16.pth"))
+    task, image = RendererTask(RendererConfig(**TINY), only, None), photograph()
+    assert task.compared(image, image)[1]["perceptual"] == 0
+    flow, weight = shift(image, 2)
+    batch, optimiser, losses = PairBatch(image, image.flip(-1), flow, weight, ("a", "b")), torch.optim.Adam(task.network.parameters(), 5e-3), []
+    for _ in range(4):
+        optimiser.zero_grad()
+        loss, parts = task.loss(task.network, batch, torch.Generator().manual_seed(0))
+        loss.backward()
+        optimiser.step()
+        losses.append(float(parts["perceptual"]))
+    assert losses[-1] < losses[0]
+    assert task.vgg is not None and all(one.grad is None for one in task.vgg.parameters())
 
 
 @pytest.mark.parametrize(("difference", "decibels"), [(0.1, 20.0), (0.5, -20 * log10(0.5))])
