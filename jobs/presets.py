@@ -85,6 +85,8 @@ DENOISERS["paper_512"] = (
 )
 CROPS = {"smoke": (64, 64)}
 """Of the autoencoder's training slices."""
+RENDERER_CROPS = {"smoke": (128, 96)}
+"""Of the renderer's pairs."""
 SLICES = {"smoke": 4, "small": 4}
 """Frequencies of a photograph in a step that learns one at a time: its features are made once for all of them. The paper's: 1."""
 COORDINATION = {"smoke": (10, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}

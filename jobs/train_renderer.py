@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from jobs.exits import sentences, tell
-from jobs.presets import RENDERERS
+from jobs.presets import RENDERER_CROPS, RENDERERS
 from jobs.trainer import Data, Show, check_shares, held, parse, run, seeded, shown, speaks, start, together
 from model.augment import OFF, AugmentConfig
 from model.renderer import RendererConfig
@@ -25,11 +25,14 @@ from model.training import TrainConfig
 class TrainRenderer(Data):
     network: Annotated[RendererConfig, tyro.conf.arg(name="")] = field(default_factory=RendererConfig)
     loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
+    crop: tuple[int, int] | None = None
+    """Width and height of the part of each pair that a step learns from; without, the whole."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 PRESETS = {
-    name: (text, TrainRenderer(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config)) for name, (text, network, config) in RENDERERS.items()
+    name: (text, TrainRenderer(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=RENDERER_CROPS.get(name)))
+    for name, (text, network, config) in RENDERERS.items()
 }
 
 
@@ -52,7 +55,7 @@ def learn(job: TrainRenderer, show: Show) -> None:
     training = Pairs(selections, statistics, augment)
     test = Pairs(selections, statistics, split="test")
     seeded(job.train)
-    task = RendererTask(job.network, job.loss, test if len(test) else None)
+    task = RendererTask(job.network, job.loss, test if len(test) else None, crop=job.crop)
     with together(job.train.device) as group, held(job.out, group):
         check_shares(group, batch=job.train.batch)
         run(task, training, job.train, job.out, "renderer", show)

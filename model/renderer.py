@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
 
@@ -23,8 +24,8 @@ from model.splatting import splat
 STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
 LEAST = 32
 """Pixels of a side, so that the coarsest level has two."""
-START = 0.01
-"""Deviation of the last layer's first weights: nearly nothing is added to the splatted photograph."""
+START = 1e-3
+"""Deviation of the last layer's first weights: nothing that could be seen is added to the splatted photograph."""
 SHUT = -2.0
 """Logit of the gate at the start, where there is no hole."""
 Mode = Literal["pyramid", "single_scale", "average_rgb"]
@@ -80,7 +81,8 @@ class Modulated(nn.Module):
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(out, width, 3, 3)), nn.Parameter(torch.zeros(out))
+        # their length says nothing, only how fast a step turns them
+        self.weight, self.bias = nn.Parameter(torch.randn(out, width, 3, 3) / (3 * width**0.5)), nn.Parameter(torch.zeros(out))
         self.scale = nn.Linear(style, width)
         nn.init.ones_(self.scale.bias)
 
@@ -188,6 +190,28 @@ class Renderer(nn.Module):
         if min(height, width) < LEAST:
             raise ValueError(f"the photograph is {width}x{height}, expected at least {LEAST}x{LEAST}")
         return self.synthesise(self.warp(image, self.features(image), flow, weight), noise)
+
+
+class Painter:
+    """Makes frames of one photograph, whose features are computed once."""
+
+    def __init__(self, renderer: Renderer, photo: UInt8[np.ndarray, "rows columns 3"], seed: int = 0, device: str = "cpu"):
+        """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32 pixels."""
+        rows, columns = photo.shape[:2]
+        if min(rows, columns) < LEAST:
+            raise ValueError(f"the photograph is {columns}x{rows}, expected at least {LEAST}x{LEAST} for the renderer")
+        self.renderer, self.device = renderer.to(device), device
+        self.image = torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None].to(device) / 127.5 - 1
+        self.noise = renderer.noise(1, torch.Generator().manual_seed(seed)).to(device)
+        with torch.no_grad():
+            self.features = renderer.features(self.image)
+
+    def __call__(self, flow: Float32[np.ndarray, "2 rows columns"], weight: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
+        """The photograph by displacements in its pixels, and W in working pixels."""
+        with torch.no_grad():
+            motion = torch.from_numpy(flow)[None].to(self.device), torch.from_numpy(weight)[None, None].to(self.device)
+            made = self.renderer.synthesise(self.renderer.warp(self.image, self.features, *motion), self.noise)
+            return ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
 def filled(

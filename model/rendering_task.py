@@ -20,8 +20,9 @@ from model.batches import Draw, Windows
 from model.fidelity import psnr, ssim
 from model.members import LONGEST_HEADER, Files, naming, read_picture, spectrum_offset
 from model.prior import checkpoint_of, load, settings
-from model.renderer import Renderer, RendererConfig
+from model.renderer import LEAST, Renderer, RendererConfig
 from model.rows import Row
+from model.tasks import cropped
 from model.training import moved
 from pipeline.selection import Selection
 from pipeline.shards import check_member
@@ -157,11 +158,16 @@ def unit(image: Tensor) -> Tensor:
 class RendererTask:
     """Trains the renderer."""
 
-    def __init__(self, config: RendererConfig, loss: RenderingLoss, test: Pairs | None):
-        """Raises ValueError where there is nothing to train, or a file of weights is not what it is said to be."""
+    def __init__(self, config: RendererConfig, loss: RenderingLoss, test: Pairs | None, *, crop: tuple[int, int] | None = None):
+        """A step learns from a part of `crop` (width, height) of each pair.
+
+        Raises ValueError where there is nothing to train, the part is too small, or a file of weights is not what it is said to be.
+        """
         if config.mode == "average_rgb":
             raise ValueError("mode is 'average_rgb', which has nothing to learn, expected 'pyramid' or 'single_scale'")
-        self.settings, self.loss_settings, self.test = config, loss, test
+        if crop is not None and min(crop) < LEAST:
+            raise ValueError(f"crop is {crop[0]}x{crop[1]}, expected at least {LEAST}x{LEAST}")
+        self.settings, self.loss_settings, self.test, self.crop = config, loss, test, crop
         self.network, self.vgg = Renderer(config), VGG16().eval() if loss.perceptual_weight > 0 else None
         if self.vgg is not None:
             fill(self.vgg, Path(str(loss.vgg)), "VGG-16")
@@ -170,14 +176,15 @@ class RendererTask:
         return list(batch.keys)
 
     def config(self) -> dict[str, Any]:
-        return dict(kind="renderer", renderer=asdict(self.settings), loss=asdict(self.loss_settings))
+        return dict(kind="renderer", renderer=asdict(self.settings), loss=asdict(self.loss_settings), crop=self.crop)
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
         return {}
 
     def loss(self, network: nn.Module, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         noise = self.network.noise(len(batch.image), generator).to(batch.image.device)
-        return self.compared(network(batch.image, batch.flow, batch.weight, noise), batch.later)
+        image, later, flow, weight = cropped(torch.cat(batch[:4], dim=1), self.crop, generator).split([3, 3, 2, 1], dim=1)
+        return self.compared(network(image, flow, weight, noise), later)
 
     def compared(self, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and its parts."""

@@ -81,7 +81,7 @@ class AutoencoderTask:
         network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in chosen(self.whole, WHITENING))
 
 
-def cropped(x: Float[Tensor, "batch 4 _ _"], size: tuple[int, int] | None, generator: torch.Generator) -> Float[Tensor, "batch 4 _ _"]:
+def cropped(x: Float[Tensor, "batch channels _ _"], size: tuple[int, int] | None, generator: torch.Generator) -> Float[Tensor, "batch channels _ _"]:
     """A part of that size (width, height), at most, at a place drawn by chance: a convolution learns from it what it learns from the whole."""
     if size is None:
         return x

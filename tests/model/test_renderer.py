@@ -12,7 +12,7 @@ from model.augment import OFF
 from model.backbones import VGG16, ResNet34, fill
 from model.batches import Draw
 from model.fidelity import psnr, ssim
-from model.renderer import Renderer, RendererConfig
+from model.renderer import Painter, Renderer, RendererConfig
 from model.rendering_task import PairBatch, Pairs, RendererTask, RenderingLoss
 from model.splatting import splat
 from pipeline import vision  # mends the import of torchvision, so it comes first
@@ -202,9 +202,25 @@ def test_a_loss_of_features_is_learnt_from(tmp_path):
         loss, parts = task.loss(task.network, batch, torch.Generator().manual_seed(0))
         loss.backward()
         optimiser.step()
-        losses.append(float(parts["perceptual"]))
+        losses.append(parts["perceptual"].item())
     assert losses[-1] < losses[0]
     assert task.vgg is not None and all(one.grad is None for one in task.vgg.parameters())
+
+
+def test_a_painter_makes_the_networks_frames_of_a_photograph():
+    """Of pixels and of numpy's arrays; the noise is the seed's."""
+    network, pixels = renderer().eval(), np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    nn.init.normal_(network.head.weight)
+    flow, weight = np.random.default_rng(1).normal(size=(2, 40, 56)).astype(np.float32), np.ones((40, 56), np.float32)
+    image, noise = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float(), network.noise(1, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        made = network(image, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise)
+    paint = Painter(network, pixels, seed=3)
+    expected = ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(paint(flow, weight), expected)
+    assert not np.array_equal(Painter(network, pixels, seed=4)(flow, weight), expected)
+    with pytest.raises(ValueError, match="56x31, expected at least 32x32 for the renderer"):
+        Painter(network, pixels[:31])
 
 
 @pytest.mark.parametrize(("difference", "decibels"), [(0.1, 20.0), (0.5, -20 * log10(0.5))])

@@ -1,0 +1,101 @@
+"""What renderers make of the later frames of clips that they have not seen: PSNR and SSIM, side by side, by clip.
+
+    python -m benchmarks.rendering RENDERER ... --data DATASET ... [--windows 8]
+
+Each RENDERER is the folder of a training. Beside them stand what has nothing to learn: the photograph itself (still), the mean of splatted
+colours (average_rgb) and softmax splatting of colours, as `quiver animate` does it without a network (softmax_rgb). Of each clip of the test
+split so many windows, spread over all, with each of their later frames. The worst pair stands beside the mean. Last come the frames a second
+of each at batch 1.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.animation import displaced
+from model.fidelity import psnr, ssim
+from model.renderer import Renderer, RendererConfig
+from model.rendering_task import load_renderer, unit
+from pipeline.selection import samples, select
+from schemas.sample import Sample
+
+
+class Scores(NamedTuple):
+    psnr: list[float]
+    ssim: list[float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("renderers", nargs="*", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--windows", type=int, default=8, help="of each clip, at most")
+    options = parser.parse_args()
+    networks = {"average_rgb": Renderer(RendererConfig(mode="average_rgb"))} | {path.name: load_renderer(path)[0] for path in options.renderers}
+    found: dict[str, dict[str, Scores]] = defaultdict(lambda: defaultdict(lambda: Scores([], [])))
+    for sample in tested(options.data, options.windows):
+        for made in range(len(sample.pair_image)):
+            true = picture(sample.pair_image[made])
+            for name, one in every_way(networks, sample, made):
+                scores = found[clip_of(sample)][name]
+                scores.psnr.append(float(psnr(one, true).clamp(max=99)))
+                scores.ssim.append(float(ssim(one, true)))
+    for clip, rows in found.items():
+        print(f"\n{clip}, {len(next(iter(rows.values())).psnr)} pairs\n{'':<40}{'PSNR':>8}{'worst':>8}{'SSIM':>8}{'worst':>8}")
+        for name, scores in rows.items():
+            print(f"{name:<40}{np.mean(scores.psnr):8.2f}{min(scores.psnr):8.2f}{np.mean(scores.ssim):8.4f}{min(scores.ssim):8.4f}", flush=True)
+    print("\nframes a second, one at a time, features made once:", {name: round(frames_a_second(one, sample), 1) for name, one in networks.items()})
+
+
+def tested(data: str, windows: int) -> Iterator[Sample]:
+    """Of each clip of the test split, so many windows, spread evenly."""
+    selection = select(data)
+    by_clip: dict[str, list[Sample]] = defaultdict(list)
+    for shard, entry in selection.index()["shards"].items():
+        for sample in samples(selection, shard) if entry["split"] == "test" else ():
+            by_clip[clip_of(sample)].append(sample)
+    for found in by_clip.values():
+        for i in sorted({round(i) for i in np.linspace(0, len(found) - 1, min(windows, len(found)))}):
+            yield found[i]
+
+
+def clip_of(sample: Sample) -> str:
+    return sample.key.rpartition("-")[0]
+
+
+def every_way(networks: dict[str, Renderer], sample: Sample, which: int) -> Iterator[tuple[str, Tensor]]:
+    """The later frame by each of them, RGB of 0 to 1."""
+    yield "still", picture(sample.image)
+    flow, weight = sample.pair_flow[which].astype(np.float32), sample.weight.astype(np.float32)
+    yield "softmax_rgb", picture(displaced(sample.image, flow, weight))
+    for name, network in networks.items():
+        noise = network.noise(1, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            made = network(2 * picture(sample.image) - 1, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise)
+        yield name, unit(made.clamp(-1, 1))
+
+
+def picture(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def frames_a_second(network: Renderer, sample: Sample, count: int = 20) -> float:
+    image, flow = 2 * picture(sample.image) - 1, torch.from_numpy(sample.pair_flow[0].astype(np.float32))[None]
+    weight, noise = torch.from_numpy(sample.weight.astype(np.float32))[None, None], network.noise(1)
+    with torch.no_grad():
+        features = network.features(image)
+        begin = perf_counter()
+        for _ in range(count):
+            network.synthesise(network.warp(image, features, flow, weight), noise)
+    return count / (perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
