@@ -5,11 +5,12 @@
     python -m jobs.animate PHOTO --checkpoint DIR --out out.gif
 
 Its motion is that of a real video (whose first frame moves where no PHOTO is given), that of a file or a data set's sample, or a
-trained prior's. Without a network for pictures the photograph's colours are splatted and holes filled from around them.
+trained prior's. A trained renderer makes the frames (--renderer); without one the photograph's colours are splatted and holes filled from around them.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +21,11 @@ import tyro
 
 from jobs.exits import check_output, sentences, tell
 from jobs.motion import Picture, Source, found
-from model.animation import moved
+from model.animation import Paint, displaced, moved
 from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
 from model.metrics import seam
+from model.renderer import Painter
+from model.rendering_task import load_renderer
 from pipeline.encode import FASTEST, encode
 from pipeline.photograph import middle, no_larger, read_photograph
 from pipeline.shards import replace_file
@@ -31,6 +34,8 @@ from schemas.sample import from_channels
 
 WIDEST = {".mp4": 3840, ".gif": 640, ".webp": 1280}
 """Kinds of file, and how wide their pictures are at most where --width does not say."""
+PAINTED = 1024
+"""Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
 LONGEST_S = 600
 BLEND = 0.25
 """Share of a loop over which a cross-fade goes."""
@@ -54,8 +59,10 @@ class Animate(Source):
     """Slow motion: so many times slower."""
     mask: Path | None = None
     """A picture of the photograph's shape: what is black in it stays still, what is white moves."""
+    renderer: Path | None = None
+    """Folder of a trained renderer, which makes the frames; without one the colours are splatted. It runs on --device."""
     width: int | None = None
-    """Widest result, pixels; without a number 3840 in .mp4, 1280 in .webp and 640 in .gif. Nothing is enlarged."""
+    """Widest result, pixels; without a number 3840 in .mp4, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,6 +83,10 @@ class Animate(Source):
     @property
     def suffix(self) -> str:
         return self.out.suffix.lower()
+
+    @property
+    def widest(self) -> int:
+        return self.width or min(WIDEST[self.suffix], PAINTED if self.renderer else WIDEST[self.suffix])
 
     @property
     def rate(self) -> float:
@@ -106,13 +117,23 @@ def run(job: Animate) -> None:
     series = series_for(job, volume, seconds)
     times = np.arange(max(2, round(seconds * job.rate))) / job.rate / job.slow
     still = None if job.mask is None else mask_of(job.mask, photo, motion.size)
-    shown = no_larger(photo, max(job.width or WIDEST[job.suffix], motion.size[0]))
+    shown = no_larger(photo, max(job.widest, motion.size[0]))
     share = None if still is None else cv2.resize(still, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
-    made = moved(shown, series, mean_magnitude(series, times[:: max(1, len(times) // 100)]), times, share)
+    made = moved(shown, series, mean_magnitude(series, times[:: max(1, len(times) // 100)]), times, share, painter_of(job, shown))
     data = encode(told(made, len(times)), job.rate, job.suffix)
     replace_file(job.out, data)
     closing = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
     print(f"{job.out}: {len(times) / job.rate:.2f} s at {shown.shape[1]}x{shown.shape[0]}, {len(data) / 1e6:.1f} MB{closing}")
+
+
+def painter_of(job: Animate, shown: Picture) -> Paint:
+    """What makes a frame of the picture."""
+    if job.renderer is None:
+        return partial(displaced, shown)
+    network, passed = load_renderer(job.renderer)
+    for sentence in passed:
+        tell(sentence)
+    return Painter(network, shown, job.seed, job.device)
 
 
 def shown_part(picture: Picture, size: tuple[int, int]) -> Picture:

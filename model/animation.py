@@ -5,7 +5,8 @@ pixels around its own place, drawn to those of like colour, so that the edge of 
 made one at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ MARGIN = 0.25
 """Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
 
 Picture = UInt8[np.ndarray, "rows columns 3"]
+Paint = Callable[[np.ndarray, np.ndarray], Picture]
+"""A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns]."""
 
 
 class Placement(NamedTuple):
@@ -71,8 +74,9 @@ def moved(
     weight: Float32[np.ndarray, "height width"],
     times: Iterable[float],
     moving: Float32[np.ndarray, "rows columns"] | None = None,
+    paint: Paint | None = None,
 ) -> Iterator[Picture]:
-    """The photograph by the motion at each time; where there is none it is itself to the last bit.
+    """The photograph by the motion at each time, by `displaced` or another `paint`; `displaced` leaves what is still as it is to the last bit.
 
     `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
     multiplied by `moving`, 0 to 1.
@@ -80,10 +84,10 @@ def moved(
     height, width = weight.shape
     place = placement(photo, (width, height))
     share = np.float32(1) if moving is None else moving
-    metric = place.read(weight) * share
+    metric, paint = place.read(weight) * share, paint or partial(displaced, photo)
     for time in times:
         motion = series.at(time)
-        yield displaced(photo, np.stack([place.read(part) * np.float32(scale) * share for part, scale in zip(motion, place.scale, strict=True)]), metric)
+        yield paint(np.stack([place.read(part) * np.float32(scale) * share for part, scale in zip(motion, place.scale, strict=True)]), metric)
 
 
 def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:

@@ -4,9 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from jobs.animate import main as animate
+from model.renderer import Painter
 from model.rendering_task import load_renderer
+from schemas.motion import SpectralVolume, encode
 from tests.datasets import written
 
 
@@ -27,6 +34,47 @@ def test_a_training_and_its_end(tmp_path):
     image = torch.zeros(1, 3, 32, 40)
     assert network(image, image[:, :2], image[:, :1], network.noise(1)).shape == image.shape
     assert passed == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("renderer")
+    written(folder / "data", {"train-000000": [{}] * 2})
+    made = train("--data", str(folder / "data"), "--out", str(folder / "out"), "--steps", "3", "--learning-rate", "0.3", "--loader-workers", "0")
+    assert made.returncode == 0, made.stderr
+    return folder / "out"
+
+
+@pytest.fixture
+def still(tmp_path) -> list[str]:
+    """A photograph, and a motion of it that is none."""
+    across, down = np.meshgrid(np.linspace(60, 190, 64), np.linspace(60, 190, 40))
+    pixels = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    (tmp_path / "still.safetensors").write_bytes(encode(SpectralVolume(spectrum=np.zeros((4, 4, 20, 32), np.float32), fps=30.0, frames=30, made={})))
+    return [str(tmp_path / "photo.png"), "--motion", str(tmp_path / "still.safetensors")]
+
+
+def test_a_trained_renderer_makes_the_frames(trained, still, tmp_path):
+    """Those of its painter, at the photograph's size: what splatting leaves as it is, a network changes."""
+    animate([*still, "--renderer", str(trained), "--out", str(tmp_path / "moving.mp4"), "--seconds", "0.2", "--seed", "5"])
+    with av.open(str(tmp_path / "moving.mp4")) as file:
+        frames = [frame.to_ndarray(format="rgb24").astype(np.float32) for frame in file.decode(video=0)]
+    network, _ = load_renderer(trained)
+    photo = np.asarray(Image.open(tmp_path / "photo.png"))
+    expected = Painter(network, photo, 5)(np.zeros((2, 40, 64), np.float32), np.zeros((40, 64), np.float32))
+    assert len(frames) == 6 and frames[0].shape == (40, 64, 3)
+    changed, apart = (np.abs(one - expected.astype(np.float32)).mean() for one in (photo, frames[3]))
+    assert apart < 5 < 15 < changed
+
+
+def test_a_folder_without_a_renderer_is_refused(still, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        animate([*still, "--renderer", str(tmp_path), "--out", str(tmp_path / "moving.mp4")])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert str(tmp_path) in told and told.count("\n") == 1
+    assert not (tmp_path / "moving.mp4").exists()
 
 
 def test_a_loss_without_its_network_is_refused(tmp_path):
