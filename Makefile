@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS ?= demo/clips/clips.csv
 DATASET ?= demo/dataset
+# of its sample of most motion, a loop (.gif) and a page on which it can be pulled (.html)
+SHOWN ?= $(DATASET)-moving
 # what make bench measures, and how long its videos are: 12 s keep it under 20 minutes
 BENCHMARKS ?= extract memory spectrum shards statistics page loader flow splatting
 BENCH_SECONDS ?= 12
@@ -28,7 +30,9 @@ endif
 demo: $(INSTALLED)
 	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle --windows-per-shard 16
 	$(BIN)/quiver report-statistics "$(DATASET)"
-	@echo "the data set is in $(DATASET); open $(DATASET)/report.html in a browser"
+	$(BIN)/quiver animate --motion "$(DATASET)" --magnify 2 --seconds 4 --out "$(SHOWN).gif"
+	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"
+	@echo "the data set is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ from jobs.exits import tell
 from model.prior import check_device, imagine, load_prior
 from pipeline.filters import PRESETS
 from pipeline.photograph import at_size, read_photograph
-from pipeline.reconstruction import reconstruct
+from pipeline.reconstruction import liveliest, reconstruct
 from pipeline.selection import select
 from pipeline.single import first_window
 from pipeline.window import BuildConfig
@@ -35,7 +35,7 @@ class Source:
     motion_from: Path | None = None
     """A video whose motion is taken."""
     motion: tuple[str, ...] = ()
-    """FILE.safetensors, as quiver sample writes it, or DATASET KEY."""
+    """FILE.safetensors, as quiver sample writes it, or DATASET KEY; without KEY, the sample of most motion."""
     checkpoint: Path | None = None
     """Folder of a trained denoiser, which imagines motion for the photograph."""
     seed: int = 0
@@ -53,9 +53,14 @@ class Source:
         if (given := sum(map(bool, (self.motion_from, self.motion, self.checkpoint)))) != 1:
             raise ValueError(f"{given} sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY, and --checkpoint DIR")
         if len(self.motion) > 2:
-            raise ValueError(f"--motion is {' '.join(self.motion)}, expected FILE.safetensors or DATASET KEY")
-        if self.photo is None and (self.checkpoint or len(self.motion) == 1):
+            raise ValueError(f"--motion is {' '.join(self.motion)}, expected FILE.safetensors, or DATASET and KEY")
+        if self.photo is None and (self.checkpoint or self.is_file):
             raise ValueError(f"PHOTO is missing: the motion of a {'checkpoint' if self.checkpoint else 'file'} has no picture of its own")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether --motion is a file of one spectral volume."""
+        return len(self.motion) == 1 and (self.motion[0].endswith(".safetensors") or Path(self.motion[0]).is_file())
 
 
 class Motion(NamedTuple):
@@ -91,11 +96,9 @@ def motion_of(source: Source, photo: Picture | None) -> Motion:
     """From the one source that was given."""
     if source.motion_from:
         return recorded_motion(source.motion_from)
-    if len(source.motion) == 2:
-        return stored_motion(*source.motion)
     if source.checkpoint and photo is not None:
         return imagined_motion(source, source.checkpoint, photo)
-    return Motion(read_volume(Path(source.motion[0])), None)
+    return Motion(read_volume(Path(source.motion[0])), None) if source.is_file else stored_motion(*source.motion)
 
 
 def recorded_motion(path: Path) -> Motion:
@@ -104,8 +107,9 @@ def recorded_motion(path: Path) -> Motion:
     return Motion(volume_of(found.sample.spectrum, found.frames, config.plan.fps), found.frame)
 
 
-def stored_motion(dataset: str, key: str) -> Motion:
-    found = reconstruct(select(dataset), key)
+def stored_motion(dataset: str, key: str | None = None) -> Motion:
+    selection = select(dataset)
+    found = reconstruct(selection, key or liveliest(selection))
     return Motion(volume_of(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps), found.sample.image)
 
 

@@ -102,6 +102,14 @@ def kept_row(selection: Selection, key: str) -> dict[str, Any]:
     raise ValueError(f"key {key!r} {fate}; {examples(kept)}")
 
 
+def liveliest(selection: Selection) -> str:
+    """The key of the kept window of most motion. Raises ValueError where no window is kept."""
+    kept = read_manifest(selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))])
+    if not kept:
+        raise ValueError(f"{selection} keeps no window, expected at least 1")
+    return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
+
+
 def told(row: dict[str, Any]) -> str:
     """What became of a window, and why: `rejected (cut)`."""
     return f"{row['outcome']} ({', '.join(filter(None, [row['reason'], row['detail']]))})"

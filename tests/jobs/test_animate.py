@@ -5,12 +5,14 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageSequence
 
 from jobs import animate
 from schemas.motion import SpectralVolume, encode
 from tests import videos
+from tests.datasets import written
 
 K, T, FPS, SIZE = 4, 60, 30.0, (48, 32)
 
@@ -101,6 +103,18 @@ def test_the_motion_of_a_video(folder, capsys):
     Image.fromarray(videos.texture(400, 260, seed=9)).save(folder / "other.png")
     run(folder / "other.png", "--motion-from", folder / "sways.mp4", "--seconds", 0.5, "--out", folder / "other.mp4")
     assert "differs much" in capsys.readouterr().err
+
+
+def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):
+    written(tmp_path / "data", {"train-000000": [{}, {"mean_motion_px": 3.0}, {}], "test-000000": [{"mean_motion_px": 1000.0}]})
+    rows = pq.read_table(tmp_path / "data" / "manifest.parquet", columns=["key", "outcome", "mean_motion_px"]).to_pylist()
+    (key,) = [row["key"] for row in rows if row["outcome"] == "kept" and row["mean_motion_px"] == 3]
+    assert len(rows) == 4
+    run("--motion", tmp_path / "data", "--seconds", 0.2, "--out", tmp_path / "liveliest.webp")
+    run("--motion", tmp_path / "data", key, "--seconds", 0.2, "--out", tmp_path / "named.webp")
+    assert (tmp_path / "liveliest.webp").read_bytes() == (tmp_path / "named.webp").read_bytes()
+    written(tmp_path / "none", {"train-000000": [{"mean_motion_px": 1000.0}]})
+    assert "keeps no window, expected at least 1" in refused(capsys, "--motion", str(tmp_path / "none"), "--out", str(tmp_path / "a.webp"))
 
 
 @pytest.mark.parametrize(
