@@ -32,7 +32,7 @@ from pipeline.shards import replace_file
 from schemas.motion import SpectralVolume
 from schemas.sample import from_channels
 
-WIDEST = {".mp4": 3840, ".gif": 640, ".webp": 1280}
+WIDEST = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280}
 """Kinds of file, and how wide their pictures are at most where --width does not say."""
 PAINTED = 1024
 """Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
@@ -46,7 +46,7 @@ class Animate(Source):
     """Makes a photograph move."""
 
     out: Path
-    """File to write: .mp4, .gif or .webp."""
+    """File to write: .mp4, .webm, .gif or .webp."""
     loop: Literal["auto", "none", "snap", "crossfade"] = "auto"
     """snap: every wave in whole cycles; crossfade: faded into its beginning; auto: snap where the file is shown over and over (.gif, .webp)."""
     seconds: float | None = None
@@ -62,7 +62,7 @@ class Animate(Source):
     renderer: Path | None = None
     """Folder of a trained renderer, which makes the frames; without one the colours are splatted. It runs on --device."""
     width: int | None = None
-    """Widest result, pixels; without a number 3840 in .mp4, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
+    """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,7 +94,7 @@ class Animate(Source):
 
     @property
     def looped(self) -> str:
-        return self.loop if self.loop != "auto" else "none" if self.suffix == ".mp4" else "snap"
+        return self.loop if self.loop != "auto" else "none" if self.suffix in (".mp4", ".webm") else "snap"
 
     def duration(self, recorded: float) -> float:
         """Seconds of the result, of motion that was recorded for so many."""

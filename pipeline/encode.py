@@ -1,12 +1,13 @@
-"""Pictures that move, as the bytes of one file: H.264 in mp4, animated gif and webp, and png for a single picture.
+"""Pictures that move, as the bytes of one file: H.264 in mp4, VP9 in webm, animated gif and webp, and png for a single picture.
 
-Equal frames give equal bytes with one set of library versions. Only mp4 streams; the others hold all their frames.
+Equal frames give equal bytes with one set of library versions. mp4 and webm stream; the others hold all their frames.
 """
 
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 CLOCK = 90_000
-"""Ticks per second of an mp4: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
+"""Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
 BT709, LIMITED = 1, 1
 """Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
 PALETTE_FROM = 16
@@ -26,8 +27,20 @@ PALETTE_FROM = 16
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
+class Codec(NamedTuple):
+    """A kind of film: its container, its encoder and what that is told."""
+
+    container: str
+    name: str
+    options: dict[str, str]
+
+
+X264 = Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
+VP9 = Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
+
+
 class Shown(NamedTuple):
-    """A frame of an mp4, with its presentation time and its duration in ticks of CLOCK."""
+    """A frame of a film, with its presentation time and its duration in ticks of CLOCK."""
 
     image: Picture
     pts: int
@@ -37,7 +50,7 @@ class Shown(NamedTuple):
 def encode(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
     """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and webp repeat for ever.
 
-    An mp4 of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
+    An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
     of file cannot have, where there is no frame, frames differ in size, or a png is asked of more than one.
     """
     check_suffix(suffix)
@@ -64,11 +77,10 @@ def of_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
         raise ValueError("there are 0 frames, expected at least 1")
 
 
-def _mp4(frames: Iterator[Picture], fps: float) -> bytes:
+def _film(frames: Iterator[Picture], fps: float, codec: Codec) -> bytes:
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:  # the index is moved to the front in a file that has a name
-        path = Path(folder) / "clip.mp4"
-        rate = Fraction(fps).limit_denominator(1001)
-        write_h264(path, at_rate(map(even, frames), fps), rate=rate, options=dict(crf="14", preset="fast"), index_first=True)
+        path = Path(folder) / f"clip.{codec.container}"
+        write_film(path, at_rate(map(even, frames), fps), codec, rate=Fraction(fps).limit_denominator(1001), index_first=True)
         return path.read_bytes()
 
 
@@ -86,15 +98,22 @@ def even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
 
 
 def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:
-    """Writes frames of one even size as H.264 in mp4, BT.709, as they come; `options` are x264's. The same bytes each time.
+    """Writes an mp4 (`write_film`); `options` are x264's.
 
     One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list. With the index at
     its beginning a browser shows the first frame before it has the last; at its end it is written as it grows.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"} if index_first else {}) as file:
+    write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
+
+
+def write_film(path: Path, frames: Iterable[Shown], codec: Codec, *, rate: Fraction | int, index_first: bool) -> None:
+    """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
+    mp4 = {"movflags": "faststart"} if index_first else {}
+    webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
+    with av.open(str(path), "w", format=codec.container, options=mp4 if codec.container == "mp4" else webm) as file:
         stream = None
         for image, pts, duration in frames:
-            stream = stream or _stream(file, image, rate, options)
+            stream = stream or _stream(file, image, rate, codec)
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.duration, frame.time_base = pts, duration, Fraction(1, CLOCK)
@@ -103,10 +122,11 @@ def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, opt
             file.mux(stream.encode())
 
 
-def _stream(file: Any, image: Picture, rate: Fraction | int, options: dict[str, str]) -> Any:
+def _stream(file: Any, image: Picture, rate: Fraction | int, codec: Codec) -> Any:
     height, width = image.shape[:2]
-    options = options | {"bf": "0", "threads": "1", "mbtree": "0"}  # the macroblock tree reads memory that it never wrote
-    stream = file.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options)
+    # of x264 the macroblock tree reads memory that it never wrote; VP9's bits do not depend on its threads
+    options = codec.options | ({"bf": "0", "threads": "1", "mbtree": "0"} if codec.name == "libx264" else {"threads": "4"})
+    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options)
     context = stream.codec_context
     context.time_base = stream.time_base = Fraction(1, CLOCK)
     context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -142,13 +162,19 @@ def durations(count: int, fps: float, clock: int) -> list[int]:
 def _png(frames: Iterator[Picture], fps: float) -> bytes:  # noqa: ARG001 - a picture has no rate
     image, more = next(frames), next(frames, None)
     if more is not None:
-        raise ValueError("there are several frames, expected 1 for .png; .mp4, .gif and .webp move")
+        raise ValueError("there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
 
 
-ENCODERS: dict[str, Callable[[Iterator[Picture], float], bytes]] = {".mp4": _mp4, ".gif": _gif, ".webp": _webp, ".png": _png}
+ENCODERS: dict[str, Callable[[Iterator[Picture], float], bytes]] = {
+    ".mp4": partial(_film, codec=X264),
+    ".webm": partial(_film, codec=VP9),
+    ".gif": _gif,
+    ".webp": _webp,
+    ".png": _png,
+}
 """What makes each kind of file, by its suffix."""
-FASTEST = {".mp4": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
+FASTEST = {".mp4": 1000, ".webm": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
 """Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a second."""

@@ -32,7 +32,7 @@ def refused(capsys, *arguments: object, code: int = 2) -> str:
 
 
 def frames(path: Path) -> np.ndarray:
-    if path.suffix == ".mp4":
+    if path.suffix in (".mp4", ".webm"):
         with av.open(str(path)) as file:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]).astype(int)
     with Image.open(path) as image:
@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp"])
 def test_a_file_of_motion_moves_a_photograph(folder, suffix):
     out = folder / f"film{suffix}"
     run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--fps", 20, "--out", out)
@@ -129,7 +129,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
         (["gone.png", "--motion", "motion.safetensors", "--out", "a.mp4"], "is not there, expected a photograph"),
         (["motion.safetensors", "--motion", "motion.safetensors", "--out", "a.mp4"], "is no picture that can be read"),
         (["tiny.png", "--motion", "motion.safetensors", "--out", "a.mp4"], "expected at least 48x32"),
-        (["photo.png", "--motion", "motion.safetensors", "--out", "a.avi"], "expected a name that ends in .mp4, .gif, .webp"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.avi"], "expected a name that ends in .mp4, .webm, .gif, .webp"),
         (["photo.png", "--motion", "motion.safetensors", "--out", "none/a.mp4"], "in a folder that is there"),
         (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--seconds", "0"], "--seconds is 0"),
         (["photo.png", "--motion", "motion.safetensors", "--out", "a.gif", "--fps", "60"], "--fps is 60, expected 1 to 50"),

@@ -142,7 +142,7 @@ def test_a_rejected_window_is_answered_with_its_reason(dataset, rows, tmp_path, 
 @pytest.mark.parametrize(
     "out, options, words",
     [
-        ("a.mov", (), "suffix is '.mov', expected one of .mp4, .gif, .webp, .png"),
+        ("a.mov", (), "suffix is '.mov', expected one of .mp4, .webm, .gif, .webp, .png"),
         ("a", (), "suffix is ''"),
         ("nowhere/a.mp4", (), "expected a file in a folder that is there"),
         ("a.mp4", ("--magnify", "0"), "--magnify is 0, expected more than 0"),
