@@ -8,6 +8,7 @@ Its motion is that of a real video (whose first frame moves where no PHOTO is gi
 trained prior's. A trained renderer makes the frames (--renderer); without one the photograph's colours are splatted and holes filled from around them.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,17 +27,19 @@ from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, s
 from model.metrics import seam
 from model.renderer import Painter
 from model.rendering_task import load_renderer
-from pipeline.encode import FASTEST, encode
+from pipeline.encode import FASTEST, encode, write_pictures
 from pipeline.photograph import middle, no_larger, read_photograph
 from pipeline.shards import replace_file
 from schemas.motion import SpectralVolume
 from schemas.sample import from_channels
 
-WIDEST = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280}
-"""Kinds of file, and how wide their pictures are at most where --width does not say."""
+WIDEST = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
+"""Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder of png."""
 PAINTED = 1024
 """Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
 LONGEST_S = 600
+GAP = 8
+"""Pixels between two pictures side by side."""
 BLEND = 0.25
 """Share of a loop over which a cross-fade goes."""
 
@@ -46,7 +49,7 @@ class Animate(Source):
     """Makes a photograph move."""
 
     out: Path
-    """File to write: .mp4, .webm, .gif or .webp."""
+    """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
     loop: Literal["auto", "none", "snap", "crossfade"] = "auto"
     """snap: every wave in whole cycles; crossfade: faded into its beginning; auto: snap where the file is shown over and over (.gif, .webp)."""
     seconds: float | None = None
@@ -55,34 +58,48 @@ class Animate(Source):
     """Frames a second; without a number 30, and 25 in a .gif."""
     magnify: float = 1.0
     """So many times the motion; 0: none."""
+    magnify_band: tuple[str, ...] = ()
+    """LOW:HIGH=FACTOR, so many times the motion between two frequencies in Hz, as 0.5:1=3; several are allowed."""
     slow: float = 1.0
     """Slow motion: so many times slower."""
     mask: Path | None = None
     """A picture of the photograph's shape: what is black in it stays still, what is white moves."""
     renderer: Path | None = None
     """Folder of a trained renderer, which makes the frames; without one the colours are splatted. It runs on --device."""
+    side_by_side: bool = False
+    """The photograph stands still on the left, and moves on the right."""
+    slice: Path | None = None
+    """Also write a .png of one row of the picture over time, downwards: that which moves most."""
     width: int | None = None
     """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.suffix not in WIDEST:
-            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(WIDEST)}")
+            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, WIDEST))}, or in nothing for a folder of .png")
+        if self.slice is not None and self.slice.suffix.lower() != ".png":
+            raise ValueError(f"--slice is {self.slice}, expected a name that ends in .png")
         for name, value, low, high in (
             ("seconds", self.duration(1), 0.1, LONGEST_S),
-            ("fps", self.rate, 1, FASTEST[self.suffix]),
+            ("fps", self.rate, 1, FASTEST.get(self.suffix, 1000)),
             ("slow", self.slow, 0.05, 100),
         ):
             if not (isfinite(value) and low <= value <= high):
                 raise ValueError(f"--{name} is {value:g}, expected {low:g} to {high:g}")
-        if not abs(self.magnify) <= 100:
-            raise ValueError(f"--magnify is {self.magnify:g}, expected -100 to 100")
+        for name, factor in (("magnify", self.magnify), *(("magnify-band", factor) for factor in self.bands.values())):
+            if not abs(factor) <= 100:
+                raise ValueError(f"--{name} is {factor:g}, expected -100 to 100")
         if self.width is not None and not 16 <= self.width <= 8192:
             raise ValueError(f"--width is {self.width}, expected 16 to 8192")
 
     @property
     def suffix(self) -> str:
         return self.out.suffix.lower()
+
+    @property
+    def bands(self) -> dict[tuple[float, float], float]:
+        """What --magnify-band says. Raises ValueError where it is not of its form."""
+        return dict(map(band_of, self.magnify_band))
 
     @property
     def widest(self) -> int:
@@ -94,7 +111,7 @@ class Animate(Source):
 
     @property
     def looped(self) -> str:
-        return self.loop if self.loop != "auto" else "none" if self.suffix in (".mp4", ".webm") else "snap"
+        return self.loop if self.loop != "auto" else "snap" if self.suffix in (".gif", ".webp") else "none"
 
     def duration(self, recorded: float) -> float:
         """Seconds of the result, of motion that was recorded for so many."""
@@ -105,8 +122,18 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = tyro.cli(Animate, prog="quiver animate", args=args)
-        check_output("--out", job.out)
+        check(job)
         run(job)
+
+
+def check(job: Animate) -> None:
+    """Raises ValueError where what is made could not be put."""
+    if job.suffix or not job.out.is_dir():
+        check_output("--out", job.out)
+    elif any(job.out.iterdir()):
+        raise ValueError(f"--out is {str(job.out)!r}, which is not empty, expected a folder that is new or empty")
+    if job.slice is not None:
+        check_output("--slice", job.slice)
 
 
 def run(job: Animate) -> None:
@@ -119,11 +146,54 @@ def run(job: Animate) -> None:
     still = None if job.mask is None else mask_of(job.mask, photo, motion.size)
     shown = no_larger(photo, max(job.widest, motion.size[0]))
     share = None if still is None else cv2.resize(still, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
-    made = moved(shown, series, mean_magnitude(series, times[:: max(1, len(times) // 100)]), times, share, painter_of(job, shown))
-    data = encode(told(made, len(times)), job.rate, job.suffix)
-    replace_file(job.out, data)
+    weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
+    row, rows = liveliest_row(weight, len(shown)), []
+    made = told(moved(shown, series, weight, times, share, painter_of(job, shown)), len(times))
+    size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in made))
+    if job.slice is not None:
+        replace_file(job.slice, encode([np.stack(rows)], 1, ".png"))
+        print(f"{job.slice}: row {row} of {len(shown)}, over time")
     closing = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
-    print(f"{job.out}: {len(times) / job.rate:.2f} s at {shown.shape[1]}x{shown.shape[0]}, {len(data) / 1e6:.1f} MB{closing}")
+    print(f"{job.out}: {len(times) / job.rate:.2f} s at {laid_out(job, shown, shown).shape[1]}x{len(shown)}, {size / 1e6:.1f} MB{closing}")
+
+
+def write(job: Animate, frames: Iterator[Picture]) -> int:
+    """Whole or not at all; returns how many bytes."""
+    if not job.suffix:
+        return write_pictures(job.out, frames)
+    data = encode(frames, job.rate, job.suffix)
+    replace_file(job.out, data)
+    return len(data)
+
+
+def liveliest_row(weight: np.ndarray, rows: int) -> int:
+    """Of a picture of so many rows, that whose pixels move furthest on average."""
+    return int((weight.mean(axis=1).argmax() + 0.5) / len(weight) * rows)
+
+
+def kept(frame: Picture, row: int, rows: list[np.ndarray]) -> Picture:
+    """The frame, of which a row is added to `rows`."""
+    rows.append(frame[row].copy())
+    return frame
+
+
+def laid_out(job: Animate, still: Picture, frame: Picture) -> Picture:
+    """The frame, beside the photograph where that is asked for."""
+    if not job.side_by_side:
+        return frame
+    return np.concatenate([still, np.full((len(still), GAP, 3), 255, np.uint8), frame], axis=1)
+
+
+def band_of(text: str) -> tuple[tuple[float, float], float]:
+    """`0.5:1=3` as ((0.5, 1.0), 3.0). Raises ValueError naming what was given."""
+    found = re.fullmatch(r"([0-9.]+):([0-9.]+)=(-?[0-9.]+)", text)
+    try:
+        low, high, factor = map(float, found.groups() if found else ())
+    except ValueError:
+        raise ValueError(f"--magnify-band is {text!r}, expected LOW:HIGH=FACTOR, as 0.5:1=3") from None
+    if low > high:
+        raise ValueError(f"--magnify-band is {text!r}, expected LOW at most HIGH")
+    return (low, high), factor
 
 
 def painter_of(job: Animate, shown: Picture) -> Paint:
@@ -154,7 +224,7 @@ def mask_of(path: Path, photo: Picture, size: tuple[int, int]) -> np.ndarray:
 
 def series_for(job: Animate, volume: SpectralVolume, seconds: float) -> Series:
     """The motion as it is asked for, beginning at rest in the photograph."""
-    spectrum, period = magnify(from_channels(volume.spectrum), volume.frames, volume.fps, job.magnify), seconds / job.slow
+    spectrum, period = magnify(from_channels(volume.spectrum), volume.frames, volume.fps, job.magnify, bands=job.bands), seconds / job.slow
     window = volume.frames, volume.fps
     if job.looped == "snap":
         series = snap(spectrum, *window, period)

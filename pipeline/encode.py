@@ -4,6 +4,7 @@ Equal frames give equal bytes with one set of library versions. mp4 and webm str
 """
 
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -57,6 +58,21 @@ def encode(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
     if not (isfinite(fps) and 0 < fps <= FASTEST[suffix]):
         raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {FASTEST[suffix]} for {suffix}")
     return ENCODERS[suffix](of_one_size(frames), fps)
+
+
+def write_pictures(folder: Path, frames: Iterable[Picture]) -> int:
+    """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how many bytes. Raises OSError where there are files in it."""
+    made = Path(tempfile.mkdtemp(prefix=".quiver-", dir=folder.absolute().parent))
+    try:
+        for number, frame in enumerate(of_one_size(frames)):
+            Image.fromarray(frame).save(made / f"frame-{number:04}.png", compress_level=3)
+        made.chmod(0o755)
+        size = sum(path.stat().st_size for path in made.iterdir())
+        made.replace(folder)
+    except BaseException:
+        shutil.rmtree(made)
+        raise
+    return size
 
 
 def check_suffix(suffix: str) -> None:
