@@ -128,10 +128,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def check(job: Animate) -> None:
     """Raises ValueError where what is made could not be put."""
-    if job.suffix or not job.out.is_dir():
+    folder = not job.suffix and job.out.is_dir()
+    if folder and any(job.out.iterdir()) or not job.suffix and job.out.is_file():
+        raise ValueError(f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty")
+    if not folder:
         check_output("--out", job.out)
-    elif any(job.out.iterdir()):
-        raise ValueError(f"--out is {str(job.out)!r}, which is not empty, expected a folder that is new or empty")
     if job.slice is not None:
         check_output("--slice", job.slice)
 
@@ -151,7 +152,7 @@ def run(job: Animate) -> None:
     made = told(moved(shown, series, weight, times, share, painter_of(job, shown)), len(times))
     size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in made))
     if job.slice is not None:
-        replace_file(job.slice, encode([np.stack(rows)], 1, ".png"))
+        replace_file(job.slice, encode([np.stack(rows)], 1.0, ".png"))
         print(f"{job.slice}: row {row} of {len(shown)}, over time")
     closing = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
     print(f"{job.out}: {len(times) / job.rate:.2f} s at {laid_out(job, shown, shown).shape[1]}x{len(shown)}, {size / 1e6:.1f} MB{closing}")

@@ -39,6 +39,11 @@ def frames(path: Path) -> np.ndarray:
         return np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]).astype(int)
 
 
+def pictures(path: Path) -> np.ndarray:
+    """Of a folder, in the order of their names."""
+    return np.stack([np.array(Image.open(one)) for one in sorted(path.iterdir())]).astype(int)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A photograph, motion of its right half at 0.5 and 1.5 Hz, and a video."""
@@ -91,6 +96,53 @@ def test_magnified_by_nothing_and_masked_all_over_nothing_moves(folder):
         assert np.abs(found - found[:1]).max() <= 2
 
 
+def test_the_bands_of_a_range_are_magnified_alone(folder):
+    """Motion at 0.5 Hz goes across, that at 1.5 Hz down: without the latter it is that of a file which has only the former."""
+    options = ["--seconds", 0.7, "--out"]
+    with_one = np.zeros((K, 4, *SIZE[::-1]), np.float32)
+    with_one[1, 0, :, 24:] = 3 * T
+    (folder / "one.safetensors").write_bytes(encode(SpectralVolume(spectrum=with_one, fps=FPS, frames=T, made={})))
+    run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--magnify-band", "0.3:0.8=3", "1:2=0", *options, folder / "bands")
+    run(folder / "photo.png", "--motion", folder / "one.safetensors", *options, folder / "one")
+    bands, one = pictures(folder / "bands"), pictures(folder / "one")
+    right = np.s_[:, :, 64:]  # at the edge of what moves W is another, which has both
+    assert np.abs(bands[right] - one[right]).max() <= 1 and np.abs(one[right] - one[:1][right]).mean() > 5
+
+
+def test_side_by_side_has_the_photograph_still_on_the_left(folder, capsys):
+    run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 0.5, "--side-by-side", "--out", folder / "both")
+    assert "at 200x64" in capsys.readouterr().out
+    run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 0.5, "--out", folder / "alone")
+    both, alone = pictures(folder / "both"), pictures(folder / "alone")
+    assert both.shape == (15, 64, 96 + 8 + 96, 3) and np.ptp(alone, axis=0).max() > 50
+    np.testing.assert_array_equal(both[:, :, :96], np.broadcast_to(np.array(Image.open(folder / "photo.png")), (15, 64, 96, 3)))
+    np.testing.assert_array_equal(both[:, :, 104:], alone)
+
+
+def test_a_slice_is_one_row_of_what_moves_most_over_time(folder, capsys):
+    spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
+    spectrum[1, 0, 21] = T
+    (folder / "row.safetensors").write_bytes(encode(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
+    run(folder / "photo.png", "--motion", folder / "row.safetensors", "--slice", folder / "slice.png", "--out", folder / "row")
+    with Image.open(folder / "slice.png") as image:
+        over_time = np.array(image.convert("RGB"))
+    assert "row 43 of 64" in capsys.readouterr().out  # of rows 42 and 43, which that of the motion makes
+    np.testing.assert_array_equal(over_time, pictures(folder / "row")[:, 43])
+    assert over_time.shape == (T, 96, 3) and np.ptp(over_time.astype(int), axis=0).mean() > 20
+
+
+def test_a_folder_of_pictures_is_there_whole_or_not_at_all(folder, capsys):
+    out = folder / "numbered"
+    out.mkdir()
+    options = [folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 0.2]
+    run(*options, "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == [f"frame-{number:04}.png" for number in range(6)] and out.stat().st_mode & 0o777 == 0o755
+    assert "where there is something, expected a folder that is new or empty" in refused(capsys, *options, "--out", out)
+    (folder / "note").write_text("there already")
+    assert "note" in refused(capsys, *options, "--out", folder / "note")
+    assert (folder / "note").read_text() == "there already" and not list(folder.glob(".quiver-*"))
+
+
 def test_the_motion_of_a_video(folder, capsys):
     """Its first frame moves as the video does, at its own size; another photograph does with a warning."""
     run("--motion-from", folder / "sways.mp4", "--out", folder / "own.mp4")
@@ -134,6 +186,13 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
         (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--seconds", "0"], "--seconds is 0"),
         (["photo.png", "--motion", "motion.safetensors", "--out", "a.gif", "--fps", "60"], "--fps is 60, expected 1 to 50"),
         (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify", "nan"], "--magnify is nan"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify-band", "1=2"], "'1=2', expected LOW:HIGH=FACTOR, as 0.5:1=3"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify-band", "1..2:3=2"], "'1..2:3=2', expected LOW:HIGH=FACTOR"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify-band", "2:1=2"], "'2:1=2', expected LOW at most HIGH"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify-band", "1:2=101"], "--magnify-band is 101, expected -100 to 100"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--magnify-band", "9:10=2"], "9 to 10 Hz holds no band of its own"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--slice", "a.jpg"], "--slice is a.jpg, expected a name that ends in .png"),
+        (["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--slice", "none/a.png"], "--slice"),
         (["photo.png", "--checkpoint", "none", "--out", "a.mp4"], "none"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from pipeline.encode import ENCODERS, encode
+from pipeline.encode import ENCODERS, encode, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,3 +154,14 @@ def test_what_cannot_be_encoded_is_refused_in_a_sentence(frames, fps, suffix, wo
     with pytest.raises(ValueError) as refused:
         encode(iter(frames), fps, suffix)
     assert words in str(refused.value)
+
+
+def test_pictures_in_a_folder_are_its_frames_and_none_is_left_of_a_failure(tmp_path):
+    size = write_pictures(tmp_path / "out", iter(moving()))
+    files = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in files] == [f"frame-{number:04}.png" for number in range(7)] and size == sum(path.stat().st_size for path in files)
+    for path, frame in zip(files, moving(), strict=True):
+        np.testing.assert_array_equal(np.array(Image.open(path)), frame)
+    with pytest.raises(ValueError, match="expected"):
+        write_pictures(tmp_path / "torn", iter([*moving(3), *moving(1, (50, 40))]))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
