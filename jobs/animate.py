@@ -129,7 +129,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def check(job: Animate) -> None:
     """Raises ValueError where what is made could not be put."""
     folder = not job.suffix and job.out.is_dir()
-    if folder and any(job.out.iterdir()) or not job.suffix and job.out.is_file():
+    if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
         raise ValueError(f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty")
     if not folder:
         check_output("--out", job.out)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import grid_sample, interpolate, leaky_relu
 
 from model.backbones import ResNet34, fill
 from model.splatting import splat
@@ -71,6 +71,8 @@ class Warped(NamedTuple):
     picture: Float[Tensor, "batch 3 height width"]
     """The splatted photograph; in holes, the photograph."""
     hole: Bool[Tensor, "batch 1 height width"]
+    blurred: Float[Tensor, "batch 3 height width"]
+    """What splatting has smoothed away of it, as `lost` finds it."""
 
 
 class Modulated(nn.Module):
@@ -129,10 +131,10 @@ class Renderer(nn.Module):
         used = [stride for stride in STRIDES if stride <= self.strides[-1]]
         widths = [*config.widths[: len(used)], 0]
         self.blocks = nn.ModuleList(
-            Block(coarser + (injected[stride] + 1 if stride in self.strides else 0) + (4 if stride == 1 else 0), width, config.style_channels)
+            Block(coarser + (injected[stride] + 1 if stride in self.strides else 0) + (7 if stride == 1 else 0), width, config.style_channels)
             for stride, width, coarser in zip(used, widths[:-1], widths[1:], strict=True)
         )
-        self.head = nn.Conv2d(config.widths[0], 4, 3, padding=1)
+        self.head = nn.Conv2d(config.widths[0], 5, 3, padding=1)
         nn.init.normal_(self.head.weight, std=START)
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch noise"]:
@@ -159,11 +161,13 @@ class Renderer(nn.Module):
     ) -> Warped:
         """Photograph and features moved by `flow` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
         if self.config.mode == "average_rgb":
-            return Warped((), (), *filled(image, flow, None))
+            picture, hole = filled(image, flow, None)
+            return Warped((), (), picture, hole, torch.zeros_like(picture))
         metrics = [self.config.alpha * resized(weight, one) if self.metric is None else self.metric(one) for one in features]
         moved = [splat(one, rescaled(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
         metric = self.config.alpha * weight if self.metric is None else resized(metrics[0], image)
-        return Warped(tuple(one.features for one in moved), tuple(one.holes for one in moved), *filled(image, flow, metric))
+        picture, hole = filled(image, flow, metric)
+        return Warped(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, lost(image, picture, flow, metric))
 
     def synthesise(self, warped: Warped, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
         """The frame, about -1 to 1, not clamped."""
@@ -173,10 +177,11 @@ class Renderer(nn.Module):
         injected = {stride: (one, hole.to(one.dtype)) for stride, one, hole in zip(self.strides, warped.features, warped.holes, strict=True)}
         x: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            own = (warped.picture, warped.hole.to(warped.picture.dtype)) if level == 0 else ()
+            own = (warped.picture, warped.hole.to(warped.picture.dtype), warped.blurred) if level == 0 else ()
             x = [self.blocks[level]([*x, *injected.get(STRIDES[level], ()), *own], style)]
         added = self.head(x[0]).float()
-        return warped.picture + torch.sigmoid(added[:, 3:] + SHUT).masked_fill(warped.hole, 1.0) * added[:, :3]
+        gate, sharpness = torch.sigmoid(added[:, 3:4] + SHUT).masked_fill(warped.hole, 1.0), torch.sigmoid(added[:, 4:])
+        return warped.picture + sharpness * warped.blurred + gate * added[:, :3]
 
     def forward(
         self,
@@ -220,6 +225,20 @@ def filled(
     """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
     moved = splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
     return torch.where(moved.holes, image, moved.features), moved.holes
+
+
+def lost(
+    image: Float[Tensor, "batch 3 height width"],
+    picture: Float[Tensor, "batch 3 height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """One step of back projection (Irani and Peleg 1991): the photograph less what is seen of it where the flow took it, splatted alike."""
+    height, width = image.shape[-2:]
+    x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
+    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    seen = grid_sample(picture, at, mode="bilinear", padding_mode="border", align_corners=False)
+    return splat(image - seen, flow, "softmax", metric).features
 
 
 def resized(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:

@@ -196,8 +196,8 @@ def test_a_loss_of_features_is_learnt_from(tmp_path):
     task, image = RendererTask(RendererConfig(**TINY), only, None), photograph()
     assert task.compared(image, image)[1]["perceptual"] == 0
     flow, weight = shift(image, 2)
-    batch, optimiser, losses = PairBatch(image, image.flip(-1), flow, weight, ("a", "b")), torch.optim.Adam(task.network.parameters(), 5e-3), []
-    for _ in range(4):
+    batch, optimiser, losses = PairBatch(image, image.flip(-1), flow, weight, ("a", "b")), torch.optim.Adam(task.network.parameters(), 1e-3), []
+    for _ in range(8):
         optimiser.zero_grad()
         loss, parts = task.loss(task.network, batch, torch.Generator().manual_seed(0))
         loss.backward()
