@@ -40,8 +40,8 @@ PAINTED = 1024
 LONGEST_S = 600
 GAP = 8
 """Pixels between two pictures side by side."""
-BLEND = 0.25
-"""Share of a loop over which a cross-fade goes."""
+BLENDS = {"crossfade": 0.25, "guided": 0.1}
+"""Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class Animate(Source):
 
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
-    loop: Literal["auto", "none", "snap", "crossfade"] = "auto"
-    """snap: every wave in whole cycles; crossfade: faded into its beginning; auto: snap where the file is shown over and over (.gif, .webp)."""
+    loop: Literal["auto", "none", "snap", "crossfade", "guided"] = "auto"
+    """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp)."""
     seconds: float | None = None
     """Length of the result; without a number as long as the motion was recorded."""
     fps: float | None = None
@@ -75,10 +75,7 @@ class Animate(Source):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.suffix not in WIDEST:
-            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, WIDEST))}, or in nothing for a folder of .png")
-        if self.slice is not None and self.slice.suffix.lower() != ".png":
-            raise ValueError(f"--slice is {self.slice}, expected a name that ends in .png")
+        self.check_names()
         for name, value, low, high in (
             ("seconds", self.duration(1), 0.1, LONGEST_S),
             ("fps", self.rate, 1, FASTEST.get(self.suffix, 1000)),
@@ -89,12 +86,26 @@ class Animate(Source):
         for name, factor in (("magnify", self.magnify), *(("magnify-band", factor) for factor in self.bands.values())):
             if not abs(factor) <= 100:
                 raise ValueError(f"--{name} is {factor:g}, expected -100 to 100")
-        if self.width is not None and not 16 <= self.width <= 8192:
+        if not 16 <= self.widest <= 8192:
             raise ValueError(f"--width is {self.width}, expected 16 to 8192")
+
+    def check_names(self) -> None:
+        """Raises ValueError where a file is not of a kind that is made, or an option lacks another."""
+        if self.suffix not in WIDEST:
+            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, WIDEST))}, or in nothing for a folder of .png")
+        if self.loop == "guided" and (self.checkpoint is None or self.seconds is None):
+            raise ValueError("--loop guided was asked for, expected --checkpoint, whose sampling it guides, and --seconds beside it")
+        if self.slice is not None and self.slice.suffix.lower() != ".png":
+            raise ValueError(f"--slice is {self.slice}, expected a name that ends in .png")
 
     @property
     def suffix(self) -> str:
         return self.out.suffix.lower()
+
+    @property
+    def closes_after(self) -> float | None:
+        """In seconds of the motion, which --slow stretches."""
+        return None if self.loop != "guided" or self.seconds is None else self.seconds / self.slow
 
     @property
     def bands(self) -> dict[tuple[float, float], float]:
@@ -103,7 +114,7 @@ class Animate(Source):
 
     @property
     def widest(self) -> int:
-        return self.width or min(WIDEST[self.suffix], PAINTED if self.renderer else WIDEST[self.suffix])
+        return self.width if self.width is not None else min(WIDEST[self.suffix], PAINTED if self.renderer else WIDEST[self.suffix])
 
     @property
     def rate(self) -> float:
@@ -229,8 +240,8 @@ def series_for(job: Animate, volume: SpectralVolume, seconds: float) -> Series:
     window = volume.frames, volume.fps
     if job.looped == "snap":
         series = snap(spectrum, *window, period)
-    elif job.looped == "crossfade":
-        series = crossfade(spectrum, *window, period, BLEND * period)
+    elif job.looped != "none":
+        series = crossfade(spectrum, *window, period, BLENDS[job.looped] * period)
     else:
         series = (series_of if period * volume.fps <= volume.frames else unrepeated)(spectrum, *window)
     return at_rest(series)

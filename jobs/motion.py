@@ -5,7 +5,7 @@ A real video (whose first frame moves where no photograph is given), a file, a s
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,8 @@ import tyro
 from jaxtyping import UInt8
 
 from jobs.exits import tell
-from model.prior import check_device, imagine, load_prior
+from model.loops import GUIDANCE, RECURRENCE
+from model.prior import check_device, closing, imagine, load_prior
 from pipeline.filters import PRESETS
 from pipeline.photograph import at_size, read_photograph
 from pipeline.reconstruction import liveliest, reconstruct
@@ -42,20 +43,30 @@ class Source:
     """Of --checkpoint: another seed, another motion."""
     steps: int = 50
     """Of --checkpoint: of DDIM, 1 to 1000."""
-    guidance: float = 1.0
-    """Of --checkpoint: weight of classifier-free guidance."""
+    guidance: float | None = None
+    """Of --checkpoint: weight of classifier-free guidance; without a number 1, and 1.75 where the sampling is guided to a loop."""
     device: Literal["cuda", "cpu"] = "cpu"
     """Where the prior runs."""
 
     def __post_init__(self):
-        if not (1 <= self.steps <= 1000 and -1 <= self.guidance <= 100 and self.seed >= 0):
-            raise ValueError(f"--steps is {self.steps}, --guidance {self.guidance:g}, --seed {self.seed}, expected 1 to 1000, -1 to 100, at least 0")
+        if not (1 <= self.steps <= 1000 and -1 <= self.weight <= 100 and self.seed >= 0):
+            raise ValueError(f"--steps is {self.steps}, --guidance {self.weight:g}, --seed {self.seed}, expected 1 to 1000, -1 to 100, at least 0")
         if (given := sum(map(bool, (self.motion_from, self.motion, self.checkpoint)))) != 1:
             raise ValueError(f"{given} sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY, and --checkpoint DIR")
         if len(self.motion) > 2:
             raise ValueError(f"--motion is {' '.join(self.motion)}, expected FILE.safetensors, or DATASET and KEY")
         if self.photo is None and (self.checkpoint or self.is_file):
             raise ValueError(f"PHOTO is missing: the motion of a {'checkpoint' if self.checkpoint else 'file'} has no picture of its own")
+
+    @property
+    def closes_after(self) -> float | None:
+        """Seconds of motion after which --checkpoint is guided to a loop; None: it is not."""
+        return None
+
+    @property
+    def weight(self) -> float:
+        """Of classifier-free guidance."""
+        return self.guidance if self.guidance is not None else 1.0 if self.closes_after is None else GUIDANCE
 
     @property
     def is_file(self) -> bool:
@@ -131,7 +142,10 @@ def imagined_motion(source: Source, checkpoint: Path, photo: Picture) -> Motion:
     prior, passed = load_prior(checkpoint)
     for sentence in passed:
         tell(sentence)
-    (spectrum,) = imagine(prior, [at_size(photo, prior.units.size)], [source.seed], steps=source.steps, guidance=source.guidance, device=source.device)
+    image, options = at_size(photo, prior.units.size), dict[str, Any](steps=source.steps, guidance=source.weight, device=source.device)
+    if source.closes_after is not None:
+        options |= dict(hook=closing(prior, source.closes_after, source.device), recurrence=RECURRENCE)
+    (spectrum,) = imagine(prior, [image], [source.seed], **options)
     return Motion(volume_of(spectrum, prior.units.frames, prior.units.fps), photo)
 
 

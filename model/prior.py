@@ -13,6 +13,7 @@ from model.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.checkpoints import Checkpoint
 from model.coordination import denoiser_of
 from model.denoiser import DenoiserConfig
+from model.loops import self_guidance
 from model.sampling import Hook, sample, to_spectrum
 from model.tasks import Conditioned, Denoiser, Frozen
 from model.units import Units, restored_units
@@ -120,6 +121,16 @@ def imagine(
         features = denoiser.features(as_tensor(images).to(device))
         z = sample(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
         return to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation).cpu().numpy()
+
+
+def closing(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> Hook:
+    """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where that is not two frames to the window of the prior."""
+    units, autoencoder = prior.units, prior.autoencoder.to(device)
+    longest, period = units.frames / units.fps, round(seconds * units.fps)
+    if not 2 <= period <= units.frames:
+        raise ValueError(f"a loop of {seconds:g} s was asked for, expected {2 / units.fps:g} to {longest:g} s, as long as the motion that the prior makes")
+    scale = units.tensor(device)
+    return self_guidance(lambda z: to_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period)
 
 
 def as_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
