@@ -46,7 +46,7 @@ class Placement(NamedTuple):
 
 
 def placement(photo: Picture, size: tuple[int, int]) -> Placement:
-    """For motion of the whole photograph at the working `size` (width, height), each at least 2 and no larger than the photograph."""
+    """For motion of the whole photograph at the working `size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = photo.shape[:2]
     across, down = ((np.arange(many, dtype=np.float32) + 0.5) * few / many - 0.5 for many, few in ((columns, size[0]), (rows, size[1])))
@@ -104,7 +104,7 @@ def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metri
 
 
 def filled(picture: Float32[np.ndarray, "rows columns 3"], holes: Bool[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns 3"]:
-    """Holes get the mean colour of what is around them, from ever coarser pictures; a picture that is all hole stays as it is."""
+    """Holes get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
     if not holes.any() or holes.all():
         return picture
     known = (~holes).astype(np.float32)

@@ -4,7 +4,8 @@
 
 Features of I_0 at strides 1 to 16 are splatted along F_t, what moves most in front (docs/maths.md, 15 and 16), and a decoder makes I_t of
 them from coarse to fine. It is co-modulated (Zhao et al. 2021): the style that modulates its convolutions (Karras et al. 2020) is made
-of noise and of the coarsest warped features. It adds to the splatted photograph, through a gate that is open in holes.
+of noise and of the coarsest warped features. It adds to the splatted photograph, through a gate that is open in holes, and through another
+gives back what splatting has smoothed away.
 """
 
 from collections.abc import Sequence
@@ -233,7 +234,7 @@ def lost(
     flow: Float[Tensor, "batch 2 height width"],
     metric: Float[Tensor, "batch 1 height width"],
 ) -> Float[Tensor, "batch 3 height width"]:
-    """One step of back projection (Irani and Peleg 1991): the photograph less what is seen of it where the flow took it, splatted alike."""
+    """What splatting has smoothed away: the photograph less what is seen of it where the flow took it, splatted alike (docs/maths.md, 29)."""
     height, width = image.shape[-2:]
     x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
     at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
