@@ -27,7 +27,7 @@ from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, s
 from model.metrics import seam
 from model.renderer import Painter
 from model.rendering_task import load_renderer
-from pipeline.encode import FASTEST, encode, write_pictures
+from pipeline.encode import FASTEST, encode, write_animation, write_pictures
 from pipeline.photograph import middle, no_larger, read_photograph
 from pipeline.shards import replace_file
 from schemas.motion import SpectralVolume
@@ -171,11 +171,7 @@ def run(job: Animate) -> None:
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:
     """Whole or not at all; returns how many bytes."""
-    if not job.suffix:
-        return write_pictures(job.out, frames)
-    data = encode(frames, job.rate, job.suffix)
-    replace_file(job.out, data)
-    return len(data)
+    return write_animation(job.out, frames, job.rate) if job.suffix else write_pictures(job.out, frames)
 
 
 def liveliest_row(weight: np.ndarray, rows: int) -> int:

@@ -5,7 +5,9 @@ pixels around its own place, drawn to those of like colour, so that the edge of 
 made one at a time.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from model.effects import Series
 from model.splatting import splat
+from model.splatting_kernel import library, painted
 
 LIKE = 25.0
 """Grey levels by which colours differ that are hardly alike any more."""
@@ -27,7 +30,14 @@ STRIP = 128
 MARGIN = 0.25
 """Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
 
+WIDEST_METRIC = 60.0
+"""Of a metric: exp(-60) times the least share of a pixel is still an ordinary float32."""
+THREADS = 2
+"""Make frames; whoever encodes them takes longer than one of them."""
+
 Picture = UInt8[np.ndarray, "rows columns 3"]
+Colours = Float32[np.ndarray, "rows columns 3"]
+Holes = Bool[np.ndarray, "rows columns"]
 Paint = Callable[[np.ndarray, np.ndarray], Picture]
 """A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns]."""
 
@@ -75,40 +85,73 @@ def moved(
     times: Iterable[float],
     moving: Float32[np.ndarray, "rows columns"] | None = None,
     paint: Paint | None = None,
+    threads: int = THREADS,
 ) -> Iterator[Picture]:
     """The photograph by the motion at each time, by `displaced` or another `paint`; `displaced` leaves what is still as it is to the last bit.
 
     `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
-    multiplied by `moving`, 0 to 1.
+    multiplied by `moving`, 0 to 1. The frames are the same for any number of threads; another `paint` has one, since its memory may be large.
     """
     height, width = weight.shape
     place = placement(photo, (width, height))
     share = np.float32(1) if moving is None else moving
-    metric, paint = place.read(weight) * share, paint or partial(displaced, photo)
-    for time in times:
-        motion = series.at(time)
-        yield paint(np.stack([place.read(part) * np.float32(scale) * share for part, scale in zip(motion, place.scale, strict=True)]), metric)
+    metric = place.read(weight) * share
+
+    def frame(time: float) -> Picture:
+        motion = zip(series.at(time), place.scale, strict=True)
+        return (paint or partial(displaced, photo))(np.stack([place.read(part) * (np.float32(scale) * share) for part, scale in motion]), metric)
+
+    return in_order(frame, times, threads if paint is None else 1)
+
+
+def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Iterator[Picture]:
+    """What is made of each, made by threads ahead of whoever takes them: at most one more than there are threads is held."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque[Future[Picture]]()
+        try:
+            for time in times:
+                waiting.append(pool.submit(make, time))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # whoever takes them may stop early
+            pool.shutdown(cancel_futures=True)
 
 
 def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
     """Softmax splatting of the colours, by displacements in pixels of the photograph."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
+    # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
+    fits = metric.max() - metric.min() <= WIDEST_METRIC
+    picture, holes = fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and library() else by_splat(photo, flow, metric, margin)
+    return cv2.convertScaleAbs(filled(picture, holes))
+
+
+def fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colours, Holes]:
+    """Splatted by the kernel in one pass over the colours."""
+    colours, motion, shares = (torch.from_numpy(np.ascontiguousarray(part)) for part in (photo, flow, front))
+    out, holes = painted(colours, motion, shares, margin)
+    return out.numpy(), holes.numpy()
+
+
+def by_splat(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colours, Holes]:
+    """The same for any metric and without the kernel, of a photograph that is continued in memory."""
     sides = ((margin, margin), (margin, margin))
     colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
     flow, metric = np.pad(flow, ((0, 0), *sides), mode="edge"), np.pad(metric, sides, mode="edge")
     with torch.no_grad():
         found = splat(torch.from_numpy(colours)[None], torch.from_numpy(flow)[None], "softmax", torch.from_numpy(metric)[None, None])
     inside = np.s_[margin : margin + photo.shape[0], margin : margin + photo.shape[1]]
-    picture = np.ascontiguousarray(found.features[0].permute(1, 2, 0).numpy()[inside])
-    return filled(picture, found.holes[0, 0].numpy()[inside]).round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(found.features[0].permute(1, 2, 0).numpy()[inside]), found.holes[0, 0].numpy()[inside]
 
 
-def filled(picture: Float32[np.ndarray, "rows columns 3"], holes: Bool[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns 3"]:
-    """Holes get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
+def filled(picture: Colours, holes: Holes) -> Colours:
+    """Holes, which are 0, get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
     if not holes.any() or holes.all():
         return picture
-    known = (~holes).astype(np.float32)
+    known = (~holes).view(np.uint8)
     half = tuple(max(1, (n + 1) // 2) for n in holes.shape[::-1])
-    total, share = cv2.resize(picture * known[..., None], half, interpolation=cv2.INTER_AREA), cv2.resize(known, half, interpolation=cv2.INTER_AREA)
+    total, share = (cv2.resize(part, half, interpolation=cv2.INTER_AREA) for part in (picture, known.astype(np.float32)))
     coarse = filled(total / np.maximum(share, 1e-6)[..., None], share == 0)
-    return np.where(holes[..., None], cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR), picture)
+    return cv2.copyTo(picture, known, cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR))

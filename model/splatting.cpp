@@ -270,6 +270,45 @@ void gather(int64_t batch, int64_t channels, int64_t pixels, int64_t threads, co
     }
 }
 
+// A target's three colours and its weight, added together.
+typedef float Four __attribute__((vector_size(16), may_alias));
+
+// Where in 0 .. count - 1 a place outside is seen in a mirror at the border.
+int64_t mirrored(int64_t at, int64_t count) {
+    const int64_t since = ((at % (2 * count)) + 2 * count) % (2 * count);
+    return since < count ? since : 2 * count - 1 - since;
+}
+
+// A picture [height, width, 3] that goes on, mirrored, for `margin` pixels beyond its borders, where flow and front are those of the border.
+// `front` is exp(metric) up to a factor. `sums` is room for a Four of each pixel, `columns` for two numbers of each in a row with its margins.
+template <class T>
+WIDER void paint(int64_t height, int64_t width, int64_t margin, double least, const uint8_t* photo, const T* flow, const T* front, int32_t* columns,
+                 T* room, T* out, bool* hole) {
+    const int64_t pixels = height * width, reach = width + 2 * margin;
+    Four* sums = reinterpret_cast<Four*>(room);
+    std::fill_n(sums, pixels + 1, Four{});
+    for (int64_t i = 0; i < reach; ++i) {
+        columns[i] = int32_t(mirrored(i - margin, width));
+        columns[reach + i] = int32_t(std::clamp<int64_t>(i - margin, 0, width - 1));
+    }
+    for (int64_t y = -margin; y < height + margin; ++y) {
+        const uint8_t* colours = photo + 3 * width * mirrored(y, height);
+        const int64_t row = width * std::clamp<int64_t>(y, 0, height - 1);
+        for (int64_t i = 0; i < reach; ++i) {
+            const uint8_t* colour = colours + 3 * columns[i];
+            const int64_t p = row + columns[reach + i];
+            const Corners<T> corners(T(i - margin) + flow[p], T(y) + flow[pixels + p], width, height, T(least));
+            const Four shown = Four{T(colour[0]), T(colour[1]), T(colour[2]), 1} * front[p];
+            for (int k = 0; k < 4; ++k) sums[corners.at[k]] += corners.share[k] * shown;
+        }
+    }
+    for (int64_t q = 0; q < pixels; ++q) {
+        const Four sum = sums[q];
+        hole[q] = sum[3] == 0;
+        for (int c = 0; c < 3; ++c) out[3 * q + c] = hole[q] ? 0 : sum[c] / sum[3];
+    }
+}
+
 }  // namespace
 
 // Found by name; pointers, so that the signatures stand in one place.
@@ -282,3 +321,4 @@ EXPORT(scatter, float)
 EXPORT(scatter, double)
 EXPORT(gather, float)
 EXPORT(gather, double)
+EXPORT(paint, float)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -83,6 +83,20 @@ def as_c(value: Tensor | float | int | None) -> Any:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_double(value) if isinstance(value, float) else None if value is None else ctypes.c_int64(value)
+
+
+def painted(
+    photo: UInt8[Tensor, "rows columns 3"], flow: Float32[Tensor, "2 rows columns"], front: Float32[Tensor, "rows columns"], margin: int
+) -> tuple[Float32[Tensor, "rows columns 3"], Bool[Tensor, "rows columns"]]:
+    """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its borders; the colours, 0 in holes, and the holes.
+
+    `front` is exp(metric), up to a factor. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
+    """
+    height, width = front.shape
+    out, hole = front.new_empty(height, width, 3), front.new_empty(height, width, dtype=torch.bool)
+    columns, room = front.new_empty(2, width + 2 * margin, dtype=torch.int32), front.new_empty(height * width + 1, 4)
+    call("paint", front.dtype, height, width, margin, LEAST_SHARE, photo, flow, front, columns, room, out, hole)
+    return out, hole
 
 
 def compiled(

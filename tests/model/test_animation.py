@@ -1,10 +1,14 @@
 """A photograph that moves: known motion moves known pixels, and nothing else."""
 
+import threading
+
+import cv2
 import numpy as np
 import pytest
 
-from model.animation import displaced, filled, moved, placement
+from model.animation import by_splat, displaced, filled, fused, in_order, moved, placement
 from model.effects import Series
+from model.splatting_kernel import library
 from tests.videos import texture
 
 
@@ -73,3 +77,60 @@ def test_what_moves_more_is_in_front():
     flow[0, :, 4:8] = 8
     metric = np.where(flow[0] > 0, 8, 0).astype(np.float32)
     assert np.abs(displaced(photo, flow, metric)[:, 12:16].astype(int) - 50).max() <= 1
+
+
+def swirl(height: int, width: int, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth motion this way and that, and its length."""
+    random = np.random.default_rng(3)
+    flow = np.stack([cv2.resize(random.normal(0, length, (5, 7)).astype(np.float32), (width, height)) for _ in range(2)])
+    return flow, np.hypot(*flow)
+
+
+@pytest.mark.skipif(library() is None, reason="the kernel cannot be built here")
+@pytest.mark.parametrize("length", [0.0, 0.4, 3.0, 200.0])
+@pytest.mark.parametrize("margin", [0, 5, 150])
+def test_one_pass_over_the_colours_is_splatting_of_the_photograph_that_goes_on(length, margin):
+    photo, (flow, metric) = texture(97, 63), swirl(63, 97, length)
+    metric = np.minimum(metric, 20)
+    flow[:, 3, 4] = np.nan
+    (picture, holes), (expected, laid_bare) = fused(photo, flow, np.exp(metric - metric.max()), margin), by_splat(photo, flow, metric, margin)
+    assert np.array_equal(holes, laid_bare) and np.abs(picture - expected).max() < 0.2  # places are rounded elsewhere
+    assert length < 100 or holes.mean() > 0.1
+
+
+def test_however_much_more_one_pixel_moves_than_another_both_are_seen():
+    photo, flow = np.full((8, 24, 3), 90, np.uint8), np.zeros((2, 8, 24), np.float32)
+    metric = np.zeros((8, 24), np.float32)
+    metric[:, 12:] = 500
+    assert np.array_equal(displaced(photo, flow, metric), photo)
+
+
+def test_frames_are_the_same_for_any_number_of_threads():
+    photo, (flow, metric) = texture(192, 120), swirl(30, 48, 2.0)
+    wave = Series(mean=np.zeros_like(flow), waves=flow[None].astype(np.complex64), hz=np.array([1.0]))
+    films = [np.stack(list(moved(photo, wave, metric, np.arange(12) / 10, threads=threads))) for threads in (1, 2, 5)]
+    assert np.array_equal(films[0], films[1]) and np.array_equal(films[0], films[2])
+    assert (films[0][1:] != films[0][:-1]).any(axis=(1, 2, 3)).all()
+
+
+def test_frames_are_made_a_few_ahead_in_order_and_no_more_once_nobody_takes_them():
+    before, begun = threading.active_count(), []
+
+    def make(time: float) -> np.ndarray:
+        begun.append(time)
+        return np.full((1, 1, 3), time, np.uint8)
+
+    frames = in_order(make, map(float, range(100)), 3)
+    for number in range(10):
+        assert next(frames)[0, 0, 0] == number
+        assert len(begun) <= number + 4
+    frames.close()  # pyright: ignore[reportAttributeAccessIssue] - it is a generator
+    assert len(begun) <= 13 and threading.active_count() == before
+
+
+def test_what_goes_wrong_with_a_frame_is_raised_where_it_is_taken():
+    def make(time: float) -> np.ndarray:
+        raise ValueError(f"no frame at {time:g}")
+
+    with pytest.raises(ValueError, match="no frame at 2"):
+        list(in_order(make, [2.0, 3.0], 2))
