@@ -10,8 +10,8 @@ trained prior's. A trained renderer makes the frames (--renderer); without one t
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ import tyro
 
 from jobs.exits import check_output, sentences, tell
 from jobs.motion import Picture, Source, found
-from model.animation import Paint, displaced, moved
+from model.animation import Paint, moved
 from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
 from model.metrics import seam
 from model.renderer import Painter
@@ -160,13 +160,13 @@ def run(job: Animate) -> None:
     share = None if still is None else cv2.resize(still, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
     row, rows = liveliest_row(weight, len(shown)), []
-    made = told(moved(shown, series, weight, times, share, painter_of(job, shown)), len(times))
-    size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in made))
+    with closing(moved(shown, series, weight, times, share, painter_of(job, shown))) as made:  # its threads end before anything else does
+        size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in told(made, len(times))))
     if job.slice is not None:
         replace_file(job.slice, encode([np.stack(rows)], 1.0, ".png"))
         print(f"{job.slice}: row {row} of {len(shown)}, over time")
-    closing = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
-    print(f"{job.out}: {len(times) / job.rate:.2f} s at {laid_out(job, shown, shown).shape[1]}x{len(shown)}, {size / 1e6:.1f} MB{closing}")
+    ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
+    print(f"{job.out}: {len(times) / job.rate:.2f} s at {laid_out(job, shown, shown).shape[1]}x{len(shown)}, {size / 1e6:.1f} MB{ending}")
 
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:
@@ -204,10 +204,10 @@ def band_of(text: str) -> tuple[tuple[float, float], float]:
     return (low, high), factor
 
 
-def painter_of(job: Animate, shown: Picture) -> Paint:
-    """What makes a frame of the picture."""
+def painter_of(job: Animate, shown: Picture) -> Paint | None:
+    """The network that makes frames of the picture, if one was given."""
     if job.renderer is None:
-        return partial(displaced, shown)
+        return None
     network, passed = load_renderer(job.renderer)
     for sentence in passed:
         tell(sentence)

@@ -6,7 +6,7 @@ made one at a time.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from math import ceil
@@ -86,7 +86,7 @@ def moved(
     moving: Float32[np.ndarray, "rows columns"] | None = None,
     paint: Paint | None = None,
     threads: int = THREADS,
-) -> Iterator[Picture]:
+) -> Generator[Picture]:
     """The photograph by the motion at each time, by `displaced` or another `paint`; `displaced` leaves what is still as it is to the last bit.
 
     `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
@@ -104,7 +104,7 @@ def moved(
     return in_order(frame, times, threads if paint is None else 1)
 
 
-def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Iterator[Picture]:
+def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Generator[Picture]:
     """What is made of each, made by threads ahead of whoever takes them: at most one more than there are threads is held."""
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque[Future[Picture]]()
