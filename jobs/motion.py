@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from jobs.exits import tell
 from model.loops import GUIDANCE, RECURRENCE
-from model.prior import check_device, closing, imagine, load_prior
+from model.prior import check_device, imagine, load_prior, loop_guidance
 from pipeline.filters import PRESETS
 from pipeline.photograph import at_size, read_photograph
 from pipeline.reconstruction import liveliest, reconstruct
@@ -144,7 +144,7 @@ def imagined_motion(source: Source, checkpoint: Path, photo: Picture) -> Motion:
         tell(sentence)
     image, options = at_size(photo, prior.units.size), dict[str, Any](steps=source.steps, guidance=source.weight, device=source.device)
     if source.closes_after is not None:
-        options |= dict(hook=closing(prior, source.closes_after, source.device), recurrence=RECURRENCE)
+        options |= dict(hook=loop_guidance(prior, source.closes_after, source.device), recurrence=RECURRENCE)
     (spectrum,) = imagine(prior, [image], [source.seed], **options)
     return Motion(volume_of(spectrum, prior.units.frames, prior.units.fps), photo)
 

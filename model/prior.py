@@ -123,7 +123,7 @@ def imagine(
         return to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation).cpu().numpy()
 
 
-def closing(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> Hook:
+def loop_guidance(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> Hook:
     """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where that is not two frames to the window of the prior."""
     units, autoencoder = prior.units, prior.autoencoder.to(device)
     longest, period = units.frames / units.fps, round(seconds * units.fps)

@@ -313,3 +313,4 @@ def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
         ]
         for main, arguments in cases:
             refused(capsys, main, *arguments)
+            assert not canary.exists()

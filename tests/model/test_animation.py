@@ -124,7 +124,7 @@ def test_frames_are_made_a_few_ahead_in_order_and_no_more_once_nobody_takes_them
     for number in range(10):
         assert next(frames)[0, 0, 0] == number
         assert len(begun) <= number + 4
-    frames.close()  # pyright: ignore[reportAttributeAccessIssue] - it is a generator
+    frames.close()
     assert len(begun) <= 13 and threading.active_count() == before
 
 
