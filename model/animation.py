@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 
 from model.effects import Series
-from model.splatting import splat
+from model.splatting import smoothed_away, splat
 from model.splatting_kernel import library, painted
 
 LIKE = 25.0
@@ -30,6 +30,8 @@ STRIP = 128
 MARGIN = 0.25
 """Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
 
+GIVEN_BACK = 0.75
+"""Share of what splatting by fractions of pixels smooths away (docs/maths.md, 29)."""
 WIDEST_METRIC = 60.0
 """Of a metric: exp(-60) times the least share of a pixel is still an ordinary float32."""
 THREADS = 2
@@ -120,18 +122,18 @@ def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: 
 
 
 def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
-    """Softmax splatting of the colours, by displacements in pixels of the photograph."""
+    """Softmax splatting of the colours, by displacements in pixels of the photograph, as sharp as they were (docs/maths.md, 29)."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
     fits = metric.max() - metric.min() <= WIDEST_METRIC
     picture, holes = fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and library() else by_splat(photo, flow, metric, margin)
-    return cv2.convertScaleAbs(filled(picture, holes))
+    return cv2.convertScaleAbs(np.maximum(filled(picture, holes), 0))
 
 
 def fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colours, Holes]:
     """Splatted by the kernel in one pass over the colours."""
     colours, motion, shares = (torch.from_numpy(np.ascontiguousarray(part)) for part in (photo, flow, front))
-    out, holes = painted(colours, motion, shares, margin)
+    out, holes = painted(colours, motion, shares, margin, GIVEN_BACK)
     return out.numpy(), holes.numpy()
 
 
@@ -140,10 +142,13 @@ def by_splat(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colou
     sides = ((margin, margin), (margin, margin))
     colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
     flow, metric = np.pad(flow, ((0, 0), *sides), mode="edge"), np.pad(metric, sides, mode="edge")
-    with torch.no_grad():
-        found = splat(torch.from_numpy(colours)[None], torch.from_numpy(flow)[None], "softmax", torch.from_numpy(metric)[None, None])
     inside = np.s_[margin : margin + photo.shape[0], margin : margin + photo.shape[1]]
-    return np.ascontiguousarray(found.features[0].permute(1, 2, 0).numpy()[inside]), found.holes[0, 0].numpy()[inside]
+    with torch.no_grad():
+        image, motion, front = (torch.from_numpy(one)[None] for one in (colours, flow, metric[None]))
+        found, shown = splat(image, motion, "softmax", front), torch.zeros_like(front)
+        shown[..., *inside] = 1
+        picture = found.features + GIVEN_BACK * smoothed_away(image, found.features, motion, front, shown)
+    return np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy()[inside]), found.holes[0, 0].numpy()[inside]
 
 
 def filled(picture: Colours, holes: Holes) -> Colours:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, interpolate, leaky_relu
+from torch.nn.functional import interpolate, leaky_relu
 
 from model.backbones import ResNet34, fill
-from model.splatting import splat
+from model.splatting import smoothed_away, splat
 
 STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
 LEAST = 32
@@ -73,7 +73,7 @@ class Warped(NamedTuple):
     """The splatted photograph; in holes, the photograph."""
     hole: Bool[Tensor, "batch 1 height width"]
     blurred: Float[Tensor, "batch 3 height width"]
-    """What splatting has smoothed away of it, as `lost` finds it."""
+    """What splatting has smoothed away of it, as `smoothed_away` finds it."""
 
 
 class Modulated(nn.Module):
@@ -168,7 +168,7 @@ class Renderer(nn.Module):
         moved = [splat(one, rescaled(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
         metric = self.config.alpha * weight if self.metric is None else resized(metrics[0], image)
         picture, hole = filled(image, flow, metric)
-        return Warped(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, lost(image, picture, flow, metric))
+        return Warped(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, smoothed_away(image, picture, flow, metric))
 
     def synthesise(self, warped: Warped, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
         """The frame, about -1 to 1, not clamped."""
@@ -226,20 +226,6 @@ def filled(
     """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
     moved = splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
     return torch.where(moved.holes, image, moved.features), moved.holes
-
-
-def lost(
-    image: Float[Tensor, "batch 3 height width"],
-    picture: Float[Tensor, "batch 3 height width"],
-    flow: Float[Tensor, "batch 2 height width"],
-    metric: Float[Tensor, "batch 1 height width"],
-) -> Float[Tensor, "batch 3 height width"]:
-    """What splatting has smoothed away: the photograph less what is seen of it where the flow took it, splatted alike (docs/maths.md, 29)."""
-    height, width = image.shape[-2:]
-    x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
-    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    seen = grid_sample(picture, at, mode="bilinear", padding_mode="border", align_corners=False)
-    return splat(image - seen, flow, "softmax", metric).features
 
 
 def resized(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:

@@ -279,33 +279,51 @@ int64_t mirrored(int64_t at, int64_t count) {
     return since < count ? since : 2 * count - 1 - since;
 }
 
-// A picture [height, width, 3] that goes on, mirrored, for `margin` pixels beyond its borders, where flow and front are those of the border.
-// `front` is exp(metric) up to a factor. `sums` is room for a Four of each pixel, `columns` for two numbers of each in a row with its margins.
+// What is seen of a picture of colours where a pixel has landed, by the corners that lie in it.
 template <class T>
-WIDER void paint(int64_t height, int64_t width, int64_t margin, double least, const uint8_t* photo, const T* flow, const T* front, int32_t* columns,
-                 T* room, T* out, bool* hole) {
+Four seen(const T* picture, const Corners<T>& corners, int64_t pixels) {
+    Four sum = {};
+    for (int k = 0; k < 4; ++k)
+        if (const T* colour = picture + 3 * corners.at[k]; corners.at[k] != pixels)
+            sum += corners.share[k] * Four{colour[0], colour[1], colour[2], 1};
+    return sum[3] > 0 ? sum / sum[3] : sum;
+}
+
+// A picture [height, width, 3] that goes on, mirrored, for `margin` pixels beyond its borders, where flow and front are those of the border.
+// `front` is exp(metric) up to a factor. To what has arrived, `given_back` times what splatting has smoothed away of it is added. `sums` is room
+// for a Four of each pixel, `columns` for two numbers of each in a row with its margins.
+template <class T>
+WIDER void paint(int64_t height, int64_t width, int64_t margin, double least, double given_back, const uint8_t* photo, const T* flow,
+                 const T* front, int32_t* columns, T* room, T* out, bool* hole) {
     const int64_t pixels = height * width, reach = width + 2 * margin;
     Four* sums = reinterpret_cast<Four*>(room);
-    std::fill_n(sums, pixels + 1, Four{});
     for (int64_t i = 0; i < reach; ++i) {
         columns[i] = int32_t(mirrored(i - margin, width));
         columns[reach + i] = int32_t(std::clamp<int64_t>(i - margin, 0, width - 1));
     }
-    for (int64_t y = -margin; y < height + margin; ++y) {
-        const uint8_t* colours = photo + 3 * width * mirrored(y, height);
-        const int64_t row = width * std::clamp<int64_t>(y, 0, height - 1);
-        for (int64_t i = 0; i < reach; ++i) {
-            const uint8_t* colour = colours + 3 * columns[i];
-            const int64_t p = row + columns[reach + i];
-            const Corners<T> corners(T(i - margin) + flow[p], T(y) + flow[pixels + p], width, height, T(least));
-            const Four shown = Four{T(colour[0]), T(colour[1]), T(colour[2]), 1} * front[p];
-            for (int k = 0; k < 4; ++k) sums[corners.at[k]] += corners.share[k] * shown;
+    for (int pass = 0; pass < (given_back > 0 ? 2 : 1); ++pass) {
+        std::fill_n(sums, pixels + 1, Four{});
+        for (int64_t y = -margin; y < height + margin; ++y) {
+            const uint8_t* colours = photo + 3 * width * mirrored(y, height);
+            const int64_t row = width * std::clamp<int64_t>(y, 0, height - 1);
+            for (int64_t i = 0; i < reach; ++i) {
+                const uint8_t* colour = colours + 3 * columns[i];
+                const int64_t p = row + columns[reach + i];
+                const Corners<T> corners(T(i - margin) + flow[p], T(y) + flow[pixels + p], width, height, T(least));
+                Four shown = {T(colour[0]), T(colour[1]), T(colour[2]), 1};
+                if (pass) shown = shown - seen(out, corners, pixels) + Four{0, 0, 0, 1};
+                shown *= front[p];
+                for (int k = 0; k < 4; ++k) sums[corners.at[k]] += corners.share[k] * shown;
+            }
         }
-    }
-    for (int64_t q = 0; q < pixels; ++q) {
-        const Four sum = sums[q];
-        hole[q] = sum[3] == 0;
-        for (int c = 0; c < 3; ++c) out[3 * q + c] = hole[q] ? 0 : sum[c] / sum[3];
+        for (int64_t q = 0; q < pixels; ++q) {
+            const Four sum = sums[q];
+            hole[q] = sum[3] == 0;
+            for (int c = 0; c < 3; ++c) {
+                const T mean = hole[q] ? 0 : sum[c] / sum[3];
+                out[3 * q + c] = pass ? out[3 * q + c] + T(given_back) * mean : mean;
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from model.splatting_kernel import LEAST_SHARE, MODES, Mode, compiled, library
 
@@ -45,6 +46,25 @@ def splat(
     given = (features.to(wide), flow.to(wide), mode, None if metric is None else metric.to(wide))
     splatted, holes = compiled(*given) if features.device.type == "cpu" and library() else plain(*given)
     return Splatted(splatted.to(features.dtype), holes)
+
+
+def smoothed_away(
+    features: Float[Tensor, "batch channels height width"],
+    moved: Float[Tensor, "batch channels height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"],
+    inside: Float[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """What softmax splatting has smoothed away: the features less what is seen of them in `moved`, where the flow took them, splatted alike.
+
+    Of `moved` only what is `inside`, 1 or 0, is seen (docs/maths.md, 29).
+    """
+    height, width = flow.shape[2:]
+    x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
+    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    known = torch.ones_like(metric) if inside is None else inside
+    seen = grid_sample(torch.cat([moved * known, known.to(moved.dtype)], dim=1), at, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return splat(features - seen[:, :-1] / seen[:, -1:].clamp(min=LEAST_SHARE), flow, "softmax", metric).features
 
 
 def check(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:

@@ -86,16 +86,16 @@ def as_c(value: Tensor | float | int | None) -> Any:
 
 
 def painted(
-    photo: UInt8[Tensor, "rows columns 3"], flow: Float32[Tensor, "2 rows columns"], front: Float32[Tensor, "rows columns"], margin: int
+    photo: UInt8[Tensor, "rows columns 3"], flow: Float32[Tensor, "2 rows columns"], front: Float32[Tensor, "rows columns"], margin: int, given_back: float
 ) -> tuple[Float32[Tensor, "rows columns 3"], Bool[Tensor, "rows columns"]]:
     """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its borders; the colours, 0 in holes, and the holes.
 
-    `front` is exp(metric), up to a factor. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
+    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added (docs/maths.md, 29), so that colours may leave 0 to 255. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
     """
     height, width = front.shape
     out, hole = front.new_empty(height, width, 3), front.new_empty(height, width, dtype=torch.bool)
     columns, room = front.new_empty(2, width + 2 * margin, dtype=torch.int32), front.new_empty(height * width + 1, 4)
-    call("paint", front.dtype, height, width, margin, LEAST_SHARE, photo, flow, front, columns, room, out, hole)
+    call("paint", front.dtype, height, width, margin, LEAST_SHARE, given_back, photo, flow, front, columns, room, out, hole)
     return out, hole
 
 

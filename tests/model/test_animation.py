@@ -98,6 +98,17 @@ def test_one_pass_over_the_colours_is_splatting_of_the_photograph_that_goes_on(l
     assert length < 100 or holes.mean() > 0.1
 
 
+@pytest.mark.parametrize("way", [displaced, by_splat])
+def test_half_a_pixel_leaves_stripes_nearly_as_sharp_as_they_were(way):
+    """Of stripes of 4 pixels half a pixel keeps a = cos(pi / 4); given back, a + 3/4 a (1 - a^2)."""
+    stripes = np.cos(np.pi / 2 * np.arange(64))
+    photo = np.broadcast_to((120 + 100 * stripes)[None, :, None], (16, 64, 3)).round().astype(np.uint8)
+    still, flow = np.zeros((16, 64), np.float32), constant(0.5, 0, 16, 64)
+    found = (way(photo, flow, still) if way is displaced else way(photo, flow, still, 1)[0])[8, 8:56, 0].astype(float)
+    moved_by_half = np.cos(np.pi / 2 * (np.arange(8, 56) - 0.5))
+    assert (found - 120) @ moved_by_half / (100 * moved_by_half @ moved_by_half) == pytest.approx(0.5**0.5 * (1 + 0.75 * 0.5), abs=0.01)
+
+
 def test_however_much_more_one_pixel_moves_than_another_both_are_seen():
     photo, flow = np.full((8, 24, 3), 90, np.uint8), np.zeros((2, 8, 24), np.float32)
     metric = np.zeros((8, 24), np.float32)
