@@ -157,6 +157,20 @@ def test_the_motion_of_a_video(folder, capsys):
     assert "differs much" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(160, 90), (400, 90)])
+def test_a_video_smaller_than_the_working_size_moves_enlarged(folder, capsys, size):
+    """Its middle covers the working size, and moves as the video's own frames, so enlarged."""
+    videos.swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
+    run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
+    assert f"small.mp4 has {size[0]}x{size[1]} pixels, which do not cover the working size, 256x160" in capsys.readouterr().err
+    left = (size[0] - 144) // 2
+    middles = [np.ascontiguousarray(frame[:, left : left + 144]).astype(np.float32) for frame in frames(folder / "small.mp4")]
+    real = np.stack([cv2.GaussianBlur(cv2.resize(one, (256, 160), interpolation=cv2.INTER_CUBIC), (0, 0), 2) for one in middles])
+    made = np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 2) for frame in frames(folder / "enlarged.mp4")])
+    moved, true = made - made[:1], real - real[:1]
+    assert moved.shape == true.shape and np.abs(moved - true).mean() < np.abs(true).mean() / 2
+
+
 def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):
     written(tmp_path / "data", {"train-000000": [{}, {"mean_motion_px": 3.0}, {}], "test-000000": [{"mean_motion_px": 1000.0}]})
     rows = pq.read_table(tmp_path / "data" / "manifest.parquet", columns=["key", "outcome", "mean_motion_px"]).to_pylist()
