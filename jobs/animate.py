@@ -153,6 +153,8 @@ def run(job: Animate) -> None:
     motion, picture = found(job)
     volume, photo = motion.volume, shown_part(picture, motion.size)
     seconds = job.duration(volume.frames / volume.fps)
+    if seconds > LONGEST_S:
+        raise ValueError(f"the motion would last {seconds:g} s, expected at most {LONGEST_S}: say --seconds")
     series = series_for(job, volume, seconds)
     times = np.arange(max(2, round(seconds * job.rate))) / job.rate / job.slow
     still = None if job.mask is None else mask_of(job.mask, photo, motion.size)

@@ -19,7 +19,7 @@ from pipeline.filters import PRESETS
 from pipeline.photograph import at_size, read_photograph
 from pipeline.reconstruction import liveliest, reconstruct
 from pipeline.selection import select
-from pipeline.single import first_window
+from pipeline.single import covers, first_window
 from pipeline.window import BuildConfig
 from schemas.motion import SpectralVolume, decode
 
@@ -115,6 +115,9 @@ def motion_of(source: Source, photo: Picture | None) -> Motion:
 def recorded_motion(path: Path) -> Motion:
     config = BuildConfig(thresholds=PRESETS["none"])
     found = first_window(path, config)
+    if not covers(found.size, config.size):
+        (width, height), (across, down) = found.size, config.size
+        tell(f"{path} has {width}x{height} pixels, which do not cover the working size, {across}x{down}: the middle of its frames is enlarged to it")
     return Motion(volume_of(found.sample.spectrum, found.frames, config.plan.fps), found.frame)
 
 

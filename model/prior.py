@@ -14,7 +14,7 @@ from model.checkpoints import Checkpoint
 from model.coordination import denoiser_of
 from model.denoiser import DenoiserConfig
 from model.loops import self_guidance
-from model.sampling import Hook, sample, to_spectrum
+from model.sampling import Hook, finite, sample, to_spectrum
 from model.tasks import Conditioned, Denoiser, Frozen
 from model.units import Units, restored_units
 
@@ -120,7 +120,7 @@ def imagine(
     with torch.no_grad():
         features = denoiser.features(as_tensor(images).to(device))
         z = sample(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
-        return to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation).cpu().numpy()
+        return finite(to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation), seeds).cpu().numpy()
 
 
 def loop_guidance(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> Hook:

@@ -213,10 +213,12 @@ class Painter:
             self.features = renderer.features(self.image)
 
     def __call__(self, flow: Float32[np.ndarray, "2 rows columns"], weight: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The photograph by displacements in its pixels, and W in working pixels."""
+        """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError where the network gives what is not finite."""
         with torch.no_grad():
             motion = torch.from_numpy(flow)[None].to(self.device), torch.from_numpy(weight)[None, None].to(self.device)
             made = self.renderer.synthesise(self.renderer.warp(self.image, self.features, *motion), self.noise)
+            if not made.isfinite().all():
+                raise ValueError("the renderer makes values that are not finite: was it trained?")
             return ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from jaxtyping import Complex, Complex128, Float64
 
 LEAST = 0.5
-"""Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift."""
+"""Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift. The fastest is as far from half the frame
+rate, where a wave's sine is seen no more and could be as large as it likes."""
+SEEN = 1e-9
+"""Share of a wave's power in the bands under which its cosine or its sine is not seen in them, and is taken as 0."""
 PER_BAND = 32
 """Frequencies tried per band at first; then the best one is refined, REFINED times, by 16."""
 REFINED = 4
@@ -52,7 +55,7 @@ class Wave(NamedTuple):
 def found_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[Wave]:
     """Strongest first, as many as bands, or fewer where they explain all."""
     count = len(gram) // 2
-    tried = np.linspace(LEAST, count + 0.5, count * PER_BAND + 1)
+    tried = np.linspace(LEAST, min(count + 0.5, frames / 2 - LEAST), count * PER_BAND + 1)
     shapes = spectra(tried, count, frames)
     waves: list[Wave] = []
     rest = np.eye(len(gram))
@@ -74,7 +77,7 @@ def wave_near(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float
     """The wave near `cycles` that explains most of what `rest` leaves of the bands."""
     best = refined(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
     shape = spectra(np.array([best]), len(gram) // 2, frames)[0]
-    fit = np.linalg.pinv(shape) @ rest
+    fit = np.linalg.pinv(shape, SEEN**0.5) @ rest
     return Wave(best, fit, shape @ fit)
 
 
@@ -90,14 +93,14 @@ def spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> F
 def explained(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
     """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
     transposed = np.swapaxes(shapes, 1, 2)
-    return np.trace(np.linalg.solve(transposed @ shapes, transposed @ left @ shapes), axis1=1, axis2=2)
+    return np.trace(np.linalg.pinv(transposed @ shapes, SEEN, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
 
 
 def refined(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
     """Cycles near `best` that explain most, to 1 / (32 x 16^4) of a band."""
     reach = 1 / PER_BAND
     for _ in range(REFINED):
-        tried = np.linspace(max(best - reach, LEAST), best + reach, 33)
+        tried = np.linspace(max(best - reach, LEAST), min(best + reach, frames / 2 - LEAST), 33)
         best = float(tried[explained(spectra(tried, count, frames), left).argmax()])
         reach /= 16
     return best

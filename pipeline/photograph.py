@@ -1,5 +1,6 @@
 """A photograph from a file, upright and in RGB, and at the working resolution."""
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -8,8 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-MOST_PIXELS = 200_000_000
-"""A larger picture is refused before it is decoded."""
+MOST_PIXELS = 150_000_000
+"""A larger picture is refused before it is decoded; Pillow's own limits are above."""
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -20,13 +21,16 @@ def read_photograph(path: Path) -> Picture:
     Raises ValueError where the file is no picture, damaged, or of more than MOST_PIXELS.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{path} has {image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,} in all")
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(to_rgb(image))
     except FileNotFoundError:
         raise ValueError(f"{path} is not there, expected a photograph") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has too many pixels, expected at most {MOST_PIXELS:,} in all ({error})") from error
+    except (UnidentifiedImageError, SyntaxError, OSError) as error:
         raise ValueError(f"{path} is no picture that can be read ({error}), expected one of {', '.join(FORMATS)}") from error
 
 
@@ -37,7 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((sixteen / (257 if sixteen.max() > 255 else 1)).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def middle(image: Picture, size: tuple[int, int]) -> Picture:

@@ -24,9 +24,11 @@ LEAST_S = 1.0
 class Recorded(NamedTuple):
     sample: Sample
     frame: UInt8[np.ndarray, "rows columns 3"]
-    """The start frame at the video's own size."""
+    """The start frame at the video's own size; of a video that does not cover the working size, its middle, enlarged to that."""
     frames: int
     """T."""
+    size: tuple[int, int]
+    """The video's own width and height, with square pixels."""
 
 
 def first_window(path: Path, config: BuildConfig) -> Recorded:
@@ -41,10 +43,11 @@ def first_window(path: Path, config: BuildConfig) -> Recorded:
         video = pool.probe(str(path))
         config = fitting(config, video, path)
         sample = sample_of(path, config, pool)
-        (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own_size(video))
+        own = own_size(video)
+        (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own if covers(own, config.size) else config.size)
     except Quarantined as error:
         raise ValueError(f"{path} cannot be used: {error.detail} ({error.reason})") from error
-    return Recorded(sample, frame, config.plan.frames)
+    return Recorded(sample, frame, config.plan.frames, own)
 
 
 def fitting(config: BuildConfig, video: Video, path: Path) -> BuildConfig:
@@ -70,3 +73,8 @@ def sample_of(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
 def own_size(video: Video) -> tuple[int, int]:
     """Width and height as shown, with square pixels."""
     return round(video.height * video.aspect), video.height
+
+
+def covers(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether neither side is shorter."""
+    return size[0] >= other[0] and size[1] >= other[1]

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 MOTION_VERSION = 1
+LARGEST = 1e9
+"""Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ def encode(volume: SpectralVolume) -> bytes:
 
 
 def decode(data: bytes) -> SpectralVolume:
-    """Inverse of `encode`. Raises ValueError where the file is no spectral volume, or holds a number that is not finite."""
+    """Inverse of `encode`. Raises ValueError where the file is no spectral volume, or holds a number that is not finite or over LARGEST."""
     try:
         spectrum, about = load(data)["spectrum"], json.loads(metadata(data)["quiver"])
         if about["format"] != MOTION_VERSION:
@@ -53,9 +55,11 @@ def metadata(data: bytes) -> dict[str, str]:
 
 def check(spectrum: np.ndarray, fps: float, frames: int) -> None:
     """Raises ValueError unless these are finite coefficients of windows that have as many."""
-    if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4:
-        raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width]")
+    if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4 or min(spectrum.shape[2:]) < 2:
+        raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels")
     if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= 100_000 and 1 <= len(spectrum) <= frames // 2 + 1):
         raise ValueError(f"{len(spectrum)} frequencies of {frames} frames at {fps:g} a second")
     if not np.isfinite(spectrum).all():
         raise ValueError("spectrum has values that are not finite")
+    if (largest := float(np.abs(spectrum).max())) > LARGEST:
+        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {LARGEST:g}")

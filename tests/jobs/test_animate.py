@@ -1,5 +1,6 @@
 """The real command: from a video, a file, a data set's sample and a trained prior to films and loops; each mistake in a sentence."""
 
+from functools import partial
 from pathlib import Path
 
 import av
@@ -157,6 +158,20 @@ def test_the_motion_of_a_video(folder, capsys):
     assert "differs much" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(160, 90), (400, 90)])
+def test_a_video_smaller_than_the_working_size_moves_enlarged(folder, capsys, size):
+    """Its middle covers the working size, and moves as the video's own frames, so enlarged."""
+    videos.swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
+    run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
+    assert f"small.mp4 has {size[0]}x{size[1]} pixels, which do not cover the working size, 256x160" in capsys.readouterr().err
+    left = (size[0] - 144) // 2
+    middles = [np.ascontiguousarray(frame[:, left : left + 144]).astype(np.float32) for frame in frames(folder / "small.mp4")]
+    real = np.stack([cv2.GaussianBlur(cv2.resize(one, (256, 160), interpolation=cv2.INTER_CUBIC), (0, 0), 2) for one in middles])
+    made = np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 2) for frame in frames(folder / "enlarged.mp4")])
+    moved, true = made - made[:1], real - real[:1]
+    assert moved.shape == true.shape and np.abs(moved - true).mean() < np.abs(true).mean() / 2
+
+
 def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):
     written(tmp_path / "data", {"train-000000": [{}, {"mean_motion_px": 3.0}, {}], "test-000000": [{"mean_motion_px": 1000.0}]})
     rows = pq.read_table(tmp_path / "data" / "manifest.parquet", columns=["key", "outcome", "mean_motion_px"]).to_pylist()
@@ -203,23 +218,45 @@ def test_mistakes(folder, capsys, monkeypatch, arguments, said):
     assert not Path("a.mp4").exists() and not Path("a.gif").exists()
 
 
-@pytest.mark.parametrize("kind", ["CMYK.jpg", "grey16.png", "palette.gif", "turned.jpg"])
-def test_pictures_of_many_kinds(folder, kind):
+def turned(picture: Image.Image, path: Path) -> None:
+    """As a camera that was held sideways saves it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.rotate(90, expand=True).save(path, exif=exif, quality=95)
+
+
+def sixteen_bits(picture: Image.Image, path: Path, alpha: bool = False) -> None:
+    """A png that Pillow can read, but not write."""
+    bgr = np.array(picture)[..., ::-1].astype(np.uint16) * 257
+    cv2.imwrite(str(path), np.dstack([bgr, np.full(bgr.shape[:2], 65535, np.uint16)]) if alpha else bgr)
+
+
+def grey(picture: Image.Image) -> Image.Image:
+    return picture.getchannel(0)
+
+
+KINDS = {
+    "cmyk.jpg": lambda picture, path: picture.convert("CMYK").save(path, quality=95),
+    "turned.jpg": turned,
+    "16-bit.png": sixteen_bits,
+    "16-bit-alpha.png": partial(sixteen_bits, alpha=True),
+    "16-bit-grey.png": lambda picture, path: Image.fromarray(np.array(grey(picture)).astype(np.uint16) * 257).save(path),
+    "grey.jpg": lambda picture, path: grey(picture).save(path, quality=95),
+    "palette.png": lambda picture, path: picture.quantize(256).save(path),
+    "palette-alpha.png": lambda picture, path: picture.quantize(255).save(path, transparency=255),
+    "alpha.png": lambda picture, path: picture.convert("RGBA").save(path),
+    "moving.gif": lambda picture, path: picture.save(path, save_all=True, append_images=[picture.rotate(180)]),
+    "moving.webp": lambda picture, path: picture.save(path, save_all=True, append_images=[picture.rotate(180)], quality=95),
+}
+"""How pictures of many kinds are saved."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_any_kind_moves_upright_in_its_colours(folder, kind):
     rising = np.linspace(0, 255, 96) + np.zeros((64, 1))
     true = np.stack([rising, rising / 2, np.linspace(200, 50, 64)[:, None] + 0 * rising], axis=2).astype(np.uint8)
-    picture, path = Image.fromarray(true), folder / kind
-    if kind.startswith("CMYK"):
-        picture.convert("CMYK").save(path)
-    elif kind.startswith("grey16"):
-        Image.fromarray(np.arange(96 * 64, dtype=np.uint16).reshape(64, 96) * 10).save(path)
-    elif kind.startswith("palette"):
-        picture.save(path, save_all=True, append_images=[picture.rotate(180)])
-    else:
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        picture.rotate(90, expand=True).save(path, exif=exif, quality=95)
-    run(path, "--motion", folder / "motion.safetensors", "--seconds", 0.2, "--out", folder / "kind.mp4")
+    KINDS[kind](Image.fromarray(true), folder / kind)
+    run(folder / kind, "--motion", folder / "motion.safetensors", "--seconds", 0.2, "--out", folder / "kind.mp4")
     found = frames(folder / "kind.mp4")
     assert found.shape[1:] == (64, 96, 3)
-    if kind.startswith(("CMYK", "turned")):
-        assert np.abs(found[0] - true).mean() < 6
+    assert np.abs(found[0] - (true[..., :1] if "grey" in kind else true)).mean() < 6

@@ -13,6 +13,7 @@ from jobs.motion import found
 from model.loops import seam_loss
 from tests.datasets import CONFIG, written
 from tests.videos import texture
+from tests.weights import BROKEN, with_weights
 
 QUICK = ["--loader-workers", "0", "--batch", "2"]
 
@@ -68,3 +69,15 @@ def test_loops_that_cannot_be_guided(folder, capsys, options, said):
     with pytest.raises(SystemExit) as stopped:
         film(folder, "--loop", "guided", *options)
     assert stopped.value.code == 2 and said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("state", ["ema", "autoencoder"])
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_prior_of_numbers_that_are_not_finite_or_make_such(folder, tmp_path, capsys, state, how):
+    broken, out = with_weights(folder / "prior", tmp_path / "broken", state, BROKEN[how]), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        called(animate, folder / "photo.png", "--checkpoint", broken, "--steps", 3, "--out", out / "film.mp4")
+    (said,) = capsys.readouterr().err.splitlines()
+    expected = "sampled values are not finite for seed 0" if how == "huge" else f"{broken / state}.safetensors has values that are not finite in "
+    assert stopped.value.code == 2 and expected in said and not list(out.iterdir())

@@ -14,6 +14,7 @@ from model.renderer import Painter
 from model.rendering_task import load_renderer
 from schemas.motion import SpectralVolume, encode
 from tests.datasets import written
+from tests.weights import BROKEN, with_weights
 
 
 def train(*args: str) -> subprocess.CompletedProcess:
@@ -73,6 +74,17 @@ def test_a_folder_without_a_renderer_is_refused(still, tmp_path, capsys):
     assert stopped.value.code == 2
     assert str(tmp_path) in told and told.count("\n") == 1
     assert not (tmp_path / "moving.mp4").exists()
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_renderer_of_numbers_that_are_not_finite_or_make_such(trained, still, tmp_path, capsys, how):
+    broken, out = with_weights(trained, tmp_path / "broken", "ema", BROKEN[how]), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        animate([*still, "--renderer", str(broken), "--out", str(out / "moving.mp4")])
+    (said,) = capsys.readouterr().err.splitlines()
+    expected = "the renderer makes values that are not finite" if how == "huge" else f"{broken / 'ema.safetensors'} has values that are not finite in "
+    assert stopped.value.code == 2 and expected in said and not list(out.iterdir())
 
 
 def test_a_loss_without_its_network_is_refused(tmp_path):

@@ -51,6 +51,16 @@ def test_whole_frames_are_those_of_the_inverse_transform(time, frequencies):
     np.testing.assert_allclose(found, to_motion(spectrum, time), atol=2e-5 * float(np.abs(found).max()))
 
 
+@pytest.mark.parametrize(("time", "frequencies"), [(2, 2), (5, 3), (16, 9), (31, 16), (32, 17)])
+def test_between_the_frames_of_a_window_with_all_its_bands_nothing_moves_much_further_than_in_them(time, frequencies):
+    """A wave of half the frame rate is 0 in every frame where its sine is, and must not be invented."""
+    for seed in range(5):
+        spectrum = drawn(seed, frequencies)
+        spectrum[-1] = spectrum[-1].real if time % 2 == 0 else spectrum[-1]
+        recorded, free = series_of(spectrum, time, FPS), unrepeated(spectrum, time, FPS)
+        assert np.abs(free.waves).max() < 4 * np.abs(recorded.waves).max()
+
+
 def test_frames_between_are_the_closed_form():
     wave, times = sway(0.6), np.array([0.01, 0.517, 3.3333, 12.0, -0.7])
     np.testing.assert_allclose(motion_at(series_of(recorded(wave), T, FPS), times), wave(times), atol=1e-5)
