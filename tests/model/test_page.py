@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,9 +38,14 @@ def modes() -> Modes:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Iterator:
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(page_of(photograph(), volume(), "A <b> & @DATA@"), encoding="utf-8")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    path.write_text(page_of(photograph(), volume(), "A <b> & @DATA@"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file) -> Iterator:
     with opened_page(file) as (tab, complaints):
         tab.evaluate("quiver.pause(true)")
         yield tab
@@ -136,6 +142,63 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     assert np.abs(moved(tab, *POINT)).max() > 0.2
     tab.evaluate("quiver.advance(60)")
     assert np.abs(painted(tab).astype(int) - still).max() <= 8
+
+
+@pytest.fixture(scope="module")
+def phone(file) -> Iterator:
+    """A tab under fingers; nothing moves by itself."""
+    with opened_page(file, viewport=dict(width=390, height=844), has_touch=True, is_mobile=True) as (tab, complaints):
+        tab.evaluate("quiver.pause(true)")
+        yield tab
+        assert not complaints
+
+
+class Hand:
+    """Fingers on a tab, at places given in shares of the canvas; `touch` says where each is now and what has just happened."""
+
+    def __init__(self, tab):
+        self.tab, self.box, self.driver = tab, tab.locator("canvas").bounding_box(), tab.context.new_cdp_session(tab)
+
+    def touch(self, event: str, *places: tuple[float, float]) -> None:
+        points = [dict(id=i, x=self.box["x"] + x * self.box["width"], y=self.box["y"] + y * self.box["height"]) for i, (x, y) in enumerate(places)]
+        self.driver.send("Input.dispatchTouchEvent", dict(type=event, touchPoints=points))
+
+    def pull(self) -> None:
+        """One finger, 0.02 widths to the right and down by half the canvas: enough to scroll a page that can be scrolled."""
+        self.touch("touchStart", (0.25, 0.4))
+        for step in range(1, 11):
+            self.touch("touchMove", (0.25 + 0.002 * step, 0.4 + 0.05 * step))
+        self.tab.evaluate("quiver.advance(1)")
+
+
+def test_a_finger_pulls_the_picture_and_not_the_page(phone):
+    phone.set_viewport_size(dict(width=390, height=300))
+    hand = Hand(phone)
+    assert phone.evaluate("document.documentElement.scrollHeight") > 400
+    hand.pull()
+    assert phone.evaluate("[scrollX, scrollY]") == [0, 0]
+    assert moved(phone, H * 2 // 5, W // 4)[1] > 1
+    hand.touch("touchEnd")
+    phone.evaluate("quiver.advance(60)")
+    assert np.abs(moved(phone, *POINT)).max() < 0.01
+    phone.set_viewport_size(dict(width=390, height=844))
+
+
+@pytest.mark.parametrize("end", ["touchEnd", "touchCancel"])
+def test_a_second_finger_changes_nothing_until_the_first_has_gone(phone, end):
+    phone.click("#rest")
+    hand = Hand(phone)
+    hand.pull()
+    pulled = moved(phone, *POINT)
+    assert np.abs(pulled).max() > 1
+    hand.touch("touchStart", (0.27, 0.9), (0.3, 0.2))
+    hand.touch("touchMove", (0.27, 0.9), (0.4, 0.6))
+    phone.evaluate("quiver.advance(1)")
+    np.testing.assert_allclose(moved(phone, *POINT), pulled, atol=0.05)
+    assert phone.evaluate("visualViewport.scale") == 1
+    hand.touch(end)
+    phone.evaluate("quiver.advance(60)")
+    assert np.abs(moved(phone, *POINT)).max() < 0.01
 
 
 def test_keys_nudge_and_every_control_has_a_name(tab):
