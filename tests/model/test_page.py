@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from model.modal import Modes, displacement, drag, impulse, modes_of, resting, s
 from model.page import at_mesh, page_of
 from pipeline.spectrum import to_motion
 from schemas.motion import SpectralVolume
-from tests.pages import opened_page, painted
+from tests.pages import opened_page, painted, until
 
 T, FPS, K, H, W = 150, 30.0, 16, 80, 128
 POINT = (40, 32)
@@ -166,8 +167,8 @@ class Hand:
     def pull(self) -> None:
         """One finger, 0.02 widths to the right and down by half the canvas: enough to scroll a page that can be scrolled."""
         self.touch("touchStart", (0.25, 0.4))
-        for step in range(1, 11):
-            self.touch("touchMove", (0.25 + 0.002 * step, 0.4 + 0.05 * step))
+        for moves in range(1, 11):
+            self.touch("touchMove", (0.25 + 0.002 * moves, 0.4 + 0.05 * moves))
         self.tab.evaluate("quiver.advance(1)")
 
 
@@ -199,6 +200,104 @@ def test_a_second_finger_changes_nothing_until_the_first_has_gone(phone, end):
     hand.touch(end)
     phone.evaluate("quiver.advance(60)")
     assert np.abs(moved(phone, *POINT)).max() < 0.01
+
+
+LOSE = "window.card = document.querySelector('canvas').getContext('webgl2').getExtension('WEBGL_lose_context')"
+
+
+def test_a_lost_context_is_told_of_and_the_picture_comes_back(file):
+    with opened_page(file) as (tab, complaints):
+        tab.evaluate("quiver.pause(true)")
+        tab.evaluate(f"quiver.dragTo({POINT[1]}, {POINT[0]}, 4, 0)")
+        before = painted(tab)
+        assert not tab.locator("#lost").is_visible()
+        tab.evaluate(f"{LOSE}; card.loseContext()")
+        until(tab, "!document.getElementById('lost').hidden")
+        assert "comes back" in tab.inner_text("main")
+        gone = painted(tab)
+        tab.evaluate("card.restoreContext()")
+        until(tab, "document.getElementById('lost').hidden")
+        np.testing.assert_array_equal(painted(tab), before)
+        assert np.abs(gone.astype(int) - before).mean() > 20
+        assert all("CONTEXT_LOST_WEBGL" in complaint for complaint in complaints)  # by which the browser reports our own call
+
+
+def test_without_webgl_2_there_is_a_sentence_and_nothing_to_press(file):
+    with opened_page(file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden") as (tab, _):
+        assert "needs WebGL 2" in tab.inner_text("main")
+        assert not tab.locator("canvas, button, input").locator("visible=true").count()
+
+
+def test_a_page_whose_picture_is_damaged_says_so(file, tmp_path):
+    damaged = tmp_path / "damaged.html"
+    damaged.write_text(re.sub(r'"jpeg": "[^"]{1000}', '"jpeg": "' + "A" * 1000, file.read_text(encoding="utf-8")), encoding="utf-8")
+    with opened_page(damaged, ready="!document.getElementById('sorry').hidden") as (tab, _):
+        assert "cannot be drawn here" in tab.inner_text("main")
+
+
+PLACES = ((40, 32), (10, 10), (70, 50))
+SLEEP = """([n, places]) => new Promise(done => {  // what is seen in n frames, after half of which the page sleeps for two seconds
+    const seen = [];
+    requestAnimationFrame(function frame() {
+        seen.push(places.map(([row, column]) => quiver.displacement(column, row)));
+        if (seen.length === n / 2) for (const end = performance.now() + 2000; performance.now() < end;);
+        seen.length < n ? requestAnimationFrame(frame) : done(seen);
+    });
+})"""
+
+
+def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
+    m, tick = modes(), 1 / 120
+    state = impulse(m, resting(m), *POINT, np.array([60.0, 20.0]))
+    path = [state := step(m, state, tick) for _ in range(1200)]
+    path = np.stack([np.stack([displacement(m, at)[:, row, column] for row, column in PLACES]) for at in path])
+    tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20); quiver.pause(false)")
+    seen = np.array(tab.evaluate(SLEEP, [12, PLACES]))
+    tab.evaluate("quiver.pause(true)")
+    apart = np.abs(seen[:, None] - path).max(axis=(2, 3))
+    when = tick * apart.argmin(axis=1)
+    assert apart.min(axis=1)[1:].max() < 0.05  # on the exact path, at every time
+    steps = np.diff(when[1:])
+    assert (steps > -1e-9).all() and steps.max() < 0.1 + 2 * tick
+
+
+@contextmanager
+def hidden(tab) -> Iterator[None]:
+    """The page believes that it is in a tab behind another; the browser itself cannot be brought to hide one while it is driven."""
+    say = "document.dispatchEvent(new Event('visibilitychange'))"
+    tab.evaluate(f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {say}")
+    yield
+    tab.evaluate(f"delete document.hidden; {say}")
+
+
+def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
+    with opened_page(file) as (tab, complaints):
+        tab.evaluate("window.frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = f => { window.frames++; return ask(f); }; 0")
+        hand = tab.locator("canvas").bounding_box()
+        tab.mouse.move(hand["x"] + 0.25 * hand["width"], hand["y"] + 0.5 * hand["height"])
+        tab.mouse.down()
+        tab.mouse.move(hand["x"] + 0.27 * hand["width"], hand["y"] + 0.5 * hand["height"])
+        until(tab, f"quiver.displacement({POINT[1]}, {POINT[0]})[0] > 1")
+        with hidden(tab):
+            asked, at = tab.evaluate("window.frames"), moved(tab, *POINT)
+            tab.wait_for_timeout(500)
+            assert tab.evaluate("window.frames") == asked
+            np.testing.assert_array_equal(moved(tab, *POINT), at)
+        until(tab, f"window.frames > {asked + 5}")
+        until(tab, f"Math.abs(quiver.displacement({POINT[1]}, {POINT[0]})[0]) < 0.1")  # though the button is still down
+        assert not complaints
+
+
+def test_what_stands_still_is_not_drawn_again(tab):
+    tab.evaluate("window.draws = 0; const draw = WebGL2RenderingContext.prototype.drawArrays;"
+                 "WebGL2RenderingContext.prototype.drawArrays = function (...what) { window.draws++; draw.apply(this, what); }; 0")  # fmt: skip
+    painted(tab)
+    before = tab.evaluate("window.draws")
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("window.draws") == before
+    tab.evaluate(f"quiver.dragTo({POINT[1]}, {POINT[0]}, 0.01, 0)")
+    painted(tab)
+    assert tab.evaluate("window.draws") > before
 
 
 def test_keys_nudge_and_every_control_has_a_name(tab):
