@@ -16,6 +16,7 @@ from schemas.motion import SpectralVolume
 from tests.pages import opened_page, painted, until
 
 T, FPS, K, H, W = 150, 30.0, 16, 80, 128
+TITLE = "A <b> & @DATA@"
 POINT = (40, 32)
 """Row and column in the half that moves."""
 
@@ -41,7 +42,7 @@ def modes() -> Modes:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page_of(photograph(), volume(), "A <b> & @DATA@"), encoding="utf-8")
+    path.write_text(page_of(photograph(), volume(), TITLE), encoding="utf-8")
     return path
 
 
@@ -226,13 +227,14 @@ def test_without_webgl_2_there_is_a_sentence_and_nothing_to_press(file):
     with opened_page(file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden") as (tab, _):
         assert "needs WebGL 2" in tab.inner_text("main")
         assert not tab.locator("canvas, button, input").locator("visible=true").count()
+        assert tab.locator("img").bounding_box()["width"] > 500 and tab.locator("img").get_attribute("alt") == TITLE
 
 
 def test_a_page_whose_picture_is_damaged_says_so(file, tmp_path):
     damaged = tmp_path / "damaged.html"
     damaged.write_text(re.sub(r'"jpeg": "[^"]{1000}', '"jpeg": "' + "A" * 1000, file.read_text(encoding="utf-8")), encoding="utf-8")
     with opened_page(damaged, ready="!document.getElementById('sorry').hidden") as (tab, _):
-        assert "cannot be drawn here" in tab.inner_text("main")
+        assert "cannot move here" in tab.inner_text("main")
 
 
 PLACES = ((40, 32), (10, 10), (70, 50))
@@ -300,29 +302,80 @@ def test_what_stands_still_is_not_drawn_again(tab):
     assert tab.evaluate("window.draws") > before
 
 
-def test_keys_nudge_and_every_control_has_a_name(tab):
+def test_keys_nudge(tab):
     tab.focus("canvas")
+    for key in ("Alt+ArrowLeft", "Control+ArrowRight", "a"):
+        tab.evaluate("document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())")  # goes back otherwise
+        tab.keyboard.press(key)
+    tab.evaluate("quiver.advance(0.1)")
+    assert not moved(tab, *POINT).any()
     tab.keyboard.press("ArrowRight")
     tab.evaluate("quiver.advance(0.1)")
-    assert np.abs(moved(tab, *POINT)).max() > 0.5
-    names = tab.evaluate("[...document.querySelectorAll('button, input')].map(e => (e.labels?.[0] ?? e).textContent.trim())")
-    assert len(names) == 7 and all(names)
+    once = moved(tab, *POINT)
+    assert np.abs(once).max() > 0.5
+    tab.click("#rest")
+    tab.focus("canvas")
+    for _ in range(5):
+        tab.keyboard.down("ArrowRight")  # held: from the second on a repetition
+    tab.evaluate("quiver.advance(0.1)")
+    np.testing.assert_allclose(moved(tab, *POINT), once)
+    tab.keyboard.up("ArrowRight")
 
 
-@pytest.mark.parametrize("size", [(1280, 900), (360, 640)])
-def test_nothing_is_wider_than_the_window(tab, size):
-    tab.set_viewport_size(dict(width=size[0], height=size[1]))
-    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
-    tab.set_viewport_size(dict(width=1280, height=900))
+CONTROLS = ("canvas", "Play", "Rest", "Record", "Stiffness", "Damping", "Magnification", "Wind")
+
+
+def test_every_control_is_reached_by_tab_seen_in_focus_and_named(tab):
+    tab.evaluate("(e => { e.tabIndex = -1; e.focus(); })(document.querySelector('h1'))")
+    plain = "(e => getComputedStyle(e).outlineStyle)(document.querySelector('#play'))"
+    assert tab.evaluate(plain) == "none"
+    for name in CONTROLS:
+        tab.keyboard.press("Tab")
+        focused, style, width = tab.evaluate("""(e => [e.tagName === 'CANVAS' ? 'canvas' : (e.labels?.[0] ?? e).textContent.trim(),
+            getComputedStyle(e).outlineStyle, parseFloat(getComputedStyle(e).outlineWidth)])(document.activeElement)""")
+        assert focused.startswith(name) and style == "solid" and width >= 2
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate("quiver.settings.wind") == pytest.approx(0.1)
+    assert tab.get_attribute("#wind", "aria-valuetext") == "0.10 times"
+    tab.keyboard.press("ArrowLeft")
+    tab.focus("#play")
+    tab.keyboard.press("Space")
+    assert tab.get_attribute("#play", "aria-pressed") == "true"
+    assert "arrow keys" in tab.get_attribute("canvas", "aria-label") and tab.get_attribute("canvas", "role") == "application"
+
+
+@pytest.fixture(scope="module")
+def upright(file) -> Path:
+    path = file.with_name("upright.html")
+    path.write_text(page_of(photograph(256, 192), volume(), "Upright"), encoding="utf-8")
+    return path
+
+
+OUTSIDE = """([width, height]) => [...document.querySelectorAll('h1, canvas, button, input, output')].filter(part => {
+    const box = part.getBoundingClientRect();
+    return box.left < 0 || box.top < 0 || box.right > width || box.bottom > height || box.width < 30 || box.height < 15;
+}).map(part => part.outerHTML)"""
+
+
+@pytest.mark.parametrize("shape", ["file", "upright"])
+def test_picture_and_controls_are_seen_together(request, shape):
+    """In windows of a desk, of a phone upright and on its side, and of a small one."""
+    with opened_page(request.getfixturevalue(shape), has_touch=True) as (tab, _):
+        for size in [(1280, 800), (1920, 1080), (390, 844), (844, 390), (320, 568)]:
+            tab.set_viewport_size(dict(width=size[0], height=size[1]))
+            assert tab.evaluate(OUTSIDE, size) == [], size
+            assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+            picture, first = tab.locator("canvas").bounding_box(), tab.locator("#play").bounding_box()
+            assert first["y"] >= picture["y"] + picture["height"] or first["x"] >= picture["x"] + picture["width"]
 
 
 def test_the_title_is_text(tab):
-    assert tab.title() == "A <b> & @DATA@"
+    assert tab.title() == TITLE
     assert tab.locator("h1 b").count() == 0
 
 
 def test_a_large_volume_is_thinned_to_the_mesh_in_its_own_pixels():
-    page = page_of(photograph(), volume(200, 320), "leaf")
+    page = page_of(photograph(200, 320), volume(200, 320), "leaf")
     about = json.loads(re.findall(r'id="about">(.*?)</script>', page)[0])
     assert (about["columns"], about["rows"], about["width"], about["height"]) == (160, 100, 320, 200)
     fine, coarse = volume(200, 320).spectrum, at_mesh(volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2])
