@@ -24,16 +24,19 @@ class ExportPage(Source):
 
     out: Path
     """File to write, .html."""
+    title: str | None = None
+    """Heading of the page; without one the name of what is shown."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.out.suffix != ".html":
+        if self.out.suffix.lower() != ".html":
             raise ValueError(f"--out is {self.out}, expected a name that ends in .html")
+        if self.title is not None and not self.title.strip():
+            raise ValueError(f"--title is {self.title!r}, expected words")
 
     @property
-    def title(self) -> str:
-        """The name of what is shown."""
-        return (self.photo or self.motion_from or Path(self.motion[-1])).stem
+    def heading(self) -> str:
+        return self.title or (self.photo or self.motion_from or Path(self.motion[-1])).stem
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -42,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = tyro.cli(ExportPage, prog="quiver export-page", args=args)
         check_output("--out", job.out)
         motion, photograph = found(job)
-        page = page_of(photograph, motion.volume, job.title).encode()
+        page = page_of(photograph, motion.volume, job.heading).encode(errors="replace")  # a file's name need not be text
         replace_file(job.out, page)
         print(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
 

@@ -17,7 +17,7 @@ from jaxtyping import Complex, Complex64, Float64, Int16
 from PIL import Image
 
 from model.modal import ALPHA, BETA, GUSTINESS, WAVES, Modes, depth_of, modes_of, wind_of
-from pipeline.photograph import Picture
+from pipeline.photograph import Picture, middle
 from pipeline.spectrum import to_motion
 from schemas.motion import SpectralVolume
 
@@ -37,10 +37,12 @@ FULL = 32767
 def page_of(photograph: Picture, volume: SpectralVolume, title: str) -> str:
     """The whole page. What moves is the middle of the photograph, in the aspect of the volume.
 
-    Raises ValueError where the volume is of quite another aspect, has no mode or more than MOST_MODES, or makes more than MOST_BYTES.
+    Raises ValueError where the photograph is smaller than the volume or of quite another aspect, and where the volume has no mode, more than
+    MOST_MODES, or makes more than MOST_BYTES.
     """
     rows, columns = volume.spectrum.shape[2:]
     crop = moving_part(photograph.shape[1], photograph.shape[0], columns, rows)
+    middle(photograph, (columns, rows))  # refuses a smaller one
     spectrum = at_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
     if len(spectrum) > MOST_MODES + 1:
         raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {MOST_MODES + 1}")
@@ -80,7 +82,8 @@ def weight_of(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int)
     """W, pixels: how far each vertex is from home on average, over the window."""
     total = np.zeros(spectrum.shape[2:])
     for row in range(len(total)):  # by rows: the whole motion of a long window is large
-        total[row] = np.linalg.norm(to_motion(spectrum[:, :, row : row + 1], frames), axis=1).mean(axis=0)[0]
+        motion = to_motion(spectrum[:, :, row : row + 1], frames)
+        total[row] = np.hypot(motion[:, 0, 0], motion[:, 1, 0]).mean(axis=0, dtype=np.float64)
     return total
 
 

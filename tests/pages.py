@@ -1,10 +1,13 @@
 """A page of one file in a headless chromium that draws with its own software."""
 
+import atexit
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +17,40 @@ FLAGS = "--no-sandbox --disable-quic --no-first-run --disable-background-network
 SOFTWARE = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
 
 
+@cache
+def playwright():
+    """One for the whole process: while one runs, Playwright refuses a second."""
+    from playwright.sync_api import sync_playwright
+
+    started = sync_playwright().start()
+    atexit.register(started.stop)
+    return started
+
+
 @contextmanager
-def opened_page(file: Path, graphics: str = SOFTWARE, *, ready: str = "Boolean(window.quiver)") -> Iterator[tuple]:
-    """A tab, and what the browser complained of or asked the network for."""
+def browser(graphics: str = SOFTWARE) -> Iterator:
+    """A chromium, closed at the end."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no chromium and no google-chrome on this machine")
-    from playwright.sync_api import sync_playwright
+    chromium = playwright().chromium.launch(executable_path=path, args=[*FLAGS.split(), *graphics.split()])
+    try:
+        yield chromium
+    finally:
+        chromium.close()
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), *graphics.split()])
-        tab, complaints = chromium.new_page(viewport=dict(width=1280, height=900)), []
+
+@contextmanager
+def opened_page(file: Path, graphics: str = SOFTWARE, *, ready: str = "Boolean(window.quiver)", **device: Any) -> Iterator[tuple]:
+    """A tab of a window or a `device`, and what the browser complained of or asked the network for."""
+    with browser(graphics) as chromium:
+        tab, complaints = chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device), []
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: None if request.url.startswith(("data:", "file:", "blob:")) else complaints.append(request.url[:200]))
         tab.goto(file.as_uri())
         until(tab, ready)
         yield tab, complaints
-        chromium.close()
 
 
 def until(tab, condition: str) -> None:

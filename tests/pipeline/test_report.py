@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -29,7 +28,7 @@ from pipeline.views import refilter
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from tests import datasets, videos
-from tests.pages import FLAGS, until
+from tests.pages import browser, until
 from tests.pipeline.building import probe
 
 CONFIG = BuildConfig(
@@ -216,25 +215,18 @@ def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_co
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium and no google-chrome on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), "--disable-gpu"])
-        yield chromium
-        chromium.close()
+def chromium() -> Iterator:
+    with browser("--disable-gpu") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def opened(browser, real_page, hostile_page, tmp_path_factory) -> Iterator[dict]:
+def opened(chromium, real_page, hostile_page, tmp_path_factory) -> Iterator[dict]:
     """Both pages, with what the browser complained of."""
     folder, found = tmp_path_factory.mktemp("pages"), {}
     for name, page in (("real", real_page), ("hostile", hostile_page)):
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
-        tab, complaints = browser.new_page(viewport=dict(width=1280, height=900)), []
+        tab, complaints = chromium.new_page(viewport=dict(width=1280, height=900)), []
         tab.on("console", lambda message, to=complaints: to.append(message.text))
         tab.on("pageerror", lambda error, to=complaints: to.append(str(error)))
         tab.on("requestfailed", lambda request, to=complaints: to.append(request.url[:200]))
@@ -318,9 +310,9 @@ def test_paper_has_no_sliders(opened):
     tab.emulate_media(media="screen")
 
 
-def test_one_who_wants_less_motion_gets_none(browser, real_page, tmp_path):
+def test_one_who_wants_less_motion_gets_none(chromium, real_page, tmp_path):
     (tmp_path / "page.html").write_text(real_page, encoding="utf-8")
-    tab = browser.new_page(reduced_motion="reduce")
+    tab = chromium.new_page(reduced_motion="reduce")
     tab.goto((tmp_path / "page.html").as_uri())
     until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
     assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused && v.controls)")
