@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
+from pipeline.crashpoint import crashpoint
 from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
@@ -245,6 +246,7 @@ class ShardDraft:
             run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
         )  # fmt: skip
         create_file(self.dataset.record(self.shard), sealed(record))
+        crashpoint("after-record", self.shard)
 
     def discard(self) -> None:
         """Removes what is not published."""

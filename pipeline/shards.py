@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from pipeline.crashpoint import crashpoint
 from schemas.sample import KEY, MEMBERS, Sample, decode, encode
 from schemas.tables import checksum_column, member_columns
 
@@ -30,7 +31,9 @@ class ShardWriter:
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
+        crashpoint("before-open", path.stem)
         self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by publish or discard
+        crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
         """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
@@ -41,14 +44,16 @@ class ShardWriter:
             offset_column, size_column = member_columns(member)
             columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
             columns[checksum_column(member)] = zlib.crc32(data)
+            crashpoint(f"after-{member}-member", self.path.stem)
         self.rows[sample.key] = columns
         return columns
 
     def _member(self, name: str, data: bytes) -> int:
-        header = tar_header(name, len(data))
+        header, half = tar_header(name, len(data)), len(data) // 2
         offset = self.file.tell() + len(header)
-        for part in (header, data, bytes(-len(data) % tarfile.BLOCKSIZE)):
-            self._write(part)
+        self._write(header + data[:half])
+        crashpoint("mid-member", self.path.stem)
+        self._write(data[half:] + bytes(-len(data) % tarfile.BLOCKSIZE))
         return offset
 
     def _write(self, data: bytes) -> None:
@@ -64,11 +69,16 @@ class ShardWriter:
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         size = self.file.tell()
         with named(self.path):
+            crashpoint("before-close", self.path.stem)
             self.file.flush()
             os.fsync(self.file.fileno())
+            crashpoint("after-fsync", self.path.stem)
             self.file.close()
+            crashpoint("after-close", self.path.stem)
         check_shard(self.temporary, self.rows, self.sha256.hexdigest())
+        crashpoint("after-verify", self.path.stem)
         self.temporary.replace(self.path)
+        crashpoint("after-rename", self.path.stem)
         sync_folder(self.path.parent)
         return {"sha256": self.sha256.hexdigest(), "bytes": size}
 
@@ -229,7 +239,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def create_file(path: Path, data: bytes) -> None:
     """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
     with _temporary(path) as file:
-        file.write(data)
+        file.write(data[: len(data) // 2])
+        crashpoint("mid-record", path.stem)
+        file.write(data[len(data) // 2 :])
     try:
         os.link(file.name, path)
     finally:
