@@ -18,7 +18,7 @@ from pipeline.dataset import Dataset
 from pipeline.derived import finalize
 from pipeline.plan import list_clips, plan_rows
 from pipeline.window import recorded
-from tests.faults.reference import ALONE, command, promised
+from tests.faults.reference import ALONE, ROOT, command, extract
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "tests.faults.runs"])
@@ -37,3 +37,51 @@ def build_here(arguments: list[str]) -> None:
                 if not dataset.is_committed(shard):
                     list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], job.build))
             finalize(dataset)
+
+
+def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:
+    """Exit code of a function in a process of its own; what it prints goes to a file."""
+    process = CONTEXT.Process(target=begin, args=(function, args, str(output), env))
+    process.start()
+    process.join(240)
+    if process.exitcode is None:
+        process.kill()
+    return -signal.SIGALRM if process.exitcode is None else process.exitcode
+
+
+def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str, str]) -> None:
+    """In the new process."""
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(ALONE | env)
+    function(*args)
+
+
+def killed_here(clips: Path, out: Path, armed: str) -> int:
+    """Exit code of a run without Ray that is killed at a crash point."""
+    return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **{VARIABLE: armed})
+
+
+def killed_command(clips: Path, out: Path, armed: str) -> int:
+    """Exit code of the real command, which is killed together with its worker when that one passes a crash point."""
+    return forked(execute, command(clips, out), armed, output=out.with_suffix(".log"))
+
+
+def execute(arguments: list[str], armed: str) -> None:
+    """Becomes the command; its workers inherit the crash point, and whom else to kill."""
+    os.environ[VARIABLE] = f"{armed} {os.getpid()}"
+    os.chdir(ROOT)
+    os.execv(arguments[0], arguments)  # noqa: S606
+
+
+def ended_here(clips: Path, out: Path, **env: str) -> int:
+    """Exit code of a run without Ray."""
+    return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **env)
+
+
+def ended_command(clips: Path, out: Path) -> int:
+    """Exit code of the real command."""
+    done = extract(clips, out)
+    out.with_suffix(".log").write_text(done.stdout + done.stderr)
+    return done.returncode
