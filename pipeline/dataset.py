@@ -127,6 +127,13 @@ class Dataset:
                 raise FolderInUse(f"another run is writing to {self.root}")
             yield
 
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record."""
+        with open(self.run, "r+b") as file:  # some network file systems lock only what could be written
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def is_held(self) -> bool:
         """Whether a run is writing to the folder now."""
         try:
@@ -234,18 +241,20 @@ class ShardDraft:
     def commit(self) -> None:
         """Publishes the tar (if a window was kept), then the histogram, then the record that makes both count.
 
-        Raises FileExistsError where the shard was committed meanwhile.
+        Raises FileExistsError where the shard was committed meanwhile: by a twin of this attempt, which was thought dead.
         """
-        if self.dataset.is_committed(self.shard):
-            raise FileExistsError(f"shard {self.shard} has been committed already")
-        tar = self.writer.publish() if self.writer.rows else None
-        histogram = statistics.encode(self.counts)
-        replace_file(self.dataset.histogram(self.shard), histogram)
+        tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
         record = dict(
             shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
             run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
         )  # fmt: skip
-        create_file(self.dataset.record(self.shard), sealed(record))
+        with self.dataset.committing():
+            if self.dataset.is_committed(self.shard):
+                raise FileExistsError(f"shard {self.shard} has been committed already")
+            if tar:
+                self.writer.publish()
+            replace_file(self.dataset.histogram(self.shard), histogram)
+            create_file(self.dataset.record(self.shard), sealed(record))
         crashpoint("after-record", self.shard)
 
     def discard(self) -> None:

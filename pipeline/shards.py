@@ -61,8 +61,8 @@ class ShardWriter:
             self.file.write(data)
         self.sha256.update(data)
 
-    def publish(self) -> dict[str, Any]:
-        """Closes, syncs, reads back, and moves the tar to its name; returns its `sha256` and `bytes`.
+    def finish(self) -> dict[str, Any]:
+        """Syncs, closes and reads back the tar, which is then ready to be published; returns its `sha256` and `bytes`.
 
         Raises ValueError where what was read back is not what was written.
         """
@@ -77,10 +77,13 @@ class ShardWriter:
             crashpoint("after-close", self.path.stem)
         check_shard(self.temporary, self.rows, self.sha256.hexdigest())
         crashpoint("after-verify", self.path.stem)
+        return {"sha256": self.sha256.hexdigest(), "bytes": size}
+
+    def publish(self) -> None:
+        """Moves the finished tar to its name."""
         self.temporary.replace(self.path)
         crashpoint("after-rename", self.path.stem)
         sync_folder(self.path.parent)
-        return {"sha256": self.sha256.hexdigest(), "bytes": size}
 
     def discard(self) -> None:
         """Removes the temporary file, if it is still there."""

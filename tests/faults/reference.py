@@ -8,18 +8,20 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from tests.videos import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("QUIVER_FAULTS") == "full"
-CLIPS, PER_SHARD = (200, 20) if FULL else (16, 4)
+CLIPS, PER_SHARD = (200, 20) if FULL else (8, 2)
 SIZE, FRAMES, FPS, AMPLITUDE = 64, 24, 30, 1.5
 SHARDS = [f"train-{i:06d}" for i in range(CLIPS * 3 // 4 // PER_SHARD)]
 SHARDS += [f"test-{i:06d}" for i in range(CLIPS // PER_SHARD - len(SHARDS))]
@@ -110,10 +112,6 @@ class Count(NamedTuple):
 
 def count(reference: Reference, root: Path) -> Count:
     """Windows that were planned and became nothing, and those that stand in the manifest or in tars more than once."""
-    import pyarrow.parquet as pq
-
-    from pipeline.shards import read_sample  # noqa: F401
-
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     planned = [row["key"] for row in pq.read_table(reference.root / "plan.parquet").to_pylist() if row["key"]]
     fates = [row["key"] for row in rows if row["key"] and row["outcome"] in ("kept", "rejected", "quarantined")]
@@ -122,8 +120,6 @@ def count(reference: Reference, root: Path) -> Count:
 
 
 def tar_names(path: Path) -> list[str]:
-    import tarfile
-
     with tarfile.open(path) as tar:
         return tar.getnames()
 

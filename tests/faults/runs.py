@@ -21,7 +21,7 @@ from pipeline.window import recorded
 from tests.faults.reference import ALONE, ROOT, command, extract
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "tests.faults.runs"])
+CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
 
 
 def build_here(arguments: list[str]) -> None:
