@@ -32,7 +32,8 @@ class ShardWriter:
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
         crashpoint("before-open", path.stem)
-        self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by publish or discard
+        with named(path):
+            self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by finish or discard
         crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
@@ -81,7 +82,8 @@ class ShardWriter:
 
     def publish(self) -> None:
         """Moves the finished tar to its name."""
-        self.temporary.replace(self.path)
+        with named(self.path):
+            self.temporary.replace(self.path)
         crashpoint("after-rename", self.path.stem)
         sync_folder(self.path.parent)
 
@@ -215,7 +217,8 @@ def sync_folder(folder: Path) -> None:
     """Makes the folder's names durable: a rename is not until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -232,7 +235,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     with _temporary(path) as file:
         yield file
     try:
-        Path(file.name).replace(path)
+        with named(path):
+            Path(file.name).replace(path)
     except OSError:
         Path(file.name).unlink()
         raise
@@ -246,7 +250,8 @@ def create_file(path: Path, data: bytes) -> None:
         crashpoint("mid-record", path.stem)
         file.write(data[len(data) // 2 :])
     try:
-        os.link(file.name, path)
+        with named(path):
+            os.link(file.name, path)
     finally:
         Path(file.name).unlink()
     sync_folder(path.parent)

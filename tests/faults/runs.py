@@ -5,7 +5,7 @@ The second is forked from a process that has everything loaded and runs no threa
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ def execute(arguments: list[str], armed: str) -> None:
     os.execv(arguments[0], arguments)  # noqa: S606
 
 
-def ended_here(clips: Path, out: Path, **env: str) -> int:
+def ended_here(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
     """Exit code of a run without Ray."""
-    return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **env)
+    return forked(build_here, command(clips, out, *options)[3:], output=out.with_suffix(".log"), **env)
 
 
 def ended_command(clips: Path, out: Path) -> int:
