@@ -143,9 +143,9 @@ class Dataset:
             return False
 
     def remove_temporary_files(self) -> None:
-        """What a run left behind that was stopped while it wrote."""
+        """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own."""
         for path in self.temporary_files():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
         """Files in the making, of this run or of one that was stopped."""
