@@ -3,10 +3,12 @@
 The second is forked from a process that has everything loaded and runs no thread.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pipeline.dataset import Dataset
 from pipeline.derived import finalize
 from pipeline.plan import list_clips, plan_rows
 from pipeline.window import recorded
-from tests.faults.reference import ALONE, ROOT, command, extract
+from tests.faults.reference import ALONE, FULL, ROOT, command, extract
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
@@ -36,13 +38,23 @@ def build_here(arguments: list[str]) -> None:
             for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
                 if not dataset.is_committed(shard):
                     list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], job.build))
+                    print(json.dumps({"shard": shard}), flush=True)
             finalize(dataset)
 
 
 def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:
     """Exit code of a function in a process of its own; what it prints goes to a file."""
+    return ended(started(function, *args, output=output, **env))
+
+
+def started(function: Callable[..., None], *args: Any, output: Path, **env: str) -> BaseProcess:
     process = CONTEXT.Process(target=begin, args=(function, args, str(output), env))
     process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int:
+    """Its exit code; one that hangs is killed."""
     process.join(240)
     if process.exitcode is None:
         process.kill()
@@ -58,6 +70,19 @@ def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str
     function(*args)
 
 
+def started_run(clips: Path, out: Path, output: Path) -> BaseProcess:
+    """A run that has begun: with full counts the real command, else one without Ray."""
+    if FULL:
+        return started(execute, command(clips, out), output=output)
+    return started(build_here, command(clips, out)[3:], output=output)
+
+
+def built(output: Path) -> list[str]:
+    """The shards that a run says it has committed."""
+    lines = output.read_text().splitlines() if output.exists() else []
+    return [json.loads(line)["shard"] for line in lines if line.startswith("{")]
+
+
 def killed_here(clips: Path, out: Path, armed: str) -> int:
     """Exit code of a run without Ray that is killed at a crash point."""
     return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **{VARIABLE: armed})
@@ -68,9 +93,10 @@ def killed_command(clips: Path, out: Path, armed: str) -> int:
     return forked(execute, command(clips, out), armed, output=out.with_suffix(".log"))
 
 
-def execute(arguments: list[str], armed: str) -> None:
+def execute(arguments: list[str], armed: str | None = None) -> None:
     """Becomes the command; its workers inherit the crash point, and whom else to kill."""
-    os.environ[VARIABLE] = f"{armed} {os.getpid()}"
+    if armed:
+        os.environ[VARIABLE] = f"{armed} {os.getpid()}"
     os.chdir(ROOT)
     os.execv(arguments[0], arguments)  # noqa: S606
 
