@@ -288,7 +288,7 @@ def inputs_digest(rows: Iterable[dict]) -> str:
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
     """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
-    columns = {field.name for field in CLIP_FIELDS}
+    columns = {field.name for field in CLIP_FIELDS} | {"split"}
     before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))
     lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
     lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]

@@ -6,11 +6,15 @@ The second is forked from a process that has everything loaded and runs no threa
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from jobs.exits import sentences
 from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
@@ -98,7 +102,7 @@ def execute(arguments: list[str], armed: str | None = None) -> None:
     if armed:
         os.environ[VARIABLE] = f"{armed} {os.getpid()}"
     os.chdir(ROOT)
-    os.execv(arguments[0], arguments)  # noqa: S606
+    os.execv(arguments[0], arguments)
 
 
 def ended_here(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
@@ -111,3 +115,18 @@ def ended_command(clips: Path, out: Path) -> int:
     done = extract(clips, out)
     out.with_suffix(".log").write_text(done.stdout + done.stderr)
     return done.returncode
+
+
+def preloaded(source: str, folder: Path) -> Path:
+    """A C file of this folder as a library to preload; without a compiler the test is skipped."""
+    library = folder / Path(source).with_suffix(".so").name
+    try:
+        arguments = ["cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name(source)), "-ldl"]
+        subprocess.run(arguments, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler for the library to preload")
+    return library
+
+
+if __name__ == "__main__":
+    build_here(sys.argv[1:])
