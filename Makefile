@@ -10,7 +10,7 @@ SHOWN ?= $(DATASET)-moving
 BENCHMARKS ?= extract memory spectrum shards statistics page loader flow splatting
 BENCH_SECONDS ?= 12
 
-.PHONY: install demo test check lint types bench clean
+.PHONY: install demo test test-faults check lint types bench clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# every fault as often as is promised, in some hours; then what held, in docs/promises.md
+test-faults: $(INSTALLED)
+	QUIVER_FAULTS=full $(BIN)/python -m pytest -m promise --junitxml=build/faults.xml; code=$$?; \
+	  $(BIN)/python -m tests.faults.table docs/promises.md build/faults.xml && exit $$code
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

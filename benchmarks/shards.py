@@ -70,6 +70,7 @@ def quiver(path: Path, samples: Sequence[Sample]) -> None:
     writer = ShardWriter(path)
     for sample in samples:
         writer.add(sample)
+    writer.finish()
     writer.publish()
 
 

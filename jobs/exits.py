@@ -1,6 +1,8 @@
 """Exit codes of all jobs, and the one place where an error becomes a sentence."""
 
+import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +48,15 @@ def sentences() -> Iterator[None]:
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
-        stop(Exit.STORAGE, f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+        stop(Exit.STORAGE, f"{error.filename}: {error.strerror}{room_left(error)}" if error.strerror else str(error))
+
+
+def room_left(error: OSError) -> str:
+    """Where a file did not fit, how much would."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error.filename, str):
+        return ""
+    folder = next(folder for folder in Path(error.filename).absolute().parents if folder.is_dir())
+    return f", {shutil.disk_usage(folder).free} bytes are free there"
 
 
 def check_output(option: str, path: Path) -> None:

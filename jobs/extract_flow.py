@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -231,14 +231,15 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConf
 
 
 def build_one(root: str, config: BuildConfig, decoders: int, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
-    """One shard, in a worker; another attempt may have committed it before its process died."""
+    """One shard, in a worker; another attempt may have committed it, before its process died or since."""
     dataset, (name, rows) = Dataset(Path(root)), shard
     try:
         make_estimator(config.flow)
     except ValueError as error:
         raise cluster.Unfit(str(error)) from error
     if not dataset.is_committed(name):
-        yield from build_shard(dataset, name, rows, config, decoders)
+        with suppress(FileExistsError):
+            yield from build_shard(dataset, name, rows, config, decoders)
 
 
 def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.effort import Effort
+from pipeline.shards import named
 from schemas.outcome import Outcome
 
 
@@ -44,7 +45,7 @@ class RunProgress:
         counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
         known = {name: value for name, value in effort._asdict().items() if value is not None}
         line = json.dumps({"shard": shard, **counts, **known, "elapsed_s": elapsed, "at": round(time.time(), 2)})
-        with self.log.open("a") as file:
+        with named(self.log), self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:
             print(line, flush=True)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
+from pipeline.crashpoint import crashpoint
 from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import ShardWriter, create_file, replace_file, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
@@ -126,6 +127,13 @@ class Dataset:
                 raise FolderInUse(f"another run is writing to {self.root}")
             yield
 
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record."""
+        with open(self.run, "r+b") as file:  # some network file systems lock only what could be written
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def is_held(self) -> bool:
         """Whether a run is writing to the folder now."""
         try:
@@ -135,9 +143,9 @@ class Dataset:
             return False
 
     def remove_temporary_files(self) -> None:
-        """What a run left behind that was stopped while it wrote."""
+        """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own."""
         for path in self.temporary_files():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
         """Files in the making, of this run or of one that was stopped."""
@@ -233,18 +241,21 @@ class ShardDraft:
     def commit(self) -> None:
         """Publishes the tar (if a window was kept), then the histogram, then the record that makes both count.
 
-        Raises FileExistsError where the shard was committed meanwhile.
+        Raises FileExistsError where the shard was committed meanwhile: by a twin of this attempt, which was thought dead.
         """
-        if self.dataset.is_committed(self.shard):
-            raise FileExistsError(f"shard {self.shard} has been committed already")
-        tar = self.writer.publish() if self.writer.rows else None
-        histogram = statistics.encode(self.counts)
-        replace_file(self.dataset.histogram(self.shard), histogram)
+        tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
         record = dict(
             shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
             run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
         )  # fmt: skip
-        create_file(self.dataset.record(self.shard), sealed(record))
+        with self.dataset.committing():
+            if self.dataset.is_committed(self.shard):
+                raise FileExistsError(f"shard {self.shard} has been committed already")
+            if tar:
+                self.writer.publish()
+            replace_file(self.dataset.histogram(self.shard), histogram)
+            create_file(self.dataset.record(self.shard), sealed(record))
+        crashpoint("after-record", self.shard)
 
     def discard(self) -> None:
         """Removes what is not published."""
@@ -277,7 +288,7 @@ def inputs_digest(rows: Iterable[dict]) -> str:
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
     """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
-    columns = {field.name for field in CLIP_FIELDS}
+    columns = {field.name for field in CLIP_FIELDS} | {"split"}
     before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))
     lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
     lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]

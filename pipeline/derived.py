@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline import scales, statistics
 from pipeline.card import card
+from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.selection import Selection, is_training
 from pipeline.shards import replace_file, replacing, to_json
@@ -60,6 +61,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
                 entry = index[part.shard] = index_entry(part.rows, part.record)
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
+                crashpoint("mid-finalize", part.shard)
     replace_file(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.write(goal.merged)), indent=1))
     summary = tally.summary()
     replace_file(goal.summary, to_json(summary, indent=2))

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from pipeline.crashpoint import crashpoint
 from schemas.sample import KEY, MEMBERS, Sample, decode, encode
 from schemas.tables import checksum_column, member_columns
 
@@ -30,7 +31,10 @@ class ShardWriter:
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
-        self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by publish or discard
+        crashpoint("before-open", path.stem)
+        with named(path):
+            self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by finish or discard
+        crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
         """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
@@ -41,14 +45,16 @@ class ShardWriter:
             offset_column, size_column = member_columns(member)
             columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
             columns[checksum_column(member)] = zlib.crc32(data)
+            crashpoint(f"after-{member}-member", self.path.stem)
         self.rows[sample.key] = columns
         return columns
 
     def _member(self, name: str, data: bytes) -> int:
-        header = tar_header(name, len(data))
+        header, half = tar_header(name, len(data)), len(data) // 2
         offset = self.file.tell() + len(header)
-        for part in (header, data, bytes(-len(data) % tarfile.BLOCKSIZE)):
-            self._write(part)
+        self._write(header + data[:half])
+        crashpoint("mid-member", self.path.stem)
+        self._write(data[half:] + bytes(-len(data) % tarfile.BLOCKSIZE))
         return offset
 
     def _write(self, data: bytes) -> None:
@@ -56,21 +62,30 @@ class ShardWriter:
             self.file.write(data)
         self.sha256.update(data)
 
-    def publish(self) -> dict[str, Any]:
-        """Closes, syncs, reads back, and moves the tar to its name; returns its `sha256` and `bytes`.
+    def finish(self) -> dict[str, Any]:
+        """Syncs, closes and reads back the tar, which is then ready to be published; returns its `sha256` and `bytes`.
 
         Raises ValueError where what was read back is not what was written.
         """
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         size = self.file.tell()
         with named(self.path):
+            crashpoint("before-close", self.path.stem)
             self.file.flush()
             os.fsync(self.file.fileno())
+            crashpoint("after-fsync", self.path.stem)
             self.file.close()
+            crashpoint("after-close", self.path.stem)
         check_shard(self.temporary, self.rows, self.sha256.hexdigest())
-        self.temporary.replace(self.path)
-        sync_folder(self.path.parent)
+        crashpoint("after-verify", self.path.stem)
         return {"sha256": self.sha256.hexdigest(), "bytes": size}
+
+    def publish(self) -> None:
+        """Moves the finished tar to its name."""
+        with named(self.path):
+            self.temporary.replace(self.path)
+        crashpoint("after-rename", self.path.stem)
+        sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Removes the temporary file, if it is still there."""
@@ -202,7 +217,8 @@ def sync_folder(folder: Path) -> None:
     """Makes the folder's names durable: a rename is not until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -219,7 +235,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     with _temporary(path) as file:
         yield file
     try:
-        Path(file.name).replace(path)
+        with named(path):
+            Path(file.name).replace(path)
     except OSError:
         Path(file.name).unlink()
         raise
@@ -229,9 +246,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def create_file(path: Path, data: bytes) -> None:
     """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
     with _temporary(path) as file:
-        file.write(data)
+        file.write(data[: len(data) // 2])
+        crashpoint("mid-record", path.stem)
+        file.write(data[len(data) // 2 :])
     try:
-        os.link(file.name, path)
+        with named(path):
+            os.link(file.name, path)
     finally:
         Path(file.name).unlink()
     sync_folder(path.parent)

@@ -18,3 +18,9 @@ def material() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real clips beside the checkout ({SHARED.parent.name}/{SHARED.name})")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The report of the tests says which promise each one proves."""
+    for item in items:
+        item.user_properties += [("promise", mark.args[0]) for mark in item.iter_markers("promise")]

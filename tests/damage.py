@@ -32,8 +32,11 @@ CONFIG = BuildConfig(
     size=(64, 40), frequencies=6, pairs=1, checks=2, flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"],
     plan=PlanConfig(frames=24, stride=12, windows_per_shard=4),
 )  # fmt: skip
-RANDOM = int(os.environ.get("QUIVER_MUTATIONS", "48"))
+FULL = os.environ.get("QUIVER_FAULTS") == "full"
+RANDOM = int(os.environ.get("QUIVER_MUTATIONS", "300" if FULL else "40"))
 """How many mutations are drawn by chance, beside those that are listed."""
+CUTS = 64 if FULL else 3
+"""At how many places each tar is cut."""
 
 
 def make_dataset(folder: Path) -> Path:
@@ -245,18 +248,18 @@ def listed() -> list[Mutation]:
     return found
 
 
-def drawn(count: int, seed: int = 0) -> list[Mutation]:
-    """Single bits that flip, half of them in shards, and tars that are cut, by chance."""
+def cuts(count: int) -> list[Mutation]:
+    """Each tar, cut at so many places."""
+    return [Mutation(f"cut {path} at {i} of {count}", partial(cut, path, lambda file, i=i: i * file.stat().st_size // count))
+            for path in TARS for i in range(count)]  # fmt: skip
+
+
+def flips(count: int, seed: int = 0) -> list[Mutation]:
+    """Single bits that flip by chance, half of them in shards."""
     rng = np.random.default_rng(seed)
     paths = [EACH[i % len(EACH)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
-    found = []
-    for i, path in enumerate(paths):
-        place, bit = float(rng.uniform()), int(rng.integers(8))
-        if i % 10 == 0:
-            found.append(Mutation(f"{i}: cut {path} at {place:.4f}", partial(cut, path, lambda file, place=place: int(place * file.stat().st_size))))
-        else:
-            found.append(Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip, path, place, bit)))
-    return found
+    drawn = [(path, float(rng.uniform()), int(rng.integers(8))) for path in paths]
+    return [Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip, path, place, bit)) for i, (path, place, bit) in enumerate(drawn)]
 
 
 def copied(root: Path, folder: Path) -> Path:

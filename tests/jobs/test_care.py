@@ -43,6 +43,7 @@ def quiver(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "jobs.command", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.promise("P15")
 @pytest.mark.parametrize("how", ["delete", "corrupt", "empty"])
 @pytest.mark.parametrize("names", [*((name,) for name in damage.FILES), damage.FILES], ids=lambda names: names[0] if len(names) == 1 else "all")
 def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, names, how):
@@ -54,6 +55,7 @@ def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, name
     assert damage.contents(root) == damage.contents(sound)
 
 
+@pytest.mark.promise("P15")
 def test_the_report_and_the_files_of_a_view_come_back_too(root, capsys):
     assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
     assert called(finalize, capsys, root)[0] == 0

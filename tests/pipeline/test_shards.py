@@ -18,7 +18,8 @@ def shard(tmp_path):
     writer = ShardWriter(tmp_path / "train-000000.tar")
     for sample in samples.values():
         writer.add(sample)
-    receipt = writer.publish()
+    receipt = writer.finish()
+    writer.publish()
     assert receipt == {"sha256": hashlib.sha256(writer.path.read_bytes()).hexdigest(), "bytes": writer.path.stat().st_size}
     return writer.path, writer.rows, samples
 
@@ -28,6 +29,7 @@ def test_equal_samples_give_equal_bytes(shard, tmp_path):
     writer = ShardWriter(tmp_path / "again.tar")
     for sample in samples.values():
         writer.add(sample)
+    writer.finish()
     writer.publish()
     assert writer.path.read_bytes() == path.read_bytes()
 
@@ -99,7 +101,7 @@ def test_a_sample_that_is_not_finite_is_never_published(tmp_path):
     writer = ShardWriter(tmp_path / "a.tar")
     writer.add(sample)
     with pytest.raises(ValueError, match="not finite"):
-        writer.publish()
+        writer.finish()
     assert not writer.path.exists()
 
 

@@ -8,9 +8,11 @@ from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
+from pipeline.selection import Selection, samples
 from pipeline.verify import Remedy, verify
 from pipeline.window import BuildConfig, recorded, restored
 from schemas.run import plain
+from schemas.sample import encode
 from tests import damage
 
 
@@ -30,11 +32,33 @@ def test_a_sound_data_set_has_no_fault_and_every_kind_of_window(sound):
     assert {row["outcome"] for row in rows} == {"kept", "rejected"}
 
 
-@pytest.mark.parametrize("mutation", [*damage.listed(), *damage.drawn(damage.RANDOM)], ids=lambda mutation: mutation.name)
-def test_every_damage_is_named_and_repaired(sound, tmp_path, mutation):
+@pytest.fixture(scope="module")
+def written(sound) -> dict[str, dict[str, bytes]]:
+    """Every sample that a sound data set gives."""
+    found, refused = given(sound)
+    assert found and not refused
+    return found
+
+
+def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
+    """Every sample that a reader gives of a data set, by key, and whether it refuses to give more."""
+    found, refused = {}, False
+    for shard in damage.SHARDS:
+        try:
+            found |= {sample.key: encode(sample) for sample in samples(Selection(Dataset(root)), shard)}
+        except (OSError, ValueError):
+            refused = True
+    return found, refused
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("mutation", [*damage.listed(), *damage.cuts(damage.CUTS), *damage.flips(damage.RANDOM)], ids=lambda mutation: mutation.name)
+def test_every_damage_is_named_and_repaired(sound, written, tmp_path, mutation):
+    """And no reader gives a sample that is not the one that was written."""
     root = damage.copied(sound, tmp_path)
     expected, words = mutation.apply(root)
-    dataset = Dataset(root)
+    dataset, (read, refused) = Dataset(root), given(root)
+    assert read.items() <= written.items() and (refused or read == written)
     found, agreed = verify(dataset), mutation.name.endswith("a record that agrees")  # of which the derived files differ too
     assert names(found) - set(damage.FILES if agreed else ()) == expected
     assert words in " ".join(map(str, found.faults))

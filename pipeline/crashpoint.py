@@ -1,0 +1,24 @@
+"""Places in the commit path where tests/faults ends a run as a power cut would; nothing else arms one."""
+
+import os
+import signal
+from collections import Counter
+
+VARIABLE = "QUIVER_CRASHPOINT"
+"""NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those processes and it are killed."""
+POINTS = (
+    "before-open", "after-open", "mid-member", "after-json-member", "before-close", "after-fsync", "after-close", "after-verify", "after-rename",
+    "mid-record", "after-record", "mid-finalize",
+)  # fmt: skip
+_passed: Counter[tuple[str, str]] = Counter()
+
+
+def crashpoint(name: str, shard: str) -> None:
+    """Does nothing unless QUIVER_CRASHPOINT names this point."""
+    if VARIABLE not in os.environ:
+        return
+    _passed[name, shard] += 1
+    point, armed, number, *others = os.environ[VARIABLE].split()
+    if (point, armed, int(number)) == (name, shard, _passed[name, shard]):
+        for process in (*map(int, others), os.getpid()):
+            os.kill(process, signal.SIGKILL)

@@ -1,0 +1,132 @@
+"""Runs that a test may kill: the real command, and the same run without Ray, which begins in an instant.
+
+The second is forked from a process that has everything loaded and runs no thread.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.exits import sentences
+from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
+from pipeline.build import build_shard
+from pipeline.crashpoint import VARIABLE
+from pipeline.dataset import Dataset
+from pipeline.derived import finalize
+from pipeline.plan import list_clips, plan_rows
+from pipeline.window import recorded
+from tests.faults.reference import ALONE, FULL, ROOT, command, extract
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
+
+
+def build_here(arguments: list[str]) -> None:
+    """What jobs.extract_flow does, in this process: the same plan, shards and commits, one after the other."""
+    with sentences():
+        job = parse(arguments)
+        refuse_relative_paths(job)
+        clips, dataset = list_clips(job.clips), Dataset(job.out)
+        with dataset.held():
+            rows = plan_rows((plan_one(job.build, clip) for clip in clips), job.build.plan)
+            dataset.open(rows, recorded(job.build), versions(job.build))
+            for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
+                if not dataset.is_committed(shard):
+                    list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], job.build))
+                    print(json.dumps({"shard": shard}), flush=True)
+            finalize(dataset)
+
+
+def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:
+    """Exit code of a function in a process of its own; what it prints goes to a file."""
+    return ended(started(function, *args, output=output, **env))
+
+
+def started(function: Callable[..., None], *args: Any, output: Path, **env: str) -> BaseProcess:
+    process = CONTEXT.Process(target=begin, args=(function, args, str(output), env))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int:
+    """Its exit code; one that hangs is killed."""
+    process.join(240)
+    if process.exitcode is None:
+        process.kill()
+    return -signal.SIGALRM if process.exitcode is None else process.exitcode
+
+
+def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str, str]) -> None:
+    """In the new process."""
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(ALONE | env)
+    function(*args)
+
+
+def started_run(clips: Path, out: Path, output: Path) -> BaseProcess:
+    """A run that has begun: with full counts the real command, else one without Ray."""
+    if FULL:
+        return started(execute, command(clips, out), output=output)
+    return started(build_here, command(clips, out)[3:], output=output)
+
+
+def built(output: Path) -> list[str]:
+    """The shards that a run says it has committed."""
+    lines = output.read_text().splitlines() if output.exists() else []
+    return [json.loads(line)["shard"] for line in lines if line.startswith("{")]
+
+
+def killed_here(clips: Path, out: Path, armed: str) -> int:
+    """Exit code of a run without Ray that is killed at a crash point."""
+    return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **{VARIABLE: armed})
+
+
+def killed_command(clips: Path, out: Path, armed: str) -> int:
+    """Exit code of the real command, which is killed together with its worker when that one passes a crash point."""
+    return forked(execute, command(clips, out), armed, output=out.with_suffix(".log"))
+
+
+def execute(arguments: list[str], armed: str | None = None) -> None:
+    """Becomes the command; its workers inherit the crash point, and whom else to kill."""
+    if armed:
+        os.environ[VARIABLE] = f"{armed} {os.getpid()}"
+    os.chdir(ROOT)
+    os.execv(arguments[0], arguments)
+
+
+def ended_here(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
+    """Exit code of a run without Ray."""
+    return forked(build_here, command(clips, out, *options)[3:], output=out.with_suffix(".log"), **env)
+
+
+def ended_command(clips: Path, out: Path) -> int:
+    """Exit code of the real command."""
+    done = extract(clips, out)
+    out.with_suffix(".log").write_text(done.stdout + done.stderr)
+    return done.returncode
+
+
+def preloaded(source: str, folder: Path) -> Path:
+    """A C file of this folder as a library to preload; without a compiler the test is skipped."""
+    library = folder / Path(source).with_suffix(".so").name
+    try:
+        arguments = ["cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name(source)), "-ldl"]
+        subprocess.run(arguments, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler for the library to preload")
+    return library
+
+
+if __name__ == "__main__":
+    build_here(sys.argv[1:])

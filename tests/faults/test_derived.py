@@ -1,0 +1,39 @@
+"""P15: what is derived from the records is the same in whatever order they are taken; tests/jobs/test_care.py deletes and damages each file."""
+
+import random
+
+import pytest
+
+from pipeline import statistics
+from pipeline.dataset import Dataset
+from pipeline.scales import compute
+from pipeline.selection import Selection
+from schemas.statistics import encode
+from tests.datasets import written
+from tests.faults.reference import SHARDS, counted
+
+pytestmark = pytest.mark.promise("P15")
+ORDERS = counted(100, 20)
+
+
+def shuffled(items: list, seed: int) -> list:
+    return random.Random(seed).sample(items, len(items))
+
+
+def test_histograms_of_shards_merge_in_any_order(reference, record_property):
+    dataset = Dataset(reference.root)
+    counts = [statistics.decode(dataset.histogram(shard).read_bytes()) for shard in SHARDS if shard.startswith("train")]
+    merged = dataset.merged.read_bytes()
+    record_property("injections", ORDERS)
+    for seed in range(ORDERS):
+        first, *others = shuffled(counts, seed)
+        for one in others:
+            first = statistics.merge([first, one])
+        assert statistics.encode(first) == merged
+
+
+def test_statistics_of_data_sets_are_the_same_in_any_order(tmp_path, record_property):
+    selections = [Selection(written(tmp_path / f"{i}", {"train-000000": [{}] * (i + 1)}, seed=i)) for i in range(4)]
+    found = encode(compute(selections))
+    record_property("injections", ORDERS)
+    assert all(encode(compute(shuffled(selections, seed))) == found for seed in range(ORDERS))

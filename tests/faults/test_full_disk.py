@@ -1,0 +1,86 @@
+"""P7: a disk that is full from the n-th call on that needs room costs what is in flight: a sentence, nothing torn, and when there is room the same bytes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jobs.exits import Exit
+from pipeline.dataset import Dataset
+from pipeline.verify import Remedy, verify
+from tests.faults.injected import Injected
+from tests.faults.reference import ALONE, FULL, ROOT, Reference, committed, counted, promised, write_table
+from tests.faults.runs import ended_here, preloaded
+
+pytestmark = pytest.mark.promise("P7")
+CLIPS = counted(14, 8)
+NUMBERS = [*range(1, 201)] if FULL else [1, 5, 8, 12, 20, 31, 44, 57, 80, 103, 118, 126, 131]
+"""Which call finds the disk full: of the quick ones, each kind of file's."""
+
+
+class Filled(NamedTuple):
+    code: int
+    left: int
+    """Calls that would still have found room."""
+
+
+@pytest.fixture(scope="module")
+def small(reference, tmp_path_factory) -> Reference:
+    """A run of fewer clips, whose calls can all be counted."""
+    table, out = write_table(reference.clips.with_name("few.csv"), range(CLIPS)), tmp_path_factory.mktemp("small") / "dataset"
+    assert ended_here(table, out, options=PER_SHARD) == 0
+    return Reference(table, out, promised(out))
+
+
+PER_SHARD = ("--windows-per-shard", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(small, tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """Where each run is, and the process that makes them, one after the other."""
+    folder = tmp_path_factory.mktemp("full")
+    shim = preloaded("full_disk.c", tmp_path_factory.mktemp("shim"))
+    arguments = [sys.executable, "-m", "tests.faults.full_disk", str(small.clips), str(folder), *PER_SHARD]
+    with subprocess.Popen(arguments, cwd=ROOT, env=os.environ | ALONE | {"LD_PRELOAD": str(shim)}, text=True, stdin=-1, stdout=-1) as runs:
+        yield folder, runs
+        runs.stdin.close()
+
+
+def filled(folder: Path, runs: subprocess.Popen, number: int) -> Filled:
+    """A run in which this call, and every later one, finds the disk full."""
+    runs.stdin.write(f"{number}\n")
+    runs.stdin.flush()
+    return Filled(*json.loads(runs.stdout.readline()))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_disk_is_full_at_call(small, folder, record_property, number):
+    out, found = folder[0] / f"{number}", filled(*folder, number)
+    assert found == (Exit.STORAGE, 0)
+    said, dataset = out.with_suffix(".log").read_text(), Dataset(out)
+    sentence = re.fullmatch(r"quiver: (\S+): No space left on device, \d+ bytes are free there\n", said)
+    assert sentence and sentence[1].startswith(f"{out}/") and ".tmp" not in sentence[1], said
+    faults = verify(dataset).faults if dataset.run.exists() else []
+    assert dataset.temporary_files() == [] and {(fault.what, fault.remedy) for fault in faults} <= {("is not there", Remedy.FINALIZE)}
+    before = committed(out)
+    assert ended_here(small.clips, out, options=PER_SHARD) == 0
+    assert {path: stamp for path, stamp in committed(out).items() if path in before} == before
+    came = Injected(small)
+    try:
+        came.ended(out)
+    finally:
+        for name, value in came.numbers().items():
+            record_property(name, value)
+
+
+def test_a_disk_with_room_for_every_call_is_not_full(small, folder):
+    """So that the runs above are those that were meant."""
+    code, left = filled(*folder, 100_000)
+    assert code == 0 and 100_000 - left > 0 and (FULL or max(NUMBERS) <= 100_000 - left < max(NUMBERS) + 10)
+    assert promised(folder[0] / "100000") == small.promised

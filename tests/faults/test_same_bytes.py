@@ -1,0 +1,49 @@
+"""P12: the same clips and settings give the same bytes, whatever else is otherwise."""
+
+import datetime
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.reference import ALONE, CLIPS, FULL, ROOT, command, write_table
+from tests.faults.runs import preloaded
+
+pytestmark = pytest.mark.promise("P12")
+CHANGES: dict[str, dict[str, str]] = {
+    "locale": {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "time zone": {"TZ": "Asia/Kathmandu"},
+    "umask": {"UMASK": "077"},
+    "hash seed": {"PYTHONHASHSEED": "77"},
+    "clock": {"CLOCK": "ahead"},
+    "order of the clips": {"ORDER": "shuffled"},
+}
+CASES = [*CHANGES, "worker", "two workers", "eight workers"] if FULL else ["all of these"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case):
+    """With full counts the real command, one change at a time; else all at once in a run without Ray."""
+    env = CHANGES.get(case, {}) if FULL else {name: value for changes in CHANGES.values() for name, value in changes.items()}
+    clips, out, workers = reference.clips, tmp_path / "dataset", {"worker": 1, "eight workers": 8}.get(case, 2)
+    if "ORDER" in env:
+        clips = write_table(clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIPS for i in range(CLIPS)])
+    if "CLOCK" in env:
+        env = env | {"LD_PRELOAD": str(preloaded("other_clock.c", tmp_path))}
+    arguments = command(clips, out, workers=workers)
+    if not FULL:
+        arguments[2] = "tests.faults.runs"
+    umask = int(env.get("UMASK", "022"), 8)
+    done = subprocess.run(arguments, cwd=ROOT, env=os.environ | ALONE | env, umask=umask, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    if "UMASK" in env:
+        assert out.joinpath("run.json").stat().st_mode & 0o777 == 0o600
+    injected.ended(out)
+
+
+def test_the_clock_is_another(tmp_path):
+    """So that the run above is the one that was meant."""
+    year = subprocess.run([sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
+                          env=os.environ | {"LD_PRELOAD": str(preloaded("other_clock.c", tmp_path))}, capture_output=True, text=True).stdout  # fmt: skip
+    assert int(year) >= datetime.date.today().year + 9

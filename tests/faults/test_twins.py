@@ -1,0 +1,66 @@
+"""P5: a shard that is attempted twice, by a worker that was thought dead, is committed once, and whole."""
+
+from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset import Dataset, ShardDraft
+from pipeline.derived import finalize
+from pipeline.shards import check_shard
+from pipeline.verify import kept_rows
+from pipeline.window import recorded
+from schemas.outcome import Measures
+from tests.datasets import CALM, CONFIG, judged, planned
+from tests.faults.reference import counted
+from tests.faults.runs import CONTEXT
+
+pytestmark = pytest.mark.promise("P5")
+SHARD = "train-000000"
+ROWS = [planned(SHARD, i) for i in range(2)]
+ROUNDS, TWINS = counted(50, 8), 8
+
+
+def attempt(roots: Sequence[Path], twin: int, together: Barrier, late: bool) -> None:
+    """One shard of each data set, with other bytes than its twins', committed when all are ready; if late, when all others are done."""
+    for root in roots:
+        draft, rng = ShardDraft(Dataset(root), SHARD, CONFIG.frequencies), np.random.default_rng(twin)
+        for row in ROWS:
+            draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
+        together.wait(60)
+        if late:
+            together.wait(60)
+        try:
+            draft.commit()
+            (root.parent / f"{root.name}-{twin}").touch()
+        except FileExistsError:
+            draft.discard()
+        if not late:
+            together.wait(60)
+
+
+@pytest.mark.parametrize("late", [0, 1], ids=["all at once", "one after all others have committed"])
+def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
+    roots = [tmp_path / f"{i}" for i in range(ROUNDS)]
+    for root in roots:
+        root.mkdir()
+        Dataset(root).open(ROWS, recorded(CONFIG), {"python": "3"})
+    together = CONTEXT.Barrier(TWINS)
+    twins = [CONTEXT.Process(target=attempt, args=(roots, twin, together, late and twin == 0)) for twin in range(TWINS)]
+    for twin in twins:
+        twin.start()
+    for twin in twins:
+        twin.join(200)
+    assert [twin.exitcode for twin in twins] == [0] * TWINS
+    record_property("injections", ROUNDS)
+    won = {root.name: sorted(tmp_path.glob(f"{root.name}-*")) for root in roots}
+    extra = sum(len(names) - 1 for names in won.values())
+    record_property("duplicates", extra)
+    assert extra == 0
+    for root in roots:
+        assert [path.name for path in root.glob("shards/*")] == [f"{SHARD}.tar"] and not (late and won[root.name][0].name.endswith("-0"))
+        record = Dataset(root).read_record(SHARD)
+        check_shard(Dataset(root).tar(SHARD), kept_rows(record), record["tar"]["sha256"])
+        finalize(Dataset(root))  # reads the histogram
