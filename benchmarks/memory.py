@@ -40,14 +40,18 @@ def main() -> None:
 
 
 def peak_mb(path: Path) -> float:
-    """Largest memory of a process that builds the video, its children included."""
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.memory", "--build", str(path)])
-    peak = 0
+    """Largest memory of a process that builds the video."""
+    return watched([sys.executable, "-m", "benchmarks.memory", "--build", str(path)])
+
+
+def watched(command: list[str]) -> float:
+    """Largest memory of a command, its children included, in MB. Raises RuntimeError where it fails."""
+    process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0
     while process.poll() is None:
         peak = max(peak, sum(map(pss_kb, family(process.pid))))
         time.sleep(POLL_S)
     if process.returncode:
-        raise RuntimeError(f"building {path.name} ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return peak / 1024
 
 

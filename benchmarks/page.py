@@ -5,7 +5,6 @@ a second data set of a seventh of its windows. Each report is drawn by the real 
 which decodes the windows that it shows again.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.clips import ordinary_clip
-from benchmarks.memory import POLL_S, family, pss_kb
+from benchmarks.memory import watched
 from benchmarks.rounds import Target, arguments, report, table
 from pipeline.dataset import Dataset
 
@@ -41,16 +40,11 @@ def measured(clip: Path) -> tuple[int, int, float, float]:
     try:
         command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clip), "--out", str(root), *OPTIONS]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        began, peak = time.perf_counter(), 0
-        process = subprocess.Popen([sys.executable, "-m", "jobs.report_statistics", str(root)], stdout=subprocess.DEVNULL, env=os.environ)
-        while process.poll() is None:
-            peak = max(peak, sum(map(pss_kb, family(process.pid))))
-            time.sleep(POLL_S)
+        began = time.perf_counter()
+        peak = watched([sys.executable, "-m", "jobs.report_statistics", str(root)])
         seconds = time.perf_counter() - began
-        if process.returncode:
-            raise RuntimeError(f"the report of {clip.name} ended with {process.returncode}")
         records = list(Dataset(root).records.iterdir())
-        return sum(1 for row in Dataset(root).stream_plan() if row["key"]), len(records), seconds, peak / 1024
+        return sum(1 for row in Dataset(root).stream_plan() if row["key"]), len(records), seconds, peak
     finally:
         shutil.rmtree(root)
 

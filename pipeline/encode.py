@@ -46,6 +46,10 @@ class Codec(NamedTuple):
 
 X264 = Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
 VP9 = Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
+ONE_BY_ONE = {"libx264": {"bf": "0", "threads": "1", "mbtree": "0"}, "libvpx-vp9": {"threads": "4"}}
+"""What each encoder is told beside a film's options, so that equal frames give equal bytes and come in order: of x264 the macroblock tree reads
+memory that it never wrote; VP9's bits do not depend on its threads.
+"""
 
 
 class Shown(NamedTuple):
@@ -173,9 +177,7 @@ def write_film(path: Path, frames: Iterable[Shown], codec: Codec, *, rate: Fract
 
 def _stream(file: Any, image: Picture, rate: Fraction | int, codec: Codec) -> Any:
     height, width = image.shape[:2]
-    # of x264 the macroblock tree reads memory that it never wrote; VP9's bits do not depend on its threads
-    options = codec.options | ({"bf": "0", "threads": "1", "mbtree": "0"} if codec.name == "libx264" else {"threads": "4"})
-    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=options)
+    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=codec.options | ONE_BY_ONE[codec.name])
     context = stream.codec_context
     context.time_base = stream.time_base = Fraction(1, CLOCK)
     context.colorspace = context.color_primaries = context.color_trc = BT709

@@ -56,6 +56,23 @@ def test_an_edge_of_motion_lies_on_the_edge_of_the_colours():
     assert found[:, :40].max() < 0.05 and found[:, 40:].min() > 0.95
 
 
+@pytest.mark.parametrize(("left", "right", "share"), [(160, 240, 0), (158, 242, 0), (153, 247, 0), (156, 244, 0.01)])
+def test_motion_does_not_bleed_across_an_edge_of_the_photograph(left, right, share):
+    """A light blade of texture moves by 16 pixels over dark ground, at a working size of an eighth: the ground stays, and the blade moves as one, but for
+    3 pixels at its edges. In the last the edges halve working pixels, which are half of each.
+    """
+    photo, grain = np.zeros((256, 400, 3), np.uint8), texture(400, 256)[..., :1] // 6
+    photo[:] = np.concatenate([grain + 20, grain + 60, grain + 130], axis=2)
+    photo[:, left:right] = (grain + 150)[:, left:right]
+    flow = constant(0, 0, 32, 50)
+    flow[0, :, round(left / 8) : round(right / 8)] = 2
+    (frame,) = moved(photo, steady(flow), 10 * flow[0], [0.0])  # far in front
+    wrong = np.abs(frame.astype(int) - photo).max(axis=2) > 2
+    assert not wrong[:, : left - 3].any() and not wrong[:, right + 16 + 3 :].any()
+    torn = np.abs(np.roll(frame, -16, axis=1).astype(int) - photo).max(axis=2)[:, left + 3 : right - 3] > 2
+    assert torn.mean() <= share
+
+
 def test_holes_are_filled_from_around_and_nothing_else_changes():
     picture, holes = np.full((33, 47, 3), 80, np.float32), np.zeros((33, 47), bool)
     picture[:, 24:] = 120
