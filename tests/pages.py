@@ -27,11 +27,14 @@ def playwright():
     return started
 
 
+def installed() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
 @contextmanager
 def browser(graphics: str = SOFTWARE) -> Iterator:
     """A chromium, closed at the end."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
+    if (path := installed()) is None:
         pytest.skip("no chromium and no google-chrome on this machine")
     chromium = playwright().chromium.launch(executable_path=path, args=[*FLAGS.split(), *graphics.split()])
     try:

@@ -304,8 +304,8 @@ def test_what_stands_still_is_not_drawn_again(tab):
 
 def test_keys_nudge(tab):
     tab.focus("canvas")
-    for key in ("Alt+ArrowLeft", "Control+ArrowRight", "a"):
-        tab.evaluate("document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())")  # goes back otherwise
+    tab.evaluate("document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())")  # goes back otherwise
+    for key in ("Alt+ArrowLeft", "Control+ArrowUp", "a"):
         tab.keyboard.press(key)
     tab.evaluate("quiver.advance(0.1)")
     assert not moved(tab, *POINT).any()
@@ -365,6 +365,7 @@ def test_picture_and_controls_are_seen_together(request, shape):
             tab.set_viewport_size(dict(width=size[0], height=size[1]))
             assert tab.evaluate(OUTSIDE, size) == [], size
             assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+            assert len(set(tab.evaluate("[...document.querySelectorAll('label')].map(label => label.offsetHeight)"))) == 1, size  # none in two lines
             picture, first = tab.locator("canvas").bounding_box(), tab.locator("#play").bounding_box()
             assert first["y"] >= picture["y"] + picture["height"] or first["x"] >= picture["x"] + picture["width"]
 

@@ -1,0 +1,137 @@
+"""A frame of the page in which a photograph can be pulled, against the same picture drawn as two triangles, and by drawImage.
+
+The motion is of 256x160 pixels with 16 modes, the photograph of 1920x1080 (the page draws 1280x720), in headless Chromium that draws by its
+own software, SwiftShader, without a graphics card. A wind blows, so that every frame is another. A frame is the motion's time steps of 1/60 s and
+the drawing of the mesh; the two triangles are WebGL 2 on a canvas of that size and kind, drawImage is a 2D canvas; reading one pixel back is
+what ends a frame of each. The processor time is that of the browser's processes. The last line is what the page's own loop reaches on a display of 60 Hz.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clips import pictures
+from benchmarks.memory import family
+from benchmarks.rounds import Target, Timing, arguments, medians, one_cpu, report, speedup, timings_table
+from model.page import page_of
+from schemas.motion import SpectralVolume
+from tests.pages import installed, opened_page
+
+COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
+PER_CALL = 10
+GOAL = 3
+"""Times as long as two triangles, at most."""
+GOAL_MS = 1000 / 30
+
+PEERS = """async () => {
+    const image = new Image(); image.src = "data:image/jpeg;base64," + about.jpeg; await image.decode();
+    const made = () => Object.assign(document.createElement("canvas"), {width: canvas.width, height: canvas.height});
+    const plain = made().getContext("webgl2", {alpha: false, antialias: true}), flat = made().getContext("2d", {alpha: false, willReadFrequently: true}), pixel = new Uint8Array(4);
+    const program = plain.createProgram();
+    for (const [kind, text] of [
+        [plain.VERTEX_SHADER, `#version 300 es
+            out vec2 at; void main() { at = vec2(gl_VertexID & 1, gl_VertexID >> 1); gl_Position = vec4(at.x * 2. - 1., 1. - at.y * 2., 0, 1); }`],
+        [plain.FRAGMENT_SHADER, FRAGMENT]]) {
+        const shader = plain.createShader(kind); plain.shaderSource(shader, text); plain.compileShader(shader); plain.attachShader(program, shader);
+    }
+    plain.linkProgram(program); plain.useProgram(program);
+    plain.bindTexture(plain.TEXTURE_2D, plain.createTexture());
+    plain.texImage2D(plain.TEXTURE_2D, 0, plain.RGBA, plain.RGBA, plain.UNSIGNED_BYTE, image);
+    plain.texParameteri(plain.TEXTURE_2D, plain.TEXTURE_MIN_FILTER, plain.LINEAR);
+    const read = from => from.readPixels(from.drawingBufferWidth / 2, from.drawingBufferHeight / 2, 1, 1, from.RGBA, from.UNSIGNED_BYTE, pixel);
+    window.ways = {
+        steps() { advance(1 / 60); },
+        page() { advance(1 / 60); draw(); read(gl); return pixel; },
+        triangles() { plain.clear(plain.COLOR_BUFFER_BIT); plain.drawArrays(plain.TRIANGLE_STRIP, 0, 4); read(plain); return pixel; },
+        drawImage() { flat.drawImage(image, 0, 0); return flat.getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data; },
+    };
+}"""
+LOOP = """count => new Promise(done => { const begin = performance.now();
+    requestAnimationFrame(function frame() { count-- ? requestAnimationFrame(frame) : done(performance.now() - begin); }); })"""
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if installed() is None:
+        raise SystemExit("there is no chromium and no google-chrome on this machine, so there is nothing to measure")
+    one_cpu()
+    with tempfile.TemporaryDirectory(prefix="quiver-bench-frames-") as folder:
+        page = Path(folder) / "page.html"
+        page.write_text(page_of(next(pictures("plant", (1920, 1080), 1)), volume(), "Frames"), encoding="utf-8")
+        with opened_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
+            timings, own = measured(tab, 1 if options.quick else options.rounds)
+            assert not complaints, complaints
+    targets = [
+        Target(name="the page's frame, as a multiple of two triangles", goal=GOAL, at_most=True, **ratio(timings["page"], timings["triangles"])),
+        Target(name="the page's frame, as a multiple of drawImage", goal=GOAL, at_most=True, **ratio(timings["page"], timings["drawImage"])),
+        Target(name="a frame of the page", goal=GOAL_MS, reached=1e3 * medians(timings["page"]).clock, unit="ms", at_most=True),
+        Target(name="a frame of its own loop", goal=GOAL_MS, reached=own, unit="ms", at_most=True),
+    ]
+    report("page_frames", "The page's frames", __doc__, timings_table(timings, "ms", 1e3), targets, keep=not options.quick)
+
+
+def volume() -> SpectralVolume:
+    """Smooth waves that fall with frequency, a few pixels in all."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:ROWS, :COLUMNS] / ROWS
+    frequencies = np.arange(MODES + 1)
+    phases = rng.uniform(0, 2 * np.pi, (MODES + 1, 4, 1, 1))
+    waves = np.cos(phases + 4 * x + 3 * y) * (FRAMES / (1 + frequencies))[:, None, None, None]
+    return SpectralVolume(spectrum=waves.astype(np.float32), fps=30.0, frames=FRAMES, made={})
+
+
+def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
+    """Seconds a frame of each way in each round, in turns; and milliseconds a frame of the page's own loop."""
+    tab.evaluate(PEERS)
+    tab.evaluate("quiver.settings.wind = 1; quiver.tune(); quiver.advance(1)")
+    own = tab.evaluate(LOOP, PER_CALL) / PER_CALL
+    tab.evaluate("document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()")  # its own loop stops
+    names = tab.evaluate("Object.keys(ways)")
+    check(tab)
+    timings: dict[str, list[Timing]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            timings[name].append(timed(lambda name=name: tab.evaluate(f"for (let i = 0; i < {PER_CALL}; i++) ways.{name}()")))
+        names.reverse()
+    return timings, own
+
+
+def check(tab: Any) -> None:
+    """That all draw the picture: nearly the same colour in the middle."""
+    tab.evaluate("quiver.settings.magnification = 0")
+    seen = np.array([tab.evaluate(f"Array.from(ways.{name}())") for name in ("page", "triangles", "drawImage")])
+    assert np.ptp(seen, axis=0).max() <= 24, seen
+    tab.evaluate("quiver.settings.magnification = 1")
+
+
+def timed(call: Callable[[], Any]) -> Timing:
+    """Of one frame."""
+    begin = Timing(time.perf_counter(), tree_seconds())
+    call()
+    return Timing((time.perf_counter() - begin.clock) / PER_CALL, (tree_seconds() - begin.cpu) / PER_CALL)
+
+
+def tree_seconds() -> float:
+    """Processor time of this process and all below it."""
+    ticks = 0
+    for pid in family(os.getpid()):
+        try:
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        except OSError:  # it has ended
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ratio(ours: list[Timing], theirs: list[Timing]) -> dict[str, Any]:
+    """How many times as long ours take: on the clock, its range, and by processor time."""
+    found = speedup("", 0, theirs, ours)
+    return dict(reached=found.reached, span=found.span, cpu=found.cpu)
+
+
+if __name__ == "__main__":
+    main()
