@@ -23,7 +23,7 @@ from pipeline.dataset import Dataset
 from pipeline.derived import finalize
 from pipeline.plan import list_clips, plan_rows
 from pipeline.window import recorded
-from tests.faults.reference import ALONE, FULL, ROOT, command, extract
+from tests.faults.reference import ALONE, ROOT, command, extract
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
@@ -74,11 +74,14 @@ def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str
     function(*args)
 
 
-def started_run(clips: Path, out: Path, output: Path) -> BaseProcess:
-    """A run that has begun: with full counts the real command, else one without Ray."""
-    if FULL:
-        return started(execute, command(clips, out), output=output)
+def start_here(clips: Path, out: Path, output: Path) -> BaseProcess:
+    """A run without Ray that has begun."""
     return started(build_here, command(clips, out)[3:], output=output)
+
+
+def start_command(clips: Path, out: Path, output: Path) -> BaseProcess:
+    """The real command, begun."""
+    return started(execute, command(clips, out), output=output)
 
 
 def built(output: Path) -> list[str]:
