@@ -21,8 +21,9 @@ from tests.videos import write_video
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("QUIVER_FAULTS") == "full"
 CLIPS, PER_SHARD = (200, 20) if FULL else (8, 2)
+TRAIN = CLIPS * 4 // 5
 SIZE, FRAMES, FPS, AMPLITUDE = 64, 24, 30, 1.5
-SHARDS = [f"train-{i:06d}" for i in range(CLIPS * 3 // 4 // PER_SHARD)]
+SHARDS = [f"train-{i:06d}" for i in range(TRAIN // PER_SHARD)]
 SHARDS += [f"test-{i:06d}" for i in range(CLIPS // PER_SHARD - len(SHARDS))]
 PLACES = {"first": SHARDS[0], "middle": SHARDS[len(SHARDS) // 2], "last": SHARDS[-1]}
 OPTIONS = ["--size", f"{SIZE}x{SIZE}", "--frames", str(FRAMES), "--stride", str(FRAMES), "--frequencies", "6", "--pairs", "1", "--checks", "2",
@@ -63,7 +64,7 @@ def picture(clip: int, frame: int) -> np.ndarray:
 
 
 def write_clips(folder: Path, count: int = CLIPS) -> Path:
-    """The clips, and the table that lists them, which is returned; the last quarter is for test."""
+    """The clips, and the table that lists them, which is returned; the last fifth is for test."""
     folder.mkdir(parents=True)
     for clip in range(count):
         frames = [picture(clip, t if harmonic(clip) else 0) for t in range(FRAMES)]
@@ -73,7 +74,7 @@ def write_clips(folder: Path, count: int = CLIPS) -> Path:
 
 def write_table(path: Path, clips: Sequence[int]) -> Path:
     """Lists these clips, in this order."""
-    rows = [f"{i:03d}.mp4,clip-{i:03d},{'train' if i < CLIPS * 3 // 4 else 'test'}" for i in clips]
+    rows = [f"{i:03d}.mp4,clip-{i:03d},{'train' if i < TRAIN else 'test'}" for i in clips]
     path.write_text("\n".join(["uri,clip_id,split", *rows]) + "\n")
     return path
 

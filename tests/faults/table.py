@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 PROMISES = {
-    "P1": ("a crash loses only work in flight", 36),
+    "P1": ("a crash loses only work in flight", 48),
     "P2": ("killing workers is harmless", 100),
     "P3": ("killing the driver is harmless", 20),
     "P4": ("losing a node is harmless", 10),

@@ -15,12 +15,26 @@ CRASHES = [(point, place) for i, point in enumerate(POINTS) for j, place in enum
 """All in `make test-faults`; each point once in `make test`."""
 
 
+def armed(point: str, place: str) -> str:
+    return f"{point} {PLACES[place]} {PASSES.get(point, 1)}"
+
+
 @pytest.mark.parametrize("point, place", CRASHES, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, tmp_path, point, place):
-    out, armed = tmp_path / "dataset", f"{point} {PLACES[place]} {PASSES.get(point, 1)}"
-    killed, ended = (killed_command, ended_command) if FULL else (killed_here, ended_here)
-    assert killed(reference.clips, out, armed) == -signal.SIGKILL
+    out = tmp_path / "dataset"
+    assert killed_here(reference.clips, out, armed(point, place)) == -signal.SIGKILL
     before = committed(out)
-    assert ended(reference.clips, out) == 0, (tmp_path / "dataset.log").read_text()
-    assert {path: stamp for path, stamp in committed(out).items() if path in before} == before
+    assert ended_here(reference.clips, out) == 0, out.with_suffix(".log").read_text()
+    assert before.items() <= committed(out).items()
+    injected.ended(out)
+
+
+@pytest.mark.parametrize("point, place", [crash for i, crash in enumerate(CRASHES) if FULL and i % 3 == i // 3 % 3], ids=lambda value: value)
+def test_the_command_and_its_worker_killed_at(reference, injected, tmp_path, point, place):
+    """Each point once, with two workers, in the full counts."""
+    out = tmp_path / "dataset"
+    assert killed_command(reference.clips, out, armed(point, place)) == -signal.SIGKILL
+    before = committed(out)
+    assert ended_command(reference.clips, out) == 0, out.with_suffix(".log").read_text()
+    assert before.items() <= committed(out).items()
     injected.ended(out)

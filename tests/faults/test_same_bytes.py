@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.faults.reference import ALONE, CLIPS, FULL, ROOT, command, write_table
+from tests.faults.reference import ALONE, CLIPS, FULL, ROOT, command, counted, extract, write_table
 from tests.faults.runs import preloaded
 
 pytestmark = pytest.mark.promise("P12")
@@ -19,27 +19,33 @@ CHANGES: dict[str, dict[str, str]] = {
     "clock": {"CLOCK": "ahead"},
     "order of the clips": {"ORDER": "shuffled"},
 }
-CASES = [*CHANGES, "worker", "two workers", "eight workers"] if FULL else ["all of these"]
+CASES = list(CHANGES) if FULL else ["all of these"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case):
-    """With full counts the real command, one change at a time; else all at once in a run without Ray."""
-    env = CHANGES.get(case, {}) if FULL else {name: value for changes in CHANGES.values() for name, value in changes.items()}
-    clips, out, workers = reference.clips, tmp_path / "dataset", {"worker": 1, "eight workers": 8}.get(case, 2)
+    """In a new interpreter, without Ray."""
+    env = CHANGES[case] if FULL else {name: value for changes in CHANGES.values() for name, value in changes.items()}
+    clips, out = reference.clips, tmp_path / "dataset"
     if "ORDER" in env:
         clips = write_table(clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIPS for i in range(CLIPS)])
     if "CLOCK" in env:
         env = env | {"LD_PRELOAD": str(preloaded("other_clock.c", tmp_path))}
-    arguments = command(clips, out, workers=workers)
-    if not FULL:
-        arguments[2] = "tests.faults.runs"
+    arguments = [sys.executable, "-m", "tests.faults.runs", *command(clips, out)[3:]]
     umask = int(env.get("UMASK", "022"), 8)
     done = subprocess.run(arguments, cwd=ROOT, env=os.environ | ALONE | env, umask=umask, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     if "UMASK" in env:
         assert out.joinpath("run.json").stat().st_mode & 0o777 == 0o600
     injected.ended(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8][: counted(3, 0)])
+def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path, workers):
+    """The real command, in the full counts; tests/jobs/test_extract_flow.py compares one worker with two."""
+    done = extract(reference.clips, tmp_path / "dataset", workers=workers)
+    assert done.returncode == 0, done.stderr
+    injected.ended(tmp_path / "dataset")
 
 
 def test_the_clock_is_another(tmp_path):
