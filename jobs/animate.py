@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import tyro
 
 from jobs.exits import check_output, sentences, tell
 from jobs.motion import Picture, Source, found
+from jobs.options import parsed
 from model.animation import Paint, moved
 from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
 from model.metrics import seam
@@ -132,7 +132,7 @@ class Animate(Source):
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Animate, prog="quiver animate", args=args)
+        job = parsed(Animate, "quiver animate", args)
         check(job)
         run(job)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.dataset import ContractMismatch, FolderInUse
 from pipeline.derived import FILES
@@ -67,12 +68,12 @@ def check_output(option: str, path: Path) -> None:
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
-def tell(sentence: str) -> None:
+def tell(sentence: str, who: str = "quiver") -> None:
     """Prints a sentence to standard error."""
-    print(f"quiver: {sentence}", file=sys.stderr, flush=True)
+    print(f"{who}: {sentence}", file=sys.stderr, flush=True)
 
 
-def stop(code: Exit, sentence: str) -> None:
+def stop(code: Exit, sentence: str, who: str = "quiver") -> NoReturn:
     """Prints the sentence and ends the process with that code."""
-    tell(sentence)
+    tell(sentence, who)
     raise SystemExit(code)

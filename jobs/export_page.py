@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from jobs.exits import check_output, sentences
 from jobs.motion import Source, found
+from jobs.options import parsed
 from model.page import page_of
 from pipeline.shards import replace_file
 
@@ -42,7 +41,7 @@ class ExportPage(Source):
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(ExportPage, prog="quiver export-page", args=args)
+        job = parsed(ExportPage, "quiver export-page", args)
         check_output("--out", job.out)
         motion, photograph = found(job)
         page = page_of(photograph, motion.volume, job.heading).encode(errors="replace")  # a file's name need not be text

@@ -24,6 +24,7 @@ import tyro
 
 from jobs import cluster
 from jobs.exits import Exit, sentences, stop
+from jobs.options import parsed
 from jobs.progress import RunProgress, summary_lines
 from pipeline.build import build_shard
 from pipeline.dataset import ContractMismatch, Dataset
@@ -121,7 +122,7 @@ def parse(args: Sequence[str]) -> ExtractFlow:
     chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [a.split("=", 1)[1] for a in args if a.startswith("--filters=")]
     thresholds = PRESETS.get(chosen[-1] if chosen else "paper", PRESETS["paper"])
     default = ExtractFlow(clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds))
-    return tyro.cli(ExtractFlow, prog="quiver extract-flow", args=args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+    return parsed(ExtractFlow, "quiver extract-flow", args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from jobs import cluster
 from jobs.exits import sentences
+from jobs.options import parsed
 from jobs.progress import summary_lines
 from jobs.report_statistics import PageMaker, page_maker
 from pipeline.dataset import Dataset
@@ -35,7 +37,7 @@ FILES = (*DERIVED[1:], "report.html")
 class Finalize:
     """Writes manifest, statistics, card, report and views of a data set again, from its records."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     report: bool = True
     """Draw the report too, which takes the longest."""
@@ -44,7 +46,7 @@ class Finalize:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Finalize, prog="quiver finalize", args=args)
+        job = parsed(Finalize, "quiver finalize", args)
         dataset = Dataset(job.dataset)
         dataset.begun()
         make_page = page_maker("--no-report") if job.report else None

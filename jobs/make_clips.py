@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tyro
 
 from jobs.exits import sentences
+from jobs.options import parsed
 from pipeline import synthetic
 from pipeline.scenery import SCENES
 from pipeline.synthetic import Layer, Scene
@@ -85,7 +85,7 @@ CLIPS = {
 def main(args: list[str] | None = None) -> None:
     """Runs the job; a wrong request ends it with one sentence and exit code 2."""
     with sentences():
-        config = tyro.cli(MakeClips, prog="quiver make-clips", args=args)
+        config = parsed(MakeClips, "quiver make-clips", args)
         check(config)
         run(config)
 

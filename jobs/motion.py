@@ -5,7 +5,7 @@ A real video (whose first frame moves where no photograph is given), a file, a s
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ Picture = UInt8[np.ndarray, "rows columns 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    photo: tyro.conf.Positional[Path | None] = None
+    photo: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="PHOTO")] = None
     """The photograph; without one, the picture to which the motion belongs."""
     motion_from: Path | None = None
     """A video whose motion is taken."""

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 from jobs.exits import check_output, sentences
+from jobs.options import parsed
 from pipeline import pictures
 from pipeline.encode import check_suffix, encode
 from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
@@ -42,9 +44,9 @@ MARK = (255, 214, 64)
 class Preview:
     """Shows one sample of a data set: its motion as a video, or as a sheet of pictures."""
 
-    dataset: tyro.conf.Positional[str]
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set, whose run has finished, or DATASET:VIEW."""
-    key: tyro.conf.Positional[str]
+    key: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KEY")]
     """Name of the sample: the column key of the manifest."""
     out: Path
     """File to write: .mp4, .gif or .webp for the motion, .png for a sheet of its maps, frequencies and X-t slices."""
@@ -55,7 +57,7 @@ class Preview:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Preview, prog="quiver preview", args=args)
+        job = parsed(Preview, "quiver preview", args)
         check(job)
         run(job)
 

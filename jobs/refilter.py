@@ -17,6 +17,7 @@ import tyro
 
 from jobs import cluster
 from jobs.exits import sentences
+from jobs.options import parsed
 from jobs.progress import by
 from pipeline.dataset import Dataset
 from pipeline.filters import PRESETS, Thresholds
@@ -30,7 +31,7 @@ class Refilter:
     shows where it follows the data set's folder.
     """
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     name: str
     """Of the view; one of the same name is replaced."""
@@ -48,7 +49,7 @@ class Refilter:
 def parse(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter:
     """The command line, with these thresholds as defaults."""
     default = Refilter(dataset=tyro.MISSING, name=tyro.MISSING, thresholds=thresholds or Thresholds())
-    return tyro.cli(Refilter, prog="quiver refilter", args=args, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    return parsed(Refilter, "quiver refilter", args, default=default, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -31,6 +31,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, sentences, stop
 from jobs.extract_flow import Workers, build_all, versions
+from jobs.options import parsed
 from jobs.progress import count
 from jobs.verify import mapped, with_bar
 from pipeline import derived, statistics
@@ -53,7 +54,7 @@ Build = Callable[[Shards], list[str]]
 class Repair(Workers):
     """Puts right what verify finds: damaged shards are built again from their videos, to the same bytes."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     weights: str = "default"
     """raft: the weights of the run, whose digest it knows: a file, or default for torchvision's own, by torch.hub."""
@@ -71,7 +72,7 @@ class Repair(Workers):
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Repair, prog="quiver repair", args=args)
+        job = parsed(Repair, "quiver repair", args)
         dataset = Dataset(job.dataset.absolute())
         check_is_one(dataset)
         with dataset.held(), connected(job) if job.many else nullcontext():

@@ -17,6 +17,7 @@ import tyro
 
 from jobs import cluster
 from jobs.exits import check_output, sentences
+from jobs.options import parsed
 from pipeline import scales
 from pipeline.scales import Fine, ScaleConfig
 from pipeline.selection import Selection, select
@@ -31,7 +32,7 @@ PageMaker = Callable[[Sequence[Selection], SpectrumStatistics], str]
 class ReportStatistics:
     """The scales of the training samples, statistics.json, and report.html."""
 
-    datasets: tyro.conf.Positional[tuple[str, ...]]
+    datasets: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATASET")]
     """Folders of data sets, or DATASET:VIEW; several are taken together, with --out."""
     scales: Annotated[ScaleConfig, tyro.conf.arg(name="")] = field(default_factory=ScaleConfig)
     exact: bool = False
@@ -57,7 +58,7 @@ class ReportStatistics:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(ReportStatistics, prog="quiver report-statistics", args=args, config=(tyro.conf.OmitArgPrefixes,))
+        job = parsed(ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,))
         for option, path in (("--out", job.out), ("--report", job.report)):
             if path is not None:
                 check_output(option, path)

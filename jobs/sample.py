@@ -9,11 +9,12 @@ The middle of the photograph is taken at the working size. The file holds the co
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from jobs.exits import check_output, sentences, tell
+from jobs.options import parsed
 from model.prior import check_device, imagine, load_prior
 from pipeline.photograph import at_size, read_photograph
 from pipeline.shards import replace_file
@@ -24,7 +25,7 @@ from schemas.motion import SpectralVolume, encode
 class Sample:
     """Samples a spectral volume for a photograph."""
 
-    photo: tyro.conf.Positional[Path]
+    photo: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO")]
     """The photograph."""
     checkpoint: Path
     """Folder of a trained denoiser."""
@@ -51,7 +52,7 @@ class Sample:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Sample, prog="quiver sample", args=args)
+        job = parsed(Sample, "quiver sample", args)
         check_device(job.device)
         check_output("--out", job.out)
         prior, passed = load_prior(job.checkpoint)

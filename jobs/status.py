@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
 from jobs.exits import sentences
+from jobs.options import parsed
 from jobs.progress import by, count
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
@@ -38,7 +39,7 @@ SAME_RUN_S = 2.0
 class Status:
     """How far a data set is, what became of its windows, and what is missing or out of date; changes nothing."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     json: bool = False
     """Print one JSON object instead of lines."""
@@ -47,7 +48,7 @@ class Status:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Status, prog="quiver status", args=args)
+        job = parsed(Status, "quiver status", args)
         found = status(Dataset(job.dataset))
         print(json.dumps(found) if job.json else "\n".join(lines(found)))
 

@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from jobs import cluster
 from jobs.exits import Exit, stop, tell
+from jobs.options import HELP, understood
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, Windows, loader
 from model.checkpoints import brief
@@ -99,10 +100,13 @@ class Data:
 
 def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
     """The command line: a preset, then what differs from it."""
-    args = sys.argv[1:] if args is None else list(args)
-    if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):
-        raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
-    return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+
+    def preset_and_more(args: list[str]) -> Job:
+        if not args or args[0] not in {*presets, *HELP}:
+            raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
+        return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+
+    return understood(prog, preset_and_more, args)
 
 
 def start(learn: Callable[[Any, Show], None], job: Data, config: TrainConfig, show: Show) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.progress import track
 
 from jobs import cluster
 from jobs.exits import Exit, sentences
+from jobs.options import parsed
 from jobs.progress import count
 from pipeline.dataset import Dataset
 from pipeline.verify import Each, Fault, Planned, Verified, verify
@@ -28,7 +30,7 @@ from schemas.outcome import printable
 class Verify:
     """Reads every file of a data set once and names every fault; changes nothing. quiver repair puts them right."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     workers: int = 1
     """Processes that read shards; with more than one, on Ray."""
@@ -43,7 +45,7 @@ class Verify:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = tyro.cli(Verify, prog="quiver verify", args=args)
+        job = parsed(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_held()
         found = verify(dataset, mapped(job.workers), alone=not running)

@@ -27,7 +27,7 @@ def refused(capsys, *arguments: object, code: int = 2) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == code
-    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    said = capsys.readouterr().err
     assert "Traceback" not in said
     return said
 

@@ -34,7 +34,9 @@ def refused(job, capsys, *arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         called(job, *arguments)
     assert stopped.value.code == 2
-    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("quiver") and len(said) <= 2, said
+    return said[-1]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,92 @@
+"""A mistake on the command line is one sentence, whatever the verb, the terminal, and the words."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.command import VERBS
+from jobs.command import main as quiver
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ["sample", "photo.png", "--checkpoint", "prior", "--out", "motion.safetensors"]
+SMOKE = ["train-renderer", "smoke", "--data", "data", "--out", "out"]
+FIRST = {"sample": ["photo.png"], "preview": ["data", "key"]} | {verb: ["data"] for verb in ("status", "verify", "repair", "finalize", "refilter")}
+"""What stands before the options."""
+
+
+def refused(monkeypatch, capsys, *words: str) -> str:
+    """What is wrong with the words after `quiver`, in the sentence that says so."""
+    monkeypatch.setattr(sys, "argv", ["quiver", *words])
+    with pytest.raises(SystemExit) as stopped:
+        quiver()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2 and shown.out == "", shown.out
+    return sentence(shown.err, words[0])
+
+
+def sentence(said: str, verb: str) -> str:
+    """Without what stands around each one."""
+    before, after = f"quiver {verb}: ", f"; quiver {verb} --help says more\n"
+    assert said.startswith(before) and said.endswith(after) and said.count("\n") == 1, said
+    return said.removeprefix(before).removesuffix(after)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_names_the_option_that_it_does_not_know(monkeypatch, capsys, verb):
+    first = ["smoke"] if verb.startswith("train-") else FIRST.get(verb, [])
+    assert "--nonsense is not known" in refused(monkeypatch, capsys, verb, *first, "--nonsense")
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["sample"], "missing PHOTO, --checkpoint PATH, --out PATH"),
+        (["sample", "photo.png", "--chekpoint", "prior", "--out", "a"], "missing --checkpoint PATH; --chekpoint prior is not known"),
+        ([*SAMPLE, "--devise", "cpu"], "--devise cpu is not known, perhaps --device {cuda,cpu} was meant"),
+        (["sample", "--devise", "cpu"], "missing PHOTO"),
+        ([*SAMPLE, "more"], "more is not known"),
+        ([*SAMPLE, "--device", "tpu"], "--device is tpu, expected one of cuda, cpu"),
+        ([*SAMPLE, "--seed", "one"], "--seed is one, expected a whole number"),
+        ([*SAMPLE, "--guidance=much"], "--guidance is much, expected a number"),
+        ([*SAMPLE, "--seed"], "--seed has no value"),
+        ([*SAMPLE, "--steps", "0"], "--steps is 0, expected 1 to 1000"),
+        ([*SMOKE, "--crop", "3"], "--crop is 3, expected INT INT"),
+        ([*SMOKE, "--learning_rate", "fast"], "--learning-rate is fast, expected a number"),
+        ([*SMOKE, "--batch", "0"], "batch is 0, expected at least 1"),
+        (["train-renderer"], "the preset is missing, expected first one of smoke, small, paper"),
+        (["animate", "--out", "a.mp4", "--motion-from", "b.mp4", "--loop", "round"], "--loop is round, expected one of auto, none, snap, crossfade, guided"),
+        (["extract-flow", "--clips", "a", "--out", "b", "--size", "3"], "--size is 3, expected WIDTHxHEIGHT"),
+    ],
+)
+def test_it_says_what_is_wrong_and_what_was_expected(monkeypatch, capsys, words, wrong):
+    assert refused(monkeypatch, capsys, *words) == wrong
+
+
+def test_a_long_name_is_not_broken(monkeypatch, capsys):
+    """At the width of a terminal, where there are no blanks in it."""
+    name = "/".join(["folder"] * 40) + "/a.mp4"
+    assert refused(monkeypatch, capsys, *SAMPLE[:-1], name) == f"--out is {name}, expected a name that ends in .safetensors"
+    monkeypatch.setenv("COLUMNS", "50")
+    assert name in refused(monkeypatch, capsys, *SAMPLE[:-1], name) and os.environ["COLUMNS"] == "50"
+
+
+@pytest.mark.parametrize("settings", [{"TERM": "xterm"}, {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}])
+def test_a_terminal_s_colours_and_letters_are_not_in_the_way(settings):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "jobs.command", *SAMPLE, "--seed", "one"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2 and sentence(done.stderr, "sample") == "--seed is one, expected a whole number"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(monkeypatch, capsys, verb):
+    monkeypatch.setattr(sys, "argv", ["quiver", verb, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        quiver()
+    assert not stopped.value.code and f"usage: quiver {verb}" in capsys.readouterr().out
