@@ -7,11 +7,6 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
-from pipeline.dataset import ContractMismatch, FolderInUse
-from pipeline.derived import FILES
-
-OWN = (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
-
 
 class Exit(IntEnum):
     DONE = 0
@@ -24,6 +19,8 @@ class Exit(IntEnum):
     """Another run holds the folder."""
     STORAGE = 5
     """A file cannot be read or written; of verify, faults were found; of repair, some are left."""
+    UNSAFE = 7
+    """Ray would take work from whoever reaches it, or wants a token that is not there."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -31,6 +28,9 @@ class Exit(IntEnum):
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
+    from jobs.cluster import Unsafe  # only here: quiver doctor wants the codes where packages are missing
+    from pipeline.dataset import ContractMismatch, FolderInUse
+
     try:
         yield
         sys.stdout.flush()
@@ -43,6 +43,8 @@ def sentences() -> Iterator[None]:
         stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
+    except Unsafe as error:
+        stop(Exit.UNSAFE, str(error))
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
@@ -51,9 +53,11 @@ def sentences() -> Iterator[None]:
 
 def check_output(option: str, path: Path) -> None:
     """Raises ValueError unless a file can be put there without overwriting one of a data set's own."""
+    from pipeline.derived import FILES
+
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
-    if path.name in OWN and (path.parent / "run.json").exists():
+    if path.name in (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
