@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
+from pipeline.credentials import hidden
+
+LONGEST = 2000
+"""Characters of a line that are shown."""
+
 
 class Exit(IntEnum):
     DONE = 0
@@ -63,7 +68,18 @@ def check_output(option: str, path: Path) -> None:
 
 def tell(sentence: str) -> None:
     """Prints a sentence to standard error."""
-    print(f"quiver: {sentence}", file=sys.stderr, flush=True)
+    print(f"quiver: {readable(sentence)}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Prints lines to standard output."""
+    print(readable(text), flush=True)
+
+
+def readable(text: str) -> str:
+    """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
+    lines = ("".join(c if c.isprintable() else "?" for c in line[:LONGEST]) + "..." * (len(line) > LONGEST) for line in text.split("\n"))
+    return hidden("\n".join(lines))
 
 
 def stop(code: Exit, sentence: str) -> None:
