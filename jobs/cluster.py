@@ -8,8 +8,10 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr, suppress
 from functools import cache
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from io import TextIOBase
 from pathlib import Path
 from threading import Thread
@@ -32,6 +34,10 @@ class Unfit(Exception):
     """A node lacks what the user asked for: weights, a device."""
 
 
+class Unsafe(Exception):
+    """A cluster takes work from whoever reaches it, or wants a token that we do not have."""
+
+
 class Failed(Exception):
     """Processes that train together died each time that they were started."""
 
@@ -51,17 +57,22 @@ def in_submitted_job() -> bool:
 @contextmanager
 def connected(workers: int | None, needs: Needs) -> Iterator[None]:
     """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own for `workers`
-    tasks of these needs, or as many as there are cores, which ends with the block.
+    tasks of these needs, or as many as there are cores, which ends with the block. Raises Unsafe.
     """
     own = not os.environ.get("RAY_ADDRESS")
-    if own:
-        close_to_the_world()
+    (close_to_the_world if own else want_token)()
     import ray
+    from ray.exceptions import AuthenticationError
 
     cpus = max(os.cpu_count() or 1, needs.cpus) if workers is None else workers * needs.cpus
     options: dict[str, Any] = dict(address="local", num_cpus=cpus, include_dashboard=False) if own else {}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
+        found = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except AuthenticationError as error:
+        raise Unsafe(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']!r}, which wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token has") from error
+    try:
+        if not own and found.dashboard_url:
+            check_closed(found.dashboard_url)
         yield
     finally:
         ray.shutdown()
@@ -95,6 +106,31 @@ def close_to_the_world() -> None:
     """Ray's own ports listen on every interface: a local Ray answers only to a token that is made for this process."""
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = own_token()
+
+
+def want_token() -> None:
+    """Raises Unsafe where somebody else's Ray is to be used without a token: its ports listen on every interface too."""
+    if (mode := os.environ.setdefault("RAY_AUTH_MODE", "token")).lower() != "token":
+        words = "expected 'token': without it whoever reaches the cluster runs programs on it"
+        raise Unsafe(f"RAY_AUTH_MODE is {mode!r} and RAY_ADDRESS {os.environ['RAY_ADDRESS']!r}, {words}")
+
+
+def check_closed(dashboard: str) -> None:
+    """Raises Unsafe where the dashboard at `HOST:PORT`, through which jobs are submitted, answers without a token. One that cannot be
+    reached from here says nothing of that.
+    """
+    connection = HTTPConnection(dashboard, timeout=10)
+    with suppress(OSError, HTTPException), closing(connection):
+        connection.request("GET", "/api/jobs/")
+        if connection.getresponse().status < HTTPStatus.BAD_REQUEST:
+            words = "start it with RAY_AUTH_MODE=token (docs/running.md)"
+            raise Unsafe(f"the dashboard of Ray at {dashboard} answers without a token, so that whoever reaches it runs programs on the cluster: {words}")
+
+
+def open_token() -> Path | None:
+    """The file of Ray's token, where others on this machine may read it."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path if path.exists() and path.stat().st_mode & 0o077 else None
 
 
 @cache

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
+    "doctor": "whether this machine can do all this, and what to do where it cannot",
     "status": "how far a data set is, what became of its windows, what is missing",
     "verify": "reads a data set again and names every fault",
     "repair": "builds again what is damaged",

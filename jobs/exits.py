@@ -10,10 +10,10 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.dataset import ContractMismatch, FolderInUse
-from pipeline.derived import FILES
+from pipeline.credentials import hidden
 
-OWN = (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
+LONGEST = 2000
+"""Characters of a line that are shown."""
 
 
 class Exit(IntEnum):
@@ -27,6 +27,8 @@ class Exit(IntEnum):
     """Another run holds the folder."""
     STORAGE = 5
     """A file cannot be read or written; of verify, faults were found; of repair, some are left."""
+    UNSAFE = 7
+    """Ray would take work from whoever reaches it, or wants a token that is not there."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -34,6 +36,9 @@ class Exit(IntEnum):
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
+    from jobs.cluster import Unsafe  # only here: quiver doctor wants the codes where packages are missing
+    from pipeline.dataset import ContractMismatch, FolderInUse
+
     try:
         yield
         sys.stdout.flush()
@@ -46,6 +51,8 @@ def sentences() -> Iterator[None]:
         stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
+    except Unsafe as error:
+        stop(Exit.UNSAFE, str(error))
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
@@ -62,15 +69,28 @@ def room_left(error: OSError) -> str:
 
 def check_output(option: str, path: Path) -> None:
     """Raises ValueError unless a file can be put there without overwriting one of a data set's own."""
+    from pipeline.derived import FILES
+
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
-    if path.name in OWN and (path.parent / "run.json").exists():
+    if path.name in (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
 def tell(sentence: str, who: str = "quiver") -> None:
     """Prints a sentence to standard error."""
-    print(f"{who}: {sentence}", file=sys.stderr, flush=True)
+    print(f"{who}: {readable(sentence)}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Prints lines to standard output."""
+    print(readable(text), flush=True)
+
+
+def readable(text: str) -> str:
+    """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
+    lines = ("".join(c if c.isprintable() else "?" for c in line[:LONGEST]) + "..." * (len(line) > LONGEST) for line in text.split("\n"))
+    return hidden("\n".join(lines))
 
 
 def stop(code: Exit, sentence: str, who: str = "quiver") -> NoReturn:

@@ -23,10 +23,11 @@ import cv2
 import tyro
 
 from jobs import cluster
-from jobs.exits import Exit, sentences, stop
+from jobs.exits import Exit, say, sentences, stop, tell
 from jobs.options import parsed
 from jobs.progress import RunProgress, summary_lines
 from pipeline.build import build_shard
+from pipeline.credentials import check_path
 from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.derived import finalize
@@ -130,6 +131,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)
+        check_path("--out", str(job.out))
         if job.out.exists() and not job.out.is_dir():
             raise ValueError(f"--out is {str(job.out)!r}, which is a file; expected a folder, or a name for a new one")
         clips = list_clips(job.clips)[: job.limit]
@@ -184,10 +186,10 @@ def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
     windows = [row for row in rows if row["key"]]
     clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
     size = len(windows) * sample_bytes(job.build)
-    print(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {size / 1e6:.0f} MB")
+    say(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {size / 1e6:.0f} MB")
     for row in rows:
         if not row["key"]:
-            print(f"  no window: {printable(row['uri'])}: {row['reason']}, {row['detail']}")
+            say(f"  no window: {printable(row['uri'])}: {row['reason']}, {row['detail']}")
 
 
 def sample_bytes(config: BuildConfig) -> int:
@@ -199,14 +201,14 @@ def sample_bytes(config: BuildConfig) -> int:
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
     for warning in dataset.open(rows, config, versions(job.build)):
-        print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
+        tell(f"{warning}; shards may differ in their last bits")
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
-    print(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left", flush=True)
+    say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
     if failed := build_all(dataset, left, job.build, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     summary = finalize(dataset)
-    print("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
+    say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
 
 
 def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int) -> list[str]:
@@ -222,7 +224,7 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConf
             if isinstance(value, cluster.Unfit):
                 raise ValueError(str(value))
             if isinstance(value, Exception):
-                print(f"shard {shard} failed: {value}", file=sys.stderr)
+                tell(f"shard {shard} failed: {value}")
                 failed.append(shard)
             elif isinstance(value, Effort):
                 progress.shard(shard, value)

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.exits import sentences
+from jobs.exits import say, sentences
 from jobs.options import parsed
 from jobs.progress import summary_lines
 from jobs.report_statistics import PageMaker, page_maker
@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 for selection in reported:
                     write_page(selection, make_page)
         written = [path.relative_to(dataset.root) for selection in made for path in [selection.table, *map(selection.file, FILES)] if path.exists()]
-        print("\n".join([*summary_lines(summary), f"written: {', '.join(map(str, written))}"]))
+        say("\n".join([*summary_lines(summary), f"written: {', '.join(map(str, written))}"]))
 
 
 def with_report(dataset: Dataset) -> list[Selection]:

@@ -6,7 +6,6 @@ A .mp4, .gif or .webp shows side by side the start frame, the stored motion in c
 the real frames where the video is still there. A .png is a sheet of the motion's maps, frequencies and X-t slices.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jobs.exits import check_output, sentences
+from jobs.exits import check_output, say, sentences, tell
 from jobs.options import parsed
 from pipeline import pictures
 from pipeline.encode import check_suffix, encode
@@ -77,7 +76,7 @@ def run(job: Preview) -> None:
     frames = iter([sheet(shown, job.magnify)]) if suffix == ".png" else moving(shown, job.magnify, step)
     data = encode(frames, shown.settings.plan.fps / step, suffix)
     replace_file(job.out, data)
-    print(f"{job.out}: {len(data) / 1e6:.1f} MB")
+    say(f"{job.out}: {len(data) / 1e6:.1f} MB")
 
 
 def moving(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:
@@ -98,7 +97,7 @@ def real_panels(shown: Reconstruction, step: int) -> Iterator[Picture]:
 
 def no_real_frames(error: Quarantined, shape: tuple[int, ...]) -> Picture:
     """A panel that says why; so does a line on standard error."""
-    print(f"quiver: no real frames: {error.detail} ({error.reason})", file=sys.stderr)
+    tell(f"no real frames: {error.detail} ({error.reason})")
     return notice(f"no real frames: {error.detail}", *shape[:2])
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs import cluster
-from jobs.exits import sentences
+from jobs.exits import say, sentences
 from jobs.options import parsed
 from jobs.progress import by
 from pipeline.dataset import Dataset
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
         with whole.dataset.held():
             judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))
-        print("\n".join(lines(job, judged)))
+        say("\n".join(lines(job, judged)))
 
 
 def own_thresholds(args: Sequence[str]) -> Thresholds | None:

@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 
 from jobs import cluster
-from jobs.exits import Exit, sentences, stop
+from jobs.exits import Exit, say, sentences, stop, tell
 from jobs.extract_flow import Workers, build_all, versions
 from jobs.options import parsed
 from jobs.progress import count
@@ -112,7 +112,7 @@ def on_cluster(job: Repair, dataset: Dataset) -> Iterator[Build]:
     except ContractMismatch as error:
         stop(Exit.CONTRACT, "the flow of the run was measured otherwise (there -> asked for):\n  " + "\n  ".join(error.lines))
     for warning in other_versions(contract, versions(config)):
-        print(f"quiver: {warning}; shards may differ in their last bits", file=sys.stderr)
+        tell(f"{warning}; shards may differ in their last bits")
     with nullcontext() if job.many else connected(job):
         at_once = cluster.room(job.workers, job.needs(config.flow))
         yield lambda shards: build_all(dataset, shards, config, job, at_once)
@@ -137,16 +137,16 @@ class Done(NamedTuple):
 def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContextManager[Build]]) -> Done:
     """Puts right what was found, in a folder that is held; says line by line what is done."""
     for fault in found.faults:
-        print(printable(str(fault)))
+        say(printable(str(fault)))
     if any(fault.remedy == Remedy.NEW_FOLDER for fault in found.faults):
         return Done(False, [])
     if not found.faults:
-        print(f"{dataset.root}: nothing to repair")
+        say(f"{dataset.root}: nothing to repair")
         return Done(True, [])
     shards = planned(dataset, {fault.shard for fault in found.faults if fault.remedy == Remedy.REBUILD and fault.shard})
     lost = {shard: words for shard, rows in shards.items() if (words := lost_videos(rows))}
     for shard, words in lost.items():
-        print(f"shard {shard} is left as it is: {printable('; '.join(words))}")
+        say(f"shard {shard} is left as it is: {printable('; '.join(words))}")
     tidy(dataset, [fault for fault in found.faults if fault.shard not in shards])
     again = {shard: rows for shard, rows in shards.items() if shard not in lost}
     failed, changed = rebuild(dataset, again, ready) if again else ([], [])
@@ -177,10 +177,10 @@ def tidy(dataset: Dataset, faults: Sequence[Fault]) -> None:
     """Everything that needs no video."""
     for fault in faults:
         if fault.remedy == Remedy.MOVE:
-            print(f"{printable(fault.path)}: moved to {move_aside(dataset, fault.path).relative_to(dataset.root)}")
+            say(f"{printable(fault.path)}: moved to {move_aside(dataset, fault.path).relative_to(dataset.root)}")
         elif fault.remedy == Remedy.RECOUNT and fault.shard:
             recount(dataset, fault.shard)
-            print(f"{fault.path}: counted again from its shard")
+            say(f"{fault.path}: counted again from its shard")
     dataset.remove_temporary_files()
 
 
@@ -215,19 +215,16 @@ def rebuild(dataset: Dataset, shards: Shards, ready: Callable[[], AbstractContex
         aside = {}
         for shard in shards:
             aside[shard] = put_aside(dataset, shard)
-            print(
-                f"shard {shard}: {', '.join(str(path.relative_to(dataset.root)) for path in aside[shard]) or 'nothing'} put aside; building it again",
-                flush=True,
-            )
+            say(f"shard {shard}: {', '.join(str(path.relative_to(dataset.root)) for path in aside[shard]) or 'nothing'} put aside; building it again")
         failed = build(shards)
     changed = []
     for shard in shards.keys() - set(failed):
         record = dataset.read_record(shard)
         if shard not in before:
-            print(f"shard {shard} is built; nothing is left that says what its tar was")
+            say(f"shard {shard} is built; nothing is left that says what its tar was")
         elif tar_of(record) != before[shard]:
             changed.append(shard)
-            print(f"shard {shard} came out otherwise than it was: {why_changed(dataset, record)}; what it was stays in {REMOVED}")
+            say(f"shard {shard} came out otherwise than it was: {why_changed(dataset, record)}; what it was stays in {REMOVED}")
         else:
             for path in aside[shard]:
                 path.unlink()
@@ -284,9 +281,9 @@ def finalize(dataset: Dataset, left: Sequence[str]) -> bool:
         derived.finalize(dataset)
         remake(dataset, partial(cluster.mapped, workers=1))
     except (DamagedShard, ValueError) as error:
-        print(f"the derived files were left as they are: {error}")
+        say(f"the derived files were left as they are: {error}")
         return bool(left)
-    print(f"{dataset.root}: the derived files are written")
+    say(f"{dataset.root}: the derived files are written")
     return True
 
 

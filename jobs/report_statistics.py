@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.exits import check_output, sentences
+from jobs.exits import check_output, say, sentences
 from jobs.options import parsed
 from pipeline import scales
 from pipeline.scales import Fine, ScaleConfig
@@ -67,11 +67,11 @@ def main(args: Sequence[str] | None = None) -> None:
         statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].file("statistics.json")
         replace_file(out, encode(statistics))
-        print("\n".join([*lines(statistics), f"statistics: {out}"]), flush=True)
+        say("\n".join([*lines(statistics), f"statistics: {out}"]))
         if make_page:
             target = job.report or selections[0].file("report.html")
             replace_file(target, make_page(selections, statistics).encode())
-            print(f"report: {target}")
+            say(f"report: {target}")
 
 
 def page_maker(instead: str) -> PageMaker:

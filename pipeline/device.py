@@ -39,6 +39,15 @@ class DeviceSpectrum(RunningSpectrum):
         self.grid = [torch.cat(self.grid).cpu().numpy()]
 
 
+def gpus() -> list[str]:
+    """Each GPU with its memory. Raises RuntimeError where there is one on which torch cannot compute."""
+    found = []
+    for i in range(torch.cuda.device_count()):
+        torch.ones(8, device=f"cuda:{i}").sum().item()
+        found.append(f"{torch.cuda.get_device_name(i)} ({torch.cuda.mem_get_info(i)[1] >> 30} GiB)")
+    return found
+
+
 class BusyClock:
     """How long a device works, by events in its queue; a CPU counts as busy while it is asked to work."""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 from pyarrow import csv, parquet
 
+from pipeline.credentials import check_no_secret, check_path
 from pipeline.decode.source import check_readable
 from schemas.clip import Clip, Video, Window
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
@@ -19,6 +20,8 @@ from schemas.sample import sample_key
 from schemas.tables import PLAN
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif"])
+LONGEST = 4096
+"""Characters of a text in a table of clips: each of its windows repeats it."""
 TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
 OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
 
@@ -69,10 +72,12 @@ class PlannedClip:
 def list_clips(paths: Sequence[str]) -> list[Clip]:
     """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed order.
 
-    Raises ValueError naming the path that does not exist, is no table, or gives no clip.
+    Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what would write a secret down.
     """
     if not paths or not all(paths):
         raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
+    for path in paths:
+        check_path("--clips", path)
     clips = [clip for path in paths for clip in _clips_of(Path(path))]
     named = [c.clip_id for c in clips if c.clip_id is not None]
     if len(named) != len(set(named)):
@@ -111,7 +116,19 @@ def _clips_of_table(path: Path) -> list[Clip]:
         raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {printable(str(error))}") from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
+    for number, row in enumerate(rows, 1):
+        check_row(f"of row {number} of table {str(path)!r}", row)
     return [_clip_of_row(row, path.parent) for row in rows]
+
+
+def check_row(which: str, row: dict[str, Any]) -> None:
+    """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text without end."""
+    for name, value in row.items():
+        if isinstance(value, str):
+            if len(value) > LONGEST:
+                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {LONGEST}")
+            check_no_secret(f"{name} {which}", value)
+    check_path(f"uri {which}", row["uri"])
 
 
 def read_csv(path: Path) -> pa.Table:
@@ -129,7 +146,7 @@ def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video]) -> 
     """Reads and probes one file; whatever is wrong with it becomes the clip's outcome, not an error."""
     sha256 = size = None
     try:
-        check_path(clip)
+        check_place(clip)
         check_readable(clip.uri)
         sha256, size = content_of(clip.uri)
         return with_windows(identified(clip, sha256, size, config), probe(clip.uri), config)
@@ -156,7 +173,7 @@ def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str 
     return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
 
 
-def check_path(clip: Clip) -> None:
+def check_place(clip: Clip) -> None:
     """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
     if readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.UNREADABLE, "the file's name is not UTF-8")

@@ -102,5 +102,5 @@ class Quarantined(Exception):
 
 def printable(text: str, limit: int = 500) -> str:
     """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit` characters."""
-    flat = " ".join(text.split())
+    flat = " ".join(text[: 8 * limit].split())
     return "".join(c if c.isprintable() else "?" for c in flat)[:limit]

@@ -9,6 +9,7 @@ from itertools import dropwhile
 
 import av
 import av.error
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -47,6 +48,18 @@ CODECS = frozenset(
     ]
 )
 """Codecs that may decode a stream."""
+
+
+def missing_codecs() -> list[str]:
+    """Those of CODECS that the libraries of this PyAV cannot decode."""
+
+    def is_missing(name: str) -> bool:
+        try:
+            return not av.Codec(name, "r")
+        except UnknownCodecError:
+            return True
+
+    return sorted(filter(is_missing, CODECS))
 
 
 @contextmanager

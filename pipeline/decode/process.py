@@ -4,11 +4,12 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
@@ -30,6 +31,10 @@ NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 WATCH_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+SECRETS = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|(API|ACCESS|PRIVATE)_?KEY|^RAY_", re.IGNORECASE)
+"""Variables of the environment that a decoder has no use for, and the file that it opens might."""
 
 
 class DecoderDied(Exception):
@@ -57,7 +62,7 @@ class DecoderProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=without_secrets(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
 
@@ -170,6 +175,10 @@ class DecoderProcess:
     def _died(self, reason: Reason, detail: str) -> DecoderDied:
         self.close()
         return DecoderDied(reason, detail)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not SECRETS.search(name)}
 
 
 def raise_refusal(message: bytes) -> None:

@@ -100,14 +100,24 @@ def default_weights(flow: str) -> Path:
     """torchvision's own weights in torch.hub's cache, downloaded if they are not there. Raises ValueError where they
     cannot be had, or where the file is not the one that was published.
     """
-    url = (vision.Raft_Small_Weights if flow == "raft_small" else vision.Raft_Large_Weights).DEFAULT.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    url, path = cached(flow)
     if not path.exists():
         download(url, flow, path)
+    check_published(path)
+    return path
+
+
+def cached(flow: str) -> tuple[str, Path]:
+    """Where torchvision's own weights are published, and where torch.hub keeps them."""
+    url = (vision.Raft_Small_Weights if flow == "raft_small" else vision.Raft_Large_Weights).DEFAULT.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def check_published(path: Path) -> None:
+    """Raises ValueError unless a cached file has the digest that its name says."""
     prefix = path.stem.rpartition("-")[2]
     if not hashlib.sha256(read(path)).hexdigest().startswith(prefix):
         raise ValueError(f"{path} is not the file that torchvision published: its SHA-256 does not begin with {prefix}; delete it to download it again")
-    return path
 
 
 def download(url: str, flow: str, path: Path) -> None:

@@ -1,0 +1,317 @@
+#!/usr/bin/env python
+"""Whether this machine can do what the other commands need, and what to do where it cannot.
+
+    python -m jobs.doctor --out DATASET
+
+Each check does the thing rather than asking for it: a small video is encoded and decoded, the kernel is built, a file is written,
+renamed and created once. A package that is missing is what it is to find, so none is needed to begin with but tyro. Exit codes:
+0 nothing is wrong; 5 the folder or its disk, and nothing else; 7 Ray's authentication, and nothing else; 1 otherwise.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+
+from jobs.exits import Exit
+
+OLDEST = (3, 11)
+MEMORY_GIB, DISK_GIB = 4, (1, 10)
+"""Less is a warning; of a disk, less than the first is wrong."""
+REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
+NEEDS = {
+    "": ("packages", "every command"),
+    "extract": ("packages of extract", "quiver extract-flow, repair, make-clips, and videos from animate"),
+    "train": ("packages of train", "quiver train-..., sample and animate --checkpoint"),
+    "report": ("packages of report", "quiver report-statistics"),
+}
+"""Of each extra of the package: the name of its check, and what cannot be done without it."""
+NO_WHEEL = {"decord": "--decoder pyav"}
+"""What is not made for every machine, and what does without it."""
+
+
+class State(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "wrong"
+
+
+class Finding(NamedTuple):
+    """What one check has found."""
+
+    state: State
+    says: str
+    remedy: str = ""
+    """What to do, where it is not well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Whether this machine can do what the other commands need, and what to do where it cannot; leaves nothing behind."""
+
+    out: Path | None = None
+    """Folder of a data set or of a training: whether it can be written as they need it."""
+    json: bool = False
+    """Print one JSON object instead of lines."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    job = tyro.cli(Doctor, prog="quiver doctor", args=args)
+    found = {name: examined(check) for name, check in checks(job.out).items()}
+    print(as_json(found) if job.json else "\n".join(lines(found)))
+    raise SystemExit(code(found))
+
+
+def checks(out: Path | None) -> dict[str, Callable[[], Finding]]:
+    """Each check by its name, in the order in which a person reads them."""
+    return {
+        "Python": python,
+        **{name: lambda extra=extra: packages(extra) for extra, (name, _) in NEEDS.items()},
+        "GPU": gpu,
+        "torchvision": torchvision,
+        "decoders": decoders,
+        "encoders": encoders,
+        "splatting": splatting,
+        "RAFT weights": weights,
+        "Ray": ray,
+        "memory": memory,
+        "disk": lambda: disk(standing(out or Path.cwd())),
+        **({"output folder": lambda: output(out)} if out else {}),
+    }
+
+
+CODES = {"disk": Exit.STORAGE, "output folder": Exit.STORAGE, "Ray": Exit.UNSAFE}
+
+
+def code(found: dict[str, Finding]) -> Exit:
+    wrong = {CODES.get(name, Exit.FAILURE) for name, finding in found.items() if finding.state == State.WRONG}
+    return Exit.DONE if not wrong else wrong.pop() if len(wrong) == 1 else Exit.FAILURE
+
+
+def as_json(found: dict[str, Finding]) -> str:
+    return json.dumps(dict(exit=code(found), checks=[dict(what=name, **finding._asdict()) for name, finding in found.items()]), indent=1)
+
+
+def lines(found: dict[str, Finding]) -> list[str]:
+    """One for each check, what to do under it, and how it stands with all."""
+    told = [f"{finding.state:8} {name:19} {finding.says}" + f"\n{'':29}-> {finding.remedy}" * bool(finding.remedy) for name, finding in found.items()]
+    counts = {state: sum(finding.state == state for finding in found.values()) for state in State}
+    return [*told, "", f"{counts[State.OK]} ok, {counts[State.WARNING]} to know of, {counts[State.WRONG]} wrong"]
+
+
+def examined(check: Callable[[], Finding]) -> Finding:
+    """What a check finds; what it stumbles over is wrong."""
+    try:
+        return check()
+    except ModuleNotFoundError as error:
+        return Finding(State.WARNING, f"could not be looked at without the package {error.name}", "install the packages above first")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return Finding(State.WRONG, f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}", "install the packages of constraints.txt again")
+
+
+def python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding(State.OK, found) if sys.version_info >= OLDEST else Finding(State.WRONG, found, "install Python 3.11 or newer")
+
+
+def packages(extra: str) -> Finding:
+    """Those of an extra, against the oldest versions that will do."""
+    try:
+        needed = [found.groups() for found in map(REQUIREMENT.match, requires("quiver-motion") or []) if found]
+    except PackageNotFoundError:
+        return Finding(State.WARNING, "quiver itself is not installed, so that what it needs is not known", "pip install -e . in its checkout")
+    have = {name: installed(name) for name, _, of in needed if (of or "") == extra}
+    missing = [name for name, found in have.items() if found is None]
+    old = [f"{name} {have[name]} (needs {least})" for name, least, of in needed if (of or "") == extra and have[name] and numbers(have[name]) < numbers(least)]
+    install = f"pip install -c constraints.txt 'quiver-motion{f'[{extra}]' * bool(extra)}'"
+    if old:
+        return Finding(State.WRONG, f"too old: {', '.join(old)}", install)
+    if not missing:
+        return Finding(State.OK, ", ".join(f"{name} {found}" for name, found in have.items()))
+    if set(missing) <= NO_WHEEL.keys():
+        return Finding(State.WARNING, f"{', '.join(missing)} missing", f"{install}, or do without: {', '.join(map(NO_WHEEL.__getitem__, missing))}")
+    return Finding(State.WARNING if extra else State.WRONG, f"{', '.join(missing)} missing, for {NEEDS[extra][1]}", install)
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def numbers(text: str | None) -> tuple[int, ...]:
+    """The leading numbers of a version."""
+    return tuple(int(part) for part in re.findall(r"\d+", (text or "").partition("+")[0])[:3])
+
+
+def gpu() -> Finding:
+    from pipeline.device import gpus
+
+    if found := gpus():
+        return Finding(State.OK, f"{', '.join(found)}, torch {version('torch')}")
+    if Path("/proc/driver/nvidia/version").exists():
+        words = f"there is an NVIDIA driver, and torch {version('torch')} finds no GPU"
+        return Finding(State.WRONG, words, "install a build of torch for CUDA that the driver is new enough for")
+    without = "--flow dis needs none; RAFT and training want --device cpu and are slow"
+    return Finding(State.WARNING, f"none; torch {version('torch')} computes on the CPU", without)
+
+
+def torchvision() -> Finding:
+    from pipeline import vision
+
+    return Finding(State.OK, f"{version('torchvision')} brings {vision.raft_small.__name__} and {vision.raft_large.__name__}")
+
+
+def decoders() -> Finding:
+    """A video of ours comes back from a decoder process, and none of the listed codecs is missing."""
+    from pipeline.decode import DecodeConfig
+    from pipeline.decode.container import CODECS, missing_codecs
+    from pipeline.decode.pool import DecoderPool
+    from schemas.outcome import Quarantined
+
+    with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
+        (path := Path(folder) / "a.mp4").write_bytes(film(".mp4"))
+        pool = DecoderPool(DecodeConfig())
+        try:
+            video = pool.probe(str(path))
+            count = sum(1 for _ in pool.frames(str(path), video, range(len(video.times)), (64, 64)))
+        except Quarantined as error:
+            return Finding(State.WRONG, f"a decoder process could not read a video of ours: {error.reason}, {error.detail}", "install av again")
+        finally:
+            pool.close()
+    if missing := missing_codecs():
+        return Finding(State.WARNING, f"PyAV {version('av')} lacks {', '.join(missing)}", "such videos are quarantined: install PyAV from its wheel")
+    return Finding(State.OK, f"{video.decoder} read {count} frames of H.264 in a process of its own; PyAV {version('av')} has all {len(CODECS)} codecs")
+
+
+def encoders() -> Finding:
+    """Each kind of animation is written, without an ffmpeg of the system."""
+    from pipeline.encode import ENCODERS
+
+    sizes = {suffix: len(film(suffix)) for suffix in ENCODERS if suffix != ".png"}
+    return Finding(State.OK, f"{', '.join(sizes)} by PyAV {version('av')} and Pillow {version('pillow')}")
+
+
+def film(suffix: str) -> bytes:
+    """Grey that becomes lighter."""
+    import numpy as np
+
+    from pipeline.encode import encode
+
+    return encode((np.full((64, 64, 3), 20 * i, np.uint8) for i in range(8)), 25.0, suffix)
+
+
+def splatting() -> Finding:
+    """The kernel is built, or was."""
+    from model.splatting_kernel import library, place
+
+    if library() is None:
+        return Finding(State.WARNING, "its kernel cannot be built: animations come out alike, several times slower", "install a C++ compiler (g++) and ninja")
+    return Finding(State.OK, f"its kernel is {place()}")
+
+
+def weights() -> Finding:
+    """A cached file is the one that was published."""
+    from pipeline.flow.weights import cached, check_published
+
+    there = {flow: cached(flow)[1].exists() for flow in ("raft_small", "raft_large")}
+    try:
+        for flow in filter(there.get, there):
+            check_published(cached(flow)[1])
+    except ValueError as error:
+        return Finding(State.WRONG, str(error), "delete that file, which somebody or a broken download has changed")
+    if all(there.values()):
+        return Finding(State.OK, f"both in {cached('raft_small')[1].parent}")
+    missing = " and ".join(flow for flow, found in there.items() if not found)
+    words = f"of {missing} are not in {cached('raft_small')[1].parent}"
+    return Finding(State.WARNING, words, "--flow raft_... downloads them, or takes a file by --weights FILE; --flow dis needs none")
+
+
+def ray() -> Finding:
+    """A cluster that is named takes work with a token, and none without."""
+    from jobs import cluster
+
+    if not (address := os.environ.get("RAY_ADDRESS")):
+        version("ray")
+        return Finding(State.OK, "each run starts a Ray of its own, which answers only to a token made for that run")
+    try:
+        with cluster.connected(None, cluster.Needs()):
+            fitting = cluster.room(None, cluster.Needs())
+    except cluster.Unsafe as error:
+        return Finding(State.WRONG, str(error), "give the nodes and this shell the same token, with RAY_AUTH_MODE=token (docs/running.md)")
+    except OSError as error:
+        return Finding(State.WRONG, f"there is no Ray at {address}: {' '.join(str(error).split())[:200]}", "start it, or unset RAY_ADDRESS")
+    if path := cluster.open_token():
+        return Finding(State.WARNING, f"others on this machine can read {path}, and so run programs on the cluster", f"chmod 600 {path}")
+    return Finding(State.OK, f"{address} wants a token and takes ours; {fitting} workers fit")
+
+
+def memory() -> Finding:
+    """What can be had, of the machine's and of the container's."""
+    found = Path("/proc/meminfo")
+    kilobytes = re.search(r"MemAvailable:\s+(\d+)", found.read_text()) if found.exists() else None
+    if not kilobytes:
+        return Finding(State.OK, "how much is free is not known on this system")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    most = limit.read_text().strip() if limit.exists() else "max"
+    gib = min(int(kilobytes[1]) / (1 << 20), int(most) / (1 << 30) if most.isdecimal() else float("inf"))
+    if gib < MEMORY_GIB:
+        return Finding(State.WARNING, f"{gib:.1f} GiB are free", "--workers 1; a decoder takes up to 2 GiB (--decoder-memory-mb)")
+    return Finding(State.OK, f"{gib:.1f} GiB are free, for {os.cpu_count()} cores")
+
+
+def standing(folder: Path) -> Path:
+    """The folder, or the nearest thing above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def disk(folder: Path) -> Finding:
+    gib = shutil.disk_usage(folder).free / (1 << 30)
+    state = State.WRONG if gib < DISK_GIB[0] else State.WARNING if gib < DISK_GIB[1] else State.OK
+    remedy = "" if state == State.OK else "quiver extract-flow --dry-run says how much a data set takes; a full disk stops a run, which can be gone on with"
+    return Finding(state, f"{gib:.1f} GiB are free at {folder}", remedy)
+
+
+def output(out: Path) -> Finding:
+    """All that a data set asks of its folder's file system, done in a folder beside its files."""
+    from pipeline.dataset import Dataset, FolderInUse
+    from pipeline.shards import create_file, replace_file
+
+    within = standing(out)
+    if not within.is_dir():
+        return Finding(State.WRONG, f"{within} is a file", "name a folder, or one that is not there yet")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".quiver-doctor-", dir=within) as folder:
+            path, dataset = Path(folder) / "file", Dataset(folder)
+            replace_file(path, b"1")
+            replace_file(path, b"2")
+            faults = [] if path.read_bytes() == b"2" else ["a renamed file is not the new one"]
+            with suppress(FileExistsError):
+                create_file(path, b"3")
+                faults.append("a file that is there can be created again")
+            with dataset.held():
+                faults += [] if dataset.is_held() else ["a lock does not keep others out"]
+    except (OSError, FolderInUse) as error:
+        words = f"{within} cannot be written as a data set needs it: {getattr(error, 'strerror', None) or error}"
+        return Finding(State.WRONG, words, "it must be writable, with hard links, flock and fsync: use a local disk or NFS 4")
+    if faults:
+        return Finding(State.WRONG, f"{within}: {'; '.join(faults)}", "use another file system: two runs could spoil each other's data here")
+    return Finding(State.OK, f"{within} takes files whole or not at all, once, one writer at a time")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

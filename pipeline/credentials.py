@@ -1,0 +1,28 @@
+"""Passwords and tokens in the names that a user gives: they are shown to nobody, and written into no data set.
+
+A URL carries them before its host (`https://me:password@host/`) or among its parameters, as signed links to object storage do.
+"""
+
+import re
+
+USER = re.compile(r"(?<=:/)(/?)[^/\s?#@]+@")
+PARAMETER = re.compile(
+    r"(?<=[?&])([\w.-]*(?:signature|token|secret|passwo?r?d|credential|api[_-]?key|access[_-]?key(?:id)?)|sig|auth|key)=[^&\s'\"#]+", re.IGNORECASE
+)
+
+
+def hidden(text: str) -> str:
+    """The text with what is secret in its URLs as `***`."""
+    return PARAMETER.sub(r"\1=***", USER.sub(r"\1***@", text)) if ":/" in text else text
+
+
+def check_no_secret(what: str, text: str) -> None:
+    """Raises ValueError, which does not say it, where a text that would be written down has a secret in it."""
+    if hidden(text) != text:
+        raise ValueError(f"{what} is {hidden(text)!r}, with a password or a token, which would be written into the data set; expected it without")
+
+
+def check_path(what: str, text: str) -> None:
+    """Raises ValueError for a URL, of which a path would make a folder."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://?\w", text):
+        raise ValueError(f"{what} is {hidden(text)!r}, expected a path: quiver reads and writes no URL")
