@@ -23,9 +23,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-import tyro
-
 from jobs.exits import Exit
+from jobs.options import parsed
 
 OLDEST = (3, 11)
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
@@ -69,7 +68,7 @@ class Doctor:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
-    job = tyro.cli(Doctor, prog="quiver doctor", args=args)
+    job = parsed(Doctor, "quiver doctor", args)
     found = {name: examined(check) for name, check in checks(job.out).items()}
     print(as_json(found) if job.json else "\n".join(lines(found)))
     raise SystemExit(code(found))
