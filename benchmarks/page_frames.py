@@ -31,7 +31,7 @@ GOAL_MS = 1000 / 30
 PEERS = """async () => {
     const image = new Image(); image.src = "data:image/jpeg;base64," + about.jpeg; await image.decode();
     const made = () => Object.assign(document.createElement("canvas"), {width: canvas.width, height: canvas.height});
-    const plain = made().getContext("webgl2", {alpha: false, antialias: true}), flat = made().getContext("2d", {alpha: false, willReadFrequently: true}), pixel = new Uint8Array(4);
+    const plain = made().getContext("webgl2", {alpha: false, antialias: false}), flat = made().getContext("2d", {alpha: false, willReadFrequently: true}), pixel = new Uint8Array(4);
     const program = plain.createProgram();
     for (const [kind, text] of [
         [plain.VERTEX_SHADER, `#version 300 es

@@ -17,7 +17,7 @@ from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults.reference import counted
 from tests.faults.runs import CONTEXT
 
-pytestmark = pytest.mark.promise("P5")
+pytestmark = [pytest.mark.promise("P5"), pytest.mark.timeout(counted(1800, 300))]
 SHARD = "train-000000"
 ROWS = [planned(SHARD, i) for i in range(2)]
 ROUNDS, TWINS = counted(50, 8), 8
@@ -29,16 +29,16 @@ def attempt(roots: Sequence[Path], twin: int, together: Barrier, late: bool) -> 
         draft, rng = ShardDraft(Dataset(root), SHARD, CONFIG.frequencies), np.random.default_rng(twin)
         for row in ROWS:
             draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
-        together.wait(60)
+        together.wait(240)
         if late:
-            together.wait(60)
+            together.wait(240)
         try:
             draft.commit()
             (root.parent / f"{root.name}-{twin}").touch()
         except FileExistsError:
             draft.discard()
         if not late:
-            together.wait(60)
+            together.wait(240)
 
 
 @pytest.mark.parametrize("late", [0, 1], ids=["all at once", "one after all others have committed"])
@@ -52,7 +52,7 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
     for twin in twins:
         twin.start()
     for twin in twins:
-        twin.join(200)
+        twin.join(counted(1700, 280))
     assert [twin.exitcode for twin in twins] == [0] * TWINS
     record_property("injections", ROUNDS)
     won = {root.name: sorted(tmp_path.glob(f"{root.name}-*")) for root in roots}
