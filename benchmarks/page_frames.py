@@ -9,7 +9,6 @@ what ends a frame of each. The processor time is that of the browser's processes
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from schemas.motion import SpectralVolume
 from tests.pages import installed, opened_page
 
 COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
-PER_CALL = 10
+COUNTS = dict(steps=200, page=10, triangles=40, drawImage=400)
+"""Frames a measurement: enough for a clock of processor time that ticks in hundredths of a second."""
+OWN = 30
 GOAL = 3
 """Times as long as two triangles, at most."""
 GOAL_MS = 1000 / 30
@@ -89,14 +90,14 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
     """Seconds a frame of each way in each round, in turns; and milliseconds a frame of the page's own loop."""
     tab.evaluate(PEERS)
     tab.evaluate("quiver.settings.wind = 1; quiver.tune(); quiver.advance(1)")
-    own = tab.evaluate(LOOP, PER_CALL) / PER_CALL
+    own = tab.evaluate(LOOP, OWN) / OWN
     tab.evaluate("document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()")  # its own loop stops
-    names = tab.evaluate("Object.keys(ways)")
+    names = list(COUNTS)
     check(tab)
     timings: dict[str, list[Timing]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            timings[name].append(timed(lambda name=name: tab.evaluate(f"for (let i = 0; i < {PER_CALL}; i++) ways.{name}()")))
+            timings[name].append(timed(tab, name, COUNTS[name]))
         names.reverse()
     return timings, own
 
@@ -109,11 +110,11 @@ def check(tab: Any) -> None:
     tab.evaluate("quiver.settings.magnification = 1")
 
 
-def timed(call: Callable[[], Any]) -> Timing:
+def timed(tab: Any, name: str, count: int) -> Timing:
     """Of one frame."""
     begin = Timing(time.perf_counter(), tree_seconds())
-    call()
-    return Timing((time.perf_counter() - begin.clock) / PER_CALL, (tree_seconds() - begin.cpu) / PER_CALL)
+    tab.evaluate(f"for (let i = 0; i < {count}; i++) ways.{name}()")
+    return Timing((time.perf_counter() - begin.clock) / count, (tree_seconds() - begin.cpu) / count)
 
 
 def tree_seconds() -> float:

@@ -48,6 +48,7 @@ def opened_page(file: Path, graphics: str = SOFTWARE, *, ready: str = "Boolean(w
     """A tab of a window or a `device`, and what the browser complained of or asked the network for."""
     with browser(graphics) as chromium:
         tab, complaints = chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device), []
+        tab.set_default_timeout(120_000)  # of a machine with other work
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: None if request.url.startswith(("data:", "file:", "blob:")) else complaints.append(request.url[:200]))
@@ -58,7 +59,7 @@ def opened_page(file: Path, graphics: str = SOFTWARE, *, ready: str = "Boolean(w
 
 def until(tab, condition: str) -> None:
     """Waits for it; Playwright's own way is forbidden by the page's policy."""
-    for _ in range(200):
+    for _ in range(1000):
         if tab.evaluate(condition):
             return
         tab.wait_for_timeout(50)
