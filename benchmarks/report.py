@@ -1,6 +1,7 @@
-"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results; the notes between its markers stay."""
+"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables, and the notes between its markers, stay."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,18 @@ def main() -> None:
     found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     if not found:
         sys.exit("there are no results yet: run make bench")
-    names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    parts = [HEAD, f"{BEGIN}\n{notes()}\n{END}", *(section(name, found[name]) for name in names)]
-    PAGE.write_text("\n\n".join(parts) + "\n")
-    print(f"{PAGE.name} has the results of {', '.join(names)}")
+    before, _, tables = (PAGE.read_text() if PAGE.exists() else "").partition(END)
+    sections = standing(tables) | {name: section(name, result) for name, result in found.items()}
+    names = sorted(sections, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    notes = before.partition(BEGIN)[2].strip() or "## Notes"
+    PAGE.write_text("\n\n".join([HEAD, f"{BEGIN}\n{notes}\n{END}", *(sections[name] for name in names)]) + "\n")
+    print(f"{PAGE.name} has new results of {', '.join(sorted(found))}")
 
 
-def notes() -> str:
-    """What was written between the markers."""
-    text = PAGE.read_text() if PAGE.exists() else ""
-    return text.split(BEGIN)[1].split(END)[0].strip() if BEGIN in text and END in text else "## Notes"
+def standing(tables: str) -> dict[str, str]:
+    """The sections that are on the page, by the benchmark whose command each names."""
+    parts = (part.strip() for part in re.split(r"^(?=## )", tables, flags=re.MULTILINE))
+    return {made[1]: part for part in parts if (made := re.search(r"`python -m benchmarks\.(\w+)", part))}
 
 
 def section(name: str, result: dict[str, Any]) -> str:

@@ -67,6 +67,16 @@ def test_a_file_of_motion_moves_a_photograph(folder, suffix):
     assert 30 < len(found) <= 40 if suffix == ".webp" else len(found) == 40  # equal neighbours are one frame of a webp
 
 
+@pytest.mark.parametrize(("suffix", "fps", "clock_ms"), [(".gif", 25, 10), (".gif", 30, 10), (".webp", 24, 1)])
+def test_an_animation_lasts_as_long_as_was_asked_for_and_repeats_for_ever(folder, suffix, fps, clock_ms):
+    out = folder / f"repeats{suffix}"
+    run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--magnify", 3, "--seconds", 1.2, "--fps", fps, "--out", out)
+    with Image.open(out) as image:
+        durations = [frame.convert("RGB").info["duration"] for frame in ImageSequence.Iterator(image)]  # of a webp it is known once it is decoded
+        assert (image.info["loop"], image.size, len(durations)) == (0, (96, 64), round(1.2 * fps))
+    assert abs(sum(durations) - 1000 * len(durations) / fps) <= clock_ms and all(abs(one - 1000 / fps) <= clock_ms for one in durations)
+
+
 def test_a_loop_closes_and_a_film_need_not(folder, capsys):
     options = [folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 1.3]
     for loop in ("snap", "crossfade"):
