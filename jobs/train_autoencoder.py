@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Learns the autoencoder of frequency slices from a data set's shards.
 
-    python -m jobs.train_autoencoder PRESET --data DATASET --out DIR
+    quiver train-autoencoder smoke --data DATASET --out autoencoder
 
 The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
 """
@@ -46,7 +46,7 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse("quiver train-autoencoder", PRESETS, args)
+        job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
         if speaks():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Learns the denoiser of latent spectral volumes from a data set's shards, with a trained autoencoder.
 
-    python -m jobs.train_denoiser PRESET --data DATASET --autoencoder DIR --out DIR
+    quiver train-denoiser smoke --data DATASET --autoencoder autoencoder --out prior
 
 Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen, attention across frequencies,
 in OUT. The same command again goes on from the last checkpoint. OUT is then enough to sample from. --start or --pretrained DIR
@@ -98,7 +98,7 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse("quiver train-denoiser", PRESETS, args)
+        job = parse("quiver train-denoiser", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
         if speaks():

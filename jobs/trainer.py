@@ -35,6 +35,8 @@ Job = TypeVar("Job")
 Trained = TypeVar("Trained")
 Show = Callable[[str, int, Logged], None]
 """show(title, steps, logged): tells a person how far the training of that title has come."""
+PRESET = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
+a part of it; {prog} smoke --help names them all, with the preset's values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +100,14 @@ class Data:
         return Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split=split)
 
 
-def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
-    """The command line: a preset, then what differs from it."""
+def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
+    """The command line: a preset, then what differs from it. `about` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
         if not args or args[0] not in {*presets, *HELP}:
             raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
-        return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+        style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{PRESET.format(prog=prog)}", args=args, config=style)
 
     return understood(prog, preset_and_more, args)
 
