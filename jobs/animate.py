@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """A photograph becomes a video, or a loop.
 
-    python -m jobs.animate PHOTO --motion-from VIDEO --loop snap --seconds 4 --fps 30 --out out.mp4
-    python -m jobs.animate PHOTO --checkpoint DIR --out out.gif
+    quiver animate photo.jpg --motion-from video.mp4 --loop snap --seconds 4 --out loop.mp4
+    quiver animate photo.jpg --checkpoint prior --out loop.gif
+    quiver animate photo.jpg --checkpoint prior --renderer renderer --out film.mp4
 
 Its motion is that of a real video (whose first frame moves where no PHOTO is given), that of a file or a data set's sample, or a
 trained prior's. A trained renderer makes the frames (--renderer); without one the photograph's colours are splatted and holes filled from around them.
@@ -46,8 +47,6 @@ BLENDS = {"crossfade": 0.25, "guided": 0.1}
 
 @dataclass(frozen=True, kw_only=True)
 class Animate(Source):
-    """Makes a photograph move."""
-
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
     loop: Literal["auto", "none", "snap", "crossfade", "guided"] = "auto"
@@ -132,7 +131,7 @@ class Animate(Source):
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parsed(Animate, "quiver animate", args)
+        job = parsed(Animate, "quiver animate", args, description=__doc__)
         check(job)
         run(job)
 

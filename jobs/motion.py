@@ -31,7 +31,7 @@ Picture = UInt8[np.ndarray, "rows columns 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    photo: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="PHOTO")] = None
+    photo: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[PHOTO]")] = None
     """The photograph; without one, the picture to which the motion belongs."""
     motion_from: Path | None = None
     """A video whose motion is taken."""

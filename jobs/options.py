@@ -24,12 +24,12 @@ KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 def parsed(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
     """The command line as tyro understands it; `options` are tyro.cli's."""
-    return understood(prog, lambda words: tyro.cli(job, prog=prog, args=words, **options), args)
+    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, **options), args)
 
 
 def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
     """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of usage."""
-    args, said = sys.argv[1:] if args is None else list(args), StringIO()
+    args, said = words(args), StringIO()
     try:
         with redirect_stderr(said), unbroken(HELP.isdisjoint(args)):
             return parse(args)
@@ -40,6 +40,11 @@ def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str]
     except ValueError as error:
         mistake = str(error)
     stop(Exit.USAGE, f"{mistake}; {prog} --help says more", prog)
+
+
+def words(args: Sequence[str] | None) -> list[str]:
+    """Those after `quiver VERB`, where a job was not given any."""
+    return sys.argv[1:] if args is None else list(args)
 
 
 @contextmanager

@@ -67,7 +67,8 @@ RENDERERS = {
         TrainConfig(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
     ),
     "paper": (
-        "The paper's batch of 32 and 300,000 steps; give --imagenet, and for its loss --perceptual-weight and --vgg.",
+        "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day (reckoned, not timed). Give --imagenet, and for its loss "
+        "--perceptual-weight and --vgg.",
         RendererConfig(),
         TrainConfig(steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
     ),

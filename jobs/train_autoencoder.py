@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Learns the autoencoder of frequency slices from a data set's shards.
 
-    python -m jobs.train_autoencoder PRESET --data DATASET --out DIR
+    quiver train-autoencoder smoke --data DATASET --out autoencoder
 
 The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
 """
@@ -14,8 +14,9 @@ from typing import Annotated
 import tyro
 
 from jobs.exits import sentences
+from jobs.options import words
 from jobs.presets import AUTOENCODERS, CROPS, SLICES
-from jobs.trainer import Data, Show, begin_with, check_shares, held, parse, run, seeded, shown, speaks, start, together, told
+from jobs.trainer import Data, Show, begin_with, check_shares, finished, held, parse, run, seeded, shown, start, tell_what_is_not_held_out, together, told
 from model import checkpoints
 from model.autoencoder import AutoencoderConfig
 from model.prior import load_autoencoder
@@ -46,11 +47,11 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse("quiver train-autoencoder", PRESETS, args)
+        job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
-        if speaks():
-            print(f"autoencoder: {job.out}")
+        following = ["train-denoiser", words(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", job.out.with_name("prior")]
+        finished("autoencoder", job.out, following)
 
 
 def learn(job: TrainAutoencoder, show: Show) -> None:
@@ -67,6 +68,7 @@ def learn(job: TrainAutoencoder, show: Show) -> None:
         begin_with(task.network, told(load_autoencoder(job.start)).network, job.start)
     with together(job.train.device) as group, held(job.out, group):
         check_shares(group, batch=job.train.batch)
+        tell_what_is_not_held_out(selections)
         run(task, training, job.train, job.out, "autoencoder", show)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Learns the denoiser of latent spectral volumes from a data set's shards, with a trained autoencoder.
 
-    python -m jobs.train_denoiser PRESET --data DATASET --autoencoder DIR --out DIR
+    quiver train-denoiser smoke --data DATASET --autoencoder autoencoder --out prior
 
 Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen, attention across frequencies,
 in OUT. The same command again goes on from the last checkpoint. OUT is then enough to sample from. --start or --pretrained DIR
@@ -17,7 +17,7 @@ import tyro
 
 from jobs.exits import sentences
 from jobs.presets import COORDINATION, DENOISERS, SLICES
-from jobs.trainer import Data, Show, begin_with, check_shares, held, parse, run, seeded, shown, speaks, start, together, told
+from jobs.trainer import Data, Show, begin_with, check_shares, finished, held, parse, run, seeded, shown, start, tell_what_is_not_held_out, together, told
 from model import checkpoints
 from model.coordination import coordinate
 from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
@@ -75,6 +75,10 @@ class TrainDenoiser(Data):
         """Folder of the first stage."""
         return self.out / SLICE if self.network.mode == "coordinated" else self.out
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return self.out, self.first
+
 
 SLICE = "slice"
 """Name of the folder of the first stage, in that of a coordinated training."""
@@ -98,11 +102,11 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse("quiver train-denoiser", PRESETS, args)
+        job = parse("quiver train-denoiser", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
-        if speaks():
-            print(f"denoiser: {job.first if job.stage == 'slice' else job.out}")
+        out = job.first if job.stage == "slice" else job.out
+        finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
 
 
 def learn(job: TrainDenoiser, show: Show) -> None:
@@ -113,6 +117,7 @@ def learn(job: TrainDenoiser, show: Show) -> None:
     config = network_of(job, autoencoder.units.frequencies)
     with together(job.train.device) as group, held(job.out, group):
         check_shares(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
+        tell_what_is_not_held_out(selections)
         if job.stage != "coordinate" or config.mode != "coordinated":
             seeded(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Learns the renderer from a data set's shards: from each photograph and the flow to a later frame, that frame.
 
-    python -m jobs.train_renderer PRESET --data DATASET --out DIR
+    quiver train-renderer smoke --data DATASET --out renderer
 
 The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
 """
@@ -14,7 +14,7 @@ import tyro
 
 from jobs.exits import sentences, tell
 from jobs.presets import RENDERER_CROPS, RENDERERS
-from jobs.trainer import Data, Show, check_shares, held, parse, run, seeded, shown, speaks, start, together
+from jobs.trainer import Data, Show, check_shares, finished, held, parse, run, seeded, shown, speaks, start, tell_what_is_not_held_out, together
 from model.augment import OFF, AugmentConfig
 from model.renderer import RendererConfig
 from model.rendering_task import Pairs, RendererTask, RenderingLoss
@@ -39,17 +39,14 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
-        job = parse("quiver train-renderer", PRESETS, args)
+        job = parse("quiver train-renderer", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
-        if speaks():
-            print(f"renderer: {job.out}")
+        finished("renderer", job.out, ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"])
 
 
 def learn(job: TrainRenderer, show: Show) -> None:
     """The training, in one of its processes."""
-    if job.network.imagenet is None and speaks():
-        tell("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
     selections = job.selections()
     statistics, augment = job.scales(selections), AugmentConfig() if job.augment else OFF
     training = Pairs(selections, statistics, augment)
@@ -58,6 +55,9 @@ def learn(job: TrainRenderer, show: Show) -> None:
     task = RendererTask(job.network, job.loss, test if len(test) else None, crop=job.crop)
     with together(job.train.device) as group, held(job.out, group):
         check_shares(group, batch=job.train.batch)
+        tell_what_is_not_held_out(selections)
+        if job.network.imagenet is None and speaks():
+            tell("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
         run(task, training, job.train, job.out, "renderer", show)
 
 

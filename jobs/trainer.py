@@ -1,8 +1,8 @@
 """What the training commands share: their data, the processes that train together, and what a person sees of it."""
 
 import fcntl
-import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from jobs import cluster
 from jobs.exits import Exit, stop, tell
 from jobs.options import HELP, understood
+from model import checkpoints
 from model.augment import OFF, AugmentConfig
 from model.batches import ExampleConfig, Examples, Order, Position, Windows, loader
 from model.checkpoints import brief
@@ -33,8 +34,10 @@ from schemas.statistics import SpectrumStatistics, decode
 
 Job = TypeVar("Job")
 Trained = TypeVar("Trained")
-Show = Callable[[str, int, Logged], None]
-"""show(title, steps, logged): tells a person how far the training of that title has come."""
+Show = Callable[[str, TrainConfig, Logged, Path | None], None]
+"""show(title, config, logged, kept): tells a person how far the training of that title has come, and which checkpoint is the last."""
+PRESET = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
+a part of it; {prog} smoke --help names them all, with the preset's values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,11 @@ class Data:
         paths = {field.name: value.absolute() for field in fields(self) if isinstance(value := getattr(self, field.name), Path)}
         return replace(self, data=tuple(os.path.abspath(text) for text in self.data), **paths)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where there may be checkpoints, those of the last stage first."""
+        return (self.out,)
+
     def selections(self) -> list[Selection]:
         return [select(text) for text in self.data]
 
@@ -98,27 +106,34 @@ class Data:
         return Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split=split)
 
 
-def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None) -> Job:
-    """The command line: a preset, then what differs from it."""
+def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
+    """The command line: a preset, then what differs from it. `about` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
         if not args or args[0] not in {*presets, *HELP}:
             raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
-        return tyro.extras.overridable_config_cli(presets, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+        style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{PRESET.format(prog=prog)}", args=args, config=style)
 
     return understood(prog, preset_and_more, args)
 
 
 def start(learn: Callable[[Any, Show], None], job: Data, config: TrainConfig, show: Show) -> None:
-    """Runs `learn(job, show)` here, or with --workers in processes on Ray."""
+    """Runs `learn(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
     workers = job.workers
-    if workers is None:
-        device_of(config)
-        learn(job, show)
-        return
-    job = job.with_absolute_paths()
     try:
-        cluster.train(partial(learn, job), show, workers, job.out, gpu=config.device == "cuda")
+        if workers is None:
+            device_of(config)
+            learn(job, show)
+        else:
+            absolute = job.with_absolute_paths()
+            cluster.train(partial(learn, absolute), show, workers, absolute.out, gpu=config.device == "cuda")
+    except KeyboardInterrupt:
+        kept = [path for folder in job.folders for path in reversed(checkpoints.steps(folder))]
+        what = f"{kept[0]} is kept, the same command goes on from there" if kept else "nothing is kept yet, the same command begins again"
+        if speaks():
+            tell(f"interrupted; {what}")
+        raise SystemExit(Exit.INTERRUPTED) from None
     except cluster.Failed as error:
         stop(Exit.FAILURE, f"{error}; the same command goes on from the last checkpoint")
 
@@ -202,23 +217,49 @@ def run(task: Task, windows: Windows, config: TrainConfig, out: Path, title: str
 
     for logged in train(task, batches, config, out, tell):
         if group.rank == 0:
-            show(title, config.steps, logged)
+            show(title, config, logged, next(reversed(checkpoints.steps(out)), None))
 
 
 @contextmanager
 def shown() -> Iterator[Show]:
-    """A live bar for each training on a terminal, else one JSON line for each line of the log."""
+    """A live bar for each training on a terminal, else one sentence for each line of the log."""
     terminal = sys.stdout.isatty() and speaks()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not terminal) as bar:
         bars: dict[str, TaskID] = {}
 
-        def show(title: str, steps: int, logged: Logged) -> None:
-            known = {name: float(f"{value:.4g}") for name, value in logged.scalars.items()}
+        def show(title: str, config: TrainConfig, logged: Logged, kept: Path | None) -> None:
             if title not in bars:
-                bars[title] = bar.add_task(title, total=steps)
-            bar.update(bars[title], completed=logged.step, note=f"loss {known.get('loss', 0):.4g}, {known['samples_a_second']:.3g} samples/s")
+                bars[title] = bar.add_task(title, total=config.steps)
+            bar.update(bars[title], completed=logged.step, note=", ".join(notes(logged, kept)))
             if not terminal:
-                print(json.dumps({"training": title, "step": logged.step, **known}), flush=True)
+                left = (config.steps - logged.step) * config.batch / logged.scalars["samples_a_second"]
+                print(f"{title}: step {logged.step} of {config.steps}, about {duration(left)} left, {', '.join(notes(logged, kept))}", flush=True)
 
         yield show
+
+
+def notes(logged: Logged, kept: Path | None) -> list[str]:
+    """What a line says of the training; the log has more."""
+    measured = [f"{name} {value:.4g}" for name, value in logged.scalars.items() if name == "loss" or name.startswith("test_")]
+    return [*measured, f"{logged.scalars['samples_a_second']:.3g} samples/s", *([f"kept {kept}"] if kept else [])]
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `5 h`."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def tell_what_is_not_held_out(selections: Sequence[Selection]) -> None:
+    """Says so where there are no test samples."""
+    if speaks() and not any(entry["split"] == "test" and entry["kept"] for one in selections for entry in one.index()["shards"].values()):
+        tell("the data has no test split: nothing is held out, and no measure on held-out samples will be shown")
+
+
+def finished(what: str, out: Path, following: Sequence[object]) -> None:
+    """Says where the trained network is, and the command that uses it."""
+    if speaks():
+        print(f"{what}: {checkpoints.steps(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")

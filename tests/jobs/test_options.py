@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from jobs.command import VERBS
 from jobs.command import main as quiver
+from jobs.presets import AUTOENCODERS, DENOISERS, RENDERERS
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ["sample", "photo.png", "--checkpoint", "prior", "--out", "motion.safetensors"]
@@ -84,9 +86,42 @@ def test_a_terminal_s_colours_and_letters_are_not_in_the_way(settings):
     assert done.returncode == 2 and sentence(done.stderr, "sample") == "--seed is one, expected a whole number"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_has_help(monkeypatch, capsys, verb):
+PRESETS = {"train-autoencoder": AUTOENCODERS, "train-denoiser": DENOISERS, "train-renderer": RENDERERS}
+
+
+def helped(monkeypatch, capsys, verb: str) -> str:
+    """What --help says, on a terminal that breaks no line."""
+    monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setattr(sys, "argv", ["quiver", verb, "--help"])
     with pytest.raises(SystemExit) as stopped:
         quiver()
-    assert not stopped.value.code and f"usage: quiver {verb}" in capsys.readouterr().out
+    assert not stopped.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(monkeypatch, capsys, verb):
+    assert f"usage: quiver {verb}" in helped(monkeypatch, capsys, verb)
+
+
+@pytest.mark.parametrize("verb", PRESETS)
+def test_the_help_of_a_training_explains_presets(monkeypatch, capsys, verb):
+    """What one is, and of each the hardware and the time, after a command to copy."""
+    shown = helped(monkeypatch, capsys, verb)
+    assert shown.index(f"quiver {verb} smoke --data DATASET") < shown.index("A preset comes first: one name for") < shown.index("smoke  ")
+    for name, (text, *_) in PRESETS[verb].items():
+        assert re.search(rf"{name} +{re.escape(text)}", shown) and re.search(r"(cores|GPUs?)\b.*\b(minutes?|hours|days?)\b", text), text
+
+
+@pytest.mark.parametrize("verb", [*PRESETS, "sample", "animate"])
+def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path, verb):
+    """They fail for want of their files, and of nothing else."""
+    commands = [line.split() for line in helped(monkeypatch, capsys, verb).splitlines() if line.startswith("    quiver ")]
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            quiver()
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and said.startswith("quiver: ") and said.count("\n") == 1, said
+    assert commands
