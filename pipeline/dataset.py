@@ -53,7 +53,7 @@ class DamagedPlan(OSError):
 
 
 SHARD = re.compile(r"[A-Za-z0-9_-]{1,60}")
-"""Name of a shard: it becomes part of file names, and may come from a table of others."""
+"""Name of a shard or a view: it becomes part of file names, and may come from a table of others."""
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"

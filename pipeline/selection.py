@@ -6,6 +6,7 @@ say the same of it as manifest.parquet, index.json and histogram.safetensors say
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
-from pipeline.dataset import DamagedShard, Dataset
+from pipeline.dataset import SHARD, DamagedShard, Dataset
 from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
 from schemas.outcome import Outcome
@@ -123,11 +124,11 @@ def is_training(entry: dict[str, Any]) -> bool:
 def select(text: str) -> Selection:
     """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
     folder, colon, view = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or os.path.exists(text):
         folder, view = text, None
     selection = Selection(Dataset(folder), view)
     selection.dataset.begun()
-    if view is not None and not selection.table.exists():
+    if view is not None and not (SHARD.fullmatch(view) and selection.table.exists()):
         views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
         raise ValueError(f"{folder} has no view {view!r}, expected one of {', '.join(views) or 'none: quiver refilter makes one'}")
     return selection

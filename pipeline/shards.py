@@ -39,7 +39,7 @@ class ShardWriter:
     def add(self, sample: Sample) -> dict[str, int]:
         """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
         if not KEY.fullmatch(sample.key):
-            raise ValueError(f"key is {sample.key!r}, expected {KEY.pattern}")
+            raise ValueError(f"key is {sample.key[:80]!r}, expected {KEY.pattern}")
         columns: dict[str, int] = {}
         for member, data in encode(sample).items():
             offset_column, size_column = member_columns(member)
@@ -198,8 +198,10 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except tarfile.HeaderError as error:
         raise ValueError(f"no member {name!r} at its offset: {error}") from error
+    if info.type != tarfile.REGTYPE:
+        raise ValueError(f"member {info.name[:200]!r} is of type {info.type!r}, expected a file")
     if (info.name, info.size, found) != (name, size, size):
-        raise ValueError(f"member {info.name!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
+        raise ValueError(f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def remake(dataset: Dataset, mapped: Mapped, into: Dataset | None = None) -> lis
 def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
     """The selection of a view that is about to be made."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"name is {name!r}, expected up to 60 letters, digits, - and _")
+        raise ValueError(f"name is {name[:80]!r}, expected up to 60 letters, digits, - and _")
     (into or dataset).views.mkdir(exist_ok=True)
     return Selection(dataset, name, into)
 

@@ -193,7 +193,7 @@ def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
     plain = make()
     known = plain.displace([tuple(plain.prepare(pair))])
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(lambda self, compile: (compiled.append(self), compile(self, backend="eager")), nn.Module.compile))
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(lambda self, build: (compiled.append(self), build(self, backend="eager")), nn.Module.compile))
     estimator = make(compile=True)
     assert len(compiled) == 3
     assert largest(estimator.displace([tuple(estimator.prepare(pair))]) - known) < TOLERANCE
