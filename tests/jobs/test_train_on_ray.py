@@ -1,7 +1,7 @@
 """`--workers`: the real command on a Ray of its own, with one of its processes killed; and without it, a machine that has no Ray."""
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,8 +56,8 @@ def test_a_killed_worker_costs_nothing(folder):
     finally:
         run.kill()
     assert run.returncode == 0, said
-    steps = [json.loads(line)["step"] for line in shown.splitlines() if line.startswith("{")]
-    assert set(steps) == {*range(1, STEPS + 1)} and steps[-1] == STEPS and shown.splitlines()[-1] == "autoencoder: ray"
+    steps = [int(step) for step in re.findall(rf"^autoencoder: step (\d+) of {STEPS},", shown, re.MULTILINE)]
+    assert set(steps) == {*range(1, STEPS + 1)} and steps[-1] == STEPS and shown.splitlines()[-2] == f"autoencoder: ray/step-{STEPS:08d}"
     assert not [*(folder / "ray").glob(".ray-*")]
     peace = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--out", str(folder / "peace")]
     assert attempt(killed_at, train_autoencoder.main, peace, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()

@@ -31,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
     small = replace(CONFIG, size=(64, 48))
     written(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
     written(folder / "all", {"train-000000": [{}] * 4}, config=small)
-    Image.fromarray(texture(80, 70)).save(folder / "PHOTO")
+    Image.fromarray(texture(80, 70)).save(folder / "PHOTO", format="png")
     return folder
 
 
