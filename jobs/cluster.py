@@ -26,6 +26,7 @@ Value = TypeVar("Value")
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
+TOKENS = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 RETRIES = 3
 """How often Ray starts a task again whose process died."""
 
@@ -69,7 +70,9 @@ def connected(workers: int | None, needs: Needs) -> Iterator[None]:
     try:
         found = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except AuthenticationError as error:
-        raise Unsafe(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']!r}, which wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token has") from error
+        raise Unsafe(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']!r}, and no token is in {TOKENS}") from error
+    except ConnectionError as error:  # another token than the cluster's is no other error
+        raise ConnectionError(f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS', 'local')!r}, where no Ray answers to the token in {TOKENS} ({error})") from error
     try:
         if not own and found.dashboard_url:
             check_closed(found.dashboard_url)

@@ -183,6 +183,8 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
     with open(path, "rb") as file:
         for member in MEMBERS:
             offset, size = (columns[name] for name in member_columns(member))
+            if offset < tarfile.BLOCKSIZE or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"member {key}.{member}, {size} bytes from {offset} on, is not in {path.name}")
             file.seek(offset - tarfile.BLOCKSIZE)
             header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
             check_member(header, f"{key}.{member}", size, len(data))

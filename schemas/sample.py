@@ -81,13 +81,20 @@ def encode(sample: Sample) -> dict[str, bytes]:
 def decode(key: str, members: dict[str, bytes]) -> Sample:
     """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
     try:
-        with Image.open(io.BytesIO(members[IMAGE]), formats=["PNG"]) as image:
-            arrays = {"image": np.asarray(image)} | load(members[MOTION])
-        meta = json.loads(members[META])
+        arrays, meta = load(members[MOTION]), json.loads(members[META])
+        arrays = {"image": picture(members[IMAGE], arrays["spectrum"].shape[2:])} | arrays
         check(arrays, meta)
-    except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError) as error:
+    except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError, RecursionError, Image.DecompressionBombError) as error:
         raise ValueError(f"sample {key!r} cannot be read: {error}") from error
     return Sample(key=key, meta=meta, **arrays)
+
+
+def picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.size != shape[::-1]:
+            raise ValueError(f"image is of {image.width}x{image.height} pixels, and the spectrum of {shape[::-1]}")
+        return np.asarray(image)
 
 
 def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
