@@ -1,7 +1,6 @@
 """A mistake on the command line is one sentence, whatever the verb, the terminal, and the words."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def test_a_long_name_is_not_broken(monkeypatch, capsys):
 
 @pytest.mark.parametrize("settings", [{"TERM": "xterm"}, {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}])
 def test_a_terminal_s_colours_and_letters_are_not_in_the_way(settings):
-    ours, theirs = pty.openpty()
+    ours, theirs = os.openpty()
     command = [sys.executable, "-m", "jobs.command", *SAMPLE, "--seed", "one"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(ours)
