@@ -28,7 +28,7 @@ from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, s
 from model.metrics import seam
 from model.renderer import Painter
 from model.rendering_task import load_renderer
-from pipeline.encode import FASTEST, encode, write_animation, write_pictures
+from pipeline.encode import FASTEST, encode, even, write_animation, write_pictures
 from pipeline.photograph import middle, no_larger, read_photograph
 from pipeline.shards import replace_file
 from schemas.motion import SpectralVolume
@@ -41,6 +41,10 @@ PAINTED = 1024
 LONGEST_S = 600
 GAP = 8
 """Pixels between two pictures side by side."""
+EASED = 1 / 64
+"""Share of the picture's longer side within which what moves comes to rest beside what a mask keeps still."""
+THICK = 4
+"""A slice is at most so many times as wide as it is high: each frame has as many rows as that takes."""
 BLENDS = {"crossfade": 0.25, "guided": 0.1}
 """Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
@@ -62,13 +66,13 @@ class Animate(Source):
     slow: float = 1.0
     """Slow motion: so many times slower."""
     mask: Path | None = None
-    """A picture of the photograph's shape: what is black in it stays still, what is white moves."""
+    """A picture of the photograph's shape and any size: what is black in it stays still, what is white moves, what is grey moves less."""
     renderer: Path | None = None
     """Folder of a trained renderer, which makes the frames; without one the colours are splatted. It runs on --device."""
     side_by_side: bool = False
     """The photograph stands still on the left, and moves on the right."""
     slice: Path | None = None
-    """Also write a .png of one row of the picture over time, downwards: that which moves most."""
+    """Also write a .png of one row of the picture over time, downwards: that whose pixels move most."""
     width: int | None = None
     """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
 
@@ -156,23 +160,30 @@ def run(job: Animate) -> None:
         raise ValueError(f"the motion would last {seconds:g} s, expected at most {LONGEST_S}: say --seconds")
     series = series_for(job, volume, seconds)
     times = np.arange(max(2, round(seconds * job.rate))) / job.rate / job.slow
-    still = None if job.mask is None else mask_of(job.mask, photo, motion.size)
     shown = no_larger(photo, max(job.widest, motion.size[0]))
-    share = None if still is None else cv2.resize(still, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+    share = None if job.mask is None else moving_share(job.mask, picture, motion.size, shown)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
-    row, rows = liveliest_row(weight, len(shown)), []
+    moving = weight if share is None else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
+    row, rows = liveliest_row(moving, len(shown)), []
     with closing(moved(shown, series, weight, times, share, painter_of(job, shown))) as made:  # its threads end before anything else does
         size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in told(made, len(times))))
     if job.slice is not None:
-        replace_file(job.slice, encode([np.stack(rows)], 1.0, ".png"))
+        thick = max(1, len(shown[0]) // (THICK * len(rows)))
+        replace_file(job.slice, encode([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
         print(f"{job.slice}: row {row} of {len(shown)}, over time")
     ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
-    print(f"{job.out}: {len(times) / job.rate:.2f} s at {laid_out(job, shown, shown).shape[1]}x{len(shown)}, {size / 1e6:.1f} MB{ending}")
+    down, across = written_size(job, laid_out(job, shown, shown))
+    print(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
 
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:
     """Whole or not at all; returns how many bytes."""
     return write_animation(job.out, frames, job.rate) if job.suffix else write_pictures(job.out, frames)
+
+
+def written_size(job: Animate, frame: Picture) -> tuple[int, int]:
+    """Rows and columns, which are even in a film."""
+    return (even(frame) if job.suffix in (".mp4", ".webm") else frame).shape[:2]
 
 
 def liveliest_row(weight: np.ndarray, rows: int) -> int:
@@ -225,10 +236,18 @@ def shown_part(picture: Picture, size: tuple[int, int]) -> Picture:
     return cut
 
 
-def mask_of(path: Path, photo: Picture, size: tuple[int, int]) -> np.ndarray:
-    """How much each pixel moves, 0 to 1: of the mask's middle, as of the photograph's."""
-    grey = cv2.cvtColor(middle(read_photograph(path), size), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    return cv2.resize(grey, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+def moving_share(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
+    """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there.
+
+    Raises ValueError for a mask of another shape.
+    """
+    mask, (rows, columns) = read_photograph(path), picture.shape[:2]
+    if not 0.95 < mask.shape[1] / mask.shape[0] * rows / columns < 1.05:
+        raise ValueError(f"--mask is {path} of {mask.shape[1]}x{mask.shape[0]} pixels, expected the shape of the photograph, {columns}x{rows}")
+    whole = middle(cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_LINEAR), size)
+    grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (EASED * max(shown.shape))
+    return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)
 
 
 def series_for(job: Animate, volume: SpectralVolume, seconds: float) -> Series:
@@ -247,7 +266,7 @@ def series_for(job: Animate, volume: SpectralVolume, seconds: float) -> Series:
 def seam_words(series: Series, times: Any) -> str:
     """How the loop closes."""
     found = seam(series.frames(times))
-    return f"seam {found.position:.2f} in position and {found.velocity:.2f} in velocity of the greatest change inside"
+    return f"seam {found.position:.2f} in position and {found.velocity:.2f} in velocity of the greatest change inside (up to about 1 it is not seen)"
 
 
 def told(frames: Iterator[Picture], count: int) -> Iterator[Picture]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn
 
 from pipeline.credentials import hidden
@@ -68,11 +69,16 @@ def room_left(error: OSError) -> str:
 
 
 def check_output(option: str, path: Path) -> None:
-    """Raises ValueError unless a file can be put there without overwriting one of a data set's own."""
+    """Raises ValueError unless a file can be put there without overwriting one of a data set's own, OSError where the folder cannot be written."""
     from pipeline.derived import FILES
 
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
+    try:
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     if path.name in (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 

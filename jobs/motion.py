@@ -34,7 +34,7 @@ class Source:
     photo: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[PHOTO]")] = None
     """The photograph; without one, the picture to which the motion belongs."""
     motion_from: Path | None = None
-    """A video whose motion is taken."""
+    """A video whose motion is taken, that of its first 5 s."""
     motion: tuple[str, ...] = ()
     """FILE.safetensors, as quiver sample writes it, or DATASET KEY; without KEY, the sample of most motion."""
     checkpoint: Path | None = None
@@ -115,9 +115,11 @@ def motion_of(source: Source, photo: Picture | None) -> Motion:
 def recorded_motion(path: Path) -> Motion:
     config = BuildConfig(thresholds=PRESETS["none"])
     found = first_window(path, config)
-    if not covers(found.size, config.size):
-        (width, height), (across, down) = found.size, config.size
-        tell(f"{path} has {width}x{height} pixels, which do not cover the working size, {across}x{down}: the middle of its frames is enlarged to it")
+    down, across = found.sample.spectrum.shape[2:]
+    if not covers(found.size, (across, down)):
+        tell(f"{path} has {found.size[0]}x{found.size[1]} pixels, fewer than motion is measured at, {across}x{down}: its frames are enlarged to it")
+    if found.doubts:
+        tell(f"the motion of {path} may look wrong ({', '.join(found.doubts).replace('_', ' ')}): a data set would turn it away")
     return Motion(volume_of(found.sample.spectrum, found.frames, config.plan.fps), found.frame)
 
 

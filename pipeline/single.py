@@ -1,6 +1,7 @@
 """The motion of one video's beginning, without a data set: what the shards would hold of its first window."""
 
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,15 +11,18 @@ from jaxtyping import UInt8
 from pipeline.build import build_windows
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.effort import Clock
+from pipeline.filters import PRESETS, judge
 from pipeline.flow import make_estimator
 from pipeline.plan import list_clips, plan_clip, plan_rows
 from pipeline.window import BuildConfig
 from schemas.clip import Video
-from schemas.outcome import Quarantined
+from schemas.outcome import Measures, Quarantined, Reason
 from schemas.sample import Sample
 
 LEAST_S = 1.0
 """A shorter video says nothing about a sway."""
+WIDEST = 8
+"""Aspect over which only the middle of a video is measured."""
 
 
 class Recorded(NamedTuple):
@@ -29,25 +33,28 @@ class Recorded(NamedTuple):
     """T."""
     size: tuple[int, int]
     """The video's own width and height, with square pixels."""
+    doubts: list[Reason]
+    """For which a data set of small motion would reject it."""
 
 
 def first_window(path: Path, config: BuildConfig) -> Recorded:
     """The first window of a video; of all that there is, where that is shorter than a window.
 
-    Raises ValueError, in a sentence, where the video cannot be read, is shorter than a second, or is of a kind that the thresholds reject.
+    Measured at a size of the video's own aspect, with about as many pixels as the config's. Raises ValueError, in a sentence, where the video cannot be
+    read, is shorter than a second, or is of a kind that the thresholds reject.
     """
     pool = shared_pool(config.decode)
     try:
         if not path.is_file():
             raise ValueError(f"{path} is not there, expected a video")
         video = pool.probe(str(path))
-        config = fitting(config, video, path)
-        sample = sample_of(path, config, pool)
         own = own_size(video)
+        config = replace(fitting(config, video, path), size=like(own, config.size))
+        sample = sample_of(path, config, pool)
         (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own if covers(own, config.size) else config.size)
     except Quarantined as error:
         raise ValueError(f"{path} cannot be used: {error.detail} ({error.reason})") from error
-    return Recorded(sample, frame, config.plan.frames, own)
+    return Recorded(sample, frame, config.plan.frames, own, judge(Measures(**sample.meta["measures"]), PRESETS["subtle"]))
 
 
 def fitting(config: BuildConfig, video: Video, path: Path) -> BuildConfig:
@@ -73,6 +80,13 @@ def sample_of(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
 def own_size(video: Video) -> tuple[int, int]:
     """Width and height as shown, with square pixels."""
     return round(video.height * video.aspect), video.height
+
+
+def like(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height in the aspect of `own`, 8 to 1 at most, of about as many pixels as `size`; even, as films are."""
+    aspect = min(max(own[0] / own[1], 1 / WIDEST), WIDEST)
+    height = sqrt(size[0] * size[1] / aspect)
+    return 2 * round(height * aspect / 2), 2 * round(height / 2)
 
 
 def covers(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -168,15 +168,14 @@ def test_the_motion_of_a_video(folder, capsys):
     assert "differs much" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("size", [(160, 90), (400, 90)])
-def test_a_video_smaller_than_the_working_size_moves_enlarged(folder, capsys, size):
-    """Its middle covers the working size, and moves as the video's own frames, so enlarged."""
+@pytest.mark.parametrize(("size", "working"), [((160, 90), (270, 152)), ((400, 90), (426, 96))])
+def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(folder, capsys, size, working):
+    """It covers a working size of its own aspect, and moves as the video's own frames, so enlarged."""
     videos.swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
     run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
-    assert f"small.mp4 has {size[0]}x{size[1]} pixels, which do not cover the working size, 256x160" in capsys.readouterr().err
-    left = (size[0] - 144) // 2
-    middles = [np.ascontiguousarray(frame[:, left : left + 144]).astype(np.float32) for frame in frames(folder / "small.mp4")]
-    real = np.stack([cv2.GaussianBlur(cv2.resize(one, (256, 160), interpolation=cv2.INTER_CUBIC), (0, 0), 2) for one in middles])
+    assert f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at, {working[0]}x{working[1]}" in capsys.readouterr().err
+    films = [frame.astype(np.float32) for frame in frames(folder / "small.mp4")]
+    real = np.stack([cv2.GaussianBlur(cv2.resize(one, working, interpolation=cv2.INTER_CUBIC), (0, 0), 2) for one in films])
     made = np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 2) for frame in frames(folder / "enlarged.mp4")])
     moved, true = made - made[:1], real - real[:1]
     assert moved.shape == true.shape and np.abs(moved - true).mean() < np.abs(true).mean() / 2

@@ -83,7 +83,16 @@ def test_it_says_once_that_nothing_is_held_out(folder):
     assert again == said and "test_" not in shown
 
 
+@pytest.fixture
+def interruptible():
+    """Where the tests run in a shell's background, SIGINT is ignored, by what they start too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command begins again")])
 def test_interrupted_it_says_what_is_kept(folder, every, kept):
     """By Ctrl-C, which all processes of a terminal's job get; nothing else is said."""
