@@ -132,7 +132,7 @@ def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metri
 
 def fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colours, Holes]:
     """Splatted by the kernel in one pass over the colours."""
-    colours, motion, shares = (torch.from_numpy(np.require(part, requirements="CW")) for part in (photo, flow, front))
+    colours, motion, shares = (torch.from_numpy(np.require(part, requirements=["C", "W"])) for part in (photo, flow, front))
     out, holes = painted(colours, motion, shares, margin, GIVEN_BACK)
     return out.numpy(), holes.numpy()
 
