@@ -93,7 +93,7 @@ def picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
-            raise ValueError(f"image is of {image.width}x{image.height} pixels, and the spectrum of {shape[::-1]}")
+            raise ValueError(f"spectrum is of {tuple(shape)}, expected {(image.height, image.width)}, as the image")
         return np.asarray(image)
 
 
