@@ -83,10 +83,13 @@ def own_size(video: Video) -> tuple[int, int]:
 
 
 def like(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height in the aspect of `own`, 8 to 1 at most, of about as many pixels as `size`; even, as films are."""
+    """Width and height, even as those of films, of about as many pixels as `size` and in the aspect of `own`, or in one of WIDEST to 1 if it is wider."""
     aspect = min(max(own[0] / own[1], 1 / WIDEST), WIDEST)
     height = sqrt(size[0] * size[1] / aspect)
-    return 2 * round(height * aspect / 2), 2 * round(height / 2)
+    tried = range(2 * round(0.46 * height), round(1.04 * height), 2)
+    return min(
+        ((2 * round(down * aspect / 2), down) for down in tried), key=lambda found: (round(abs(found[0] / found[1] / aspect - 1), 4), abs(found[1] - height))
+    )
 
 
 def covers(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -168,7 +168,7 @@ def test_the_motion_of_a_video(folder, capsys):
     assert "differs much" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("size", "working"), [((160, 90), (270, 152)), ((400, 90), (426, 96))])
+@pytest.mark.parametrize(("size", "working"), [((160, 90), (256, 144)), ((200, 46), (400, 92))])
 def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(folder, capsys, size, working):
     """It covers a working size of its own aspect, and moves as the video's own frames, so enlarged."""
     videos.swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
