@@ -59,8 +59,9 @@ def check_output(option: str, path: Path) -> None:
 
 
 def tell(sentence: str, who: str = "quiver") -> None:
-    """Prints a sentence to standard error."""
-    print(f"{who}: {sentence}", file=sys.stderr, flush=True)
+    """Writes a sentence to standard error."""
+    sys.stderr.write(f"{who}: {sentence}\n")  # what is printed Ray logs in its processes, and so it would be said twice
+    sys.stderr.flush()
 
 
 def stop(code: Exit, sentence: str, who: str = "quiver") -> NoReturn:
