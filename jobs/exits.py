@@ -84,8 +84,9 @@ def check_output(option: str, path: Path) -> None:
 
 
 def tell(sentence: str, who: str = "quiver") -> None:
-    """Prints a sentence to standard error."""
-    print(f"{who}: {readable(sentence)}", file=sys.stderr, flush=True)
+    """Writes a sentence to standard error."""
+    sys.stderr.write(f"{who}: {readable(sentence)}\n")  # what is printed Ray logs in its processes, and so it would be said twice
+    sys.stderr.flush()
 
 
 def say(text: str) -> None:
@@ -95,8 +96,8 @@ def say(text: str) -> None:
 
 def readable(text: str) -> str:
     """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
-    lines = ("".join(c if c.isprintable() else "?" for c in line[:LONGEST]) + "..." * (len(line) > LONGEST) for line in text.split("\n"))
-    return hidden("\n".join(lines))
+    lines = hidden(text).split("\n")  # before they are cut, or a cut password would not be known for one
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line[:LONGEST]) + "..." * (len(line) > LONGEST) for line in lines)
 
 
 def stop(code: Exit, sentence: str, who: str = "quiver") -> NoReturn:

@@ -144,7 +144,9 @@ def seeded(config: TrainConfig) -> None:
 
 
 def speaks() -> bool:
-    """Whether this process speaks for all that train together."""
+    """Whether this process speaks for all that train together: those that are connected already, or that torchrun is to connect."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -224,25 +226,26 @@ def run(task: Task, windows: Windows, config: TrainConfig, out: Path, title: str
 def shown() -> Iterator[Show]:
     """A live bar for each training on a terminal, else one sentence for each line of the log."""
     terminal = sys.stdout.isatty() and speaks()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not terminal) as bar:
         bars: dict[str, TaskID] = {}
 
         def show(title: str, config: TrainConfig, logged: Logged, kept: Path | None) -> None:
             if title not in bars:
-                bars[title] = bar.add_task(title, total=config.steps)
-            bar.update(bars[title], completed=logged.step, note=", ".join(notes(logged, kept)))
+                bars[title] = bar.add_task(title, total=config.steps, note="")
+            bar.update(bars[title], completed=logged.step, note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""))
             if not terminal:
-                left = (config.steps - logged.step) * config.batch / logged.scalars["samples_a_second"]
-                print(f"{title}: step {logged.step} of {config.steps}, about {duration(left)} left, {', '.join(notes(logged, kept))}", flush=True)
+                print(f"{title}: {line(config, logged)}" + (f", kept {kept}" if kept else ""), flush=True)
 
         yield show
 
 
-def notes(logged: Logged, kept: Path | None) -> list[str]:
-    """What a line says of the training; the log has more."""
+def line(config: TrainConfig, logged: Logged) -> str:
+    """How far a training is; its log has more."""
+    rate = logged.scalars["samples_a_second"]
+    left = duration((config.steps - logged.step) * config.batch / rate)
     measured = [f"{name} {value:.4g}" for name, value in logged.scalars.items() if name == "loss" or name.startswith("test_")]
-    return [*measured, f"{logged.scalars['samples_a_second']:.3g} samples/s", *([f"kept {kept}"] if kept else [])]
+    return f"step {logged.step} of {config.steps}, about {left} left, {', '.join(measured)}, {rate:.3g} samples/s"
 
 
 def duration(seconds: float) -> str:

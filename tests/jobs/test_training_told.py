@@ -74,6 +74,20 @@ def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatc
 
 
 @pytest.mark.timeout(900)
+def test_a_terminal_sees_a_bar(folder):
+    command = [sys.executable, "-m", "jobs.command", "train-autoencoder", "smoke", "--data", "data", "--out", "bar", "--steps", "4", *QUICK]
+    environment = ENVIRONMENT | {"COLUMNS": "80", "TERM": "xterm"}
+    done = subprocess.run(["script", "-qec", shlex.join(command), "/dev/null"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (
+        done.returncode == 0
+        and re.search("4/4.*loss [0-9.]+, kept step-00000002", done.stdout)
+        and "next: quiver train-denoiser" in done.stdout
+        and "Traceback" not in done.stdout
+    )
+    assert "step 4 of 4" not in done.stdout
+
+
+@pytest.mark.timeout(900)
 def test_it_says_once_that_nothing_is_held_out(folder):
     shown, said = command(folder, "train-autoencoder", "smoke", "--data", "all", "--out", "all ae", "--steps", "2", *QUICK)
     assert said == "quiver: the data has no test split: nothing is held out, and no measure on held-out samples will be shown\n"
