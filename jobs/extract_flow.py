@@ -154,8 +154,8 @@ def check_out(out: str) -> None:
     if is_url(out):
         return
     check_path("--out", out)
-    if not out or (Path(out).exists() and not Path(out).is_dir()):
-        raise ValueError(f"--out is {out!r}, expected a folder, or a name for a new one")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out is {out!r}, which is a file; expected a folder, or a name for a new one")
 
 
 def refuse_relative_paths(job: ExtractFlow) -> None:
