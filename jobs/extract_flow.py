@@ -32,6 +32,7 @@ from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.derived import finalize
 from pipeline.effort import Effort
+from pipeline.fetch import with_files
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.objects import is_url
@@ -174,12 +175,13 @@ def flow_files(config: FlowConfig) -> dict[str, str]:
 def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     """The same job for workers whose current folder is another."""
     files = {name: os.path.abspath(path) for name, path in flow_files(job.build.flow).items()}
-    return replace(job, build=replace(job.build, flow=replace(job.build.flow, **files)))
+    staging = None if job.staging is None else job.staging.absolute()
+    return replace(job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
 
 def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
     """Every clip probed, in worker processes of one core each."""
-    for clip, planned in cluster.map_unordered(partial(plan_one, job.build), clips, cluster.room(None, cluster.Needs())):
+    for clip, planned in cluster.map_unordered(partial(plan_one, job.build, job.staging), clips, cluster.room(None, cluster.Needs())):
         if isinstance(planned, OSError):
             raise planned
         if isinstance(planned, Exception):
@@ -187,9 +189,9 @@ def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
         yield planned
 
 
-def plan_one(config: BuildConfig, clip: Clip) -> PlannedClip:
+def plan_one(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
     """One clip, in a worker."""
-    return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe)
+    return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
 def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
@@ -216,21 +218,21 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_all(dataset, left, job.build, job, at_once):
+    if failed := build_all(dataset, left, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     with dataset.finishing():
         summary = finalize(dataset)
     say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int) -> list[str]:
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
     """
     failed = []
-    build = partial(build_one, dataset.absolute(), config, workers.decoders_per_worker)
+    build = partial(build_one, dataset.absolute(), job.build, job.decoders_per_worker, job.staging)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs(job.build.flow)):
             if isinstance(value, OSError | ContractMismatch):
                 raise value
             if isinstance(value, cluster.Unfit):
@@ -245,7 +247,7 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConf
     return failed
 
 
-def build_one(dataset: Dataset, config: BuildConfig, decoders: int, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
+def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
     """One shard, in a worker; another attempt may have committed it, before its process died or since."""
     name, rows = shard
     try:
@@ -254,8 +256,8 @@ def build_one(dataset: Dataset, config: BuildConfig, decoders: int, shard: tuple
         raise cluster.Unfit(str(error)) from error
     with dataset.building(name):
         if not dataset.is_committed(name):
-            with suppress(FileExistsError):
-                yield from build_shard(dataset, name, rows, config, decoders)
+            with with_files(rows, staging) as here, suppress(FileExistsError):
+                yield from build_shard(dataset, name, here, config, decoders)
 
 
 def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:

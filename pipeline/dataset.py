@@ -116,7 +116,7 @@ class Dataset:
             raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
 
     @contextmanager
-    def building(self, shard: str) -> Iterator[None]:
+    def building(self, shard: str) -> Iterator[None]:  # noqa: ARG002
         """Around the building of a shard, in a worker: where the data set is kept elsewhere (staging.py), it is handed over at the end."""
         yield
 

@@ -177,7 +177,9 @@ def check_tar_size(dataset: Dataset, shard: str, recorded: dict[str, Any] | None
         return
     if (size := dataset.tar_size(shard)) != recorded["bytes"]:
         found = "is gone, of" if size is None else f"has {size}"
-        raise DamagedShard(f"{dataset.where(dataset.tar(shard))} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair")
+        raise DamagedShard(
+            f"{dataset.where(dataset.tar(shard))} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair"
+        )
 
 
 class Tally:

@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.credentials import hidden
 from pipeline.shards import CHUNK, replacing
 
-URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/([^?#]*))?")
+URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
 ATTEMPTS = 10
 """With one call in five failing, one call in ten million fails so often."""
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -27,8 +28,8 @@ Value = TypeVar("Value")
 
 
 def is_url(text: str) -> bool:
-    """Whether it names something in object storage, with no password and no parameters in it."""
-    return URL.fullmatch(text) is not None
+    """Whether it names something in object storage, with no password in it."""
+    return URL.fullmatch(text) is not None and hidden(text) == text
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        return URL.fullmatch(self.url)[1]
+        return split(self.url)[0]
 
     def key(self, name: str) -> str:
-        prefix = (URL.fullmatch(self.url)[2] or "").strip("/")
-        return f"{prefix}/{name}".strip("/")
+        prefix = split(self.url)[1]
+        return f"{prefix}/{name}" if prefix else name
 
     def put(self, name: str, data: bytes | Path) -> None:
         """Writes an object, over an older one: there whole or not at all."""
@@ -103,7 +104,7 @@ class Bucket:
 
     def list(self, folder: str = "") -> dict[str, int]:
         """Bytes of every object under a folder (its name ends with /), by name, in order of names."""
-        top = self.key("") + "/" if self.key("") else ""
+        top = self.key("")
         found: dict[str, int] = {}
         for page in self._pages(folder, Prefix=top + folder):
             found |= {entry["Key"].removeprefix(top): entry["Size"] for entry in page.get("Contents", [])}
@@ -145,6 +146,19 @@ class Bucket:
         raise AssertionError("the last attempt returns or raises")
 
 
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key."""
+    if (found := URL.fullmatch(url)) is None:
+        raise ValueError(f"{hidden(url)!r} is not in object storage, expected s3://BUCKET/KEY")
+    return found[1], found[2] or ""
+
+
+def bucket_and_key(url: str) -> tuple[Bucket, str]:
+    """The whole bucket in which an object is, and its name there."""
+    name, key = split(url)
+    return Bucket(f"s3://{name}"), key
+
+
 class StorageError(OSError):
     """A call to object storage that failed for good; its cause is boto3's error."""
 
@@ -168,13 +182,13 @@ def passes(error: Exception) -> bool:
 def client() -> Any:
     """One for each process. Raises ValueError where boto3 is not installed, or does not know where the storage is."""
     try:
-        import boto3
+        from boto3.session import Session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise ValueError(f"s3:// needs boto3 ({error}), expected pip install 'quiver-motion[s3]'") from error
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=20, read_timeout=60)
     try:
-        return boto3.session.Session().client("s3", config=config)
+        return Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise ValueError(f"boto3 cannot be used as it is set up: {error}") from error

@@ -160,10 +160,10 @@ class Staged(Dataset):
 
     def _share(self, shard: str) -> None:
         """Commits a shard in the storage. Where a twin has done it, that one's record counts."""
-        for file in self._named(shard):
+        ours = self._named(shard)
+        for file in ours:
             self.bucket.put(file.upload, file.path)
             crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
-        ours = self._named(shard)
         try:
             self.bucket.create(f"records/{shard}.json", self.record(shard).read_bytes())
         except FileExistsError:
@@ -177,7 +177,7 @@ class Staged(Dataset):
         """Copies what a committed record names to where it is looked for. Raises DamagedShard where it is gone."""
         files = self._named(shard)
         for file in files:
-            if not self.bucket.copy(file.upload, file.place) and file.place not in self.bucket.list(file.place):
+            if file.place not in self.bucket.list(file.place) and not self.bucket.copy(file.upload, file.place):
                 raise DamagedShard(f"{self.bucket.url}/{file.place} is gone: remove records/{shard}.json there, and the same command builds it again")
             crashpoint("after-copy", shard)
         self._remove(files)

@@ -36,7 +36,9 @@ def storage(log: Path) -> Iterator[str]:
     """The address of a server that runs until the end of the block."""
     port = free_port()
     with log.open("wb") as file:
-        server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=file, stderr=file, env=os.environ | CREDENTIALS | PAGES)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=file, stderr=file, env=os.environ | CREDENTIALS | PAGES
+        )
     try:
         for _ in range(600):
             with socket.socket() as one:
@@ -66,6 +68,10 @@ class Faulty(ThreadingHTTPServer):
         self.behind, self.share = address.removeprefix("http://"), share
         self.chance, self.lock = random.Random(seed), Lock()
         self.faults: Counter[str] = Counter()
+        self.deaf = False
+        """Whether conditions do not reach the server, as if it were one that knows none."""
+        self.lasts: int | None = None
+        """After so many requests each is refused."""
         self.written: list[tuple[str, str]] = []
         """Method and path of what was changed in the storage, in order."""
 
@@ -77,7 +83,8 @@ class Faulty(ThreadingHTTPServer):
         """What befalls a request, if anything: it is refused, broken off on its way there, or its answer is lost or broken off."""
         kinds = ["refused", "answer lost", *(["upload broken off"] if length else []), *(["answer broken off"] if method == "GET" else [])]
         with self.lock:
-            kind = self.chance.choice(kinds) if self.chance.random() < self.share else None
+            gone = self.lasts is not None and self.faults.total() >= self.lasts
+            kind = "refused" if gone else self.chance.choice(kinds) if self.chance.random() < self.share else None
             self.faults[kind or "none"] += 1
         return kind
 
@@ -117,7 +124,7 @@ class Passing(BaseHTTPRequestHandler):
         with closing(HTTPConnection(self.server.behind, timeout=60)) as connection:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect"):
+                if name.lower() not in ("connection", "expect", *(["if-none-match"] if self.server.deaf else [])):
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             response: HTTPResponse = connection.getresponse()
@@ -137,7 +144,7 @@ class Passing(BaseHTTPRequestHandler):
         self.wfile.write(data[:sent])
         self.close_connection = self.close_connection or (sent is not None and sent < len(data))
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on  # noqa: N815
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on
 
 
 @contextmanager

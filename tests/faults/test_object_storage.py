@@ -1,18 +1,19 @@
 """P26: a data set in object storage, which fails one call in five, drops uploads and loses answers, is the one of the undisturbed run in a folder."""
 
-import os
 import random
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
+import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
 from pipeline.crashpoint import POINTS, REMOTE, VARIABLE
 from tests.faults import storage
-from tests.faults.reference import FULL, PLACES, SHARDS, command, extract
+from tests.faults.reference import FULL, PLACES, command
 from tests.faults.runs import build_here, forked
 from tests.faults.storage import Faulty, downloaded, url
 
@@ -20,7 +21,14 @@ pytestmark = pytest.mark.promise("P26")
 PASSES = {"mid-member": 3}
 WHERE = {"after-contract": {"begun": "run"}, "after-derived": {"manifest": "manifest", "card": "README"}}
 CRASHES = [(point, place, shard) for point in (*REMOTE, *POINTS) for place, shard in WHERE.get(point, PLACES).items()]
-QUICK = [("after-contract", "begun"), ("after-upload-tar", "first"), ("after-commit", "middle"), ("after-copy", "last"), ("after-record", "first"), ("mid-finalize", "last")]
+QUICK = [
+    ("after-contract", "begun"),
+    ("after-upload-tar", "first"),
+    ("after-commit", "middle"),
+    ("after-copy", "last"),
+    ("after-record", "first"),
+    ("mid-finalize", "last"),
+]
 """In `make test`; all in `make test-faults`."""
 SOME = CRASHES if FULL else [crash for crash in CRASHES if crash[:2] in QUICK]
 
@@ -52,10 +60,9 @@ def run(clips: Path, prefix: str, staging: Path, proxy: Faulty, *options: str, *
     return forked(build_here, arguments, output=staging.with_suffix(".log"), **storage.environment(proxy), **env)
 
 
-def placed(proxy: Faulty, prefix: str) -> list[str]:
-    """Shards whose tars were put in their place."""
-    found = [re.search(rf"/{prefix}/shards/(\S+)\.tar$", path) for method, path in proxy.written if method == "PUT"]
-    return [match[1] for match in found if match]
+def written(proxy: Faulty, prefix: str) -> list[str]:
+    """Names of the data set's objects that were written, in order."""
+    return [unquote(path).split(f"/{prefix}/")[1] for method, path in list(proxy.written) if method == "PUT"]
 
 
 def left(folder: Path) -> list[str]:
@@ -67,12 +74,83 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     """And the same command again; every second time on another machine, which has nothing of the first."""
     staging = tmp_path / "staging"
     assert run(reference.clips, prefix, staging, proxy, **{VARIABLE: f"{point} {shard} {PASSES.get(point, 1)}"}) == -signal.SIGKILL
-    done = {Path(path).stem for path in downloaded(server, prefix, tmp_path / "before").glob("records/*.json")}
-    first = placed(proxy, prefix)
-    elsewhere = CRASHES.index((point, place, shard)) % 2
-    again = tmp_path / "elsewhere" if elsewhere else staging
+    before, count = promised(downloaded(server, prefix, tmp_path / "before")), len(written(proxy, prefix))
+    again = tmp_path / "elsewhere" if CRASHES.index((point, place, shard)) % 2 else staging
     assert run(reference.clips, prefix, again, proxy) == 0, again.with_suffix(".log").read_text()
-    built = re.findall(r'"shard": "(\S+)"', again.with_suffix(".log").read_text())
-    assert not done & set(built[len(first) if not elsewhere else 0 :]) or not elsewhere
+    kept = {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json"))}
+    assert not kept & set(written(proxy, prefix)[count:])
+    assert not {
+        name for name in written(proxy, prefix)[count:] for one in kept if name.startswith(f".uploads/{Path(one).stem}.") and one.startswith("records/")
+    }
     injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
     assert left(again) == [".lock"]
+
+
+def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):
+    """The real one, with two workers; it says where the data set is, and no secret of the storage is in it or in what is said."""
+    env = storage.environment(proxy) | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "AWS_SECRET_ACCESS_KEY": "canary0f00d"}
+    done = subprocess.run(
+        [url(prefix) if word == "out" else word for word in command(reference.clips, Path("out"))],
+        cwd=ROOT,
+        env=os.environ | ALONE | env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"manifest: {url(prefix)}/manifest.parquet" in done.stdout and left(tmp_path / "cache") == [".lock"]
+    found = downloaded(server, prefix, tmp_path / "found")
+    injected.ended(found, proxy.injected)
+    assert "canary0f00d" not in done.stdout + done.stderr and not [path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()]
+
+
+def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
+    """A table here that names them: all that does not say where they are is as it was, and a run that was killed goes on."""
+    for path in reference.clips.parent.glob("*.mp4"):
+        storage.client(server).upload_file(str(path), storage.BUCKET, f"{prefix}/clips/{path.name}")
+    table = tmp_path / "clips.csv"
+    table.write_text(re.sub(r"^(\d)", rf"{url(prefix)}/clips/\1", reference.clips.read_text(), flags=re.MULTILINE))
+    staging = tmp_path / "staging"
+    assert run(table, f"{prefix}/out", staging, proxy, **{VARIABLE: f"after-commit {SHARDS[1]} 1"}) == -signal.SIGKILL
+    assert run(table, f"{prefix}/out", staging, proxy) == 0, staging.with_suffix(".log").read_text()
+    found = downloaded(server, f"{prefix}/out", tmp_path / "found")
+    same = [name for name in reference.promised if name.startswith(("shards/", "histograms/")) or name in ("statistics.json", "histogram.safetensors")]
+    assert {name: promised(found)[name] for name in same} == {name: reference.promised[name] for name in same} and len(same) == 2 * len(SHARDS) + 2
+    injected.injections += 1 + proxy.injected
+    injected.losses, injected.duplicates = count(reference, found)
+    assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == [".lock"]
+    assert {row["uri"] for row in pq.read_table(found / "manifest.parquet").to_pylist()} == set(objects_in(table))
+
+
+def objects_in(table: Path) -> list[str]:
+    return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+
+
+def test_another_configuration_or_a_full_bucket_of_another_run(reference, proxy, prefix, tmp_path, record_property):
+    """Is refused by what is in the storage, from whatever machine; nothing in it changes."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(reference.clips, prefix, first, proxy, **{VARIABLE: f"after-commit {SHARDS[0]} 1"}) == -signal.SIGKILL
+    before = len(written(proxy, prefix))
+    for staging in (first, second):
+        assert run(reference.clips, prefix, staging, proxy, "--pairs", "2") == Exit.CONTRACT
+        assert "pairs: 1 -> 2" in staging.with_suffix(".log").read_text()
+    assert len(written(proxy, prefix)) == before
+    record_property("injections", 2)
+
+
+def test_a_storage_that_knows_no_conditions_is_refused(reference, proxy, prefix, tmp_path, record_property):
+    proxy.deaf = True
+    assert run(reference.clips, prefix, tmp_path / "staging", proxy) == Exit.STORAGE
+    assert "this storage overwrites what was only to be created" in (tmp_path / "staging.log").read_text()
+    assert not [name for name in written(proxy, prefix) if not name.startswith(".uploads/")]
+    record_property("injections", 1)
+
+
+def test_a_storage_that_goes_away_is_one_sentence(reference, server, prefix, tmp_path, record_property):
+    """In the middle of a run; when it is there again, the same command ends it."""
+    with storage.faulty(server, share=0.0) as proxy:
+        proxy.lasts = 25
+        assert run(reference.clips, prefix, tmp_path / "staging", proxy) == Exit.STORAGE
+    said = [line for line in (tmp_path / "staging.log").read_text().splitlines() if not line.startswith("{")]
+    assert len(said) == 1 and said[0].startswith(f"quiver: {url(prefix)}: ") and "10 times" in said[0], said
+    record_property("injections", 1)
