@@ -1,19 +1,32 @@
 """P26: a data set in object storage, which fails one call in five, drops uploads and loses answers, is the one of the undisturbed run in a folder."""
 
+import hashlib
+import json
+import os
 import random
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.exits import Exit
+from pipeline import objects
 from pipeline.crashpoint import POINTS, REMOTE, VARIABLE
+from pipeline.dataset import ShardDraft
+from pipeline.staging import Staged
+from pipeline.window import recorded
+from schemas.outcome import Measures
+from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults import storage
-from tests.faults.reference import FULL, PLACES, command
+from tests.faults.reference import ALONE, FULL, PLACES, ROOT, SHARDS, command, count, counted, promised
 from tests.faults.runs import build_here, forked
 from tests.faults.storage import Faulty, downloaded, url
 
@@ -74,14 +87,13 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     """And the same command again; every second time on another machine, which has nothing of the first."""
     staging = tmp_path / "staging"
     assert run(reference.clips, prefix, staging, proxy, **{VARIABLE: f"{point} {shard} {PASSES.get(point, 1)}"}) == -signal.SIGKILL
-    before, count = promised(downloaded(server, prefix, tmp_path / "before")), len(written(proxy, prefix))
+    before, calls = promised(downloaded(server, prefix, tmp_path / "before")), len(written(proxy, prefix))
     again = tmp_path / "elsewhere" if CRASHES.index((point, place, shard)) % 2 else staging
     assert run(reference.clips, prefix, again, proxy) == 0, again.with_suffix(".log").read_text()
-    kept = {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json"))}
-    assert not kept & set(written(proxy, prefix)[count:])
-    assert not {
-        name for name in written(proxy, prefix)[count:] for one in kept if name.startswith(f".uploads/{Path(one).stem}.") and one.startswith("records/")
-    }
+    shards = {Path(name).stem for name in before if name.startswith("records/")}
+    touched = {*written(proxy, prefix)[calls:]}
+    assert not touched & {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json"))}
+    assert not {name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")}
     injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
     assert left(again) == [".lock"]
 
@@ -89,14 +101,8 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
 def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):
     """The real one, with two workers; it says where the data set is, and no secret of the storage is in it or in what is said."""
     env = storage.environment(proxy) | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "AWS_SECRET_ACCESS_KEY": "canary0f00d"}
-    done = subprocess.run(
-        [url(prefix) if word == "out" else word for word in command(reference.clips, Path("out"))],
-        cwd=ROOT,
-        env=os.environ | ALONE | env,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    words = [url(prefix) if word == "out" else word for word in command(reference.clips, Path("out"))]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | ALONE | env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert f"manifest: {url(prefix)}/manifest.parquet" in done.stdout and left(tmp_path / "cache") == [".lock"]
     found = downloaded(server, prefix, tmp_path / "found")
@@ -154,3 +160,45 @@ def test_a_storage_that_goes_away_is_one_sentence(reference, server, prefix, tmp
     said = [line for line in (tmp_path / "staging.log").read_text().splitlines() if not line.startswith("{")]
     assert len(said) == 1 and said[0].startswith(f"quiver: {url(prefix)}: ") and "10 times" in said[0], said
     record_property("injections", 1)
+
+
+@pytest.fixture
+def here(proxy, monkeypatch) -> None:
+    """This process uses the storage through the proxy."""
+    for name, value in storage.environment(proxy).items():
+        monkeypatch.setenv(name, value)
+    objects.client.cache_clear()
+    yield
+    objects.client.cache_clear()
+
+
+@pytest.mark.parametrize("late", [0, 1], ids=["both at once", "one after the other has committed"])
+def test_twins_on_two_machines_commit_one_shard(proxy, here, server, prefix, tmp_path, record_property, late):
+    """To other bytes, as GPUs do: the record and what it names are of one of them."""
+    rows, rounds, together = [planned(SHARDS[0], i) for i in range(2)], counted(10, 3), Barrier(2)
+    record_property("injections", rounds)
+    for number in range(rounds):
+        twins = [Staged(url(f"{prefix}/{number}"), tmp_path / f"{number}-{name}") for name in ("one", "two")]
+        with twins[0].held():
+            twins[0].open(rows, recorded(CONFIG), {"python": "3"})
+
+        def attempt(twin: int, twins: list[Staged] = twins, number: int = number) -> None:
+            with twins[twin].building(SHARDS[0]):
+                draft, rng = ShardDraft(twins[twin], SHARDS[0], CONFIG.frequencies), np.random.default_rng(2 * number + twin)
+                for row in rows:
+                    draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
+                draft.commit()
+                together.wait(60)
+                if late and twin:
+                    together.wait(60)
+            if late and not twin:
+                together.wait(60)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(attempt, range(2)))
+        found = downloaded(server, f"{prefix}/{number}", tmp_path / f"{number}-found")
+        record = json.loads((found / f"records/{SHARDS[0]}.json").read_bytes())
+        named = {f"shards/{SHARDS[0]}.tar": record["tar"]["sha256"], f"histograms/{SHARDS[0]}.safetensors": record["histogram"]}
+        names = {name: sha256 for name, sha256 in promised(found).items() if name.startswith(("shards/", "histograms/", ".uploads"))}
+        assert names == named
+        assert hashlib.sha256((found / "run.json").read_bytes()).hexdigest() == record["run"]
