@@ -120,8 +120,8 @@ def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefi
     assert run(table, f"{prefix}/out", staging, proxy, **{VARIABLE: f"after-commit {SHARDS[1]} 1"}) == -signal.SIGKILL
     assert run(table, f"{prefix}/out", staging, proxy) == 0, staging.with_suffix(".log").read_text()
     found = downloaded(server, f"{prefix}/out", tmp_path / "found")
-    same = [name for name in reference.promised if name.startswith(("shards/", "histograms/")) or name in ("statistics.json", "histogram.safetensors")]
-    assert {name: promised(found)[name] for name in same} == {name: reference.promised[name] for name in same} and len(same) == 2 * len(SHARDS) + 2
+    same = [name for name in reference.promised if name.startswith(("shards/", "histograms/")) or name == "histogram.safetensors"]
+    assert {name: promised(found)[name] for name in same} == {name: reference.promised[name] for name in same} and len(same) == 2 * len(SHARDS) + 1
     injected.injections += 1 + proxy.injected
     injected.losses, injected.duplicates = count(reference, found)
     assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == [".lock"]
