@@ -83,7 +83,7 @@ class ExtractFlow(Workers, FilterChoice):
     """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
 
     clips: tuple[str, ...]
-    """Folders (searched recursively), video files, or .parquet or .csv tables with a uri column."""
+    """Folders (searched recursively), video files, s3:// of either, or .parquet or .csv tables with a uri column."""
     out: str
     """Folder of the data set, or s3://BUCKET/PREFIX; created, or continued where it is the same run."""
     staging: Path | None = None
@@ -213,6 +213,8 @@ def sample_bytes(config: BuildConfig) -> int:
 
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
+    if is_url(job.out):
+        say(f"{job.out} is built in {dataset.root}, which is emptied at the end")
     for warning in dataset.open(rows, config, versions(job.build)):
         tell(f"{warning}; shards may differ in their last bits")
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
