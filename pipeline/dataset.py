@@ -179,9 +179,7 @@ class Dataset:
         try:
             found = RunContract(**json.loads(self.run.read_bytes()))
         except FileNotFoundError:
-            copied = (
-                " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if "s3:" in self.root.parts or str(self.root) == "s3" else ""
-            )
+            copied = " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if {"s3", "s3:"} & {*self.root.parts} else ""
             raise ValueError(f"{self.root} holds no data set: there is no run.json{copied}") from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.run} is no run contract: {error}") from error

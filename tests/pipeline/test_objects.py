@@ -1,11 +1,15 @@
 """Objects against a real S3 server, through connections that break: what is done is done once, and what is read is whole."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from pipeline import objects
+from pipeline.fetch import fetched
 from pipeline.objects import Bucket, StorageError, is_url
+from pipeline.plan import list_clips
+from schemas.outcome import Quarantined
 from tests.faults import storage
 
 
@@ -94,6 +98,24 @@ def test_a_listing_of_many_pages_is_whole(through):
     for i in range(7):
         bucket.put(f"{i}", b"x" * i)
     assert bucket.list() == {f"{i}": i for i in range(7)}
+
+
+def test_clips_of_a_name_in_the_storage(through, tmp_path):
+    """All videos below it, as of a folder, or the object of that name; each is copied for as long as it is read."""
+    through(0.1, seed=4)
+    bucket = Bucket(storage.url("clips"))
+    for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4", "notes.txt"):
+        bucket.put(name, name.encode())
+    assert [clip.uri for clip in list_clips([bucket.url])] == [f"{bucket.url}/{name}" for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4")]
+    (one,) = list_clips([f"{bucket.url}/b/e#f?.mp4"])
+    with fetched(one.uri, tmp_path) as path:
+        assert Path(path).read_bytes() == b"b/e#f?.mp4" and Path(path).is_relative_to(tmp_path)
+    assert not list(tmp_path.iterdir())
+    for url in (f"{bucket.url}/none", f"{bucket.url}/a"):
+        with pytest.raises(ValueError, match=r"does not exist"):
+            list_clips([url])
+    with pytest.raises(Quarantined, match="no such object"), fetched(f"{bucket.url}/none.mp4", tmp_path):
+        pass
 
 
 def test_a_storage_that_never_answers_is_one_sentence(through, monkeypatch):
