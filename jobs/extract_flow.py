@@ -32,9 +32,12 @@ from pipeline.dataset import ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.derived import finalize
 from pipeline.effort import Effort
+from pipeline.fetch import with_files
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
+from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from pipeline.staging import dataset_at
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
@@ -80,9 +83,11 @@ class ExtractFlow(Workers, FilterChoice):
     """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
 
     clips: tuple[str, ...]
-    """Folders (searched recursively), video files, or .parquet or .csv tables with a uri column."""
-    out: Path
-    """Folder of the data set; created, or continued where it is the same run."""
+    """Folders (searched recursively), video files, s3:// of either, or .parquet or .csv tables with a uri column."""
+    out: str
+    """Folder of the data set, or s3://BUCKET/PREFIX; created, or continued where it is the same run."""
+    staging: Path | None = None
+    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver in the user's cache."""
     limit: int | None = None
     """Only the first so many clips."""
     dry_run: bool = False
@@ -131,12 +136,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)
-        check_path("--out", str(job.out))
-        if job.out.exists() and not job.out.is_dir():
-            raise ValueError(f"--out is {str(job.out)!r}, which is a file; expected a folder, or a name for a new one")
+        check_out(job.out)
         clips = list_clips(job.clips)[: job.limit]
         job = with_absolute_files(job)
-        dataset, config = Dataset(job.out), {} if job.dry_run else recorded(job.build)
+        dataset, config = dataset_at(job.out, job.staging), {} if job.dry_run else recorded(job.build)
         needs = job.needs(job.build.flow)
         with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, needs):
             at_once = 0 if job.dry_run else cluster.room(job.workers, needs)
@@ -147,10 +150,19 @@ def main(args: Sequence[str] | None = None) -> None:
                 run(dataset, rows, job, config, at_once)
 
 
+def check_out(out: str) -> None:
+    """Raises ValueError unless it is a folder, a name for a new one, or a URL of object storage."""
+    if is_url(out):
+        return
+    check_path("--out", out)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out is {out!r}, which is a file; expected a folder, or a name for a new one")
+
+
 def refuse_relative_paths(job: ExtractFlow) -> None:
     """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
-    for path in (*job.clips, str(job.out), *flow_files(job.build.flow).values()):
-        if cluster.in_submitted_job() and not os.path.isabs(path):
+    for path in (*job.clips, job.out, *flow_files(job.build.flow).values()):
+        if cluster.in_submitted_job() and not os.path.isabs(path) and not is_url(path):
             raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
 
 
@@ -163,12 +175,13 @@ def flow_files(config: FlowConfig) -> dict[str, str]:
 def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     """The same job for workers whose current folder is another."""
     files = {name: os.path.abspath(path) for name, path in flow_files(job.build.flow).items()}
-    return replace(job, build=replace(job.build, flow=replace(job.build.flow, **files)))
+    staging = None if job.staging is None else job.staging.absolute()
+    return replace(job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
 
 def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
     """Every clip probed, in worker processes of one core each."""
-    for clip, planned in cluster.map_unordered(partial(plan_one, job.build), clips, cluster.room(None, cluster.Needs())):
+    for clip, planned in cluster.map_unordered(partial(plan_one, job.build, job.staging), clips, cluster.room(None, cluster.Needs())):
         if isinstance(planned, OSError):
             raise planned
         if isinstance(planned, Exception):
@@ -176,9 +189,9 @@ def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
         yield planned
 
 
-def plan_one(config: BuildConfig, clip: Clip) -> PlannedClip:
+def plan_one(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
     """One clip, in a worker."""
-    return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe)
+    return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
 def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
@@ -200,25 +213,28 @@ def sample_bytes(config: BuildConfig) -> int:
 
 def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
+    if is_url(job.out):
+        say(f"{job.out} is built in {dataset.root}, which is emptied at the end")
     for warning in dataset.open(rows, config, versions(job.build)):
         tell(f"{warning}; shards may differ in their last bits")
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_all(dataset, left, job.build, job, at_once):
+    if failed := build_all(dataset, left, job, at_once):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
-    summary = finalize(dataset)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.manifest}"]))
+    with dataset.finishing():
+        summary = finalize(dataset)
+    say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int) -> list[str]:
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
     """
     failed = []
-    build = partial(build_one, str(dataset.root.absolute()), config, workers.decoders_per_worker)
+    build = partial(build_one, dataset.absolute(), job.build, job.decoders_per_worker, job.staging)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs(job.build.flow)):
             if isinstance(value, OSError | ContractMismatch):
                 raise value
             if isinstance(value, cluster.Unfit):
@@ -233,16 +249,17 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConf
     return failed
 
 
-def build_one(root: str, config: BuildConfig, decoders: int, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
+def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
     """One shard, in a worker; another attempt may have committed it, before its process died or since."""
-    dataset, (name, rows) = Dataset(Path(root)), shard
+    name, rows = shard
     try:
         make_estimator(config.flow)
     except ValueError as error:
         raise cluster.Unfit(str(error)) from error
-    if not dataset.is_committed(name):
-        with suppress(FileExistsError):
-            yield from build_shard(dataset, name, rows, config, decoders)
+    with dataset.building(name):
+        if not dataset.is_committed(name):
+            with with_files(rows, staging) as here, suppress(FileExistsError):
+                yield from build_shard(dataset, name, here, config, decoders)
 
 
 def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:

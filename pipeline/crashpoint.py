@@ -10,6 +10,8 @@ POINTS = (
     "before-open", "after-open", "mid-member", "after-json-member", "before-close", "after-fsync", "after-close", "after-verify", "after-rename",
     "mid-record", "after-record", "mid-finalize",
 )  # fmt: skip
+REMOTE = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
+"""Those of a data set in object storage (staging.py)."""
 _passed: Counter[tuple[str, str]] = Counter()
 
 

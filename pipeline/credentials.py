@@ -25,4 +25,4 @@ def check_no_secret(what: str, text: str) -> None:
 def check_path(what: str, text: str) -> None:
     """Raises ValueError for a URL, of which a path would make a folder."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://?\w", text):
-        raise ValueError(f"{what} is {hidden(text)!r}, expected a path: quiver reads and writes no URL")
+        raise ValueError(f"{what} is {hidden(text)!r}, expected a path, or s3://BUCKET/PREFIX without a password")

@@ -70,6 +70,10 @@ class Dataset:
         self.merged, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
         self.report, self.views = root / "report.html", root / "views"
 
+    def absolute(self) -> "Dataset":
+        """The same for a process whose current folder is another."""
+        return Dataset(self.root.absolute())
+
     def tar(self, shard: str) -> Path:
         return self.shards / f"{checked_name(shard)}.tar"
 
@@ -110,6 +114,25 @@ class Dataset:
         others = sorted(path.name for path in self.root.iterdir() if path.name not in ours and not path.name.startswith("."))
         if others and not self.run.exists():
             raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
+
+    @contextmanager
+    def building(self, shard: str) -> Iterator[None]:  # noqa: ARG002
+        """Around the building of a shard, in a worker: where the data set is kept elsewhere (staging.py), it is handed over at the end."""
+        yield
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Around the deriving of all that follows from the records, likewise."""
+        yield
+
+    def tar_size(self, shard: str) -> int | None:
+        """Bytes of a shard's tar; None where there is none."""
+        path = self.tar(shard)
+        return path.stat().st_size if path.exists() else None
+
+    def where(self, path: Path) -> str:
+        """What a person is told of where a file is."""
+        return str(path)
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -156,7 +179,8 @@ class Dataset:
         try:
             found = RunContract(**json.loads(self.run.read_bytes()))
         except FileNotFoundError:
-            raise ValueError(f"{self.root} holds no data set: there is no run.json") from None
+            copied = " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if {"s3", "s3:"} & {*self.root.parts} else ""
+            raise ValueError(f"{self.root} holds no data set: there is no run.json{copied}") from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.run} is no run contract: {error}") from error
         if found.format != FORMAT_VERSION:

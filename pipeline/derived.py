@@ -76,7 +76,7 @@ def parts(dataset: Dataset) -> Iterator[Part]:
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
             check_rows(dataset.record(record["shard"]), rows, record)
-            check_tar_size(dataset.tar(record["shard"]), record["tar"])
+            check_tar_size(dataset, record["shard"], record["tar"])
         yield Part(shard, manifest_rows(rows, record), record)
 
 
@@ -171,13 +171,15 @@ def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
     return found
 
 
-def check_tar_size(path: Path, recorded: dict[str, Any] | None) -> None:
+def check_tar_size(dataset: Dataset, shard: str, recorded: dict[str, Any] | None) -> None:
     """Raises DamagedShard where a recorded tar is gone or has another size."""
     if recorded is None:
         return
-    found = f"has {path.stat().st_size}" if path.exists() else "is gone, of"
-    if found != f"has {recorded['bytes']}":
-        raise DamagedShard(f"{path} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair")
+    if (size := dataset.tar_size(shard)) != recorded["bytes"]:
+        found = "is gone, of" if size is None else f"has {size}"
+        raise DamagedShard(
+            f"{dataset.where(dataset.tar(shard))} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair"
+        )
 
 
 class Tally:

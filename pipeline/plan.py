@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from pyarrow import csv, parquet
 
 from pipeline.credentials import check_no_secret, check_path
 from pipeline.decode.source import check_readable
+from pipeline.fetch import fetched, objects_of
+from pipeline.objects import is_url
 from schemas.clip import Clip, Video, Window
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
 from schemas.sample import sample_key
@@ -77,8 +79,9 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
     if not paths or not all(paths):
         raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
     for path in paths:
-        check_path("--clips", path)
-    clips = [clip for path in paths for clip in _clips_of(Path(path))]
+        if not is_url(path):
+            check_path("--clips", path)
+    clips = [clip for path in paths for clip in (_clips_of_url(path) if is_url(path) else _clips_of(Path(path)))]
     named = [c.clip_id for c in clips if c.clip_id is not None]
     if len(named) != len(set(named)):
         twice = next(name for name in named if named.count(name) > 1)
@@ -99,6 +102,14 @@ def _clips_of(path: Path) -> list[Clip]:
     if not path.exists():
         raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
     return [Clip(uri=os.path.abspath(path))]
+
+
+def _clips_of_url(url: str) -> list[Clip]:
+    """Of object storage; a table there is not read."""
+    found = [one for one in objects_of(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
+    if not found or PurePosixPath(url).suffix.lower() in TABLE_SUFFIXES:
+        raise ValueError(f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine")
+    return [Clip(uri=one) for one in found]
 
 
 def _clips_of_table(path: Path) -> list[Clip]:
@@ -128,7 +139,8 @@ def check_row(which: str, row: dict[str, Any]) -> None:
             if len(value) > LONGEST:
                 raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {LONGEST}")
             check_no_secret(f"{name} {which}", value)
-    check_path(f"uri {which}", row["uri"])
+    if not is_url(row["uri"]):
+        check_path(f"uri {which}", row["uri"])
 
 
 def read_csv(path: Path) -> pa.Table:
@@ -139,17 +151,21 @@ def read_csv(path: Path) -> pa.Table:
 
 def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
     given: dict[str, Any] = {name: value for name, value in row.items() if value not in (None, "")}
-    return Clip(**given | {"uri": os.path.abspath(folder / given["uri"])})
+    return Clip(**given | {"uri": given["uri"] if is_url(given["uri"]) else os.path.abspath(folder / given["uri"])})
 
 
-def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video]) -> PlannedClip:
-    """Reads and probes one file; whatever is wrong with it becomes the clip's outcome, not an error."""
+def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video], staging: Path | None = None) -> PlannedClip:
+    """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in object storage (fetch.py).
+
+    Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage does not answer.
+    """
     sha256 = size = None
     try:
         check_place(clip)
-        check_readable(clip.uri)
-        sha256, size = content_of(clip.uri)
-        return with_windows(identified(clip, sha256, size, config), probe(clip.uri), config)
+        with fetched(clip.uri, staging) as path:
+            check_readable(path)
+            sha256, size = content_of(path)
+            return with_windows(identified(clip, sha256, size, config), probe(path), config)
     except Quarantined as error:
         return failed_clip(clip, error, config, sha256, size)
 

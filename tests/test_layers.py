@@ -49,6 +49,10 @@ def test_torch_is_imported_only_where_networks_run_on_it():
     assert importing("torchvision") == {"pipeline/vision.py"}
 
 
+def test_one_file_knows_object_storage():
+    assert importing("boto3") | importing("botocore") == {"pipeline/objects.py"}
+
+
 def test_only_the_report_draws_pages_and_figures():
     for library in ("matplotlib", "jinja2", "markupsafe"):
         assert importing(library) and all(path.startswith("pipeline/report/") for path in importing(library))

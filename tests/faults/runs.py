@@ -19,9 +19,10 @@ from jobs.exits import sentences
 from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
 from pipeline.build import build_shard
 from pipeline.crashpoint import VARIABLE
-from pipeline.dataset import Dataset
 from pipeline.derived import finalize
+from pipeline.fetch import with_files
 from pipeline.plan import list_clips, plan_rows
+from pipeline.staging import dataset_at
 from pipeline.window import recorded
 from tests.faults.reference import ALONE, ROOT, command, extract
 
@@ -34,15 +35,17 @@ def build_here(arguments: list[str]) -> None:
     with sentences():
         job = parse(arguments)
         refuse_relative_paths(job)
-        clips, dataset = list_clips(job.clips), Dataset(job.out)
+        clips, dataset = list_clips(job.clips), dataset_at(job.out, job.staging)
         with dataset.held():
-            rows = plan_rows((plan_one(job.build, clip) for clip in clips), job.build.plan)
+            rows = plan_rows((plan_one(job.build, job.staging, clip) for clip in clips), job.build.plan)
             dataset.open(rows, recorded(job.build), versions(job.build))
             for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
                 if not dataset.is_committed(shard):
-                    list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], job.build))
+                    with dataset.building(shard), with_files([row for row in rows if row["shard"] == shard], job.staging) as here:
+                        list(build_shard(dataset, shard, here, job.build))
                     print(json.dumps({"shard": shard}), flush=True)
-            finalize(dataset)
+            with dataset.finishing():
+                finalize(dataset)
 
 
 def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:

@@ -1,0 +1,204 @@
+"""P26: a data set in object storage, which fails one call in five, drops uploads and loses answers, is the one of the undisturbed run in a folder."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.exits import Exit
+from pipeline import objects
+from pipeline.crashpoint import POINTS, REMOTE, VARIABLE
+from pipeline.dataset import ShardDraft
+from pipeline.staging import Staged
+from pipeline.window import recorded
+from schemas.outcome import Measures
+from tests.datasets import CALM, CONFIG, judged, planned
+from tests.faults import storage
+from tests.faults.reference import ALONE, FULL, PLACES, ROOT, SHARDS, command, count, counted, promised
+from tests.faults.runs import build_here, forked
+from tests.faults.storage import Faulty, downloaded, url
+
+pytestmark = pytest.mark.promise("P26")
+PASSES = {"mid-member": 3}
+WHERE = {"after-contract": {"begun": "run"}, "after-derived": {"manifest": "manifest", "card": "README"}}
+CRASHES = [(point, place, shard) for point in (*REMOTE, *POINTS) for place, shard in WHERE.get(point, PLACES).items()]
+QUICK = [
+    ("after-contract", "begun"),
+    ("after-upload-tar", "first"),
+    ("after-commit", "middle"),
+    ("after-copy", "last"),
+    ("after-record", "first"),
+    ("mid-finalize", "last"),
+]
+"""In `make test`; all in `make test-faults`."""
+SOME = CRASHES if FULL else [crash for crash in CRASHES if crash[:2] in QUICK]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    with storage.storage(tmp_path_factory.mktemp("storage") / "log") as address:
+        storage.client(address).create_bucket(Bucket=storage.BUCKET)
+        yield address
+
+
+@pytest.fixture
+def proxy(server, request) -> Iterator[Faulty]:
+    seed = random.Random(request.node.name).randrange(1 << 30)
+    with storage.faulty(server, seed) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def prefix(tmp_path) -> str:
+    """In the storage, of this test."""
+    return f"{tmp_path.parent.name}/{tmp_path.name}"
+
+
+def run(clips: Path, prefix: str, staging: Path, proxy: Faulty, *options: str, **env: str) -> int:
+    """Exit code of a run without Ray, whose output is beside its staging folder."""
+    arguments = command(clips, Path("out"), "--staging", str(staging), *options)[3:]
+    arguments[arguments.index("out")] = url(prefix)
+    return forked(build_here, arguments, output=staging.with_suffix(".log"), **storage.environment(proxy), **env)
+
+
+def written(proxy: Faulty, prefix: str) -> list[str]:
+    """Names of the data set's objects that were written, in order."""
+    return [unquote(path).split(f"/{prefix}/")[1] for method, path in list(proxy.written) if method == "PUT"]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
+def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, point, place, shard):
+    """And the same command again; every second time on another machine, which has nothing of the first."""
+    staging = tmp_path / "staging"
+    assert run(reference.clips, prefix, staging, proxy, **{VARIABLE: f"{point} {shard} {PASSES.get(point, 1)}"}) == -signal.SIGKILL
+    before, calls = promised(downloaded(server, prefix, tmp_path / "before")), len(written(proxy, prefix))
+    again = tmp_path / "elsewhere" if CRASHES.index((point, place, shard)) % 2 else staging
+    assert run(reference.clips, prefix, again, proxy) == 0, again.with_suffix(".log").read_text()
+    shards = {Path(name).stem for name in before if name.startswith("records/")}
+    touched = {*written(proxy, prefix)[calls:]}
+    assert not touched & {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json"))}
+    assert not {name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")}
+    injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    assert left(again) == [".lock"]
+
+
+def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):
+    """The real one, with two workers; it says where the data set is, and no secret of the storage is in it or in what is said."""
+    env = storage.environment(proxy) | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "AWS_SECRET_ACCESS_KEY": "canary0f00d"}
+    words = [url(prefix) if word == "out" else word for word in command(reference.clips, Path("out"))]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | ALONE | env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert f"manifest: {url(prefix)}/manifest.parquet" in done.stdout and left(tmp_path / "cache") == [".lock"]
+    found = downloaded(server, prefix, tmp_path / "found")
+    injected.ended(found, proxy.injected)
+    assert "canary0f00d" not in done.stdout + done.stderr and not [path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()]
+
+
+def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
+    """A table here that names them: all that does not say where they are is as it was, and a run that was killed goes on."""
+    for path in reference.clips.parent.glob("*.mp4"):
+        storage.client(server).upload_file(str(path), storage.BUCKET, f"{prefix}/clips/{path.name}")
+    table = tmp_path / "clips.csv"
+    table.write_text(re.sub(r"^(\d)", rf"{url(prefix)}/clips/\1", reference.clips.read_text(), flags=re.MULTILINE))
+    staging = tmp_path / "staging"
+    assert run(table, f"{prefix}/out", staging, proxy, **{VARIABLE: f"after-commit {SHARDS[1]} 1"}) == -signal.SIGKILL
+    assert run(table, f"{prefix}/out", staging, proxy) == 0, staging.with_suffix(".log").read_text()
+    found = downloaded(server, f"{prefix}/out", tmp_path / "found")
+    same = [name for name in reference.promised if name.startswith(("shards/", "histograms/")) or name == "histogram.safetensors"]
+    assert {name: promised(found)[name] for name in same} == {name: reference.promised[name] for name in same} and len(same) == 2 * len(SHARDS) + 1
+    injected.injections += 1 + proxy.injected
+    injected.losses, injected.duplicates = count(reference, found)
+    assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == [".lock"]
+    assert {row["uri"] for row in pq.read_table(found / "manifest.parquet").to_pylist()} == set(objects_in(table))
+
+
+def objects_in(table: Path) -> list[str]:
+    return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+
+
+def test_another_configuration_or_a_full_bucket_of_another_run(reference, proxy, prefix, tmp_path, record_property):
+    """Is refused by what is in the storage, from whatever machine; nothing in it changes."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(reference.clips, prefix, first, proxy, **{VARIABLE: f"after-commit {SHARDS[0]} 1"}) == -signal.SIGKILL
+    before = len(written(proxy, prefix))
+    for staging in (first, second):
+        assert run(reference.clips, prefix, staging, proxy, "--pairs", "2") == Exit.CONTRACT
+        assert "pairs: 1 -> 2" in staging.with_suffix(".log").read_text()
+    assert len(written(proxy, prefix)) == before
+    record_property("injections", 2)
+
+
+def test_a_storage_that_knows_no_conditions_is_refused(reference, proxy, prefix, tmp_path, record_property):
+    proxy.deaf = True
+    assert run(reference.clips, prefix, tmp_path / "staging", proxy) == Exit.STORAGE
+    assert "this storage overwrites what was only to be created" in (tmp_path / "staging.log").read_text()
+    assert not [name for name in written(proxy, prefix) if not name.startswith(".uploads/")]
+    record_property("injections", 1)
+
+
+def test_a_storage_that_goes_away_is_one_sentence(reference, server, prefix, tmp_path, record_property):
+    """In the middle of a run; when it is there again, the same command ends it."""
+    with storage.faulty(server, share=0.0) as proxy:
+        proxy.lasts = 25
+        assert run(reference.clips, prefix, tmp_path / "staging", proxy) == Exit.STORAGE
+    said = [line for line in (tmp_path / "staging.log").read_text().splitlines() if not line.startswith("{")]
+    assert len(said) == 1 and said[0].startswith(f"quiver: {url(prefix)}: ") and "10 times" in said[0], said
+    record_property("injections", 1)
+
+
+@pytest.fixture
+def here(proxy, monkeypatch) -> None:
+    """This process uses the storage through the proxy."""
+    for name, value in storage.environment(proxy).items():
+        monkeypatch.setenv(name, value)
+    objects.client.cache_clear()
+    yield
+    objects.client.cache_clear()
+
+
+@pytest.mark.parametrize("late", [0, 1], ids=["both at once", "one after the other has committed"])
+def test_twins_on_two_machines_commit_one_shard(proxy, here, server, prefix, tmp_path, record_property, late):
+    """To other bytes, as GPUs do: the record and what it names are of one of them."""
+    rows, rounds, together = [planned(SHARDS[0], i) for i in range(2)], counted(10, 3), Barrier(2)
+    record_property("injections", rounds)
+    for number in range(rounds):
+        twins = [Staged(url(f"{prefix}/{number}"), tmp_path / f"{number}-{name}") for name in ("one", "two")]
+        with twins[0].held():
+            twins[0].open(rows, recorded(CONFIG), {"python": "3"})
+
+        def attempt(twin: int, twins: list[Staged] = twins, number: int = number) -> None:
+            with twins[twin].building(SHARDS[0]):
+                draft, rng = ShardDraft(twins[twin], SHARDS[0], CONFIG.frequencies), np.random.default_rng(2 * number + twin)
+                for row in rows:
+                    draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
+                draft.commit()
+                together.wait(60)
+                if late and twin:
+                    together.wait(60)
+            if late and not twin:
+                together.wait(60)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(attempt, range(2)))
+        found = downloaded(server, f"{prefix}/{number}", tmp_path / f"{number}-found")
+        record = json.loads((found / f"records/{SHARDS[0]}.json").read_bytes())
+        named = {f"shards/{SHARDS[0]}.tar": record["tar"]["sha256"], f"histograms/{SHARDS[0]}.safetensors": record["histogram"]}
+        names = {name: sha256 for name, sha256 in promised(found).items() if name.startswith(("shards/", "histograms/", ".uploads"))}
+        assert names == named
+        assert hashlib.sha256((found / "run.json").read_bytes()).hexdigest() == record["run"]
