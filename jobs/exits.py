@@ -36,7 +36,7 @@ class Exit(IntEnum):
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
-    from jobs.cluster import Unsafe  # only here: quiver doctor wants the codes where packages are missing
+    from jobs.cluster import NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
     from pipeline.dataset import ContractMismatch, FolderInUse
 
     try:
@@ -53,6 +53,8 @@ def sentences() -> Iterator[None]:
         stop(Exit.IN_USE, str(error))
     except Unsafe as error:
         stop(Exit.UNSAFE, str(error))
+    except NotStarted as error:
+        stop(Exit.FAILURE, str(error))
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
