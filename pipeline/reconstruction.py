@@ -10,8 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, UInt8
 
 from pipeline.dataset import Dataset
