@@ -51,10 +51,8 @@ def sentences() -> Iterator[None]:
         stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
-    except Unsafe as error:
-        stop(Exit.UNSAFE, str(error))
-    except NotStarted as error:
-        stop(Exit.FAILURE, str(error))
+    except (Unsafe, NotStarted) as error:
+        stop(Exit.UNSAFE if isinstance(error, Unsafe) else Exit.FAILURE, str(error))
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
