@@ -39,6 +39,10 @@ class Unsafe(Exception):
     """A cluster takes work from whoever reaches it, or wants a token that we do not have."""
 
 
+class NotStarted(Exception):
+    """Ray itself did not come up, as on a machine with too much to do."""
+
+
 class Failed(Exception):
     """Processes that train together died each time that they were started."""
 
@@ -58,7 +62,7 @@ def in_submitted_job() -> bool:
 @contextmanager
 def connected(workers: int | None, needs: Needs) -> Iterator[None]:
     """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own for `workers`
-    tasks of these needs, or as many as there are cores, which ends with the block. Raises Unsafe.
+    tasks of these needs, or as many as there are cores, which ends with the block. Raises Unsafe, NotStarted.
     """
     own = not os.environ.get("RAY_ADDRESS")
     (close_to_the_world if own else want_token)()
@@ -73,6 +77,10 @@ def connected(workers: int | None, needs: Needs) -> Iterator[None]:
         raise Unsafe(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']!r}, and no token is in {TOKENS}") from error
     except ConnectionError as error:  # another token than the cluster's is no other error
         raise ConnectionError(f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS', 'local')!r}, where no Ray answers to the token in {TOKENS} ({error})") from error
+    except Exception as error:
+        if type(error) not in (Exception, RuntimeError):  # Ray has no kind of its own for a start that fails
+            raise
+        raise NotStarted(f"Ray did not start ({str(error).splitlines()[0] if str(error) else 'it gives no reason'}): the same command tries again") from error
     try:
         if not own and found.dashboard_url:
             check_closed(found.dashboard_url)

@@ -10,8 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, UInt8
 
 from pipeline.dataset import Dataset
@@ -126,11 +124,9 @@ def examples(kept: Sequence[str]) -> str:
 def read_manifest(selection: Selection, **selected: Any) -> list[dict[str, Any]]:
     """Rows of the manifest. Raises ValueError where there is none that can be read."""
     try:
-        return pq.read_table(selection.table, **selected).to_pylist()
+        return selection.read_table(**selected).to_pylist()
     except FileNotFoundError as error:
         raise ValueError(f"{selection} has no {selection.table.name}, expected a data set whose run has finished") from error
-    except pa.ArrowException as error:
-        raise ValueError(f"{selection.table} cannot be read: {error}") from error
 
 
 def read_settings(dataset: Dataset) -> Settings:

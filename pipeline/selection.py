@@ -20,7 +20,7 @@ from pipeline import statistics
 from pipeline.dataset import SHARD, DamagedShard, Dataset
 from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
-from schemas.outcome import Outcome
+from schemas.outcome import Outcome, printable
 from schemas.sample import Sample
 
 
@@ -103,7 +103,17 @@ class Selection:
 
     def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
         """These columns of the windows of a split that are kept."""
-        return pq.read_table(self.table, columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+        return self.read_table(columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+
+    def read_table(self, **selected: Any) -> pa.Table:
+        """Rows of the manifest. Raises ValueError where it cannot be read; FileNotFoundError where there is none."""
+        try:
+            return pq.read_table(self.table, **selected)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a flipped bit may be any of these
+            words = f"quiver finalize {self.dataset.root} rebuilds it"
+            raise ValueError(f"{self.table} cannot be read ({printable(str(error))}): {words}") from error
 
 
 def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
@@ -143,7 +153,7 @@ def digest(selections: Sequence[Selection]) -> str:
 def samples(selection: Selection, shard: str) -> Iterator[Sample]:
     """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample that was written."""
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
-    for row in pq.read_table(selection.table, filters=filters).to_pylist():
+    for row in selection.read_table(filters=filters).to_pylist():
         try:
             sample = read_sample(selection.dataset.tar(shard), row["key"], row)
         except ValueError as error:

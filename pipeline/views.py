@@ -120,7 +120,7 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
                 yield from batch.to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     if shards - {None} != Selection(dataset).index()["shards"].keys():
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")

@@ -39,7 +39,7 @@ JPEG = "data:image/jpeg;base64,"
 
 def rows(selections: Sequence[Selection]) -> pa.Table:
     """One row for every row of their tables; `set` is the place of the data set in `selections`."""
-    tables = [pq.read_table(one.table, columns=COLUMNS, read_dictionary=REPEATED) for one in selections]
+    tables = [one.read_table(columns=COLUMNS, read_dictionary=REPEATED) for one in selections]
     return pa.concat_tables([table.append_column("set", pa.array(np.full(len(table), i, np.int32))) for i, table in enumerate(tables)]).unify_dictionaries()
 
 

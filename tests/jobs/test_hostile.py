@@ -142,6 +142,22 @@ def test_what_is_wrong_is_said_in_a_sentence(root, capsys, harm, name):
         assert code == 5 and "fault" in said
 
 
+def test_a_flipped_bit_in_the_manifest_is_read_as_it_was_or_named(root):
+    """Whatever kind of error the bit is to pyarrow."""
+    path, said = root / "manifest.parquet", 0
+    whole = path.read_bytes()
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 600):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            Selection(Dataset(root)).read_table()
+        except ValueError as error:
+            assert str(error).startswith(f"{path} cannot be read (") and "quiver finalize" in str(error)
+            said += 1
+    assert said > 30
+
+
 @pytest.mark.parametrize("shard", ["../../x", "/x", "a.b", "", "x" * 61, "a\n"])
 def test_a_shard_cannot_lead_out_of_its_folder(tmp_path, shard):
     for place in (Dataset(tmp_path).tar, Dataset(tmp_path).record, Dataset(tmp_path).histogram):

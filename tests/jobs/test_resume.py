@@ -103,18 +103,22 @@ def undisturbed(data, tmp_path_factory) -> dict[int, Path]:
     return {ranks: ended(data, folder / str(ranks), 0, ranks, []) for ranks in (1, 2)}
 
 
+@pytest.mark.promise("P18")
 @pytest.mark.parametrize(("workers", "ranks"), SETUPS)
-def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(data, undisturbed, tmp_path, workers, ranks):
+def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(data, undisturbed, tmp_path, record_property, workers, ranks):
     """P18: SIGKILL at random steps, for 0, 1 and 4 loader workers and 1 and 2 ranks at one global batch."""
     seed = SEED + 10 * workers + ranks
     kills = sorted(random.Random(seed).choices(range(STEPS), k=KILLS or SETUPS[workers, ranks]))
     out = ended(data, tmp_path / "out", workers, ranks, kills, seed)
+    record_property("injections", len(kills))
     assert learnt(out) == learnt(undisturbed[1]), kills
     assert weights(out) == weights(undisturbed[ranks]), kills
 
 
-def test_each_sample_is_learnt_from_once_an_epoch(undisturbed):
+@pytest.mark.promise("P18")
+def test_each_sample_is_learnt_from_once_an_epoch(undisturbed, record_property):
     """P18."""
+    record_property("injections", 0)
     stream = [key for keys in learnt(undisturbed[1]) for key in keys]
     epochs = [stream[begin : begin + WINDOWS] for begin in range(0, len(stream) - WINDOWS, WINDOWS)]
     assert len(epochs) > 10 and all(set(epoch) == set(epochs[0]) and len(set(epoch)) == WINDOWS for epoch in epochs)

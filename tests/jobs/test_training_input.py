@@ -68,6 +68,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.promise("P16")
 @pytest.mark.parametrize("data", [["a"], ["b"], ["a", "b"]])
 def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, capsys, data):
     """P16: of another set, of one more, of one less."""
@@ -103,6 +104,7 @@ def tables_of(folder: Path, root: Path) -> None:
         shutil.copy(folder / "b" / name, root / name)
 
 
+@pytest.mark.promise("P16")
 @pytest.mark.parametrize("change", [put, exchange, take, tables_of])
 def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(folder, tmp_path, capsys, change):
     """P16: also after the derived files were made anew; for a training that begins and for one that goes on."""
@@ -122,6 +124,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(fo
         called(train_autoencoder.main, *autoencoder(folder, out, "--statistics", folder / "a.json"), "--data", root)
 
 
+@pytest.mark.promise("P16")
 def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_path, capsys):
     """P16: a checkpoint belongs to its shards, and a denoiser to its autoencoder."""
     both = ["--data", folder / "a", folder / "b"]
@@ -141,8 +144,10 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
     assert before == {path: path.read_bytes() for out in (ae, prior) for path in out.rglob("*") if path.is_file()}
 
 
-def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path):
+@pytest.mark.promise("P18")
+def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property):
     """P18, before the first checkpoint: whatever the process has drawn before, a training begins with the same weights."""
+    record_property("injections", 0)
     torch.rand(3)
     called(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
     called(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
@@ -200,6 +205,7 @@ def test_the_payloads_are_live(tmp_path):
         assert (tmp_path / name).exists()
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
@@ -275,6 +281,7 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
     return out
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to sample from."""
@@ -298,6 +305,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     assert not (tmp_path / "x.safetensors").exists() and not checkpoints.steps(tmp_path / "x")
 
 
+@pytest.mark.promise("P20")
 def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
     """P20: as webdataset's URLs are."""
     monkeypatch.chdir(tmp_path)

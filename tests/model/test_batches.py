@@ -189,9 +189,11 @@ def undisturbed(dataset):
     return list(islice(loader(found, Order(count=6, seed=3, global_batch=4), Position()), 12))
 
 
+@pytest.mark.promise("P18")
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("world", [1, 2])
-def test_any_number_of_workers_and_ranks_gives_the_same_batches(dataset, undisturbed, workers, world):
+def test_any_number_of_workers_and_ranks_gives_the_same_batches(dataset, undisturbed, record_property, workers, world):
+    record_property("injections", 0)
     found, order = examples([Selection(dataset)], ONE), Order(count=6, seed=3, global_batch=4)
     cv2.setNumThreads(4)
     cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # OpenCV's own threads are running now
@@ -213,16 +215,19 @@ def learn(found: Examples, begin: Position, log: Path, stop: int, workers: int) 
             file.write(f"{after.epoch} {after.consumed} {' '.join(batch.keys)} {float(batch.spectrum.sum())}\n")
 
 
-def test_a_training_that_is_killed_goes_on_with_the_next_sample(dataset, undisturbed, tmp_path):
-    found, log, rng, position = examples([Selection(dataset)], ONE), tmp_path / "log", random.Random(0), Position()
+@pytest.mark.promise("P18")
+def test_a_training_that_is_killed_goes_on_with_the_next_sample(dataset, undisturbed, tmp_path, record_property):
+    found, log, rng, position, kills = examples([Selection(dataset)], ONE), tmp_path / "log", random.Random(0), Position(), 0
     log.touch()
     while (done := len(log.read_text().splitlines())) < 12:
         process = get_context("fork").Process(target=learn, args=(found, position, log, min(rng.randint(1, 3), 12 - done), rng.choice([0, 0, 1])))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
+        kills += 1
         epoch, consumed = log.read_text().splitlines()[-1].split()[:2]
         position = Position(int(epoch), int(consumed))
+    record_property("injections", kills)
     wanted = [f"{after.epoch} {after.consumed} {' '.join(batch.keys)} {float(batch.spectrum.sum())}" for batch, after in undisturbed]
     assert log.read_text().splitlines() == wanted
 

@@ -13,6 +13,9 @@ from model import checkpoints
 from model.checkpoints import newest, read, steps, write
 from tests.attempts import attempt, die
 
+PLACES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999)
+"""Of a file, as a share of its length."""
+
 
 def weights(value: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((3, 4), value), "b": torch.arange(5)}
@@ -33,14 +36,16 @@ def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
     assert read(tmp_path / "step-00000030").config["step"] == 30
 
 
+@pytest.mark.promise("P19")
 @pytest.mark.parametrize("name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"])
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "longer"])
-def test_a_torn_newest_one_is_passed_over(tmp_path, name, how):
+def test_a_torn_newest_one_is_passed_over(tmp_path, record_property, name, how):
     """P19: each file of it, gone, or cut or with a flipped bit at several places."""
     written(tmp_path, 10)
     path = written(tmp_path, 20) / name
     whole = path.read_bytes()
-    for place in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999):
+    record_property("injections", len(PLACES))
+    for place in PLACES:
         damage(path, whole, how, int(place * len(whole)))
         found, passed = newest(tmp_path)
         assert found.config["step"] == 10 and len(passed) == 1 and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
@@ -84,8 +89,9 @@ POINTS = 44
 """Making the folder, opening each file to write it and to sync it, the rename, what is removed."""
 
 
+@pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
-def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, torn):
+def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property, torn):
     """P19: SIGKILL at each point of a checkpoint write; what it leaves is in nobody's way and is removed by the next write."""
     codes = []
     for point in range(1, POINTS + 1):
@@ -100,9 +106,11 @@ def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, torn):
         written(out, 30, keep=1)
         assert [path.name for path in out.iterdir()] == ["step-00000030"] and newest(out)[0].config["step"] == 30
     kills = codes.count(-signal.SIGKILL)
+    record_property("injections", kills)
     assert kills >= 8 and codes == [-signal.SIGKILL] * kills + [0] * (POINTS - kills) and kills < POINTS, codes
 
 
+@pytest.mark.promise("P19")
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_torn_later_one_does_not_count_as_kept(tmp_path, keep):
     """P19: a training that went back behind it must not remove what it has just written."""

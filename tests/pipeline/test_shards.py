@@ -42,12 +42,14 @@ def test_nothing_stands_under_the_name_before_it_is_published(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise("P24")
 def test_our_reader_finds_every_sample_by_its_offsets(shard):
     path, rows, samples = shard
     for key, sample in samples.items():
         assert encode(read_sample(path, key, rows[key])) == encode(sample)
 
 
+@pytest.mark.promise("P24")
 def test_plain_tar_reads_it(shard):
     path, _, samples = shard
     with tarfile.open(path) as tar:
@@ -57,6 +59,7 @@ def test_plain_tar_reads_it(shard):
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
 
 
+@pytest.mark.promise("P24")
 def test_webdataset_reads_it(shard):
     import webdataset as wds
 
@@ -65,6 +68,7 @@ def test_webdataset_reads_it(shard):
     assert found == {key: encode(sample) for key, sample in samples.items()}
 
 
+@pytest.mark.promise("P24")
 def test_hugging_face_datasets_reads_it(shard, tmp_path):
     datasets = pytest.importorskip("datasets")
     path, _, samples = shard

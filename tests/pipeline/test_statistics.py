@@ -46,6 +46,16 @@ def test_quantiles_of_heavy_tails_are_within_the_bound_of_numpys(q):
     assert quantile(counted(values), q) == pytest.approx(np.quantile(values.astype(np.float64), q), rel=0.004)
 
 
+@pytest.mark.promise("P17")
+def test_the_95th_percentile_of_merged_histograms_is_numpys_and_always_the_same():
+    """Of 1e7 values with heavy tails, counted in unequal parts and merged in several orders."""
+    rng = np.random.default_rng(5)
+    values = np.concatenate([rng.lognormal(0, 2, 5_000_000), rng.pareto(1.1, 5_000_000)]).astype(np.float32)
+    parts = [counted(part) for part in np.split(values, [10, 1_000, 3_000_000, 7_777_777])]
+    found = {quantile(sum(parts[i] for i in rng.permutation(len(parts))), 0.95) for _ in range(10)}
+    assert len(found) == 1 and found.pop() == pytest.approx(np.quantile(values.astype(np.float64), 0.95), rel=0.005)
+
+
 def test_the_95th_percentile_of_a_rayleigh_distribution_is_the_closed_form():
     rng = np.random.default_rng(3)
     modulus = np.abs(5 * (rng.normal(size=1_000_000) + 1j * rng.normal(size=1_000_000))).astype(np.float32)

@@ -16,6 +16,7 @@ from pipeline.decode.probe import probe
 from pipeline.decode.process import COMMAND, DecoderDied, DecoderProcess
 from pipeline.decode.readers import frames
 from schemas.outcome import Quarantined, Reason
+from tests.faults.reference import counted
 from tests.numbered import COUNT, SIZE, encode, number
 from tests.pipeline.decode.test_probe import with_a_lost_picture
 
@@ -38,6 +39,8 @@ def children() -> set[int]:
     return {int(pid) for pid in found.split() if Path(f"/proc/{pid}").exists()}
 
 
+@pytest.mark.promise("P10")
+@pytest.mark.parametrize("attempt", range(counted(10, 1)))
 @pytest.mark.parametrize(
     "how, reason, words",
     [
@@ -54,15 +57,18 @@ def children() -> set[int]:
         ("nests_deeply", Reason.CRASH, "nonsense"),
     ],
 )
-def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path, how, reason, words):
+def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path, attempt, how, reason, words):
     path = shutil.copy(video, tmp_path / f"{how}.mp4")
     process, before = fake(CONFIG), time.monotonic()
+    memory = process.memory.fileno()
     with pytest.raises((DecoderDied, Quarantined)) as caught:
         process.probe(str(path))
     assert time.monotonic() - before < CONFIG.deadline_s + 2
     assert caught.value.reason == reason and words in caught.value.detail
     process.close()
     assert process.process.pid not in children()
+    with pytest.raises(OSError, match="Bad file descriptor"):  # nobody holds the pictures
+        os.fstat(memory)
 
 
 def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
@@ -76,6 +82,7 @@ def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
     process.close()
 
 
+@pytest.mark.promise("P10")
 def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
     process, peak = fake(CONFIG), 0
     path = shutil.copy(video, tmp_path / "leaks.mp4")
@@ -86,6 +93,7 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
     assert peak <= 1.1 * CONFIG.decoder_memory_mb * 2**20
 
 
+@pytest.mark.promise("P10")
 def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_decoded(video, tmp_path):
     pool = DecoderPool(CONFIG, 1, fake)
     with pytest.raises(Quarantined) as caught:

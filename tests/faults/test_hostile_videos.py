@@ -1,0 +1,114 @@
+"""P9 and P11: videos made to take all memory or time, and videos of which bytes were changed, cost themselves alone."""
+
+import random
+import struct
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.decode import DecodeConfig
+from pipeline.decode.process import DecoderDied, DecoderProcess
+from schemas.outcome import Quarantined, Reason
+from tests.faults.reference import counted
+from tests.numbered import COUNT, SIZE, encode
+from tests.videos import TIME_BASE
+
+SECONDS = 15.0
+
+
+def still(path: Path, size: tuple[int, int], count: int, rate: float) -> Path:
+    """One grey picture over and over, in few bytes."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast", "threads": "1", "g": "100000"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = TIME_BASE
+        frame = av.VideoFrame.from_ndarray(np.full((size[1] * 3 // 2, size[0]), 128, np.uint8), format="yuv420p")
+        for number in range(count):
+            frame.pts, frame.time_base = round(number / rate / TIME_BASE), TIME_BASE
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def lying(path: Path) -> Path:
+    """Its header says 16384 x 16384 of a picture of 64 x 64."""
+    data = bytearray(still(path, (64, 64), 30, 30).read_bytes())
+    place = data.index(b"avc1", data.index(b"stsd"))
+    data[place + 28 : place + 32] = struct.pack(">HH", 16384, 16384)
+    path.write_bytes(data)
+    return path
+
+
+BOMBS = {
+    "8192 x 8192": (lambda path: still(path, (8192, 8192), counted(30, 3), 30), {Reason.TOO_MANY_PIXELS}),
+    "300,000 frames": (lambda path: still(path, (32, 32), 300_000, 30), {Reason.TOO_MANY_FRAMES}),
+    "a header that lies": (lying, {Reason.TOO_MANY_PIXELS, Reason.DECODE_ERROR, None}),
+    "1000 frames a second": (lambda path: still(path, (64, 64), 3000, 1000), {Reason.TOO_MANY_FRAMES}),
+    "ten hours": (lambda path: still(path, (32, 32), 36_000, 1), {None}),
+}
+
+
+def decoded(process: DecoderProcess, path: Path) -> Reason | None:
+    """Why it was refused; None where frames came."""
+    try:
+        video = process.probe(str(path))
+        assert all(image.shape == (SIZE[1], SIZE[0], 3) for image in process.frames(str(path), video, range(min(len(video.times), 24)), SIZE))
+    except (Quarantined, DecoderDied) as error:
+        return error.reason
+
+
+@pytest.mark.promise("P9")
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_is_refused_in_time_and_within_the_memory(tmp_path, bomb):
+    make, reasons = BOMBS[bomb]
+    path, config = make(tmp_path / "bomb.mp4"), DecodeConfig(deadline_s=SECONDS, decoder_memory_mb=1024)
+    process, before = DecoderProcess(config), time.monotonic()
+    assert decoded(process, path) in reasons
+    assert time.monotonic() - before < SECONDS and process.resident <= 1.1 * 1024 * 2**20
+    process.close()
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, a piece zeroed, taken out, put in twice, or the end cut off."""
+    changed, begin = bytearray(data), rng.randrange(len(data))
+    end = min(len(data), begin + rng.randint(1, 400))
+    how = rng.randrange(5)
+    if how == 0:
+        for _ in range(rng.randint(1, 40)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+    elif how == 1:
+        changed[begin:end] = bytes(end - begin)
+    elif how == 2:
+        del changed[begin:end]
+    elif how == 3:
+        changed[begin:begin] = changed[begin:end]
+    else:
+        del changed[begin:]
+    return bytes(changed)
+
+
+@pytest.mark.promise("P11")
+@pytest.mark.parametrize("kind", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
+def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, record_property, kind):
+    """The parent lives, each answer comes within the deadline, and a sound video is still decoded afterwards."""
+    codec = {"a.avi": "mpeg4", "a.webm": "libvpx-vp9"}.get(kind, "libx264")
+    options = {"cpu-used": "8", "deadline": "realtime"} if kind == "a.webm" else {"g": "24"}
+    clock = {"clock": None} if kind == "a.avi" else {}
+    whole = encode(tmp_path / kind, codec, options=options, **clock).path
+    data, rng, config = whole.read_bytes(), random.Random(kind), DecodeConfig(deadline_s=20.0)
+    process, count = DecoderProcess(config), counted(50, 5)
+    for number in range(count):
+        path = tmp_path / f"{number}{whole.suffix}"
+        path.write_bytes(mutated(data, rng))
+        before = time.monotonic()
+        decoded(process, path)
+        assert time.monotonic() - before < 2 * config.deadline_s + 2
+        if not process.is_alive():
+            process.close()
+            process = DecoderProcess(config)
+    record_property("injections", count)
+    assert len(process.probe(str(whole)).times) == COUNT
+    process.close()
