@@ -90,9 +90,11 @@ def stranger(text: str) -> str:
 
 
 def given(option: str, args: Sequence[str]) -> str:
-    """What stands after the option."""
-    found = re.search(rf"{option.replace('-', '[-_]')}[ =](.*?)(?: --|$)", " ".join(args))
-    return found[1] if found else "wrong"
+    """What stands after the option where it was last given."""
+    last = max((place for place, word in enumerate(args) if word.partition("=")[0].replace("_", "-") == option), default=None)
+    if last is None:
+        return "wrong"
+    return args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
 
 
 def kind(text: str) -> str:

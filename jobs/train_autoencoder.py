@@ -50,7 +50,16 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
-        following = ["train-denoiser", words(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", job.out.with_name("prior")]
+        following = [
+            "train-denoiser",
+            words(args)[0],
+            "--data",
+            *job.data,
+            "--autoencoder",
+            job.out,
+            "--out",
+            job.out.absolute().with_name(f"{job.out.absolute().name}-prior"),
+        ]
         finished("autoencoder", job.out, following)
 
 

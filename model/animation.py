@@ -122,16 +122,16 @@ def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: 
 
 
 def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
-    """Softmax splatting of the colours, by displacements in pixels of the photograph, as sharp as they were (docs/maths.md, 29)."""
+    """Softmax splatting of the colours, by displacements in pixels of the photograph, nearly as sharp as they were (docs/maths.md, 29)."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
     fits = metric.max() - metric.min() <= WIDEST_METRIC
     picture, holes = fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and library() else by_splat(photo, flow, metric, margin)
-    return cv2.convertScaleAbs(np.maximum(filled(picture, holes), 0))
+    return cv2.convertScaleAbs(filled(np.clip(picture, 0, 255, out=picture), holes))
 
 
 def fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colours, Holes]:
-    """Splatted by the kernel in one pass over the colours."""
+    """Splatted by the kernel, without a copy of the colours."""
     colours, motion, shares = (torch.from_numpy(np.require(part, requirements=["C", "W"])) for part in (photo, flow, front))
     out, holes = painted(colours, motion, shares, margin, GIVEN_BACK)
     return out.numpy(), holes.numpy()

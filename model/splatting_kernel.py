@@ -90,7 +90,8 @@ def painted(
 ) -> tuple[Float32[Tensor, "rows columns 3"], Bool[Tensor, "rows columns"]]:
     """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its borders; the colours, 0 in holes, and the holes.
 
-    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added (docs/maths.md, 29), so that colours may leave 0 to 255. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
+    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added (docs/maths.md, 29), so that
+    colours may leave 0 to 255. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
     """
     height, width = front.shape
     out, hole = front.new_empty(height, width, 3), front.new_empty(height, width, dtype=torch.bool)

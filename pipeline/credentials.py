@@ -5,9 +5,9 @@ A URL carries them before its host (`https://me:password@host/`) or among its pa
 
 import re
 
-USER = re.compile(r"(?<=:/)(/?)[^/\s?#@]+@")
+USER = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
 PARAMETER = re.compile(
-    r"(?<=[?&])([\w.-]*(?:signature|token|secret|passwo?r?d|credential|api[_-]?key|access[_-]?key(?:id)?)|sig|auth|key)=[^&\s'\"#]+", re.IGNORECASE
+    r"(?<=[?&;#])([\w.-]*(?:signature|token|secret|passwo?r?d|credential|api[_-]?key|access[_-]?key(?:id)?)|sig|auth|key|pwd|jwt)=[^&\s'\"#]+", re.IGNORECASE
 )
 
 

@@ -56,6 +56,8 @@ class Found:
             return "not tested yet"
         if self.unproven:
             return f"{len(self.unproven)} of {self.tests} tests failed or were skipped, as {self.unproven[0]}"
+        if harm := [f"{self.numbers[name]} {name}" for name in COUNTED[1:] if self.numbers.get(name)]:
+            return ", ".join(harm)
         made = self.numbers["injections"]
         return f"{made} injections made, expected at least {least}" if made < least else ""
 

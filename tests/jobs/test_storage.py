@@ -67,7 +67,7 @@ def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_i
         shutil.copytree(folder / "killed", out, ignore=shutil.ignore_patterns(".*"))
         filling = fill(disk, room << 10)
         assert trained(folder, out, output=output) == Exit.STORAGE, output.read_text()
-        (sentence,) = [line for line in output.read_text().splitlines() if not line.startswith("{")]
+        (sentence,) = [line for line in output.read_text().splitlines() if line.startswith("quiver: ")]
         path, _, words = sentence.removeprefix("quiver: ").partition(": ")
         assert re.fullmatch(r"No space left on device, \d+ bytes are free there", words) and path.startswith(str(out)) and ".tmp" not in path
         named.add(Path(path).name if "tfevents" not in path else "events")
