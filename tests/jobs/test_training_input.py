@@ -200,6 +200,7 @@ def test_the_payloads_are_live(tmp_path):
         assert (tmp_path / name).exists()
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
@@ -275,6 +276,7 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
     return out
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to sample from."""
@@ -298,6 +300,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     assert not (tmp_path / "x.safetensors").exists() and not checkpoints.steps(tmp_path / "x")
 
 
+@pytest.mark.promise("P20")
 def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
     """P20: as webdataset's URLs are."""
     monkeypatch.chdir(tmp_path)
