@@ -220,21 +220,21 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_all(dataset, left, job, at_once):
+    if failed := build_all(dataset, left, job.build, job, at_once, job.staging):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     with dataset.finishing():
         summary = finalize(dataset)
     say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], job: ExtractFlow, at_once: int) -> list[str]:
+def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int, staging: Path | None = None) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
     """
     failed = []
-    build = partial(build_one, dataset.absolute(), job.build, job.decoders_per_worker, job.staging)
+    build = partial(build_one, dataset.absolute(), config, workers.decoders_per_worker, staging)
     with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, job.needs(job.build.flow)):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
             if isinstance(value, OSError | ContractMismatch):
                 raise value
             if isinstance(value, cluster.Unfit):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def test_a_decoder_knows_no_secret(monkeypatch):
         monkeypatch.setenv(name, value)
     decoder = DecoderProcess(DecodeConfig())
     try:
-        found = Path(f"/proc/{decoder.process.pid}/environ").read_bytes()
+        while not (found := Path(f"/proc/{decoder.process.pid}/environ").read_bytes()):
+            time.sleep(0.01)  # between its fork and its beginning it has none
     finally:
         decoder.close()
     assert CANARY.encode() not in found and b"QUIVER_X=here" in found and b"LC_TIME=C" in found
