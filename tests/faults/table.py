@@ -102,7 +102,7 @@ def page(reports: Sequence[Path]) -> str:
     open_ones = [f"- {promise}: {reason}" for promise, one in found.items() if (reason := one.reason(PROMISES[promise][1]))]
     return "\n".join([
         "# What a dataset run promises, and what became of it when it was broken", "",
-        f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) of {date}: {ran} tests, {seconds:.0f} s.",
+        f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran} tests, {seconds:.0f} s.",
         "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
         "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.", "",
         "| | promise | injections | losses | duplicates | byte-identical | held |", "|---|---|---|---|---|---|---|",

@@ -11,6 +11,8 @@ REPORT = """<testsuites><testsuite tests="5" time="12.5" timestamp="2026-01-02T0
 <testcase name="c"><properties><property name="promise" value="P16"/></properties><failure/></testcase>
 <testcase name="d"><properties><property name="promise" value="P16"/></properties><skipped/></testcase>
 <testcase name="e"><properties><property name="promise" value="P17"/></properties></testcase>
+<testcase name="f"><properties><property name="promise" value="P24"/><property name="injections" value="9"/>
+  <property name="losses" value="1"/><property name="different" value="2"/></properties></testcase>
 </testsuite></testsuites>"""
 
 
@@ -25,4 +27,5 @@ def test_a_promise_is_held_if_all_its_tests_passed_and_injected_enough(tmp_path:
     assert (
         "- P1: not tested yet" in text and "- P9: 1 injections made, expected at least 5" in text and "- P16: 2 of 2 tests failed or were skipped, as c" in text
     )
-    assert "on 2026-01-02: 5 tests, 12 s" in text
+    assert "- P24: 1 losses, 2 different" in text
+    assert "on 2026-01-02: 6 tests, 12 s" in text
