@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.faults.table import PROMISES, page
 
-REPORT = """<testsuites><testsuite tests="5" time="12.5" timestamp="2026-01-02T03:04:05">
+REPORT = """<testsuites><testsuite tests="6" time="12.5" timestamp="2026-01-02T03:04:05">
 <testcase name="a"><properties><property name="promise" value="P4"/><property name="injections" value="10"/>
   <property name="losses" value="0"/><property name="duplicates" value="0"/><property name="different" value="0"/></properties></testcase>
 <testcase name="b"><properties><property name="promise" value="P9"/></properties></testcase>
