@@ -7,6 +7,7 @@ A record is the truth about its shard; nothing that it names is ever changed aft
 derived from these (derived.py).
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -54,6 +55,8 @@ class DamagedPlan(OSError):
 
 SHARD = re.compile(r"[A-Za-z0-9_-]{1,60}")
 """Name of a shard or a view: it becomes part of file names, and may come from a table of others."""
+LONGEST_COMMIT_S = 600.0
+"""A commit moves a file and writes two small ones."""
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
@@ -152,9 +155,16 @@ class Dataset:
 
     @contextmanager
     def committing(self) -> Iterator[None]:
-        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record."""
+        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record.
+
+        Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it hangs, or was stopped.
+        """
         with open(self.run, "r+b") as file:  # some network file systems lock only what could be written
-            fcntl.flock(file, fcntl.LOCK_EX)
+            deadline = time.monotonic() + LONGEST_COMMIT_S
+            while not locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {LONGEST_COMMIT_S:g} s", str(self.run))
+                time.sleep(0.02)
             yield
 
     def is_held(self) -> bool:
@@ -233,7 +243,7 @@ class Dataset:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
 
-def locked(file: IO[str], kind: int, wait_s: float = 0.0) -> bool:
+def locked(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
     """Whether a lock of this kind was had, after a pause."""
     time.sleep(wait_s)
     try:

@@ -64,3 +64,13 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
         record = Dataset(root).read_record(SHARD)
         check_shard(Dataset(root).tar(SHARD), kept_rows(record), record["tar"]["sha256"])
         finalize(Dataset(root))  # reads the histogram
+
+
+def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeypatch):
+    """It may have been stopped there for ever: the others end with a sentence, and the same command goes on."""
+    monkeypatch.setattr("pipeline.dataset.LONGEST_COMMIT_S", 0.2)
+    dataset = Dataset(tmp_path)
+    dataset.run.write_text("{}")
+    with Dataset(tmp_path).committing(), pytest.raises(TimeoutError, match="has been committing a shard for") as said, dataset.committing():
+        pass
+    assert said.value.filename == str(dataset.run)
