@@ -222,6 +222,7 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
     if failed := build_all(dataset, left, job.build, job, at_once, job.staging):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
+    dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
         summary = finalize(dataset)
     say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
