@@ -50,17 +50,14 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
         with shown() as show:
             start(learn, job, job.train, show)
-        following = [
-            "train-denoiser",
-            words(args)[0],
-            "--data",
-            *job.data,
-            "--autoencoder",
-            job.out,
-            "--out",
-            job.out.absolute().with_name(f"{job.out.absolute().name}-prior"),
-        ]
+        following = ["train-denoiser", words(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", beside(job.out)]
         finished("autoencoder", job.out, following)
+
+
+def beside(out: Path) -> Path:
+    """A name for the prior that is not the autoencoder's."""
+    named = out if out.name else out.absolute()
+    return named.with_name(f"{named.name}-prior")
 
 
 def learn(job: TrainAutoencoder, show: Show) -> None:

@@ -57,11 +57,11 @@ def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatc
     assert said == "" and [line[:3] for line in lines] == [("autoencoder", "2", "4"), ("autoencoder", "4", "4")]
     assert "kept" not in lines[0][3] and lines[1][3].endswith("kept ae/step-00000002") and "test_l1" in lines[1][3]
     words = following(shown, kept="autoencoder: ae/step-00000004")
-    assert words == ["train-denoiser", "smoke", "--data", "data", "--autoencoder", "ae", "--out", "prior"]
+    assert words == ["train-denoiser", "smoke", "--data", "data", "--autoencoder", "ae", "--out", "ae-prior"]
     shown, said = command(folder, *words, "--steps", "4", *QUICK, "--coordinate-steps", "2", "--coordinate-batch", "1")
     told = [found.groups()[:3] for line in shown.splitlines() if (found := LINE.fullmatch(line))]
     assert said == "" and told == [("slices", "2", "4"), ("slices", "4", "4"), ("all frequencies", "2", "2")]
-    words = following(shown, kept="denoiser: prior/step-00000002")
+    words = following(shown, kept="denoiser: ae-prior/step-00000002")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["quiver", *words, "--steps", "1", "--seconds", "0.2"])
     quiver()
