@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.dataset import ContractMismatch
+from pipeline.fence import FolderInUse
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -212,7 +213,7 @@ def _next(generator: Any) -> Any:
         return None
     except (RayError, OSError) as error:
         cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, OSError | ContractMismatch | Unfit | ValueError) else error
+        return cause if isinstance(cause, OSError | ContractMismatch | FolderInUse | Unfit | ValueError) else error
 
 
 def train(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, *, gpu: bool) -> None:

@@ -287,7 +287,8 @@ def disk(folder: Path) -> Finding:
 
 def output(out: Path) -> Finding:
     """All that a data set asks of its folder's file system, done in a folder beside its files."""
-    from pipeline.dataset import Dataset, FolderInUse
+    from pipeline.dataset import Dataset
+    from pipeline.fence import FolderInUse
     from pipeline.shards import create_file, replace_file
 
     within = standing(out)

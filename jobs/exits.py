@@ -38,7 +38,8 @@ class Exit(IntEnum):
 def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
     from jobs.cluster import NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
-    from pipeline.dataset import ContractMismatch, FolderInUse
+    from pipeline.dataset import ContractMismatch
+    from pipeline.fence import FolderInUse
 
     try:
         yield

@@ -28,10 +28,11 @@ from jobs.options import parsed
 from jobs.progress import RunProgress, summary_lines
 from pipeline.build import build_shard
 from pipeline.credentials import check_path
-from pipeline.dataset import ContractMismatch, Dataset
+from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
 from pipeline.derived import finalize
 from pipeline.effort import Effort
+from pipeline.fence import STILL_S, FolderInUse
 from pipeline.fetch import with_files
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
@@ -90,6 +91,8 @@ class ExtractFlow(Workers, FilterChoice):
     """Folder in which a data set of s3:// is built and clips from there are put; by default quiver in the user's cache."""
     limit: int | None = None
     """Only the first so many clips."""
+    take_over_s: float | None = None
+    """Go on in the place of a run that holds the folder and has given no sign of life for so many seconds: it commits nothing any more."""
     dry_run: bool = False
     """Print clips, windows, shards and bytes, and stop."""
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
@@ -97,6 +100,8 @@ class ExtractFlow(Workers, FilterChoice):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "limit")
+        if self.take_over_s is not None and not self.take_over_s >= STILL_S:
+            raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STILL_S:g}")
 
 
 registry = tyro.constructors.ConstructorRegistry()
@@ -141,7 +146,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = with_absolute_files(job)
         dataset, config = dataset_at(job.out, job.staging), {} if job.dry_run else recorded(job.build)
         needs = job.needs(job.build.flow)
-        with nullcontext() if job.dry_run else dataset.held(), cluster.connected(job.workers, needs):
+        with nullcontext() if job.dry_run else dataset.held(job.take_over_s), cluster.connected(job.workers, needs):
             at_once = 0 if job.dry_run else cluster.room(job.workers, needs)
             rows = plan_rows(probe_all(clips, job), job.build.plan)
             if job.dry_run:
@@ -230,13 +235,13 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
 
 def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int, staging: Path | None = None) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
-    ContractMismatch where a node has other weights, ValueError where it lacks what the user asked for.
+    ContractMismatch where a node has other weights, FolderInUse where another run has taken over, ValueError where it lacks what the user asked for.
     """
     failed = []
     build = partial(build_one, dataset.absolute(), config, workers.decoders_per_worker, staging)
-    with RunProgress(sum(map(len, shards.values())), dataset.root / "progress.jsonl") as progress:
+    with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
-            if isinstance(value, OSError | ContractMismatch):
+            if isinstance(value, OSError | ContractMismatch | FolderInUse):
                 raise value
             if isinstance(value, cluster.Unfit):
                 raise ValueError(str(value))
@@ -257,9 +262,10 @@ def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Pat
         make_estimator(config.flow)
     except ValueError as error:
         raise cluster.Unfit(str(error)) from error
+    dataset.check_fence()
     with dataset.building(name):
         if not dataset.is_committed(name):
-            with with_files(rows, staging) as here, suppress(FileExistsError):
+            with with_files(rows, staging) as here, suppress(AlreadyCommitted):
                 yield from build_shard(dataset, name, here, config, decoders)
 
 

@@ -17,8 +17,8 @@ from schemas.outcome import Outcome
 class RunProgress:
     """Counts outcomes as they arrive. A line for every shard also goes to `log`, with times, for the report."""
 
-    def __init__(self, total: int, log: Path):
-        self.log, self.began, self.counts = log, time.monotonic(), Counter()
+    def __init__(self, total: int, log: Path, token: int | None):
+        self.log, self.token, self.began, self.counts = log, token, time.monotonic(), Counter()
         self.shard_counts: dict[str, Counter] = {}
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("windows"), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
         self.bar = Progress(*columns, disable=not sys.stdout.isatty())
@@ -44,7 +44,7 @@ class RunProgress:
         elapsed = round(time.monotonic() - self.began, 2)
         counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
         known = {name: value for name, value in effort._asdict().items() if value is not None}
-        line = json.dumps({"shard": shard, **counts, **known, "elapsed_s": elapsed, "at": round(time.time(), 2)})
+        line = json.dumps({"shard": shard, **counts, **known, "token": self.token, "elapsed_s": elapsed, "at": round(time.time(), 2)})
         with named(self.log), self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:

@@ -27,7 +27,7 @@ from model.checkpoints import brief
 from model.log import Progress as Logged
 from model.training import Group, Task, TrainConfig, current_group, device_of, train
 from pipeline import scales
-from pipeline.dataset import FolderInUse
+from pipeline.fence import FolderInUse
 from pipeline.normalize import Normalisation
 from pipeline.selection import Selection, select
 from schemas.statistics import SpectrumStatistics, decode

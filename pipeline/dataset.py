@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 
 from pipeline import statistics
 from pipeline.crashpoint import crashpoint
+from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
-from pipeline.shards import ShardWriter, create_file, replace_file, to_json
+from pipeline.shards import ShardWriter, create_file, creating, replacing, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
 from schemas.tables import CLIP_FIELDS, PLAN
@@ -41,8 +42,8 @@ class ContractMismatch(Exception):
         self.lines = list(lines)
 
 
-class FolderInUse(Exception):
-    """Another run holds the data set's folder."""
+class AlreadyCommitted(Exception):
+    """A shard was committed meanwhile, by a twin of an attempt that was thought dead."""
 
 
 class DamagedShard(OSError):
@@ -72,10 +73,15 @@ class Dataset:
         self.manifest, self.index, self.summary = root / "manifest.parquet", root / "index.json", root / "summary.json"
         self.merged, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
         self.report, self.views = root / "report.html", root / "views"
+        self.fence = Fence(root)
+        self.token: int | None = None
+        """Of the run that holds the folder, in its workers too."""
 
     def absolute(self) -> "Dataset":
         """The same for a process whose current folder is another."""
-        return Dataset(self.root.absolute())
+        dataset = Dataset(self.root.absolute())
+        dataset.token = self.token
+        return dataset
 
     def tar(self, shard: str) -> Path:
         return self.shards / f"{checked_name(shard)}.tar"
@@ -99,7 +105,9 @@ class Dataset:
         contract = RunContract(config=plain(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
         if not self.run.exists():
             self.remove_temporary_files()
-            replace_file(self.plan, plan)
+            with replacing(self.plan) as file:
+                file.write(plan)
+                self.check_fence()
             create_file(self.run, to_json(asdict(contract), indent=2))
             return []
         found = RunContract(**json.loads(self.run.read_bytes()))
@@ -126,6 +134,7 @@ class Dataset:
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """Around the deriving of all that follows from the records, likewise."""
+        self.check_fence()
         yield
 
     def tar_size(self, shard: str) -> int | None:
@@ -145,13 +154,24 @@ class Dataset:
             raise ContractMismatch(lines)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """One writer per folder, on one machine. Raises FolderInUse while another process holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "a") as file:
-            if not any(locked(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1)):  # is_held has it for an instant
-                raise FolderInUse(f"another run is writing to {self.root}")
+    def held(self, take_over_s: float | None = None) -> Iterator[None]:
+        """One writer per folder. Raises FolderInUse while another run holds it, unless that one has not moved for `take_over_s`."""
+        with self.fence.held(take_over_s) as token:
+            self.token = token
             yield
+            self.token = None
+
+    def newest_token(self) -> int:
+        return self.fence.newest()
+
+    def check_fence(self) -> None:
+        """Raises FolderInUse where a later run has taken the folder over.
+
+        What is to be published has to stand under its temporary name before: a run that takes over removes all of these, so that
+        a run that is paused after this check publishes nothing either.
+        """
+        if self.token is not None and self.newest_token() > self.token:
+            raise FolderInUse(f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more")
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -159,24 +179,25 @@ class Dataset:
 
         Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it hangs, or was stopped.
         """
-        with open(self.run, "r+b") as file:  # some network file systems lock only what could be written
+        path = self.run if self.token is None else self.fence.commits(self.token)
+        with open(path, "ab") as file:  # some network file systems lock only what could be written
             deadline = time.monotonic() + LONGEST_COMMIT_S
             while not locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {LONGEST_COMMIT_S:g} s", str(self.run))
+                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {LONGEST_COMMIT_S:g} s", str(path))
                 time.sleep(0.02)
             yield
 
     def is_held(self) -> bool:
         """Whether a run is writing to the folder now."""
-        try:
-            with open(self.root / ".lock") as file:
-                return not locked(file, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
+        return self.fence.writer() is not None
 
     def remove_temporary_files(self) -> None:
-        """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own."""
+        """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own.
+
+        Raises FolderInUse where a later run has taken over: they are that one's.
+        """
+        self.check_fence()
         for path in self.temporary_files():
             path.unlink(missing_ok=True)
 
@@ -243,16 +264,6 @@ class Dataset:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
 
-def locked(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
-    """Whether a lock of this kind was had, after a pause."""
-    time.sleep(wait_s)
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 class ShardDraft:
     """A shard that is being built: samples go to its tar, rows, strips and histogram are held until the commit."""
 
@@ -275,7 +286,8 @@ class ShardDraft:
     def commit(self) -> None:
         """Publishes the tar (if a window was kept), then the histogram, then the record that makes both count.
 
-        Raises FileExistsError where the shard was committed meanwhile: by a twin of this attempt, which was thought dead.
+        Raises AlreadyCommitted where a twin of this attempt, which was thought dead, has done it meanwhile, FolderInUse where a later run
+        has taken the folder over.
         """
         tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
         record = dict(
@@ -284,12 +296,27 @@ class ShardDraft:
         )  # fmt: skip
         with self.dataset.committing():
             if self.dataset.is_committed(self.shard):
-                raise FileExistsError(f"shard {self.shard} has been committed already")
-            if tar:
-                self.writer.publish()
-            replace_file(self.dataset.histogram(self.shard), histogram)
-            create_file(self.dataset.record(self.shard), sealed(record))
+                raise AlreadyCommitted(self.shard)
+            try:
+                self._publish(histogram, sealed(record))
+            except FileExistsError:  # where locks do not reach
+                raise AlreadyCommitted(self.shard) from None
+            except FileNotFoundError:
+                self.dataset.check_fence()
+                raise
         crashpoint("after-record", self.shard)
+
+    def _publish(self, histogram: bytes, record: bytes) -> None:
+        """All three are begun before the last look at the fence (check_fence); the record has its name last."""
+        with creating(self.dataset.record(self.shard)) as file:
+            with replacing(self.dataset.histogram(self.shard)) as counts:
+                counts.write(histogram)
+                self.dataset.check_fence()
+                if self.writer.rows:
+                    self.writer.publish()
+            file.write(record[: len(record) // 2])
+            crashpoint("mid-record", self.shard)
+            file.write(record[len(record) // 2 :])
 
     def discard(self) -> None:
         """Removes what is not published."""

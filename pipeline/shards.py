@@ -242,22 +242,27 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with named(path):
             Path(file.name).replace(path)
     except OSError:
-        Path(file.name).unlink()
+        Path(file.name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def create_file(path: Path, data: bytes) -> None:
     """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
+    with creating(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which at the end of the block stands under that name, whole. Raises FileExistsError where there is one already."""
     with _temporary(path) as file:
-        file.write(data[: len(data) // 2])
-        crashpoint("mid-record", path.stem)
-        file.write(data[len(data) // 2 :])
+        yield file
     try:
         with named(path):
             os.link(file.name, path)
     finally:
-        Path(file.name).unlink()
+        Path(file.name).unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -266,7 +271,7 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with named(path), open(temporary, "xb") as file, ExitStack() as unless_written:
-        unless_written.callback(temporary.unlink)
+        unless_written.callback(temporary.unlink, missing_ok=True)
         yield file
         file.flush()
         os.fsync(file.fileno())

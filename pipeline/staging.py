@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedPlan, DamagedShard, Dataset
 from pipeline.derived import FILES
+from pipeline.fence import FOLDER, last_of
 from pipeline.objects import Bucket, is_url
 from pipeline.shards import create_file
 
@@ -58,6 +59,25 @@ class Staged(Dataset):
 
     def absolute(self) -> "Staged":
         return self
+
+    @contextmanager
+    def held(self, take_over_s: float | None = None) -> Iterator[None]:
+        """The folder here. The token is one of the storage, for workers on other machines; runs share it until one takes over."""
+        with super().held(take_over_s):
+            self.token = self.newest_token()
+            if take_over_s is not None:
+                self.token = self._next_token()
+            yield
+
+    def newest_token(self) -> int:
+        return last_of([Path(name).name for name in self.bucket.list(f"{FOLDER}/")])
+
+    def _next_token(self) -> int:
+        """Creates the next one, once."""
+        while True:
+            with suppress(FileExistsError):
+                self.bucket.create(f"{FOLDER}/{(token := self.newest_token() + 1)}", os.urandom(16))
+                return token
 
     def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """As of a folder; what is committed in the storage is then here too. Raises OSError where the storage cannot keep runs apart."""
@@ -150,7 +170,7 @@ class Staged(Dataset):
     def _join(self) -> None:
         """Makes a worker's folder. Raises OSError where it holds another data set."""
         contract = self.bucket.get(self.run.name) or b""
-        for folder in (self.shards, self.records, self.histograms):
+        for folder in (self.shards, self.records, self.histograms, self.fence.folder):
             folder.mkdir(parents=True, exist_ok=True)
         if not self.run.exists():
             with suppress(FileExistsError):
@@ -164,6 +184,7 @@ class Staged(Dataset):
         for file in ours:
             self.bucket.put(file.upload, file.path)
             crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
+        self.check_fence()
         try:
             self.bucket.create(f"records/{shard}.json", self.record(shard).read_bytes())
         except FileExistsError:
@@ -192,6 +213,7 @@ class Staged(Dataset):
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """What is derived within, from all records and histograms, is handed over; then nothing is kept here."""
+        self.check_fence()
         shards, self.sizes = self._fetch_records(), self.bucket.list("shards/")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self._fetch_histogram, shards))
@@ -216,11 +238,13 @@ class Staged(Dataset):
         return f"{self.bucket.url}/{path.relative_to(self.root)}"
 
     def clear(self) -> None:
-        """Removes everything here but the lock."""
+        """Removes everything here but the tokens of runs."""
         for path in self.root.iterdir():
+            if path.name == FOLDER:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != ".lock":
+            else:
                 path.unlink()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset, ShardDraft
+from pipeline.dataset import AlreadyCommitted, Dataset, ShardDraft
 from pipeline.derived import finalize
 from pipeline.shards import check_shard
 from pipeline.verify import kept_rows
@@ -35,7 +35,7 @@ def attempt(roots: Sequence[Path], twin: int, together: Barrier, late: bool) -> 
         try:
             draft.commit()
             (root.parent / f"{root.name}-{twin}").touch()
-        except FileExistsError:
+        except AlreadyCommitted:
             draft.discard()
         if not late:
             together.wait(240)

@@ -274,7 +274,7 @@ def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
 
 
 def test_a_folder_is_held_by_one_writer(tmp_path):
-    from pipeline.dataset import FolderInUse
+    from pipeline.fence import FolderInUse
 
     with Dataset(tmp_path).held(), pytest.raises(FolderInUse, match="another run is writing"), Dataset(tmp_path).held():
         pass
