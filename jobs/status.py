@@ -25,6 +25,7 @@ from jobs.options import parsed
 from jobs.progress import by, count
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
+from pipeline.fence import STILL_S, Holder
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
 from pipeline.views import names
@@ -86,14 +87,14 @@ def status(dataset: Dataset) -> dict[str, Any]:
     Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
     """
     dataset.check_plan()
-    counted, running = Counted(), dataset.is_held()
+    counted, running, last = Counted(), dataset.is_held(), dataset.fence.last()
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         counted.take(dataset, shard, list(rows))
     summary, speed = counted.summary(), rate(dataset)
     missing, old = ([], []) if counted.left["shards"] or counted.damaged else derived_files(dataset, counted, summary)
     seconds_left = counted.left["windows"] / speed if speed else None
     return dict(
-        dataset=str(dataset.root), running=running, planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
+        dataset=str(dataset.root), running=running, last_run=last and last._asdict(), planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
         windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
         views=names(dataset),
     )  # fmt: skip
@@ -171,14 +172,7 @@ def indented(line: str) -> str:
 
 def notes(found: dict[str, Any]) -> Iterator[str]:
     """What goes on, and what is to be done."""
-    speed = found["windows_per_second"]
-    pace = f", {speed:.2f} windows a second" if speed else ""
-    if found["running"]:
-        remaining = f", about {in_time(found['seconds_left'])} left" if found["seconds_left"] else ""
-        yield f"a run is writing to it now{pace}{remaining}"
-    elif found["left"]["shards"]:
-        remaining = f" (at the last run's{pace[1:]} about {in_time(found['seconds_left'])})" if speed else ""
-        yield f"no run is going on; the same extract-flow command goes on{remaining}"
+    yield from notes_of_runs(found)
     if found["damaged_records"]:
         yield f"damaged records: {', '.join(found['damaged_records'])}; quiver repair builds their shards again"
     for what in ("missing", "out_of_date"):
@@ -186,6 +180,21 @@ def notes(found: dict[str, Any]) -> Iterator[str]:
             yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
     if found["views"]:
         yield f"views: {', '.join(found['views'])}"
+
+
+def notes_of_runs(found: dict[str, Any]) -> Iterator[str]:
+    """Whether one lives, is paused, or died; and how long it takes."""
+    last, speed = found["last_run"] and Holder(**found["last_run"]), found["windows_per_second"]
+    pace = f", {speed:.2f} windows a second" if speed else ""
+    if found["running"]:
+        remaining = f", about {in_time(found['seconds_left'])} left" if found["seconds_left"] else ""
+        still = f"a run holds it and does not move, it is paused or hangs: extract-flow --take-over-s {STILL_S:.0f} goes on in its place"
+        yield still if last and last.still else f"a run is writing to it now{pace}{remaining}"
+    elif found["left"]["shards"]:
+        remaining = f" (at the last run's{pace[1:]} about {in_time(found['seconds_left'])})" if speed else ""
+        yield f"no run is going on; the same extract-flow command goes on{remaining}"
+    if last:
+        yield f"the run {'that holds it' if found['running'] else 'before died'}: {last}"
 
 
 def in_time(seconds: float) -> str:

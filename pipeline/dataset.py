@@ -156,10 +156,11 @@ class Dataset:
     @contextmanager
     def held(self, take_over_s: float | None = None) -> Iterator[None]:
         """One writer per folder. Raises FolderInUse while another run holds it, unless that one has not moved for `take_over_s`."""
-        with self.fence.held(take_over_s) as token:
-            self.token = token
-            yield
-            self.token = None
+        with self.fence.held(take_over_s) as self.token:
+            try:
+                yield
+            finally:
+                self.token = None
 
     def newest_token(self) -> int:
         return self.fence.newest()
@@ -190,7 +191,7 @@ class Dataset:
 
     def is_held(self) -> bool:
         """Whether a run is writing to the folder now."""
-        return self.fence.writer() is not None
+        return self.fence.is_held()
 
     def remove_temporary_files(self) -> None:
         """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own.

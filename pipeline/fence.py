@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,9 +44,13 @@ class Holder(NamedTuple):
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}, last seen {max(0.0, self.still_s):.0f} s ago"
 
+    @property
+    def still(self) -> bool:
+        return self.still_s >= STILL_S
+
     def moves_elsewhere(self) -> bool:
         """Whether it lives on another machine, of which flock may not know."""
-        return self.host != socket.gethostname() and self.still_s < STILL_S
+        return self.host != socket.gethostname() and not self.still
 
 
 class Fence:
@@ -63,15 +67,18 @@ class Fence:
 
     def newest(self) -> int:
         """The last token; 0 before the first."""
-        return last_of(os.listdir(self.folder) if self.folder.is_dir() else [])
+        return last_of(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
 
-    def writer(self) -> Holder | None:
-        """The run that writes to the folder now, as far as can be seen from this machine."""
-        holder = self._holder(last := self.newest())
-        if holder is None or holder.moves_elsewhere():
-            return holder
+    def last(self) -> Holder | None:
+        """The run that began last; None where it has ended."""
+        return self._holder(self.newest())
+
+    def is_held(self) -> bool:
+        """Whether the run that began last is still there, as far as can be seen from this machine."""
+        if (holder := self._holder(last := self.newest())) is None:
+            return False
         with open(self.path(last), "rb") as file:
-            return None if locked(file, fcntl.LOCK_SH) else holder
+            return holder.moves_elsewhere() or not locked(file, fcntl.LOCK_SH)
 
     @contextmanager
     def held(self, take_over_s: float | None = None) -> Iterator[int]:
@@ -110,7 +117,7 @@ class Fence:
             yield
             return
         with open(self.path(last), "r+b") as file:  # some network file systems lock only what could be written
-            ended = any(locked(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))  # writer() has it for an instant
+            ended = any(locked(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))  # is_held has it for an instant
             holder = self._holder(last)
             if not ended or (holder and holder.moves_elsewhere()):
                 self._check_still(holder, take_over_s)
@@ -122,7 +129,7 @@ class Fence:
         if holder is None:
             raise FolderInUse(words)
         if take_over_s is None or holder.still_s < take_over_s:
-            advice = f"; extract-flow --take-over-s {STILL_S:.0f} goes on in its place" if take_over_s is None and holder.still_s >= STILL_S else ""
+            advice = f"; extract-flow --take-over-s {STILL_S:.0f} goes on in its place" if take_over_s is None and holder.still else ""
             raise FolderInUse(f"{words}: {holder}{advice}")
 
     def _create(self, token: int) -> IO[bytes]:
@@ -145,7 +152,7 @@ class Fence:
             return None
 
 
-def last_of(names: list[str]) -> int:
+def last_of(names: Iterable[str]) -> int:
     """The greatest of the tokens among these names; 0 without one."""
     return max((int(name) for name in names if name.isdecimal()), default=0)
 

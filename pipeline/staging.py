@@ -70,7 +70,7 @@ class Staged(Dataset):
             yield
 
     def newest_token(self) -> int:
-        return last_of([Path(name).name for name in self.bucket.list(f"{FOLDER}/")])
+        return last_of(Path(name).name for name in self.bucket.list(f"{FOLDER}/"))
 
     def _next_token(self) -> int:
         """Creates the next one, once."""

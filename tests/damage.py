@@ -16,6 +16,7 @@ from jobs.extract_flow import versions
 from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.derived import FILES, finalize
+from pipeline.fence import FOLDER
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
@@ -72,7 +73,7 @@ def building(dataset: Dataset) -> Iterator[Callable[[dict[str, list[dict]]], lis
 
 def contents(root: Path) -> dict[str, bytes]:
     """Every file of a data set that is promised."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "progress.jsonl") and ".removed" not in path.parts]
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and not {FOLDER, ".removed"} & {*path.parts}]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 

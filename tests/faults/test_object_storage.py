@@ -21,6 +21,7 @@ from jobs.exits import Exit
 from pipeline import objects
 from pipeline.crashpoint import POINTS, REMOTE, VARIABLE
 from pipeline.dataset import ShardDraft
+from pipeline.fence import FOLDER
 from pipeline.staging import Staged
 from pipeline.window import recorded
 from schemas.outcome import Measures
@@ -79,7 +80,7 @@ def written(proxy: Faulty, prefix: str) -> list[str]:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts)
 
 
 @pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
@@ -95,7 +96,7 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not touched & {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json"))}
     assert not {name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")}
     injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
-    assert left(again) == [".lock"]
+    assert left(again) == []
 
 
 def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):
@@ -104,7 +105,7 @@ def test_the_command_through_a_storage_that_fails(reference, injected, proxy, se
     words = [url(prefix) if word == "out" else word for word in command(reference.clips, Path("out"))]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | ALONE | env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert f"manifest: {url(prefix)}/manifest.parquet" in done.stdout and left(tmp_path / "cache") == [".lock"]
+    assert f"manifest: {url(prefix)}/manifest.parquet" in done.stdout and left(tmp_path / "cache") == []
     found = downloaded(server, prefix, tmp_path / "found")
     injected.ended(found, proxy.injected)
     assert "canary0f00d" not in done.stdout + done.stderr and not [path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()]
@@ -124,7 +125,7 @@ def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefi
     assert {name: promised(found)[name] for name in same} == {name: reference.promised[name] for name in same} and len(same) == 2 * len(SHARDS) + 1
     injected.injections += 1 + proxy.injected
     injected.losses, injected.duplicates = count(reference, found)
-    assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == [".lock"]
+    assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == []
     assert {row["uri"] for row in pq.read_table(found / "manifest.parquet").to_pylist()} == set(objects_in(table))
 
 

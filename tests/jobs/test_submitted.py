@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.exits import Exit
+from pipeline.fence import FOLDER
 from tests import nodes, videos
 from tests.jobs.test_extract_flow import SMALL, contents, extract
 
@@ -65,7 +66,7 @@ def refused_by_quiver(tmp_path: Path, env: dict[str, str], words: str, code: Exi
     command = [sys.executable, "-m", "jobs.command", "extract-flow", "--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == code and words in done.stderr and done.stderr.count("quiver: ") == 1 and "Traceback" not in done.stderr, done.stderr
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.name != ".lock"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if FOLDER not in path.parts]
 
 
 @pytest.mark.promise("P23")
