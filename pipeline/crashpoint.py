@@ -6,6 +6,8 @@ from collections import Counter
 
 VARIABLE = "QUIVER_CRASHPOINT"
 """NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those processes and it are killed."""
+SIGNAL = "QUIVER_CRASHPOINT_SIGNAL"
+"""What they get instead of SIGKILL."""
 POINTS = (
     "before-open", "after-open", "mid-member", "after-json-member", "before-close", "after-fsync", "after-close", "after-verify", "after-rename",
     "mid-record", "after-record", "mid-finalize",
@@ -23,4 +25,4 @@ def crashpoint(name: str, shard: str) -> None:
     point, armed, number, *others = os.environ[VARIABLE].split()
     if (point, armed, int(number)) == (name, shard, _passed[name, shard]):
         for process in (*map(int, others), os.getpid()):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, signal.Signals[os.environ.get(SIGNAL, "SIGKILL")])

@@ -107,7 +107,7 @@ class Fence:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             last = self.newest()
-            with self._past(last, take_over_s), suppress(FileExistsError):  # another was faster
+            with self._past(last, take_over_s), suppress(FileExistsError, FileNotFoundError):  # another was faster
                 return last + 1, self._create(last + 1)
 
     @contextmanager

@@ -36,7 +36,7 @@ def build_here(arguments: list[str]) -> None:
         job = parse(arguments)
         refuse_relative_paths(job)
         clips, dataset = list_clips(job.clips), dataset_at(job.out, job.staging)
-        with dataset.held():
+        with dataset.held(job.take_over_s):
             rows = plan_rows((plan_one(job.build, job.staging, clip) for clip in clips), job.build.plan)
             dataset.open(rows, recorded(job.build), versions(job.build))
             for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
@@ -77,14 +77,14 @@ def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str
     function(*args)
 
 
-def start_here(clips: Path, out: Path, output: Path) -> BaseProcess:
+def start_here(clips: Path, out: Path, output: Path, *options: str, **env: str) -> BaseProcess:
     """A run without Ray that has begun."""
-    return started(build_here, command(clips, out)[3:], output=output)
+    return started(build_here, command(clips, out, *options)[3:], output=output, **env)
 
 
-def start_command(clips: Path, out: Path, output: Path) -> BaseProcess:
+def start_command(clips: Path, out: Path, output: Path, *options: str) -> BaseProcess:
     """The real command, begun."""
-    return started(execute, command(clips, out), output=output)
+    return started(execute, command(clips, out, *options), output=output)
 
 
 def built(output: Path) -> list[str]:

@@ -1,14 +1,18 @@
-"""P14: of runs into one folder one proceeds, also after it was paused."""
+"""P14: of runs into one folder one proceeds, also after it was paused; of one that was taken over nothing counts any more."""
 
 import os
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from jobs.exits import Exit
-from tests.faults.reference import FULL, SHARDS, counted
+from pipeline.crashpoint import SIGNAL, VARIABLE
+from pipeline.fence import STILL_S, Fence
+from tests.faults.reference import FULL, SHARDS, Reference, committed, counted
 from tests.faults.runs import built, ended, start_command, start_here
 
 pytestmark = [pytest.mark.promise("P14"), pytest.mark.timeout(3600)]
@@ -49,3 +53,78 @@ def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_pa
             os.kill(holder.pid, signal.SIGCONT)
         assert ended(holder) == Exit.DONE and sorted(built(first)) == sorted(SHARDS) and not built(second)
         injected.ended(out)
+
+
+TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
+PAUSED_AT = ["after-open", "after-verify", "after-rename", "mid-record"]
+"""The last two are past the last look at the fence."""
+
+
+def wait_until_it_is_stopped(process: BaseProcess) -> None:
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+
+
+def let_time_pass(out: Path) -> None:
+    """The last sign of life of the run that holds the folder was long ago."""
+    fence = Fence(out)
+    os.utime(fence.path(fence.newest()), (time.time() - 2 * STILL_S,) * 2)
+
+
+def check_taken_over(reference: Reference, out: Path, holder: BaseProcess, said: list[Path], start: Callable[..., BaseProcess]) -> None:
+    """The holder is stopped; runs that take over begin together, one goes on to the end; the holder wakes and changes nothing."""
+    try:
+        let_time_pass(out)
+        runs = [start(reference.clips, out, output, *TAKE_OVER) for output in said[1:]]
+        codes = [ended(run) for run in runs]
+        assert set(codes) <= {Exit.DONE, Exit.IN_USE} and Exit.DONE in codes, [path.read_text() for path in said]
+        assert sum(bool(built(path)) for path in said[1:]) == 1
+        before = everything(out)
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    assert ended(holder) == Exit.IN_USE and f"a later run has taken over {out}" in said[0].read_text(), said[0].read_text()
+    assert everything(out) == before
+
+
+def everything(out: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of what is committed and derived; and which temporary files there are."""
+    return committed(out) | {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in [*out.glob("*.*"), *out.rglob("*.tmp")]}
+
+
+@pytest.mark.parametrize("start", [start_here, start_command][: counted(2, 1)])
+@pytest.mark.parametrize("count", (1, *TOGETHER))
+def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start):
+    """Of the real command the driver is paused, and its workers go on until they see the later token."""
+    for number in range(ROUNDS if start is start_here else 1):
+        out, said = tmp_path / f"{number}" / "dataset", outputs(tmp_path / f"{number}", count + 1)
+        holder = start(reference.clips, out, said[0])
+        while not built(said[0]) and holder.is_alive():
+            time.sleep(0.01)
+        os.kill(holder.pid, signal.SIGSTOP)
+        wait_until_it_is_stopped(holder)
+        check_taken_over(reference, out, holder, said, start)
+        injected.ended(out)
+
+
+@pytest.mark.parametrize("point", PAUSED_AT)
+def test_a_run_that_is_paused_in_its_commit_is_taken_over(reference, injected, tmp_path, point):
+    out, said = tmp_path / "dataset", [tmp_path / "first.log", tmp_path / "second.log"]
+    holder = start_here(reference.clips, out, said[0], **{VARIABLE: f"{point} {SHARDS[1]} 1", SIGNAL: "SIGSTOP"})
+    wait_until_it_is_stopped(holder)
+    check_taken_over(reference, out, holder, said, start_here)
+    injected.ended(out)
+
+
+def test_a_run_that_moves_is_not_taken_over(reference, injected, tmp_path):
+    out, (first, second) = tmp_path / "dataset", [tmp_path / "first.log", tmp_path / "second.log"]
+    holder = start_here(reference.clips, out, first)
+    while not built(first) and holder.is_alive():
+        time.sleep(0.01)
+    os.kill(holder.pid, signal.SIGSTOP)
+    try:
+        assert ended(start_here(reference.clips, out, second, *TAKE_OVER)) == Exit.IN_USE, second.read_text()
+        assert f"another run is writing to {out}: process {holder.pid} on " in second.read_text()
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    assert ended(holder) == Exit.DONE
+    injected.ended(out)
