@@ -105,7 +105,7 @@ class Dataset:
         contract = RunContract(config=plain(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
         if not self.run.exists():
             self.remove_temporary_files()
-            with replacing(self.plan) as file:
+            with self.fenced(), replacing(self.plan) as file:
                 file.write(plan)
                 self.check_fence()
             create_file(self.run, to_json(asdict(contract), indent=2))
@@ -173,6 +173,15 @@ class Dataset:
         """
         if self.token is not None and self.newest_token() > self.token:
             raise FolderInUse(f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more")
+
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Within it, a file that is gone means that: a run which takes over removes what others have in the making."""
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_fence()
+            raise
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -290,21 +299,19 @@ class ShardDraft:
         Raises AlreadyCommitted where a twin of this attempt, which was thought dead, has done it meanwhile, FolderInUse where a later run
         has taken the folder over.
         """
-        tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
-        record = dict(
-            shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
-            run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
-        )  # fmt: skip
-        with self.dataset.committing():
-            if self.dataset.is_committed(self.shard):
-                raise AlreadyCommitted(self.shard)
-            try:
-                self._publish(histogram, sealed(record))
-            except FileExistsError:  # where locks do not reach
-                raise AlreadyCommitted(self.shard) from None
-            except FileNotFoundError:
-                self.dataset.check_fence()
-                raise
+        with self.dataset.fenced():
+            tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
+            record = dict(
+                shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
+                run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
+            )  # fmt: skip
+            with self.dataset.committing():
+                if self.dataset.is_committed(self.shard):
+                    raise AlreadyCommitted(self.shard)
+                try:
+                    self._publish(histogram, sealed(record))
+                except FileExistsError:  # where locks do not reach
+                    raise AlreadyCommitted(self.shard) from None
         crashpoint("after-record", self.shard)
 
     def _publish(self, histogram: bytes, record: bytes) -> None:

@@ -138,7 +138,7 @@ class Fence:
         with ExitStack() as unless_created:
             with creating(self.path(token)) as file:
                 kept = unless_created.enter_context(os.fdopen(os.dup(file.fileno()), "r+b"))
-                locked(kept, fcntl.LOCK_EX)
+                locked(file, fcntl.LOCK_EX)
                 file.write(to_json(about))
             unless_created.pop_all()
             return kept

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobs.exits import sentences
 from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
 from pipeline.build import build_shard
 from pipeline.crashpoint import VARIABLE
+from pipeline.dataset import AlreadyCommitted
 from pipeline.derived import finalize
 from pipeline.fetch import with_files
 from pipeline.plan import list_clips, plan_rows
@@ -41,7 +43,8 @@ def build_here(arguments: list[str]) -> None:
             dataset.open(rows, recorded(job.build), versions(job.build))
             for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
                 if not dataset.is_committed(shard):
-                    with dataset.building(shard), with_files([row for row in rows if row["shard"] == shard], job.staging) as here:
+                    mine = [row for row in rows if row["shard"] == shard]
+                    with dataset.building(shard), with_files(mine, job.staging) as here, suppress(AlreadyCommitted):
                         list(build_shard(dataset, shard, here, job.build))
                     print(json.dumps({"shard": shard}), flush=True)
             with dataset.finishing():
