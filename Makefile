@@ -7,7 +7,7 @@ DATASET ?= demo/dataset
 # of its sample of most motion, a loop (.gif) and a page on which it can be pulled (.html)
 SHOWN ?= $(DATASET)-moving
 # what make bench measures, and how long its videos are: 12 s keep it under 20 minutes
-BENCHMARKS ?= extract memory spectrum shards statistics page loader flow splatting
+BENCHMARKS ?= extract memory spectrum shards mechanisms statistics page loader flow splatting
 BENCH_SECONDS ?= 12
 
 .PHONY: install demo test test-faults check lint types bench clean

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.rounds import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-ORDER = ("extract", "memory", "spectrum", "shards", "statistics", "page", "loader", "flow", "splatting", "animate", "page_frames")
+ORDER = ("extract", "memory", "spectrum", "shards", "mechanisms", "statistics", "page", "loader", "flow", "splatting", "animate", "page_frames")
 BEGIN, END = "<!-- notes: written by hand, kept -->", "<!-- end of the notes -->"
 HEAD = """# Benchmarks
 
