@@ -179,9 +179,10 @@ class Staged(Dataset):
             raise OSError(f"{self.root} is of another data set than {self.bucket.url} is now: remove the folder")
 
     def _share(self, shard: str) -> None:
-        """Commits a shard in the storage. Where a twin has done it, that one's record counts."""
+        """Commits a shard in the storage. Where a twin has done it, that one's record counts. Raises FolderInUse after a take-over."""
         ours = self._named(shard)
         for file in ours:
+            self.check_fence()
             self.bucket.put(file.upload, file.path)
             crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
         self.check_fence()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
@@ -22,12 +23,14 @@ from pipeline.build import build_shard
 from pipeline.crashpoint import VARIABLE
 from pipeline.dataset import AlreadyCommitted
 from pipeline.derived import finalize
+from pipeline.fence import STILL_S
 from pipeline.fetch import with_files
 from pipeline.plan import list_clips, plan_rows
 from pipeline.staging import dataset_at
 from pipeline.window import recorded
 from tests.faults.reference import ALONE, ROOT, command, extract
 
+TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
 
@@ -88,6 +91,13 @@ def start_here(clips: Path, out: Path, output: Path, *options: str, **env: str) 
 def start_command(clips: Path, out: Path, output: Path, *options: str) -> BaseProcess:
     """The real command, begun."""
     return started(execute, command(clips, out, *options), output=output)
+
+
+def wait_until_stopped(process: BaseProcess) -> None:
+    """By SIGSTOP; fails where it ends instead."""
+    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+        assert state != "Z"
+        time.sleep(0.01)
 
 
 def built(output: Path) -> list[str]:

@@ -19,7 +19,7 @@ import pytest
 
 from jobs.exits import Exit
 from pipeline import objects
-from pipeline.crashpoint import POINTS, REMOTE, VARIABLE
+from pipeline.crashpoint import POINTS, REMOTE, SIGNAL, VARIABLE
 from pipeline.dataset import ShardDraft
 from pipeline.fence import FOLDER
 from pipeline.staging import Staged
@@ -28,7 +28,7 @@ from schemas.outcome import Measures
 from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults import storage
 from tests.faults.reference import ALONE, FULL, PLACES, ROOT, SHARDS, command, count, counted, promised
-from tests.faults.runs import build_here, forked
+from tests.faults.runs import TAKE_OVER, build_here, ended, forked, started, wait_until_stopped
 from tests.faults.storage import Faulty, downloaded, url
 
 pytestmark = pytest.mark.promise("P26")
@@ -69,9 +69,12 @@ def prefix(tmp_path) -> str:
 
 def run(clips: Path, prefix: str, staging: Path, proxy: Faulty, *options: str, **env: str) -> int:
     """Exit code of a run without Ray, whose output is beside its staging folder."""
-    arguments = command(clips, Path("out"), "--staging", str(staging), *options)[3:]
-    arguments[arguments.index("out")] = url(prefix)
-    return forked(build_here, arguments, output=staging.with_suffix(".log"), **storage.environment(proxy), **env)
+    return forked(build_here, arguments(clips, prefix, staging, *options), output=staging.with_suffix(".log"), **storage.environment(proxy), **env)
+
+
+def arguments(clips: Path, prefix: str, staging: Path, *options: str) -> list[str]:
+    words = command(clips, Path("out"), "--staging", str(staging), *options)[3:]
+    return [url(prefix) if word == "out" else word for word in words]
 
 
 def written(proxy: Faulty, prefix: str) -> list[str]:
@@ -97,6 +100,22 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not {name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")}
     injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
     assert left(again) == []
+
+
+def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(reference, injected, proxy, server, prefix, tmp_path):
+    """It is stopped while it hands over a shard; runs share a token until one takes over, in the storage."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    env = {VARIABLE: f"after-upload-tar {SHARDS[1]} 1", SIGNAL: "SIGSTOP"}
+    holder = started(build_here, arguments(reference.clips, prefix, first), output=first.with_suffix(".log"), **storage.environment(proxy), **env)
+    wait_until_stopped(holder)
+    try:
+        assert run(reference.clips, prefix, second, proxy, *TAKE_OVER) == 0, second.with_suffix(".log").read_text()
+        calls = len(written(proxy, prefix))
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    assert ended(holder) == Exit.IN_USE and "a later run has taken over" in first.with_suffix(".log").read_text(), first.with_suffix(".log").read_text()
+    assert written(proxy, prefix)[calls:] == []
+    injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
 
 
 def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):

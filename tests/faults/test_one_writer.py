@@ -13,7 +13,7 @@ from jobs.exits import Exit
 from pipeline.crashpoint import SIGNAL, VARIABLE
 from pipeline.fence import STILL_S, Fence
 from tests.faults.reference import FULL, SHARDS, Reference, committed, counted
-from tests.faults.runs import built, ended, start_command, start_here
+from tests.faults.runs import TAKE_OVER, built, ended, start_command, start_here, wait_until_stopped
 
 pytestmark = [pytest.mark.promise("P14"), pytest.mark.timeout(3600)]
 ROUNDS, TOGETHER = counted(10, 2), (2, 4, 8) if FULL else (3,)
@@ -55,14 +55,8 @@ def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_pa
         injected.ended(out)
 
 
-TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
 PAUSED_AT = ["after-open", "after-verify", "after-rename", "mid-record"]
 """The last two are past the last look at the fence."""
-
-
-def wait_until_it_is_stopped(process: BaseProcess) -> None:
-    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.01)
 
 
 def let_time_pass(out: Path) -> None:
@@ -101,7 +95,7 @@ def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start)
         while not built(said[0]) and holder.is_alive():
             time.sleep(0.01)
         os.kill(holder.pid, signal.SIGSTOP)
-        wait_until_it_is_stopped(holder)
+        wait_until_stopped(holder)
         check_taken_over(reference, out, holder, said, start)
         injected.ended(out)
 
@@ -110,7 +104,7 @@ def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start)
 def test_a_run_that_is_paused_in_its_commit_is_taken_over(reference, injected, tmp_path, point):
     out, said = tmp_path / "dataset", [tmp_path / "first.log", tmp_path / "second.log"]
     holder = start_here(reference.clips, out, said[0], **{VARIABLE: f"{point} {SHARDS[1]} 1", SIGNAL: "SIGSTOP"})
-    wait_until_it_is_stopped(holder)
+    wait_until_stopped(holder)
     check_taken_over(reference, out, holder, said, start_here)
     injected.ended(out)
 
