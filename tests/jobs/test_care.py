@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Timer
 
@@ -121,6 +122,24 @@ def test_status_of_an_unfinished_data_set_says_what_is_left_and_how_long_it_take
     assert "2 of 3 shards built, 6 of 10 windows" in out and "0.50 windows a second about 8 s" in out
     with Dataset(root).held():
         assert "a run is writing to it now, 0.50 windows a second, about 8 s left" in called(status, capsys, root)[1]
+
+
+def test_status_tells_a_run_that_lives_from_one_that_is_paused_and_one_that_died(root, capsys):
+    def said() -> tuple[str, bool]:
+        return called(status, capsys, root)[1], json.loads(called(status, capsys, root, "--json")[1])["running"]
+
+    assert json.loads(called(status, capsys, root, "--json")[1])["last_run"] is None and "process" not in said()[0]
+    fence = Dataset(root).fence
+    with fence.held() as token:
+        out, running = said()
+        assert running and "a run is writing to it now" in out and f"the run that holds it: process {os.getpid()} on {os.uname().nodename}, since " in out
+        left = fence.path(token).read_bytes()
+        os.utime(fence.path(token), (time.time() - 200,) * 2)
+        out, running = said()
+        assert running and "does not move, it is paused or hangs: extract-flow --take-over-s 60 goes on in its place" in out and "last seen 20" in out
+    fence.path(token).write_bytes(left)  # as one that was killed leaves it
+    out, running = said()
+    assert not running and f"the run before died: process {os.getpid()} on" in out
 
 
 def test_status_names_derived_files_that_are_missing_or_out_of_date(root, capsys):
