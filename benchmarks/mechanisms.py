@@ -27,7 +27,7 @@ GOAL = 1.05
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of the rendered video")
+    parser.add_argument("--seconds", type=float, default=7.0, help="length of the rendered video")
     parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "quiver-bench-clips", help="folder where it is kept")
     parser.add_argument("--videos", type=Path, nargs="*", default=[], help="videos of yours, instead of the rendered one")
     options = parser.parse_args()

@@ -72,7 +72,7 @@ def check_taken_over(reference: Reference, out: Path, holder: BaseProcess, said:
         runs = [start(reference.clips, out, output, *TAKE_OVER) for output in said[1:]]
         codes = [ended(run) for run in runs]
         assert set(codes) <= {Exit.DONE, Exit.IN_USE} and Exit.DONE in codes, [path.read_text() for path in said]
-        assert sum(bool(built(path)) for path in said[1:]) == 1
+        assert sum(bool(built(path)) for path in said[1:]) <= 1  # of the real command the holder's workers may have built all before
         before = everything(out)
     finally:
         os.kill(holder.pid, signal.SIGCONT)
@@ -81,8 +81,9 @@ def check_taken_over(reference: Reference, out: Path, holder: BaseProcess, said:
 
 
 def everything(out: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of what is committed and derived; and which temporary files there are."""
-    return committed(out) | {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in [*out.glob("*.*"), *out.rglob("*.tmp")]}
+    """Inode and time of what is committed and derived; and which temporary files there are. A driver that wakes may log what was built before."""
+    paths = [path for path in (*out.glob("*.*"), *out.rglob("*.tmp")) if path.name != "progress.jsonl"]
+    return committed(out) | {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 @pytest.mark.parametrize("start", [start_here, start_command][: counted(2, 1)])
