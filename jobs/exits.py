@@ -41,11 +41,8 @@ def sentences() -> Iterator[None]:
     from pipeline.dataset import ContractMismatch, FolderInUse
 
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has heard enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(Exit.BROKEN_PIPE) from None
+        with untraced("interrupted; what is committed stays, the same command goes on"):
+            yield
     except ValueError as error:
         stop(Exit.USAGE, str(error))
     except ContractMismatch as error:
@@ -54,10 +51,21 @@ def sentences() -> Iterator[None]:
         stop(Exit.IN_USE, str(error))
     except (Unsafe, NotStarted) as error:
         stop(Exit.UNSAFE if isinstance(error, Unsafe) else Exit.FAILURE, str(error))
-    except KeyboardInterrupt:
-        stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
         stop(Exit.STORAGE, f"{error.filename}: {error.strerror}{room_left(error)}" if error.strerror else str(error))
+
+
+@contextmanager
+def untraced(interrupted: str) -> Iterator[None]:
+    """Ends the process without a traceback where it is interrupted, or nobody reads on. Needs no package."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(Exit.BROKEN_PIPE) from None
+    except KeyboardInterrupt:
+        stop(Exit.INTERRUPTED, interrupted)
 
 
 def room_left(error: OSError) -> str:
