@@ -39,10 +39,13 @@ def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
     from jobs.cluster import NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
     from pipeline.dataset import ContractMismatch, FolderInUse
+    from pipeline.selection import DamagedDerived
 
     try:
         with untraced("interrupted; what is committed stays, the same command goes on"):
             yield
+    except DamagedDerived as error:
+        stop(Exit.STORAGE, str(error))
     except ValueError as error:
         stop(Exit.USAGE, str(error))
     except ContractMismatch as error:
