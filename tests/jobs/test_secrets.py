@@ -100,7 +100,8 @@ def test_the_environment_is_written_nowhere(tmp_path, logs, monkeypatch, capfd):
 
 def test_a_decoder_knows_no_secret(monkeypatch):
     """What opens a stranger's file has no more than it needs, and what it needs."""
-    for name, value in (ENVIRONMENT | {"LC_TIME": "C", "QUIVER_X": "here"}).items():
+    others = {"https_proxy": f"http://me:{CANARY}@proxy", "DATABASE_URL": f"postgres://me:{CANARY}@host/a", "SLACK_WEBHOOK": CANARY, "MY_PATH": CANARY}
+    for name, value in (ENVIRONMENT | others | {"LC_TIME": "C", "QUIVER_X": "here"}).items():
         monkeypatch.setenv(name, value)
     decoder = DecoderProcess(DecodeConfig())
     try:
