@@ -20,7 +20,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from jobs.exits import check_output, sentences, tell
+from jobs.exits import check_output, say, sentences, tell
 from jobs.motion import Picture, Source, found
 from jobs.options import parsed
 from model.animation import Paint, moved
@@ -170,10 +170,10 @@ def run(job: Animate) -> None:
     if job.slice is not None:
         thick = max(1, len(shown[0]) // (THICK * len(rows)))
         replace_file(job.slice, encode([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
-        print(f"{job.slice}: row {row} of {len(shown)}, over time")
+        say(f"{job.slice}: row {row} of {len(shown)}, over time")
     ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
     down, across = written_size(job, laid_out(job, shown, shown))
-    print(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
+    say(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
 
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:

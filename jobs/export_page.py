@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.exits import check_output, sentences
+from jobs.exits import check_output, say, sentences
 from jobs.motion import Source, found
 from jobs.options import parsed
 from model.page import page_of
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
         motion, photograph = found(job)
         page = page_of(photograph, motion.volume, job.heading).encode(errors="replace")  # a file's name need not be text
         replace_file(job.out, page)
-        print(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
+        say(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
 
 
 if __name__ == "__main__":

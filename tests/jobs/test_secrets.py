@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cluster, extract_flow, status
+from jobs import cluster, extract_flow, make_clips, status
 from jobs.exits import Exit, readable
 from pipeline.credentials import hidden
 from pipeline.decode import DecodeConfig
@@ -118,3 +118,10 @@ def test_a_failing_command_says_none(tmp_path):
     command = [sys.executable, "-m", "jobs.command", "status", f"https://me:{CANARY}@host/a"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == Exit.USAGE and CANARY not in done.stdout + done.stderr and "***@host/a holds no data set" in done.stderr
+
+
+def test_a_name_with_terminal_codes_is_shown_without(tmp_path, capsys):
+    out = tmp_path / "a\x1b[31m\x07"
+    make_clips.main(["--out", str(out), "--only", "damaged-30fps", "--seconds", "5", "--processes", "1"])
+    said = capsys.readouterr().out
+    assert f"1 clips are in {tmp_path}/a?[31m?, listed in" in said and "\x1b" not in said and list(out.glob("*.mp4"))
