@@ -50,7 +50,7 @@ def refused(capsys, *arguments: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("url", [URLS[0], URLS[2], URLS[3]])
+@pytest.mark.parametrize("url", [URLS[0], URLS[2], URLS[3], "file:///data/a", "s3:///bucket/a", "http://[::1]/a"])
 def test_a_url_is_no_path(tmp_path, capsys, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     videos.empty(tmp_path / "a.mp4")
