@@ -34,7 +34,7 @@ class MakeClips:
     seconds: float = 8.0
     """Length of the good clips; truth covers the first 5 s."""
     only: tuple[str, ...] | None = None
-    """Names of the clips to write; None: all."""
+    """Names of the clips to write; without any, all."""
     seed: int = 0
     """Of everything that is drawn by chance; the same seed gives the same bytes."""
     processes: int = 2

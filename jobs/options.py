@@ -27,8 +27,9 @@ WRITTEN = ("out", "slice", "report", "staging")
 
 
 def parsed(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
-    """The command line as tyro understands it; `options` are tyro.cli's."""
-    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, **options), args)
+    """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an option leaves it out: None is no word for it."""
+    config = (tyro.conf.DisallowNone, *options.pop("config", ()))
+    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args)
 
 
 def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:

@@ -161,7 +161,8 @@ def select(text: str) -> Selection:
     selection.dataset.begun()
     if view is not None and not (SHARD.fullmatch(view) and selection.table.exists()):
         views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
-        raise ValueError(f"{folder} has no view {view!r}, expected one of {', '.join(views) or 'none: quiver refilter makes one'}")
+        words = f"expected one of {', '.join(views)}" if views else f"and none at all: quiver refilter {folder} --name {view} makes one"
+        raise ValueError(f"{folder} has no view {view!r}, {words}")
     return selection
 
 

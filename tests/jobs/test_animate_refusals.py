@@ -105,6 +105,14 @@ def test_what_needs_no_motion_is_said_before_it_is_measured(folder, tmp_path, ca
     assert code == Exit.USAGE and said in sentence and "video.mp4" not in sentence
 
 
+def test_a_video_that_is_none(folder, tmp_path, capsys):
+    (folder / "none.mp4").write_bytes(b"no video")
+    assert refused(capsys, tmp_path / "a.mp4", "--motion-from", folder / "none.mp4") == (
+        Exit.USAGE,
+        f"quiver: {folder / 'none.mp4'} cannot be used: is not a video",
+    )
+
+
 def test_motion_of_another_aspect_moves_the_middle_of_the_photograph(folder, tmp_path, capsys):
     (folder / "tall.safetensors").write_bytes(motion((24, 48)))
     animate.main([str(folder / "photo.png"), "--motion", str(folder / "tall.safetensors"), "--seconds", "0.3", "--out", str(tmp_path / "tall")])

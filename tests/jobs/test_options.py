@@ -131,3 +131,10 @@ def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path
         said = capsys.readouterr().err
         assert stopped.value.code == 2 and said.startswith("quiver: ") and said.count("\n") == 1, said
     assert commands
+
+
+@pytest.mark.parametrize("verb", ["animate", "extract-flow", "report-statistics"])
+def test_help_names_what_an_option_takes(verb):
+    """Not that None is a word for its absence."""
+    done = subprocess.run([sys.executable, "-m", "jobs.command", verb, "--help"], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0 and "{None}" not in done.stdout and re.search(r"--(slice|staging|report) PATH ", done.stdout)
