@@ -20,13 +20,13 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from jobs.exits import check_output, sentences, tell
+from jobs.exits import check_output, say, sentences, tell
 from jobs.motion import Picture, Source, found
 from jobs.options import parsed
-from model.animation import Paint, moved
+from model.animation import moved
 from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
 from model.metrics import seam
-from model.renderer import Painter
+from model.renderer import Painter, Renderer
 from model.rendering_task import load_renderer
 from pipeline.encode import FASTEST, encode, even, write_animation, write_pictures
 from pipeline.photograph import middle, no_larger, read_photograph
@@ -141,7 +141,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def check(job: Animate) -> None:
-    """Raises ValueError where what is made could not be put."""
+    """Raises ValueError where what is made could not be put, or a mask is not of the photograph: before the motion, which takes long."""
     folder = not job.suffix and job.out.is_dir()
     if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
         raise ValueError(f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty")
@@ -149,10 +149,13 @@ def check(job: Animate) -> None:
         check_output("--out", job.out)
     if job.slice is not None:
         check_output("--slice", job.slice)
+    if job.mask is not None and job.photo is not None:
+        read_mask(job.mask, read_photograph(job.photo))
 
 
 def run(job: Animate) -> None:
     """Writes the file, whole or not at all."""
+    network = network_of(job)
     motion, picture = found(job)
     volume, photo = motion.volume, shown_part(picture, motion.size)
     seconds = job.duration(volume.frames / volume.fps)
@@ -165,15 +168,17 @@ def run(job: Animate) -> None:
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
     moving = weight if share is None else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
     row, rows = liveliest_row(moving, len(shown)), []
-    with closing(moved(shown, series, weight, times, share, painter_of(job, shown))) as made:  # its threads end before anything else does
+    with closing(
+        moved(shown, series, weight, times, share, network and Painter(network, shown, job.seed, job.device))
+    ) as made:  # its threads end before anything else does
         size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in told(made, len(times))))
     if job.slice is not None:
         thick = max(1, len(shown[0]) // (THICK * len(rows)))
         replace_file(job.slice, encode([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
-        print(f"{job.slice}: row {row} of {len(shown)}, over time")
+        say(f"{job.slice}: row {row} of {len(shown)}, over time")
     ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
     down, across = written_size(job, laid_out(job, shown, shown))
-    print(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
+    say(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
 
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:
@@ -216,14 +221,14 @@ def band_of(text: str) -> tuple[tuple[float, float], float]:
     return (low, high), factor
 
 
-def painter_of(job: Animate, shown: Picture) -> Paint | None:
-    """The network that makes frames of the picture, if one was given."""
+def network_of(job: Animate) -> Renderer | None:
+    """That makes the frames, if one was given."""
     if job.renderer is None:
         return None
     network, passed = load_renderer(job.renderer)
     for sentence in passed:
         tell(sentence)
-    return Painter(network, shown, job.seed, job.device)
+    return network
 
 
 def shown_part(picture: Picture, size: tuple[int, int]) -> Picture:
@@ -236,15 +241,17 @@ def shown_part(picture: Picture, size: tuple[int, int]) -> Picture:
     return cut
 
 
-def moving_share(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
-    """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there.
-
-    Raises ValueError for a mask of another shape.
-    """
+def read_mask(path: Path, picture: Picture) -> Picture:
+    """Raises ValueError where it is no picture, or one of another shape than the photograph."""
     mask, (rows, columns) = read_photograph(path), picture.shape[:2]
     if not 0.95 < mask.shape[1] / mask.shape[0] * rows / columns < 1.05:
         raise ValueError(f"--mask is {path} of {mask.shape[1]}x{mask.shape[0]} pixels, expected the shape of the photograph, {columns}x{rows}")
-    whole = middle(cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_LINEAR), size)
+    return mask
+
+
+def moving_share(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
+    """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
+    whole = middle(cv2.resize(read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
     grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (EASED * max(shown.shape))
     return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)

@@ -4,7 +4,7 @@
     python -m jobs.doctor --out DATASET
 
 Each check does the thing rather than asking for it: a small video is encoded and decoded, the kernel is built, a file is written,
-renamed and created once. A package that is missing is what it is to find, so none is needed to begin with but tyro. Exit codes:
+renamed and created once. A package that is missing is what it is to find, so none is needed to begin with. Exit codes:
 0 nothing is wrong; 5 the folder or its disk, and nothing else; 7 Ray's authentication, and nothing else; 1 otherwise.
 """
 
@@ -15,20 +15,21 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.exits import Exit
-from jobs.options import parsed
+from jobs.exits import Exit, say, stop, untraced
 
-OLDEST = (3, 11)
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
+LIMITS = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
+"""Files of a control group, of version 2 and 1: what it may take, and what it does."""
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
 NEEDS = {
     "": ("packages", "every command"),
@@ -68,10 +69,22 @@ class Doctor:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
-    job = parsed(Doctor, "quiver doctor", args)
-    found = {name: examined(check) for name, check in checks(job.out).items()}
-    print(as_json(found) if job.json else "\n".join(lines(found)))
+    with untraced("interrupted; nothing is left behind"):
+        job = asked(args)
+        found = {name: examined(check) for name, check in checks(job.out).items()}
+        print(as_json(found), flush=True) if job.json else say("\n".join(lines(found)))
     raise SystemExit(code(found))
+
+
+def asked(args: Sequence[str] | None) -> Doctor:
+    """The command line; without what reads it, one of no options."""
+    try:
+        from jobs.options import parsed
+    except ImportError as error:
+        if words := sys.argv[1:] if args is None else args:
+            stop(Exit.USAGE, f"{' '.join(words)} cannot be read without tyro ({error}); quiver doctor alone says what else is missing", "quiver doctor")
+        return Doctor()
+    return parsed(Doctor, "quiver doctor", args)
 
 
 def checks(out: Path | None) -> dict[str, Callable[[], Finding]]:
@@ -117,13 +130,13 @@ def examined(check: Callable[[], Finding]) -> Finding:
         return check()
     except ModuleNotFoundError as error:
         return Finding(State.WARNING, f"could not be looked at without the package {error.name}", "install the packages above first")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a package that is broken breaks in its own way
         return Finding(State.WRONG, f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}", "install the packages of constraints.txt again")
 
 
 def python() -> Finding:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Finding(State.OK, found) if sys.version_info >= OLDEST else Finding(State.WRONG, found, "install Python 3.11 or newer")
+    """Not an older one: that would have come no further than `import jobs`."""
+    return Finding(State.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def packages(extra: str) -> Finding:
@@ -162,10 +175,12 @@ def gpu() -> Finding:
 
     if found := gpus():
         return Finding(State.OK, f"{', '.join(found)}, torch {version('torch')}")
+    without = "--flow dis needs none; RAFT and training want --device cpu and are slow"
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
+        return Finding(State.WARNING, f"none is to be used: CUDA_VISIBLE_DEVICES is {chosen!r}", f"unset it; {without}")
     if Path("/proc/driver/nvidia/version").exists():
         words = f"there is an NVIDIA driver, and torch {version('torch')} finds no GPU"
         return Finding(State.WRONG, words, "install a build of torch for CUDA that the driver is new enough for")
-    without = "--flow dis needs none; RAFT and training want --device cpu and are slow"
     return Finding(State.WARNING, f"none; torch {version('torch')} computes on the CPU", without)
 
 
@@ -261,16 +276,37 @@ def ray() -> Finding:
 
 def memory() -> Finding:
     """What can be had, of the machine's and of the container's."""
-    found = Path("/proc/meminfo")
-    kilobytes = re.search(r"MemAvailable:\s+(\d+)", found.read_text()) if found.exists() else None
-    if not kilobytes:
+    if (free := free_bytes()) is None:
         return Finding(State.OK, "how much is free is not known on this system")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    most = limit.read_text().strip() if limit.exists() else "max"
-    gib = min(int(kilobytes[1]) / (1 << 20), int(most) / (1 << 30) if most.isdecimal() else float("inf"))
-    if gib < MEMORY_GIB:
+    if (gib := free / (1 << 30)) < MEMORY_GIB:
         return Finding(State.WARNING, f"{gib:.1f} GiB are free", "--workers 1; a decoder takes up to 2 GiB (--decoder-memory-mb)")
     return Finding(State.OK, f"{gib:.1f} GiB are free, for {os.cpu_count()} cores")
+
+
+def free_bytes(root: Path = Path("/")) -> float | None:
+    """Of the machine and of the control groups in which this process is, which a container has; None where it is not known."""
+    found = root / "proc/meminfo"
+    kilobytes = re.search(r"MemAvailable:\s+(\d+)", found.read_text()) if found.exists() else None
+    return min(int(kilobytes[1]) << 10, *map(spare_bytes, control_groups(root))) if kilobytes else None
+
+
+def control_groups(root: Path) -> Iterator[Path]:
+    """Folders of those that limit memory, by either version of them, and all above each; a container may see none but the last."""
+    named, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
+    for line in named.read_text().splitlines() if named.exists() else ():
+        number, kinds, path = line.split(":", 2)
+        if number == "0" or "memory" in kinds.split(","):
+            place = top if number == "0" else top / "memory"
+            yield from (place / part for part in (Path(path.strip("/")), *Path(path.strip("/")).parents))
+
+
+def spare_bytes(group: Path) -> float:
+    """What a control group may still take: what it keeps of files that were read it would give back."""
+    for most, used in LIMITS.items():
+        if (group / most).exists() and (limit := (group / most).read_text().strip()).isdecimal():
+            kept = re.search(r"^(?:total_)?inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+            return int(limit) - int((group / used).read_text()) + int(kept[1] if kept else 0)
+    return inf
 
 
 def standing(folder: Path) -> Path:

@@ -40,13 +40,13 @@ def sentences() -> Iterator[None]:
     from jobs.cluster import NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
     from pipeline.dataset import ContractMismatch
     from pipeline.fence import FolderInUse
+    from pipeline.selection import DamagedDerived
 
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has heard enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(Exit.BROKEN_PIPE) from None
+        with untraced("interrupted; what is committed stays, the same command goes on"):
+            yield
+    except DamagedDerived as error:
+        stop(Exit.STORAGE, str(error))
     except ValueError as error:
         stop(Exit.USAGE, str(error))
     except ContractMismatch as error:
@@ -55,10 +55,21 @@ def sentences() -> Iterator[None]:
         stop(Exit.IN_USE, str(error))
     except (Unsafe, NotStarted) as error:
         stop(Exit.UNSAFE if isinstance(error, Unsafe) else Exit.FAILURE, str(error))
-    except KeyboardInterrupt:
-        stop(Exit.INTERRUPTED, "interrupted; what is committed stays, the same command goes on")
     except OSError as error:
         stop(Exit.STORAGE, f"{error.filename}: {error.strerror}{room_left(error)}" if error.strerror else str(error))
+
+
+@contextmanager
+def untraced(interrupted: str) -> Iterator[None]:
+    """Ends the process without a traceback where it is interrupted, or nobody reads on. Needs no package."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(Exit.BROKEN_PIPE) from None
+    except KeyboardInterrupt:
+        stop(Exit.INTERRUPTED, interrupted)
 
 
 def room_left(error: OSError) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.exits import check_output, sentences
+from jobs.exits import check_output, say, sentences
 from jobs.motion import Source, found
 from jobs.options import parsed
 from model.page import page_of
@@ -24,7 +24,7 @@ class ExportPage(Source):
     out: Path
     """File to write, .html."""
     title: str | None = None
-    """Heading of the page; without one the name of what is shown."""
+    """Heading of the page; without one the name of the photograph, or of the clip."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,10 +33,6 @@ class ExportPage(Source):
         if self.title is not None and not self.title.strip():
             raise ValueError(f"--title is {self.title!r}, expected words")
 
-    @property
-    def heading(self) -> str:
-        return self.title or (self.photo or self.motion_from or Path(self.motion[-1])).stem
-
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
@@ -44,9 +40,11 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parsed(ExportPage, "quiver export-page", args)
         check_output("--out", job.out)
         motion, photograph = found(job)
-        page = page_of(photograph, motion.volume, job.heading).encode(errors="replace")  # a file's name need not be text
+        page = page_of(photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)).encode(
+            errors="replace"
+        )  # a file's name need not be text
         replace_file(job.out, page)
-        print(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
+        say(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jobs.exits import sentences
+from jobs.exits import say, sentences
 from jobs.options import parsed
 from pipeline import synthetic
 from pipeline.scenery import SCENES
@@ -34,7 +34,7 @@ class MakeClips:
     seconds: float = 8.0
     """Length of the good clips; truth covers the first 5 s."""
     only: tuple[str, ...] | None = None
-    """Names of the clips to write; None: all."""
+    """Names of the clips to write; without any, all."""
     seed: int = 0
     """Of everything that is drawn by chance; the same seed gives the same bytes."""
     processes: int = 2
@@ -113,8 +113,8 @@ def run(config: MakeClips) -> None:
         raise ValueError(f"--out is {config.out}, expected a folder that can be written to ({error.strerror})") from None
     with ProcessPoolExecutor(min(config.processes, len(names)), mp_context=get_context("spawn")) as pool:
         for line in pool.map(make, names, [config] * len(names)):
-            print(line, flush=True)
-    print(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
+            say(line)
+    say(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
 
 
 def write_list(path: Path, names: tuple[str, ...]) -> None:

@@ -80,6 +80,8 @@ class Motion(NamedTuple):
     volume: SpectralVolume
     picture: Picture | None
     """To which it belongs, as large as there is one."""
+    name: str
+    """Of the clip, the photograph or the file whose motion it is."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,7 +111,9 @@ def motion_of(source: Source, photo: Picture | None) -> Motion:
         return recorded_motion(source.motion_from)
     if source.checkpoint and photo is not None:
         return imagined_motion(source, source.checkpoint, photo)
-    return Motion(read_volume(Path(source.motion[0])), None) if source.is_file else stored_motion(*source.motion)
+    if source.is_file:
+        return Motion(read_volume(path := Path(source.motion[0])), None, path.stem)
+    return stored_motion(*source.motion)
 
 
 def recorded_motion(path: Path) -> Motion:
@@ -120,13 +124,13 @@ def recorded_motion(path: Path) -> Motion:
         tell(f"{path} has {found.size[0]}x{found.size[1]} pixels, fewer than motion is measured at, {across}x{down}: its frames are enlarged to it")
     if found.doubts:
         tell(f"the motion of {path} may look wrong ({', '.join(found.doubts).replace('_', ' ')}): a data set would turn it away")
-    return Motion(volume_of(found.sample.spectrum, found.frames, config.plan.fps), found.frame)
+    return Motion(volume_of(found.sample.spectrum, found.frames, config.plan.fps), found.frame, path.stem)
 
 
 def stored_motion(dataset: str, key: str | None = None) -> Motion:
     selection = select(dataset)
     found = reconstruct(selection, key or liveliest(selection))
-    return Motion(volume_of(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps), found.sample.image)
+    return Motion(volume_of(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps), found.sample.image, Path(found.row["uri"]).stem)
 
 
 def volume_of(channels: np.ndarray, frames: int, fps: float) -> SpectralVolume:
@@ -151,7 +155,7 @@ def imagined_motion(source: Source, checkpoint: Path, photo: Picture) -> Motion:
     if source.closes_after is not None:
         options |= dict(hook=loop_guidance(prior, source.closes_after, source.device), recurrence=RECURRENCE)
     (spectrum,) = imagine(prior, [image], [source.seed], **options)
-    return Motion(volume_of(spectrum, prior.units.frames, prior.units.fps), photo)
+    return Motion(volume_of(spectrum, prior.units.frames, prior.units.fps), photo, source.photo.stem if source.photo else "")
 
 
 def likeness(one: Picture, other: Picture, size: tuple[int, int]) -> float:

@@ -10,21 +10,26 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from jobs.exits import Exit, stop
+from pipeline.credentials import check_path
 
 Job = TypeVar("Job")
 HELP = {"-h", "--help"}
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 """What the capitals of --help mean."""
+WRITTEN = ("out", "slice", "report", "staging")
+"""Options that name what is to be written."""
 
 
 def parsed(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
-    """The command line as tyro understands it; `options` are tyro.cli's."""
-    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, **options), args)
+    """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an option leaves it out: None is no word for it."""
+    config = (tyro.conf.DisallowNone, *options.pop("config", ()))
+    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args)
 
 
 def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
@@ -32,7 +37,9 @@ def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str]
     args, said = words(args), StringIO()
     try:
         with redirect_stderr(said), unbroken(HELP.isdisjoint(args)):
-            return parse(args)
+            job = parse(args)
+        check_written(job, args)
+        return job
     except SystemExit as stopped:
         if not stopped.code:
             raise
@@ -40,6 +47,13 @@ def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str]
     except ValueError as error:
         mistake = str(error)
     stop(Exit.USAGE, f"{mistake}; {prog} --help says more", prog)
+
+
+def check_written(job: Any, args: Sequence[str]) -> None:
+    """Raises ValueError where something is to be written to a URL as if it were a path."""
+    for name in WRITTEN:
+        if isinstance(getattr(job, name, None), Path):
+            check_path(f"--{name}", given(f"--{name}", args), "a path of this machine")
 
 
 def words(args: Sequence[str] | None) -> list[str]:

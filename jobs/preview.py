@@ -18,7 +18,7 @@ import tyro
 from jobs.exits import check_output, say, sentences, tell
 from jobs.options import parsed
 from pipeline import pictures
-from pipeline.encode import check_suffix, encode
+from pipeline.encode import ENCODERS, encode
 from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
 from pipeline.reconstruction import Reconstruction, reconstruct
 from pipeline.selection import select
@@ -63,7 +63,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def check(job: Preview) -> None:
     """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
-    check_suffix(job.out.suffix.lower())
+    if job.out.suffix.lower() not in ENCODERS:
+        raise ValueError(f"--out is {job.out}, expected a name that ends in {', '.join(ENCODERS)}")
     if not 0 < job.magnify <= 1000:
         raise ValueError(f"--magnify is {job.magnify:g}, expected more than 0 and at most 1000")
     check_output("--out", job.out)

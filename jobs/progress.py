@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.exits import say
 from pipeline.effort import Effort
 from pipeline.shards import named
 from schemas.outcome import Outcome
@@ -48,7 +49,7 @@ class RunProgress:
         with named(self.log), self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:
-            print(line, flush=True)
+            say(line)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:

@@ -36,6 +36,7 @@ from jobs.progress import count
 from jobs.verify import mapped, with_bar
 from pipeline import derived, statistics
 from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, other_versions
+from pipeline.fetch import fetched
 from pipeline.flow import describe
 from pipeline.plan import content_of
 from pipeline.shards import replace_file, scan_samples
@@ -62,6 +63,8 @@ class Repair(Workers):
     """raft: whose code torch.hub runs; without it, the run's."""
     device: Literal["cuda", "cpu"] | None = None
     """raft: where the network runs; without it, as in the run."""
+    staging: Path | None = None
+    """Folder in which clips of s3:// are put while they are read; by default the system's for temporary files."""
 
     @property
     def many(self) -> bool:
@@ -77,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> None:
         check_is_one(dataset)
         with dataset.held(), connected(job) if job.many else nullcontext():
             found = verify(dataset, (lambda function, items: on_workers(function, items, job)) if job.many else mapped(1))
-            done = repair(dataset, found, lambda: on_cluster(job, dataset))
+            done = repair(dataset, found, lambda: on_cluster(job, dataset), job.staging)
     if done.failed:
         stop(Exit.FAILURE, f"{count(len(done.failed), 'shard')} failed ({', '.join(done.failed[:5])}); the same command tries again")
     if not done.right:
@@ -115,7 +118,7 @@ def on_cluster(job: Repair, dataset: Dataset) -> Iterator[Build]:
         tell(f"{warning}; shards may differ in their last bits")
     with nullcontext() if job.many else connected(job):
         at_once = cluster.room(job.workers, job.needs(config.flow))
-        yield lambda shards: build_all(dataset, shards, config, job, at_once)
+        yield lambda shards: build_all(dataset, shards, config, job, at_once, job.staging and job.staging.absolute())
 
 
 def run_config(job: Repair, settings: dict[str, Any]) -> BuildConfig:
@@ -134,8 +137,8 @@ class Done(NamedTuple):
     """Shards that could not be built."""
 
 
-def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContextManager[Build]]) -> Done:
-    """Puts right what was found, in a folder that is held; says line by line what is done."""
+def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContextManager[Build]], staging: Path | None = None) -> Done:
+    """Puts right what was found, in a folder that is held; says line by line what is done. Raises OSError where object storage does not give a clip."""
     for fault in found.faults:
         say(printable(str(fault)))
     if any(fault.remedy == Remedy.NEW_FOLDER for fault in found.faults):
@@ -144,7 +147,7 @@ def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContex
         say(f"{dataset.root}: nothing to repair")
         return Done(True, [])
     shards = planned(dataset, {fault.shard for fault in found.faults if fault.remedy == Remedy.REBUILD and fault.shard})
-    lost = {shard: words for shard, rows in shards.items() if (words := lost_videos(rows))}
+    lost = {shard: words for shard, rows in shards.items() if (words := lost_videos(rows, staging))}
     for shard, words in lost.items():
         say(f"shard {shard} is left as it is: {printable('; '.join(words))}")
     tidy(dataset, [fault for fault in found.faults if fault.shard not in shards])
@@ -159,16 +162,17 @@ def planned(dataset: Dataset, names: set[str]) -> Shards:
     return {shard: list(rows) for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]) if shard in names}
 
 
-def lost_videos(rows: Sequence[dict]) -> list[str]:
+def lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
     videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows}
-    return [f"video {uri} {words}" for uri, content in videos.items() if (words := lost_video(uri, content))]
+    return [f"video {uri} {words}" for uri, content in videos.items() if (words := lost_video(uri, content, staging))]
 
 
-def lost_video(uri: str, content: tuple[str, int]) -> str | None:
+def lost_video(uri: str, content: tuple[str, int], staging: Path | None) -> str | None:
     """What is wrong with a video, if anything."""
     try:
-        return None if content_of(uri) == content else "is not the one that was planned"
+        with fetched(uri, staging) as path:
+            return None if content_of(path) == content else "is not the one that was planned"
     except Quarantined as error:
         return f"cannot be read ({error.detail})"
 

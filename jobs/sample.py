@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.exits import check_output, sentences, tell
+from jobs.exits import check_output, say, sentences, tell
 from jobs.options import parsed
 from model.prior import check_device, imagine, load_prior
 from pipeline.photograph import at_size, read_photograph
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
         (spectrum,) = imagine(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
         made = dict(by="quiver sample", photo=job.photo.name, seed=job.seed, steps=job.steps, guidance=job.guidance)
         replace_file(job.out, encode(SpectralVolume(spectrum=spectrum, fps=prior.units.fps, frames=prior.units.frames, made=made)))
-        print(f"{job.out}: {len(spectrum)} frequencies at {prior.units.size[0]}x{prior.units.size[1]}")
+        say(f"{job.out}: {len(spectrum)} frequencies at {prior.units.size[0]}x{prior.units.size[1]}")
 
 
 if __name__ == "__main__":

@@ -103,10 +103,17 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parse("quiver train-denoiser", PRESETS, args, __doc__)
+        check_folders(job)
         with shown() as show:
             start(learn, job, job.train, show)
         out = job.first if job.stage == "slice" else job.out
         finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
+
+
+def check_folders(job: TrainDenoiser) -> None:
+    """Raises ValueError where the checkpoints of the denoiser would come among the autoencoder's."""
+    if job.autoencoder.resolve() in (folder.resolve() for folder in job.folders):
+        raise ValueError(f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}")
 
 
 def learn(job: TrainDenoiser, show: Show) -> None:

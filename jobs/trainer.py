@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch.distributed.rendezvous import rendezvous
 
 from jobs import cluster
-from jobs.exits import Exit, stop, tell
+from jobs.exits import Exit, say, stop, tell
 from jobs.options import HELP, understood
 from model import checkpoints
 from model.augment import OFF, AugmentConfig
@@ -235,7 +235,7 @@ def shown() -> Iterator[Show]:
                 bars[title] = bar.add_task(title, total=config.steps, note="")
             bar.update(bars[title], completed=logged.step, note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""))
             if not terminal:
-                print(f"{title}: {line(config, logged)}" + (f", kept {kept}" if kept else ""), flush=True)
+                say(f"{title}: {line(config, logged)}" + (f", kept {kept}" if kept else ""))
 
         yield show
 
@@ -265,4 +265,4 @@ def tell_what_is_not_held_out(selections: Sequence[Selection]) -> None:
 def finished(what: str, out: Path, following: Sequence[object]) -> None:
     """Says where the trained network is, and the command that uses it."""
     if speaks():
-        print(f"{what}: {checkpoints.steps(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")
+        say(f"{what}: {checkpoints.steps(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")

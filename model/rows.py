@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.selection import Selection
+from pipeline.selection import DamagedDerived, Selection
 from schemas.sample import IMAGE, MOTION
 from schemas.tables import member_columns
 
@@ -72,7 +72,7 @@ def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndar
     shards, frequencies = np.array(table["shard"].to_pylist(), str), selection.dataset.begun().config["frequencies"]
     places = np.stack([table[name].to_numpy() for name in PLACES], axis=1)
     if Counter(shards.tolist()) != {name: entry["kept"] for name, entry in entries.items()} or places.dtype != np.int64:
-        raise ValueError(f"{selection.table} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it")
+        raise DamagedDerived(f"{selection.table} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it")
     keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
     for name, entry in entries.items():
         check_there(selection, name, entry["tar"])

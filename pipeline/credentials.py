@@ -22,7 +22,7 @@ def check_no_secret(what: str, text: str) -> None:
         raise ValueError(f"{what} is {hidden(text)!r}, with a password or a token, which would be written into the data set; expected it without")
 
 
-def check_path(what: str, text: str) -> None:
+def check_path(what: str, text: str, expected: str = "a path, or s3://BUCKET/PREFIX without a password") -> None:
     """Raises ValueError for a URL, of which a path would make a folder."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://?\w", text):
-        raise ValueError(f"{what} is {hidden(text)!r}, expected a path, or s3://BUCKET/PREFIX without a password")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise ValueError(f"{what} is {hidden(text)!r}, expected {expected}")

@@ -96,7 +96,7 @@ def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[d
 def manifest_writer(path: Path) -> Iterator[Any]:
     """A function that takes rows, and writes them in groups of ROW_GROUP."""
     waiting: list[dict] = []
-    with replacing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd") as writer:
+    with replacing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd", write_page_checksum=True) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)

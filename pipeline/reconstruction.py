@@ -5,6 +5,7 @@ there, and brought to the same instants by the nearest presentation time: to be 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
+from pipeline.fetch import fetched
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
 from pipeline.selection import Selection
@@ -22,7 +24,7 @@ from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion
 from pipeline.stretch import Frame, decode_stretch
 from pipeline.window import restored
-from schemas.outcome import Outcome
+from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import Sample, from_channels
 
 EXAMPLES = 3
@@ -57,13 +59,25 @@ class Reconstruction:
     def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """The video's frames nearest in time to the same instants, decoded as they are asked for.
 
-        Raises Quarantined, here or at a later frame, where the video is gone, another, or cannot be read.
+        Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
         """
         plan, decode, size = self.settings
-        stream = decode_stretch([self.row], shared_pool(decode, 1), plan, size)
-        next(stream)  # what was found of the video
-        instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
-        return islice(nearest((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
+        with here(self.row["uri"]) as path:
+            stream = decode_stretch([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
+            next(stream)  # what was found of the video
+            instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
+            yield from islice(nearest((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
+
+
+@contextmanager
+def here(uri: str) -> Iterator[str]:
+    """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(fetched(uri, None))
+        except (OSError, ValueError) as error:  # ValueError: this machine has no boto3
+            raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
+        yield path
 
 
 def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:

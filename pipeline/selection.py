@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
 from schemas.outcome import Outcome, printable
 from schemas.sample import Sample
+
+
+class DamagedDerived(ValueError):
+    """A file that follows from the records is another than was written; `quiver finalize` writes it again."""
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
+"""What a flipped bit in a table may be to pyarrow, or to who uses what came of it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Selection:
             self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
+            raise DamagedDerived(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
         if run != hashlib.sha256(self.dataset.run.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
             raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
         if self.view and tars != checked_tars(self.whole().index()):
@@ -98,7 +107,7 @@ class Selection:
         path, sha256 = self.file("histogram.safetensors"), self.index()["histogram"]
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ValueError(f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it")
+            raise DamagedDerived(f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it")
         return statistics.decode(data)
 
     def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
@@ -106,14 +115,26 @@ class Selection:
         return self.read_table(columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
 
     def read_table(self, **selected: Any) -> pa.Table:
-        """Rows of the manifest. Raises ValueError where it cannot be read; FileNotFoundError where there is none."""
+        """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError where there is none."""
+        with self.reading():
+            return pq.read_table(self.table, page_checksum_verification=True, **selected)
+
+    def row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The same, of these columns, a part at a time."""
+        with self.reading(), pq.ParquetFile(self.table, page_checksum_verification=True) as file:
+            for i in range(file.num_row_groups):
+                yield file.read_row_group(i, columns=list(columns))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what is read of the table: raises DamagedDerived for whatever it is that fails."""
         try:
-            return pq.read_table(self.table, **selected)
+            yield
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a flipped bit may be any of these
+        except UNREADABLE as error:
             words = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise ValueError(f"{self.table} cannot be read ({printable(str(error))}): {words}") from error
+            raise DamagedDerived(f"{self.table} cannot be read ({printable(str(error))}): {words}") from error
 
 
 def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
@@ -140,7 +161,8 @@ def select(text: str) -> Selection:
     selection.dataset.begun()
     if view is not None and not (SHARD.fullmatch(view) and selection.table.exists()):
         views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
-        raise ValueError(f"{folder} has no view {view!r}, expected one of {', '.join(views) or 'none: quiver refilter makes one'}")
+        words = f"expected one of {', '.join(views)}" if views else f"and none at all: quiver refilter {folder} --name {view} makes one"
+        raise ValueError(f"{folder} has no view {view!r}, {words}")
     return selection
 
 

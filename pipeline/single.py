@@ -53,7 +53,7 @@ def first_window(path: Path, config: BuildConfig) -> Recorded:
         sample = sample_of(path, config, pool)
         (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own if covers(own, config.size) else config.size)
     except Quarantined as error:
-        raise ValueError(f"{path} cannot be used: {error.detail} ({error.reason})") from error
+        raise ValueError(f"{path} cannot be used: {error.detail}") from error
     return Recorded(sample, frame, config.plan.frames, own, judge(Measures(**sample.meta["measures"]), PRESETS["subtle"]))
 
 

@@ -17,14 +17,13 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import statistics
 from pipeline.dataset import Dataset
 from pipeline.derived import Merged, manifest_writer, read_histogram, run_digest, write_statistics
 from pipeline.filters import Thresholds, judge
-from pipeline.selection import Selection, is_training, samples
+from pipeline.selection import UNREADABLE, DamagedDerived, Selection, is_training, samples
 from pipeline.shards import replace_file, to_json
 from schemas.outcome import Measures, Outcome, Stage
 from schemas.run import plain
@@ -114,14 +113,14 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
-        with pq.ParquetFile(dataset.manifest) as file:
+        with pq.ParquetFile(dataset.manifest, page_checksum_verification=True) as file:
             if file.schema_arrow.names != MANIFEST.names or file.schema_arrow.types != MANIFEST.types:
                 raise ValueError("has other columns than a manifest")
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
                 yield from batch.to_pylist()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise ValueError(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
+    except UNREADABLE as error:
+        raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     if shards - {None} != Selection(dataset).index()["shards"].keys():
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 

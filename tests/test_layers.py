@@ -153,3 +153,15 @@ def test_no_file_of_jobs_hides_a_library():
     import sys
 
     assert not {path.stem for path in (ROOT / "jobs").glob("*.py")} & (set(sys.stdlib_module_names) | {"ray", "torch", "rich", "av", "click"})
+
+
+def printed(path: Path) -> set[str]:
+    """What a file prints."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {ast.unparse(call.args[0]).partition("(")[0] for call in calls if ast.unparse(call.func) == "print" and call.args}
+
+
+def test_what_a_person_is_told_has_no_terminal_code_and_no_secret_in_it():
+    """By `say`, which sees to it; what is printed otherwise is JSON, in which neither can be, or our own words."""
+    paths = [path for path in (ROOT / "jobs").glob("*.py") if path.name not in ("exits.py", "command.py", "cluster.py")]
+    assert set.union(*map(printed, paths)) == {"json.dumps", "as_json"}

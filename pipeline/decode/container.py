@@ -79,7 +79,7 @@ def opened(path: str) -> Iterator[InputContainer]:
         cut_off = looks_like_video(path)
         reason = Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA
         words = "begins like a video but has no complete index" if cut_off else "is not a video"
-        raise refused(reason, f"{words} ({type(error).__name__})") from error
+        raise refused(reason, words) from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:

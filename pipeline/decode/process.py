@@ -33,8 +33,8 @@ WATCH_S = 0.05
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-SECRETS = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|(API|ACCESS|PRIVATE)_?KEY|^RAY_", re.IGNORECASE)
-"""Variables of the environment that a decoder has no use for, and the file that it opens might."""
+NEEDED = re.compile(r"PATH|HOME|TMPDIR|TZ|LANG(UAGE)?|(LC|LD|MALLOC|OMP|OPENBLAS|DECORD|QUIVER)_\w+|PYTHON\w+")
+"""Variables of the environment that a decoder is given. The file that it opens might have a use for any other."""
 
 
 class DecoderDied(Exception):
@@ -62,7 +62,7 @@ class DecoderProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=without_secrets(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=needed(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
 
@@ -177,8 +177,8 @@ class DecoderProcess:
         return DecoderDied(reason, detail)
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not SECRETS.search(name)}
+def needed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if NEEDED.fullmatch(name)}
 
 
 def raise_refusal(message: bytes) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float64
 from PIL import Image
 
@@ -111,21 +110,16 @@ def looked_up(selections: Sequence[Selection], wanted: Sequence[tuple[int, str]]
     """Columns of the wanted windows (data set, key), in no promised order."""
     for i in sorted({place for place, _ in wanted}):
         keys = pa.array([key for place, key in wanted if place == i], pa.string())
-        for group in groups(selections[i], columns):
+        for group in selections[i].row_groups(columns):
             part = group.filter(pc.is_in(group["key"], value_set=keys))  # pyright: ignore[reportAttributeAccessIssue]
             yield from (((i, row["key"]), row) for row in part.to_pylist())
-
-
-def groups(selection: Selection, columns: list[str]) -> Iterable[pa.Table]:
-    file = pq.ParquetFile(selection.table)
-    return (file.read_row_group(i, columns=columns) for i in range(file.num_row_groups))
 
 
 def quarantined(selections: Sequence[Selection], most: int) -> list[dict[str, Any]]:
     """The first `most` rows that were quarantined, with their detail."""
     columns, found = ["clip_id", "uri", "start_time_s", "stage", "reason", "detail"], []
     for one in selections:
-        for group in groups(one, ["outcome", *columns]):
+        for group in one.row_groups(["outcome", *columns]):
             found += where(group, outcome=Outcome.QUARANTINED.value).select(columns).slice(0, most - len(found)).to_pylist()
     return found
 

@@ -94,6 +94,25 @@ def test_motion_that_cannot_be_used(folder, tmp_path, capsys, data, said):
     assert code == Exit.USAGE and said in sentence
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "said"), [("--mask", "wide.png", "of 96x20 pixels, expected the shape of the photograph"), ("--renderer", "nowhere", "nowhere")]
+)
+def test_what_needs_no_motion_is_said_before_it_is_measured(folder, tmp_path, capsys, option, name, said):
+    """The video is none."""
+    Image.new("RGB", (96, 20)).save(folder / "wide.png")
+    (folder / "video.mp4").write_bytes(b"no video")
+    code, sentence = refused(capsys, tmp_path / "a.mp4", folder / "photo.png", "--motion-from", folder / "video.mp4", option, folder / name)
+    assert code == Exit.USAGE and said in sentence and "video.mp4" not in sentence
+
+
+def test_a_video_that_is_none(folder, tmp_path, capsys):
+    (folder / "none.mp4").write_bytes(b"no video")
+    assert refused(capsys, tmp_path / "a.mp4", "--motion-from", folder / "none.mp4") == (
+        Exit.USAGE,
+        f"quiver: {folder / 'none.mp4'} cannot be used: is not a video",
+    )
+
+
 def test_motion_of_another_aspect_moves_the_middle_of_the_photograph(folder, tmp_path, capsys):
     (folder / "tall.safetensors").write_bytes(motion((24, 48)))
     animate.main([str(folder / "photo.png"), "--motion", str(folder / "tall.safetensors"), "--seconds", "0.3", "--out", str(tmp_path / "tall")])

@@ -1,11 +1,15 @@
 """quiver doctor, on machines on which something is missing, old, damaged or open."""
 
+import ast
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +59,91 @@ def test_a_person_reads_lines(capsys, tmp_path):
     said = capsys.readouterr().out
     assert stopped.value.code == Exit.STORAGE
     assert f"\nwrong    output folder       {tmp_path / 'file'} is a file\n{'':29}-> name a folder" in said and said.rstrip().endswith(", 1 wrong")
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, KeyError, ImportError, SyntaxError, NameError])
+def test_a_package_is_broken_in_its_own_way(error):
+    def check() -> Finding:
+        raise error("numpy.dtype size changed")
+
+    found = doctor.examined(check)
+    assert found.state == State.WRONG and "numpy.dtype size changed" in found.says
+
+
+def lines_of(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The real command, which finds the modules of a folder before all others."""
+    command = [sys.executable, "-m", "jobs.command", "doctor", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_nobody_reads_on(tmp_path):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with lines_of(tmp_path, stdout=theirs) as process:
+        os.close(theirs)
+        _, said = process.communicate(timeout=240)
+    assert (process.returncode, said) == (Exit.BROKEN_PIPE, "")
+
+
+def test_it_is_interrupted(tmp_path):
+    (tmp_path / "av.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    with lines_of(tmp_path, stdout=subprocess.DEVNULL) as process:
+        _, said = process.communicate(timeout=240)
+    assert (process.returncode, said) == (Exit.INTERRUPTED, "quiver: interrupted; nothing is left behind\n")
+
+
+def test_without_what_reads_options_there_are_none(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
+    with lines_of(tmp_path, stdout=subprocess.PIPE) as process:
+        told, said = process.communicate(timeout=240)
+    assert (process.returncode, said) == (Exit.DONE, "") and "ok       Python" in told
+    with lines_of(tmp_path, "--json", stdout=subprocess.PIPE) as process:
+        told, said = process.communicate(timeout=240)
+    assert (process.returncode, told) == (Exit.USAGE, "") and said.startswith("quiver doctor: --json cannot be read without tyro") and said.count("\n") == 1
+
+
+def test_an_older_python_is_told_so(monkeypatch):
+    path = ROOT / "jobs" / "__init__.py"
+    ast.parse(path.read_text(), feature_version=(3, 6))
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
+    with pytest.raises(SystemExit, match=r"expected 3\.11 or newer"):
+        runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize("name", ["python3.8", "python3.9", "python3.10"])
+def test_by_itself(name):
+    if subprocess.run([name, "--version"], capture_output=True).returncode if shutil.which(name) else True:
+        pytest.skip(f"there is no {name}")
+    done = subprocess.run([name, "-m", "jobs.doctor"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == Exit.FAILURE and done.stderr.startswith(f"quiver: this is Python {name.removeprefix('python')}.") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("chosen", ["", "-1"])
+def test_gpus_that_are_hidden_by_choice(monkeypatch, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    found = doctor.gpu()
+    assert found.state == State.WARNING and f"CUDA_VISIBLE_DEVICES is {chosen!r}" in found.says and found.remedy.startswith("unset it")
+
+
+@pytest.mark.parametrize(
+    ("line", "group", "most", "used", "cached"),
+    [
+        ("0::/", "", "memory.max", "memory.current", "inactive_file"),
+        ("0::/pod/container", "pod", "memory.max", "memory.current", "inactive_file"),
+        ("3:cpu,memory:/docker/0a", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_a_container_has_less_memory_than_the_machine(tmp_path, line, group, most, used, cached):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8388608 kB\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(f"7:freezer:/x\n{line}\n")
+    assert doctor.free_bytes(tmp_path) == 8 << 30
+    (folder := tmp_path / "sys" / "fs" / "cgroup" / group).mkdir(parents=True)
+    (folder / most).write_text("max\n")
+    assert doctor.free_bytes(tmp_path) == 8 << 30
+    for name, text in ((most, f"{2 << 30}\n"), (used, f"{1 << 30}\n"), ("memory.stat", f"anon 1\n{cached} {1 << 29}\n")):
+        (folder / name).write_text(text)
+    assert doctor.free_bytes(tmp_path) == 3 << 29
 
 
 def output(folder: Path) -> Finding:

@@ -14,6 +14,7 @@ from PIL import Image
 from jobs.exits import Exit
 from jobs.export_page import main
 from schemas.motion import SpectralVolume, encode
+from tests.datasets import written
 from tests.pages import opened_page, painted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,3 +142,9 @@ def test_what_the_options_do_not_take(files, tmp_path, option, value, sentence):
     assert done.returncode == Exit.USAGE
     assert sentence in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_of_a_data_set_bears_the_clip_s_name(tmp_path):
+    written(tmp_path / "dataset", {"train-000000": [{}]})
+    main(["--motion", str(tmp_path / "dataset"), "--out", str(tmp_path / "page.html")])
+    assert "<title>clip-train-000000-0</title>" in (tmp_path / "page.html").read_text()

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from jobs import finalize, preview, refilter, report_statistics, status, verify
+from jobs.exits import Exit
 from pipeline.dataset import Dataset
 from pipeline.derived import finalize as derive
 from pipeline.record import sealed
+from pipeline.report import reading
 from pipeline.report.numbers import past
 from pipeline.report.reading import log
-from pipeline.selection import Selection, select
+from pipeline.selection import DamagedDerived, Selection, select
 from pipeline.views import refilter as make_view
 from tests.datasets import written
 from tests.pipeline.test_views import one_by_one
@@ -156,6 +158,36 @@ def test_a_flipped_bit_in_the_manifest_is_read_as_it_was_or_named(root):
             assert str(error).startswith(f"{path} cannot be read (") and "quiver finalize" in str(error)
             said += 1
     assert said > 30
+
+
+def test_a_report_of_a_manifest_with_a_flipped_bit_is_made_or_the_manifest_named(root):
+    """A page's checksum tells of most: those that stand in its header and change no length are not seen before `quiver verify`."""
+    path, selection, said = root / "manifest.parquet", [Selection(Dataset(root))], 0
+    whole = path.read_bytes()
+    for place in range(5, 8 * len(whole), 8 * len(whole) // 200):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            rows = reading.rows(selection)
+            reading.whole_rows(selection, rows.to_pylist())
+            reading.powers(selection, rows.slice(0, 5))
+            reading.quarantined(selection, 5)
+        except DamagedDerived as error:
+            assert str(error).startswith(f"{path} cannot be read (") and str(error).endswith(f"quiver finalize {root} rebuilds it")
+            said += 1
+    assert said > 100
+
+
+def test_a_manifest_that_was_damaged_after_the_run_ends_the_report_as_storage_does(root, capsys):
+    path = root / "manifest.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1
+    path.write_bytes(data)
+    code, said = code_of("report", root, capsys)
+    assert code == Exit.STORAGE and f"{path} cannot be read" in said and f"quiver finalize {root} rebuilds it" in said
+    assert code_of("status", root, capsys)[0] == 0 and code_of("finalize", root, capsys)[0] == 0
+    assert code_of("report", root, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("shard", ["../../x", "/x", "a.b", "", "x" * 61, "a\n"])

@@ -60,6 +60,13 @@ def test_each_verb_names_the_option_that_it_does_not_know(monkeypatch, capsys, v
         ([*SMOKE, "--batch", "0"], "batch is 0, expected at least 1"),
         (["train-renderer"], "the preset is missing, expected first one of smoke, small, paper"),
         (["animate", "--out", "a.mp4", "--motion-from", "b.mp4", "--loop", "round"], "--loop is round, expected one of auto, none, snap, crossfade, guided"),
+        ([*SAMPLE[:-1], "s3://bucket/a.safetensors"], "--out is 's3://bucket/a.safetensors', expected a path of this machine"),
+        ([*SMOKE, "--out", "file:///data/out"], "--out is 'file:///data/out', expected a path of this machine"),
+        ([*SMOKE, "--out=https://me:secret@[::1]/a"], "--out is 'https://***@[::1]/a', expected a path of this machine"),
+        (["make-clips", "--out", "s3:///bucket"], "--out is 's3:///bucket', expected a path of this machine"),
+        (["animate", "--out", "a.mp4", "--motion-from", "b.mp4", "--slice", "gs://c/a.png"], "--slice is 'gs://c/a.png', expected a path of this machine"),
+        (["doctor", "--out", "s3://bucket/a"], "--out is 's3://bucket/a', expected a path of this machine"),
+        (["report-statistics", "a", "--out", "b", "--report", "s3://c/d"], "--report is 's3://c/d', expected a path of this machine"),
         (["extract-flow", "--clips", "a", "--out", "b", "--size", "3"], "--size is 3, expected WIDTHxHEIGHT"),
     ],
 )
@@ -124,3 +131,10 @@ def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path
         said = capsys.readouterr().err
         assert stopped.value.code == 2 and said.startswith("quiver: ") and said.count("\n") == 1, said
     assert commands
+
+
+@pytest.mark.parametrize("verb", ["animate", "extract-flow", "report-statistics"])
+def test_help_names_what_an_option_takes(verb):
+    """Not that None is a word for its absence."""
+    done = subprocess.run([sys.executable, "-m", "jobs.command", verb, "--help"], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0 and "{None}" not in done.stdout and re.search(r"--(slice|staging|report) PATH ", done.stdout)

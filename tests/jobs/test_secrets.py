@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cluster, extract_flow, status
+from jobs import cluster, extract_flow, make_clips, status
 from jobs.exits import Exit, readable
 from pipeline.credentials import hidden
 from pipeline.decode import DecodeConfig
@@ -50,7 +50,7 @@ def refused(capsys, *arguments: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("url", [URLS[0], URLS[2], URLS[3]])
+@pytest.mark.parametrize("url", [URLS[0], URLS[2], URLS[3], "file:///data/a", "s3:///bucket/a", "http://[::1]/a"])
 def test_a_url_is_no_path(tmp_path, capsys, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     videos.empty(tmp_path / "a.mp4")
@@ -100,7 +100,8 @@ def test_the_environment_is_written_nowhere(tmp_path, logs, monkeypatch, capfd):
 
 def test_a_decoder_knows_no_secret(monkeypatch):
     """What opens a stranger's file has no more than it needs, and what it needs."""
-    for name, value in (ENVIRONMENT | {"LC_TIME": "C", "QUIVER_X": "here"}).items():
+    others = {"https_proxy": f"http://me:{CANARY}@proxy", "DATABASE_URL": f"postgres://me:{CANARY}@host/a", "SLACK_WEBHOOK": CANARY, "MY_PATH": CANARY}
+    for name, value in (ENVIRONMENT | others | {"LC_TIME": "C", "QUIVER_X": "here"}).items():
         monkeypatch.setenv(name, value)
     decoder = DecoderProcess(DecodeConfig())
     try:
@@ -117,3 +118,10 @@ def test_a_failing_command_says_none(tmp_path):
     command = [sys.executable, "-m", "jobs.command", "status", f"https://me:{CANARY}@host/a"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == Exit.USAGE and CANARY not in done.stdout + done.stderr and "***@host/a holds no data set" in done.stderr
+
+
+def test_a_name_with_terminal_codes_is_shown_without(tmp_path, capsys):
+    out = tmp_path / "a\x1b[31m\x07"
+    make_clips.main(["--out", str(out), "--only", "damaged-30fps", "--seconds", "5", "--processes", "1"])
+    said = capsys.readouterr().out
+    assert f"1 clips are in {tmp_path}/a?[31m?, listed in" in said and "\x1b" not in said and list(out.glob("*.mp4"))

@@ -52,6 +52,14 @@ def denoiser(folder: Path, out: Path, *more: object, data: str = "a", trained: s
     return ["smoke", "--data", folder / data, "--autoencoder", folder / trained, "--out", out, *STAGES, *more]
 
 
+@pytest.mark.parametrize(("trained", "out"), [("ae", "ae"), ("ae", "a/../ae"), ("prior/slice", "prior")])
+def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
+    """Before anything begins: there is no data set here."""
+    (tmp_path / "a").mkdir()
+    said = refused(capsys, train_denoiser.main, *denoiser(tmp_path, tmp_path / out, trained=trained))
+    assert f"--autoencoder is {tmp_path / trained}, where the denoiser would be kept, expected another --out" in said
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Two data sets, their statistics alone and together, two autoencoders of the first and one of the second, and a prior."""

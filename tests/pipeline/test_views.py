@@ -82,7 +82,7 @@ def test_a_name_that_is_no_file_name_is_refused(dataset, name):
 
 
 def test_a_view_that_is_not_there_is_named_beside_those_that_are(dataset):
-    with pytest.raises(ValueError, match=r"has no view 'strict', expected one of none: quiver refilter"):
+    with pytest.raises(ValueError, match=r"has no view 'strict', and none at all: quiver refilter"):
         select(f"{dataset.root}:strict")
 
 
