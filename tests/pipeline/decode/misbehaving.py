@@ -1,6 +1,7 @@
 """A decoder process that misbehaves when it is asked for a file whose name says how; otherwise it is the real one."""
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -34,8 +35,21 @@ def send_part(connection: Connection) -> None:
 
 
 def send_too_much(connection: Connection) -> None:
-    os.write(connection.fileno(), b"\xff" * 4096)
+    while True:
+        os.write(connection.fileno(), b"\xff" * 4096)
+
+
+def leak_shared() -> None:
+    """600 MB that the system's limit on data does not count."""
+    data = bytes(20 << 20)
+    for _ in range(30):
+        HOARD.append(mmap.mmap(-1, len(data)))
+        HOARD[-1].write(data)
     time.sleep(1000)
+
+
+def leak_a_clip() -> None:
+    HOARD.append(bytes(os.urandom(1 << 20)) * 100)
 
 
 WAYS = {
@@ -49,8 +63,12 @@ WAYS = {
     "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
     "sends_too_much": send_too_much,
     "sends_a_part": send_part,
+    "leaks_shared": lambda connection: leak_shared(),
+    "takes_much_at_once": lambda connection: HOARD.append(bytearray(800 << 20)),
+    "leaks_a_clip": lambda connection: leak_a_clip(),
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
+"""Instead of the answer, or before it."""
 real_answer = child.answer
 
 
@@ -65,6 +83,8 @@ def answer(request, connection, descriptor):
         os.abort()
     WAYS.get(how, lambda connection: None)(connection)
     yield from real_answer(request, connection, descriptor)
+    if how == "says_more":
+        yield b"{}"
 
 
 child.answer = answer
