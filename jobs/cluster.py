@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.dataset import ContractMismatch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# else a node starts workers for its first driver, and lets it wait until all are up: for ever, where one dies first
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

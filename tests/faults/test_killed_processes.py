@@ -77,13 +77,26 @@ def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected
         while code == Exit.FAILURE:
             with running(reference.clips, out) as run:
                 while until(run, rng.uniform(0.5, 2) if workers(run.pid) else 0.05):
-                    # before there is a plan Ray itself is starting, and may wait for ever for a worker that was killed then
-                    if found := workers(run.pid) if (out / "run.json").exists() else []:
+                    if found := workers(run.pid):
                         os.kill(rng.choice(found), signal.SIGKILL)
                         kills += 1
                 code = run.returncode
         assert code == 0, out.with_suffix(".log").read_text()
         injected.ended(out, kills - before)
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.timeout(3600)
+def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
+    """Before Ray knows it."""
+    for number in range(counted(10, 1)):
+        out = tmp_path / f"{number}"
+        with running(reference.clips, out) as run:
+            while not (found := workers(run.pid)) and until(run, 0.01):
+                pass
+            os.kill(found[0], signal.SIGKILL)
+            assert run.wait() == 0, out.with_suffix(".log").read_text()
+        injected.ended(out)
 
 
 @pytest.mark.promise("P3")
