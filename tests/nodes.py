@@ -64,19 +64,19 @@ def started(of: Head, options: list[str], cpus: int, listed: bytes) -> Iterator[
     """
     ports = [f"--{name}={port}" for name, port in zip(AGENTS, free_ports(len(AGENTS)), strict=True)]
     command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *ports, *options]
-    deadline, process = time.monotonic() + 300, None
+    deadline = time.monotonic() + 300
+    process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
         while not is_listed(of, listed):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node within 300 s by {command}")
-            if process is None or process.poll() is not None:
+            if process.poll() is not None:
                 process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
             time.sleep(0.5)
         yield process.pid
     finally:
-        if process:
-            process.terminate()
-            process.wait(timeout=60)
+        process.terminate()
+        process.wait(timeout=60)
 
 
 def is_listed(of: Head, words: bytes) -> bool:
