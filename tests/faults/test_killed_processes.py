@@ -57,6 +57,22 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
         injected.ended(out, killed(reference.clips, out, iter([0.0]), random.Random(SEED)))
 
 
+@pytest.mark.promise("P2")
+@pytest.mark.timeout(3600)
+def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(reference, injected, tmp_path):
+    """The run ends before it has a plan; the same command then has all that the clips are."""
+    out, kills = tmp_path / "dataset", 0
+    with running(reference.clips, out) as run:
+        while until(run, 0.01):
+            for worker in workers(run.pid, ("ray::task",)):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                    kills += 1
+    said = [line for line in out.with_suffix(".log").read_text().splitlines() if line.startswith("quiver:")]
+    assert run.returncode == Exit.FAILURE and not (out / "run.json").exists() and "a process died 4 times" in said[-1], said
+    injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED)))
+
+
 @pytest.mark.promise("P3")
 @pytest.mark.timeout(3600)
 def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):
