@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cluster import RETRIES
 from jobs.exits import Exit
 from tests.faults.reference import committed, counted
 from tests.faults.runs import WORKERS, ended_command, running, until, workers
@@ -70,6 +71,7 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(ref
                     kills += 1
     said = [line for line in out.with_suffix(".log").read_text().splitlines() if line.startswith("quiver:")]
     assert run.returncode == Exit.FAILURE and not (out / "run.json").exists() and "a process died 4 times" in said[-1], said
+    assert kills > RETRIES
     injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED)))
 
 
