@@ -21,6 +21,8 @@ from pipeline.dataset import ContractMismatch
 from pipeline.fence import FolderInUse
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# else a node starts workers for its first driver, and lets it wait until all are up: for ever, where one dies first
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -42,6 +44,10 @@ class Unsafe(Exception):
 
 class NotStarted(Exception):
     """Ray itself did not come up, as on a machine with too much to do."""
+
+
+class Died(Exception):
+    """The process of a task, or its node, died each time that the task was started."""
 
 
 class Failed(Exception):
@@ -177,8 +183,8 @@ def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_o
 def stream_unordered(
     function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int, needs: Needs
 ) -> Iterator[tuple[Item, Value | Exception | None]]:
-    """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or, where it
-    raised or its process died more than RETRIES times, (item, error).
+    """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or (item, error) where it
+    raised, with Died where its process died more than RETRIES times.
     """
     import ray
 
@@ -202,18 +208,19 @@ def stream_unordered(
 
 def _next(generator: Any) -> Any:
     """The next value of a task, None after the last, or the exception that ended it: what a worker raised to end the run
-    as it raised it, anything else as Ray reports it.
+    as it raised it, Died, anything else as Ray reports it.
     """
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(next(generator))
     except StopIteration:
         return None
-    except (RayError, OSError) as error:
-        cause = getattr(error, "cause", None)
-        return cause if isinstance(cause, OSError | ContractMismatch | FolderInUse | Unfit | ValueError) else error
+    except RayTaskError as error:
+        return error.cause if isinstance(error.cause, OSError | ContractMismatch | FolderInUse | Unfit | ValueError) else error
+    except RayError as error:
+        return Died(f"a process died {RETRIES + 1} times ({str(error).splitlines()[0]}): the same command tries again")
 
 
 def train(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, *, gpu: bool) -> None:

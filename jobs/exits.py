@@ -37,7 +37,7 @@ class Exit(IntEnum):
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
-    from jobs.cluster import NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
+    from jobs.cluster import Died, NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
     from pipeline.dataset import ContractMismatch
     from pipeline.fence import FolderInUse
     from pipeline.selection import DamagedDerived
@@ -53,7 +53,7 @@ def sentences() -> Iterator[None]:
         stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
-    except (Unsafe, NotStarted) as error:
+    except (Unsafe, NotStarted, Died) as error:
         stop(Exit.UNSAFE if isinstance(error, Unsafe) else Exit.FAILURE, str(error))
     except OSError as error:
         stop(Exit.STORAGE, f"{error.filename}: {error.strerror}{room_left(error)}" if error.strerror else str(error))

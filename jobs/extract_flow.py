@@ -185,9 +185,11 @@ def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
 
 
 def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
-    """Every clip probed, in worker processes of one core each."""
+    """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
+    is to blame for a worker.
+    """
     for clip, planned in cluster.map_unordered(partial(plan_one, job.build, job.staging), clips, cluster.room(None, cluster.Needs())):
-        if isinstance(planned, OSError):
+        if isinstance(planned, OSError | cluster.Died):
             raise planned
         if isinstance(planned, Exception):
             planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), job.build.plan)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 RAY = str(Path(sys.executable).with_name("ray"))
+
+AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 
 
 class Head(NamedTuple):
@@ -41,42 +42,46 @@ def free_ports(count: int) -> list[int]:
 def head(cpus: int, authenticated: bool = True) -> Iterator[Head]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if authenticated else {"RAY_AUTH_MODE": "disabled"}
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token | {"RAY_USAGE_STATS_ENABLED": "0"}
-    gcs, dashboard, agent, client = free_ports(4)
-    ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-    with started(["--head", "--dashboard-host=127.0.0.1", *ports], cpus, env):
-        found = Head(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
-        wait_until_up(found, "/api/version")
+    gcs, dashboard, client = free_ports(3)
+    ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    found = Head(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
+    with started(found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'):
         yield found
 
 
 @contextmanager
-def node(of: Head, cpus: int) -> Iterator[None]:
-    """One more, which has joined when the block begins."""
-    with started([f"--address={of.gcs}", f"--dashboard-agent-listen-port={free_ports(1)[0]}"], cpus, of.env):
-        wait_until_up(of, "/api/v0/nodes", b'"is_head_node": false')
-        yield
+def node(of: Head, cpus: int) -> Iterator[int]:
+    """One more, which has joined when the block begins: the process of which all others of it descend."""
+    name = secrets.token_hex(8)
+    with started(of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()) as process:
+        yield process
 
 
 @contextmanager
-def started(options: list[str], cpus: int, env: dict[str, str]) -> Iterator[None]:
-    command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *options]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+def started(of: Head, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
+    """A node that stands with these words in the cluster's list. Ray gives one up whose agents take more than 15 s to begin, as where the
+    machine has much else to do: another is started then.
+    """
+    ports = [f"--{name}={port}" for name, port in zip(AGENTS, free_ports(len(AGENTS)), strict=True)]
+    command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *ports, *options]
+    deadline = time.monotonic() + 300
+    process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
-        yield
+        while not is_listed(of, listed):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no node within 300 s by {command}")
+            if process.poll() is not None:
+                process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+            time.sleep(0.5)
+        yield process.pid
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def wait_until_up(of: Head, path: str, words: bytes = b"") -> None:
-    """Waits for an answer with these words."""
-    deadline = time.monotonic() + 120
-    request = urllib.request.Request(f"http://{of.dashboard}{path}", headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"})
-    while time.monotonic() < deadline:
-        try:
-            if words in urllib.request.urlopen(request, timeout=5).read():
-                return
-        except (urllib.error.URLError, OSError):
-            pass
-        time.sleep(0.5)
-    raise TimeoutError(path)
+def is_listed(of: Head, words: bytes) -> bool:
+    request = urllib.request.Request(f"http://{of.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"})
+    try:
+        return words in urllib.request.urlopen(request, timeout=5).read()
+    except OSError:
+        return False

@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,6 +31,7 @@ from pipeline.window import recorded
 from tests.faults.reference import ALONE, ROOT, command, extract
 
 TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
+WORKERS = 2
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
 
@@ -134,6 +135,47 @@ def ended_command(clips: Path, out: Path) -> int:
     done = extract(clips, out)
     out.with_suffix(".log").write_text(done.stdout + done.stderr)
     return done.returncode
+
+
+@contextmanager
+def running(clips: Path, out: Path, **env: str) -> Iterator[subprocess.Popen]:
+    """The real command; killed at the end of the block where it still runs."""
+    with out.with_suffix(".log").open("ab") as log:
+        run = subprocess.Popen(command(clips, out, workers=WORKERS), cwd=ROOT, env=os.environ | ALONE | env, stdout=log, stderr=log)
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def descendants(process: int) -> dict[int, str]:
+    """Command lines of a process's children, theirs, and so on."""
+    parents, lines = {}, {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+            lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+    found, new = {}, {process}
+    while new := {child for child, parent in parents.items() if parent in new and child not in found}:
+        found |= {child: lines.get(child, "") for child in new}
+    return found
+
+
+def workers(run: int, names: tuple[str, ...] = ("ray::task", "ray::IDLE")) -> list[int]:
+    """Ray's worker processes: those with a task, and those that wait for one."""
+    return sorted(process for process, line in descendants(run).items() if line.startswith(names))
+
+
+def until(run: subprocess.Popen, seconds: float | None) -> bool:
+    """Whether the run goes on for so long; None: it is waited for to its end."""
+    try:
+        run.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def preloaded(source: str, folder: Path) -> Path:

@@ -3,51 +3,18 @@
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from jobs.cluster import RETRIES
 from jobs.exits import Exit
-from tests.faults.reference import ALONE, ROOT, command, committed, counted
-from tests.faults.runs import ended_command
+from tests.faults.reference import committed, counted
+from tests.faults.runs import WORKERS, ended_command, running, until, workers
 
-WORKERS = 2
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
-
-
-@contextmanager
-def running(clips: Path, out: Path) -> Iterator[subprocess.Popen]:
-    """The real command; killed at the end of the block where it still runs."""
-    with out.with_suffix(".log").open("ab") as log:
-        run = subprocess.Popen(command(clips, out, workers=WORKERS), cwd=ROOT, env=os.environ | ALONE, stdout=log, stderr=log)
-    try:
-        yield run
-    finally:
-        run.kill()
-        run.wait()
-
-
-def descendants(process: int) -> dict[int, str]:
-    """Command lines of a process's children, theirs, and so on."""
-    parents, lines = {}, {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
-            lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has ended
-            continue
-    found, new = {}, {process}
-    while new := {child for child, parent in parents.items() if parent in new and child not in found}:
-        found |= {child: lines.get(child, "") for child in new}
-    return found
-
-
-def workers(run: int, names: tuple[str, ...] = ("ray::task", "ray::IDLE")) -> list[int]:
-    """Ray's worker processes: those with a task, and those that wait for one."""
-    return sorted(process for process, line in descendants(run).items() if line.startswith(names))
 
 
 def in_flight(root: Path) -> set[str]:
@@ -57,33 +24,55 @@ def in_flight(root: Path) -> set[str]:
     return tars - {path.stem for path in (root / "records").glob("*.json")}
 
 
-def until(run: subprocess.Popen, seconds: float) -> bool:
-    """Whether the run goes on for so long."""
-    try:
-        run.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) -> int:
+    """How many workers were killed, one after each pause in which there is one, until the run has ended. The same command again where
+    it ends with exit code 1: once a shard's worker has died four times.
+    """
+    kills, code = 0, int(Exit.FAILURE)
+    while code == Exit.FAILURE:
+        with running(clips, out) as run:
+            while until(run, next(pauses, None) if workers(run.pid) else 0.01):
+                with suppress(ProcessLookupError, IndexError):  # none is left
+                    os.kill(rng.choice(workers(run.pid)), signal.SIGKILL)
+                    kills += 1
+            code = run.returncode
+    assert code == 0, out.with_suffix(".log").read_text()
+    return kills
 
 
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, tmp_path):
-    """Again and again the same command, since a run ends, with exit code 1, once a shard's worker has died four times."""
-    rng, kills, number = random.Random(SEED), 0, 0
-    while kills < counted(100, 2):
-        number, before, code = number + 1, kills, int(Exit.FAILURE)
+    rng = random.Random(SEED)
+    while injected.injections < counted(100, 2):
+        out = tmp_path / f"{injected.injections}"
+        injected.ended(out, killed(reference.clips, out, iter(lambda: rng.uniform(0.5, 2), None), rng))
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.timeout(3600)
+def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
+    """Before Ray knows it."""
+    for number in range(counted(10, 1)):
         out = tmp_path / f"{number}"
-        while code == Exit.FAILURE:
-            with running(reference.clips, out) as run:
-                while until(run, rng.uniform(0.5, 2) if workers(run.pid) else 0.05):
-                    # before there is a plan Ray itself is starting, and may wait for ever for a worker that was killed then
-                    if found := workers(run.pid) if (out / "run.json").exists() else []:
-                        os.kill(rng.choice(found), signal.SIGKILL)
-                        kills += 1
-                code = run.returncode
-        assert code == 0, out.with_suffix(".log").read_text()
-        injected.ended(out, kills - before)
+        injected.ended(out, killed(reference.clips, out, iter([0.0]), random.Random(SEED)))
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.timeout(3600)
+def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(reference, injected, tmp_path):
+    """The run ends before it has a plan; the same command then has all that the clips are."""
+    out, kills = tmp_path / "dataset", 0
+    with running(reference.clips, out) as run:
+        while until(run, 0.01):
+            for worker in workers(run.pid, ("ray::task",)):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                    kills += 1
+    said = [line for line in out.with_suffix(".log").read_text().splitlines() if line.startswith("quiver:")]
+    assert run.returncode == Exit.FAILURE and not (out / "run.json").exists() and "a process died 4 times" in said[-1], said
+    assert kills > RETRIES
+    injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED)))
 
 
 @pytest.mark.promise("P3")
