@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.linalg import norm, qr, svd
 
-Features = Float[np.ndarray, "samples dimensions"]
+Features = Float[np.ndarray, "_ _"]
+"""[samples, dimensions]."""
 Distance = Callable[[Features, Features], float]
 
 ROWS = 2048

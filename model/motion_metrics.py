@@ -6,7 +6,8 @@ from scipy.stats import wasserstein_distance
 
 from model.metrics import over
 
-Motion = Float[np.ndarray, "time 2 height width"]
+Motion = Float[np.ndarray, "_ 2 _ _"]
+"""[time, x and y, height, width]."""
 
 
 def magnitude_distance(found: Motion, true: Motion) -> float:
