@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ PROBED = {"picture": (2, 64, 64, 3), "video": (2, 16, 64, 64, 3)}
 class Call:
     """How a network takes its samples, and what it gives."""
 
-    kind: str
+    kind: Literal["picture", "video"]
     """"picture": [samples, 3, height, width]; "video": [samples, 3, time, height, width]."""
     dimensions: int
     """Of its features."""
@@ -34,13 +34,13 @@ class Call:
     low: float = 0.0
     high: float = 255.0
     """Black and white."""
-    bytes: bool = False
+    as_bytes: bool = False
     """Whether it takes whole numbers, as they are, instead of floats."""
     options: Mapping[str, bool] = field(default_factory=dict)
     """By name."""
 
 
-INCEPTION = Call(kind="picture", dimensions=2048, bytes=True, options={"return_features": True})
+INCEPTION = Call(kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True})
 """NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
 I3D = Call(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
 """i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits, of pictures that are enlarged as by its own `resize`."""
@@ -71,11 +71,13 @@ class Network:
         try:
             with torch.inference_mode():
                 found = self.module(prepared(batch, self.call).to(self.device), **self.call.options)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except (torch.jit.Error, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{self.path} cannot be called with {described(batch, self.call)}: {last_line(error)}") from error
         if not (isinstance(found, Tensor) and tuple(found.shape) == expected):
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
+        if not found.isfinite().all():
+            raise ValueError(f"{self.path} gives numbers that are not finite")
         return found.double().cpu().numpy()
 
 
@@ -93,7 +95,7 @@ def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sh
         raise ValueError(f"{path} has the SHA-256 {found}, expected {sha256}")
     try:
         module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
+    except (torch.jit.Error, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript network: {last_line(error)}") from error
     network = Network(path=path, sha256=found, call=call, module=module, device=device, batch=batch)
     network.features(np.zeros(PROBED[call.kind], np.uint8))
@@ -103,7 +105,7 @@ def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sh
 def prepared(samples: UInt8[np.ndarray, "samples *time height width 3"], call: Call) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
     """As the network takes them."""
     pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(samples, -1, 1)))
-    if call.bytes:
+    if call.as_bytes:
         return pictures
     pictures = pictures.float() / 255 * (call.high - call.low) + call.low
     return resized(pictures, call.size) if call.size else pictures
@@ -117,7 +119,7 @@ def resized(pictures: Float32[Tensor, "samples 3 *time height width"], size: int
 def described(batch: np.ndarray, call: Call) -> str:
     """For an error."""
     options = "".join(f", {name}={value}" for name, value in call.options.items())
-    return f"({call.kind} of {'bytes' if call.bytes else 'floats'}, {list(batch.shape)}{options})"
+    return f"({call.kind} of {'bytes' if call.as_bytes else 'floats'}, {list(batch.shape)}{options})"
 
 
 def last_line(error: Exception) -> str:

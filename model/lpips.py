@@ -48,7 +48,8 @@ class Lpips:
     def between(self, made: UInt8[np.ndarray, "time height width 3"], true: UInt8[np.ndarray, "time height width 3"]) -> Float[np.ndarray, " time"]:
         """Of each frame."""
         with torch.inference_mode():
-            found = [lpips(*(signed(one[i : i + BATCH]) for one in (made, true)), self.network, self.heads) for i in range(0, len(true), BATCH)]
+            starts = range(0, len(true), BATCH)
+            found = [lpips(signed(made[i : i + BATCH]), signed(true[i : i + BATCH]), self.network, self.heads) for i in starts]
             return torch.cat(found).numpy()
 
 
