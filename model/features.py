@@ -43,7 +43,7 @@ class Call:
 INCEPTION = Call(kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True})
 """NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
 I3D = Call(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
-"""i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits, of pictures that are enlarged as by its own `resize`."""
+"""i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought to its size here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ CHANNELS = (64, 192, 384, 256, 256)
 HEAD = "lin{}.model.1.weight"
 """Names in alex.pth of LPIPS's authors, version 0.1."""
 BATCH = 8
+LEAST = 31
+"""Pixels a side of which AlexNet's poolings leave one."""
 
 Pictures = Float[Tensor, "batch 3 height width"]
 Features = Callable[[Pictures], Sequence[Float[Tensor, "batch _ _ _"]]]
@@ -46,7 +48,9 @@ class Lpips:
     """Of both files, by their names."""
 
     def between(self, made: UInt8[np.ndarray, "time height width 3"], true: UInt8[np.ndarray, "time height width 3"]) -> Float[np.ndarray, " time"]:
-        """Of each frame."""
+        """Of each frame. Raises ValueError for frames of less than 31 pixels a side."""
+        if min(true.shape[1:3]) < LEAST:
+            raise ValueError(f"the picture is {true.shape[2]}x{true.shape[1]}, expected at least {LEAST}x{LEAST} for LPIPS")
         with torch.inference_mode():
             starts = range(0, len(true), BATCH)
             found = [lpips(signed(made[i : i + BATCH]), signed(true[i : i + BATCH]), self.network, self.heads) for i in starts]

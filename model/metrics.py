@@ -32,9 +32,7 @@ def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Flo
 
     A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
     """
-    if len(spectrum) < 3:
-        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
-    bands = spectrum[1:].reshape(len(spectrum) - 1, -1)
+    bands = swaying(spectrum)
     product = np.abs((bands[:-1].conj() * bands[1:]).sum(axis=1))
     length = np.linalg.norm(bands, axis=1)
     of_both = length[:-1] * length[1:]
@@ -46,11 +44,16 @@ def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> flo
 
     Strong bands count for more; 0 where nothing moves. Raises ValueError for fewer than three frequencies.
     """
-    if len(spectrum) < 3:
-        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
-    bands = spectrum[1:].reshape(len(spectrum) - 1, -1)
+    bands = swaying(spectrum)
     products = bands[:-1].conj() * bands[1:]
     return over(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
+
+
+def swaying(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
+    """All bands but the constant one, each as a vector. Raises ValueError where there are no two."""
+    if len(spectrum) < 3:
+        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
+    return spectrum[1:].reshape(len(spectrum) - 1, -1)
 
 
 def log_spectral_distance(

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from scipy.stats import wasserstein_distance
 
 from model.metrics import over
+from pipeline.filters import drift_fit
 
 Motion = Float[np.ndarray, "_ 2 _ _"]
 """[time, x and y, height, width]."""
@@ -32,15 +33,7 @@ def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
     if not (time > 4 and 2 <= frequencies <= time // 2):
         raise ValueError(f"frequencies is {frequencies}, expected 2 to {time // 2} for a motion of {time} frames, of which it takes 5 or more")
     moving = (motion - motion.mean(axis=0)).reshape(time, -1).astype(np.float64)
-    drift = drifted(moving)
+    drift = np.outer(np.linspace(-1, 1, time), drift_fit(time) @ moving)
     sway = np.abs(np.fft.rfft(moving - drift, axis=0)) ** 2
     inside = 2 * float(sway[1:frequencies].sum()) / time
     return over(inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift)))
-
-
-def drifted(moving: Float[np.ndarray, "time values"]) -> Float[np.ndarray, "time values"]:
-    """The straight line of each value's course, about 0, fitted beside one whole oscillation, which comes back and is no drift (docs/maths.md, 6)."""
-    time = np.linspace(-1, 1, len(moving))
-    angle = 2 * np.pi * np.arange(len(moving)) / len(moving)
-    fit = np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))[0]
-    return np.outer(time, fit @ moving)

@@ -55,6 +55,13 @@ def test_it_rises_with_noise_and_is_nothing_for_the_same(alexnet):
     assert {name: len(digest) for name, digest in measure.sha256.items()} == {"alexnet.pth": 64, "alex.pth": 64}
 
 
+def test_the_smallest_pictures(alexnet):
+    measure, true = load_lpips(alexnet, HEADS), film(1, 2)
+    assert np.isfinite(measure.between(film(2, 2)[:, :31, :31], true[:, :31, :31])).all()
+    with pytest.raises(ValueError, match="the picture is 31x30, expected at least 31x31 for LPIPS"):
+        measure.between(true[:, :30, :31], true[:, :30, :31])
+
+
 def test_likeness_agrees_with_torchmetrics():
     true = film(1, 3)
     made = np.clip(true + 30 * default_rng(2).normal(size=true.shape), 0, 255).astype(np.uint8)
