@@ -104,6 +104,14 @@ def test_an_interval_holds_the_mean_of_such_sets_about_as_often_as_it_says():
     assert 88 <= sum(held) <= 100
 
 
+def test_an_interval_is_around_the_distance_though_drawn_sets_are_farther_apart():
+    """Of 15 samples in 20 dimensions some are drawn twice, others never, which looks like another distribution."""
+    rng = default_rng(12)
+    real, generated = (list(rng.normal(size=(15, 1, 20))) for _ in range(2))
+    low, high = bootstrap(frechet, real, generated, rounds=50)
+    assert low < frechet(np.concatenate(real), np.concatenate(generated)) < high
+
+
 def test_an_interval_is_of_videos_and_narrower_for_more_of_them():
     """Frames that tell the same as their neighbours make nothing surer."""
     rng = default_rng(9)

@@ -133,6 +133,15 @@ def test_coherences_of_known_motions():
     assert phase_coherence(np.zeros((K, 2, H, W), complex)) == 0
 
 
+def test_only_the_turn_between_bands_counts():
+    """A pixel may have any phase, in every band alike: a travelling wave. With a delay of its own half of the pixels turn the other way."""
+    phase = default_rng(0).uniform(0, 2 * np.pi, (2, H, W))
+    wave = np.exp(1j * phase) * np.exp(1j * np.arange(K))[:, None, None, None]
+    assert phase_coherence(wave) == pytest.approx(1)
+    wave[::2, ..., : W // 4] *= -1
+    assert phase_coherence(wave) == pytest.approx(0.5)
+
+
 def test_phases_may_be_coherent_where_shapes_are_not():
     """Band 1 sways on the left, band 2 mostly on the right, all with the same turn between them."""
     spectrum = np.ones((3, 2, H, W), complex)
