@@ -1,8 +1,9 @@
-"""Two networks of torchvision's that look at pictures, under torchvision's names, so that its files of weights fit: ResNet-34 and VGG-16.
+"""Networks of torchvision's that look at pictures, under torchvision's names, so that its files of weights fit: ResNet-34, VGG-16 and AlexNet.
 
 Here is no more of them than is used: no classifier, and of ResNet-34 no last stage, whose stride is 32.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -93,6 +94,26 @@ class VGG16(nn.Module):
                 found.append(x)
             x = layer(x)
         return [*found, x]
+
+
+class AlexNet(nn.Module):
+    """Frozen, for LPIPS: features of its five convolutions, after their ReLUs, of 64, 192, 384, 256 and 256 channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.standard = Standard()
+        convolutions = (nn.Conv2d(3, 64, 11, 4, 2), nn.Conv2d(64, 192, 5, 1, 2), *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))))
+        first, second, *others = ([convolution, nn.ReLU()] for convolution in convolutions)
+        self.features = nn.Sequential(*first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others))
+        self.requires_grad_(False)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        x, found = self.standard(image), []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
 
 
 def fill(network: nn.Module, path: Path, name: str) -> None:

@@ -1,7 +1,8 @@
 """How near a made picture is to the true one: pure functions of pictures in 0 to 1."""
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -28,6 +29,14 @@ def ssim(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch
     mx, my, xx, yy, xy = means
     structure = (2 * (xy - mx * my) + K2**2) / (xx - mx * mx + yy - my * my + K2**2)
     return ((2 * mx * my + K1**2) / (mx * mx + my * my + K1**2) * structure).mean(dim=(1, 2, 3))
+
+
+def likeness(
+    made: UInt8[np.ndarray, "time height width 3"], true: UInt8[np.ndarray, "time height width 3"]
+) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
+    """PSNR, dB, and SSIM of each frame of a video. Raises ValueError as `ssim`."""
+    pair = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(one, -1, 1))).float() / 255 for one in (made, true)]
+    return psnr(*pair).numpy(), ssim(*pair).numpy()
 
 
 def blurred(x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h w"]:

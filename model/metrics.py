@@ -1,4 +1,5 @@
-"""How spectral volumes compare: pure functions of complex coefficients S [K, 2, H, W] in pixels (docs/maths.md, 12 to 14), and how well a loop closes (22).
+"""How spectral volumes compare: pure functions of complex coefficients S [K, 2, H, W] in pixels (docs/maths.md, 12 to 14, 34 and 35), and how well a
+loop closes (22). `model/motion_metrics.py` has those of displacements.
 
 The phase of a sway is not to be seen in a photograph, so a sample is measured against the truth by what does not depend on it.
 """
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from pipeline.spectrum import to_motion
+
+LEAST_PX = 0.01
+"""Amplitude of a sway that no estimator of flow tells from rest."""
 
 
 def amplitude(spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]) -> Float[np.ndarray, "freq 2 height width"]:
@@ -28,13 +32,43 @@ def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Flo
 
     A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
     """
-    if len(spectrum) < 3:
-        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
-    bands = spectrum[1:].reshape(len(spectrum) - 1, -1)
+    bands = swaying(spectrum)
     product = np.abs((bands[:-1].conj() * bands[1:]).sum(axis=1))
     length = np.linalg.norm(bands, axis=1)
     of_both = length[:-1] * length[1:]
     return np.divide(product, of_both, out=np.zeros_like(product), where=of_both > 0)
+
+
+def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> float:
+    """How alike the turns of phase from band to band are all over the picture, 0 to 1, whatever the lengths (docs/maths.md, 35).
+
+    Strong bands count for more; 0 where nothing moves. Raises ValueError for fewer than three frequencies.
+    """
+    bands = swaying(spectrum)
+    products = bands[:-1].conj() * bands[1:]
+    return over(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
+
+
+def swaying(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
+    """All bands but the constant one, each as a vector. Raises ValueError where there are no two."""
+    if len(spectrum) < 3:
+        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
+    return spectrum[1:].reshape(len(spectrum) - 1, -1)
+
+
+def log_spectral_distance(
+    found: Complex[np.ndarray, "freq 2 height width"], true: Complex[np.ndarray, "freq 2 _ _"], frames: int
+) -> Float[np.ndarray, " bands"]:
+    """|10 log10 (P_k + e) / (P'_k + e)| for k = 1 .. K-1, dB, of powers averaged over pixels (docs/maths.md, 34).
+
+    e is the power of a sway of 0.01 px, so that what stands still is far from a sway, but not infinitely. The pictures may differ in size. Raises
+    ValueError for one frequency.
+    """
+    if len(found) < 2:
+        raise ValueError(f"there are {len(found)} frequencies, expected at least 2: one band beside the constant one")
+    least = (LEAST_PX * frames / 2) ** 2
+    powers = [np.square(np.abs(one[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + least for one in (found, true)]
+    return np.abs(10 * np.log10(powers[0] / powers[1]))
 
 
 def rest_at_start(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int) -> float:
@@ -59,12 +93,14 @@ class Seam(NamedTuple):
     velocity_typical: float
 
 
-def seam(frames: Iterable[Float[Any, "2 height width"]]) -> Seam:
+def seam(frames: Iterable[Any]) -> Seam:
     """Of one turn of a loop, F_0 .. F_{N-1}, after which F_0 comes again (docs/maths.md, 22). Five frames are held at once.
+
+    A frame is a displacement [2, height, width], pixels, or a video's picture [height, width, 3], of bytes or any unit.
 
     Raises ValueError for fewer than four frames, since none of their velocities would be inside.
     """
-    source = iter(frames)
+    source = (np.asarray(frame, np.float32) for frame in frames)
     first = list(islice(source, 2))
     steps, bends = [], []
     before: list[Any] = []

@@ -180,14 +180,20 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     of the slowest frequency looks like a line for a while, but it comes back, and leaves no length.
     """
     time = np.linspace(-1, 1, len(motion))
-    angle = 2 * np.pi * np.arange(len(motion)) / len(motion)
-    fit = np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))[0]
+    fit = drift_fit(len(motion))
     flat = motion.reshape(len(motion), -1)
     moving = flat - flat.mean(axis=0)
     with _threads.limit(limits=1, user_api="blas"):
         slope, drift = np.stack([time, fit]).astype(np.float32) @ moving
         energy, explained = float(np.vdot(moving, moving)), float(np.vdot(slope, slope)) / float(np.square(time).sum())
     return explained / energy if energy > 0 else 0.0, float(2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64))
+
+
+def drift_fit(frames: int) -> Float64[np.ndarray, " frames"]:
+    """Weights of frames whose sum is what a straight line from -1 to 1 is to be multiplied by, fitted beside one whole oscillation (docs/maths.md, 6)."""
+    time = np.linspace(-1, 1, frames)
+    angle = 2 * np.pi * np.arange(frames) / frames
+    return np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))[0]
 
 
 def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]) -> float:

@@ -85,6 +85,8 @@ PROVES = {
     "tests/pipeline/test_weights.py": ["pickle", "pickle.loads(pickle.dumps(Hostile(canary)))"],
 }  # fmt: skip
 """What tests do to bytes of their own: make a payload, show that it is live, send an object to another process."""
+TRUSTED = {"model/features.py": ["torch.jit.load(io.BytesIO(data), map_location=device)"]}
+"""The one place that runs a program which the command line names: docs/security.md, What is trusted."""
 
 
 def dangers(text: str) -> list[str]:
@@ -124,7 +126,7 @@ def is_danger(name: str, call: ast.Call | None) -> bool:
 @pytest.mark.promise("P20", injections=0)
 @pytest.mark.parametrize("path", TREE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_executes_data(path):
-    assert sorted({*dangers(path.read_text())}) == sorted(PROVES.get(str(path.relative_to(ROOT)), []))
+    assert sorted({*dangers(path.read_text())}) == sorted((PROVES | TRUSTED).get(str(path.relative_to(ROOT)), []))
 
 
 @pytest.mark.promise("P20", injections=0)

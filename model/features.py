@@ -1,0 +1,127 @@
+"""What networks see in pictures and videos, for Frechet and kernel distances: Inception (FID, KID) and I3D (FVD, FVD32, DT-FVD).
+
+A network is a TorchScript file that the user names. It is never downloaded, and its SHA-256 and how it is called are part of an evaluation's
+protocol, since both change the numbers. TorchScript is a program: whoever wrote the file acts with the rights of who loads it (docs/security.md).
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+PROBED = {"picture": (2, 64, 64, 3), "video": (2, 16, 64, 64, 3)}
+"""Shape of the black samples on which a network is tried when it is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How a network takes its samples, and what it gives."""
+
+    kind: Literal["picture", "video"]
+    """"picture": [samples, 3, height, width]; "video": [samples, 3, time, height, width]."""
+    dimensions: int
+    """Of its features."""
+    size: int = 0
+    """Width and height to which pictures are brought, bilinearly, without regard to their shape; 0 leaves that to the network."""
+    low: float = 0.0
+    high: float = 255.0
+    """Black and white."""
+    as_bytes: bool = False
+    """Whether it takes whole numbers, as they are, instead of floats."""
+    options: Mapping[str, bool] = field(default_factory=dict)
+    """By name."""
+
+
+INCEPTION = Call(kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True})
+"""NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
+I3D = Call(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
+"""i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought to its size here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A loaded network: `features` is what it sees, `protocol` what is to be written beside its numbers."""
+
+    path: Path
+    sha256: str
+    call: Call
+    module: Any
+    device: str
+    batch: int
+
+    def protocol(self) -> dict[str, object]:
+        """The name of its file, its digest, and how it was called."""
+        return {"file": self.path.name, "sha256": self.sha256, **asdict(self.call)}
+
+    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+        """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""
+        batches = (samples[start : start + self.batch] for start in range(0, len(samples), self.batch))
+        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions))])
+
+    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+        expected = (len(batch), self.call.dimensions)
+        try:
+            with torch.inference_mode():
+                found = self.module(prepared(batch, self.call).to(self.device), **self.call.options)
+        except (torch.jit.Error, RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{self.path} cannot be called with {described(batch, self.call)}: {last_line(error)}") from error
+        if not (isinstance(found, Tensor) and tuple(found.shape) == expected):
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
+        if not found.isfinite().all():
+            raise ValueError(f"{self.path} gives numbers that are not finite")
+        return found.double().cpu().numpy()
+
+
+def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sha256: str = "") -> Network:
+    """The network in a file, tried on black samples.
+
+    Raises ValueError where there is no such file, its SHA-256 is not that which was expected (hex; "" expects none), it is no TorchScript, or it does not
+    take and give what `call` says. A file of another digest is not run.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file, expected a TorchScript network; it is not downloaded")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise ValueError(f"{path} has the SHA-256 {found}, expected {sha256}")
+    try:
+        module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+    except (torch.jit.Error, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no TorchScript network: {last_line(error)}") from error
+    network = Network(path=path, sha256=found, call=call, module=module, device=device, batch=batch)
+    network.features(np.zeros(PROBED[call.kind], np.uint8))
+    return network
+
+
+def prepared(samples: UInt8[np.ndarray, "samples *time height width 3"], call: Call) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
+    """As the network takes them."""
+    pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(samples, -1, 1)))
+    if call.as_bytes:
+        return pictures
+    pictures = pictures.float() / 255 * (call.high - call.low) + call.low
+    return resized(pictures, call.size) if call.size else pictures
+
+
+def resized(pictures: Float32[Tensor, "samples 3 *time height width"], size: int) -> Float32[Tensor, "samples 3 *time size size"]:
+    flat = pictures.flatten(0, -3)[:, None]
+    return interpolate(flat, (size, size), mode="bilinear", align_corners=False).reshape(*pictures.shape[:-2], size, size)
+
+
+def described(batch: np.ndarray, call: Call) -> str:
+    """For an error."""
+    options = "".join(f", {name}={value}" for name, value in call.options.items())
+    return f"({call.kind} of {'bytes' if call.as_bytes else 'floats'}, {list(batch.shape)}{options})"
+
+
+def last_line(error: Exception) -> str:
+    """The cause stands there in errors of TorchScript."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
