@@ -10,7 +10,7 @@ import pytest
 
 from schemas.outcome import Reason
 from tests import videos
-from tests.faults.reference import CLIPS, counted, write_table
+from tests.faults.reference import CLIPS, count, counted, write_table
 from tests.faults.runs import ended_here
 
 
@@ -38,7 +38,9 @@ BAD: dict[str, tuple[Callable[[Path], Path], set[Reason]]] = {
     "picture": (videos.picture, {Reason.NOT_MEDIA}),
     "playlist": (videos.playlist, {Reason.NOT_MEDIA}),
     "folder": (lambda path: path.mkdir() or path, {Reason.UNREADABLE}),
+    "unreadable": (lambda path: path.symlink_to("/proc/self/mem") or path, {Reason.UNREADABLE}),
 }
+"""Each in a table; reading the last gives an error even to root."""
 
 
 def members(root: Path) -> dict[str, bytes]:
@@ -49,24 +51,32 @@ def members(root: Path) -> dict[str, bytes]:
     return found
 
 
+def links_out(folder: Path, good: Path, number: int) -> Path:
+    """A folder that is listed, of links to a file beside it."""
+    folder.mkdir()
+    for i in range(number):
+        (folder / f"link {i}.mp4").symlink_to(good)
+    return folder
+
+
 @pytest.mark.promise("P8")
 def test_bad_clips_among_good_ones_cost_themselves(reference, tmp_path, record_property):
     """With names that a shell or a table could stumble over."""
-    folder, out, lines, count = reference.clips.parent, tmp_path / "dataset", [], counted(5, 1)
-    for kind, (make, _) in BAD.items():
-        for i in range(count):
-            name = f"bad {kind} $(x) ' ä{i}.mp4"
-            make(folder / name)
-            lines.append(f"{name},bad-{kind.replace(' ', '-')}-{i},train")
+    folder, out, expected, number = reference.clips.parent, tmp_path / "dataset", {}, counted(5, 1)
+    for kind, (make, reasons) in BAD.items():
+        for i in range(number):
+            expected[make(folder / f"bad {kind} $(x) ' ä{i}.mp4").name] = reasons
     table = write_table(folder / "with bad.csv", range(CLIPS))
-    table.write_text(table.read_text() + "\n".join(lines) + "\n")
-    assert ended_here(table, out) == 0, out.with_suffix(".log").read_text()
-    rows = [row for row in pq.read_table(out / "manifest.parquet").to_pylist() if row["clip_id"].startswith("bad-")]
-    names, expected = {line.split(",")[1] for line in lines}, {kind.replace(" ", "-"): reasons for kind, (_, reasons) in BAD.items()}
-    assert {row["clip_id"] for row in rows} == names
+    table.write_text(table.read_text() + "".join(f"{name},bad-{i},train\n" for i, name in enumerate(expected)))
+    links = links_out(tmp_path / "links", folder / "000.mp4", number)
+    expected |= {path.name: {Reason.FORBIDDEN_PATH} for path in links.iterdir()}
+    assert ended_here(table, out, options=("--clips", str(table), str(links))) == 0, out.with_suffix(".log").read_text()
+    rows = [row for row in pq.read_table(out / "manifest.parquet").to_pylist() if Path(row["uri"]).name in expected]
+    assert {Path(row["uri"]).name for row in rows} == expected.keys()
     for row in rows:
-        assert row["outcome"] == "quarantined" and row["reason"] in expected[row["clip_id"][4:].rpartition("-")[0]], row
-    found, wanted = members(out), members(reference.root)
-    record_property("injections", len(lines))
-    record_property("different", sum(found.get(name) != wanted.get(name) for name in found.keys() | wanted.keys()))
-    assert found == wanted
+        assert row["outcome"] == "quarantined" and row["reason"] in expected[Path(row["uri"]).name], row
+    found, wanted, counts = members(out), members(reference.root), count(reference._replace(root=out), out)
+    came = dict(injections=len(expected), losses=counts.losses, duplicates=counts.duplicates)
+    for name, value in (came | dict(different=sum(found.get(name) != wanted.get(name) for name in found.keys() | wanted.keys()))).items():
+        record_property(name, value)
+    assert found == wanted and counts == (0, 0)

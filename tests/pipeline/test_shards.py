@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.shards import ShardWriter, create_file, read_sample
-from schemas.sample import IMAGE, MEMBERS, META, MOTION, encode
+from schemas.sample import encode
 from tests.schemas.test_sample import make_sample
 
 
@@ -42,14 +42,12 @@ def test_nothing_stands_under_the_name_before_it_is_published(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.promise("P24")
 def test_our_reader_finds_every_sample_by_its_offsets(shard):
     path, rows, samples = shard
     for key, sample in samples.items():
         assert encode(read_sample(path, key, rows[key])) == encode(sample)
 
 
-@pytest.mark.promise("P24")
 def test_plain_tar_reads_it(shard):
     path, _, samples = shard
     with tarfile.open(path) as tar:
@@ -57,27 +55,6 @@ def test_plain_tar_reads_it(shard):
     assert found == {f"{key}.{name}": data for key, sample in samples.items() for name, data in encode(sample).items()}
     with tarfile.open(path) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
-
-
-@pytest.mark.promise("P24")
-def test_webdataset_reads_it(shard):
-    import webdataset as wds
-
-    path, _, samples = shard
-    found = {s["__key__"]: {name: s[name] for name in MEMBERS} for s in wds.WebDataset(str(path), shardshuffle=False)}
-    assert found == {key: encode(sample) for key, sample in samples.items()}
-
-
-@pytest.mark.promise("P24")
-def test_hugging_face_datasets_reads_it(shard, tmp_path):
-    datasets = pytest.importorskip("datasets")
-    path, _, samples = shard
-    rows = list(datasets.load_dataset("webdataset", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")))
-    assert [row["__key__"] for row in rows] == list(samples)
-    for row in rows:
-        sample = samples[row["__key__"]]
-        assert row[MOTION] == encode(sample)[MOTION] and row[META]["fps"] == sample.meta["fps"]
-        np.testing.assert_array_equal(np.asarray(row[IMAGE]), sample.image)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped motion", "zeroed tail", "shifted"])

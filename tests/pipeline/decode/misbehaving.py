@@ -34,8 +34,12 @@ def send_part(connection: Connection) -> None:
 
 
 def send_too_much(connection: Connection) -> None:
-    os.write(connection.fileno(), b"\xff" * 4096)
-    time.sleep(1000)
+    while True:
+        os.write(connection.fileno(), b"\xff" * 4096)
+
+
+def leak_a_clip() -> None:
+    HOARD.append(bytes(os.urandom(1 << 20)) * 100)
 
 
 WAYS = {
@@ -49,8 +53,10 @@ WAYS = {
     "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
     "sends_too_much": send_too_much,
     "sends_a_part": send_part,
+    "leaks_a_clip": lambda connection: leak_a_clip(),
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
+"""Instead of the answer, or before it."""
 real_answer = child.answer
 
 
@@ -65,6 +71,8 @@ def answer(request, connection, descriptor):
         os.abort()
     WAYS.get(how, lambda connection: None)(connection)
     yield from real_answer(request, connection, descriptor)
+    if how == "says_more":
+        yield b"{}"
 
 
 child.answer = answer

@@ -52,7 +52,7 @@ def children() -> set[int]:
         ("exits", Reason.CRASH, "exited with code 0"),
         ("leaks", Reason.OUT_OF_MEMORY, "memory"),
         ("speaks_nonsense", Reason.CRASH, "nonsense"),
-        ("sends_too_much", Reason.CRASH, "decoder"),
+        ("sends_too_much", Reason.CRASH, "announced a message of more than 64 MB"),
         ("sends_a_part", Reason.TIMEOUT, "silent for 4 s"),
         ("nests_deeply", Reason.CRASH, "nonsense"),
     ],
@@ -91,6 +91,20 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
     peak = process.resident
     process.close()
     assert peak <= 1.1 * CONFIG.decoder_memory_mb * 2**20
+
+
+@pytest.mark.promise("P10")
+def test_a_leak_from_clip_to_clip_costs_no_clip(video, tmp_path, record_property):
+    """100 MB a clip, of which the limit holds three: the process is replaced before that."""
+    made, clips = [], counted(10, 4)
+    pool = DecoderPool(CONFIG, 1, lambda config: made.append(fake(config)) or made[-1])
+    path = str(shutil.copy(video, tmp_path / "leaks_a_clip.mp4"))
+    for _ in range(clips):
+        assert len(pool.probe(path).times) == COUNT
+    assert clips // 3 <= len(made) and max(one.resident for one in made) <= 1.1 * CONFIG.decoder_memory_mb * 2**20
+    pool.close()
+    assert not {one.process.pid for one in made} & children()
+    record_property("injections", clips)
 
 
 @pytest.mark.promise("P10")
@@ -136,6 +150,28 @@ def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_p
     assert 90 <= len(seen) < COUNT and seen == list(range(len(seen)))
     assert len(made) <= count
     pool.close()
+
+
+@pytest.mark.promise("P10")
+def test_a_refusal_after_the_last_frame_is_that_clips_own(video, tmp_path):
+    """Of pictures too large to be held back until it is known that decord lost none: it was the answer to the next request."""
+    path = str(with_a_lost_picture(tmp_path / "h264.mp4", "h264.mp4", 44))
+    pool, seen = DecoderPool(DecodeConfig(), 1), []
+    with pytest.raises(Quarantined) as caught:
+        seen.extend(number(image) for image in pool.frames(path, pool.probe(path), range(24, 27), (4096, 2560)))
+    assert caught.value.reason == Reason.DECODE_ERROR and seen == [24, 25, 26]
+    assert len(pool.probe(str(video)).times) == COUNT
+    pool.close()
+
+
+@pytest.mark.promise("P10")
+def test_what_a_decoder_says_unasked_is_no_answer(video, tmp_path):
+    process = fake(CONFIG)
+    process.probe(str(shutil.copy(video, tmp_path / "says_more.mp4")))
+    assert process.connection.poll(CONFIG.deadline_s)
+    with pytest.raises(DecoderDied, match="without being asked"):
+        process.probe(str(video))
+    assert process.process.pid not in children()
 
 
 def test_a_file_that_is_replaced_is_refused_even_with_the_same_time_and_size(video, tmp_path):
