@@ -2,9 +2,9 @@
 
     python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB PARENT
 
-It answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the pictures stand in one
-of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has let it go. Messages
-are JSON, a video's times and key frames follow it as raw numbers; nothing is unpickled, since the bytes of a video may
+It says READY, then answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the
+pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has
+let it go; after the last comes DONE, or a refusal. Messages are JSON, a video's times and key frames follow it as raw numbers; nothing is unpickled, since the bytes of a video may
 have got hold of this process.
 """
 
@@ -33,6 +33,7 @@ SLOT_BYTES = 4 << 20
 """About how much of the memory one batch of pictures takes."""
 LET_GO = b""
 """The parent's message that the oldest slot may be filled again."""
+READY, DONE = b"ready", b"done"
 ORPHAN_CHECK_S = 1.0
 
 
@@ -114,6 +115,7 @@ def batches(source: Source, request: dict[str, Any], connection: Connection, des
         yield json.dumps(dict(pictures=len(batch))).encode()
     if end:
         raise end[0]
+    yield DONE
 
 
 def until_refused(images: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], list[Quarantined]]:
@@ -156,6 +158,7 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
+        connection.send_bytes(READY)
         serve(connection, descriptor)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.child import LET_GO, SLOTS, batch_size, decode_video, memory_bytes, slots
+from pipeline.decode.child import DONE, LET_GO, READY, SLOTS, batch_size, decode_video, memory_bytes, slots
 from schemas.clip import Video
 from schemas.outcome import Quarantined, Reason, Stage
 
@@ -28,6 +28,8 @@ COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.child")
 LONGEST_MESSAGE = 64 << 20
 NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a message raises that is not one of ours."""
+START_S = 60.0
+"""How long a process may take to load itself; on a busy machine many times what it takes on another."""
 WATCH_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -65,6 +67,7 @@ class DecoderProcess:
             env=without_secrets(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
+        self._await_start()
 
     def probe(self, path: str) -> Video:
         """Raises Quarantined, or DecoderDied."""
@@ -92,8 +95,9 @@ class DecoderProcess:
                     self._send(LET_GO)
                 yield from images
                 if count < expected:
-                    self._receive()  # a refusal
-                    raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {count} of {expected} pictures")
+                    break
+        if self._receive() != DONE or count < expected:
+            raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {count} of {expected} pictures")
 
     def is_alive(self) -> bool:
         return self.process.poll() is None and not self.connection.closed
@@ -109,8 +113,16 @@ class DecoderProcess:
         self.connection.close()
         self.memory.close()
 
+    def _await_start(self) -> None:
+        """Until it has loaded itself, which is no clip's time; where it never does, the first request finds that out."""
+        with suppress(EOFError, OSError):
+            if self.connection.poll(START_S):
+                self.connection.recv_bytes(len(READY))
+
     def _ask(self, path: str, **request: object) -> None:
         self.served += 1
+        if self.connection.poll():  # it would pass for the answer
+            raise self._died(Reason.CRASH, self._last_words("the decoder spoke without being asked"))
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
@@ -134,9 +146,11 @@ class DecoderProcess:
                     self._check_memory()
                 message = self.connection.recv_bytes(LONGEST_MESSAGE)
         except (EOFError, OSError) as error:
+            if not self.connection.readable:
+                raise self._died(Reason.CRASH, f"the decoder announced a message of more than {LONGEST_MESSAGE >> 20} MB") from error
             if self.overdue:
                 raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
-            raise self._died(Reason.CRASH, self._last_words()) from error
+            raise self._died(Reason.CRASH, self._last_words("the decoder closed its connection")) from error
         self._check_memory()
         raise_refusal(message)
         return message
@@ -165,12 +179,12 @@ class DecoderProcess:
         if self.resident > self.config.decoder_memory_mb << 20:
             raise self._died(Reason.OUT_OF_MEMORY, f"the decoder took {self.resident >> 20} MB, at most {self.config.decoder_memory_mb}")
 
-    def _last_words(self) -> str:
-        """How it ended, of a process that has closed its connection."""
+    def _last_words(self, otherwise: str) -> str:
+        """How it ended, of a process that seems to be gone; or what else is wrong with it."""
         with suppress(subprocess.TimeoutExpired):
             code = self.process.wait(timeout=1)
             return f"the decoder was ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder exited with code {code}"
-        return "the decoder closed its connection"
+        return otherwise
 
     def _died(self, reason: Reason, detail: str) -> DecoderDied:
         self.close()

@@ -174,6 +174,14 @@ def test_what_a_decoder_says_unasked_is_no_answer(video, tmp_path):
     assert process.process.pid not in children()
 
 
+def test_the_time_in_which_a_decoder_loads_itself_is_no_clips(video):
+    """A busy machine needs many times as long for it as another."""
+    code = f"import sys, time; time.sleep({CONFIG.deadline_s + 1}); from pipeline.decode import child; child.main(sys.argv[1:])"
+    process = DecoderProcess(CONFIG, (sys.executable, "-c", code))
+    assert len(process.probe(str(video)).times) == COUNT
+    process.close()
+
+
 def test_a_file_that_is_replaced_is_refused_even_with_the_same_time_and_size(video, tmp_path):
     path = str(shutil.copy2(video, tmp_path / "a.mp4"))
     process = DecoderProcess(DecodeConfig())
