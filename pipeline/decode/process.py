@@ -86,6 +86,7 @@ class DecoderProcess:
         if not turns:
             return
         self._ask(path, indices=[int(i) for i in indices], size=size, signature=video.signature)
+        done = 0
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
                 expected = min(batch, len(indices) - turn * batch)
@@ -94,10 +95,11 @@ class DecoderProcess:
                 if turn + SLOTS < turns:
                     self._send(LET_GO)
                 yield from images
+                done += count
                 if count < expected:
                     break
-        if self._receive() != DONE or count < expected:
-            raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {count} of {expected} pictures")
+        if self._receive() != DONE or done < len(indices):
+            raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {done} of {len(indices)} pictures")
 
     def is_alive(self) -> bool:
         return self.process.poll() is None and not self.connection.closed
