@@ -1,0 +1,55 @@
+"""P25: what a worker and its decoder hold does not grow with the clips that they have been through."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.decode.process import PAGE
+from tests.faults.reference import CLIPS, PER_SHARD, counted
+from tests.faults.runs import built, ended, start_here
+from tests.faults.test_killed_processes import descendants
+
+MOST = 200 << 20
+"""Bytes more than after the first tenth."""
+ALL = counted(2000, 40)
+
+
+def listed(path: Path) -> Path:
+    """A table of as many clips, the same few over and over."""
+    path.write_text("uri,clip_id,split\n" + "".join(f"{i % CLIPS:03d}.mp4,clip-{i:04d},train\n" for i in range(ALL)))
+    return path
+
+
+def resident(process: int) -> int:
+    """Bytes that a process and those that it has started hold."""
+    found = 0
+    for one in (process, *descendants(process)):
+        try:
+            found += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * PAGE
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def watched(clips: Path, out: Path) -> Iterator[tuple[int, int]]:
+    """A run in one process, to its end: clips that are done, and what it holds, again and again."""
+    log = out.with_suffix(".log")
+    process = start_here(clips, out, log)
+    while process.is_alive():
+        yield len(built(log)) * PER_SHARD, resident(process.pid)
+        time.sleep(0.05)
+    assert ended(process) == 0, log.read_text()
+    assert len(built(log)) * PER_SHARD == ALL
+
+
+@pytest.mark.promise("P25")
+@pytest.mark.timeout(3600)
+def test_memory_does_not_grow_with_the_clips(reference, tmp_path, record_property):
+    """Not even in the making of what follows from the records."""
+    seen = list(watched(listed(reference.clips.with_name("many.csv")), tmp_path / "dataset"))
+    after = [held for done, held in seen if done >= ALL // 10]
+    print(f"{after[0] >> 20} MB after a tenth, {after[-1] >> 20} at the end, {max(after) >> 20} at most")
+    assert max(after) <= after[0] + MOST
+    record_property("clips", ALL)
