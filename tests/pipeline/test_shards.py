@@ -86,6 +86,20 @@ def test_a_sample_that_is_not_finite_is_never_published(tmp_path):
     assert not writer.path.exists()
 
 
+@pytest.mark.parametrize("place", [600, -1500])
+def test_what_a_disk_did_not_keep_is_never_published(tmp_path, place):
+    """Of the first sample's picture, and between the last sample and the end: no reader would see the latter."""
+    writer = ShardWriter(tmp_path / "a.tar")
+    writer.add(make_sample())
+    writer.file.flush()
+    data = bytearray(writer.temporary.read_bytes()) + bytes(1024)
+    data[place] ^= 1
+    writer.temporary.write_bytes(data[:-1024])
+    with pytest.raises(ValueError, match="a.tar"):
+        writer.finish()
+    assert not writer.path.exists()
+
+
 @pytest.mark.parametrize("key", ["a.b", "../a", "/a", "", "a" * 91, "a\0"])
 def test_a_key_that_a_reader_would_cut_or_follow_is_refused(tmp_path, key):
     writer = ShardWriter(tmp_path / "a.tar")
