@@ -95,7 +95,7 @@ def test_what_a_disk_did_not_keep_is_never_published(tmp_path, place):
     data = bytearray(writer.temporary.read_bytes()) + bytes(1024)
     data[place] ^= 1
     writer.temporary.write_bytes(data[:-1024])
-    with pytest.raises(ValueError, match="a.tar"):
+    with pytest.raises(ValueError, match=r"a\.tar"):
         writer.finish()
     assert not writer.path.exists()
 
