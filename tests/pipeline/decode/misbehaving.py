@@ -1,6 +1,7 @@
 """A decoder process that misbehaves when it is asked for a file whose name says how; otherwise it is the real one."""
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -38,6 +39,15 @@ def send_too_much(connection: Connection) -> None:
         os.write(connection.fileno(), b"\xff" * 4096)
 
 
+def leak_shared() -> None:
+    """Memory that the system's limit on data does not count; 800 MB in all."""
+    for _ in range(80):
+        HOARD.append(mmap.mmap(-1, 10 << 20))
+        HOARD[-1].write(bytes(10 << 20))
+        time.sleep(0.02)
+    time.sleep(1000)
+
+
 def leak_a_clip() -> None:
     HOARD.append(bytes(os.urandom(1 << 20)) * 100)
 
@@ -53,6 +63,8 @@ WAYS = {
     "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
     "sends_too_much": send_too_much,
     "sends_a_part": send_part,
+    "leaks_shared": lambda connection: leak_shared(),
+    "takes_much_at_once": lambda connection: HOARD.append(bytearray(800 << 20)),
     "leaks_a_clip": lambda connection: leak_a_clip(),
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }

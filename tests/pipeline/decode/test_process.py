@@ -51,6 +51,8 @@ def children() -> set[int]:
         ("aborts", Reason.CRASH, "SIGABRT"),
         ("exits", Reason.CRASH, "exited with code 0"),
         ("leaks", Reason.OUT_OF_MEMORY, "memory"),
+        ("leaks_shared", Reason.OUT_OF_MEMORY, "the decoder took"),
+        ("takes_much_at_once", Reason.OUT_OF_MEMORY, "asked for more memory"),
         ("speaks_nonsense", Reason.CRASH, "nonsense"),
         ("sends_too_much", Reason.CRASH, "announced a message of more than 64 MB"),
         ("sends_a_part", Reason.TIMEOUT, "silent for 4 s"),
