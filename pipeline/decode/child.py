@@ -157,6 +157,8 @@ def main(arguments: list[str]) -> None:
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from pipeline.decode import probe, readers  # noqa: F401 - what the first clip would wait for
+
     try:
         connection.send_bytes(READY)
         serve(connection, descriptor)

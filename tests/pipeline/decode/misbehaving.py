@@ -40,11 +40,11 @@ def send_too_much(connection: Connection) -> None:
 
 
 def leak_shared() -> None:
-    """Memory that the system's limit on data does not count; 800 MB in all."""
-    for _ in range(80):
-        HOARD.append(mmap.mmap(-1, 10 << 20))
-        HOARD[-1].write(bytes(10 << 20))
-        time.sleep(0.02)
+    """600 MB that the system's limit on data does not count."""
+    data = bytes(20 << 20)
+    for _ in range(30):
+        HOARD.append(mmap.mmap(-1, len(data)))
+        HOARD[-1].write(data)
     time.sleep(1000)
 
 
