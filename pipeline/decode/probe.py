@@ -57,12 +57,12 @@ def probe(path: str, config: DecodeConfig) -> Source:
 
 def shown_packets(container: InputContainer, stream: VideoStream, most: int) -> Iterator[Packet]:
     """The packets of the stream. Raises Quarantined (too_many_frames, truncated)."""
-    count, end_s = 0, 0.0
+    count, end_s, ticks = 0, 0.0, [float(one.time_base or 0) for one in container.streams]
     for packet in container.demux():  # one at a time: together they are the whole file
         if packet.is_corrupt:
             raise refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
         if packet.size and packet.pts is not None:
-            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * (packet.time_base or 0)))
+            end_s = max(end_s, (packet.pts + (packet.duration or 0)) * ticks[packet.stream.index])
         if packet.size and packet.stream.index == stream.index:
             count += 1
             if count > most:
