@@ -50,6 +50,6 @@ def test_memory_does_not_grow_with_the_clips(reference, tmp_path, record_propert
     """Not even in the making of what follows from the records."""
     seen = list(watched(listed(reference.clips.with_name("many.csv")), tmp_path / "dataset"))
     after = [held for done, held in seen if done >= ALL // 10]
-    print(f"{after[0] >> 20} MB after a tenth, {after[-1] >> 20} at the end, {max(after) >> 20} at most")
+    for name, value in {"clips": ALL, "MB after a tenth": after[0] >> 20, "MB at most": max(after) >> 20}.items():
+        record_property(name, value)
     assert max(after) <= after[0] + MOST
-    record_property("clips", ALL)
