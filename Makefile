@@ -10,7 +10,9 @@ SHOWN ?= $(DATASET)-moving
 BENCHMARKS ?= extract memory spectrum shards mechanisms statistics page loader flow splatting
 BENCH_SECONDS ?= 12
 
-.PHONY: install demo test test-faults check lint types bench clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: install demo test test-all test-faults check lint types bench clean
 
 install: $(INSTALLED)
 
@@ -34,8 +36,12 @@ demo: $(INSTALLED)
 	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"
 	@echo "the data set is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
 
+# what takes a test a quarter of a minute or more is left to make check
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(INSTALLED)
+	$(PYTEST)
 
 # every fault as often as is promised, in some hours; then what held, in docs/promises.md
 test-faults: $(INSTALLED)
@@ -49,7 +55,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/pyright
 
-check: lint types test
+check: lint types test-all
 
 bench: $(INSTALLED)
 	for name in $(BENCHMARKS); do \

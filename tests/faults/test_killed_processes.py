@@ -49,6 +49,7 @@ def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected
         injected.ended(out, killed(reference.clips, out, iter(lambda: rng.uniform(0.5, 2), None), rng))
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
@@ -58,6 +59,7 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
         injected.ended(out, killed(reference.clips, out, iter([0.0]), random.Random(SEED)))
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(reference, injected, tmp_path):
@@ -75,6 +77,7 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(ref
     injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED)))
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P3")
 @pytest.mark.timeout(3600)
 def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):

@@ -34,6 +34,7 @@ def lost_during(run: subprocess.Popen, others: list[int], join: Callable[[], int
     return lost
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 @pytest.mark.timeout(3600)
 def test_a_node_is_lost_while_it_works_and_another_joins(reference, injected, tmp_path):

@@ -44,6 +44,7 @@ def watched(clips: Path, out: Path) -> Iterator[tuple[int, int]]:
     assert len(built(log)) * PER_SHARD == ALL
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P25")
 @pytest.mark.timeout(3600)
 def test_memory_does_not_grow_with_the_clips(reference, tmp_path, record_property):

@@ -118,6 +118,7 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(reference
     injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
 
 
+@pytest.mark.slow
 def test_the_command_through_a_storage_that_fails(reference, injected, proxy, server, prefix, tmp_path):
     """The real one, with two workers; it says where the data set is, and no secret of the storage is in it or in what is said."""
     env = storage.environment(proxy) | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "AWS_SECRET_ACCESS_KEY": "canary0f00d"}
@@ -152,6 +153,7 @@ def objects_in(table: Path) -> list[str]:
     return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_another_configuration_or_a_full_bucket_of_another_run(reference, proxy, prefix, tmp_path, record_property):
     """Is refused by what is in the storage, from whatever machine; nothing in it changes."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -172,6 +174,7 @@ def test_a_storage_that_knows_no_conditions_is_refused(reference, proxy, prefix,
     record_property("injections", 1)
 
 
+@pytest.mark.slow
 def test_a_storage_that_goes_away_is_one_sentence(reference, server, prefix, tmp_path, record_property):
     """In the middle of a run; when it is there again, the same command ends it."""
     with storage.faulty(server, share=0.0) as proxy:

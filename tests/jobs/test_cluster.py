@@ -39,6 +39,7 @@ def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
         tasks_that_fit(resources, needs)
 
 
+@pytest.mark.slow
 def test_a_ray_that_does_not_start_in_time_is_a_sentence(tmp_path):
     """Its own daemon ends at once; Ray waits half a minute for it."""
     swaying(tmp_path / "a.mp4", seconds=1)

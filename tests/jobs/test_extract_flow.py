@@ -115,12 +115,14 @@ def test_every_measure_is_recorded_whatever_the_fate(rows):
             assert row["mean_motion_px"] > 0 and row["frame_rate"] == pytest.approx(30, abs=0.1) and len(row["power_x"]) == 13
 
 
+@pytest.mark.slow
 def test_one_worker_two_decoders_and_two_blas_threads_give_the_same_bytes(clips, reference, tmp_path):
     done = extract(clips, tmp_path / "again", "--workers", "1", "--decoders-per-worker", "2", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "again") == contents(reference)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes_and_rewrites_nothing(clips, reference, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *SMALL, "--workers", "1"]

@@ -81,6 +81,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
             told(capfd, main, *arguments)
 
 
+@pytest.mark.slow
 def test_names_of_videos(tmp_path, capfd):
     """As a run lists them, refuses them, and says which of them changed."""
     clips, out = tmp_path / "clips", tmp_path / "out"

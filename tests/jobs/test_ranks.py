@@ -59,6 +59,7 @@ def rank_of(process: str) -> str:
     return next((one.partition("=")[2] for one in Path(f"/proc/{process}/environ").read_text().split("\0") if one.startswith("RANK=")), "")
 
 
+@pytest.mark.slow
 def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     """P18, with the command that a person types."""
     options = ["smoke", "--steps", "16", "--batch", "2", *QUICK, "--save-every", "4", "--picture-every", "99", "--data", str(folder / "data")]

@@ -47,6 +47,7 @@ def test_relative_paths_are_refused_in_a_submitted_job(cluster):
     assert done.returncode != 0 and "'clips' is a relative path, expected an absolute one" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P23")
 def test_another_token_gets_nowhere(cluster, tmp_path):
     """Neither to submit a job, nor to compute on the cluster, nor to ask what it does."""

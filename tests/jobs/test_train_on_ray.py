@@ -39,6 +39,7 @@ def kill_a_worker(pid: int) -> None:
     os.kill(next(one for one, title in titles.items() if b"RayTrainWorker" in title), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine Ray takes minutes to start
 def test_a_killed_worker_costs_nothing(folder):
     """Training ends at the bytes of two processes that were left in peace, and every step is shown. Relative paths mean what they mean here."""
@@ -77,12 +78,14 @@ def test_one_process_does_without_ray(folder):
     assert "--workers needs Ray and what it trains with" in (folder / "refused").read_text()
 
 
+@pytest.mark.slow
 def test_of_all_processes_one_speaks(tmp_path, capfd):
     written(tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
     train_autoencoder.main(["smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "x"), *OPTIONS, "--steps", "1", "--workers", "2"])
     assert capfd.readouterr().err.count("nothing is held out") == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_request_ends_it_at_once_with_the_same_sentence(tmp_path, capsys):
     written(tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48)))
     for workers, words in (("0", "--workers is 0, expected at least 1"), ("1", "held out for test")):
