@@ -21,6 +21,8 @@ VERBS = {
     "animate": "a photograph becomes a video, or a loop",
     "preview": "one sample of a data set as a video or a sheet of pictures",
     "export-page": "a page in which a photograph can be pulled and let go",
+    "study": "a page on which people choose between two folders of videos",
+    "study-result": "which of them was preferred, and how surely",
 }
 
 
