@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What people have chosen on a page of `quiver study`: which set they preferred, and how surely.
 
-    python -m jobs.study_result answers-*.csv
+python -m jobs.study_result answers-*.csv
 """
 
 import json

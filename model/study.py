@@ -69,7 +69,5 @@ def study_of(pairs: Sequence[Pair]) -> str:
 
 def page_of(pairs: Sequence[Pair], question: str, look_s: float) -> str:
     """The whole page. A pair must have been seen for `look_s` seconds before it can be judged."""
-    shown = [
-        dict(name=pair.name, width=pair.size[0], height=pair.size[1], films=[b64encode(film).decode() for film in pair.films]) for pair in pairs
-    ]
+    shown = [dict(name=pair.name, width=pair.size[0], height=pair.size[1], films=[b64encode(film).decode() for film in pair.films]) for pair in pairs]
     return filled(TEMPLATE, question, dict(study=study_of(pairs), columns=COLUMNS, look=look_s, pairs=shown))
