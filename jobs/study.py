@@ -77,27 +77,27 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parsed(Study, "quiver study", args)
         check_output("--out", job.out)
-        made = [made_pair(job, name, *paths, count) for name, *paths, count in chosen(job)]
+        a, b = videos(job.a), videos(job.b)
+        names = chosen(job, a, b)
+        made = [made_pair(job, name, (a[name], b[name]), len(names)) for name in names]
         page = page_of(made, job.question.strip(), job.look).encode()
         replace_file(job.out, page)
-        crf = sorted({pair.crf for pair in made})
+        crf, alone = sorted({pair.crf for pair in made}), len(a.keys() ^ b.keys())
         quality = f"CRF {crf[0]}" + (f" to {crf[-1]}" if len(crf) > 1 else "")
         say(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(made)} pairs, H.264 at {quality}; study {study_of(made)}: A is {job.a}, B is {job.b}")
+        if alone:
+            tell(f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out")
 
 
-def chosen(job: Study) -> Iterator[tuple[str, Path, Path, int]]:
-    """Name and both videos of each pair, and how many pairs there are. Raises ValueError where there is none, or fewer than asked for."""
-    a, b = videos(job.a), videos(job.b)
+def chosen(job: Study, a: dict[str, Path], b: dict[str, Path]) -> list[str]:
+    """Names of the pairs. Raises ValueError where there is none, or fewer than asked for."""
     names = sorted(a.keys() & b.keys())
     if not names:
         raise ValueError(f"no names agree: {job.a} has {examples(a)}, and {job.b} has {examples(b)}")
-    if alone := len(a.keys() ^ b.keys()):
-        tell(f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out")
     count = job.pairs or len(names)
     if count > len(names):
         raise ValueError(f"--pairs is {count}, expected at most {len(names)}, for which names agree")
-    for name in sorted(Random(job.seed).sample(names, count)):  # noqa: S311 - nothing secret
-        yield name, a[name], b[name], count
+    return sorted(Random(job.seed).sample(names, count))  # noqa: S311 - nothing secret
 
 
 def examples(found: dict[str, Path]) -> str:
@@ -123,14 +123,14 @@ def videos(folder: Path) -> dict[str, Path]:
     return found
 
 
-def made_pair(job: Study, name: str, a: Path, b: Path, count: int) -> Pair:
-    """Both videos at one size and length, encoded alike."""
+def made_pair(job: Study, name: str, paths: tuple[Path, Path], count: int) -> Pair:
+    """Both videos at one size and length, encoded alike; one of `count` pairs."""
     pool = shared_pool(DecodeConfig())
-    probed = [probe(pool, path) for path in (a, b)]
+    probed = [probe(pool, path) for path in paths]
     seconds = min(job.seconds, *(length(video) for video in probed))
     try:
         size = common_size(*(own_size(video) for video in probed), job.width)
-        shown = [list(cut(pool, path, video, size, seconds)) for path, video in zip((a, b), probed, strict=True)]
+        shown = [list(cut(pool, path, video, size, seconds)) for path, video in zip(paths, probed, strict=True)]
         rates = [round(len(one) / seconds) or 1 for one in shown]
 
         def make(crf: int) -> Films:

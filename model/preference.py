@@ -96,7 +96,7 @@ def choice_of(row: Sequence[str], number: int) -> Choice:
     """Row `number` of a file."""
     if len(row) != len(COLUMNS):
         raise ValueError(f"has {len(row)} fields in row {number}, expected {len(COLUMNS)}")
-    fields = dict(zip(COLUMNS, row, strict=True))
+    fields: dict[str, str] = dict(zip(COLUMNS, row, strict=True))
     for name, text in fields.items():
         if not VALID[name].fullmatch(text):
             raise ValueError(f"has {name} {printable(text, 60)!r} in row {number}, expected {EXPECTED[name]}")
@@ -106,14 +106,14 @@ def choice_of(row: Sequence[str], number: int) -> Choice:
     return Choice(study=fields["study"], viewer=fields["viewer"], pair=fields["pair"], for_a=fields[fields["choice"]] == "A", seconds=seconds)
 
 
-VALID = {
+VALID: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern)
     for name, pattern in dict(
         study=rf"s[0-9a-f]{{{STUDY_DIGITS}}}", viewer=rf"v[0-9a-f]{{{VIEWER_DIGITS}}}", seed=r"[0-9]{1,10}", pair=rf".{{1,{MOST_FIELD}}}",
         left="[AB]", right="[AB]", choice="left|right", seconds=r"[0-9]{1,7}(\.[0-9]{1,3})?",
     ).items()
 }  # fmt: skip
-EXPECTED = dict(
+EXPECTED: dict[str, str] = dict(
     study=f"s and {STUDY_DIGITS} hexadecimal digits", viewer=f"v and {VIEWER_DIGITS} hexadecimal digits", seed="a whole number", left="A or B", right="A or B",
     pair=f"a name of 1 to {MOST_FIELD} characters", choice="left or right", seconds="a number of seconds",
 )  # fmt: skip

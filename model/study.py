@@ -40,7 +40,7 @@ def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tu
     """
     narrow, wide = sorted(width / height for width, height in (one, other))
     if narrow < LEAST_ALIKE * wide:
-        raise ValueError(f"one is {one[0]}x{one[1]} and the other {other[0]}x{other[1]} pixels, expected nearly the same aspect")
+        raise ValueError(f"has videos of {one[0]}x{one[1]} and {other[0]}x{other[1]} pixels, expected nearly the same aspect")
     height = min(one[1], other[1], widest / narrow)
     return max(2, 2 * int(narrow * height / 2)), max(2, 2 * int(height / 2))
 

@@ -189,7 +189,7 @@ MISTAKES = {
     "truncated": ({"c/alone.mp4": videos.truncated}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
     "one frame": ({"c/alone.mp4": lambda path: film(path, BLUE, count=1)}, ["{a}", "{root}/c"], "alone.mp4 has 1 frame in "),
     "other aspect": ({"c/alone.mp4": lambda path: film(path, BLUE, (64, 128))}, ["{a}", "{root}/c"],
-                     "the pair alone one is 128x80 and the other 64x128 pixels, expected nearly the same aspect"),
+                     "the pair alone has videos of 128x80 and 64x128 pixels, expected nearly the same aspect"),
     "twice": ({"c/alone.mp4": film, "c/alone.mkv": film}, ["{a}", "{root}/c"], "has alone.mkv and alone.mp4, expected one video of a name"),
     "too many pairs": ({}, ["{a}", "{b}", "--pairs", "6"], "--pairs is 6, expected at most 5, for which names agree"),
     "no question": ({}, ["{a}", "{b}", "--question", " "], "--question is ' ', expected words"),
