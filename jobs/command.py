@@ -13,6 +13,7 @@ VERBS = {
     "finalize": "writes the manifest and every other derived file again",
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",
+    "flow-card": "how far each flow estimator can be believed, and what it costs",
     "make-clips": "procedural videos of swaying things with known motion",
     "train-autoencoder": "learns the autoencoder of frequencies from a data set",
     "train-denoiser": "learns the prior of motion from a data set",

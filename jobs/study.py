@@ -129,7 +129,7 @@ def made_pair(job: Study, name: str, paths: tuple[Path, Path], count: int) -> Pa
     probed = [probe(pool, path) for path in paths]
     seconds = min(job.seconds, *(length(video) for video in probed))
     try:
-        size = common_size(*(own_size(video) for video in probed), job.width)
+        size = common_size(own_size(probed[0]), own_size(probed[1]), job.width)
         shown = [list(cut(pool, path, video, size, seconds)) for path, video in zip(paths, probed, strict=True)]
         rates = [round(len(one) / seconds) or 1 for one in shown]
 
