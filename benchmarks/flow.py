@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.rounds import Target, Timing, arguments, interleaved, medians, one_cpu, report, table, timed
 from pipeline import vision
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
+from pipeline.flow.ground_truth import read_known
 from pipeline.scenery import SCENES
 from pipeline.synthetic import WORKING, render, true_motion, trustworthy
 
@@ -34,7 +34,6 @@ TARGETS = 32
 """Targets per source here; a window has 149."""
 WINDOWS = 15
 """Windows that share a frame: 150 frames each, one every 10."""
-UNKNOWN = 1e9
 
 
 def main() -> None:
@@ -118,13 +117,6 @@ def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
 # ---- error
 
 
-def read_flow(path: Path) -> np.ndarray:
-    """[2, H, W], pixels, of a Middlebury .flo file."""
-    data = path.read_bytes()
-    width, height = np.frombuffer(data, "<i4", 2, 4)
-    return np.moveaxis(np.frombuffer(data, "<f4", width * height * 2, 12).reshape(height, width, 2), 2, 0)
-
-
 def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
     """Mean over valid pixels (and over time), px; `found` is an array or a tensor on any device."""
     found = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
@@ -136,12 +128,11 @@ def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
     estimators = {"RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)), "DIS medium": make_estimator(FlowConfig())}
     rows, worst = [], dict.fromkeys(estimators, 0.0)
     for pair, known in REFERENCE.items():
-        images = [np.asarray(Image.open(folder / pair / name).convert("RGB")) for name in ("frame10.png", "frame11.png")]
-        true = read_flow(folder / pair / "flow10.flo")
+        truth = read_known(pair, folder / pair / "flow10.flo")
         row: list[Any] = [pair]
         for (name, estimator), expected in zip(estimators.items(), known, strict=True):
-            source, target = estimator.prepare(images)
-            error = endpoint_error(estimator.displace([(source, target)])[0], true, (np.abs(true) < UNKNOWN).all(0))
+            source, target = estimator.prepare([truth.source, truth.target])
+            error = endpoint_error(estimator.displace([(source, target)])[0], truth.flow, truth.valid)
             row += [error, expected]
             worst[name] = max(worst[name], 100 * abs(error / expected - 1))
         rows.append(row)

@@ -13,6 +13,7 @@ VERBS = {
     "finalize": "writes the manifest and every other derived file again",
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",
+    "flow-card": "how far each flow estimator can be believed, and what it costs",
     "make-clips": "procedural videos of swaying things with known motion",
     "train-autoencoder": "learns the autoencoder of frequencies from a data set",
     "train-denoiser": "learns the prior of motion from a data set",
@@ -21,6 +22,8 @@ VERBS = {
     "animate": "a photograph becomes a video, or a loop",
     "preview": "one sample of a data set as a video or a sheet of pictures",
     "export-page": "a page in which a photograph can be pulled and let go",
+    "study": "a page on which people choose between two folders of videos",
+    "study-result": "which of them was preferred, and how surely",
 }
 
 

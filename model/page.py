@@ -52,7 +52,7 @@ def page_of(photograph: Picture, volume: SpectralVolume, title: str) -> str:
         width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=text_of(jpeg(picture)), **numbers(modes),
         nyquist=len(modes.omega) * 2 == volume.frames, **layers(modes, weight_of(spectrum, volume.frames)),
     )  # fmt: skip
-    page = filled(title, about)
+    page = filled(TEMPLATE, title, about)
     if len(page) > MOST_BYTES:
         raise ValueError(f"the page would have {len(page):,} bytes, expected at most {MOST_BYTES:,}: the motion has {len(spectrum)} frequencies")
     return page
@@ -124,9 +124,9 @@ def text_of(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def filled(title: str, about: dict[str, Any]) -> str:
-    """The template with its blanks filled. Its policy names its one script by hash, so that no other runs."""
-    template = TEMPLATE.read_text(encoding="utf-8")
+def filled(path: Path, title: str, about: dict[str, Any]) -> str:
+    """A template with its blanks filled. Its policy names its one script by hash, so that no other runs."""
+    template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
     data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")
     template = template.replace("@SCRIPT@", f"'sha256-{text_of(sha256(script.encode()).digest())}'").replace("@DATA@", data)

@@ -159,6 +159,14 @@ def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, opt
     write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
 
 
+def h264(frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str]) -> bytes:
+    """Such an mp4, its index first."""
+    with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
+        path = Path(folder) / "film.mp4"
+        write_h264(path, frames, rate=rate, options=options, index_first=True)
+        return path.read_bytes()
+
+
 def write_film(path: Path, frames: Iterable[Shown], codec: Codec, *, rate: Fraction | int, index_first: bool) -> None:
     """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}

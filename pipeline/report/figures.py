@@ -6,7 +6,7 @@ stays text in the page's font. Equal numbers give equal bytes. No figure holds a
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -203,3 +203,41 @@ def throughput(minutes: Float64[np.ndarray, " shards"], windows: Int64[np.ndarra
         axes.tick_params(length=0)
         figure.subplots_adjust(0.135, 0.24, 0.98, 0.98)
         return svg(figure, "throughput")
+
+
+DASHES = ((), (5, 2), (2, 2), (7, 2, 2, 2))
+"""Of lines of one colour."""
+
+
+def estimators(
+    name: str,
+    x: Sequence[float | int],
+    lines: Mapping[str, Sequence[float | None]],
+    accented: Sequence[str],
+    *,
+    label: str,
+    other: str,
+    log: bool = False,
+    ticks: Sequence[str] = (),
+) -> Markup:
+    """A line for each flow estimator, named at its end; those `accented` in colour, and `truth` thick. `ticks` are words for x."""
+    with canvas() as (figure, axes):
+        ends, plain = [], 0
+        for title, values in lines.items():
+            found = np.array([np.nan if value is None else value for value in values], np.float64)
+            colour, dashes = (ACCENT, ()) if title in accented else (MUTED, ()) if title == "truth" else (INK, DASHES[plain % len(DASHES)])
+            plain += title not in accented and title != "truth"
+            axes.plot(x, found, color=colour, dashes=dashes or (None, None), linewidth=4 if title == "truth" else 1.6, alpha=0.4 if title == "truth" else 1)
+            ends.append((float(found[np.isfinite(found)][-1]) if np.isfinite(found).any() else 0.0, title, colour))
+        vertical(axes, np.array([value for values in lines.values() for value in values if value is not None])) if log else axes.grid(axis="y", linewidth=0.8)
+        axes.set_ylim(*((None, None) if log else (min(0, axes.get_ylim()[0]), None)))
+        axes.set(xlim=(x[0], x[-1]), xlabel=label, ylabel=other)
+        axes.tick_params(length=0)
+        if ticks:
+            axes.set_xticks(x, ticks)
+        ends.sort()
+        heights = apart(axes.transLimits.transform([(0, axes.transScale.transform((0, value))[1]) for value, _, _ in ends])[:, 1], 0.062)
+        for (_, title, colour), height in zip(ends, heights, strict=True):
+            axes.text(1.02, height, title, transform=axes.transAxes, va="center", fontsize=12, color=colour)
+        figure.subplots_adjust(0.145, 0.16, 0.775, 0.98)
+        return svg(figure, name)

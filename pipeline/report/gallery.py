@@ -2,10 +2,8 @@
 
 import base64
 import io
-import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,7 +13,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from pipeline import pictures
-from pipeline.encode import at_rate, even, write_h264
+from pipeline.encode import at_rate, even, h264
 from pipeline.reconstruction import Reconstruction, of_sample, read_settings
 from pipeline.report import reading
 from pipeline.selection import Selection
@@ -149,14 +147,10 @@ def webp(image: UInt8[np.ndarray, "height width channels"]) -> str:
 def mp4(frames: Sequence[Picture], fps: float) -> str:
     """As a data URI of an H.264 video."""
     data = b""
-    with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
-        path = Path(folder) / "clip.mp4"
-        for crf in QUALITIES:
-            options = dict(crf=str(crf), preset="fast")
-            write_h264(path, at_rate(map(even, frames), fps), rate=Fraction(fps).limit_denominator(1001), options=options, index_first=True)
-            data = path.read_bytes()
-            if len(data) <= LARGEST:
-                break
+    for crf in QUALITIES:
+        data = h264(at_rate(map(even, frames), fps), rate=Fraction(fps).limit_denominator(1001), options=dict(crf=str(crf), preset="fast"))
+        if len(data) <= LARGEST:
+            break
     return uri("video/mp4", data)
 
 

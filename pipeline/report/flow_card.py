@@ -1,0 +1,109 @@
+"""The page of a flow quality card: flow_card.html, filled with the numbers of pipeline/flow/card.py and pictures of its cases."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline import pictures
+from pipeline.flow import card, quality
+from pipeline.report import HERE, figures, words
+from pipeline.report.gallery import fitted, webp
+
+WHEEL = 40
+COLUMNS = {
+    "known": (("epe_px", "error, px", 1), ("angle_deg", "angle, °", 1), ("epe_near_px", "near edges, px", 1), ("epe_inside_px", "inside, px", 1), ("blur_px", "edge blur, px", 1)),
+    "scenes": (("epe_px", "error, px", 1), ("spectrum_error", "of spectrum, %", 100), ("epe_near_px", "near edges, px", 1), ("blur_px", "edge blur, px", 1)),
+    "clips": (("disagreement_px", "there and back, px", 1), ("inconsistent_share", "inconsistent, %", 100), ("photometric", "grey levels", 1)),
+}  # fmt: skip
+"""Of each part: measure, heading and factor."""
+
+
+def page(about: dict[str, Any], cases: Mapping[str, Sequence[card.Case]]) -> str:
+    """One file that asks for nothing; equal cards give equal bytes."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= words.FILTERS
+    names = list(about["estimators"])
+    return environment.get_template("flow_card.html").render(
+        names=names, learned=[name for name in names if card.is_learned(name)], leads=card.leads(about), claims=card.claims(about), left_out=list(about["left_out"].values()),
+        tables={part: table(about[part], names, part) for part in COLUMNS if about[part]}, times={name: card.seconds(about, name) for name in names}, figures=drawn(about, names),
+        cases={part: [shown(one) for one in found] for part, found in cases.items()}, about=about, columns=COLUMNS, protocol=flat(about["protocol"]),
+        described={name: flat(one) for name, one in about["estimators"].items()},
+    )  # fmt: skip
+
+
+def table(part: Mapping[str, card.Numbers], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
+    """A row for each estimator, with the least value of each column marked."""
+    found = {name: [card.average(part, name, key) for key, _, _ in COLUMNS[kind]] for name in names}
+    least = [min((value for value in column if value is not None), default=None) for column in zip(*found.values(), strict=True)]
+    factors = [factor for _, _, factor in COLUMNS[kind]]
+    cells = {
+        name: [(value is not None and value == low, value and factor * value) for value, low, factor in zip(row, least, factors, strict=True)]
+        for name, row in found.items()
+    }
+    return [dict(name=name, cells=row) for name, row in cells.items()]
+
+
+def drawn(about: dict[str, Any], names: Sequence[str]) -> dict[str, Markup]:
+    """The figures for which there are numbers."""
+    learned = [name for name in names if card.is_learned(name)]
+    found = {}
+    sizes = [f"{fine:g} to {coarse:g}" for fine, coarse in pairwise(quality.OCTAVES)]
+    for part in ("known", "scenes"):
+        if about[part]:
+            lines = {name: [detail(about[part], name, i) for i in range(len(sizes))] for name in names}
+            found[part] = figures.estimators(
+                f"details-{part}", range(len(sizes)), lines, learned, label="size of detail, px", other="kept, % of the truth's", ticks=sizes
+            )
+    if about["scenes"]:
+        hz = [k * card.FPS / about["protocol"]["scenes"]["frames"] for k in range(1, card.FREQUENCIES)]
+        errors = {name: bands(about["scenes"], name, "error_px") for name in names} | dict(truth=bands(about["scenes"], names[0], "truth_px"))
+        found["bands"] = figures.estimators("bands", hz, errors, learned, label="frequency, Hz", other="error of the amplitude, px", log=True)
+        gains = {name: [value and 100 * value for value in bands(about["scenes"], name, "kept")] for name in names}
+        found["gains"] = figures.estimators("gains", hz, gains, learned, label="frequency, Hz", other="found, % of the truth's sway")
+    return found
+
+
+def detail(part: Mapping[str, card.Numbers], name: str, size: int) -> float | None:
+    """Share kept of the details of one size, percent; mean over the cases that have them."""
+    found = [100 * case[name]["details"][size]["kept"] for case in part.values() if case[name]["details"][size] is not None]
+    return fmean(found) if found else None
+
+
+def bands(part: Mapping[str, card.Numbers], name: str, key: str) -> list[float | None]:
+    """A measure at each frequency from the first on that is not 0, mean over the scenes."""
+    columns = zip(*([band[key] for band in case[name]["bands"][1:]] for case in part.values()), strict=True)
+    found = [[value for value in column if value is not None] for column in columns]
+    return [fmean(values) if values else None for values in found]
+
+
+def shown(case: card.Case) -> dict[str, Any]:
+    """Pictures of one case: all flows in the colours of one scale, and where there is a truth the errors in those of another."""
+    truth = case.truth if case.truth is not None else np.median(np.stack(list(case.flows.values())), axis=0).astype(np.float32)
+    full = pictures.end_of_scale(np.hypot(truth[0], truth[1]))
+    errors = {} if case.truth is None else {name: quality.end_point_error(flow, case.truth) for name, flow in case.flows.items()}
+    largest = pictures.end_of_scale(np.concatenate([error[case.valid] for error in errors.values()])) if errors else 1.0
+    colours = {name: webp(fitted(pictures.flow_colours(flow, full))) for name, flow in case.flows.items()}
+    known = None if case.truth is None else coloured_truth(case.truth, case.valid, full)
+    return dict(
+        name=case.name, image=webp(fitted(case.image)), truth=known, full=full, largest=largest, flows=colours, aspect=case.image.shape[1] / len(case.image),
+        errors={name: webp(fitted(pictures.heat(np.where(case.valid, error, 0).astype(np.float32), largest))) for name, error in errors.items()},
+    )  # fmt: skip
+
+
+def coloured_truth(truth: card.Flow, valid: Bool[np.ndarray, "height width"], full: float) -> str:
+    """With the wheel of colours in its corner; grey where it is not known."""
+    picture = fitted(np.where(valid[..., None], pictures.flow_colours(truth, full), np.uint8(128)))
+    return webp(pictures.inset(picture, pictures.colour_wheel(min(WHEEL, len(picture) // 4))))
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Names and values of nested tables, each name with those above it."""
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in flat(inner, f"{name}.{key}" if name else str(key))]
