@@ -35,7 +35,7 @@ NEEDS = {
     "": ("packages", "every command"),
     "extract": ("packages of extract", "quiver extract-flow, repair, make-clips, and videos from animate"),
     "train": ("packages of train", "quiver train-..., sample and animate --checkpoint"),
-    "report": ("packages of report", "quiver report-statistics"),
+    "report": ("packages of report", "quiver report-statistics and flow-card"),
 }
 """Of each extra of the package: the name of its check, and what cannot be done without it."""
 NO_WHEEL = {"decord": "--decoder pyav"}
