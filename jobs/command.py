@@ -20,6 +20,8 @@ VERBS = {
     "train-renderer": "learns to paint a photograph that has moved",
     "sample": "motion for a photograph, from a trained prior",
     "animate": "a photograph becomes a video, or a loop",
+    "evaluate": "how near generated videos are to real ones, by every metric that can be had",
+    "ceiling": "how good frames can get by the true motion, and by K frequencies of it",
     "preview": "one sample of a data set as a video or a sheet of pictures",
     "export-page": "a page in which a photograph can be pulled and let go",
     "study": "a page on which people choose between two folders of videos",

@@ -119,7 +119,7 @@ def settle(moving: Moving) -> Moved:
     return Moved(sums, sums.grid_motion(), forward, disagree([(forward[i], back) for i, back in backward.items()]))
 
 
-def to_array(flow: Any) -> Float32[np.ndarray, "2 height width"]:
+def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
     """The same in this process's memory."""
     return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
 

@@ -47,8 +47,13 @@ def report(selections: Sequence[Selection], statistics: SpectrumStatistics) -> s
 
 def page(parts: dict) -> str:
     """page.html with its style and its one script inside."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= words.FILTERS
     script = (HERE / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(**parts, words=words.MEASURES, script=Markup(script), script_digest=digest)  # noqa: S704 - our own file
+    return filled("page.html", parts | dict(words=words.MEASURES, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
+
+
+def filled(template: str, parts: dict) -> str:
+    """A page of this folder."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= words.FILTERS
+    return environment.get_template(template).render(**parts)

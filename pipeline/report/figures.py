@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -241,3 +241,43 @@ def estimators(
             axes.text(1.02, height, title, transform=axes.transAxes, va="center", fontsize=12, color=colour)
         figure.subplots_adjust(0.145, 0.16, 0.775, 0.98)
         return svg(figure, name)
+
+
+class Line(NamedTuple):
+    """A course of numbers, and how it is drawn; not finite where there is none."""
+
+    values: Float64[np.ndarray, " places"]
+    colour: str = ACCENT
+    dashes: tuple[float, float] | None = None
+
+
+def steps(name: str, places: Sequence[str], lines: Sequence[Line], label: str) -> Markup:
+    """Values at named places from left to right, of which the last stands apart."""
+    with canvas(height=250) as (figure, axes):
+        across = np.arange(len(places)) + 0.5 * (np.arange(len(places)) == len(places) - 1)
+        for line in lines:
+            axes.plot(across, line.values, color=line.colour, marker="o", markersize=4, dashes=line.dashes or (None, None))
+        axes.set_xticks(across, places)
+        axes.set(ylabel=label)
+        _quiet(axes)
+        figure.subplots_adjust(0.135, 0.13, 0.98, 0.97)
+        return svg(figure, name)
+
+
+def courses(name: str, seconds: Float64[np.ndarray, " places"], lines: Sequence[Line], label: str, *, log: bool = False, across: str = "seconds") -> Markup:
+    """Values over time, or over what `across` says."""
+    with canvas(height=250) as (figure, axes):
+        for line in lines:
+            axes.plot(seconds, line.values, color=line.colour, linewidth=1.4, dashes=line.dashes or (None, None))
+        if log:
+            vertical(axes, np.concatenate([line.values for line in lines]))
+        axes.set(xlim=(float(seconds[0]), max(float(seconds[-1]), float(seconds[0]) + 1e-9)), xlabel=across, ylabel=label)
+        _quiet(axes)
+        figure.subplots_adjust(0.135, 0.19, 0.98, 0.97)
+        return svg(figure, name)
+
+
+def _quiet(axes: Any) -> None:
+    axes.grid(axis="y", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""How good frames can get at best: each clip's first frame moved by its own true motion, whole and from K frequencies.
+
+    python -m jobs.ceiling VIDEOS --out DIR
+
+Writes ceiling.json and ceiling.html to DIR. No network is needed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from jobs.exits import say, sentences, tell
+from jobs.extract_flow import registry, versions
+from jobs.options import parsed
+from jobs.results import aligned, check_folder, page_maker, write_results
+from model.ceiling import COUNTS, STILL, TRUE, Reached, reached, within
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import DecoderPool, shared_pool
+from pipeline.flow import FlowConfig, make_estimator
+from pipeline.footage import CROPPING, Footage, decoded, take_of, videos_in
+from pipeline.pictures import busiest_row
+from pipeline.single import LEAST_S, like
+from pipeline.spectrum import modulus
+from pipeline.texture import flow_from_start
+from pipeline.window import BuildConfig
+
+FPS = 30.0
+"""The working rate of the paper's spectra."""
+SHOWN = (STILL, "K = 4", "K = 16", TRUE)
+"""Of which the page has X-t slices."""
+
+Slices = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """Measures how good frames can get: the first frame of each clip, moved by its true motion and by K frequencies of it."""
+
+    clips: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CLIPS")]
+    """Videos, or folders of them."""
+    out: Path
+    """Folder for ceiling.json and ceiling.html."""
+    frequencies: tuple[int, ...] = COUNTS
+    """K, one or several."""
+    seconds: float = 5.0
+    """So much of each clip's beginning is taken, or all that there is."""
+    size: tuple[int, int] = (256, 160)
+    """Working resolution: each clip is scaled to about as many pixels in its own aspect."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+    def __post_init__(self):
+        if not LEAST_S <= self.seconds <= 60:
+            raise ValueError(f"--seconds is {self.seconds:g}, expected {LEAST_S:g} to 60")
+        if not self.clips or not self.frequencies or min(self.frequencies) < 1:
+            raise ValueError(f"CLIPS are {len(self.clips)} and --frequencies {self.frequencies}, expected at least one clip, and numbers over 0")
+        BuildConfig(size=self.size, flow=self.flow)  # says what is wrong with a size
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = parsed(Ceiling, "quiver ceiling", args, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+        check_folder(job.out)
+        run(job)
+
+
+def run(job: Ceiling) -> None:
+    """Measures, and writes both files."""
+    make_page = page_maker("ceiling_page")
+    clips, slices = [], {}
+    paths = listed(job.clips)
+    for number, (name, path) in enumerate(paths.items(), 1):
+        record, slices[name] = measured(path, job)
+        clips.append(dict(name=name) | record)
+        tell(f"{number} of {len(paths)} clips")
+    found = dict(protocol=protocol(job), clips=clips)
+    files = write_results(job.out, "ceiling", found, make_page(found, slices))
+    say("\n".join([aligned(table(clips)), *map(str, files)]))
+
+
+def listed(places: Sequence[Path]) -> dict[str, Path]:
+    """Videos by name. Raises ValueError where a folder has none."""
+    return {name: path for place in places for name, path in (videos_in(place, "CLIPS") if place.is_dir() else {place.stem: place}).items()}
+
+
+def protocol(job: Ceiling) -> dict[str, Any]:
+    """What decides the numbers beside the clips."""
+    return dict(
+        renderer="softmax splatting without a network (model/animation.py)", working_fps=FPS, cropping=CROPPING, flow=make_estimator(job.flow).description(),
+        decoding=asdict(job.decode), versions=versions(BuildConfig(decode=job.decode, flow=job.flow)) ,
+        psnr="of all colours, mean over the frames after the first, dB; 100 where a frame is the same", ssim="Gaussian window of 11 pixels, mean over channels and frames",
+    )  # fmt: skip
+
+
+def measured(path: Path, job: Ceiling) -> tuple[dict[str, Any], Slices]:
+    """What a clip's record says, and its X-t slices. Raises ValueError, in a sentence, where it cannot be used."""
+    clip, window = beginning(path, job, shared_pool(job.decode))
+    flows = flow_from_start(clip.frames, make_estimator(job.flow))
+    found = reached(clip.frames, flows, clip.times, window=window, fps=FPS, counts=sorted(set(job.frequencies)))
+    count, row = within(clip.times, window, FPS), busiest_row(flows)
+    motions, slices = [], {"real frames": clip.frames[:count, row]}
+    for one in found:
+        motions.append(numbers(one))
+        slices |= {one.name: one.frames[:, row]} if one.name in SHOWN else {}
+    height, width = clip.frames.shape[1:3]
+    record = dict(
+        sha256=clip.sha256, size=list(clip.size), working_size=[width, height], decoder=clip.decoder, window=window, seconds=clip.times[:count].tolist(),
+        motion_px=float(modulus(flows[:, 0], flows[:, 1]).mean()), motions=motions,
+    )  # fmt: skip
+    return record, slices
+
+
+def beginning(path: Path, job: Ceiling, pool: DecoderPool) -> tuple[Footage, int]:
+    """A clip's first frames, and how many displacements at FPS they cover."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not there, expected a video or a folder of them")
+    take = take_of(path, pool)
+    window = int(min(round(job.seconds * FPS), np.floor(take.times[-1] * FPS + 1e-6) + 1))
+    if window < LEAST_S * FPS:
+        raise ValueError(f"{path} has {len(take.times)} frames in {take.times[-1]:.2f} s, expected at least {LEAST_S:g} s")
+    reaching = int(np.searchsorted(take.times, (window - 1) / FPS - 1e-6)) + 1  # the last of them may stand after the window's end
+    return decoded(take.first(reaching), like(take.size, job.size), pool), window
+
+
+def numbers(one: Reached) -> dict[str, Any]:
+    """As the file has them."""
+    return dict(
+        name=one.name, frequencies=one.frequencies, psnr_db=float(one.psnr_db.mean()), ssim=float(one.ssim.mean()), error_px=one.error_px,
+        error_share=one.error_share, psnr_db_of_frames=one.psnr_db.tolist(), ssim_of_frames=one.ssim.tolist(),
+    )  # fmt: skip
+
+
+def table(clips: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """For a terminal: PSNR, SSIM and error of the motion."""
+    yield ["clip", "", *(motion["name"] for motion in clips[0]["motions"])]
+    for clip in clips:
+        for title, key, form in (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f")):
+            yield [clip["name"] if key == "psnr_db" else "", title, *(format(motion[key], form) for motion in clip["motions"])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What is measured goes into a folder, as JSON and as a page, and into the terminal, as a table."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from pipeline.shards import replace_file, to_json
+from schemas.run import plain
+
+
+def check_folder(folder: Path) -> None:
+    """Makes the folder of --out. Raises ValueError where it is a file or holds a data set, OSError where it cannot be written."""
+    if (folder.exists() and not folder.is_dir()) or (folder / "run.json").exists():
+        raise ValueError(f"--out is {str(folder)!r}, expected a folder that is no data set")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def page_maker(name: str) -> Callable[..., str]:
+    """A page of pipeline/report/evaluation.py. Raises ValueError where its libraries are missing."""
+    try:
+        return getattr(import_module("pipeline.report.evaluation"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2", "markupsafe"):
+            raise
+        raise ValueError(f"the page needs {error.name}, which is not installed: pip install 'quiver-motion[report]'") from error
+
+
+def write_results(folder: Path, name: str, found: Mapping[str, Any], page: str) -> list[Path]:
+    """Writes NAME.json and NAME.html, each whole or not at all."""
+    files = {folder / f"{name}.json": to_json(plain(found), indent=1), folder / f"{name}.html": page.encode(errors="replace")}
+    for path, data in files.items():
+        replace_file(path, data)
+    return list(files)
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of words, in columns; the first stands to the left and the others to the right."""
+    table = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(f"{word:{'<' if i == 0 else '>'}{width}}" for i, (word, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table
+    )

@@ -1,0 +1,363 @@
+"""Generated videos beside real ones: every metric that can be computed with what is given, and what each of the others needs.
+
+A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `curves`). Which frames are looked
+at, how many, and by what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from model.ceiling import SAME_DB, alike
+from model.distances import CONFIDENCE, Distance, bootstrap, frechet, kid, sliding
+from model.excerpts import SLIDING_FID, excerpts, over_time
+from model.features import I3D, INCEPTION, Network
+from model.lpips import Lpips
+from model.metrics import log_spectral_distance, phase_coherence, seam
+from model.motion_metrics import magnitude_distance, oscillation_share, spatial_coherence
+from model.steadiness import flicker, warping_error
+from pipeline.flow import FlowEstimator
+from pipeline.pictures import busiest_row
+from pipeline.spectrum import GRID, modulus, power, to_spectrum
+from pipeline.texture import at_rate, flow_between, flow_from_start
+
+SIZE = (256, 128)
+"""Of the paper's crop, width x height."""
+FREQUENCIES = 16
+FPS = 30.0
+"""To which displacements are brought before their spectrum is taken."""
+LEAST = 16
+"""Frames of a pair: one excerpt of FVD."""
+CELLS = (8, 4)
+"""Across and down, of features that need no weights."""
+SLIDING_STRIDE = 10
+TOGETHER = 300
+"""Frames that are looked at in one call."""
+
+Frames = UInt8[np.ndarray, "time height width 3"]
+Samples = UInt8[np.ndarray, "samples *time height width 3"]
+Sees = Callable[[Any], Any]
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """Frames of a video, and when each is shown, seconds after the first."""
+
+    @property
+    def frames(self) -> np.ndarray: ...
+    @property
+    def times(self) -> np.ndarray: ...
+
+
+class Look(NamedTuple):
+    """Features of a video: of its frames one by one (length 1), or of excerpts of it."""
+
+    name: str
+    length: int
+    stride: int
+    sees: Sees | None
+    """Samples to features; None where its weights were not given."""
+    option: str = ""
+    """By which they are given."""
+    protocol: Mapping[str, Any] = {}
+
+
+class Given(NamedTuple):
+    """What a measurement is made with."""
+
+    estimator: FlowEstimator
+    looks: Sequence[Look]
+    lpips: Lpips | None = None
+
+
+class Side(NamedTuple):
+    """What is kept of one video of a pair."""
+
+    flicker: float
+    warping_error: float
+    visible: float
+    oscillation_share: float
+    spatial_coherence: float
+    phase_coherence: float
+    seam: float
+    motion_px: float
+    amplitude: Float[np.ndarray, " all_freq"]
+    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies."""
+    features: Mapping[str, Float[np.ndarray, "_ _"]]
+    """By the name of the look."""
+    slice: UInt8[np.ndarray, "time width 3"]
+    """X-t, of the row in which the real video moves most."""
+
+
+class Measured(NamedTuple):
+    """A pair."""
+
+    name: str
+    times: Float[np.ndarray, " time"]
+    window: int
+    """T, of the spectra, at FPS."""
+    row: int
+    """Of the X-t slices."""
+    psnr_db: Float[np.ndarray, " time"]
+    ssim: Float[np.ndarray, " time"]
+    lpips: Float[np.ndarray, " time"] | None
+    spectral_db: Float[np.ndarray, " bands"]
+    """Log-spectral distance of bands 1 .. K-1."""
+    magnitude_px: float
+    real: Side
+    generated: Side
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    key: str
+    name: str
+    unit: str
+    better: str
+    """higher, lower, or nearer: to the real videos' own."""
+    value: float | None
+    low: float | None
+    high: float | None
+    """Of the 95 % interval; None of a single pair."""
+    real: float | None
+    generated: float | None
+    """Means, of what each video has by itself."""
+    needs: str | None
+    """What to give where there is no value."""
+    protocol: Mapping[str, Any]
+
+
+def colours(samples: UInt8[np.ndarray, "samples height width 3"]) -> Float32[np.ndarray, "samples features"]:
+    """Of pictures, 0 to 1: mean colours of CELLS, without weights (docs/maths.md, 42)."""
+    return np.stack([cv2.resize(one, CELLS, interpolation=cv2.INTER_AREA).ravel() for one in samples]).astype(np.float32) / 255
+
+
+def changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float32[np.ndarray, "samples features"]:
+    """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and how far they range about their mean (docs/maths.md, 42)."""
+    found = []
+    for one in samples:
+        grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in one]).astype(np.float32) / 255
+        steps, spread = np.abs(np.diff(grey, axis=0)).mean(axis=0), grey.std(axis=0)
+        found.append(np.concatenate([cv2.resize(part, CELLS, interpolation=cv2.INTER_AREA).ravel() for part in (steps, spread)]))
+    return np.stack(found).astype(np.float32)
+
+
+NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": I3D}
+"""By the option that names its file: how each is called."""
+
+
+def looks(networks: Mapping[str, Network]) -> list[Look]:
+    """All that are asked for, whether their network was given or not."""
+    plain = dict(features=f"mean colours of {CELLS[0]}x{CELLS[1]} cells"), dict(features=f"change and range of grey in {CELLS[0]}x{CELLS[1]} cells")
+    found = [Look("colours", 1, 1, colours, protocol=plain[0]), *(Look(f"changes{n}", n, n // 2, changes, protocol=plain[1]) for n in (16, 32))]
+    return found + [_by(networks, name, length) for name, length in (("inception", 1), ("i3d", 16), ("i3d", 32), ("dt-i3d", 16), ("dt-i3d", 32))]
+
+
+def _by(networks: Mapping[str, Network], name: str, length: int) -> Look:
+    network, called = networks.get(name), name if length == 1 else f"{name}{length}"
+    sees, protocol = (network.features, network.protocol()) if network else (None, {})
+    return Look(called, length, max(1, length // 2), sees, f"--{name} FILE", protocol)
+
+
+DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
+    ("fid", "FID", "inception", frechet, 1.0),
+    ("kid", "KID x 100", "inception", kid, 100.0),
+    ("fvd", "FVD", "i3d16", frechet, 1.0),
+    ("fvd32", "FVD32", "i3d32", frechet, 1.0),
+    ("dt_fvd", "DT-FVD", "dt-i3d16", frechet, 1.0),
+    ("dt_fvd32", "DT-FVD32", "dt-i3d32", frechet, 1.0),
+    ("colours_frechet", "Frechet distance of colours x 100", "colours", frechet, 100.0),
+    ("colours_kernel", "Kernel distance of colours x 100", "colours", kid, 100.0),
+    ("changes_frechet", "Frechet distance of changes x 10,000", "changes16", frechet, 1e4),
+    ("changes32_frechet", "Frechet distance of changes x 10,000, 32 frames", "changes32", frechet, 1e4),
+)
+"""Key, name, look, distance, and by what it is multiplied."""
+SLIDING: tuple[tuple[str, str, str, int, int, float], ...] = (
+    ("sliding_fid", "FID of 30 frames", "inception", SLIDING_FID, SLIDING_STRIDE, 1.0),
+    ("sliding_dt_fvd", "DT-FVD of 16 frames", "dt-i3d16", 1, 1, 1.0),
+    ("sliding_colours", "Frechet distance of colours x 100, of 30 frames", "colours", SLIDING_FID, SLIDING_STRIDE, 100.0),
+    ("sliding_changes", "Frechet distance of changes x 10,000, of 16 frames", "changes16", 1, 1, 1e4),
+)
+"""Key, name, look, samples of a window and from window to window, and by what it is multiplied."""
+PAIRED = (("psnr_db", "PSNR", "dB", "higher"), ("ssim", "SSIM", "", "higher"), ("lpips", "LPIPS, AlexNet", "", "lower"))
+OWN = (
+    ("flicker", "Flicker", "grey levels"),
+    ("warping_error", "Warping error", ""),
+    ("oscillation_share", "Oscillation share", ""),
+    ("spatial_coherence", "Spatial coherence", ""),
+    ("phase_coherence", "Phase coherence", ""),
+    ("seam", "Seam", ""),
+    ("motion_px", "Mean motion", "px"),
+)
+"""What each video has by itself; two are the nearer the less they differ."""
+
+
+def measure(name: str, real: Shown, generated: Shown, given: Given) -> Measured:
+    """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for others, and where a network refuses them."""
+    if real.frames.shape != generated.frames.shape or len(real.frames) < LEAST:
+        raise ValueError(f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {LEAST} frames")
+    window = int(min(real.times[-1], generated.times[-1]) * FPS + 1e-6) + 1
+    motions = [at_rate(flow_from_start(one.frames, given.estimator), one.times, window, FPS) for one in (real, generated)]
+    spectra = [to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64) for motion in motions]
+    row = busiest_row(motions[0])
+    sides = [side(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
+    decibels, structure = alike(generated.frames, real.frames)
+    return Measured(
+        name, real.times, window, row, decibels, structure, given.lpips.between(generated.frames, real.frames) if given.lpips else None,
+        log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID, ::GRID] for one in (motions[1], motions[0]))), *sides,
+    )  # fmt: skip
+
+
+def side(frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, given: Given) -> Side:
+    """One video by itself."""
+    forward, backward = flow_between(frames, given.estimator), flow_between(frames[::-1], given.estimator)[::-1]
+    warping = warping_error(frames, list(zip(forward, backward, strict=True)))
+    amplitude = np.sqrt(power(motion[:, :, ::GRID, ::GRID]).sum(axis=0)) * 2 / len(motion)
+    return Side(
+        flicker(frames), *warping, oscillation_share(motion, len(spectrum)), spatial_coherence(motion), phase_coherence(spectrum), seam(motion).position_typical,
+        float(modulus(motion[:, 0], motion[:, 1]).mean()), amplitude, {look.name: seen(frames, look) for look in given.looks if sees(look, len(frames))}, frames[:, row].copy(),
+    )  # fmt: skip
+
+
+def sees(look: Look, frames: int) -> bool:
+    """Whether it can see a video of so many frames."""
+    return look.sees is not None and look.length <= frames
+
+
+def seen(frames: Frames, look: Look) -> Float[np.ndarray, "samples features"]:
+    """Features of frames, or of excerpts."""
+    samples: Any = frames if look.length == 1 else excerpts(frames, look.length, look.stride)
+    step = max(1, TOGETHER // look.length)
+    assert look.sees is not None  # noqa: S101 - `sees` was asked
+    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)]).astype(np.float64)
+
+
+def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
+    """The table; intervals are drawn over pairs, `rounds` times, from a fixed seed."""
+    return [
+        *(paired(found, *names, rounds) for names in PAIRED), *(own(found, *names, rounds) for names in OWN),
+        *spectral(found, rounds), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
+    ]  # fmt: skip
+
+
+def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str, rounds: int) -> Row:
+    """Of frames beside the real ones."""
+    values = [getattr(one, key) for one in found]
+    protocol = dict(per="frame", frames=sum(len(one.times) for one in found), pairs=len(found), mean="over frames, then over pairs")
+    protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
+    if any(value is None for value in values):
+        return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
+    return averaged([float(value.mean()) for value in values], key, name, unit, better, rounds, protocol)
+
+
+def own(found: Sequence[Measured], key: str, name: str, unit: str, rounds: int) -> Row:
+    """How much what each video has by itself differs from the real one's."""
+    both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
+    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", rounds, dict(value="mean over pairs of |generated - real|", pairs=len(found)))
+    return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
+
+
+def spectral(found: Sequence[Measured], rounds: int) -> list[Row]:
+    """Of displacements: distance of spectra, and of how far things move."""
+    window = sorted({one.window for one in found})
+    protocol = dict(window=window, fps=FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
+    if len({len(one.spectral_db) for one in found}) == 1:
+        protocol["by_band_db"] = np.mean([one.spectral_db for one in found], axis=0).tolist()
+    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", rounds, protocol)
+    lengths = averaged(
+        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", rounds, dict(window=window, pairs=len(found))
+    )
+    return [spectra, lengths]
+
+
+def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, rounds: int, protocol: Mapping[str, Any]) -> Row:
+    """The mean over pairs, with its interval."""
+    low = high = None
+    if len(values) > 1:
+        drawn = np.random.default_rng(0).choice(np.array(values), (rounds, len(values))).mean(axis=1)
+        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+    return Row(key, name, unit, better, float(np.mean(values)), low, high, None, None, None, protocol)
+
+
+def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:
+    """A distance of all videos' features."""
+    look = next(look for look in given.looks if look.name == of)
+    protocol = dict(window=look.length, stride=look.stride, pairs=len(found), times=scale) | dict(look.protocol)
+    if needs := missing(found, look):
+        return Row(key, name, "", "lower", None, None, None, None, None, needs, protocol)
+    real, generated = ([getattr(one, which).features[of] for one in found] for which in ("real", "generated"))
+    protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
+    if protocol["samples"] < 2:
+        return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
+    low, high = (scale * end for end in bootstrap(distance, real, generated, rounds)) if len(found) > 1 else (None, None)
+    value = scale * distance(np.concatenate(real), np.concatenate(generated))
+    return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)
+
+
+def missing(found: Sequence[Measured], look: Look) -> str | None:
+    """What a look needs that is not there."""
+    if look.sees is None:
+        return look.option
+    shortest = min(found, key=lambda one: len(one.times))
+    return f"at least {look.length} frames, {shortest.name} has {len(shortest.times)}" if len(shortest.times) < look.length else None
+
+
+class Curve(NamedTuple):
+    """Numbers over time, or over frequency."""
+
+    key: str
+    name: str
+    seconds: Sequence[float]
+    """At the middle of each window."""
+    values: Sequence[float]
+    needs: str | None = None
+    protocol: Mapping[str, Any] = {}
+
+
+def over_frames(found: Sequence[Measured]) -> list[Curve]:
+    """Of each frame beside the real one, averaged over pairs, as long as all last."""
+    count = min(len(one.times) for one in found)
+    made = [(key, name, [getattr(one, key) for one in found]) for key, name, *_ in PAIRED]
+    seconds = found[0].times[:count].tolist()
+    return [
+        Curve(key, name, seconds, np.mean([v[:count] for v in values], axis=0).tolist()) for key, name, values in made if all(v is not None for v in values)
+    ]
+
+
+def slid(found: Sequence[Measured], given: Given) -> list[Curve]:
+    """Distances of windows that slide over the videos, as long as all last."""
+    return [sliding_curve(found, given, *names) for names in SLIDING]
+
+
+def sliding_curve(found: Sequence[Measured], given: Given, key: str, name: str, of: str, length: int, stride: int, scale: float) -> Curve:
+    look = next(look for look in given.looks if look.name == of)
+    protocol = dict(window=length * look.length, stride=stride * look.stride, pairs=len(found), times=scale) | dict(look.protocol)
+    sets = [[getattr(one, which).features.get(of, np.empty((0, 1))) for one in found] for which in ("real", "generated")]
+    samples = min(map(len, sets[0]))
+    needs = missing(found, look) or too_few(samples, length, len(found))
+    if needs:
+        return Curve(key, name, [], [], needs, protocol)
+    windows = [over_time(np.stack([one[:samples] for one in part]), length, stride) for part in sets]
+    values = [scale * value for value in sliding(frechet, *windows)]
+    frame = float(np.median(np.diff(found[0].times)))
+    middle = (length * look.length - 1) / 2
+    return Curve(key, name, [(middle + i * stride * look.stride) * frame for i in range(len(values))], values, None, protocol)
+
+
+def too_few(samples: int, length: int, pairs: int) -> str | None:
+    """What a sliding distance needs beside features."""
+    if samples < length:
+        return f"at least {length} frames, there are {samples}"
+    return "at least 2 pairs" if pairs * length < 2 else None
+
+
+def spectra(found: Sequence[Measured]) -> tuple[Float[np.ndarray, " freq"], Float[np.ndarray, "2 freq"]]:
+    """Hz, and the root mean square over pairs of the amplitudes of real and generated motion, pixels, at the frequencies of the shortest."""
+    shortest = min(found, key=lambda one: one.window)
+    hz = np.arange(len(shortest.real.amplitude)) * FPS / shortest.window
+    each = [[np.interp(hz, np.arange(len(one.amplitude)) * FPS / pair.window, one.amplitude) for one in (pair.real, pair.generated)] for pair in found]
+    return hz, np.sqrt(np.square(each).mean(axis=0))

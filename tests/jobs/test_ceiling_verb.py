@@ -1,0 +1,61 @@
+"""The real command on a small video: what it writes, and each mistake in a sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.ceiling import main
+from tests import videos
+from tests.pages import browser
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """Of a video that sways at 0.7 and is too short for five seconds."""
+    folder = tmp_path_factory.mktemp("ceiling")
+    videos.swaying(folder / "reed.mp4", size=(128, 80), seconds=1.5, amplitude=3.0, hertz=1.4)
+    main([str(folder / "reed.mp4"), "--out", str(folder / "out"), "--frequencies", "1", "4", "16", "--size", "128x80"])
+    return folder / "out"
+
+
+def test_the_file_has_every_frame_and_how_it_was_measured(out):
+    found = json.loads((out / "ceiling.json").read_text())
+    (clip,) = found["clips"]
+    motions = {one["name"]: one for one in clip["motions"]}
+    assert list(motions) == ["still", "K = 1", "K = 4", "K = 16", "true motion"]
+    assert clip["window"] == 45 and len(clip["seconds"]) == 45 and all(len(one["psnr_db_of_frames"]) == 44 for one in motions.values())
+    assert motions["still"]["psnr_db"] < motions["K = 4"]["psnr_db"] < motions["K = 16"]["psnr_db"] <= motions["true motion"]["psnr_db"] + 0.2
+    assert motions["K = 4"]["error_px"] > motions["K = 16"]["error_px"] > motions["true motion"]["error_px"] == 0
+    assert found["protocol"]["flow"] == {"flow": "dis", "dis_preset": "medium"} and len(clip["sha256"]) == 64
+
+
+def test_the_page_has_a_curve_and_slices_of_each_clip(out):
+    with browser() as chromium:
+        tab, asked = chromium.new_page(), []
+        tab.on("console", lambda message: asked.append(message.text))
+        tab.goto((out / "ceiling.html").as_uri())
+        assert tab.locator("h2").all_inner_texts() == ["All clips", "reed", "How it was measured"] and not asked
+        assert tab.locator("svg").count() == 2 and tab.locator(".slices figcaption").all_inner_texts() == [
+            "real frames",
+            "still",
+            "K = 4",
+            "K = 16",
+            "true motion",
+        ]
+
+
+@pytest.mark.parametrize(("make", "options", "said"), [
+    (lambda path: videos.swaying(path, seconds=0.5), (), "expected at least 1 s"),
+    (videos.text, (), "cannot be used"),
+    (lambda path: path, (), "is not there"),
+    (lambda path: videos.swaying(path, seconds=1.2), ("--frequencies", "20"), "expected 1 to 19"),
+    (lambda path: videos.swaying(path, seconds=1.2), ("--frequencies", "0"), "numbers over 0"),
+    (lambda path: path.parent, (), "has no video"),
+])  # fmt: skip
+def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, make, options, said):
+    path = make(tmp_path / "clip.mp4")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(path), "--out", str(tmp_path / "out"), *options])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in error and "Traceback" not in error

@@ -1,0 +1,196 @@
+"""The real command on small videos: what it writes, which videos it pairs, and each mistake in a sentence."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.evaluate import main
+from jobs.results import aligned
+from pipeline.build import build_shard
+from pipeline.dataset import Dataset
+from pipeline.derived import finalize
+from pipeline.filters import PRESETS
+from pipeline.flow import FlowConfig
+from pipeline.plan import PlanConfig
+from pipeline.window import BuildConfig, recorded
+from tests import videos
+from tests.model.test_features import Inception, Video, saved
+from tests.pages import browser
+from tests.pipeline.building import plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two real videos, and generated ones of their names: one the same, one of another sway and shorter; and one without a partner."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name in ("real", "generated"):
+        (folder / name).mkdir()
+    for name, hertz in (("<b>leaf", 1.0), ("reed", 2.0)):
+        videos.swaying(folder / "real" / f"{name}.mp4", size=(256, 128), seconds=1.2, amplitude=3.0, hertz=hertz)
+    shutil.copy(folder / "real" / "<b>leaf.mp4", folder / "generated" / "<b>leaf.mp4")
+    videos.swaying(folder / "generated" / "reed.mkv", size=(128, 64), seconds=0.8, amplitude=1.5, hertz=1.0)
+    videos.swaying(folder / "generated" / "stray.mp4", size=(256, 128), seconds=0.6)
+    return folder
+
+
+def evaluate(folder: Path, *options: object) -> None:
+    main(["--real", str(folder / "real"), "--generated", str(folder / "generated"), "--out", str(folder / "out"), "--rounds", "5", *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def written(folder) -> dict:
+    evaluate(folder)
+    return json.loads((folder / "out" / "evaluation.json").read_text())
+
+
+def test_everything_that_needs_no_weights_is_computed_and_the_rest_says_what_it_needs(written):
+    metrics = {one["key"]: one for one in written["metrics"]}
+    assert {key for key, one in metrics.items() if one["needs"]} == {"lpips", "fid", "kid", "fvd", "fvd32", "dt_fvd", "dt_fvd32", "changes32_frechet"}
+    assert metrics["fvd"]["needs"] == "--i3d FILE" and metrics["changes32_frechet"]["needs"] == "at least 32 frames, reed has 24"
+    assert all(one["low"] <= one["value"] <= one["high"] for one in metrics.values() if one["better"] != "lower" and not one["needs"])
+    assert metrics["flicker"]["real"] > metrics["flicker"]["generated"] > 0
+    assert all(one["protocol"]["pairs"] == 2 for one in metrics.values())
+
+
+def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
+    pairs = {one["name"]: one for one in written["pairs"]}
+    assert {name: (one["frames"], one["real"]["frames"], one["generated"]["frames"]) for name, one in pairs.items()} == {
+        "<b>leaf": (36, 36, 36), "reed": (24, 36, 24),
+    }  # fmt: skip
+    assert written["protocol"]["without_a_partner"] == dict(real=[], generated=["stray"])
+    assert pairs["<b>leaf"]["psnr_db"] == 100 and pairs["reed"]["psnr_db"] < 40 and pairs["reed"]["generated"]["size"] == [128, 64]
+    assert len(pairs["<b>leaf"]["real"]["sha256"]) == 64 and pairs["<b>leaf"]["real"]["sha256"] == pairs["<b>leaf"]["generated"]["sha256"]
+
+
+def test_every_number_says_how_it_was_measured(written):
+    protocol = written["protocol"]
+    assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and "numpy" in protocol["versions"]
+    metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
+    assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
+
+
+def test_the_page_shows_it_without_a_script_or_the_network(folder, written):
+    page = folder / "out" / "evaluation.html"
+    with browser() as chromium:
+        tab, asked = chromium.new_page(), []
+        tab.on("request", lambda request: None if request.url.startswith(("data:", "file:")) else asked.append(request.url))
+        tab.on("console", lambda message: asked.append(message.text))
+        tab.goto(page.as_uri())
+        headings = tab.locator("h2").all_inner_texts()
+        assert headings[-3:] == ["<b>leaf", "reed", "How it was measured"] and not asked
+        assert tab.locator("table.figures tr").count() == 1 + len(written["metrics"])
+        assert all(tab.locator(".slices img").evaluate_all("all => all.map(one => one.naturalWidth === 256 && one.naturalHeight >= 100)"))
+        assert tab.locator("svg").count() == 5  # PSNR, SSIM, changes over time, and both spectra; colours over time need 30 frames
+        assert "needs --i3d FILE" in tab.locator("table.figures").inner_text()
+
+
+def refused(folder: Path, capsys, *options: object) -> str:
+    """The one sentence of a refusal, after what was told."""
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(folder, *options)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+def one_pair(folder: Path, **generated) -> Path:
+    """A real video and a generated one that differs."""
+    for name in ("real", "generated"):
+        (folder / name).mkdir()
+    common = dict(size=(256, 128), seconds=0.6)
+    videos.swaying(folder / "real" / "a.mp4", **common)
+    videos.swaying(folder / "generated" / "a.mp4", **(common | generated))
+    return folder
+
+
+@pytest.mark.parametrize(("generated", "said"), [
+    (dict(seconds=1 / 30), "a has 18 real and 1 generated frames, expected at least 16"),
+    (dict(seconds=0.4), "a has 18 real and 12 generated frames"),
+    (dict(size=(256, 160)), "a has real 256x128 pixels and generated 256x160, expected the same aspect"),
+    (dict(fps=24.0, seconds=1.0), "a has real 30.00 and generated 24.00 frames a second"),
+])  # fmt: skip
+def test_pairs_that_cannot_be_compared_are_refused(tmp_path, capsys, generated, said):
+    assert said in refused(one_pair(tmp_path, **generated), capsys)
+
+
+def test_folders_without_a_pair_are_refused(tmp_path, capsys):
+    one_pair(tmp_path)
+    (tmp_path / "generated" / "a.mp4").rename(tmp_path / "generated" / "b.mp4")
+    assert "expected the same file names: real are a, generated b" in refused(tmp_path, capsys)
+    videos.text(tmp_path / "generated" / "a.mp4")
+    assert "a.mp4 cannot be used" in refused(tmp_path, capsys)
+    for path in (tmp_path / "generated").iterdir():
+        path.unlink()
+    assert "has no video" in refused(tmp_path, capsys)
+    (tmp_path / "generated" / "notes.txt").write_text("no video")
+    assert "has no video" in refused(tmp_path, capsys)
+    assert "expected a folder of videos" in refused(tmp_path, capsys, "--generated", tmp_path / "nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(tmp_path):
+    one_pair(tmp_path)
+    files = {"--inception": saved(Inception(), tmp_path / "inception.pt"), "--i3d": saved(Video(), tmp_path / "i3d.pt")}
+    evaluate(tmp_path, *(word for pair in files.items() for word in pair))
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    metrics = {one["key"]: one for one in found["metrics"]}
+    assert metrics["fid"]["value"] == pytest.approx(0, abs=1e-6) and metrics["kid"]["value"] <= 0 and metrics["fid"]["low"] is None
+    assert metrics["fid"]["protocol"]["sha256"] == hashlib.sha256(files["--inception"].read_bytes()).hexdigest()
+    assert (metrics["fid"]["protocol"]["samples"], metrics["fid"]["protocol"]["dimensions"], metrics["fid"]["protocol"]["file"]) == (18, 2048, "inception.pt")
+    assert metrics["fvd"]["needs"] == "at least 2 samples" and metrics["fvd32"]["needs"] == "at least 32 frames, a has 18"
+    assert metrics["dt_fvd"]["needs"] == "--dt-i3d FILE"
+
+
+CONFIG = BuildConfig(
+    size=(64, 40), frequencies=8, plan=PlanConfig(frames=24, fps=30.0, stride=12), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["none"]
+)
+
+
+def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys):
+    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), CONFIG)
+    dataset = Dataset(tmp_path / "real")
+    with dataset.held():
+        dataset.open(rows, recorded(CONFIG), {})
+        list(build_shard(dataset, rows[0]["shard"], rows, CONFIG))
+        finalize(dataset)
+    (tmp_path / "generated").mkdir()
+    second = rows[1]["key"]
+    videos.swaying(tmp_path / "generated" / f"{second}.mp4", size=(128, 80), seconds=0.8, amplitude=3.0, hertz=1.25)
+    evaluate(tmp_path)
+    (pair,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["pairs"]
+    assert (pair["name"], pair["frames"], pair["real"]["size"], pair["real"]["sha256"]) == (second, 24, [64, 40], rows[1]["sha256"])
+    (tmp_path / "sways.mp4").unlink()
+    assert "sways.mp4 cannot be used: the file is gone" in refused(tmp_path, capsys)
+    assert "nowhere" in refused(tmp_path, capsys, "--real", tmp_path / "nowhere")
+
+
+class Linear(torch.nn.Module):
+    """Another network than any that is wanted."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :7].float()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("option", ["--inception", "--i3d", "--dt-i3d"])
+def test_weights_of_another_network_are_refused(tmp_path, capsys, option):
+    one_pair(tmp_path)
+    torch.jit.script(Linear()).save(str(tmp_path / "linear.pt"))
+    assert "linear.pt" in refused(tmp_path, capsys, option, tmp_path / "linear.pt")
+    (tmp_path / "text.pt").write_text("no network")
+    assert "is no TorchScript network" in refused(tmp_path, capsys, option, tmp_path / "text.pt")
+    assert "it is not downloaded" in refused(tmp_path, capsys, option, tmp_path / "absent.pt")
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path, capsys):
+    one_pair(tmp_path)
+    assert "--lpips and --alexnet are wanted together" in refused(tmp_path, capsys, "--lpips", tmp_path / "alex.pth")
+    assert "--frames is 8" in refused(tmp_path, capsys, "--frames", 8)
+
+
+def test_a_table_is_aligned():
+    assert aligned([["a", "1"], ["long", "22"]]) == "a      1\nlong  22"
