@@ -125,6 +125,17 @@ def test_an_interval_is_of_videos_and_narrower_for_more_of_them():
     assert width(40, 1) < 0.7 * width(10, 1)
 
 
+def test_what_pairs_have_in_common_widens_no_interval():
+    """Ten videos of ten subjects, each beside one of the same subject."""
+    rng = default_rng(13)
+    subjects = 10 * rng.normal(size=(10, 1, 3))
+    real, generated = (list(subjects + 0.1 * rng.normal(size=(10, 5, 3))) for _ in range(2))
+    widths = [high - low for low, high in (bootstrap(frechet, real, generated, paired=paired) for paired in (True, False))]
+    assert widths[0] < widths[1] / 100
+    with pytest.raises(ValueError, match="there are 10 real and 9 generated videos, expected pairs"):
+        bootstrap(frechet, real, generated[1:], paired=True)
+
+
 def test_an_interval_is_the_same_for_the_same_seed():
     videos = list(default_rng(0).normal(size=(6, 4, 3)))
     other = [one + 1 for one in videos]
