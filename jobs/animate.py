@@ -75,6 +75,8 @@ class Animate(Source):
     """Also write a .png of one row of the picture over time, downwards: that whose pixels move most."""
     width: int | None = None
     """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
+    quiet: bool = False
+    """No lines of progress."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -171,7 +173,7 @@ def run(job: Animate) -> None:
     with closing(
         moved(shown, series, weight, times, share, network and Painter(network, shown, job.seed, job.device))
     ) as made:  # its threads end before anything else does
-        size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in told(made, len(times))))
+        size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in (made if job.quiet else told(made, len(times)))))
     if job.slice is not None:
         thick = max(1, len(shown[0]) // (THICK * len(rows)))
         replace_file(job.slice, encode([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))

@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "how near generated videos are to real ones, by every metric that can be had",
     "ceiling": "how good frames can get by the true motion, and by K frequencies of it",
     "preview": "one sample of a data set as a video or a sheet of pictures",
+    "ablate": "trains and measures the variants of the paper's table 2",
     "export-page": "a page in which a photograph can be pulled and let go",
     "study": "a page on which people choose between two folders of videos",
     "study-result": "which of them was preferred, and how surely",

@@ -50,7 +50,7 @@ def sentences() -> Iterator[None]:
     except ValueError as error:
         stop(Exit.USAGE, str(error))
     except ContractMismatch as error:
-        stop(Exit.CONTRACT, "the folder holds a data set made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
+        stop(Exit.CONTRACT, f"the folder holds {error.what} made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
     except FolderInUse as error:
         stop(Exit.IN_USE, str(error))
     except (Unsafe, NotStarted, Died) as error:

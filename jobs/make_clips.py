@@ -7,7 +7,7 @@ turn away: a panning camera, a hard cut, a still scene and a damaged file. `clip
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -35,6 +35,8 @@ class MakeClips:
     """Length of the good clips; truth covers the first 5 s."""
     only: tuple[str, ...] | None = None
     """Names of the clips to write; without any, all."""
+    fps: float | None = None
+    """Frames a second of all, which their names then say; without a number, each its own."""
     seed: int = 0
     """Of everything that is drawn by chance; the same seed gives the same bytes."""
     processes: int = 2
@@ -94,6 +96,8 @@ def check(config: MakeClips) -> None:
     """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
     if not WINDOW_S <= config.seconds <= 600:
         raise ValueError(f"--seconds is {config.seconds:g}, expected 5 (one window) to 600")
+    if config.fps is not None and not 1 <= config.fps <= 1000:
+        raise ValueError(f"--fps is {config.fps:g}, expected 1 to 1000")
     if config.seed < 0:
         raise ValueError(f"--seed is {config.seed}, expected 0 or more")
     if config.processes < 1:
@@ -108,7 +112,7 @@ def run(config: MakeClips) -> None:
     names = tuple(CLIPS) if config.only is None else config.only
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        write_list(config.out / "clips.csv", names)
+        write_list(config.out / "clips.csv", [written_name(name, config.fps) for name in names])
     except OSError as error:
         raise ValueError(f"--out is {config.out}, expected a folder that can be written to ({error.strerror})") from None
     with ProcessPoolExecutor(min(config.processes, len(names)), mp_context=get_context("spawn")) as pool:
@@ -117,7 +121,12 @@ def run(config: MakeClips) -> None:
     say(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
 
 
-def write_list(path: Path, names: tuple[str, ...]) -> None:
+def written_name(name: str, fps: float | None) -> str:
+    """`reeds-25fps` at 30 frames a second is `reeds-30fps`."""
+    return name if fps is None else f"{name.rpartition('-')[0]}-{fps:g}fps"
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["uri", "clip_id", "source", "licence"])
@@ -128,7 +137,8 @@ def make(name: str, config: MakeClips) -> str:
     """Writes NAME.mp4 and, where there is one, NAME.truth.safetensors; returns a line that says so."""
     cv2.setNumThreads(1)
     recipe, rng = CLIPS[name], np.random.default_rng([config.seed, *name.encode()])
-    scene, times = recipe.scene(rng), timestamps(recipe.fps, config.seconds * recipe.length, rng)
+    scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.length, rng)
+    name = written_name(name, config.fps)
     path = config.out / f"{name}.mp4"
     synthetic.write_clip(path, scene, times)
     if recipe.keep < 1:

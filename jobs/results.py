@@ -22,10 +22,10 @@ def check_folder(folder: Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
-def page_maker(name: str) -> Callable[..., str]:
-    """A page of pipeline/report/evaluation.py. Raises ValueError where its libraries are missing."""
+def page_maker(name: str, module: str = "evaluation") -> Callable[..., str]:
+    """A page of a module of pipeline/report. Raises ValueError where its libraries are missing."""
     try:
-        return getattr(import_module("pipeline.report.evaluation"), name)
+        return getattr(import_module(f"pipeline.report.{module}"), name)
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise

@@ -35,11 +35,11 @@ from schemas.tables import CLIP_FIELDS, PLAN
 
 
 class ContractMismatch(Exception):
-    """The folder holds a data set made with another configuration or other videos; one line for each difference."""
+    """The folder holds a data set, or `what` else, made with another configuration or other videos; one line for each difference."""
 
-    def __init__(self, lines: Sequence[str]):
+    def __init__(self, lines: Sequence[str], what: str = "a data set"):
         super().__init__("\n".join(lines))
-        self.lines = list(lines)
+        self.lines, self.what = list(lines), what
 
 
 class AlreadyCommitted(Exception):

@@ -281,3 +281,29 @@ def _quiet(axes: Any) -> None:
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
+
+
+def intervals(
+    name: str,
+    names: Sequence[str],
+    values: Float64[np.ndarray, " rows"],
+    low: Float64[np.ndarray, " rows"],
+    high: Float64[np.ndarray, " rows"],
+    label: str,
+) -> Markup:
+    """Values with their intervals, one below the other; the last is what the others are compared with. Not finite where there is none."""
+    with canvas(height=34 * len(names) + 56) as (figure, axes):
+        places = np.arange(len(names))
+        colours = [INK] * (len(names) - 1) + [ACCENT]
+        axes.axvline(values[-1], color=ACCENT, linewidth=1, dashes=(4, 3))
+        axes.hlines(places, low, high, color=colours, linewidth=2)
+        axes.scatter(values, places, color=colours, s=26, zorder=3)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set(xlabel=label)
+        axes.grid(axis="x", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        figure.subplots_adjust(0.4, 48 / (34 * len(names) + 56), 0.97, 0.99)
+        return svg(figure, name)

@@ -67,6 +67,14 @@ def test_a_file_of_motion_moves_a_photograph(folder, suffix):
     assert 30 < len(found) <= 40 if suffix == ".webp" else len(found) == 40  # equal neighbours are one frame of a webp
 
 
+def test_it_says_how_far_it_is_unless_it_is_to_be_quiet(folder, capsys):
+    args = [folder / "photo.png", "--motion", folder / "motion.safetensors", "--seconds", 0.5, "--out", folder / "told.mp4"]
+    run(*args)
+    assert "of 15 frames" in capsys.readouterr().err
+    run(*args, "--quiet")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("suffix", "fps", "clock_ms"), [(".gif", 25, 10), (".gif", 30, 10), (".webp", 24, 1)])
 def test_an_animation_lasts_as_long_as_was_asked_for_and_repeats_for_ever(folder, suffix, fps, clock_ms):
     out = folder / f"repeats{suffix}"

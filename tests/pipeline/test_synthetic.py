@@ -247,6 +247,14 @@ def test_job_refuses_in_one_sentence(tmp_path, capsys, args, words):
     assert all(word in said for word in words)
 
 
+def test_all_clips_can_have_one_frame_rate_which_their_names_say(tmp_path):
+    main(["--out", str(tmp_path), "--seconds", "5", "--fps", "12", "--only", "still-30fps", "--processes", "1"])
+    with av.open(str(tmp_path / "still-12fps.mp4")) as file:
+        times = [float(frame.time) for frame in file.decode(video=0)]
+    assert np.allclose(times, np.arange(45) / 12, atol=1e-4)
+    assert "still-12fps.mp4,still-12fps," in (tmp_path / "clips.csv").read_text() and len(list(tmp_path.glob("*.mp4"))) == 1
+
+
 def test_the_command_refuses_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "jobs.make_clips", "--out", str(tmp_path), "--seconds", "-1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,353 @@
+#!/usr/bin/env python
+"""The ablations of the paper's table 2: trains what they want, makes a film of every held-out clip by each, measures them, and shows the paper's numbers beside ours.
+
+    quiver ablate smoke --out ablation
+
+Everything is done by quiver's own commands, each shown before it runs, so that any can be run alone; what two variants have in common is
+trained once. The same command again goes on where it was. Without --clips or --data it learns from generated clips (quiver make-clips), which says
+whether the whole way works, and nothing of real motion.
+"""
+
+import hashlib
+import importlib
+import json
+import resource
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby, zip_longest
+from math import ceil
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jobs.exits import say, sentences
+from jobs.make_clips import WINDOW_S, written_name
+from jobs.results import aligned, page_maker, write_results
+from jobs.trainer import parse
+from jobs.variants import MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from model.evaluation import NETWORKS, SIZE
+from model.features import load_network
+from model.prior import check_device
+from pipeline.dataset import ContractMismatch, Dataset
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import shared_pool
+from pipeline.encode import encode, write_animation
+from pipeline.footage import decoded, take_of
+from pipeline.reconstruction import read_manifest, reconstruct
+from pipeline.selection import Selection, select
+from pipeline.shards import replace_file, to_json
+from schemas.outcome import Outcome, Quarantined
+from schemas.run import flatten, plain
+
+SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
+"""Of the generated clips those that are to be learnt from."""
+FPS = 30.0
+"""Of all of them, since films are compared frame by frame with motion at the working rate."""
+LIST = "clips.csv"
+CONTRACT, FINISHED = "ablation-run.json", "finished.json"
+NAMES = [one.name for one in VARIANTS]
+PICTURED = 2
+"""Photographs of which the page shows what became."""
+THEIRS = ("fid", "kid", "fvd", "fvd32", "dt_fvd", "dt_fvd32")
+OURS = ("changes_frechet", "log_spectral_db", "magnitude_px", "phase_coherence", "warping_error")
+"""Metrics that the terminal shows: the paper's where their weights are given, and some that need none. The page has all."""
+PAPER = "The paper's table 2: its data, its networks, its training"
+CAUTIONS = {
+    "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
+    "small": "Ours, {films}: other clips and smaller networks than the paper's, so its order can be compared, and not its absolute numbers",
+}
+REAL_FRAMES = "those nearest in time to the working rate, at the working size, compressed as the films are"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate:
+    out: Path
+    """Folder of everything that is made; created, or gone on from."""
+    clips: tuple[str, ...] = ()
+    """Videos to learn from and to be measured by, as of quiver extract-flow; without them, and without --data, generated ones."""
+    data: str | None = None
+    """A data set that is extracted already, with --frequencies 24 or more, instead of --clips."""
+    filters: Literal["paper", "subtle", "none"] = "subtle"
+    """Of --clips: which windows are learnt from."""
+    test_fraction: float = 0.1
+    """Of --clips: share of the videos held out, where a table does not say which."""
+    photographs: int
+    """Held-out windows at most of which films are made, of another clip each as long as there are others."""
+    steps: int
+    """Of DDIM, for each film."""
+    seed: int = 0
+    """Of the first film; each has the next one."""
+    imagenet: Path | None = None
+    """File of torchvision's weights of ResNet-34, with which the renderers begin."""
+    inception: Path | None = None
+    """Weights for FID and KID, as of quiver evaluate."""
+    i3d: Path | None = None
+    """Weights for FVD, as of quiver evaluate."""
+    dt_i3d: Path | None = None
+    """Weights for DT-FVD, as of quiver evaluate."""
+    device: Literal["cuda", "cpu"]
+    """Where the networks run when films are made and measured."""
+    only: tuple[str, ...] = ()
+    """Names of some variants; without it, all of the table."""
+    preset: tyro.conf.Suppress[str]
+    """Of the trainings."""
+    more: tyro.conf.Suppress[dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    """What each verb is told beside that."""
+    generated: tyro.conf.Suppress[tuple[int, float]] = (1, 7.0)
+    """Sets of generated clips that are learnt from, and how many seconds those last."""
+
+    def __post_init__(self):
+        if self.clips and self.data:
+            raise ValueError(f"--clips is {' '.join(self.clips)} and --data is {self.data}, expected one of them")
+        for name, most in (("photographs", 100_000), ("steps", 1000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {most}")
+        if strangers := [name for name in self.only if name not in NAMES]:
+            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(NAMES)}")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}, expected at least 0")
+
+    @property
+    def dataset(self) -> str:
+        return self.data or str(self.out / "data")
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [one for one in VARIANTS if not self.only or one.name in self.only]
+
+    @property
+    def trainings(self) -> Trainings:
+        renderer = self.more.get("train-renderer", ()) + (("--imagenet", str(self.imagenet)) if self.imagenet else ())
+        return Trainings(preset=self.preset, data=self.dataset, out=self.out, more=self.more | {"train-renderer": renderer})
+
+
+PRESETS = {
+    "smoke": (
+        "Two cores, under half an hour: tiny networks that have hardly learnt. Says whether the way works, not which variant is better.",
+        Ablate(out=tyro.MISSING, photographs=5, steps=20, device="cpu", preset="smoke", more={"extract-flow": ("--size", "128x80")}),
+    ),
+    "small": (
+        "One GPU of 24 GB or more, about a week (reckoned, not timed): quiver's small networks. Wants --clips or --data of some hundred clips, and --imagenet.",
+        Ablate(out=tyro.MISSING, photographs=64, steps=100, device="cuda", preset="small", generated=(40, 8.0)),
+    ),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = parse("quiver ablate", PRESETS, args, __doc__)
+        check(job)
+        with Dataset(job.out).held():
+            begin(job)
+            run(job)
+
+
+def check(job: Ablate) -> None:
+    """Raises ValueError, before any work, where something is missing."""
+    check_device(job.device)
+    if job.imagenet is not None and not job.imagenet.is_file():
+        raise ValueError(f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34")
+    for name in NETWORKS:
+        if path := getattr(job, name.replace("-", "_")):
+            load_network(path, NETWORKS[name], job.device)
+    if job.data is not None:
+        selection = select(job.data)
+        found = selection.dataset.begun().config["frequencies"]
+        if found < MOST_FREQUENCIES:
+            raise ValueError(
+                f"--data is {job.data} of {found} frequencies, expected at least {MOST_FREQUENCIES}: extract with --frequencies {MOST_FREQUENCIES}"
+            )
+        held_out(selection, job.photographs)
+
+
+def begin(job: Ablate) -> None:
+    """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
+    path, asked = job.out / CONTRACT, contract(job)
+    if not path.exists():
+        if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
+            raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
+        replace_file(path, to_json(asked, indent=2))
+        return
+    there, now = flatten(json.loads(path.read_bytes())), flatten(asked)
+    different = [f"{name}: {there.get(name)} -> {now.get(name)}" for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
+    if different:
+        raise ContractMismatch(different, "an ablation")
+
+
+def contract(job: Ablate) -> dict[str, Any]:
+    """What decides the films; which are made, and by which networks they are measured, may change."""
+    left = {"out", "only", *(name.replace("-", "_") for name in NETWORKS)}
+    settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
+    content = hashlib.sha256(select(job.data).file("index.json").read_bytes()).hexdigest() if job.data else None
+    return plain(settings | dict(imagenet=job.imagenet and digest(job.imagenet), content=content))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run(job: Ablate) -> None:
+    """Everything that is left to do."""
+    make_page, log = page_maker("ablation_page", "ablation"), Log(job.out / FINISHED)
+    if not (job.clips or job.data):
+        list_generated(job)
+    log.each(preparations(job))
+    selection = select(job.dataset)
+    windows = held_out(selection, job.photographs)
+    keys = list(windows)
+    log.each(job.trainings.of(job.variants))
+    write_real(selection, keys, job.out)
+    for variant in job.variants:
+        films_of(job.out, variant.name).mkdir(parents=True, exist_ok=True)
+        log.each(films(job.trainings, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
+    log.each(map(evaluation(job), job.variants))
+    found = results(job, windows, log)
+    files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
+    say("\n".join(["", *tables(found), "", *map(str, files)]))
+
+
+def sets(job: Ablate) -> dict[int, tuple[str, float]]:
+    """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
+    learnt, seconds = job.generated
+    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(SWAYING)))}
+
+
+def list_generated(job: Ablate) -> None:
+    """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
+    names = [written_name(name, FPS) for name in SWAYING]
+    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in sets(job).items() for name in names]
+    (job.out / "clips").mkdir(exist_ok=True)
+    replace_file(job.out / "clips" / LIST, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
+
+
+def preparations(job: Ablate) -> list[Step]:
+    """The data set."""
+    if job.data:
+        return []
+    made, folder = [], job.out / "clips"
+    for seed, (_, seconds) in {} if job.clips else sets(job).items():
+        made.append(step("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", FPS, "--only", *SWAYING))
+    out, clips = job.out / "data", job.clips or [folder / LIST]
+    options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", MOST_FREQUENCIES, *job.more.get("extract-flow", ()))
+    return [*made, step("extract-flow", out, "--clips", *clips, "--out", out, *options)]
+
+
+def held_out(selection: Selection, most: int) -> dict[str, str]:
+    """Held-out windows, key and clip: the first of each clip, then the second of each, and so on. Raises ValueError where there is none."""
+    kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
+    rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
+    if not rows:
+        raise ValueError(f"{selection} keeps no held-out window to be measured by, expected at least 1: more clips, or a greater --test-fraction")
+    clips = [list(windows) for _, windows in groupby(sorted(rows, key=itemgetter("clip_id", "start_time_s")), key=itemgetter("clip_id"))]
+    turns = [row for turn in zip_longest(*clips) for row in turn if row]
+    return {row["key"]: row["clip_id"] for row in turns[:most]}
+
+
+def write_real(selection: Selection, keys: Sequence[str], out: Path) -> None:
+    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Raises ValueError where a video is gone."""
+    for folder in (photograph(out, "").parent, films_of(out, REAL)):
+        folder.mkdir(parents=True, exist_ok=True)
+    for key in keys:
+        if film_of(out, REAL, key).exists():
+            continue
+        found = reconstruct(selection, key)
+        replace_file(photograph(out, key), encode([found.sample.image], 1.0, ".png"))
+        try:
+            write_animation(film_of(out, REAL, key), found.real_frames(), found.settings.plan.fps)
+        except Quarantined as error:
+            raise ValueError(f"the video of {key} cannot be read again: {error.detail}") from error
+
+
+def evaluation(job: Ablate) -> Callable[[Variant], Step]:
+    """Of a variant's films."""
+    weights = [word for name in NETWORKS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
+    real, options = films_of(job.out, REAL), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
+
+    def of(variant: Variant) -> Step:
+        out = job.out / "evaluation" / variant.name
+        return step("evaluate", out / "evaluation.json", "--real", real, "--generated", films_of(job.out, variant.name), *options, "--out", out)
+
+    return of
+
+
+def results(job: Ablate, windows: dict[str, str], log: "Log") -> dict[str, Any]:
+    """What ablation.json says."""
+    measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
+    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"]) for one in job.variants]
+    films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
+    return dict(
+        variants=variants,
+        trainings=len(job.trainings.of(job.variants)),
+        ours=f"Ours: {films}",
+        caution=CAUTIONS[job.preset].format(films=films),
+        paper=dict(columns=list(PAPER_COLUMNS), words=PAPER),
+        commands=log.entries,
+        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
+        | next(iter(measured.values()))["protocol"],
+    )
+
+
+def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of some photographs, the row in which the real film moves most over time: of that film, and of each variant's."""
+    pool = shared_pool(DecodeConfig(), 1)
+    pairs = json.loads(evaluation(job)(job.variants[-1]).makes.read_bytes())["pairs"]
+    rows = {pair["name"]: pair["row"] for pair in pairs}
+    shown = {REAL: "real frames"} | {one.name: one.title for one in job.variants}
+    return {
+        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]] for name, title in shown.items()}
+        for key in keys[:PICTURED]
+    }
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """For a terminal: the paper's numbers and ours, apart."""
+    variants = found["variants"]
+    theirs = [[v["title"], *("-" if one is None else f"{one:g}" for one in v["paper"])] for v in variants]
+    metrics = [{one["key"]: one for one in v["metrics"]} for v in variants]
+    columns = [key for key in (*THEIRS, *OURS) if all(one[key]["value"] is not None for one in metrics)]
+    names = [f"{metrics[0][key]['name']} {metrics[0][key]['unit']}".strip() for key in columns]
+    ours = [[v["title"], *(interval(one[key]) for key in columns)] for v, one in zip(variants, metrics, strict=True)]
+    legend = [f"  [{i}] {name}" for i, name in enumerate(names, 1)]
+    heads = ["variant", *(f"[{i}]" for i in range(1, len(columns) + 1))]
+    said = f"{found['caution']}. 95 % intervals over films; less is nearer to the real films"
+    return [f"{PAPER}:", aligned([["variant", *PAPER_COLUMNS], *theirs]), "", f"{said}:", *legend, aligned([heads, *ours])]
+
+
+def interval(one: dict[str, Any]) -> str:
+    """`3.1 (2.2 to 4)`."""
+    return f"{one['value']:.3g}" + ("" if one["low"] is None else f" ({one['low']:.3g} to {one['high']:.3g})")
+
+
+class Log:
+    """Which commands are finished, in a file: each is run once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.entries: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
+
+    def each(self, steps: Iterable[Step]) -> None:
+        """Runs those of the steps that are left. A command that fails ends the process with its own sentence."""
+        for one in steps:
+            if one.makes.exists() and any(entry["command"] == str(one) for entry in self.entries):
+                continue
+            say(f"\n$ {one}")
+            began = time.monotonic(), cpu_seconds()
+            importlib.import_module(f"jobs.{one.verb.replace('-', '_')}").main(list(one.args))
+            took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(cpu_seconds() - began[1], 2))
+            self.entries.append(dict(command=str(one)) | took)
+            replace_file(self.path, to_json(self.entries, indent=1))
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for; Ray's workers are none of them."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The variants of the paper's table 2, and the commands that make each: what two of them have in common is one command, run once."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jobs.train_denoiser import SLICE
+
+MOST_FREQUENCIES = 24
+"""Of the data set: any smaller K is a prefix of it."""
+REAL = "real"
+"""The name of the held-out windows themselves, beside those of the variants."""
+PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
+"""Of the paper's table 2; less is better in each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of the table: in what it differs from the full method."""
+
+    name: str
+    """Of its folders."""
+    title: str
+    """As the paper calls it."""
+    paper: tuple[float | None, ...]
+    """The paper's numbers, in the order of PAPER_COLUMNS."""
+    frequencies: int = 16
+    normalisation: Literal["adaptive", "resolution"] = "adaptive"
+    mode: Literal["coordinated", "independent", "volume"] = "coordinated"
+    renderer: Literal["pyramid", "single_scale"] = "pyramid"
+    still: bool = False
+    """The photograph is shown again and again."""
+
+
+VARIANTS = (
+    Variant(name="repeat", title="repeat I0", paper=(None, None, 237.5, 316.7, 5.30, 45.6), still=True),
+    Variant(name="k4", title="K = 4", paper=(3.92, 0.07, 60.3, 78.4, 3.12, 8.59), frequencies=4),
+    Variant(name="k8", title="K = 8", paper=(3.95, 0.07, 52.1, 68.7, 2.71, 7.37), frequencies=8),
+    Variant(name="k24", title="K = 24", paper=(4.09, 0.08, 48.2, 65.1, 2.50, 6.94), frequencies=24),
+    Variant(name="resolution", title="no adaptive normalisation", paper=(4.53, 0.09, 62.7, 80.1, 3.16, 8.19), normalisation="resolution"),
+    Variant(name="independent", title="independent", paper=(4.00, 0.08, 52.5, 71.3, 2.70, 7.40), mode="independent"),
+    Variant(name="volume", title="volume", paper=(4.74, 0.09, 53.7, 71.1, 2.83, 7.79), mode="volume"),
+    Variant(name="splat", title="baseline splat", paper=(4.25, 0.09, 49.5, 66.8, 2.83, 7.27), renderer="single_scale"),
+    Variant(name="full", title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
+)
+
+
+class Step(NamedTuple):
+    """A command of quiver, and what it makes."""
+
+    verb: str
+    args: tuple[str, ...]
+    makes: Path
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return f"quiver {self.verb} {shlex.join(self.args)}"
+
+
+def step(verb: str, makes: Path, *args: object) -> Step:
+    return Step(verb, tuple(map(str, args)), makes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """The commands that train what the variants want."""
+
+    preset: str
+    """Of every training."""
+    data: str
+    """The data set."""
+    out: Path
+    more: Mapping[str, tuple[str, ...]]
+    """What each verb is told beside its preset."""
+
+    def of(self, variants: Iterable[Variant]) -> list[Step]:
+        """Each once, and after those that it builds on."""
+        wanted = [one for variant in variants for one in (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))]
+        return list(dict.fromkeys(wanted))
+
+    def autoencoder(self, variant: Variant) -> Step:
+        """Of all frequencies, whatever the variant's."""
+        return self.training("train-autoencoder", f"autoencoder-{variant.normalisation}", "--normalisation", variant.normalisation)
+
+    def denoiser(self, variant: Variant) -> Step:
+        """Of a variant whose frequencies are independent, that whose first stage it is."""
+        mode = "volume" if variant.mode == "volume" else "coordinated"
+        options = ("--autoencoder", self.autoencoder(variant).makes, "--frequencies", variant.frequencies, "--mode", mode)
+        return self.training("train-denoiser", f"prior-{mode}-{variant.normalisation}-{variant.frequencies}", *options)
+
+    def renderer(self, variant: Variant) -> Step:
+        return self.training("train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer)
+
+    def training(self, verb: str, name: str, *options: object) -> Step:
+        out = self.out / "trained" / name
+        return step(verb, out, self.preset, "--data", self.data, *options, *self.more.get(verb, ()), "--out", out)
+
+    def prior(self, variant: Variant) -> Path:
+        """Where the variant's prior is."""
+        out = self.denoiser(variant).makes
+        return out / SLICE if variant.mode == "independent" else out
+
+
+def photograph(out: Path, key: str) -> Path:
+    """The first frame of a held-out window."""
+    return out / "photographs" / f"{key}.png"
+
+
+def films_of(out: Path, name: str) -> Path:
+    """Folder of the films of a variant, or of REAL."""
+    return out / "films" / name
+
+
+def film_of(out: Path, name: str, key: str) -> Path:
+    """That which begins with a photograph."""
+    return films_of(out, name) / f"{key}.mp4"
+
+
+def films(trainings: Trainings, variant: Variant, keys: Sequence[str], options: Sequence[object], seed: int) -> list[Step]:
+    """A film for each photograph, as long as motion is recorded, with a seed of its own. What is still moves by no motion."""
+    paint = ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).makes)
+    made = []
+    for number, key in enumerate(keys):
+        path = film_of(trainings.out, variant.name, key)
+        source = (photograph(trainings.out, key), "--checkpoint", trainings.prior(variant), "--seed", seed + number)
+        made.append(step("animate", path, *source, *paint, *options, "--quiet", "--out", path))
+    return made

@@ -1,0 +1,237 @@
+"""The paper's ablations: which trainings they share, and the command to its end on a data set of a few pictures."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jobs import ablate, train_denoiser, train_renderer
+from jobs.variants import VARIANTS, Trainings, Variant, films
+from model import checkpoints
+from pipeline.build import build_shard
+from pipeline.dataset import Dataset
+from pipeline.derived import finalize
+from pipeline.filters import PRESETS as FILTERS
+from pipeline.flow import FlowConfig
+from pipeline.plan import PlanConfig
+from pipeline.window import BuildConfig, recorded
+from tests import videos
+from tests.datasets import written
+from tests.pipeline.building import plan
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = BuildConfig(size=(64, 48), frequencies=24, plan=PlanConfig(frames=48, stride=24), flow=FlowConfig(dis_preset="fast"), thresholds=FILTERS["none"])
+QUICK = ("--steps", "1", "--batch", "1", "--decay", "0", "--loader-workers", "0", "--log-every", "1")
+MORE = {
+    "train-autoencoder": QUICK,
+    "train-denoiser": (*QUICK, "--coordinate-steps", "1", "--coordinate-batch", "1"),
+    "train-renderer": (*QUICK, "--picture-every", "9"),
+}
+TINY = replace(ablate.PRESETS["smoke"][1], photographs=2, steps=1, more=MORE)
+MADE = ("repeat", "independent", "full")
+"""Of one training of each kind."""
+NAMED = {variant.name: variant for variant in VARIANTS}
+
+
+def trainings(preset: str = "smoke") -> Trainings:
+    return Trainings(preset=preset, data="data", out=Path("out"), more={"train-renderer": ("--steps", "7")})
+
+
+def test_what_variants_have_in_common_is_trained_once():
+    made = [(one.verb, one.makes.name) for one in trainings().of(VARIANTS)]
+    assert sorted(made) == sorted([
+        ("train-autoencoder", "autoencoder-adaptive"), ("train-autoencoder", "autoencoder-resolution"),
+        *(("train-denoiser", f"prior-coordinated-adaptive-{k}") for k in (4, 8, 16, 24)),
+        ("train-denoiser", "prior-coordinated-resolution-16"), ("train-denoiser", "prior-volume-adaptive-16"),
+        ("train-renderer", "renderer-pyramid"), ("train-renderer", "renderer-single_scale"),
+    ])  # fmt: skip
+
+
+def test_each_variant_has_its_own_prior_and_renderer():
+    plan = trainings()
+    full = NAMED["full"]
+    assert plan.prior(NAMED["independent"]) == plan.prior(full) / "slice" and plan.renderer(NAMED["independent"]) == plan.renderer(full)
+    assert plan.prior(NAMED["splat"]) == plan.prior(full) and plan.renderer(NAMED["splat"]) != plan.renderer(full)
+    assert len({plan.prior(NAMED[name]) for name in ("k4", "k8", "k24", "resolution", "independent", "volume", "full")}) == 7
+    assert plan.autoencoder(NAMED["k4"]) == plan.autoencoder(full) != plan.autoencoder(NAMED["resolution"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda one: one.name)
+def test_each_training_comes_after_what_it_builds_on(variant: Variant):
+    done: list[str] = []
+    for one in trainings().of([variant]):
+        if "--autoencoder" in one.args:
+            assert one.args[one.args.index("--autoencoder") + 1] in done
+        done.append(str(one.makes))
+    assert len(done) == 3
+
+
+def test_commands_can_be_typed():
+    assert str(trainings().renderer(NAMED["splat"])) == (
+        "quiver train-renderer smoke --data data --mode single_scale --steps 7 --out out/trained/renderer-single_scale"
+    )
+    one, other = films(trainings(), NAMED["k4"], ["a", "b"], ["--steps", 3], seed=5)
+    assert one.args[one.args.index("--seed") + 1] == "5" and other.args[other.args.index("--seed") + 1] == "6"
+    assert str(one).startswith("quiver animate out/photographs/a.png --checkpoint out/trained/prior-coordinated-adaptive-4 --seed 5 --renderer ")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Dataset:
+    """Three swaying videos of which two are held out."""
+    folder = tmp_path_factory.mktemp("ablation")
+    dataset, shards, rows = Dataset(folder / "data"), ("train-000000", "test-000000", "test-000001"), []
+    for number, shard in enumerate(shards):
+        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
+        rows += [row | dict(shard=shard, split=shard.split("-")[0]) for row in plan(path, CONFIG)]
+    with dataset.held():
+        dataset.open(rows, recorded(CONFIG), {})
+        for shard in shards:
+            list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG))
+        finalize(dataset)
+    return dataset
+
+
+def run(*args: object) -> None:
+    """The command, with a preset of single steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ablate.PRESETS, "smoke", ("Tiny.", TINY))
+        ablate.main(["smoke", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def asked(data) -> list[object]:
+    return ["--data", data.root, "--only", *MADE]
+
+
+@pytest.fixture(scope="module")
+def done(asked, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "ablation"
+    run(*asked, "--out", out)
+    return out
+
+
+def found(out: Path) -> dict:
+    return json.loads((out / "ablation.json").read_text())
+
+
+def finished(out: Path) -> list[str]:
+    return [entry["command"] for entry in json.loads((out / "finished.json").read_text())]
+
+
+def newest(folder: Path) -> checkpoints.Checkpoint:
+    return checkpoints.newest(folder)[0]
+
+
+def test_it_trains_makes_films_and_measures_them(done):
+    verbs = [command.split()[1] for command in finished(done)]
+    assert verbs == ["train-autoencoder", "train-denoiser", "train-renderer", *["animate"] * 2 * len(MADE), *["evaluate"] * len(MADE)]
+    table = found(done)
+    assert [one["name"] for one in table["variants"]] == list(MADE) and table["trainings"] == 3
+    assert table["variants"][-1]["paper"] == [4.03, 0.08, 47.1, 62.9, 2.53, 6.75]
+    for one in table["variants"]:
+        values = {metric["key"]: metric for metric in one["metrics"]}
+        assert values["fid"]["needs"] and values["log_spectral_db"]["low"] <= values["log_spectral_db"]["value"] <= values["log_spectral_db"]["high"]
+    assert len(table["protocol"]["photographs"]) == 2 and table["protocol"]["crop"] == [256, 128]
+    page = (done / "ablation.html").read_text()
+    assert "not which variant is better" in page and "47.1" in page and page.count("data:image/webp") == 2 * (len(MADE) + 1)
+
+
+def change(film: Path) -> float:
+    """Mean difference of a film's frames from frame 16 on, once its compression has settled, grey levels."""
+    with av.open(str(film)) as file:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]).astype(int)
+    return float(np.abs(frames[16:] - frames[16]).mean())
+
+
+def test_repeated_pictures_stand_still_and_the_others_move(done):
+    changes = {name: [change(film) for film in sorted((done / "films" / name).iterdir())] for name in (*MADE, "real")}
+    assert max(changes["repeat"]) < 0.1 < min(changes["real"] + changes["independent"] + changes["full"])
+
+
+def test_the_same_command_again_does_nothing_but_show_the_table(asked, done, capsys):
+    before, commands = found(done), finished(done)
+    run(*asked, "--out", done)
+    said = capsys.readouterr().out
+    assert found(done) == before and finished(done) == commands
+    assert "$ quiver" not in said and said.index("The paper's table 2") < said.index("Ours, 2 films of 2 held-out clips") < said.index(
+        "full (K = 16)", said.index("Ours")
+    )
+
+
+def test_a_command_that_was_shown_does_the_same_alone(done, tmp_path):
+    verb, *args = shlex.split(next(line for line in finished(done) if "train-renderer" in line))[1:]
+    train_renderer.main([*args[:-1], str(tmp_path / "alone")])
+    alone, shared = newest(tmp_path / "alone"), newest(done / "trained" / "renderer-pyramid")
+    assert verb == "train-renderer" and alone.config == shared.config and checkpoints.same(alone.weights("ema"), shared.weights("ema"))
+
+
+def test_the_first_stage_of_full_is_a_training_of_independent_frequencies(done, tmp_path):
+    line = next(line for line in finished(done) if "train-denoiser" in line).replace("--mode coordinated", "--mode independent")
+    train_denoiser.main([*shlex.split(line)[2:-1], str(tmp_path / "alone")])
+    assert checkpoints.same(newest(tmp_path / "alone").weights("ema"), newest(done / "trained" / "prior-coordinated-adaptive-16" / "slice").weights("ema"))
+
+
+KILLED = """
+import sys
+from jobs import ablate, train_denoiser, train_renderer
+from tests.jobs.test_ablate import TINY
+ablate.PRESETS["smoke"] = ("Tiny.", TINY)
+ablate.main(sys.argv[1:])
+"""
+
+
+def test_killed_and_begun_again_it_gives_the_same_table(asked, done, tmp_path):
+    out = tmp_path / "ablation"
+    with subprocess.Popen([sys.executable, "-c", KILLED, "smoke", *map(str, asked), "--out", str(out)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (out / "trained" / "prior-coordinated-adaptive-16" / "slice").exists():
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and len(finished(out)) == 1
+    run(*asked, "--out", out)
+    assert finished(out)[0].split()[1] == "train-autoencoder" and len(finished(out)) == len(finished(done))
+    assert found(out)["variants"] == found(done)["variants"]
+
+
+def refused(capsys, code: int, *args: object) -> str:
+    """The sentence with which it stops."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*args)
+    assert stopped.value.code == code
+    return capsys.readouterr().err
+
+
+def test_another_ablation_in_the_same_folder_is_refused(asked, done, capsys):
+    before = found(done)
+    said = refused(capsys, 3, *asked, "--out", done, "--seed", 7)
+    assert "the folder holds an ablation made otherwise" in said and "seed: 0 -> 7" in said and "data:" not in said
+    assert found(done) == before
+
+
+def test_what_is_missing_is_said_before_any_work(data, tmp_path, capsys):
+    few = written(tmp_path / "few", {"train-000000": [{}], "test-000000": [{}]}).root
+    all_learnt = written(tmp_path / "learnt", {"train-000000": [{}]}, config=CONFIG).root
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("Dear")
+    out = ["--out", tmp_path / "out"]
+    cases = [
+        (["--data", few, *out], f"--data is {few} of 4 frequencies, expected at least 24"),
+        (["--data", all_learnt, *out], "keeps no held-out window"),
+        (["--data", data.root, *out, "--inception", tmp_path / "gone.pt"], "gone.pt"),
+        (["--data", data.root, *out, "--imagenet", tmp_path / "gone.pth"], "gone.pth"),
+        (["--data", data.root, *out, "--clips", tmp_path], "expected one of them"),
+        (["--data", data.root, *out, "--only", "k5"], "--only names 'k5', expected some of repeat, k4,"),
+        (["--data", data.root, *out, "--photographs", 0], "--photographs is 0, expected 1 to"),
+        (["--data", data.root, "--out", tmp_path / "other"], "holds other files (letter.txt)"),
+    ]
+    for args, words in cases:
+        said = refused(capsys, 2, *args)
+        assert words in said and said.count("\n") == 1, said
+    assert not (tmp_path / "out").exists()
