@@ -168,7 +168,7 @@ def begin(job: Ablate) -> None:
     """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
     path, asked = job.out / CONTRACT, contract(job)
     if not path.exists():
-        if others := sorted(one.name for one in job.out.iterdir() if one.name != ".lock"):
+        if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
             raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
         replace_file(path, to_json(asked, indent=2))
         return
