@@ -158,3 +158,12 @@ def test_what_has_no_interval_or_no_places_in_time_is_refused():
         bootstrap(frechet, one, one * 2, rounds=10)
     with pytest.raises(ValueError, match="there are 1 windows of the real and 2 of the generated videos, expected as many"):
         sliding(frechet, one, one * 2)
+
+
+def test_pairs_are_drawn_together():
+    """A generated video that is its real one is at no distance from it, whatever is drawn; drawn apart, two sets of few videos are far."""
+    videos = list(default_rng(0).normal(size=(4, 5, 3)) + 10 * np.arange(4)[:, None, None])
+    together, apart = (bootstrap(frechet, videos, videos, rounds=20, pairs=pairs) for pairs in (True, False))
+    assert np.allclose(together, 0, atol=1e-6) and apart.high > 1
+    with pytest.raises(ValueError, match="of pairs as many"):
+        bootstrap(frechet, videos, videos[:3], rounds=20, pairs=True)
