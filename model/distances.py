@@ -71,31 +71,27 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    distance: Distance, real: Sequence[Features], generated: Sequence[Features], rounds: int = 200, seed: int = 0, *, paired: bool = False
+    distance: Distance, real: Sequence[Features], generated: Sequence[Features], rounds: int = 200, seed: int = 0, *, pairs: bool = False
 ) -> Interval:
     """95 % confidence interval of a distance between sets of so many videos, by drawing videos anew with replacement (docs/maths.md, 32).
 
-    `real` and `generated` have the features of one video each, which are drawn together: frames of one video tell the same. `paired`: so are the
-    real and the generated video of one place, which show the same. Raises ValueError for fewer than two videos or rounds, and for pairs without a partner.
+    `real` and `generated` have the features of one video each, which are drawn together: frames of one video tell the same. Of `pairs`, a generated video
+    is drawn with its real one. Raises ValueError for fewer than two videos or rounds, and for pairs where one set has more videos.
     """
-    if min(len(real), len(generated), rounds) < 2:
-        raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each")
-    if paired and len(real) != len(generated):
-        raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos, expected pairs")
+    if min(len(real), len(generated), rounds) < 2 or (pairs and len(real) != len(generated)):
+        raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many")
     rng = np.random.default_rng(seed)
     found = distance(np.concatenate(real), np.concatenate(generated))
-    drawn = np.array([distance(*redrawn(real, generated, rng, paired)) for _ in range(rounds)])
+    drawn = np.array([distance(*redrawn(real, generated, rng, pairs)) for _ in range(rounds)])
     tail = (1 - CONFIDENCE) / 2
     return Interval(*(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
 
 
-def redrawn(real: Sequence[Features], generated: Sequence[Features], rng: np.random.Generator, paired: bool) -> tuple[Features, Features]:
-    """As many videos of each, some of them several times."""
-    places = [rng.integers(len(videos), size=len(videos)) for videos in (real, generated)]
-    if paired:
-        places[1] = places[0]
-    drawn = (np.concatenate([videos[i] for i in those]) for videos, those in zip((real, generated), places, strict=True))
-    return next(drawn), next(drawn)
+def redrawn(real: Sequence[Features], generated: Sequence[Features], rng: np.random.Generator, pairs: bool) -> tuple[Features, Features]:
+    """As many videos, some of them several times."""
+    which = rng.integers(len(real), size=len(real))
+    others = which if pairs else rng.integers(len(generated), size=len(generated))
+    return np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others])
 
 
 def sliding(distance: Distance, real: Iterable[Features], generated: Iterable[Features]) -> list[float]:

@@ -293,7 +293,7 @@ def distribution(found: Sequence[Measured], given: Given, key: str, name: str, o
     protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
     if protocol["samples"] < 2:
         return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
-    low, high = (scale * end for end in bootstrap(distance, real, generated, rounds, paired=True)) if len(found) > 1 else (None, None)
+    low, high = (scale * end for end in bootstrap(distance, real, generated, rounds, pairs=True)) if len(found) > 1 else (None, None)
     value = scale * distance(np.concatenate(real), np.concatenate(generated))
     return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)
 

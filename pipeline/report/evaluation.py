@@ -137,15 +137,18 @@ REAL_AND_MADE = Markup('<span class="key real">Real</span> and <span class="key"
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each metric."""
-    return Table(["metric", "distance", "95 % interval", "", "real", "generated", "better", "measured on"], [metric_row(one) for one in metrics])
+    return Table(["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"], [metric_row(one) for one in metrics])
 
 
 def metric_row(one: Mapping[str, Any]) -> list[Cell]:
     if one["needs"]:
-        return [Cell(one["name"]), Cell(f"needs {one['needs']}", wide=7)]
+        return [Cell(one["name"]), Cell(f"needs {one['needs']}", wide=6)]
     interval = f"{one['low']:.4g} – {one['high']:.4g}" if one["low"] is not None else "one pair"
     alone = ["" if one[side] is None else f"{one[side]:.4g}" for side in ("real", "generated")]
-    return [Cell(text) for text in (one["name"], f"{one['value']:.4g}", interval, one["unit"], *alone, one["better"], measured_on(one["protocol"]))]
+    return [
+        Cell(text)
+        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], measured_on(one["protocol"]))
+    ]
 
 
 def measured_on(protocol: Mapping[str, Any]) -> str:

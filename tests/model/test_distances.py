@@ -125,17 +125,6 @@ def test_an_interval_is_of_videos_and_narrower_for_more_of_them():
     assert width(40, 1) < 0.7 * width(10, 1)
 
 
-def test_what_pairs_have_in_common_widens_no_interval():
-    """Ten videos of ten subjects, each beside one of the same subject."""
-    rng = default_rng(13)
-    subjects = 10 * rng.normal(size=(10, 1, 3))
-    real, generated = (list(subjects + 0.1 * rng.normal(size=(10, 5, 3))) for _ in range(2))
-    widths = [high - low for low, high in (bootstrap(frechet, real, generated, paired=paired) for paired in (True, False))]
-    assert widths[0] < widths[1] / 100
-    with pytest.raises(ValueError, match="there are 10 real and 9 generated videos, expected pairs"):
-        bootstrap(frechet, real, generated[1:], paired=True)
-
-
 def test_an_interval_is_the_same_for_the_same_seed():
     videos = list(default_rng(0).normal(size=(6, 4, 3)))
     other = [one + 1 for one in videos]
@@ -169,3 +158,12 @@ def test_what_has_no_interval_or_no_places_in_time_is_refused():
         bootstrap(frechet, one, one * 2, rounds=10)
     with pytest.raises(ValueError, match="there are 1 windows of the real and 2 of the generated videos, expected as many"):
         sliding(frechet, one, one * 2)
+
+
+def test_pairs_are_drawn_together():
+    """A generated video that is its real one is at no distance from it, whatever is drawn; drawn apart, two sets of few videos are far."""
+    videos = list(default_rng(0).normal(size=(4, 5, 3)) + 10 * np.arange(4)[:, None, None])
+    together, apart = (bootstrap(frechet, videos, videos, rounds=20, pairs=pairs) for pairs in (True, False))
+    assert np.allclose(together, 0, atol=1e-6) and apart.high > 1
+    with pytest.raises(ValueError, match="of pairs as many"):
+        bootstrap(frechet, videos, videos[:3], rounds=20, pairs=True)
