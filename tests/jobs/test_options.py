@@ -15,7 +15,9 @@ from jobs.presets import AUTOENCODERS, DENOISERS, RENDERERS
 ROOT = Path(__file__).parents[2]
 SAMPLE = ["sample", "photo.png", "--checkpoint", "prior", "--out", "motion.safetensors"]
 SMOKE = ["train-renderer", "smoke", "--data", "data", "--out", "out"]
-FIRST = {"sample": ["photo.png"], "preview": ["data", "key"]} | {verb: ["data"] for verb in ("status", "verify", "repair", "finalize", "refilter")}
+FIRST = {"sample": ["photo.png"], "preview": ["data", "key"], "study": ["a", "b"], "ablate": ["smoke"]} | {
+    verb: ["data"] for verb in ("status", "verify", "repair", "finalize", "refilter")
+}
 """What stands before the options."""
 
 

@@ -1,5 +1,6 @@
 """A data set whose clips are in object storage: what reads a clip again later than the run fetches it too."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_a_clip_that_cannot_be_had_is_quarantined(dataset, bucket, monkeypatch, 
     elif words == "NoSuchBucket":
         stored.row["uri"] = "s3://quiver-none/a.mp4"
     else:
-        monkeypatch.setitem(__import__("sys").modules, "boto3.session", None)
+        monkeypatch.setitem(sys.modules, "boto3.session", None)
         objects.client.cache_clear()
     with pytest.raises(Quarantined, match=words):
         list(stored.real_frames())
