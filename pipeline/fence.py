@@ -21,11 +21,14 @@ from threading import Event, Thread
 from typing import IO, Any, NamedTuple
 
 from pipeline.shards import creating, named, to_json
+from schemas.outcome import printable
 
 FOLDER = ".fence"
 BEAT_S = 2.0
 STILL_S = 60.0
 """A run that has not moved for so long is paused, hangs, or is dead."""
+LONGEST = 80
+"""Characters of a word in a token's file, which may be a stranger's."""
 
 
 class FolderInUse(Exception):
@@ -147,8 +150,8 @@ class Fence:
         """What a token's file says; None where that run has ended."""
         try:
             about, seen = json.loads(self.path(token).read_bytes()), self.path(token).stat().st_mtime
-            return Holder(str(about["host"]), int(about["pid"]), str(about["since"]), time.time() - seen)
-        except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
+            return Holder(printable(str(about["host"]), LONGEST), int(about["pid"]), printable(str(about["since"]), LONGEST), time.time() - seen)
+        except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
 

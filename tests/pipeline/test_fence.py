@@ -76,13 +76,21 @@ def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path
         assert token == 2
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "since": ""}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "since": ""}', '{"host": "a", "pid": Infinity, "since": ""}', "[" * 100_000]
+)
 def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
     fence = elsewhere(tmp_path, 0)
     fence.path(1).write_text(text)
     assert fence.last() is None and not fence.is_held()
     with fence.held() as token:
         assert token == 2
+
+
+def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
+    fence = elsewhere(tmp_path, 0)
+    fence.path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
+    assert str(fence.last()).isprintable() and len(str(fence.last())) < 300
 
 
 def test_an_older_token_publishes_nothing(tmp_path):
