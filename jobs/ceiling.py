@@ -22,7 +22,7 @@ from model.ceiling import COUNTS, STILL, TRUE, Reached, reached, within
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.flow import FlowConfig, make_estimator
-from pipeline.footage import CROPPING, Footage, decoded, take_of, videos_in
+from pipeline.footage import CROPPING, Footage, Take, decoded, take_of, videos_in
 from pipeline.pictures import busiest_row
 from pipeline.single import LEAST_S, like
 from pipeline.spectrum import modulus
@@ -73,20 +73,26 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(job: Ceiling) -> None:
     """Measures, and writes both files."""
     make_page = page_maker("ceiling_page")
-    clips, slices = [], {}
-    paths = listed(job.clips)
-    for number, (name, path) in enumerate(paths.items(), 1):
-        record, slices[name] = measured(path, job)
+    pool, clips, slices = shared_pool(job.decode), [], {}
+    takes = {name: beginning(path, job, pool) for name, path in listed(job.clips).items()}
+    for number, (name, (take, window)) in enumerate(takes.items(), 1):
+        record, slices[name] = measured(decoded(take, like(take.size, job.size), pool), window, job)
         clips.append(dict(name=name) | record)
-        tell(f"{number} of {len(paths)} clips")
+        tell(f"{number} of {len(takes)} clips")
     found = dict(protocol=protocol(job), clips=clips)
     files = write_results(job.out, "ceiling", found, make_page(found, slices))
     say("\n".join([aligned(table(clips)), *map(str, files)]))
 
 
 def listed(places: Sequence[Path]) -> dict[str, Path]:
-    """Videos by name. Raises ValueError where a folder has none."""
-    return {name: path for place in places for name, path in (videos_in(place, "CLIPS") if place.is_dir() else {place.stem: place}).items()}
+    """Videos by name. Raises ValueError where a folder has none, or two have one name."""
+    found: dict[str, Path] = {}
+    for place in places:
+        for name, path in (videos_in(place, "CLIPS") if place.is_dir() else {place.stem: place}).items():
+            if name in found:
+                raise ValueError(f"CLIPS has {found[name]} and {path}, expected one video of each name")
+            found[name] = path
+    return found
 
 
 def protocol(job: Ceiling) -> dict[str, Any]:
@@ -98,9 +104,8 @@ def protocol(job: Ceiling) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def measured(path: Path, job: Ceiling) -> tuple[dict[str, Any], Slices]:
-    """What a clip's record says, and its X-t slices. Raises ValueError, in a sentence, where it cannot be used."""
-    clip, window = beginning(path, job, shared_pool(job.decode))
+def measured(clip: Footage, window: int, job: Ceiling) -> tuple[dict[str, Any], Slices]:
+    """What a clip's record says, and its X-t slices."""
     flows = flow_from_start(clip.frames, make_estimator(job.flow))
     found = reached(clip.frames, flows, clip.times, window=window, fps=FPS, counts=sorted(set(job.frequencies)))
     count, row = within(clip.times, window, FPS), busiest_row(flows)
@@ -116,16 +121,18 @@ def measured(path: Path, job: Ceiling) -> tuple[dict[str, Any], Slices]:
     return record, slices
 
 
-def beginning(path: Path, job: Ceiling, pool: DecoderPool) -> tuple[Footage, int]:
-    """A clip's first frames, and how many displacements at FPS they cover."""
+def beginning(path: Path, job: Ceiling, pool: DecoderPool) -> tuple[Take, int]:
+    """A clip's first frames, not decoded yet, and how many displacements at FPS they cover. Raises ValueError, in a sentence, where it cannot be used."""
     if not path.is_file():
         raise ValueError(f"{path} is not there, expected a video or a folder of them")
     take = take_of(path, pool)
     window = int(min(round(job.seconds * FPS), np.floor(take.times[-1] * FPS + 1e-6) + 1))
     if window < LEAST_S * FPS:
         raise ValueError(f"{path} has {len(take.times)} frames in {take.times[-1]:.2f} s, expected at least {LEAST_S:g} s")
+    if max(job.frequencies) > window // 2 + 1:
+        raise ValueError(f"--frequencies has {max(job.frequencies)}, expected 1 to {window // 2 + 1} for the {window / FPS:.2f} s of {path}")
     reaching = int(np.searchsorted(take.times, (window - 1) / FPS - 1e-6)) + 1  # the last of them may stand after the window's end
-    return decoded(take.first(reaching), like(take.size, job.size), pool), window
+    return take.first(reaching), window
 
 
 def numbers(one: Reached) -> dict[str, Any]:

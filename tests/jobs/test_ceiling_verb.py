@@ -59,3 +59,19 @@ def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, make, options, said):
         main([str(path), "--out", str(tmp_path / "out"), *options])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and said in error and "Traceback" not in error
+
+
+def test_two_clips_of_one_name_are_refused(tmp_path, capsys):
+    """One of them would stand for both."""
+    paths = [videos.swaying(tmp_path / f"reed{suffix}", seconds=1.2) for suffix in (".mp4", ".mkv")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, paths), "--out", str(tmp_path / "out"), "--frequencies", "4"])
+    assert stopped.value.code == 2 and f"CLIPS has {paths[0]} and {paths[1]}, expected one video of each name" in capsys.readouterr().err
+
+
+def test_a_clip_that_is_too_short_is_named_before_any_is_measured(tmp_path, capsys):
+    paths = [videos.swaying(tmp_path / f"{name}.mp4", seconds=seconds) for name, seconds in (("long", 2.0), ("short", 1.2))]
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, paths), "--out", str(tmp_path / "out"), "--frequencies", "24"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and f"--frequencies has 24, expected 1 to 19 for the 1.20 s of {paths[1]}" in said and "1 of 2 clips" not in said
