@@ -25,6 +25,7 @@ from jobs.results import aligned, check_folder, page_maker, write_results
 from model.evaluation import FPS, FREQUENCIES, LEAST, NETWORKS, OWN, PAIRED, SIZE, Given, Measured, looks, measure, over_frames, rows, slid, spectra
 from model.features import load_network
 from model.lpips import load_lpips
+from model.prior import check_device
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.flow import FlowConfig, make_estimator
@@ -97,6 +98,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(job: Evaluate) -> None:
     """Measures, and writes both files."""
+    check_device(job.network_device, "--network-device")
     make_page = page_maker("evaluation_page")
     pool = shared_pool(job.decode)
     pairs, left = paired_up(found_real(job.real, pool), found_generated(job.generated, pool), job.frames)

@@ -20,6 +20,7 @@ import numpy as np
 
 from jobs.exits import say, sentences, tell
 from jobs.options import parsed
+from jobs.results import aligned, check_folder, page_maker
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.flow import FlowConfig, FlowEstimator, card, make_estimator, quality
@@ -77,13 +78,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parsed(FlowCard, "quiver flow-card", args)
-        make_page = page_maker()
+        check_folder(job.out)
+        make_page = page_maker("page", "flow_card")
         known = find_known(job.middlebury) if job.middlebury else []
         clips = list_clips(job.clips) if job.clips else []
         configs, left_out = chosen(job)
         for sentence in left_out.values():
             tell(sentence)
-        job.out.mkdir(parents=True, exist_ok=True)
         estimators = {name: make_estimator(config) for name, config in configs.items()}
         parts: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
         cases: dict[str, list[card.Case]] = {part: [] for part in parts}
@@ -101,17 +102,6 @@ def main(args: Sequence[str] | None = None) -> None:
         replace_file(job.out / "flow_card.html", page)
         say("\n".join(lines(about)))
         say(f"{job.out / 'flow_card.json'}, {job.out / 'flow_card.html'}: {len(page) / 1e6:.1f} MB")
-
-
-def page_maker() -> Callable[[dict[str, Any], dict[str, list[card.Case]]], str]:
-    """What makes the page. Raises ValueError where its libraries are missing."""
-    try:
-        from pipeline.report.flow_card import page
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "jinja2", "markupsafe"):
-            raise
-        raise ValueError(f"the page needs {error.name}, which is not installed: pip install 'quiver-motion[report]'") from error
-    return page
 
 
 # ---- Which estimators
@@ -251,9 +241,7 @@ def lines(about: dict[str, Any]) -> list[str]:
     for name in about["estimators"]:
         found = [(card.average(about[part], name, key), factor) for part, key, _, factor in columns] + [(card.seconds(about, name), 1000)]
         rows.append([name, *("-" if value is None else f"{factor * value:.3g}" for value, factor in found)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [f"{row[0]:<{widths[0]}}" + "".join(f"  {one:>{width}}" for one, width in zip(row[1:], widths[1:], strict=True)) for row in rows]
-    return [*table, "", *(printable(sentence, 1000) for sentence in card.leads(about) + card.claims(about))]
+    return [aligned(rows), "", *(printable(sentence, 1000) for sentence in card.leads(about) + card.claims(about))]
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ def load(network: torch.nn.Module, found: Checkpoint, name: str) -> None:
         raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG} says: {checkpoints.brief(error)}") from error
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, option: str = "--device") -> None:
     """Raises ValueError where that is a GPU and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda and there is no GPU that torch can use")
+        raise ValueError(f"{option} is cuda and there is no GPU that torch can use")
 
 
 def imagine(

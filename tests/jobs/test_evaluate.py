@@ -192,5 +192,12 @@ def test_options_that_make_no_sense_are_refused(tmp_path, capsys):
     assert "--frames is 8" in refused(tmp_path, capsys, "--frames", 8)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_the_networks_fault(tmp_path, capsys):
+    one_pair(tmp_path)
+    (tmp_path / "text.pt").write_text("no network")
+    assert "--network-device is cuda and there is no GPU" in refused(tmp_path, capsys, "--network-device", "cuda", "--inception", tmp_path / "text.pt")
+
+
 def test_a_table_is_aligned():
     assert aligned([["a", "1"], ["long", "22"]]) == "a      1\nlong  22"

@@ -131,6 +131,18 @@ def test_each_other_mistake_is_one_sentence(args, sentence, tmp_path, capsys):
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("name", ["letter.txt", "data"])
+def test_a_card_is_written_neither_over_a_file_nor_into_a_data_set(name, tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("dear")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "run.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        flow_card.main(["--out", str(tmp_path / name), "--scenes", "ripples", "--frames", "32", "--estimators", "dis_ultrafast"])
+    assert stopped.value.code == Exit.USAGE
+    assert f"--out is '{tmp_path / name}', expected a folder that is no data set" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
 def test_a_named_estimator_without_weights_is_refused_and_another_is_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     err = refused(capsys, "--out", tmp_path / "out", "--estimators", "dis_fast", "raft_large")
