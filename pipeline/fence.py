@@ -26,7 +26,7 @@ from schemas.outcome import printable
 FOLDER = ".fence"
 BEAT_S = 2.0
 STILL_S = 60.0
-"""A run that has not moved for so long is paused, hangs, or is dead."""
+"""A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only waits still beats, from a thread of its own."""
 LONGEST = 80
 """Characters of a word in a token's file, which may be a stranger's."""
 
