@@ -54,7 +54,7 @@ class DecoderProcess:
         self.config, self.served, self.resident = config, 0, 0
         self.memory = os.fdopen(os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # memory that the child takes away would kill us
-        self.overdue = False
+        self.overdue = self.started = False
         self.connection, theirs = Pipe()
         descriptors = theirs.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -116,15 +116,18 @@ class DecoderProcess:
         self.memory.close()
 
     def _await_start(self) -> None:
-        """Until it has loaded itself, which is no clip's time; where it never does, the first request finds that out."""
+        """Until it has loaded itself, which is no clip's time; where it does not, a request waits once more, and finds that out."""
         with suppress(EOFError, OSError):
-            if self.connection.poll(START_S):
-                self.connection.recv_bytes(len(READY))
+            if not self.started and self.connection.poll(START_S):
+                self.started = self.connection.recv_bytes(len(READY)) == READY
 
     def _ask(self, path: str, **request: object) -> None:
         self.served += 1
+        self._await_start()
         if self.connection.poll():  # it would pass for the answer
             raise self._died(Reason.CRASH, self._last_words("the decoder spoke without being asked"))
+        if not self.started:
+            raise self._died(Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_S:g} s")
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
