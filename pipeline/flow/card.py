@@ -122,14 +122,15 @@ def on_scene(name: str, seed: int, frames: int, estimators: Estimators) -> tuple
 
 
 def on_clip(name: str, images: Sequence[Picture], estimators: Estimators) -> tuple[Numbers, Case]:
-    """Consistency of flow from the first image to all others and back, and what the pictures say of it; there is no truth."""
+    """Consistency of flow from the first image to all others and back, and what the pictures say of it; there is no truth. None where all of it leads out of the picture."""
     later = range(1, len(images))
     flows, found = {}, {}
     for key, estimator in estimators.items():
         motion, spent = measured(estimator, images, [(0, i) for i in later] + [(i, 0) for i in later])
         forward, backward = motion[: len(later)], motion[len(later) :]
         errors = [quality.photometric_error(images[0], images[i], forward[i - 1]) for i in later]
-        found[key] = quality.consistency(list(zip(forward, backward, strict=True))) | dict(photometric=float(np.nanmean(errors))) | spent
+        seen = [error for error in errors if not np.isnan(error)]
+        found[key] = quality.consistency(list(zip(forward, backward, strict=True))) | dict(photometric=fmean(seen) if seen else None) | spent
         flows[key] = forward[len(later) // 2]
     still = [quality.photometric_error(images[0], images[i], np.zeros((2, *images[0].shape[:2]), np.float32)) for i in later]
     found = {key: numbers | dict(photometric_still=float(np.mean(still))) for key, numbers in found.items()}

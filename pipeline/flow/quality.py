@@ -61,7 +61,7 @@ def near(edges: Mask) -> Mask:
     return cv2.distanceTransform((~edges).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= NEAR_PX
 
 
-def mean_where(values: Plane, mask: Mask) -> float | None:
+def mean_where(values: Float32[np.ndarray, "*shape"] | Bool[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]) -> float | None:
     """None where the mask has no pixel."""
     return float(values[mask].mean(dtype=np.float64)) if mask.any() else None
 
@@ -143,15 +143,14 @@ def band_errors(
     return entries
 
 
-def consistency(pairs: Sequence[tuple[Flow, Flow]]) -> dict[str, float]:
-    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that stay inside."""
-    apart = [disagreement(forward, backward) for forward, backward in pairs]
-    over = [plane > tolerance(forward) for plane, (forward, _) in zip(apart, pairs, strict=True)]
-    inside = [~np.isnan(plane) for plane in apart]
-    return dict(
-        disagreement_px=float(np.concatenate([plane[mask] for plane, mask in zip(apart, inside, strict=True)]).mean(dtype=np.float64)),
-        inconsistent_share=float(np.concatenate([plane[mask] for plane, mask in zip(over, inside, strict=True)]).mean()),
-    )
+def consistency(pairs: Sequence[tuple[Flow, Flow]]) -> dict[str, float | None]:
+    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that stay inside.
+
+    None where none does.
+    """
+    apart = np.stack([disagreement(forward, backward) for forward, backward in pairs])
+    over, inside = apart > np.stack([tolerance(forward) for forward, _ in pairs]), ~np.isnan(apart)
+    return dict(disagreement_px=mean_where(apart, inside), inconsistent_share=mean_where(over, inside))
 
 
 def photometric_error(source: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"], flow: Flow) -> float:

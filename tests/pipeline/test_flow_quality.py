@@ -1,5 +1,6 @@
 """Measures of flow on flow whose faults are known: made from a truth by doing one thing to it."""
 
+import json
 import struct
 
 import numpy as np
@@ -146,6 +147,28 @@ def test_the_claim_is_tested_and_not_repeated():
     assert "raft_small does not smooth more than dis_medium" in card.claim(sharp)
     wrong = told(lambda truth: -truth.flow * np.float32(1.5))
     assert "raft_small finds less detail but is not smoother than dis_medium" in card.claim(wrong)
+
+
+class Away:
+    """An estimator for which everything leaves the picture."""
+
+    device = None
+
+    def prepare(self, images):
+        return images
+
+    def displace(self, pairs):
+        return np.full((len(pairs), 2, H, W), 1e4, np.float32)
+
+    def description(self):
+        return {}
+
+
+def test_flow_that_leads_out_of_the_picture_has_no_numbers_and_spoils_no_card():
+    pictures = [np.zeros((H, W, 3), np.uint8)] * 3
+    found, _ = card.on_clip("clip", pictures, {"away": Away()})
+    assert [found["away"][key] for key in ("disagreement_px", "inconsistent_share", "photometric")] == [None] * 3
+    json.dumps(found, allow_nan=False)
 
 
 # ---- files of flow
