@@ -188,7 +188,7 @@ def notes_of_runs(found: dict[str, Any]) -> Iterator[str]:
     pace = f", {speed:.2f} windows a second" if speed else ""
     if found["running"]:
         remaining = f", about {in_time(found['seconds_left'])} left" if found["seconds_left"] else ""
-        still = f"a run holds it and does not move, it is paused or hangs: extract-flow --take-over-s {STILL_S:.0f} goes on in its place"
+        still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STILL_S:.0f} goes on in its place"
         yield still if last and last.still else f"a run is writing to it now{pace}{remaining}"
     elif found["left"]["shards"]:
         remaining = f" (at the last run's{pace[1:]} about {in_time(found['seconds_left'])})" if speed else ""
