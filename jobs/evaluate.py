@@ -129,6 +129,8 @@ def found_generated(folder: Path, pool: DecoderPool) -> dict[str, Find]:
 
 def found_real(place: str, pool: DecoderPool) -> dict[str, Find]:
     """Videos of a folder, or the kept windows of a data set."""
+    if not Path(place.partition(":")[0]).exists():
+        raise ValueError(f"--real is {place!r}, which is not there, expected a folder of videos, DATASET or DATASET:VIEW")
     if Path(place).is_dir() and not (Path(place) / "run.json").exists():
         return {name: lambda path=path: take_of(path, pool) for name, path in videos_in(Path(place), "--real").items()}
     selection = select(place)

@@ -77,6 +77,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parsed(Study, "quiver study", args)
         check_output("--out", job.out)
+        if job.out.exists():
+            raise ValueError(f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name")
         a, b = videos(job.a), videos(job.b)
         names = chosen(job, a, b)
         made = [made_pair(job, name, (a[name], b[name]), len(names)) for name in names]

@@ -72,7 +72,7 @@ def lines(choices: Sequence[Choice]) -> list[str]:
     head = f"study {choices[0].study}: {total.of} choices of {viewers} viewer{'s' if viewers > 1 else ''} on {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
     return [
         f"{head}, {median(one.seconds for one in choices):.1f} s each (median)",
-        f"A was preferred {total.chosen} times of {total.of}: {percent(total)}, p = {total.p:.2g} were both alike",
+        f"A was preferred {total.chosen} times of {total.of}: {percent(total)}; were both alike, an outcome at least so uneven had a probability of {total.p:.2g}",
         f"of the viewers {a} chose A more often, {b} chose B, {even} both alike",
         "",
         f"{'pair':{width}}     A of   share  95 % interval",

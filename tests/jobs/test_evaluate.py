@@ -165,7 +165,7 @@ def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys):
     assert (pair["name"], pair["frames"], pair["real"]["size"], pair["real"]["sha256"]) == (second, 24, [64, 40], rows[1]["sha256"])
     (tmp_path / "sways.mp4").unlink()
     assert "sways.mp4 cannot be used: the file is gone" in refused(tmp_path, capsys)
-    assert "nowhere" in refused(tmp_path, capsys, "--real", tmp_path / "nowhere")
+    assert "nowhere', which is not there, expected a folder of videos, DATASET" in refused(tmp_path, capsys, "--real", tmp_path / "nowhere")
 
 
 class Linear(torch.nn.Module):

@@ -179,6 +179,9 @@ def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     assert study_of_two in (tmp_path / "page.html").read_text()
     swapped = run(capsys, study, *folders[::-1], "--out", tmp_path / "swapped.html", "--pairs", 2, "--seed", 1).out
     assert study_of_two not in swapped, "answers for A would count for B"
+    before = (tmp_path / "page.html").read_bytes()
+    code, said = refused(capsys, study, *folders, "--out", tmp_path / "page.html")
+    assert code == Exit.USAGE and "which is there: answers to a page belong to it alone" in said and (tmp_path / "page.html").read_bytes() == before
 
 
 MISTAKES = {
