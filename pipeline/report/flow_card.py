@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import pictures
 from pipeline.flow import card, quality
-from pipeline.report import HERE, figures, words
+from pipeline.report import figures, filled
 from pipeline.report.gallery import fitted, webp
+from schemas.run import flatten
 
 WHEEL = 40
 COLUMNS = {
@@ -26,15 +26,13 @@ COLUMNS = {
 
 def page(about: dict[str, Any], cases: Mapping[str, Sequence[card.Case]]) -> str:
     """One file that asks for nothing; equal cards give equal bytes."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= words.FILTERS
     names = list(about["estimators"])
-    return environment.get_template("flow_card.html").render(
+    return filled("flow_card.html", dict(
         names=names, learned=[name for name in names if card.is_learned(name)], leads=card.leads(about), claims=card.claims(about), left_out=list(about["left_out"].values()),
         tables={part: table(about[part], names, part) for part in COLUMNS if about[part]}, times={name: card.seconds(about, name) for name in names}, figures=drawn(about, names),
-        cases={part: [shown(one) for one in found] for part, found in cases.items()}, about=about, columns=COLUMNS, protocol=flat(about["protocol"]),
-        described={name: flat(one) for name, one in about["estimators"].items()},
-    )  # fmt: skip
+        cases={part: [shown(one) for one in found] for part, found in cases.items()}, about=about, columns=COLUMNS, protocol=flatten(about["protocol"]).items(),
+        described={name: flatten(one).items() for name, one in about["estimators"].items()},
+    ))  # fmt: skip
 
 
 def table(part: Mapping[str, card.Numbers], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
@@ -100,10 +98,3 @@ def coloured_truth(truth: card.Flow, valid: Bool[np.ndarray, "height width"], fu
     """With the wheel of colours in its corner; grey where it is not known."""
     picture = fitted(np.where(valid[..., None], pictures.flow_colours(truth, full), np.uint8(128)))
     return webp(pictures.inset(picture, pictures.colour_wheel(min(WHEEL, len(picture) // 4))))
-
-
-def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Names and values of nested tables, each name with those above it."""
-    if not isinstance(value, dict):
-        return [(name, value)]
-    return [pair for key, inner in value.items() for pair in flat(inner, f"{name}.{key}" if name else str(key))]
