@@ -45,7 +45,7 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
 def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, tmp_path):
     """Until so many are; how many commands that takes, and how far each comes, is the machine's speed."""
     rng = random.Random(SEED)
-    while left := counted(100, 2) - injected.injections:
+    while (left := counted(100, 2) - injected.injections) > 0:
         out = tmp_path / f"{left}"
         injected.ended(out, killed(reference.clips, out, (rng.uniform(0.5, 2) for _ in range(left)), rng))
 
