@@ -69,6 +69,7 @@ def encode(
             frame.pts, frame.time_base = round(time / ticks), ticks
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # SVT-AV1 makes a process of root's a real-time one, beside which nothing else runs
     return Numbered(path, range(len(times)), times)
 
 
