@@ -87,7 +87,9 @@ def test_nobody_reads_on(tmp_path):
 
 
 def test_it_is_interrupted(tmp_path):
-    (tmp_path / "av.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    """Where the tests run in a shell's background, SIGINT is ignored, by what they start too."""
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    (tmp_path / "av.py").write_text(f"import os, signal, time\n{heard}\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
     with lines_of(tmp_path, stdout=subprocess.DEVNULL) as process:
         _, said = process.communicate(timeout=240)
     assert (process.returncode, said) == (Exit.INTERRUPTED, "quiver: interrupted; nothing is left behind\n")
