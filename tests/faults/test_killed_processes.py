@@ -40,6 +40,7 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
     return kills
 
 
+@pytest.mark.slow  # Ray waits a minute for a worker that was killed as it began
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, tmp_path):
