@@ -10,7 +10,8 @@ SHOWN ?= $(DATASET)-moving
 BENCHMARKS ?= extract memory spectrum shards mechanisms statistics page loader flow splatting
 BENCH_SECONDS ?= 12
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# one thread each, so that they do not wait for each other and sums come out alike
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: install demo test test-all test-faults check lint types bench clean
 

@@ -8,8 +8,7 @@ import pytest
 
 from pipeline.decode.process import PAGE
 from tests.faults.reference import CLIPS, PER_SHARD, counted
-from tests.faults.runs import built, ended, start_here
-from tests.faults.test_killed_processes import descendants
+from tests.faults.runs import built, descendants, ended, start_here
 
 MOST = 200 << 20
 """Bytes more than after the first tenth."""
