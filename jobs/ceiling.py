@@ -17,7 +17,7 @@ import tyro
 from jobs.exits import say, sentences, tell
 from jobs.extract_flow import registry, versions
 from jobs.options import parsed
-from jobs.results import aligned, check_folder, page_maker, write_results
+from jobs.results import aligned, page_maker, results_folder, write_results
 from model.ceiling import COUNTS, STILL, TRUE, Reached, reached, within
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
@@ -66,8 +66,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parsed(Ceiling, "quiver ceiling", args, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
-        check_folder(job.out)
-        run(job)
+        with results_folder(job.out):
+            run(job)
 
 
 def run(job: Ceiling) -> None:

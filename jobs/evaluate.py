@@ -21,8 +21,8 @@ import tyro
 from jobs.exits import say, sentences, tell
 from jobs.extract_flow import versions
 from jobs.options import parsed
-from jobs.results import aligned, check_folder, page_maker, write_results
-from model.evaluation import FPS, FREQUENCIES, LEAST, NETWORKS, OWN, PAIRED, SIZE, Given, Measured, looks, measure, over_frames, rows, slid, spectra
+from jobs.results import aligned, page_maker, results_folder, write_results
+from model.evaluation import FPS, FREQUENCIES, LEAST, NETWORKS, OWN, PAIRED, SIZE, Given, Measured, Row, looks, measure, over_frames, rows, slid, spectra
 from model.features import load_network
 from model.lpips import load_lpips
 from model.prior import check_device
@@ -39,6 +39,8 @@ ASPECTS = 0.02
 """Share by which the aspects of a pair may differ: sizes are whole numbers, often even ones."""
 LEAST_S = 0.5
 """A shorter pair has no spectrum to speak of."""
+FEW = 10
+"""Pairs under which intervals are remarked on."""
 NAMED = 3
 """Names that stand in a sentence."""
 
@@ -92,8 +94,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parsed(Evaluate, "quiver evaluate", args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-        check_folder(job.out)
-        run(job)
+        with results_folder(job.out):
+            run(job)
 
 
 def run(job: Evaluate) -> None:
@@ -110,9 +112,12 @@ def run(job: Evaluate) -> None:
         about.append(described(two, found[-1], real, generated))
         tell(f"{number} of {len(pairs)} pairs")
     table = rows(found, given, job.rounds)
-    result = dict(metrics=[row._asdict() for row in table], curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left))
+    said = remarks(len(pairs))
+    result = dict(
+        metrics=[row._asdict() for row in table], remarks=said, curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left)
+    )
     files = write_results(job.out, "evaluation", result, make_page(result, {one.name: (one.real.slice, one.generated.slice) for one in found}))
-    say("\n".join([aligned(lines(table)), *map(str, files)]))
+    say("\n".join([aligned(lines(table)), *absent(table), *said, *map(str, files)]))
 
 
 def given_to(job: Evaluate) -> Given:
@@ -210,21 +215,32 @@ def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]
     )  # fmt: skip
 
 
-def lines(table: Sequence[Any]) -> Iterator[list[str]]:
-    """For a terminal."""
+def remarks(pairs: int) -> list[str]:
+    """What is to be said of intervals over so few pairs."""
+    few = f"Intervals over {pairs} pairs are too narrow: so few, drawn anew, cannot show how much other pairs would differ; take {FEW} or more"
+    return [few] if 1 < pairs < FEW else []
+
+
+def lines(table: Sequence[Row]) -> Iterator[list[str]]:
+    """What was measured, for a terminal."""
     yield ["metric", "distance", "95 % interval", "real", "generated", "better"]
     for row in table:
         if row.needs:
-            yield [row.name, "-", "", "", "", f"needs {row.needs}"]
             continue
-        interval = f"{row.low:.4g} to {row.high:.4g}" if row.low is not None else "one pair"
+        interval = f"{row.low:.3g} to {row.high:.3g}" if row.low is not None else "one pair"
         yield [
             row.name,
             f"{row.value:.4g} {row.unit}".strip(),
             interval,
-            *("" if one is None else f"{one:.4g}" for one in (row.real, row.generated)),
+            *("" if one is None else f"{one:.3g}" for one in (row.real, row.generated)),
             row.better,
         ]
+
+
+def absent(table: Sequence[Row]) -> list[str]:
+    """What was not measured, by what it needs."""
+    needed = dict.fromkeys(row.needs for row in table if row.needs)
+    return [f"{', '.join(row.name for row in table if row.needs == needs)}: needs {needs}" for needs in needed]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they are those of --weights, or of torch.hub's cache.
 """
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import numpy as np
 
 from jobs.exits import say, sentences, tell
 from jobs.options import parsed
-from jobs.results import aligned, check_folder, page_maker
+from jobs.results import aligned, page_maker, results_folder, write_results
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.flow import FlowConfig, FlowEstimator, card, make_estimator, quality
@@ -28,7 +27,6 @@ from pipeline.flow.dis import Preset
 from pipeline.flow.ground_truth import find_known, read_known
 from pipeline.plan import list_clips
 from pipeline.scenery import SCENES
-from pipeline.shards import replace_file
 from pipeline.synthetic import WORKING
 from schemas.outcome import Quarantined, printable
 
@@ -78,30 +76,34 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/exits.py."""
     with sentences():
         job = parsed(FlowCard, "quiver flow-card", args)
-        check_folder(job.out)
-        make_page = page_maker("page", "flow_card")
-        known = find_known(job.middlebury) if job.middlebury else []
-        clips = list_clips(job.clips) if job.clips else []
-        configs, left_out = chosen(job)
-        for sentence in left_out.values():
-            tell(sentence)
-        estimators = {name: make_estimator(config) for name, config in configs.items()}
-        parts: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
-        cases: dict[str, list[card.Case]] = {part: [] for part in parts}
-        protocols: dict[str, dict[str, Any]] = {part: {} for part in parts}
-        for part, protocol, measure in measures(job, known, [clip.uri for clip in clips]):
-            found, case = measure(estimators)
-            parts[part][case.name], protocols[part][case.name] = found, protocol
-            cases[part].append(case)
-        about = dict(
-            format=1, protocol=protocol_of(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
-            **parts, smoothing=card.smoothing(parts["known"], parts["scenes"], list(estimators)),
-        )  # fmt: skip
-        replace_file(job.out / "flow_card.json", json.dumps(about, indent=1, allow_nan=False).encode())
-        page = make_page(about, cases).encode(errors="replace")
-        replace_file(job.out / "flow_card.html", page)
-        say("\n".join(lines(about)))
-        say(f"{job.out / 'flow_card.json'}, {job.out / 'flow_card.html'}: {len(page) / 1e6:.1f} MB")
+        with results_folder(job.out):
+            run(job)
+
+
+def run(job: FlowCard) -> None:
+    """Measures, and writes both files."""
+    make_page = page_maker("page", "flow_card")
+    known = find_known(job.middlebury) if job.middlebury else []
+    clips = list_clips(job.clips) if job.clips else []
+    configs, left_out = chosen(job)
+    for sentence in left_out.values():
+        tell(sentence)
+    estimators = {name: make_estimator(config) for name, config in configs.items()}
+    parts: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
+    cases: dict[str, list[card.Case]] = {part: [] for part in parts}
+    protocols: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    count = len(known) + len(job.scenes) + len(clips)
+    for number, (part, protocol, measure) in enumerate(measures(job, known, [clip.uri for clip in clips]), 1):
+        found, case = measure(estimators)
+        parts[part][case.name], protocols[part][case.name] = found, protocol
+        cases[part].append(case)
+        tell(f"{number} of {count}: {case.name}")
+    about = dict(
+        format=1, protocol=protocol_of(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
+        **parts, smoothing=card.smoothing(parts["known"], parts["scenes"], list(estimators)),
+    )  # fmt: skip
+    files = write_results(job.out, "flow_card", about, make_page(about, cases))
+    say("\n".join([*lines(about), *map(str, files)]))
 
 
 # ---- Which estimators

@@ -1,6 +1,7 @@
 """What is measured goes into a folder, as JSON and as a page, and into the terminal, as a table."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,16 +11,26 @@ from pipeline.shards import replace_file, to_json
 from schemas.run import plain
 
 
-def check_folder(folder: Path) -> None:
-    """Makes the folder of --out. Raises ValueError where it is a file or holds a data set, OSError where it cannot be written."""
+@contextmanager
+def results_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder of --out; one that was made for nothing is removed again.
+
+    Raises ValueError where it is a file or holds a data set, OSError where it cannot be written.
+    """
     if (folder.exists() and not folder.is_dir()) or (folder / "run.json").exists():
         raise ValueError(f"--out is {str(folder)!r}, expected a folder that is no data set")
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
+    try:
+        yield
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def page_maker(name: str, module: str = "evaluation") -> Callable[..., str]:

@@ -23,7 +23,7 @@ from model.study import Films, Pair, common_size, page_of, small_enough, study_o
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.encode import CLOCK, Shown, h264
-from pipeline.plan import VIDEO_SUFFIXES
+from pipeline.footage import take_of, videos_in
 from pipeline.shards import replace_file
 from pipeline.single import own_size
 from schemas.clip import Video
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
         check_output("--out", job.out)
         if job.out.exists():
             raise ValueError(f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name")
-        a, b = videos(job.a), videos(job.b)
+        a, b = videos(job.a, "DIR_A"), videos(job.b, "DIR_B")
         names = chosen(job, a, b)
         made = [made_pair(job, name, (a[name], b[name]), len(names)) for name in names]
         page = page_of(made, job.question.strip(), job.look).encode()
@@ -107,21 +107,12 @@ def examples(found: dict[str, Path]) -> str:
     return ", ".join(names[:SOME]) + (f" and {len(names) - SOME} more" if len(names) > SOME else "")
 
 
-def videos(folder: Path) -> dict[str, Path]:
-    """Those of a folder, by name without suffix. Raises ValueError where there is no such folder, no video in it, or two of a name."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not there, expected a folder of videos")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
-            continue
-        if path.stem in found:
-            raise ValueError(f"{folder} has {found[path.stem].name} and {path.name}, expected one video of a name")
-        if not path.stem.isprintable() or len(path.stem) > MOST_FIELD:
-            raise ValueError(f"{folder} has a video named {path.stem[:60]!r}, expected up to {MOST_FIELD} printable characters")
-        found[path.stem] = path
-    if not found:
-        raise ValueError(f"no video files in {folder}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
+def videos(folder: Path, option: str) -> dict[str, Path]:
+    """Those of a folder, by name without suffix. Raises ValueError as videos_in does, and for a name that does not go into a table."""
+    found = videos_in(folder, option)
+    for name in found:
+        if not name.isprintable() or len(name) > MOST_FIELD:
+            raise ValueError(f"{option} has a video named {name[:60]!r}, expected up to {MOST_FIELD} printable characters")
     return found
 
 
@@ -147,10 +138,7 @@ def made_pair(job: Study, name: str, paths: tuple[Path, Path], count: int) -> Pa
 
 def probe(pool: DecoderPool, path: Path) -> Video:
     """Raises ValueError where the file is no video, or too short to be judged."""
-    try:
-        video = pool.probe(str(path))
-    except Quarantined as error:
-        raise ValueError(f"{path} cannot be used: {error.detail} ({error.reason})") from error
+    video = take_of(path, pool).video
     if len(video.times) < 2 or length(video) < LEAST_S:
         count = len(video.times)
         raise ValueError(f"{path} has {count} frame{'s' if count > 1 else ''} in {length(video):.2f} s, expected at least 2 in {LEAST_S:g} s")

@@ -107,9 +107,12 @@ class Data:
 
 
 def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
-    """The command line: a preset, then what differs from it. `about` the job speaks --help."""
+    """The command line: a preset, with or without `--preset` before it, then what differs from it. `about` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
+        option, _, named = args[0].partition("=") if args else ("", "", "")
+        if option == "--preset":
+            args = [*([named] if named else []), *args[1:]]
         if not args or args[0] not in {*presets, *HELP}:
             raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
         style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)

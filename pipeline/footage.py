@@ -47,6 +47,8 @@ class Take(NamedTuple):
     """Their indices in the video."""
     size: tuple[int, int]
     """Width and height at which they are decoded: the video's own, or a data set's."""
+    sha256: str | None = None
+    """Of the whole file, where it is known from before: the file must still have it."""
 
     @property
     def times(self) -> Float64[np.ndarray, " time"]:
@@ -91,16 +93,18 @@ def take_of_window(row: dict[str, Any], settings: Settings, pool: DecoderPool) -
         video = planned_video(clip, [row], pool)
     except Quarantined as error:
         raise unusable(clip.uri, error) from error
-    return Take(clip.uri, video, window_span(clip, video, window_of(row), settings.plan), settings.size)
+    return Take(clip.uri, video, window_span(clip, video, window_of(row), settings.plan), settings.size, row["sha256"])
 
 
 def decoded(take: Take, size: tuple[int, int], pool: DecoderPool) -> Footage:
-    """Its frames cropped to `size` (width, height) as CROPPING says. Raises ValueError where the video gives out."""
+    """Its frames cropped to `size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
     try:
         frames = np.stack([cropped(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
         digest, _ = content_of(take.path)
     except Quarantined as error:
         raise unusable(take.path, error) from error
+    if take.sha256 not in (None, digest):
+        raise ValueError(f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made")
     return Footage(frames, take.times, take.size, digest, take.video.decoder)
 
 

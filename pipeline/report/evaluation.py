@@ -112,7 +112,11 @@ def ceiling_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Sl
 def evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]) -> str:
     """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
     metrics, pairs = found["metrics"], found["pairs"]
-    sections = [Section("Numbers", EVALUATION_TEXTS, table=metrics_table(metrics)), curves_section(found["curves"]), spectra_section(found["spectra"])]
+    sections = [
+        Section("Numbers", [*EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])], table=metrics_table(metrics)),
+        curves_section(found["curves"]),
+        spectra_section(found["spectra"]),
+    ]
     sections += [pair_section(pair, *slices[pair["name"]]) for pair in pairs]
     sections.append(protocol(found["protocol"]))
     frames = sum(pair["frames"] for pair in pairs)
@@ -143,8 +147,8 @@ def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
 def metric_row(one: Mapping[str, Any]) -> list[Cell]:
     if one["needs"]:
         return [Cell(one["name"]), Cell(f"needs {one['needs']}", wide=6)]
-    interval = f"{one['low']:.4g} – {one['high']:.4g}" if one["low"] is not None else "one pair"
-    alone = ["" if one[side] is None else f"{one[side]:.4g}" for side in ("real", "generated")]
+    interval = f"{one['low']:.3g} – {one['high']:.3g}" if one["low"] is not None else "one pair"
+    alone = ["" if one[side] is None else f"{one[side]:.3g}" for side in ("real", "generated")]
     return [
         Cell(text)
         for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], measured_on(one["protocol"]))

@@ -117,6 +117,23 @@ def test_pairs_that_cannot_be_compared_are_refused(tmp_path, capsys, generated, 
     assert said in refused(one_pair(tmp_path, **generated), capsys)
 
 
+def test_what_was_refused_leaves_no_folder_and_takes_none_away(tmp_path, capsys):
+    one_pair(tmp_path, seconds=0.4)
+    refused(tmp_path, capsys)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    refused(tmp_path, capsys)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(folder, capsys):
+    evaluate(folder, "--out", folder / "again")
+    said = capsys.readouterr().out.splitlines()
+    assert "FVD, FVD32: needs --i3d FILE" in said and "FID, KID x 100: needs --inception FILE" in said
+    assert any(line.startswith("Intervals over 2 pairs are too narrow") for line in said) and max(map(len, said)) < 140
+    assert "Intervals over 2 pairs" in (folder / "again" / "evaluation.html").read_text()
+
+
 def test_folders_without_a_pair_are_refused(tmp_path, capsys):
     one_pair(tmp_path)
     (tmp_path / "generated" / "a.mp4").rename(tmp_path / "generated" / "b.mp4")
@@ -163,6 +180,10 @@ def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys):
     evaluate(tmp_path)
     (pair,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["pairs"]
     assert (pair["name"], pair["frames"], pair["real"]["size"], pair["real"]["sha256"]) == (second, 24, [64, 40], rows[1]["sha256"])
+    video = (tmp_path / "sways.mp4").read_bytes()
+    (tmp_path / "sways.mp4").write_bytes(video.replace(b"Lavf", b"Lavg"))
+    said = refused(tmp_path, capsys)
+    assert "sways.mp4" in said and rows[1]["sha256"][:12] in said
     (tmp_path / "sways.mp4").unlink()
     assert "sways.mp4 cannot be used: the file is gone" in refused(tmp_path, capsys)
     assert "nowhere', which is not there, expected a folder of videos, DATASET" in refused(tmp_path, capsys, "--real", tmp_path / "nowhere")

@@ -185,15 +185,15 @@ def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
 
 
 MISTAKES = {
-    "no folder": ({}, ["{a}", "{root}/nowhere"], "nowhere is not there, expected a folder of videos"),
-    "no video": ({"c/notes.txt": None}, ["{a}", "{root}/c"], "no video files in "),
+    "no folder": ({}, ["{a}", "{root}/nowhere"], "nowhere', expected a folder of videos"),
+    "no video": ({"c/notes.txt": None}, ["{a}", "{root}/c"], "which has no video, expected some of "),
     "no names agree": ({"c/other.mp4": film}, ["{a}", "{root}/c"], "no names agree: "),
     "text": ({"c/alone.mp4": videos.text}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
     "truncated": ({"c/alone.mp4": videos.truncated}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
     "one frame": ({"c/alone.mp4": lambda path: film(path, BLUE, count=1)}, ["{a}", "{root}/c"], "alone.mp4 has 1 frame in "),
     "other aspect": ({"c/alone.mp4": lambda path: film(path, BLUE, (64, 128))}, ["{a}", "{root}/c"],
                      "the pair alone has videos of 128x80 and 64x128 pixels, expected nearly the same aspect"),
-    "twice": ({"c/alone.mp4": film, "c/alone.mkv": film}, ["{a}", "{root}/c"], "has alone.mkv and alone.mp4, expected one video of a name"),
+    "twice": ({"c/alone.mp4": film, "c/alone.mkv": film}, ["{a}", "{root}/c"], "alone.mkv, expected one video of each name"),
     "too many pairs": ({}, ["{a}", "{b}", "--pairs", "6"], "--pairs is 6, expected at most 5, for which names agree"),
     "no question": ({}, ["{a}", "{b}", "--question", " "], "--question is ' ', expected words"),
     "suffix": ({}, ["{a}", "{b}", "--out", "{root}/page.txt"], "page.txt, expected a name that ends in .html"),
