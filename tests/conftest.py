@@ -21,6 +21,7 @@ def material() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The report of the tests says which promise each one proves, and, where the mark does, how often it injects: 0 where it reads source."""
+    """The report of the tests says which promise each one proves, with which counts, and, where the mark does, how often it injects: 0 where it reads source."""
     for item in items:
-        item.user_properties += [entry for mark in item.iter_markers("promise") for entry in (("promise", mark.args[0]), *mark.kwargs.items())]
+        promises = [entry for mark in item.iter_markers("promise") for entry in (("promise", mark.args[0]), *mark.kwargs.items())]
+        item.user_properties += [*promises, ("counts", os.environ.get("QUIVER_FAULTS", "quick"))] if promises else []

@@ -1,13 +1,18 @@
-"""From the report of `make test-faults` to docs/promises.md: python -m tests.faults.table GOAL REPORT.xml ...
+"""From the reports of `make test-faults` to docs/promises.md: python -m tests.faults.table GOAL REPORT.xml ...
 
-Every number in the table was counted by a test of that run.
+Every number in the table was counted by a test of those runs. A promise is held only if each of its tests, as pytest collects them now with full counts, is in a
+report; of a test that is in several the last one counts.
 """
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
+
+import pytest
 
 PROMISES = {
     "P1": ("a crash loses only work in flight", 48),
@@ -41,48 +46,89 @@ PROMISES = {
 COUNTED = ("injections", "losses", "duplicates", "different")
 
 
+Name = tuple[str, str]
+"""Of a test: its file as a module, and its own name."""
+
+
+class Ran(NamedTuple):
+    """A test in a report."""
+
+    passed: bool
+    numbers: Mapping[str, int]
+    counts: str
+    """full, quick, or nothing where the report does not say."""
+
+
 @dataclass
 class Found:
     """What the tests of one promise have counted."""
 
-    tests: int = 0
-    numbers: dict[str, int] = field(default_factory=dict)
-    unproven: list[str] = field(default_factory=list)
-    """Tests that failed or were skipped."""
+    wanted: set[Name]
+    """All that there are."""
+    tests: dict[Name, Ran] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        ran = self.tests.values()
+        return {name: sum(one.numbers.get(name, 0) for one in ran) for name in COUNTED if any(name in one.numbers for one in ran)}
 
     def reason(self, least: int) -> str:
         """Why it is not held; nothing where it is."""
         if not self.tests:
             return "not tested yet"
-        if self.unproven:
-            return f"{len(self.unproven)} of {self.tests} tests failed or were skipped, as {self.unproven[0]}"
+        if unproven := [name for (_, name), one in self.tests.items() if not one.passed]:
+            return f"{len(unproven)} of {len(self.tests)} tests failed or were skipped, as {unproven[0]}"
+        if absent := sorted(name for _, name in self.wanted - self.tests.keys()):
+            return f"{len(absent)} of {len(self.wanted)} tests are in no report, as {absent[0]}"
+        if quick := [name for (_, name), one in self.tests.items() if one.counts == "quick"]:
+            return f"{len(quick)} of {len(self.tests)} tests ran with quick counts, as {quick[0]}"
         if harm := [f"{self.numbers[name]} {name}" for name in COUNTED[1:] if self.numbers.get(name)]:
             return ", ".join(harm)
         made = self.numbers["injections"]
         return f"{made} injections made, expected at least {least}" if made < least else ""
 
 
-def tests_of(report: Path) -> Iterator[tuple[str, str, dict[str, int], bool]]:
-    """Promise, name, numbers and success of each test that proves one."""
+class Collector:
+    """Which tests prove which promise, as a plugin of pytest."""
+
+    def __init__(self):
+        self.tests: dict[str, set[Name]] = {promise: set() for promise in PROMISES}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            for mark in item.iter_markers("promise"):
+                module, *names = item.nodeid.partition("[")[0].split("::")
+                self.tests[mark.args[0]].add((".".join([module.removesuffix(".py").replace("/", "."), *names[:-1]]), item.name))
+
+
+def all_tests() -> dict[str, set[Name]]:
+    """Those of each promise, with full counts. Raises ValueError where they cannot be collected."""
+    os.environ["QUIVER_FAULTS"] = "full"
+    collector = Collector()
+    if code := pytest.main(["--collect-only", "-qq", "--no-header", "-p", "no:cacheprovider", "-m", "promise"], plugins=[collector]):
+        raise ValueError(f"the tests cannot be collected ({code!s})")
+    return collector.tests
+
+
+def tests_of(report: Path) -> Iterator[tuple[str, Name, Ran]]:
+    """Promise, name and result of each test that proves one."""
     for case in ElementTree.parse(report).iter("testcase"):
         properties = [(one.get("name"), one.get("value")) for one in case.iter("property")]
         numbers = {name: int(value) for name, value in properties if name in COUNTED}
         skipped = case.find("skipped") is not None
         passed = not skipped and case.find("failure") is None and case.find("error") is None
+        ran = Ran(passed, {"injections": int(not skipped)} | numbers, dict(properties).get("counts", ""))
         for name, value in properties:
             if name == "promise":
-                yield value, case.get("name"), {"injections": int(not skipped)} | numbers, passed
+                yield value, (case.get("classname"), case.get("name")), ran
 
 
-def collected(reports: Sequence[Path]) -> dict[str, Found]:
-    found = {promise: Found() for promise in PROMISES}
+def collected(reports: Sequence[Path], wanted: Mapping[str, set[Name]]) -> dict[str, Found]:
+    found = {promise: Found(wanted[promise]) for promise in PROMISES}
     for report in reports:
-        for promise, name, numbers, passed in tests_of(report):
-            one = found[promise]
-            one.tests += 1
-            one.unproven += [] if passed else [name]
-            for counted, number in numbers.items():
-                one.numbers[counted] = one.numbers.get(counted, 0) + number
+        for promise, name, ran in tests_of(report):
+            if name in wanted[promise]:
+                found[promise].tests[name] = ran
     return found
 
 
@@ -94,15 +140,19 @@ def row(promise: str, found: Found) -> str:
     return f"| {promise} | {words} | {injections} | {losses} | {duplicates} | {same} | {'not held' if found.reason(least) else 'held'} |"
 
 
-def page(reports: Sequence[Path]) -> str:
+def page(reports: Sequence[Path], wanted: Mapping[str, set[Name]]) -> str:
     """The whole of docs/promises.md."""
-    found = collected(reports)
+    found = collected(reports, wanted)
     suites = [suite for report in reports for suite in ElementTree.parse(report).iter("testsuite")]
-    ran, seconds, date = (sum(int(s.get("tests")) for s in suites), sum(float(s.get("time")) for s in suites), max(s.get("timestamp")[:10] for s in suites))
+    seconds, dates = sum(float(s.get("time")) for s in suites), sorted(s.get("timestamp")[:10] for s in suites)
+    tests = {name: ran for one in found.values() for name, ran in one.tests.items()}
+    silent = sum(not one.counts for one in tests.values())
+    ran = f"{len(tests)} tests{f' ({silent} of them in reports that do not say with which counts)' if silent else ''}"
+    date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     open_ones = [f"- {promise}: {reason}" for promise, one in found.items() if (reason := one.reason(PROMISES[promise][1]))]
     return "\n".join([
         "# What a dataset run promises, and what became of it when it was broken", "",
-        f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran} tests, {seconds:.0f} s.",
+        f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
         "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
         "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.", "",
         "| | promise | injections | losses | duplicates | byte-identical | held |", "|---|---|---|---|---|---|---|",
@@ -113,6 +163,6 @@ def page(reports: Sequence[Path]) -> str:
 
 if __name__ == "__main__":
     goal, *reports = map(Path, sys.argv[1:])
-    text = page(reports)
+    text = page(reports, all_tests())
     goal.write_text(text)
     print(text)
