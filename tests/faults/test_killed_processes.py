@@ -24,12 +24,13 @@ def in_flight(root: Path) -> set[str]:
     return tars - {path.stem for path in (root / "records").glob("*.json")}
 
 
-def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) -> int:
-    """How many workers were killed, one after each pause in which there is one, until the run has ended. The same command again where
-    it ends with exit code 1: once a shard's worker has died four times.
+def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) -> tuple[int, int]:
+    """How many workers were killed, one after each pause in which there is one, until the run has ended by itself, and by how many commands: the same
+    again where it ends with exit code 1, which is once a shard's worker has died four times.
     """
-    kills, code = 0, int(Exit.FAILURE)
+    kills, commands, code = 0, 0, int(Exit.FAILURE)
     while code == Exit.FAILURE:
+        commands += 1
         with running(clips, out) as run:
             while until(run, next(pauses, None) if workers(run.pid) else 0.01):
                 with suppress(ProcessLookupError, IndexError):  # none is left
@@ -37,18 +38,21 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
                     kills += 1
             code = run.returncode
     assert code == 0, out.with_suffix(".log").read_text()
-    return kills
+    return kills, commands
 
 
 @pytest.mark.slow  # Ray waits a minute for a worker that was killed as it began
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
-def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, tmp_path):
-    """Until so many are; how many commands that takes, and how far each comes, is the machine's speed."""
-    rng = random.Random(SEED)
+def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, record_property, tmp_path):
+    """Until so many are; how many commands that takes, and how far each comes, is the machine's speed: the report has it."""
+    rng, runs, commands = random.Random(SEED), 0, 0
     while (left := counted(100, 2) - injected.injections) > 0:
         out = tmp_path / f"{left}"
-        injected.ended(out, killed(reference.clips, out, (rng.uniform(0.5, 2) for _ in range(left)), rng))
+        kills, begun = killed(reference.clips, out, (rng.uniform(0.5, 2) for _ in range(left)), rng)
+        injected.ended(out, kills)
+        runs, commands = runs + 1, commands + begun
+    record_property("commands", f"{commands} for {runs} data sets")
 
 
 @pytest.mark.slow
@@ -58,7 +62,9 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
     """Before Ray knows it."""
     for number in range(counted(10, 1)):
         out = tmp_path / f"{number}"
-        injected.ended(out, killed(reference.clips, out, iter([0.0]), random.Random(SEED)))
+        kills, commands = killed(reference.clips, out, iter([0.0]), random.Random(SEED))
+        assert commands == 1
+        injected.ended(out, kills)
 
 
 @pytest.mark.slow
@@ -76,7 +82,7 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(ref
     said = [line for line in out.with_suffix(".log").read_text().splitlines() if line.startswith("quiver:")]
     assert run.returncode == Exit.FAILURE and not (out / "run.json").exists() and "a process died 4 times" in said[-1], said
     assert kills > RETRIES
-    injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED)))
+    injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
 
 
 @pytest.mark.slow
