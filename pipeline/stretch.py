@@ -73,12 +73,15 @@ class Stretches:
 
 
 def _tagged(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[tuple[int, Any]]:
-    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on."""
+    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on. Raises OSError where the
+    folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end.
+    """
     for number, rows in enumerate(stretches):
         try:
             for item in decode_stretch(rows, pool, plan, size):
                 yield number, item
         except Quarantined as error:
+            signature(rows[0]["uri"])  # raises OSError
             yield number, error
 
 
