@@ -277,6 +277,17 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
 
 
+def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path):
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    rows, data = plan(path, SMALL), bytearray(path.read_bytes())
+    assert results(rows, SMALL)[0].sample
+    place = data.index(b"mdat") + 200
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert [row["start_time_s"] for row in plan(path, SMALL)] == [row["start_time_s"] for row in rows]
+    assert [r.row.get("reason") for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+
+
 def test_a_folder_of_videos_that_is_gone_ends_the_run(tmp_path):
     """As a mount that is lost, before a clip is begun or while it is read: no clip is to blame."""
     (tmp_path / "videos").mkdir()
