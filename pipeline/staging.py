@@ -11,7 +11,7 @@ here holds records and histograms, from which all else is derived, and the tars 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,7 +162,10 @@ class Staged(Dataset):
     def building(self, shard: str) -> Iterator[None]:
         """In a worker, which may be on another machine than the driver: what is built within is handed over, and then committed."""
         self._join()
-        done = self._fetch_record(shard) or (self.is_committed(shard) and self._take_up(shard))
+        if done := self._fetch_record(shard):
+            self._put_in_place(shard)  # whose worker may have been killed before it had
+        elif self.is_committed(shard):
+            done = self._take_up(shard)
         yield
         if not done:
             self._share(shard)
@@ -179,20 +182,24 @@ class Staged(Dataset):
             raise OSError(f"{self.root} is of another data set than {self.bucket.url} is now: remove the folder")
 
     def _share(self, shard: str) -> None:
-        """Commits a shard in the storage. Where a twin has done it, that one's record counts. Raises FolderInUse after a take-over."""
+        """Commits a shard in the storage. Where a twin has done it, that one's record counts, and may name what we uploaded too.
+
+        Raises FolderInUse after a take-over.
+        """
         ours = self._named(shard)
-        for file in ours:
-            self.check_fence()
-            self.bucket.put(file.upload, file.path)
-            crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
-        self.check_fence()
         try:
+            for file in ours:
+                self.check_fence()
+                self.bucket.put(file.upload, file.path)
+                crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
+            self.check_fence()
             self.bucket.create(f"records/{shard}.json", self.record(shard).read_bytes())
-        except FileExistsError:
-            self._remove(ours)
-            self._fetch_record(shard)
+        except (FileExistsError, FileNotFoundError):  # not found: a twin of this machine has handed the tar over
+            if not self._fetch_record(shard):
+                raise
         crashpoint("after-commit", shard)
         self._put_in_place(shard)
+        self._remove({*ours} - {*self._named(shard)})
         self.tar(shard).unlink(missing_ok=True)
 
     def _put_in_place(self, shard: str) -> None:
@@ -207,7 +214,7 @@ class Staged(Dataset):
     def _is_in_place(self, file: Named) -> bool:
         return file.place in self.bucket.list(file.place)
 
-    def _remove(self, files: Sequence[Named]) -> None:
+    def _remove(self, files: Iterable[Named]) -> None:
         for file in files:
             self.bucket.delete(file.upload)
 

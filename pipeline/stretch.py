@@ -4,7 +4,9 @@ A stretch is the windows of one video that stand together in a shard. A frame is
 needs it is past.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from pipeline.decode.source import signature
 from pipeline.filters import Look, Step
 from pipeline.flow import FlowEstimator
 from pipeline.plan import PlanConfig, clip_of, window_of, window_span
-from schemas.clip import Clip, Video
+from schemas.clip import Clip, Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
 
 TOGETHER = 16
@@ -73,12 +75,15 @@ class Stretches:
 
 
 def _tagged(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[tuple[int, Any]]:
-    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on."""
+    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on. Raises OSError where the
+    folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end.
+    """
     for number, rows in enumerate(stretches):
         try:
             for item in decode_stretch(rows, pool, plan, size):
                 yield number, item
         except Quarantined as error:
+            signature(rows[0]["uri"])  # raises OSError
             yield number, error
 
 
@@ -102,13 +107,24 @@ def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, si
 def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
     """The video, probed again. Raises Quarantined (hash_mismatch) where it is not the one that was planned."""
     found = signature(clip.uri)
-    if found is None or found[1] != rows[0]["bytes"]:
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone or has another size than when it was planned")
+    if found is None:
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone")
+    if (sha256 := content(clip.uri, found)) != (planned := rows[0]["sha256"]):
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned")
     video = pool.probe(clip.uri)
+    if video.signature != found:
+        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
     times = dict(enumerate(video.times))
-    if any(times.get(row["start_frame"]) != row["start_time_s"] for row in rows):
+    if any(times.get(row["start_frame"]) != row["start_time_s"] for row in rows):  # as another decoder library sees it
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
     return video
+
+
+@lru_cache(4096)
+def content(path: str, found: Signature) -> str:  # noqa: ARG001 - part of the key
+    """sha256 of a file, hexadecimal; read once while the file is the same, however many stretches and cuts are of it. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def windows(found: Found, frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[list[Seen]]:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -88,7 +89,9 @@ def serve(connection: Connection, descriptor: int) -> None:
 
 
 def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
-    config, found = DecodeConfig(**request["config"]), signature(request["path"])
+    config, found = DecodeConfig(**request["config"]), None
+    with suppress(OSError):  # what is wrong is the parent's to say, who looks too
+        found = signature(request["path"])
     if "indices" in request and list(found or ()) != request["signature"]:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
     source = known(request["path"], found, config)

@@ -3,6 +3,7 @@
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,10 +41,14 @@ class Packet(NamedTuple):
 
 
 def signature(path: str) -> Signature | None:
-    """What changes when a file is replaced; None where there is none."""
+    """What changes when a file is replaced; None where there is none.
+
+    Raises OSError where its folder is gone too, or the file system does not tell: no clip is to blame for a mount that was lost.
+    """
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        os.stat(Path(path).parent)
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -7,8 +7,9 @@ import random
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Barrier
 from urllib.parse import unquote
@@ -19,12 +20,13 @@ import pytest
 
 from jobs.exits import Exit
 from pipeline import objects
+from pipeline.build import outcome_row
 from pipeline.crashpoint import POINTS, REMOTE, SIGNAL, VARIABLE
-from pipeline.dataset import ShardDraft
+from pipeline.dataset import AlreadyCommitted, ShardDraft
 from pipeline.fence import FOLDER
 from pipeline.staging import Staged
 from pipeline.window import recorded
-from schemas.outcome import Measures
+from schemas.outcome import Measures, Outcome, Reason, Stage
 from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults import storage
 from tests.faults.reference import ALONE, FULL, PLACES, ROOT, SHARDS, command, count, counted, promised
@@ -154,6 +156,17 @@ def objects_in(table: Path) -> list[str]:
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_killed_between_record_and_copies(reference, injected, proxy, server, prefix, tmp_path):
+    """Of the real command: Ray gives the shard to another, which has only to copy. The driver lives, so the run ends by itself."""
+    env = storage.environment(proxy) | {VARIABLE: f"after-commit {SHARDS[1]} 1"}
+    words = [*command(reference.clips, Path("out"), "--staging", str(tmp_path / "staging"))]
+    words = [url(prefix) if word == "out" else word for word in words]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | ALONE | env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    injected.ended(downloaded(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+
+
+@pytest.mark.slow
 def test_another_configuration_or_a_full_bucket_of_another_run(reference, proxy, prefix, tmp_path, record_property):
     """Is refused by what is in the storage, from whatever machine; nothing in it changes."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -220,8 +233,76 @@ def test_twins_on_two_machines_commit_one_shard(proxy, here, server, prefix, tmp
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(attempt, range(2)))
         found = downloaded(server, f"{prefix}/{number}", tmp_path / f"{number}-found")
-        record = json.loads((found / f"records/{SHARDS[0]}.json").read_bytes())
-        named = {f"shards/{SHARDS[0]}.tar": record["tar"]["sha256"], f"histograms/{SHARDS[0]}.safetensors": record["histogram"]}
-        names = {name: sha256 for name, sha256 in promised(found).items() if name.startswith(("shards/", "histograms/", ".uploads"))}
-        assert names == named
+        record = check_named(found)
         assert hashlib.sha256((found / "run.json").read_bytes()).hexdigest() == record["run"]
+
+
+class Interrupted(Staged):
+    """Something else happens between its record and its copies."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def _put_in_place(self, shard: str) -> None:
+        if self.meanwhile:
+            self.meanwhile()
+        super()._put_in_place(shard)
+
+
+def begun(address: str, *stagings: Path) -> list[Interrupted]:
+    """A data set of one shard, as attempts see it that have each a folder, or share one."""
+    attempts = [Interrupted(address, staging) for staging in stagings]
+    with attempts[0].held():
+        attempts[0].open([planned(SHARDS[0], i) for i in range(2)], recorded(CONFIG), {"python": "3"})
+    return attempts
+
+
+def built(staged: Staged, detail: str) -> None:
+    """Commits the shard here: the same tar each time, beside a window that was quarantined with these words."""
+    rows, draft = [planned(SHARDS[0], i) for i in range(2)], ShardDraft(staged, SHARDS[0], CONFIG.frequencies)
+    draft.add(*judged(rows[0], Measures(**CALM), np.random.default_rng(0), CONFIG))
+    draft.add(outcome_row(rows[1], Outcome.QUARANTINED, Stage.DECODE, reason=Reason.OUT_OF_MEMORY, detail=detail, attempts=3), None, None)
+    with suppress(AlreadyCommitted):
+        draft.commit()
+    draft.discard()
+
+
+def check_named(found: Path) -> dict:
+    """The record, whose files are all that is there."""
+    record = json.loads((found / f"records/{SHARDS[0]}.json").read_bytes())
+    named = {f"shards/{SHARDS[0]}.tar": record["tar"]["sha256"], f"histograms/{SHARDS[0]}.safetensors": record["histogram"]}
+    assert {name: sha256 for name, sha256 in promised(found).items() if name.startswith(("shards/", "histograms/", ".uploads"))} == named
+    return record
+
+
+@pytest.mark.parametrize("moment", ["before its copies", "after all"])
+def test_twins_whose_tars_are_equal_and_whose_records_are_not(proxy, here, server, prefix, tmp_path, record_property, moment):
+    """Both upload under the same names; the second finds the record of the first and takes nothing away that it names."""
+    first, second = begun(url(prefix), tmp_path / "one", tmp_path / "two")
+    with ExitStack() as late:
+        late.enter_context(second.building(SHARDS[0]))
+        built(second, "the decoder took 2100 MB")
+        first.meanwhile = late.pop_all().close if moment == "before its copies" else None
+        with first.building(SHARDS[0]):
+            built(first, "the decoder took 2050 MB")
+    record = check_named(downloaded(server, prefix, tmp_path / "found"))
+    assert record["rows"][1]["detail"] == "the decoder took 2050 MB"
+    assert not {*tmp_path.rglob("*.tar")} - {*(tmp_path / "found").rglob("*.tar")}
+    record_property("injections", 1 + proxy.injected)
+
+
+def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(proxy, here, server, prefix, tmp_path, record_property):
+    first, second = begun(url(prefix), tmp_path / "one", tmp_path / "one")
+    with second.building(SHARDS[0]):
+        with first.building(SHARDS[0]):
+            built(first, "")
+        built(second, "")
+    check_named(downloaded(server, prefix, tmp_path / "found"))
+    record_property("injections", 1 + proxy.injected)
+
+
+def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(proxy, here, prefix, tmp_path, record_property):
+    (staged,) = begun(url(prefix), tmp_path / "one")
+    with pytest.raises(FileNotFoundError), staged.building(SHARDS[0]):
+        built(staged, "")
+        staged.tar(SHARDS[0]).unlink()
+    record_property("injections", 1 + proxy.injected)

@@ -1,6 +1,7 @@
 """The whole way from a video file to its spectrum, against scenes whose motion is known."""
 
 import hashlib
+import re
 import threading
 from dataclasses import replace
 from functools import partial
@@ -205,6 +206,19 @@ class DyingAfter(DecoderProcess):
             yield image
 
 
+class Unmounting(DecoderProcess):
+    """The folder of its videos goes away in the middle of the first."""
+
+    def __init__(self, config, folder):
+        super().__init__(config)
+        self.folder = folder
+
+    def frames(self, path, video, indices, size):
+        yield from super().frames(path, video, indices[:10], size)
+        self.folder.rename(self.folder.with_name("unmounted"))
+        yield from super().frames(path, video, indices[10:], size)
+
+
 class FirstWindowExaggerated(DenseInverseSearch):
     """Reports a million times the displacement from the first frame that it sees."""
 
@@ -261,6 +275,40 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     assert [(r.row["stage"], r.row["reason"]) for r in results(rows, SMALL)] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
     path.unlink()
     assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+
+
+def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path):
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    rows, data = plan(path, SMALL), bytearray(path.read_bytes())
+    assert results(rows, SMALL)[0].sample
+    place = data.index(b"mdat") + 200
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert [row["start_time_s"] for row in plan(path, SMALL)] == [row["start_time_s"] for row in rows]
+    assert [r.row.get("reason") for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+
+
+def test_a_folder_of_videos_that_is_gone_ends_the_run(tmp_path):
+    """As a mount that is lost, before a clip is begun or while it is read: no clip is to blame."""
+    (tmp_path / "videos").mkdir()
+    rows = [row for name in ("a", "b") for row in plan(videos.swaying(tmp_path / "videos" / f"{name}.mp4", seconds=1.5, seed=ord(name)), SMALL)]
+    folder = re.escape(f"'{tmp_path / 'videos'}'")
+    pool = DecoderPool(SMALL.decode, 1, partial(Unmounting, folder=tmp_path / "videos"))
+    with pytest.raises(FileNotFoundError, match=folder):
+        list(build_windows(rows, SMALL, make_estimator(SMALL.flow), pool, Clock()))
+    pool.close()
+    with pytest.raises(FileNotFoundError, match=folder):
+        results(rows, SMALL)
+
+
+def test_a_file_system_that_does_not_tell_ends_the_run(tmp_path):
+    """Here since a link leads to itself beside the video, in place of its folder."""
+    (tmp_path / "videos").mkdir()
+    rows = plan(videos.swaying(tmp_path / "videos" / "a.mp4", seconds=1.5), SMALL)
+    (tmp_path / "videos").rename(tmp_path / "elsewhere")
+    (tmp_path / "videos").symlink_to(tmp_path / "videos")
+    with pytest.raises(OSError, match="Too many levels"):
+        results(rows, SMALL)
 
 
 def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
