@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset)
         dataset.begun()
         make_page = page_maker("--no-report") if job.report else None
-        with dataset.held():
+        with dataset.held(), dataset.finishing():
             summary = finalize(dataset)
             reported = [Selection(dataset), *with_report(dataset)]
             made = [Selection(dataset), *remake(dataset, partial(cluster.mapped, workers=1))]

@@ -189,7 +189,8 @@ def tidy(dataset: Dataset, faults: Sequence[Fault]) -> None:
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:
-    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is."""
+    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is. Raises FolderInUse after a take-over."""
+    dataset.check_fence()
     goal = dataset.root / REMOVED / path
     goal.parent.mkdir(parents=True, exist_ok=True)
     names = (goal.with_name(f"{goal.name}.{i}" if i else goal.name) for i in range(1_000_000))
@@ -198,7 +199,8 @@ def move_aside(dataset: Dataset, path: str) -> Path:
 
 
 def recount(dataset: Dataset, shard: str) -> None:
-    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record."""
+    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record, FolderInUse after a take-over."""
+    dataset.check_fence()
     record = dataset.read_record(shard)
     counts = np.zeros((dataset.begun().config["frequencies"], 2, statistics.BINS), np.int64)
     if record["tar"]:

@@ -7,6 +7,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -14,6 +17,7 @@ import pytest
 
 from jobs import command, extract_flow, finalize, refilter, repair, status, verify
 from pipeline.dataset import Dataset
+from pipeline.fence import STILL_S, FolderInUse
 from tests import damage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,6 +213,43 @@ def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
     assert damage.contents(root) == damage.contents(sound)
     again = quiver("repair", root)
     assert again.returncode == 0 and "nothing to repair" in again.stdout
+
+
+@contextmanager
+def taken_over(old: Dataset) -> Iterator[None]:
+    """By a run that goes on in the place of this one, which was paused."""
+    os.utime(old.fence.path(old.fence.newest()), (0, 0))
+    with Dataset(old.root).held(STILL_S):
+        yield
+
+
+@pytest.mark.promise("P14")
+@pytest.mark.parametrize("harm", [partial(damage.delete, "histograms/train-000001.safetensors"), partial(damage.add, "shards/notes.txt")])
+def test_a_repair_that_was_taken_over_when_it_had_looked_moves_and_writes_nothing(root, harm):
+    harm(root)
+    before = damage.contents(root)
+    with (old := Dataset(root)).held():
+        found = verify.verify(old)
+        with taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+            repair.repair(old, found, lambda: nullcontext(lambda shards: []))
+    assert damage.contents(root) == before
+
+
+@pytest.mark.promise("P14")
+def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
+    """Another has built it meanwhile, soundly."""
+    sound = damage.contents(root)
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    with (old := Dataset(root)).held(), ExitStack() as later:
+
+        def begun() -> AbstractContextManager[repair.Build]:
+            later.enter_context(taken_over(old))
+            (root / damage.TARS[0]).write_bytes(sound[damage.TARS[0]])
+            return nullcontext(lambda shards: [])
+
+        with pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+            repair.repair(old, verify.verify(old), begun)
+    assert damage.contents(root) == sound
 
 
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
