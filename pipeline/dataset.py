@@ -28,7 +28,7 @@ from pipeline import statistics
 from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
-from pipeline.shards import ShardWriter, create_file, creating, replacing, to_json
+from pipeline.shards import TEMPORARY, ShardWriter, create_file, creating, replacing, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
 from schemas.tables import CLIP_FIELDS, PLAN
@@ -212,8 +212,9 @@ class Dataset:
             path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
-        """Files in the making, of this run or of one that was stopped."""
-        return sorted(path for path in self.root.glob("**/.*.tmp") if path.relative_to(self.root).parts[0] != REMOVED)
+        """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
+        folders = (self.root, self.shards, self.records, self.histograms, self.views, self.fence.folder)
+        return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name))
 
     def begun(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
