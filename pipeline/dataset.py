@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -134,9 +134,7 @@ class Dataset:
         except DamagedPlan:
             if contract.plan != self.begun().plan:
                 raise
-            with self.fenced(), replacing(self.plan) as file:
-                file.write(plan)
-                self.check_fence()
+            self.publish(self.plan, plan)
 
     def check_ours(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
@@ -201,6 +199,22 @@ class Dataset:
         except FileNotFoundError:
             self.check_fence()
             raise
+
+    @contextmanager
+    def publishing(self, path: Path) -> Iterator[BinaryIO]:
+        """A file to write to, which then stands in this folder under that name, over an older one. Raises FolderInUse after a take-over."""
+        with self.fenced(), replacing(path) as file:
+            yield file
+            self.check_fence()
+
+    def publish(self, path: Path, data: bytes | None) -> None:
+        """Writes such a file, or, without data, removes one that may be there."""
+        if data is None:
+            self.check_fence()
+            path.unlink(missing_ok=True)
+            return
+        with self.publishing(path) as file:
+            file.write(data)
 
     @contextmanager
     def committing(self) -> Iterator[None]:

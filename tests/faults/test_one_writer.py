@@ -55,8 +55,8 @@ def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_pa
         injected.ended(out)
 
 
-PAUSED_AT = [("after-plan", "run"), *((point, SHARDS[1]) for point in ("after-open", "after-verify", "after-rename", "mid-record"))]
-"""The first and the last two are past the last look at the fence."""
+PAUSED_AT = [("after-plan", "run"), *((point, SHARDS[1]) for point in ("after-open", "after-verify", "after-rename", "mid-record", "mid-finalize"))]
+"""The first, after-rename and mid-record are past the last look at the fence."""
 
 
 def let_time_pass(out: Path) -> None:

@@ -15,9 +15,11 @@ from threading import Timer
 
 import pytest
 
-from jobs import command, extract_flow, finalize, refilter, repair, status, verify
+from jobs import cluster, command, extract_flow, finalize, refilter, repair, status, verify
+from pipeline import derived, views
 from pipeline.dataset import Dataset
 from pipeline.fence import STILL_S, FolderInUse
+from pipeline.selection import Selection
 from tests import damage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,6 +238,23 @@ def test_a_repair_that_was_taken_over_when_it_had_looked_moves_and_writes_nothin
 
 
 @pytest.mark.promise("P14")
+@pytest.mark.parametrize(
+    "derive",
+    [
+        derived.finalize,
+        lambda dataset: views.refilter(dataset, "strict", Selection(dataset).thresholds(), partial(cluster.mapped, workers=1)),
+        lambda dataset: finalize.write_page(Selection(dataset), lambda selections, statistics: "another"),
+    ],
+    ids=["finalize", "refilter", "the report"],
+)
+def test_what_derives_files_and_was_taken_over_writes_none(root, derive):
+    before = damage.contents(root)
+    with (old := Dataset(root)).held(), taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+        derive(old)
+    assert damage.contents(root) == before and not Dataset(root).temporary_files()
+
+
+@pytest.mark.promise("P14")
 def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
     """Another has built it meanwhile, soundly."""
     sound = damage.contents(root)
@@ -294,7 +313,7 @@ def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_pa
 
 @pytest.mark.parametrize(
     "path, words",
-    zip(damage.CONTRACT, ("run the same extract-flow command with a new --out", "the same extract-flow command writes it again while"), strict=True),
+    list(zip(damage.CONTRACT, ("run the same extract-flow command with a new --out", "the same extract-flow command writes it again while"), strict=True)),
 )
 def test_what_cannot_be_repaired_says_what_to_do(root, capsys, path, words):
     (root / path).write_bytes(b"{}")
