@@ -163,6 +163,13 @@ class Dataset:
         """What a person is told of where a file is."""
         return str(path)
 
+    def remove_stray_tar(self, record: dict[str, Any]) -> None:
+        """Of an attempt that was stopped before its record, where a later one kept no window: with its record there, since a run that was
+        taken over could wake before it removes a tar and find the one that is committed.
+        """
+        if record["tar"] is None and self.tar(record["shard"]).exists():
+            self.publish(self.tar(record["shard"]), None)
+
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
         begun = self.begun()
@@ -350,6 +357,7 @@ class ShardDraft:
                     self._publish(histogram, sealed(record))
                 except FileExistsError:  # where locks do not reach
                     raise AlreadyCommitted(self.shard) from None
+                self.dataset.remove_stray_tar(record)
         crashpoint("after-record", self.shard)
 
     def _publish(self, histogram: bytes, record: bytes) -> None:

@@ -58,6 +58,8 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
             write(part.rows)
             tally.add(part)
             if part.shard and part.record:
+                if goal is dataset:  # its run may have been stopped just before
+                    dataset.remove_stray_tar(part.record)
                 entry = index[part.shard] = index_entry(part.rows, part.record)
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
