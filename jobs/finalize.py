@@ -25,7 +25,6 @@ from pipeline.dataset import Dataset
 from pipeline.derived import FILES as DERIVED
 from pipeline.derived import finalize
 from pipeline.selection import Selection
-from pipeline.shards import replace_file
 from pipeline.views import names, remake
 from schemas.statistics import decode
 
@@ -50,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset)
         dataset.begun()
         make_page = page_maker("--no-report") if job.report else None
-        with dataset.held():
+        with dataset.held(), dataset.finishing():
             summary = finalize(dataset)
             reported = [Selection(dataset), *with_report(dataset)]
             made = [Selection(dataset), *remake(dataset, partial(cluster.mapped, workers=1))]
@@ -68,11 +67,9 @@ def with_report(dataset: Dataset) -> list[Selection]:
 
 def write_page(selection: Selection, make_page: PageMaker) -> None:
     """The report of a data set, or of a view; none where no training window was kept."""
-    path, statistics = selection.file("report.html"), selection.file("statistics.json")
-    if statistics.exists():
-        replace_file(path, make_page([selection], decode(statistics.read_bytes())).encode())
-    else:
-        path.unlink(missing_ok=True)
+    statistics = selection.file("statistics.json")
+    page = make_page([selection], decode(statistics.read_bytes())).encode() if statistics.exists() else None
+    selection.home.publish(selection.file("report.html"), page)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
         whole = Selection(Dataset(asked.dataset.absolute()))
         whole.dataset.begun()
         job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
-        with whole.dataset.held():
+        with whole.dataset.held(), whole.dataset.finishing():
             judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))
         say("\n".join(lines(job, judged)))
 

@@ -39,7 +39,7 @@ from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, o
 from pipeline.fetch import fetched
 from pipeline.flow import describe
 from pipeline.plan import content_of
-from pipeline.shards import replace_file, scan_samples
+from pipeline.shards import scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
 from pipeline.views import remake
 from pipeline.window import BuildConfig, restored
@@ -189,7 +189,8 @@ def tidy(dataset: Dataset, faults: Sequence[Fault]) -> None:
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:
-    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is."""
+    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is. Raises FolderInUse after a take-over."""
+    dataset.check_fence()
     goal = dataset.root / REMOVED / path
     goal.parent.mkdir(parents=True, exist_ok=True)
     names = (goal.with_name(f"{goal.name}.{i}" if i else goal.name) for i in range(1_000_000))
@@ -198,7 +199,7 @@ def move_aside(dataset: Dataset, path: str) -> Path:
 
 
 def recount(dataset: Dataset, shard: str) -> None:
-    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record."""
+    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record, FolderInUse after a take-over."""
     record = dataset.read_record(shard)
     counts = np.zeros((dataset.begun().config["frequencies"], 2, statistics.BINS), np.int64)
     if record["tar"]:
@@ -209,7 +210,7 @@ def recount(dataset: Dataset, shard: str) -> None:
     data = statistics.encode(counts)
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
         raise DamagedShard(f"{dataset.tar(shard)} changed while it was repaired: the same command tries again")
-    replace_file(dataset.histogram(shard), data)
+    dataset.publish(dataset.histogram(shard), data)
 
 
 def rebuild(dataset: Dataset, shards: Shards, ready: Callable[[], AbstractContextManager[Build]]) -> tuple[list[str], list[str]]:
@@ -233,7 +234,7 @@ def rebuild(dataset: Dataset, shards: Shards, ready: Callable[[], AbstractContex
             for path in aside[shard]:
                 path.unlink()
     if changed:
-        dataset.report.unlink(missing_ok=True)
+        dataset.publish(dataset.report, None)
     return failed, changed
 
 

@@ -6,9 +6,12 @@ A URL carries them before its host (`https://me:password@host/`) or among its pa
 import re
 
 USER = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
-PARAMETER = re.compile(
-    r"(?<=[?&;#])([\w.-]*(?:signature|token|secret|passwo?r?d|credential|api[_-]?key|access[_-]?key(?:id)?)|sig|auth|key|pwd|jwt)=[^&\s'\"#]+", re.IGNORECASE
+ENDS = (
+    r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
 )
+WHOLE = "sig|auth|key|pass|pw|pwd|jwt"
+"""Of a parameter that is secret: what its name ends with, or is."""
+PARAMETER = re.compile(rf"(?<=[?&;#])([\w.-]*(?:{ENDS})|{WHOLE})=[^&\s'\"#]+", re.IGNORECASE)
 
 
 def hidden(text: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from pipeline import statistics
 from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
-from pipeline.shards import ShardWriter, create_file, creating, replacing, to_json
+from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
 from schemas.tables import CLIP_FIELDS, PLAN
@@ -60,6 +60,7 @@ LONGEST_COMMIT_S = 600.0
 """A commit moves a file and writes two small ones."""
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
+SAME_COMMAND = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
@@ -95,29 +96,45 @@ class Dataset:
     def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
 
-        Returns a sentence for each library that is another version than when the data set was begun. Raises
-        ContractMismatch, and OSError where the folder cannot be written.
+        Returns a sentence for each library that is another version than when the data set was begun. Raises ContractMismatch, ValueError
+        where run.json is none, DamagedPlan where the plan is gone and this is another, and OSError where the folder cannot be written.
         """
         self.check_ours()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN))
         contract = RunContract(config=plain(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
+        self.remove_temporary_files()
         if not self.run.exists():
-            self.remove_temporary_files()
-            with self.fenced(), replacing(self.plan) as file:
-                file.write(plan)
-                self.check_fence()
-            create_file(self.run, to_json(asdict(contract), indent=2))
+            self._create(contract, plan)
             return []
-        found = RunContract(**json.loads(self.run.read_bytes()))
+        if (found := self._contract()).format != FORMAT_VERSION:
+            raise ContractMismatch([f"format: {found.format} -> {FORMAT_VERSION}"])
+        self._keep_plan(contract, plan)
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
             lines += input_differences(self.planned_rows(), rows) or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
-        self.remove_temporary_files()
         return other_versions(found, versions)
+
+    def _create(self, contract: RunContract, plan: bytes) -> None:
+        """Plan, then contract; both are begun before the look at the fence (check_fence)."""
+        with self.fenced(), creating(self.run) as run:
+            run.write(to_json(asdict(contract), indent=2))
+            with replacing(self.plan) as file:
+                file.write(plan)
+                self.check_fence()
+            crashpoint("after-plan", "run")
+
+    def _keep_plan(self, contract: RunContract, plan: bytes) -> None:
+        """Writes the plan again where it is gone, or is another, and this is it."""
+        try:
+            self.check_plan()
+        except DamagedPlan:
+            if contract.plan != self.begun().plan:
+                raise
+            self.publish(self.plan, plan)
 
     def check_ours(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
@@ -145,6 +162,13 @@ class Dataset:
     def where(self, path: Path) -> str:
         """What a person is told of where a file is."""
         return str(path)
+
+    def remove_stray_tar(self, record: dict[str, Any]) -> None:
+        """Of an attempt that was stopped before its record, where a later one kept no window: with its record there, since a run that was
+        taken over could wake before it removes a tar and find the one that is committed.
+        """
+        if record["tar"] is None and self.tar(record["shard"]).exists():
+            self.publish(self.tar(record["shard"]), None)
 
     def check_flow(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
@@ -184,6 +208,22 @@ class Dataset:
             raise
 
     @contextmanager
+    def publishing(self, path: Path) -> Iterator[BinaryIO]:
+        """A file to write to, which then stands in this folder under that name, over an older one. Raises FolderInUse after a take-over."""
+        with self.fenced(), replacing(path) as file:
+            yield file
+            self.check_fence()
+
+    def publish(self, path: Path, data: bytes | None) -> None:
+        """Writes such a file, or, without data, removes one that may be there."""
+        if data is None:
+            self.check_fence()
+            path.unlink(missing_ok=True)
+            return
+        with self.publishing(path) as file:
+            file.write(data)
+
+    @contextmanager
     def committing(self) -> Iterator[None]:
         """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record.
 
@@ -212,25 +252,30 @@ class Dataset:
             path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
-        """Files in the making, of this run or of one that was stopped."""
-        return sorted(path for path in self.root.glob("**/.*.tmp") if path.relative_to(self.root).parts[0] != REMOVED)
+        """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
+        folders = (self.root, self.shards, self.records, self.histograms, self.views, self.fence.folder)
+        return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name))
 
     def begun(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
         try:
-            found = RunContract(**json.loads(self.run.read_bytes()))
+            found = self._contract()
         except FileNotFoundError:
             copied = " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if {"s3", "s3:"} & {*self.root.parts} else ""
             raise ValueError(f"{self.root} holds no data set: there is no run.json{copied}") from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.run} is no run contract: {error}") from error
         if found.format != FORMAT_VERSION:
             raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
-        try:
-            check(found)
-        except ValueError as error:
-            raise ValueError(f"{self.run} is no run contract: {error}") from error
         return found
+
+    def _contract(self) -> RunContract:
+        """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError where run.json is none."""
+        try:
+            found = RunContract(**json.loads(self.run.read_bytes()))
+            if found.format == FORMAT_VERSION:
+                check(found)
+            return found
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.run} is no run contract: {error}") from error
 
     def check_plan(self) -> None:
         """Raises DamagedPlan where the plan is not the one that run.json names."""
@@ -241,7 +286,7 @@ class Dataset:
         except FileNotFoundError:
             found = None
         if found != expected:
-            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {NEW_FOLDER}")
+            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {SAME_COMMAND}")
 
     def check_finished(self) -> None:
         """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
@@ -312,6 +357,7 @@ class ShardDraft:
                     self._publish(histogram, sealed(record))
                 except FileExistsError:  # where locks do not reach
                     raise AlreadyCommitted(self.shard) from None
+                self.dataset.remove_stray_tar(record)
         crashpoint("after-record", self.shard)
 
     def _publish(self, histogram: bytes, record: bytes) -> None:

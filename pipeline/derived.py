@@ -26,7 +26,7 @@ from pipeline.card import card
 from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.selection import Selection, is_training
-from pipeline.shards import replace_file, replacing, to_json
+from pipeline.shards import to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome
 from schemas.tables import MANIFEST
@@ -51,22 +51,24 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file that is not the one recorded.
     """
     dataset.check_finished()
-    goal = Dataset(into or dataset.root)
+    goal = Dataset(into) if into else dataset
     merged, tally, index = Merged(), Tally(), {}
-    with manifest_writer(goal.manifest) as write:
+    with manifest_writer(goal, goal.manifest) as write:
         for part in parts(dataset):
             write(part.rows)
             tally.add(part)
             if part.shard and part.record:
+                if goal is dataset:  # its run may have been stopped just before
+                    dataset.remove_stray_tar(part.record)
                 entry = index[part.shard] = index_entry(part.rows, part.record)
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
-    replace_file(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.write(goal.merged)), indent=1))
+    goal.publish(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.publish(goal, goal.merged)), indent=1))
     summary = tally.summary()
-    replace_file(goal.summary, to_json(summary, indent=2))
+    goal.publish(goal.summary, to_json(summary, indent=2))
     found = write_statistics(Selection(dataset, derived=goal))
-    replace_file(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
+    goal.publish(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
     return summary
 
 
@@ -93,10 +95,10 @@ def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[d
 
 
 @contextmanager
-def manifest_writer(path: Path) -> Iterator[Any]:
+def manifest_writer(goal: Dataset, path: Path) -> Iterator[Any]:
     """A function that takes rows, and writes them in groups of ROW_GROUP."""
     waiting: list[dict] = []
-    with replacing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd", write_page_checksum=True) as writer:
+    with goal.publishing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd", write_page_checksum=True) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
@@ -126,14 +128,11 @@ class Merged:
     def add(self, counts: np.ndarray) -> None:
         self.counts = counts if self.counts is None else statistics.merge([self.counts, counts])
 
-    def write(self, path: Path) -> str | None:
+    def publish(self, goal: Dataset, path: Path) -> str | None:
         """The file's digest; None, and no file, where there was nothing to add."""
-        if self.counts is None:
-            path.unlink(missing_ok=True)
-            return None
-        data = statistics.encode(self.counts)
-        replace_file(path, data)
-        return hashlib.sha256(data).hexdigest()
+        data = None if self.counts is None else statistics.encode(self.counts)
+        goal.publish(path, data)
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.ndarray:
@@ -162,12 +161,8 @@ def run_digest(dataset: Dataset) -> str:
 
 def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
     """The statistics of the training windows; none, and no file, where none was kept."""
-    path = selection.file("statistics.json")
-    if not any(is_training(entry) for entry in selection.index()["shards"].values()):
-        path.unlink(missing_ok=True)
-        return None
-    found = scales.compute([selection])
-    replace_file(path, schema.encode(found))
+    found = scales.compute([selection]) if any(is_training(entry) for entry in selection.index()["shards"].values()) else None
+    selection.home.publish(selection.file("statistics.json"), found and schema.encode(found))
     return found
 
 

@@ -49,9 +49,14 @@ class Selection:
         """The data set of which this is a view."""
         return Selection(self.dataset)
 
+    @property
+    def home(self) -> Dataset:
+        """In whose folder the derived files are."""
+        return self.derived or self.dataset
+
     def file(self, name: str) -> Path:
         """A derived file: the data set's, or the view's of the same meaning."""
-        root = (self.derived or self.dataset).root
+        root = self.home.root
         return root / "views" / f"{self.view}.{name}" if self.view else root / name
 
     @property

@@ -8,6 +8,7 @@ replaced. Equal samples give equal bytes: no times, no owners, a fixed order of 
 import hashlib
 import json
 import os
+import re
 import tarfile
 import uuid
 import zlib
@@ -21,6 +22,8 @@ from schemas.sample import KEY, MEMBERS, Sample, decode, encode
 from schemas.tables import checksum_column, member_columns
 
 CHUNK = 1 << 20
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+"""Name of a file in the making."""
 
 
 class ShardWriter:
@@ -28,7 +31,7 @@ class ShardWriter:
 
     def __init__(self, path: Path):
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        self.temporary = temporary(path)
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
         crashpoint("before-open", path.stem)
@@ -212,6 +215,11 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
         raise ValueError(f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
 
 
+def temporary(path: Path) -> Path:
+    """A name of TEMPORARY beside `path`, which no other file has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Adds the file's name to an error of writing to it, which does not say it by itself, or says the temporary one."""
@@ -275,9 +283,8 @@ def creating(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with named(path), open(temporary, "xb") as file, ExitStack() as unless_written:
-        unless_written.callback(temporary.unlink, missing_ok=True)
+    with named(path), open(temporary(path), "xb") as file, ExitStack() as unless_written:
+        unless_written.callback(Path(file.name).unlink, missing_ok=True)
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -26,7 +26,7 @@ from pipeline import derived, statistics, views
 from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
 from pipeline.record import check_owner, opened_seal
 from pipeline.selection import Selection
-from pipeline.shards import scan_end, scan_samples
+from pipeline.shards import TEMPORARY, scan_end, scan_samples
 from schemas.outcome import Outcome
 from schemas.run import RunContract
 from schemas.sample import MEMBERS, Sample
@@ -249,7 +249,7 @@ def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[
 
 
 def is_temporary(path: Path) -> bool:
-    return path.match(".*.tmp")
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 def relative(dataset: Dataset, path: Path) -> str:

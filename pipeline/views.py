@@ -24,7 +24,7 @@ from pipeline.dataset import Dataset
 from pipeline.derived import Merged, manifest_writer, read_histogram, run_digest, write_statistics
 from pipeline.filters import Thresholds, judge
 from pipeline.selection import UNREADABLE, DamagedDerived, Selection, is_training, samples
-from pipeline.shards import replace_file, to_json
+from pipeline.shards import to_json
 from schemas.outcome import Measures, Outcome, Stage
 from schemas.run import plain
 from schemas.tables import MANIFEST
@@ -57,17 +57,17 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
     view = new_view(dataset, name, into)
     before = view.whole().index()["shards"]
     for name in ("index.json", "report.html"):
-        view.file(name).unlink(missing_ok=True)  # without its index the view is none, until all of it is written
-    replace_file(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
+        view.home.publish(view.file(name), None)  # without its index the view is none, until all of it is written
+    view.home.publish(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
     tally, index = Judged(), {}
-    with manifest_writer(view.table) as write:
+    with manifest_writer(view.home, view.table) as write:
         for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
             judged = [judged_again(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
                 index[shard] = before.get(shard, {}) | view_entry(judged, before.get(shard, {}))
     histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
-    replace_file(view.file("index.json"), to_json(dict(run=run_digest(dataset), shards=index, histogram=histogram), indent=1))
+    view.home.publish(view.file("index.json"), to_json(dict(run=run_digest(dataset), shards=index, histogram=histogram), indent=1))
     write_statistics(view)
     return tally
 
@@ -80,7 +80,7 @@ def merged_histogram(view: Selection, shards: list[str], index: dict[str, Any], 
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
     for _, counts in mapped(partial(count_again, view), sorted(set(shards) - set(untouched))):
         merged.add(counts)
-    return merged.write(view.file("histogram.safetensors"))
+    return merged.publish(view.home, view.file("histogram.safetensors"))
 
 
 def count_again(view: Selection, shard: str) -> Any:

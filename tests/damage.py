@@ -21,7 +21,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig, plan_clip, plan_rows
 from pipeline.record import opened_seal, sealed
-from pipeline.shards import ShardWriter, read_sample
+from pipeline.shards import TEMPORARY, ShardWriter, read_sample
 from pipeline.verify import kept_rows
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
@@ -135,7 +135,7 @@ def delete(path: str, root: Path) -> tuple[set[str], str]:
 
 def add(path: str, root: Path) -> tuple[set[str], str]:
     (root / path).write_bytes(b"someone's")
-    return {path}, "left behind" if path.endswith(".tmp") else "no shard of the plan"
+    return {path}, "left behind" if TEMPORARY.fullmatch(Path(path).name) else "no shard of the plan"
 
 
 def rewrite(shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path) -> tuple[set[str], str]:
@@ -224,7 +224,8 @@ def listed() -> list[Mutation]:
     """Each kind at least once."""
     tar, shard = TARS[0], SHARDS[0]
     strangers = [
-        "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.a.tar.0.tmp", ".run.json.1.tmp",
+        "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.notes.tmp",
+        f"shards/.a.tar.{'0' * 32}.tmp", f".run.json.{'1' * 32}.tmp",
     ]  # fmt: skip
     found = [Mutation(f"cut {tar} {name}", partial(cut, tar, length)) for name, length in LENGTHS.items()]
     found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_at, tar, where, words)) for name, (where, words) in PLACES.items()]

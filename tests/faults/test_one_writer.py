@@ -55,8 +55,8 @@ def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_pa
         injected.ended(out)
 
 
-PAUSED_AT = ["after-open", "after-verify", "after-rename", "mid-record"]
-"""The last two are past the last look at the fence."""
+PAUSED_AT = [("after-plan", "run"), *((point, SHARDS[1]) for point in ("after-open", "after-verify", "after-rename", "mid-record", "mid-finalize"))]
+"""The first, after-rename and mid-record are past the last look at the fence."""
 
 
 def let_time_pass(out: Path) -> None:
@@ -101,10 +101,10 @@ def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start)
         injected.ended(out)
 
 
-@pytest.mark.parametrize("point", PAUSED_AT)
-def test_a_run_that_is_paused_in_its_commit_is_taken_over(reference, injected, tmp_path, point):
+@pytest.mark.parametrize("point, shard", PAUSED_AT)
+def test_a_run_that_is_paused_while_it_writes_is_taken_over(reference, injected, tmp_path, point, shard):
     out, said = tmp_path / "dataset", [tmp_path / "first.log", tmp_path / "second.log"]
-    holder = start_here(reference.clips, out, said[0], **{VARIABLE: f"{point} {SHARDS[1]} 1", SIGNAL: "SIGSTOP"})
+    holder = start_here(reference.clips, out, said[0], **{VARIABLE: f"{point} {shard} 1", SIGNAL: "SIGSTOP"})
     wait_until_stopped(holder)
     check_taken_over(reference, out, holder, said, start_here)
     injected.ended(out)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.build import outcome_row
 from pipeline.dataset import AlreadyCommitted, Dataset, ShardDraft
 from pipeline.derived import finalize
 from pipeline.shards import check_shard
-from pipeline.verify import kept_rows
+from pipeline.verify import kept_rows, verify
 from pipeline.window import recorded
-from schemas.outcome import Measures
+from schemas.outcome import Measures, Outcome, Reason, Stage
 from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults.reference import counted
 from tests.faults.runs import CONTEXT
@@ -64,6 +65,27 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
         record = Dataset(root).read_record(SHARD)
         check_shard(Dataset(root).tar(SHARD), kept_rows(record), record["tar"]["sha256"])
         finalize(Dataset(root))  # reads the histogram
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "and the second was stopped after its record"])
+def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped):
+    """The first was killed when its tar had its name; of the second every window timed out."""
+    dataset = Dataset(tmp_path)
+    with dataset.held():
+        dataset.open(ROWS, recorded(CONFIG), {"python": "3"})
+        first, second = (ShardDraft(dataset, SHARD, CONFIG.frequencies) for _ in range(2))
+        for row in ROWS:
+            first.add(*judged(row, Measures(**CALM), np.random.default_rng(0), CONFIG))
+            second.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, reason=Reason.TIMEOUT, detail="", attempts=3), None, None)
+        first.writer.finish()
+        first.writer.publish()
+        left = dataset.tar(SHARD).read_bytes()
+        second.commit()
+        second.discard()
+        if stopped:
+            dataset.tar(SHARD).write_bytes(left)
+        finalize(dataset)
+    assert verify(dataset).faults == [] and not list(dataset.shards.iterdir())
 
 
 def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeypatch):

@@ -7,13 +7,19 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from jobs import command, extract_flow, finalize, refilter, repair, status, verify
+from jobs import cluster, command, extract_flow, finalize, refilter, repair, status, verify
+from pipeline import derived, views
 from pipeline.dataset import Dataset
+from pipeline.fence import STILL_S, FolderInUse
+from pipeline.selection import Selection
 from tests import damage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,6 +217,60 @@ def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
     assert again.returncode == 0 and "nothing to repair" in again.stdout
 
 
+@contextmanager
+def taken_over(old: Dataset) -> Iterator[None]:
+    """By a run that goes on in the place of this one, which was paused."""
+    os.utime(old.fence.path(old.fence.newest()), (0, 0))
+    with Dataset(old.root).held(STILL_S):
+        yield
+
+
+@pytest.mark.promise("P14")
+@pytest.mark.parametrize("harm", [partial(damage.delete, "histograms/train-000001.safetensors"), partial(damage.add, "shards/notes.txt")])
+def test_a_repair_that_was_taken_over_when_it_had_looked_moves_and_writes_nothing(root, harm):
+    harm(root)
+    before = damage.contents(root)
+    with (old := Dataset(root)).held():
+        found = verify.verify(old)
+        with taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+            repair.repair(old, found, lambda: nullcontext(lambda shards: []))
+    assert damage.contents(root) == before
+
+
+@pytest.mark.promise("P14")
+@pytest.mark.parametrize(
+    "derive",
+    [
+        derived.finalize,
+        lambda dataset: views.refilter(dataset, "strict", Selection(dataset).thresholds(), partial(cluster.mapped, workers=1)),
+        lambda dataset: finalize.write_page(Selection(dataset), lambda selections, statistics: "another"),
+    ],
+    ids=["finalize", "refilter", "the report"],
+)
+def test_what_derives_files_and_was_taken_over_writes_none(root, derive):
+    before = damage.contents(root)
+    with (old := Dataset(root)).held(), taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+        derive(old)
+    assert damage.contents(root) == before and not Dataset(root).temporary_files()
+
+
+@pytest.mark.promise("P14")
+def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
+    """Another has built it meanwhile, soundly."""
+    sound = damage.contents(root)
+    damage.flip(damage.TARS[0], 0.5, 0, root)
+    with (old := Dataset(root)).held(), ExitStack() as later:
+
+        def begun() -> AbstractContextManager[repair.Build]:
+            later.enter_context(taken_over(old))
+            (root / damage.TARS[0]).write_bytes(sound[damage.TARS[0]])
+            return nullcontext(lambda shards: [])
+
+        with pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+            repair.repair(old, verify.verify(old), begun)
+    assert damage.contents(root) == sound
+
+
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     tar = (root / damage.TARS[0]).read_bytes()
     damage.flip("records/train-000000.json", 0.5, 0, root)
@@ -251,11 +311,14 @@ def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_pa
     assert damage.contents(root) == before
 
 
-@pytest.mark.parametrize("path", damage.CONTRACT)
-def test_what_cannot_be_repaired_says_what_to_do(root, capsys, path):
+@pytest.mark.parametrize(
+    "path, words",
+    list(zip(damage.CONTRACT, ("run the same extract-flow command with a new --out", "the same extract-flow command writes it again while"), strict=True)),
+)
+def test_what_cannot_be_repaired_says_what_to_do(root, capsys, path, words):
     (root / path).write_bytes(b"{}")
     code, out, _ = called(repair, capsys, root)
-    assert code == 5 and f"{path}: " in out and "run the same extract-flow command with a new --out" in out
+    assert code == 5 and f"{path}: " in out and words in out
 
 
 def test_out_that_is_a_file_is_a_sentence(tmp_path, capsys):

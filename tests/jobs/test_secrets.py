@@ -28,6 +28,7 @@ URLS = [
     f"https://me:{CANARY}@host/a.mp4", f"https://{CANARY}@host/a.mp4", f"s3://key:{CANARY}@bucket/a", f"https://host/a.mp4?X-Amz-Signature={CANARY}&b=1",
     f"https://host/a?sv=1&sig={CANARY}", f"https://host/a?access_token={CANARY}#t", f"https://host/a?AWSAccessKeyId={CANARY}", f"https:/me:{CANARY}@host/a",
     f"two: ftp://a:{CANARY}@b and http://c?token={CANARY}", f"https://host/a?API_KEY={CANARY}",
+    *(f"https://host/a?b=1&{name}={CANARY}" for name in ("pass", "pw", "passphrase", "Subscription-Key", "account_key", "private_key", "authkey", "credentials", "bearer")),
 ]  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def test_what_is_secret_in_a_url_is_hidden(text):
     assert CANARY not in readable(f"--clips is {text!r}")
 
 
-@pytest.mark.parametrize("text", ["https://host/watch?v=abc&t=3", "/data/a@b/c.mp4", "me@host.org", "a?token=b", "C:/x", "https://host/@me/a"])
+@pytest.mark.parametrize("text", ["https://host/watch?v=abc&t=3", "/data/a@b/c.mp4", "me@host.org", "a?token=b", "C:/x", "https://host/@me/a",
+                                  "https://host/a?compass=n&bypass=1&passage=2&pwm=3&bearing=4&author=me&monkey=5&cache_key=6&sort-key=7&tokens=8"])  # fmt: skip
 def test_what_is_none_stays(text):
     assert hidden(text) == text
 

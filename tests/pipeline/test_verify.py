@@ -128,7 +128,7 @@ def test_an_unfinished_data_set_is_not_a_damaged_one(sound, tmp_path):
     for name in damage.FILES:
         (root / name).unlink()
     (root / "records" / "train-000001.json").unlink()
-    damage.add("shards/.train-000001.tar.0.tmp", root)
+    damage.add(f"shards/.train-000001.tar.{'0' * 32}.tmp", root)
     found = verify(Dataset(root))
     assert found.faults == [] and found.left == ["train-000001"] and not found.compared
     damage.flip(damage.TARS[0], 0.5, 0, root)
@@ -137,7 +137,7 @@ def test_an_unfinished_data_set_is_not_a_damaged_one(sound, tmp_path):
 
 def test_a_file_in_the_making_is_no_fault_while_a_run_goes_on(sound, tmp_path):
     root = damage.copied(sound, tmp_path)
-    (path,), _ = damage.add("shards/.a.tar.0.tmp", root)
+    (path,), _ = damage.add(f"shards/.a.tar.{'0' * 32}.tmp", root)
     (root / "manifest.parquet").unlink()
     assert names(verify(Dataset(root), alone=False)) == set()
     assert names(verify(Dataset(root))) == {path, "manifest.parquet"}
