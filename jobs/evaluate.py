@@ -64,7 +64,9 @@ class Evaluate:
     i3d: Path | None = None
     """FVD and FVD32: TorchScript file of I3D trained on Kinetics-400 (i3d_torchscript.pt)."""
     dt_i3d: Path | None = None
-    """DT-FVD and DT-FVD32: such a file of I3D trained on dynamic textures."""
+    """DT-FVD: such a file of I3D trained on dynamic textures, excerpts of 16 frames, that gives the 1024 numbers before its logits (docs/running.md)."""
+    dt_i3d_32: Path | None = None
+    """DT-FVD32: the same of its authors' network for 32 frames."""
     lpips: Path | None = None
     """LPIPS: the authors' alex.pth, version 0.1; with --alexnet."""
     alexnet: Path | None = None

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, UInt8
 from model.ceiling import SAME_DB, alike
 from model.distances import CONFIDENCE, Distance, bootstrap, frechet, kid, sliding
 from model.excerpts import SLIDING_FID, excerpts, over_time
-from model.features import I3D, INCEPTION, Network
+from model.features import DT_I3D, DT_I3D_32, I3D, INCEPTION, Network
 from model.lpips import Lpips
 from model.metrics import log_spectral_distance, phase_coherence, seam
 from model.motion_metrics import magnitude_distance, oscillation_share, spatial_coherence
@@ -146,7 +146,7 @@ def changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float3
     return np.stack(found).astype(np.float32)
 
 
-NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": I3D}
+NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
 """By the option that names its file: how each is called."""
 
 
@@ -154,13 +154,14 @@ def looks(networks: Mapping[str, Network]) -> list[Look]:
     """All that are asked for, whether their network was given or not."""
     plain = dict(features=f"mean colours of {CELLS[0]}x{CELLS[1]} cells"), dict(features=f"change and range of grey in {CELLS[0]}x{CELLS[1]} cells")
     found = [Look("colours", 1, 1, colours, protocol=plain[0]), *(Look(f"changes{n}", n, n // 2, changes, protocol=plain[1]) for n in (16, 32))]
-    return found + [_by(networks, name, length) for name, length in (("inception", 1), ("i3d", 16), ("i3d", 32), ("dt-i3d", 16), ("dt-i3d", 32))]
+    seen = (("inception", "inception", 1), ("i3d16", "i3d", 16), ("i3d32", "i3d", 32), ("dt-i3d16", "dt-i3d", 16), ("dt-i3d32", "dt-i3d-32", 32))
+    return found + [_by(networks, *names) for names in seen]
 
 
-def _by(networks: Mapping[str, Network], name: str, length: int) -> Look:
-    network, called = networks.get(name), name if length == 1 else f"{name}{length}"
+def _by(networks: Mapping[str, Network], name: str, option: str, length: int) -> Look:
+    network = networks.get(option)
     sees, protocol = (network.features, network.protocol()) if network else (None, {})
-    return Look(called, length, max(1, length // 2), sees, f"--{name} FILE", protocol)
+    return Look(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
 
 
 DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (

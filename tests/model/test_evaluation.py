@@ -76,6 +76,7 @@ def test_a_set_is_at_no_distance_from_itself(same):
 def test_what_is_absent_says_what_it_needs_and_what_is_there_says_how_it_was_made(same):
     found = by_key(same)
     assert found["fid"].needs == "--inception FILE" and found["fvd32"].needs == "--i3d FILE" and found["dt_fvd"].needs == "--dt-i3d FILE"
+    assert found["dt_fvd32"].needs == "--dt-i3d-32 FILE"
     assert "--lpips FILE" in found["lpips"].needs
     protocol = found["changes_frechet"].protocol
     assert {name: protocol[name] for name in ("window", "stride", "pairs", "samples", "dimensions")} == dict(
