@@ -191,7 +191,7 @@ def described(two: Two, found: Measured, real: Footage, generated: Footage) -> d
     return dict(
         name=two.name, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
         log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
-        of_frames={key: getattr(found, key).tolist() for key in keys},
+        of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
 
 

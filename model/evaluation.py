@@ -101,9 +101,10 @@ class Measured(NamedTuple):
     """T, of the spectra, at FPS."""
     row: int
     """Of the X-t slices."""
-    psnr_db: Float[np.ndarray, " time"]
-    ssim: Float[np.ndarray, " time"]
-    lpips: Float[np.ndarray, " time"] | None
+    psnr_db: Float[np.ndarray, " later"]
+    """Of the frames after the first, which may be what the video was made from."""
+    ssim: Float[np.ndarray, " later"]
+    lpips: Float[np.ndarray, " later"] | None
     spectral_db: Float[np.ndarray, " bands"]
     """Log-spectral distance of bands 1 .. K-1."""
     magnitude_px: float
@@ -206,9 +207,9 @@ def measure(name: str, real: Shown, generated: Shown, given: Given) -> Measured:
     spectra = [to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64) for motion in motions]
     row = busiest_row(motions[0])
     sides = [side(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
-    decibels, structure = alike(generated.frames, real.frames)
+    later = generated.frames[1:], real.frames[1:]
     return Measured(
-        name, real.times, window, row, decibels, structure, given.lpips.between(generated.frames, real.frames) if given.lpips else None,
+        name, real.times, window, row, *alike(*later), given.lpips.between(*later) if given.lpips else None,
         log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID, ::GRID] for one in (motions[1], motions[0]))), *sides,
     )  # fmt: skip
 
@@ -248,7 +249,7 @@ def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row
 def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str, rounds: int) -> Row:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
-    protocol = dict(per="frame", frames=sum(len(one.times) for one in found), pairs=len(found), mean="over frames, then over pairs")
+    protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
     protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
     if any(value is None for value in values):
         return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
@@ -320,10 +321,10 @@ class Curve(NamedTuple):
 
 
 def over_frames(found: Sequence[Measured]) -> list[Curve]:
-    """Of each frame beside the real one, averaged over pairs, as long as all last."""
-    count = min(len(one.times) for one in found)
+    """Of each frame after the first beside the real one, averaged over pairs, as long as all last."""
+    count = min(len(one.times) for one in found) - 1
     made = [(key, name, [getattr(one, key) for one in found]) for key, name, *_ in PAIRED]
-    seconds = found[0].times[:count].tolist()
+    seconds = found[0].times[1 : count + 1].tolist()
     return [
         Curve(key, name, seconds, np.mean([v[:count] for v in values], axis=0).tolist()) for key, name, values in made if all(v is not None for v in values)
     ]

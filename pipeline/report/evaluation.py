@@ -168,7 +168,7 @@ def curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     drawn = [
         Figure(
             figures.courses(f"curve-{i}", np.array(one["seconds"]), [Line(np.array(one["values"]))], one["unit"] or one["name"].split(" x ")[0]),
-            Markup("<b>{}</b>{}").format(one["name"], " of each frame beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
+            Markup("<b>{}</b>{}").format(one["name"], " of each frame after the first beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
         )
         for i, one in enumerate(curves) if len(one["values"]) > 1
     ]  # fmt: skip

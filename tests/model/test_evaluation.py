@@ -85,6 +85,17 @@ def test_what_is_absent_says_what_it_needs_and_what_is_there_says_how_it_was_mad
     assert found["log_spectral_db"].protocol["window"] == [FRAMES] and len(found["log_spectral_db"].protocol["by_band_db"]) == 15
 
 
+def test_the_frame_that_was_given_counts_for_nothing(real):
+    """Of a grey level more in every frame but the first PSNR is 20 log10 255, at every moment."""
+    darker = [Clip(np.minimum(one.frames, 254), one.times) for one in real]
+    brighter = [one._replace(frames=np.concatenate([one.frames[:1], one.frames[1:] + 1])) for one in darker]
+    found = [measure(f"clip {i}", *pair, given()) for i, pair in enumerate(zip(darker, brighter, strict=True))]
+    row = by_key(found)["psnr_db"]
+    assert row.value == pytest.approx(20 * np.log10(255), abs=1e-3) and row.protocol["frames"] == 2 * (FRAMES - 1)
+    assert row.protocol["mean"] == "over the frames after the first, then over pairs"
+    assert over_frames(found)[0].values == pytest.approx([row.value] * (FRAMES - 1), abs=1e-3)
+
+
 def test_shuffled_frames_are_worse_than_frames_in_order_for_every_temporal_metric(real):
     check_order(real)
 
@@ -113,7 +124,8 @@ def test_curves_go_as_far_as_the_shortest_pair(real, same):
     short = Clip(real[0].frames[:33], real[0].times[:33])
     found = [*same, measure("short", short, noisy(short), given())]
     frames = over_frames(found)
-    assert [one.key for one in frames] == ["psnr_db", "ssim"] and all(len(one.values) == 33 for one in frames)
+    assert [one.key for one in frames] == ["psnr_db", "ssim"] and all(len(one.values) == 32 for one in frames)
+    assert frames[0].seconds == pytest.approx(np.arange(1, 33) / 30)
     curves = {one.key: one for one in slid(found, given())}
     assert len(curves["sliding_colours"].values) == 1 and curves["sliding_colours"].seconds == pytest.approx([14.5 / 30])
     assert len(curves["sliding_changes"].values) == 3 and curves["sliding_changes"].seconds == pytest.approx([7.5 / 30, 15.5 / 30, 23.5 / 30])
