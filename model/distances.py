@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from numpy.linalg import norm, qr, svd
+from scipy.stats import t as student
 
 Features = Float[np.ndarray, "_ _"]
 """[samples, dimensions]."""
@@ -68,6 +69,12 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def of_mean(values: Sequence[float]) -> Interval:
+    """95 % confidence interval of the mean of two or more independent values, by Student's t (docs/maths.md, 32)."""
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
 
 
 def bootstrap(

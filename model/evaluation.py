@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from model.ceiling import SAME_DB, alike
-from model.distances import CONFIDENCE, Distance, bootstrap, frechet, kid, sliding
+from model.distances import Distance, bootstrap, frechet, kid, of_mean, sliding
 from model.excerpts import SLIDING_FID, excerpts, over_time
 from model.features import DT_I3D, DT_I3D_32, I3D, INCEPTION, Network
 from model.lpips import Lpips
@@ -239,50 +239,47 @@ def seen(frames: Frames, look: Look) -> Float[np.ndarray, "samples features"]:
 
 
 def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
-    """The table; intervals are drawn over pairs, `rounds` times, from a fixed seed."""
+    """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
     return [
-        *(paired(found, *names, rounds) for names in PAIRED), *(own(found, *names, rounds) for names in OWN),
-        *spectral(found, rounds), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
+        *(paired(found, *names) for names in PAIRED), *(own(found, *names) for names in OWN),
+        *spectral(found), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
     ]  # fmt: skip
 
 
-def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str, rounds: int) -> Row:
+def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str) -> Row:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
     protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
     protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
     if any(value is None for value in values):
         return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
-    return averaged([float(value.mean()) for value in values], key, name, unit, better, rounds, protocol)
+    return averaged([float(value.mean()) for value in values], key, name, unit, better, protocol)
 
 
-def own(found: Sequence[Measured], key: str, name: str, unit: str, rounds: int) -> Row:
+def own(found: Sequence[Measured], key: str, name: str, unit: str) -> Row:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
-    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", rounds, dict(value="mean over pairs of |generated - real|", pairs=len(found)))
+    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", dict(value="mean over pairs of |generated - real|", pairs=len(found)))
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 
-def spectral(found: Sequence[Measured], rounds: int) -> list[Row]:
+def spectral(found: Sequence[Measured]) -> list[Row]:
     """Of displacements: distance of spectra, and of how far things move."""
     window = sorted({one.window for one in found})
     protocol = dict(window=window, fps=FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
     if len({len(one.spectral_db) for one in found}) == 1:
         protocol["by_band_db"] = np.mean([one.spectral_db for one in found], axis=0).tolist()
-    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", rounds, protocol)
+    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", protocol)
     lengths = averaged(
-        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", rounds, dict(window=window, pairs=len(found))
+        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", dict(window=window, pairs=len(found))
     )
     return [spectra, lengths]
 
 
-def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, rounds: int, protocol: Mapping[str, Any]) -> Row:
+def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
     """The mean over pairs, with its interval."""
-    low = high = None
-    if len(values) > 1:
-        drawn = np.random.default_rng(0).choice(np.array(values), (rounds, len(values))).mean(axis=1)
-        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Row(key, name, unit, better, float(np.mean(values)), low, high, None, None, None, protocol)
+    low, high = of_mean(values) if len(values) > 1 else (None, None)
+    return Row(key, name, unit, better, float(np.mean(values)), low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
 def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:
@@ -295,6 +292,7 @@ def distribution(found: Sequence[Measured], given: Given, key: str, name: str, o
     protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
     if protocol["samples"] < 2:
         return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
+    protocol |= dict(interval=f"bootstrap over pairs, {rounds} rounds")
     low, high = (scale * end for end in bootstrap(distance, real, generated, rounds, pairs=True)) if len(found) > 1 else (None, None)
     value = scale * distance(np.concatenate(real), np.concatenate(generated))
     return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)

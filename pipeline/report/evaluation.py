@@ -132,7 +132,7 @@ def evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, 
 
 
 EVALUATION_TEXTS = (
-    "Intervals are of 95 %, by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
+    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
     "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
     "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
 )

@@ -69,6 +69,7 @@ def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
 def test_every_number_says_how_it_was_measured(written):
     protocol = written["protocol"]
     assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and "numpy" in protocol["versions"]
+    assert protocol["intervals"] == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
     assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
 
@@ -130,8 +131,8 @@ def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(fol
     evaluate(folder, "--out", folder / "again")
     said = capsys.readouterr().out.splitlines()
     assert "FVD, FVD32: needs --i3d FILE" in said and "FID, KID x 100: needs --inception FILE" in said
-    assert any(line.startswith("Intervals over 2 pairs are too narrow") for line in said) and max(map(len, said)) < 140
-    assert "Intervals over 2 pairs" in (folder / "again" / "evaluation.html").read_text()
+    assert any(line.startswith("Of 2 pairs the intervals of distances (FID, KID") for line in said) and max(map(len, said)) < 140
+    assert "Of 2 pairs the intervals" in (folder / "again" / "evaluation.html").read_text()
 
 
 def test_folders_without_a_pair_are_refused(tmp_path, capsys):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluation import Given, Measured, looks, measure, over_frames, rows, slid, spectra
+from model.evaluation import Given, Measured, averaged, looks, measure, over_frames, rows, slid, spectra
 from pipeline.flow.dis import DenseInverseSearch
 from tests import videos
 
@@ -82,6 +82,7 @@ def test_what_is_absent_says_what_it_needs_and_what_is_there_says_how_it_was_mad
     assert {name: protocol[name] for name in ("window", "stride", "pairs", "samples", "dimensions")} == dict(
         window=16, stride=8, pairs=2, samples=6, dimensions=64
     )
+    assert protocol["interval"] == "bootstrap over pairs, 10 rounds"
     assert found["log_spectral_db"].protocol["window"] == [FRAMES] and len(found["log_spectral_db"].protocol["by_band_db"]) == 15
 
 
@@ -94,6 +95,16 @@ def test_the_frame_that_was_given_counts_for_nothing(real):
     assert row.value == pytest.approx(20 * np.log10(255), abs=1e-3) and row.protocol["frames"] == 2 * (FRAMES - 1)
     assert row.protocol["mean"] == "over the frames after the first, then over pairs"
     assert over_frames(found)[0].values == pytest.approx([row.value] * (FRAMES - 1), abs=1e-3)
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 10])
+def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
+    """Of 2000 sets 1900 are expected, give or take 10; and it is as wide as Student's must be."""
+    drawn = [averaged(values.tolist(), "key", "name", "", "lower", {}) for values in np.random.default_rng(0).normal(3, 2, (2000, pairs))]
+    held = [row.low <= 3 <= row.high for row in drawn]
+    assert abs(sum(held) - 1900) < 40
+    assert drawn[0].protocol["interval"] == "Student's t over pairs" and (drawn[0].low + drawn[0].high) / 2 == pytest.approx(drawn[0].value)
+    assert averaged([1.5] * pairs, "key", "name", "", "lower", {})[4:7] == (1.5, 1.5, 1.5) and averaged([1.5], "key", "name", "", "lower", {}).low is None
 
 
 def test_shuffled_frames_are_worse_than_frames_in_order_for_every_temporal_metric(real):
