@@ -220,9 +220,7 @@ def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]
 
 def remarks(pairs: int) -> list[str]:
     """What is to be said of drawn intervals over so few pairs."""
-    few = (
-        f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
-    )
+    few = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
     return [few] if 1 < pairs < FEW else []
 
 
