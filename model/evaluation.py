@@ -86,7 +86,7 @@ class Side(NamedTuple):
     motion_px: float
     amplitude: Float[np.ndarray, " all_freq"]
     """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies."""
-    features: Mapping[str, Float[np.ndarray, "_ _"]]
+    features: Mapping[str, Float32[np.ndarray, "_ _"]]
     """By the name of the look."""
     slice: UInt8[np.ndarray, "time width 3"]
     """X-t, of the row in which the real video moves most."""
@@ -230,12 +230,12 @@ def sees(look: Look, frames: int) -> bool:
     return look.sees is not None and look.length <= frames
 
 
-def seen(frames: Frames, look: Look) -> Float[np.ndarray, "samples features"]:
+def seen(frames: Frames, look: Look) -> Float32[np.ndarray, "samples features"]:
     """Features of frames, or of excerpts."""
     samples: Any = frames if look.length == 1 else excerpts(frames, look.length, look.stride)
     step = max(1, TOGETHER // look.length)
     assert look.sees is not None  # noqa: S101 - `sees` was asked
-    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)]).astype(np.float64)
+    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)])
 
 
 def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
@@ -278,8 +278,8 @@ def spectral(found: Sequence[Measured]) -> list[Row]:
 
 def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
     """The mean over pairs, with its interval."""
-    low, high = of_mean(values) if len(values) > 1 else (None, None)
-    return Row(key, name, unit, better, float(np.mean(values)), low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
+    found = of_mean(values) if len(values) > 1 else (float(values[0]), None, None)
+    return Row(key, name, unit, better, *found, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
 def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:
@@ -293,8 +293,9 @@ def distribution(found: Sequence[Measured], given: Given, key: str, name: str, o
     if protocol["samples"] < 2:
         return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
     protocol |= dict(interval=f"bootstrap over pairs, {rounds} rounds")
-    low, high = (scale * end for end in bootstrap(distance, real, generated, rounds, pairs=True)) if len(found) > 1 else (None, None)
-    value = scale * distance(np.concatenate(real), np.concatenate(generated))
+    if len(found) == 1:
+        return Row(key, name, "", "lower", scale * distance(real[0], generated[0]), None, None, None, None, None, protocol)
+    value, low, high = (scale * one for one in bootstrap(distance, real, generated, rounds, pairs=True))
     return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -69,12 +69,12 @@ class Network:
         """The name of its file, its digest, and how it was called."""
         return {"file": self.path.name, "sha256": self.sha256, **asdict(self.call)}
 
-    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""
         batches = (samples[start : start + self.batch] for start in range(0, len(samples), self.batch))
-        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions))])
+        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions), np.float32)])
 
-    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         expected = (len(batch), self.call.dimensions)
         try:
             with torch.inference_mode():
@@ -86,7 +86,7 @@ class Network:
             raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
         if not found.isfinite().all():
             raise ValueError(f"{self.path} gives numbers that are not finite")
-        return found.double().cpu().numpy()
+        return found.float().cpu().numpy()
 
 
 def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sha256: str = "") -> Network:

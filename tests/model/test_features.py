@@ -99,7 +99,7 @@ def films(seed: int, count: int = 24) -> np.ndarray:
 def test_pictures_go_to_inception_as_bytes(inception):
     pictures = default_rng(0).integers(0, 256, (11, 32, 22, 3), dtype=np.uint8)
     found = load_network(inception, INCEPTION, batch=4).features(pictures)
-    assert found.dtype == np.float64 and found.shape == (11, 2048)
+    assert found.dtype == np.float32 and found.shape == (11, 2048)
     np.testing.assert_array_equal(found, np.moveaxis(pictures, -1, 1).reshape(11, -1)[:, :2048])
 
 
