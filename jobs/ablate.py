@@ -88,6 +88,8 @@ class Ablate:
     """Weights for FVD, as of quiver evaluate."""
     dt_i3d: Path | None = None
     """Weights for DT-FVD, as of quiver evaluate."""
+    dt_i3d_32: Path | None = None
+    """Weights for DT-FVD32, as of quiver evaluate."""
     device: Literal["cuda", "cpu"]
     """Where the networks run when films are made and measured."""
     only: tuple[str, ...] = ()

@@ -40,7 +40,8 @@ ASPECTS = 0.02
 LEAST_S = 0.5
 """A shorter pair has no spectrum to speak of."""
 FEW = 10
-"""Pairs under which intervals are remarked on."""
+"""Pairs under which drawn intervals are remarked on."""
+INTERVALS = "Student's t of means; of distances of distributions the bootstrap, {} rounds, seed 0"
 NAMED = 3
 """Names that stand in a sentence."""
 
@@ -58,13 +59,15 @@ class Evaluate:
     frames: int = 150
     """At most so many frames of each pair."""
     rounds: int = 100
-    """Of the bootstrap, for the intervals."""
+    """Of the bootstrap, for the intervals of distances of distributions."""
     inception: Path | None = None
     """FID and KID: TorchScript file of Inception (inception-2015-12-05.pt)."""
     i3d: Path | None = None
     """FVD and FVD32: TorchScript file of I3D trained on Kinetics-400 (i3d_torchscript.pt)."""
     dt_i3d: Path | None = None
-    """DT-FVD and DT-FVD32: such a file of I3D trained on dynamic textures."""
+    """DT-FVD: such a file of I3D trained on dynamic textures, excerpts of 16 frames, that gives the 1024 numbers before its logits (docs/running.md)."""
+    dt_i3d_32: Path | None = None
+    """DT-FVD32: the same of its authors' network for 32 frames."""
     lpips: Path | None = None
     """LPIPS: the authors' alex.pth, version 0.1; with --alexnet."""
     alexnet: Path | None = None
@@ -189,7 +192,7 @@ def described(two: Two, found: Measured, real: Footage, generated: Footage) -> d
     return dict(
         name=two.name, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
         log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
-        of_frames={key: getattr(found, key).tolist() for key in keys},
+        of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
 
 
@@ -209,15 +212,15 @@ def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]
     """What decides the numbers beside the videos and what stands with each."""
     return dict(
         crop=list(SIZE), cropping=CROPPING, frames=f"the first that both have, at most {job.frames}", flow=make_estimator(job.flow).description(),
-        spectrum=f"displacements from the first frame at {FPS:g} frames a second, K = {FREQUENCIES}", bootstrap=f"{job.rounds} rounds over pairs, 95 %, seed 0",
+        spectrum=f"displacements from the first frame at {FPS:g} frames a second, K = {FREQUENCIES}", intervals=f"95 %, over pairs: {INTERVALS.format(job.rounds)}",
         without_a_partner={side: list(names) for side, names in left.items()}, decoding=asdict(job.decode),
         versions=versions(BuildConfig(decode=job.decode, flow=job.flow)),
     )  # fmt: skip
 
 
 def remarks(pairs: int) -> list[str]:
-    """What is to be said of intervals over so few pairs."""
-    few = f"Intervals over {pairs} pairs are too narrow: so few, drawn anew, cannot show how much other pairs would differ; take {FEW} or more"
+    """What is to be said of drawn intervals over so few pairs."""
+    few = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
     return [few] if 1 < pairs < FEW else []
 
 

@@ -5,18 +5,24 @@ so the fewer they are, so distances are to be compared between sets of the same 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 from numpy.linalg import norm, qr, svd
+from scipy.stats import t as student
 
 Features = Float[np.ndarray, "_ _"]
 """[samples, dimensions]."""
 Distance = Callable[[Features, Features], float]
+Which = Int[np.ndarray, " _"]
+"""Places of videos."""
+Times = Num[np.ndarray, " _"]
+"""How often each video is drawn."""
 
 ROWS = 2048
-"""Of a kernel's matrix at once: 0.3 GB where it is 20,000 wide."""
+"""Samples on either side of a kernel's matrix: 34 MB. A video of more is taken whole."""
 CONFIDENCE = 0.95
 
 
@@ -47,51 +53,95 @@ def kid(real: Features, generated: Features) -> float:
     it times 100 or 1000. Raises ValueError as `frechet`.
     """
     check(real, generated)
-    x, y = (one.astype(np.float64) for one in (real, generated))
-    return within(x) + within(y) - 2 * kernel_sum(x, y) / (len(x) * len(y))
+    one = of_kernels(*([part[i : i + ROWS] for i in range(0, len(part), ROWS)] for part in (real, generated)))
+    return one(*(np.ones(-(-len(part) // ROWS)) for part in (real, generated)))
 
 
-def within(x: Features) -> float:
-    """Mean of the kernel over the pairs of different samples."""
-    each = (np.square(x).sum(axis=1) / x.shape[1] + 1) ** 3
-    return (kernel_sum(x, x) - float(each.sum())) / (len(x) * (len(x) - 1))
+def of_kernels(real: Sequence[Features], generated: Sequence[Features]) -> Callable[[Times, Times], float]:
+    """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two videos, once."""
+    sets = (real, generated)
+    inside, between = [kernel_sums(one, one) for one in sets], kernel_sums(real, generated)
+    equal = [np.array([diagonal(video) for video in one]) for one in sets]
+    samples = [np.array([len(video) for video in one]) for one in sets]
+
+    def distance(*times: Times) -> float:
+        n, m = (each @ drawn for each, drawn in zip(samples, times, strict=True))
+        sums = [drawn @ sums @ drawn - drawn @ same for drawn, sums, same in zip(times, inside, equal, strict=True)]
+        return float(sums[0] / (n * (n - 1)) + sums[1] / (m * (m - 1)) - 2 * (times[0] @ between @ times[1]) / (n * m))
+
+    return distance
 
 
-def kernel_sum(x: Features, y: Features) -> float:
-    """Of (x . y / d + 1)^3 over all pairs."""
-    blocks = (x[start : start + ROWS] for start in range(0, len(x), ROWS))
-    return float(sum(((block @ y.T / x.shape[1] + 1) ** 3).sum() for block in blocks))
+def diagonal(x: Features) -> float:
+    """Sum of the kernel of each sample with itself."""
+    return float(((np.square(x, dtype=np.float64).sum(axis=1) / x.shape[1] + 1) ** 3).sum())
 
 
-class Interval(NamedTuple):
-    """From low to high, in the unit of the distance."""
+def kernel_sums(x: Sequence[Features], y: Sequence[Features]) -> Float[np.ndarray, "videos others"]:
+    """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at a time."""
+    return np.block([[block(some, others) for others in in_blocks(y)] for some in in_blocks(x)])
 
+
+def in_blocks(videos: Sequence[Features]) -> list[Sequence[Features]]:
+    """Neighbours, of about ROWS samples together."""
+    places = np.cumsum([len(video) for video in videos]) // (ROWS + 1)
+    borders = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(videos)]
+    return [videos[start:end] for start, end in pairwise(borders)]
+
+
+def block(x: Sequence[Features], y: Sequence[Features]) -> Float[np.ndarray, "videos others"]:
+    a, b = (np.concatenate(videos).astype(np.float64) for videos in (x, y))
+    whose, others = (np.repeat(np.eye(len(videos)), [len(video) for video in videos], axis=0) for videos in (x, y))
+    return whose.T @ (a @ b.T / a.shape[1] + 1) ** 3 @ others
+
+
+class Estimate(NamedTuple):
+    """With its 95 % confidence interval from low to high, in its unit."""
+
+    value: float
     low: float
     high: float
 
 
+def of_mean(values: Sequence[float]) -> Estimate:
+    """The mean of two or more independent values, with Student's interval (docs/maths.md, 32)."""
+    mean = float(np.mean(values))
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)
+
+
 def bootstrap(
     distance: Distance, real: Sequence[Features], generated: Sequence[Features], rounds: int = 200, seed: int = 0, *, pairs: bool = False
-) -> Interval:
-    """95 % confidence interval of a distance between sets of so many videos, by drawing videos anew with replacement (docs/maths.md, 32).
+) -> Estimate:
+    """A distance between sets of so many videos, with an interval by drawing videos anew with replacement (docs/maths.md, 32).
 
     `real` and `generated` have the features of one video each, which are drawn together: frames of one video tell the same. Of `pairs`, a generated video
-    is drawn with its real one. Raises ValueError for fewer than two videos or rounds, and for pairs where one set has more videos.
+    is drawn with its real one. Raises ValueError for fewer than two videos or rounds, a video without samples, and for pairs where one set has more videos.
     """
     if min(len(real), len(generated), rounds) < 2 or (pairs and len(real) != len(generated)):
         raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many")
-    rng = np.random.default_rng(seed)
-    found = distance(np.concatenate(real), np.concatenate(generated))
-    drawn = np.array([distance(*redrawn(real, generated, rng, pairs)) for _ in range(rounds)])
+    if not all(map(len, (*real, *generated))):
+        raise ValueError("a video has no samples, expected at least 1 of each")
+    rng, of = np.random.default_rng(seed), of_drawn(distance, real, generated)
+    found = of(np.arange(len(real)), np.arange(len(generated)))
+    drawn = np.array([of(*redrawn(len(real), len(generated), rng, pairs)) for _ in range(rounds)])
     tail = (1 - CONFIDENCE) / 2
-    return Interval(*(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
+    return Estimate(found, *(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
 
 
-def redrawn(real: Sequence[Features], generated: Sequence[Features], rng: np.random.Generator, pairs: bool) -> tuple[Features, Features]:
-    """As many videos, some of them several times."""
-    which = rng.integers(len(real), size=len(real))
-    others = which if pairs else rng.integers(len(generated), size=len(generated))
-    return np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others])
+def of_drawn(distance: Distance, real: Sequence[Features], generated: Sequence[Features]) -> Callable[[Which, Which], float]:
+    """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken anew each time."""
+    if distance is not kid:
+        return lambda which, others: distance(np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others]))
+    check(np.concatenate(real), np.concatenate(generated))
+    kernels = of_kernels(real, generated)
+    return lambda which, others: kernels(np.bincount(which, minlength=len(real)), np.bincount(others, minlength=len(generated)))
+
+
+def redrawn(real: int, generated: int, rng: np.random.Generator, pairs: bool) -> tuple[Which, Which]:
+    """Places of as many videos, some of them several times."""
+    which = rng.integers(real, size=real)
+    return which, which if pairs else rng.integers(generated, size=generated)
 
 
 def sliding(distance: Distance, real: Iterable[Features], generated: Iterable[Features]) -> list[float]:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from model.ceiling import SAME_DB, alike
-from model.distances import CONFIDENCE, Distance, bootstrap, frechet, kid, sliding
+from model.distances import Distance, bootstrap, frechet, kid, of_mean, sliding
 from model.excerpts import SLIDING_FID, excerpts, over_time
-from model.features import I3D, INCEPTION, Network
+from model.features import DT_I3D, DT_I3D_32, I3D, INCEPTION, Network
 from model.lpips import Lpips
 from model.metrics import log_spectral_distance, phase_coherence, seam
 from model.motion_metrics import magnitude_distance, oscillation_share, spatial_coherence
@@ -86,7 +86,7 @@ class Side(NamedTuple):
     motion_px: float
     amplitude: Float[np.ndarray, " all_freq"]
     """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies."""
-    features: Mapping[str, Float[np.ndarray, "_ _"]]
+    features: Mapping[str, Float32[np.ndarray, "_ _"]]
     """By the name of the look."""
     slice: UInt8[np.ndarray, "time width 3"]
     """X-t, of the row in which the real video moves most."""
@@ -101,9 +101,10 @@ class Measured(NamedTuple):
     """T, of the spectra, at FPS."""
     row: int
     """Of the X-t slices."""
-    psnr_db: Float[np.ndarray, " time"]
-    ssim: Float[np.ndarray, " time"]
-    lpips: Float[np.ndarray, " time"] | None
+    psnr_db: Float[np.ndarray, " later"]
+    """Of the frames after the first, which may be what the video was made from."""
+    ssim: Float[np.ndarray, " later"]
+    lpips: Float[np.ndarray, " later"] | None
     spectral_db: Float[np.ndarray, " bands"]
     """Log-spectral distance of bands 1 .. K-1."""
     magnitude_px: float
@@ -146,7 +147,7 @@ def changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float3
     return np.stack(found).astype(np.float32)
 
 
-NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": I3D}
+NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
 """By the option that names its file: how each is called."""
 
 
@@ -154,13 +155,14 @@ def looks(networks: Mapping[str, Network]) -> list[Look]:
     """All that are asked for, whether their network was given or not."""
     plain = dict(features=f"mean colours of {CELLS[0]}x{CELLS[1]} cells"), dict(features=f"change and range of grey in {CELLS[0]}x{CELLS[1]} cells")
     found = [Look("colours", 1, 1, colours, protocol=plain[0]), *(Look(f"changes{n}", n, n // 2, changes, protocol=plain[1]) for n in (16, 32))]
-    return found + [_by(networks, name, length) for name, length in (("inception", 1), ("i3d", 16), ("i3d", 32), ("dt-i3d", 16), ("dt-i3d", 32))]
+    seen = (("inception", "inception", 1), ("i3d16", "i3d", 16), ("i3d32", "i3d", 32), ("dt-i3d16", "dt-i3d", 16), ("dt-i3d32", "dt-i3d-32", 32))
+    return found + [_by(networks, *names) for names in seen]
 
 
-def _by(networks: Mapping[str, Network], name: str, length: int) -> Look:
-    network, called = networks.get(name), name if length == 1 else f"{name}{length}"
+def _by(networks: Mapping[str, Network], name: str, option: str, length: int) -> Look:
+    network = networks.get(option)
     sees, protocol = (network.features, network.protocol()) if network else (None, {})
-    return Look(called, length, max(1, length // 2), sees, f"--{name} FILE", protocol)
+    return Look(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
 
 
 DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
@@ -205,9 +207,9 @@ def measure(name: str, real: Shown, generated: Shown, given: Given) -> Measured:
     spectra = [to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64) for motion in motions]
     row = busiest_row(motions[0])
     sides = [side(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
-    decibels, structure = alike(generated.frames, real.frames)
+    later = generated.frames[1:], real.frames[1:]
     return Measured(
-        name, real.times, window, row, decibels, structure, given.lpips.between(generated.frames, real.frames) if given.lpips else None,
+        name, real.times, window, row, *alike(*later), given.lpips.between(*later) if given.lpips else None,
         log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID, ::GRID] for one in (motions[1], motions[0]))), *sides,
     )  # fmt: skip
 
@@ -228,59 +230,56 @@ def sees(look: Look, frames: int) -> bool:
     return look.sees is not None and look.length <= frames
 
 
-def seen(frames: Frames, look: Look) -> Float[np.ndarray, "samples features"]:
+def seen(frames: Frames, look: Look) -> Float32[np.ndarray, "samples features"]:
     """Features of frames, or of excerpts."""
     samples: Any = frames if look.length == 1 else excerpts(frames, look.length, look.stride)
     step = max(1, TOGETHER // look.length)
     assert look.sees is not None  # noqa: S101 - `sees` was asked
-    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)]).astype(np.float64)
+    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)])
 
 
 def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
-    """The table; intervals are drawn over pairs, `rounds` times, from a fixed seed."""
+    """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
     return [
-        *(paired(found, *names, rounds) for names in PAIRED), *(own(found, *names, rounds) for names in OWN),
-        *spectral(found, rounds), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
+        *(paired(found, *names) for names in PAIRED), *(own(found, *names) for names in OWN),
+        *spectral(found), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
     ]  # fmt: skip
 
 
-def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str, rounds: int) -> Row:
+def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str) -> Row:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
-    protocol = dict(per="frame", frames=sum(len(one.times) for one in found), pairs=len(found), mean="over frames, then over pairs")
+    protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
     protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
     if any(value is None for value in values):
         return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
-    return averaged([float(value.mean()) for value in values], key, name, unit, better, rounds, protocol)
+    return averaged([float(value.mean()) for value in values], key, name, unit, better, protocol)
 
 
-def own(found: Sequence[Measured], key: str, name: str, unit: str, rounds: int) -> Row:
+def own(found: Sequence[Measured], key: str, name: str, unit: str) -> Row:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
-    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", rounds, dict(value="mean over pairs of |generated - real|", pairs=len(found)))
+    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", dict(value="mean over pairs of |generated - real|", pairs=len(found)))
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 
-def spectral(found: Sequence[Measured], rounds: int) -> list[Row]:
+def spectral(found: Sequence[Measured]) -> list[Row]:
     """Of displacements: distance of spectra, and of how far things move."""
     window = sorted({one.window for one in found})
     protocol = dict(window=window, fps=FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
     if len({len(one.spectral_db) for one in found}) == 1:
         protocol["by_band_db"] = np.mean([one.spectral_db for one in found], axis=0).tolist()
-    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", rounds, protocol)
+    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", protocol)
     lengths = averaged(
-        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", rounds, dict(window=window, pairs=len(found))
+        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", dict(window=window, pairs=len(found))
     )
     return [spectra, lengths]
 
 
-def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, rounds: int, protocol: Mapping[str, Any]) -> Row:
+def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
     """The mean over pairs, with its interval."""
-    low = high = None
-    if len(values) > 1:
-        drawn = np.random.default_rng(0).choice(np.array(values), (rounds, len(values))).mean(axis=1)
-        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Row(key, name, unit, better, float(np.mean(values)), low, high, None, None, None, protocol)
+    found = of_mean(values) if len(values) > 1 else (float(values[0]), None, None)
+    return Row(key, name, unit, better, *found, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
 def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:
@@ -293,8 +292,10 @@ def distribution(found: Sequence[Measured], given: Given, key: str, name: str, o
     protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
     if protocol["samples"] < 2:
         return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
-    low, high = (scale * end for end in bootstrap(distance, real, generated, rounds, pairs=True)) if len(found) > 1 else (None, None)
-    value = scale * distance(np.concatenate(real), np.concatenate(generated))
+    protocol |= dict(interval=f"bootstrap over pairs, {rounds} rounds")
+    if len(found) == 1:
+        return Row(key, name, "", "lower", scale * distance(real[0], generated[0]), None, None, None, None, None, protocol)
+    value, low, high = (scale * one for one in bootstrap(distance, real, generated, rounds, pairs=True))
     return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)
 
 
@@ -319,10 +320,10 @@ class Curve(NamedTuple):
 
 
 def over_frames(found: Sequence[Measured]) -> list[Curve]:
-    """Of each frame beside the real one, averaged over pairs, as long as all last."""
-    count = min(len(one.times) for one in found)
+    """Of each frame after the first beside the real one, averaged over pairs, as long as all last."""
+    count = min(len(one.times) for one in found) - 1
     made = [(key, name, [getattr(one, key) for one in found]) for key, name, *_ in PAIRED]
-    seconds = found[0].times[:count].tolist()
+    seconds = found[0].times[1 : count + 1].tolist()
     return [
         Curve(key, name, seconds, np.mean([v[:count] for v in values], axis=0).tolist()) for key, name, values in made if all(v is not None for v in values)
     ]

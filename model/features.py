@@ -7,18 +7,18 @@ protocol, since both change the numbers. TorchScript is a program: whoever wrote
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-PROBED = {"picture": (2, 64, 64, 3), "video": (2, 16, 64, 64, 3)}
-"""Shape of the black samples on which a network is tried when it is loaded."""
+PROBED = (64, 64, 3)
+"""Shape of the black pictures on which a network is tried when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,12 @@ class Call:
     """"picture": [samples, 3, height, width]; "video": [samples, 3, time, height, width]."""
     dimensions: int
     """Of its features."""
+    frames: int = 16
+    """Of the excerpts on which a network of videos is tried."""
     size: int = 0
     """Width and height to which pictures are brought, bilinearly, without regard to their shape; 0 leaves that to the network."""
+    align_corners: bool = False
+    """Whether the middles of the outermost pixels then stay where they were, instead of the picture's edges."""
     low: float = 0.0
     high: float = 255.0
     """Black and white."""
@@ -44,6 +48,10 @@ INCEPTION = Call(kind="picture", dimensions=2048, as_bytes=True, options={"retur
 """NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
 I3D = Call(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
 """i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought to its size here."""
+DT_I3D = Call(kind="video", dimensions=1024, size=224, align_corners=True, low=-1.0, high=1.0)
+"""Of dynamic textures (Dorkenwald et al. 2021), for excerpts of 16 frames: what goes into its logits. Its authors align corners."""
+DT_I3D_32 = replace(DT_I3D, frames=32)
+"""The authors' other network, for excerpts of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +69,12 @@ class Network:
         """The name of its file, its digest, and how it was called."""
         return {"file": self.path.name, "sha256": self.sha256, **asdict(self.call)}
 
-    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""
         batches = (samples[start : start + self.batch] for start in range(0, len(samples), self.batch))
-        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions))])
+        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions), np.float32)])
 
-    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float64[np.ndarray, "samples dimensions"]:
+    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         expected = (len(batch), self.call.dimensions)
         try:
             with torch.inference_mode():
@@ -78,7 +86,7 @@ class Network:
             raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
         if not found.isfinite().all():
             raise ValueError(f"{self.path} gives numbers that are not finite")
-        return found.double().cpu().numpy()
+        return found.float().cpu().numpy()
 
 
 def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sha256: str = "") -> Network:
@@ -98,7 +106,7 @@ def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sh
     except (torch.jit.Error, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript network: {last_line(error)}") from error
     network = Network(path=path, sha256=found, call=call, module=module, device=device, batch=batch)
-    network.features(np.zeros(PROBED[call.kind], np.uint8))
+    network.features(np.zeros((2, *([call.frames] if call.kind == "video" else []), *PROBED), np.uint8))
     return network
 
 
@@ -108,12 +116,12 @@ def prepared(samples: UInt8[np.ndarray, "samples *time height width 3"], call: C
     if call.as_bytes:
         return pictures
     pictures = pictures.float() / 255 * (call.high - call.low) + call.low
-    return resized(pictures, call.size) if call.size else pictures
+    return resized(pictures, call.size, call.align_corners) if call.size else pictures
 
 
-def resized(pictures: Float32[Tensor, "samples 3 *time height width"], size: int) -> Float32[Tensor, "samples 3 *time size size"]:
+def resized(pictures: Float32[Tensor, "samples 3 *time height width"], size: int, align_corners: bool) -> Float32[Tensor, "samples 3 *time size size"]:
     flat = pictures.flatten(0, -3)[:, None]
-    return interpolate(flat, (size, size), mode="bilinear", align_corners=False).reshape(*pictures.shape[:-2], size, size)
+    return interpolate(flat, (size, size), mode="bilinear", align_corners=align_corners).reshape(*pictures.shape[:-2], size, size)
 
 
 def described(batch: np.ndarray, call: Call) -> str:

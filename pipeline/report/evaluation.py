@@ -132,7 +132,7 @@ def evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, 
 
 
 EVALUATION_TEXTS = (
-    "Intervals are of 95 %, by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
+    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
     "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
     "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
 )
@@ -168,7 +168,7 @@ def curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     drawn = [
         Figure(
             figures.courses(f"curve-{i}", np.array(one["seconds"]), [Line(np.array(one["values"]))], one["unit"] or one["name"].split(" x ")[0]),
-            Markup("<b>{}</b>{}").format(one["name"], " of each frame beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
+            Markup("<b>{}</b>{}").format(one["name"], " of each frame after the first beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
         )
         for i, one in enumerate(curves) if len(one["values"]) > 1
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
 from pipeline.window import BuildConfig, recorded
 from tests import videos
-from tests.model.test_features import Inception, Video, saved
+from tests.model.test_features import Inception, Texture, Video, saved
 from tests.pages import browser
 from tests.pipeline.building import plan
 
@@ -69,6 +69,7 @@ def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
 def test_every_number_says_how_it_was_measured(written):
     protocol = written["protocol"]
     assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and "numpy" in protocol["versions"]
+    assert protocol["intervals"] == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
     assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
 
@@ -130,8 +131,8 @@ def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(fol
     evaluate(folder, "--out", folder / "again")
     said = capsys.readouterr().out.splitlines()
     assert "FVD, FVD32: needs --i3d FILE" in said and "FID, KID x 100: needs --inception FILE" in said
-    assert any(line.startswith("Intervals over 2 pairs are too narrow") for line in said) and max(map(len, said)) < 140
-    assert "Intervals over 2 pairs" in (folder / "again" / "evaluation.html").read_text()
+    assert any(line.startswith("Intervals of distances (FID, KID") for line in said) and max(map(len, said)) < 140
+    assert "changes) over 2 pairs are too narrow" in (folder / "again" / "evaluation.html").read_text()
 
 
 def test_folders_without_a_pair_are_refused(tmp_path, capsys):
@@ -152,6 +153,7 @@ def test_folders_without_a_pair_are_refused(tmp_path, capsys):
 def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(tmp_path):
     one_pair(tmp_path)
     files = {"--inception": saved(Inception(), tmp_path / "inception.pt"), "--i3d": saved(Video(), tmp_path / "i3d.pt")}
+    files |= {"--dt-i3d-32": saved(Texture(32), tmp_path / "texture.pt")}
     evaluate(tmp_path, *(word for pair in files.items() for word in pair))
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     metrics = {one["key"]: one for one in found["metrics"]}
@@ -159,7 +161,7 @@ def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(
     assert metrics["fid"]["protocol"]["sha256"] == hashlib.sha256(files["--inception"].read_bytes()).hexdigest()
     assert (metrics["fid"]["protocol"]["samples"], metrics["fid"]["protocol"]["dimensions"], metrics["fid"]["protocol"]["file"]) == (18, 2048, "inception.pt")
     assert metrics["fvd"]["needs"] == "at least 2 samples" and metrics["fvd32"]["needs"] == "at least 32 frames, a has 18"
-    assert metrics["dt_fvd"]["needs"] == "--dt-i3d FILE"
+    assert metrics["dt_fvd"]["needs"] == "--dt-i3d FILE" and metrics["dt_fvd32"]["needs"] == "at least 32 frames, a has 18"
 
 
 CONFIG = BuildConfig(
@@ -197,7 +199,7 @@ class Linear(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("option", ["--inception", "--i3d", "--dt-i3d"])
+@pytest.mark.parametrize("option", ["--inception", "--i3d", "--dt-i3d", "--dt-i3d-32"])
 def test_weights_of_another_network_are_refused(tmp_path, capsys, option):
     one_pair(tmp_path)
     torch.jit.script(Linear()).save(str(tmp_path / "linear.pt"))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluation import Given, Measured, looks, measure, over_frames, rows, slid, spectra
+from model.evaluation import Given, Measured, averaged, looks, measure, over_frames, rows, slid, spectra
 from pipeline.flow.dis import DenseInverseSearch
 from tests import videos
 
@@ -76,12 +76,37 @@ def test_a_set_is_at_no_distance_from_itself(same):
 def test_what_is_absent_says_what_it_needs_and_what_is_there_says_how_it_was_made(same):
     found = by_key(same)
     assert found["fid"].needs == "--inception FILE" and found["fvd32"].needs == "--i3d FILE" and found["dt_fvd"].needs == "--dt-i3d FILE"
+    assert found["dt_fvd32"].needs == "--dt-i3d-32 FILE"
     assert "--lpips FILE" in found["lpips"].needs
     protocol = found["changes_frechet"].protocol
     assert {name: protocol[name] for name in ("window", "stride", "pairs", "samples", "dimensions")} == dict(
         window=16, stride=8, pairs=2, samples=6, dimensions=64
     )
+    assert protocol["interval"] == "bootstrap over pairs, 10 rounds"
     assert found["log_spectral_db"].protocol["window"] == [FRAMES] and len(found["log_spectral_db"].protocol["by_band_db"]) == 15
+
+
+def test_the_frame_that_was_given_counts_for_nothing(real):
+    """Of a grey level more in every frame but the first PSNR is 20 log10 255, at every moment."""
+    darker = [Clip(np.minimum(one.frames, 254), one.times) for one in real]
+    brighter = [one._replace(frames=np.concatenate([one.frames[:1], one.frames[1:] + 1])) for one in darker]
+    found = [measure(f"clip {i}", *pair, given()) for i, pair in enumerate(zip(darker, brighter, strict=True))]
+    row = by_key(found)["psnr_db"]
+    assert row.value == pytest.approx(20 * np.log10(255), abs=1e-3) and row.protocol["frames"] == 2 * (FRAMES - 1)
+    assert row.protocol["mean"] == "over the frames after the first, then over pairs"
+    assert over_frames(found)[0].values == pytest.approx([row.value] * (FRAMES - 1), abs=1e-3)
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 10])
+def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
+    """Of 2000 sets 1900 are expected, give or take 10; and it is as wide as Student's must be."""
+    drawn = [averaged(values.tolist(), "key", "name", "", "lower", {}) for values in np.random.default_rng(0).normal(3, 2, (2000, pairs))]
+    held = [row.low <= 3 <= row.high for row in drawn]
+    assert abs(sum(held) - 1900) < 40
+    deviation = np.mean([row.high - row.low for row in drawn]) / (2 * 2 / np.sqrt(pairs))
+    assert deviation == pytest.approx({2: 12.706 * 0.7979, 3: 4.303 * 0.8862, 10: 2.262 * 0.9727}[pairs], rel=0.05)  # t, and by how much s is too small
+    assert drawn[0].protocol["interval"] == "Student's t over pairs" and (drawn[0].low + drawn[0].high) / 2 == pytest.approx(drawn[0].value)
+    assert averaged([1.5] * pairs, "key", "name", "", "lower", {})[4:7] == (1.5, 1.5, 1.5) and averaged([1.5], "key", "name", "", "lower", {}).low is None
 
 
 def test_shuffled_frames_are_worse_than_frames_in_order_for_every_temporal_metric(real):
@@ -112,7 +137,8 @@ def test_curves_go_as_far_as_the_shortest_pair(real, same):
     short = Clip(real[0].frames[:33], real[0].times[:33])
     found = [*same, measure("short", short, noisy(short), given())]
     frames = over_frames(found)
-    assert [one.key for one in frames] == ["psnr_db", "ssim"] and all(len(one.values) == 33 for one in frames)
+    assert [one.key for one in frames] == ["psnr_db", "ssim"] and all(len(one.values) == 32 for one in frames)
+    assert frames[0].seconds == pytest.approx(np.arange(1, 33) / 30)
     curves = {one.key: one for one in slid(found, given())}
     assert len(curves["sliding_colours"].values) == 1 and curves["sliding_colours"].seconds == pytest.approx([14.5 / 30])
     assert len(curves["sliding_changes"].values) == 3 and curves["sliding_changes"].seconds == pytest.approx([7.5 / 30, 15.5 / 30, 23.5 / 30])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.distances import frechet, sliding
 from model.excerpts import excerpts, over_time
-from model.features import I3D, INCEPTION, Call, load_network
+from model.features import DT_I3D, DT_I3D_32, I3D, INCEPTION, Call, load_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -35,6 +35,18 @@ class Video(nn.Module):
         assert x.shape[3:] == (224, 224) and float(x.abs().max()) <= 1 and not rescale and not resize
         step = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(1, 2))
         return nn.functional.adaptive_avg_pool2d(step[:, None], [20, 20]).flatten(1)
+
+
+class Texture(nn.Module):
+    """Takes one excerpt of as many frames as it was made for, as the authors' networks do; gives the beginning of its first line."""
+
+    def __init__(self, frames: int):
+        super().__init__()
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1:] == (3, self.frames, 224, 224) and float(x.abs().max()) <= 1
+        return x.transpose(3, 4)[:, 0, 0].flatten(1)[:, :1024]
 
 
 class Plain(nn.Module):
@@ -87,7 +99,7 @@ def films(seed: int, count: int = 24) -> np.ndarray:
 def test_pictures_go_to_inception_as_bytes(inception):
     pictures = default_rng(0).integers(0, 256, (11, 32, 22, 3), dtype=np.uint8)
     found = load_network(inception, INCEPTION, batch=4).features(pictures)
-    assert found.dtype == np.float64 and found.shape == (11, 2048)
+    assert found.dtype == np.float32 and found.shape == (11, 2048)
     np.testing.assert_array_equal(found, np.moveaxis(pictures, -1, 1).reshape(11, -1)[:, :2048])
 
 
@@ -119,6 +131,18 @@ def test_enlarging_is_that_of_torch(folder):
     np.testing.assert_allclose(load_network(saved(Plain(), folder / "own.pt"), call).features(picture), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("call", "frames"), [(DT_I3D, 16), (DT_I3D_32, 32)])
+def test_the_network_of_dynamic_textures_gets_aligned_corners_and_its_own_length(folder, call, frames):
+    """Published: 224 x 224, corners aligned, -1 to 1, and the 1024 numbers before the logits."""
+    network = load_network(saved(Texture(frames), folder / f"texture{frames}.pt"), call)
+    picture = default_rng(0).integers(0, 256, (1, frames, 8, 12, 3), dtype=np.uint8)
+    first = torch.from_numpy(picture[0, 0] / 255 * 2 - 1).permute(2, 0, 1)[None]
+    expected = nn.functional.interpolate(first, (224, 224), mode="bilinear", align_corners=True)[0, 0].T.flatten()[:1024]
+    np.testing.assert_allclose(network.features(picture), expected[None].numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="cannot be called with"):
+        load_network(network.path, DT_I3D if frames == 32 else DT_I3D_32)
+
+
 def test_shuffled_frames_are_far_for_a_video_network_and_near_for_a_picture_network(inception, i3d):
     """As FVD and FID are: 24 films against 24 others, and against the others with their frames shuffled."""
     real, other = films(1), films(2)
@@ -142,8 +166,8 @@ def test_pictures_that_fade_are_farther_in_each_later_window(inception):
 def test_a_protocol_says_which_network_and_how_it_was_called(i3d):
     network = load_network(i3d, I3D)
     assert network.protocol() == {
-        "file": "i3d_torchscript.pt", "sha256": hashlib.sha256(i3d.read_bytes()).hexdigest(), "kind": "video", "dimensions": 400, "size": 224,
-        "low": -1.0, "high": 1.0, "as_bytes": False, "options": {"rescale": False, "resize": False, "return_features": True},
+        "file": "i3d_torchscript.pt", "sha256": hashlib.sha256(i3d.read_bytes()).hexdigest(), "kind": "video", "dimensions": 400, "frames": 16, "size": 224,
+        "align_corners": False, "low": -1.0, "high": 1.0, "as_bytes": False, "options": {"rescale": False, "resize": False, "return_features": True},
     }  # fmt: skip
     assert load_network(i3d, I3D, sha256=network.sha256.upper()).sha256 == network.sha256
 
