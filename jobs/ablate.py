@@ -300,7 +300,7 @@ def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     rows = {pair["name"]: pair["row"] for pair in pairs}
     shown = {REAL: "real frames"} | {one.name: one.title for one in job.variants}
     return {
-        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]] for name, title in shown.items()}
+        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
         for key in keys[:PICTURED]
     }
 
