@@ -13,7 +13,7 @@ import importlib
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby, zip_longest
 from math import ceil
@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 import tyro
 
+from jobs.ablation_tables import tables
 from jobs.exits import say, sentences
 from jobs.make_clips import WINDOW_S, written_name
-from jobs.results import aligned, page_maker, write_results
+from jobs.results import page_maker, write_results
 from jobs.trainer import parse
-from jobs.variants import MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from jobs.variants import FULL, MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from model.differences import differences
 from model.evaluation import NETWORKS, SIZE
 from model.features import load_network
 from model.prior import check_device
@@ -51,9 +53,6 @@ CONTRACT, FINISHED = "ablation-run.json", "finished.json"
 NAMES = [one.name for one in VARIANTS]
 PICTURED = 2
 """Photographs of which the page shows what became."""
-THEIRS = ("fid", "kid", "fvd", "fvd32", "dt_fvd", "dt_fvd32")
-OURS = ("changes_frechet", "log_spectral_db", "magnitude_px", "phase_coherence", "warping_error")
-"""Metrics that the terminal shows: the paper's where their weights are given, and some that need none. The page has all."""
 PAPER = "The paper's table 2: its data, its networks, its training"
 CAUTIONS = {
     "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
@@ -209,7 +208,7 @@ def run(job: Ablate) -> None:
     log.each(map(evaluation(job), job.variants))
     found = results(job, windows, log)
     files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
-    say("\n".join(["", *tables(found), "", *map(str, files)]))
+    say("\n".join(["", *tables(found), "", *found["remarks"], *map(str, files)]))
 
 
 def sets(job: Ablate) -> dict[int, tuple[str, float]]:
@@ -279,10 +278,13 @@ def evaluation(job: Ablate) -> Callable[[Variant], Step]:
 def results(job: Ablate, windows: dict[str, str], log: "Log") -> dict[str, Any]:
     """What ablation.json says."""
     measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
-    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"]) for one in job.variants]
+    full = measured.get(FULL)
+    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full)) for one in job.variants]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
     return dict(
         variants=variants,
+        compared_with=FULL if full else None,
+        remarks=list(dict.fromkeys(remark for one in measured.values() for remark in one["remarks"])),
         trainings=len(job.trainings.of(job.variants)),
         ours=f"Ours: {films}",
         caution=CAUTIONS[job.preset].format(films=films),
@@ -291,6 +293,14 @@ def results(job: Ablate, windows: dict[str, str], log: "Log") -> dict[str, Any]:
         protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
         | next(iter(measured.values()))["protocol"],
     )
+
+
+def from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
+    if full is None or ours is full:
+        return {}
+    keys = [one["key"] for one in ours["metrics"]]
+    return {key: found._asdict() for key, found in differences(ours["pairs"], full["pairs"], keys).items()}
 
 
 def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -303,25 +313,6 @@ def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
         for key in keys[:PICTURED]
     }
-
-
-def tables(found: dict[str, Any]) -> list[str]:
-    """For a terminal: the paper's numbers and ours, apart."""
-    variants = found["variants"]
-    theirs = [[v["title"], *("-" if one is None else f"{one:g}" for one in v["paper"])] for v in variants]
-    metrics = [{one["key"]: one for one in v["metrics"]} for v in variants]
-    columns = [key for key in (*THEIRS, *OURS) if all(one[key]["value"] is not None for one in metrics)]
-    names = [f"{metrics[0][key]['name']} {metrics[0][key]['unit']}".strip() for key in columns]
-    ours = [[v["title"], *(interval(one[key]) for key in columns)] for v, one in zip(variants, metrics, strict=True)]
-    legend = [f"  [{i}] {name}" for i, name in enumerate(names, 1)]
-    heads = ["variant", *(f"[{i}]" for i in range(1, len(columns) + 1))]
-    said = f"{found['caution']}. 95 % intervals over films; less is nearer to the real films"
-    return [f"{PAPER}:", aligned([["variant", *PAPER_COLUMNS], *theirs]), "", f"{said}:", *legend, aligned([heads, *ours])]
-
-
-def interval(one: dict[str, Any]) -> str:
-    """`3.1 (2.2 to 4)`."""
-    return f"{one['value']:.3g}" + ("" if one["low"] is None else f" ({one['low']:.3g} to {one['high']:.3g})")
 
 
 class Log:

@@ -144,6 +144,51 @@ def test_it_trains_makes_films_and_measures_them(done):
     assert "not which variant is better" in page and "47.1" in page and page.count("data:image/webp") == 2 * (len(MADE) + 1)
 
 
+def evaluated(out: Path, name: str) -> dict:
+    return json.loads((out / "evaluation" / name / "evaluation.json").read_text())
+
+
+def test_films_are_compared_with_those_of_full_photograph_by_photograph(done):
+    table = found(done)
+    ours, full = ({pair["name"]: pair for pair in evaluated(done, name)["pairs"]} for name in ("repeat", "full"))
+    assert table["compared_with"] == "full" and table["variants"][-1]["differences"] == {}
+    apart = table["variants"][0]["differences"]
+    one = apart["ssim"]
+    both = [ours[name]["ssim"] - full[name]["ssim"] for name in ours]
+    half = 12.7062 * abs(both[0] - both[1]) / 2  # Student's t of one degree of freedom, times the error of the mean of two
+    assert (one["value"], one["low"], one["high"]) == pytest.approx((np.mean(both), np.mean(both) - half, np.mean(both) + half), rel=1e-4)
+    means = {name: {metric["key"]: metric["value"] for metric in evaluated(done, name)["metrics"]} for name in ("repeat", "full")}
+    assert {"psnr_db", "flicker", "motion_px", "log_spectral_db", "magnitude_px"} <= apart.keys() and not {"fid", "changes_frechet"} & apart.keys()
+    for key, difference in apart.items():
+        assert difference["value"] == pytest.approx(means["repeat"][key] - means["full"][key], abs=1e-9), key
+
+
+def test_what_evaluate_remarks_is_remarked_here_too(asked, done, capsys):
+    (remark,) = evaluated(done, "full")["remarks"]
+    run(*asked, "--out", done)
+    assert "over 2 pairs" in remark and remark in found(done)["remarks"]
+    assert remark in capsys.readouterr().out and remark in (done / "ablation.html").read_text()
+
+
+def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
+    before = found(done)
+    page = (done / "ablation.html").read_text()
+    assert "The dashed line is the value of full (K = 16)" in page and "<h2>Difference from full (K = 16)</h2>" in page and dashed(page) == 4
+    try:
+        run(*asked[:2], "--only", "repeat", "independent", "--out", done)
+        page, said = (done / "ablation.html").read_text(), capsys.readouterr().out
+        assert "dashed line" not in page and "Difference from" not in page + said and dashed(page) == 0
+        assert found(done)["compared_with"] is None and all(one["differences"] == {} for one in found(done)["variants"])
+    finally:
+        run(*asked, "--out", done)
+    assert found(done) == before and "Difference from full (K = 16)" in capsys.readouterr().out
+
+
+def dashed(page: str) -> int:
+    """Figures that have a dashed line."""
+    return page.count("stroke-dasharray")
+
+
 def change(film: Path) -> float:
     """Mean difference of a film's frames from frame 16 on, once its compression has settled, grey levels."""
     with av.open(str(film)) as file:
