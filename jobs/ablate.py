@@ -38,7 +38,7 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.encode import encode, write_animation
 from pipeline.footage import decoded, take_of
-from pipeline.reconstruction import read_manifest, reconstruct
+from pipeline.reconstruction import read_manifest, read_settings, reconstruct, repeated
 from pipeline.selection import Selection, select
 from pipeline.shards import replace_file, to_json
 from schemas.outcome import Outcome, Quarantined
@@ -49,7 +49,7 @@ SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripple
 FPS = 30.0
 """Of all of them, since films are compared frame by frame with motion at the working rate."""
 LIST = "clips.csv"
-CONTRACT, FINISHED = "ablation-run.json", "finished.json"
+CONTRACT, FINISHED, COUNTED = "ablation-run.json", "finished.json", "real.json"
 NAMES = [one.name for one in VARIANTS]
 PICTURED = 2
 """Photographs of which the page shows what became."""
@@ -201,12 +201,12 @@ def run(job: Ablate) -> None:
     windows = held_out(selection, job.photographs)
     keys = list(windows)
     log.each(job.trainings.of(job.variants))
-    write_real(selection, keys, job.out)
+    real = write_real(selection, keys, job.out)
     for variant in job.variants:
         films_of(job.out, variant.name).mkdir(parents=True, exist_ok=True)
         log.each(films(job.trainings, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
     log.each(map(evaluation(job), job.variants))
-    found = results(job, windows, log)
+    found = results(job, windows, real, log)
     files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
     say("\n".join(["", *tables(found), "", *found["remarks"], *map(str, files)]))
 
@@ -248,19 +248,38 @@ def held_out(selection: Selection, most: int) -> dict[str, str]:
     return {row["key"]: row["clip_id"] for row in turns[:most]}
 
 
-def write_real(selection: Selection, keys: Sequence[str], out: Path) -> None:
-    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Raises ValueError where a video is gone."""
+def write_real(selection: Selection, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
+    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
+    repeated. Raises ValueError where a video is gone.
+    """
     for folder in (photograph(out, "").parent, films_of(out, REAL)):
         folder.mkdir(parents=True, exist_ok=True)
+    counted = films_of(out, COUNTED)
+    counts: dict[str, dict[str, int]] = json.loads(counted.read_bytes()) if counted.exists() else {}
     for key in keys:
-        if film_of(out, REAL, key).exists():
+        if key in counts and film_of(out, REAL, key).exists():
             continue
         found = reconstruct(selection, key)
         replace_file(photograph(out, key), encode([found.sample.image], 1.0, ".png"))
         try:
-            write_animation(film_of(out, REAL, key), found.real_frames(), found.settings.plan.fps)
+            frames = list(found.real_frames())
         except Quarantined as error:
             raise ValueError(f"the video of {key} cannot be read again: {error.detail}") from error
+        write_animation(film_of(out, REAL, key), frames, found.settings.plan.fps)
+        counts[key] = dict(frames=len(frames), repeated=repeated(frames))
+        replace_file(counted, to_json(counts, indent=1))
+    return {key: counts[key] for key in keys}
+
+
+def judder(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
+    """What is to be said of real films that stand still now and then, since their videos have fewer frames than `fps`."""
+    films = [one for one in real.values() if one["repeated"]]
+    frames, again = (sum(one[name] for one in films) for name in ("frames", "repeated"))
+    said = (
+        f"{again} of {frames} frames of {len(films)} of {len(real)} real films are the one before again, as their clips have fewer than {fps:g} a second there: that favours "
+        f"variants that stand still in flicker, warping error, changes and FVD; clips of {fps:g} frames a second or a multiple avoid it"
+    )
+    return [said] if films else []
 
 
 def evaluation(job: Ablate) -> Callable[[Variant], Step]:
@@ -275,22 +294,23 @@ def evaluation(job: Ablate) -> Callable[[Variant], Step]:
     return of
 
 
-def results(job: Ablate, windows: dict[str, str], log: "Log") -> dict[str, Any]:
+def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "Log") -> dict[str, Any]:
     """What ablation.json says."""
     measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
-    full = measured.get(FULL)
+    full, fps = measured.get(FULL), read_settings(select(job.dataset).dataset).plan.fps
     variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full)) for one in job.variants]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
     return dict(
         variants=variants,
         compared_with=FULL if full else None,
-        remarks=list(dict.fromkeys(remark for one in measured.values() for remark in one["remarks"])),
+        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *judder(real, fps)],
         trainings=len(job.trainings.of(job.variants)),
         ours=f"Ours: {films}",
         caution=CAUTIONS[job.preset].format(films=films),
         paper=dict(columns=list(PAPER_COLUMNS), words=PAPER),
         commands=log.entries,
         protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
+        | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
         | next(iter(measured.values()))["protocol"],
     )
 

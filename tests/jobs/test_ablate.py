@@ -22,6 +22,7 @@ from pipeline.derived import finalize
 from pipeline.filters import PRESETS as FILTERS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
+from pipeline.selection import select
 from pipeline.window import BuildConfig, recorded
 from tests import videos
 from tests.datasets import written
@@ -86,10 +87,14 @@ def test_commands_can_be_typed():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
     """Three swaying videos of which two are held out."""
-    folder = tmp_path_factory.mktemp("ablation")
-    dataset, shards, rows = Dataset(folder / "data"), ("train-000000", "test-000000", "test-000001"), []
-    for number, shard in enumerate(shards):
-        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
+    return extracted(tmp_path_factory.mktemp("ablation"), {"train-000000": 30.0, "test-000000": 30.0, "test-000001": 30.0})
+
+
+def extracted(folder: Path, rates: dict[str, float]) -> Dataset:
+    """Of swaying videos of so many frames a second, one in each shard."""
+    dataset, shards, rows = Dataset(folder / "data"), tuple(rates), []
+    for number, (shard, fps) in enumerate(rates.items()):
+        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, fps=fps, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
         rows += [row | dict(shard=shard, split=shard.split("-")[0]) for row in plan(path, CONFIG)]
     with dataset.held():
         dataset.open(rows, recorded(CONFIG), {})
@@ -187,6 +192,21 @@ def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
 def dashed(page: str) -> int:
     """Figures that have a dashed line."""
     return page.count("stroke-dasharray")
+
+
+def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
+    """Of 48 at 30 a second: a clip of 24 has none of its own for every fifth."""
+    assert found(done)["protocol"]["repeated_frames"] == dict.fromkeys(found(done)["protocol"]["photographs"], "0 of 48")
+    assert not any("again" in remark for remark in found(done)["remarks"])
+    selection = select(str(extracted(tmp_path, {"test-000000": 30.0, "test-000001": 24.0}).root))
+    keys = list(ablate.held_out(selection, 2))
+    counts = ablate.write_real(selection, keys, tmp_path)
+    assert sorted((one["frames"], one["repeated"]) for one in counts.values()) == [(48, 0), (48, 9)]
+    (said,) = ablate.judder(counts, 30.0)
+    assert said.startswith("9 of 48 frames of 1 of 2 real films are the one before again") and "clips of 30 frames a second or a multiple avoid it" in said
+    written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))]
+    assert ablate.write_real(selection, keys, tmp_path) == counts
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
 def change(film: Path) -> float:
