@@ -13,7 +13,7 @@ import importlib
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby, zip_longest
 from math import ceil
@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 import tyro
 
+from jobs.ablation_tables import tables
 from jobs.exits import say, sentences
 from jobs.make_clips import WINDOW_S, written_name
-from jobs.results import aligned, page_maker, write_results
+from jobs.results import page_maker, write_results
 from jobs.trainer import parse
-from jobs.variants import MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from jobs.variants import FULL, MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from model.differences import differences
 from model.evaluation import NETWORKS, SIZE
 from model.features import load_network
 from model.prior import check_device
@@ -36,7 +38,7 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.encode import encode, write_animation
 from pipeline.footage import decoded, take_of
-from pipeline.reconstruction import read_manifest, reconstruct
+from pipeline.reconstruction import read_manifest, read_settings, reconstruct, repeated
 from pipeline.selection import Selection, select
 from pipeline.shards import replace_file, to_json
 from schemas.outcome import Outcome, Quarantined
@@ -47,13 +49,10 @@ SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripple
 FPS = 30.0
 """Of all of them, since films are compared frame by frame with motion at the working rate."""
 LIST = "clips.csv"
-CONTRACT, FINISHED = "ablation-run.json", "finished.json"
+CONTRACT, FINISHED, COUNTED = "ablation-run.json", "finished.json", "real.json"
 NAMES = [one.name for one in VARIANTS]
 PICTURED = 2
 """Photographs of which the page shows what became."""
-THEIRS = ("fid", "kid", "fvd", "fvd32", "dt_fvd", "dt_fvd32")
-OURS = ("changes_frechet", "log_spectral_db", "magnitude_px", "phase_coherence", "warping_error")
-"""Metrics that the terminal shows: the paper's where their weights are given, and some that need none. The page has all."""
 PAPER = "The paper's table 2: its data, its networks, its training"
 CAUTIONS = {
     "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
@@ -204,14 +203,14 @@ def run(job: Ablate) -> None:
     windows = held_out(selection, job.photographs)
     keys = list(windows)
     log.each(job.trainings.of(job.variants))
-    write_real(selection, keys, job.out)
+    real = write_real(selection, keys, job.out)
     for variant in job.variants:
         films_of(job.out, variant.name).mkdir(parents=True, exist_ok=True)
         log.each(films(job.trainings, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
     log.each(map(evaluation(job), job.variants))
-    found = results(job, windows, log)
+    found = results(job, windows, real, log)
     files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
-    say("\n".join(["", *tables(found), "", *map(str, files)]))
+    say("\n".join(["", *tables(found), "", *found["remarks"], *map(str, files)]))
 
 
 def sets(job: Ablate) -> dict[int, tuple[str, float]]:
@@ -251,19 +250,38 @@ def held_out(selection: Selection, most: int) -> dict[str, str]:
     return {row["key"]: row["clip_id"] for row in turns[:most]}
 
 
-def write_real(selection: Selection, keys: Sequence[str], out: Path) -> None:
-    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Raises ValueError where a video is gone."""
+def write_real(selection: Selection, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
+    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
+    repeated. Raises ValueError where a video is gone.
+    """
     for folder in (photograph(out, "").parent, films_of(out, REAL)):
         folder.mkdir(parents=True, exist_ok=True)
+    counted = films_of(out, COUNTED)
+    counts: dict[str, dict[str, int]] = json.loads(counted.read_bytes()) if counted.exists() else {}
     for key in keys:
-        if film_of(out, REAL, key).exists():
+        if key in counts and film_of(out, REAL, key).exists():
             continue
         found = reconstruct(selection, key)
         replace_file(photograph(out, key), encode([found.sample.image], 1.0, ".png"))
         try:
-            write_animation(film_of(out, REAL, key), found.real_frames(), found.settings.plan.fps)
+            frames = list(found.real_frames())
         except Quarantined as error:
             raise ValueError(f"the video of {key} cannot be read again: {error.detail}") from error
+        write_animation(film_of(out, REAL, key), frames, found.settings.plan.fps)
+        counts[key] = dict(frames=len(frames), repeated=repeated(frames))
+        replace_file(counted, to_json(counts, indent=1))
+    return {key: counts[key] for key in keys}
+
+
+def judder(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
+    """What is to be said of real films that stand still now and then, since their videos have fewer frames than `fps`."""
+    films = [one for one in real.values() if one["repeated"]]
+    frames, again = (sum(one[name] for one in films) for name in ("frames", "repeated"))
+    said = (
+        f"{again} of {frames} frames of {len(films)} of {len(real)} real films are the one before again, as their clips have fewer than {fps:g} a second there: that favours "
+        f"variants that stand still in flicker, warping error, changes and FVD; clips of {fps:g} frames a second or a multiple avoid it"
+    )
+    return [said] if films else []
 
 
 def evaluation(job: Ablate) -> Callable[[Variant], Step]:
@@ -278,21 +296,33 @@ def evaluation(job: Ablate) -> Callable[[Variant], Step]:
     return of
 
 
-def results(job: Ablate, windows: dict[str, str], log: "Log") -> dict[str, Any]:
+def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "Log") -> dict[str, Any]:
     """What ablation.json says."""
     measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
-    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"]) for one in job.variants]
+    full, fps = measured.get(FULL), read_settings(select(job.dataset).dataset).plan.fps
+    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full)) for one in job.variants]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
     return dict(
         variants=variants,
+        compared_with=FULL if full else None,
+        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *judder(real, fps)],
         trainings=len(job.trainings.of(job.variants)),
         ours=f"Ours: {films}",
         caution=CAUTIONS[job.preset].format(films=films),
         paper=dict(columns=list(PAPER_COLUMNS), words=PAPER),
         commands=log.entries,
         protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
+        | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
         | next(iter(measured.values()))["protocol"],
     )
+
+
+def from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
+    if full is None or ours is full:
+        return {}
+    keys = [one["key"] for one in ours["metrics"]]
+    return {key: found._asdict() for key, found in differences(ours["pairs"], full["pairs"], keys).items()}
 
 
 def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -302,28 +332,9 @@ def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     rows = {pair["name"]: pair["row"] for pair in pairs}
     shown = {REAL: "real frames"} | {one.name: one.title for one in job.variants}
     return {
-        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]] for name, title in shown.items()}
+        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
         for key in keys[:PICTURED]
     }
-
-
-def tables(found: dict[str, Any]) -> list[str]:
-    """For a terminal: the paper's numbers and ours, apart."""
-    variants = found["variants"]
-    theirs = [[v["title"], *("-" if one is None else f"{one:g}" for one in v["paper"])] for v in variants]
-    metrics = [{one["key"]: one for one in v["metrics"]} for v in variants]
-    columns = [key for key in (*THEIRS, *OURS) if all(one[key]["value"] is not None for one in metrics)]
-    names = [f"{metrics[0][key]['name']} {metrics[0][key]['unit']}".strip() for key in columns]
-    ours = [[v["title"], *(interval(one[key]) for key in columns)] for v, one in zip(variants, metrics, strict=True)]
-    legend = [f"  [{i}] {name}" for i, name in enumerate(names, 1)]
-    heads = ["variant", *(f"[{i}]" for i in range(1, len(columns) + 1))]
-    said = f"{found['caution']}. 95 % intervals over films; less is nearer to the real films"
-    return [f"{PAPER}:", aligned([["variant", *PAPER_COLUMNS], *theirs]), "", f"{said}:", *legend, aligned([heads, *ours])]
-
-
-def interval(one: dict[str, Any]) -> str:
-    """`3.1 (2.2 to 4)`."""
-    return f"{one['value']:.3g}" + ("" if one["low"] is None else f" ({one['low']:.3g} to {one['high']:.3g})")
 
 
 class Log:

@@ -109,10 +109,10 @@ def measured(clip: Footage, window: int, job: Ceiling) -> tuple[dict[str, Any], 
     flows = flow_from_start(clip.frames, make_estimator(job.flow))
     found = reached(clip.frames, flows, clip.times, window=window, fps=FPS, counts=sorted(set(job.frequencies)))
     count, row = within(clip.times, window, FPS), busiest_row(flows)
-    motions, slices = [], {"real frames": clip.frames[:count, row]}
+    motions, slices = [], {"real frames": clip.frames[:count, row].copy()}
     for one in found:
         motions.append(numbers(one))
-        slices |= {one.name: one.frames[:, row]} if one.name in SHOWN else {}
+        slices |= {one.name: one.frames[:, row].copy()} if one.name in SHOWN else {}
     height, width = clip.frames.shape[1:3]
     record = dict(
         sha256=clip.sha256, size=list(clip.size), working_size=[width, height], decoder=clip.decoder, window=window, seconds=clip.times[:count].tolist(),

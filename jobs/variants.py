@@ -12,6 +12,8 @@ MOST_FREQUENCIES = 24
 """Of the data set: any smaller K is a prefix of it."""
 REAL = "real"
 """The name of the held-out windows themselves, beside those of the variants."""
+FULL = "full"
+"""The name of the variant that the others are compared with."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
 """Of the paper's table 2; less is better in each."""
 
@@ -43,7 +45,7 @@ VARIANTS = (
     Variant(name="independent", title="independent", paper=(4.00, 0.08, 52.5, 71.3, 2.70, 7.40), mode="independent"),
     Variant(name="volume", title="volume", paper=(4.74, 0.09, 53.7, 71.1, 2.83, 7.79), mode="volume"),
     Variant(name="splat", title="baseline splat", paper=(4.25, 0.09, 49.5, 66.8, 2.83, 7.27), renderer="single_scale"),
-    Variant(name="full", title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
+    Variant(name=FULL, title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
 )
 
 

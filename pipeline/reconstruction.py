@@ -4,10 +4,10 @@ The motion comes from the stored coefficients alone. The real frames are decoded
 there, and brought to the same instants by the nearest presentation time: to be looked at, not to be measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Reconstruction:
             yield warp(self.sample.image, np.float32(magnify) * flow)
 
     def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The video's frames nearest in time to the same instants, decoded as they are asked for.
+        """The video's frames nearest in time to the same instants, decoded as they are asked for; one that is so again is the same array (`repeated`).
 
         Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
         """
@@ -87,6 +87,11 @@ def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> It
         while after.time < instant and (following := next(frames, None)):
             before, after = after, following
         yield (before if abs(instant - before.time) <= abs(after.time - instant) else after).image
+
+
+def repeated(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
+    """How many of a sample's real frames are the one before again, since the video has none that is nearer."""
+    return sum(one is before for before, one in pairwise(frames))
 
 
 def reconstruct(selection: Selection, key: str) -> Reconstruction:

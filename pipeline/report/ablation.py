@@ -1,6 +1,7 @@
 """The page of `quiver ablate`: the variants beside each other, and the paper's numbers, apart."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil, log10
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from pipeline.report.words import duration, many, number
 
 DRAWN = ("changes_frechet", "log_spectral_db", "magnitude_px", "warping_error")
 """Of which the page has a figure."""
+SMALL = 0.01
+"""Metrics that are less than this in all variants are shown times a power of ten."""
 
 
 def ablation_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
     """Of what ablation.json says, and X-t slices of some photographs by the variants' titles."""
-    variants, films = found["variants"], len(found["protocol"]["photographs"])
+    variants, films, full = found["variants"], len(found["protocol"]["photographs"]), place(found)
+    beside = [] if full is None else [BESIDE_FULL.format(title=variants[full]["title"])]
+    said = [f"{found['caution']}.", " ".join([BARS, *beside, CHANCE]), *(f"{remark}." for remark in found["remarks"])]
     sections = [
-        Section("Ours", [f"{found['caution']}.", INTERVALS], figures=[figure(variants, key) for key in DRAWN]),
+        Section("Ours", said, figures=[figure(variants, key, full) for key in DRAWN]),
         *(Section(title, [text], table=table) for title, text, table in tables(found)),
         *(shown(name, row) for name, row in slices.items()),
         Section("Commands", ["Each can be run alone, from the folder in which the whole was."], facts=list(map(command, found["commands"]))),
@@ -30,20 +35,31 @@ def ablation_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Sl
     return filled("evaluation.html", dict(over="Ablation", title="What does each part do?", lede=lede, tiles=tiles, sections=sections, across=5))
 
 
-INTERVALS = (
-    "Bars are 95 % intervals by drawing films anew. The dashed line is the full method's value: a variant whose bar reaches over it was not told apart from it "
-    "by so few films. What one training differs from the next by chance is not in the bars."
+BARS = "Bars are 95 % intervals by drawing films anew."
+BESIDE_FULL = (
+    "The dashed line is the value of {title}, which has an interval of its own. All variants film the same photographs, so whether bars overlap proves nothing either way: "
+    "the differences, photograph by photograph, say what these films tell apart."
+)
+CHANCE = "What one training differs from the next by chance is in none of these intervals."
+DIFFERENCES = (
+    "Mean over {photographs} of a variant's number less that of {title} for the same photograph, with Student's 95 % interval. Where that leaves out 0, marked by *, these films tell the two "
+    "apart; where it does not, they do not. Between equals, one in twenty leaves out 0 by chance. Distances between sets of films have no number for a photograph, and are not here."
 )
 
 
-def figure(variants: Sequence[Mapping[str, Any]], key: str) -> Figure:
+def place(found: Mapping[str, Any]) -> int | None:
+    """Of the variant that the others are compared with, among them."""
+    return next((i for i, variant in enumerate(found["variants"]) if variant["name"] == found["compared_with"]), None)
+
+
+def figure(variants: Sequence[Mapping[str, Any]], key: str, reference: int | None) -> Figure:
     """One metric of all variants."""
     metrics = [metric(variant, key) for variant in variants]
     one = metrics[-1]
     values, low, high = (np.array([np.nan if m[part] is None else m[part] for m in metrics], float) for part in ("value", "low", "high"))
     label = " ".join(filter(None, [one["name"], one["unit"] and f"({one['unit']})"]))
-    text = Markup("<b>{}</b>; {} is better.").format(one["name"], one["better"] if one["better"] != "nearer" else "less")
-    return Figure(figures.intervals(f"metric-{key}", [v["title"] for v in variants], values, low, high, label), text)
+    text = Markup("<b>{}</b>; {} is better.").format(one["name"], BETTER[one["better"]])
+    return Figure(figures.intervals(f"metric-{key}", [v["title"] for v in variants], values, low, high, label, reference), text)
 
 
 def metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -51,29 +67,76 @@ def metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
-    """Every metric of ours, and the paper's table 2."""
+    """Every metric of ours, how they differ from full, and the paper's table 2."""
     variants, columns = found["variants"], found["paper"]["columns"]
     names = [variant["title"] for variant in variants]
     ours = Table(["metric", *names], [metric_row(variants, one["key"]) for one in variants[-1]["metrics"]])
     theirs = Table(["", *columns], [[Cell(v["title"]), *(Cell("–" if n is None else f"{n:g}") for n in v["paper"])] for v in variants])
     return [
-        ("Every metric of ours", f"{found['ours']}. In brackets the 95 % interval.", ours),
+        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval, by drawing films anew.", ours),
+        *differences(variants, place(found)),
         ("The paper's table 2", f"{found['paper']['words']}.", theirs),
     ]
+
+
+def differences(variants: Sequence[Mapping[str, Any]], full: int | None) -> list[tuple[str, str, Table]]:
+    """How the others differ from full; nothing where it is not there, or alone."""
+    others = [variant for i, variant in enumerate(variants) if i != full]
+    if full is None or not others:
+        return []
+    shown = [one["key"] for one in variants[full]["metrics"] if all(one["key"] in variant["differences"] for variant in others)]
+    rows = [difference_row(variants, others, key) for key in shown]
+    title, photographs = variants[full]["title"], max(one["photographs"] for variant in others for one in variant["differences"].values())
+    text = DIFFERENCES.format(title=title, photographs=many(photographs, "photograph"))
+    return [(f"Difference from {title}", text, Table(["metric", *(variant["title"] for variant in others), "better"], rows))]
+
+
+BETTER = {"higher": "more", "lower": "less", "nearer": "less"}
+"""Which number is the better one, of what a metric says: of what should be near to the real films' it is the distance."""
+
+
+def difference_row(variants: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
+    """Of one metric."""
+    metrics = [metric(variant, key) for variant in variants]
+    factor = scale(metrics)
+    return [Cell(titled(metrics[0], factor)), *(Cell(apart(variant["differences"][key], factor)) for variant in others), Cell(BETTER[metrics[0]["better"]])]
+
+
+def apart(one: Mapping[str, Any], factor: int) -> Markup:
+    """`+3.1 *`, and below it `± 0.9`."""
+    value = f"{'+' if one['value'] > 0 else '−' if one['value'] < 0 else ''}{number(factor * abs(one['value']))}"
+    if one["low"] is None:
+        return two_lines(value, "")
+    return two_lines(value + ("" if one["low"] <= 0 <= one["high"] else " *"), f"± {number(factor * (one['high'] - one['value']), 2)}")
 
 
 def metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
     """Of one metric."""
     metrics = [metric(variant, key) for variant in variants]
-    name = " ".join(filter(None, [metrics[-1]["name"], metrics[-1]["unit"]]))
-    if needs := metrics[-1]["needs"]:
-        return [Cell(name), Cell(f"needs {needs}", wide=len(variants))]
-    return [Cell(name), *map(Cell, map(with_interval, metrics))]
+    if needs := metrics[0]["needs"]:
+        return [Cell(titled(metrics[0])), Cell(f"needs {needs}", wide=len(variants))]
+    factor = scale(metrics)
+    return [Cell(titled(metrics[0], factor)), *(Cell(with_interval(one, factor)) for one in metrics)]
 
 
-def with_interval(one: Mapping[str, Any]) -> str:
-    """`3.1 (2.2 – 4)`."""
-    return number(one["value"]) + ("" if one["low"] is None else f" ({number(one['low'])} – {number(one['high'])})")
+def with_interval(one: Mapping[str, Any], factor: int) -> Markup:
+    """`3.1`, and below it `2.2 – 4`."""
+    return two_lines(number(factor * one["value"]), "" if one["low"] is None else f"{number(factor * one['low'], 2)} – {number(factor * one['high'], 2)}")
+
+
+def two_lines(value: str, doubt: str) -> Markup:
+    return Markup("{}<small>{}</small>").format(value, doubt)
+
+
+def scale(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """By what small numbers are multiplied, so that the largest has a digit before the point."""
+    largest = max(abs(one["value"]) for one in metrics)
+    return 10 ** ceil(-log10(largest)) if 0 < largest < SMALL else 1
+
+
+def titled(one: Mapping[str, Any], factor: int = 1) -> str:
+    """A metric's name and unit."""
+    return " ".join(filter(None, [one["name"], one["unit"], f"x {factor:,}" if factor > 1 else ""]))
 
 
 def shown(name: str, row: Mapping[str, Slice]) -> Section:

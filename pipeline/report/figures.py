@@ -290,12 +290,14 @@ def intervals(
     low: Float64[np.ndarray, " rows"],
     high: Float64[np.ndarray, " rows"],
     label: str,
+    reference: int | None = None,
 ) -> Markup:
-    """Values with their intervals, one below the other; the last is what the others are compared with. Not finite where there is none."""
+    """Values with their intervals, one below the other, and a line at the one that the others are compared with, if there is one. Not finite where there is none."""
     with canvas(height=34 * len(names) + 56) as (figure, axes):
         places = np.arange(len(names))
-        colours = [INK] * (len(names) - 1) + [ACCENT]
-        axes.axvline(values[-1], color=ACCENT, linewidth=1, dashes=(4, 3))
+        colours = [ACCENT if i == reference else INK for i in places]
+        if reference is not None:
+            axes.axvline(values[reference], color=ACCENT, linewidth=1, dashes=(4, 3))
         axes.hlines(places, low, high, color=colours, linewidth=2)
         axes.scatter(values, places, color=colours, s=26, zorder=3)
         axes.set_yticks(places, names)

@@ -22,6 +22,7 @@ from pipeline.derived import finalize
 from pipeline.filters import PRESETS as FILTERS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
+from pipeline.selection import select
 from pipeline.window import BuildConfig, recorded
 from tests import videos
 from tests.datasets import written
@@ -86,10 +87,14 @@ def test_commands_can_be_typed():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
     """Three swaying videos of which two are held out."""
-    folder = tmp_path_factory.mktemp("ablation")
-    dataset, shards, rows = Dataset(folder / "data"), ("train-000000", "test-000000", "test-000001"), []
-    for number, shard in enumerate(shards):
-        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
+    return extracted(tmp_path_factory.mktemp("ablation"), {"train-000000": 30.0, "test-000000": 30.0, "test-000001": 30.0})
+
+
+def extracted(folder: Path, rates: dict[str, float]) -> Dataset:
+    """Of swaying videos of so many frames a second, one in each shard."""
+    dataset, shards, rows = Dataset(folder / "data"), tuple(rates), []
+    for number, (shard, fps) in enumerate(rates.items()):
+        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, fps=fps, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
         rows += [row | dict(shard=shard, split=shard.split("-")[0]) for row in plan(path, CONFIG)]
     with dataset.held():
         dataset.open(rows, recorded(CONFIG), {})
@@ -142,6 +147,66 @@ def test_it_trains_makes_films_and_measures_them(done):
     assert len(table["protocol"]["photographs"]) == 2 and table["protocol"]["crop"] == [256, 128]
     page = (done / "ablation.html").read_text()
     assert "not which variant is better" in page and "47.1" in page and page.count("data:image/webp") == 2 * (len(MADE) + 1)
+
+
+def evaluated(out: Path, name: str) -> dict:
+    return json.loads((out / "evaluation" / name / "evaluation.json").read_text())
+
+
+def test_films_are_compared_with_those_of_full_photograph_by_photograph(done):
+    table = found(done)
+    ours, full = ({pair["name"]: pair for pair in evaluated(done, name)["pairs"]} for name in ("repeat", "full"))
+    assert table["compared_with"] == "full" and table["variants"][-1]["differences"] == {}
+    apart = table["variants"][0]["differences"]
+    one = apart["ssim"]
+    both = [ours[name]["ssim"] - full[name]["ssim"] for name in ours]
+    half = 12.7062 * abs(both[0] - both[1]) / 2  # Student's t of one degree of freedom, times the error of the mean of two
+    assert (one["value"], one["low"], one["high"]) == pytest.approx((np.mean(both), np.mean(both) - half, np.mean(both) + half), rel=1e-4)
+    means = {name: {metric["key"]: metric["value"] for metric in evaluated(done, name)["metrics"]} for name in ("repeat", "full")}
+    assert {"psnr_db", "flicker", "motion_px", "log_spectral_db", "magnitude_px"} <= apart.keys() and not {"fid", "changes_frechet"} & apart.keys()
+    for key, difference in apart.items():
+        assert difference["value"] == pytest.approx(means["repeat"][key] - means["full"][key], abs=1e-9), key
+
+
+def test_what_evaluate_remarks_is_remarked_here_too(asked, done, capsys):
+    (remark,) = evaluated(done, "full")["remarks"]
+    run(*asked, "--out", done)
+    assert "over 2 pairs" in remark and remark in found(done)["remarks"]
+    assert remark in capsys.readouterr().out and remark in (done / "ablation.html").read_text()
+
+
+def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
+    before = found(done)
+    page = (done / "ablation.html").read_text()
+    assert "The dashed line is the value of full (K = 16)" in page and "<h2>Difference from full (K = 16)</h2>" in page and dashed(page) == 4
+    try:
+        run(*asked[:2], "--only", "repeat", "independent", "--out", done)
+        page, said = (done / "ablation.html").read_text(), capsys.readouterr().out
+        assert "dashed line" not in page and "Difference from" not in page + said and dashed(page) == 0
+        assert found(done)["compared_with"] is None and all(one["differences"] == {} for one in found(done)["variants"])
+    finally:
+        run(*asked, "--out", done)
+    assert found(done) == before and "Difference from full (K = 16)" in capsys.readouterr().out
+
+
+def dashed(page: str) -> int:
+    """Figures that have a dashed line."""
+    return page.count("stroke-dasharray")
+
+
+def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
+    """Of 48 at 30 a second: a clip of 24 has none of its own for every fifth."""
+    assert found(done)["protocol"]["repeated_frames"] == dict.fromkeys(found(done)["protocol"]["photographs"], "0 of 48")
+    assert not any("again" in remark for remark in found(done)["remarks"])
+    selection = select(str(extracted(tmp_path, {"test-000000": 30.0, "test-000001": 24.0}).root))
+    keys = list(ablate.held_out(selection, 2))
+    counts = ablate.write_real(selection, keys, tmp_path)
+    assert sorted((one["frames"], one["repeated"]) for one in counts.values()) == [(48, 0), (48, 9)]
+    (said,) = ablate.judder(counts, 30.0)
+    assert said.startswith("9 of 48 frames of 1 of 2 real films are the one before again") and "clips of 30 frames a second or a multiple avoid it" in said
+    written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))]
+    assert ablate.write_real(selection, keys, tmp_path) == counts
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
 def change(film: Path) -> float:

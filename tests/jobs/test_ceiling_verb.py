@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.ceiling import main
+from jobs.ceiling import Ceiling, main, measured
+from pipeline.footage import Footage
 from tests import videos
 from tests.pages import browser
 
@@ -59,6 +61,15 @@ def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, make, options, said):
         main([str(path), "--out", str(tmp_path / "out"), *options])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and said in error and "Traceback" not in error
+
+
+def test_of_a_clip_that_is_measured_no_frames_are_kept_but_the_slices():
+    """Else all clips together would lie in memory, each as many times as it has motions, until the page is made."""
+    frames = np.stack([videos.texture(64, 48)] * 30)
+    clip = Footage(frames, np.arange(30) / 30, (64, 48), "0" * 64, "pyav")
+    _, slices = measured(clip, 30, Ceiling(clips=(Path("a.mp4"),), out=Path("out"), frequencies=(4,)))
+    assert list(slices) == ["real frames", "still", "K = 4", "true motion"]
+    assert all(one.base is None and one.shape == (30, 64, 3) for one in slices.values())
 
 
 def test_two_clips_of_one_name_are_refused(tmp_path, capsys):

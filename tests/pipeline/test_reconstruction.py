@@ -16,7 +16,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.pictures import warp
 from pipeline.plan import PlanConfig
-from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct
+from pipeline.reconstruction import Frame, Reconstruction, nearest, read_settings, reconstruct, repeated
 from pipeline.selection import Selection
 from pipeline.spectrum import to_motion
 from pipeline.window import BuildConfig, recorded, restored
@@ -100,6 +100,13 @@ def test_magnified_motion_is_that_many_times_as_large(shown):
 def test_the_nearest_frame_is_taken_the_earlier_of_two(instants, expected):
     frames = [Frame(i, t, np.full((1, 1, 3), i, np.uint8)) for i, t in enumerate((0.0, 0.1, 0.2))]
     assert [int(image[0, 0, 0]) for image in nearest(iter(frames), np.array(instants))] == expected
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(10.0, 0), (20.0, 0), (8.0, 4), (5.0, 10), (12.0, 0)])
+def test_frames_that_a_slow_video_shows_again_are_counted(fps, expected):
+    """Of 20 at 10 a second: one in five has none of its own at 8, and every second at 5. That two frames look alike is no repetition."""
+    frames = (Frame(i, i / fps, np.zeros((1, 1, 3), np.uint8)) for i in range(100))
+    assert repeated(nearest(frames, np.arange(20) / 10)) == expected
 
 
 def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
