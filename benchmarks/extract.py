@@ -93,7 +93,7 @@ def quiver(path: Path, config: BuildConfig) -> None:
         with dataset.held():
             dataset.open(rows, recorded(config), {})
             for shard, group in groupby(rows, key=lambda row: row["shard"]):
-                outcomes = set(list(build_shard(dataset, shard, list(group), config))[:-1])
+                outcomes = {decided.outcome for decided in list(build_shard(dataset, shard, list(group), config))[:-1]}
                 assert outcomes == {Outcome.KEPT}, outcomes
 
 

@@ -10,6 +10,7 @@ command again finishes what is missing.
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -41,8 +42,12 @@ from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_
 from pipeline.staging import dataset_at
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
-from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
+from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage, printable
 
+FEWEST_WINDOWS, FEWEST_CLIPS = 20, 3
+"""From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
+once in a million times, and one long clip that cannot be read is no broken machine.
+"""
 RECORDED = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
 
 
@@ -93,6 +98,8 @@ class ExtractFlow(Workers, FilterChoice):
     """Only the first so many clips."""
     take_over_s: float | None = None
     """Go on in the place of a run that holds the folder and has given no sign of life for so many seconds: it commits nothing any more."""
+    quarantine_limit: float = 0.5
+    """End with exit code 6 when more than this share of the windows that this run has built is quarantined: it may be the machine. 1 never ends it."""
     dry_run: bool = False
     """Print clips, windows, shards and bytes, and stop."""
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
@@ -100,6 +107,8 @@ class ExtractFlow(Workers, FilterChoice):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "limit")
+        if not 0 <= self.quarantine_limit <= 1:
+            raise ValueError(f"--quarantine-limit is {self.quarantine_limit:g}, expected a share, 0 to 1")
         if self.take_over_s is not None and not self.take_over_s >= STILL_S:
             raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STILL_S:g}")
 
@@ -227,7 +236,7 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
     left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_all(dataset, left, job.build, job, at_once, job.staging):
+    if failed := build_all(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
@@ -235,11 +244,14 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
-def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int, staging: Path | None = None) -> list[str]:
+def build_all(
+    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int, staging: Path | None = None, limit: float = 1.0
+) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, FolderInUse where another run has taken over, ValueError where it lacks what the user asked for.
+    Ends the process where more than a share `limit` of the windows is quarantined.
     """
-    failed = []
+    failed, quarantine = [], Quarantine(limit)
     build = partial(build_one, dataset.absolute(), config, workers.decoders_per_worker, staging)
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
@@ -254,10 +266,39 @@ def build_all(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConf
                 progress.shard(shard, value)
             elif value is not None:
                 progress.window(shard, value)
+                quarantine.add(value)
     return failed
 
 
-def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[Outcome | Effort]:
+class Quarantine:
+    """The windows that could not become samples, as they come in."""
+
+    def __init__(self, limit: float):
+        self.limit, self.windows, self.reasons = limit, 0, Counter()
+        self.examples: dict[Reason | None, str | None] = {}
+        self.clips: set[str] = set()
+
+    def add(self, decided: Decided) -> None:
+        """Counts a window. Ends the process where too many are quarantined: a broken machine must not quarantine the world."""
+        self.windows += 1
+        if decided.outcome != Outcome.QUARANTINED:
+            return
+        self.reasons[decided.reason] += 1
+        self.examples.setdefault(decided.reason, decided.detail)
+        self.clips.add(decided.key.rpartition("-")[0])
+        if self.windows >= FEWEST_WINDOWS and len(self.clips) >= FEWEST_CLIPS and self.reasons.total() > self.limit * self.windows:
+            stop(Exit.QUARANTINE, self.sentence())
+
+    def sentence(self) -> str:
+        """What came in, and how to go on."""
+        ((reason, count),) = self.reasons.most_common(1)
+        counts = f"{self.reasons.total()} of the {self.windows} windows that this run has built are quarantined, over --quarantine-limit {self.limit:g}"
+        words = "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
+        go_on = "what is committed stays, the same command goes on, with --quarantine-limit 1 whatever the share"
+        return f"{counts}, most often {reason} ({count}, as: {self.examples[reason]}): {words}; {go_on}"
+
+
+def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[Decided | Effort]:
     """One shard, in a worker; another attempt may have committed it, before its process died or since."""
     name, rows = shard
     try:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.exits import say
 from pipeline.effort import Effort
 from pipeline.shards import named
-from schemas.outcome import Outcome
+from schemas.outcome import Decided, Outcome
 
 
 class RunProgress:
@@ -32,9 +32,9 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def window(self, shard: str, outcome: Outcome) -> None:
+    def window(self, shard: str, decided: Decided) -> None:
         """One more window of a shard is decided."""
-        self.counts[outcome] += 1
+        self.counts[outcome := decided.outcome] += 1
         self.shard_counts.setdefault(shard, Counter())[outcome] += 1
         rate = self.counts.total() / (time.monotonic() - self.began)
         note = f"{rate:.1f}/s, {self.counts[Outcome.REJECTED]} rejected, {self.counts[Outcome.QUARANTINED]} quarantined, left"

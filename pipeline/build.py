@@ -26,7 +26,7 @@ from pipeline.effort import Clock, Effort
 from pipeline.flow import FlowEstimator, make_estimator
 from pipeline.stretch import Found, Seen, Stretches, windows
 from pipeline.window import BuildConfig, Moving, make_sample, measure, measure_flow, measured_columns, settle
-from schemas.outcome import Outcome, Quarantined, Reason, Stage
+from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage
 from schemas.sample import Sample
 
 STRIP_WIDTH = 96
@@ -51,8 +51,8 @@ class Result(NamedTuple):
     strip: str | None = None
 
 
-def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[Outcome | Effort]:
-    """Builds and commits one shard of the plan with `decoders` decoder processes; yields each window's outcome as soon
+def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[Decided | Effort]:
+    """Builds and commits one shard of the plan with `decoders` decoder processes; yields what becomes of each window as soon
     as it is known, and at last what it took.
 
     Raises OSError where the data set cannot be written, ContractMismatch where this machine's weights are not the run's;
@@ -65,7 +65,7 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
     try:
         for result in build_windows(rows, config, estimator, shared_pool(config.decode, decoders), clock):
             draft.add(result.row, result.sample, result.strip)
-            yield Outcome(result.row["outcome"])
+            yield Decided(result.row["key"], result.row["outcome"], result.row.get("reason"), result.row.get("detail"))
         draft.commit()
         yield clock.effort()
     finally:

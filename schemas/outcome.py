@@ -90,6 +90,16 @@ class Measures:
     """Share of the pixels where forward and backward flow disagree."""
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What became of a window, as its worker tells it; reason and detail where it was not kept."""
+
+    key: str
+    outcome: Outcome
+    reason: Reason | None = None
+    detail: str | None = None
+
+
 class Quarantined(Exception):
     """The input cannot become a sample: `stage` and `reason` say where and why, `detail` in words (<= 500 characters),
     `attempts` after how many tries.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.extract_flow import hints, main, parse
+from jobs.exits import Exit
+from jobs.extract_flow import Quarantine, hints, main, parse
 from pipeline.dataset import Dataset
 from pipeline.shards import read_sample
 from pipeline.statistics import decode
+from schemas.outcome import Decided, Outcome, Reason
 from tests import videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +216,67 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
         main(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "file" / "out")])
     assert stopped.value.code == 5
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
+    """Its first shard is committed and stays; four clips of which only the beginning can be decoded follow."""
+    names, windows = ["a good", *[f"b bad {i}" for i in range(4)]], ["--stride", "2", "--windows-per-shard", "8", "--test-fraction", "0", "--workers", "1"]
+    for i, name in enumerate(names):
+        path = videos.swaying(tmp_path / f"{name}.mp4", seconds=1.3, amplitude=1.5, hertz=1.25, seed=i)
+        if i:
+            data = path.read_bytes()
+            end = data.index(b"moov") - 4
+            start = end * 7 // 10
+            path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    (tmp_path / "clips.csv").write_text("\n".join(["uri,clip_id", *(f"{name}.mp4,{name}" for name in names)]) + "\n")
+    table, out = tmp_path / "clips.csv", tmp_path / "out"
+    done = extract(table, out, *windows)
+    assert done.returncode == Exit.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
+    said = re.fullmatch(r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, most often decode_error \((\d+), as: .*", done.stderr.strip())
+    assert said and 20 <= int(said[2]) < 2 * int(said[1]) and said[1] == said[3], done.stderr
+    before = contents_of_records(out)
+    assert before and not (out / "manifest.parquet").exists()
+    again = extract(table, out, *windows, "--quarantine-limit", "1")
+    assert again.returncode == 0, again.stderr
+    assert before.items() < contents_of_records(out).items()
+    rows = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert {row["outcome"] for row in rows if row["clip_id"] == "a good"} == {"kept"} and {row["reason"] for row in rows} == {None, "decode_error"}
+
+
+def contents_of_records(out: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_ino) for path in out.glob("records/*")}
+
+
+def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> Decided:
+    return Decided(f"clip-{clip}-000000", outcome, *((Reason.TIMEOUT, "too late") if outcome == Outcome.QUARANTINED else ()))
+
+
+@pytest.mark.parametrize(
+    "limit, came",
+    [
+        (0.5, [decided(i) for i in range(19)]),
+        (0.5, [decided(i % 2) for i in range(200)]),
+        (0.5, [decided(i, (Outcome.KEPT, Outcome.QUARANTINED)[i % 2]) for i in range(200)]),
+        (1.0, [decided(i) for i in range(200)]),
+    ],
+    ids=["few windows", "two long clips", "not over it", "1 is no limit"],
+)
+def test_a_quarantine_that_is_no_broken_machine(limit, came):
+    quarantine = Quarantine(limit)
+    for one in came:
+        quarantine.add(one)
+
+
+def test_a_quarantine_ends_the_run_when_it_is_over_its_limit(capsys):
+    quarantine = Quarantine(0.1)
+    for i in range(99):
+        quarantine.add(decided(i, Outcome.QUARANTINED if i < 9 else Outcome.REJECTED))
+    quarantine.add(decided(9))
+    with pytest.raises(SystemExit) as stopped:
+        quarantine.add(decided(10))
+    assert stopped.value.code == Exit.QUARANTINE
+    assert "11 of the 101 windows" in (said := capsys.readouterr().err) and "timeout (11, as: too late)" in said
 
 
 def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():

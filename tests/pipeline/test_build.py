@@ -82,11 +82,11 @@ def test_peaks_stand_at_the_true_bins(measured, name):
 
 
 def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, list[dict], list[Outcome]]:
-    """One shard of all windows of a video, built in this process."""
+    """One shard of all windows of a video, built in this process, and what became of each."""
     rows, dataset = plan(path, config), Dataset(out)
     with dataset.held():
         dataset.open(rows, recorded(config), {})
-        return dataset, rows, list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]
+        return dataset, rows, [decided.outcome for decided in list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]]
 
 
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):

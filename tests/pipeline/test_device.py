@@ -89,8 +89,8 @@ def opened(folder: Path, rows: list[dict], config: BuildConfig) -> Dataset:
 
 def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
     dataset = opened(tmp_path / "out", rows, config)
-    *outcomes, effort = build_shard(dataset, rows[0]["shard"], rows, config)
-    assert set(outcomes) == {"kept"} and len(outcomes) == len(rows) > 1
+    *decided, effort = build_shard(dataset, rows[0]["shard"], rows, config)
+    assert {one.outcome for one in decided} == {"kept"} and [one.key for one in decided] == [row["key"] for row in rows] and len(rows) > 1
     assert isinstance(effort, Effort) and 0 <= effort.idle_share < 1 and effort.seconds > 0
     record = dataset.read_record(rows[0]["shard"])["rows"][0]
     sample = read_sample(dataset.tar(rows[0]["shard"]), rows[0]["key"], record)
