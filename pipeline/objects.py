@@ -110,6 +110,11 @@ class Bucket:
             found |= {entry["Key"].removeprefix(top): entry["Size"] for entry in page.get("Contents", [])}
         return found
 
+    def tag(self, name: str) -> str | None:
+        """The storage's word for an object's content: equal for equal ones, unless it encrypts them, and for no others. None where there is none."""
+        entries = (entry for page in self._pages(name, Prefix=self.key(name)) for entry in page.get("Contents", []))
+        return next((entry["ETag"] for entry in entries if entry["Key"] == self.key(name)), None)
+
     def _pages(self, folder: str, **options: Any) -> Iterator[dict[str, Any]]:
         token: dict[str, str] | None = {}
         while token is not None:

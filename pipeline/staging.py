@@ -90,7 +90,7 @@ class Staged(Dataset):
         for shard in (path.stem for path in sorted(self.records.glob("*.json"))):
             if shard not in committed:
                 self._take_up(shard)
-            elif not {file.place for file in self._named(shard)} <= there.keys():
+            elif any(file.upload in there or file.place not in there for file in self._named(shard)):
                 self._put_in_place(shard)
         return warnings
 
@@ -206,13 +206,17 @@ class Staged(Dataset):
         """Copies what a committed record names to where it is looked for. Raises DamagedShard where it is gone."""
         files = self._named(shard)
         for file in files:
-            if not (self._is_in_place(file) or self.bucket.copy(file.upload, file.place) or self._is_in_place(file)):  # a twin may do it meanwhile
+            if not self._bring(file):
                 raise DamagedShard(f"{self.bucket.url}/{file.place} is gone: remove records/{shard}.json there, and the same command builds it again")
             crashpoint("after-copy", shard)
         self._remove(files)
 
-    def _is_in_place(self, file: Named) -> bool:
-        return file.place in self.bucket.list(file.place)
+    def _bring(self, file: Named) -> bool:
+        """Copies a file to where it is looked for, over another of a record that was removed by hand; whether it is there then."""
+        upload, place = self.bucket.tag(file.upload), self.bucket.tag(file.place)
+        if upload in (None, place):
+            return place is not None
+        return self.bucket.copy(file.upload, file.place) or self.bucket.tag(file.place) is not None  # a twin may have done it meanwhile
 
     def _remove(self, files: Iterable[Named]) -> None:
         for file in files:

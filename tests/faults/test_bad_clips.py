@@ -3,14 +3,21 @@
 import random
 import tarfile
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.extract_flow import parse, plan_one, versions
+from pipeline.build import build_shard
+from pipeline.dataset import Dataset
+from pipeline.derived import finalize
+from pipeline.plan import list_clips, plan_rows
+from pipeline.window import recorded
 from schemas.outcome import Reason
 from tests import videos
-from tests.faults.reference import CLIPS, count, counted, write_table
+from tests.faults.reference import CLIPS, SHARDS, command, count, counted, promised, write_table
 from tests.faults.runs import ended_here
 
 
@@ -57,6 +64,25 @@ def links_out(folder: Path, good: Path, number: int) -> Path:
     for i in range(number):
         (folder / f"link {i}.mp4").symlink_to(good)
     return folder
+
+
+def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their_record(reference, tmp_path):
+    """One of the videos was not to be had while the shards were built; docs/running.md says what to do then."""
+    out = tmp_path / "dataset"
+    job, video, away = parse(command(reference.clips, out)[3:]), reference.clips.with_name("001.mp4"), tmp_path / "away.mp4"
+    rows, dataset = plan_rows((plan_one(job.build, None, clip) for clip in list_clips(job.clips)), job.build.plan), Dataset(out)
+    with dataset.held():
+        dataset.open(rows, recorded(job.build), versions(job.build))
+        video.rename(away)
+        for shard, mine in groupby(rows, key=lambda row: row["shard"]):
+            list(build_shard(dataset, shard, list(mine), job.build))
+        away.rename(video)
+        finalize(dataset)
+    lost = [row["shard"] for row in pq.read_table(out / "manifest.parquet").to_pylist() if row["outcome"] == "quarantined"]
+    assert lost == [SHARDS[0]] and ended_here(reference.clips, out) == 0 and promised(out) != reference.promised
+    dataset.record(SHARDS[0]).unlink()
+    assert ended_here(reference.clips, out) == 0, out.with_suffix(".log").read_text()
+    assert promised(out) == reference.promised
 
 
 @pytest.mark.promise("P8")

@@ -256,10 +256,10 @@ def begun(address: str, *stagings: Path) -> list[Interrupted]:
     return attempts
 
 
-def built(staged: Staged, detail: str) -> None:
-    """Commits the shard here: the same tar each time, beside a window that was quarantined with these words."""
+def built(staged: Staged, detail: str, seed: int = 0) -> None:
+    """Commits the shard here: the same tar from the same seed, beside a window that was quarantined with these words."""
     rows, draft = [planned(SHARDS[0], i) for i in range(2)], ShardDraft(staged, SHARDS[0], CONFIG.frequencies)
-    draft.add(*judged(rows[0], Measures(**CALM), np.random.default_rng(0), CONFIG))
+    draft.add(*judged(rows[0], Measures(**CALM), np.random.default_rng(seed), CONFIG))
     draft.add(outcome_row(rows[1], Outcome.QUARANTINED, Stage.DECODE, reason=Reason.OUT_OF_MEMORY, detail=detail, attempts=3), None, None)
     with suppress(AlreadyCommitted):
         draft.commit()
@@ -298,6 +298,26 @@ def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(prox
         built(second, "")
     check_named(downloaded(server, prefix, tmp_path / "found"))
     record_property("injections", 1 + proxy.injected)
+
+
+def test_a_shard_is_built_again_where_its_record_was_removed(proxy, here, server, prefix, tmp_path, record_property):
+    """To other bytes, as after windows that a broken machine quarantined: what stands there of the old one is not taken for its."""
+    first, second = begun(url(prefix), tmp_path / "one", tmp_path / "two")
+    with first.building(SHARDS[0]):
+        built(first, "", seed=0)
+    first.bucket.delete(f"records/{SHARDS[0]}.json")
+    second.meanwhile = crash
+    with pytest.raises(KeyboardInterrupt), second.building(SHARDS[0]):
+        built(second, "", seed=1)
+    with second.held():
+        second.meanwhile = None
+        second.open([planned(SHARDS[0], i) for i in range(2)], recorded(CONFIG), {"python": "3"})
+    check_named(downloaded(server, prefix, tmp_path / "found"))
+    record_property("injections", 2 + proxy.injected)
+
+
+def crash() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(proxy, here, prefix, tmp_path, record_property):
