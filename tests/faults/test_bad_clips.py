@@ -1,6 +1,8 @@
 """P8: a clip that cannot be read costs itself alone, and is named with its reason."""
 
+import os
 import random
+import signal
 import tarfile
 from collections.abc import Callable
 from itertools import groupby
@@ -9,8 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.exits import Exit
 from jobs.extract_flow import parse, plan_one, versions
 from pipeline.build import build_shard
+from pipeline.crashpoint import SIGNAL, VARIABLE
 from pipeline.dataset import Dataset
 from pipeline.derived import finalize
 from pipeline.plan import list_clips, plan_rows
@@ -18,7 +22,7 @@ from pipeline.window import recorded
 from schemas.outcome import Reason
 from tests import videos
 from tests.faults.reference import CLIPS, SHARDS, command, count, counted, promised, write_table
-from tests.faults.runs import ended_here
+from tests.faults.runs import ended, ended_here, start_here, wait_until_stopped
 
 
 def written(data: bytes) -> Callable[[Path], Path]:
@@ -83,6 +87,21 @@ def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their
     dataset.record(SHARDS[0]).unlink()
     assert ended_here(reference.clips, out) == 0, out.with_suffix(".log").read_text()
     assert promised(out) == reference.promised
+
+
+def test_a_run_whose_folder_of_videos_goes_away_commits_no_quarantine(reference, tmp_path):
+    """After the plan, as a mount does; when it is there again, the same command ends the run."""
+    out, log, folder = tmp_path / "dataset", tmp_path / "log", reference.clips.parent
+    run = start_here(reference.clips, out, log, **{VARIABLE: f"before-open {SHARDS[1]} 1", SIGNAL: "SIGSTOP"})
+    wait_until_stopped(run)
+    folder.rename(tmp_path / "unmounted")
+    try:
+        os.kill(run.pid, signal.SIGCONT)
+        assert ended(run) == Exit.STORAGE and log.read_text().splitlines()[1:] == [f"quiver: {folder}: No such file or directory"], log.read_text()
+    finally:
+        (tmp_path / "unmounted").rename(folder)
+    assert [path.stem for path in (out / "records").iterdir()] == [SHARDS[0]]
+    assert ended_here(reference.clips, out) == 0 and promised(out) == reference.promised
 
 
 @pytest.mark.promise("P8")

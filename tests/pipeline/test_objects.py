@@ -59,6 +59,7 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     assert {name: bucket.get(name) for name in written} == written
     assert bucket.list("a/") == {name: len(data) for name, data in written.items()} and bucket.list().keys() == {*written, "big"}
     assert bucket.copy("big", "copied") and bucket.get("copied") == big
+    assert bucket.tag("copied") == bucket.tag("big") != bucket.tag("a/01 é") is not None and bucket.tag("a/01") is None
     bucket.delete("big")
     bucket.delete("big")
     assert bucket.get("big") is None and not bucket.fetch("big", tmp_path / "none") and not bucket.copy("big", "b") and not (tmp_path / "none").exists()
