@@ -72,12 +72,15 @@ class Reconstruction:
 @contextmanager
 def here(uri: str) -> Iterator[str]:
     """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
-    with ExitStack() as stack:
-        try:
-            path = stack.enter_context(fetched(uri, None))
-        except (OSError, ValueError) as error:  # ValueError: this machine has no boto3
-            raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
-        yield path
+    try:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(fetched(uri, None))
+            except ValueError as error:  # this machine has no boto3
+                raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
+            yield path
+    except OSError as error:
+        raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
 
 
 def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:

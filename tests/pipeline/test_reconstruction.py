@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,9 @@ def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
     with pytest.raises(Quarantined) as gone:
         list(shown.real_frames())
     assert gone.value.reason == Reason.HASH_MISMATCH and "gone" in gone.value.detail
+    elsewhere = replace(shown, row=shown.row | {"uri": "/not/mounted/a.mp4"})
+    with pytest.raises(Quarantined, match="/not/mounted"):  # a data set is looked at where its videos are not
+        list(elsewhere.real_frames())
     videos.swaying(Path(shown.row["uri"]), seconds=2.5, seed=3)
     with pytest.raises(Quarantined) as replaced:
         list(shown.real_frames())
