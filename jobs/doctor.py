@@ -38,6 +38,12 @@ NEEDS = {
     "report": ("packages of report", "quiver report-statistics and flow-card"),
 }
 """Of each extra of the package: the name of its check, and what cannot be done without it."""
+LOCAL_LOCKS = dict.fromkeys(("nfs", "nfs4"), ("local_lock=flock", "local_lock=all", "nolock")) | {
+    "lustre": ("localflock",),
+    "gfs2": ("localflocks",),
+    "ocfs2": ("localflocks",),
+}
+"""By kind of file system: options of a mount by which flock is had on one machine alone."""
 NO_WHEEL = {"decord": "--decoder pyav"}
 """What is not made for every machine, and what does without it."""
 
@@ -346,7 +352,22 @@ def output(out: Path) -> Finding:
         return Finding(State.WRONG, words, "it must be writable, with hard links, flock and fsync: use a local disk or NFS 4")
     if faults:
         return Finding(State.WRONG, f"{within}: {'; '.join(faults)}", "use another file system: two runs could spoil each other's data here")
+    mounts = Path("/proc/self/mounts")
+    if options := local_locks(mounts.read_text(errors="surrogateescape") if mounts.exists() else "", within.resolve()):
+        words = f"{within} is mounted with {options}: a lock keeps out other runs on this machine, and not those of other machines"
+        return Finding(State.WARNING, words, "mount it without that, or let one machine at a time start runs into a folder there")
     return Finding(State.OK, f"{within} takes files whole or not at all, once, one writer at a time")
+
+
+def local_locks(mounts: str, path: Path) -> str:
+    """The options, in a text as /proc/mounts, by which flock does not reach other machines from this path; empty where there are none."""
+    deepest, found = 0, ""
+    for line in mounts.splitlines():
+        _, escaped, kind, options, *_ = [*line.split(" "), "", "", ""]
+        place = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), escaped))
+        if path.is_relative_to(place) and len(place.parts) >= deepest:  # of two at one place the later one counts
+            deepest, found = len(place.parts), ", ".join(option for option in options.split(",") if option in LOCAL_LOCKS.get(kind, ()))
+    return found
 
 
 if __name__ == "__main__":

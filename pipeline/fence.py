@@ -11,12 +11,14 @@ long: that one, should it wake, finds a later token than its own (docs/decisions
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from threading import Event, Thread
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +26,7 @@ from pipeline.shards import creating, named, to_json
 from schemas.outcome import printable
 
 FOLDER = ".fence"
+TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 BEAT_S = 2.0
 STILL_S = 60.0
 """A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only waits still beats, from a thread of its own."""
@@ -33,6 +36,10 @@ LONGEST = 80
 
 class FolderInUse(Exception):
     """Another run holds the folder, or has taken it over."""
+
+
+class NoToken(OSError):
+    """Something that no run has made, as a named pipe that would keep whoever opens it waiting, stands where a token would."""
 
 
 class Holder(NamedTuple):
@@ -69,8 +76,11 @@ class Fence:
         return self.folder / f"{token}.commits"
 
     def newest(self) -> int:
-        """The last token; 0 before the first."""
-        return last_of(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        """The last token; 0 before the first. Raises NoToken where what has its name cannot be a run's."""
+        last = last_of(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        if last and not S_ISREG(self.path(last).lstat().st_mode):
+            raise NoToken(f"{self.path(last)} is no run's token, which would be a file: remove it")
+        return last
 
     def last(self) -> Holder | None:
         """The run that began last; None where it has ended."""
@@ -157,7 +167,7 @@ class Fence:
 
 def last_of(names: Iterable[str]) -> int:
     """The greatest of the tokens among these names; 0 without one."""
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max((int(name) for name in names if TOKEN.fullmatch(name)), default=0)
 
 
 def locked(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:

@@ -19,15 +19,18 @@ import pytest
 
 from jobs.exits import sentences
 from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
+from jobs.progress import RunProgress
 from pipeline.build import build_shard
 from pipeline.crashpoint import VARIABLE
 from pipeline.dataset import AlreadyCommitted
 from pipeline.derived import finalize
+from pipeline.effort import Effort
 from pipeline.fence import STILL_S
 from pipeline.fetch import with_files
 from pipeline.plan import list_clips, plan_rows
 from pipeline.staging import dataset_at
 from pipeline.window import recorded
+from schemas.outcome import Outcome
 from tests.faults.reference import ALONE, ROOT, command, extract
 
 TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
@@ -45,12 +48,15 @@ def build_here(arguments: list[str]) -> None:
         with dataset.held(job.take_over_s):
             rows = plan_rows((plan_one(job.build, job.staging, clip) for clip in clips), job.build.plan)
             dataset.open(rows, recorded(job.build), versions(job.build))
-            for shard in dict.fromkeys(row["shard"] for row in rows if row["key"]):
-                if not dataset.is_committed(shard):
-                    mine = [row for row in rows if row["shard"] == shard]
-                    with dataset.building(shard), with_files(mine, job.staging) as here, suppress(AlreadyCommitted):
-                        list(build_shard(dataset, shard, here, job.build))
-                    print(json.dumps({"shard": shard}), flush=True)
+            mine = {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
+            with RunProgress(len(rows), dataset.progress, dataset.token) as progress:
+                for shard in mine:
+                    results: list[Outcome | Effort] = []
+                    if not dataset.is_committed(shard):
+                        with dataset.building(shard), with_files(mine[shard], job.staging) as here, suppress(AlreadyCommitted):
+                            results += build_shard(dataset, shard, here, job.build)
+                    for value in results:
+                        progress.shard(shard, value) if isinstance(value, Effort) else progress.window(shard, value)
             with dataset.finishing():
                 finalize(dataset)
 

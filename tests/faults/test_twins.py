@@ -1,6 +1,7 @@
 """P5: a shard that is attempted twice, by a worker that was thought dead, is committed once, and whole."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -24,10 +25,13 @@ ROWS = [planned(SHARD, i) for i in range(2)]
 ROUNDS, TWINS = counted(50, 8), 8
 
 
-def attempt(roots: Sequence[Path], twin: int, together: Barrier, late: bool) -> None:
-    """One shard of each data set, with other bytes than its twins', committed when all are ready; if late, when all others are done."""
-    for root in roots:
-        draft, rng = ShardDraft(Dataset(root), SHARD, CONFIG.frequencies), np.random.default_rng(twin)
+def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: bool) -> None:
+    """One shard of each data set, with other bytes than its twins', committed when all are ready; if late, when all others are done.
+
+    As a run's workers get them: with the token of the run that holds the folder.
+    """
+    for dataset in datasets:
+        draft, rng, root = ShardDraft(dataset, SHARD, CONFIG.frequencies), np.random.default_rng(twin), dataset.root
         for row in ROWS:
             draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
         together.wait(240)
@@ -42,18 +46,24 @@ def attempt(roots: Sequence[Path], twin: int, together: Barrier, late: bool) -> 
             together.wait(240)
 
 
+def begun(root: Path, held: ExitStack) -> Dataset:
+    dataset = Dataset(root)
+    held.enter_context(dataset.held())
+    dataset.open(ROWS, recorded(CONFIG), {"python": "3"})
+    return dataset
+
+
 @pytest.mark.parametrize("late", [0, 1], ids=["all at once", "one after all others have committed"])
 def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
-    roots = [tmp_path / f"{i}" for i in range(ROUNDS)]
-    for root in roots:
-        root.mkdir()
-        Dataset(root).open(ROWS, recorded(CONFIG), {"python": "3"})
-    together = CONTEXT.Barrier(TWINS)
-    twins = [CONTEXT.Process(target=attempt, args=(roots, twin, together, late and twin == 0)) for twin in range(TWINS)]
-    for twin in twins:
-        twin.start()
-    for twin in twins:
-        twin.join(counted(1700, 280))
+    roots, together = [tmp_path / f"{i}" for i in range(ROUNDS)], CONTEXT.Barrier(TWINS)
+    with ExitStack() as held:
+        datasets = [begun(root, held) for root in roots]
+        twins = [CONTEXT.Process(target=attempt, args=(datasets, twin, together, late and twin == 0)) for twin in range(TWINS)]
+        for twin in twins:
+            twin.start()
+        for twin in twins:
+            twin.join(counted(1700, 280))
+        assert all(dataset.token and dataset.fence.commits(dataset.token).exists() for dataset in datasets)
     assert [twin.exitcode for twin in twins] == [0] * TWINS
     record_property("injections", ROUNDS)
     won = {root.name: sorted(tmp_path.glob(f"{root.name}-*")) for root in roots}

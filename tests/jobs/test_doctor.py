@@ -175,6 +175,31 @@ def test_a_folder_that_cannot_be_written(folder):
     assert found.state == State.WRONG and found.says.startswith("/proc cannot be written") and "hard links" in found.remedy
 
 
+MOUNTS = """\
+/dev/vda / ext4 rw,relatime 0 0
+server:/a /data nfs rw,vers=3,hard,proto=tcp,local_lock=flock,addr=10.0.0.1 0 0
+server:/b /data/b nfs4 rw,vers=4.2,local_lock=none,addr=10.0.0.1 0 0
+server:/c /data/c\\040d nfs rw,nolock,local_lock=all 0 0
+server:/d /data/b/posix nfs rw,local_lock=posix 0 0
+lake /lake lustre rw,localflock,lazystatfs 0 0
+lake /deep lustre rw,flock 0 0
+server:/e /twice nfs rw,local_lock=all 0 0
+tmpfs /twice tmpfs rw,nolock 0 0
+odd
+"""
+
+
+@pytest.mark.parametrize(
+    "path, options",
+    [
+        ("/home/a", ""), ("/data", "local_lock=flock"), ("/data/run", "local_lock=flock"), ("/database", ""), ("/data/b/run", ""), ("/data/b/posix", ""),
+        ("/data/c d/run", "nolock, local_lock=all"), ("/lake/run", "localflock"), ("/deep/run", ""), ("/twice/run", ""),
+    ],
+)  # fmt: skip
+def test_a_mount_whose_locks_stay_on_one_machine(path, options):
+    assert doctor.local_locks(MOUNTS, Path(path)) == options and doctor.local_locks("", Path(path)) == ""
+
+
 def test_a_folder_is_left_as_it_was(tmp_path):
     (tmp_path / "run.json").write_text("a")
     before = os.stat(tmp_path / "run.json")

@@ -87,6 +87,27 @@ def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
         assert token == 2
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["a pipe", "a folder", "a link"])
+def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
+    fence = elsewhere(tmp_path, STILL_S * 2)
+    make(fence.path(2))
+    for look in (fence.last, fence.is_held, fence.held().__enter__):
+        with pytest.raises(OSError, match=rf"^{fence.path(2)} is no run's token, which would be a file: remove it$"):
+            look()
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(SystemExit) as ended:
+        extract_flow(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path)])
+    assert ended.value.code == Exit.STORAGE and "is no run's token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["0", "007", "\u0663", "9" * 200, "2.commits", "-1"])
+def test_what_has_another_name_is_no_token(tmp_path, name):
+    fence = elsewhere(tmp_path, STILL_S * 2)
+    os.mkfifo(fence.folder / name)
+    with fence.held() as token:
+        assert token == 2
+
+
 def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
     fence = elsewhere(tmp_path, 0)
     fence.path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
