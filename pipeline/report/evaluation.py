@@ -183,7 +183,7 @@ def spectra_section(spectra: Mapping[str, Any]) -> Section:
     first = slice(1, int(np.searchsorted(hz, 4.0)))
     drawn = [
         Figure(figures.courses("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
-               Markup("<b>Spectrum of the motion.</b> ") + REAL_AND_MADE + Markup(", root mean square of a sway's amplitude over pixels and pairs.")),
+               Markup("<b>Spectrum of the motion.</b> ") + REAL_AND_MADE + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
         Figure(figures.courses("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
                Markup("The same up to 4 Hz, on a linear axis: ") + REAL_AND_MADE + Markup(".")),
     ]  # fmt: skip

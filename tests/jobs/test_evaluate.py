@@ -10,6 +10,7 @@ import torch
 
 from jobs.evaluate import main
 from jobs.results import aligned
+from model.backbones import AlexNet
 from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.derived import finalize
@@ -19,6 +20,7 @@ from pipeline.plan import PlanConfig
 from pipeline.window import BuildConfig, recorded
 from tests import videos
 from tests.model.test_features import Inception, Texture, Video, saved
+from tests.model.test_lpips import HEADS
 from tests.pages import browser
 from tests.pipeline.building import plan
 
@@ -68,7 +70,8 @@ def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
 
 def test_every_number_says_how_it_was_measured(written):
     protocol = written["protocol"]
-    assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and "numpy" in protocol["versions"]
+    assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and {"numpy", "torch"} <= set(protocol["versions"])
+    assert written["spectra"]["every_pixel"] == 4 and all(one["real"]["fps"] == pytest.approx(30) for one in written["pairs"])
     assert protocol["intervals"] == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
     assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
@@ -135,6 +138,19 @@ def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(fol
     assert "changes) over 2 pairs are too narrow" in (folder / "again" / "evaluation.html").read_text()
 
 
+def test_pairs_of_different_rates_are_remarked_on(tmp_path):
+    for name, fps in (("a", 30.0), ("b", 24.0)):
+        for side in ("real", "generated"):
+            (tmp_path / side).mkdir(exist_ok=True)
+            videos.swaying(tmp_path / side / f"{name}.mp4", size=(256, 128), seconds=0.8, fps=fps)
+    evaluate(tmp_path)
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [round(pair[side]["fps"], 2) for pair in found["pairs"] for side in ("real", "generated")] == [30, 30, 24, 24]
+    assert found["remarks"][1].startswith("Pairs have 24 to 30 frames a second: excerpts of so many frames (FVD")
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert found["remarks"][1] in page and "needs pairs whose frames are shown at the same instants" in page
+
+
 def test_folders_without_a_pair_are_refused(tmp_path, capsys):
     one_pair(tmp_path)
     (tmp_path / "generated" / "a.mp4").rename(tmp_path / "generated" / "b.mp4")
@@ -153,12 +169,16 @@ def test_folders_without_a_pair_are_refused(tmp_path, capsys):
 def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(tmp_path):
     one_pair(tmp_path)
     files = {"--inception": saved(Inception(), tmp_path / "inception.pt"), "--i3d": saved(Video(), tmp_path / "i3d.pt")}
-    files |= {"--dt-i3d-32": saved(Texture(32), tmp_path / "texture.pt")}
+    files |= {"--dt-i3d-32": saved(Texture(32), tmp_path / "texture.pt"), "--lpips": HEADS, "--alexnet": tmp_path / "alexnet.pth"}
+    torch.save(AlexNet().state_dict(), files["--alexnet"])
     evaluate(tmp_path, *(word for pair in files.items() for word in pair))
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     metrics = {one["key"]: one for one in found["metrics"]}
     assert metrics["fid"]["value"] == pytest.approx(0, abs=1e-6) and metrics["kid"]["value"] <= 0 and metrics["fid"]["low"] is None
-    assert metrics["fid"]["protocol"]["sha256"] == hashlib.sha256(files["--inception"].read_bytes()).hexdigest()
+    digests = {option: hashlib.sha256(path.read_bytes()).hexdigest() for option, path in files.items()}
+    assert (metrics["fid"]["protocol"]["sha256"], metrics["fid"]["protocol"]["device"]) == (digests["--inception"], "cpu")
+    weights = dict(alexnet=dict(file="alexnet.pth", sha256=digests["--alexnet"]), lpips=dict(file="alex.pth", sha256=digests["--lpips"]))
+    assert (metrics["lpips"]["protocol"]["weights"], metrics["lpips"]["protocol"]["device"], metrics["lpips"]["value"]) == (weights, "cpu", 0)
     assert (metrics["fid"]["protocol"]["samples"], metrics["fid"]["protocol"]["dimensions"], metrics["fid"]["protocol"]["file"]) == (18, 2048, "inception.pt")
     assert metrics["fvd"]["needs"] == "at least 2 samples" and metrics["fvd32"]["needs"] == "at least 32 frames, a has 18"
     assert metrics["dt_fvd"]["needs"] == "--dt-i3d FILE" and metrics["dt_fvd32"]["needs"] == "at least 32 frames, a has 18"
