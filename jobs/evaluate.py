@@ -135,7 +135,7 @@ def run(job: Evaluate) -> None:
         about.append(described(two, found[-1], real, generated))
         tell(f"{number} of {len(pairs)} pairs")
     table = rows(found, given, job.rounds)
-    said = remarks(found)
+    said = remarks(found, [two.real.split for two in pairs])
     result = dict(
         metrics=[row._asdict() for row in table], remarks=said, curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left)
     )
@@ -211,7 +211,7 @@ def described(two: Two, found: Measured, real: Footage, generated: Footage) -> d
         for name, take, clip, side in (("real", two.real, real, found.real), ("generated", two.generated, generated, found.generated))
     }
     return dict(
-        name=two.name, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
+        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
         log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
         of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
@@ -239,9 +239,15 @@ def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]
     )  # fmt: skip
 
 
-def remarks(found: Sequence[Measured]) -> list[str]:
+def remarks(found: Sequence[Measured], splits: Sequence[str | None]) -> list[str]:
     """What is to be said of these pairs."""
-    return [*few(len(found)), *mixed(rates_apart(found))]
+    return [*few(len(found)), *mixed(rates_apart(found)), *learnt(splits)]
+
+
+def learnt(splits: Sequence[str | None]) -> list[str]:
+    """Of windows that are no held-out ones."""
+    count = splits.count("train")
+    return [f"{count} of {len(splits)} real videos are windows of the split train: what was learnt from is no held-out result"] if count else []
 
 
 def mixed(rates: str | None) -> list[str]:

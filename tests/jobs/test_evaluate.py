@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
     assert {name: (one["frames"], one["real"]["frames"], one["generated"]["frames"]) for name, one in pairs.items()} == {
         "<b>leaf": (36, 36, 36), "reed": (24, 36, 24),
     }  # fmt: skip
-    assert written["protocol"]["without_a_partner"] == dict(real=[], generated=["stray"])
+    assert written["protocol"]["without_a_partner"] == dict(real=[], generated=["stray"]) and pairs["reed"]["split"] is None
     assert pairs["<b>leaf"]["psnr_db"] == 100 and pairs["reed"]["psnr_db"] < 40 and pairs["reed"]["generated"]["size"] == [128, 64]
     assert len(pairs["<b>leaf"]["real"]["sha256"]) == 64 and pairs["<b>leaf"]["real"]["sha256"] == pairs["<b>leaf"]["generated"]["sha256"]
 
@@ -189,18 +190,24 @@ CONFIG = BuildConfig(
 )
 
 
-def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys):
-    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), CONFIG)
+@pytest.mark.parametrize(("split", "remarks"), [
+    ("train", ["1 of 1 real videos are windows of the split train: what was learnt from is no held-out result"]), ("test", []),
+])  # fmt: skip
+def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remarks):
+    config = replace(CONFIG, plan=replace(CONFIG.plan, test_fraction=float(split == "test")))
+    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), config)
     dataset = Dataset(tmp_path / "real")
     with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
-        list(build_shard(dataset, rows[0]["shard"], rows, CONFIG))
+        dataset.open(rows, recorded(config), {})
+        list(build_shard(dataset, rows[0]["shard"], rows, config))
         finalize(dataset)
     (tmp_path / "generated").mkdir()
     second = rows[1]["key"]
     videos.swaying(tmp_path / "generated" / f"{second}.mp4", size=(128, 80), seconds=0.8, amplitude=3.0, hertz=1.25)
     evaluate(tmp_path)
-    (pair,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["pairs"]
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    (pair,) = found["pairs"]
+    assert (pair["split"], found["remarks"]) == (split, remarks)
     assert (pair["name"], pair["frames"], pair["real"]["size"], pair["real"]["sha256"]) == (second, 24, [64, 40], rows[1]["sha256"])
     video = (tmp_path / "sways.mp4").read_bytes()
     (tmp_path / "sways.mp4").write_bytes(video.replace(b"Lavf", b"Lavg"))
