@@ -34,6 +34,7 @@ from model.evaluation import (
     Given,
     Measured,
     Row,
+    Side,
     looks,
     measure,
     over_frames,
@@ -205,16 +206,19 @@ def two_of(name: str, real: Take, generated: Take, most: int) -> Two:
 def described(two: Two, found: Measured, real: Footage, generated: Footage) -> dict[str, Any]:
     """A pair, as the file has it."""
     keys = [key for key, *_ in PAIRED if getattr(found, key) is not None]
-    sides = {
-        name: dict(frames=len(take.times), fps=(two.frames - 1) / float(clip.times[-1]), size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder)
-        | {key: getattr(side, key) for key, *_ in OWN}
-        for name, take, clip, side in (("real", two.real, real, found.real), ("generated", two.generated, generated, found.generated))
-    }
+    sides = dict(real=alone(two.real, real, found.real), generated=alone(two.generated, generated, found.generated))
     return dict(
-        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
-        log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
+        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.row,
+        log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
         of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
+
+
+def alone(take: Take, clip: Footage, side: Side) -> dict[str, Any]:
+    """One video of a pair."""
+    rate = (len(clip.times) - 1) / float(clip.times[-1])
+    about = dict(frames=len(take.times), fps=rate, size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder, visible=side.visible)
+    return about | {key: getattr(side, key) for key, *_ in OWN}
 
 
 def curves(found: Sequence[Measured], given: Given) -> list[dict[str, Any]]:

@@ -77,8 +77,10 @@ class Side(NamedTuple):
     """What is kept of one video of a pair."""
 
     flicker: float
-    warping_error: float
+    warping_error: float | None
+    """None where nothing is visible."""
     visible: float
+    """Share of the pixels over which it is, 0 to 1."""
     oscillation_share: float
     spatial_coherence: float
     phase_coherence: float
@@ -260,7 +262,12 @@ def paired(found: Sequence[Measured], given: Given, key: str, name: str, unit: s
 def own(found: Sequence[Measured], key: str, name: str, unit: str) -> Row:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
-    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", dict(value="mean over pairs of |generated - real|", pairs=len(found)))
+    protocol: dict[str, Any] = dict(value="mean over pairs of |generated - real|", pairs=len(found))
+    if key == "warping_error":
+        protocol |= dict(visible={side: float(np.mean([getattr(one, side).visible for one in found])) for side in ("real", "generated")})
+    if blind := [one.name for one, values in zip(found, both, strict=True) if None in values]:
+        return Row(key, name, unit, "nearer", None, None, None, None, None, f"pixels that the flow finds again, {blind[0]} has none", protocol)
+    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", protocol)
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 

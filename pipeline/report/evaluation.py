@@ -160,6 +160,8 @@ def measured_on(protocol: Mapping[str, Any]) -> str:
     if "samples" in protocol:
         excerpts = f" of {protocol['window']} frames, every {protocol['stride']}" if protocol["window"] > 1 else " of 1 frame"
         return f"{protocol['samples']} samples{excerpts}"
+    if "visible" in protocol:
+        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(many(protocol["pairs"], "pair"), **protocol["visible"])
     return many(protocol["frames"], "frame") if "frames" in protocol else many(protocol["pairs"], "pair")
 
 

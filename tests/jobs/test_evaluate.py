@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_every_number_says_how_it_was_measured(written):
     assert written["spectra"]["every_pixel"] == 4 and all(one["real"]["fps"] == pytest.approx(30) for one in written["pairs"])
     assert protocol["intervals"] == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
+    visible = {side: [pair[side]["visible"] for pair in written["pairs"]] for side in ("real", "generated")}
+    assert metrics["warping_error"]["visible"] == {side: pytest.approx(sum(shares) / 2) for side, shares in visible.items()} and min(visible["real"]) > 0.5
     assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
 
 
@@ -90,7 +93,8 @@ def test_the_page_shows_it_without_a_script_or_the_network(folder, written):
         assert tab.locator("table.figures tr").count() == 1 + len(written["metrics"])
         assert all(tab.locator(".slices img").evaluate_all("all => all.map(one => one.naturalWidth === 256 && one.naturalHeight >= 100)"))
         assert tab.locator("svg").count() == 5  # PSNR, SSIM, changes over time, and both spectra; colours over time need 30 frames
-        assert "needs --i3d FILE" in tab.locator("table.figures").inner_text()
+        table = tab.locator("table.figures").inner_text()
+        assert "needs --i3d FILE" in table and re.search(r"Warping error\s.*2 pairs, \d+% and \d+% of the pixels", table)
 
 
 def refused(folder: Path, capsys, *options: object) -> str:

@@ -163,6 +163,16 @@ def test_courses_of_pairs_of_different_rates_are_over_seconds(same):
         assert needs["sliding_changes"] == "pairs whose frames are shown at the same instants, these have 30 to 60 frames a second"
 
 
+def test_an_error_of_warping_says_over_how_much_of_the_picture_it_is(same):
+    """Where it is over nothing there is none."""
+    row = by_key(same)["warping_error"]
+    assert row.protocol["visible"] == {"real": pytest.approx(np.mean([one.real.visible for one in same])), "generated": row.protocol["visible"]["real"]}
+    blind = same[1]._replace(generated=same[1].generated._replace(warping_error=None, visible=0.0))
+    row = by_key([same[0], blind])["warping_error"]
+    assert (row.value, row.low, row.needs) == (None, None, "pixels that the flow finds again, clip 1 has none")
+    assert row.protocol["visible"]["generated"] == pytest.approx(same[0].generated.visible / 2)
+
+
 def test_a_slower_sway_is_seen_in_the_spectrum(real):
     found = measure("other", real[0], real[1], given())
     assert found.spectral_db.mean() > 1 and found.magnitude_px < 1
