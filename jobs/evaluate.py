@@ -209,8 +209,8 @@ def described(two: Two, found: Measured, real: Footage, generated: Footage) -> d
     sides = dict(real=alone(two.real, real, found.real), generated=alone(two.generated, generated, found.generated))
     return dict(
         name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.row,
-        log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
-        of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
+        log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides,
+        **{key: float(getattr(found, key).mean()) for key in keys}, of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
 
 
