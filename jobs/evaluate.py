@@ -12,6 +12,7 @@ different aspect, whose crops would not show the same, pairs shown at different 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,26 @@ from jobs.exits import say, sentences, tell
 from jobs.extract_flow import versions
 from jobs.options import parsed
 from jobs.results import aligned, page_maker, results_folder, write_results
-from model.evaluation import FPS, FREQUENCIES, LEAST, NETWORKS, OWN, PAIRED, SIZE, Given, Measured, Row, looks, measure, over_frames, rows, slid, spectra
+from model.evaluation import (
+    FPS,
+    FREQUENCIES,
+    LEAST,
+    NETWORKS,
+    OWN,
+    PAIRED,
+    SIZE,
+    Given,
+    Measured,
+    Row,
+    Side,
+    looks,
+    measure,
+    over_frames,
+    rates_apart,
+    rows,
+    slid,
+    spectra,
+)
 from model.features import load_network
 from model.lpips import load_lpips
 from model.prior import check_device
@@ -32,6 +52,7 @@ from pipeline.flow import FlowConfig, make_estimator
 from pipeline.footage import CROPPING, Footage, Take, decoded, take_of, take_of_window, videos_in
 from pipeline.reconstruction import read_manifest, read_settings
 from pipeline.selection import select
+from pipeline.spectrum import GRID
 from pipeline.window import BuildConfig
 from schemas.outcome import Outcome
 
@@ -115,7 +136,7 @@ def run(job: Evaluate) -> None:
         about.append(described(two, found[-1], real, generated))
         tell(f"{number} of {len(pairs)} pairs")
     table = rows(found, given, job.rounds)
-    said = remarks(len(pairs))
+    said = remarks(found, [two.real.split for two in pairs])
     result = dict(
         metrics=[row._asdict() for row in table], remarks=said, curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left)
     )
@@ -185,15 +206,19 @@ def two_of(name: str, real: Take, generated: Take, most: int) -> Two:
 def described(two: Two, found: Measured, real: Footage, generated: Footage) -> dict[str, Any]:
     """A pair, as the file has it."""
     keys = [key for key, *_ in PAIRED if getattr(found, key) is not None]
-    sides = {
-        name: dict(frames=len(take.times), size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder) | {key: getattr(side, key) for key, *_ in OWN}
-        for name, take, clip, side in (("real", two.real, real, found.real), ("generated", two.generated, generated, found.generated))
-    }
+    sides = dict(real=alone(two.real, real, found.real), generated=alone(two.generated, generated, found.generated))
     return dict(
-        name=two.name, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, log_spectral_db=float(found.spectral_db.mean()), row=found.row,
-        log_spectral_db_of_bands=found.spectral_db.tolist(), **sides, **{key: float(getattr(found, key).mean()) for key in keys},
-        of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
+        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.row,
+        log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides,
+        **{key: float(getattr(found, key).mean()) for key in keys}, of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
+
+
+def alone(take: Take, clip: Footage, side: Side) -> dict[str, Any]:
+    """One video of a pair."""
+    rate = (len(clip.times) - 1) / float(clip.times[-1])
+    about = dict(frames=len(take.times), fps=rate, size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder, visible=side.visible)
+    return about | {key: getattr(side, key) for key, *_ in OWN}
 
 
 def curves(found: Sequence[Measured], given: Given) -> list[dict[str, Any]]:
@@ -205,7 +230,7 @@ def curves(found: Sequence[Measured], given: Given) -> list[dict[str, Any]]:
 def named(found: Sequence[Measured]) -> dict[str, Any]:
     """Spectra of the motion."""
     hz, (real, generated) = spectra(found)
-    return dict(hz=hz.tolist(), real_px=real.tolist(), generated_px=generated.tolist())
+    return dict(hz=hz.tolist(), real_px=real.tolist(), generated_px=generated.tolist(), every_pixel=GRID)
 
 
 def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -214,14 +239,30 @@ def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]
         crop=list(SIZE), cropping=CROPPING, frames=f"the first that both have, at most {job.frames}", flow=make_estimator(job.flow).description(),
         spectrum=f"displacements from the first frame at {FPS:g} frames a second, K = {FREQUENCIES}", intervals=f"95 %, over pairs: {INTERVALS.format(job.rounds)}",
         without_a_partner={side: list(names) for side, names in left.items()}, decoding=asdict(job.decode),
-        versions=versions(BuildConfig(decode=job.decode, flow=job.flow)),
+        versions=versions(BuildConfig(decode=job.decode, flow=job.flow)) | dict(torch=version("torch")),
     )  # fmt: skip
 
 
-def remarks(pairs: int) -> list[str]:
-    """What is to be said of drawn intervals over so few pairs."""
-    few = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
-    return [few] if 1 < pairs < FEW else []
+def remarks(found: Sequence[Measured], splits: Sequence[str | None]) -> list[str]:
+    """What is to be said of these pairs."""
+    return [*few(len(found)), *mixed(rates_apart(found)), *learnt(splits)]
+
+
+def learnt(splits: Sequence[str | None]) -> list[str]:
+    """Of windows that are no held-out ones."""
+    count = splits.count("train")
+    return [f"{count} of {len(splits)} real videos are windows of the split train: what was learnt from is no held-out result"] if count else []
+
+
+def mixed(rates: str | None) -> list[str]:
+    """Of pairs that are not of one clock."""
+    return [f"Pairs have {rates}: excerpts of so many frames (FVD, DT-FVD, changes) do not all last as long, and no distance slides over time"] if rates else []
+
+
+def few(pairs: int) -> list[str]:
+    """Of drawn intervals over so few pairs."""
+    said = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
+    return [said] if 1 < pairs < FEW else []
 
 
 def lines(table: Sequence[Row]) -> Iterator[list[str]]:

@@ -77,15 +77,17 @@ class Side(NamedTuple):
     """What is kept of one video of a pair."""
 
     flicker: float
-    warping_error: float
+    warping_error: float | None
+    """None where nothing is visible."""
     visible: float
+    """Share of the pixels over which it is, 0 to 1."""
     oscillation_share: float
     spatial_coherence: float
     phase_coherence: float
     seam: float
     motion_px: float
     amplitude: Float[np.ndarray, " all_freq"]
-    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies."""
+    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th pixel."""
     features: Mapping[str, Float32[np.ndarray, "_ _"]]
     """By the name of the look."""
     slice: UInt8[np.ndarray, "time width 3"]
@@ -241,16 +243,17 @@ def seen(frames: Frames, look: Look) -> Float32[np.ndarray, "samples features"]:
 def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
     """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
     return [
-        *(paired(found, *names) for names in PAIRED), *(own(found, *names) for names in OWN),
+        *(paired(found, given, *names) for names in PAIRED), *(own(found, *names) for names in OWN),
         *spectral(found), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
     ]  # fmt: skip
 
 
-def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: str) -> Row:
+def paired(found: Sequence[Measured], given: Given, key: str, name: str, unit: str, better: str) -> Row:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
     protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
     protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
+    protocol |= dict(weights=given.lpips.files, device="cpu") if key == "lpips" and given.lpips else {}
     if any(value is None for value in values):
         return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
     return averaged([float(value.mean()) for value in values], key, name, unit, better, protocol)
@@ -259,7 +262,12 @@ def paired(found: Sequence[Measured], key: str, name: str, unit: str, better: st
 def own(found: Sequence[Measured], key: str, name: str, unit: str) -> Row:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
-    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", dict(value="mean over pairs of |generated - real|", pairs=len(found)))
+    protocol: dict[str, Any] = dict(value="mean over pairs of |generated - real|", pairs=len(found))
+    if key == "warping_error":
+        protocol |= dict(visible={side: float(np.mean([getattr(one, side).visible for one in found])) for side in ("real", "generated")})
+    if blind := [one.name for one, values in zip(found, both, strict=True) if None in values]:
+        return Row(key, name, unit, "nearer", None, None, None, None, None, f"pixels that the flow finds again, {blind[0]} has none", protocol)
+    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", protocol)
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 
@@ -270,10 +278,8 @@ def spectral(found: Sequence[Measured]) -> list[Row]:
     if len({len(one.spectral_db) for one in found}) == 1:
         protocol["by_band_db"] = np.mean([one.spectral_db for one in found], axis=0).tolist()
     spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", protocol)
-    lengths = averaged(
-        [one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", dict(window=window, pairs=len(found))
-    )
-    return [spectra, lengths]
+    protocol = dict(window=window, fps=FPS, every_pixel=GRID, pairs=len(found))
+    return [spectra, averaged([one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", protocol)]
 
 
 def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
@@ -320,13 +326,25 @@ class Curve(NamedTuple):
 
 
 def over_frames(found: Sequence[Measured]) -> list[Curve]:
-    """Of each frame after the first beside the real one, averaged over pairs, as long as all last."""
-    count = min(len(one.times) for one in found) - 1
-    made = [(key, name, [getattr(one, key) for one in found]) for key, name, *_ in PAIRED]
-    seconds = found[0].times[1 : count + 1].tolist()
-    return [
-        Curve(key, name, seconds, np.mean([v[:count] for v in values], axis=0).tolist()) for key, name, values in made if all(v is not None for v in values)
-    ]
+    """Of each frame after the first beside the real one, averaged over pairs, as long as all last, at the instants of the pair that has the fewest a second."""
+    clock = min(found, key=rate).times[1:]
+    clock = clock[clock <= min(one.times[-1] for one in found) + 1e-6]
+    made = [(key, name, [(one.times[1:], getattr(one, key)) for one in found]) for key, name, *_ in PAIRED if getattr(found[0], key) is not None]
+    return [Curve(key, name, clock.tolist(), np.mean([np.interp(clock, *course) for course in courses], axis=0).tolist()) for key, name, courses in made]
+
+
+def rate(one: Measured) -> float:
+    """Frames a second."""
+    return float((len(one.times) - 1) / one.times[-1])
+
+
+def rates_apart(found: Sequence[Measured]) -> str | None:
+    """At which rates, where frames of one number are not shown at one time in all pairs, by half a frame at most."""
+    count = min(len(one.times) for one in found)
+    first = found[0].times[:count]
+    late = max(np.abs(one.times[:count] - first).max() for one in found)
+    rates = sorted(map(rate, found))
+    return f"{rates[0]:.4g} to {rates[-1]:.4g} frames a second" if late > np.median(np.diff(first)) / 2 else None
 
 
 def slid(found: Sequence[Measured], given: Given) -> list[Curve]:
@@ -339,14 +357,14 @@ def sliding_curve(found: Sequence[Measured], given: Given, key: str, name: str, 
     protocol = dict(window=length * look.length, stride=stride * look.stride, pairs=len(found), times=scale) | dict(look.protocol)
     sets = [[getattr(one, which).features.get(of, np.empty((0, 1))) for one in found] for which in ("real", "generated")]
     samples = min(map(len, sets[0]))
-    needs = missing(found, look) or too_few(samples, length, len(found))
+    needs = missing(found, look) or too_few(samples, length, len(found)) or together(found)
     if needs:
         return Curve(key, name, [], [], needs, protocol)
     windows = [over_time(np.stack([one[:samples] for one in part]), length, stride) for part in sets]
     values = [scale * value for value in sliding(frechet, *windows)]
-    frame = float(np.median(np.diff(found[0].times)))
-    middle = (length * look.length - 1) / 2
-    return Curve(key, name, [(middle + i * stride * look.stride) * frame for i in range(len(values))], values, None, protocol)
+    last = (length - 1) * look.stride + look.length - 1
+    ends = [found[0].times[[start, start + last]] for start in range(0, len(values) * stride * look.stride, stride * look.stride)]
+    return Curve(key, name, [float(one.mean()) for one in ends], values, None, protocol)
 
 
 def too_few(samples: int, length: int, pairs: int) -> str | None:
@@ -354,6 +372,11 @@ def too_few(samples: int, length: int, pairs: int) -> str | None:
     if samples < length:
         return f"at least {length} frames, there are {samples}"
     return "at least 2 pairs" if pairs * length < 2 else None
+
+
+def together(found: Sequence[Measured]) -> str | None:
+    rates = rates_apart(found)
+    return f"pairs whose frames are shown at the same instants, these have {rates}" if rates else None
 
 
 def spectra(found: Sequence[Measured]) -> tuple[Float[np.ndarray, " freq"], Float[np.ndarray, "2 freq"]]:

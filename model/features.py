@@ -66,8 +66,8 @@ class Network:
     batch: int
 
     def protocol(self) -> dict[str, object]:
-        """The name of its file, its digest, and how it was called."""
-        return {"file": self.path.name, "sha256": self.sha256, **asdict(self.call)}
+        """The name of its file, its digest, where it ran, and how it was called."""
+        return {"file": self.path.name, "sha256": self.sha256, "device": self.device, **asdict(self.call)}
 
     def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""

@@ -44,8 +44,8 @@ class Lpips:
 
     network: AlexNet
     heads: list[Tensor]
-    sha256: dict[str, str]
-    """Of both files, by their names."""
+    files: dict[str, dict[str, str]]
+    """Name and SHA-256 of both, by the option that names them."""
 
     def between(self, made: UInt8[np.ndarray, "time height width 3"], true: UInt8[np.ndarray, "time height width 3"]) -> Float[np.ndarray, " time"]:
         """Of each frame. Raises ValueError for frames of less than 31 pixels a side."""
@@ -74,5 +74,5 @@ def load_lpips(alexnet: Path, heads: Path) -> Lpips:
     expected = {HEAD.format(number): (1, channels, 1, 1) for number, channels in enumerate(CHANNELS)}
     if {name: tuple(value.shape) for name, value in found.items()} != expected:
         raise ValueError(f"{heads} holds {', '.join(sorted(found)[:5])}, expected LPIPS's weights of AlexNet's features: {HEAD.format(0)} and four more")
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (alexnet, heads)}
-    return Lpips(network=network, heads=[found[name].flatten().float() for name in expected], sha256=digests)
+    files = {option: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for option, path in (("alexnet", alexnet), ("lpips", heads))}
+    return Lpips(network=network, heads=[found[name].flatten().float() for name in expected], files=files)

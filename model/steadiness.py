@@ -20,8 +20,8 @@ Flow = Float32[np.ndarray, "2 height width"]
 class Warping(NamedTuple):
     """Of a frame and its successor."""
 
-    error: float
-    """Mean squared difference where visible, colours 0 to 1; 0 where nothing is."""
+    error: float | None
+    """Mean squared difference where visible, colours 0 to 1; None where nothing is."""
     visible: float
     """Share of the pixels that the flow is believed to find again, 0 to 1."""
 
@@ -41,7 +41,8 @@ def warping_error(frames: Sequence[Frame] | UInt8[np.ndarray, "time height width
         raise ValueError(f"there are {len(flows)} flows between {len(frames)} frames, expected {len(frames) - 1}")
     found = counted([warped(*pair, *flow) for pair, flow in zip(pairwise(frames), flows, strict=True)])
     visible = sum(one.visible for one in found)
-    return Warping(sum(one.error * one.visible for one in found) / visible if visible else 0.0, visible / len(found))
+    errors = [one.error * one.visible for one in found if one.error is not None]
+    return Warping(sum(errors) / visible if errors else None, visible / len(found))
 
 
 def warped(frame: Frame, after: Frame, forward: Flow, backward: Flow) -> Warping:
@@ -51,7 +52,7 @@ def warped(frame: Frame, after: Frame, forward: Flow, backward: Flow) -> Warping
     x, y = positions(*frame.shape[:2])
     back = cv2.remap(after.astype(np.float32), x + forward[0], y + forward[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     square = np.square((back - frame) / 255)[visible]
-    return Warping(float(square.mean(dtype=np.float64)) if square.size else 0.0, float(visible.mean()))
+    return Warping(float(square.mean(dtype=np.float64)) if square.size else None, float(visible.mean()))
 
 
 def counted(steps: list) -> list:

@@ -49,6 +49,8 @@ class Take(NamedTuple):
     """Width and height at which they are decoded: the video's own, or a data set's."""
     sha256: str | None = None
     """Of the whole file, where it is known from before: the file must still have it."""
+    split: str | None = None
+    """Of the data set that it is from."""
 
     @property
     def times(self) -> Float64[np.ndarray, " time"]:
@@ -93,7 +95,7 @@ def take_of_window(row: dict[str, Any], settings: Settings, pool: DecoderPool) -
         video = planned_video(clip, [row], pool)
     except Quarantined as error:
         raise unusable(clip.uri, error) from error
-    return Take(clip.uri, video, window_span(clip, video, window_of(row), settings.plan), settings.size, row["sha256"])
+    return Take(clip.uri, video, window_span(clip, video, window_of(row), settings.plan), settings.size, row["sha256"], row["split"])
 
 
 def decoded(take: Take, size: tuple[int, int], pool: DecoderPool) -> Footage:

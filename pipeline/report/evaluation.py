@@ -160,6 +160,8 @@ def measured_on(protocol: Mapping[str, Any]) -> str:
     if "samples" in protocol:
         excerpts = f" of {protocol['window']} frames, every {protocol['stride']}" if protocol["window"] > 1 else " of 1 frame"
         return f"{protocol['samples']} samples{excerpts}"
+    if "visible" in protocol:
+        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(many(protocol["pairs"], "pair"), **protocol["visible"])
     return many(protocol["frames"], "frame") if "frames" in protocol else many(protocol["pairs"], "pair")
 
 
@@ -183,7 +185,7 @@ def spectra_section(spectra: Mapping[str, Any]) -> Section:
     first = slice(1, int(np.searchsorted(hz, 4.0)))
     drawn = [
         Figure(figures.courses("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
-               Markup("<b>Spectrum of the motion.</b> ") + REAL_AND_MADE + Markup(", root mean square of a sway's amplitude over pixels and pairs.")),
+               Markup("<b>Spectrum of the motion.</b> ") + REAL_AND_MADE + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
         Figure(figures.courses("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
                Markup("The same up to 4 Hz, on a linear axis: ") + REAL_AND_MADE + Markup(".")),
     ]  # fmt: skip

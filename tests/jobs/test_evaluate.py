@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from jobs.evaluate import main
 from jobs.results import aligned
+from model.backbones import AlexNet
 from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.derived import finalize
@@ -19,6 +22,7 @@ from pipeline.plan import PlanConfig
 from pipeline.window import BuildConfig, recorded
 from tests import videos
 from tests.model.test_features import Inception, Texture, Video, saved
+from tests.model.test_lpips import HEADS
 from tests.pages import browser
 from tests.pipeline.building import plan
 
@@ -61,16 +65,19 @@ def test_pairs_are_those_of_one_name_over_the_frames_that_both_have(written):
     assert {name: (one["frames"], one["real"]["frames"], one["generated"]["frames"]) for name, one in pairs.items()} == {
         "<b>leaf": (36, 36, 36), "reed": (24, 36, 24),
     }  # fmt: skip
-    assert written["protocol"]["without_a_partner"] == dict(real=[], generated=["stray"])
+    assert written["protocol"]["without_a_partner"] == dict(real=[], generated=["stray"]) and pairs["reed"]["split"] is None
     assert pairs["<b>leaf"]["psnr_db"] == 100 and pairs["reed"]["psnr_db"] < 40 and pairs["reed"]["generated"]["size"] == [128, 64]
     assert len(pairs["<b>leaf"]["real"]["sha256"]) == 64 and pairs["<b>leaf"]["real"]["sha256"] == pairs["<b>leaf"]["generated"]["sha256"]
 
 
 def test_every_number_says_how_it_was_measured(written):
     protocol = written["protocol"]
-    assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and "numpy" in protocol["versions"]
+    assert protocol["crop"] == [256, 128] and protocol["flow"] == {"flow": "dis", "dis_preset": "medium"} and {"numpy", "torch"} <= set(protocol["versions"])
+    assert written["spectra"]["every_pixel"] == 4 and all(one["real"]["fps"] == pytest.approx(30) for one in written["pairs"])
     assert protocol["intervals"] == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
+    visible = {side: [pair[side]["visible"] for pair in written["pairs"]] for side in ("real", "generated")}
+    assert metrics["warping_error"]["visible"] == {side: pytest.approx(sum(shares) / 2) for side, shares in visible.items()} and min(visible["real"]) > 0.5
     assert (metrics["changes_frechet"]["window"], metrics["changes_frechet"]["stride"], metrics["changes_frechet"]["samples"]) == (16, 8, 5)
 
 
@@ -86,7 +93,8 @@ def test_the_page_shows_it_without_a_script_or_the_network(folder, written):
         assert tab.locator("table.figures tr").count() == 1 + len(written["metrics"])
         assert all(tab.locator(".slices img").evaluate_all("all => all.map(one => one.naturalWidth === 256 && one.naturalHeight >= 100)"))
         assert tab.locator("svg").count() == 5  # PSNR, SSIM, changes over time, and both spectra; colours over time need 30 frames
-        assert "needs --i3d FILE" in tab.locator("table.figures").inner_text()
+        table = tab.locator("table.figures").inner_text()
+        assert "needs --i3d FILE" in table and re.search(r"Warping error\s.*2 pairs, \d+% and \d+% of the pixels", table)
 
 
 def refused(folder: Path, capsys, *options: object) -> str:
@@ -135,6 +143,19 @@ def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(fol
     assert "changes) over 2 pairs are too narrow" in (folder / "again" / "evaluation.html").read_text()
 
 
+def test_pairs_of_different_rates_are_remarked_on(tmp_path):
+    for name, fps in (("a", 30.0), ("b", 24.0)):
+        for side in ("real", "generated"):
+            (tmp_path / side).mkdir(exist_ok=True)
+            videos.swaying(tmp_path / side / f"{name}.mp4", size=(256, 128), seconds=0.8, fps=fps)
+    evaluate(tmp_path)
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [round(pair[side]["fps"], 2) for pair in found["pairs"] for side in ("real", "generated")] == [30, 30, 24, 24]
+    assert found["remarks"][1].startswith("Pairs have 24 to 30 frames a second: excerpts of so many frames (FVD")
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert found["remarks"][1] in page and "needs pairs whose frames are shown at the same instants" in page
+
+
 def test_folders_without_a_pair_are_refused(tmp_path, capsys):
     one_pair(tmp_path)
     (tmp_path / "generated" / "a.mp4").rename(tmp_path / "generated" / "b.mp4")
@@ -153,12 +174,16 @@ def test_folders_without_a_pair_are_refused(tmp_path, capsys):
 def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(tmp_path):
     one_pair(tmp_path)
     files = {"--inception": saved(Inception(), tmp_path / "inception.pt"), "--i3d": saved(Video(), tmp_path / "i3d.pt")}
-    files |= {"--dt-i3d-32": saved(Texture(32), tmp_path / "texture.pt")}
+    files |= {"--dt-i3d-32": saved(Texture(32), tmp_path / "texture.pt"), "--lpips": HEADS, "--alexnet": tmp_path / "alexnet.pth"}
+    torch.save(AlexNet().state_dict(), files["--alexnet"])
     evaluate(tmp_path, *(word for pair in files.items() for word in pair))
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     metrics = {one["key"]: one for one in found["metrics"]}
     assert metrics["fid"]["value"] == pytest.approx(0, abs=1e-6) and metrics["kid"]["value"] <= 0 and metrics["fid"]["low"] is None
-    assert metrics["fid"]["protocol"]["sha256"] == hashlib.sha256(files["--inception"].read_bytes()).hexdigest()
+    digests = {option: hashlib.sha256(path.read_bytes()).hexdigest() for option, path in files.items()}
+    assert (metrics["fid"]["protocol"]["sha256"], metrics["fid"]["protocol"]["device"]) == (digests["--inception"], "cpu")
+    weights = dict(alexnet=dict(file="alexnet.pth", sha256=digests["--alexnet"]), lpips=dict(file="alex.pth", sha256=digests["--lpips"]))
+    assert (metrics["lpips"]["protocol"]["weights"], metrics["lpips"]["protocol"]["device"], metrics["lpips"]["value"]) == (weights, "cpu", 0)
     assert (metrics["fid"]["protocol"]["samples"], metrics["fid"]["protocol"]["dimensions"], metrics["fid"]["protocol"]["file"]) == (18, 2048, "inception.pt")
     assert metrics["fvd"]["needs"] == "at least 2 samples" and metrics["fvd32"]["needs"] == "at least 32 frames, a has 18"
     assert metrics["dt_fvd"]["needs"] == "--dt-i3d FILE" and metrics["dt_fvd32"]["needs"] == "at least 32 frames, a has 18"
@@ -169,18 +194,24 @@ CONFIG = BuildConfig(
 )
 
 
-def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys):
-    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), CONFIG)
+@pytest.mark.parametrize(("split", "remarks"), [
+    ("train", ["1 of 1 real videos are windows of the split train: what was learnt from is no held-out result"]), ("test", []),
+])  # fmt: skip
+def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remarks):
+    config = replace(CONFIG, plan=replace(CONFIG.plan, test_fraction=float(split == "test")))
+    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), config)
     dataset = Dataset(tmp_path / "real")
     with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
-        list(build_shard(dataset, rows[0]["shard"], rows, CONFIG))
+        dataset.open(rows, recorded(config), {})
+        list(build_shard(dataset, rows[0]["shard"], rows, config))
         finalize(dataset)
     (tmp_path / "generated").mkdir()
     second = rows[1]["key"]
     videos.swaying(tmp_path / "generated" / f"{second}.mp4", size=(128, 80), seconds=0.8, amplitude=3.0, hertz=1.25)
     evaluate(tmp_path)
-    (pair,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["pairs"]
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    (pair,) = found["pairs"]
+    assert (pair["split"], found["remarks"]) == (split, remarks)
     assert (pair["name"], pair["frames"], pair["real"]["size"], pair["real"]["sha256"]) == (second, 24, [64, 40], rows[1]["sha256"])
     video = (tmp_path / "sways.mp4").read_bytes()
     (tmp_path / "sways.mp4").write_bytes(video.replace(b"Lavf", b"Lavg"))

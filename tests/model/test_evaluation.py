@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluation import Given, Measured, averaged, looks, measure, over_frames, rows, slid, spectra
+from model.evaluation import Given, Measured, averaged, looks, measure, over_frames, rates_apart, rows, slid, spectra
 from pipeline.flow.dis import DenseInverseSearch
 from tests import videos
 
@@ -83,6 +83,7 @@ def test_what_is_absent_says_what_it_needs_and_what_is_there_says_how_it_was_mad
         window=16, stride=8, pairs=2, samples=6, dimensions=64
     )
     assert protocol["interval"] == "bootstrap over pairs, 10 rounds"
+    assert found["magnitude_px"].protocol["every_pixel"] == 4
     assert found["log_spectral_db"].protocol["window"] == [FRAMES] and len(found["log_spectral_db"].protocol["by_band_db"]) == 15
 
 
@@ -147,6 +148,29 @@ def test_curves_go_as_far_as_the_shortest_pair(real, same):
     assert both.shape == (2, len(hz)) and hz[1] == pytest.approx(30 / 33)
     amplitude = same[0].real.amplitude
     assert hz[int(both[0].argmax())] == pytest.approx(1, abs=0.5) and amplitude.max() > 0.5
+
+
+def test_courses_of_pairs_of_different_rates_are_over_seconds(same):
+    """One pair has twice the frames in the same time, and a PSNR that rises by 10 dB a second."""
+    slow = same[0]._replace(psnr_db=20 + 10 * same[0].times[1:])
+    times = np.arange(2 * FRAMES - 1) / 60
+    fast = same[1]._replace(times=times, psnr_db=20 + 10 * times[1:], ssim=np.ones(2 * FRAMES - 2))
+    assert rates_apart([slow, fast]) == "30 to 60 frames a second" and rates_apart([slow, slow]) is None
+    for found in ([slow, fast], [fast, slow]):
+        course = over_frames(found)[0]
+        assert course.seconds == pytest.approx(np.arange(1, FRAMES) / 30) and course.values == pytest.approx(20 + 10 * np.array(course.seconds))
+        needs = {one.key: one.needs for one in slid(found, given())}
+        assert needs["sliding_changes"] == "pairs whose frames are shown at the same instants, these have 30 to 60 frames a second"
+
+
+def test_an_error_of_warping_says_over_how_much_of_the_picture_it_is(same):
+    """Where it is over nothing there is none."""
+    row = by_key(same)["warping_error"]
+    assert row.protocol["visible"] == {"real": pytest.approx(np.mean([one.real.visible for one in same])), "generated": row.protocol["visible"]["real"]}
+    blind = same[1]._replace(generated=same[1].generated._replace(warping_error=None, visible=0.0))
+    row = by_key([same[0], blind])["warping_error"]
+    assert (row.value, row.low, row.needs) == (None, None, "pixels that the flow finds again, clip 1 has none")
+    assert row.protocol["visible"]["generated"] == pytest.approx(same[0].generated.visible / 2)
 
 
 def test_a_slower_sway_is_seen_in_the_spectrum(real):

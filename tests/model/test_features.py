@@ -166,7 +166,7 @@ def test_pictures_that_fade_are_farther_in_each_later_window(inception):
 def test_a_protocol_says_which_network_and_how_it_was_called(i3d):
     network = load_network(i3d, I3D)
     assert network.protocol() == {
-        "file": "i3d_torchscript.pt", "sha256": hashlib.sha256(i3d.read_bytes()).hexdigest(), "kind": "video", "dimensions": 400, "frames": 16, "size": 224,
+        "file": "i3d_torchscript.pt", "sha256": hashlib.sha256(i3d.read_bytes()).hexdigest(), "device": "cpu", "kind": "video", "dimensions": 400, "frames": 16, "size": 224,
         "align_corners": False, "low": -1.0, "high": 1.0, "as_bytes": False, "options": {"rescale": False, "resize": False, "return_features": True},
     }  # fmt: skip
     assert load_network(i3d, I3D, sha256=network.sha256.upper()).sha256 == network.sha256

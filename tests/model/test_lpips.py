@@ -52,7 +52,7 @@ def test_it_rises_with_noise_and_is_nothing_for_the_same(alexnet):
     measure, true = load_lpips(alexnet, HEADS), film(1, 2)
     found = [measure.between(np.clip(true + amount * default_rng(2).normal(size=true.shape), 0, 255).astype(np.uint8), true).mean() for amount in (0, 10, 40)]
     assert found[0] == 0 and found == sorted(found) and found[1] > 0
-    assert {name: len(digest) for name, digest in measure.sha256.items()} == {"alexnet.pth": 64, "alex.pth": 64}
+    assert {name: (one["file"], len(one["sha256"])) for name, one in measure.files.items()} == {"alexnet": ("alexnet.pth", 64), "lpips": ("alex.pth", 64)}
 
 
 def test_the_smallest_pictures(alexnet):

@@ -109,7 +109,7 @@ def test_a_warping_error_of_known_numbers():
     by_hand = np.square((frames[1].astype(float) - frames[0]) / 255).mean()
     assert warping_error(frames, [(still, still)]) == pytest.approx((by_hand, 1))
     # flow that does not lead back is not believed
-    assert warping_error(frames, [(right, right)]) == (0, 0)
+    assert warping_error(frames, [(right, right)]) == (None, 0)
 
 
 def test_a_step_counts_by_what_is_visible_in_it():
@@ -118,6 +118,8 @@ def test_a_step_counts_by_what_is_visible_in_it():
     still, half = np.zeros((2, 8, 16), np.float32), np.zeros((2, 8, 16), np.float32)
     half[0, :, :8] = 5
     assert warping_error(frames, [(still, still), (half, np.zeros_like(half))]) == pytest.approx((0.5 / 1.5, 0.75))
+    lost = np.full_like(half, 5)
+    assert warping_error(frames[1:].repeat(2, axis=0)[:3], [(lost, still), (still, still)]) == pytest.approx((1, 0.5))
 
 
 def test_a_film_of_one_turn_closes_and_a_film_of_most_of_one_does_not():
