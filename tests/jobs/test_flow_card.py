@@ -157,3 +157,14 @@ def test_weights_go_to_the_network_they_fit(material, tmp_path):
     configs, left_out = flow_card.chosen(flow_card.FlowCard(out=tmp_path, weights=(material / "weights/raft-small.pth",)))
     assert configs["raft_small"].weights.endswith("raft-small.pth") and "raft_large" not in configs | {}
     assert list(left_out) in ([], ["raft_large"])
+
+
+def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path, capsys):
+    """A card would say less than was asked for, or be of other weights than a reader thinks."""
+    given, other = material / "weights/raft-small.pth", tmp_path / "other.pth"
+    other.write_bytes(given.read_bytes())
+    twice = refused(capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--weights", given, other)
+    assert f"--weights has {given} and {other}, which both fit raft_small, expected one file for each network" in twice
+    named = refused(capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--estimators", "dis_fast", "dis_fine", "--weights", given)
+    assert f"--weights is {given}, which fits raft_small, expected weights of one of the --estimators: dis_fast, dis_fine" in named
+    assert not (tmp_path / "out").exists()
