@@ -47,6 +47,12 @@ DIFFERENCES = (
 )
 
 
+TRAINED = (
+    "Steps x samples of a step. They are not equal: a step of one frequency sees some of a sample's frequencies, one of coordination or of the volume all K; coordination goes on where one frequency "
+    "ended, and only what is coordinated has it. So variants differ in how much they were trained as well as in method."
+)
+
+
 def place(found: Mapping[str, Any]) -> int | None:
     """Of the variant that the others are compared with, among them."""
     return next((i for i, variant in enumerate(found["variants"]) if variant["name"] == found["compared_with"]), None)
@@ -75,6 +81,7 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     return [
         ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval, by drawing films anew.", ours),
         *differences(variants, place(found)),
+        ("How long each was trained", TRAINED, trained(variants, found["stages"])),
         ("The paper's table 2", f"{found['paper']['words']}.", theirs),
     ]
 
@@ -89,6 +96,17 @@ def differences(variants: Sequence[Mapping[str, Any]], full: int | None) -> list
     title, photographs = variants[full]["title"], max(one["photographs"] for variant in others for one in variant["differences"].values())
     text = DIFFERENCES.format(title=title, photographs=many(photographs, "photograph"))
     return [(f"Difference from {title}", text, Table(["metric", *(variant["title"] for variant in others), "better"], rows))]
+
+
+def trained(variants: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Table:
+    """A line for each variant; nothing of what it has no part in."""
+    some = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
+    return Table(["variant", *some], [[Cell(v["title"]), *(Cell(effort(v["trained"].get(stage))) for stage in some)] for v in variants])
+
+
+def effort(one: Mapping[str, int] | None) -> Markup:
+    """`240 x 2`, and below it `480 samples`."""
+    return two_lines(f"{number(one['steps'])} x {number(one['batch'])}", many(one["samples"], "sample")) if one else Markup("–")
 
 
 BETTER = {"higher": "more", "lower": "less", "nearer": "less"}
