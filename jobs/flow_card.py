@@ -245,7 +245,7 @@ TABLE = (
     ("known", "epe_px", "known: error, px", 1), ("known", "angle_deg", "angle, deg", 1), ("known", "epe_near_px", "near edges", 1),
     ("known", "epe_inside_px", "inside", 1), ("known", "blur_px", "blur, px", 1), ("scenes", "epe_px", "scenes: error, px", 1),
     ("scenes", "spectrum_error", "of spectrum, %", 100), ("clips", "inconsistent_share", "clips: inconsistent, %", 100),
-    ("clips", "photometric", "grey levels", 1),
+    ("clips", "photometric", "grey levels", 1), ("clips", "inside_share", "stays inside, %", 100),
 )  # fmt: skip
 """Part of the card, measure, heading and factor of each column."""
 
