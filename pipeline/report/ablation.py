@@ -35,7 +35,7 @@ def ablation_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Sl
     return filled("evaluation.html", dict(over="Ablation", title="What does each part do?", lede=lede, tiles=tiles, sections=sections, across=5))
 
 
-BARS = "Bars are 95 % intervals by drawing films anew."
+BARS = "Bars are 95 % intervals over films, as quiver evaluate has them."
 BESIDE_FULL = (
     "The dashed line is the value of {title}, which has an interval of its own. All variants film the same photographs, so whether bars overlap proves nothing either way: "
     "the differences, photograph by photograph, say what these films tell apart."
@@ -79,7 +79,7 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     ours = Table(["metric", *names], [metric_row(variants, one["key"]) for one in variants[-1]["metrics"]])
     theirs = Table(["", *columns], [[Cell(v["title"]), *(Cell("–" if n is None else f"{n:g}") for n in v["paper"])] for v in variants])
     return [
-        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval, by drawing films anew.", ours),
+        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval over films.", ours),
         *differences(variants, place(found)),
         ("How long each was trained", TRAINED, trained(variants, found["stages"])),
         ("The paper's table 2", f"{found['paper']['words']}.", theirs),

@@ -221,6 +221,10 @@ def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
     assert "How long each was trained" in page and page.count("<td>1 x 1<small>1 sample</small></td>") == 7 and "<th>volume</th>" not in page
 
 
+def test_samples_are_steps_times_batch():
+    assert ablate.effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
+
+
 def test_the_stages_of_a_variant_are_those_of_its_commands():
     stages = {name: trainings().stages(NAMED[name]) for name in ("full", "volume", "independent", "splat")}
     prior = Path("out/trained/prior-coordinated-adaptive-16")
