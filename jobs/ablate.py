@@ -28,7 +28,8 @@ from jobs.exits import say, sentences
 from jobs.make_clips import WINDOW_S, written_name
 from jobs.results import page_maker, write_results
 from jobs.trainer import parse
-from jobs.variants import FULL, MOST_FREQUENCIES, PAPER_COLUMNS, REAL, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from jobs.variants import FULL, MOST_FREQUENCIES, PAPER_COLUMNS, REAL, STAGES, VARIANTS, Step, Trainings, Variant, film_of, films, films_of, photograph, step
+from model.checkpoints import newest
 from model.differences import differences
 from model.evaluation import NETWORKS, SIZE
 from model.features import load_network
@@ -300,12 +301,17 @@ def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]
     """What ablation.json says."""
     measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
     full, fps = measured.get(FULL), read_settings(select(job.dataset).dataset).plan.fps
-    variants = [asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full)) for one in job.variants]
+    said = trained(job)
+    variants = [
+        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full), trained=said[one.name])
+        for one in job.variants
+    ]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
     return dict(
         variants=variants,
         compared_with=FULL if full else None,
         remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *judder(real, fps)],
+        stages=list(STAGES),
         trainings=len(job.trainings.of(job.variants)),
         ours=f"Ours: {films}",
         caution=CAUTIONS[job.preset].format(films=films),
@@ -315,6 +321,19 @@ def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]
         | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
         | next(iter(measured.values()))["protocol"],
     )
+
+
+def trained(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
+    """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
+    stages = {one.name: job.trainings.stages(one) for one in job.variants}
+    spent = {folder: effort(newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
+    return {name: {stage: spent[folder] for stage, folder in one.items()} for name, one in stages.items()}
+
+
+def effort(config: Mapping[str, Any]) -> dict[str, int]:
+    """Of a checkpoint."""
+    steps, batch = config["step"], config["training"]["batch"]
+    return dict(steps=steps, batch=batch, samples=steps * batch)
 
 
 def from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

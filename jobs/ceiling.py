@@ -9,6 +9,7 @@ Writes ceiling.json and ceiling.html to DIR. No network is needed.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ FPS = 30.0
 """The working rate of the paper's spectra."""
 SHOWN = (STILL, "K = 4", "K = 16", TRUE)
 """Of which the page has X-t slices."""
+MEASURES = (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f"))
+"""Heading, name and form of what is shown."""
 
 Slices = dict[str, np.ndarray]
 
@@ -79,9 +82,10 @@ def run(job: Ceiling) -> None:
         record, slices[name] = measured(decoded(take, like(take.size, job.size), pool), window, job)
         clips.append(dict(name=name) | record)
         tell(f"{number} of {len(takes)} clips")
-    found = dict(protocol=protocol(job), clips=clips)
+    mean = mean_of(clips)
+    found = dict(protocol=protocol(job), mean=mean, clips=clips)
     files = write_results(job.out, "ceiling", found, make_page(found, slices))
-    say("\n".join([aligned(table(clips)), *map(str, files)]))
+    say("\n".join([aligned(table(clips, mean)), *map(str, files)]))
 
 
 def listed(places: Sequence[Path]) -> dict[str, Path]:
@@ -143,12 +147,18 @@ def numbers(one: Reached) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def table(clips: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    """For a terminal: PSNR, SSIM and error of the motion."""
+def mean_of(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the motions come to over all clips, each counting as much as any other; nothing of a single one."""
+    same = zip(*(clip["motions"] for clip in clips), strict=True) if len(clips) > 1 else ()
+    return [dict(name=each[0]["name"]) | {key: fmean(one[key] for one in each) for _, key, _ in MEASURES} for each in same]
+
+
+def table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """For a terminal: PSNR, SSIM and error of the motion, and their mean over clips last, where the eye is."""
     yield ["clip", "", *(motion["name"] for motion in clips[0]["motions"])]
-    for clip in clips:
-        for title, key, form in (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f")):
-            yield [clip["name"] if key == "psnr_db" else "", title, *(format(motion[key], form) for motion in clip["motions"])]
+    for name, motions in [*((clip["name"], clip["motions"]) for clip in clips), *([("mean over clips", mean)] if mean else [])]:
+        for title, key, form in MEASURES:
+            yield [name if key == MEASURES[0][1] else "", title, *(format(motion[key], form) for motion in motions)]
 
 
 if __name__ == "__main__":

@@ -110,12 +110,13 @@ def run(job: FlowCard) -> None:
 
 
 def chosen(job: FlowCard) -> tuple[dict[str, FlowConfig], dict[str, str]]:
-    """The configuration of each, and a sentence for each that is left out. Raises ValueError where one that was named cannot be had."""
+    """The configuration of each, and a sentence for each that is left out. Raises ValueError where one that was named cannot be had, or a file has no use."""
     names = job.estimators or get_args(Name)
     placed = {path: [flow for flow in ("raft_small", "raft_large") if fits(flow, path, job)] for path in job.weights}
     for path, flows in placed.items():
         if not flows:
             raise ValueError(f"--weights is {path}, expected the weights of raft_small or raft_large: {why_not(path, job)}")
+    check_each_is_used(placed, names)
     configs, left_out = {}, {}
     for name in dict.fromkeys(names):
         try:
@@ -125,6 +126,19 @@ def chosen(job: FlowCard) -> tuple[dict[str, FlowConfig], dict[str, str]]:
                 raise
             left_out[name] = f"{name} is left out: {error}"
     return configs, left_out
+
+
+def check_each_is_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
+    """Raises ValueError where a file of weights fits none of these estimators, or one that another file is given for."""
+    given: dict[str, Path] = {}
+    for path, flows in placed.items():
+        wanted = [name for name in flows if name in names]
+        if not wanted:
+            raise ValueError(f"--weights is {path}, which fits {' and '.join(flows)}, expected weights of one of the --estimators: {', '.join(names)}")
+        for name in wanted:
+            if name in given:
+                raise ValueError(f"--weights has {given[name]} and {path}, which both fit {name}, expected one file for each network")
+            given[name] = path
 
 
 def config_of(name: str, job: FlowCard, placed: dict[Path, list[str]]) -> FlowConfig:
@@ -231,7 +245,7 @@ TABLE = (
     ("known", "epe_px", "known: error, px", 1), ("known", "angle_deg", "angle, deg", 1), ("known", "epe_near_px", "near edges", 1),
     ("known", "epe_inside_px", "inside", 1), ("known", "blur_px", "blur, px", 1), ("scenes", "epe_px", "scenes: error, px", 1),
     ("scenes", "spectrum_error", "of spectrum, %", 100), ("clips", "inconsistent_share", "clips: inconsistent, %", 100),
-    ("clips", "photometric", "grey levels", 1),
+    ("clips", "photometric", "grey levels", 1), ("clips", "inside_share", "stays inside, %", 100),
 )  # fmt: skip
 """Part of the card, measure, heading and factor of each column."""
 

@@ -14,6 +14,8 @@ REAL = "real"
 """The name of the held-out windows themselves, beside those of the variants."""
 FULL = "full"
 """The name of the variant that the others are compared with."""
+STAGES = AUTOENCODER, ONE, ALL, VOLUME, RENDERER = "autoencoder", "one frequency", "coordination", "volume", "renderer"
+"""Of the trainings, in their order."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
 """Of the paper's table 2; less is better in each."""
 
@@ -94,6 +96,15 @@ class Trainings:
 
     def renderer(self, variant: Variant) -> Step:
         return self.training("train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer)
+
+    def stages(self, variant: Variant) -> dict[str, Path]:
+        """Where the checkpoints of each stage are that its films come from; what is still comes from none."""
+        if variant.still:
+            return {}
+        prior = self.denoiser(variant).makes
+        both = {ONE: prior / SLICE, ALL: prior}
+        first = {VOLUME: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {ONE: prior / SLICE}
+        return {AUTOENCODER: self.autoencoder(variant).makes} | first | {RENDERER: self.renderer(variant).makes}
 
     def training(self, verb: str, name: str, *options: object) -> Step:
         out = self.out / "trained" / name

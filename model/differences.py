@@ -6,10 +6,7 @@ Of what each film has a number: distances of whole sets of films have none of a 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy.stats import t
-
-from model.distances import CONFIDENCE
+from model.distances import of_mean
 
 
 class Difference(NamedTuple):
@@ -26,12 +23,8 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Of numbers in pairs, at least one. Raises ValueError where they are not as many."""
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"there are {len(ours)} and {len(theirs)} numbers, expected pairs of them")
-    apart = np.subtract(ours, theirs, dtype=np.float64)
-    value, count = float(apart.mean()), len(apart)
-    if count < 2:
-        return Difference(value, None, None, count)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1) * apart.std(ddof=1) / np.sqrt(count))
-    return Difference(value, value - half, value + half, count)
+    apart = [one - other for one, other in zip(ours, theirs, strict=True)]
+    return Difference(*(of_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart))
 
 
 def differences(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, Difference]:

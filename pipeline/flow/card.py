@@ -122,19 +122,30 @@ def on_scene(name: str, seed: int, frames: int, estimators: Estimators) -> tuple
 
 
 def on_clip(name: str, images: Sequence[Picture], estimators: Estimators) -> tuple[Numbers, Case]:
-    """Consistency of flow from the first image to all others and back, and what the pictures say of it; there is no truth. None where all of it leads out of the picture."""
+    """Consistency of flow from the first image to all others and back, and what the pictures say of it; there is no truth. All of them are measured on
+    the pixels that every one of them keeps in the picture (docs/maths.md, 54), else each would choose its own. None where there is no such pixel.
+    """
     later = range(1, len(images))
+    pairs = [(0, i) for i in later] + [(i, 0) for i in later]
+    motions = {key: measured(estimator, images, pairs) for key, estimator in estimators.items()}
+    kept = {key: [quality.stays_inside(flow) for flow in motion[: len(later)]] for key, (motion, _) in motions.items()}
+    seen = [np.logical_and.reduce(masks) for masks in zip(*kept.values(), strict=True)]
+    still = np.zeros((len(later), 2, *images[0].shape[:2]), np.float32)
+    about = dict(photometric_still=seen_by(images, still, seen), common_share=float(np.mean(seen)))
     flows, found = {}, {}
-    for key, estimator in estimators.items():
-        motion, spent = measured(estimator, images, [(0, i) for i in later] + [(i, 0) for i in later])
+    for key, (motion, spent) in motions.items():
         forward, backward = motion[: len(later)], motion[len(later) :]
-        errors = [quality.photometric_error(images[0], images[i], forward[i - 1]) for i in later]
-        seen = [error for error in errors if not np.isnan(error)]
-        found[key] = quality.consistency(list(zip(forward, backward, strict=True))) | dict(photometric=fmean(seen) if seen else None) | spent
+        inside = dict(inside_share=float(np.mean(kept[key])), photometric=seen_by(images, forward, seen))
+        found[key] = quality.consistency(list(zip(forward, backward, strict=True)), seen) | inside | about | spent
         flows[key] = forward[len(later) // 2]
-    still = [quality.photometric_error(images[0], images[i], np.zeros((2, *images[0].shape[:2]), np.float32)) for i in later]
-    found = {key: numbers | dict(photometric_still=float(np.mean(still))) for key, numbers in found.items()}
     return found, Case(name=name, image=images[0], truth=None, valid=np.ones(images[0].shape[:2], bool), flows=flows)
+
+
+def seen_by(images: Sequence[Picture], forward: Float32[np.ndarray, "later 2 height width"], seen: Sequence[Bool[np.ndarray, "height width"]]) -> float | None:
+    """How far the later images, moved back by the flow to them, are from the first, grey levels; None where no pixel is seen."""
+    errors = [quality.photometric_error(images[0], image, flow, mask) for image, flow, mask in zip(images[1:], forward, seen, strict=True)]
+    found = [error for error in errors if error is not None]
+    return fmean(found) if found else None
 
 
 def average(part: Mapping[str, Numbers], name: str, key: str) -> float | None:

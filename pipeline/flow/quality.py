@@ -143,19 +143,23 @@ def band_errors(
     return entries
 
 
-def consistency(pairs: Sequence[tuple[Flow, Flow]]) -> dict[str, float | None]:
-    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that stay inside.
-
-    None where none does.
-    """
-    apart = np.stack([disagreement(forward, backward) for forward, backward in pairs])
-    over, inside = apart > np.stack([tolerance(forward) for forward, _ in pairs]), ~np.isnan(apart)
-    return dict(disagreement_px=mean_where(apart, inside), inconsistent_share=mean_where(over, inside))
-
-
-def photometric_error(source: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"], flow: Flow) -> float:
-    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that stay in the picture and the three colours, grey levels; bicubic. NaN where none stays."""
+def stays_inside(flow: Flow) -> Mask:
+    """Pixels that the flow leads to a place in the picture."""
     x, y = (axis + part for axis, part in zip(positions(*flow.shape[1:]), flow, strict=True))
-    seen = cv2.remap(target, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    inside = (x >= 0) & (x <= flow.shape[2] - 1) & (y >= 0) & (y <= flow.shape[1] - 1)
-    return float(cv2.absdiff(seen, source)[inside].mean()) if inside.any() else float("nan")
+    return (x >= 0) & (x <= flow.shape[2] - 1) & (y >= 0) & (y <= flow.shape[1] - 1)
+
+
+def consistency(pairs: Sequence[tuple[Flow, Flow]], seen: Sequence[Mask]) -> dict[str, float | None]:
+    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that are `seen`
+    in each pair, none of which the flow may lead out of the picture. None where there is none.
+    """
+    apart, shown = np.stack([disagreement(forward, backward) for forward, backward in pairs]), np.stack(seen)
+    over = apart > np.stack([tolerance(forward) for forward, _ in pairs])
+    return dict(disagreement_px=mean_where(apart, shown), inconsistent_share=mean_where(over, shown))
+
+
+def photometric_error(source: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"], flow: Flow, seen: Mask) -> float | None:
+    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that are `seen` and the three colours, grey levels; bicubic. None where there is none."""
+    x, y = (axis + part for axis, part in zip(positions(*flow.shape[1:]), flow, strict=True))
+    found = cv2.remap(target, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return float(cv2.absdiff(found, source)[seen].mean()) if seen.any() else None

@@ -35,7 +35,7 @@ def ablation_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Sl
     return filled("evaluation.html", dict(over="Ablation", title="What does each part do?", lede=lede, tiles=tiles, sections=sections, across=5))
 
 
-BARS = "Bars are 95 % intervals by drawing films anew."
+BARS = "Bars are 95 % intervals over films, as quiver evaluate has them."
 BESIDE_FULL = (
     "The dashed line is the value of {title}, which has an interval of its own. All variants film the same photographs, so whether bars overlap proves nothing either way: "
     "the differences, photograph by photograph, say what these films tell apart."
@@ -44,6 +44,12 @@ CHANCE = "What one training differs from the next by chance is in none of these 
 DIFFERENCES = (
     "Mean over {photographs} of a variant's number less that of {title} for the same photograph, with Student's 95 % interval. Where that leaves out 0, marked by *, these films tell the two "
     "apart; where it does not, they do not. Between equals, one in twenty leaves out 0 by chance. Distances between sets of films have no number for a photograph, and are not here."
+)
+
+
+TRAINED = (
+    "Steps x samples of a step. They are not equal: a step of one frequency sees some of a sample's frequencies, one of coordination or of the volume all K; coordination goes on where one frequency "
+    "ended, and only what is coordinated has it. So variants differ in how much they were trained as well as in method."
 )
 
 
@@ -73,8 +79,9 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     ours = Table(["metric", *names], [metric_row(variants, one["key"]) for one in variants[-1]["metrics"]])
     theirs = Table(["", *columns], [[Cell(v["title"]), *(Cell("–" if n is None else f"{n:g}") for n in v["paper"])] for v in variants])
     return [
-        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval, by drawing films anew.", ours),
+        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval over films.", ours),
         *differences(variants, place(found)),
+        ("How long each was trained", TRAINED, trained(variants, found["stages"])),
         ("The paper's table 2", f"{found['paper']['words']}.", theirs),
     ]
 
@@ -89,6 +96,17 @@ def differences(variants: Sequence[Mapping[str, Any]], full: int | None) -> list
     title, photographs = variants[full]["title"], max(one["photographs"] for variant in others for one in variant["differences"].values())
     text = DIFFERENCES.format(title=title, photographs=many(photographs, "photograph"))
     return [(f"Difference from {title}", text, Table(["metric", *(variant["title"] for variant in others), "better"], rows))]
+
+
+def trained(variants: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Table:
+    """A line for each variant; nothing of what it has no part in."""
+    some = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
+    return Table(["variant", *some], [[Cell(v["title"]), *(Cell(effort(v["trained"].get(stage))) for stage in some)] for v in variants])
+
+
+def effort(one: Mapping[str, int] | None) -> Markup:
+    """`240 x 2`, and below it `480 samples`."""
+    return two_lines(f"{number(one['steps'])} x {number(one['batch'])}", many(one["samples"], "sample")) if one else Markup("–")
 
 
 BETTER = {"higher": "more", "lower": "less", "nearer": "less"}

@@ -59,7 +59,7 @@ class Section(NamedTuple):
 def ceiling_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
     """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
     clips = found["clips"]
-    sections = [Section("All clips", CEILING_TEXTS, table=ceiling_table(clips))]
+    sections = [Section("All clips", CEILING_TEXTS, table=ceiling_table(clips, found["mean"]))]
     sections += [ceiling_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
     sections.append(protocol(found["protocol"]))
     gain = np.mean([clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips])
@@ -77,13 +77,14 @@ CEILING_TEXTS = (
 )
 
 
-def ceiling_table(clips: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each clip and measure."""
+def ceiling_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each clip and measure, and the `mean` over clips first, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
     measures = (("PSNR, dB", "psnr_db", "{:.2f}"), ("SSIM", "ssim", "{:.4f}"), ("error of the motion, px", "error_px", "{:.3f}"))
+    listed = [*([("mean over clips", mean)] if mean else []), *((clip["name"], clip["motions"]) for clip in clips)]
     rows = [
-        [Cell(clip["name"] if i == 0 else ""), Cell(title), *(Cell(form.format(motion[key])) for motion in clip["motions"])]
-        for clip in clips for i, (title, key, form) in enumerate(measures)
+        [Cell(name if i == 0 else ""), Cell(title), *(Cell(form.format(motion[key])) for motion in motions)]
+        for name, motions in listed for i, (title, key, form) in enumerate(measures)
     ]  # fmt: skip
     return Table(["clip", "", *names], rows)
 

@@ -19,16 +19,20 @@ WHEEL = 40
 COLUMNS = {
     "known": (("epe_px", "error, px", 1), ("angle_deg", "angle, °", 1), ("epe_near_px", "near edges, px", 1), ("epe_inside_px", "inside, px", 1), ("blur_px", "edge blur, px", 1)),
     "scenes": (("epe_px", "error, px", 1), ("spectrum_error", "of spectrum, %", 100), ("epe_near_px", "near edges, px", 1), ("blur_px", "edge blur, px", 1)),
-    "clips": (("disagreement_px", "there and back, px", 1), ("inconsistent_share", "inconsistent, %", 100), ("photometric", "grey levels", 1)),
+    "clips": (
+        ("disagreement_px", "there and back, px", 1), ("inconsistent_share", "inconsistent, %", 100), ("photometric", "grey levels", 1), ("inside_share", "stays inside, %", 100),
+    ),
 }  # fmt: skip
 """Of each part: measure, heading and factor."""
+NO_ERROR = ("inside_share",)
+"""Measures of which less is not better."""
 
 
 def page(about: dict[str, Any], cases: Mapping[str, Sequence[card.Case]]) -> str:
     """One file that asks for nothing; equal cards give equal bytes."""
     names = list(about["estimators"])
     return filled("flow_card.html", dict(
-        names=names, learned=[name for name in names if card.is_learned(name)], leads=card.leads(about), claims=card.claims(about), left_out=list(about["left_out"].values()),
+        names=names, common=card.average(about["clips"], names[0], "common_share"), learned=[name for name in names if card.is_learned(name)], leads=card.leads(about), claims=card.claims(about), left_out=list(about["left_out"].values()),
         tables={part: table(about[part], names, part) for part in COLUMNS if about[part]}, times={name: card.seconds(about, name) for name in names}, figures=drawn(about, names),
         cases={part: [shown(one) for one in found] for part, found in cases.items()}, about=about, columns=COLUMNS, protocol=flatten(about["protocol"]).items(),
         described={name: flatten(one).items() for name, one in about["estimators"].items()},
@@ -38,8 +42,9 @@ def page(about: dict[str, Any], cases: Mapping[str, Sequence[card.Case]]) -> str
 def table(part: Mapping[str, card.Numbers], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
     """A row for each estimator, with the least value of each column marked."""
     found = {name: [card.average(part, name, key) for key, _, _ in COLUMNS[kind]] for name in names}
-    least = [min((value for value in column if value is not None), default=None) for column in zip(*found.values(), strict=True)]
-    factors = [factor for _, _, factor in COLUMNS[kind]]
+    keys, factors = [key for key, _, _ in COLUMNS[kind]], [factor for _, _, factor in COLUMNS[kind]]
+    columns = zip(keys, zip(*found.values(), strict=True), strict=True)
+    least = [None if key in NO_ERROR else min((value for value in column if value is not None), default=None) for key, column in columns]
     cells = {
         name: [(value is not None and value == low, value and factor * value) for value, low, factor in zip(row, least, factors, strict=True)]
         for name, row in found.items()

@@ -209,6 +209,30 @@ def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
+def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
+    trained = {one["name"]: one["trained"] for one in found(done)["variants"]}
+    one = dict(steps=1, batch=1, samples=1)
+    assert trained == {
+        "repeat": {},
+        "independent": {"autoencoder": one, "one frequency": one, "renderer": one},
+        "full": {"autoencoder": one, "one frequency": one, "coordination": one, "renderer": one},
+    }
+    page = (done / "ablation.html").read_text()
+    assert "How long each was trained" in page and page.count("<td>1 x 1<small>1 sample</small></td>") == 7 and "<th>volume</th>" not in page
+
+
+def test_samples_are_steps_times_batch():
+    assert ablate.effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
+
+
+def test_the_stages_of_a_variant_are_those_of_its_commands():
+    stages = {name: trainings().stages(NAMED[name]) for name in ("full", "volume", "independent", "splat")}
+    prior = Path("out/trained/prior-coordinated-adaptive-16")
+    assert list(stages["full"].items())[1:3] == [("one frequency", prior / "slice"), ("coordination", prior)]
+    assert list(stages["volume"]) == ["autoencoder", "volume", "renderer"] and stages["volume"]["volume"].name == "prior-volume-adaptive-16"
+    assert list(stages["independent"]) == ["autoencoder", "one frequency", "renderer"] and stages["splat"]["renderer"].name == "renderer-single_scale"
+
+
 def change(film: Path) -> float:
     """Mean difference of a film's frames from frame 16 on, once its compression has settled, grey levels."""
     with av.open(str(film)) as file:

@@ -80,6 +80,21 @@ def test_two_clips_of_one_name_are_refused(tmp_path, capsys):
     assert stopped.value.code == 2 and f"CLIPS has {paths[0]} and {paths[1]}, expected one video of each name" in capsys.readouterr().err
 
 
+def test_several_clips_have_a_mean_and_one_has_none(out, tmp_path, capsys):
+    assert json.loads((out / "ceiling.json").read_text())["mean"] == [] and "mean over clips" not in (out / "ceiling.html").read_text()
+    paths = [videos.swaying(tmp_path / f"{name}.mp4", seconds=1.2, amplitude=amplitude, hertz=1.5) for name, amplitude in (("much", 3.0), ("little", 0.5))]
+    main([*map(str, paths), "--out", str(tmp_path / "out"), "--frequencies", "4", "--size", "96x64"])
+    found = json.loads((tmp_path / "out" / "ceiling.json").read_text())
+    assert [one["name"] for one in found["mean"]] == ["still", "K = 4", "true motion"]
+    for i, one in enumerate(found["mean"]):
+        for key in ("psnr_db", "ssim", "error_px"):
+            assert one[key] == pytest.approx(np.mean([clip["motions"][i][key] for clip in found["clips"]]))
+    still = f"{found['mean'][0]['psnr_db']:.2f}"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mean over clips")]
+    assert line.split()[5] == still
+    assert f"<td>mean over clips</td><td>PSNR, dB</td><td>{still}</td>" in (tmp_path / "out" / "ceiling.html").read_text()
+
+
 def test_a_clip_that_is_too_short_is_named_before_any_is_measured(tmp_path, capsys):
     paths = [videos.swaying(tmp_path / f"{name}.mp4", seconds=seconds) for name, seconds in (("long", 2.0), ("short", 1.2))]
     with pytest.raises(SystemExit) as stopped:

@@ -42,7 +42,7 @@ def card(tmp_path_factory) -> Path:
 
 def test_the_card_holds_numbers_with_their_protocol(card):
     about = json.loads((card / "flow_card.json").read_text())
-    assert list(about["estimators"]) == ["dis_ultrafast", "dis_fine"]
+    assert about["estimators"].keys() == {"dis_ultrafast", "dis_fine"}
     fine, fast = (about["known"]["drift"][name] for name in ("dis_fine", "dis_ultrafast"))
     assert fine["epe_px"] < 0.15, "the corner that is not known does not count"
     assert fine["blur_px"] is None, "nothing moves apart there"
@@ -50,6 +50,7 @@ def test_the_card_holds_numbers_with_their_protocol(card):
     assert scene["dis_fine"]["epe_px"] < scene["dis_ultrafast"]["epe_px"]
     assert len(scene["dis_fine"]["bands"]) == 16 and scene["dis_fine"]["spectrum_error"] < scene["dis_ultrafast"]["spectrum_error"] < 1
     clip = about["clips"]["sway <b>.mp4"]["dis_fine"]
+    assert 0 < clip["common_share"] <= clip["inside_share"] <= 1
     assert clip["photometric"] < clip["photometric_still"] and 0 <= clip["inconsistent_share"] < 0.5
     assert fast["cpu_s"] > 0 and fine["cpu_s"] > 0
     protocol = about["protocol"]
@@ -157,3 +158,14 @@ def test_weights_go_to_the_network_they_fit(material, tmp_path):
     configs, left_out = flow_card.chosen(flow_card.FlowCard(out=tmp_path, weights=(material / "weights/raft-small.pth",)))
     assert configs["raft_small"].weights.endswith("raft-small.pth") and "raft_large" not in configs | {}
     assert list(left_out) in ([], ["raft_large"])
+
+
+def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path, capsys):
+    """A card would say less than was asked for, or be of other weights than a reader thinks."""
+    given, other = material / "weights/raft-small.pth", tmp_path / "other.pth"
+    other.write_bytes(given.read_bytes())
+    twice = refused(capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--weights", given, other)
+    assert f"--weights has {given} and {other}, which both fit raft_small, expected one file for each network" in twice
+    named = refused(capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--estimators", "dis_fast", "dis_fine", "--weights", given)
+    assert f"--weights is {given}, which fits raft_small, expected weights of one of the --estimators: dis_fast, dis_fine" in named
+    assert not (tmp_path / "out").exists()

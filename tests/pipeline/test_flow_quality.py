@@ -117,8 +117,8 @@ def test_a_sway_that_is_measured_too_small_is_told_by_its_band():
 
 def test_flow_that_returns_is_consistent_and_one_that_does_not_is_not():
     there = np.full((2, H, W), 3.0, np.float32)
-    assert quality.consistency([(there, -there)]) == dict(disagreement_px=0.0, inconsistent_share=0.0)
-    found = quality.consistency([(there, -there), (there, there)])
+    assert quality.consistency([(there, -there)], [quality.stays_inside(there)]) == dict(disagreement_px=0.0, inconsistent_share=0.0)
+    found = quality.consistency([(there, -there), (there, there)], [quality.stays_inside(there)] * 2)
     assert found["disagreement_px"] == pytest.approx(0.5 * 6 * np.sqrt(2), rel=1e-5) and found["inconsistent_share"] == 0.5
 
 
@@ -126,9 +126,9 @@ def test_the_right_flow_makes_the_pictures_alike():
     picture = texture(W, H)
     moved = np.roll(picture, (2, 5), (0, 1))
     flow = np.stack([np.full((H, W), 5), np.full((H, W), 2)]).astype(np.float32)
-    right, still = (quality.photometric_error(picture, moved, one) for one in (flow, np.zeros_like(flow)))
+    right, still = (quality.photometric_error(picture, moved, one, quality.stays_inside(flow)) for one in (flow, np.zeros_like(flow)))
     assert right == 0 and still > 10
-    assert np.isnan(quality.photometric_error(picture, moved, flow + 1000))
+    assert quality.photometric_error(picture, moved, flow, quality.stays_inside(flow + 1000)) is None
 
 
 def told(change) -> dict:
@@ -149,16 +149,19 @@ def test_the_claim_is_tested_and_not_repeated():
     assert "raft_small finds less detail but is not smoother than dis_medium" in card.claim(wrong)
 
 
-class Away:
-    """An estimator for which everything leaves the picture."""
+class Says:
+    """An estimator that finds the same flow between all pictures."""
 
     device = None
+
+    def __init__(self, flow: np.ndarray):
+        self.flow = flow
 
     def prepare(self, images):
         return images
 
     def displace(self, pairs):
-        return np.full((len(pairs), 2, H, W), 1e4, np.float32)
+        return np.stack([self.flow] * len(pairs))
 
     def description(self):
         return {}
@@ -166,9 +169,24 @@ class Away:
 
 def test_flow_that_leads_out_of_the_picture_has_no_numbers_and_spoils_no_card():
     pictures = [np.zeros((H, W, 3), np.uint8)] * 3
-    found, _ = card.on_clip("clip", pictures, {"away": Away()})
+    found, _ = card.on_clip("clip", pictures, {"away": Says(np.full((2, H, W), 1e4, np.float32))})
     assert [found["away"][key] for key in ("disagreement_px", "inconsistent_share", "photometric")] == [None] * 3
+    assert found["away"]["inside_share"] == found["away"]["common_share"] == 0
     json.dumps(found, allow_nan=False)
+
+
+def test_an_estimator_does_not_choose_the_pixels_it_is_measured_by():
+    """In the left half the pictures differ; one estimator says nothing moves, the other the same but that the left half has gone."""
+    still, gone = np.zeros((2, H, W), np.float32), np.zeros((2, H, W), np.float32)
+    gone[0, :, : W // 2] = -W
+    before, after = np.zeros((H, W, 3), np.uint8), np.zeros((H, W, 3), np.uint8)
+    after[:, : W // 2] = 100
+    alone, _ = card.on_clip("clip", [before, after, after], {"honest": Says(still)})
+    found, _ = card.on_clip("clip", [before, after, after], {"honest": Says(still), "sly": Says(gone)})
+    assert alone["honest"]["photometric"] == alone["honest"]["photometric_still"] == 50 and alone["honest"]["common_share"] == 1
+    assert found["honest"]["photometric"] == found["sly"]["photometric"] == found["sly"]["photometric_still"] == 0
+    assert (found["honest"]["inside_share"], found["sly"]["inside_share"], found["sly"]["common_share"]) == (1, 0.5, 0.5)
+    assert found["honest"]["disagreement_px"] == found["sly"]["disagreement_px"] == 0
 
 
 # ---- files of flow
