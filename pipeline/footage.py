@@ -89,7 +89,7 @@ def take_of(path: Path, pool: DecoderPool) -> Take:
 
 
 def take_of_window(row: dict[str, Any], settings: Settings, pool: DecoderPool) -> Take:
-    """The frames of a data set's window, by its row of the manifest. Raises ValueError where its video is gone or is another, OSError where its folder is gone."""
+    """The frames of a data set's window, by its row of the manifest. Raises ValueError where its video is gone or another, OSError where its folder is gone."""
     clip = clip_of(row)
     try:
         video = planned_video(clip, [row], pool)
