@@ -131,14 +131,16 @@ def apart(one: Mapping[str, Any], factor: int) -> Markup:
 def metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
     """Of one metric."""
     metrics = [metric(variant, key) for variant in variants]
-    if needs := metrics[0]["needs"]:
-        return [Cell(titled(metrics[0])), Cell(f"needs {needs}", wide=len(variants))]
+    if all(one["value"] is None for one in metrics):
+        return [Cell(titled(metrics[0])), Cell(f"needs {metrics[0]['needs']}", wide=len(variants))]
     factor = scale(metrics)
     return [Cell(titled(metrics[0], factor)), *(Cell(with_interval(one, factor)) for one in metrics)]
 
 
 def with_interval(one: Mapping[str, Any], factor: int) -> Markup:
     """`3.1`, and below it `2.2 – 4`."""
+    if one["value"] is None:
+        return two_lines("–", f"needs {one['needs']}")
     return two_lines(number(factor * one["value"]), "" if one["low"] is None else f"{number(factor * one['low'], 2)} – {number(factor * one['high'], 2)}")
 
 
@@ -148,7 +150,7 @@ def two_lines(value: str, doubt: str) -> Markup:
 
 def scale(metrics: Sequence[Mapping[str, Any]]) -> int:
     """By what small numbers are multiplied, so that the largest has a digit before the point."""
-    largest = max(abs(one["value"]) for one in metrics)
+    largest = max((abs(one["value"]) for one in metrics if one["value"] is not None), default=0)
     return 10 ** ceil(-log10(largest)) if 0 < largest < SMALL else 1
 
 

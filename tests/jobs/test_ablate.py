@@ -22,6 +22,7 @@ from pipeline.derived import finalize
 from pipeline.filters import PRESETS as FILTERS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
+from pipeline.report.ablation import ablation_page
 from pipeline.selection import select
 from pipeline.window import BuildConfig, recorded
 from tests import videos
@@ -187,6 +188,17 @@ def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
     finally:
         run(*asked, "--out", done)
     assert found(done) == before and "Difference from full (K = 16)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("without", [[0], [2], [0, 1, 2]])
+def test_a_variant_may_lack_a_metric_that_others_have(done, without):
+    table = found(done)
+    for i in without:
+        (one,) = (one for one in table["variants"][i]["metrics"] if one["key"] == "warping_error")
+        one |= dict(value=None, low=None, high=None, needs="something that is seen again")
+    page = ablation_page(table, {})
+    assert page.count("needs something that is seen again") == (1 if len(without) == 3 else len(without))
+    assert "needs something" not in ablation_page(found(done), {})
 
 
 def dashed(page: str) -> int:
