@@ -283,9 +283,10 @@ def spectral(found: Sequence[Measured]) -> list[Row]:
 
 
 def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
-    """The mean over pairs, with its interval."""
-    found = of_mean(values) if len(values) > 1 else (float(values[0]), None, None)
-    return Row(key, name, unit, better, *found, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
+    """The mean over pairs, with its interval, which begins nowhere below what the metric can be."""
+    value, low, high = of_mean(values) if len(values) > 1 else (float(values[0]), None, None)
+    low = None if low is None else max(low, -1.0 if key == "ssim" else 0.0)
+    return Row(key, name, unit, better, value, low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
 def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:

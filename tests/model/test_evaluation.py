@@ -107,6 +107,7 @@ def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     deviation = np.mean([row.high - row.low for row in drawn]) / (2 * 2 / np.sqrt(pairs))
     assert deviation == pytest.approx({2: 12.706 * 0.7979, 3: 4.303 * 0.8862, 10: 2.262 * 0.9727}[pairs], rel=0.05)  # t, and by how much s is too small
     assert drawn[0].protocol["interval"] == "Student's t over pairs" and (drawn[0].low + drawn[0].high) / 2 == pytest.approx(drawn[0].value)
+    assert averaged([0.0] * (pairs - 1) + [1.0], "key", "name", "", "nearer", {}).low == 0
     assert averaged([1.5] * pairs, "key", "name", "", "lower", {})[4:7] == (1.5, 1.5, 1.5) and averaged([1.5], "key", "name", "", "lower", {}).low is None
 
 
