@@ -101,8 +101,8 @@ def test_the_frame_that_was_given_counts_for_nothing(real):
 @pytest.mark.parametrize("pairs", [2, 3, 10])
 def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     """Of 2000 sets 1900 are expected, give or take 10; and it is as wide as Student's must be."""
-    drawn = [averaged(values.tolist(), "key", "name", "", "lower", {}) for values in np.random.default_rng(0).normal(3, 2, (2000, pairs))]
-    held = [row.low <= 3 <= row.high for row in drawn]
+    drawn = [averaged(values.tolist(), "key", "name", "", "lower", {}) for values in np.random.default_rng(0).normal(300, 2, (2000, pairs))]
+    held = [row.low <= 300 <= row.high for row in drawn]
     assert abs(sum(held) - 1900) < 40
     deviation = np.mean([row.high - row.low for row in drawn]) / (2 * 2 / np.sqrt(pairs))
     assert deviation == pytest.approx({2: 12.706 * 0.7979, 3: 4.303 * 0.8862, 10: 2.262 * 0.9727}[pairs], rel=0.05)  # t, and by how much s is too small
