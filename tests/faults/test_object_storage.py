@@ -88,6 +88,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, point, place, shard):
     """And the same command again; every second time on another machine, which has nothing of the first."""
@@ -104,6 +105,7 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert left(again) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(reference, injected, proxy, server, prefix, tmp_path):
     """It is stopped while it hands over a shard; runs share a token until one takes over, in the storage."""
     first, second = tmp_path / "first", tmp_path / "second"

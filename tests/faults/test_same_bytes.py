@@ -40,6 +40,7 @@ def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case
     injected.ended(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 1, 8][: counted(3, 1)])
 def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path, workers):
     """The real command; tests/jobs/test_extract_flow.py compares one worker with two too."""

@@ -136,6 +136,7 @@ def newest(folder: Path) -> checkpoints.Checkpoint:
     return checkpoints.newest(folder)[0]
 
 
+@pytest.mark.slow
 def test_it_trains_makes_films_and_measures_them(done):
     verbs = [command.split()[1] for command in finished(done)]
     assert verbs == ["train-autoencoder", "train-denoiser", "train-renderer", *["animate"] * 2 * len(MADE), *["evaluate"] * len(MADE)]
@@ -154,6 +155,7 @@ def evaluated(out: Path, name: str) -> dict:
     return json.loads((out / "evaluation" / name / "evaluation.json").read_text())
 
 
+@pytest.mark.slow
 def test_films_are_compared_with_those_of_full_photograph_by_photograph(done):
     table = found(done)
     ours, full = ({pair["name"]: pair for pair in evaluated(done, name)["pairs"]} for name in ("repeat", "full"))
@@ -169,6 +171,7 @@ def test_films_are_compared_with_those_of_full_photograph_by_photograph(done):
         assert difference["value"] == pytest.approx(means["repeat"][key] - means["full"][key], abs=1e-9), key
 
 
+@pytest.mark.slow
 def test_what_evaluate_remarks_is_remarked_here_too(asked, done, capsys):
     (remark,) = evaluated(done, "full")["remarks"]
     run(*asked, "--out", done)
@@ -176,6 +179,7 @@ def test_what_evaluate_remarks_is_remarked_here_too(asked, done, capsys):
     assert remark in capsys.readouterr().out and remark in (done / "ablation.html").read_text()
 
 
+@pytest.mark.slow
 def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
     before = found(done)
     page = (done / "ablation.html").read_text()
@@ -190,6 +194,7 @@ def test_without_full_nothing_is_compared_with_it(asked, done, capsys):
     assert found(done) == before and "Difference from full (K = 16)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [[0], [2], [0, 1, 2]])
 def test_a_variant_may_lack_a_metric_that_others_have(done, without):
     table = found(done)
@@ -206,6 +211,7 @@ def dashed(page: str) -> int:
     return page.count("stroke-dasharray")
 
 
+@pytest.mark.slow
 def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     """Of 48 at 30 a second: a clip of 24 has none of its own for every fifth."""
     assert found(done)["protocol"]["repeated_frames"] == dict.fromkeys(found(done)["protocol"]["photographs"], "0 of 48")
@@ -221,6 +227,7 @@ def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
+@pytest.mark.slow
 def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
     trained = {one["name"]: one["trained"] for one in found(done)["variants"]}
     one = dict(steps=1, batch=1, samples=1)
@@ -252,11 +259,13 @@ def change(film: Path) -> float:
     return float(np.abs(frames[16:] - frames[16]).mean())
 
 
+@pytest.mark.slow
 def test_repeated_pictures_stand_still_and_the_others_move(done):
     changes = {name: [change(film) for film in sorted((done / "films" / name).iterdir())] for name in (*MADE, "real")}
     assert max(changes["repeat"]) < 0.1 < min(changes["real"] + changes["independent"] + changes["full"])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_but_show_the_table(asked, done, capsys):
     before, commands = found(done), finished(done)
     run(*asked, "--out", done)
@@ -267,6 +276,7 @@ def test_the_same_command_again_does_nothing_but_show_the_table(asked, done, cap
     )
 
 
+@pytest.mark.slow
 def test_a_command_that_was_shown_does_the_same_alone(done, tmp_path):
     verb, *args = shlex.split(next(line for line in finished(done) if "train-renderer" in line))[1:]
     train_renderer.main([*args[:-1], str(tmp_path / "alone")])
@@ -274,6 +284,7 @@ def test_a_command_that_was_shown_does_the_same_alone(done, tmp_path):
     assert verb == "train-renderer" and alone.config == shared.config and checkpoints.same(alone.weights("ema"), shared.weights("ema"))
 
 
+@pytest.mark.slow
 def test_the_first_stage_of_full_is_a_training_of_independent_frequencies(done, tmp_path):
     line = next(line for line in finished(done) if "train-denoiser" in line).replace("--mode coordinated", "--mode independent")
     train_denoiser.main([*shlex.split(line)[2:-1], str(tmp_path / "alone")])
@@ -289,6 +300,7 @@ ablate.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_and_begun_again_it_gives_the_same_table(asked, done, tmp_path):
     out = tmp_path / "ablation"
     with subprocess.Popen([sys.executable, "-c", KILLED, "smoke", *map(str, asked), "--out", str(out)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
@@ -309,6 +321,7 @@ def refused(capsys, code: int, *args: object) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_ablation_in_the_same_folder_is_refused(asked, done, capsys):
     before = found(done)
     said = refused(capsys, 3, *asked, "--out", done, "--seed", 7)

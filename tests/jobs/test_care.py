@@ -200,6 +200,7 @@ def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
     assert code == 0 and "sound so far (2 shards read)" in out and "1 shard of 3 not built yet" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
     damage.flip(damage.TARS[0], 0.5, 0, root)

@@ -143,6 +143,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_rewrites_nothing(clips, refe
     assert all(path.stat().st_mtime_ns == written for path, written in committed.items())
 
 
+@pytest.mark.slow
 def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     before = contents(reference)
     done = extract(clips, reference)
@@ -158,6 +159,7 @@ def test_another_configuration_is_refused_with_both_values(clips, reference):
     assert contents(reference) == before
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     done = extract(clips, tmp_path)
@@ -165,6 +167,7 @@ def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     for path in clips.rglob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -36,6 +36,7 @@ def steps_of(log: Path) -> list[int]:
     return [json.loads(line)["step"] for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_path):
     """P18: in either stage, and between them, to the weights of two ranks that were left in peace."""
     outs = {"peace": [""], "killed": ["slice/step-00000002", "slice/step-00000004", "killed/step-00000002", "killed/step-00000004", ""]}

@@ -29,6 +29,7 @@ def dataset(tmp_path_factory):
     return written(tmp_path_factory.mktemp("statistics") / "a", SHARDS)
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes_and_touches_nothing_else(dataset, tmp_path):
     before = {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()}
     for workers in (1, 2):
@@ -103,6 +104,7 @@ def test_refilter_and_its_view_from_the_command_line(tmp_path):
     assert done.returncode == 0 and "loose keeps 4 of 6" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
     """A texture sways as a whole by a sin(2 pi f t): |S_k| = a T / 2 at that frequency for every pixel, x alone."""
     clips, out, amplitude = tmp_path / "clips", tmp_path / "dataset", 1.5

@@ -57,6 +57,7 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P19")
 def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_is_room(folder, disk, tmp_path, record_property):
     """P19: whichever file does not fit, log and TensorBoard's too, the last whole checkpoint stays and nothing torn."""

@@ -32,6 +32,7 @@ def submit(cluster: nodes.Head, *arguments: str, **env: str) -> subprocess.Compl
     return subprocess.run(command, cwd=ROOT, env=cluster.env | env, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(cluster, tmp_path):
     (tmp_path / "clips").mkdir()
     videos.swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))

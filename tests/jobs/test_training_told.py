@@ -49,6 +49,7 @@ def following(shown: str, *, kept: str) -> list[str]:
     return shlex.split(after)[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatch):
     """The commands that they name work one after the other; of a library nothing is heard."""
@@ -87,6 +88,7 @@ def test_a_terminal_sees_a_bar(folder):
     assert "step 4 of 4" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_says_once_that_nothing_is_held_out(folder):
     shown, said = command(folder, "train-autoencoder", "smoke", "--data", "all", "--out", "all ae", "--steps", "2", *QUICK)

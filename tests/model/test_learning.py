@@ -1,5 +1,6 @@
 """The denoiser learns: four photographs, four motions, and the right one for each."""
 
+import pytest
 import torch
 from tiny import random
 from torch import Tensor
@@ -47,6 +48,7 @@ def correlations(found: Tensor, true: Tensor) -> Tensor:
     return torch.corrcoef(torch.cat([found.flatten(1), true.flatten(1)]))[: len(found), len(found) :]
 
 
+@pytest.mark.slow
 def test_samples_are_the_motion_of_their_photograph():
     """What is sampled correlates with the motion that belongs to the photograph, and not with another's.
 

@@ -365,6 +365,7 @@ def test_a_cache_that_cannot_be_written_is_no_end(tmp_path):
     assert (done.returncode, out.split()[0], errors.count("WARNING")) == (0, "False", 1)
 
 
+@pytest.mark.slow
 def test_two_processes_build_at_once(tmp_path):
     """Beside the lock of a build that was killed."""
     kernel_or_skip()
