@@ -135,6 +135,7 @@ def test_the_command_through_a_storage_that_fails(reference, injected, proxy, se
     assert "canary0f00d" not in done.stdout + done.stderr and not [path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
     """A table here that names them: all that does not say where they are is as it was, and a run that was killed goes on."""
     for path in reference.clips.parent.glob("[0-9]*.mp4"):  # and not what other tests put beside them

@@ -272,6 +272,7 @@ def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
     assert damage.contents(root) == sound
 
 
+@pytest.mark.slow
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     tar = (root / damage.TARS[0]).read_bytes()
     damage.flip("records/train-000000.json", 0.5, 0, root)

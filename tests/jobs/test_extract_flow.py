@@ -151,6 +151,7 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     assert contents(reference) == before
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_with_both_values(clips, reference):
     before = contents(reference)
     done = extract(clips, reference, "--frequencies", "8", "--no-motion-px", "0.2")

@@ -65,6 +65,7 @@ def test_the_report_and_the_card(hostile, tmp_path, capfd):
     assert "<script" not in card and "](javascript" not in card and len(card) < 100_000
 
 
+@pytest.mark.slow
 def test_a_terminal(hostile, tmp_path, capfd):
     root = shutil.copytree(hostile, tmp_path / "a")
     (root / "shards" / f"{CODES.replace('/', '')}.tar").write_text("")

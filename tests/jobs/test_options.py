@@ -87,6 +87,7 @@ def test_a_long_name_is_not_broken(monkeypatch, capsys):
     assert name in refused(monkeypatch, capsys, *SAMPLE[:-1], name) and os.environ["COLUMNS"] == "50"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"TERM": "xterm"}, {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}])
 def test_a_terminal_s_colours_and_letters_are_not_in_the_way(settings):
     ours, theirs = os.openpty()
@@ -138,6 +139,7 @@ def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path
     assert commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["animate", "extract-flow", "report-statistics"])
 def test_help_names_what_an_option_takes(verb):
     """Not that None is a word for its absence."""

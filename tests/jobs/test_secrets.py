@@ -84,6 +84,7 @@ def logs(monkeypatch) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_the_environment_is_written_nowhere(tmp_path, logs, monkeypatch, capfd):
     """Nor is the token that a run makes for its own Ray, in Ray's logs either."""
     for name, value in ENVIRONMENT.items():

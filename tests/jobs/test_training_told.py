@@ -74,6 +74,7 @@ def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatc
     assert (folder / "film.mp4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_terminal_sees_a_bar(folder):
     command = [sys.executable, "-m", "jobs.command", "train-autoencoder", "smoke", "--data", "data", "--out", "bar", "--steps", "4", *QUICK]

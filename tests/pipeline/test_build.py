@@ -101,6 +101,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     assert np.sqrt(np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, reason",
     [("still-30fps", Reason.NO_MOTION), ("cut-30fps", Reason.CUT), ("pan-30fps", Reason.CAMERA_MOTION), ("lantern-50fps", None), ("ripples-vfr", None)],

@@ -66,6 +66,7 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     assert {kind for kind in proxy.faults if kind != "none"} == {"refused", "answer lost", "upload broken off", "answer broken off"}
 
 
+@pytest.mark.slow
 def test_a_creation_whose_answer_is_lost_is_ours(through):
     """Of forty, about six are created and say 412 to the second attempt; with other bytes each is refused."""
     proxy, bucket = through(0.3, seed=1), Bucket(storage.url("created"))
