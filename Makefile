@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"
 	@echo "the data set is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
 
-# what takes a test a quarter of a minute or more is left to make check
+# what takes a test some ten seconds or more is left to make check
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 

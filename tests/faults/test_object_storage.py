@@ -211,6 +211,7 @@ def here(proxy, monkeypatch) -> None:
     objects.client.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0, 1], ids=["both at once", "one after the other has committed"])
 def test_twins_on_two_machines_commit_one_shard(proxy, here, server, prefix, tmp_path, record_property, late):
     """To other bytes, as GPUs do: the record and what it names are of one of them."""

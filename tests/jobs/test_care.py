@@ -176,6 +176,7 @@ def test_a_look_at_the_lock_does_not_stop_a_run(root):
     assert not Dataset(root).is_held()
 
 
+@pytest.mark.slow
 def test_verify_says_that_all_is_whole_in_as_many_processes(root, capsys):
     code, out, _ = called(verify, capsys, root)
     assert code == 0 and "whole (3 shards read, derived files built again and compared)" in out

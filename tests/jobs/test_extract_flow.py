@@ -177,6 +177,7 @@ def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     assert done.returncode == 3 and "clip added" in done.stderr and "new.mp4" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     done = extract(clips, tmp_path / "out", "--dry-run", "--limit", "3")
     assert done.returncode == 0 and "3 clips" in done.stdout and "shards" in done.stdout and " MB" in done.stdout

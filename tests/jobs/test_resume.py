@@ -103,6 +103,7 @@ def undisturbed(data, tmp_path_factory) -> dict[int, Path]:
     return {ranks: ended(data, folder / str(ranks), 0, ranks, []) for ranks in (1, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P18")
 @pytest.mark.parametrize(("workers", "ranks"), SETUPS)
 def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(data, undisturbed, tmp_path, record_property, workers, ranks):

@@ -79,6 +79,7 @@ def saved(tab) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
     """Choices by key and by hand, one back and another answer; what is saved is what was seen and chosen; nothing tells A from B."""
     with opened_page(page) as (tab, complaints):

@@ -78,6 +78,7 @@ def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
     refused_by_quiver(tmp_path, env, f"RAY_AUTH_MODE is 'disabled' and RAY_ADDRESS '{address}', expected 'token'")
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P23")
 def test_a_dashboard_that_answers_without_a_token_is_refused(tmp_path):
     """Though we have a token: others need none. Its ports listen on every interface, whatever address it has."""

@@ -22,6 +22,7 @@ def train(*args: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "jobs.train_renderer", "smoke", *args], cwd=root, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_training_and_its_end(tmp_path):
     written(tmp_path / "data", {"train-000000": [{}] * 3, "test-000000": [{}]})
     args = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--decay", "0", "--loader-workers", "0", "--log-every", "2"]

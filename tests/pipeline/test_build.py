@@ -89,6 +89,7 @@ def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, 
         return dataset, rows, [decided.outcome for decided in list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]]
 
 
+@pytest.mark.slow
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
     scene = scenery.SCENES["cloth"](np.random.default_rng(5))
