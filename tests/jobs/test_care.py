@@ -62,6 +62,7 @@ def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, name
     assert damage.contents(root) == damage.contents(sound)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P15")
 def test_the_report_and_the_files_of_a_view_come_back_too(root, capsys):
     assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0

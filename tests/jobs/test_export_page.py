@@ -115,6 +115,7 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_pat
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "an older page")]
 
 
+@pytest.mark.slow
 def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
     words = "Mum & Dad's <script>tree</script>"
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", tmp_path / "page.html", "--title", words)

@@ -108,6 +108,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command begins again")])
