@@ -81,8 +81,9 @@ def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEsti
 
 
 def build_stretch(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[Result]:
-    """One result for each of these windows of one clip, from its stream (Stretches). Where the video gives out, the
-    windows still to come are quarantined; those before are what they would have been.
+    """One result for each of these windows of one clip, from its stream (Stretches). A window that
+    touches a damaged frame is quarantined; if the video cannot be read any further, so are those
+    still to come. The others are what they would have been.
     """
     done, last = 0, None
     try:
@@ -98,16 +99,24 @@ def build_stretch(rows: Sequence[dict], stream: Iterator[Any], config: BuildConf
     yield from left
 
 
-def begin_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[Begun]:
-    """Each window with its flow under way. Raises Quarantined where the video gives out."""
+def begin_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[Begun | Result]:
+    """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot be
+    read any further.
+    """
     found: Found = next(stream)
-    described = dict(decoder=found.decoder, flow=estimator.description())
     for row, seen in zip(rows, windows(found, stream, estimator), strict=True):
+        if isinstance(seen, Quarantined):
+            yield quarantined(row, seen)
+            continue
+        decoders = " and ".join(dict.fromkeys(one.decoder for one in seen))
+        described = dict(decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description())
         yield Begun(row, seen, measure_flow(row["key"], seen, config, estimator), described)
 
 
-def finish_window(begun: Begun, config: BuildConfig) -> Result:
-    """Measures one window, judges it, and makes its sample where it is kept."""
+def finish_window(begun: Begun | Result, config: BuildConfig) -> Result:
+    """Measures one window, judges it, and makes its sample if it is kept."""
+    if isinstance(begun, Result):
+        return begun
     row, seen, moving, described = begun
     try:
         moved = settle(moving)

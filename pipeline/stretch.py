@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline import filters
-from pipeline.decode.pool import Ahead, DecoderPool, depth
-from pipeline.decode.source import signature
+from pipeline.decode.pool import Ahead, DecoderPool, damaged, depth
+from pipeline.decode.source import Picture, signature
 from pipeline.filters import Look, Step
 from pipeline.flow import FlowEstimator
 from pipeline.plan import PlanConfig, clip_of, window_of, window_span
@@ -31,7 +31,8 @@ class Found(NamedTuple):
     """A stretch whose video was probed: which frames each window needs, and which decoder reads them."""
 
     spans: list[range]
-    decoder: str
+    decoder_reason: str
+    """Why the video's decoder is the one that it is."""
 
 
 class Frame(NamedTuple):
@@ -40,7 +41,14 @@ class Frame(NamedTuple):
     number: int
     """Its index in the video."""
     time: float
-    image: UInt8[np.ndarray, "height width 3"]
+    picture: Picture
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Its image. Raises Quarantined (decode_error) if it is damaged."""
+        if self.picture.image is None:
+            raise damaged(self.number, self.time, self.picture.damage)
+        return self.picture.image
 
 
 class Seen(NamedTuple):
@@ -48,6 +56,8 @@ class Seen(NamedTuple):
 
     image: UInt8[np.ndarray, "height width 3"]
     time: float
+    decoder: str
+    """Name and version of the decoder that gave the image."""
     prepared: Any
     look: Look
     step: Step | None
@@ -99,9 +109,9 @@ def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, si
     video = planned_video(clip, rows, pool)
     spans = [window_span(clip, video, window_of(row), plan) for row in rows]
     indices = sorted({index for span in spans for index in span})
-    yield Found(spans, video.decoder)
-    for index, image in zip(indices, pool.frames(clip.uri, video, indices, size), strict=True):
-        yield Frame(index, float(video.times[index]), image)
+    yield Found(spans, video.decoder_reason)
+    for index, picture in zip(indices, pool.pictures(clip.uri, video, indices, size), strict=True):
+        yield Frame(index, float(video.times[index]), picture)
 
 
 def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
@@ -127,31 +137,42 @@ def content(path: str, found: Signature) -> str:  # noqa: ARG001 - part of the k
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def windows(found: Found, frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[list[Seen]]:
-    """The frames of each window, the start frame first."""
+def windows(found: Found, frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[list[Seen] | Quarantined]:
+    """The frames of each window, the start frame first; of a window that touches a damaged frame, that.
+
+    Raises Quarantined if the video cannot be read any further.
+    """
     stream = look_at(frames, estimator)
-    seen: dict[int, Seen] = {}
+    seen: dict[int, Seen | Quarantined] = {}
     for span in found.spans:
         seen = {index: one for index, one in seen.items() if index >= span.start}
         while span[-1] not in seen:
             index, one = next(stream)
             seen[index] = one
-        yield [seen[index] for index in span]
+        window = [seen[index] for index in span]
+        refusal = next((one for one in window if isinstance(one, Quarantined)), None)
+        yield refusal or [one for one in window if isinstance(one, Seen)]
 
 
-def look_at(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, Seen]]:
-    """Every frame, by its index, with what is computed once for it."""
+def look_at(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, Seen | Quarantined]]:
+    """Every frame, by its index, with what is computed once for it, or its refusal if it is damaged."""
     before: Look | None = None
     for together in batched(frames, TOGETHER):
-        for frame, prepared in zip(together, estimator.prepare([frame.image for frame in together]), strict=True):
+        images = [frame.image for frame in together if not frame.picture.damage]
+        all_prepared = iter(estimator.prepare(images) if images else [])
+        for frame in together:
+            if frame.picture.damage:
+                yield frame.number, damaged(frame.number, frame.time, frame.picture.damage)
+                before = None
+                continue
             look = filters.look(frame.image)
             step = None if before is None else filters.step(before, look)
-            yield frame.number, Seen(frame.image, frame.time, prepared, look, step)
+            yield frame.number, Seen(frame.image, frame.time, frame.picture.decoder, next(all_prepared), look, step)
             before = look
 
 
 def batched(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
-    """Lists of `count` frames; where the video gives out, those that came before it first."""
+    """Lists of `count` frames; if the video cannot be read any further, those before that first."""
     batch, end = [], None
     try:
         for frame in frames:

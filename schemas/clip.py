@@ -57,6 +57,8 @@ class Video:
     """Indices of the frames at which decoding can begin."""
     decoder: str
     """Name and version of the decoder that returns these frames exactly."""
+    decoder_reason: str
+    """Why that one."""
     signature: Signature
     """Of the file in which all this was found."""
 

@@ -39,7 +39,7 @@ def importing(name: str, layer: str = "") -> set[str]:
 
 
 def test_only_the_decoder_processes_code_opens_videos_with_decord():
-    assert importing("decord") == {"pipeline/decode/choice.py", "pipeline/decode/readers.py"}
+    assert importing("decord") == {"pipeline/decode/decord_reader.py"}
     assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {"pipeline/encode.py"}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.source import Source, signature
+from pipeline.decode.source import Picture, Source, signature
 from schemas.clip import Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
 
@@ -35,6 +35,8 @@ SLOT_BYTES = 4 << 20
 LET_GO = b""
 """The parent's message that the oldest slot may be filled again."""
 READY, DONE = b"ready", b"done"
+TOLD = ("end_s", "aspect", "height", "decoder", "decoder_reason")
+"""What is told of a video beside its signature, its times and its key frames."""
 ORPHAN_CHECK_S = 1.0
 
 
@@ -56,7 +58,7 @@ def memory_bytes(size: tuple[int, int]) -> int:
 
 def encode_video(video: Video) -> bytes:
     """A video as a message."""
-    told = {name: getattr(video, name) for name in ("end_s", "aspect", "height", "decoder", "signature")}
+    told = {name: getattr(video, name) for name in (*TOLD, "signature")}
     head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
     return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
 
@@ -67,7 +69,7 @@ def decode_video(message: bytes) -> Video:
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    told = {name: head[name] for name in ("end_s", "aspect", "height", "decoder")}
+    told = {name: head[name] for name in TOLD}
     return Video(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
 
 
@@ -102,32 +104,36 @@ def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> 
 
 
 def batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
-    """Fills one slot after the other; waits for the parent to let one go that is filled again. Where the video gives out,
-    the pictures before that come first.
+    """Fills one slot after the other; waits for the parent to let one go that is filled again. If the
+    file cannot be read any further, the pictures before that come first.
     """
-    from pipeline.decode.readers import frames
+    from pipeline.decode.readers import read_pictures
 
     size = tuple(request["size"])
-    pictures = slots(mmap.mmap(descriptor, memory_bytes(size)), size)
-    images, end = until_refused(frames(source, request["indices"], size))
-    for turn, batch in enumerate(iter(lambda: list(islice(images, batch_size(size))), [])):
+    memory = slots(mmap.mmap(descriptor, memory_bytes(size)), size)
+    pictures, end = until_refused(read_pictures(source, request["indices"], size))
+    for turn, batch in enumerate(iter(lambda: list(islice(pictures, batch_size(size))), [])):
         if turn >= SLOTS:
             connection.recv_bytes()
-        for i, image in enumerate(batch):
-            pictures[turn % SLOTS, i] = image
-        yield json.dumps(dict(pictures=len(batch))).encode()
+        others = {}
+        for i, picture in enumerate(batch):
+            if picture.image is not None:
+                memory[turn % SLOTS, i] = picture.image
+            if picture.image is None or picture.decoder != source.video.decoder:
+                others[i] = dict(decoder=picture.decoder, damage=picture.damage)
+        yield json.dumps(dict(pictures=len(batch), others=others)).encode()
     if end:
         raise end[0]
     yield DONE
 
 
-def until_refused(images: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], list[Quarantined]]:
-    """The images up to a refusal, which then stands in the list."""
+def until_refused(pictures: Iterator[Picture]) -> tuple[Iterator[Picture], list[Quarantined]]:
+    """The pictures up to a refusal, which then stands in the list."""
     end: list[Quarantined] = []
 
-    def those_before() -> Iterator[np.ndarray]:
+    def those_before() -> Iterator[Picture]:
         try:
-            yield from images
+            yield from pictures
         except Quarantined as error:
             end.append(error)
 

@@ -3,22 +3,28 @@
 A playlist or a script named .mp4 must never reach a demuxer that would follow it to other files.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import dropwhile
+from typing import NamedTuple
 
 import av
 import av.error
+import av.logging
 from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.source import looks_like_video, refused
-from schemas.outcome import Reason, Stage
+from schemas.outcome import Reason
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif"
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
 """Demuxers that may open a file."""
 CODECS = frozenset(
     [
@@ -37,6 +43,8 @@ CODECS = frozenset(
         "theora",
         "h263",
         "flv1",
+        "msmpeg4v1",
+        "msmpeg4v2",
         "msmpeg4v3",
         "wmv1",
         "wmv2",
@@ -45,9 +53,22 @@ CODECS = frozenset(
         "cinepak",
         "dvvideo",
         "gif",
+        "rawvideo",
+        "huffyuv",
+        "ffvhuff",
+        "utvideo",
+        "png",
+        "qtrle",
     ]
 )
 """Codecs that may decode a stream."""
+
+# Each error that FFmpeg reports is counted, and none is printed: which packet it belongs to is what
+# `decoded` has to know.
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)
+logging.getLogger("libav").addHandler(logging.NullHandler())
+logging.getLogger("libav").propagate = False
 
 
 def missing_codecs() -> list[str]:
@@ -64,47 +85,117 @@ def missing_codecs() -> list[str]:
 
 @contextmanager
 def opened(path: str) -> Iterator[InputContainer]:
-    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot be opened or demuxed is
-    Quarantined.
+    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot be
+    opened or demuxed is Quarantined (not_media, truncated).
     """
     try:
-        with av.open(path, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}) as container:
-            for stream in container.streams.video:
-                if stream.codec_context is not None:
-                    stream.codec_context.thread_count = 1
-            yield container
+        container = av.open(path, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
         cut_off = looks_like_video(path)
-        reason = Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA
         words = "begins like a video but has no complete index" if cut_off else "is not a video"
-        raise refused(reason, words) from error
+        raise refused(Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA, words) from error
+    with container:
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                stream.codec_context.thread_count = 1
+        try:
+            yield container
+        except MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            raise refused(Reason.TRUNCATED, f"cannot be read to its end ({type(error).__name__})") from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:
-    """The video stream to show. Raises Quarantined (no_video, no_frames) where there is none."""
+    """The video stream to show. Raises Quarantined (no_video, no_frames) if there is none."""
     stream = container.streams.best("video")
-    if isinstance(stream, VideoStream):
+    if isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic:
         return stream
+    shown = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    if shown:
+        return shown[0]
     if container.streams.audio:
-        raise refused(Reason.NO_VIDEO, "the file has sound but no picture")
+        raise refused(Reason.NO_VIDEO, "the file has sound but no picture that moves")
     raise refused(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-def decoded(container: InputContainer) -> Iterator[VideoFrame]:
-    """Frames of the best stream from the next key frame on: what a decoder gives before it is made of nothing.
+class Decoded(NamedTuple):
+    """A frame as the decoder gives it."""
 
-    Raises Quarantined (decode_error) where the decoder gives up.
+    frame: VideoFrame
+    damage: str | None
+    """Why its content may be wrong; None if FFmpeg had no complaint about what it is made of."""
+    is_first_group: bool
+    """Whether it was sent before the second key frame since decoding began: FFmpeg may complain then
+    about pictures before the first, though nothing needs them.
     """
-    packets = container.demux(best_stream(container))
+
+
+@dataclass
+class _Sent:
+    """What is known of a packet that was sent to the decoder."""
+
+    damage: str | None
+    is_first_group: bool
+
+
+def decoded(container: InputContainer) -> Iterator[Decoded]:
+    """Frames of the best stream from the next key frame on: what a decoder gives before it is made of
+    nothing. Never raises for a packet that cannot be decoded, of which no frame comes.
+
+    A packet that is incomplete, or at which FFmpeg reports an error, damages what is decoded after it
+    up to the next key frame; and the pictures which are shown before that one but sent after it, since
+    they refer to both. Yields a frame with the damage that was known when its packet was sent, or
+    that was found in decoding that packet.
+    """
+    stream = best_stream(container)
+    stream.codec_context.copy_opaque = True
+    damage = damage_before_key = key_pts = None
+    groups = 0
+    for packet in dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream)):
+        if packet.is_keyframe:
+            damage_before_key, damage, key_pts, groups = damage, None, packet.pts, groups + 1
+        is_leading = None not in (packet.pts, key_pts) and packet.pts < key_pts  # pyright: ignore[reportOptionalOperand]
+        sent = packet.opaque = _Sent(damage_before_key if is_leading else damage, groups == 1)
+        frames, complaint = _decode(packet)
+        if complaint:
+            sent.damage = sent.damage or complaint
+            if is_leading:
+                damage_before_key = sent.damage
+            else:
+                damage = sent.damage
+        for frame in frames:
+            origin = frame.opaque if isinstance(frame.opaque, _Sent) else sent
+            flag = "FFmpeg flags it as corrupt" if frame.is_corrupt else None
+            yield Decoded(frame, origin.damage or flag, origin.is_first_group)
+
+
+def _decode(packet: Packet) -> tuple[list[VideoFrame], str | None]:
+    """The frames that come out when this packet goes in, and what is wrong with it, if anything."""
+    errors = error_count()
     try:
-        for packet in dropwhile(lambda packet: not packet.is_keyframe, packets):
-            yield from packet.decode()  # pyright: ignore[reportReturnType]
+        frames = packet.decode()
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
-        raise refused(Reason.DECODE_ERROR, f"the decoder gave up ({type(error).__name__})", Stage.DECODE) from error
+        return [], f"the decoder gave up ({last_error(errors) or type(error).__name__})"
+    if packet.is_corrupt and packet.size:
+        return frames, "a part of it is missing in the file"  # pyright: ignore[reportReturnType]
+    message = last_error(errors)
+    return frames, message and f"the decoder reports an error in it ({message})"  # pyright: ignore[reportReturnType]
+
+
+def error_count() -> int:
+    """How many errors FFmpeg has reported in this process."""
+    return av.logging.get_last_error()[0]
+
+
+def last_error(since: int) -> str | None:
+    """What FFmpeg said last; None if it has reported none since the count was `since`."""
+    count, last = av.logging.get_last_error()
+    return last[2].strip()[:80] if last and count > since else None
 
 
 def codec_name(stream: VideoStream) -> str:

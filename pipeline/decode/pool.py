@@ -14,8 +14,9 @@ from jaxtyping import Int64, UInt8
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.process import DecoderDied, DecoderProcess
+from pipeline.decode.source import Picture
 from schemas.clip import Video
-from schemas.outcome import Quarantined, Stage
+from schemas.outcome import Quarantined, Reason, Stage
 
 Item = TypeVar("Item")
 Image = UInt8[np.ndarray, "height width 3"]
@@ -46,15 +47,24 @@ class DecoderPool:
         return video
 
     def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
-        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of the pool.
+        """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is damaged."""
+        for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
+            if picture.image is None:
+                raise damaged(index, float(video.times[index]), picture.damage)
+            yield picture.image
 
-        The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined.
+    def pictures(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
+        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of
+        the pool; of one that is damaged, why.
+
+        The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined
+        if the file cannot be read any further.
         """
         pieces = (self._piece(path, video, piece, size) for piece in split(indices, video.keyframes))
         return chain.from_iterable(pieces) if self.count == 1 else side_by_side(pieces, self.count, depth(size))
 
-    def _piece(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
-        return self._attempts(Stage.DECODE, lambda process, done: process.frames(path, video, indices[done:], size))
+    def _piece(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
+        return self._attempts(Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size))
 
     def _attempts(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
         """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
@@ -108,6 +118,11 @@ class DecoderPool:
 def shared_pool(config: DecodeConfig, count: int = 1) -> DecoderPool:
     """The pool of this process, kept between shards."""
     return DecoderPool(config, count)
+
+
+def damaged(index: int, time_s: float, damage: str | None) -> Quarantined:
+    """The refusal of a frame that cannot be trusted."""
+    return Quarantined(Stage.DECODE, Reason.DECODE_ERROR, f"frame {index}, at {time_s:.3f} s: {damage}")
 
 
 def split(indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]) -> Iterator[Sequence[int]]:

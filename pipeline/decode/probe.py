@@ -1,5 +1,6 @@
 """When each frame of a file is shown. The container is demuxed without decoding, where its packets can be trusted."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -13,17 +14,23 @@ from jaxtyping import Float64, Int64
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.choice import PYAV, choose_decoder
-from pipeline.decode.container import best_stream, check_stream, decoded, opened
+from pipeline.decode.container import best_stream, check_pixels, check_stream, decoded, error_count, last_error, opened
+from pipeline.decode.picture import Orientation, is_transposed, orientation
 from pipeline.decode.source import Packet, Source, check_readable, refused, signature
 from schemas.clip import Video
-from schemas.outcome import Reason
+from schemas.outcome import Quarantined, Reason
 
 PACKETS_TIME_FRAMES = ("mov", "matroska", "mpegts", "flv", "gif")
 """Containers whose packets carry the time at which their frame is shown, whatever the order of the packets."""
+UNBOUNDED = ("mpegts", "mpeg")
+"""Containers that do not say where they end: a part that is missing at the end is as one in the middle."""
+RESTART_STEPS = 10
+"""A time stamp that goes back by more than so many frames begins another recording."""
 
 
 def probe(path: str, config: DecodeConfig) -> Source:
-    """Times of all frames of the best video stream, and how to read them.
+    """Times of all frames of the best video stream from the first that can be decoded on, and how to
+    read them.
 
     Raises Quarantined: missing, unreadable, not_media, no_video, no_frames, unsupported_codec, too_many_pixels,
     too_many_frames, truncated, decode_error.
@@ -36,38 +43,54 @@ def probe(path: str, config: DecodeConfig) -> Source:
         packets = list(shown_packets(container, stream, config.max_frames))
         if not packets:
             raise refused(Reason.NO_FRAMES, "the video stream has no frames with a time")
-        pts, ordinals, timed = timeline(path, container, packets)
+        first = first_frame(path)
+        check_pixels(first, config.max_pixels)
+        pts, ordinals, timed = timeline(path, container, packets, first)
         time_base = float(stream.time_base or 0)
         check_rate(pts * time_base, config.max_frame_rate)
         keys = np.array(sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None and not p.is_discarded), np.int64)
-        first = first_frame(path)
+        keys = np.unique(np.searchsorted(pts, keys[keys >= pts[0]])) if timed else np.zeros(1, np.int64)
+        shown = orientation(first)
         video = Video(
             times=pts * time_base,
             end_s=float((pts[-1] + last_duration(packets, pts)) * time_base),
-            aspect=aspect(stream, first),
-            height=first.width if first.rotation % 180 else first.height,
-            keyframes=np.unique(np.searchsorted(pts, keys)) if timed else np.zeros(1, np.int64),
+            aspect=aspect(stream, first, shown),
+            height=first.width if is_transposed(shown) else first.height,
+            keyframes=keys,
             decoder=PYAV,
+            decoder_reason="",
             signature=found or (0, 0, 0),
         )
-        limited = first.color_range != ColorRange.JPEG
-        source = Source(path=path, video=video, pts=pts, seekable=timed, ordinals=ordinals, limited=limited, max_pixels=config.max_pixels)
+        source = Source(
+            path=path,
+            video=video,
+            pts=pts,
+            seekable=timed,
+            ordinals=ordinals,
+            limited=first.color_range != ColorRange.JPEG,
+            orientation=shown,
+            max_pixels=config.max_pixels,
+        )
         return choose_decoder(source, container, packets, first, config)
 
 
 def shown_packets(container: InputContainer, stream: VideoStream, most: int) -> Iterator[Packet]:
     """The packets of the stream. Raises Quarantined (too_many_frames, truncated)."""
     count, end_s, ticks = 0, 0.0, [float(one.time_base or 0) for one in container.streams]
+    is_corrupt = False
     for packet in container.demux():  # one at a time: together they are the whole file
-        if packet.is_corrupt:
-            raise refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
-        if packet.size and packet.pts is not None:
+        if not packet.size:
+            continue
+        is_corrupt = packet.is_corrupt
+        if packet.pts is not None:
             end_s = max(end_s, (packet.pts + (packet.duration or 0)) * ticks[packet.stream.index])
-        if packet.size and packet.stream.index == stream.index:
+        if packet.stream.index == stream.index:
             count += 1
             if count > most:
                 raise refused(Reason.TOO_MANY_FRAMES, f"more than {most} frames")
-            yield Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+            yield Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+    if is_corrupt and not container.format.name.startswith(UNBOUNDED):
+        raise refused(Reason.TRUNCATED, "the file ends in the middle of a frame")
     check_whole(container, end_s)
 
 
@@ -78,13 +101,23 @@ def check_whole(container: InputContainer, end_s: float) -> None:
         raise refused(Reason.TRUNCATED, f"content ends at {end_s:.2f} s of {said:.2f} s")
 
 
-def timeline(path: str, container: InputContainer, packets: list[Packet]) -> tuple[np.ndarray, np.ndarray, bool]:
-    """(time stamp of every shown frame, its place in the decoder's output, whether seeking by time stamps can be trusted)."""
+def timeline(path: str, container: InputContainer, packets: list[Packet], first: VideoFrame) -> tuple[np.ndarray, np.ndarray, bool]:
+    """(time stamp of every shown frame, its place in the decoder's output, whether seeking by time
+    stamps can be trusted). A recording that begins in the middle of a group begins at `first`.
+    """
     shown = [p.pts for p in packets if not p.is_discarded]
-    complete = None not in shown and len(set(shown)) == len(shown) > 0
-    if complete and (container.format.name.startswith(PACKETS_TIME_FRAMES) or not reordered(container, packets)):
-        return np.array(sorted(shown), np.int64), np.arange(len(shown)), True  # pyright: ignore[reportArgumentType]
+    complete = None not in shown and len(set(shown)) == len(shown) > 0 and first.pts is not None
+    if complete and is_one_recording(packets) and (container.format.name.startswith(PACKETS_TIME_FRAMES) or not reordered(container, packets)):
+        pts = np.array(sorted(shown), np.int64)  # pyright: ignore[reportArgumentType]
+        pts = pts[pts >= first.pts]
+        return pts, np.arange(len(pts)), True
     return *decoded_times(path, packets), False
+
+
+def is_one_recording(packets: list[Packet]) -> bool:
+    """Whether packets are sent in the order of their decoding times, so that none begins anew."""
+    sent = [p.dts for p in packets if p.dts is not None]
+    return all(a <= b for a, b in pairwise(sent))
 
 
 def reordered(container: InputContainer, packets: list[Packet]) -> bool:
@@ -93,17 +126,41 @@ def reordered(container: InputContainer, packets: list[Packet]) -> bool:
 
 
 def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndarray]:
-    """Times by decoding the whole file: the decoder's own where they increase (frames without one are passed over),
-    otherwise those of the packets in order, if each packet gave a frame.
+    """(time stamps, places in the decoder's output), by decoding the whole file from the first frame
+    that is whole on: the decoder's own stamps where they increase (frames without one are passed
+    over), otherwise those of the packets in order, if each packet gave a frame, otherwise those of
+    recordings that were put one after the other.
 
-    Raises Quarantined (decode_error) where neither holds.
+    Raises Quarantined (decode_error) if none of these hold.
     """
     with opened(path) as container:
-        stamps = [frame.pts for frame in decoded(container)]
-    timed = [(i, pts) for i, pts in enumerate(stamps) if pts is not None]
-    if timed and all(a[1] < b[1] for a, b in pairwise(timed)):
-        return np.array([pts for _, pts in timed], np.int64), np.array([i for i, _ in timed], np.int64)
-    return packet_times(packets, len(stamps)), np.arange(len(stamps))
+        stamps = [(one.frame.pts, one.damage is None) for one in decoded(container)]
+    begin = next((i for i, (_, whole) in enumerate(stamps) if whole), 0)
+    timed = [(i, pts) for i, (pts, _) in enumerate(stamps) if pts is not None and i >= begin]
+    ordinals, pts = (np.array(column, np.int64) for column in zip(*timed, strict=True)) if timed else 2 * (np.zeros(0, np.int64),)
+    if len(pts) and (np.diff(pts) > 0).all():
+        return pts, ordinals
+    try:
+        times = packet_times(packets, len(stamps))
+        return times[begin:], np.arange(begin, len(times))
+    except Quarantined:
+        if len(joined := joined_times(pts)):
+            return joined, ordinals
+        raise
+
+
+def joined_times(pts: Int64[np.ndarray, " frames"]) -> Int64[np.ndarray, " frames"]:
+    """Time stamps of recordings that were put one after the other, as a player shows them: each
+    begins one frame after the end of the one before. Empty unless the stamps increase, but for steps
+    far back.
+    """
+    steps = np.diff(pts)
+    if not (steps > 0).any():
+        return np.zeros(0, np.int64)
+    usual, back = np.median(steps[steps > 0]).astype(np.int64), steps <= 0
+    if (steps[back] > -RESTART_STEPS * usual).any():
+        return np.zeros(0, np.int64)
+    return pts[0] + np.concatenate([[0], np.cumsum(np.where(back, usual, steps))])
 
 
 def packet_times(packets: list[Packet], count: int) -> Int64[np.ndarray, " frames"]:
@@ -135,14 +192,22 @@ def last_duration(packets: list[Packet], pts: Int64[np.ndarray, " frames"]) -> f
 
 
 def first_frame(path: str) -> VideoFrame:
+    """The first frame whose content can be trusted. Raises Quarantined (decode_error,
+    too_many_pixels) if there is none.
+    """
+    errors, damage = error_count(), None
     with opened(path) as container:
-        frame = next(decoded(container), None)
-    if frame is None:
-        raise refused(Reason.DECODE_ERROR, "no frame can be decoded")
-    return frame
+        for one in decoded(container):
+            if one.damage is None:
+                return one.frame
+            damage = one.damage
+    damage = damage or last_error(errors)
+    if size := re.search(r"Picture size (\d+)x(\d+) is invalid", damage or ""):
+        raise refused(Reason.TOO_MANY_PIXELS, f"{size[1]} x {size[2]} pixels, more than any decoder takes")
+    raise refused(Reason.DECODE_ERROR, f"no frame can be decoded{f': {damage}' if damage else ''}")
 
 
-def aspect(stream: VideoStream, frame: VideoFrame) -> float:
+def aspect(stream: VideoStream, frame: VideoFrame, shown: Orientation) -> float:
     """Width over height as shown."""
     shape = frame.width / frame.height * float(stream.sample_aspect_ratio or 1)
-    return 1 / shape if frame.rotation % 180 else shape
+    return 1 / shape if is_transposed(shown) else shape

@@ -20,8 +20,9 @@ from jaxtyping import UInt8
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.child import DONE, LET_GO, READY, SLOTS, batch_size, decode_video, memory_bytes, slots
+from pipeline.decode.source import Picture
 from schemas.clip import Video
-from schemas.outcome import Quarantined, Reason, Stage
+from schemas.outcome import Quarantined, Reason, Stage, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.child")
@@ -78,8 +79,11 @@ class DecoderProcess:
         except NONSENSE as error:
             raise self._died(Reason.CRASH, "the decoder spoke nonsense") from error
 
-    def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """Copies of the frames at `indices` of a probed video, in order. Raises Quarantined, or DecoderDied."""
+    def pictures(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
+        """Copies of the frames at `indices` of a probed video, in order, or what is wrong with them.
+
+        Raises Quarantined if the file cannot be read any further, or DecoderDied.
+        """
         needed, batch, turns = memory_bytes(size), batch_size(size), -(-len(indices) // batch_size(size))
         if os.fstat(self.memory.fileno()).st_size < needed:
             self.memory.truncate(needed)
@@ -90,11 +94,13 @@ class DecoderProcess:
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
                 expected = min(batch, len(indices) - turn * batch)
-                count = self._await_pictures(expected)
+                count, others = self._await_pictures(expected)
                 images = copy_slot(memory, size, turn, count)
                 if turn + SLOTS < turns:
                     self._send(LET_GO)
-                yield from images
+                for i, image in enumerate(images):
+                    decoder, damage = others.get(i, (video.decoder, None))
+                    yield Picture(None if damage else image, decoder, damage)
                 done += count
                 if count < expected:
                     break
@@ -134,13 +140,17 @@ class DecoderProcess:
         with suppress(BrokenPipeError, ConnectionResetError), self._deadline():  # receiving will find out and say why
             self.connection.send_bytes(message)
 
-    def _await_pictures(self, most: int) -> int:
-        """How many pictures stand in the next slot: as many as fit, or fewer before a refusal."""
+    def _await_pictures(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
+        """How many pictures stand in the next slot (as many as fit, or fewer before a refusal), and of
+        those that the video's decoder did not give whole: who did, and what is wrong with them.
+        """
         message = self._receive()
         with suppress(*NONSENSE):
-            count = json.loads(message)["pictures"]
-            if type(count) is int and 0 < count <= most:
-                return count
+            answer = json.loads(message)
+            count = answer["pictures"]
+            others = {int(i): (str(one["decoder"]), one["damage"] and printable(one["damage"])) for i, one in answer["others"].items()}
+            if type(count) is int and 0 < count <= most and all(0 <= i < count for i in others):
+                return count, others
         raise self._died(Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected")
 
     def _receive(self) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from schemas.clip import Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
@@ -27,7 +27,19 @@ class Source:
     """Place of each frame in the decoder's output from the beginning of the file."""
     limited: bool
     """Whether grey runs from 16 to 235, as it does unless the stream says otherwise."""
+    orientation: tuple[int, int, int, int]
+    """How stored pictures are mirrored and turned to be shown (picture.py)."""
     max_pixels: int
+
+
+class Picture(NamedTuple):
+    """A frame at the working resolution, or why there is none that can be trusted."""
+
+    image: UInt8[np.ndarray, "height width 3"] | None
+    decoder: str
+    """Name and version of the decoder that gave it."""
+    damage: str | None = None
+    """Why its content may be wrong, or why it is missing; None if `image` is whole."""
 
 
 class Packet(NamedTuple):
@@ -38,6 +50,8 @@ class Packet(NamedTuple):
     duration: int
     is_keyframe: bool
     is_discarded: bool
+    is_corrupt: bool
+    """Whether a part of it is missing in the file."""
 
 
 def signature(path: str) -> Signature | None:

@@ -91,7 +91,8 @@ def decoded(process: DecoderProcess, path: Path) -> Reason | None:
     """Why it was refused; None where frames came."""
     try:
         video = process.probe(str(path))
-        assert all(image.shape == (SIZE[1], SIZE[0], 3) for image in process.frames(str(path), video, range(min(len(video.times), 24)), SIZE))
+        pictures = process.pictures(str(path), video, range(min(len(video.times), 24)), SIZE)
+        assert all(one.damage or one.image.shape == (SIZE[1], SIZE[0], 3) for one in pictures)
     except (Quarantined, DecoderDied) as error:
         return error.reason
 

@@ -178,8 +178,8 @@ def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_
     decoded, seen_ahead = threading.Event(), []
 
     class Watching(DecoderProcess):
-        def frames(self, path, video, indices, size):
-            yield from super().frames(path, video, indices, size)
+        def pictures(self, path, video, indices, size):
+            yield from super().pictures(path, video, indices, size)
             if path == rows[-1]["uri"]:
                 decoded.set()
 
@@ -201,11 +201,11 @@ class DyingAfter(DecoderProcess):
         super().__init__(config)
         self.frames_left = frames
 
-    def frames(self, path, video, indices, size):
-        for index, image in zip(indices, super().frames(path, video, indices, size), strict=True):
+    def pictures(self, path, video, indices, size):
+        for index, picture in zip(indices, super().pictures(path, video, indices, size), strict=True):
             if index >= self.frames_left:
                 raise Quarantined(Stage.DECODE, Reason.DECODE_ERROR, "gives out")
-            yield image
+            yield picture
 
 
 class Unmounting(DecoderProcess):
@@ -215,10 +215,10 @@ class Unmounting(DecoderProcess):
         super().__init__(config)
         self.folder = folder
 
-    def frames(self, path, video, indices, size):
-        yield from super().frames(path, video, indices[:10], size)
+    def pictures(self, path, video, indices, size):
+        yield from super().pictures(path, video, indices[:10], size)
         self.folder.rename(self.folder.with_name("unmounted"))
-        yield from super().frames(path, video, indices[10:], size)
+        yield from super().pictures(path, video, indices[10:], size)
 
 
 class FirstWindowExaggerated(DenseInverseSearch):

@@ -12,6 +12,7 @@ from pipeline.build import build_shard
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
+from pipeline.decode.source import Picture
 from pipeline.derived import finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
@@ -99,14 +100,14 @@ def test_magnified_motion_is_that_many_times_as_large(shown):
 
 @pytest.mark.parametrize("instants, expected", [([0.0, 0.04, 0.06, 0.1, 0.14, 0.16, 0.9], [0, 0, 1, 1, 1, 2, 2]), ([0.5], [2]), ([0.05], [0])])
 def test_the_nearest_frame_is_taken_the_earlier_of_two(instants, expected):
-    frames = [Frame(i, t, np.full((1, 1, 3), i, np.uint8)) for i, t in enumerate((0.0, 0.1, 0.2))]
+    frames = [Frame(i, t, Picture(np.full((1, 1, 3), i, np.uint8), "ours")) for i, t in enumerate((0.0, 0.1, 0.2))]
     assert [int(image[0, 0, 0]) for image in nearest(iter(frames), np.array(instants))] == expected
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(10.0, 0), (20.0, 0), (8.0, 4), (5.0, 10), (12.0, 0)])
 def test_frames_that_a_slow_video_shows_again_are_counted(fps, expected):
     """Of 20 at 10 a second: one in five has none of its own at 8, and every second at 5. That two frames look alike is no repetition."""
-    frames = (Frame(i, i / fps, np.zeros((1, 1, 3), np.uint8)) for i in range(100))
+    frames = (Frame(i, i / fps, Picture(np.zeros((1, 1, 3), np.uint8), "ours")) for i in range(100))
     assert repeated(nearest(frames, np.arange(20) / 10)) == expected
 
 

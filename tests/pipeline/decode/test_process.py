@@ -76,11 +76,11 @@ def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path,
 def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
     """Reading memory that is gone would end the parent by SIGBUS."""
     process = fake(CONFIG)
-    images = process.frames(str(video), process.probe(str(video)), range(COUNT), (640, 400))
-    first = next(images)
+    pictures = process.pictures(str(video), process.probe(str(video)), range(COUNT), (640, 400))
+    first = next(pictures)
     with pytest.raises(PermissionError):
         os.ftruncate(process.memory.fileno(), 0)
-    assert number(first) == 0 and [number(image) for image in images] == list(range(1, COUNT))
+    assert number(first.image) == 0 and [number(one.image) for one in pictures] == list(range(1, COUNT))
     process.close()
 
 
@@ -155,13 +155,16 @@ def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_p
 
 
 @pytest.mark.promise("P10")
-def test_a_refusal_after_the_last_frame_is_that_clips_own(video, tmp_path):
-    """Of pictures too large to be held back until it is known that decord lost none: it was the answer to the next request."""
+@pytest.mark.parametrize("size", [SIZE, (4096, 2560)])
+def test_a_lost_picture_costs_no_frame_before_it_and_no_other_clip(video, tmp_path, size):
+    """Of any size: pictures of which few fit into memory are read in parts."""
     path = str(with_a_lost_picture(tmp_path / "h264.mp4", "h264.mp4", 44))
-    pool, seen = DecoderPool(DecodeConfig(), 1), []
-    with pytest.raises(Quarantined) as caught:
-        seen.extend(number(image) for image in pool.frames(path, pool.probe(path), range(24, 27), (4096, 2560)))
-    assert caught.value.reason == Reason.DECODE_ERROR and seen == [24, 25, 26]
+    pool = DecoderPool(DecodeConfig(), 1)
+    found = pool.probe(path)
+    assert [number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(range(24, 44))
+    pictures = list(pool.pictures(path, found, range(40, 51), size))
+    assert [one.damage is None for one in pictures] == 4 * [True] + 4 * [False] + 3 * [True]
+    assert [number(one.image) for one in pictures if not one.damage] == [40, 41, 42, 43, 48, 49, 50]
     assert len(pool.probe(str(video)).times) == COUNT
     pool.close()
 
@@ -188,13 +191,13 @@ def test_a_file_that_is_replaced_is_refused_even_with_the_same_time_and_size(vid
     path = str(shutil.copy2(video, tmp_path / "a.mp4"))
     process = DecoderProcess(DecodeConfig())
     found = process.probe(path)
-    assert len(list(process.frames(path, found, [3, 4], SIZE))) == 2
+    assert len(list(process.pictures(path, found, [3, 4], SIZE))) == 2
     shutil.copy2(video, tmp_path / "b.mp4")
     os.replace(tmp_path / "b.mp4", path)
     with pytest.raises(Quarantined) as caught:
-        list(process.frames(path, found, [3, 4], SIZE))
+        list(process.pictures(path, found, [3, 4], SIZE))
     assert caught.value.reason == Reason.HASH_MISMATCH
-    assert list(process.frames(path, process.probe(path), [], SIZE)) == []
+    assert list(process.pictures(path, process.probe(path), [], SIZE)) == []
     process.close()
 
 

@@ -1,0 +1,181 @@
+"""Frames by decord, with what its FFmpeg complains of: decord itself says nothing of damage.
+
+decord decodes ahead of what it is asked for, as far as its threads come, so that a complaint may be of
+a frame far behind. It is a reason to look, and no verdict.
+"""
+
+import atexit
+import ctypes
+import io
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from pipeline.decode.container import best_stream, opened
+from pipeline.decode.picture import Image, brightened
+from pipeline.decode.pyav_reader import seek
+from pipeline.decode.source import Source
+from schemas.clip import Signature
+
+CHUNK = 16
+"""Frames asked of decord at a time."""
+REOPENED_AFTER = 8
+"""Pieces that one decord reader serves: it holds on to memory the longer it is used."""
+ERROR_LEVEL = 16
+"""FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
+
+
+class DecordFailed(Exception):
+    """decord gives no frames, or others than were asked for, or its FFmpeg reports an error."""
+
+
+class _Complaints:
+    """Counts the errors that decord's own FFmpeg reports, and keeps them from being printed."""
+
+    def __init__(self):
+        self.count = 0
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self.callback = callback(self._log)
+        for path in _own_libraries("libavutil"):
+            library = ctypes.CDLL(str(path))
+            library.av_log_set_callback(self.callback)
+            atexit.register(library.av_log_set_callback, library.av_log_default_callback)
+
+    def _log(self, _context, level: int, _format, _arguments) -> None:
+        self.count += level <= ERROR_LEVEL
+
+
+def is_installed() -> bool:
+    """Whether this machine has decord; there are no wheels of it for ARM."""
+    return find_spec("decord") is not None
+
+
+def decord_name() -> str:
+    """Its name and version."""
+    return f"decord {version('decord')}"
+
+
+def _own_libraries(name: str) -> list[Path]:
+    """The libraries of that name that decord's wheel brings along."""
+    spec = find_spec("decord")
+    return list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*")) if spec and spec.origin else []
+
+
+@lru_cache(1)
+def complaints() -> _Complaints:
+    """The one counter of this process."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    return _Complaints()
+
+
+class DecordReader:
+    """decord's reader of one file, scaled to (width, height); of limited range with its rounding
+    undone. Every method raises DecordFailed.
+    """
+
+    def __init__(self, file: str | io.BytesIO, size: tuple[int, int], limited: bool):
+        import decord
+
+        self.limited = limited
+        self.errors = (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError)
+        self.complaints = complaints()
+        self.reader: Any = self._try(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
+
+    def times(self) -> np.ndarray:
+        """When each frame is shown, seconds."""
+        return self._try(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The frames at `indices` (ascending), after a seek to the first."""
+        self._try(lambda: self.reader.seek_accurate(int(indices[0])))
+        for start in range(0, len(indices), CHUNK):
+            part = [int(i) for i in indices[start : start + CHUNK]]
+            for image in self._try(lambda part=part: self.reader.get_batch(part).asnumpy()):
+                yield brightened(image) if self.limited else image
+
+    def _try(self, ask):
+        """What it answers, if nothing is reported while it does."""
+        before = self.complaints.count
+        try:
+            answer = ask()
+        except self.errors as error:  # its messages carry paths and clock times
+            raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
+        if self.complaints.count > before:
+            raise DecordFailed("decord reports an error")
+        return answer
+
+    def check_none_lost(self, source: Source, last: int) -> None:
+        """Reads on from frame `last` to the next key frame, which must be what a seek to it gives.
+        After the last key frame of a file there is nothing to compare with.
+        """
+        following = source.video.keyframes[source.video.keyframes > last]
+        if not len(following):
+            return
+        key = int(following[0])
+        for index in range(last + 1, key + 1):
+            reached = self._try(lambda index=index: self.reader.get_batch([index]).asnumpy())[0]
+        self._try(lambda: self.reader.seek_accurate(key))
+        if not np.array_equal(reached, self._try(lambda: self.reader.get_batch([key]).asnumpy())[0]):
+            raise DecordFailed(f"decord lost frames before frame {key}")
+
+
+def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int], check_end: bool) -> list[Image]:
+    """The frames at `indices` as decord gives them; with `check_end` it is looked whether it lost
+    one before the next key frame. Raises DecordFailed.
+    """
+    if _shared_reader.cache_info().hits > REOPENED_AFTER:
+        _shared_reader.cache_clear()
+    try:
+        reader = _shared_reader(source.path, source.video.signature, cover, source.limited)
+        images = list(reader.images(indices))
+        if check_end:
+            reader.check_none_lost(source, indices[-1])
+    except DecordFailed:
+        _shared_reader.cache_clear()
+        raise
+    return images
+
+
+@lru_cache(1)
+def _shared_reader(path: str, signature: Signature, cover: tuple[int, int], limited: bool) -> DecordReader:  # noqa: ARG001
+    """One reader for the pieces of a file: opening reads the whole index."""
+    return DecordReader(path, cover, limited)
+
+
+atexit.register(_shared_reader.cache_clear)  # its threads must not outlive the interpreter
+
+
+def excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+    """The same frames from a copy in memory of the packets that they need, and of no other: what
+    decord meets beyond them, sooner or later as its threads run, then has no part in the outcome.
+
+    Raises DecordFailed.
+    """
+    keys = source.video.keyframes
+    first = int(keys[keys <= indices[0]][-1])
+    beyond = keys[keys > indices[-1]]
+    end = source.pts[int(beyond[0])] if len(beyond) else None
+    copy = io.BytesIO()
+    with opened(source.path) as container:
+        seek(container, int(source.pts[first]))
+        stream = best_stream(container)
+        with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mp4") as target:
+            output = target.add_stream_from_template(stream)
+            for packet in container.demux(stream):
+                if packet.size == 0 or (end is not None and packet.pts is not None and packet.pts >= end):
+                    break
+                if packet.pts is not None and packet.pts < source.pts[first]:
+                    continue
+                packet.stream = output
+                target.mux(packet)
+    copy.seek(0)
+    reader = DecordReader(copy, cover, source.limited)
+    return list(reader.images([int(i) - first for i in indices]))
