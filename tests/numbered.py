@@ -54,23 +54,58 @@ def encode(
     container: dict[str, str] | None = None,
     clock: Fraction | None = CLOCK,
     setup: Callable[[VideoStream], Any] = lambda stream: None,
+    stored: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Numbered:
-    """COUNT frames; `setup` changes the stream before it is opened."""
+    """COUNT frames, or as many as there are times; `setup` changes the stream before it is opened, `stored` each picture before it is encoded."""
     times = np.arange(COUNT) / 30 if times is None else times
     with av.open(str(path), "w", options=container or {}) as file:
         stream = file.add_stream(codec, rate=30, options={"threads": "1"} | (options or {}))
-        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        stream.height, stream.width = stored(picture(0, size)).shape[:2]
+        stream.pix_fmt = pixels
         if clock:
             stream.time_base = stream.codec_context.time_base = clock
         setup(stream)
         ticks = stream.codec_context.time_base or FRAMES
         for i, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(i, size), "rgb24").reformat(format=pixels)
+            image = np.ascontiguousarray(stored(picture(i % 256, size)))
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = round(time / ticks), ticks
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # SVT-AV1 makes a process of root's a real-time one, beside which nothing else runs
-    return Numbered(path, range(len(times)), times)
+    return Numbered(path, [i % 256 for i in range(len(times))], times)
+
+
+def copied(source: Path, path: Path, *, skip: int = 0, filters: str | None = None) -> Path:
+    """The packets of a file in another, without the first `skip`, changed by a bit stream filter."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as target:
+        stream = file.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        change = av.BitStreamFilterContext(filters, stream) if filters else None
+        for packet in [one for one in file.demux(stream) if one.size][skip:]:
+            is_keyframe = packet.is_keyframe
+            for changed in change.filter(packet) if change else [packet]:
+                changed.stream, changed.is_keyframe = copy, is_keyframe
+                target.mux(changed)
+    return path
+
+
+def headless(path: Path, codec: str, options: dict[str, str], skip: int, first: int, clock: Fraction = CLOCK) -> Numbered:
+    """A recording that begins between two key frames: frame `first` is the first that can be decoded."""
+    whole = encode(path.with_name(f"whole-{path.name}"), codec, options=options, clock=clock)
+    return Numbered(copied(whole.path, path, skip=skip), range(first, COUNT), np.arange(COUNT - first) / 30)
+
+
+def turned(path: Path) -> Numbered:
+    """Stored lying on its side, with a display matrix that a copy into another container keeps."""
+    whole = encode(path.with_suffix(".mp4"), stored=np.rot90, setup=lambda stream: stream.set_display_rotation(270))
+    return whole._replace(path=copied(whole.path, path))
+
+
+def turned_by_sei(path: Path) -> Numbered:
+    """Stored lying on its side; the orientation stands in the stream alone, before its first picture."""
+    whole = encode(path.with_name("whole.mp4"), stored=np.rot90)
+    return whole._replace(path=copied(whole.path, path, filters="h264_metadata=display_orientation=insert:rotate=270"))
 
 
 def trimmed(path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction) -> Numbered:
@@ -128,6 +163,8 @@ def wide_pixels(stream: VideoStream) -> None:
     stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
 
 
+LEADING = x264("open-gop=1:keyint=30:bframes=3")
+"""Frames that are shown before some key frames are sent after them."""
 OPEN = x264("open-gop=1:bframes=3:b-pyramid=normal:scenecut=0")
 KINDS: dict[str, tuple[str, Callable[[Path], Numbered]]] = {
     "h264_long_gop.mp4": ("decord", lambda p: encode(p, options={"g": "250"})),
@@ -138,6 +175,18 @@ KINDS: dict[str, tuple[str, Callable[[Path], Numbered]]] = {
     "h264_eight_b_frames.mp4": ("decord", lambda p: encode(p, options=x264("bframes=8:b-adapt=0:b-pyramid=strict", 100))),
     "h264_fragmented.mp4": ("decord", lambda p: encode(p, options={"g": "48"}, container={"movflags": "frag_keyframe+empty_moov"})),
     "h264_without_edit_list.mp4": ("decord", lambda p: encode(p, options={"g": "48"}, container={"use_editlist": "0"})),
+    "h264_leading_pictures.mp4": ("PyAV", lambda p: encode(p, options=LEADING, times=np.arange(330) / 30)),
+    "h264_leading_pictures.mkv": ("PyAV", lambda p: encode(p, options=LEADING, times=np.arange(330) / 30)),
+    "h264_leading_pictures.ts": ("PyAV", lambda p: encode(p, options=LEADING, times=np.arange(330) / 30)),
+    "h264_leading_references.mkv": ("PyAV", lambda p: encode(p, options=x264("open-gop=1:keyint=25:bframes=6:b-adapt=0:b-pyramid=normal:scenecut=0"))),
+    "h264_headless.mp4": ("PyAV", lambda p: headless(p, "libx264", {"g": "48"}, 25, 48)),
+    "h264_headless.ts": ("PyAV", lambda p: headless(p, "libx264", {"g": "48"}, 25, 48)),
+    "h264_headless_open_gop.ts": ("PyAV", lambda p: headless(p, "libx264", LEADING, 25, 30)),
+    "mpeg4_headless.mp4": ("PyAV", lambda p: headless(p, "mpeg4", {"g": "40"}, 25, 40, FRAMES)),
+    "vp9_headless.webm": ("PyAV", lambda p: headless(p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}, 25, 40)),
+    "h264_turned.mkv": ("PyAV", turned),
+    "h264_turned.mov": ("decord", turned),
+    "h264_turned_by_sei.mp4": ("PyAV", turned_by_sei),
     "h264_gradual_refresh.mp4": ("PyAV", lambda p: encode(p, options=x264("intra-refresh=1:bframes=2"))),
     "h264_interlaced.mp4": ("decord", lambda p: encode(p, options={"x264-params": "tff=1"}, setup=flags)),
     "h264_10_bit.mp4": ("PyAV", lambda p: encode(p, options={"g": "48"}, pixels="yuv420p10le")),
@@ -177,6 +226,15 @@ KINDS: dict[str, tuple[str, Callable[[Path], Numbered]]] = {
     "mjpeg.avi": ("PyAV", lambda p: encode(p, "mjpeg", pixels="yuvj420p", clock=FRAMES)),
     "prores.mov": ("PyAV", lambda p: encode(p, "prores_ks", pixels="yuv422p10le")),
     "wmv2.asf": ("PyAV", lambda p: encode(p, "wmv2", clock=FRAMES)),
+    "rawvideo.avi": ("PyAV", lambda p: encode(p, "rawvideo", pixels="bgr24", clock=FRAMES)),
+    "huffyuv.avi": ("PyAV", lambda p: encode(p, "huffyuv", pixels="yuv422p", clock=FRAMES)),
+    "ffvhuff.avi": ("PyAV", lambda p: encode(p, "ffvhuff", clock=FRAMES)),
+    "utvideo.avi": ("PyAV", lambda p: encode(p, "utvideo", clock=FRAMES)),
+    "png.mov": ("PyAV", lambda p: encode(p, "png", pixels="rgb24", clock=FRAMES)),
+    "qtrle.mov": ("PyAV", lambda p: encode(p, "qtrle", pixels="rgb24", clock=FRAMES)),
+    "msmpeg4v2.avi": ("PyAV", lambda p: encode(p, "msmpeg4v2", clock=FRAMES)),
+    "msmpeg4v3.avi": ("PyAV", lambda p: encode(p, "msmpeg4", clock=FRAMES)),
+    "dv.dv": ("PyAV", lambda p: encode(p, "dvvideo", pixels="yuv411p", size=(720, 480), clock=None, times=np.arange(COUNT) * 1001 / 30000)),
     "animation.gif": ("PyAV", lambda p: encode(p, "gif", pixels="rgb8", clock=None)),
 }
 """Which decoder reads a kind of file, and how to make it."""

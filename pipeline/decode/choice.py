@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.container import best_stream, codec_name
-from pipeline.decode.decord_reader import DecordFailed, DecordReader, decord_name, is_installed
+from pipeline.decode.decord_reader import DecordFailed, DecordReader, decord_name, excerpt_images, is_installed
 from pipeline.decode.picture import Image, cover_size, is_untold_hd
 from pipeline.decode.pyav_reader import find_frames, to_image
 from pipeline.decode.source import Packet, Source
@@ -65,6 +65,7 @@ def why_not_decord(source: Source, container: InputContainer, packets: list[Pack
         (any(p.is_discarded for p in packets), "an edit list cuts frames away"),
         (any(p.is_corrupt for p in packets), "a part of it is missing"),
         (codec != "h264" and any(p.pts != p.dts for p in packets), f"{codec} with reordered frames"),
+        (source.video.keyframes[:1].tolist() != [0], "its first frame is not marked as a key frame"),
         (has_leading_pictures(packets), "frames that are shown before a key frame are sent after it"),
     )
     return next((reason for applies, reason in checks if applies), None)
@@ -93,7 +94,7 @@ def compare(source: Source) -> str | None:
             return "decord has frames at other times"
         for indices in places(source):
             ours = [found.frame and to_image(found.frame, source, size, "decord") for found in find_frames(source, indices)]
-            theirs = list(reader.images(indices))
+            theirs = _frames_of_decord(reader, source, indices, size)
             if not all(a is not None and a.shape == b.shape for a, b in zip(ours, theirs, strict=True)):
                 return f"a frame near {indices[0]} is missing, or turned"
             if not are_same(ours, theirs):  # pyright: ignore[reportArgumentType]
@@ -101,6 +102,14 @@ def compare(source: Source) -> str | None:
     except DecordFailed as error:
         return str(error)
     return None
+
+
+def _frames_of_decord(reader: DecordReader, source: Source, indices: list[int], size: tuple[int, int]) -> list[Image]:
+    """These frames; from a copy of the packets that they need if decord complains, perhaps of others."""
+    try:
+        return list(reader.images(indices))
+    except DecordFailed:
+        return excerpt_images(source, indices, size)
 
 
 def places(source: Source) -> Iterator[list[int]]:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import dropwhile
 from typing import NamedTuple
 
 import av
@@ -121,6 +120,10 @@ def best_stream(container: InputContainer) -> VideoStream:
     raise refused(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
+FLAGGED, HEADLESS = "FFmpeg flags it as corrupt", "it comes before the first key frame"
+"""What is wrong with a frame of which no error was reported."""
+
+
 class Decoded(NamedTuple):
     """A frame as the decoder gives it."""
 
@@ -138,27 +141,29 @@ class _Sent:
     """What is known of a packet that was sent to the decoder."""
 
     damage: str | None
-    is_first_group: bool
+    group: int
+    """How many key frames were sent up to it."""
 
 
 def decoded(container: InputContainer) -> Iterator[Decoded]:
-    """Frames of the best stream from the next key frame on: what a decoder gives before it is made of
-    nothing. Never raises for a packet that cannot be decoded, of which no frame comes.
+    """Frames of the best stream from here on. Never raises for a packet that cannot be decoded, of
+    which no frame comes.
 
     A packet that is incomplete, or at which FFmpeg reports an error, damages what is decoded after it
     up to the next key frame; and the pictures which are shown before that one but sent after it, since
-    they refer to both. Yields a frame with the damage that was known when its packet was sent, or
-    that was found in decoding that packet.
+    they refer to both. What comes before the first key frame is made of nothing, unless the decoder
+    finds that it is one itself. Yields a frame with the damage that was known when its packet was
+    sent, or that was found in decoding that packet.
     """
     stream = best_stream(container)
     stream.codec_context.copy_opaque = True
     damage = damage_before_key = key_pts = None
-    groups = 0
-    for packet in dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream)):
+    group, has_begun = 0, False
+    for packet in container.demux(stream):
         if packet.is_keyframe:
-            damage_before_key, damage, key_pts, groups = damage, None, packet.pts, groups + 1
-        is_leading = None not in (packet.pts, key_pts) and packet.pts < key_pts  # pyright: ignore[reportOptionalOperand]
-        sent = packet.opaque = _Sent(damage_before_key if is_leading else damage, groups == 1)
+            damage_before_key, damage, key_pts, group = damage, None, packet.pts, group + 1
+        is_leading = packet.pts is not None and key_pts is not None and packet.pts < key_pts
+        sent = packet.opaque = _Sent(damage_before_key if is_leading else damage, group)
         frames, complaint = _decode(packet)
         if complaint:
             sent.damage = sent.damage or complaint
@@ -168,8 +173,9 @@ def decoded(container: InputContainer) -> Iterator[Decoded]:
                 damage = sent.damage
         for frame in frames:
             origin = frame.opaque if isinstance(frame.opaque, _Sent) else sent
-            flag = "FFmpeg flags it as corrupt" if frame.is_corrupt else None
-            yield Decoded(frame, origin.damage or flag, origin.is_first_group)
+            has_begun = has_begun or frame.key_frame or origin.group > 0
+            found = origin.damage or (FLAGGED if frame.is_corrupt else None) or (None if has_begun else HEADLESS)
+            yield Decoded(frame, found, origin.group <= 1)
 
 
 def _decode(packet: Packet) -> tuple[list[VideoFrame], str | None]:

@@ -87,30 +87,34 @@ class DecordReader:
         self.limited = limited
         self.errors = (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError)
         self.complaints = complaints()
-        self.reader: Any = self._try(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
+        self.complaints_before = self.complaints.count
+        self.reader: Any = self._ask(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
 
     def times(self) -> np.ndarray:
         """When each frame is shown, seconds."""
-        return self._try(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
+        return self._ask(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
 
     def images(self, indices: Sequence[int]) -> Iterator[Image]:
         """The frames at `indices` (ascending), after a seek to the first."""
-        self._try(lambda: self.reader.seek_accurate(int(indices[0])))
+        self._ask(lambda: self.reader.seek_accurate(int(indices[0])))
         for start in range(0, len(indices), CHUNK):
-            part = [int(i) for i in indices[start : start + CHUNK]]
-            for image in self._try(lambda part=part: self.reader.get_batch(part).asnumpy()):
+            for image in self._decode([int(i) for i in indices[start : start + CHUNK]]):
                 yield brightened(image) if self.limited else image
 
-    def _try(self, ask):
-        """What it answers, if nothing is reported while it does."""
-        before = self.complaints.count
+    def _decode(self, indices: list[int]) -> np.ndarray:
+        """These frames, if no error was reported since the reader was opened: its threads go on between
+        two questions.
+        """
+        images = self._ask(lambda: self.reader.get_batch(indices).asnumpy())
+        if self.complaints.count > self.complaints_before:
+            raise DecordFailed("decord reports an error")
+        return images
+
+    def _ask(self, question):
         try:
-            answer = ask()
+            return question()
         except self.errors as error:  # its messages carry paths and clock times
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
-        if self.complaints.count > before:
-            raise DecordFailed("decord reports an error")
-        return answer
 
     def check_none_lost(self, source: Source, last: int) -> None:
         """Reads on from frame `last` to the next key frame, which must be what a seek to it gives.
@@ -121,9 +125,9 @@ class DecordReader:
             return
         key = int(following[0])
         for index in range(last + 1, key + 1):
-            reached = self._try(lambda index=index: self.reader.get_batch([index]).asnumpy())[0]
-        self._try(lambda: self.reader.seek_accurate(key))
-        if not np.array_equal(reached, self._try(lambda: self.reader.get_batch([key]).asnumpy())[0]):
+            (reached,) = self._decode([index])
+        self._ask(lambda: self.reader.seek_accurate(key))
+        if not np.array_equal(reached, self._decode([key])[0]):
             raise DecordFailed(f"decord lost frames before frame {key}")
 
 
@@ -169,6 +173,7 @@ def excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int
         stream = best_stream(container)
         with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mp4") as target:
             output = target.add_stream_from_template(stream)
+            output.metadata.update(stream.metadata)
             for packet in container.demux(stream):
                 if packet.size == 0 or (end is not None and packet.pts is not None and packet.pts >= end):
                     break

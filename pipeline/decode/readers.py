@@ -4,6 +4,8 @@ wherever decord fails.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from pipeline.decode.choice import PYAV, are_same
 from pipeline.decode.container import check_pixels
 from pipeline.decode.decord_reader import DecordFailed, decord_images, excerpt_images
@@ -51,21 +53,33 @@ def _read_by_pyav(source: Source, indices: Sequence[int], cover: tuple[int, int]
         yield Picture(to_image(found.frame, source, cover, scaling), PYAV)
 
 
-def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int], check_end: bool) -> list[Picture]:
-    """These frames by decord if it reads them without a complaint. Otherwise PyAV says whether one of
-    them is damaged: decord's complaint may be of what it decoded far ahead, and how far it came is
-    chance, on which the outcome must not depend.
-    """
+def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int], check_end: bool) -> Iterator[Picture]:
+    """These frames by decord if it reads them without a complaint, otherwise group by group."""
     try:
         images = decord_images(source, indices, cover, check_end)
     except DecordFailed:
-        pictures = list(_read_by_pyav(source, indices, cover, "decord"))  # a window may have some of either
-        if any(picture.image is None for picture in pictures):
-            return pictures
-        try:
-            images = excerpt_images(source, indices, cover)
-        except (DecordFailed, Quarantined):
-            return pictures
-        if not all(are_same([p.image], [image]) for p, image in zip(pictures, images, strict=True)):  # pyright: ignore[reportArgumentType]
-            return pictures
+        begins = np.unique(np.searchsorted(indices, source.video.keyframes[1:]))
+        for group in np.split(np.asarray(indices), begins):
+            if len(group):
+                yield from _settle(source, group.tolist(), cover)
+    else:
+        yield from (Picture(image, source.video.decoder) for image in images)
+
+
+def _settle(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Picture]:
+    """These frames of one group of pictures, after decord complained of something: perhaps of what it
+    had decoded far ahead, and how far it comes is chance, on which no outcome must depend.
+
+    PyAV says whether one of them is damaged. If none is, they are decord's from a copy of their group
+    alone, as long as these are the same frames.
+    """
+    pictures = list(_read_by_pyav(source, indices, cover, "decord"))  # as decord scales: a window may have both
+    if any(picture.image is None for picture in pictures):
+        return pictures
+    try:
+        images = excerpt_images(source, indices, cover)
+    except (DecordFailed, Quarantined):
+        return pictures
+    if not all(are_same([one.image], [image]) for one, image in zip(pictures, images, strict=True)):  # pyright: ignore[reportArgumentType]
+        return pictures
     return [Picture(image, source.video.decoder) for image in images]

@@ -1,13 +1,17 @@
 """Every frame of every kind of file is the right one, at its own time, whichever frames were asked for before."""
 
+import struct
+
+import av
 import numpy as np
 import pytest
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
+from pipeline.decode.pyav_reader import find_frames
 from pipeline.decode.readers import cover_size, frames
 from pipeline.plan import PlanConfig, plan_windows
-from tests.numbered import KINDS, SIZE, encode, number
+from tests.numbered import KINDS, SIZE, encode, number, x265
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +45,73 @@ def test_every_frame_is_the_one_asked_for(file, kind, decoder):
     for start in (*starts[::-1], *starts[::3]):
         indices = [start, start + 1, start + 4]
         assert seen(source, indices) == [numbers[i] for i in indices]
+
+
+TURNS = {
+    "hflip": ((-1, 0, 0, 1), np.fliplr),
+    "vflip": ((1, 0, 0, -1), np.flipud),
+    "half": ((-1, 0, 0, -1), lambda image: image[::-1, ::-1]),
+    "transpose": ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+    "clockwise": ((0, 1, -1, 0), lambda image: np.rot90(image, 1)),
+    "counterclockwise": ((0, -1, 1, 0), lambda image: np.rot90(image, -1)),
+    "transverse": ((0, -1, -1, 0), lambda image: image[::-1, ::-1].swapaxes(0, 1)),
+    "upright": ((1, 0, 0, 1), lambda image: image),
+}
+"""Display matrices a, b, c, d (ISO 14496-12, 8.3.2), and the picture that has to be stored to be shown as it is."""
+
+
+def with_matrix(path, matrix):
+    """Writes a display matrix into the header of an mp4's track."""
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("turn", TURNS)
+def test_all_eight_display_matrices_show_the_picture_upright(tmp_path, turn, codec, decoder):
+    matrix, stored = TURNS[turn]
+    options = {"libx265": x265("open-gop=0")}.get(codec, {"g": "24"})
+    path = with_matrix(encode(tmp_path / "a.mp4", codec, options=options, times=np.arange(40) / 30, stored=stored).path, matrix)
+    source = probe(str(path), DecodeConfig(decoder=decoder))
+    assert source.video.aspect == pytest.approx(SIZE[0] / SIZE[1])
+    images = list(frames(source, [7, 30], SIZE))
+    assert [number(image) for image in images] == [7, 30]
+    assert images[0][2, 2, 0] > 150 and images[0][2, 2, 1] < 90
+
+
+def colored_blocks(path, pixels):
+    """Blocks of 24 pixels in many colors, which move; x264 says in the stream that it is of a build with an error in 4:4:4."""
+    rng = np.random.default_rng(0)
+    big = rng.integers(0, 256, (20, 30, 3), np.uint8).repeat(24, 0).repeat(24, 1)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=30, options={"g": "30", "threads": "1", "x264-params": "scenecut=0"})
+        stream.width, stream.height, stream.pix_fmt = 192, 128, pixels
+        for i in range(90):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(big[i : i + 128, 3 * i : 3 * i + 192]), "rgb24").reformat(format=pixels)
+            frame.pts = i
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"x264 - core 165" in data
+    path.write_bytes(data.replace(b"x264 - core 165", b"x264 - core 148"))
+    return path
+
+
+def test_frames_after_a_seek_are_those_of_a_read_from_the_beginning(tmp_path):
+    """A decoder learns only from the first packet which build of x264 made a stream, and by which rules 4:4:4 is to be read."""
+    path = colored_blocks(tmp_path / "a.mp4", "yuv444p")
+    with av.open(str(path)) as file:
+        file.streams.video[0].codec_context.thread_count = 1
+        whole = {frame.pts: frame.to_ndarray() for frame in file.decode(video=0)}
+    source = probe(str(path), DecodeConfig())
+    sought = [one.frame for one in find_frames(source, range(30, 70)) if one.frame]
+    assert len(sought) > 30
+    assert all(np.array_equal(frame.to_ndarray(), whole[frame.pts]) for frame in sought)
 
 
 @pytest.mark.parametrize("name, start", [("h264_late.mp4", 7.3), ("h264_late.ts", 7.3), ("h264_long_gop.mp4", 0.0)])

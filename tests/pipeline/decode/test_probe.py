@@ -72,8 +72,8 @@ def refusal(path, **limits) -> Quarantined:
 
 
 def test_a_codec_that_is_not_on_the_list_is_refused(tmp_path):
-    error = refusal(encode(tmp_path / "a.avi", "huffyuv", pixels="yuv422p").path)
-    assert error.reason == Reason.UNSUPPORTED_CODEC and "huffyuv" in error.detail
+    error = refusal(encode(tmp_path / "a.avi", "magicyuv", pixels="yuv422p").path)
+    assert error.reason == Reason.UNSUPPORTED_CODEC and "magicyuv" in error.detail
 
 
 DAMAGED = {"h264.mp4": ("libx264", x264("scenecut=0:bframes=0")), "hevc.mp4": ("libx265", x265("open-gop=1")), "mpeg4.avi": ("mpeg4", {"g": "24"})}

@@ -1,0 +1,202 @@
+"""Damage costs the windows that touch it, and no other: each frame is the right one or says why it cannot be trusted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.build import build_windows
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import DecoderPool
+from pipeline.decode.probe import probe
+from pipeline.decode.readers import read_pictures
+from pipeline.effort import Clock
+from pipeline.filters import PRESETS
+from pipeline.flow import make_estimator
+from pipeline.plan import PlanConfig
+from pipeline.window import BuildConfig
+from schemas.outcome import Outcome, Quarantined, Reason
+from tests import videos
+from tests.numbered import COUNT, FRAMES, LEADING, OPEN, SIZE, encode, number, x265
+from tests.pipeline.building import plan
+
+TS = 188
+"""Bytes of a packet of a transport stream."""
+
+
+def without_a_piece(path: Path, share: float) -> Path:
+    """A transport stream of which one packet of the video, at that share of it, is gone."""
+    data = path.read_bytes()
+    pieces = [data[i : i + TS] for i in range(0, len(data), TS)]
+    video = [i for i, piece in enumerate(pieces) if (piece[1] & 0x1F) << 8 | piece[2] == 0x100]
+    del pieces[video[int(share * len(video))]]
+    path.write_bytes(b"".join(pieces))
+    return path
+
+
+def with_noise(path: Path, packet_number: int) -> Path:
+    """A file of which the middle of a packet is something else: of that one, or of the largest of the ten from it on."""
+    with av.open(str(path)) as file:
+        packets = [one for one in file.demux(video=0) if one.size][packet_number:]
+        packet = packets[0] if packets[0].is_keyframe else max(packets[:10], key=lambda one: one.size)
+        begin, length = packet.pos + packet.size // 3, packet.size // 2
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(packet_number)
+    data[begin : begin + length] = rng.bytes(length)
+    path.write_bytes(data)
+    return path
+
+
+def flagged_frames(path: Path) -> list[int]:
+    """Time stamps of the frames that FFmpeg flags in a read from the beginning."""
+    with av.open(str(path)) as file:
+        file.streams.video[0].codec_context.thread_count = 1
+        return [frame.pts for packet in file.demux(video=0) for frame in packet.decode() if frame.is_corrupt]
+
+
+def with_flags(path: Path) -> list[int]:
+    """Damages a file in the third of its groups so that FFmpeg notices, and returns the time stamps that it flags then."""
+    data = path.read_bytes()
+    for number in range(49, 62):
+        path.write_bytes(data)
+        if found := flagged_frames(with_noise(path, number)):
+            return found
+    raise AssertionError("FFmpeg noticed none of these")
+
+
+def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = None, **more) -> Path:
+    """Numbered pictures of which each takes some bytes: under the numbers there is noise."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (16, 2 * SIZE[0], 3), np.uint8)
+
+    def stored(image: np.ndarray) -> np.ndarray:
+        shift = 3 * number(image) % SIZE[0]
+        return np.concatenate([image[:-16], noise[:, shift : shift + SIZE[0]]])
+
+    return encode(path, codec, options={"g": "24"} if options is None else options, stored=stored, **more).path
+
+
+def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
+    """The number of each frame; None of one that is refused, or of which the file has lost every trace."""
+    source = probe(str(path), DecodeConfig(decoder=decoder))
+    places = np.rint(30 * (source.video.times - source.video.times[0])).astype(int)
+    found: list[int | None] = [None] * (places[-1] + 1)
+    for place, one in zip(places, read_pictures(source, range(len(places)), SIZE), strict=True):
+        found[place] = None if one.image is None else number(one.image)
+    return found
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "a piece of a transport stream.ts": (lambda p: without_a_piece(busy(p), 0.5), 24),
+    "a piece of an open one.ts": (lambda p: without_a_piece(busy(p, options=LEADING), 0.5), 34),
+    "a picture of mp4.mp4": (lambda p: with_noise(busy(p), 60), 24),
+    "a picture of mkv.mkv": (lambda p: with_noise(busy(p), 60), 24),
+    "a picture of an open group.mp4": (lambda p: with_noise(busy(p, options=OPEN), 60), 28),
+    "a key frame.mp4": (lambda p: with_noise(busy(p), 48), 24),
+    "a picture of hevc.mp4": (lambda p: with_noise(busy(p, "libx265", x265("open-gop=1:bframes=3")), 60), 28),
+    "a picture of mpeg4.mp4": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAMES), 60), 24),
+    "a picture of mjpeg.avi": (lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAMES), 60), 1),
+}
+"""What is damaged, and how many frames may be refused for it: to the next key frame, and those that refer to both groups."""
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_one_damaged_packet_costs_its_group_and_no_more(tmp_path, kind, decoder):
+    make, most = DAMAGED[kind]
+    found = pictures(make(tmp_path / f"a{Path(kind).suffix}"), decoder)
+    refused = [i for i, one in enumerate(found) if one is None]
+    assert len(found) == COUNT and len(refused) <= most
+    assert all(one is None or one == i for i, one in enumerate(found))
+
+
+def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path):
+    """Their time stamps begin anew; a player goes on."""
+    data = busy(tmp_path / "a.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(data + data)
+    source = probe(str(tmp_path / "a.ts"), DecodeConfig())
+    np.testing.assert_allclose(np.diff(source.video.times), 1 / 30, atol=0.002)
+    found = pictures(tmp_path / "a.ts")
+    assert len(found) >= 2 * COUNT - 3
+    assert found[: COUNT - 24] == list(range(COUNT - 24)) and found[-COUNT:][24:] == list(range(24, COUNT))
+    assert all(one is None or one in (i, i - (len(found) - COUNT)) for i, one in enumerate(found))
+
+
+def test_frames_that_ffmpeg_flags_are_refused(tmp_path):
+    """Whichever decoder was chosen: decord does not tell that a picture is made up."""
+    path = busy(tmp_path / "a.mp4")
+    flagged = with_flags(path)
+    source = probe(str(path), DecodeConfig())
+    assert source.video.decoder.startswith("decord")
+    found = pictures(path)
+    assert all(found[int(np.searchsorted(source.pts, pts))] is None for pts in flagged)
+
+
+SMALL = BuildConfig(size=(64, 40), frequencies=4, plan=PlanConfig(frames=10, stride=10, test_fraction=0.0), thresholds=PRESETS["none"])
+
+
+def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[tuple]:
+    pool = DecoderPool(SMALL.decode, decoders)
+    results = list(build_windows(plan(path, SMALL)[rows], SMALL, make_estimator(SMALL.flow), pool, Clock()))
+    pool.close()
+    return [(r.row["key"], r.row["outcome"], r.row.get("reason"), r.row.get("detail"), r.sample and r.sample.spectrum.tobytes()) for r in results]
+
+
+def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_path):
+    """With the bytes that they have in the sound file, and whatever else was asked for before."""
+    sound = outcomes(busy(tmp_path / "a.mp4"))
+    with_flags(tmp_path / "a.mp4")
+    found = outcomes(tmp_path / "a.mp4")
+    away = [i for i in range(len(found)) if 10 * i + 10 <= 48 or 10 * i >= 72]
+    assert [one[1] for one in sound] == len(sound) * [Outcome.KEPT]
+    assert {i for i, one in enumerate(found) if one[1] == Outcome.KEPT} >= set(away) and len(away) < len(found)
+    assert any(one[1] == Outcome.QUARANTINED for one in found)
+    assert {one[1:3] for i, one in enumerate(found) if i not in away and one[1] != Outcome.KEPT} == {(Outcome.QUARANTINED, Reason.DECODE_ERROR)}
+    assert [found[i][4] for i in away] == [sound[i][4] for i in away]
+    assert outcomes(tmp_path / "a.mp4", decoders=2) == found
+    assert [outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(len(found))][0][4] == found[0][4]
+    assert all("frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED)
+
+
+def test_a_file_that_is_damaged_at_its_beginning_begins_after_that(tmp_path):
+    path = with_noise(busy(tmp_path / "a.mp4"), 0)
+    found = pictures(path)
+    assert [one for one in found if one is not None] == list(range(24, COUNT))
+
+
+def test_a_picture_that_no_decoder_takes_has_too_many_pixels(tmp_path):
+    path = tmp_path / "a.gif"
+    head = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\0\x0a\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;"
+    path.write_bytes(head)
+    with pytest.raises(Quarantined) as caught:
+        probe(str(path), DecodeConfig())
+    assert caught.value.reason == Reason.TOO_MANY_PIXELS and "65535 x 65535" in caught.value.detail
+
+
+def test_sound_with_a_picture_on_its_cover_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as file:
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        sound = file.add_stream("aac", rate=44100)
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), "rgb24").reformat(format="yuvj420p")
+        frame.pts = 0
+        file.mux(cover.encode(frame))
+        file.mux(cover.encode())
+        for i in range(50):
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            piece.sample_rate, piece.pts = 44100, 1024 * i
+            file.mux(sound.encode(piece))
+        file.mux(sound.encode())
+    with pytest.raises(Quarantined) as caught:
+        probe(str(tmp_path / "a.m4a"), DecodeConfig())
+    assert caught.value.reason == Reason.NO_VIDEO
+
+
+def test_the_decoder_and_why_it_is_that_one_stand_in_the_sample(tmp_path):
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    pool = DecoderPool(SMALL.decode, 1)
+    (result,) = build_windows(plan(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, Clock())
+    pool.close()
+    assert result.sample.meta["decoder"].startswith("decord") and "PyAV" in result.sample.meta["decoder_reason"]
