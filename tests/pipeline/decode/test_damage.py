@@ -58,9 +58,9 @@ def flagged_frames(path: Path) -> list[int]:
 def with_flags(path: Path) -> list[int]:
     """Damages a file in the third of its groups so that FFmpeg notices, and returns the time stamps that it flags then."""
     data = path.read_bytes()
-    for number in range(49, 62):
+    for packet_number in range(49, 62):
         path.write_bytes(data)
-        if found := flagged_frames(with_noise(path, number)):
+        if found := flagged_frames(with_noise(path, packet_number)):
             return found
     raise AssertionError("FFmpeg noticed none of these")
 
@@ -155,7 +155,7 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
     assert {one[1:3] for i, one in enumerate(found) if i not in away and one[1] != Outcome.KEPT} == {(Outcome.QUARANTINED, Reason.DECODE_ERROR)}
     assert [found[i][4] for i in away] == [sound[i][4] for i in away]
     assert outcomes(tmp_path / "a.mp4", decoders=2) == found
-    assert [outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(len(found))][0][4] == found[0][4]
+    assert [outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(0, len(found), 2)] == found[::2]
     assert all("frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED)
 
 
