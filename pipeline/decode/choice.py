@@ -30,7 +30,7 @@ FORMATS = frozenset({"yuv420p", "yuvj420p"})
 MAX_TIME_ERROR_S = 0.001
 COMPARED_SIZE = (96, 64)
 """Frames are compared at the smallest size of their aspect that covers this one."""
-COMPARED_PIXELS = 10e6
+COMPARED_PIXELS = 3e6
 """About how many pixels each decoder may decode to come to one place that is compared."""
 MAX_DIFFERENCE = 2.0
 """Mean absolute difference, grey levels, of two decoders' frames. The same frame scaled in the same
@@ -92,19 +92,21 @@ def compare(source: Source) -> str | None:
         found, times = reader.times(), source.video.times
         if len(found) != len(times) or np.abs((found - found[0]) - (times - times[0])).max() > MAX_TIME_ERROR_S:
             return "decord has frames at other times"
-        for indices in places(source):
-            ours = [found.frame and to_image(found.frame, source, size, "decord") for found in find_frames(source, indices)]
-            theirs = _frames_of_decord(reader, source, indices, size)
-            if not all(a is not None and a.shape == b.shape for a, b in zip(ours, theirs, strict=True)):
-                return f"a frame near {indices[0]} is missing, or turned"
-            if not are_same(ours, theirs):  # pyright: ignore[reportArgumentType]
-                return f"decord's frames from {indices[0]} on are not PyAV's"
+        # all of decord's before any of PyAV's, since it decodes on in the background until it is closed
+        theirs = {indices: _frames_of_decord(reader, source, indices, size) for indices in places(source)}
+        del reader
     except DecordFailed as error:
         return str(error)
+    for indices, images in theirs.items():
+        ours = [one.frame and to_image(one.frame, source, size, "decord") for one in find_frames(source, indices)]
+        if not all(a is not None and a.shape == b.shape for a, b in zip(ours, images, strict=True)):
+            return f"a frame near {indices[0]} is missing, or turned"
+        if not are_same(ours, images):  # pyright: ignore[reportArgumentType]
+            return f"decord's frames from {indices[0]} on are not PyAV's"
     return None
 
 
-def _frames_of_decord(reader: DecordReader, source: Source, indices: list[int], size: tuple[int, int]) -> list[Image]:
+def _frames_of_decord(reader: DecordReader, source: Source, indices: range, size: tuple[int, int]) -> list[Image]:
     """These frames; from a copy of the packets that they need if decord complains, perhaps of others."""
     try:
         return list(reader.images(indices))
@@ -112,7 +114,7 @@ def _frames_of_decord(reader: DecordReader, source: Source, indices: list[int], 
         return excerpt_images(source, indices, size)
 
 
-def places(source: Source) -> Iterator[list[int]]:
+def places(source: Source) -> Iterator[range]:
     """Three neighbouring frames each near the start, the middle and the end, no further from a key
     frame than COMPARED_PIXELS allows.
     """
@@ -122,7 +124,7 @@ def places(source: Source) -> Iterator[list[int]]:
     for wanted in (0, count // 2, count - 1):
         key = int(keys[keys <= wanted][-1])
         last = min(max(wanted, key + 2), key + reach - 1, count - 1)
-        yield list(range(max(key, last - 2), last + 1))
+        yield range(max(key, last - 2), last + 1)
 
 
 def are_same(ours: list[Image], theirs: list[Image]) -> bool:

@@ -149,8 +149,8 @@ def decoded(container: InputContainer) -> Iterator[Decoded]:
     """Frames of the best stream from here on. Never raises for a packet that cannot be decoded, of
     which no frame comes.
 
-    A packet that is incomplete, or at which FFmpeg reports an error, damages what is decoded after it
-    up to the next key frame; and the pictures which are shown before that one but sent after it, since
+    A packet that is incomplete, or at which FFmpeg reports an error as it reads or decodes it, damages
+    what is decoded after it up to the next key frame; and the pictures which are shown before that one but sent after it, since
     they refer to both. What comes before the first key frame is made of nothing, unless the decoder
     finds that it is one itself. Yields a frame with the damage that was known when its packet was
     sent, or that was found in decoding that packet.
@@ -158,13 +158,16 @@ def decoded(container: InputContainer) -> Iterator[Decoded]:
     stream = best_stream(container)
     stream.codec_context.copy_opaque = True
     damage = damage_before_key = key_pts = None
-    group, has_begun = 0, False
+    group, has_begun, errors = 0, False, error_count()
     for packet in container.demux(stream):
         if packet.is_keyframe:
             damage_before_key, damage, key_pts, group = damage, None, packet.pts, group + 1
         is_leading = packet.pts is not None and key_pts is not None and packet.pts < key_pts
         sent = packet.opaque = _Sent(damage_before_key if is_leading else damage, group)
+        misread = last_error(errors)
         frames, complaint = _decode(packet)
+        errors = error_count()
+        complaint = f"the container reports an error before it ({misread})" if misread else complaint
         if complaint:
             sent.damage = sent.damage or complaint
             if is_leading:
