@@ -116,32 +116,34 @@ class DecordReader:
         except self.errors as error:  # its messages carry paths and clock times
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
 
-    def check_none_lost(self, source: Source, last: int) -> None:
-        """Reads on from frame `last` to the next key frame, which must be what a seek to it gives.
-        After the last key frame of a file there is nothing to compare with.
+    def finish_group(self, source: Source, last: int) -> None:
+        """Reads on from frame `last` to the next key frame, which must be what a seek to it gives, or to
+        the end of the file. A complaint about the group of `last` is then certain, and not left to how
+        far decord happened to come.
         """
         following = source.video.keyframes[source.video.keyframes > last]
+        end = int(following[0]) if len(following) else len(source.video.times) - 1
+        reached = None
+        for index in range(last + 1, end + 1):
+            (reached,) = self._decode([index])
         if not len(following):
             return
-        key = int(following[0])
-        for index in range(last + 1, key + 1):
-            (reached,) = self._decode([index])
-        self._ask(lambda: self.reader.seek_accurate(key))
-        if not np.array_equal(reached, self._decode([key])[0]):
-            raise DecordFailed(f"decord lost frames before frame {key}")
+        self._ask(lambda: self.reader.seek_accurate(end))
+        if not np.array_equal(reached, self._decode([end])[0]):
+            raise DecordFailed(f"decord lost frames before frame {end}")
 
 
-def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int], check_end: bool) -> list[Image]:
-    """The frames at `indices` as decord gives them; with `check_end` it is looked whether it lost
-    one before the next key frame. Raises DecordFailed.
+def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int], is_end: bool) -> list[Image]:
+    """The frames at `indices` as decord gives them; with `is_end`, their last group is read to its end.
+    Raises DecordFailed.
     """
     if _shared_reader.cache_info().hits > REOPENED_AFTER:
         _shared_reader.cache_clear()
     try:
         reader = _shared_reader(source.path, source.video.signature, cover, source.limited)
         images = list(reader.images(indices))
-        if check_end:
-            reader.check_none_lost(source, indices[-1])
+        if is_end:
+            reader.finish_group(source, indices[-1])
     except DecordFailed:
         _shared_reader.cache_clear()
         raise

@@ -14,7 +14,7 @@ from pipeline.decode.pyav_reader import MISSING, find_frames, to_image
 from pipeline.decode.source import Picture, Source, refused
 from schemas.outcome import Quarantined, Reason, Stage
 
-HELD_BYTES = 64 << 20
+HELD_BYTES = 128 << 20
 """Memory of the frames that are read together, and held back until they are known to be right."""
 
 
@@ -53,10 +53,10 @@ def _read_by_pyav(source: Source, indices: Sequence[int], cover: tuple[int, int]
         yield Picture(to_image(found.frame, source, cover, scaling), PYAV)
 
 
-def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int], check_end: bool) -> Iterator[Picture]:
+def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int], is_end: bool) -> Iterator[Picture]:
     """These frames by decord if it reads them without a complaint, otherwise group by group."""
     try:
-        images = decord_images(source, indices, cover, check_end)
+        images = decord_images(source, indices, cover, is_end)
     except DecordFailed:
         begins = np.unique(np.searchsorted(indices, source.video.keyframes[1:]))
         for group in np.split(np.asarray(indices), begins):
@@ -70,11 +70,13 @@ def _settle(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> l
     """These frames of one group of pictures, after decord complained of something: perhaps of what it
     had decoded far ahead, and how far it comes is chance, on which no outcome must depend.
 
-    PyAV says whether one of them is damaged. If none is, they are decord's from a copy of their group
+    PyAV says whether their group is damaged. If it is not, they are decord's from a copy of their group
     alone, as long as these are the same frames.
     """
     pictures = list(_read_by_pyav(source, indices, cover, "decord"))  # as decord scales: a window may have both
-    if any(picture.image is None for picture in pictures):
+    following = source.video.keyframes[source.video.keyframes > indices[-1]]
+    rest = range(indices[-1] + 1, int(following[0]) if len(following) else len(source.video.times))
+    if any(one.image is None for one in pictures) or any(one.damage for one in find_frames(source, rest)):
         return pictures
     try:
         images = excerpt_images(source, indices, cover)
