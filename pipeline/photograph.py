@@ -1,47 +1,274 @@
-"""A photograph from a file, upright and in RGB, and at the working resolution."""
+"""A photograph from a file, upright, in sRGB, and at the working resolution.
 
+Colors become sRGB by what the file says of them. The first of these that it has decides:
+
+- code points of color (cICP) in PNG;
+- an embedded ICC profile of RGB, gray, CMYK or Lab, by relative colorimetry with black point
+  compensation;
+- code points of color (nclx) in HEIF and AVIF;
+- an sRGB chunk, or gAMA with or without cHRM, in PNG.
+
+A file that says nothing is sRGB. CMYK without a profile has a red of (255 - C) (255 - K) / 255, and
+so on; Lab without one is CIE Lab of D50. HDR (PQ, HLG) and a profile that cannot be used are
+refused.
+
+Samples of 16 bits are divided by 65535, or by 1023, 4095 or 16383 if TIFF's MaxSampleValue says so;
+of 12 bits by 4095; those of 32-bit floating point are 0 to 1; all others are refused. A gray or RGB
+file of 16 bits that says nothing else and is nowhere brighter than a quarter is refused too, unless
+it is black: it holds fewer bits than it says. What is transparent is laid on white.
+"""
+
+import io
+import re
+import stat
+import struct
 import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""Those that are always read. HEIF wants the extra `heif`, AVIF Pillow 11.3 (`heif` brings it)."""
 MOST_PIXELS = 150_000_000
 """A larger picture is refused before it is decoded; Pillow's own limits are above."""
+HEAD = 1 << 16
+"""Bytes at a file's beginning in which its kind and its code points of color stand."""
+BRAND = re.compile(rb".{4}ftyp(avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+CODE_POINTS = re.compile(rb"\0\0\0\x04cICP(?P<png>..)|colrnclx(?P<heif>....)", re.DOTALL)
+"""Color primaries and transfer characteristics (ITU-T H.273), of one byte each or of two."""
+SRGB = (0.3127, 0.3290, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)
+"""White, red, green and blue as CIE x, y."""
+PRIMARIES = {
+    9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+"""Of BT.2020 and Display P3, by code point; all others are taken for sRGB's."""
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+"""Of ICC's parametric curve of type 3: g, a, b, c, d."""
+CURVES = {4: (2.2,), 8: (1.0,)}
+"""Exponents by code point; video's other curves are shown as sRGB's, which is what players do."""
+HDR = {16: "PQ", 18: "HLG"}
+BRADFORD = np.array(
+    [
+        [0.8951, 0.2664, -0.1614],
+        [-0.7502, 1.7135, 0.0367],
+        [0.0389, -0.0685, 1.0296],
+    ]
+)
+"""From CIE XYZ to the cones' responses by which one white is adapted to another."""
+D50 = np.array([0.9642, 1.0, 0.8249])
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+"""The mode of a picture that a profile of this color space can be applied to."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF's orientation."""
+ORIENTATION, PHOTOMETRIC, MAX_SAMPLE_VALUE = 274, 262, 281
+"""Tags of EXIF and TIFF."""
+UNREADABLE = (SyntaxError, OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
+UNREADABLE += (RuntimeError, AttributeError, struct.error, zlib.error)
+"""What Pillow and its plugins raise for files that are damaged or hostile."""
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
-def read_photograph(path: Path) -> Picture:
-    """The picture, turned as its camera says, without transparency; of an animation the first frame.
+class _Refused(Exception):
+    """Says what is wrong with a picture, without its name."""
 
-    Raises ValueError where the file is no picture, damaged, or of more than MOST_PIXELS.
+
+def read_photograph(path: Path) -> Picture:
+    """The picture in sRGB, upright as EXIF says; of several frames the first.
+
+    Raises ValueError, naming the file, if it is no regular file, no picture that can be read, of
+    more than MOST_PIXELS, or if its colors or samples are refused as this module's docstring says.
     """
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{path} has {image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,} in all")
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(to_rgb(image))
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for a writer
+            raise _Refused("is no file, expected a photograph")
+        with path.open("rb") as file:
+            return _read(file)
     except FileNotFoundError:
-        raise ValueError(f"{path} is not there, expected a photograph") from None
+        raise ValueError(f"{path} is missing, expected a photograph") from None
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has too many pixels, expected at most {MOST_PIXELS:,} in all ({error})") from error
-    except (UnidentifiedImageError, SyntaxError, OSError) as error:
-        raise ValueError(f"{path} is no picture that can be read ({error}), expected one of {', '.join(FORMATS)}") from error
+        limit = f"expected at most {MOST_PIXELS:,} in all"
+        raise ValueError(f"{path} has too many pixels, {limit} ({error})") from error
+    except UNREADABLE as error:
+        nameless = isinstance(error, UnidentifiedImageError) or not str(error)
+        why, kinds = "" if nameless else f" ({error})", ", ".join((*FORMATS, "HEIF", "AVIF"))
+        sentence = f"{path} is no picture that can be read{why}, expected one of {kinds}"
+        raise ValueError(sentence) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits a channel; what is transparent becomes white."""
-    if image.mode.startswith("I"):
-        sixteen = np.asarray(image).astype(np.float64)
-        image = Image.fromarray((sixteen / (257 if sixteen.max() > 255 else 1)).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+def _read(file: BinaryIO) -> Picture:
+    head = file.read(HEAD)
+    file.seek(0)
+    with warnings.catch_warnings(action="ignore"):  # of Pillow: of many pixels, of broken metadata
+        image = Image.open(file, formats=_formats(head))
+        if image.width * image.height > MOST_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise _Refused(f"has {size} pixels, expected at most {MOST_PIXELS:,} in all")
+        packed = str(image.tile)  # which is gone once the picture is loaded
+        image.load()
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        color, alpha = _eight_bits(image, packed)
+        color = _in_srgb(color, _profile(image, head))
+    if alpha is not None:
+        color.putalpha(alpha)
+        color = Image.alpha_composite(Image.new("RGBA", color.size, "white"), color).convert("RGB")
+    return np.array(color if turn is None else color.transpose(turn))
+
+
+def _formats(head: bytes) -> tuple[str, ...]:
+    """Pillow's formats among which the file's is, which begins so."""
+    if not BRAND.match(head):
+        return FORMATS
+    if b"avi" in head[8 : int.from_bytes(head[:4])]:  # among the brands
+        if not features.check("avif"):
+            raise _Refused("is an AVIF picture, which wants Pillow 11.3: pip install '.[heif]'")
+        return ("AVIF",)
+    try:
+        from pillow_heif import register_heif_opener
+    except ModuleNotFoundError:
+        raise _Refused("is a HEIF picture (HEIC), which wants pip install '.[heif]'") from None
+    register_heif_opener()
+    return ("HEIF",)
+
+
+def _eight_bits(image: Image.Image, packed: str) -> tuple[Image.Image, Image.Image | None]:
+    """The picture as L, RGB, CMYK or LAB, and its alpha, if it has any.
+
+    `packed` has in it how Pillow calls the samples of the file, such as `I;12`, `RGB;16B`, `F;32F`.
+    """
+    alpha, sixteen = None, ";16" in packed
+    if image.mode.startswith(("I", "F")):
+        tags = dict(getattr(image, "tag_v2", {}))
+        samples = np.asarray(image)
+        most = _most(image, packed, samples, tags.get(MAX_SAMPLE_VALUE))
+        sixteen = most == 65535
+        if isinstance(key := image.info.get("transparency"), int):
+            alpha = Image.fromarray(np.where(samples == key, np.uint8(0), np.uint8(255)))
+        levels = np.rint(samples.astype(np.float32) * np.float32(255 / most)).astype(np.uint8)
+        color = Image.fromarray(255 - levels if tags.get(PHOTOMETRIC) == 0 else levels)
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        color = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    elif image.mode in ("L", "RGB", "CMYK", "LAB"):
+        color = image
+    else:
+        color = image.convert("L" if image.mode == "1" else "RGB")
+    brightest = int(np.asarray(color).max()) if sixteen and color.mode in ("L", "RGB") else 255
+    if 0 < brightest < 64:
+        bits = f"has samples of 16 bits that are nowhere brighter than {brightest} of 255"
+        raise _Refused(f"{bits}: it seems to hold fewer bits, expected those scaled to 16")
+    return color, alpha
+
+
+def _most(image: Image.Image, packed: str, samples: np.ndarray, declared: object) -> int:
+    """The sample that is white in a picture of mode I or F. Raises _Refused for another kind."""
+    low, high = samples.min(), samples.max()
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise _Refused(f"has floating-point samples of {low:g} to {high:g}, expected 0 to 1")
+        return 1
+    if image.mode == "I" and image.format != "PNG":  # of 16 bits, as old versions of Pillow open it
+        kind = f"has samples of mode I, integers with a sign or of 32 bits, of {low} to {high}"
+        raise _Refused(f"{kind}, expected unsigned ones of 8, 12 or 16 bits")
+    if ";12" in packed:
+        return 4095
+    return next((most for most in (1023, 4095, 16383) if most == declared and high <= most), 65535)
+
+
+def _profile(image: Image.Image, head: bytes) -> bytes | None:
+    """The ICC profile of a picture whose file begins with `head`; None if it is sRGB."""
+    embedded = image.info.get("icc_profile") or None
+    if image.format in ("PNG", "HEIF", "AVIF") and (points := CODE_POINTS.search(head)):
+        if points["png"]:
+            return _coded(*points["png"])
+        if not embedded:
+            return _coded(*struct.unpack(">HH", points["heif"]))
+    if embedded or image.format != "PNG" or "srgb" in image.info:
+        return embedded
+    gamma, corners = image.info.get("gamma", 0), image.info.get("chromaticity", SRGB)
+    near = np.allclose(corners, SRGB, rtol=0, atol=0.005) and abs(gamma * 2.2 - 1) < 0.05
+    if near or not 0.1 <= gamma <= 3:
+        return None
+    try:
+        return _matrix_profile(corners, (1 / gamma,))
+    except (ArithmeticError, ValueError, struct.error):  # chunks that make no sense say nothing
+        return None
+
+
+def _coded(primaries: int, transfer: int) -> bytes | None:
+    """The profile of these code points; None for those of sRGB or not known."""
+    if transfer in HDR:
+        raise _Refused(f"is HDR ({HDR[transfer]}), expected a picture of standard dynamic range")
+    if primaries not in PRIMARIES and transfer not in CURVES:
+        return None
+    return _matrix_profile(PRIMARIES.get(primaries, SRGB), CURVES.get(transfer, SRGB_CURVE))
+
+
+def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
+    """An ICC profile of RGB with this white, red, green and blue (CIE x, y) and parametric curve.
+
+    Raises ValueError, ArithmeticError or struct.error if there is none of them.
+    """
+    pairs = zip(corners[::2], corners[1::2], strict=True)
+    white, *primaries = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in pairs)
+    columns = np.stack(primaries, axis=1)
+    cones = np.diag(BRADFORD @ D50 / (BRADFORD @ white))
+    columns = np.linalg.inv(BRADFORD) @ cones @ BRADFORD @ columns * np.linalg.solve(columns, white)
+
+    def fixed(*numbers: float) -> bytes:
+        return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
+
+    shape = b"para" + struct.pack(">IHH", 0, 3 if len(curve) > 1 else 0, 0) + fixed(*curve)
+    tags = {f"{name}TRC".encode(): shape for name in "rgb"}
+    for name, column in zip("rgb", columns.T, strict=True):
+        tags[f"{name}XYZ".encode()] = b"XYZ \0\0\0\0" + fixed(*column)
+    start, table = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags))
+    data = b"".join(tags.values())
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", start, len(tag))
+        start += len(tag)
+    size, kind = struct.pack(">I", 128 + len(table) + len(data)), b"\x04\x20\0\0mntrRGB XYZ "
+    header = size + bytes(4) + kind + bytes(12) + b"acsp" + bytes(28) + fixed(*D50)
+    return header.ljust(128, b"\0") + table + data
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A picture of mode L, RGB, CMYK or LAB, in RGB. Raises _Refused for an unusable profile."""
+    if profile is None and image.mode != "LAB":
+        return image.convert("RGB")
+    lab = ImageCms.createProfile("LAB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile) if profile else lab)
+        space = (profile or b"")[16:20].decode("ascii", "replace").strip() or "Lab"
+        if space == "RGB" and image.mode == "L":  # gray in a file whose profile is a screen's
+            image = image.convert("RGB")
+        if MODES.get(space) != image.mode:
+            raise ValueError(f"it is for {space}, and the samples are {image.mode}")
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        modes = (image.mode, "RGB")
+        return ImageCms.ImageCmsTransform(source, srgb, *modes, intent, flags=flags).apply(image)
+    except (OSError, ValueError, ImageCms.PyCMSError) as error:
+        words = f"has an embedded color profile that cannot be used ({error})"
+        raise _Refused(f"{words}: remove it, or convert the picture to sRGB") from error
 
 
 def middle(image: Picture, size: tuple[int, int]) -> Picture:
