@@ -75,6 +75,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by EXIF's orientation."""
+SCALES = (1023, 4095, 16383)
+"""What TIFF's MaxSampleValue may say of samples of 16 bits: that they are of 10, 12 or 14."""
 ORIENTATION, PHOTOMETRIC, MAX_SAMPLE_VALUE = 274, 262, 281
 """Tags of EXIF and TIFF."""
 UNREADABLE = (SyntaxError, OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
@@ -100,7 +102,7 @@ def read_photograph(path: Path) -> Picture:
         with path.open("rb") as file:
             return _read(file)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing, expected a photograph") from None
+        raise ValueError(f"{path} is not there, expected a photograph") from None
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
     except Image.DecompressionBombError as error:
@@ -189,7 +191,7 @@ def _most(image: Image.Image, packed: str, samples: np.ndarray, declared: object
         raise _Refused(f"{kind}, expected unsigned ones of 8, 12 or 16 bits")
     if ";12" in packed:
         return 4095
-    return next((most for most in (1023, 4095, 16383) if most == declared and high <= most), 65535)
+    return next((most for most in SCALES if declared in (most, (most,)) and high <= most), 65535)
 
 
 def _profile(image: Image.Image, head: bytes) -> bytes | None:
@@ -263,6 +265,8 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             raise ValueError(f"it is for {space}, and the samples are {image.mode}")
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        if image.mode != "RGB":  # a grid of colors, between which dark gray is wrong by ten levels
+            flags |= ImageCms.Flags.NOOPTIMIZE
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         modes = (image.mode, "RGB")
         return ImageCms.ImageCmsTransform(source, srgb, *modes, intent, flags=flags).apply(image)
