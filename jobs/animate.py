@@ -17,7 +17,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from jobs.exits import check_output, say, sentences, tell
@@ -157,6 +156,8 @@ def check(job: Animate) -> None:
 
 def run(job: Animate) -> None:
     """Writes the file, whole or not at all."""
+    import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
+
     network = network_of(job)
     motion, picture = found(job)
     volume, photo = motion.volume, shown_part(picture, motion.size)
@@ -253,6 +254,8 @@ def read_mask(path: Path, picture: Picture) -> Picture:
 
 def moving_share(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
     """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
+    import cv2
+
     whole = middle(cv2.resize(read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
     grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (EASED * max(shown.shape))

@@ -2,19 +2,28 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import TracebackType
 from typing import NoReturn
 
+from jobs.extras import missing_package
 from pipeline.credentials import hidden
+from pipeline.sizes import human_size
 
 LONGEST = 2000
 """Characters of a line that are shown."""
+MEMORY = re.compile(
+    "not enough memory|out of memory|insufficient memory|cannot allocate memory|bad alloc",
+    re.IGNORECASE,
+)
+"""How libraries say that there is none, if they do not raise MemoryError."""
 
 
 class Exit(IntEnum):
@@ -36,50 +45,159 @@ class Exit(IntEnum):
     BROKEN_PIPE = 141
 
 
+def begin() -> None:
+    """Readies the process of a verb, before it imports anything else: jobs/__init__.py calls this.
+
+    Standard streams that are closed are opened on /dev/null, so that no file takes their numbers.
+    What is raised before a verb's `main` becomes a sentence if `explained` has one for it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # which is how Python says that it was closed
+            _open_nothing(number, name)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _end
+
+
+def _open_nothing(number: int, name: str) -> None:
+    """Opens /dev/null as the standard stream of that number, unless a file has taken its number."""
+    try:
+        os.fstat(number)
+        stream = open(os.devnull, "r+")  # noqa: SIM115 - for as long as the process lasts
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.set_inheritable(number, True)
+        stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
+
+
+def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends a verb's process by what nobody has caught."""
+    program = Path(sys.argv[0]).absolute()
+    ours = program.parent == Path(__file__).parent or program.stem == "quiver"
+    if ours and isinstance(error, Exception) and (ending := explained(error)):
+        stop(*ending)
+    sys.__excepthook__(kind, error, trace)
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turns a user's mistake into one sentence on standard error and its exit code, without a traceback."""
-    from jobs.cluster import Died, NotStarted, Unsafe  # only here: quiver doctor wants the codes where packages are missing
+    """Turns a mistake of the user or a fault of the machine into one sentence on standard error and
+    its exit code, without a traceback.
+    """
+    try:
+        with untraced("interrupted; what is committed stays, the same command goes on"):
+            yield
+    except Exception as error:
+        if (ending := explained(error) or _of_a_run(error)) is None:
+            raise
+        stop(*ending)
+
+
+def explained(error: Exception) -> tuple[Exit, str] | None:
+    """The exit code and the sentence for what may happen to any program, and during its imports too;
+    None for anything else.
+    """
+    if isinstance(error, ImportError) and (sentence := missing_package(error)):
+        return Exit.USAGE, sentence
+    if not _is_of_memory(error):
+        return None
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = re.sub(r"\b(\d{4,}) bytes", lambda found: human_size(int(found[1])), words)
+    return Exit.FAILURE, f"there is not enough memory for this ({words[:300]})"
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory could not be had: by Python, numpy, torch, OpenCV, or what loads libraries."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    theirs = type(error).__module__.partition(".")[0] not in ("jobs", "model", "pipeline", "schemas")
+    return theirs and not isinstance(error, ValueError) and MEMORY.search(str(error)) is not None
+
+
+def _of_a_run(error: Exception) -> tuple[Exit, str] | None:
+    """The same for what the verbs raise."""
+    from jobs.cluster import Died, NotStarted, Unsafe  # not above: doctor runs without any package
     from pipeline.dataset import ContractMismatch
     from pipeline.fence import FolderInUse
     from pipeline.selection import DamagedDerived
 
-    try:
-        with untraced("interrupted; what is committed stays, the same command goes on"):
-            yield
-    except DamagedDerived as error:
-        stop(Exit.STORAGE, str(error))
-    except ValueError as error:
-        stop(Exit.USAGE, str(error))
-    except ContractMismatch as error:
-        stop(Exit.CONTRACT, f"the folder holds {error.what} made otherwise (there -> asked for); use another --out:\n  " + "\n  ".join(error.lines))
-    except FolderInUse as error:
-        stop(Exit.IN_USE, str(error))
-    except (Unsafe, NotStarted, Died) as error:
-        stop(Exit.UNSAFE if isinstance(error, Unsafe) else Exit.FAILURE, str(error))
-    except OSError as error:
-        stop(Exit.STORAGE, f"{error.filename}: {error.strerror}{room_left(error)}" if error.strerror else str(error))
+    codes = {
+        DamagedDerived: Exit.STORAGE,
+        ValueError: Exit.USAGE,
+        FolderInUse: Exit.IN_USE,
+        Unsafe: Exit.UNSAFE,
+        NotStarted: Exit.FAILURE,
+        Died: Exit.FAILURE,
+    }
+    if isinstance(error, ContractMismatch):
+        head = f"the folder holds {error.what} made otherwise (there -> asked for)"
+        return Exit.CONTRACT, "\n  ".join([f"{head}; use another --out:", *error.lines])
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return code, str(error)
+    return (Exit.STORAGE, _of_storage(error)) if isinstance(error, OSError) else None
 
 
 @contextmanager
 def untraced(interrupted: str) -> Iterator[None]:
-    """Ends the process without a traceback where it is interrupted, or nobody reads on. Needs no package."""
+    """Ends the process without a traceback if it is interrupted, or if nobody reads on. No package
+    is needed.
+    """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has heard enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         raise SystemExit(Exit.BROKEN_PIPE) from None
     except KeyboardInterrupt:
         stop(Exit.INTERRUPTED, interrupted)
 
 
-def room_left(error: OSError) -> str:
-    """Where a file did not fit, how much would."""
+def _print_no_more() -> None:
+    """What is still to be printed goes nowhere: or Python would fail over it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_storage(error: OSError) -> str:
+    """What could not be read or written, why, and how much room there is for it."""
+    if not error.strerror:
+        return str(error)
+    where = error.filename if error.filename is not None else _nameless()
+    where = os.fsdecode(where) if isinstance(where, bytes) else where
+    return f"{where}: {error.strerror}{_room(error)}"
+
+
+def _nameless() -> str:
+    """What an error is about that names no file."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder, which was removed or cannot be reached"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _print_no_more()
+        return "standard output"
+    return "a file"
+
+
+def _room(error: OSError) -> str:
+    """How much would have fitted, if something did not."""
+    if error.errno == errno.EFBIG:
+        import resource  # which Windows lacks
+
+        if (most := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) >= 0:
+            return f", a file may have {human_size(most)} (ulimit -f)"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not isinstance(error.filename, str):
         return ""
     folder = next(folder for folder in Path(error.filename).absolute().parents if folder.is_dir())
-    return f", {shutil.disk_usage(folder).free} bytes are free there"
+    if hasattr(os, "statvfs") and (system := os.statvfs(folder)).f_files and not system.f_favail:
+        return ", no more files can be made there (every inode is taken)"
+    return f", {human_size(shutil.disk_usage(folder).free)} are free there"
 
 
 def check_output(option: str, path: Path) -> None:
@@ -98,9 +216,11 @@ def check_output(option: str, path: Path) -> None:
 
 
 def tell(sentence: str, who: str = "quiver") -> None:
-    """Writes a sentence to standard error."""
-    sys.stderr.write(f"{who}: {readable(sentence)}\n")  # what is printed Ray logs in its processes, and so it would be said twice
-    sys.stderr.flush()
+    """Writes a sentence to standard error, if that can be written."""
+    with suppress(OSError):
+        # not printed: Ray logs in its processes what is printed, and so it would be said twice
+        sys.stderr.write(f"{who}: {readable(sentence)}\n")
+        sys.stderr.flush()
 
 
 def say(text: str) -> None:

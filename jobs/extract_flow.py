@@ -20,7 +20,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import cv2
 import tyro
 
 from jobs import cluster
@@ -322,6 +321,8 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
 
 def versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
+    import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
+
     names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
     return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 

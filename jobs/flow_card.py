@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 
 from jobs.exits import say, sentences, tell
@@ -228,6 +227,8 @@ def first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
 
 def protocol_of(job: FlowCard, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All that decides the numbers."""
+    import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
+
     packages = ["numpy", "opencv-python-headless", "scipy", *(["torch", "torchvision"] if any(map(card.is_learned, job.estimators or get_args(Name))) else [])]
     versions = dict(quiver=version("quiver-motion"), python=platform.python_version()) | {name: version(name) for name in packages}
     return dict(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jobs.exits import say, sentences
@@ -135,6 +134,8 @@ def write_list(path: Path, names: Sequence[str]) -> None:
 
 def make(name: str, config: MakeClips) -> str:
     """Writes NAME.mp4 and, where there is one, NAME.truth.safetensors; returns a line that says so."""
+    import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
+
     cv2.setNumThreads(1)
     recipe, rng = CLIPS[name], np.random.default_rng([config.seed, *name.encode()])
     scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.length, rng)

@@ -1,0 +1,15 @@
+"""Amounts of bytes as a person reads them."""
+
+from math import floor, log10
+
+UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+
+
+def human_size(count: float) -> str:
+    """`12.6 GB`: three digits at most, in units of a thousand each; up to 999 bytes as they are."""
+    for unit, least in UNITS.items():
+        if count >= least:
+            value = count / least
+            text = f"{value:.{max(2 - floor(log10(value)), 0)}f}"
+            return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+    return f"{count:.0f} byte{'' if round(count) == 1 else 's'}"
