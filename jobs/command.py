@@ -4,6 +4,8 @@ import importlib
 import sys
 from importlib.metadata import version
 
+from jobs.exits import Exit, put, stop, untraced
+
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
     "doctor": "whether this machine can do all this, and what to do where it cannot",
@@ -34,15 +36,15 @@ def main() -> None:
     """Runs the job that the first argument names."""
     verb, *args = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
-        print("usage: quiver VERB [options]; quiver VERB --help says more\n")
-        print("\n".join(f"  {name:18} {what}" for name, what in VERBS.items()))
+        head = "usage: quiver VERB [options]; quiver VERB --help says more\n"
+        with untraced("interrupted"):
+            put("\n".join([head, *(f"  {name:18} {what}" for name, what in VERBS.items())]))
     elif verb == "--version":
-        print(f"quiver {version('quiver-motion')}")
+        put(f"quiver {version('quiver-motion')}")
     elif verb in VERBS:
         importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(args)
     else:
-        print(f"quiver: no verb {verb!r}, expected one of {', '.join(VERBS)}", file=sys.stderr)
-        raise SystemExit(2)
+        stop(Exit.USAGE, f"no verb {verb!r}, expected one of {', '.join(VERBS)}")
 
 
 if __name__ == "__main__":

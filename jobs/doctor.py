@@ -24,7 +24,7 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.exits import Exit, say, stop, untraced
+from jobs.exits import Exit, put, say, stop, untraced
 
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with untraced("interrupted; nothing is left behind"):
         job = asked(args)
         found = {name: examined(check) for name, check in checks(job.out).items()}
-        print(as_json(found), flush=True) if job.json else say("\n".join(lines(found)))
+        put(as_json(found)) if job.json else say("\n".join(lines(found)))
     raise SystemExit(code(found))
 
 

@@ -19,6 +19,8 @@ from pipeline.sizes import human_size
 
 LONGEST = 2000
 """Characters of a line that are shown."""
+OUTPUT = "standard output"
+"""What an OSError names instead of a file."""
 MEMORY = re.compile(
     "not enough memory|out of memory|insufficient memory|cannot allocate memory|bad alloc",
     re.IGNORECASE,
@@ -54,6 +56,10 @@ def begin() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # which is how Python says that it was closed
             _open_nothing(number, name)
+    try:
+        os.getcwd()
+    except OSError:  # or torch ends the process when it is loaded, with words of its own
+        stop(Exit.STORAGE, "the working folder was removed, or cannot be reached: go to another one")
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _end
 
@@ -103,6 +109,9 @@ def explained(error: Exception) -> tuple[Exit, str] | None:
     """
     if isinstance(error, ImportError) and (sentence := missing_package(error)):
         return Exit.USAGE, sentence
+    if isinstance(error, OSError) and error.filename == OUTPUT:
+        _print_no_more()
+        return Exit.STORAGE, f"{OUTPUT}: {error.strerror}"
     if not _is_of_memory(error):
         return None
     words = " ".join(str(error).split()) or type(error).__name__
@@ -149,7 +158,8 @@ def untraced(interrupted: str) -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        with _output():
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has heard enough
         _print_no_more()
         raise SystemExit(Exit.BROKEN_PIPE) from None
@@ -166,23 +176,9 @@ def _of_storage(error: OSError) -> str:
     """What could not be read or written, why, and how much room there is for it."""
     if not error.strerror:
         return str(error)
-    where = error.filename if error.filename is not None else _nameless()
+    where = "a file" if error.filename is None else error.filename
     where = os.fsdecode(where) if isinstance(where, bytes) else where
     return f"{where}: {error.strerror}{_room(error)}"
-
-
-def _nameless() -> str:
-    """What an error is about that names no file."""
-    try:
-        os.getcwd()
-    except OSError:
-        return "the working folder, which was removed or cannot be reached"
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _print_no_more()
-        return "standard output"
-    return "a file"
 
 
 def _room(error: OSError) -> str:
@@ -224,8 +220,23 @@ def tell(sentence: str, who: str = "quiver") -> None:
 
 
 def say(text: str) -> None:
-    """Prints lines to standard output."""
-    print(readable(text), flush=True)
+    """Prints lines to standard output, as a terminal may be shown them."""
+    put(readable(text))
+
+
+def put(text: str) -> None:
+    """Prints text to standard output as it is. Raises OSError, naming that, if it cannot be written."""
+    with _output():
+        print(text, flush=True)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """An error of writing to standard output, within, names that."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, OUTPUT) from error
 
 
 def readable(text: str) -> str:

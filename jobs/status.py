@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.exits import say, sentences
+from jobs.exits import put, say, sentences
 from jobs.options import parsed
 from jobs.progress import by, count
 from pipeline.dataset import DamagedShard, Dataset
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parsed(Status, "quiver status", args)
         found = status(Dataset(job.dataset))
-        print(json.dumps(found)) if job.json else say("\n".join(lines(found)))
+        put(json.dumps(found)) if job.json else say("\n".join(lines(found)))
 
 
 class Counted(Tally):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.exits import say, sentences
+from jobs.exits import put, say, sentences
 from jobs.options import parsed
 from model.preference import MOST_BYTES, Choice, Preference, leanings, overall, per_pair, read_choices, together
 from schemas.outcome import printable
@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with sentences():
         job = parsed(StudyResult, "quiver study-result", args)
         choices = together([(str(path), read(path)) for path in job.files])
-        print(json.dumps(as_object(choices))) if job.json else say("\n".join(lines(choices)))
+        put(json.dumps(as_object(choices))) if job.json else say("\n".join(lines(choices)))
 
 
 def read(path: Path) -> list[Choice]:

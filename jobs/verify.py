@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jobs import cluster
-from jobs.exits import Exit, say, sentences
+from jobs.exits import Exit, put, say, sentences
 from jobs.options import parsed
 from jobs.progress import count
 from pipeline.dataset import Dataset
@@ -49,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_held()
         found = verify(dataset, mapped(job.workers), alone=not running)
-        print(json.dumps(described(dataset, found, running))) if job.json else say("\n".join(lines(dataset, found, running)))
+        put(json.dumps(described(dataset, found, running))) if job.json else say("\n".join(lines(dataset, found, running)))
     if found.faults:
         raise SystemExit(Exit.STORAGE)
 
