@@ -30,6 +30,7 @@ from model.rendering_task import load_renderer
 from pipeline.encode import FASTEST, encode, even, write_animation, write_pictures
 from pipeline.photograph import middle, no_larger, read_photograph
 from pipeline.shards import replace_file
+from pipeline.sizes import human_size
 from schemas.motion import SpectralVolume
 from schemas.sample import from_channels
 
@@ -181,7 +182,7 @@ def run(job: Animate) -> None:
         say(f"{job.slice}: row {row} of {len(shown)}, over time")
     ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
     down, across = written_size(job, laid_out(job, shown, shown))
-    say(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {size / 1e6:.1f} MB{ending}")
+    say(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {human_size(size)}{ending}")
 
 
 def write(job: Animate, frames: Iterator[Picture]) -> int:

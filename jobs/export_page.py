@@ -15,6 +15,7 @@ from jobs.motion import Source, found
 from jobs.options import parsed
 from model.page import page_of
 from pipeline.shards import replace_file
+from pipeline.sizes import human_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
             errors="replace"
         )  # a file's name need not be text
         replace_file(job.out, page)
-        say(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(motion.volume.spectrum) - 1} modes")
+        say(f"{job.out}: {human_size(len(page))}, {len(motion.volume.spectrum) - 1} modes")
 
 
 if __name__ == "__main__":

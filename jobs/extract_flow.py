@@ -38,6 +38,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
@@ -214,7 +215,7 @@ def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
     windows = [row for row in rows if row["key"]]
     clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
     size = len(windows) * sample_bytes(job.build)
-    say(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {size / 1e6:.0f} MB")
+    say(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}")
     for row in rows:
         if not row["key"]:
             say(f"  no window: {printable(row['uri'])}: {row['reason']}, {row['detail']}")

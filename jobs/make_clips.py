@@ -19,6 +19,7 @@ from jobs.exits import say, sentences
 from jobs.options import parsed
 from pipeline import synthetic
 from pipeline.scenery import SCENES
+from pipeline.sizes import human_size
 from pipeline.synthetic import Layer, Scene
 
 WINDOW_S = 5.0
@@ -146,7 +147,7 @@ def make(name: str, config: MakeClips) -> str:
         path.write_bytes(path.read_bytes()[: int(recipe.keep * path.stat().st_size)])
     if recipe.truth:
         synthetic.write_truth(config.out / f"{name}.truth.safetensors", scene)
-    return f"{name}: {len(times)} frames, {path.stat().st_size / 1e6:.1f} MB" + (", with truth" if recipe.truth else "")
+    return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (", with truth" if recipe.truth else "")
 
 
 def timestamps(fps: float | None, seconds: float, rng: np.random.Generator) -> np.ndarray:

@@ -23,6 +23,7 @@ from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colou
 from pipeline.reconstruction import Reconstruction, reconstruct
 from pipeline.selection import select
 from pipeline.shards import replace_file
+from pipeline.sizes import human_size
 from pipeline.spectrum import modulus
 from schemas.outcome import Quarantined
 
@@ -77,7 +78,7 @@ def run(job: Preview) -> None:
     frames = iter([sheet(shown, job.magnify)]) if suffix == ".png" else moving(shown, job.magnify, step)
     data = encode(frames, shown.settings.plan.fps / step, suffix)
     replace_file(job.out, data)
-    say(f"{job.out}: {len(data) / 1e6:.1f} MB")
+    say(f"{job.out}: {human_size(len(data))}")
 
 
 def moving(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.exits import say
 from pipeline.effort import Effort
 from pipeline.shards import named
+from pipeline.sizes import human_size
 from schemas.outcome import Decided, Outcome
 
 
@@ -58,7 +59,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines += [f"  {summary[outcome]} {outcome} {by(summary[f'{outcome}_by_reason'])}".rstrip() for outcome in ("rejected", "quarantined")]
     if barren := summary["clips_without_window"]:
         lines[-1] += f"; of these {count(barren, 'whole clip')}, which gave no window"
-    return [*lines, f"  {count(summary['shards'], 'shard')}, {summary['bytes'] / 1e6:.1f} MB, {summary['hours']:.2f} h of video"]
+    return [*lines, f"  {count(summary['shards'], 'shard')}, {human_size(summary['bytes'])}, {summary['hours']:.2f} h of video"]
 
 
 def count(number: int, what: str) -> str:

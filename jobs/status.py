@@ -28,6 +28,7 @@ from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manife
 from pipeline.fence import STILL_S, Holder
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
+from pipeline.sizes import human_size
 from pipeline.views import names
 from schemas import statistics
 from schemas.outcome import printable
@@ -162,7 +163,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     done = {name: planned[name] - left[name] for name in planned}
     head = f"{found['dataset']}: {done['shards']} of {count(planned['shards'], 'shard')} built, {done['windows']} of {count(planned['windows'], 'window')}"
     reasons = {name: f"  {found[name]} {name} {by(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
-    body = [f"  {found['kept']} kept {by(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {found['bytes'] / 1e6:.1f} MB"]
+    body = [f"  {found['kept']} kept {by(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {human_size(found['bytes'])}"]
     return [printable(head), *map(indented, body), *map(indented, notes(found))]
 
 

@@ -26,6 +26,7 @@ from pipeline.encode import CLOCK, Shown, h264
 from pipeline.footage import take_of, videos_in
 from pipeline.shards import replace_file
 from pipeline.single import own_size
+from pipeline.sizes import human_size
 from schemas.clip import Video
 from schemas.outcome import Quarantined
 
@@ -86,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> None:
         replace_file(job.out, page)
         crf, alone = sorted({pair.crf for pair in made}), len(a.keys() ^ b.keys())
         quality = f"CRF {crf[0]}" + (f" to {crf[-1]}" if len(crf) > 1 else "")
-        say(f"{job.out}: {len(page) / 1e6:.1f} MB, {len(made)} pairs, H.264 at {quality}; study {study_of(made)}: A is {job.a}, B is {job.b}")
+        say(f"{job.out}: {human_size(len(page))}, {len(made)} pairs, H.264 at {quality}; study {study_of(made)}: A is {job.a}, B is {job.b}")
         if alone:
             tell(f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out")
 

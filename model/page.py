@@ -18,6 +18,7 @@ from PIL import Image
 
 from model.modal import ALPHA, BETA, GUSTINESS, WAVES, Modes, depth_of, modes_of, wind_of
 from pipeline.photograph import Picture, middle
+from pipeline.sizes import human_size
 from pipeline.spectrum import to_motion
 from schemas.motion import SpectralVolume
 
@@ -54,7 +55,7 @@ def page_of(photograph: Picture, volume: SpectralVolume, title: str) -> str:
     )  # fmt: skip
     page = filled(TEMPLATE, title, about)
     if len(page) > MOST_BYTES:
-        raise ValueError(f"the page would have {len(page):,} bytes, expected at most {MOST_BYTES:,}: the motion has {len(spectrum)} frequencies")
+        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(MOST_BYTES)}: the motion has {len(spectrum)} frequencies")
     return page
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
+from pipeline.sizes import human_size
 from schemas.outcome import printable
 
 COLUMNS = ("study", "viewer", "seed", "pair", "left", "right", "choice", "seconds")
@@ -80,7 +81,7 @@ def leanings(choices: Iterable[Choice]) -> tuple[int, int, int]:
 def read_choices(data: bytes) -> list[Choice]:
     """The rows of one file. Raises ValueError, in words that go on after the file's name, for anything that the page does not write."""
     if len(data) > MOST_BYTES:
-        raise ValueError(f"has {len(data):,} bytes, expected at most {MOST_BYTES:,}")
+        raise ValueError(f"has {human_size(len(data))}, expected at most {human_size(MOST_BYTES)}")
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from model.denoiser import DenoiserConfig, SliceDenoiser, unet
+from pipeline.sizes import human_size
 
 CONFIG, WEIGHTS, SCHEDULER = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
 TAKEN = ("channels", "attention_levels", "layers_per_block", "head_channels", "norm_groups", "text_channels", "heads")
@@ -100,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError unless it is a regular file of limited size with an object in it."""
     check_file(path)
     if path.stat().st_size > LARGEST_CONFIG:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected settings of at most {LARGEST_CONFIG}")
+        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(LARGEST_CONFIG)}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from model.page import filled
 from model.preference import COLUMNS, STUDY_DIGITS
+from pipeline.sizes import human_size
 
 TEMPLATE = Path(__file__).with_name("study.html")
 QUALITIES = (16, 20, 24, 28, 32)
@@ -55,7 +56,7 @@ def small_enough(make: Callable[[int], Films], most: float) -> tuple[Films, int]
         films = make(crf)
         if sum(map(len, films)) <= most:
             return films, crf
-    raise ValueError(f"has {sum(map(len, films)) / 1e6:.2f} MB at the lowest quality, expected at most {most / 1e6:.2f} MB, its share of the page")
+    raise ValueError(f"has {human_size(sum(map(len, films)))} at the lowest quality, expected at most {human_size(most)}, its share of the page")
 
 
 def study_of(pairs: Sequence[Pair]) -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.sizes import human_size
 from schemas.outcome import Reason, printable
 from schemas.run import RunContract
 from schemas.sample import MEMBERS
@@ -50,7 +51,7 @@ Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
 |---|---|
 {counts}
 
-Flow: {flow}. {shards} shards, {bytes:.1f} MB.{reading}
+Flow: {flow}. {shards} shards, {bytes}.{reading}
 
 ## Format
 Each sample has three members: {members}. Channels of `spectrum` are re x, im x, re y, im y, in pixels, raw:
@@ -96,7 +97,7 @@ def card(
     config = contract.config
     plan, (width, height) = config["plan"], config["size"]
     body = BODY.format(
-        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=summary["bytes"] / 1e6, counts=counts_table(summary),
+        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=counts_table(summary),
         frames=plan["frames"], fps=plan["fps"], seconds=plan["frames"] / plan["fps"], step=plan["fps"] / plan["frames"], frequencies=config["frequencies"],
         width=width, height=height, flow=", ".join(f"{name} {escaped(str(value))}" for name, value in config["flow"].items()),
         reading=reading(config, index), members=", ".join(f"`KEY.{member}`" for member in MEMBERS), format=contract.format,

@@ -6,6 +6,7 @@ from math import floor, isinf, log10
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from pipeline.sizes import human_size
 from schemas.outcome import printable
 
 LONGEST = 120
@@ -96,10 +97,8 @@ def many(count: int, noun: str) -> str:
 
 def size(count: int) -> tuple[str, str]:
     """Bytes: a number, and its unit."""
-    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= least:
-            return number(count / least), unit
-    return number(count), "bytes"
+    amount, _, unit = human_size(count).partition(" ")
+    return amount, unit
 
 
 def duration(hours: float) -> tuple[str, str]:

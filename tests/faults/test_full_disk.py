@@ -64,7 +64,7 @@ def test_the_disk_is_full_at_call(small, folder, record_property, number):
     out, found = folder[0] / f"{number}", filled(*folder, number)
     assert found == (Exit.STORAGE, 0)
     said, dataset = [line for line in out.with_suffix(".log").read_text().splitlines() if not line.startswith("{")], Dataset(out)
-    sentence = re.fullmatch(r"quiver: (\S+): No space left on device, \d+ bytes are free there", said[0])
+    sentence = re.fullmatch(r"quiver: (\S+): No space left on device, [\d.]+ (?:bytes?|[kMGT]B) are free there", said[0])
     assert len(said) == 1 and sentence and sentence[1].startswith(f"{out}/") and ".tmp" not in sentence[1], said
     faults = verify(dataset).faults if dataset.run.exists() else []
     assert dataset.temporary_files() == [] and {(fault.what, fault.remedy) for fault in faults} <= {("is not there", Remedy.FINALIZE)}

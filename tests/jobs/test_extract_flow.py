@@ -180,7 +180,7 @@ def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
 @pytest.mark.slow
 def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     done = extract(clips, tmp_path / "out", "--dry-run", "--limit", "3")
-    assert done.returncode == 0 and "3 clips" in done.stdout and "shards" in done.stdout and " MB" in done.stdout
+    assert done.returncode == 0 and "3 clips" in done.stdout and "shards" in done.stdout and "B\n" in done.stdout
     assert not (tmp_path / "out").exists()
 
 

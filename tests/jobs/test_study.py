@@ -10,6 +10,7 @@ import pytest
 
 from jobs import study, study_result
 from jobs.exits import Exit
+from pipeline.sizes import human_size
 from tests import videos
 from tests.pages import opened_page, until
 from tests.videos import write_video
@@ -173,7 +174,7 @@ def test_the_page_says_nothing_of_the_folders_and_asks_for_nothing(page, capsys,
 
 def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     out, err = run(capsys, study, *folders, "--out", tmp_path / "page.html", "--pairs", 2, "--seed", 1)
-    assert f"{(tmp_path / 'page.html').stat().st_size / 1e6:.1f} MB, 2 pairs" in out
+    assert f"{human_size((tmp_path / 'page.html').stat().st_size)}, 2 pairs" in out
     assert f"A is {folders[0]}, B is {folders[1]}" in out
     assert "1 video has no partner of that name and is left out" in err
     study_of_two = out.split("study ")[1].split(":")[0]
@@ -222,7 +223,7 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         write_video(tmp_path / folder / "noise.mp4", list(rng.integers(0, 256, (24, 160, 256, 3), np.uint8)), np.arange(24) / 24)
     code, err = refused(capsys, study, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "page.html", "--megabytes", 0.1)
-    assert code == Exit.USAGE and "the pair noise has " in err and "MB at the lowest quality, expected at most 0.07 MB, its share of the page" in err
+    assert code == Exit.USAGE and "the pair noise has " in err and "B at the lowest quality, expected at most 75 kB, its share of the page" in err
 
 
 @pytest.mark.parametrize(("content", "sentence"), [

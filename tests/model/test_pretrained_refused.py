@@ -72,7 +72,7 @@ def test_settings_that_do_not_fit_are_named(folder, fields, words):
         (b"[1]", "holds [1], expected an object"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b"\xff\xfe\xff", "is not JSON"),
-        (b" " * (2 << 20), "has 2097152 bytes, expected settings of at most 1048576"),
+        (b" " * (2 << 20), "has 2.1 MB, expected settings of at most 1.05 MB"),
     ],
     ids=["empty", "deep", "list", "digits", "bytes", "long"],
 )
