@@ -56,9 +56,9 @@ def test_a_verb_that_is_run_as_a_module_or_a_file_says_so_too(tmp_path, command,
 
 
 def test_what_a_verb_needs_only_later_is_named_then(tmp_path):
-    swaying(tmp_path / "a.mp4", seconds=2)
+    swaying(tmp_path / "a.mp4", seconds=4.2)
     arguments = ["--clips", str(tmp_path / "a.mp4"), "--size", "96x64"]
-    arguments = ["-m", "jobs.extract_flow", *arguments, "--frames", "24", "--fps", "12", "--out", str(tmp_path / "dataset")]
+    arguments = ["-m", "jobs.extract_flow", *arguments, "--frames", "48", "--fps", "12", "--out", str(tmp_path / "dataset")]
     found = run(arguments, tmp_path, {"ray"})
     assert found.returncode == 2, found.stderr
     assert found.stderr.splitlines()[-1].startswith("quiver: the package ray is not installed"), found.stderr

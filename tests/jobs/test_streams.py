@@ -87,7 +87,7 @@ def test_a_mistake_has_its_code_whatever_is_closed(folder, numbers):
 @pytest.mark.slow
 def test_a_run_with_closed_streams_commits_the_same(folder, tmp_path):
     """With Ray, its workers and their decoders."""
-    size = ["--size", "96x64", "--frames", "24", "--fps", "12", "--filters", "none"]
+    size = ["--size", "96x64", "--frames", "48", "--fps", "12", "--filters", "none"]
     shards = []
     for name, before in (("open", lambda: None), ("closed", closing(0, 1, 2))):
         words = ["extract-flow", "--clips", "clip.mp4", "--out", str(tmp_path / name), "--workers", "1", *size]
