@@ -74,7 +74,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
     ("empty.jpg", "motion.safetensors", "page.html", "empty.jpg is no picture that can be read"),
     ("cut.jpg", "motion.safetensors", "page.html", "cut.jpg is no picture that can be read"),
     ("tiny.png", "motion.safetensors", "page.html", "the picture has 36x45 pixels, expected at least 40x50, the working size"),
-    ("landscape.png", "large.safetensors", "page.html", "bytes, expected at most 10,000,000: the motion has 70 frequencies"),
+    ("landscape.png", "large.safetensors", "page.html", "MB, expected at most 10 MB: the motion has 70 frequencies"),
     ("landscape.png", "many.safetensors", "page.html", "the motion has 130 frequencies, expected at most 129"),
     ("photo.jpg", "none.safetensors", "page.html", "none.safetensors', which is not there, expected FILE.safetensors or DATASET KEY"),
     ("photo.jpg", "broken.safetensors", "page.html", "broken.safetensors', not a file of a spectral volume"),
@@ -96,7 +96,7 @@ def test_a_mistake_is_one_sentence(files, tmp_path, capsys, photo, motion, out, 
 def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     done = run(files["landscape.png"], "--motion", files["large.safetensors"], "--out", tmp_path / "page.html")
     assert (done.returncode, done.stdout) == (Exit.USAGE, "")
-    assert re.fullmatch(r"quiver: the page would have 1\d,\d{3},\d{3} bytes, expected .* 70 frequencies\n", done.stderr)
+    assert re.fullmatch(r"quiver: the page would have 1\d(?:\.\d)? MB, expected .* 70 frequencies\n", done.stderr)
     assert not list(tmp_path.iterdir())
 
 
