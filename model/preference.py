@@ -81,7 +81,7 @@ def leanings(choices: Iterable[Choice]) -> tuple[int, int, int]:
 def read_choices(data: bytes) -> list[Choice]:
     """The rows of one file. Raises ValueError, in words that go on after the file's name, for anything that the page does not write."""
     if len(data) > MOST_BYTES:
-        raise ValueError(f"has {human_size(len(data))}, expected at most {human_size(MOST_BYTES)}")
+        raise ValueError(f"is too large, expected at most {human_size(MOST_BYTES)}")
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -230,7 +230,7 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
     (None, "answers.csv is not there"),
     (b"a,b\n1,2\n", "answers.csv begins with 'a,b', expected the columns study,viewer"),
     (b"\x1b]0;title\x07[bold]x[/bold]\n", "answers.csv begins with '?]0;title?[bold]x[/bold]', expected"),
-    (b"x" * 1_000_001, "answers.csv has 1,000,001 bytes, expected at most 1,000,000"),
+    (b"x" * 1_000_001, "answers.csv is too large, expected at most 1 MB"),
 ])  # fmt: skip
 def test_a_hostile_file_of_answers_is_one_sentence(content, sentence, tmp_path, capsys):
     if content is not None:

@@ -78,7 +78,7 @@ def test_a_name_may_hold_what_a_csv_quotes():
     (file(row(1, "")), "has pair '' in row 2, expected a name"),
     (file(row(1, "x" * 301)), "expected a name of 1 to 300 characters"),
     (file(row(1, '"a\nb"')), "has pair 'a b' in row 2, expected a name"),
-    (file(*[row(1, f"x{i}") for i in range(30000)]), "B, expected at most 1 MB"),
+    (file(*[row(1, f"x{i}") for i in range(30000)]), "is too large, expected at most 1 MB"),
     (file("\x1b[31mred" + row(1, "x")), "has study '?[31mreds0123456789ab' in row 2"),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_what_the_page_does_not_write_is_refused(data, sentence):
