@@ -2,7 +2,7 @@
 
     python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB PARENT
 
-It says READY, then answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the
+It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the
 pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has
 let it go; after the last comes DONE, or a refusal. Messages are JSON, a video's times and key frames follow it as raw
 numbers; nothing is unpickled, since the bytes of a video may have got hold of this process.
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode import DecodeConfig, sandbox
 from pipeline.decode.source import Picture, Source, signature
 from schemas.clip import Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
@@ -163,13 +163,15 @@ def main(arguments: list[str]) -> None:
     """Serves on the connection until it is closed."""
     handle, descriptor, limit_mb, parent = map(int, arguments)
     connection = Connection(handle)
-    die_with(parent)
+    defenses = sandbox.isolate()
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from pipeline.decode import probe, readers  # noqa: F401 - what the first clip would wait for
 
+    defenses += sandbox.confine()
+    die_with(parent)  # only now: a thread that runs already might be left outside
     try:
-        connection.send_bytes(READY)
+        connection.send_bytes("\n".join([READY.decode(), *defenses]).encode())
         serve(connection, descriptor)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

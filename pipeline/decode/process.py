@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode import DecodeConfig, sandbox
 from pipeline.decode.child import DONE, LET_GO, READY, SLOTS, batch_size, decode_video, memory_bytes, slots
 from pipeline.decode.source import Picture
 from schemas.clip import Video
@@ -26,7 +26,7 @@ from schemas.outcome import Quarantined, Reason, Stage, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.child")
-LONGEST_MESSAGE = 64 << 20
+LONGEST_READY, LONGEST_MESSAGE = 1 << 10, 64 << 20
 NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a message raises that is not one of ours."""
 START_S = 60.0
@@ -34,10 +34,26 @@ START_S = 60.0
 WATCH_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-NEEDED = re.compile(r"PATH|HOME|TMPDIR|TZ|LANG(UAGE)?|(LC|LD|MALLOC|OMP|OPENBLAS|DECORD|QUIVER)_\w+|PYTHON\w+")
-"""Variables of the environment that a decoder is given. The file that it opens might have a use for any other."""
+_NEEDED = (
+    "PATH HOME TMPDIR TZ LANG LANGUAGE "
+    "LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME "
+    "LD_LIBRARY_PATH LD_PRELOAD MALLOC_ARENA_MAX MALLOC_TRIM_THRESHOLD_ OPENBLAS_CORETYPE "
+    "DECORD_EOF_RETRY_MAX DECORD_REWIND_RETRY_MAX "
+    "PYTHONDONTWRITEBYTECODE PYTHONFAULTHANDLER PYTHONHASHSEED "
+    "PYTHONHOME PYTHONIOENCODING PYTHONNOUSERSITE PYTHONPATH PYTHONPYCACHEPREFIX PYTHONUSERBASE "
+    "PYTHONUTF8 PYTHONWARNINGS"
+)
+NEEDED = frozenset(_NEEDED.split())
+"""Variables of the environment that a decoder is given, by name: each may change how Python or a
+library of the decoder loads. The file that it opens might have a use for any other."""
+HEARD_BYTES = 4096
+"""How much of the end of a decoder's standard error is kept."""
+PIPE_BYTES = 1 << 20
+"""More than a pipe holds."""
+LAST_LINES, DETAIL = 5, 500
+"""Lines of it in a crash's detail, and the characters of that."""
+VARYING = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
+"""What differs between two runs of one crash: addresses, days, clock times."""
 
 
 class DecoderDied(Exception):
@@ -56,18 +72,23 @@ class DecoderProcess:
         self.memory = os.fdopen(os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # memory that the child takes away would kill us
         self.overdue = self.started = False
+        self.path, self.heard = "", b""
+        self.defenses = sandbox.conceal()
+        """Names of what holds of the process, keys of sandbox.DEFENSES; complete once it has started."""
         self.connection, theirs = Pipe()
+        ours, errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a decoder that nobody listens to loses words and never waits
+        self.errors = os.fdopen(ours, "rb", buffering=0)
         descriptors = theirs.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(  # noqa: S603 - our own module
-            [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=needed(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-        theirs.close()
+        with theirs, os.fdopen(errors, "wb"):
+            self.process = subprocess.Popen(  # noqa: S603 - our own module
+                [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=needed(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
         self._await_start()
 
     def probe(self, path: str) -> Video:
@@ -120,12 +141,15 @@ class DecoderProcess:
         self.process.wait()
         self.connection.close()
         self.memory.close()
+        self.errors.close()
 
     def _await_start(self) -> None:
         """Until it has loaded itself, which is no clip's time; where it does not, a request waits once more, and finds that out."""
         with suppress(EOFError, OSError):
             if not self.started and self.connection.poll(START_S):
-                self.started = self.connection.recv_bytes(len(READY)) == READY
+                ready, *defenses = self.connection.recv_bytes(LONGEST_READY).split(b"\n")
+                self.started = ready == READY
+                self.defenses += (name.decode() for name in defenses)
 
     def _ask(self, path: str, **request: object) -> None:
         self.served += 1
@@ -134,6 +158,8 @@ class DecoderProcess:
             raise self._died(Reason.CRASH, self._last_words("the decoder spoke without being asked"))
         if not self.started:
             raise self._died(Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_S:g} s")
+        self._listen()
+        self.path, self.heard = path, b""  # what it said before is of another clip
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
@@ -158,6 +184,7 @@ class DecoderProcess:
         try:
             with self._deadline():
                 while not self.connection.poll(WATCH_S):
+                    self._listen()
                     self._check_memory()
                 message = self.connection.recv_bytes(LONGEST_MESSAGE)
         except (EOFError, OSError) as error:
@@ -166,6 +193,7 @@ class DecoderProcess:
             if self.overdue:
                 raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
             raise self._died(Reason.CRASH, self._last_words("the decoder closed its connection")) from error
+        self._listen()
         self._check_memory()
         raise_refusal(message)
         return message
@@ -201,13 +229,33 @@ class DecoderProcess:
             return f"the decoder was ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder exited with code {code}"
         return otherwise
 
+    def _listen(self) -> None:
+        """Takes what the decoder has written to standard error, and keeps its end."""
+        self.heard = (self.heard + (self.errors.read(PIPE_BYTES) or b""))[-HEARD_BYTES:]
+
     def _died(self, reason: Reason, detail: str) -> DecoderDied:
+        if reason == Reason.CRASH:
+            self._listen()
+            detail += last_lines(self.heard, {str(self.process.pid): "PID", self.path: "the file"}, DETAIL - len(detail))
         self.close()
         return DecoderDied(reason, detail)
 
 
 def needed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if NEEDED.fullmatch(name)}
+    return {name: value for name, value in environment.items() if name in NEEDED}
+
+
+def last_lines(said: bytes, renamed: Mapping[str, str], room: int) -> str:
+    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters; empty if it said nothing.
+
+    Two runs of one crash give the same text: `renamed` says what stands for names that differ, as of the process.
+    """
+    words = said.decode(errors="replace")
+    for name, other in renamed.items():
+        words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other, words) if name else words
+    lines = [printable(line) for line in VARYING.sub("?", words).splitlines() if line.strip()]
+    before, text = "; it said: ", " / ".join(lines[-LAST_LINES:])
+    return before + text[max(0, len(text) - max(0, room - len(before))) :] if text else ""
 
 
 def raise_refusal(message: bytes) -> None:

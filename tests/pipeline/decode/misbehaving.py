@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from pipeline.decode import child
@@ -52,6 +53,23 @@ def leak_a_clip() -> None:
     HOARD.append(bytes(os.urandom(1 << 20)) * 100)
 
 
+def say_much(connection: Connection) -> None:
+    """More than a pipe holds, which nobody reads meanwhile."""
+    with suppress(BlockingIOError):
+        os.write(2, b"words\n" * (1 << 20))
+
+
+def say_and_abort(connection: Connection) -> None:
+    """A crash as a library reports it: at first much, at last what matters, with what differs from one run to the next."""
+    for line in [
+        *(f"line {i}" for i in range(2000)),
+        f"[h264 @ {id(connection):#x}] broken\x1b[31m",
+        f"=={os.getpid()}== {time.ctime()}: the heap is corrupt",
+    ]:
+        os.write(2, line.encode() + b"\n")
+    os.abort()
+
+
 WAYS = {
     "sleeps": lambda connection: time.sleep(1000),
     "ignores_sigterm": lambda connection: ignore_sigterm(),
@@ -66,6 +84,8 @@ WAYS = {
     "leaks_shared": lambda connection: leak_shared(),
     "takes_much_at_once": lambda connection: HOARD.append(bytearray(800 << 20)),
     "leaks_a_clip": lambda connection: leak_a_clip(),
+    "says_much": say_much,
+    "says_and_aborts": say_and_abort,
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
 """Instead of the answer, or before it."""
@@ -74,10 +94,7 @@ real_answer = child.answer
 
 def answer(request, connection, descriptor):
     how = os.path.basename(request["path"]).split(".")[0]
-    if how == "once" and not os.path.exists(request["path"] + ".tried"):
-        open(request["path"] + ".tried", "w").close()
-        os.abort()
-    elif how == "halfway" and "indices" in request:
+    if how == "halfway" and "indices" in request:
         answers = real_answer(request, connection, descriptor)
         yield next(answers)
         os.abort()

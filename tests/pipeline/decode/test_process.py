@@ -121,10 +121,47 @@ def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_d
 
 
 def test_a_decoder_that_dies_once_costs_nothing(video, tmp_path):
-    pool = DecoderPool(CONFIG, 1, fake)
-    path = str(shutil.copy(video, tmp_path / "once.mp4"))
-    assert len(pool.probe(path).times) == COUNT
+    makes = iter([fake, DecoderProcess])
+    pool = DecoderPool(CONFIG, 1, lambda config: next(makes)(config))
+    path = str(shutil.copy(video, tmp_path / "aborts.mp4"))
+    assert len(pool.probe(path).times) == COUNT and next(makes, None) is None
     pool.close()
+
+
+def detail_of(path: str, *earlier: str) -> str:
+    """How a decoder's death is told that answers about these files first."""
+    process = fake(CONFIG)
+    for other in earlier:
+        process.probe(other)
+    with pytest.raises(DecoderDied) as caught:
+        process.probe(path)
+    assert caught.value.reason == Reason.CRASH
+    return caught.value.detail
+
+
+def test_the_last_words_of_a_crash_are_told_and_are_the_same_each_time(video, tmp_path):
+    """Printable, no more than a table takes, and without what differs from run to run, or is another clip's."""
+    path, talkative = (str(shutil.copy(video, tmp_path / f"{how}.mp4")) for how in ("says_and_aborts", "says_much"))
+    detail, again = detail_of(path), detail_of(path, talkative)
+    assert detail == again and len(detail) <= 500 and detail.isprintable()
+    assert detail.startswith("the decoder was ended by SIGABRT; it said: ") and "line 1999 / [h264 @ ?] broken?[31m" in detail
+    assert " / ==PID== " in detail and detail.endswith(": the heap is corrupt")
+    assert str(tmp_path) not in detail and "words" not in detail
+
+
+def test_a_decoder_that_does_not_load_says_why(tmp_path):
+    """As where a library of it is missing."""
+    process = DecoderProcess(CONFIG, (sys.executable, "-c", "import av.of_another_version"))
+    with pytest.raises(DecoderDied) as caught:
+        process.probe(str(tmp_path / "a.mp4"))
+    assert caught.value.reason == Reason.CRASH and "exited with code 1" in caught.value.detail
+    assert caught.value.detail.endswith("ModuleNotFoundError: No module named 'av.of_another_version'")
+
+
+def test_a_decoder_that_says_much_waits_for_nobody(video, tmp_path):
+    process = fake(CONFIG)
+    assert len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == COUNT
+    process.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,0 +1,149 @@
+"""What a decoder process that somebody has taken over can still do, tried from inside it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.decode import DecodeConfig, sandbox
+from pipeline.decode.process import DecoderProcess
+from schemas.outcome import Quarantined
+from tests.numbered import COUNT, SIZE, encode, number
+
+ROOT = Path(__file__).resolve().parents[3]
+BREAKOUT = (sys.executable, str(Path(__file__).with_name("breakout.py")))
+ALONE = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""A process with no thread but its first, which alone may leave the name space of its users."""
+DENIED = "Operation not permitted"
+WAYS = {
+    "write": "landlock", "overwrite": "landlock", "connect": "system calls", "environment": "landlock", "memory": "landlock",
+    "peek": "system calls", "trace": "system calls", "execute": "system calls", "spawn": "system calls", "signal": "system calls",
+    "limit": "system calls", "open_many": "descriptors", "hoard": "system calls", "unconfine": "system calls", "in_a_thread": "system calls",
+}  # fmt: skip
+"""Each way of tests/pipeline/decode/breakout.py, and what stops it: without that it is not tried."""
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[DecoderProcess]:
+    process = DecoderProcess(DecodeConfig(), BREAKOUT)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Somebody listens on it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def outcome(process: DecoderProcess, path: Path) -> str:
+    with pytest.raises(Quarantined) as caught:
+        process.probe(str(path))
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
+    """And what it tries is no empty threat: a process like it without a sandbox can."""
+    (path := tmp_path / f"{way}.mp4").write_text(str(port))
+    done = subprocess.run([*BREAKOUT, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ | ALONE)
+    if way in ("memory", "peek"):  # where an address is ours alone
+        assert done.stdout.strip() in ("done", "Bad address", "Input/output error"), done.stderr
+    elif way == "execute":
+        assert (done.returncode, done.stdout) == (0, "")
+    elif way != "open_many":
+        assert done.stdout.startswith("done"), done.stdout + done.stderr
+    (tmp_path / f"{way}.written").unlink(missing_ok=True)
+    path.write_text(str(port))
+    if WAYS[way] not in decoder.defenses:
+        pytest.skip(f"{WAYS[way]} cannot be had on this machine")
+    assert outcome(decoder, path) in (DENIED, "Permission denied", "Too many open files")
+    assert not (tmp_path / f"{way}.written").exists() and path.read_text() == str(port)
+
+
+def test_a_confined_decoder_decodes_all_the_same(decoder, tmp_path):
+    path = str(encode(tmp_path / "good.mp4", options={"g": "24"}).path)
+    found = decoder.probe(path)
+    assert [number(image) for image in decoder.frames(path, found, range(COUNT), SIZE)] == list(range(COUNT))
+    assert set(decoder.defenses) <= sandbox.DEFENSES.keys()
+
+
+STEPS = {
+    "network": ("sandbox.isolate()", "connect", "Network is unreachable"),
+    "landlock": ("sandbox._prctl(38, 1); sandbox._landlock()", "write", "Permission denied"),
+    "landlock, others": ("sandbox._drop_capabilities(); sandbox._prctl(38, 1); sandbox._landlock()", "environment", "Permission denied"),
+    "landlock, programs": ("sandbox._prctl(38, 1); sandbox._landlock()", "execute", "Permission denied"),
+    "system calls": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "write", DENIED),
+    "system calls, threads": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "in_a_thread", DENIED),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_holds_by_itself(tmp_path, port, step):
+    """A machine may have one of them alone."""
+    code, way, words = STEPS[step]
+    (path := tmp_path / f"{way}.mp4").write_text(str(port))
+    program = f"from pipeline.decode import sandbox; from tests.pipeline.decode import breakout as b; print('on' if {code.replace('; ', ' and ')} else 'off')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(b.outcome(b.{way}, {str(path)!r}))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | ALONE,
+    )
+    if done.stdout.startswith("off"):
+        pytest.skip(f"{step} cannot be had on this machine")
+    assert done.stdout.split("\n")[1] == words, done.stderr
+
+
+def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_user():
+    """Another user's, since an administrator may look at anything: the decoder's own wall is not asked here."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only an administrator can be another user")
+    code = (
+        "import os, subprocess, sys; from pipeline.decode import sandbox\n"
+        "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "if sys.argv[1] == 'concealed': sandbox.conceal()\n"
+        "if sys.argv[1] == 'open': sandbox._prctl(4, 1)\n"  # changing the user conceals, too
+        "sys.exit(subprocess.run(['/bin/cat', f'/proc/{os.getpid()}/environ'], capture_output=True).returncode)"
+    )
+    codes = {how: subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, timeout=60).returncode for how in ("open", "concealed")}
+    assert codes == {"open": 0, "concealed": 1}
+
+
+@pytest.mark.parametrize("machine, calls", [
+    ("x86_64", dict(socket=41, connect=42, execve=59, ptrace=101, unlink=87, x32_socket=41 + 0x40000000, read=0, mmap=9, futex=202, exit_group=231, clone3=435)),
+    ("aarch64", dict(socket=198, connect=203, execve=221, ptrace=117, unlinkat=35, read=63, mmap=222, futex=98, exit_group=94, clone3=435)),
+])  # fmt: skip
+def test_the_filter_on_either_kind_of_processor(machine, calls):
+    """Run by an interpreter of the few instructions that it has."""
+    allowed, refused, missing = sandbox.ALLOW, sandbox.REFUSE | sandbox.EPERM, sandbox.REFUSE | sandbox.ENOSYS
+    wanted = dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed) | {"clone3": missing}
+    assert {name: verdict(machine, call) for name, call in calls.items()} == {name: wanted.get(name, refused) for name in calls}
+    opening, cloning, killing = (int(call.split(",")[machine == "aarch64"]) for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL))
+    assert [verdict(machine, opening, 0, 0, flags) for flags in (os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR, os.O_CREAT, os.O_TRUNC)] == [allowed] + [refused] * 3
+    assert [verdict(machine, cloning, flags) for flags in (0x3D0F00, 0x11)] == [allowed, refused]
+    assert [verdict(machine, killing, process) for process in (77, 78)] == [allowed, refused]
+    assert verdict(machine, calls["read"], architecture=0x40000003) == refused
+
+
+def verdict(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
+    """What the filter of process 77 says to a system call."""
+    words = [call, architecture or sandbox.ARCHITECTURES[machine][0], 0, 0, *(half for value in (*arguments, *[0] * 6)[:6] for half in (value, 0))]
+    program = [(int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little")) for op in sandbox.filter_program(machine, 77)]
+    at = held = 0
+    while True:
+        code, then, otherwise, value = program[at]
+        if code == sandbox.RETURN:
+            return value
+        if code == sandbox.LOAD:
+            held, then, otherwise = words[value // 4], 0, 0
+        is_so = {sandbox.LOAD: True, sandbox.EQUAL: held == value, sandbox.AT_LEAST: held >= value, sandbox.ANY_BIT: bool(held & value)}[code]
+        at += 1 + (then if is_so else otherwise)
