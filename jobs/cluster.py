@@ -4,11 +4,14 @@ a shard.
 
 import logging
 import os
+import re
 import secrets
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, suppress
+from contextlib import closing, contextmanager, nullcontext, redirect_stderr, suppress
 from functools import cache
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -30,6 +33,11 @@ Value = TypeVar("Value")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
 TOKENS = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+STARTS = 3
+"""How often a Ray of our own is started before its failure is believed."""
+LONGEST_PLACE = 107 - len("/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store")
+"""Bytes of the path of the folder in which Ray's is made; a socket's may have 107."""
+PORT_TAKEN = re.compile(r"already in use|\bport\b.*\b(taken|conflict|occupied|unavailable)", re.IGNORECASE)
 RETRIES = 3
 """How often Ray starts a task again whose process died."""
 
@@ -43,7 +51,7 @@ class Unsafe(Exception):
 
 
 class NotStarted(Exception):
-    """Ray itself did not come up, as on a machine with too much to do."""
+    """Ray itself did not come up, as on a machine with too much to do, or has no place for its files."""
 
 
 class Died(Exception):
@@ -74,26 +82,96 @@ def connected(workers: int | None, needs: Needs) -> Iterator[None]:
     own = not os.environ.get("RAY_ADDRESS")
     (close_to_the_world if own else want_token)()
     import ray
-    from ray.exceptions import AuthenticationError
 
     cpus = max(os.cpu_count() or 1, needs.cpus) if workers is None else workers * needs.cpus
-    options: dict[str, Any] = dict(address="local", num_cpus=cpus, include_dashboard=False) if own else {}
+    with _session_folder() if own else nullcontext() as folder:
+        try:
+            if own:
+                _start(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
+            elif dashboard := _join(os.environ["RAY_ADDRESS"]):
+                check_closed(dashboard)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Starts a Ray of our own. Ray gives a node 30 s, which is too little on a busy machine, so it is tried STARTS times.
+
+    Raises NotStarted.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    reason = ""
+    for _ in range(STARTS):
+        others = _children()
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:
+            # Ray has no kind of its own for a start that fails
+            if type(error) not in (Exception, RuntimeError) and not isinstance(error, TimeoutError | ConnectionError | RayError):
+                raise
+            reason = " ".join(str(error).split())[:300] or "it gives no reason"
+            ray.shutdown()
+            for process in _children() - others:  # a part that did start would stay, and take time from the next try
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    taken = "; a port is taken, it may be by another Ray on this machine" if PORT_TAKEN.search(reason) else ""
+    words = f"Ray did not start in {STARTS} tries ({reason}){taken}"
+    raise NotStarted(f"{words}: the same command tries again, best when the machine has less to do")
+
+
+def _children() -> set[int]:
+    """Processes that this one has started, if the system tells."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(process) for children in tasks for process in children.read_text().split()}
+
+
+def _join(address: str) -> str:
+    """Connects to the cluster at `address` and returns HOST:PORT of its dashboard, empty if it has none. Raises Unsafe, NotStarted,
+    ConnectionError.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
     try:
-        found = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        return ray.init(log_to_driver=False, logging_level=logging.ERROR).dashboard_url or ""
     except AuthenticationError as error:
-        raise Unsafe(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']!r}, and no token is in {TOKENS}") from error
+        raise Unsafe(f"RAY_ADDRESS is {address!r}, and no token is in {TOKENS}") from error
     except ConnectionError as error:  # another token than the cluster's is no other error
-        raise ConnectionError(f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS', 'local')!r}, where no Ray answers to the token in {TOKENS} ({error})") from error
+        raise ConnectionError(f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {TOKENS} ({error})") from error
     except Exception as error:
-        if type(error) not in (Exception, RuntimeError):  # Ray has no kind of its own for a start that fails
+        if type(error) not in (Exception, RuntimeError):
             raise
-        raise NotStarted(f"Ray did not start ({str(error).splitlines()[0] if str(error) else 'it gives no reason'}): the same command tries again") from error
+        reason = " ".join(str(error).split())[:300] or "it gives no reason"
+        raise NotStarted(f"Ray at {address!r} did not take us in ({reason}): the same command tries again") from error
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """A folder for the sockets, logs and other files of a Ray of our own, which no other user can enter. It is removed with the block,
+    unless RAY_TMPDIR says where somebody wants to read them.
+    """
+    outer = Path(tempfile.mkdtemp(prefix="quiver-", dir=session_place()))
     try:
-        if not own and found.dashboard_url:
-            check_closed(found.dashboard_url)
-        yield
+        yield str(outer / "r")  # which Ray opens to everybody
     finally:
-        ray.shutdown()
+        if "RAY_TMPDIR" not in os.environ:
+            shutil.rmtree(outer, ignore_errors=True)
+
+
+def session_place() -> str:
+    """Where the folder of a Ray of our own goes: RAY_TMPDIR, TMPDIR or /tmp, the first that can be written and is short enough for a
+    socket's path below it. Raises NotStarted.
+    """
+    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"]  # noqa: S108 - a folder with a name of its own is made there
+    for place in filter(None, places):
+        if len(os.fsencode(place)) <= LONGEST_PLACE and os.access(place, os.W_OK | os.X_OK):
+            return os.path.abspath(place)
+    named = ", ".join(repr(place) for place in places if place)
+    raise NotStarted(f"Ray needs a folder that can be written, with a path of at most {LONGEST_PLACE} bytes, and none of {named} is one: set RAY_TMPDIR")
 
 
 def room(workers: int | None, needs: Needs) -> int:
@@ -121,9 +199,13 @@ def tasks_on(node: Mapping[str, float], needs: Needs) -> int:
 
 
 def close_to_the_world() -> None:
-    """Ray's own ports listen on every interface: a local Ray answers only to a token that is made for this process."""
+    """A Ray of our own answers only to a token that is made for this process, and only on this machine. Ray reads all of this
+    when it is imported.
+    """
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = own_token()
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # whose other meaning is that all ports are of the loopback interface
+    os.environ["RAY_enable_metrics_collection"] = "0"
 
 
 def want_token() -> None:

@@ -28,6 +28,9 @@ from jobs.exits import Exit, put, say, stop, untraced
 
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
+SHARED_MIB = 2048
+"""Less shared memory is a warning: the largest presets have eight processes read two batches ahead, each of 96 samples with
+1.1 MiB at 256 x 160."""
 LIMITS = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
 """Files of a control group, of version 2 and 1: what it may take, and what it does."""
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
@@ -101,11 +104,13 @@ def checks(out: Path | None) -> dict[str, Callable[[], Finding]]:
         "GPU": gpu,
         "torchvision": torchvision,
         "decoders": decoders,
+        "decoder's sandbox": confinement,
         "encoders": encoders,
         "splatting": splatting,
         "RAFT weights": weights,
         "Ray": ray,
         "memory": memory,
+        "shared memory": shared_memory,
         "disk": lambda: disk(standing(out or Path.cwd())),
         **({"output folder": lambda: output(out)} if out else {}),
     }
@@ -218,6 +223,23 @@ def decoders() -> Finding:
     return Finding(State.OK, f"{video.decoder} read {count} frames of H.264 in a process of its own; PyAV {version('av')} has all {len(CODECS)} codecs")
 
 
+def confinement() -> Finding:
+    """What a decoder process that a stranger's file has taken over cannot do here."""
+    from pipeline.decode import DecodeConfig
+    from pipeline.decode.process import DecoderProcess
+    from pipeline.decode.sandbox import DEFENSES
+
+    process = DecoderProcess(DecodeConfig())
+    process.close()
+    if not process.started:
+        return Finding(State.WRONG, "a decoder process does not start", "install av again")
+    missing = [words for name, words in DEFENSES.items() if name not in process.defenses]
+    if not missing:
+        return Finding(State.OK, f"all of it holds: {'; '.join(DEFENSES.values())}")
+    words = f"holds, but for {len(missing)} of {len(DEFENSES)}: it is not certain that {'; '.join(missing)}"
+    return Finding(State.WARNING, words, "docs/security.md says what each needs; a container without a network makes up for most")
+
+
 def encoders() -> Finding:
     """Each kind of animation is written, without an ffmpeg of the system."""
     from pipeline.encode import ENCODERS
@@ -267,7 +289,7 @@ def ray() -> Finding:
 
     if not (address := os.environ.get("RAY_ADDRESS")):
         version("ray")
-        return Finding(State.OK, "each run starts a Ray of its own, which answers only to a token made for that run")
+        return own_ray()
     try:
         with cluster.connected(None, cluster.Needs()):
             fitting = cluster.room(None, cluster.Needs())
@@ -280,6 +302,22 @@ def ray() -> Finding:
     return Finding(State.OK, f"{address} wants a token and takes ours; {fitting} workers fit")
 
 
+def own_ray() -> Finding:
+    """There is a place for the files of a Ray of our own."""
+    from jobs import cluster
+
+    try:
+        place = cluster.session_place()
+    except cluster.NotStarted as error:
+        return Finding(State.WRONG, str(error), "RAY_TMPDIR=/a/short/path, a folder on a local disk")
+    wanted = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or place
+    words = "each run starts a Ray of its own, which answers on this machine alone, to a token made for that run"
+    if place == os.path.abspath(wanted):
+        return Finding(State.OK, f"{words}; its files are in {place} meanwhile")
+    reason = f"{wanted} cannot be written, or is longer than the {cluster.LONGEST_PLACE} bytes that Ray's sockets leave"
+    return Finding(State.WARNING, f"{words}; its files go to {place}: {reason}", "name a shorter folder by RAY_TMPDIR, or leave it so")
+
+
 def memory() -> Finding:
     """What can be had, of the machine's and of the container's."""
     if (free := free_bytes()) is None:
@@ -287,6 +325,17 @@ def memory() -> Finding:
     if (gib := free / (1 << 30)) < MEMORY_GIB:
         return Finding(State.WARNING, f"{gib:.1f} GiB are free", "--workers 1; a decoder takes up to 2 GiB (--decoder-memory-mb)")
     return Finding(State.OK, f"{gib:.1f} GiB are free, for {os.cpu_count()} cores")
+
+
+def shared_memory(place: Path = Path("/dev/shm")) -> Finding:  # noqa: S108 - it is looked at
+    """Where the batches of a training pass from the processes that read ahead, and Ray keeps what tasks return."""
+    if not place.is_dir():
+        return Finding(State.OK, f"there is no {place} on this system")
+    mib = shutil.disk_usage(place).free / (1 << 20)
+    if mib < SHARED_MIB:
+        words = f"{mib:.0f} MiB are free in {place}, and the batches that a training reads ahead may take {SHARED_MIB}"
+        return Finding(State.WARNING, words, f"--loader-workers 0; in a container docker run --shm-size={SHARED_MIB >> 10}g")
+    return Finding(State.OK, f"{mib / 1024:.1f} GiB are free in {place}")
 
 
 def free_bytes(root: Path = Path("/")) -> float | None:

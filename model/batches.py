@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from model.augment import OFF, AugmentConfig, augment_image, augment_spectrum, draw, vector_map
+from model.handover import check_place, leave_with_what_is_lost, received, shared
 from model.members import Files, read_picture, read_spectrum
 from model.rows import Rows
 from model.units import check_frequencies
@@ -235,22 +236,25 @@ def loader(
 ) -> Iterator[tuple[Any, Position]]:
     """Without end, the batches of a rank from `position` on, each with the position after it: where a training goes on once it has learnt from the batch.
 
-    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises ValueError as `Windows.batch` and `Order.batches`.
+    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises ValueError as `Windows.batch` and `Order.batches`,
+    OSError if one of the processes lacks memory or dies.
     """
     if order.count != len(windows):
         raise ValueError(f"the order is of {order.count} samples, expected {len(windows)}")
+    if workers:
+        check_place()
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
         _Batches(windows), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
-        collate_fn=_as_it_is, generator=torch.Generator(),  # else torch's global one is drawn from
+        collate_fn=_as_it_is, worker_init_fn=leave_with_what_is_lost, generator=torch.Generator(),  # else torch's global one is drawn from
     )  # fmt: skip
-    return _sound(batches, (after for _, after in positions))
+    return _sound(received(batches) if workers else batches, (after for _, after in positions))
 
 
 def _sound(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Any, Position]]:
     cv2.setNumThreads(1)  # its threads do not survive a fork: a worker would wait for them for ever
     for batch, after in zip(batches, positions, strict=False):
-        if isinstance(batch, ValueError):
+        if isinstance(batch, ValueError | OSError):
             raise batch
         yield batch, after
 
@@ -261,9 +265,9 @@ class _Batches(Dataset):
     def __init__(self, windows: Windows):
         self.windows = windows
 
-    def __getitem__(self, draws: list[Draw]) -> tuple[Any, ...] | ValueError:
+    def __getitem__(self, draws: list[Draw]) -> tuple[Any, ...] | ValueError | OSError:
         try:
-            return self.windows.batch(draws)
+            return shared(self.windows.batch(draws))
         except ValueError as error:
             return error
 

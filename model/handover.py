@@ -1,0 +1,69 @@
+"""Batches from processes that read ahead: what such a process lacks reaches the training as one sentence.
+
+A batch passes through shared memory. By itself torch moves it there in a thread of the process, which
+prints what goes wrong and forgets the batch, so that the training would wait for it for ever.
+"""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.queues import Queue
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+REMEDY = "--loader-workers 0 reads without such processes"
+SHARED = f"{REMEDY}; in a container, docker run --shm-size=2g gives them more shared memory"
+LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")
+"""Bytes of the path of the folder for temporary files: processes pass descriptors on by a socket in
+it, whose own path may have 107."""
+LOST = 70
+"""Exit code of a process whose batch could not be handed over."""
+
+
+def check_place() -> None:
+    """Raises OSError if batches of other processes could not be received at all."""
+    if len(os.fsencode(place := tempfile.gettempdir())) > LONGEST_TMPDIR:
+        words = f"TMPDIR is {place!r}, longer than the {LONGEST_TMPDIR} bytes that the sockets of processes that read ahead leave"
+        raise OSError(f"{words}: name a shorter folder, or {REMEDY}")
+
+
+def leave_with_what_is_lost(_: int) -> None:
+    """For the start of a process that reads ahead: it ends if a batch cannot be handed over, and so is missed."""
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch's handler says a sentence of its own
+    Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(LOST))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def shared(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
+    """The same batch, its tensors in shared memory if this is a process that reads ahead; or what is in the way."""
+    try:
+        for value in batch if get_worker_info() else ():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+    except (RuntimeError, OSError) as error:
+        size = sum(value.nbytes for value in batch if isinstance(value, Tensor))
+        reason = " ".join(str(error).split())[-100:]
+        return OSError(f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason}): {SHARED}")
+    return batch
+
+
+def received(batches: Iterable[Any]) -> Iterator[Any]:
+    """What the processes of a DataLoader hand over. Raises OSError if one of them dies."""
+    before = signal.getsignal(signal.SIGCHLD)
+    waiting = iter(batches)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)  # torch's raises in the middle of anything; it also looks while it waits
+    while True:
+        try:
+            batch = next(waiting, None)
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            if "in DataLoader worker process" in str(error):  # what reading itself raised
+                raise
+            reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
+            raise OSError(f"a process that reads ahead died, as for lack of memory or shared memory ({reason}): {SHARED}") from error
+        if batch is None:
+            return
+        yield batch
