@@ -113,13 +113,15 @@ def _start(**options: Any) -> None:
             # Ray has no kind of its own for a start that fails
             if type(error) not in (Exception, RuntimeError) and not isinstance(error, TimeoutError | ConnectionError | RayError):
                 raise
-            reason = " ".join(str(error).split())[:300] or "it gives no reason"
+            reason = " ".join(str(error).split()) or "it gives no reason"
             ray.shutdown()
             for process in _children() - others:  # a part that did start would stay, and take time from the next try
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-    taken = "; a port is taken, it may be by another Ray on this machine" if PORT_TAKEN.search(reason) else ""
-    words = f"Ray did not start in {STARTS} tries ({reason}){taken}"
+            if PORT_TAKEN.search(reason):
+                words = "end that one, or unset RAY_GCS_SERVER_PORT and the like, and Ray takes free ports"
+                raise NotStarted(f"Ray did not start: a port is taken, as by another Ray on this machine: {words}") from error
+    words = f"Ray did not start in {STARTS} tries ({reason[:300]})"
     raise NotStarted(f"{words}: the same command tries again, best when the machine has less to do")
 
 
@@ -167,9 +169,11 @@ def session_place() -> str:
     socket's path below it. Raises NotStarted.
     """
     places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"]  # noqa: S108 - a folder with a name of its own is made there
-    for place in filter(None, places):
-        if len(os.fsencode(place)) <= LONGEST_PLACE and os.access(place, os.W_OK | os.X_OK):
-            return os.path.abspath(place)
+    for place in (os.path.abspath(place) for place in places if place):
+        with suppress(OSError):
+            if len(os.fsencode(place)) <= LONGEST_PLACE:
+                Path(tempfile.mkdtemp(dir=place)).rmdir()
+                return place
     named = ", ".join(repr(place) for place in places if place)
     raise NotStarted(f"Ray needs a folder that can be written, with a path of at most {LONGEST_PLACE} bytes, and none of {named} is one: set RAY_TMPDIR")
 
@@ -202,10 +206,12 @@ def close_to_the_world() -> None:
     """A Ray of our own answers only to a token that is made for this process, and only on this machine. Ray reads all of this
     when it is imported.
     """
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = own_token()
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # whose other meaning is that all ports are of the loopback interface
-    os.environ["RAY_enable_metrics_collection"] = "0"
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=own_token(),
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # on any system: all its ports are of the loopback interface
+        RAY_enable_metrics_collection="0",
+    )
 
 
 def want_token() -> None:
