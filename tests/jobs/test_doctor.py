@@ -225,3 +225,17 @@ def test_a_ray_that_is_open(monkeypatch):
     found = {"Ray": doctor.ray()}
     assert found["Ray"].state == State.WRONG and "whoever reaches the cluster runs programs on it" in found["Ray"].says
     assert doctor.code(found) == Exit.UNSAFE
+
+
+def test_what_holds_of_a_decoder_is_said():
+    """On a machine that has all, and on one that gives it no network of its own."""
+    command = [sys.executable, "-c", "from jobs import doctor; print(*doctor.examined(doctor.confinement))"]
+    without = "echo 0 > /proc/sys/user/max_net_namespaces && exec "
+    there, lacking = (
+        subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        for before in ([], ["unshare", "--user", "--map-root-user", "sh", "-c", f'{without}"$@"', "sh"])
+    )
+    if lacking.returncode or not there.stdout.startswith("ok"):
+        pytest.skip("this user may not make a name space, or this machine has not all of it")
+    assert "it has no network; it" in there.stdout and "it cannot gain rights" in there.stdout
+    assert lacking.stdout.startswith("warning holds, but for 1 of 7: it is not certain that it has no network docs/security.md")
