@@ -35,9 +35,10 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 TOKENS = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 STARTS = 3
 """How often a Ray of our own is started before its failure is believed."""
-LONGEST_PLACE = 107 - len("/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store")
+SOCKET = "/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store"
+LONGEST_PLACE = 107 - len(SOCKET)
 """Bytes of the path of the folder in which Ray's is made; a socket's may have 107."""
-PORT_TAKEN = re.compile(r"already in use|\bport\b.*\b(taken|conflict|occupied|unavailable)", re.IGNORECASE)
+PORT_TAKEN = re.compile(r"already in use|already used by other processes", re.IGNORECASE)
 RETRIES = 3
 """How often Ray starts a task again whose process died."""
 
@@ -51,7 +52,7 @@ class Unsafe(Exception):
 
 
 class NotStarted(Exception):
-    """Ray itself did not come up, as on a machine with too much to do, or has no place for its files."""
+    """Ray itself did not come up, as on a machine with too much to do, or has no place for files."""
 
 
 class Died(Exception):
@@ -96,9 +97,8 @@ def connected(workers: int | None, needs: Needs) -> Iterator[None]:
 
 
 def _start(**options: Any) -> None:
-    """Starts a Ray of our own. Ray gives a node 30 s, which is too little on a busy machine, so it is tried STARTS times.
-
-    Raises NotStarted.
+    """Starts a Ray of our own. Ray gives a node 30 s, which is too little on a busy machine, so it
+    is tried STARTS times. Raises NotStarted.
     """
     import ray
     from ray.exceptions import RayError
@@ -111,16 +111,18 @@ def _start(**options: Any) -> None:
             return
         except Exception as error:
             # Ray has no kind of its own for a start that fails
-            if type(error) not in (Exception, RuntimeError) and not isinstance(error, TimeoutError | ConnectionError | RayError):
+            late = isinstance(error, TimeoutError | ConnectionError | RayError)
+            if not late and type(error) not in (Exception, RuntimeError):
                 raise
             reason = " ".join(str(error).split()) or "it gives no reason"
             ray.shutdown()
-            for process in _children() - others:  # a part that did start would stay, and take time from the next try
+            for process in _children() - others:  # a part that did start would hinder the next try
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if PORT_TAKEN.search(reason):
-                words = "end that one, or unset RAY_GCS_SERVER_PORT and the like, and Ray takes free ports"
-                raise NotStarted(f"Ray did not start: a port is taken, as by another Ray on this machine: {words}") from error
+                words = "a port is taken, as by another Ray on this machine"
+                remedy = "end that one, or unset RAY_GCS_SERVER_PORT, and Ray takes free ports"
+                raise NotStarted(f"Ray did not start: {words}: {remedy}") from error
     words = f"Ray did not start in {STARTS} tries ({reason[:300]})"
     raise NotStarted(f"{words}: the same command tries again, best when the machine has less to do")
 
@@ -132,8 +134,8 @@ def _children() -> set[int]:
 
 
 def _join(address: str) -> str:
-    """Connects to the cluster at `address` and returns HOST:PORT of its dashboard, empty if it has none. Raises Unsafe, NotStarted,
-    ConnectionError.
+    """Connects to the cluster at `address` and returns HOST:PORT of its dashboard, empty if it has
+    none. Raises Unsafe, NotStarted, ConnectionError.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -143,18 +145,20 @@ def _join(address: str) -> str:
     except AuthenticationError as error:
         raise Unsafe(f"RAY_ADDRESS is {address!r}, and no token is in {TOKENS}") from error
     except ConnectionError as error:  # another token than the cluster's is no other error
-        raise ConnectionError(f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {TOKENS} ({error})") from error
+        words = f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {TOKENS} ({error})"
+        raise ConnectionError(words) from error
     except Exception as error:
         if type(error) not in (Exception, RuntimeError):
             raise
         reason = " ".join(str(error).split())[:300] or "it gives no reason"
-        raise NotStarted(f"Ray at {address!r} did not take us in ({reason}): the same command tries again") from error
+        words = f"Ray at {address!r} did not take us in ({reason}): the same command tries again"
+        raise NotStarted(words) from error
 
 
 @contextmanager
 def _session_folder() -> Iterator[str]:
-    """A folder for the sockets, logs and other files of a Ray of our own, which no other user can enter. It is removed with the block,
-    unless RAY_TMPDIR says where somebody wants to read them.
+    """A folder for the sockets, logs and other files of a Ray of our own, which no other user can
+    enter. It is removed with the block, unless RAY_TMPDIR says where somebody wants to read them.
     """
     outer = Path(tempfile.mkdtemp(prefix="quiver-", dir=session_place()))
     try:
@@ -165,17 +169,18 @@ def _session_folder() -> Iterator[str]:
 
 
 def session_place() -> str:
-    """Where the folder of a Ray of our own goes: RAY_TMPDIR, TMPDIR or /tmp, the first that can be written and is short enough for a
-    socket's path below it. Raises NotStarted.
+    """Where the folder of a Ray of our own goes: RAY_TMPDIR, TMPDIR or /tmp, the first that can be
+    written and is short enough for a socket's path below it. Raises NotStarted.
     """
-    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"]  # noqa: S108 - a folder with a name of its own is made there
+    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"]  # noqa: S108
     for place in (os.path.abspath(place) for place in places if place):
         with suppress(OSError):
             if len(os.fsencode(place)) <= LONGEST_PLACE:
                 Path(tempfile.mkdtemp(dir=place)).rmdir()
                 return place
     named = ", ".join(repr(place) for place in places if place)
-    raise NotStarted(f"Ray needs a folder that can be written, with a path of at most {LONGEST_PLACE} bytes, and none of {named} is one: set RAY_TMPDIR")
+    words = f"Ray needs a folder that can be written, with a path of at most {LONGEST_PLACE} bytes"
+    raise NotStarted(f"{words}, and none of {named} is one: set RAY_TMPDIR")
 
 
 def room(workers: int | None, needs: Needs) -> int:
@@ -203,13 +208,13 @@ def tasks_on(node: Mapping[str, float], needs: Needs) -> int:
 
 
 def close_to_the_world() -> None:
-    """A Ray of our own answers only to a token that is made for this process, and only on this machine. Ray reads all of this
-    when it is imported.
+    """A Ray of our own answers only to a token that is made for this process, and only on this
+    machine. Ray reads all of this when it is imported.
     """
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=own_token(),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # on any system: all its ports are of the loopback interface
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # on any system: no port but of the loopback interface
         RAY_enable_metrics_collection="0",
     )
 

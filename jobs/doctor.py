@@ -29,8 +29,8 @@ from jobs.exits import Exit, put, say, stop, untraced
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
 SHARED_MIB = 2048
-"""Less shared memory is a warning: the largest presets have eight processes read two batches ahead, each of 96 samples with
-1.1 MiB at 256 x 160."""
+"""Less shared memory is a warning: the largest presets have eight processes read two batches ahead,
+each of 96 samples with 1.1 MiB at 256 x 160."""
 LIMITS = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
 """Files of a control group, of version 2 and 1: what it may take, and what it does."""
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
@@ -236,8 +236,9 @@ def confinement() -> Finding:
     missing = [words for name, words in DEFENSES.items() if name not in process.defenses]
     if not missing:
         return Finding(State.OK, f"all of it holds: {'; '.join(DEFENSES.values())}")
-    words = f"holds, but for {len(missing)} of {len(DEFENSES)}: it is not certain that {'; '.join(missing)}"
-    return Finding(State.WARNING, words, "docs/security.md says what each needs; a container without a network makes up for most")
+    words = f"holds, but for {len(missing)} of {len(DEFENSES)}: it is not certain that"
+    remedy = "docs/security.md says what each needs; a container without a network makes up for most"
+    return Finding(State.WARNING, f"{words} {'; '.join(missing)}", remedy)
 
 
 def encoders() -> Finding:
@@ -309,13 +310,14 @@ def own_ray() -> Finding:
     try:
         place = cluster.session_place()
     except cluster.NotStarted as error:
-        return Finding(State.WRONG, str(error), "RAY_TMPDIR=/a/short/path, a folder on a local disk")
+        return Finding(State.WRONG, str(error), "RAY_TMPDIR=/a/short/path, on a local disk")
     wanted = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or place
-    words = "each run starts a Ray of its own, which answers on this machine alone, to a token made for that run"
+    words = "each run starts a Ray of its own, on this machine alone, with a token made for that run"
     if place == os.path.abspath(wanted):
         return Finding(State.OK, f"{words}; its files are in {place} meanwhile")
-    reason = f"{wanted} cannot be written, or is longer than the {cluster.LONGEST_PLACE} bytes that Ray's sockets leave"
-    return Finding(State.WARNING, f"{words}; its files go to {place}: {reason}", "name a shorter folder by RAY_TMPDIR, or leave it so")
+    limit = f"the {cluster.LONGEST_PLACE} bytes that Ray's sockets leave"
+    words += f"; its files go to {place}: {wanted} cannot be written, or is longer than {limit}"
+    return Finding(State.WARNING, words, "name a shorter folder by RAY_TMPDIR, or leave it so")
 
 
 def memory() -> Finding:
@@ -328,13 +330,14 @@ def memory() -> Finding:
 
 
 def shared_memory(place: Path = Path("/dev/shm")) -> Finding:  # noqa: S108 - it is looked at
-    """Where the batches of a training pass from the processes that read ahead, and Ray keeps what tasks return."""
+    """Batches of a training pass through it, and Ray keeps there what tasks return."""
     if not place.is_dir():
         return Finding(State.OK, f"there is no {place} on this system")
     mib = shutil.disk_usage(place).free / (1 << 20)
     if mib < SHARED_MIB:
-        words = f"{mib:.0f} MiB are free in {place}, and the batches that a training reads ahead may take {SHARED_MIB}"
-        return Finding(State.WARNING, words, f"--loader-workers 0; in a container docker run --shm-size={SHARED_MIB >> 10}g")
+        words = f"{mib:.0f} MiB are free in {place}, and a training that reads ahead may take {SHARED_MIB}"
+        remedy = f"--loader-workers 0; in a container docker run --shm-size={SHARED_MIB >> 10}g"
+        return Finding(State.WARNING, words, remedy)
     return Finding(State.OK, f"{mib / 1024:.1f} GiB are free in {place}")
 
 

@@ -246,7 +246,8 @@ def loader(
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
         _Batches(windows), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
-        collate_fn=_as_it_is, worker_init_fn=leave_with_what_is_lost, generator=torch.Generator(),  # else torch's global one is drawn from
+        collate_fn=_as_it_is, worker_init_fn=leave_with_what_is_lost,
+        generator=torch.Generator(),  # else torch's global one is drawn from
     )  # fmt: skip
     return _sound(received(batches) if workers else batches, (after for _, after in positions))
 

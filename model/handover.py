@@ -1,7 +1,8 @@
-"""Batches from processes that read ahead: what such a process lacks reaches the training as one sentence.
+"""Batches from processes that read ahead: what such a process lacks reaches the training as one
+sentence.
 
-A batch passes through shared memory. By itself torch moves it there in a thread of the process, which
-prints what goes wrong and forgets the batch, so that the training would wait for it for ever.
+A batch passes through shared memory. By itself torch moves it there in a thread of the process,
+which prints what goes wrong and forgets the batch: the training would wait for it for ever.
 """
 
 import os
@@ -27,18 +28,22 @@ LOST = 70
 def check_place() -> None:
     """Raises OSError if batches of other processes could not be received at all."""
     if len(os.fsencode(place := tempfile.gettempdir())) > LONGEST_TMPDIR:
-        words = f"TMPDIR is {place!r}, longer than the {LONGEST_TMPDIR} bytes that the sockets of processes that read ahead leave"
-        raise OSError(f"{words}: name a shorter folder, or {REMEDY}")
+        limit = f"the {LONGEST_TMPDIR} bytes that sockets of processes that read ahead leave"
+        raise OSError(f"TMPDIR is {place!r}, longer than {limit}: name a shorter folder; {REMEDY}")
 
 
 def leave_with_what_is_lost(_: int) -> None:
-    """For the start of a process that reads ahead: it ends if a batch cannot be handed over, and so is missed."""
+    """For the start of a process that reads ahead: it ends if a batch cannot be handed over, and so
+    is missed.
+    """
     signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch's handler says a sentence of its own
-    Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(LOST))  # pyright: ignore[reportAttributeAccessIssue]
+    setattr(Queue, "_on_queue_feeder_error", lambda *_: os._exit(LOST))  # noqa: B010 - not public
 
 
 def shared(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
-    """The same batch, its tensors in shared memory if this is a process that reads ahead; or what is in the way."""
+    """The same batch, its tensors in shared memory if this is a process that reads ahead; or what
+    is in the way.
+    """
     try:
         for value in batch if get_worker_info() else ():
             if isinstance(value, Tensor):
@@ -46,7 +51,8 @@ def shared(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
     except (RuntimeError, OSError) as error:
         size = sum(value.nbytes for value in batch if isinstance(value, Tensor))
         reason = " ".join(str(error).split())[-100:]
-        return OSError(f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason}): {SHARED}")
+        words = f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason})"
+        return OSError(f"{words}: {SHARED}")
     return batch
 
 
@@ -55,7 +61,8 @@ def received(batches: Iterable[Any]) -> Iterator[Any]:
     before = signal.getsignal(signal.SIGCHLD)
     waiting = iter(batches)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, before)  # torch's raises in the middle of anything; it also looks while it waits
+        # torch's raises in the middle of anything; it also looks while it waits
+        signal.signal(signal.SIGCHLD, before)
     while True:
         try:
             batch = next(waiting, None)
@@ -63,7 +70,8 @@ def received(batches: Iterable[Any]) -> Iterator[Any]:
             if "in DataLoader worker process" in str(error):  # what reading itself raised
                 raise
             reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
-            raise OSError(f"a process that reads ahead died, as for lack of memory or shared memory ({reason}): {SHARED}") from error
+            words = f"a process that reads ahead died, as for lack of memory ({reason})"
+            raise OSError(f"{words}: {SHARED}") from error
         if batch is None:
             return
         yield batch

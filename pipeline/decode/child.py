@@ -2,7 +2,8 @@
 
     python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB PARENT
 
-It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers requests on CONNECTION, one at a time. A request for frames is answered in batches: the
+It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers
+requests on CONNECTION, one at a time. A request for frames is answered in batches: the
 pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has
 let it go; after the last comes DONE, or a refusal. Messages are JSON, a video's times and key frames follow it as raw
 numbers; nothing is unpickled, since the bytes of a video may have got hold of this process.

@@ -74,9 +74,10 @@ class DecoderProcess:
         self.overdue = self.started = False
         self.path, self.heard = "", b""
         self.defenses = sandbox.conceal()
-        """Names of what holds of the process, keys of sandbox.DEFENSES; complete once it has started."""
+        """Names of what holds, keys of sandbox.DEFENSES; complete once the process has started."""
         self.connection, theirs = Pipe()
-        ours, errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a decoder that nobody listens to loses words and never waits
+        # a decoder that nobody listens to loses words and never waits
+        ours, errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.errors = os.fdopen(ours, "rb", buffering=0)
         descriptors = theirs.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -236,7 +237,8 @@ class DecoderProcess:
     def _died(self, reason: Reason, detail: str) -> DecoderDied:
         if reason == Reason.CRASH:
             self._listen()
-            detail += last_lines(self.heard, {str(self.process.pid): "PID", self.path: "the file"}, DETAIL - len(detail))
+            renamed = {str(self.process.pid): "PID", self.path: "the file"}
+            detail += last_lines(self.heard, renamed, DETAIL - len(detail))
         self.close()
         return DecoderDied(reason, detail)
 
@@ -246,9 +248,10 @@ def needed(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def last_lines(said: bytes, renamed: Mapping[str, str], room: int) -> str:
-    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters; empty if it said nothing.
+    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters;
+    empty if it said nothing.
 
-    Two runs of one crash give the same text: `renamed` says what stands for names that differ, as of the process.
+    Two runs of one crash give the same text: `renamed` says what stands for names that differ.
     """
     words = said.decode(errors="replace")
     for name, other in renamed.items():

@@ -22,7 +22,7 @@ DEFENSES = {
     "capabilities": "it has no rights but to read",
     "privileges": "it cannot gain rights",
     "landlock": "it cannot write files or look into other processes",
-    "system calls": "it cannot open connections, start programs, write files or signal other processes",
+    "system calls": "it cannot open connections, start programs, write files or signal others",
     "descriptors": "it has few files open at once, and none grows",
     "parent": "it cannot read the memory and the environment of the process that started it",
 }
@@ -50,34 +50,37 @@ ARCHITECTURES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)
 """AUDIT_ARCH of each, its column below, and its number of seccomp."""
 X32 = 0x40000000
 """Added to the numbers of x86-64's second interface, under which they would pass the filter."""
-REFUSED = {
-    "connections": "41,198 53,199 42,203 49,200 50,201 43,202 288,242 44,206 46,211 307,269",
-    "programs": "59,221 322,281 57,- 58,-",
-    "processes": "101,117 310,270 311,271 440,440 312,272 434,434 438,438 424,424 200,130 129,138 297,240",
-    "mounts": "165,40 166,39 155,41 161,51 308,268 272,97 429,429 430,430 428,428 432,432 433,433 431,431 442,442",
-    "kernel": "321,280 298,241 425,425 426,426 427,427 248,217 250,219 249,218 323,282 175,105 313,273 176,106 "
-    "246,104 320,294 304,265 135,92 169,142 167,224 168,225 163,89 179,60 443,443 170,161 171,162 227,112 164,170",
-    "files": "85,- 133,- 259,33 83,- 258,34 84,- 87,- 263,35 82,- 264,38 316,276 86,- 265,37 88,- 266,36 "
-    "90,- 91,52 268,53 452,452 92,- 93,55 94,- 260,54 76,45 77,46 285,47 132,- 235,- 261,- 280,88",
-    "attributes": "188,5 189,6 190,7 463,463 197,14 198,15 199,16 466,466 469,469",
-    "memory without a process": "319,279 447,447 29,194 30,196 68,186 64,190 240,180",
-}  # fmt: skip
-"""System calls that end with EPERM, by their numbers on x86-64 and aarch64: socket, socketpair,
-connect, bind, listen, accept, accept4, sendto, sendmsg, sendmmsg; execve, execveat, fork, vfork;
-ptrace, process_vm_readv, process_vm_writev, process_madvise, kcmp, pidfd_open, pidfd_getfd,
-pidfd_send_signal, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo; mount, umount2, pivot_root, chroot,
-setns, unshare, move_mount, fsopen, open_tree, fsmount, fspick, fsconfig, mount_setattr; bpf,
-perf_event_open, io_uring_setup, io_uring_enter, io_uring_register, add_key, keyctl, request_key,
-userfaultfd, init_module, finit_module, delete_module, kexec_load, kexec_file_load,
-open_by_handle_at, personality, reboot, swapon, swapoff, acct, quotactl, quotactl_fd, sethostname,
-setdomainname, clock_settime, settimeofday; creat, mknod, mknodat, mkdir, mkdirat, rmdir, unlink,
-unlinkat, rename, renameat, renameat2, link, linkat, symlink, symlinkat, chmod, fchmod, fchmodat,
-fchmodat2, chown, fchown, lchown, fchownat, truncate, ftruncate, fallocate, utime, utimes,
-futimesat, utimensat; setxattr, lsetxattr, fsetxattr, setxattrat, removexattr, lremovexattr,
-fremovexattr, removexattrat, file_setattr; memfd_create, memfd_secret, shmget, shmat, msgget,
-semget, mq_open."""
-OPEN, OPENAT, CLONE, KILL, TGKILL = "2,-", "257,56", "56,220", "62,129", "234,131"
-PRLIMIT, CLONE3, OPENAT2 = "302,261", "435,435", "437,437"
+REFUSED = """
+socket=41,198 socketpair=53,199 connect=42,203 bind=49,200 listen=50,201 accept=43,202
+accept4=288,242 sendto=44,206 sendmsg=46,211 sendmmsg=307,269 execve=59,221 execveat=322,281
+fork=57,- vfork=58,- ptrace=101,117 process_vm_readv=310,270 process_vm_writev=311,271
+process_madvise=440,440 kcmp=312,272 pidfd_open=434,434 pidfd_getfd=438,438
+pidfd_send_signal=424,424 tkill=200,130 rt_sigqueueinfo=129,138 rt_tgsigqueueinfo=297,240
+mount=165,40 umount2=166,39 pivot_root=155,41 chroot=161,51 setns=308,268 unshare=272,97
+move_mount=429,429 fsopen=430,430 open_tree=428,428 fsmount=432,432 fspick=433,433
+fsconfig=431,431 mount_setattr=442,442 bpf=321,280 perf_event_open=298,241
+io_uring_setup=425,425 io_uring_enter=426,426 io_uring_register=427,427 add_key=248,217
+keyctl=250,219 request_key=249,218 userfaultfd=323,282 init_module=175,105
+finit_module=313,273 delete_module=176,106 kexec_load=246,104 kexec_file_load=320,294
+open_by_handle_at=304,265 personality=135,92 reboot=169,142 swapon=167,224 swapoff=168,225
+acct=163,89 quotactl=179,60 quotactl_fd=443,443 sethostname=170,161 setdomainname=171,162
+clock_settime=227,112 settimeofday=164,170 creat=85,- mknod=133,- mknodat=259,33 mkdir=83,-
+mkdirat=258,34 rmdir=84,- unlink=87,- unlinkat=263,35 rename=82,- renameat=264,38
+renameat2=316,276 link=86,- linkat=265,37 symlink=88,- symlinkat=266,36 chmod=90,-
+fchmod=91,52 fchmodat=268,53 fchmodat2=452,452 chown=92,- fchown=93,55 lchown=94,-
+fchownat=260,54 truncate=76,45 ftruncate=77,46 fallocate=285,47 utime=132,- utimes=235,-
+futimesat=261,- utimensat=280,88 setxattr=188,5 lsetxattr=189,6 fsetxattr=190,7
+setxattrat=463,463 removexattr=197,14 lremovexattr=198,15 fremovexattr=199,16
+removexattrat=466,466 file_setattr=469,469 memfd_create=319,279 memfd_secret=447,447
+shmget=29,194 shmat=30,196 msgget=68,186 semget=64,190 mq_open=240,180
+"""
+"""System calls that end with EPERM, each with its number on x86-64 and on aarch64, `-` where it has
+none: connections, programs, other processes, mounts, the kernel, files, and memory that counts as
+no process's."""
+OPEN, OPENAT, OPENAT2 = "open=2,-", "openat=257,56", "openat2=437,437"
+CLONE, CLONE3 = "clone=56,220", "clone3=435,435"
+KILL, TGKILL, PRLIMIT = "kill=62,129", "tgkill=234,131", "prlimit64=302,261"
+"""Those of which it depends on an argument."""
 
 
 def isolate() -> list[str]:
@@ -141,7 +144,8 @@ def _landlock() -> bool:
     if version < 1:
         return False
     files = sum(rights for since, rights in LANDLOCK_RIGHTS.items() if version >= since)
-    tcp, scopes = (bits if version >= since else 0 for since, bits in (LANDLOCK_TCP, LANDLOCK_SCOPES))
+    more = LANDLOCK_TCP, LANDLOCK_SCOPES
+    tcp, scopes = (bits if version >= since else 0 for since, bits in more)
     fields = 1 + (version >= LANDLOCK_TCP[0]) + (version >= LANDLOCK_SCOPES[0])
     rules = struct.pack("=3Q", files, tcp, scopes)
     ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, rules, ctypes.c_size_t(8 * fields), 0)
@@ -175,11 +179,13 @@ def filter_program(machine: str, process: int) -> list[bytes]:
     `process` the id of the one that may signal itself.
     """
     architecture, column, _ = ARCHITECTURES[machine]
-    refuse, missing, allow = [_op(RETURN, REFUSE | EPERM)], [_op(RETURN, REFUSE | ENOSYS)], [_op(RETURN, ALLOW)]
+    allow = [_op(RETURN, ALLOW)]
+    refuse, missing = ([_op(RETURN, REFUSE | error)] for error in (EPERM, ENOSYS))
 
     def on(calls: Iterable[str], body: list[bytes]) -> list[bytes]:
-        numbers = [call.split(",")[column] for call in calls]
-        return [op for number in numbers if number != "-" for op in (_op(EQUAL, int(number), 0, len(body)), *body)]
+        numbers = [call.partition("=")[2].split(",")[column] for call in calls]
+        tests = [_op(EQUAL, int(number), 0, len(body)) for number in numbers if number != "-"]
+        return [op for test in tests for op in (test, *body)]
 
     def flagged(argument: int, bits: int, then: list[bytes], otherwise: list[bytes]) -> list[bytes]:
         return [_op(LOAD, 16 + 8 * argument), _op(ANY_BIT, bits, 0, 1), *then, *otherwise]
@@ -195,8 +201,8 @@ def filter_program(machine: str, process: int) -> list[bytes]:
         *on([CLONE], flagged(0, CLONE_THREAD, allow, refuse)),
         *on([KILL, TGKILL], of(process)),
         *on([PRLIMIT], of(0)),  # 0 is the one that calls
-        *on([CLONE3, OPENAT2], missing),  # their flags are out of sight; C libraries know the others
-        *on([call for calls in REFUSED.values() for call in calls.split()], refuse),
+        *on([CLONE3, OPENAT2], missing),  # flags out of sight; C libraries try the others
+        *on(REFUSED.split(), refuse),
         *allow,
     ]  # fmt: skip
 

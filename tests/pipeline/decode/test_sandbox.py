@@ -1,6 +1,7 @@
 """What a decoder process that somebody has taken over can still do, tried from inside it."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -127,7 +128,7 @@ def test_the_filter_on_either_kind_of_processor(machine, calls):
     allowed, refused, missing = sandbox.ALLOW, sandbox.REFUSE | sandbox.EPERM, sandbox.REFUSE | sandbox.ENOSYS
     wanted = dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed) | {"clone3": missing}
     assert {name: verdict(machine, call) for name, call in calls.items()} == {name: wanted.get(name, refused) for name in calls}
-    opening, cloning, killing = (int(call.split(",")[machine == "aarch64"]) for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL))
+    opening, cloning, killing = (int(call.partition("=")[2].split(",")[machine == "aarch64"]) for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL))
     assert [verdict(machine, opening, 0, 0, flags) for flags in (os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR, os.O_CREAT, os.O_TRUNC)] == [allowed] + [refused] * 3
     assert [verdict(machine, cloning, flags) for flags in (0x3D0F00, 0x11)] == [allowed, refused]
     assert [verdict(machine, killing, process) for process in (77, 78)] == [allowed, refused]
@@ -147,3 +148,20 @@ def verdict(machine: str, call: int, *arguments: int, architecture: int | None =
             held, then, otherwise = words[value // 4], 0, 0
         is_so = {sandbox.LOAD: True, sandbox.EQUAL: held == value, sandbox.AT_LEAST: held >= value, sandbox.ANY_BIT: bool(held & value)}[code]
         at += 1 + (then if is_so else otherwise)
+
+
+@pytest.mark.parametrize(
+    "column, header, options", [(0, "asm/unistd_64.h", []), (1, "asm-generic/unistd.h", ["-D__BITS_PER_LONG=64", "-D__ARCH_WANT_RENAMEAT"])]
+)
+def test_the_numbers_are_those_of_the_kernels_headers(column, header, options):
+    """Where there are a compiler and headers; an older one lacks the newest calls."""
+    calls = dict(
+        call.split("=")
+        for call in (*sandbox.REFUSED.split(), sandbox.OPEN, sandbox.OPENAT, sandbox.CLONE, sandbox.KILL, sandbox.TGKILL, sandbox.PRLIMIT, sandbox.CLONE3)
+    )
+    program = f"#include <{header}>\n" + "".join(f"=={name} __NR_{name}\n#ifdef __NR3264_{name}\n=={name} __NR3264_{name}\n#endif\n" for name in calls)
+    done = subprocess.run(["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True) if shutil.which("cc") else None
+    if done is None or done.returncode:
+        pytest.skip("there is no compiler with the kernel's headers")
+    numbers = dict(re.findall(r"==(\w+) (\d+)$", done.stdout, re.MULTILINE))
+    assert len(numbers) > 60 and {name: calls[name].split(",")[column] for name in numbers} == numbers
