@@ -71,7 +71,7 @@ def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
 def test_a_confined_decoder_decodes_all_the_same(decoder, tmp_path):
     path = str(encode(tmp_path / "good.mp4", options={"g": "24"}).path)
     found = decoder.probe(path)
-    assert [number(image) for image in decoder.frames(path, found, range(COUNT), SIZE)] == list(range(COUNT))
+    assert [number(one.image) for one in decoder.pictures(path, found, range(COUNT), SIZE)] == list(range(COUNT))
     assert set(decoder.defenses) <= sandbox.DEFENSES.keys()
 
 
