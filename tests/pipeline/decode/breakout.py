@@ -38,6 +38,22 @@ def overwrite(path: str) -> str:
     return "done"
 
 
+def remove(path: str) -> str:
+    os.unlink(path)
+    return "done"
+
+
+def rename(path: str) -> str:
+    os.rename(path, f"{path}.moved")
+    return "done"
+
+
+def change(path: str) -> str:
+    """Who may read it."""
+    os.chmod(path, 0o777)
+    return "done"
+
+
 def connect(path: str) -> str:
     """To the port that the file names."""
     socket.create_connection(("127.0.0.1", int(Path(path).read_text())), timeout=5).close()
@@ -123,7 +139,26 @@ def in_a_thread(path: str) -> str:
 
 WAYS = {
     way.__name__: way
-    for way in (write, overwrite, connect, environment, memory, peek, trace, execute, spawn, signal, limit, open_many, hoard, unconfine, in_a_thread)
+    for way in (
+        write,
+        overwrite,
+        remove,
+        rename,
+        change,
+        connect,
+        environment,
+        memory,
+        peek,
+        trace,
+        execute,
+        spawn,
+        signal,
+        limit,
+        open_many,
+        hoard,
+        unconfine,
+        in_a_thread,
+    )
 }
 
 

@@ -22,7 +22,8 @@ ALONE = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS"
 """A process with no thread but its first, which alone may leave the name space of its users."""
 DENIED = "Operation not permitted"
 WAYS = {
-    "write": "landlock", "overwrite": "landlock", "connect": "system calls", "environment": "landlock", "memory": "landlock",
+    "write": "landlock", "overwrite": "landlock", "remove": "landlock", "rename": "landlock", "change": "system calls",
+    "connect": "system calls", "environment": "landlock", "memory": "landlock",
     "peek": "system calls", "trace": "system calls", "execute": "system calls", "spawn": "system calls", "signal": "system calls",
     "limit": "system calls", "open_many": "descriptors", "hoard": "system calls", "unconfine": "system calls", "in_a_thread": "system calls",
 }  # fmt: skip
