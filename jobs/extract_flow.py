@@ -40,6 +40,7 @@ from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
 from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
+from pipeline.version import quiver_version
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage, printable
@@ -325,7 +326,7 @@ def versions(config: BuildConfig) -> dict[str, str]:
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
     names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
-    return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
+    return {"quiver": quiver_version(), "python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from pipeline.selection import Selection, is_training
 from pipeline.shards import to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome
+from schemas.run import made_by
+from schemas.seal import seal
 from schemas.tables import MANIFEST
 
 FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
@@ -53,7 +55,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     dataset.check_finished()
     goal = Dataset(into) if into else dataset
     merged, tally, index = Merged(), Tally(), {}
-    with manifest_writer(goal, goal.manifest) as write:
+    with manifest_writer(goal, goal.manifest, made_by(dataset.begun())) as write:
         for part in parts(dataset):
             write(part.rows)
             tally.add(part)
@@ -64,7 +66,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
-    goal.publish(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.publish(goal, goal.merged)), indent=1))
+    write_index(goal, goal.index, run_digest(dataset), index, merged.publish(goal, goal.merged), goal.manifest)
     summary = tally.summary()
     goal.publish(goal.summary, to_json(summary, indent=2))
     found = write_statistics(Selection(dataset, derived=goal))
@@ -94,11 +96,21 @@ def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[d
     return [row | outcomes[row["key"]] if row["key"] else row for row in plan]
 
 
+def write_index(
+    goal: Dataset, path: Path, run: str, shards: dict[str, Any], histogram: str | None, table: Path
+) -> None:
+    """What the readers of a data set, or of a view, go by: sealed, with the digests of the files beside it."""
+    with open(table, "rb") as file:
+        manifest = hashlib.file_digest(file, "sha256").hexdigest()
+    goal.publish(path, seal(dict(run=run, shards=shards, histogram=histogram, manifest=manifest), indent=1))
+
+
 @contextmanager
-def manifest_writer(goal: Dataset, path: Path) -> Iterator[Any]:
-    """A function that takes rows, and writes them in groups of ROW_GROUP."""
+def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator[Any]:
+    """A function that takes rows, and writes them in groups of ROW_GROUP; `made` are metadata of the table."""
     waiting: list[dict] = []
-    with goal.publishing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd", write_page_checksum=True) as writer:
+    schema = MANIFEST.with_metadata(made or None)
+    with goal.publishing(path) as file, pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
