@@ -25,7 +25,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, say, sentences, stop, tell
 from jobs.options import parsed
-from jobs.progress import RunProgress, summary_lines
+from jobs.progress import RunProgress, count, summary_lines
 from pipeline.build import build_shard
 from pipeline.credentials import check_path
 from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
@@ -242,7 +242,7 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
         summary = finalize(dataset)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
+    say("\n".join([*summary_lines(summary), *hints(summary, job), *looked_at(job.out, len(shards) - len(left)), f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
 def build_all(
@@ -319,6 +319,13 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     if job.filters != "subtle" and unmoved > 0.9 * summary["windows"]:
         return [f"  {unmoved} of {summary['windows']} windows move too little for --filters {job.filters}: --filters subtle keeps motion under a pixel"]
     return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
+
+
+def looked_at(out: str, before: int) -> list[str]:
+    """How far shards that an earlier run committed were checked."""
+    ends = "" if is_url(out) else ", its first and its last sample"
+    words = f"of an earlier run: of each the size{ends} were looked at, quiver verify reads all"
+    return [f"  {count(before, 'shard')} {words}"] if before else []
 
 
 def versions(config: BuildConfig) -> dict[str, str]:

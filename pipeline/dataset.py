@@ -30,7 +30,7 @@ from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from pipeline.version import quiver_version
-from schemas.run import FORMAT_VERSION, RunContract, check, made_by, plain
+from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
 from schemas.seal import DIGEST, open_seal, seal
 from schemas.tables import CLIP_FIELDS, PLAN
@@ -274,7 +274,7 @@ class Dataset:
         try:
             data = self.run.read_bytes()
             fields = json.loads(data)
-            if fields.get("format") != FORMAT_VERSION:
+            if fields.get("format", FORMAT_VERSION) != FORMAT_VERSION:
                 return RunContract(**{name: fields[name] for name in fields if name != DIGEST})
             found = RunContract(**open_seal(data, indent=2))
             check(found)
@@ -327,18 +327,18 @@ class Dataset:
 class ShardDraft:
     """A shard that is being built: samples go to its tar, rows, strips and histogram are held until the commit."""
 
-    def __init__(self, dataset: Dataset, shard: str, frequencies: int):
-        self.dataset, self.shard = dataset, shard
+    def __init__(self, dataset: Dataset, shard: str, frequencies: int, made: dict[str, str] | None = None):
+        """`made` stands in the metadata of every sample (`made_by`)."""
+        self.dataset, self.shard, self.made = dataset, shard, made or {}
         self.writer = ShardWriter(dataset.tar(shard))
         self.counts = np.zeros((frequencies, 2, statistics.BINS), np.int64)
-        self.quiver = made_by(dataset.begun())
         self.rows: list[dict[str, Any]] = []
         self.strips: dict[str, str] = {}
 
     def add(self, row: dict[str, Any], sample: Sample | None, strip: str | None) -> None:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
         if sample is not None:
-            row = row | self.writer.add(replace(sample, meta=sample.meta | self.quiver))
+            row = row | self.writer.add(replace(sample, meta=sample.meta | self.made))
             statistics.add(sample.spectrum, self.counts)
         if strip is not None:
             self.strips[row["key"]] = strip

@@ -26,7 +26,7 @@ from pipeline.card import card
 from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.selection import Selection, is_training
-from pipeline.shards import to_json
+from pipeline.shards import check_ends, to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome
 from schemas.run import made_by
@@ -80,7 +80,7 @@ def parts(dataset: Dataset) -> Iterator[Part]:
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
             check_rows(dataset.record(record["shard"]), rows, record)
-            check_tar_size(dataset, record["shard"], record["tar"])
+            check_tar(dataset, record)
         yield Part(shard, manifest_rows(rows, record), record)
 
 
@@ -178,15 +178,30 @@ def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
     return found
 
 
-def check_tar_size(dataset: Dataset, shard: str, recorded: dict[str, Any] | None) -> None:
-    """Raises DamagedShard where a recorded tar is gone or has another size."""
+def check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
+    """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another (shards.check_ends); in
+    object storage its size alone is looked at. Only verify reads all of it.
+    """
+    tar, recorded = dataset.tar(record["shard"]), record["tar"]
     if recorded is None:
         return
-    if (size := dataset.tar_size(shard)) != recorded["bytes"]:
-        found = "is gone, of" if size is None else f"has {size}"
-        raise DamagedShard(
-            f"{dataset.where(dataset.tar(shard))} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair"
-        )
+    place, size = dataset.where(tar), dataset.tar_size(record["shard"])
+    if size is None:
+        raise DamagedShard(f"{place} is gone: put it back, or build it again with quiver repair")
+    if size != recorded["bytes"]:
+        words = f"has {size} bytes, its record says {recorded['bytes']}"
+        raise DamagedShard(f"{place} {words}: put it back, or build it again with quiver repair")
+    if tar.exists():
+        try:
+            check_ends(tar, kept_rows(record))
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            words = f"quiver verify {dataset.root} names every fault, quiver repair puts it right"
+            raise DamagedShard(f"{place} {error}: {words}") from error
+
+
+def kept_rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By key."""
+    return {row["key"]: row for row in record["rows"] if row["outcome"] == Outcome.KEPT}
 
 
 class Tally:

@@ -155,8 +155,9 @@ class Selection:
         """
         found = None if self.unsealed else digest_of(self.table)
         if found is not None and found != self.index()["manifest"]:
-            words = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise DamagedDerived(f"{self.table} is not the table that {self.file('index.json')} names: {words}")
+            words = f"it is not the table that {self.file('index.json').name} names"
+            again = f"quiver finalize {self.dataset.root} rebuilds it"
+            raise DamagedDerived(f"{self.table} cannot be read ({words}): {again}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:

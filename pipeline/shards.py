@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.crashpoint import crashpoint
-from schemas.sample import KEY, MEMBERS, MOTION, Sample, decode, encode, header_checksum
+from schemas.sample import KEY, MEMBERS, MOTION, Sample, decode, encode, header_checksum, motion_layout
 from schemas.seal import to_json as to_json
 from schemas.tables import HEADER_CHECKSUM, checksum_column, member_columns
 
@@ -175,6 +175,44 @@ def scan_end(file: BinaryIO, digest: Any) -> list[str]:
     if length != 2 * tarfile.BLOCKSIZE:
         return [f"has {length} bytes after its samples, expected {2 * tarfile.BLOCKSIZE}"]
     return [] if zeros else ["the blocks that end it are not zeros"]
+
+
+def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """A look at a committed tar that costs a few small reads, whatever its size: the headers of its first and its last
+    sample, the bytes that come last in it, and the blocks that end it.
+
+    Finds a tar that is another's, is cut, or whose tail is zeros; a flipped bit is found by reading all (scan_samples).
+    `rows` hold each sample's columns of offsets, sizes and checksums. Raises ValueError, which goes on after the file's
+    name.
+    """
+    if not rows:
+        raise ValueError("is there, and its record keeps no window")
+    with open(path, "rb") as file:
+        for key in dict.fromkeys([next(iter(rows)), next(reversed(rows))]):
+            for member in MEMBERS:
+                offset, size = (rows[key][column] for column in member_columns(member))
+                file.seek(max(offset - tarfile.BLOCKSIZE, 0))
+                if file.read(tarfile.BLOCKSIZE) != tar_header(f"{key}.{member}", size):
+                    raise ValueError(f"does not hold {key}.{member} where its record says")
+        offset, size = (rows[next(reversed(rows))][column] for column in member_columns(MEMBERS[-1]))
+        file.seek(offset)
+        _check_last_array(file, offset, size)
+        file.seek(offset + size)
+        if any(file.read(-size % tarfile.BLOCKSIZE)) or scan_end(file, hashlib.sha256()):
+            raise ValueError("does not end as a tar of Quiver does")
+
+
+def _check_last_array(file: BinaryIO, offset: int, size: int) -> None:
+    """Raises ValueError unless the last array, or its last entry, of the motion member at `offset` is the one written."""
+    head = file.read(8)
+    head += file.read(min(int.from_bytes(head, "little"), size))
+    layout = motion_layout(head, size)
+    name, array = max(layout.arrays.items(), key=lambda item: item[1]["data_offsets"])
+    first, after = array["data_offsets"]
+    length = (after - first) // max(len(layout.checksums[name]), 1)
+    file.seek(offset + layout.begin + after - length)
+    if layout.checksums[name] and zlib.crc32(file.read(length)) != layout.checksums[name][-1]:
+        raise ValueError("has other bytes at its end than were written")
 
 
 def tar_header(name: str, size: int) -> bytes:

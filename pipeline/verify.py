@@ -24,10 +24,10 @@ from jaxtyping import Int64
 
 from pipeline import derived, statistics, views
 from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
+from pipeline.derived import kept_rows as kept_rows
 from pipeline.record import check_owner, opened_seal
 from pipeline.selection import Selection, digest_of
 from pipeline.shards import TEMPORARY, scan_end, scan_samples
-from schemas.outcome import Outcome
 from schemas.run import RunContract
 from schemas.sample import Sample
 from schemas.seal import open_seal
@@ -172,11 +172,6 @@ def check_record(record: dict[str, Any], planned: Planned, run: str) -> None:
     places = [row.get(column) for row in kept.values() for column in MEMBER_COLUMNS]
     if bool(kept) != bool(record["tar"]) or not all(isinstance(place, int) and place >= 0 for place in places):
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
-
-
-def kept_rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By key."""
-    return {row["key"]: row for row in record["rows"] if row["outcome"] == Outcome.KEPT}
 
 
 def check_tar(planned: Planned, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
