@@ -43,11 +43,14 @@ CUTS = 64 if FULL else 3
 """At how many places each tar is cut."""
 
 
-def make_dataset(folder: Path) -> Path:
-    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it."""
+def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> Path:
+    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it; of each of its
+    five clips the licence, which is its source too.
+    """
     for name in ("clips", "dataset"):
         (folder / name).mkdir()
-    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train") for i in range(5)]
+    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train", licence=said, source=said)
+             for i, said in enumerate(licences)]  # fmt: skip
     for i, clip in enumerate(clips):
         videos.swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
     dataset = Dataset(folder / "dataset")
