@@ -26,7 +26,7 @@ from pipeline.reconstruction import read_manifest, reconstruct
 from pipeline.selection import samples, select
 from tests import damage
 
-pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow]
+pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(max(300, 10 * damage.READ))]
 REFUSED = (OSError, ValueError)
 """What readers document; every verb makes a sentence of it."""
 Reads = Iterator[tuple[Any, Callable[[], Any]]]
