@@ -242,7 +242,8 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
         summary = finalize(dataset)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), *looked_at(job.out, len(shards) - len(left)), f"manifest: {dataset.where(dataset.manifest)}"]))
+    before = looked_at(job.out, len(shards) - len(left))
+    say("\n".join([*summary_lines(summary), *hints(summary, job), *before, f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
 def build_all(
@@ -333,7 +334,8 @@ def versions(config: BuildConfig) -> dict[str, str]:
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
     names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
-    return {"quiver": quiver_version(), "python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
+    found = {"quiver": quiver_version(), "python": platform.python_version(), "machine": platform.machine()}
+    return found | {"cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -118,7 +118,10 @@ def decode_picture(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> 
 
 
 def read_spectrum(
-    files: Files, row: Row, bands: Sequence[int], size: tuple[int, int]
+    files: Files,
+    row: Row,
+    bands: Sequence[int],
+    size: tuple[int, int],
 ) -> Iterator[Float16[np.ndarray, "4 height width"]]:
     """Its frequencies of these numbers, raw coefficients in pixels. Raises ValueError where the bytes are not that.
 

@@ -97,7 +97,12 @@ def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[d
 
 
 def write_index(
-    goal: Dataset, path: Path, run: str, shards: dict[str, Any], histogram: str | None, table: Path
+    goal: Dataset,
+    path: Path,
+    run: str,
+    shards: dict[str, Any],
+    histogram: str | None,
+    table: Path,
 ) -> None:
     """What the readers of a data set, or of a view, go by: sealed, with the digests of the files beside it."""
     with open(table, "rb") as file:

@@ -152,7 +152,10 @@ def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, An
 
 
 def _decoded(
-    key: str, members: dict[str, bytes], columns: Mapping[str, Any], faults: list[str]
+    key: str,
+    members: dict[str, bytes],
+    columns: Mapping[str, Any],
+    faults: list[str],
 ) -> Scanned:
     """The sample of these members, unless there is something wrong with it."""
     if faults:

@@ -36,9 +36,8 @@ class SpectralVolume:
 def encode(volume: SpectralVolume) -> bytes:
     """safetensors; equal volumes give equal bytes."""
     spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
-    about = dict(
-        format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.made, spectrum=digest(spectrum)
-    )
+    about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.made)
+    about["spectrum"] = digest(spectrum)
     return save({"spectrum": spectrum}, {"quiver": seal(about).decode()})
 
 

@@ -82,10 +82,11 @@ def from_channels(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
     """CRC-32 of the bytes of each array, or of each entry of its first axis (PARTED)."""
-    return {
-        name: [zlib.crc32(part) for part in (arrays[name] if name in PARTED else [arrays[name]])]
-        for name in ARRAYS
-    }
+    found = {}
+    for name in ARRAYS:
+        parts = arrays[name] if name in PARTED else [arrays[name]]
+        found[name] = [zlib.crc32(part) for part in parts]
+    return found
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
@@ -122,7 +123,9 @@ def picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def array_kinds(
-    frequencies: int, pairs: int, size: tuple[int, int]
+    frequencies: int,
+    pairs: int,
+    size: tuple[int, int],
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
     """Type and shape of each array of a motion member at a working `size` (width, height)."""
     width, height = size

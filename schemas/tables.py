@@ -58,8 +58,9 @@ HEADER_CHECKSUM = "motion_header_crc32"
 a part of them.
 """
 MEMBER_COLUMNS = [
-    column for member in MEMBERS for column in (*member_columns(member), checksum_column(member))
-] + [HEADER_CHECKSUM]
+    *(column for member in MEMBERS for column in (*member_columns(member), checksum_column(member))),
+    HEADER_CHECKSUM,
+]
 MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
 
 PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts")])
