@@ -243,7 +243,8 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     with dataset.finishing():
         summary = finalize(dataset)
     before = looked_at(job.out, len(shards) - len(left))
-    say("\n".join([*summary_lines(summary), *hints(summary, job), *before, f"manifest: {dataset.where(dataset.manifest)}"]))
+    place = f"manifest: {dataset.where(dataset.manifest)}"
+    say("\n".join([*summary_lines(summary), *hints(summary, job), *before, place]))
 
 
 def build_all(
@@ -334,8 +335,9 @@ def versions(config: BuildConfig) -> dict[str, str]:
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
     names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
-    found = {"quiver": quiver_version(), "python": platform.python_version(), "machine": platform.machine()}
-    return found | {"cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
+    machine = {"machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()}
+    found = {"quiver": quiver_version(), "python": platform.python_version()} | machine
+    return found | {name: version(name) for name in names}
 
 
 if __name__ == "__main__":

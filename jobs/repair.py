@@ -186,7 +186,8 @@ def tidy(dataset: Dataset, faults: Sequence[Fault]) -> None:
             name = Path(fault.path).stem
             for path in parts(dataset, name):
                 move_aside(dataset, str(path.relative_to(dataset.root)))
-            say(f"view {name}: moved to {REMOVED}; quiver refilter {dataset.root} --name {name} makes it again")
+            words = f"quiver refilter {dataset.root} --name {name} makes it again"
+            say(f"view {name}: moved to {REMOVED}; {words}")
         elif fault.remedy == Remedy.RECOUNT and fault.shard:
             recount(dataset, fault.shard)
             say(f"{fault.path}: counted again from its shard")

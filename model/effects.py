@@ -26,7 +26,7 @@ LEAST_CORRELATION = -0.5
 
 
 TIMES, MOST_TIMES = 1 << 12, 1 << 17
-"""Instants whose energy is added up at once, and at most in all: over an hour at 30 frames a second."""
+"""Instants whose energy is added up at once, and at most in all: an hour at 30 frames a second."""
 
 
 class Fade(NamedTuple):
@@ -172,9 +172,9 @@ def energy(series: Series, times: Float[np.ndarray, " time"]) -> float:
 
 
 def recorded_energy(series: Series, frames: int) -> float:
-    """`energy` of `series_of` over its window of T frames, by Parseval: no frame is made, however many there are."""
-    powers = np.square(series.waves.real, dtype=np.float64), np.square(series.waves.imag, dtype=np.float64)
-    real, imaginary = (part.sum(axis=(1, 2, 3)) for part in powers)
+    """`energy` of `series_of` over its T frames, by Parseval: it costs the same for any T."""
+    parts = (np.real(series.waves), np.imag(series.waves))
+    real, imaginary = (np.square(part, dtype=np.float64).sum(axis=(1, 2, 3)) for part in parts)
     nyquist = 2 * np.arange(1, len(real) + 1) == frames
     return float(np.where(nyquist, real, (real + imaginary) / 2).sum() / series.mean[0].size)
 
@@ -238,8 +238,8 @@ def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tup
 def with_energy(loop: Series, period: float, fps: float, wanted: float) -> Series:
     """The loop with waves multiplied by one number, so that it has the energy `wanted` over the frames of one period."""
     count = round(period * fps)
-    times = np.arange(count) / fps if count <= MOST_TIMES else np.arange(MOST_TIMES) * (period / MOST_TIMES)
-    found = energy(loop, times)
+    step = 1 / fps if count <= MOST_TIMES else period / MOST_TIMES
+    found = energy(loop, np.arange(min(count, MOST_TIMES)) * step)
     # what is left where nothing moves is rounding
     return replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found))) if found > 1e-12 else loop
 

@@ -1,8 +1,9 @@
-"""The parts of a sample that a trainer reads, by offset: its picture, some frequencies, one of its later frames.
+"""The parts of a sample that a trainer reads, by offset: picture, some frequencies, a later frame.
 
-What stands together in a shard is a single short read. What is not read is not decoded, and what is read is checked: the
-tar's header and the header of the arrays are those that were written, by the row of the manifest; each part has the
-checksum that the header holds, its type, its shape and finite values. Nothing is given of a part before it is checked.
+What stands together in a shard is a single short read. What is not read is not decoded, and what
+is read is checked: the tar's header and the header of the arrays are those that were written, by
+the row of the manifest; each part has the checksum that the header holds, its type, its shape and
+finite values. Nothing is given of a part before it is checked.
 """
 
 import os
@@ -20,7 +21,17 @@ from jaxtyping import Float16, UInt8
 
 from model.rows import Row
 from pipeline.shards import check_member
-from schemas.sample import DTYPES, IMAGE, MOTION, PARTED, array_kinds, header_length, is_finite, motion_layout
+from schemas.sample import (
+    DTYPES,
+    IMAGE,
+    MOTION,
+    PARTED,
+    array_kinds,
+    bytes_of,
+    header_length,
+    is_finite,
+    motion_layout,
+)
 
 LONGEST_HEADER = (1 << 16) - 8
 """Bytes; that of a sample of 16 frequencies and 4 pairs has about 1,000."""
@@ -100,7 +111,7 @@ def read_picture(files: Files, row: Row, size: tuple[int, int]) -> UInt8[np.ndar
         file.check(offset - BLOCKSIZE, BLOCKSIZE + length)
         data = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + length, np.uint8))
         check_member(data[:BLOCKSIZE].tobytes(), f"{row.key}.{IMAGE}", length, length)
-        if zlib.crc32(data[BLOCKSIZE:]) != row.checksums[0]:
+        if zlib.crc32(bytes_of(data[BLOCKSIZE:])) != row.checksums[0]:
             raise ValueError(f"{IMAGE} has other bytes than were written")
         return decode_picture(data[BLOCKSIZE:], size)
 
@@ -137,7 +148,10 @@ def read_spectrum(
 
 
 def read_pair(files: Files, row: Row, place: float, size: tuple[int, int]) -> Pair:
-    """Of its later frames that at `place`, 0 to 1 (excluded) over all of them. Raises ValueError where the bytes are not that."""
+    """The later frame at `place`, 0 to 1 (excluded) over all of them.
+
+    Raises ValueError where the bytes are not that.
+    """
     with naming(row):
         arrays = StoredArrays(files, row, size)
         if arrays.pairs < 1:
@@ -151,15 +165,17 @@ class StoredArrays:
     """The arrays of a sample in its shard, each read when it is asked for."""
 
     def __init__(self, files: Files, row: Row, size: tuple[int, int]):
-        """Reads the headers alone. Raises ValueError, or what `motion_layout` does, unless they are those that were
-        written and are of arrays of the working `size` (width, height).
+        """Reads the headers alone. Raises ValueError, or what `motion_layout` does, unless they are
+        those that were written, of arrays of the working `size` (width, height).
         """
         self.file, (self.offset, length) = files[row.path], row.motion
         self.file.check(self.offset, length)
         head = self._head(self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + USUAL_HEADER))
         check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
         begin = header_length(head[BLOCKSIZE:], min(length - 8, LONGEST_HEADER))
-        head = head[BLOCKSIZE:] if begin <= len(head) - BLOCKSIZE else self._head(self.offset, begin)
+        head = head[BLOCKSIZE:]
+        if len(head) < begin:
+            head = self._head(self.offset, begin)
         if zlib.crc32(head[:begin]) != row.checksums[1]:
             raise ValueError(f"the header of {MOTION} has other bytes than were written")
         self.layout = motion_layout(head, length)
@@ -175,7 +191,7 @@ class StoredArrays:
         return self.file.read(offset, np.empty(length, np.uint8)).tobytes()
 
     def read(self, name: str, index: int = 0, into: np.ndarray | None = None) -> np.ndarray:
-        """An array, or the entry `index` of the first axis of one of PARTED, in the memory of `into`, if it is given.
+        """An array, or of one of PARTED an entry of its first axis, in the memory of `into`.
 
         Raises ValueError unless its bytes have their checksum, and its values are finite.
         """
@@ -183,7 +199,7 @@ class StoredArrays:
         values = np.empty(shape[name in PARTED :], dtype) if into is None else into
         begin = self.offset + self.layout.begin + self.layout.arrays[name]["data_offsets"][0]
         data = self.file.read(begin + index * values.nbytes, values.reshape(-1).view(np.uint8))
-        if zlib.crc32(data) != self.layout.checksums[name][index]:
+        if zlib.crc32(bytes_of(data)) != self.layout.checksums[name][index]:
             part = f"entry {index} of {name}" if name in PARTED else name
             raise ValueError(f"{part} has other bytes than were written")
         if not is_finite(values):

@@ -82,7 +82,7 @@ def at_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[n
 
 
 def weight_of(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
-    """W, pixels: how far each vertex is from home on average, over the window, of which at most INSTANTS are looked at."""
+    """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
     instants = min(frames, INSTANTS)
     spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
     total = np.zeros(spectrum.shape[2:])

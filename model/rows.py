@@ -62,7 +62,8 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         shard, places = self.shards[self.shard[index]], self.places[index].tolist()
         image, motion, checksums = ((places[i], places[i + 1]) for i in (0, 2, 4))
-        return Row(shard.path, self.keys[index].decode(), shard.frequencies, image, motion, checksums)
+        key = self.keys[index].decode()
+        return Row(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
 def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:

@@ -89,8 +89,11 @@ def spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> F
     return np.concatenate([np.real(both), np.imag(both)], axis=1)
 
 
-def turning_sum(cycles: Float64[np.ndarray, "*shape"], frames: int) -> Complex128[np.ndarray, "*shape"]:
-    """sum_t exp(2 pi i x t / T) over t = 0 .. T-1, in closed form: no frame is made, however many there are."""
+def turning_sum(
+    cycles: Float64[np.ndarray, "*shape"],
+    frames: int,
+) -> Complex128[np.ndarray, "*shape"]:
+    """sum_t exp(2 pi i x t / T) over t = 0 .. T-1, in closed form: it costs the same for any T."""
     cycles = (cycles + frames / 2) % frames - frames / 2  # which gives the same terms
     small = np.sin(pi * cycles / frames)
     still = np.abs(small) < 1e-12  # every term is 1

@@ -327,7 +327,13 @@ class Dataset:
 class ShardDraft:
     """A shard that is being built: samples go to its tar, rows, strips and histogram are held until the commit."""
 
-    def __init__(self, dataset: Dataset, shard: str, frequencies: int, made: dict[str, str] | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        shard: str,
+        frequencies: int,
+        made: dict[str, str] | None = None,
+    ):
         """`made` stands in the metadata of every sample (`made_by`)."""
         self.dataset, self.shard, self.made = dataset, shard, made or {}
         self.writer = ShardWriter(dataset.tar(shard))

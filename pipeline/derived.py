@@ -66,7 +66,8 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
-    write_index(goal, goal.index, run_digest(dataset), index, merged.publish(goal, goal.merged), goal.manifest)
+    histogram = merged.publish(goal, goal.merged)
+    write_index(goal, goal.index, run_digest(dataset), index, histogram, goal.manifest)
     summary = tally.summary()
     goal.publish(goal.summary, to_json(summary, indent=2))
     found = write_statistics(Selection(dataset, derived=goal))
@@ -104,18 +105,20 @@ def write_index(
     histogram: str | None,
     table: Path,
 ) -> None:
-    """What the readers of a data set, or of a view, go by: sealed, with the digests of the files beside it."""
+    """What readers of a data set or a view go by: sealed, with the digests of the files beside it."""
     with open(table, "rb") as file:
         manifest = hashlib.file_digest(file, "sha256").hexdigest()
-    goal.publish(path, seal(dict(run=run, shards=shards, histogram=histogram, manifest=manifest), indent=1))
+    index = dict(run=run, shards=shards, histogram=histogram, manifest=manifest)
+    goal.publish(path, seal(index, indent=1))
 
 
 @contextmanager
 def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator[Any]:
-    """A function that takes rows, and writes them in groups of ROW_GROUP; `made` are metadata of the table."""
+    """A function that takes rows, and writes them by ROW_GROUP; `made` goes into the schema."""
     waiting: list[dict] = []
     schema = MANIFEST.with_metadata(made or None)
-    with goal.publishing(path) as file, pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+    how = dict[str, Any](compression="zstd", write_page_checksum=True)
+    with goal.publishing(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
@@ -184,8 +187,8 @@ def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
 
 
 def check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
-    """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another (shards.check_ends); in
-    object storage its size alone is looked at. Only verify reads all of it.
+    """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another
+    (shards.check_ends); in object storage its size alone is looked at. Only verify reads all of it.
     """
     tar, recorded = dataset.tar(record["shard"]), record["tar"]
     if recorded is None:

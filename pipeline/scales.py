@@ -163,7 +163,9 @@ def source_of(selection: Selection) -> Source:
     training = selection.training()
     run = selection.index()["run"]
     quiver = made_by(selection.dataset.begun()).get("quiver")
-    return Source(run=run, quiver=quiver, view=selection.view, shards=len(training), windows=sum(entry["kept"] for entry in training.values()))
+    windows = sum(entry["kept"] for entry in training.values())
+    view, shards = selection.view, len(training)
+    return Source(run=run, quiver=quiver, view=view, shards=shards, windows=windows)
 
 
 def check_belongs(statistics: SpectrumStatistics, selections: Sequence[Selection]) -> None:

@@ -87,9 +87,10 @@ class Selection:
             raise ValueError(words + again * bool(self.view)) from error
 
     def definition(self) -> dict[str, Any]:
-        """What a view was made by. Raises ValueError where it is not what was written, KeyError where it is none."""
-        found, path = open_seal(self.file("json").read_bytes(), indent=1), self.dataset.run
-        if (found["view"], found["run"]) != (self.view, hashlib.sha256(path.read_bytes()).hexdigest()):
+        """What a view was made by. Raises ValueError if it has changed, KeyError if it is none."""
+        found = open_seal(self.file("json").read_bytes(), indent=1)
+        run = hashlib.sha256(self.dataset.run.read_bytes()).hexdigest()
+        if (found["view"], found["run"]) != (self.view, run):
             raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
         return found
 
@@ -150,8 +151,9 @@ class Selection:
                 yield file.read_row_group(i, columns=list(columns))
 
     def check_table(self) -> None:
-        """Raises DamagedDerived where the table is not the one of the index: Parquet's own checksums leave out its footer,
-        by which whole groups of rows may be skipped. FileNotFoundError where there is none, ValueError as `index`.
+        """Raises DamagedDerived if the table is not the one of the index: Parquet's own checksums
+        leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if there
+        is none, ValueError as `index`.
         """
         found = None if self.unsealed else digest_of(self.table)
         if found is not None and found != self.index()["manifest"]:

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.crashpoint import crashpoint
-from schemas.sample import KEY, MEMBERS, MOTION, Sample, decode, encode, header_checksum, motion_layout
+from schemas.sample import (
+    KEY,
+    MEMBERS,
+    MOTION,
+    Sample,
+    decode,
+    encode,
+    header_checksum,
+    motion_layout,
+)
 from schemas.seal import to_json as to_json
 from schemas.tables import HEADER_CHECKSUM, checksum_column, member_columns
 
@@ -165,7 +174,8 @@ def _decoded(
     except ValueError as error:
         return Scanned(key, None, [str(error)])
     if columns.get(HEADER_CHECKSUM) != header_checksum(members[MOTION]):
-        return Scanned(key, None, [f"the row of sample {key} has another checksum of its arrays' header"])
+        words = f"the row of sample {key} has another checksum of the header of its arrays"
+        return Scanned(key, None, [words])
     return Scanned(key, sample, [])
 
 
@@ -181,23 +191,24 @@ def scan_end(file: BinaryIO, digest: Any) -> list[str]:
 
 
 def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """A look at a committed tar that costs a few small reads, whatever its size: the headers of its first and its last
-    sample, the bytes that come last in it, and the blocks that end it.
+    """A look at a committed tar that costs a few small reads, whatever its size: the headers of its
+    first and its last sample, the bytes that come last in it, and the blocks that end it.
 
-    Finds a tar that is another's, is cut, or whose tail is zeros; a flipped bit is found by reading all (scan_samples).
-    `rows` hold each sample's columns of offsets, sizes and checksums. Raises ValueError, which goes on after the file's
-    name.
+    Finds a tar that is another's, is cut, or whose tail is zeros; a flipped bit is found by reading
+    all (scan_samples). `rows` hold each sample's columns of offsets, sizes and checksums. Raises
+    ValueError, to stand after the file's name.
     """
     if not rows:
         raise ValueError("is there, and its record keeps no window")
+    first, last = next(iter(rows)), list(rows)[-1]
     with open(path, "rb") as file:
-        for key in dict.fromkeys([next(iter(rows)), next(reversed(rows))]):
+        for key in dict.fromkeys([first, last]):
             for member in MEMBERS:
                 offset, size = (rows[key][column] for column in member_columns(member))
                 file.seek(max(offset - tarfile.BLOCKSIZE, 0))
                 if file.read(tarfile.BLOCKSIZE) != tar_header(f"{key}.{member}", size):
                     raise ValueError(f"does not hold {key}.{member} where its record says")
-        offset, size = (rows[next(reversed(rows))][column] for column in member_columns(MEMBERS[-1]))
+        offset, size = (rows[last][column] for column in member_columns(MEMBERS[-1]))
         file.seek(offset)
         _check_last_array(file, offset, size)
         file.seek(offset + size)
@@ -206,7 +217,7 @@ def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _check_last_array(file: BinaryIO, offset: int, size: int) -> None:
-    """Raises ValueError unless the last array, or its last entry, of the motion member at `offset` is the one written."""
+    """Raises ValueError unless the last array of a motion member ends with the bytes written."""
     head = file.read(8)
     head += file.read(min(int.from_bytes(head, "little"), size))
     layout = motion_layout(head, size)
@@ -251,7 +262,7 @@ def has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
 
 
 def check_member(header: bytes, name: str, size: int, found: int) -> None:
-    """Raises ValueError unless a tar header is that of the member, with that size, and `found` bytes followed it."""
+    """Raises ValueError unless this is the tar header of the member, and all its bytes were found."""
     if header == tar_header(name, size) and found == size:
         return
     try:

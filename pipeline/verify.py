@@ -242,7 +242,8 @@ def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
     paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []
-    found += [Fault(relative(dataset, p), "is of no view", Remedy.MOVE) for p in paths if not (views.is_part(p) or is_temporary(p))]
+    others = [path for path in paths if not (views.is_part(path) or is_temporary(path))]
+    found += [Fault(relative(dataset, path), "is of no view", Remedy.MOVE) for path in others]
     paths = dataset.temporary_files() if temporary else []
     return found + [Fault(relative(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
 
@@ -268,8 +269,8 @@ def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
 
 
 def check_views(dataset: Dataset, folder: Path) -> list[Fault]:
-    """Every view whose definition is not what was written, and else every file of it that is not what its thresholds and
-    the data set give; its report is for people, and not compared.
+    """Every view whose definition is not what was written, and else every file of it that is not what
+    its thresholds and the data set give; its report is for people, and not compared.
     """
     found = []
     for name in views.names(dataset, whole=False):
@@ -297,7 +298,8 @@ def difference(dataset: Dataset, built: Path, name: str) -> str | None:
         return "has nothing to say of this data set" if found.exists() else None
     if not found.is_file():
         return "is not there"
-    if dataset.begun().versions.get("pyarrow") == pa.__version__ or not name.endswith((".parquet", "index.json")):
+    same_pyarrow = dataset.begun().versions.get("pyarrow") == pa.__version__
+    if same_pyarrow or not name.endswith((".parquet", "index.json")):
         same = filecmp.cmp(found, expected, shallow=False)
     else:  # which writes other bytes for the same table
         same = (same_tables if name.endswith(".parquet") else same_indexes)(found, expected)
@@ -305,13 +307,14 @@ def difference(dataset: Dataset, built: Path, name: str) -> str | None:
 
 
 def same_indexes(found: Path, expected: Path) -> bool:
-    """Whether two indexes say the same of all but the bytes of the tables beside them, and of these each what is so."""
+    """Whether two indexes say the same but for the bytes of the table, and the first is of its own."""
     try:
         one, other = (open_seal(path.read_bytes(), indent=1) for path in (found, expected))
-        tables = found.with_name("manifest.parquet"), found.with_name(found.name.replace("index.json", "parquet"))
-        table = next(path for path in tables if path.exists())
-        return one.pop("manifest") == digest_of(table) and one == {name: other[name] for name in one}
-    except (AttributeError, KeyError, OSError, StopIteration, TypeError, ValueError):
+        name = found.name.replace("index.json", "parquet")
+        table = found.with_name("manifest.parquet" if name == "parquet" else name)
+        said, _ = (index.pop("manifest") for index in (one, other))
+        return said == digest_of(table) and one == other
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return False
 
 

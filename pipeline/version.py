@@ -15,10 +15,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 @cache
 def quiver_version(folder: Path = CHECKOUT) -> str:
-    """The version, and after `+g` the commit of the checkout, if it is one, as `0.1.0+g8ba38bb0c5f3`.
+    """The version, and after `+g` the commit of the checkout, as `0.1.0+g8ba38bb0c5f3`.
 
-    What is changed and not committed is not seen. An installed Quiver, and one that was uploaded to a cluster, have no
-    commit.
+    What is changed and not committed is not seen. An installed Quiver, and one that was uploaded to
+    a cluster, have no commit.
     """
     commit = _commit(folder / ".git")
     return _release(folder) + (f"+g{commit[:SHOWN]}" if commit else "")
@@ -47,8 +47,11 @@ def _commit(git: Path) -> str | None:
         if not head.startswith("ref: "):
             return head if COMMIT.fullmatch(head) else None
         name = head.removeprefix("ref: ")
-        shared = git / (git / "commondir").read_text(encoding="utf-8").strip() if (git / "commondir").exists() else git
-        return next((found for place in (git, shared) if (found := _resolved(place, name))), None)
+        common = git / "commondir"  # of a worktree: where its branches are
+        places = [git]
+        if common.exists():
+            places.append(git / common.read_text(encoding="utf-8").strip())
+        return next((found for place in places if (found := _resolved(place, name))), None)
     except (OSError, ValueError):
         return None
 

@@ -22,7 +22,14 @@ import pyarrow.parquet as pq
 
 from pipeline import statistics
 from pipeline.dataset import Dataset
-from pipeline.derived import Merged, manifest_writer, read_histogram, run_digest, write_index, write_statistics
+from pipeline.derived import (
+    Merged,
+    manifest_writer,
+    read_histogram,
+    run_digest,
+    write_index,
+    write_statistics,
+)
 from pipeline.filters import Thresholds, judge
 from pipeline.selection import UNREADABLE, DamagedDerived, Selection, is_training, samples
 from pipeline.shards import to_json
@@ -72,7 +79,8 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
             if shard:
                 index[shard] = before.get(shard, {}) | view_entry(judged, before.get(shard, {}))
     histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
-    write_index(view.home, view.file("index.json"), run_digest(dataset), index, histogram, view.table)
+    path, run = view.file("index.json"), run_digest(dataset)
+    write_index(view.home, path, run, index, histogram, view.table)
     write_statistics(view)
     return tally
 
@@ -113,8 +121,8 @@ def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
 def names(dataset: Dataset, whole: bool = True) -> list[str]:
     """Of the views that there are; not `whole`: also of those whose definition is gone."""
     paths = [path for path in dataset.views.glob("*") if is_part(path)]
-    named = {path.name.partition(".")[0] for path in paths if not whole or path.suffixes == [".json"]}
-    return sorted(named)
+    defined = [path for path in paths if not whole or path.suffixes == [".json"]]
+    return sorted({path.name.partition(".")[0] for path in defined})
 
 
 def is_part(path: Path) -> bool:

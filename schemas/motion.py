@@ -16,8 +16,9 @@ from schemas.seal import open_seal, seal
 MOTION_VERSION = 2
 LARGEST = 1e9
 """Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
+UNREADABLE = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
 MOST_FRAMES, MOST_FREQUENCIES = 100_000, 256
-"""Of a window: what is made of a volume takes memory and time by its frequencies, and none by its frames."""
+"""Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,33 +38,37 @@ def encode(volume: SpectralVolume) -> bytes:
     """safetensors; equal volumes give equal bytes."""
     spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
     about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.made)
-    about["spectrum"] = digest(spectrum)
-    return save({"spectrum": spectrum}, {"quiver": seal(about).decode()})
+    text = seal(about | {"spectrum": digest(spectrum)}).decode()
+    return save({"spectrum": spectrum}, {"quiver": text})
 
 
 def decode(data: bytes) -> SpectralVolume:
-    """Inverse of `encode`. Raises ValueError where the file is no spectral volume, is not what was written, or holds a
-    number that is not finite, over LARGEST, or of more than MOST_FRAMES or MOST_FREQUENCIES.
+    """Inverse of `encode`. Raises ValueError if the file is no spectral volume, is not what was
+    written, holds a number that is not finite or over LARGEST, or has more than MOST_FRAMES or
+    MOST_FREQUENCIES.
     """
     try:
         spectrum, text = load(data)["spectrum"], metadata(data)["quiver"]
         about = json.loads(text)
         if about["format"] != MOTION_VERSION:
-            raise ValueError(f"format is {about['format']!r}, expected {MOTION_VERSION}: quiver sample writes it again")
+            words = f"format is {about['format']!r}, expected {MOTION_VERSION}"
+            raise ValueError(f"{words}: quiver sample writes it again")
         fps, frames = about["fps"], about["frames"]
         if type(frames) is not int or type(fps) not in (int, float):
-            raise ValueError(f"frames is {frames!r:.40} and fps {fps!r:.40}, expected a whole number and a number")
+            words = f"frames is {frames!r:.40} and fps {fps!r:.40}"
+            raise ValueError(f"{words}, expected a whole number and a number")
         check(spectrum, float(fps), frames)
         if open_seal(text.encode())["spectrum"] != digest(spectrum):
             raise ValueError("its spectrum has changed since it was written")
-        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, made=dict(about["made"]))
-    except (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError) as error:
+        made = dict(about["made"])
+        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, made=made)
+    except UNREADABLE as error:
         raise ValueError(f"not a file of a spectral volume: {error}") from error
 
 
 def digest(spectrum: np.ndarray) -> str:
     """sha256 of the coefficients."""
-    return hashlib.sha256(np.ascontiguousarray(spectrum)).hexdigest()
+    return hashlib.sha256(spectrum.tobytes()).hexdigest()
 
 
 def metadata(data: bytes) -> dict[str, str]:

@@ -52,10 +52,11 @@ def check(contract: RunContract) -> None:
 
 
 def made_by(contract: RunContract) -> dict[str, str]:
-    """The Quiver with which a data set was begun, as `quiver`; nothing where its contract does not say.
+    """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not say.
 
-    It stands in all that is made for the data set, by whatever later version, so that a shard that is built again and
-    files that are derived again have the bytes that they had. The record of a shard says which version built it.
+    It stands in all that is made for the data set, by whatever later version, so that a shard that
+    is built again, and files that are derived again, have the bytes that they had. The record of a
+    shard says which version built it.
     """
     return {name: version for name, version in contract.versions.items() if name == "quiver"}
 

@@ -28,10 +28,10 @@ HALF_EXPONENT = np.uint16(0x7C00)
 ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
 PARTED = frozenset({"spectrum", "pair_flow", "pair_image"})
-"""Arrays with one checksum for each entry of their first axis, so that an entry can be read alone; the others have one."""
+"""Arrays with a checksum for each entry of their first axis, which is read alone; others have one."""
 METADATA, CHECKSUMS = "__metadata__", "crc32"
-"""Where the header of the motion member holds the checksums of its arrays: one entry, since safetensors writes several in
-no fixed order.
+"""Where the header of the motion member holds the checksums of its arrays: one entry, since
+safetensors writes several in no fixed order.
 """
 DTYPES: dict[str, type] = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
 """By safetensors' names."""
@@ -85,8 +85,13 @@ def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
     found = {}
     for name in ARRAYS:
         parts = arrays[name] if name in PARTED else [arrays[name]]
-        found[name] = [zlib.crc32(part) for part in parts]
+        found[name] = [zlib.crc32(bytes_of(part)) for part in parts]
     return found
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of an array, copied only where they do not lie side by side."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
@@ -95,8 +100,8 @@ def encode(sample: Sample) -> dict[str, bytes]:
     Image.fromarray(sample.image).save(image, "png", compress_type=RUN_LENGTHS)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
-    said = {name: "".join(f"{crc:08x}" for crc in parts) for name, parts in checksums(arrays).items()}
-    motion = save(arrays, {CHECKSUMS: json.dumps(said, separators=(",", ":"))})
+    crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
+    motion = save(arrays, {CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
     return {IMAGE: image.getvalue(), META: meta, MOTION: motion}
 
 
@@ -169,8 +174,9 @@ def header_checksum(motion: bytes) -> int:
 def motion_layout(head: bytes, size: int) -> MotionLayout:
     """The header at the beginning of `head`, of a motion member of `size` bytes.
 
-    Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the member without gap or
-    overlap, and each has its checksums; RecursionError for JSON that is nested too deeply.
+    Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the
+    member without gap or overlap, and each has its checksums; RecursionError for JSON nested too
+    deeply.
     """
     begin = header_length(head, len(head) - 8)
     arrays = json.loads(head[8:begin])
@@ -181,14 +187,16 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
     for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
         (first, after), shape = array["data_offsets"], array["shape"]
         if not all(type(number) is int and number >= 0 for number in (first, after, *shape)):
-            raise ValueError(f"{name} has offsets {first}, {after} and shape {shape}, expected whole numbers")
-        if first != end or after - first != np.dtype(DTYPES[array["dtype"]]).itemsize * prod(shape):
+            words = f"{name} has offsets {first}, {after} and shape {shape}"
+            raise ValueError(f"{words}, expected whole numbers")
+        length = np.dtype(DTYPES[array["dtype"]]).itemsize * prod(shape)
+        if first != end or after - first != length:
             words = f"{name} is {array['dtype']}{shape} from {first} to {after}"
             raise ValueError(f"{words}, expected it to begin at {end} and to have its length")
         end = after
     if end != size - begin:
         raise ValueError(f"its arrays end at {end}, expected {size - begin}")
-    found = {name: [int(said[name][i : i + 8], 16) for i in range(0, len(said[name]), 8)] for name in ARRAYS}
+    found = {name: _numbers(said[name]) for name in ARRAYS}
     for name, parts in found.items():
         wanted = arrays[name]["shape"][0] if name in PARTED else 1
         if len(parts) != wanted:
@@ -196,12 +204,18 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
     return MotionLayout(begin, arrays, found)
 
 
+def _numbers(text: str) -> list[int]:
+    """Of eight hexadecimal digits each."""
+    return [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+
+
 def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
     if meta.get("format") != FORMAT_VERSION:
         raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
-    (height, width), freq, pairs = arrays["image"].shape[:2], len(arrays["spectrum"]), len(arrays["pair_time"])
-    expected = {"image": (np.uint8, (height, width, 3))} | array_kinds(freq, pairs, (width, height))
+    height, width = arrays["image"].shape[:2]
+    kinds = array_kinds(len(arrays["spectrum"]), len(arrays["pair_time"]), (width, height))
+    expected = {"image": (np.uint8, (height, width, 3))} | kinds
     if arrays.keys() != expected.keys():
         raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(expected)}")
     for name, (dtype, shape) in expected.items():

@@ -1,7 +1,7 @@
-"""JSON files that define something, with a digest of themselves: one changed byte is found, and the file is named.
+"""JSON files that define something hold a digest of themselves, which finds a changed byte.
 
-A digest finds what storage or an editor did. It keeps nobody from making a file of their own, so that whoever reads one
-checks its fields too.
+A digest finds what storage or an editor did. It keeps nobody from making a file of their own, so
+that whoever reads one checks its fields too.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ DIGEST = "digest"
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON of which equal values give equal bytes; raises ValueError on a number that is not finite."""
+    """JSON of which equal values give equal bytes. Raises ValueError for numbers not finite."""
     return json.dumps(value, sort_keys=True, allow_nan=False, indent=indent).encode() + b"\n"
 
 
@@ -22,7 +22,7 @@ def seal(value: dict[str, Any], indent: int | None = None) -> bytes:
 
 
 def open_seal(data: bytes, indent: int | None = None) -> dict[str, Any]:
-    """Inverse of `seal`. Raises ValueError, which goes on after the file's name, where a byte has changed."""
+    """Inverse of `seal`. Raises ValueError, to stand after a file's name, if a byte has changed."""
     try:
         value = json.loads(data)
         value.pop(DIGEST)

@@ -54,11 +54,11 @@ def checksum_column(member: str) -> str:
 
 
 HEADER_CHECKSUM = "motion_header_crc32"
-"""Column that holds the CRC-32 of the header of a sample's arrays, in which each array has its own: what seals a read of
-a part of them.
+"""Column that holds the CRC-32 of the header of a sample's arrays, in which each array has its own:
+what seals a read of a part of them.
 """
 MEMBER_COLUMNS = [
-    *(column for member in MEMBERS for column in (*member_columns(member), checksum_column(member))),
+    *(name for member in MEMBERS for name in (*member_columns(member), checksum_column(member))),
     HEADER_CHECKSUM,
 ]
 MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
