@@ -1,8 +1,8 @@
-"""P6: whatever storage did to a data set, nothing that reads one gives a sample that is not the one that was written.
+"""P6: whatever storage did to a data set, no reader gives a sample that is not the one written.
 
-Every reader of the product is given every mutation, as it is called by its verb: each read raises an error that it
-documents before it gives anything, or gives what the sound data set gives. QUIVER_MUTATIONS says how many mutations
-there are (QUIVER_FAULTS=full: 500).
+Every reader of the product is given every mutation, as it is called by its verb: each read raises an
+error that it documents before it gives anything, or gives what the sound data set gives.
+QUIVER_MUTATIONS says how many mutations there are (QUIVER_FAULTS=full: 500).
 """
 
 import hashlib
@@ -26,7 +26,8 @@ from pipeline.reconstruction import read_manifest, reconstruct
 from pipeline.selection import samples, select
 from tests import damage
 
-pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(max(300, 10 * damage.READ))]
+LONGEST_S = max(300, 10 * damage.READ)
+pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(LONGEST_S)]
 REFUSED = (OSError, ValueError)
 """What readers document; every verb makes a sentence of it."""
 Reads = Iterator[tuple[Any, Callable[[], Any]]]
@@ -64,7 +65,7 @@ def renderer(root: Path) -> Reads:
 
 
 def evaluation(root: Path) -> Reads:
-    """The windows of which the real videos are read; the videos themselves have digests of their own."""
+    """The windows of which the real videos are read; the videos have digests of their own."""
     found = found_real(str(root), shared_pool(DecodeConfig(), 1))
     rows = {row["key"]: row for row in read_manifest(select(str(root)))}
     for key in found:
@@ -78,7 +79,8 @@ def preview(root: Path) -> Reads:
 
 
 def _parts(shown: Any) -> Any:
-    return shown.row, shown.settings, shown.motion, shown.sample.image, shown.sample.weight, shown.sample.confidence
+    sample = shown.sample
+    return shown.row, shown.settings, shown.motion, sample.image, sample.weight, sample.confidence
 
 
 def animate(root: Path) -> Reads:
@@ -133,7 +135,8 @@ def read_all(reader: Callable[[Path], Reads], root: Path) -> tuple[dict[Any, str
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     root = damage.make_dataset(tmp_path_factory.mktemp("sound"))
-    KEYS[:] = sorted(row["key"] for row in read_manifest(select(str(root)), filters=[("outcome", "=", "kept")]))[::3]
+    kept = read_manifest(select(str(root)), filters=[("outcome", "=", "kept")])
+    KEYS[:] = sorted(row["key"] for row in kept)[::3]
     return root
 
 
@@ -159,5 +162,6 @@ def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
     record_property("injections", damage.READ)
     with capsys.disabled():
         counts = ", ".join(f"{name} refused {number}" for name, number in sorted(refusals.items()))
-        print(f"\n{damage.READ} mutations of a data set: {len(silent)} read silently; {noticed} noticed by a reader ({counts})")
+        found = f"{len(silent)} read silently; {noticed} noticed by a reader ({counts})"
+        print(f"\n{damage.READ} mutations of a data set: {found}")
     assert not silent and all(refusals[reader.__name__] for reader in READERS)

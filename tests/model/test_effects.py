@@ -255,7 +255,8 @@ def test_a_stored_sample_loops(tmp_path: Path):
 
 @pytest.mark.parametrize("frames", [2, 24, 151])
 def test_the_sum_of_a_turning_number_is_that_of_its_frames(frames):
-    cycles = np.concatenate([np.linspace(-3, 3, 61) * frames / 7, np.arange(-frames, frames + 1), [1e-13, frames - 1e-13, 0.5]])
+    between = np.linspace(-3, 3, 61) * frames / 7
+    cycles = np.concatenate([between, np.arange(-frames, frames + 1), [1e-13, frames - 1e-13, 0.5]])
     expected = np.exp(2j * np.pi * np.outer(cycles, np.arange(frames)) / frames).sum(axis=1)
     np.testing.assert_allclose(turning_sum(cycles, frames), expected, atol=1e-9 * frames)
 
@@ -264,16 +265,21 @@ def test_the_recorded_energy_is_that_of_the_frames():
     for frames, count in ((24, 13), (24, 12), (25, 13)):
         spectrum = np.random.default_rng(frames).normal(size=(2, count, 2, 3, 4)).astype(np.float32)
         series = series_of(spectrum[0] + 1j * spectrum[1], frames, FPS)
-        assert recorded_energy(series, frames) == pytest.approx(energy(series, np.arange(frames) / FPS), rel=1e-5)
+        expected = energy(series, np.arange(frames) / FPS)
+        assert recorded_energy(series, frames) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("frames, fps, period", [(100_000, 30.0, 4.0), (100_000, 1000.0, 12_000.0), (150, 30.0, 12_000.0)])
+LONG = [(100_000, 30.0, 4.0), (100_000, 1000.0, 12_000.0), (150, 30.0, 12_000.0)]
+
+
+@pytest.mark.parametrize("frames, fps, period", LONG)
 def test_what_is_made_of_a_long_window_takes_no_memory_by_its_frames(frames, fps, period):
-    """As much as a short one's: a file says how many frames there were, and none of them is shown."""
+    """As much as a short one's: a file says how many frames there were, and none is shown."""
     spectrum = np.random.default_rng(0).normal(size=(16, 2, 8, 8)) * frames * (1 + 1j)
     tracemalloc.start()
     try:
-        loops = snap(spectrum, frames, fps, period), crossfade(spectrum, frames, fps, period, period / 4), unrepeated(spectrum, frames, fps)
+        window = spectrum, frames, fps
+        loops = snap(*window, period), crossfade(*window, period, period / 4), unrepeated(*window)
         assert all(np.isfinite(loop.at(0.5)).all() for loop in loops)
         _, peak = tracemalloc.get_traced_memory()
     finally:

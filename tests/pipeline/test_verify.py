@@ -212,21 +212,24 @@ def seal_of_another_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [edit, flip_a_bit, seal_again, seal_of_another_run, Path.unlink])
-def test_a_view_whose_definition_was_edited_is_named_by_it_and_never_written_by_it(viewed, tmp_path, harm, capsys):
+def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm, capsys):
     root = damage.copied(viewed, tmp_path)
-    before = {name: data for name, data in damage.contents(root).items() if not name.startswith("views/strict.")}
+    before = damage.contents(root)
+    before = {name: data for name, data in before.items() if not name.startswith("views/strict.")}
     harm(root / "views" / "strict.json")
     dataset = Dataset(root)
     parts = {path.name: path.read_bytes() for path in (root / "views").glob("strict.*")}
     found = verify(dataset)
-    assert [(fault.path, fault.remedy) for fault in found.faults] == [("views/strict.json", Remedy.MOVE_VIEW)]
+    (fault,) = found.faults
+    assert (fault.path, fault.remedy) == ("views/strict.json", Remedy.MOVE_VIEW)
     assert "quiver refilter" in found.faults[0].what
     with pytest.raises(ValueError, match=r"strict\.json"):
         Selection(dataset, "strict").thresholds()
     assert repair(dataset, found, lambda: damage.building(dataset)).right
     assert f"quiver refilter {root} --name strict makes it again" in capsys.readouterr().out
     assert damage.contents(root) == before and verify(dataset).faults == []
-    assert {path.name: path.read_bytes() for path in (root / ".removed" / "views").iterdir()} == parts
+    aside = (root / ".removed" / "views").iterdir()
+    assert {path.name: path.read_bytes() for path in aside} == parts
 
 
 def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(viewed, tmp_path):
@@ -238,11 +241,15 @@ def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(view
             data = bytearray(whole)
             data[place // 8] ^= 1 << place % 8
             path.write_bytes(data)
-            assert [(fault.path, fault.remedy) for fault in verify(Dataset(root)).faults] == [(name, remedy)]
+            (fault,) = verify(Dataset(root)).faults
+            assert (fault.path, fault.remedy) == (name, remedy)
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("part", ["parquet", "index.json", "histogram.safetensors", "statistics.json"])
+PARTS = ["parquet", "index.json", "histogram.safetensors", "statistics.json"]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_damaged_file_of_a_view_is_named_and_written_again(viewed, tmp_path, part):
     root = damage.copied(viewed, tmp_path)
     damage.flip(f"views/strict.{part}", 0.5, 2, root)
@@ -269,7 +276,8 @@ TAILS = [0.2, 0.6, 0.9, 0.99, 0.995]
 def test_a_committed_tar_whose_tail_is_zeros_is_not_taken_for_whole(sound, tmp_path, shard, share):
     root = damage.copied(sound, tmp_path)
     damage.zero_tail(f"shards/{shard}.tar", share, root)
-    with pytest.raises(DamagedShard, match=rf"shards/{shard}\.tar .*: quiver verify {root} names every fault"):
+    words = rf"shards/{shard}\.tar .*: quiver verify {root} names every fault"
+    with pytest.raises(DamagedShard, match=words):
         finalize(Dataset(root))
 
 
@@ -278,20 +286,22 @@ def test_committed_tars_that_changed_places_are_not_taken_for_whole(sound, tmp_p
     root = damage.copied(sound, tmp_path)
     one, other = damage.TARS[:2]
     damage.swap(one, other, root)
-    for path, of in ((one, other), (other, one)):
-        data = (root / path).read_bytes()
-        (root / path).write_bytes(data.ljust((sound / path).stat().st_size, b"\0")[: (sound / path).stat().st_size])
-        assert (root / of).exists()
-    with pytest.raises(DamagedShard, match=r"train-000000\.tar does not hold clip-0-000000\.image\.png where its record says"):
+    for path in (one, other):
+        data, size = (root / path).read_bytes(), (sound / path).stat().st_size
+        (root / path).write_bytes(data.ljust(size, b"\0")[:size])
+    words = r"train-000000\.tar does not hold clip-0-000000\.image\.png where its record says"
+    with pytest.raises(DamagedShard, match=words):
         finalize(Dataset(root))
 
 
 def test_a_data_set_says_which_quiver_made_it(sound):
-    """In its contract, its samples, its scales and its tables; and each record, which one built its shard."""
+    """In its contract, its samples, its scales and its tables; and each record, which one built it."""
     dataset, name = Dataset(sound), quiver_version()
     assert dataset.begun().versions["quiver"] == name
-    assert {sample.meta["quiver"] for shard in damage.SHARDS for sample in samples(Selection(dataset), shard)} == {name}
-    assert [source.quiver for source in decode_statistics(dataset.statistics.read_bytes()).sources] == [name]
+    read = [one for shard in damage.SHARDS for one in samples(Selection(dataset), shard)]
+    assert {sample.meta["quiver"] for sample in read} == {name}
+    (source,) = decode_statistics(dataset.statistics.read_bytes()).sources
+    assert source.quiver == name
     assert pq.read_schema(dataset.manifest).metadata[b"quiver"] == name.encode()
     assert {dataset.read_record(shard)["quiver"] for shard in damage.SHARDS} == {name}
 
@@ -303,8 +313,9 @@ def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(sound,
     dataset = Dataset(root)
     assert repair(dataset, verify(dataset), lambda: damage.building(dataset)).right
     after, before = damage.contents(root), damage.contents(sound)
-    assert {name for name in before if after[name] != before[name]} == {f"records/{damage.SHARDS[0]}.json"}
-    assert json.loads(after[f"records/{damage.SHARDS[0]}.json"])["quiver"] == "9.9"
+    record = f"records/{damage.SHARDS[0]}.json"
+    assert {name for name in before if after[name] != before[name]} == {record}
+    assert json.loads(after[record])["quiver"] == "9.9"
 
 
 def test_another_pyarrow_writes_other_bytes_and_is_no_fault(sound, tmp_path, monkeypatch):

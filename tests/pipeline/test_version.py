@@ -28,7 +28,8 @@ def on_a_branch(git):
 
 def packed(git):
     write(git / "HEAD", "ref: refs/heads/main\n")
-    write(git / "packed-refs", f"# pack-refs\n{OTHER} refs/heads/other\n{COMMIT} refs/heads/main\n^{OTHER}\n")
+    lines = f"{OTHER} refs/heads/other\n{COMMIT} refs/heads/main\n^{OTHER}\n"
+    write(git / "packed-refs", f"# pack-refs\n{lines}")
 
 
 def in_a_worktree(git):
@@ -46,7 +47,13 @@ def test_the_commit_of_a_checkout(tmp_path, make):
     assert quiver_version(tmp_path) == f"3.2.1+g{COMMIT[:12]}"
 
 
-@pytest.mark.parametrize("head", [None, "", "ref: refs/heads/none\n", "no commit", "ref: " + "x" * 5000, "\0", "ref: ../../pyproject.toml"])
+HEADS = [
+    None, "", "ref: refs/heads/none\n", "no commit", "ref: " + "x" * 5000, "\0",
+    "ref: ../../pyproject.toml",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_no_commit_is_no_error(tmp_path, head):
     """An upload to a cluster has no .git, and a new repository has no commit."""
     write(tmp_path / "pyproject.toml", PROJECT)
@@ -55,14 +62,21 @@ def test_no_commit_is_no_error(tmp_path, head):
     assert quiver_version(tmp_path) == "3.2.1"
 
 
-@pytest.mark.parametrize("project", [None, "[project]\n", "[[[", PROJECT.replace("quiver-motion", "another")])
+OTHERS = [None, "[project]\n", "[[[", PROJECT.replace("quiver-motion", "another")]
+
+
+@pytest.mark.parametrize("project", OTHERS)
 def test_another_project_says_nothing_of_it(tmp_path, project):
     if project is not None:
         write(tmp_path / "pyproject.toml", project)
     assert quiver_version(tmp_path) != "3.2.1"
 
 
-@pytest.mark.skipif(not (CHECKOUT / ".git").exists() or shutil.which("git") is None, reason="no checkout, or no git")
+HERE = (CHECKOUT / ".git").exists() and shutil.which("git") is not None
+
+
+@pytest.mark.skipif(not HERE, reason="no checkout, or no git")
 def test_git_says_the_same():
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert quiver_version().partition("+g")[2] == commit[:12]

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from schemas.motion import MOST_FRAMES, MOST_FREQUENCIES, MOTION_VERSION, SpectralVolume, decode, digest, encode
+from schemas.motion import (
+    MOST_FRAMES,
+    MOST_FREQUENCIES,
+    MOTION_VERSION,
+    SpectralVolume,
+    decode,
+    digest,
+    encode,
+)
 
 VOLUME = SpectralVolume(spectrum=np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32), fps=30.0, frames=150, made={"seed": 1})
 
@@ -32,10 +40,12 @@ def test_what_is_no_volume_is_refused():
 
 
 def said(**changes) -> bytes:
-    """A file with other words about it, as JSON has them, and a digest that agrees where there can be one."""
-    about = dict(format=MOTION_VERSION, fps=30.0, frames=150, made={}, spectrum=digest(VOLUME.spectrum)) | changes
-    text = json.dumps(about | {"digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode() + b"\n").hexdigest()}, sort_keys=True) + "\n"
-    return save({"spectrum": VOLUME.spectrum}, {"quiver": text})
+    """A file with other words about it, as JSON has them, with a digest that agrees or is given."""
+    about = dict(format=MOTION_VERSION, fps=30.0, frames=150, made={}) | changes
+    about = dict(spectrum=digest(VOLUME.spectrum)) | about
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode() + b"\n").hexdigest()
+    text = json.dumps(dict(digest=found) | about, sort_keys=True)
+    return save({"spectrum": VOLUME.spectrum}, {"quiver": text + "\n"})
 
 
 def test_another_program_may_write_one():
@@ -69,8 +79,9 @@ def test_numbers_that_no_window_has_are_named(changes, words):
 
 
 def test_more_frequencies_than_are_animated_are_refused():
-    many = replace(VOLUME, spectrum=np.ones((MOST_FREQUENCIES + 1, 4, 2, 2), np.float32), frames=MOST_FRAMES)
-    with pytest.raises(ValueError, match="it has 257 frequencies of 100000 frames, expected 1 to 256"):
+    spectrum = np.ones((MOST_FREQUENCIES + 1, 4, 2, 2), np.float32)
+    many = replace(VOLUME, spectrum=spectrum, frames=MOST_FRAMES)
+    with pytest.raises(ValueError, match="257 frequencies of 100000 frames, expected 1 to 256"):
         decode(encode(many))
 
 
