@@ -25,7 +25,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, say, sentences, stop, tell
 from jobs.options import parsed
-from jobs.progress import RunProgress, summary_lines
+from jobs.progress import RunProgress, count, summary_lines
 from pipeline.build import build_shard
 from pipeline.credentials import check_path
 from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
@@ -40,6 +40,7 @@ from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
 from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
+from pipeline.version import quiver_version
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage, printable
@@ -241,7 +242,9 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
         summary = finalize(dataset)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), f"manifest: {dataset.where(dataset.manifest)}"]))
+    before = looked_at(job.out, len(shards) - len(left))
+    place = f"manifest: {dataset.where(dataset.manifest)}"
+    say("\n".join([*summary_lines(summary), *hints(summary, job), *before, place]))
 
 
 def build_all(
@@ -320,12 +323,21 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
 
 
+def looked_at(out: str, before: int) -> list[str]:
+    """How far shards that an earlier run committed were checked."""
+    ends = "" if is_url(out) else ", its first and its last sample"
+    words = f"of an earlier run: of each the size{ends} were looked at, quiver verify reads all"
+    return [f"  {count(before, 'shard')} {words}"] if before else []
+
+
 def versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
     names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
-    return {"python": platform.python_version(), "machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()} | {name: version(name) for name in names}
+    machine = {"machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()}
+    found = {"quiver": quiver_version(), "python": platform.python_version()} | machine
+    return found | {name: version(name) for name in names}
 
 
 if __name__ == "__main__":

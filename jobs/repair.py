@@ -14,7 +14,6 @@ or came out otherwise than it was.
 """
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,9 +40,10 @@ from pipeline.flow import describe
 from pipeline.plan import content_of
 from pipeline.shards import scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
-from pipeline.views import remake
+from pipeline.views import parts, remake
 from pipeline.window import BuildConfig, restored
 from schemas.outcome import Outcome, Quarantined, printable
+from schemas.seal import open_seal
 
 Shards = dict[str, list[dict]]
 """Rows of the plan by shard."""
@@ -182,6 +182,12 @@ def tidy(dataset: Dataset, faults: Sequence[Fault]) -> None:
     for fault in faults:
         if fault.remedy == Remedy.MOVE:
             say(f"{printable(fault.path)}: moved to {move_aside(dataset, fault.path).relative_to(dataset.root)}")
+        elif fault.remedy == Remedy.MOVE_VIEW:
+            name = Path(fault.path).stem
+            for path in parts(dataset, name):
+                move_aside(dataset, str(path.relative_to(dataset.root)))
+            words = f"quiver refilter {dataset.root} --name {name} makes it again"
+            say(f"view {name}: moved to {REMOVED}; {words}")
         elif fault.remedy == Remedy.RECOUNT and fault.shard:
             recount(dataset, fault.shard)
             say(f"{fault.path}: counted again from its shard")
@@ -250,7 +256,8 @@ def put_aside(dataset: Dataset, shard: str) -> list[Path]:
 def written_tars(dataset: Dataset, shards: Shards) -> dict[str, str | None]:
     """The digest of each shard's tar when it was written, None for one without; of those of which it is known."""
     try:
-        index = {shard: entry["tar"] for shard, entry in json.loads(dataset.index.read_bytes())["shards"].items() if shard in shards}
+        written = open_seal(dataset.index.read_bytes(), indent=1)["shards"]
+        index = {shard: entry["tar"] for shard, entry in written.items() if shard in shards}
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
         index = {}
     return index | dict(records_of(dataset, shards))

@@ -18,11 +18,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Complex64, Complex128, Float, Float32, Float64
 
-from model.waves import pursue
+from model.waves import pursue, turning_sum
 from pipeline.spectrum import check_frequencies, modulus
 
 LEAST_CORRELATION = -0.5
 """A fade through motion in opposite phase is not amplified further than for this: by 2."""
+
+
+TIMES, MOST_TIMES = 1 << 12, 1 << 17
+"""Instants whose energy is added up at once, and at most in all: an hour at 30 frames a second."""
 
 
 class Fade(NamedTuple):
@@ -142,7 +146,7 @@ def unrepeated(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int
     cycles, waves = pursue(spectrum[1:], frames)
     free = replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
     # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
-    weights = free.weights(np.arange(frames) / fps).mean(axis=0)
+    weights = turning_sum(cycles, frames) / frames
     return replace(free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32))
 
 
@@ -157,11 +161,22 @@ def mean_magnitude(series: Series, times: Float[np.ndarray, " time"]) -> Float32
 def energy(series: Series, times: Float[np.ndarray, " time"]) -> float:
     """Mean square of the motion about its mean over these times, px^2, over all pixels and x plus y; holds no motion texture."""
     flat = series.waves.reshape(len(series.waves), series.mean.size)
-    weights = series.weights(times)
-    basis = np.concatenate([np.real(weights), -np.imag(weights)], axis=1)
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
-    basis -= basis.mean(axis=0)
-    return float(((basis.T @ basis) * (rows @ rows.T)).sum() / len(times) / series.mean[0].size)
+    total, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
+    for first in range(0, len(times), TIMES):
+        weights = series.weights(times[first : first + TIMES])
+        basis = np.concatenate([np.real(weights), -np.imag(weights)], axis=1)
+        total, products = total + basis.sum(axis=0), products + basis.T @ basis
+    products -= np.outer(total, total) / len(times)
+    return float((products * (rows @ rows.T)).sum() / len(times) / series.mean[0].size)
+
+
+def recorded_energy(series: Series, frames: int) -> float:
+    """`energy` of `series_of` over its T frames, by Parseval: it costs the same for any T."""
+    parts = (np.real(series.waves), np.imag(series.waves))
+    real, imaginary = (np.square(part, dtype=np.float64).sum(axis=(1, 2, 3)) for part in parts)
+    nyquist = 2 * np.arange(1, len(real) + 1) == frames
+    return float(np.where(nyquist, real, (real + imaginary) / 2).sum() / series.mean[0].size)
 
 
 def snap(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float) -> Series:
@@ -176,7 +191,7 @@ def snap(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps:
     whole = np.unique(cycles)
     waves = [in_step(free.waves[cycles == number]) for number in whole]
     loop = replace(free, waves=np.stack(waves) if waves else free.waves, hz=whole / period)
-    return with_energy(loop, period, fps, energy(series_of(spectrum, frames, fps), np.arange(frames) / fps))
+    return with_energy(loop, period, fps, recorded_energy(series_of(spectrum, frames, fps), frames))
 
 
 def in_step(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[np.ndarray, "2 height width"]:
@@ -206,7 +221,7 @@ def crossfade(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int,
     total = powers.sum()
     correlation = float(powers @ np.cos(2 * pi * base.hz * period) / total) if total else 0.0
     loop = replace(base, fade=Fade(period, blend, max(correlation, LEAST_CORRELATION)))
-    return with_energy(loop, period, fps, energy(recorded, np.arange(frames) / fps))
+    return with_energy(loop, period, fps, recorded_energy(recorded, frames))
 
 
 def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
@@ -222,7 +237,9 @@ def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tup
 
 def with_energy(loop: Series, period: float, fps: float, wanted: float) -> Series:
     """The loop with waves multiplied by one number, so that it has the energy `wanted` over the frames of one period."""
-    found = energy(loop, np.arange(round(period * fps)) / fps)
+    count = round(period * fps)
+    step = 1 / fps if count <= MOST_TIMES else period / MOST_TIMES
+    found = energy(loop, np.arange(min(count, MOST_TIMES)) * step)
     # what is left where nothing moves is rounding
     return replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found))) if found > 1e-12 else loop
 

@@ -1,19 +1,19 @@
-"""The parts of a sample that a trainer reads, by offset: its picture, and some frequencies of its spectrum.
+"""The parts of a sample that a trainer reads, by offset: picture, some frequencies, a later frame.
 
-Frequencies stand one after the other in a shard, so one of them, or the first few, is a single short read. What is not
-read is not decoded, but what is read is checked as `pipeline.shards.read_sample` checks it: the tar's header, the header of
-the arrays against the member's bounds, type, shape and finite values.
+What stands together in a shard is a single short read. What is not read is not decoded, and what
+is read is checked: the tar's header and the header of the arrays are those that were written, by
+the row of the manifest; each part has the checksum that the header holds, its type, its shape and
+finite values. Nothing is given of a part before it is checked.
 """
 
-import json
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,13 +21,34 @@ from jaxtyping import Float16, UInt8
 
 from model.rows import Row
 from pipeline.shards import check_member
-from schemas.sample import ARRAYS, IMAGE, MOTION, is_finite
+from schemas.sample import (
+    DTYPES,
+    IMAGE,
+    MOTION,
+    PARTED,
+    array_kinds,
+    bytes_of,
+    header_length,
+    is_finite,
+    motion_layout,
+)
 
-LONGEST_HEADER = 4096 - 8
-"""Bytes; that of a sample has under 600."""
-WIDTHS = {"F16": 2, "F32": 4, "U8": 1}
-"""Bytes of a number, by safetensors' name of its type."""
+LONGEST_HEADER = (1 << 16) - 8
+"""Bytes; that of a sample of 16 frequencies and 4 pairs has about 1,000."""
+USUAL_HEADER = 4096 - 8
+"""Bytes that are read at once with the eight that say how many there are."""
+DTYPE_NAMES = {kind: name for name, kind in DTYPES.items()}
 RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class Pair(NamedTuple):
+    """A later frame of a sample, as it stands in a shard."""
+
+    later: UInt8[np.ndarray, "height width 3"]
+    flow: Float16[np.ndarray, "2 height width"]
+    """Displacement (x, y) from the start frame, pixels."""
+    weight: Float16[np.ndarray, "height width"]
+    """W, mean length of the motion, pixels."""
 
 
 class OpenFile:
@@ -90,6 +111,8 @@ def read_picture(files: Files, row: Row, size: tuple[int, int]) -> UInt8[np.ndar
         file.check(offset - BLOCKSIZE, BLOCKSIZE + length)
         data = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + length, np.uint8))
         check_member(data[:BLOCKSIZE].tobytes(), f"{row.key}.{IMAGE}", length, length)
+        if zlib.crc32(bytes_of(data[BLOCKSIZE:])) != row.checksums[0]:
+            raise ValueError(f"{IMAGE} has other bytes than were written")
         return decode_picture(data[BLOCKSIZE:], size)
 
 
@@ -105,55 +128,80 @@ def decode_picture(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> 
     return picture
 
 
-def read_spectrum(files: Files, row: Row, bands: Sequence[int], size: tuple[int, int]) -> Iterator[Float16[np.ndarray, "4 height width"]]:
+def read_spectrum(
+    files: Files,
+    row: Row,
+    bands: Sequence[int],
+    size: tuple[int, int],
+) -> Iterator[Float16[np.ndarray, "4 height width"]]:
     """Its frequencies of these numbers, raw coefficients in pixels. Raises ValueError where the bytes are not that.
 
     One by one, each in the memory of the one before, which fits into the processor's cache.
     """
     with naming(row):
-        (width, height), (offset, length) = size, row.motion
         if max(bands) >= row.frequencies:
             raise ValueError(f"it has {row.frequencies} frequencies, expected {max(bands) + 1}")
-        file, one = files[row.path], 2 * 4 * height * width
-        file.check(offset, length)
-        head = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + min(length, 8 + LONGEST_HEADER), np.uint8)).tobytes()
-        check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
-        begin = offset + spectrum_offset(head[BLOCKSIZE:], length, [row.frequencies, 4, height, width])
-        channels = np.empty((4, height, width), np.float16)
+        arrays = StoredArrays(files, row, size)
+        channels = np.empty((4, size[1], size[0]), np.float16)
         for frequency in bands:
-            file.read(begin + frequency * one, channels.reshape(-1).view(np.uint8))
-            if not is_finite(channels):
-                raise ValueError("spectrum has values that are not finite")
-            yield channels
+            yield arrays.read("spectrum", frequency, channels)
 
 
-def spectrum_offset(head: bytes, size: int, shape: list[int]) -> int:
-    """Where the spectrum begins in a motion member of `size` bytes, by its header at the beginning of `head`.
+def read_pair(files: Files, row: Row, place: float, size: tuple[int, int]) -> Pair:
+    """The later frame at `place`, 0 to 1 (excluded) over all of them.
 
-    Raises ValueError unless the header's arrays fill the member without gap or overlap, and the spectrum is float16 of `shape`.
+    Raises ValueError where the bytes are not that.
     """
-    length = int.from_bytes(head[:8], "little")
-    if not 2 <= length <= min(len(head) - 8, LONGEST_HEADER):
-        raise ValueError(f"its header says that it has {length} bytes, expected 2 to {min(len(head) - 8, LONGEST_HEADER)}")
-    arrays: dict[str, Any] = json.loads(head[8 : 8 + length])
-    if set(arrays) != set(ARRAYS):
-        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(ARRAYS)}")
-    check_layout(arrays, size - 8 - length)
-    spectrum = arrays["spectrum"]
-    if (spectrum["dtype"], spectrum["shape"]) != ("F16", shape):
-        raise ValueError(f"spectrum is {spectrum['dtype']}{spectrum['shape']}, expected F16{shape}")
-    return 8 + length + spectrum["data_offsets"][0]
+    with naming(row):
+        arrays = StoredArrays(files, row, size)
+        if arrays.pairs < 1:
+            raise ValueError("it has no later frames, expected at least 1: extract with --pairs")
+        number = int(place * arrays.pairs)
+        later, flow = (arrays.read(name, number) for name in ("pair_image", "pair_flow"))
+        return Pair(later, flow, arrays.read("weight"))
 
 
-def check_layout(arrays: dict[str, Any], size: int) -> None:
-    """Raises ValueError unless these arrays, each of its own length, fill `size` bytes one after the other."""
-    end = 0
-    for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, after = array["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (begin, after, *array["shape"])):
-            raise ValueError(f"{name} has offsets {begin}, {after} and shape {array['shape']}, expected whole numbers")
-        if begin != end or after - begin != WIDTHS[array["dtype"]] * prod(array["shape"]):
-            raise ValueError(f"{name} is {array['dtype']}{array['shape']} from {begin} to {after}, expected it to begin at {end} and to have its length")
-        end = after
-    if end != size:
-        raise ValueError(f"its arrays end at {end}, expected {size}")
+class StoredArrays:
+    """The arrays of a sample in its shard, each read when it is asked for."""
+
+    def __init__(self, files: Files, row: Row, size: tuple[int, int]):
+        """Reads the headers alone. Raises ValueError, or what `motion_layout` does, unless they are
+        those that were written, of arrays of the working `size` (width, height).
+        """
+        self.file, (self.offset, length) = files[row.path], row.motion
+        self.file.check(self.offset, length)
+        head = self._head(self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + USUAL_HEADER))
+        check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
+        begin = header_length(head[BLOCKSIZE:], min(length - 8, LONGEST_HEADER))
+        head = head[BLOCKSIZE:]
+        if len(head) < begin:
+            head = self._head(self.offset, begin)
+        if zlib.crc32(head[:begin]) != row.checksums[1]:
+            raise ValueError(f"the header of {MOTION} has other bytes than were written")
+        self.layout = motion_layout(head, length)
+        self.pairs = self.layout.arrays["pair_time"]["shape"][0]
+        self.kinds = array_kinds(row.frequencies, self.pairs, size)
+        for name, (dtype, shape) in self.kinds.items():
+            array, expected = self.layout.arrays[name], DTYPE_NAMES[dtype]
+            if (array["dtype"], array["shape"]) != (expected, [*shape]):
+                found = f"{array['dtype']}{array['shape']}"
+                raise ValueError(f"{name} is {found}, expected {expected}{[*shape]}")
+
+    def _head(self, offset: int, length: int) -> bytes:
+        return self.file.read(offset, np.empty(length, np.uint8)).tobytes()
+
+    def read(self, name: str, index: int = 0, into: np.ndarray | None = None) -> np.ndarray:
+        """An array, or of one of PARTED an entry of its first axis, in the memory of `into`.
+
+        Raises ValueError unless its bytes have their checksum, and its values are finite.
+        """
+        dtype, shape = self.kinds[name]
+        values = np.empty(shape[name in PARTED :], dtype) if into is None else into
+        begin = self.offset + self.layout.begin + self.layout.arrays[name]["data_offsets"][0]
+        data = self.file.read(begin + index * values.nbytes, values.reshape(-1).view(np.uint8))
+        if zlib.crc32(bytes_of(data)) != self.layout.checksums[name][index]:
+            part = f"entry {index} of {name}" if name in PARTED else name
+            raise ValueError(f"{part} has other bytes than were written")
+        if not is_finite(values):
+            raise ValueError(f"{name} has values that are not finite")
+        return values

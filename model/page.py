@@ -29,6 +29,8 @@ MESH = 160, 100
 """Most columns and rows of the mesh; a smaller volume keeps its own."""
 MOST_MODES = 128
 """What every graphics card takes."""
+INSTANTS = 1024
+"""Eight in each period of the fastest of MOST_MODES: of a longer window no more would be seen."""
 MOST_BYTES = 10_000_000
 LEAST_MOVING = 0.25
 """Share of the photograph under which its motion is taken to be of another one."""
@@ -80,10 +82,12 @@ def at_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[n
 
 
 def weight_of(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
-    """W, pixels: how far each vertex is from home on average, over the window."""
+    """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
+    instants = min(frames, INSTANTS)
+    spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
     total = np.zeros(spectrum.shape[2:])
     for row in range(len(total)):  # by rows: the whole motion of a long window is large
-        motion = to_motion(spectrum[:, :, row : row + 1], frames)
+        motion = to_motion(spectrum[:, :, row : row + 1], instants)
         total[row] = np.hypot(motion[:, 0, 0], motion[:, 1, 0]).mean(axis=0, dtype=np.float64)
     return total
 

@@ -1,10 +1,8 @@
 """What the renderer learns from: a photograph, a true later frame, and the flow from one to the other, as shards keep them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tarfile import BLOCKSIZE
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,20 +16,16 @@ from model.autoencoder import gradient_consistency
 from model.backbones import VGG16, fill
 from model.batches import Draw, Windows
 from model.fidelity import psnr, ssim
-from model.members import LONGEST_HEADER, Files, naming, read_picture, spectrum_offset
+from model.members import read_pair, read_picture
 from model.prior import checkpoint_of, load, settings
 from model.renderer import LEAST, Renderer, RendererConfig
-from model.rows import Row
 from model.tasks import cropped
 from model.training import moved
 from pipeline.selection import Selection
-from pipeline.shards import check_member
-from schemas.sample import MOTION, is_finite
 from schemas.statistics import SpectrumStatistics
 
 TESTED, SHOWN = 8, 2
 """Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
-DTYPES: dict[str, type] = {"F16": np.float16, "U8": np.uint8}
 
 
 class PairBatch(NamedTuple):
@@ -44,14 +38,6 @@ class PairBatch(NamedTuple):
     weight: Float32[Tensor, "batch 1 height width"]
     """W, mean length of the motion, pixels."""
     keys: tuple[str, ...]
-
-
-class Pair(NamedTuple):
-    """As it stands in a shard."""
-
-    later: np.ndarray
-    flow: np.ndarray
-    weight: np.ndarray
 
 
 class Pairs(Windows):
@@ -92,36 +78,6 @@ def warped(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
         return x
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.stack([cv2.warpAffine(one, affine, one.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE) for one in x])
-
-
-def read_pair(files: Files, row: Row, place: float, size: tuple[int, int]) -> Pair:
-    """Of its later frames that at `place`, 0 to 1 (excluded) over all of them. Raises ValueError where the bytes are not that."""
-    with naming(row):
-        (width, height), (offset, length) = size, row.motion
-        file = files[row.path]
-        file.check(offset, length)
-        head = file.read(offset - BLOCKSIZE, np.empty(BLOCKSIZE + min(length, 8 + LONGEST_HEADER), np.uint8)).tobytes()
-        check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION}", length, length)
-        head = head[BLOCKSIZE:]
-        spectrum_offset(head, length, [row.frequencies, 4, height, width])  # the layout is sound
-        after = 8 + int.from_bytes(head[:8], "little")
-        arrays: dict[str, Any] = json.loads(head[8:after])
-        pairs = arrays["pair_time"]["shape"][0]
-        if pairs < 1:
-            raise ValueError("it has no later frames, expected at least 1: extract with --pairs")
-        shapes = {"pair_image": ("U8", [pairs, height, width, 3]), "pair_flow": ("F16", [pairs, 2, height, width]), "weight": ("F16", [1, height, width])}
-        found = []
-        for name, (dtype, shape) in shapes.items():
-            array = arrays[name]
-            if (array["dtype"], array["shape"]) != (dtype, shape[1:] if name == "weight" else shape):
-                raise ValueError(f"{name} is {array['dtype']}{array['shape']}, expected {dtype}{shape}")
-            values = np.empty(shape[1:], DTYPES[dtype])
-            begin = offset + after + array["data_offsets"][0] + (int(place * shape[0]) * values.nbytes)
-            file.read(begin, values.reshape(-1).view(np.uint8))
-            if not is_finite(values):
-                raise ValueError(f"{name} has values that are not finite")
-            found.append(values)
-        return Pair(*found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from jaxtyping import Int64
 
 from pipeline.selection import DamagedDerived, Selection
 from schemas.sample import IMAGE, MOTION
-from schemas.tables import member_columns
+from schemas.tables import HEADER_CHECKSUM, checksum_column, member_columns
 
-PLACES = (*member_columns(IMAGE), *member_columns(MOTION))
+PLACES = (*member_columns(IMAGE), *member_columns(MOTION), checksum_column(IMAGE), HEADER_CHECKSUM)
 
 
 class Row(NamedTuple):
@@ -31,6 +31,8 @@ class Row(NamedTuple):
     image: tuple[int, int]
     """Offset and size of the picture's bytes."""
     motion: tuple[int, int]
+    checksums: tuple[int, int]
+    """CRC-32 of the picture's bytes, and of the header of the arrays, in which each has its own."""
 
 
 class Shard(NamedTuple):
@@ -59,10 +61,12 @@ class Rows:
 
     def __getitem__(self, index: int) -> Row:
         shard, places = self.shards[self.shard[index]], self.places[index].tolist()
-        return Row(shard.path, self.keys[index].decode(), shard.frequencies, (places[0], places[1]), (places[2], places[3]))
+        image, motion, checksums = ((places[i], places[i + 1]) for i in (0, 2, 4))
+        key = self.keys[index].decode()
+        return Row(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
-def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndarray, Int64[np.ndarray, "samples 4"]]]:
+def kept_by_shard(selection: Selection, split: str) -> list[tuple[Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
     """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
 
     Raises ValueError where the table of windows, or what stands in the folder, is not of the shards that the index names.

@@ -27,6 +27,7 @@ from pipeline.flow import FlowEstimator, make_estimator
 from pipeline.stretch import Found, Seen, Stretches, windows
 from pipeline.window import BuildConfig, Moving, make_sample, measure, measure_flow, measured_columns, settle
 from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage
+from schemas.run import made_by
 from schemas.sample import Sample
 
 STRIP_WIDTH = 96
@@ -61,7 +62,7 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
     clock = Clock()
     estimator = clock.watched(make_estimator(config.flow))
     dataset.check_flow(estimator.description())
-    draft = ShardDraft(dataset, shard, config.frequencies)
+    draft = ShardDraft(dataset, shard, config.frequencies, made_by(dataset.begun()))
     try:
         for result in build_windows(rows, config, estimator, shared_pool(config.decode, decoders), clock):
             draft.add(result.row, result.sample, result.strip)

@@ -29,8 +29,10 @@ from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
+from pipeline.version import quiver_version
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
 from schemas.sample import Sample
+from schemas.seal import DIGEST, open_seal, seal
 from schemas.tables import CLIP_FIELDS, PLAN
 
 
@@ -121,7 +123,7 @@ class Dataset:
     def _create(self, contract: RunContract, plan: bytes) -> None:
         """Plan, then contract; both are begun before the look at the fence (check_fence)."""
         with self.fenced(), creating(self.run) as run:
-            run.write(to_json(asdict(contract), indent=2))
+            run.write(seal(asdict(contract), indent=2))
             with replacing(self.plan) as file:
                 file.write(plan)
                 self.check_fence()
@@ -270,11 +272,14 @@ class Dataset:
     def _contract(self) -> RunContract:
         """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError where run.json is none."""
         try:
-            found = RunContract(**json.loads(self.run.read_bytes()))
-            if found.format == FORMAT_VERSION:
-                check(found)
+            data = self.run.read_bytes()
+            fields = json.loads(data)
+            if fields.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+                return RunContract(**{name: fields[name] for name in fields if name != DIGEST})
+            found = RunContract(**open_seal(data, indent=2))
+            check(found)
             return found
-        except (TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.run} is no run contract: {error}") from error
 
     def check_plan(self) -> None:
@@ -322,8 +327,15 @@ class Dataset:
 class ShardDraft:
     """A shard that is being built: samples go to its tar, rows, strips and histogram are held until the commit."""
 
-    def __init__(self, dataset: Dataset, shard: str, frequencies: int):
-        self.dataset, self.shard = dataset, shard
+    def __init__(
+        self,
+        dataset: Dataset,
+        shard: str,
+        frequencies: int,
+        made: dict[str, str] | None = None,
+    ):
+        """`made` stands in the metadata of every sample (`made_by`)."""
+        self.dataset, self.shard, self.made = dataset, shard, made or {}
         self.writer = ShardWriter(dataset.tar(shard))
         self.counts = np.zeros((frequencies, 2, statistics.BINS), np.int64)
         self.rows: list[dict[str, Any]] = []
@@ -332,7 +344,7 @@ class ShardDraft:
     def add(self, row: dict[str, Any], sample: Sample | None, strip: str | None) -> None:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
         if sample is not None:
-            row = row | self.writer.add(sample)
+            row = row | self.writer.add(replace(sample, meta=sample.meta | self.made))
             statistics.add(sample.spectrum, self.counts)
         if strip is not None:
             self.strips[row["key"]] = strip
@@ -349,6 +361,7 @@ class ShardDraft:
             record = dict(
                 shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
                 run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
+                quiver=quiver_version(),
             )  # fmt: skip
             with self.dataset.committing():
                 if self.dataset.is_committed(self.shard):

@@ -26,9 +26,11 @@ from pipeline.card import card
 from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedShard, Dataset
 from pipeline.selection import Selection, is_training
-from pipeline.shards import to_json
+from pipeline.shards import check_ends, to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome
+from schemas.run import made_by
+from schemas.seal import seal
 from schemas.tables import MANIFEST
 
 FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
@@ -53,7 +55,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     dataset.check_finished()
     goal = Dataset(into) if into else dataset
     merged, tally, index = Merged(), Tally(), {}
-    with manifest_writer(goal, goal.manifest) as write:
+    with manifest_writer(goal, goal.manifest, made_by(dataset.begun())) as write:
         for part in parts(dataset):
             write(part.rows)
             tally.add(part)
@@ -64,7 +66,8 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
-    goal.publish(goal.index, to_json(dict(run=run_digest(dataset), shards=index, histogram=merged.publish(goal, goal.merged)), indent=1))
+    histogram = merged.publish(goal, goal.merged)
+    write_index(goal, goal.index, run_digest(dataset), index, histogram, goal.manifest)
     summary = tally.summary()
     goal.publish(goal.summary, to_json(summary, indent=2))
     found = write_statistics(Selection(dataset, derived=goal))
@@ -78,7 +81,7 @@ def parts(dataset: Dataset) -> Iterator[Part]:
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
             check_rows(dataset.record(record["shard"]), rows, record)
-            check_tar_size(dataset, record["shard"], record["tar"])
+            check_tar(dataset, record)
         yield Part(shard, manifest_rows(rows, record), record)
 
 
@@ -94,11 +97,28 @@ def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[d
     return [row | outcomes[row["key"]] if row["key"] else row for row in plan]
 
 
+def write_index(
+    goal: Dataset,
+    path: Path,
+    run: str,
+    shards: dict[str, Any],
+    histogram: str | None,
+    table: Path,
+) -> None:
+    """What readers of a data set or a view go by: sealed, with the digests of the files beside it."""
+    with open(table, "rb") as file:
+        manifest = hashlib.file_digest(file, "sha256").hexdigest()
+    index = dict(run=run, shards=shards, histogram=histogram, manifest=manifest)
+    goal.publish(path, seal(index, indent=1))
+
+
 @contextmanager
-def manifest_writer(goal: Dataset, path: Path) -> Iterator[Any]:
-    """A function that takes rows, and writes them in groups of ROW_GROUP."""
+def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator[Any]:
+    """A function that takes rows, and writes them by ROW_GROUP; `made` goes into the schema."""
     waiting: list[dict] = []
-    with goal.publishing(path) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd", write_page_checksum=True) as writer:
+    schema = MANIFEST.with_metadata(made or None)
+    how = dict[str, Any](compression="zstd", write_page_checksum=True)
+    with goal.publishing(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
@@ -166,15 +186,30 @@ def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
     return found
 
 
-def check_tar_size(dataset: Dataset, shard: str, recorded: dict[str, Any] | None) -> None:
-    """Raises DamagedShard where a recorded tar is gone or has another size."""
+def check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
+    """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another
+    (shards.check_ends); in object storage its size alone is looked at. Only verify reads all of it.
+    """
+    tar, recorded = dataset.tar(record["shard"]), record["tar"]
     if recorded is None:
         return
-    if (size := dataset.tar_size(shard)) != recorded["bytes"]:
-        found = "is gone, of" if size is None else f"has {size}"
-        raise DamagedShard(
-            f"{dataset.where(dataset.tar(shard))} {found} bytes, its record says {recorded['bytes']}: put it back, or build it again with quiver repair"
-        )
+    place, size = dataset.where(tar), dataset.tar_size(record["shard"])
+    if size is None:
+        raise DamagedShard(f"{place} is gone: put it back, or build it again with quiver repair")
+    if size != recorded["bytes"]:
+        words = f"has {size} bytes, its record says {recorded['bytes']}"
+        raise DamagedShard(f"{place} {words}: put it back, or build it again with quiver repair")
+    if tar.exists():
+        try:
+            check_ends(tar, kept_rows(record))
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            words = f"quiver verify {dataset.root} names every fault, quiver repair puts it right"
+            raise DamagedShard(f"{place} {error}: {words}") from error
+
+
+def kept_rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By key."""
+    return {row["key"]: row for row in record["rows"] if row["outcome"] == Outcome.KEPT}
 
 
 class Tally:

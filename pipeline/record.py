@@ -3,31 +3,23 @@
 The seal finds a bit that flipped. It keeps nobody from writing a record of their own, so that its fields are checked too.
 """
 
-import hashlib
-import json
 from dataclasses import fields
 from typing import Any
 
-from pipeline.shards import to_json
 from schemas.outcome import Measures, Outcome
+from schemas.seal import open_seal, seal
 
 
 def sealed(record: dict[str, Any]) -> bytes:
     """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
-    return to_json(record | {"digest": hashlib.sha256(to_json(record)).hexdigest()})
+    return seal(record)
 
 
 def opened_seal(data: bytes) -> dict[str, Any]:
     """Inverse of `sealed`. Raises ValueError saying what it is instead where one bit of it has changed, or its fields are
     not a record's.
     """
-    try:
-        record = json.loads(data)
-        record.pop("digest")
-    except (AttributeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError("is no commit record, or one without a digest") from error
-    if sealed(record) != data:
-        raise ValueError("has changed since it was written")
+    record = open_seal(data)
     if not has_fields(record):
         raise ValueError("is no commit record: a field is missing, or of another kind")
     return record

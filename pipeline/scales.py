@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from pipeline import statistics
 from pipeline.selection import Selection, digest, samples
+from schemas.run import made_by
 from schemas.statistics import DEFINITION, QUANTILES, ComponentStatistics, FrequencyStatistics, Pool, Source, SpectrumStatistics
 
 Cell = tuple[tuple[int, int], ...]
@@ -161,7 +162,10 @@ def source_of(selection: Selection) -> Source:
     """What is counted of a data set."""
     training = selection.training()
     run = selection.index()["run"]
-    return Source(run=run, view=selection.view, shards=len(training), windows=sum(entry["kept"] for entry in training.values()))
+    quiver = made_by(selection.dataset.begun()).get("quiver")
+    windows = sum(entry["kept"] for entry in training.values())
+    view, shards = selection.view, len(training)
+    return Source(run=run, quiver=quiver, view=view, shards=shards, windows=windows)
 
 
 def check_belongs(statistics: SpectrumStatistics, selections: Sequence[Selection]) -> None:

@@ -5,11 +5,12 @@ say the same of it as manifest.parquet, index.json and histogram.safetensors say
 """
 
 import hashlib
-import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.filters import Thresholds
 from pipeline.shards import read_sample, to_json
 from schemas.outcome import Outcome, printable
 from schemas.sample import Sample
+from schemas.seal import open_seal
 
 
 class DamagedDerived(ValueError):
@@ -33,6 +35,10 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowExce
 """What a flipped bit in a table may be to pyarrow, or to who uses what came of it."""
 
 
+SETTLED_NS = 2_000_000_000
+"""Age of a file from which on another change of it shows in its time."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """A data set, or a view of it."""
@@ -41,6 +47,8 @@ class Selection:
     view: str | None = None
     derived: Dataset | None = None
     """Where the derived files are, if not in the data set's folder."""
+    unsealed: bool = False
+    """The table was written by who reads it now, before the index that is to hold its digest."""
 
     def __str__(self) -> str:
         return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
@@ -69,12 +77,22 @@ class Selection:
         path = self.file("json") if self.view else self.dataset.run
         begun = self.dataset.begun()
         try:
-            settings = json.loads(path.read_bytes()) if self.view else begun.config
+            settings = self.definition() if self.view else begun.config
             return Thresholds(**{name: float(value) for name, value in settings["thresholds"].items()})
         except FileNotFoundError:
             raise ValueError(f"{path} is not there: quiver refilter makes the view again") from None
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{path} does not have the thresholds of the filters: {error}") from error
+            words = f"{path} does not have the thresholds of the filters: {error}"
+            again = f": quiver refilter {self.dataset.root} --name {self.view} makes the view again"
+            raise ValueError(words + again * bool(self.view)) from error
+
+    def definition(self) -> dict[str, Any]:
+        """What a view was made by. Raises ValueError if it has changed, KeyError if it is none."""
+        found = open_seal(self.file("json").read_bytes(), indent=1)
+        run = hashlib.sha256(self.dataset.run.read_bytes()).hexdigest()
+        if (found["view"], found["run"]) != (self.view, run):
+            raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
+        return found
 
     def index(self) -> dict[str, Any]:
         """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date, or,
@@ -83,7 +101,7 @@ class Selection:
         path, rebuild = self.file("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
         self.dataset.begun()
         try:
-            found = json.loads(path.read_bytes())
+            found = open_seal(path.read_bytes(), indent=1)
             run, tars = found["run"], checked_tars(found)
         except FileNotFoundError:
             self.dataset.check_finished()
@@ -121,14 +139,27 @@ class Selection:
 
     def read_table(self, **selected: Any) -> pa.Table:
         """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError where there is none."""
+        self.check_table()
         with self.reading():
             return pq.read_table(self.table, page_checksum_verification=True, **selected)
 
     def row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The same, of these columns, a part at a time."""
+        self.check_table()
         with self.reading(), pq.ParquetFile(self.table, page_checksum_verification=True) as file:
             for i in range(file.num_row_groups):
                 yield file.read_row_group(i, columns=list(columns))
+
+    def check_table(self) -> None:
+        """Raises DamagedDerived if the table is not the one of the index: Parquet's own checksums
+        leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if there
+        is none, ValueError as `index`.
+        """
+        found = None if self.unsealed else digest_of(self.table)
+        if found is not None and found != self.index()["manifest"]:
+            words = f"it is not the table that {self.file('index.json').name} names"
+            again = f"quiver finalize {self.dataset.root} rebuilds it"
+            raise DamagedDerived(f"{self.table} cannot be read ({words}): {again}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -142,6 +173,20 @@ class Selection:
             raise DamagedDerived(f"{self.table} cannot be read ({printable(str(error))}): {words}") from error
 
 
+def digest_of(path: Path) -> str:
+    """sha256 of a file's content, read again only where the file may have changed."""
+    found = path.stat()
+    if time.time_ns() - found.st_mtime_ns < SETTLED_NS:
+        return _digest_of.__wrapped__(path)
+    return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(64)
+def _digest_of(path: Path, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
     """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
     for entry in index["shards"].values():
@@ -149,6 +194,8 @@ def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
             raise ValueError(f"an entry is {entry}")
     if index["histogram"] is not None and not isinstance(index["histogram"], str):
         raise ValueError(f"histogram is {index['histogram']!r}")
+    if not isinstance(index["manifest"], str):
+        raise ValueError(f"manifest is {index['manifest']!r}")
     return {shard: entry["tar"] for shard, entry in index["shards"].items()}
 
 

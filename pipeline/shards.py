@@ -6,7 +6,6 @@ replaced. Equal samples give equal bytes: no times, no owners, a fixed order of 
 """
 
 import hashlib
-import json
 import os
 import re
 import tarfile
@@ -18,8 +17,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.crashpoint import crashpoint
-from schemas.sample import KEY, MEMBERS, Sample, decode, encode
-from schemas.tables import checksum_column, member_columns
+from schemas.sample import (
+    KEY,
+    MEMBERS,
+    MOTION,
+    Sample,
+    decode,
+    encode,
+    header_checksum,
+    motion_layout,
+)
+from schemas.seal import to_json as to_json
+from schemas.tables import HEADER_CHECKSUM, checksum_column, member_columns
 
 CHUNK = 1 << 20
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
@@ -48,6 +57,8 @@ class ShardWriter:
             offset_column, size_column = member_columns(member)
             columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
             columns[checksum_column(member)] = zlib.crc32(data)
+            if member == MOTION:
+                columns[HEADER_CHECKSUM] = header_checksum(data)
             crashpoint(f"after-{member}-member", self.path.stem)
         self.rows[sample.key] = columns
         return columns
@@ -128,7 +139,7 @@ def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: 
         for member in MEMBERS:
             members[member], fault = _scan_member(file, key, member, columns, digest)
             faults += fault
-        yield _decoded(key, members, faults)
+        yield _decoded(key, members, columns, faults)
 
 
 def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any) -> tuple[bytes, list[str]]:
@@ -149,14 +160,23 @@ def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, An
     return data, [f"member {name} {what}" for sound, what in checks if not sound][:1]
 
 
-def _decoded(key: str, members: dict[str, bytes], faults: list[str]) -> Scanned:
+def _decoded(
+    key: str,
+    members: dict[str, bytes],
+    columns: Mapping[str, Any],
+    faults: list[str],
+) -> Scanned:
     """The sample of these members, unless there is something wrong with it."""
     if faults:
         return Scanned(key, None, faults)
     try:
-        return Scanned(key, decode(key, members), [])
+        sample = decode(key, members)
     except ValueError as error:
         return Scanned(key, None, [str(error)])
+    if columns.get(HEADER_CHECKSUM) != header_checksum(members[MOTION]):
+        words = f"the row of sample {key} has another checksum of the header of its arrays"
+        return Scanned(key, None, [words])
+    return Scanned(key, sample, [])
 
 
 def scan_end(file: BinaryIO, digest: Any) -> list[str]:
@@ -168,6 +188,45 @@ def scan_end(file: BinaryIO, digest: Any) -> list[str]:
     if length != 2 * tarfile.BLOCKSIZE:
         return [f"has {length} bytes after its samples, expected {2 * tarfile.BLOCKSIZE}"]
     return [] if zeros else ["the blocks that end it are not zeros"]
+
+
+def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """A look at a committed tar that costs a few small reads, whatever its size: the headers of its
+    first and its last sample, the bytes that come last in it, and the blocks that end it.
+
+    Finds a tar that is another's, is cut, or whose tail is zeros; a flipped bit is found by reading
+    all (scan_samples). `rows` hold each sample's columns of offsets, sizes and checksums. Raises
+    ValueError, to stand after the file's name.
+    """
+    if not rows:
+        raise ValueError("is there, and its record keeps no window")
+    first, last = next(iter(rows)), list(rows)[-1]
+    with open(path, "rb") as file:
+        for key in dict.fromkeys([first, last]):
+            for member in MEMBERS:
+                offset, size = (rows[key][column] for column in member_columns(member))
+                file.seek(max(offset - tarfile.BLOCKSIZE, 0))
+                if file.read(tarfile.BLOCKSIZE) != tar_header(f"{key}.{member}", size):
+                    raise ValueError(f"does not hold {key}.{member} where its record says")
+        offset, size = (rows[last][column] for column in member_columns(MEMBERS[-1]))
+        file.seek(offset)
+        _check_last_array(file, offset, size)
+        file.seek(offset + size)
+        if any(file.read(-size % tarfile.BLOCKSIZE)) or scan_end(file, hashlib.sha256()):
+            raise ValueError("does not end as a tar of Quiver does")
+
+
+def _check_last_array(file: BinaryIO, offset: int, size: int) -> None:
+    """Raises ValueError unless the last array of a motion member ends with the bytes written."""
+    head = file.read(8)
+    head += file.read(min(int.from_bytes(head, "little"), size))
+    layout = motion_layout(head, size)
+    name, array = max(layout.arrays.items(), key=lambda item: item[1]["data_offsets"])
+    first, after = array["data_offsets"]
+    length = (after - first) // max(len(layout.checksums[name]), 1)
+    file.seek(offset + layout.begin + after - length)
+    if layout.checksums[name] and zlib.crc32(file.read(length)) != layout.checksums[name][-1]:
+        raise ValueError("has other bytes at its end than were written")
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -198,13 +257,14 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
 
 
 def has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
-    """Whether a member's bytes have the checksum of its row, if there is one."""
-    name = checksum_column(member)
-    return name not in columns or zlib.crc32(data) == columns[name]
+    """Whether a member's bytes have the checksum of its row; a row without one vouches for none."""
+    return zlib.crc32(data) == columns.get(checksum_column(member))
 
 
 def check_member(header: bytes, name: str, size: int, found: int) -> None:
-    """Raises ValueError unless a tar header names that member with that size and `found` bytes followed it."""
+    """Raises ValueError unless this is the tar header of the member, and all its bytes were found."""
+    if header == tar_header(name, size) and found == size:
+        return
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except tarfile.HeaderError as error:
@@ -213,6 +273,7 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
         raise ValueError(f"member {info.name[:200]!r} is of type {info.type!r}, expected a file")
     if (info.name, info.size, found) != (name, size, size):
         raise ValueError(f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
+    raise ValueError(f"member {name!r} has another header than was written")
 
 
 def temporary(path: Path) -> Path:
@@ -289,8 +350,3 @@ def _temporary(path: Path) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
         unless_written.pop_all()
-
-
-def to_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON of which equal values give equal bytes; raises ValueError on a number that is not finite."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, indent=indent).encode() + b"\n"

@@ -1,6 +1,6 @@
 """Views: the windows of a data set judged again, by other thresholds, from what was measured.
 
-    views/NAME.json        the thresholds
+    views/NAME.json        the thresholds, sealed: what defines the view
     views/NAME.parquet     the manifest with the new outcomes
     views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json       as the data set's own (derived.py)
 
@@ -12,24 +12,35 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline import statistics
 from pipeline.dataset import Dataset
-from pipeline.derived import Merged, manifest_writer, read_histogram, run_digest, write_statistics
+from pipeline.derived import (
+    Merged,
+    manifest_writer,
+    read_histogram,
+    run_digest,
+    write_index,
+    write_statistics,
+)
 from pipeline.filters import Thresholds, judge
 from pipeline.selection import UNREADABLE, DamagedDerived, Selection, is_training, samples
 from pipeline.shards import to_json
 from schemas.outcome import Measures, Outcome, Stage
-from schemas.run import plain
+from schemas.run import made_by, plain
+from schemas.seal import seal
 from schemas.tables import MANIFEST
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+PARTS = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
+"""Endings of the names of a view's files."""
 MEASURES = [one.name for one in fields(Measures)]
 
 Mapped = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
@@ -58,16 +69,18 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
     before = view.whole().index()["shards"]
     for name in ("index.json", "report.html"):
         view.home.publish(view.file(name), None)  # without its index the view is none, until all of it is written
-    view.home.publish(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
+    definition = dict(view=view.view, run=run_digest(dataset), thresholds=plain(asdict(thresholds)))
+    view.home.publish(view.file("json"), seal(definition, indent=1))
     tally, index = Judged(), {}
-    with manifest_writer(view.home, view.table) as write:
+    with manifest_writer(view.home, view.table, made_by(dataset.begun())) as write:
         for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
             judged = [judged_again(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
                 index[shard] = before.get(shard, {}) | view_entry(judged, before.get(shard, {}))
     histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
-    view.home.publish(view.file("index.json"), to_json(dict(run=run_digest(dataset), shards=index, histogram=histogram), indent=1))
+    path, run = view.file("index.json"), run_digest(dataset)
+    write_index(view.home, path, run, index, histogram, view.table)
     write_statistics(view)
     return tally
 
@@ -78,7 +91,8 @@ def merged_histogram(view: Selection, shards: list[str], index: dict[str, Any], 
     untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
     for shard in untouched:
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
-    for _, counts in mapped(partial(count_again, view), sorted(set(shards) - set(untouched))):
+    written = replace(view, unsealed=True)
+    for _, counts in mapped(partial(count_again, written), sorted(set(shards) - set(untouched))):
         merged.add(counts)
     return merged.publish(view.home, view.file("histogram.safetensors"))
 
@@ -104,21 +118,37 @@ def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
     return Selection(dataset, name, into)
 
 
-def names(dataset: Dataset) -> list[str]:
-    """Of the views that there are."""
-    return sorted(path.stem for path in dataset.views.glob("*.json") if NAME.fullmatch(path.stem))
+def names(dataset: Dataset, whole: bool = True) -> list[str]:
+    """Of the views that there are; not `whole`: also of those whose definition is gone."""
+    paths = [path for path in dataset.views.glob("*") if is_part(path)]
+    defined = [path for path in paths if not whole or path.suffixes == [".json"]]
+    return sorted({path.name.partition(".")[0] for path in defined})
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file in views/ has a name that a view's files have."""
+    name, _, part = path.name.partition(".")
+    return NAME.fullmatch(name) is not None and part in PARTS
+
+
+def parts(dataset: Dataset, name: str) -> list[Path]:
+    """The files that there are of a view, its definition first."""
+    return [path for part in PARTS if (path := dataset.views / f"{name}.{part}").exists()]
 
 
 def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
+        Selection(dataset).check_table()
         with pq.ParquetFile(dataset.manifest, page_checksum_verification=True) as file:
             if file.schema_arrow.names != MANIFEST.names or file.schema_arrow.types != MANIFEST.types:
                 raise ValueError("has other columns than a manifest")
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
                 yield from batch.to_pylist()
+    except DamagedDerived:
+        raise
     except UNREADABLE as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     if shards - {None} != Selection(dataset).index()["shards"].keys():

@@ -203,11 +203,15 @@ def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape
 
 
 def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described: Any) -> dict[str, Any]:
-    """What KEY.json says of a sample; `described` says what decoded it and what measured its flow."""
+    """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
+
+    Nothing is null: a reader that takes the kinds of columns from the first samples would take it
+    for a kind of its own.
+    """
     return dict(
         format=FORMAT_VERSION,
         key=row["key"],
-        clip={name: row[name] for name in ("clip_id", "sha256", "source", "licence")},
+        clip={name: row[name] or "" for name in ("clip_id", "sha256", "source", "licence")},
         split=row["split"],
         start_frame=row["start_frame"],
         start_time_s=row["start_time_s"],

@@ -1,5 +1,6 @@
 """A spectral volume in a file of its own: what a sampler writes and an animation reads."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from math import isfinite
@@ -10,9 +11,14 @@ from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-MOTION_VERSION = 1
+from schemas.seal import open_seal, seal
+
+MOTION_VERSION = 2
 LARGEST = 1e9
 """Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
+UNREADABLE = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
+MOST_FRAMES, MOST_FREQUENCIES = 100_000, 256
+"""Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +36,39 @@ class SpectralVolume:
 
 def encode(volume: SpectralVolume) -> bytes:
     """safetensors; equal volumes give equal bytes."""
+    spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
     about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.made)
-    return save({"spectrum": np.ascontiguousarray(volume.spectrum, np.float32)}, {"quiver": json.dumps(about, sort_keys=True, allow_nan=False)})
+    text = seal(about | {"spectrum": digest(spectrum)}).decode()
+    return save({"spectrum": spectrum}, {"quiver": text})
 
 
 def decode(data: bytes) -> SpectralVolume:
-    """Inverse of `encode`. Raises ValueError where the file is no spectral volume, or holds a number that is not finite or over LARGEST."""
+    """Inverse of `encode`. Raises ValueError if the file is no spectral volume, is not what was
+    written, holds a number that is not finite or over LARGEST, or has more than MOST_FRAMES or
+    MOST_FREQUENCIES.
+    """
     try:
-        spectrum, about = load(data)["spectrum"], json.loads(metadata(data)["quiver"])
+        spectrum, text = load(data)["spectrum"], metadata(data)["quiver"]
+        about = json.loads(text)
         if about["format"] != MOTION_VERSION:
-            raise ValueError(f"format is {about['format']!r}, expected {MOTION_VERSION}")
-        fps, frames = float(about["fps"]), int(about["frames"])
-        check(spectrum, fps, frames)
-        return SpectralVolume(spectrum=spectrum, fps=fps, frames=frames, made=dict(about["made"]))
-    except (KeyError, TypeError, ValueError, SafetensorError, RecursionError) as error:
+            words = f"format is {about['format']!r}, expected {MOTION_VERSION}"
+            raise ValueError(f"{words}: quiver sample writes it again")
+        fps, frames = about["fps"], about["frames"]
+        if type(frames) is not int or type(fps) not in (int, float):
+            words = f"frames is {frames!r:.40} and fps {fps!r:.40}"
+            raise ValueError(f"{words}, expected a whole number and a number")
+        check(spectrum, float(fps), frames)
+        if open_seal(text.encode())["spectrum"] != digest(spectrum):
+            raise ValueError("its spectrum has changed since it was written")
+        made = dict(about["made"])
+        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, made=made)
+    except UNREADABLE as error:
         raise ValueError(f"not a file of a spectral volume: {error}") from error
+
+
+def digest(spectrum: np.ndarray) -> str:
+    """sha256 of the coefficients."""
+    return hashlib.sha256(spectrum.tobytes()).hexdigest()
 
 
 def metadata(data: bytes) -> dict[str, str]:
@@ -57,8 +81,12 @@ def check(spectrum: np.ndarray, fps: float, frames: int) -> None:
     """Raises ValueError unless these are finite coefficients of windows that have as many."""
     if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4 or min(spectrum.shape[2:]) < 2:
         raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels")
-    if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= 100_000 and 1 <= len(spectrum) <= frames // 2 + 1):
-        raise ValueError(f"{len(spectrum)} frequencies of {frames} frames at {fps:g} a second")
+    if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MOST_FRAMES):
+        words = f"frames is {frames!s:.20} and fps {fps:g}"
+        raise ValueError(f"{words}, expected 2 to {MOST_FRAMES}, and over 0 to 1000")
+    if not 1 <= len(spectrum) <= min(frames // 2 + 1, MOST_FREQUENCIES):
+        words = f"it has {len(spectrum)} frequencies of {frames} frames"
+        raise ValueError(f"{words}, expected 1 to {min(frames // 2 + 1, MOST_FREQUENCIES)}")
     if not np.isfinite(spectrum).all():
         raise ValueError("spectrum has values that are not finite")
     if (largest := float(np.abs(spectrum).max())) > LARGEST:

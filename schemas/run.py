@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,16 @@ def check(contract: RunContract) -> None:
         raise ValueError(f"fps is {fps!r:.80}, expected a number over 0")
     if frequencies > plan["frames"] // 2 + 1 or not all(isinstance(section, dict) for section in sections):
         raise ValueError("frequencies are more than half the frames, or flow, thresholds or versions are no table")
+
+
+def made_by(contract: RunContract) -> dict[str, str]:
+    """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not say.
+
+    It stands in all that is made for the data set, by whatever later version, so that a shard that
+    is built again, and files that are derived again, have the bytes that they had. The record of a
+    shard says which version built it.
+    """
+    return {name: version for name, version in contract.versions.items() if name == "quiver"}
 
 
 def plain(value: Any) -> Any:

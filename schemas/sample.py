@@ -4,8 +4,11 @@ import hashlib
 import io
 import json
 import re
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Complex64, Float, Float16, Float32, UInt8
@@ -13,7 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """A sample's name: no dot, since readers end the name at the first one; short enough for a plain tar header."""
 IMAGE, META, MOTION = "image.png", "json", "motion.safetensors"
@@ -24,6 +27,14 @@ RUN_LENGTHS = 3
 HALF_EXPONENT = np.uint16(0x7C00)
 ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
+PARTED = frozenset({"spectrum", "pair_flow", "pair_image"})
+"""Arrays with a checksum for each entry of their first axis, which is read alone; others have one."""
+METADATA, CHECKSUMS = "__metadata__", "crc32"
+"""Where the header of the motion member holds the checksums of its arrays: one entry, since
+safetensors writes several in no fixed order.
+"""
+DTYPES: dict[str, type] = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
+"""By safetensors' names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +80,40 @@ def from_channels(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex
     return pairs[:, :, 0] + 1j * pairs[:, :, 1]
 
 
+def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """CRC-32 of the bytes of each array, or of each entry of its first axis (PARTED)."""
+    found = {}
+    for name in ARRAYS:
+        parts = arrays[name] if name in PARTED else [arrays[name]]
+        found[name] = [zlib.crc32(bytes_of(part)) for part in parts]
+    return found
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of an array, copied only where they do not lie side by side."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def encode(sample: Sample) -> dict[str, bytes]:
     """The members of `sample` by name, in order; equal samples give equal bytes."""
     image = io.BytesIO()
     Image.fromarray(sample.image).save(image, "png", compress_type=RUN_LENGTHS)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
-    return {IMAGE: image.getvalue(), META: meta, MOTION: save(arrays)}
+    crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
+    motion = save(arrays, {CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
+    return {IMAGE: image.getvalue(), META: meta, MOTION: motion}
 
 
 def decode(key: str, members: dict[str, bytes]) -> Sample:
     """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
     try:
-        arrays, meta = load(members[MOTION]), json.loads(members[META])
+        motion = members[MOTION]
+        arrays, meta = load(motion), json.loads(members[META])
         arrays = {"image": picture(members[IMAGE], arrays["spectrum"].shape[2:])} | arrays
         check(arrays, meta)
+        if checksums(arrays) != motion_layout(motion, len(motion)).checksums:
+            raise ValueError(f"{MOTION} has other arrays than the checksums in its header say")
     except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError, RecursionError, Image.DecompressionBombError) as error:
         raise ValueError(f"sample {key!r} cannot be read: {error}") from error
     return Sample(key=key, meta=meta, **arrays)
@@ -97,20 +127,95 @@ def picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return np.asarray(image)
 
 
-def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
-    if meta.get("format") != FORMAT_VERSION:
-        raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
-    (height, width), freq, pairs = arrays["image"].shape[:2], len(arrays["spectrum"]), len(arrays["pair_time"])
-    expected = {
-        "image": (np.uint8, (height, width, 3)),
-        "spectrum": (np.float16, (freq, 4, height, width)),
+def array_kinds(
+    frequencies: int,
+    pairs: int,
+    size: tuple[int, int],
+) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape of each array of a motion member at a working `size` (width, height)."""
+    width, height = size
+    return {
+        "spectrum": (np.float16, (frequencies, 4, height, width)),
         "weight": (np.float16, (height, width)),
         "confidence": (np.uint8, (height, width)),
         "pair_time": (np.float32, (pairs,)),
         "pair_flow": (np.float16, (pairs, 2, height, width)),
         "pair_image": (np.uint8, (pairs, height, width, 3)),
     }
+
+
+class MotionLayout(NamedTuple):
+    """Where the arrays of a motion member stand in it, and what their bytes are."""
+
+    begin: int
+    """Bytes of the header, after which the arrays begin."""
+    arrays: dict[str, dict[str, Any]]
+    """By name: `dtype`, `shape`, `data_offsets` from `begin` on, as safetensors says it."""
+    checksums: dict[str, list[int]]
+    """As `checksums` gives them."""
+
+
+def header_length(head: bytes, most: int) -> int:
+    """Bytes of the header at the beginning of a motion member, with the eight that say its length.
+
+    Raises ValueError for one that is not of 2 to `most` bytes.
+    """
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or not 2 <= length <= most:
+        raise ValueError(f"its header says that it has {length} bytes, expected 2 to {most}")
+    return 8 + length
+
+
+def header_checksum(motion: bytes) -> int:
+    """CRC-32 of the header of a motion member, which holds the checksums of all that follows it."""
+    return zlib.crc32(motion[: header_length(motion, len(motion) - 8)])
+
+
+def motion_layout(head: bytes, size: int) -> MotionLayout:
+    """The header at the beginning of `head`, of a motion member of `size` bytes.
+
+    Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the
+    member without gap or overlap, and each has its checksums; RecursionError for JSON nested too
+    deeply.
+    """
+    begin = header_length(head, len(head) - 8)
+    arrays = json.loads(head[8:begin])
+    if not isinstance(arrays, dict) or arrays.keys() != {METADATA, *ARRAYS}:
+        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(ARRAYS)} and {METADATA}")
+    said = json.loads(arrays.pop(METADATA)[CHECKSUMS])
+    end = 0
+    for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
+        (first, after), shape = array["data_offsets"], array["shape"]
+        if not all(type(number) is int and number >= 0 for number in (first, after, *shape)):
+            words = f"{name} has offsets {first}, {after} and shape {shape}"
+            raise ValueError(f"{words}, expected whole numbers")
+        length = np.dtype(DTYPES[array["dtype"]]).itemsize * prod(shape)
+        if first != end or after - first != length:
+            words = f"{name} is {array['dtype']}{shape} from {first} to {after}"
+            raise ValueError(f"{words}, expected it to begin at {end} and to have its length")
+        end = after
+    if end != size - begin:
+        raise ValueError(f"its arrays end at {end}, expected {size - begin}")
+    found = {name: _numbers(said[name]) for name in ARRAYS}
+    for name, parts in found.items():
+        wanted = arrays[name]["shape"][0] if name in PARTED else 1
+        if len(parts) != wanted:
+            raise ValueError(f"{name} has {len(parts)} checksums, expected {wanted}")
+    return MotionLayout(begin, arrays, found)
+
+
+def _numbers(text: str) -> list[int]:
+    """Of eight hexadecimal digits each."""
+    return [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+
+
+def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
+    if meta.get("format") != FORMAT_VERSION:
+        raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
+    height, width = arrays["image"].shape[:2]
+    kinds = array_kinds(len(arrays["spectrum"]), len(arrays["pair_time"]), (width, height))
+    expected = {"image": (np.uint8, (height, width, 3))} | kinds
     if arrays.keys() != expected.keys():
         raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(expected)}")
     for name, (dtype, shape) in expected.items():

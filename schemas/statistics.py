@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal
 
-STATISTICS_VERSION = 1
+from schemas.seal import open_seal, seal
+
+STATISTICS_VERSION = 2
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of the coefficient modulus that are always listed."""
 
@@ -49,6 +51,8 @@ class Source:
 
     run: str
     """sha256 of its run.json."""
+    quiver: str | None
+    """The Quiver with which the data set was begun, if its run.json says."""
     view: str | None
     shards: int
     windows: int
@@ -80,8 +84,8 @@ class SpectrumStatistics:
 
 
 def encode(statistics: SpectrumStatistics) -> bytes:
-    """JSON of which equal statistics give equal bytes."""
-    return json.dumps(asdict(statistics), indent=2, allow_nan=False).encode() + b"\n"
+    """JSON, sealed, of which equal statistics give equal bytes."""
+    return seal(asdict(statistics), indent=2)
 
 
 def decode(data: bytes) -> SpectrumStatistics:
@@ -90,6 +94,7 @@ def decode(data: bytes) -> SpectrumStatistics:
         fields = json.loads(data)
         if fields.get("format") != STATISTICS_VERSION:
             raise ValueError(f"format is {fields.get('format')!r}, expected {STATISTICS_VERSION}")
+        fields = open_seal(data, indent=2)
         frequencies = tuple(_frequency(one) for one in fields.pop("frequencies"))
         sources = tuple(Source(**one) for one in fields.pop("sources"))
         scale = tuple(_scale(one) for one in fields.pop("scale"))

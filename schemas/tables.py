@@ -53,7 +53,15 @@ def checksum_column(member: str) -> str:
     return f"{member.split('.')[0]}_crc32"
 
 
-MEMBER_FIELDS = [pa.field(column, pa.int64()) for member in MEMBERS for column in (*member_columns(member), checksum_column(member))]
+HEADER_CHECKSUM = "motion_header_crc32"
+"""Column that holds the CRC-32 of the header of a sample's arrays, in which each array has its own:
+what seals a read of a part of them.
+"""
+MEMBER_COLUMNS = [
+    *(name for member in MEMBERS for name in (*member_columns(member), checksum_column(member))),
+    HEADER_CHECKSUM,
+]
+MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
 
 PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts")])
 """One row for every window planned; one with a null key and an outcome for every clip that gave none."""

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from pipeline.shards import TEMPORARY, ShardWriter, read_sample
 from pipeline.verify import kept_rows
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
-from schemas.sample import Sample
+from schemas.sample import Sample, motion_layout
+from schemas.seal import seal
 from tests import videos
 from tests.pipeline.building import probe
 
@@ -34,17 +35,22 @@ CONFIG = BuildConfig(
     plan=PlanConfig(frames=24, stride=12, windows_per_shard=4),
 )  # fmt: skip
 FULL = os.environ.get("QUIVER_FAULTS") == "full"
+READ = int(os.environ.get("QUIVER_MUTATIONS", "500" if FULL else "26"))
+"""How many mutations of all kinds every reader is given."""
 RANDOM = int(os.environ.get("QUIVER_MUTATIONS", "300" if FULL else "40"))
 """How many mutations are drawn by chance, beside those that are listed."""
 CUTS = 64 if FULL else 3
 """At how many places each tar is cut."""
 
 
-def make_dataset(folder: Path) -> Path:
-    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it."""
+def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> Path:
+    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it; of each of its
+    five clips the licence, which is its source too.
+    """
     for name in ("clips", "dataset"):
         (folder / name).mkdir()
-    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train") for i in range(5)]
+    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train", licence=said, source=said)
+             for i, said in enumerate(licences)]  # fmt: skip
     for i, clip in enumerate(clips):
         videos.swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
     dataset = Dataset(folder / "dataset")
@@ -90,7 +96,7 @@ def flip(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
     at = int(place * len(data))
     data[at] ^= 1 << bit
     (root / path).write_bytes(data)
-    return {path}, sample_at(root, path, at) if path.endswith(".tar") else ""
+    return {path}, sample_at(root, path, at)
 
 
 def flip_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
@@ -102,10 +108,16 @@ def flip_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> 
 
 
 def sample_at(root: Path, path: str, at: int) -> str:
-    """The key of the sample that has this byte of a tar; none for the blocks that end it."""
+    """The key of the sample that has this byte of a tar; none for the blocks that end it, and for other files."""
+    if not path.endswith(".tar"):
+        return ""
     rows = kept_rows(Dataset(root).read_record(Path(path).stem))
     inside = [key for key, row in rows.items() if row["image_offset"] - 512 <= at]
     return inside[-1] if at < (root / path).stat().st_size - 1024 else ""
+
+
+def share_of(share: float, file: Path) -> int:
+    return int(share * file.stat().st_size)
 
 
 def cut(path: str, length: Callable[[Path], int], root: Path) -> tuple[set[str], str]:
@@ -156,6 +168,58 @@ def rewrite(shard: str, change: Callable[[Sample], Sample], seal: bool, words: s
     return {f"shards/{shard}.tar"}, words
 
 
+def motion_part(root: Path, shard: str, number: int, frequency: int | None) -> slice:
+    """Bytes of a tar that hold the spectrum of its `number`-th sample, or one frequency of it."""
+    rows = list(kept_rows(Dataset(root).read_record(shard)).values())
+    row = rows[number % len(rows)]
+    with Dataset(root).tar(shard).open("rb") as tar:
+        tar.seek(row["motion_offset"])
+        layout = motion_layout(tar.read(row["motion_size"]), row["motion_size"])
+    first, after = (row["motion_offset"] + layout.begin + at for at in layout.arrays["spectrum"]["data_offsets"])
+    if frequency is None:
+        return slice(first, after)
+    length = (after - first) // CONFIG.frequencies
+    return slice(first + frequency * length, first + (frequency + 1) * length)
+
+
+def spoil(shard: str, number: int, frequency: int | None, change: Callable[[np.ndarray], Any], root: Path) -> tuple[set[str], str]:
+    """Changes the bits of a sample's coefficients, uint16, in place."""
+    path, part = f"shards/{shard}.tar", motion_part(root, shard, number, frequency)
+    data = bytearray((root / path).read_bytes())
+    change(np.frombuffer(data, np.uint16, (part.stop - part.start) // 2, part.start))
+    (root / path).write_bytes(data)
+    return {path}, sample_at(root, path, part.start)
+
+
+def to_zero(bits: np.ndarray) -> None:
+    bits[:] = 0
+
+
+def to_other_sign(bits: np.ndarray) -> None:
+    bits ^= 0x8000
+
+
+def to_order_reversed(bits: np.ndarray) -> None:
+    bits[:] = bits[::-1].copy()
+
+
+def write_elsewhere(path: str, source: float, goal: float, length: int, root: Path) -> tuple[set[str], str]:
+    """A part of a file stands over another part, as after a misdirected write."""
+    data = bytearray((root / path).read_bytes())
+    begin, at = (int(place * (len(data) - length)) for place in (source, goal))
+    data[at : at + length] = data[begin : begin + length]
+    (root / path).write_bytes(data)
+    return {path}, ""
+
+
+def zero_page(path: str, place: float, root: Path) -> tuple[set[str], str]:
+    data = bytearray((root / path).read_bytes())
+    begin = int(place * len(data)) // 4096 * 4096
+    data[begin : begin + 4096] = bytes(len(data[begin : begin + 4096]))
+    (root / path).write_bytes(data)
+    return {path}, ""
+
+
 def not_finite(sample: Sample) -> Sample:
     spectrum = sample.spectrum.copy()
     spectrum[2, 1, 5, 7] = np.nan
@@ -187,10 +251,18 @@ def in_other_order(path: str, root: Path) -> tuple[set[str], str]:
     return {path}, ""
 
 
+def edited(path: Path, **changes: Any) -> None:
+    """A sealed file that says something else, with a digest that agrees, as somebody may write one."""
+    value = json.loads(path.read_bytes()) | changes
+    value.pop("digest", None)
+    path.write_bytes(seal(value, 2 if path.name in ("run.json", "statistics.json") else 1))
+
+
 SHARDS = ("train-000000", "train-000001", "test-000000")
 TARS = tuple(f"shards/{shard}.tar" for shard in SHARDS)
 EACH = (*(f"{folder}/{shard}.{suffix}" for shard in SHARDS for folder, suffix in (("records", "json"), ("histograms", "safetensors"))), *TARS, *FILES)
 CONTRACT = ("run.json", "plan.parquet")
+KINDS = (("shards", "tar"), ("records", "json"), ("histograms", "safetensors"))
 LENGTHS: dict[str, Callable[[Path], int]] = {
     "to nothing": lambda file: 0,
     "in a header": lambda file: 100,
@@ -240,6 +312,10 @@ def listed() -> list[Mutation]:
         Mutation("write NaN, and a record that agrees", partial(rewrite, shard, not_finite, True, "spectrum has values that are not finite")),
         Mutation("write a wrong shape, and a record that agrees", partial(rewrite, shard, smaller, True, "has a spectrum of [5, 4, 40, 64]")),
         Mutation("write another split, and a record that agrees", partial(rewrite, shard, of_another_split, True, "has split 'holdout', expected 'train'")),
+        Mutation("zero a spectrum", partial(spoil, shard, 0, None, to_zero)),
+        Mutation("zero a frequency", partial(spoil, shard, 1, 3, to_zero)),
+        Mutation("flip the signs of a frequency", partial(spoil, shard, 1, 2, to_other_sign)),
+        Mutation("turn a frequency round", partial(spoil, shard, 0, 1, to_order_reversed)),
         Mutation("another run, sealed", partial(reseal, shard, {"run": "0" * 64})),
         Mutation("no rows, sealed", partial(reseal, shard, {"rows": []})),
         Mutation("other values, sealed", partial(reseal, shard, {"values": 1})),
@@ -262,6 +338,32 @@ def flips(count: int, seed: int = 0) -> list[Mutation]:
     paths = [EACH[i % len(EACH)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
     drawn = [(path, float(rng.uniform()), int(rng.integers(8))) for path in paths]
     return [Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip, path, place, bit)) for i, (path, place, bit) in enumerate(drawn)]
+
+
+def by_chance(count: int, seed: int = 0) -> list[Mutation]:
+    """So many mutations of all kinds, most of them in shards, the rest in what leads to them."""
+    rng = np.random.default_rng(seed)
+
+    def some(values: Sequence[Any]) -> Any:
+        return values[int(rng.integers(len(values)))]
+
+    kinds: dict[str, Callable[[], Callable[[Path], tuple[set[str], str]]]] = {
+        "flip": lambda: partial(flip, some(TARS), rng.uniform(), int(rng.integers(8))),
+        "flip elsewhere": lambda: partial(flip, some((*EACH, *CONTRACT)), rng.uniform(), int(rng.integers(8))),
+        "zero the tail": lambda: partial(zero_tail, some(TARS), rng.uniform()),
+        "zero the tail elsewhere": lambda: partial(zero_tail, some((*EACH, *CONTRACT)), rng.uniform()),
+        "zero a page": lambda: partial(zero_page, some(TARS), rng.uniform()),
+        "cut": lambda: partial(cut, some((*TARS, *FILES)), partial(share_of, rng.uniform())),
+        "write elsewhere": lambda: partial(write_elsewhere, some(TARS), rng.uniform(), rng.uniform(), 512 * int(rng.integers(1, 40))),
+        "zero a spectrum": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), None, to_zero),
+        "zero a frequency": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_zero),
+        "flip signs": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_other_sign),
+        "turn round": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_order_reversed),
+        "swap": lambda: partial(swap, *(f"{kind[0]}/{shard}.{kind[1]}" for kind in [some(KINDS)] for shard in rng.permutation(SHARDS)[:2])),
+        "delete": lambda: partial(delete, some((*EACH, *CONTRACT))),
+    }
+    names = list(kinds)
+    return [Mutation(f"{i}: {names[i % len(names)]}", kinds[names[i % len(names)]]()) for i in range(count)]
 
 
 def copied(root: Path, folder: Path) -> Path:

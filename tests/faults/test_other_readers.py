@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.shards import read_sample
 from schemas.sample import IMAGE, MEMBERS, META, MOTION, encode
+from tests import damage
 from tests.faults.reference import SHARDS
 
 pytestmark = pytest.mark.promise("P24")
@@ -68,3 +69,22 @@ def test_hugging_face_datasets(tars, plain, tmp_path, record_property):
         assert (row[MOTION], row[IMAGE]["bytes"]) == (sample[MOTION], sample[IMAGE])
         assert {name: value for name, value in row[META].items() if value is not None} == json.loads(sample[META])
     record_property("injections", len(plain))
+
+
+STATED = [(None, None, "CC0-1.0", "CC0-1.0", None), ("CC0-1.0", None, None, None, "CC0-1.0")]
+
+
+@pytest.mark.parametrize("licences", STATED)
+@pytest.mark.parametrize("order", [1, -1])
+def test_hugging_face_datasets_if_a_licence_is_not_stated(tmp_path, licences, order, record_property):
+    """It takes the kind of each field from the first samples, whichever these are."""
+    datasets = pytest.importorskip("datasets")
+    root = damage.make_dataset(tmp_path, licences)
+    files = [str(root / tar) for tar in damage.TARS][::order]
+    cache = str(tmp_path / "cache")
+    table = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=cache)
+    clips = [row[META]["clip"] for row in table]
+    found = {clip["clip_id"]: (clip["licence"], clip["source"]) for clip in clips}
+    expected = {f"clip-{i}": (said or "", said or "") for i, said in enumerate(licences)}
+    assert found.items() <= expected.items() and len(set(found.values())) == 2
+    record_property("injections", len(table))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +149,24 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     before = contents(reference)
     done = extract(clips, reference)
     assert done.returncode == 0 and " 0 left" in done.stdout
+    assert "of an earlier run: of each the size, its first and its last sample were looked at, quiver verify reads all" in done.stdout
     assert contents(reference) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["zero a tail", "swap"])
+def test_a_committed_tar_that_is_seen_to_be_damaged_is_named(clips, reference, tmp_path, harm):
+    """By the run that would else take it for done; a single bit is left to verify, which is said."""
+    out = shutil.copytree(reference, tmp_path / "dataset")
+    one, other = sorted(path for path in (out / "shards").iterdir())[:2]
+    data = one.read_bytes()
+    if harm == "swap":
+        one.write_bytes(other.read_bytes().ljust(len(data), b"\0")[: len(data)])
+    else:
+        one.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    done = extract(clips, out, "--workers", "1")
+    assert done.returncode == 5 and "Traceback" not in done.stderr, done.stderr
+    assert f"{one} " in done.stderr and f"quiver verify {out} names every fault" in done.stderr
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from jobs import extract_flow, finalize, preview, refilter, report_statistics, status, verify
 from pipeline.dataset import sealed
 from pipeline.derived import finalize as derive
-from tests import datasets, videos
+from tests import damage, datasets, videos
 from tests.jobs.test_extract_flow import SMALL
 from tests.pipeline.test_report import Reader
 
@@ -77,7 +77,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
     ):  # fmt: skip
         told(capfd, main, *arguments)
     for name, value in (("versions", {CODES: MARKUP}), ("config", {CODES: CODES}), ("inputs", CODES)):
-        (root / "run.json").write_text(json.dumps(run | {name: value}))
+        damage.edited(root / "run.json", **(run | {name: value}))
         for main, arguments in ((status.main, [root]), (verify.main, [root, "--workers", 1]), (finalize.main, [root, "--no-report"])):
             told(capfd, main, *arguments)
 

@@ -1,5 +1,6 @@
 """Motion at any time, magnified, past its window and in loops: closed forms, energies and seams."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import default_rng
 
-from model.effects import Series, at_rest, crossfade, energy, in_step, magnify, mean_magnitude, motion_at, series_of, snap, unrepeated
+from model.effects import Series, at_rest, crossfade, energy, in_step, magnify, mean_magnitude, motion_at, recorded_energy, series_of, snap, unrepeated
 from model.metrics import seam
+from model.waves import turning_sum
 from pipeline.shards import read_sample
 from pipeline.spectrum import to_motion, to_spectrum
 from schemas.sample import from_channels
@@ -249,3 +251,37 @@ def test_a_stored_sample_loops(tmp_path: Path):
     turn = np.arange(45) / FPS
     assert energy(loop, turn) == pytest.approx(energy(series_of(spectrum, 24, FPS), np.arange(24) / FPS), rel=0.1)
     assert seam(loop.frames(turn)).position < 1.05
+
+
+@pytest.mark.parametrize("frames", [2, 24, 151])
+def test_the_sum_of_a_turning_number_is_that_of_its_frames(frames):
+    between = np.linspace(-3, 3, 61) * frames / 7
+    cycles = np.concatenate([between, np.arange(-frames, frames + 1), [1e-13, frames - 1e-13, 0.5]])
+    expected = np.exp(2j * np.pi * np.outer(cycles, np.arange(frames)) / frames).sum(axis=1)
+    np.testing.assert_allclose(turning_sum(cycles, frames), expected, atol=1e-9 * frames)
+
+
+def test_the_recorded_energy_is_that_of_the_frames():
+    for frames, count in ((24, 13), (24, 12), (25, 13)):
+        spectrum = np.random.default_rng(frames).normal(size=(2, count, 2, 3, 4)).astype(np.float32)
+        series = series_of(spectrum[0] + 1j * spectrum[1], frames, FPS)
+        expected = energy(series, np.arange(frames) / FPS)
+        assert recorded_energy(series, frames) == pytest.approx(expected, rel=1e-5)
+
+
+LONG = [(100_000, 30.0, 4.0), (100_000, 1000.0, 12_000.0), (150, 30.0, 12_000.0)]
+
+
+@pytest.mark.parametrize("frames, fps, period", LONG)
+def test_what_is_made_of_a_long_window_takes_no_memory_by_its_frames(frames, fps, period):
+    """As much as a short one's: a file says how many frames there were, and none is shown."""
+    spectrum = np.random.default_rng(0).normal(size=(16, 2, 8, 8)) * frames * (1 + 1j)
+    tracemalloc.start()
+    try:
+        window = spectrum, frames, fps
+        loops = snap(*window, period), crossfade(*window, period, period / 4), unrepeated(*window)
+        assert all(np.isfinite(loop.at(0.5)).all() for loop in loops)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64e6

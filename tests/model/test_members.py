@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.selection import Selection
 from schemas.statistics import decode
 from tests.datasets import CALM, written
 
-PLACES = ["key", "image_offset", "image_size", "motion_offset", "motion_size"]
+PLACES = ["key", "image_offset", "image_size", "motion_offset", "motion_size", "image_crc32", "motion_header_crc32"]
 
 
 class Shard:
@@ -50,14 +51,25 @@ class Shard:
         assert len(text) <= self.length()
         self.write(self.row["motion_offset"] + 8, text.ljust(self.length()))
 
+    def checksums(self, change):
+        arrays = self.arrays()
+        said = change(json.loads(arrays["__metadata__"]["crc32"]))
+        self.header(arrays | {"__metadata__": {"crc32": json.dumps(said, separators=(",", ":"))}})
+
     def spectrum(self, **changes):
         arrays = self.arrays()
         arrays["spectrum"] |= changes
         self.header(arrays)
 
     def coefficient(self, value):
-        begin, end = (self.row["motion_offset"] + 8 + self.length() + offset for offset in self.arrays()["spectrum"]["data_offsets"])
+        arrays = self.arrays()
+        begin, end = (self.row["motion_offset"] + 8 + self.length() + offset for offset in arrays["spectrum"]["data_offsets"])
         self.write(begin, np.full((end - begin) // 2, value, np.float16).tobytes())
+        said = json.loads(arrays["__metadata__"]["crc32"])
+        one = zlib.crc32(np.full((4, 32, 40), value, np.float16))
+        said["spectrum"] = 4 * f"{one:08x}"
+        arrays["__metadata__"]["crc32"] = json.dumps(said, separators=(",", ":"))
+        self.header(arrays)
 
     def tar_header(self, member, **changes):
         info = tarfile.TarInfo(f"{self.row['key']}.{'image.png' if member == 'image' else 'motion.safetensors'}")
@@ -76,6 +88,19 @@ class Shard:
         for found in self.examples.values():
             found.rows.places[0, PLACES.index(column) - 1] = value
 
+    def agree(self):
+        """The rows of the table agree with what is there, as somebody else's may."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return
+        for found in self.examples.values():
+            place = dict(zip(PLACES[1:], found.rows.places[0].tolist(), strict=True))
+            image = data[max(place["image_offset"], 0) :][: max(place["image_size"], 0)]
+            motion = data[max(place["motion_offset"], 0) :]
+            self.place("image_crc32", zlib.crc32(image))
+            self.place("motion_header_crc32", zlib.crc32(motion[: 8 + int.from_bytes(motion[:8], "little")]))
+
     def truncate(self):
         with self.path.open("r+b") as file:
             file.truncate(self.row["motion_offset"] + 2000)
@@ -90,6 +115,10 @@ HOSTILE = {
     "deeply nested": (lambda s: (s.write(s.row["motion_offset"], (4000).to_bytes(8, "little")), s.write(s.row["motion_offset"] + 8, b"[" * 4000)), "recursion"),
     "a list": (lambda s: s.header(b"[1,2]"), "arrays are"),
     "array missing": (lambda s: s.header({n: a for n, a in s.arrays().items() if n != "weight"}), "arrays are"),
+    "no checksums": (lambda s: s.header({n: a for n, a in s.arrays().items() if n != "__metadata__"}), "arrays are"),
+    "other checksums": (lambda s: s.checksums(lambda said: said | {"spectrum": 4 * "0" * 8}), "entry . of spectrum has other bytes"),
+    "too few checksums": (lambda s: s.checksums(lambda said: said | {"spectrum": 3 * "0" * 8}), "spectrum has 3 checksums, expected 4"),
+    "checksums that are none": (lambda s: s.checksums(lambda said: said | {"weight": "xyz"}), "invalid literal"),
     "array without offsets": (lambda s: s.header(s.arrays() | {"weight": {}}), "data_offsets"),
     "array that is none": (lambda s: s.header(s.arrays() | {"weight": 3}), "subscriptable"),
     "strange type": (lambda s: s.spectrum(dtype="I7"), "I7"),
@@ -137,6 +166,10 @@ def test_a_hostile_sample_is_named_and_never_read(name, pristine, tmp_path):
     shard = Shard(pristine, tmp_path / "a")
     tamper(shard)
     for found in shard.examples.values():
+        with pytest.raises(ValueError, match=rf"^sample '{shard.row['key']}' of {shard.path} cannot be read: [^\n]*"):
+            found[0]
+    shard.agree()
+    for found in shard.examples.values():
         with pytest.raises(ValueError, match=rf"^sample '{shard.row['key']}' of {shard.path} cannot be read: [^\n]*{words}"):
             found[0]
 
@@ -153,7 +186,7 @@ def test_a_table_of_other_shards_is_refused(tmp_path):
     a, b = (written(tmp_path / name, {"train-000000": [CALM] * count}, seed=count) for name, count in (("a", 2), ("b", 3)))
     statistics = compute([Selection(a)])
     a.manifest.write_bytes(b.manifest.read_bytes())
-    with pytest.raises(ValueError, match=r"manifest.parquet is of another set of shards than index.json names: quiver finalize"):
+    with pytest.raises(ValueError, match=r"manifest.parquet cannot be read .it is not the table that index.json names.: quiver finalize"):
         Examples([Selection(a)], statistics)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -388,3 +390,14 @@ def test_a_photograph_of_quite_another_aspect_is_refused():
     assert page_of(photograph(256, 192), volume(), "portrait")
     with pytest.raises(ValueError, match="motion is of 128x80 and the photograph of 64x800 pixels"):
         page_of(photograph(800, 64), volume(), "tower")
+
+
+def test_a_page_of_a_long_window_takes_no_memory_by_its_frames():
+    long = replace(volume(), frames=100_000, spectrum=volume().spectrum * np.float32(100_000 / T))
+    tracemalloc.start()
+    try:
+        found = page_of(photograph(), long, "long")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) > 100_000 and peak < 100e6

@@ -50,6 +50,7 @@ def config_of(depth: int) -> str:
         "null",
         '{"a": 1}',
         '{"config": {"plan": []}, "inputs": "", "plan": "", "versions": {}}',
+        '{"config": {"plan": []}, "inputs": "", "plan": "", "versions": {}, "format": 4}',
         "[" * 100_000,
         "\xff",
         "9" * 5000,
@@ -67,8 +68,8 @@ def test_a_run_json_that_is_none_is_a_sentence(tmp_path, text):
 
 def test_a_data_set_of_another_format_is_a_difference(tmp_path):
     begin(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps(json.loads((tmp_path / "run.json").read_text()) | {"format": 2, "config": {"size": 1}}))
-    with pytest.raises(ContractMismatch, match=r"^format: 2 -> 3$"):
+    (tmp_path / "run.json").write_text(json.dumps(json.loads((tmp_path / "run.json").read_text()) | {"format": 3, "config": {"size": 1}}))
+    with pytest.raises(ContractMismatch, match=r"^format: 3 -> 4$"):
         begin(tmp_path)
 
 

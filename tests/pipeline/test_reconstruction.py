@@ -25,6 +25,7 @@ from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Quarantined, Reason
 from schemas.run import plain
 from schemas.sample import from_channels
+from schemas.seal import seal
 from tests import videos
 from tests.pipeline.building import plan
 
@@ -149,7 +150,8 @@ def test_settings_come_back_as_they_were_recorded(dataset):
 def test_a_run_file_without_the_settings_is_refused(dataset, tmp_path, change, words):
     run = json.loads(dataset.run.read_bytes())
     change(run)
-    (tmp_path / "run.json").write_text(json.dumps(run))
+    del run["digest"]
+    (tmp_path / "run.json").write_bytes(seal(run, indent=2))
     with pytest.raises(ValueError, match=r"run\.json") as refused:
         read_settings(Dataset(tmp_path))
     assert words in str(refused.value)

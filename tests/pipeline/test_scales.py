@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load, save
 
 from pipeline import scales
 from pipeline.derived import finalize
@@ -16,6 +15,8 @@ from pipeline.scales import ScaleConfig, check_belongs, compute, count_fine, nee
 from pipeline.selection import Selection, samples, select
 from pipeline.shards import read_sample
 from pipeline.statistics import moduli
+from schemas.sample import MOTION
+from schemas.sample import encode as encode_sample
 from schemas.statistics import QUANTILES, decode, encode
 from tests.datasets import CALM, CONFIG, written
 
@@ -143,9 +144,10 @@ def test_a_number_that_is_not_finite_in_a_shard_is_named(tmp_path):
     (row,) = pq.read_table(dataset.manifest).to_pylist()
     tar = bytearray(dataset.tar("train-000000").read_bytes())
     motion = slice(row["motion_offset"], row["motion_offset"] + row["motion_size"])
-    arrays = load(bytes(tar[motion]))
-    arrays["spectrum"][1, 2, 3, 4] = np.nan
-    tar[motion] = save(arrays)
+    sample = read_sample(dataset.tar("train-000000"), row["key"], row)
+    spectrum = sample.spectrum.copy()
+    spectrum[1, 2, 3, 4] = np.nan
+    tar[motion] = encode_sample(replace(sample, spectrum=spectrum))[MOTION]
     dataset.tar("train-000000").write_bytes(tar)
     with pytest.raises(OSError, match=rf"member {row['key']}.motion.safetensors of train-000000.tar has other bytes than were written"):
         exact([Selection(dataset)])

@@ -1,18 +1,28 @@
 """Whatever happens to a file of a data set, verify names it, and repair brings the bytes back."""
 
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.repair import repair
-from pipeline.dataset import Dataset
+from pipeline.dataset import DamagedShard, Dataset
+from pipeline.derived import finalize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.plan import PlanConfig
 from pipeline.selection import Selection, samples
-from pipeline.verify import Remedy, verify
+from pipeline.verify import Remedy, one_by_one, verify
+from pipeline.version import quiver_version
+from pipeline.views import refilter
 from pipeline.window import BuildConfig, recorded, restored
 from schemas.run import plain
 from schemas.sample import encode
+from schemas.statistics import decode as decode_statistics
 from tests import damage
 
 
@@ -169,3 +179,154 @@ def test_weights_are_named_beside_the_contract():
 def test_settings_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match="cannot be read"):
         restored(plain(recorded(BuildConfig())) | change)
+
+
+@pytest.fixture(scope="module")
+def viewed(sound, tmp_path_factory):
+    """With two views."""
+    root = damage.copied(sound, tmp_path_factory.mktemp("viewed"))
+    for name, share in (("strict", 0.2), ("loose", 0.9)):
+        refilter(Dataset(root), name, replace(PRESETS["subtle"], camera_motion=share), one_by_one)
+    assert verify(Dataset(root)).faults == []
+    return root
+
+
+def edit(path: Path) -> None:
+    """As a person does it, in an editor."""
+    text = path.read_text()
+    assert '"no_motion_px": 0.1' in text
+    path.write_text(text.replace('"no_motion_px": 0.1', '"no_motion_px": 9.1'))
+
+
+def flip_a_bit(path: Path) -> None:
+    damage.flip(path.name, 0.7, 0, path.parent)
+
+
+def seal_again(path: Path) -> None:
+    """The definition of another view, under this one's name."""
+    path.write_bytes(path.with_name("loose.json").read_bytes())
+
+
+def seal_of_another_run(path: Path) -> None:
+    damage.edited(path, run="0" * 64)
+
+
+@pytest.mark.parametrize("harm", [edit, flip_a_bit, seal_again, seal_of_another_run, Path.unlink])
+def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm, capsys):
+    root = damage.copied(viewed, tmp_path)
+    before = damage.contents(root)
+    before = {name: data for name, data in before.items() if not name.startswith("views/strict.")}
+    harm(root / "views" / "strict.json")
+    dataset = Dataset(root)
+    parts = {path.name: path.read_bytes() for path in (root / "views").glob("strict.*")}
+    found = verify(dataset)
+    (fault,) = found.faults
+    assert (fault.path, fault.remedy) == ("views/strict.json", Remedy.MOVE_VIEW)
+    assert "quiver refilter" in found.faults[0].what
+    with pytest.raises(ValueError, match=r"strict\.json"):
+        Selection(dataset, "strict").thresholds()
+    assert repair(dataset, found, lambda: damage.building(dataset)).right
+    assert f"quiver refilter {root} --name strict makes it again" in capsys.readouterr().out
+    assert damage.contents(root) == before and verify(dataset).faults == []
+    aside = (root / ".removed" / "views").iterdir()
+    assert {path.name: path.read_bytes() for path in aside} == parts
+
+
+def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(viewed, tmp_path):
+    root = damage.copied(viewed, tmp_path)
+    for name, remedy in (("run.json", Remedy.NEW_FOLDER), ("views/strict.json", Remedy.MOVE_VIEW)):
+        path = root / name
+        whole = path.read_bytes()
+        for place in range(3, 8 * len(whole), 8 * len(whole) // 40):
+            data = bytearray(whole)
+            data[place // 8] ^= 1 << place % 8
+            path.write_bytes(data)
+            (fault,) = verify(Dataset(root)).faults
+            assert (fault.path, fault.remedy) == (name, remedy)
+        path.write_bytes(whole)
+
+
+PARTS = ["parquet", "index.json", "histogram.safetensors", "statistics.json"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_file_of_a_view_is_named_and_written_again(viewed, tmp_path, part):
+    root = damage.copied(viewed, tmp_path)
+    damage.flip(f"views/strict.{part}", 0.5, 2, root)
+    (root / "views" / "notes.txt").write_text("someone's")
+    found = verify(Dataset(root))
+    faults = {fault.path: fault.remedy for fault in found.faults}
+    assert faults == {f"views/strict.{part}": Remedy.FINALIZE, "views/notes.txt": Remedy.MOVE}
+    assert repair(Dataset(root), found, lambda: damage.building(Dataset(root))).right
+    assert damage.contents(root) == damage.contents(viewed)
+
+
+def test_scales_that_were_edited_are_refused(sound, tmp_path):
+    path = damage.copied(sound, tmp_path) / "statistics.json"
+    path.write_text(path.read_text().replace('"windows": ', '"windows": 1'))
+    with pytest.raises(ValueError, match="not a statistics file: has changed since it was written"):
+        decode_statistics(path.read_bytes())
+
+
+TAILS = [0.2, 0.6, 0.9, 0.99, 0.995]
+
+
+@pytest.mark.parametrize("shard", damage.SHARDS)
+@pytest.mark.parametrize("share", TAILS)
+def test_a_committed_tar_whose_tail_is_zeros_is_not_taken_for_whole(sound, tmp_path, shard, share):
+    root = damage.copied(sound, tmp_path)
+    damage.zero_tail(f"shards/{shard}.tar", share, root)
+    words = rf"shards/{shard}\.tar .*: quiver verify {root} names every fault"
+    with pytest.raises(DamagedShard, match=words):
+        finalize(Dataset(root))
+
+
+def test_committed_tars_that_changed_places_are_not_taken_for_whole(sound, tmp_path):
+    """Also where both have the same size, as tars of uncompressed samples do."""
+    root = damage.copied(sound, tmp_path)
+    one, other = damage.TARS[:2]
+    damage.swap(one, other, root)
+    for path in (one, other):
+        data, size = (root / path).read_bytes(), (sound / path).stat().st_size
+        (root / path).write_bytes(data.ljust(size, b"\0")[:size])
+    words = r"train-000000\.tar does not hold clip-0-000000\.image\.png where its record says"
+    with pytest.raises(DamagedShard, match=words):
+        finalize(Dataset(root))
+
+
+def test_a_data_set_says_which_quiver_made_it(sound):
+    """In its contract, its samples, its scales and its tables; and each record, which one built it."""
+    dataset, name = Dataset(sound), quiver_version()
+    assert dataset.begun().versions["quiver"] == name
+    read = [one for shard in damage.SHARDS for one in samples(Selection(dataset), shard)]
+    assert {sample.meta["quiver"] for sample in read} == {name}
+    (source,) = decode_statistics(dataset.statistics.read_bytes()).sources
+    assert source.quiver == name
+    assert pq.read_schema(dataset.manifest).metadata[b"quiver"] == name.encode()
+    assert {dataset.read_record(shard)["quiver"] for shard in damage.SHARDS} == {name}
+
+
+def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(sound, tmp_path, monkeypatch):
+    root = damage.copied(sound, tmp_path)
+    damage.flip(damage.TARS[0], 0.5, 1, root)
+    monkeypatch.setattr("pipeline.dataset.quiver_version", lambda: "9.9")
+    dataset = Dataset(root)
+    assert repair(dataset, verify(dataset), lambda: damage.building(dataset)).right
+    after, before = damage.contents(root), damage.contents(sound)
+    record = f"records/{damage.SHARDS[0]}.json"
+    assert {name for name in before if after[name] != before[name]} == {record}
+    assert json.loads(after[record])["quiver"] == "9.9"
+
+
+def test_another_pyarrow_writes_other_bytes_and_is_no_fault(sound, tmp_path, monkeypatch):
+    """Tables are compared by their rows then, and indexes without the table's digest, which must be its own."""
+    root = damage.copied(sound, tmp_path)
+    table = pq.read_table(root / "manifest.parquet")
+    pq.write_table(table, root / "manifest.parquet", compression="gzip", row_group_size=1024)
+    digest = hashlib.sha256((root / "manifest.parquet").read_bytes()).hexdigest()
+    damage.edited(root / "index.json", manifest=digest)
+    assert names(verify(Dataset(root))) == {"manifest.parquet", "index.json"}
+    monkeypatch.setattr("pipeline.verify.pa.__version__", "0")
+    assert verify(Dataset(root)).faults == []
+    damage.edited(root / "index.json", manifest="0" * 64)
+    assert names(verify(Dataset(root))) == {"index.json"}

@@ -1,0 +1,66 @@
+"""Which Quiver this is: what a data set says of how it was made."""
+
+import re
+import tomllib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+DISTRIBUTION = "quiver-motion"
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+SHOWN = 12
+"""Digits of a commit."""
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def quiver_version(folder: Path = CHECKOUT) -> str:
+    """The version, and after `+g` the commit of the checkout, as `0.1.0+g8ba38bb0c5f3`.
+
+    What is changed and not committed is not seen. An installed Quiver, and one that was uploaded to
+    a cluster, have no commit.
+    """
+    commit = _commit(folder / ".git")
+    return _release(folder) + (f"+g{commit[:SHOWN]}" if commit else "")
+
+
+def _release(folder: Path) -> str:
+    """By the checkout, whose code this is, or else by what is installed."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        if project["name"] == DISTRIBUTION:
+            return project["version"]
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _commit(git: Path) -> str | None:
+    """The commit that is checked out, by git's own files: git need not be installed."""
+    try:
+        if git.is_file():  # of a worktree or a submodule: a path
+            git = git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head if COMMIT.fullmatch(head) else None
+        name = head.removeprefix("ref: ")
+        common = git / "commondir"  # of a worktree: where its branches are
+        places = [git]
+        if common.exists():
+            places.append(git / common.read_text(encoding="utf-8").strip())
+        return next((found for place in places if (found := _resolved(place, name))), None)
+    except (OSError, ValueError):
+        return None
+
+
+def _resolved(git: Path, name: str) -> str | None:
+    """The commit of a branch, in a file of its own or among the packed ones."""
+    path, packed = git / name, git / "packed-refs"
+    lines = [path.read_text(encoding="utf-8")] if path.is_file() else []
+    lines += packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []
+    fields = [line.split() for line in lines]
+    found = [one[0] for one in fields if len(one) == 1 or (len(one) == 2 and one[1] == name)]
+    return next((one for one in found if COMMIT.fullmatch(one)), None)

@@ -1,0 +1,167 @@
+"""P6: whatever storage did to a data set, no reader gives a sample that is not the one written.
+
+Every reader of the product is given every mutation, as it is called by its verb: each read raises an
+error that it documents before it gives anything, or gives what the sound data set gives.
+QUIVER_MUTATIONS says how many mutations there are (QUIVER_FAULTS=full: 500).
+"""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.evaluate import found_real
+from jobs.motion import stored_motion
+from jobs.trainer import Data
+from model.batches import Draw, Windows
+from model.rendering_task import Pairs
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import shared_pool
+from pipeline.reconstruction import read_manifest, reconstruct
+from pipeline.selection import samples, select
+from tests import damage
+
+LONGEST_S = max(300, 10 * damage.READ)
+pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(LONGEST_S)]
+REFUSED = (OSError, ValueError)
+"""What readers document; every verb makes a sentence of it."""
+Reads = Iterator[tuple[Any, Callable[[], Any]]]
+"""What is read, and how."""
+
+
+def drawn(windows: Windows) -> Reads:
+    """Every sample, as the second epoch of seed 3 draws it, alone in its batch."""
+    for number in range(len(windows)):
+        yield windows.rows[number].key, lambda number=number: windows.batch([Draw(3, 1, number)])
+
+
+def trained(root: Path, statistics: Path | None, **more: Any) -> Reads:
+    """Samples of both splits, as train-denoiser and train-autoencoder open them."""
+    data = Data(data=(str(root),), out=root / "out", statistics=statistics, augment=False)
+    selections = data.selections()
+    scales = data.scales(selections)
+    for windows in data.examples(selections, scales, "adaptive", damage.CONFIG.frequencies, **more):
+        yield from drawn(windows) if windows else ()
+
+
+def denoiser(root: Path) -> Reads:
+    return trained(root, None)
+
+
+def autoencoder(root: Path) -> Reads:
+    return trained(root, root / "statistics.json", all_of_them=True)
+
+
+def renderer(root: Path) -> Reads:
+    data = Data(data=(str(root),), out=root / "out")
+    selections = data.selections()
+    for split in ("train", "test"):
+        yield from drawn(Pairs(selections, data.scales(selections), split=split))
+
+
+def evaluation(root: Path) -> Reads:
+    """The windows of which the real videos are read; the videos have digests of their own."""
+    found = found_real(str(root), shared_pool(DecodeConfig(), 1))
+    rows = {row["key"]: row for row in read_manifest(select(str(root)))}
+    for key in found:
+        yield key, lambda key=key: rows[key]
+    yield "all", lambda: sorted(found)
+
+
+def preview(root: Path) -> Reads:
+    for key in KEYS:
+        yield key, lambda key=key: _parts(reconstruct(select(str(root)), key))
+
+
+def _parts(shown: Any) -> Any:
+    sample = shown.sample
+    return shown.row, shown.settings, shown.motion, sample.image, sample.weight, sample.confidence
+
+
+def animate(root: Path) -> Reads:
+    for key in (None, *KEYS):
+        yield key, lambda key=key: stored_motion(str(root), key)
+
+
+def whole(root: Path) -> Reads:
+    """As report-statistics --exact, refilter and the report's pictures read them."""
+    for shard in damage.SHARDS:
+        yield shard, lambda shard=shard: list(samples(select(str(root)), shard))
+
+
+READERS = (denoiser, autoencoder, renderer, evaluation, preview, animate, whole)
+KEYS: list[str] = []
+
+
+def content(value: Any) -> str:
+    """A digest of what was read; of arrays and tensors, their bytes."""
+    return hashlib.sha256(repr(_plain(value)).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def read_all(reader: Callable[[Path], Reads], root: Path) -> tuple[dict[Any, str], int]:
+    """What a reader gives of a data set, by what was asked for, and how often it refused."""
+    found: dict[Any, str] = {}
+    refused = 0
+    try:
+        for name, read in reader(root):
+            try:
+                value = read()
+            except REFUSED:
+                refused += 1
+                continue
+            found[len(found) + refused, name] = content(value)
+    except REFUSED:  # to open it at all
+        refused += 1
+    return found, refused
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    root = damage.make_dataset(tmp_path_factory.mktemp("sound"))
+    kept = read_manifest(select(str(root)), filters=[("outcome", "=", "kept")])
+    KEYS[:] = sorted(row["key"] for row in kept)[::3]
+    return root
+
+
+def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
+    root = damage.copied(sound, tmp_path)
+    expected = {reader.__name__: read_all(reader, root) for reader in READERS}
+    shutil.rmtree(root)
+    assert all(given and not refused for given, refused in expected.values())
+    refusals: Counter[str] = Counter()
+    silent, noticed = [], 0
+    for mutation in damage.by_chance(damage.READ):
+        root = damage.copied(sound, tmp_path)
+        mutation.apply(root)
+        before = refusals.total()
+        for reader in READERS:
+            given, refused = read_all(reader, root)
+            whole, _ = expected[reader.__name__]
+            refusals[reader.__name__] += refused > 0
+            if not given.items() <= whole.items() or (len(given) < len(whole) and not refused):
+                silent.append((mutation.name, reader.__name__))
+        noticed += refusals.total() > before
+        shutil.rmtree(root)
+    record_property("injections", damage.READ)
+    with capsys.disabled():
+        counts = ", ".join(f"{name} refused {number}" for name, number in sorted(refusals.items()))
+        found = f"{len(silent)} read silently; {noticed} noticed by a reader ({counts})"
+        print(f"\n{damage.READ} mutations of a data set: {found}")
+    assert not silent and all(refusals[reader.__name__] for reader in READERS)
