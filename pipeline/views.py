@@ -59,7 +59,7 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
     for name in ("index.json", "report.html"):
         view.home.publish(view.file(name), None)  # without its index the view is none, until all of it is written
     view.home.publish(view.file("json"), to_json(dict(thresholds=plain(asdict(thresholds))), indent=1))
-    tally, index = Judged(), {}
+    tally, index = Judged(), dict(before)  # a shard whose windows were all tried again has no row
     with manifest_writer(view.home, view.table) as write:
         for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
             judged = [judged_again(row, thresholds, tally) for row in rows]
@@ -121,7 +121,8 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except UNREADABLE as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
-    if shards - {None} != Selection(dataset).index()["shards"].keys():
+    entries = Selection(dataset).index()["shards"]
+    if not {shard for shard, entry in entries.items() if entry["kept"]} <= shards <= {None, *entries}:
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
