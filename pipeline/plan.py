@@ -331,9 +331,9 @@ def plan_round(clips: Iterable[PlannedClip], again: Iterable[dict], planned: Ite
 
     Raises ValueError if two clips give the same key.
     """
-    before = [row for row in planned if row["key"]]
-    windows, barren = _windows_and_barren(clips, {row["clip_id"] for row in before})
-    _check_keys([row["key"] for row in (*before, *windows)])
+    before = {row["key"]: row["clip_id"] for row in planned if row["key"]}
+    windows, barren = _windows_and_barren(clips, set(before.values()))
+    _check_keys([*before, *(row["key"] for row in windows)])
     return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
 
 
