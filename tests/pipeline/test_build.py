@@ -21,7 +21,7 @@ from pipeline.decode.pool import DecoderPool
 from pipeline.decode.process import DecoderProcess
 from pipeline.derived import finalize
 from pipeline.effort import Clock
-from pipeline.encode import X264, write_film
+from pipeline.encode import X264, Shown, write_film
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
@@ -357,7 +357,7 @@ def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkey
     config = replace(SMALL, plan=PlanConfig(frames=24))
     assert first_window(Path("12:30.mp4"), config).frames == 24
     still = np.zeros((32, 32, 3), np.uint8)
-    shown = [(still, 0, 1), (still, 1, 1)]
+    shown = [Shown(still, i * 3000, 3000) for i in range(2)]
     write_film(Path("1:2.mp4"), shown, X264, rate=30, index_first=True)
     assert (tmp_path / "1:2.mp4").stat().st_size > 0
 
