@@ -275,12 +275,17 @@ def split_of(identity: str, test_fraction: float) -> str:
 
 def since_first(video: Video) -> Float64[np.ndarray, " frames"]:
     """The time of each frame in seconds after the first, as a player counts: a container may begin at any time stamp."""
-    return video.times - video.times[0]
+    return _after(video.times, video.times[0])
+
+
+def _after(times: Any, first: float) -> Any:
+    """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s are 2.0."""
+    return times if first == 0 else np.round(times - first, 9)
 
 
 def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
     """(start, end) of the clip within its file, seconds after the first frame."""
-    start_s, end_s = clip.start_s or 0.0, float(video.end_s - video.times[0])
+    start_s, end_s = clip.start_s or 0.0, float(_after(video.end_s, video.times[0]))
     return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
 
 

@@ -97,6 +97,7 @@ class Staged(Dataset):
             raise ValueError(f"{self.bucket.url} holds no data set: there is no run.json")
         super().resume()
         self._take_up_all()
+        self.sizes = self.bucket.list("shards/")
 
     def begin_round(self, rows: Sequence[dict]) -> None:
         """Here and in the storage. If another run has begun it there, it is that one's round which counts."""

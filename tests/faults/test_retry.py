@@ -3,8 +3,9 @@
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,8 +22,9 @@ from pipeline.selection import Selection, samples
 from pipeline.verify import Remedy, verify
 from pipeline.views import refilter
 from pipeline.window import restored
-from tests.faults.reference import SHARDS, Reference, committed, count, promised, tar_names
-from tests.faults.runs import ended_here, forked, killed_here, retry_here
+from tests.faults import storage
+from tests.faults.reference import FULL, SHARDS, Reference, command, committed, count, promised, tar_names
+from tests.faults.runs import build_here, ended_here, forked, killed_here, retry_here
 
 WINDOWS, BARREN = (1, 3), 2
 """Clips of which the video is gone when the shards are built, and when the clips are planned."""
@@ -113,26 +115,27 @@ def test_a_retry_ends_at_the_samples_of_an_undisturbed_run(reference, broken, ou
     assert ended_here(broken.clips, out) == 0 and promised(out) == done, "the command that made it changes nothing"
 
 
-@pytest.mark.parametrize(
-    "armed",
-    [
-        *(f"{point} run 1" for point in ROUND),
-        f"mid-member {RETRIED} 3",
-        f"after-rename {RETRIED} 1",
-        f"mid-record {RETRIED} 1",
-        f"after-record {RETRIED} 1",
-        f"mid-finalize {RETRIED} 1",
-    ],
-)
-@pytest.mark.parametrize("go_on", [retried, None], ids=["retry", "extract-flow"])
-def test_a_retry_that_is_killed_is_finished_by_the_same_command_or_by_the_first(reference, broken, out, armed, go_on: Callable | None):
+KILLED = [
+    *(f"{point} run 1" for point in ROUND),
+    f"mid-member {RETRIED} 3",
+    f"after-rename {RETRIED} 1",
+    f"mid-record {RETRIED} 1",
+    f"after-record {RETRIED} 1",
+    f"mid-finalize {RETRIED} 1",
+]
+COMMANDS = {"retry": True, "extract-flow": False}
+CASES = [(armed, name) for i, armed in enumerate(KILLED) for j, name in enumerate(COMMANDS) if FULL or i % 2 == j or i == 0]
+
+
+@pytest.mark.parametrize("armed, name", CASES)
+def test_a_retry_that_is_killed_is_finished_by_the_same_command_or_by_the_first(reference, broken, out, armed, name):
     before = committed(out)
     assert retried(out, **{VARIABLE: armed}) == -signal.SIGKILL
     between = committed(out)
     assert before.items() <= between.items()
-    code = retried(out) if go_on else ended_here(broken.clips, out)
+    code = retried(out) if COMMANDS[name] else ended_here(broken.clips, out)
     assert code == 0, out.with_suffix(".log").read_text()
-    if not go_on and armed == "mid-round run 1":  # no round was begun: there is nothing to finish
+    if not COMMANDS[name] and armed == "mid-round run 1":  # no round was begun: there is nothing to finish
         assert find_retryable(Dataset(out)) and retried(out) == 0
     assert between.items() <= committed(out).items()
     assert_whole(reference, out)
@@ -206,3 +209,50 @@ def test_nothing_is_tried_in_a_folder_that_is_none_or_not_finished(broken, tmp_p
             assert killed_here(broken.clips, folder, f"before-open {SHARDS[0]} 1") == -signal.SIGKILL
         code = retried(folder)
         assert code == Exit.USAGE, folder.with_suffix(".log").read_text()
+
+
+REMOTE_KILLED = ["after-round run 1", "after-round-upload run 1", f"after-upload-tar {RETRIED} 1", f"after-commit {RETRIED} 1"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    with storage.storage(tmp_path_factory.mktemp("storage") / "log") as address:
+        storage.client(address).create_bucket(Bucket=storage.BUCKET)
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("armed", [*REMOTE_KILLED] if FULL else REMOTE_KILLED[1:3])
+def test_a_retry_in_object_storage_is_killed_and_finished_from_elsewhere(reference, server, tmp_path, armed):
+    """Through a storage that fails one call in five; the second machine has nothing of the first."""
+    table, away, prefix = copied(reference, tmp_path / "clips"), tmp_path / "away", tmp_path.name
+    away.mkdir()
+    with storage.faulty(server) as proxy:
+
+        def run(function: Callable, *arguments: Any, staging: str, **env: str) -> int:
+            log = tmp_path / f"{staging}.log"
+            return forked(function, *arguments, tmp_path / staging, output=log, **storage.environment(proxy), **env)
+
+        def extract(staging: str, **env: str) -> int:
+            words = command(table, Path("out"), "--staging", str(tmp_path / staging))[3:]
+            return run(build_there, [storage.url(prefix) if word == "out" else word for word in words], staging=staging, **env)
+
+        move(table.parent, away, BARREN)
+        assert extract("a", **{VARIABLE: f"before-open {SHARDS[0]} 1"}) == -signal.SIGKILL
+        move(table.parent, away, *WINDOWS)
+        assert extract("a") == 0, (tmp_path / "a.log").read_text()
+        move(away, table.parent, BARREN, *WINDOWS)
+        before = promised(storage.downloaded(server, prefix, tmp_path / "before"))
+        assert run(retry_here, storage.url(prefix), staging="a", **{VARIABLE: armed}) == -signal.SIGKILL
+        assert run(retry_here, storage.url(prefix), staging="b") == 0, (tmp_path / "b.log").read_text()
+        found = storage.downloaded(server, prefix, tmp_path / "found")
+        kept = {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json", "plan.parquet"))}
+        assert {name: before[name] for name in kept}.items() <= promised(found).items()
+        assert_whole(reference, found)
+        assert extract("c") == 0, (tmp_path / "c.log").read_text()
+        again = storage.downloaded(server, prefix, tmp_path / "again")
+        assert promised(again) == promised(found)
+
+
+def build_there(arguments: list[str], _: Path) -> None:
+    build_here(arguments)

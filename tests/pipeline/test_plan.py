@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import inputs_digest
-from pipeline.plan import PlanConfig, list_clips, plan_clip, plan_rows, plan_windows, split_of, window_span
+from pipeline.plan import PlanConfig, identified, list_clips, plan_clip, plan_rows, plan_windows, split_of, window_span, with_windows
 from schemas.clip import Clip, Video, Window
 from schemas.outcome import Reason
 from schemas.tables import PLAN as PLAN_SCHEMA
@@ -183,6 +183,18 @@ def test_cuts_and_windows_count_from_the_first_frame_whatever_the_container_says
     assert [window.start_frame for window in cut.windows] == [window.start_frame for window in same.windows] == [30]
     span, twin = (window_span(p.clip, probe(p.clip.uri), p.windows[0], config) for p in (cut, same))
     assert span == twin == range(30, 60)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.4, 1.466667, 60001.0166, -0.0333])
+def test_a_cut_has_the_same_frames_wherever_the_time_stamps_begin(first):
+    """Of a container that counts in 90,000ths of a second."""
+    times = np.rint((first + np.arange(300) / 30) * 90_000) / 90_000
+    video = Video(times=times, end_s=float(times[-1]) + 1 / 30, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0))
+    for start, end in ((1, 2), (2, 7), (3, 4)):
+        clip, config = Clip(uri="a", start_s=float(start), end_s=float(end)), PlanConfig(frames=30, stride=30)
+        windows = with_windows(identified(clip, "0" * 64, 1, config), video, config).windows
+        spans = [window_span(clip, video, window, config) for window in windows]
+        assert [(span.start, span.stop) for span in spans] == [(30 * i, 30 * i + 30) for i in range(start, end)]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
