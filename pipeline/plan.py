@@ -119,8 +119,8 @@ def _files_of(folder: Path) -> Iterator[Path]:
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         yield from (Path(place, name) for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        linked = (Path(place, name) for name in folders if os.path.islink(os.path.join(place, name)))
-        yield from (path for path in linked if not _is_inside(path, folder))
+        paths = (Path(place, name) for name in folders)
+        yield from (path for path in paths if path.is_symlink() and not _is_inside(path, folder))
     yield from (Path(str(error.filename)) for error in unreadable)
 
 

@@ -116,7 +116,7 @@ class Superseded:
         self.last: dict[tuple[str, ...], int] = {}
         for one in rounds:
             for row in one.rows:
-                self.last |= {identity: one.number for identity in _replaced(row)}
+                self.last |= dict.fromkeys(_replaced(row), one.number)
 
     def __contains__(self, row: Mapping[str, Any]) -> bool:
         return self.last.get(_identity(row), 0) > row.get("round", 0)

@@ -18,7 +18,26 @@ from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage
 from tests import videos
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = "--size 64x48 --frames 24 --frequencies 4 --stride 24 --filters none --dis-preset fast --pairs 1 --checks 1 --workers 1".split()
+SMALL = [
+    "--size",
+    "64x48",
+    "--frames",
+    "24",
+    "--frequencies",
+    "4",
+    "--stride",
+    "24",
+    "--filters",
+    "none",
+    "--dis-preset",
+    "fast",
+    "--pairs",
+    "1",
+    "--checks",
+    "1",
+    "--workers",
+    "1",
+]
 CLIPS = 12
 
 
@@ -118,9 +137,7 @@ def test_what_a_video_is_ends_no_run():
 
 
 @pytest.mark.parametrize("out", ["", " "])
-@pytest.mark.parametrize(
-    "verb, rest", [("extract_flow", ["--clips", "clips"]), ("make_clips", []), ("animate", ["a.png", "--motion-from", "a.mp4"])]
-)
+@pytest.mark.parametrize("verb, rest", [("extract_flow", ["--clips", "clips"]), ("make_clips", []), ("animate", ["a.png", "--motion-from", "a.mp4"])])
 def test_an_empty_name_of_what_is_to_be_written_is_refused(tmp_path, monkeypatch, capsys, verb, rest, out):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
