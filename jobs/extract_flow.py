@@ -99,8 +99,9 @@ class ExtractFlow(Workers, FilterChoice):
     take_over_s: float | None = None
     """Go on in the place of a run that holds the folder and has given no sign of life for so many seconds: it commits nothing any more."""
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the windows that this run has built is quarantined, or of the clips
-    cannot be read for a reason that may be the machine's. 1 never ends it.
+    """End with exit code 6 when more than this share of the windows that this run has built is
+    quarantined, or of the clips cannot be read for a reason that may be the machine's. 1 never ends
+    it.
     """
     dry_run: bool = False
     """Print clips, windows, shards and bytes, and stop."""
@@ -205,7 +206,10 @@ def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
 
 
 def probe_all(
-    probe: Callable[[Any], PlannedClip], clips: Sequence[Any], config: PlanConfig, as_clip: Callable[[Any], Clip] = lambda clip: clip
+    probe: Callable[[Any], PlannedClip],
+    clips: Sequence[Any],
+    config: PlanConfig,
+    as_clip: Callable[[Any], Clip] = lambda clip: clip,
 ) -> Iterator[PlannedClip]:
     """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
     is to blame for a worker.
@@ -214,13 +218,15 @@ def probe_all(
         if isinstance(planned, OSError | cluster.Died):
             raise planned
         if isinstance(planned, Exception):
-            planned = failed_clip(as_clip(clip), Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), config)
+            words = f"the probe died ({type(planned).__name__})"
+            planned = failed_clip(as_clip(clip), Quarantined(Stage.PROBE, Reason.CRASH, words), config)
         yield planned
 
 
 def readable_enough(probed: Iterable[PlannedClip], total: int, limit: float) -> list[PlannedClip]:
-    """The clips. Ends the process, with nothing written, if more than a share `limit` of all of them could not be read
-    for reasons that may be the machine's, and these are all of them or at least FEWEST_CLIPS.
+    """The clips. Ends the process, with nothing written, if more than a share `limit` of all of
+    them could not be read for reasons that may be the machine's, and these are all of them or at
+    least FEWEST_CLIPS.
     """
     clips: list[PlannedClip] = []
     failed: list[PlannedClip] = []
@@ -239,8 +245,9 @@ def unreadable_clips(failed: Sequence[PlannedClip], total: int, limit: float) ->
     example = next(planned for planned in failed if planned.reason == reason)
     counts = f"{len(failed)} of {total} clips could not be read, over --quarantine-limit {limit:g}"
     why = f"most often {reason} ({count}, as {printable(example.clip.uri, 200)}: {example.detail})"
-    go_on = "nothing was written; the same command tries again, with --quarantine-limit 1 whatever the share"
-    return f"{counts}, {why}: see whether every machine reads and decodes these videos (mounts, memory, quiver doctor); {go_on}"
+    check = "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
+    go_on = "nothing was written; the same command tries again"
+    return f"{counts}, {why}: {check}; {go_on}, with --quarantine-limit 1 whatever the share"
 
 
 def plan_one(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
@@ -272,15 +279,18 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
     for warning in dataset.open(rows, config, versions(job.build)):
         tell(f"{warning}; shards may differ in their last bits")
     again = [row for one in dataset.rounds() for row in one.rows]  # of a retry that was stopped
-    shards = {shard: list(group) for shard, group in groupby((r for r in (*rows, *again) if r["key"]), key=lambda row: row["shard"])}
-    left = {shard: dataset.settled(rows) for shard, rows in shards.items() if not dataset.is_committed(shard)}
+    windows = [row for row in (*rows, *again) if row["key"]]
+    shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
+    open_shards = [shard for shard in shards if not dataset.is_committed(shard)]
+    left = {shard: dataset.settled(shards[shard]) for shard in open_shards}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
     if failed := build_all(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
         summary = finalize(dataset)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), *retry_lines(summary["retryable"], job.out), f"manifest: {dataset.where(dataset.manifest)}"]))
+    lines = [*summary_lines(summary), *hints(summary, job), *retry_lines(summary["retryable"], job.out)]
+    say("\n".join([*lines, f"manifest: {dataset.where(dataset.manifest)}"]))
 
 
 def build_all(

@@ -65,7 +65,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 def retry_lines(retryable: dict[str, int], dataset: str) -> list[str]:
     """What can be tried again in a data set, and by which command."""
     tries = " and ".join(count(number, what[:-1]) for what, number in retryable.items() if number)
-    return [f"  {tries} failed for a reason that may be the machine's: quiver retry {dataset} tries again"] if tries else []
+    words = f"  {tries} failed for a reason that may be the machine's"
+    return [f"{words}: quiver retry {dataset} tries again"] if tries else []
 
 
 def count(number: int, what: str) -> str:

@@ -65,7 +65,9 @@ class RunSettings(Workers):
 
 @dataclass(frozen=True, kw_only=True)
 class Repair(RunSettings):
-    """Puts right what verify finds: damaged shards are built again from their videos, to the same bytes."""
+    """Puts right what verify finds: damaged shards are built again from their videos, to the same
+    bytes.
+    """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
@@ -87,7 +89,8 @@ def main(args: Sequence[str] | None = None) -> None:
         with dataset.held(), connected(job) if job.many else nullcontext():
             each = (lambda function, items: on_workers(function, items, job)) if job.many else mapped(1)
             found = verify(dataset, each)
-            lost = [fault for fault in found.faults if fault.path.startswith("retries/") and not found.shards]
+            damaged = [fault for fault in found.faults if fault.path.startswith("retries/")]
+            lost = [] if found.shards else damaged
             if lost:  # the shards of these rounds belong to no plan then
                 say("\n".join(printable(str(fault)) for fault in lost))
                 tidy(dataset, lost)
@@ -176,15 +179,21 @@ def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContex
 
 
 def planned(dataset: Dataset, names: set[str]) -> Shards:
-    """The rows of these shards, as they are to be built: what failed for a reason that may be the machine's is as it was."""
+    """The rows of these shards, as they are to be built: what failed for a reason that may be the
+    machine's is as it was.
+    """
     shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
-    return {shard: as_recorded(dataset, shard, dataset.settled(rows)) for shard, rows in shards if shard in names}
+    asked = ((shard, dataset.settled(rows)) for shard, rows in shards if shard in names)
+    return {shard: as_recorded(dataset, shard, rows) for shard, rows in asked}
 
 
 def as_recorded(dataset: Dataset, shard: str, rows: list[dict]) -> list[dict]:
-    """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver retry tries these again."""
+    """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver
+    retry tries these again.
+    """
     try:
-        failed = {row["key"]: row for row in dataset.read_record(shard)["rows"] if is_environmental(row)}
+        rows_then = dataset.read_record(shard)["rows"]
+        failed = {row["key"]: row for row in rows_then if is_environmental(row)}
     except OSError:
         return rows
     return [row | ({"settled": failed[row["key"]]} if row["key"] in failed else {}) for row in rows]

@@ -3,13 +3,14 @@
 
     python -m jobs.retry DATASET
 
-Windows and clips that were quarantined because a decoder crashed, was silent too long or took too much memory, or because
-a file was missing or could not be read. What is committed is not touched: the windows go to shards of their own. The same
-command again finishes a retry that was stopped.
+Windows and clips that were quarantined because a decoder crashed, was silent too long or took too
+much memory, or because a file was missing or could not be read. What is committed is not touched:
+the windows go to shards of their own. The same command again finishes a retry that was stopped.
 
-Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same command tries again); 2 wrong
-usage, or shards are left to build by extract-flow; 3 the flow would be measured otherwise than in the run (another
---weights); 4 a run holds the folder; 5 a file cannot be read or written; 6 too much failed again, nothing new was written.
+Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same
+command tries again); 2 wrong usage, or shards are left to build by extract-flow; 3 the flow would
+be measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 a file cannot
+be read or written; 6 too much failed again, nothing new was written.
 """
 
 import hashlib
@@ -24,7 +25,8 @@ import tyro
 
 from jobs import cluster
 from jobs.exits import Exit, say, sentences, stop, tell
-from jobs.extract_flow import build_all, check_limit, check_out, probe_all, readable_enough, versions
+from jobs.extract_flow import build_all, check_limit, check_out, probe_all, readable_enough
+from jobs.extract_flow import versions as versions_now
 from jobs.options import parsed
 from jobs.progress import count, retry_lines, summary_lines
 from jobs.repair import RunSettings, check_flow, run_config
@@ -41,14 +43,20 @@ from pipeline.window import BuildConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Retry(RunSettings):
-    """Tries again what failed for a reason that may be the machine's: crash, timeout, out of memory, unreadable, missing."""
+    """Tries again what failed for a reason that may be the machine's: crash, timeout, out of
+    memory, unreadable, missing.
+    """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set, or s3://BUCKET/PREFIX."""
     staging: Path | None = None
-    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver in the user's cache."""
+    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver
+    in the user's cache.
+    """
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the clips, or of the windows, that are tried again fails again. 1 never ends it."""
+    """End with exit code 6 when more than this share of the clips, or of the windows, that are
+    tried again fails again. 1 never ends it.
+    """
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,7 +77,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def retry(dataset: Dataset, job: Retry) -> None:
-    """One round, in a folder that is held: begun, or finished if it was stopped; then the derived files."""
+    """One round, in a folder that is held: begun, or finished if it was stopped; then the derived
+    files.
+    """
     config = run_config(job, dataset.begun().config)
     left = unbuilt_shards(dataset)
     found = Retryable([], []) if left else find_retryable(dataset)
@@ -77,7 +87,7 @@ def retry(dataset: Dataset, job: Retry) -> None:
         say(f"{job.dataset}: nothing failed for a reason that may be the machine's")
     else:
         check_flow(dataset, config)
-        for warning in other_versions(dataset.begun(), versions(config)):
+        for warning in other_versions(dataset.begun(), versions_now(config)):
             tell(f"{warning}; shards may differ in their last bits")
         needs = job.needs(config.flow)
         with cluster.connected(job.workers, needs):
@@ -86,24 +96,32 @@ def retry(dataset: Dataset, job: Retry) -> None:
             if begun == 0:
                 say(f"{job.dataset}: all of it failed again; nothing was written")
             left = left or unbuilt_shards(dataset)
-            if failed := build_all(dataset, left, config, job, at_once, absolute(job.staging), job.quarantine_limit):
-                stop(Exit.FAILURE, f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
+            staging, limit = absolute(job.staging), job.quarantine_limit
+            failed = build_all(dataset, left, config, job, at_once, staging, limit)
+        if failed:
+            words = f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])})"
+            stop(Exit.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
     with dataset.finishing():
         before = digest_of(dataset.manifest)
         summary = finalize(dataset)
         if digest_of(dataset.manifest) != before:
             remake(dataset, partial(cluster.mapped, workers=1))
-            dataset.publish(dataset.report, None)  # it shows what is no longer so; quiver finalize draws it
+            dataset.publish(dataset.report, None)  # it shows what is no longer so
     say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
 
 
 def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retry) -> int:
-    """Probes the clips again and begins a round; returns the number of its rows. Ends the process if too many fail again."""
-    say(f"trying again: {count(len(found.windows), 'window')}, {count(len(found.clips), 'clip')} without any")
-    probed = probe_all(partial(try_one, config, absolute(job.staging)), found.clips, config.plan, clip_to_retry)
+    """Probes the clips again and begins a round; returns the number of its rows. Ends the process
+    if too many fail again.
+    """
+    windows, clips = count(len(found.windows), "window"), count(len(found.clips), "clip")
+    say(f"trying again: {windows}, {clips} without any")
+    probe = partial(try_one, config, absolute(job.staging))
+    probed = probe_all(probe, found.clips, config.plan, clip_to_retry)
     limit = 1.0 if found.windows else job.quarantine_limit
-    return begin_round(dataset, found.windows, readable_enough(probed, len(found.clips), limit), config.plan)
+    readable = readable_enough(probed, len(found.clips), limit)
+    return begin_round(dataset, found.windows, readable, config.plan)
 
 
 def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:

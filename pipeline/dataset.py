@@ -4,8 +4,8 @@
     retries/NNN.json                    what a later run tries again: rows that are added to the plan (rounds.py)
     shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in this order
 
-A record is the truth about its shard; nothing that it names is ever changed after it. Everything else in the folder is
-derived from these (derived.py).
+A record is the truth about its shard; nothing that it names is ever changed after it. Everything
+else in the folder is derived from these (derived.py).
 """
 
 import errno
@@ -115,7 +115,8 @@ class Dataset:
         self._keep_plan(contract, plan)
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
-            lines += input_differences(list(self.stream_first_plan()), rows) or ([] if lines else ["inputs: another plan"])
+            changed = input_differences(list(self.stream_first_plan()), rows)
+            lines += changed or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
         return other_versions(found, versions)
@@ -139,7 +140,9 @@ class Dataset:
             self.publish(self.plan, plan)
 
     def plan_before(self) -> list[dict]:
-        """The rows of the plan with which the data set was begun, in a folder that is held; none if it was not, or if they are damaged."""
+        """The rows of the plan with which the data set was begun, in a folder that is held; none if
+        it was not, or if they are damaged.
+        """
         try:
             self.check_plan()
         except (DamagedPlan, ValueError):  # open says so
@@ -147,14 +150,18 @@ class Dataset:
         return list(self.stream_first_plan())
 
     def resume(self) -> None:
-        """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if there is none, DamagedPlan."""
+        """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
+        there is none, DamagedPlan.
+        """
         self.check_plan()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         self.remove_temporary_files()
 
     def begin_round(self, rows: Sequence[dict]) -> None:
-        """Adds a round to the plan, which is known from then on. Raises FileExistsError if another run has begun it."""
+        """Adds a round to the plan, which is known from then on. Raises FileExistsError if another
+        run has begun it.
+        """
         rounds = self.rounds()
         self.retries.mkdir(exist_ok=True)
         number, last = len(rounds) + 1, rounds[-1].sha256 if rounds else None
@@ -169,11 +176,14 @@ class Dataset:
         return hashlib.sha256(self.run.read_bytes()).hexdigest()
 
     def rounds(self) -> list[Round]:
-        """What was tried again, round by round. Raises DamagedPlan if a file of one is not what was written."""
+        """What was tried again, round by round. Raises DamagedPlan if a file of one is not what was
+        written.
+        """
         try:
             return read_rounds(self.retries, self.run_digest())
         except DamagedRound as error:
-            raise DamagedPlan(f"{error}: quiver repair puts it aside, then quiver retry tries again") from error
+            words = "quiver repair puts it aside, then quiver retry tries again"
+            raise DamagedPlan(f"{error}: {words}") from error
 
     def settled(self, rows: Iterable[dict]) -> list[dict]:
         """The rows of a shard as they are to be built (rounds.settle)."""
@@ -296,7 +306,8 @@ class Dataset:
 
     def temporary_files(self) -> list[Path]:
         """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
-        folders = (self.root, self.shards, self.records, self.histograms, self.views, self.retries, self.fence.folder)
+        made = (self.shards, self.records, self.histograms, self.views, self.retries)
+        folders = (self.root, *made, self.fence.folder)
         return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name))
 
     def begun(self) -> RunContract:
@@ -344,7 +355,8 @@ class Dataset:
         return list(self.stream_plan())
 
     def stream_plan(self) -> Iterator[dict]:
-        """The rows of the plan, shard by shard, and those of every round after it, which have its number as `round`.
+        """The rows of the plan, shard by shard, and those of every round after it, which have its
+        number as `round`.
 
         Some of the rows may be Superseded: they are in their shard's record, and count no more.
         """
@@ -450,7 +462,9 @@ def other_versions(contract: RunContract, versions: dict[str, str]) -> list[str]
 
 def inputs_digest(rows: Iterable[dict]) -> str:
     """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the same input."""
-    return hashlib.sha256(to_json([{name: value for name, value in row.items() if name not in ("uri", "root")} for row in rows])).hexdigest()
+    places = ("uri", "root")
+    told = [{name: value for name, value in row.items() if name not in places} for row in rows]
+    return hashlib.sha256(to_json(told)).hexdigest()
 
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:

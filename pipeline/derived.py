@@ -85,8 +85,15 @@ def parts(dataset: Dataset) -> Iterator[Part]:
         yield part_of(shard, rows, record, superseded)
 
 
-def part_of(shard: str | None, plan: Sequence[dict], record: dict[str, Any] | None, superseded: Superseded) -> Part:
-    """The manifest's rows of a shard, or of clips without a window: those of the plan in whose place no later one stands."""
+def part_of(
+    shard: str | None,
+    plan: Sequence[dict],
+    record: dict[str, Any] | None,
+    superseded: Superseded,
+) -> Part:
+    """The manifest's rows of a shard, or of clips without a window: those of the plan in whose
+    place no later one stands.
+    """
     rows = [row for row in manifest_rows(plan, record) if row not in superseded]
     return Part(shard, rows, record, plan[0]["split"])
 
@@ -180,8 +187,9 @@ def check_tar_size(dataset: Dataset, shard: str, recorded: dict[str, Any] | None
     if recorded is None:
         return
     if (size := dataset.tar_size(shard)) != recorded["bytes"]:
-        found = "is gone" if size is None else f"has {size} bytes and not the {recorded['bytes']} of its record"
-        raise DamagedShard(f"{dataset.where(dataset.tar(shard))} {found}: put it back, or build it again with quiver repair")
+        there = f"has {size} bytes and not the {recorded['bytes']} of its record"
+        what = f"{dataset.where(dataset.tar(shard))} {'is gone' if size is None else there}"
+        raise DamagedShard(f"{what}: put it back, or build it again with quiver repair")
 
 
 class Tally:

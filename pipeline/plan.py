@@ -27,10 +27,14 @@ LONGEST = 4096
 FARTHEST_S = 1e9
 """30 years: no time of a cut is later, or earlier, than that."""
 MISSING_FRAMES = 2
-"""Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s a frame or two early.
-The motion of the last instants is then that of the last frame (docs/maths.md, 3)."""
+"""Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
+a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
+3).
+"""
 NO_NUMBER = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
-"""Words of other programs for a number that is missing. For a text there is none: a clip may be called NA."""
+"""Words of other programs for a number that is missing. For a text there is none: a clip may be
+called NA.
+"""
 TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
 OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
 
@@ -101,7 +105,8 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
-        found = [Clip(uri=os.path.abspath(p), root=str(path.absolute())) for p in sorted(_files_of(path))]
+        files, root = sorted(_files_of(path)), str(path.absolute())
+        found = [Clip(uri=os.path.abspath(file), root=root) for file in files]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
@@ -113,12 +118,14 @@ def _clips_of(path: Path) -> list[Clip]:
 
 
 def _files_of(folder: Path) -> Iterator[Path]:
-    """The videos below a folder, and the folders there that cannot be searched: links that lead out of it, which are
-    not followed, and those that cannot be read. What becomes of these is said by `check_place` and `check_readable`.
+    """The videos below a folder, and the folders there that cannot be searched: links that lead out
+    of it, which are not followed, and those that cannot be read. What becomes of these is said by
+    `check_place` and `check_readable`.
     """
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        yield from (Path(place, name) for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES)
+        paths = (Path(place, name) for name in files)
+        yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
         paths = (Path(place, name) for name in folders)
         yield from (path for path in paths if path.is_symlink() and not _is_inside(path, folder))
     yield from (Path(str(error.filename)) for error in unreadable)
@@ -170,7 +177,9 @@ def check_row(which: str, row: dict[str, Any]) -> None:
 
 
 def read_csv(path: Path) -> pa.Table:
-    """A CSV with a header; known columns keep their type, whatever their values look like, and only an empty text is none."""
+    """A CSV with a header; known columns keep their type, whatever their values look like, and only
+    an empty text is none.
+    """
     texts = {name: pa.string() for name in ("uri", *OPTIONAL_COLUMNS)}
     options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""])
     table = csv.read_csv(path, convert_options=options)
@@ -182,8 +191,11 @@ def read_csv(path: Path) -> pa.Table:
 
 
 def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
-    """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than its row."""
-    numbers = {n: min(max(v, -FARTHEST_S), FARTHEST_S) for n, v in row.items() if isinstance(v, float) and v == v}
+    """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than
+    its row.
+    """
+    floats = {name: value for name, value in row.items() if isinstance(value, float)}
+    numbers = {name: _within(value) for name, value in floats.items() if not np.isnan(value)}
     texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
     given: dict[str, Any] = texts | numbers
     return Clip(**given | {"uri": given["uri"] if is_url(given["uri"]) else os.path.abspath(folder / given["uri"])})
@@ -214,7 +226,8 @@ def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> Plan
     planned = replace(planned, duration_s=max(0.0, end_s - start_s), windows=windows)
     if windows:
         return planned
-    detail = f"{planned.duration_s:.3f} s, a window is {config.frames / config.fps:g} s (--frames {config.frames})"
+    window = f"a window is {config.frames / config.fps:g} s (--frames {config.frames})"
+    detail = f"{planned.duration_s:.3f} s, {window}"
     return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
 
 
@@ -263,8 +276,13 @@ def cut_name(clip: Clip) -> str:
     """What tells the cuts of one video apart, in milliseconds; nothing for a whole video."""
     if clip.start_s is None and clip.end_s is None:
         return ""
-    inside = ("" if s is None else str(round(1000 * min(max(s, -FARTHEST_S), FARTHEST_S))) for s in (clip.start_s, clip.end_s))
-    return "-" + "-".join(inside)
+    times = (clip.start_s, clip.end_s)
+    return "-" + "-".join("" if s is None else str(round(1000 * _within(s))) for s in times)
+
+
+def _within(seconds: float) -> float:
+    """The time of a cut, or FARTHEST_S before or after the first frame."""
+    return min(max(seconds, -FARTHEST_S), FARTHEST_S)
 
 
 def split_of(identity: str, test_fraction: float) -> str:
@@ -274,12 +292,16 @@ def split_of(identity: str, test_fraction: float) -> str:
 
 
 def since_first(video: Video) -> Float64[np.ndarray, " frames"]:
-    """The time of each frame in seconds after the first, as a player counts: a container may begin at any time stamp."""
+    """The time of each frame in seconds after the first, as a player counts: a container may begin
+    at any time stamp.
+    """
     return _after(video.times, video.times[0])
 
 
 def _after(times: Any, first: float) -> Any:
-    """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s are 2.0."""
+    """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s
+    are 2.0.
+    """
     return times if first == 0 else np.round(times - first, 9)
 
 
@@ -290,19 +312,22 @@ def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
 
 
 def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig) -> list[tuple[int, float]]:
-    """(index, time) of the source frame nearest to each multiple of the stride from which a whole window fits.
+    """(index, time) of the source frame nearest to each multiple of the stride from which a whole
+    window fits.
 
-    Up to MISSING_FRAMES source frames, and half a window, may be missing at the end; a frame starts at most one window,
-    however few frames there are.
+    Up to MISSING_FRAMES source frames, and half a window, may be missing at the end; a frame starts
+    at most one window, however few frames there are.
     """
     if len(times) < 2:
         return []
     seconds = config.frames / config.fps
-    slack = min((MISSING_FRAMES + 0.01) * np.median(np.diff(times)), seconds / 2)  # time stamps are rounded
+    frames = MISSING_FRAMES + 0.01  # time stamps are rounded
+    slack = min(frames * np.median(np.diff(times)), seconds / 2)
     grid = times[0] + strides_beside(times, config) * config.stride / config.fps
     right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
-    return [(int(i), float(times[i])) for i in starts[starts < len(times) - 1] if times[i] + seconds <= end_s + slack]
+    starts = starts[(starts < len(times) - 1) & (times[starts] + seconds <= end_s + slack)]
+    return [(int(i), float(times[i])) for i in starts]
 
 
 def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
@@ -321,7 +346,8 @@ def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) ->
 
 
 def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
-    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that gives none.
+    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that
+    gives none.
 
     Raises ValueError if two clips give the same key.
     """
@@ -330,9 +356,16 @@ def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
     return _assign_shards(windows, config.windows_per_shard) + barren
 
 
-def plan_round(clips: Iterable[PlannedClip], again: Iterable[dict], planned: Iterable[dict], label: str, config: PlanConfig) -> list[dict]:
-    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in their names: clips that gave
-    no window, probed again, and windows that are tried again, beside all that is `planned` already.
+def plan_round(
+    clips: Iterable[PlannedClip],
+    again: Iterable[dict],
+    planned: Iterable[dict],
+    label: str,
+    config: PlanConfig,
+) -> list[dict]:
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in their
+    names: clips that gave no window, probed again, and windows that are tried again, beside all
+    that is `planned` already.
 
     Raises ValueError if two clips give the same key.
     """
@@ -360,7 +393,8 @@ def _rows_of(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
     row = dict.fromkeys(PLAN.names) | dict(
         clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
-        clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source, root=clip.root and readable_uri(clip.root),
+        clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
+        root=clip.root and readable_uri(clip.root),
     )  # fmt: skip
     if planned.retried is not None:
         row["retried"] = planned.retried
@@ -395,8 +429,9 @@ def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list
 
 
 def keep_decided(clips: Iterable[PlannedClip], before: Sequence[dict]) -> list[PlannedClip]:
-    """The clips of an extraction that goes on, as they were planned `before` if now or then they failed for a reason that
-    may be the machine's: what a plan has decided stays, and only `quiver retry` decides the rest.
+    """The clips of an extraction that goes on, as they were planned `before` if now or then they
+    failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
+    retry` decides the rest.
     """
     by_id, by_place = {}, {}
     for row in before:
@@ -405,35 +440,52 @@ def keep_decided(clips: Iterable[PlannedClip], before: Sequence[dict]) -> list[P
     return [_as_before(planned, by_id, by_place) for planned in clips]
 
 
-def _as_before(planned: PlannedClip, by_id: dict[str, dict[str, list[dict]]], by_place: dict[tuple, list[dict]]) -> PlannedClip:
+def _as_before(
+    planned: PlannedClip,
+    by_id: dict[str, dict[str, list[dict]]],
+    by_place: dict[tuple, list[dict]],
+) -> PlannedClip:
+    """The clip is known by its id, and, of several files of one content, by its place too; a clip
+    that was not read, then or now, has no id of its own and is known by its place.
+    """
     clip, uri = planned.clip, readable_uri(planned.clip.uri)
-    named = by_id.get(planned.clip_id, {})
-    # by its id, and of several files of one content the same one; a clip that was not read then, or now, by its place
-    rows = named.get(uri) or (by_place.get((uri, clip.start_s, clip.end_s)) if clip.clip_id is None else None)
+    named, place = by_id.get(planned.clip_id, {}), (uri, clip.start_s, clip.end_s)
+    rows = named.get(uri) or (by_place.get(place) if clip.clip_id is None else None)
     rows = rows or next(iter(named.values()), None)
     if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
         return planned
     rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
-    names = ("clip_id", "split", "sha256", "bytes", "duration_s", "outcome", "stage", "reason", "detail")
+    names = ("clip_id", "split", "sha256", "bytes", "duration_s")
+    fate = ("outcome", "stage", "reason", "detail")
+    columns: dict[str, Any] = {name: rows[0][name] for name in (*names, *fate)}
     windows = tuple(map(window_of, rows)) if rows[0]["key"] else ()
-    return replace(planned, **{name: rows[0][name] for name in names}, windows=windows, attempts=rows[0]["attempts"] or 1)
+    return replace(planned, **columns, windows=windows, attempts=rows[0]["attempts"] or 1)
 
 
 def clip_to_retry(row: dict) -> Clip:
-    """The clip of a row that gave no window, as it was listed: with a name, a place and a split of its own only if it had
-    them, or if its content was read.
+    """The clip of a row that gave no window, as it was listed: with a name, a place and a split of
+    its own only if it had them, or if its content was read.
     """
-    start_s, end_s = row["clip_start_s"], row["clip_end_s"]
-    clip = Clip(uri=row["uri"], start_s=start_s, end_s=end_s, licence=row["licence"], source=row["source"], split=row["split"], root=row.get("root"))
-    own = row["sha256"] is not None or row["clip_id"] != unread_name(row["uri"])[:16] + cut_name(clip)
+    names = ("uri", "licence", "source", "split", "root")
+    columns: dict[str, Any] = {name: row.get(name) for name in names}
+    clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
+    unread = unread_name(row["uri"])[:16] + cut_name(clip)
+    own = row["sha256"] is not None or row["clip_id"] != unread
     return replace(clip, clip_id=row["clip_id"] if own else None)
 
 
-def retry_clip(row: dict, config: PlanConfig, probe: Callable[[str], Video], staging: Path | None = None) -> PlannedClip:
+def retry_clip(
+    row: dict,
+    config: PlanConfig,
+    probe: Callable[[str], Video],
+    staging: Path | None = None,
+) -> PlannedClip:
     """Reads and probes again the clip of a row that gave no window. Raises as `plan_clip` does."""
     planned = replace(plan_clip(clip_to_retry(row), config, probe, staging), retried=row["clip_id"])
-    if None in (row["sha256"], planned.sha256) or planned.sha256 == row["sha256"]:
+    then, now = row["sha256"], planned.sha256
+    if None in (then, now) or then == now:
         return planned
-    detail = f"the file has sha256 {str(planned.sha256)[:12]}..., and {row['sha256'][:12]}... when it was planned"
-    fate: dict[str, Any] = dict(outcome=Outcome.QUARANTINED, stage=Stage.PROBE, reason=Reason.HASH_MISMATCH, detail=detail)
-    return replace(planned, windows=(), duration_s=None, **fate)
+    detail = f"the file has sha256 {str(now)[:12]}..., and {then[:12]}... when it was planned"
+    error = Quarantined(Stage.PROBE, Reason.HASH_MISMATCH, detail)
+    failed = failed_clip(planned.clip, error, config, planned.sha256, planned.bytes)
+    return replace(failed, retried=row["clip_id"])

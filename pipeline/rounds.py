@@ -2,10 +2,10 @@
 
     retries/001.json    the rows of the first round, sealed; created once, before its first shard is built
 
-A round adds rows to the plan and changes none of them. A window that it tries again has the same key and stands in a
-shard of the round; a clip that gave no window stands there with the windows that it gives now, or with the reason that
-is final. Such a row takes the place of the earlier one, in the manifest and in every count; the record in which the
-earlier one stands is left as it is.
+A round adds rows to the plan and changes none of them. A window that it tries again has the same
+key and stands in a shard of the round; a clip that gave no window stands there with the windows
+that it gives now, or with the reason that is final. Such a row takes the place of the earlier one,
+in the manifest and in every count; the record in which the earlier one stands is left as it is.
 """
 
 import hashlib
@@ -42,7 +42,9 @@ class Round(NamedTuple):
     sha256: str
     """Of its file, hexadecimal: the next round names it."""
     rows: list[dict[str, Any]]
-    """Of the schema PLAN; with `before`, the fate of a window that is tried again, or `retried`, the id that a clip had."""
+    """Of the schema PLAN; with `before`, the fate of a window that is tried again, or `retried`,
+    the id that a clip had.
+    """
 
 
 def round_name(number: int) -> str:
@@ -55,17 +57,22 @@ def shard_label(number: int) -> str:
     return f"retry{number:03d}-"
 
 
-def encode_round(number: int, run: str, last: str | None, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The file of a round: of the run whose run.json has the digest `run`, after the round whose file has `last`."""
+def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
+    """The file of a round: of the run whose run.json has the digest `run`, after the round whose
+    file has `last`.
+    """
     return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
 
 
 def read_rounds(folder: Path, run: str) -> list[Round]:
-    """Every round in that folder, in order. Raises DamagedRound if one is not what was written, or is of another run."""
-    names = sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else []
+    """Every round in that folder, in order. Raises DamagedRound if one is not what was written, or
+    is of another run.
+    """
+    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
     rounds: list[Round] = []
-    for number, name in enumerate(sorted(names, key=lambda name: int(name.split(".")[0])), 1):
-        rounds.append(_read_round(folder / name, number, run, rounds[-1].sha256 if rounds else None))
+    for number, path in enumerate(sorted(paths, key=lambda path: int(path.stem)), 1):
+        last = rounds[-1].sha256 if rounds else None
+        rounds.append(_read_round(path, number, run, last))
     return rounds
 
 
@@ -84,33 +91,49 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
     if record.get("run") != run or record.get("last") != last:
         raise DamagedRound(path, "is of another run, or follows another round")
     rows = record.get("rows")
-    if not isinstance(rows, list) or not rows or not all(_is_row(row, number) for row in rows) or not _fits_plan(rows):
-        raise DamagedRound(path, "has rows that are none of a plan")
-    return Round(number, hashlib.sha256(data).hexdigest(), [row | {"round": number} for row in rows])
+    if not (isinstance(rows, list) and rows and all(_is_row(row, number) for row in rows)):
+        raise DamagedRound(path, "has rows that are none of a round")
+    _check_columns(path, rows)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Round(number, sha256, [row | {"round": number} for row in rows])
 
 
 def _is_row(row: Any, number: int) -> bool:
-    """Whether a row says what those who read it rely on; a seal, which anyone can make, says nothing of that."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("clip_id", "uri")):
+    """Whether a row says what those who read it rely on; a seal, which anyone can make, says
+    nothing of that.
+    """
+    if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
         return False
-    before, split = row.get("before"), row.get("split")
-    if row.get("key") is None:
-        return row.get("shard") is None and row.get("outcome") in set(Outcome) and isinstance(row.get("retried"), str)
-    named = split in ("train", "test") and re.fullmatch(rf"{split}-{shard_label(number)}[0-9]{{6,9}}", str(row.get("shard")))
-    fate = isinstance(before, dict) and set(before) == set(BEFORE) and is_environmental(before) and before["stage"] in set(Stage)
-    return bool(named) and (fate or isinstance(row.get("retried"), str))
+    if not all(isinstance(row.get(name), str) for name in ("clip_id", "uri")):
+        return False
+    retried = isinstance(row.get("retried"), str)
+    if row["key"] is None:
+        return retried and row["shard"] is None and row.get("outcome") in set(Outcome)
+    shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
+    if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
+        return False
+    return type(row.get("start_frame")) is int and (retried or _is_fate(row.get("before")))
 
 
-def _fits_plan(rows: list[dict[str, Any]]) -> bool:
+def _is_fate(before: Any) -> bool:
+    """Whether it says how a window failed that may be tried again."""
+    if not (isinstance(before, dict) and set(before) == set(BEFORE)):
+        return False
+    return is_environmental(before) and before["stage"] in set(Stage)
+
+
+def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Raises DamagedRound if a value is of another kind than its column in a plan."""
     try:
         pa.Table.from_pylist(rows, PLAN)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        return False
-    return all(type(row.get("start_frame")) is int for row in rows if row["key"] is not None) and all("key" in row and "shard" in row for row in rows)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise DamagedRound(path, "has a value of another kind than a plan") from error
 
 
 class Superseded:
-    """The rows in whose place a row of a later round stands: windows by their key, clips by their id and uri."""
+    """The rows in whose place a row of a later round stands: windows by their key, clips by their
+    id and uri.
+    """
 
     def __init__(self, rounds: Iterable[Round]):
         self.last: dict[tuple[str, ...], int] = {}
@@ -135,8 +158,9 @@ def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def settle(rows: Iterable[Mapping[str, Any]], rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """Rows of one shard as they are to be built: if a window was tried again in a later round, with its record's row as
-    `settled`, so that a shard which is built once more has the same bytes, and no window is in two tars.
+    """Rows of one shard as they are to be built: if a window was tried again in a later round, with
+    its record's row as `settled`, so that a shard which is built once more has the same bytes, and
+    no window is in two tars.
     """
     tried: dict[str, list[tuple[int, dict]]] = {}
     for one in rounds:
@@ -145,7 +169,7 @@ def settle(rows: Iterable[Mapping[str, Any]], rounds: Sequence[Round]) -> list[d
                 tried.setdefault(row["key"], []).append((one.number, row["before"]))
     found = []
     for row in map(dict, rows):
-        later = (before for number, before in tried.get(row["key"], []) if number > row.get("round", 0))
-        before = next(later, None)
+        tries = tried.get(row["key"], [])
+        before = next((before for number, before in tries if number > row.get("round", 0)), None)
         found.append(row | {"settled": {"key": row["key"]} | before} if before else row)
     return found

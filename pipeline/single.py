@@ -58,7 +58,9 @@ def first_window(path: Path, config: BuildConfig) -> Recorded:
 
 
 def fitting(config: BuildConfig, video: Video, path: Path) -> BuildConfig:
-    """With a window no longer than the video, of which a frame or two may be missing at the end (plan_windows)."""
+    """With a window no longer than the video, of which a frame or two may be missing at the end
+    (plan_windows).
+    """
     seconds = float(video.end_s - video.times[0])
     if seconds < LEAST_S:
         raise ValueError(f"{path} lasts {seconds:.2f} s, expected at least {LEAST_S:g} s")

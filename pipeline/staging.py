@@ -92,7 +92,9 @@ class Staged(Dataset):
         return super().plan_before() if self._fetch_contract() else []
 
     def resume(self) -> None:
-        """As of a folder, with what is committed in the storage. Raises ValueError if no data set was begun there."""
+        """As of a folder, with what is committed in the storage. Raises ValueError if no data set
+        was begun there.
+        """
         if not self._fetch_contract():
             raise ValueError(f"{self.bucket.url} holds no data set: there is no run.json")
         super().resume()
@@ -100,7 +102,9 @@ class Staged(Dataset):
         self.sizes = self.bucket.list("shards/")
 
     def begin_round(self, rows: Sequence[dict]) -> None:
-        """Here and in the storage. If another run has begun it there, it is that one's round which counts."""
+        """Here and in the storage. If another run has begun it there, it is that one's round which
+        counts.
+        """
         super().begin_round(rows)
         name = sorted(path.name for path in self.retries.glob("*.json"))[-1]
         try:
@@ -120,7 +124,9 @@ class Staged(Dataset):
                 path.unlink()
 
     def _take_up_all(self) -> None:
-        """Brings rounds and records here; hands over what a run that was stopped has built and not handed over."""
+        """Brings rounds and records here; hands over what a run that was stopped has built and not
+        handed over.
+        """
         self._fetch_rounds()
         committed = self._fetch_records()
         there = self.bucket.list()

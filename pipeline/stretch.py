@@ -28,7 +28,9 @@ TOGETHER = 16
 
 
 SAME_S = 1e-5
-"""Times of a frame that differ by less are equal: an hour of float64 subtractions, and far under any frame's duration."""
+"""Times of a frame that differ by less are equal: an hour of float64 subtractions, and far under
+any frame's duration.
+"""
 
 
 class Found(NamedTuple):
@@ -120,7 +122,9 @@ def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, si
 
 
 def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
-    """The video, probed again. Raises Quarantined (missing, hash_mismatch) where it is not the one that was planned."""
+    """The video, probed again. Raises Quarantined (missing, hash_mismatch) where it is not the one
+    that was planned.
+    """
     found = signature(clip.uri)
     if found is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
@@ -130,7 +134,8 @@ def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
     if video.signature != found:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
     times = dict(enumerate(since_first(video)))
-    if any(abs(times.get(row["start_frame"], np.inf) - row["start_time_s"]) > SAME_S for row in rows):  # as another library sees it
+    starts = [(times.get(row["start_frame"], np.inf), row["start_time_s"]) for row in rows]
+    if any(abs(now - then) > SAME_S for now, then in starts):  # as another library sees it
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
     return video
 

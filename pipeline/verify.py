@@ -100,7 +100,8 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     planned = list(plan_of(dataset))
     left = [item.shard for item in planned if not dataset.is_committed(item.shard)]
     finished = any((dataset.root / name).exists() for name in derived.FILES)
-    lost = [shard for shard in left if shard in finished_shards(dataset, planned)] if finished and alone else []
+    known = finished_shards(dataset, planned) if finished and alone else set()
+    lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
     committed = [item for item in planned if item.shard not in set(left)]
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
@@ -111,7 +112,9 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
 
 
 def finished_shards(dataset: Dataset, planned: Sequence[Planned]) -> set[str]:
-    """The shards with which the data set was finished: those of a round that is not finished yet are only left to build."""
+    """The shards with which the data set was finished: those of a round that is not finished yet
+    are only left to build.
+    """
     later = {row["shard"] for one in dataset.rounds() for row in one.rows if row["key"]}
     try:
         named = set(json.loads(dataset.index.read_bytes())["shards"])
@@ -121,14 +124,18 @@ def finished_shards(dataset: Dataset, planned: Sequence[Planned]) -> set[str]:
 
 
 def check_rounds(dataset: Dataset) -> list[Fault]:
-    """The first round that is damaged, and those after it: put aside, they leave what was before them."""
+    """The first round that is damaged, and those after it: put aside, they leave what was before
+    them.
+    """
     try:
         read_rounds(dataset.retries, dataset.run_digest())
     except DamagedRound as error:
-        names = sorted(path.name for path in dataset.retries.iterdir() if ROUND.fullmatch(path.name))
+        names = {path.name for path in dataset.retries.iterdir() if ROUND.fullmatch(path.name)}
+        later = sorted(name for name in names if int(name[:-5]) > int(error.name[:-5]))
         words = "quiver retry tries again what it held"
-        after = {name: f"follows {error.name}, which {error.what}: {words}" for name in names if name > error.name}
-        return [Fault(f"retries/{name}", what, Remedy.MOVE) for name, what in ({error.name: f"{error.what}: {words}"} | after).items()]
+        whats = [error.what, *(f"follows {error.name}, which {error.what}" for _ in later)]
+        found = zip((error.name, *later), whats, strict=True)
+        return [Fault(f"retries/{name}", f"{what}: {words}", Remedy.MOVE) for name, what in found]
     return []
 
 
@@ -273,7 +280,8 @@ def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[
         found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
     paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
     others = [path for path in paths if not ROUND.fullmatch(path.name) and not is_temporary(path)]
-    found += [Fault(relative(dataset, path), "is no round of quiver retry", Remedy.MOVE) for path in others]
+    what = "is no round of quiver retry"
+    found += [Fault(relative(dataset, path), what, Remedy.MOVE) for path in others]
     paths = dataset.temporary_files() if temporary else []
     return found + [Fault(relative(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
 

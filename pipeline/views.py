@@ -122,7 +122,8 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     except UNREADABLE as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     entries = Selection(dataset).index()["shards"]
-    if not {shard for shard, entry in entries.items() if entry["kept"]} <= shards <= {None, *entries}:
+    kept = {shard for shard, entry in entries.items() if entry["kept"]}
+    if not kept <= shards <= {None, *entries}:  # a shard whose windows were all tried again has no row
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 

@@ -15,9 +15,13 @@ class Clip:
     clip_id: str | None = None
     """The user's name for it; without one it is named by its content."""
     start_s: float | None = None
-    """The cut begins so many seconds after the first frame of the file, as a player counts; None: at that frame."""
+    """The cut begins so many seconds after the first frame of the file, as a player counts; None:
+    at that frame.
+    """
     end_s: float | None = None
-    """The cut ends before so many seconds after the first frame; None, or later than the last: at the file's end."""
+    """The cut ends before so many seconds after the first frame; None, or later than the last: at
+    the file's end.
+    """
     licence: str | None = None
     source: str | None = None
     """What the clip was cut from: clips of one source never part between train and test."""
@@ -44,7 +48,9 @@ class Video:
     """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
 
     times: Float64[np.ndarray, " frames"]
-    """Presentation times in order, seconds, as the container counts them: the first may be anything."""
+    """Presentation times in order, seconds, as the container counts them: the first may be
+    anything.
+    """
     end_s: float
     """Last time plus that frame's duration, seconds."""
     aspect: float

@@ -62,11 +62,15 @@ class Reason(StrEnum):
 
 
 ENVIRONMENTAL = frozenset([Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH])
-"""Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries these again."""
+"""Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries
+these again.
+"""
 
 
 def is_environmental(row: Mapping[str, Any]) -> bool:
-    """Whether a row of a plan, a record or a manifest says that it failed for an environmental reason."""
+    """Whether a row of a plan, a record or a manifest says that it failed for an environmental
+    reason.
+    """
     return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in ENVIRONMENTAL
 
 

@@ -56,9 +56,12 @@ def checksum_column(member: str) -> str:
 MEMBER_FIELDS = [pa.field(column, pa.int64()) for member in MEMBERS for column in (*member_columns(member), checksum_column(member))]
 
 ROOT_FIELD = pa.field("root", pa.string())
-"""The folder in which a clip was found, which a link must not leave; null if it was listed by name."""
-PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts"), ROOT_FIELD])
-"""One row for every window planned; one with a null key and an outcome for every clip that gave none.
+"""The folder in which a clip was found, which a link must not leave; null if it was listed by name.
+"""
+FATE_FIELDS = [field for field in OUTCOME_FIELDS if field.name != "verdicts"]
+PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *FATE_FIELDS, ROOT_FIELD])
+"""One row for every window planned; one with a null key and an outcome for every clip that gave
+none.
 
 `split` is null for a clip whose split its content decides, if the content could not be read.
 """

@@ -1,4 +1,6 @@
-"""What failed for a reason that may be the machine's is tried again, exactly that, whatever kills the retry."""
+"""What failed for a reason that may be the machine's is tried again, exactly that, whatever kills
+the retry.
+"""
 
 import shutil
 import signal
@@ -37,7 +39,9 @@ def broken(reference, tmp_path_factory) -> Reference:
 
 
 def finished_without_some(reference: Reference, folder: Path) -> Reference:
-    """A data set that was finished while videos were missing: two when the shards were built, one from the beginning."""
+    """A data set that was finished while videos were missing: two when the shards were built, one
+    from the beginning.
+    """
     table, out, away = copied(reference, folder / "clips"), folder / "dataset", folder / "away"
     away.mkdir()
     move(table.parent, away, BARREN)
@@ -79,7 +83,9 @@ def members(root: Path) -> dict[str, bytes]:
 
 
 def assert_whole(reference: Reference, out: Path) -> None:
-    """Every sample is the reference's, no window is lost or twice, and the derived files follow from the records."""
+    """Every sample is the reference's, no window is lost or twice, and the derived files follow
+    from the records.
+    """
     dataset = Dataset(out)
     assert members(out) == members(reference.root) and count(reference, out) == (0, 0)
     fates = [{row["key"]: (row["outcome"], row["reason"]) for row in rows_of(root)} for root in (reference.root, out)]

@@ -1,4 +1,6 @@
-"""A machine that is broken at the probe loses no clip: nothing is written, or what failed is tried again by `quiver retry`."""
+"""A machine that is broken at the probe loses no clip: nothing is written, or what failed is tried
+again by `quiver retry`.
+"""
 
 import importlib
 import json
@@ -61,7 +63,9 @@ def extract(clips: Path, out: Path, **env: str) -> subprocess.CompletedProcess[s
 
 
 def without_av(folder: Path) -> str:
-    """A folder for PYTHONPATH in which the decoder process, and no other, finds no PyAV, as after half an update."""
+    """A folder for PYTHONPATH in which the decoder process, and no other, finds no PyAV, as after
+    half an update.
+    """
     folder.mkdir()
     stub = "import sys\nif 'pipeline.decode.child' in sys.orig_argv:\n    sys.modules['av'] = None\n"
     (folder / "sitecustomize.py").write_text(stub)
