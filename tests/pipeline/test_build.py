@@ -365,7 +365,7 @@ def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkey
 @pytest.mark.parametrize("frames, fps, expected", [(299, 60, 150), (124, 25, 150), (122, 25, 146), (90, 30, 90)])
 def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames, fps, expected):
     video = Video(
-        times=7 + np.arange(frames) / fps, end_s=7 + frames / fps, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0)
+        times=7 + np.arange(frames) / fps, end_s=7 + frames / fps, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
     )  # fmt: skip
     assert fitting(BuildConfig(), video, Path("a.mp4")).plan.frames == expected
 

@@ -60,7 +60,9 @@ def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
 
 
 def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
-    video = Video(times=np.arange(300) / 25, end_s=12.0, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0))
+    video = Video(
+        times=np.arange(300) / 25, end_s=12.0, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
+    )
     window = Window(key="a", start_frame=50, start_time_s=2.0)
     assert window_span(Clip(uri="a"), video, window, PLAN) == range(50, 176)
     assert window_span(Clip(uri="a", end_s=6.98), video, window, PLAN) == range(50, 175)
@@ -189,7 +191,9 @@ def test_cuts_and_windows_count_from_the_first_frame_whatever_the_container_says
 def test_a_cut_has_the_same_frames_wherever_the_time_stamps_begin(first):
     """Of a container that counts in 90,000ths of a second."""
     times = np.rint((first + np.arange(300) / 30) * 90_000) / 90_000
-    video = Video(times=times, end_s=float(times[-1]) + 1 / 30, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", signature=(0, 0, 0))
+    video = Video(
+        times=times, end_s=float(times[-1]) + 1 / 30, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
+    )
     for start, end in ((1, 2), (2, 7), (3, 4)):
         clip, config = Clip(uri="a", start_s=float(start), end_s=float(end)), PlanConfig(frames=30, stride=30)
         windows = with_windows(identified(clip, "0" * 64, 1, config), video, config).windows
