@@ -13,9 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import inputs_digest
-from pipeline.plan import PlanConfig, identified, list_clips, plan_clip, plan_rows, plan_windows, split_of, window_span, with_windows
+from pipeline.plan import (
+    PlanConfig,
+    failed_clip,
+    identified,
+    keep_decided,
+    list_clips,
+    plan_clip,
+    plan_rows,
+    plan_windows,
+    retry_clip,
+    split_of,
+    window_span,
+    with_windows,
+)
 from schemas.clip import Clip, Video, Window
-from schemas.outcome import Reason
+from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage
 from schemas.tables import PLAN as PLAN_SCHEMA
 from tests import videos
 from tests.pipeline.building import probe
@@ -262,3 +275,61 @@ def test_a_folder_that_cannot_be_searched_is_a_row(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     (clip,) = list_clips([str(tmp_path)])
     assert plan_clip(clip, PLAN, probe).reason == Reason.UNREADABLE
+
+
+CUT = PlanConfig(frames=24, test_fraction=0.5)
+
+
+def planned_row(clip: Clip, config: PlanConfig = CUT) -> dict:
+    (row,) = plan_rows([plan_clip(clip, config, probe)], config)
+    return pa.Table.from_pylist([row], PLAN_SCHEMA).to_pylist()[0]
+
+
+def test_a_clip_that_is_tried_again_is_named_and_split_as_if_it_had_been_there(tmp_path):
+    unnamed, named = Clip(uri=str(tmp_path / "a.mp4")), Clip(uri=str(tmp_path / "a.mp4"), clip_id="mine", split="test", source="garden")
+    rows = [planned_row(clip) for clip in (unnamed, named)]
+    assert [(row["reason"], row["split"]) for row in rows] == [(Reason.MISSING, None), (Reason.MISSING, "test")]
+    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    for row, clip in zip(rows, (unnamed, named), strict=True):
+        again, fresh = retry_clip(row, CUT, probe), plan_clip(clip, CUT, probe)
+        assert replace(again, clip=clip, retried=None) == fresh and again.windows and again.retried == row["clip_id"]
+
+
+def test_a_clip_that_is_tried_again_is_held_to_its_folder_and_its_content(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    link = folder / "link.mp4"
+    link.symlink_to(folder / "none.mp4")
+    (clip,) = list_clips([str(folder)])
+    row = planned_row(clip)
+    assert row["reason"] == Reason.MISSING
+    link.unlink()
+    link.symlink_to(videos.swaying(tmp_path / "outside.mp4", seconds=1))
+    assert retry_clip(row, CUT, probe).reason == Reason.FORBIDDEN_PATH
+    crashed = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, "died"), CUT, "0" * 64, 1)
+    link.unlink()
+    videos.swaying(link, seconds=1)
+    (row,) = plan_rows([crashed], CUT)
+    again = retry_clip(row, CUT, probe)
+    assert (again.reason, again.windows, again.retried) == (Reason.HASH_MISMATCH, (), "0" * 16)
+
+
+@pytest.mark.parametrize("broken_first", [True, False])
+@pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL))
+def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken_first):
+    """Then, or when the same command goes on; of a file whose content was read, and of one that was not."""
+    clips = [Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1, seed=i))) for i in range(3)]
+    sound = [plan_clip(clip, CUT, probe) for clip in clips]
+    error = Quarantined(Stage.PROBE, reason, "as it was")
+    broken = [sound[0], failed_clip(clips[1], error, CUT), failed_clip(clips[2], error, CUT, sound[2].sha256, sound[2].bytes)]
+    first, now = (broken, sound) if broken_first else (sound, broken)
+    before = plan_rows(first, CUT)
+    assert inputs_digest(plan_rows(now, CUT)) != inputs_digest(before)
+    assert inputs_digest(plan_rows(keep_decided(now, before), CUT)) == inputs_digest(before)
+    for change in (dict(licence="CC0-1.0"), dict(source="garden")):
+        edited = [replace(planned, clip=replace(planned.clip, **change)) for planned in now]
+        assert inputs_digest(plan_rows(keep_decided(edited, before), CUT)) != inputs_digest(before)
+    for grown in (now[:2], [*now, failed_clip(Clip(uri="new.mp4"), error, CUT)]):
+        assert inputs_digest(plan_rows(keep_decided(grown, before), CUT)) != inputs_digest(before)
+    final = [replace(planned, reason=Reason.NOT_MEDIA, outcome=Outcome.QUARANTINED, windows=()) for planned in sound]
+    assert broken_first or keep_decided(final, before) == final, "what a video is now is not hidden"
