@@ -281,7 +281,7 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     videos.swaying(path, seconds=2.5, seed=4)
     assert [(r.row["stage"], r.row["reason"]) for r in results(rows, SMALL)] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
     path.unlink()
-    assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+    assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.MISSING] * len(rows)
 
 
 def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path):
