@@ -12,6 +12,7 @@ VERBS = {
     "status": "how far a data set is, what became of its windows, what is missing",
     "verify": "reads a data set again and names every fault",
     "repair": "builds again what is damaged",
+    "retry": "tries again what failed for a reason that may be the machine's",
     "finalize": "writes the manifest and every other derived file again",
     "report-statistics": "the scales that a trainer reads, and a report of a data set",
     "refilter": "a view of a data set by other thresholds",

@@ -40,7 +40,9 @@ class Exit(IntEnum):
     STORAGE = 5
     """A file cannot be read or written; of verify, faults were found; of repair, some are left."""
     QUARANTINE = 6
-    """More windows could not be read than --quarantine-limit allows: it may be the machine."""
+    """More windows, or clips, could not be read than --quarantine-limit allows: it may be the
+    machine.
+    """
     UNSAFE = 7
     """Ray would take work from whoever reaches it, or wants a token that is not there."""
     INTERRUPTED = 130

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ import tyro
 from jobs import cluster
 from jobs.exits import Exit, say, sentences, stop, tell
 from jobs.options import parsed
-from jobs.progress import RunProgress, count, summary_lines
+from jobs.progress import RunProgress, count, retry_lines, summary_lines
 from pipeline.build import build_shard
 from pipeline.credentials import check_path
 from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
@@ -37,13 +37,13 @@ from pipeline.fetch import with_files
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.objects import is_url
-from pipeline.plan import PlannedClip, failed_clip, list_clips, plan_clip, plan_rows
+from pipeline.plan import PlanConfig, PlannedClip, failed_clip, keep_decided, list_clips, plan_clip, plan_rows
 from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
 from pipeline.version import quiver_version
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
-from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage, printable
+from schemas.outcome import ENVIRONMENTAL, Decided, Outcome, Quarantined, Reason, Stage, printable
 
 FEWEST_WINDOWS, FEWEST_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
@@ -100,7 +100,10 @@ class ExtractFlow(Workers, FilterChoice):
     take_over_s: float | None = None
     """Go on in the place of a run that holds the folder and has given no sign of life for so many seconds: it commits nothing any more."""
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the windows that this run has built is quarantined: it may be the machine. 1 never ends it."""
+    """End with exit code 6 when more than this share of the windows that this run has built is
+    quarantined, or of the clips cannot be read for a reason that may be the machine's. 1 never ends
+    it.
+    """
     dry_run: bool = False
     """Print clips, windows, shards and bytes, and stop."""
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
@@ -108,10 +111,15 @@ class ExtractFlow(Workers, FilterChoice):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "limit")
-        if not 0 <= self.quarantine_limit <= 1:
-            raise ValueError(f"--quarantine-limit is {self.quarantine_limit:g}, expected a share, 0 to 1")
+        check_limit(self.quarantine_limit)
         if self.take_over_s is not None and not self.take_over_s >= STILL_S:
             raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STILL_S:g}")
+
+
+def check_limit(share: float) -> None:
+    """Raises ValueError unless --quarantine-limit is a share."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"--quarantine-limit is {share:g}, expected a share, 0 to 1")
 
 
 registry = tyro.constructors.ConstructorRegistry()
@@ -158,20 +166,24 @@ def main(args: Sequence[str] | None = None) -> None:
         needs = job.needs(job.build.flow)
         with nullcontext() if job.dry_run else dataset.held(job.take_over_s), cluster.connected(job.workers, needs):
             at_once = 0 if job.dry_run else cluster.room(job.workers, needs)
-            rows = plan_rows(probe_all(clips, job), job.build.plan)
+            probed = probe_all(partial(plan_one, job.build, job.staging), clips, job.build.plan)
             if job.dry_run:
-                print_plan(rows, job)
-            else:
-                run(dataset, rows, job, config, at_once)
+                print_plan(plan_rows(probed, job.build.plan), job)
+                return
+            before = dataset.plan_before()
+            probed = keep_decided(readable_enough(probed, len(clips), job.quarantine_limit), before)
+            run(dataset, plan_rows(probed, job.build.plan), job, config, at_once)
 
 
-def check_out(out: str) -> None:
+def check_out(out: str, option: str = "--out") -> None:
     """Raises ValueError unless it is a folder, a name for a new one, or a URL of object storage."""
     if is_url(out):
         return
-    check_path("--out", out)
+    if not out.strip():
+        raise ValueError(f"{option} is {out!r}, expected a folder, a name for a new one, or s3://BUCKET/PREFIX")
+    check_path(option, out)
     if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"--out is {out!r}, which is a file; expected a folder, or a name for a new one")
+        raise ValueError(f"{option} is {out!r}, which is a file; expected a folder, or a name for a new one")
 
 
 def refuse_relative_paths(job: ExtractFlow) -> None:
@@ -194,16 +206,49 @@ def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     return replace(job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
 
-def probe_all(clips: Sequence[Clip], job: ExtractFlow) -> Iterator[PlannedClip]:
+def probe_all(
+    probe: Callable[[Any], PlannedClip],
+    clips: Sequence[Any],
+    config: PlanConfig,
+    as_clip: Callable[[Any], Clip] = lambda clip: clip,
+) -> Iterator[PlannedClip]:
     """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
     is to blame for a worker.
     """
-    for clip, planned in cluster.map_unordered(partial(plan_one, job.build, job.staging), clips, cluster.room(None, cluster.Needs())):
+    for clip, planned in cluster.map_unordered(probe, clips, cluster.room(None, cluster.Needs())):
         if isinstance(planned, OSError | cluster.Died):
             raise planned
         if isinstance(planned, Exception):
-            planned = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, f"the probe died ({type(planned).__name__})"), job.build.plan)
+            words = f"the probe died ({type(planned).__name__})"
+            planned = failed_clip(as_clip(clip), Quarantined(Stage.PROBE, Reason.CRASH, words), config)
         yield planned
+
+
+def readable_enough(probed: Iterable[PlannedClip], total: int, limit: float) -> list[PlannedClip]:
+    """The clips. Ends the process, with nothing written, if more than a share `limit` of all of
+    them could not be read for reasons that may be the machine's, and these are all of them or at
+    least FEWEST_CLIPS.
+    """
+    clips: list[PlannedClip] = []
+    failed: list[PlannedClip] = []
+    for planned in probed:
+        clips.append(planned)
+        if planned.reason in ENVIRONMENTAL:
+            failed.append(planned)
+            if len(failed) > limit * total and len(failed) >= min(FEWEST_CLIPS, total):
+                stop(Exit.QUARANTINE, unreadable_clips(failed, total, limit))
+    return clips
+
+
+def unreadable_clips(failed: Sequence[PlannedClip], total: int, limit: float) -> str:
+    """What could not be read and why, most often, and what to do."""
+    ((reason, count),) = Counter(planned.reason for planned in failed).most_common(1)
+    example = next(planned for planned in failed if planned.reason == reason)
+    counts = f"{len(failed)} of {total} clips could not be read, over --quarantine-limit {limit:g}"
+    why = f"most often {reason} ({count}, as {printable(example.clip.uri, 200)}: {example.detail})"
+    check = "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
+    go_on = "nothing was written; the same command tries again"
+    return f"{counts}, {why}: {check}; {go_on}, with --quarantine-limit 1 whatever the share"
 
 
 def plan_one(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
@@ -234,8 +279,11 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
         say(f"{job.out} is built in {dataset.root}, which is emptied at the end")
     for warning in dataset.open(rows, config, versions(job.build)):
         tell(f"{warning}; shards may differ in their last bits")
-    shards = {shard: list(group) for shard, group in groupby((r for r in rows if r["key"]), key=lambda row: row["shard"])}
-    left = {shard: rows for shard, rows in shards.items() if not dataset.is_committed(shard)}
+    again = [row for one in dataset.rounds() for row in one.rows]  # of a retry that was stopped
+    windows = [row for row in (*rows, *again) if row["key"]]
+    shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
+    open_shards = [shard for shard in shards if not dataset.is_committed(shard)]
+    left = {shard: dataset.settled(shards[shard]) for shard in open_shards}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
     if failed := build_all(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
@@ -244,7 +292,8 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
         summary = finalize(dataset)
     before = looked_at(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.where(dataset.manifest)}"
-    say("\n".join([*summary_lines(summary), *hints(summary, job), *before, place]))
+    retry = retry_lines(summary["retryable"], job.out)
+    say("\n".join([*summary_lines(summary), *hints(summary, job), *retry, *before, place]))
 
 
 def build_all(

@@ -50,8 +50,12 @@ def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str]
 
 
 def check_written(job: Any, args: Sequence[str]) -> None:
-    """Raises ValueError where something is to be written to a URL as if it were a path."""
+    """Raises ValueError where something is to be written to a URL as if it were a path, or to a
+    name that is empty.
+    """
     for name in WRITTEN:
+        if isinstance(getattr(job, name, None), str | Path) and not given(f"--{name}", args).strip():
+            raise ValueError(f"--{name} is {given(f'--{name}', args)!r}, expected a name")
         if isinstance(getattr(job, name, None), Path):
             check_path(f"--{name}", given(f"--{name}", args), "a path of this machine")
 

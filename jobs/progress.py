@@ -62,6 +62,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     return [*lines, f"  {count(summary['shards'], 'shard')}, {human_size(summary['bytes'])}, {summary['hours']:.2f} h of video"]
 
 
+def retry_lines(retryable: dict[str, int], dataset: str) -> list[str]:
+    """What can be tried again in a data set, and by which command."""
+    tries = " and ".join(count(number, what[:-1]) for what, number in retryable.items() if number)
+    words = f"  {tries} failed for a reason that may be the machine's"
+    return [f"{words}: quiver retry {dataset} tries again"] if tries else []
+
+
 def count(number: int, what: str) -> str:
     """`1 shard`, `2 shards`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

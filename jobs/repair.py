@@ -42,7 +42,7 @@ from pipeline.shards import scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
 from pipeline.views import parts, remake
 from pipeline.window import BuildConfig, restored
-from schemas.outcome import Outcome, Quarantined, printable
+from schemas.outcome import Outcome, Quarantined, is_environmental, printable
 from schemas.seal import open_seal
 
 Shards = dict[str, list[dict]]
@@ -52,17 +52,25 @@ Build = Callable[[Shards], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repair(Workers):
-    """Puts right what verify finds: damaged shards are built again from their videos, to the same bytes."""
+class RunSettings(Workers):
+    """What a run contract does not hold of the settings with which its windows are built."""
 
-    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set."""
     weights: str = "default"
     """raft: the weights of the run, whose digest it knows: a file, or default for torchvision's own, by torch.hub."""
     networks: str | None = None
     """raft: whose code torch.hub runs; without it, the run's."""
     device: Literal["cuda", "cpu"] | None = None
     """raft: where the network runs; without it, as in the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair(RunSettings):
+    """Puts right what verify finds: damaged shards are built again from their videos, to the same
+    bytes.
+    """
+
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set."""
     staging: Path | None = None
     """Folder in which clips of s3:// are put while they are read; by default the system's for temporary files."""
 
@@ -79,8 +87,16 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset.absolute())
         check_is_one(dataset)
         with dataset.held(), connected(job) if job.many else nullcontext():
-            found = verify(dataset, (lambda function, items: on_workers(function, items, job)) if job.many else mapped(1))
+            each = (lambda function, items: on_workers(function, items, job)) if job.many else mapped(1)
+            found = verify(dataset, each)
+            damaged = [fault for fault in found.faults if fault.path.startswith("retries/")]
+            lost = [] if found.shards else damaged
+            if lost:  # the shards of these rounds belong to no plan then
+                say("\n".join(printable(str(fault)) for fault in lost))
+                tidy(dataset, lost)
+                found = verify(dataset, each)
             done = repair(dataset, found, lambda: on_cluster(job, dataset), job.staging)
+            done = done._replace(right=done.right and not lost)
     if done.failed:
         stop(Exit.FAILURE, f"{count(len(done.failed), 'shard')} failed ({', '.join(done.failed[:5])}); the same command tries again")
     if not done.right:
@@ -110,10 +126,7 @@ def on_cluster(job: Repair, dataset: Dataset) -> Iterator[Build]:
     """What builds shards, after all has been checked that can be before anything is removed."""
     contract = dataset.begun()
     config = run_config(job, contract.config)
-    try:
-        dataset.check_flow(describe(config.flow))
-    except ContractMismatch as error:
-        stop(Exit.CONTRACT, "the flow of the run was measured otherwise (there -> asked for):\n  " + "\n  ".join(error.lines))
+    check_flow(dataset, config)
     for warning in other_versions(contract, versions(config)):
         tell(f"{warning}; shards may differ in their last bits")
     with nullcontext() if job.many else connected(job):
@@ -121,7 +134,15 @@ def on_cluster(job: Repair, dataset: Dataset) -> Iterator[Build]:
         yield lambda shards: build_all(dataset, shards, config, job, at_once, job.staging and job.staging.absolute())
 
 
-def run_config(job: Repair, settings: dict[str, Any]) -> BuildConfig:
+def check_flow(dataset: Dataset, config: BuildConfig) -> None:
+    """Ends the process if flow would be measured otherwise than in the run."""
+    try:
+        dataset.check_flow(describe(config.flow))
+    except ContractMismatch as error:
+        stop(Exit.CONTRACT, "the flow of the run was measured otherwise (there -> asked for):\n  " + "\n  ".join(error.lines))
+
+
+def run_config(job: RunSettings, settings: dict[str, Any]) -> BuildConfig:
     """The settings of the run, with what it does not hold."""
     config = restored(settings, job.weights if job.weights == "default" else os.path.abspath(job.weights))
     asked = {name: value for name in ("networks", "device") if (value := getattr(job, name)) is not None}
@@ -158,13 +179,29 @@ def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContex
 
 
 def planned(dataset: Dataset, names: set[str]) -> Shards:
-    """The rows of these shards."""
-    return {shard: list(rows) for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]) if shard in names}
+    """The rows of these shards, as they are to be built: what failed for a reason that may be the
+    machine's is as it was.
+    """
+    shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
+    asked = ((shard, dataset.settled(rows)) for shard, rows in shards if shard in names)
+    return {shard: as_recorded(dataset, shard, rows) for shard, rows in asked}
+
+
+def as_recorded(dataset: Dataset, shard: str, rows: list[dict]) -> list[dict]:
+    """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver
+    retry tries these again.
+    """
+    try:
+        rows_then = dataset.read_record(shard)["rows"]
+        failed = {row["key"]: row for row in rows_then if is_environmental(row)}
+    except OSError:
+        return rows
+    return [row | ({"settled": failed[row["key"]]} if row["key"] in failed else {}) for row in rows]
 
 
 def lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
-    videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows}
+    videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
     return [f"video {uri} {words}" for uri, content in videos.items() if (words := lost_video(uri, content, staging))]
 
 

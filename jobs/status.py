@@ -22,10 +22,11 @@ import tyro
 
 from jobs.exits import put, say, sentences
 from jobs.options import parsed
-from jobs.progress import by, count
+from jobs.progress import by, count, retry_lines
 from pipeline.dataset import DamagedShard, Dataset
-from pipeline.derived import FILES, Part, Tally, check_rows, index_entry, manifest_rows, run_digest
+from pipeline.derived import FILES, Tally, check_rows, index_entry, part_of, run_digest
 from pipeline.fence import STILL_S, Holder
+from pipeline.rounds import Superseded
 from pipeline.scales import check_belongs
 from pipeline.selection import Selection
 from pipeline.sizes import human_size
@@ -58,8 +59,9 @@ def main(args: Sequence[str] | None = None) -> None:
 class Counted(Tally):
     """What the committed records say, and what the plan says is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, superseded: Superseded) -> None:
         super().__init__()
+        self.superseded = superseded
         self.planned, self.damaged, self.index = {"shards": 0, "windows": 0}, [], {}
         self.left = {"shards": 0, "windows": 0}
 
@@ -74,12 +76,12 @@ class Counted(Tally):
             self.damaged.append(shard)
         for counts, there in ((self.planned, shard), (self.left, shard and not dataset.is_committed(shard))):
             counts["shards"] += bool(there)
-            counts["windows"] += len(rows) if there else 0
+            counts["windows"] += sum(row not in self.superseded for row in rows) if there else 0
         if record or not shard:
-            part = Part(shard, manifest_rows(rows, record), record)
+            part = part_of(shard, rows, record, self.superseded)
             self.add(part)
             if shard and record:
-                self.index[shard] = index_entry(part.rows, record)
+                self.index[shard] = index_entry(part)
 
 
 def status(dataset: Dataset) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def status(dataset: Dataset) -> dict[str, Any]:
     Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
     """
     dataset.check_plan()
-    counted, running, last = Counted(), dataset.is_held(), dataset.fence.last()
+    counted, running, last = Counted(Superseded(dataset.rounds())), dataset.is_held(), dataset.fence.last()
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         counted.take(dataset, shard, list(rows))
     summary, speed = counted.summary(), rate(dataset)
@@ -179,6 +181,8 @@ def notes(found: dict[str, Any]) -> Iterator[str]:
     for what in ("missing", "out_of_date"):
         if found[f"derived_{what}"] and not found["running"]:
             yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
+    if not found["left"]["shards"] and not found["running"]:
+        yield from (line.strip() for line in retry_lines(found["retryable"], found["dataset"]))
     if found["views"]:
         yield f"views: {', '.join(found['views'])}"
 

@@ -64,7 +64,13 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
     dataset.check_flow(estimator.description())
     draft = ShardDraft(dataset, shard, config.frequencies, made_by(dataset.begun()))
     try:
-        for result in build_windows(rows, config, estimator, shared_pool(config.decode, decoders), clock):
+        open_rows = [row for row in rows if "settled" not in row]
+        results = build_windows(open_rows, config, estimator, shared_pool(config.decode, decoders), clock)
+        for row in rows:
+            if "settled" in row:  # its fate is known (rounds.settle)
+                draft.add(row["settled"], None, None)
+                continue
+            result = next(results)
             draft.add(result.row, result.sample, result.strip)
             yield Decided(result.row["key"], result.row["outcome"], result.row.get("reason"), result.row.get("detail"))
         draft.commit()

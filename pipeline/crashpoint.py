@@ -14,6 +14,8 @@ POINTS = (
 )  # fmt: skip
 REMOTE = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
 """Those of a data set in object storage (staging.py)."""
+ROUND, REMOTE_ROUND = ("mid-round", "after-round"), ("after-round-upload",)
+"""Those of `quiver retry`, beside those of the shards that it builds; the shard is `run`."""
 _passed: Counter[tuple[str, str]] = Counter()
 
 

@@ -1,10 +1,11 @@
 """A data set on disk: the run contract, the plan, and the shards with their commit records.
 
     run.json  plan.parquet              written once, before the first shard
+    retries/NNN.json                    what a later run tries again: rows that are added to the plan (rounds.py)
     shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in this order
 
-A record is the truth about its shard; nothing that it names is ever changed after it. Everything else in the folder is
-derived from these (derived.py).
+A record is the truth about its shard; nothing that it names is ever changed after it. Everything
+else in the folder is derived from these (derived.py).
 """
 
 import errno
@@ -28,6 +29,7 @@ from pipeline import statistics
 from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
+from pipeline.rounds import DamagedRound, Round, encode_round, read_rounds, round_name, settle
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from pipeline.version import quiver_version
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
@@ -75,7 +77,7 @@ class Dataset:
         self.run, self.plan, self.progress = root / "run.json", root / "plan.parquet", root / "progress.jsonl"
         self.manifest, self.index, self.summary = root / "manifest.parquet", root / "index.json", root / "summary.json"
         self.merged, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
-        self.report, self.views = root / "report.html", root / "views"
+        self.report, self.views, self.retries = root / "report.html", root / "views", root / "retries"
         self.fence = Fence(root)
         self.token: int | None = None
         """Of the run that holds the folder, in its workers too."""
@@ -115,7 +117,8 @@ class Dataset:
         self._keep_plan(contract, plan)
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
-            lines += input_differences(self.planned_rows(), rows) or ([] if lines else ["inputs: another plan"])
+            changed = input_differences(list(self.stream_first_plan()), rows)
+            lines += changed or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
         return other_versions(found, versions)
@@ -137,6 +140,56 @@ class Dataset:
             if contract.plan != self.begun().plan:
                 raise
             self.publish(self.plan, plan)
+
+    def plan_before(self) -> list[dict]:
+        """The rows of the plan with which the data set was begun, in a folder that is held; none if
+        it was not, or if they are damaged.
+        """
+        try:
+            self.check_plan()
+        except (DamagedPlan, ValueError):  # open says so
+            return []
+        return list(self.stream_first_plan())
+
+    def resume(self) -> None:
+        """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
+        there is none, DamagedPlan.
+        """
+        self.check_plan()
+        for folder in (self.shards, self.records, self.histograms):
+            folder.mkdir(exist_ok=True)
+        self.remove_temporary_files()
+
+    def begin_round(self, rows: Sequence[dict]) -> None:
+        """Adds a round to the plan, which is known from then on. Raises FileExistsError if another
+        run has begun it.
+        """
+        rounds = self.rounds()
+        self.retries.mkdir(exist_ok=True)
+        number, last = len(rounds) + 1, rounds[-1].sha256 if rounds else None
+        with self.fenced(), creating(self.retries / round_name(number)) as file:
+            file.write(encode_round(number, self.run_digest(), last, rows))
+            self.check_fence()
+            crashpoint("mid-round", "run")
+        crashpoint("after-round", "run")
+
+    def run_digest(self) -> str:
+        """sha256 of run.json, hexadecimal."""
+        return hashlib.sha256(self.run.read_bytes()).hexdigest()
+
+    def rounds(self) -> list[Round]:
+        """What was tried again, round by round. Raises DamagedPlan if a file of one is not what was
+        written.
+        """
+        try:
+            return read_rounds(self.retries, self.run_digest())
+        except DamagedRound as error:
+            words = "quiver repair puts it aside, then quiver retry tries again"
+            raise DamagedPlan(f"{error}: {words}") from error
+
+    def settled(self, rows: Iterable[dict]) -> list[dict]:
+        """The rows of a shard as they are to be built (rounds.settle)."""
+        return settle(rows, self.rounds())
 
     def check_ours(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
@@ -255,7 +308,8 @@ class Dataset:
 
     def temporary_files(self) -> list[Path]:
         """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
-        folders = (self.root, self.shards, self.records, self.histograms, self.views, self.fence.folder)
+        made = (self.shards, self.records, self.histograms, self.views, self.retries)
+        folders = (self.root, *made, self.fence.folder)
         return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name))
 
     def begun(self) -> RunContract:
@@ -306,7 +360,17 @@ class Dataset:
         return list(self.stream_plan())
 
     def stream_plan(self) -> Iterator[dict]:
-        """The rows of the plan, a few at a time."""
+        """The rows of the plan, shard by shard, and those of every round after it, which have its
+        number as `round`.
+
+        Some of the rows may be Superseded: they are in their shard's record, and count no more.
+        """
+        yield from self.stream_first_plan()
+        for one in self.rounds():
+            yield from one.rows
+
+    def stream_first_plan(self) -> Iterator[dict]:
+        """The rows with which the data set was begun, a few at a time."""
         for batch in pq.ParquetFile(self.plan).iter_batches(1024):
             yield from batch.to_pylist()
 
@@ -411,7 +475,9 @@ def other_versions(contract: RunContract, versions: dict[str, str]) -> list[str]
 
 def inputs_digest(rows: Iterable[dict]) -> str:
     """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the same input."""
-    return hashlib.sha256(to_json([{name: value for name, value in row.items() if name != "uri"} for row in rows])).hexdigest()
+    places = ("uri", "root")
+    told = [{name: value for name, value in row.items() if name not in places} for row in rows]
+    return hashlib.sha256(to_json(told)).hexdigest()
 
 
 def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:

@@ -25,10 +25,11 @@ from pipeline import scales, statistics
 from pipeline.card import card
 from pipeline.crashpoint import crashpoint
 from pipeline.dataset import DamagedShard, Dataset
+from pipeline.rounds import Superseded
 from pipeline.selection import Selection, is_training
 from pipeline.shards import check_ends, to_json
 from schemas import statistics as schema
-from schemas.outcome import Outcome
+from schemas.outcome import Outcome, is_environmental
 from schemas.run import made_by
 from schemas.seal import seal
 from schemas.tables import MANIFEST
@@ -45,6 +46,7 @@ class Part(NamedTuple):
     rows: list[dict]
     """Of the manifest."""
     record: dict[str, Any] | None
+    split: str | None = None
 
 
 def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
             if part.shard and part.record:
                 if goal is dataset:  # its run may have been stopped just before
                     dataset.remove_stray_tar(part.record)
-                entry = index[part.shard] = index_entry(part.rows, part.record)
+                entry = index[part.shard] = index_entry(part)
                 if is_training(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
@@ -77,12 +79,26 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
 
 def parts(dataset: Dataset) -> Iterator[Part]:
     """The manifest, shard by shard, each with its record; at last the clips without a window."""
+    superseded = Superseded(dataset.rounds())
     for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
             check_rows(dataset.record(record["shard"]), rows, record)
             check_tar(dataset, record)
-        yield Part(shard, manifest_rows(rows, record), record)
+        yield part_of(shard, rows, record, superseded)
+
+
+def part_of(
+    shard: str | None,
+    plan: Sequence[dict],
+    record: dict[str, Any] | None,
+    superseded: Superseded,
+) -> Part:
+    """The manifest's rows of a shard, or of clips without a window: those of the plan in whose
+    place no later one stands.
+    """
+    rows = [row for row in manifest_rows(plan, record) if row not in superseded]
+    return Part(shard, rows, record, plan[0]["split"])
 
 
 def check_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
@@ -167,16 +183,16 @@ def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.n
     return counts
 
 
-def index_entry(rows: Sequence[dict], record: dict[str, Any]) -> dict[str, Any]:
+def index_entry(part: Part) -> dict[str, Any]:
     """What a shard holds, for those who need not read its record; `content` tells one set of kept samples from another."""
-    kept = sum(row["outcome"] == Outcome.KEPT for row in rows)
-    tar = record["tar"]["sha256"] if record["tar"] else None
-    return dict(split=rows[0]["split"], kept=kept, tar=tar, content=tar)
+    kept = sum(row["outcome"] == Outcome.KEPT for row in part.rows)
+    tar = part.record["tar"]["sha256"] if part.record and part.record["tar"] else None
+    return dict(split=part.split, kept=kept, tar=tar, content=tar)
 
 
 def run_digest(dataset: Dataset) -> str:
     """sha256 of run.json."""
-    return hashlib.sha256(dataset.run.read_bytes()).hexdigest()
+    return dataset.run_digest()
 
 
 def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
@@ -219,6 +235,7 @@ class Tally:
         self.outcomes, self.splits, self.licences = Counter(), Counter(), Counter()
         self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
         self.clips: dict[tuple[str, str], float] = {}
+        self.retryable = {"clips": 0, "windows": 0}
         self.windows = self.barren = self.shards = self.bytes = 0
 
     def add(self, part: Part) -> None:
@@ -226,6 +243,7 @@ class Tally:
             self.outcomes[row["outcome"]] += 1
             self.windows += row["key"] is not None
             self.barren += row["key"] is None
+            self.retryable["windows" if row["key"] else "clips"] += is_environmental(row)
             self.clips[row["clip_id"], row["uri"]] = row["duration_s"] or 0.0
             if row["outcome"] == Outcome.KEPT:
                 self.splits[row["split"]] += 1
@@ -245,6 +263,7 @@ class Tally:
             **{outcome.value: self.outcomes[outcome] for outcome in Outcome},
             rejected_by_reason=dict(self.reasons[Outcome.REJECTED].most_common()),
             quarantined_by_reason=dict(self.reasons[Outcome.QUARANTINED].most_common()),
+            retryable=dict(self.retryable),
             kept_by_split=dict(sorted(self.splits.items())),
             hours=sum(self.clips.values()) / 3600,
             shards=self.shards,

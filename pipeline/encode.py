@@ -171,7 +171,7 @@ def write_film(path: Path, frames: Iterable[Shown], codec: Codec, *, rate: Fract
     """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}
     webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
-    with av.open(str(path), "w", format=codec.container, options=mp4 if codec.container == "mp4" else webm) as file:
+    with av.open(os.path.abspath(path), "w", format=codec.container, options=mp4 if codec.container == "mp4" else webm) as file:
         stream = None
         for image, pts, duration in frames:
             stream = stream or _stream(file, image, rate, codec)

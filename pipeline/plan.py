@@ -17,13 +17,24 @@ from pipeline.decode.source import check_readable
 from pipeline.fetch import fetched, objects_of
 from pipeline.objects import is_url
 from schemas.clip import Clip, Video, Window
-from schemas.outcome import Outcome, Quarantined, Reason, Stage, printable
+from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage, is_environmental, printable
 from schemas.sample import sample_key
 from schemas.tables import PLAN
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif"])
 LONGEST = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
+FARTHEST_S = 1e9
+"""30 years: no time of a cut is later, or earlier, than that."""
+MISSING_FRAMES = 2
+"""Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
+a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
+3).
+"""
+NO_NUMBER = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
+"""Words of other programs for a number that is missing. For a text there is none: a clip may be
+called NA.
+"""
 TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
 OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
 
@@ -58,9 +69,10 @@ class PlannedClip:
     clip: Clip
     clip_id: str
     """The user's, or the beginning of the content's sha256."""
-    split: str
+    split: str | None
+    """None if the content decides it and could not be read."""
     sha256: str | None
-    """Of the file's content; None where it could not be read."""
+    """Of the file's content; None if it could not be read."""
     bytes: int | None
     duration_s: float | None = None
     windows: tuple[Window, ...] = ()
@@ -69,6 +81,8 @@ class PlannedClip:
     reason: Reason | None = None
     detail: str | None = None
     attempts: int = 1
+    retried: str | None = None
+    """In a round of `quiver retry`, the id of the row in whose place this stands."""
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
@@ -91,9 +105,8 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
-        found = [
-            Clip(uri=os.path.abspath(p), root=str(path.absolute())) for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()
-        ]
+        files, root = sorted(_files_of(path)), str(path.absolute())
+        found = [Clip(uri=os.path.abspath(file), root=root) for file in files]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
@@ -102,6 +115,25 @@ def _clips_of(path: Path) -> list[Clip]:
     if not path.exists():
         raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
     return [Clip(uri=os.path.abspath(path))]
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """The videos below a folder, and the folders there that cannot be searched: links that lead out
+    of it, which are not followed, and those that cannot be read. What becomes of these is said by
+    `check_place` and `check_readable`.
+    """
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        paths = (Path(place, name) for name in files)
+        yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
+        paths = (Path(place, name) for name in folders)
+        yield from (path for path in paths if path.is_symlink() and not _is_inside(path, folder))
+    yield from (Path(str(error.filename)) for error in unreadable)
+
+
+def _is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path, with all links followed, lies in a folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _clips_of_url(url: str) -> list[Clip]:
@@ -116,8 +148,9 @@ def _clips_of_table(path: Path) -> list[Clip]:
     """Relative uris are relative to the table's folder."""
     try:
         table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"table {str(path)!r} cannot be read: {printable(str(error))}") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        words = f"{printable(str(error))}; expected Parquet, or CSV in UTF-8"
+        raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
     if table.column_names.count("uri") != 1 or not len(table):
         raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
     columns = {"uri": pa.string()} | {n: t for n, t in OPTIONAL_COLUMNS.items() if n in table.column_names}
@@ -144,13 +177,27 @@ def check_row(which: str, row: dict[str, Any]) -> None:
 
 
 def read_csv(path: Path) -> pa.Table:
-    """A CSV with a header; known columns keep their type, whatever their values look like."""
-    options = csv.ConvertOptions(column_types={"uri": pa.string()} | OPTIONAL_COLUMNS, strings_can_be_null=True)
-    return csv.read_csv(path, convert_options=options)
+    """A CSV with a header; known columns keep their type, whatever their values look like, and only
+    an empty text is none.
+    """
+    texts = {name: pa.string() for name in ("uri", *OPTIONAL_COLUMNS)}
+    options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""])
+    table = csv.read_csv(path, convert_options=options)
+    for place, name in enumerate(table.column_names):
+        if OPTIONAL_COLUMNS.get(name) == pa.float64():
+            numbers = [None if text in NO_NUMBER else text for text in table[name].to_pylist()]
+            table = table.set_column(place, name, pa.array(numbers, pa.string()).cast(pa.float64()))
+    return table
 
 
 def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
-    given: dict[str, Any] = {name: value for name, value in row.items() if value not in (None, "")}
+    """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than
+    its row.
+    """
+    floats = {name: value for name, value in row.items() if isinstance(value, float)}
+    numbers = {name: _within(value) for name, value in floats.items() if not np.isnan(value)}
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
+    given: dict[str, Any] = texts | numbers
     return Clip(**given | {"uri": given["uri"] if is_url(given["uri"]) else os.path.abspath(folder / given["uri"])})
 
 
@@ -172,14 +219,15 @@ def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video], sta
 
 def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> PlannedClip:
     """The clip with its windows, or rejected as too short for one."""
-    start_s, end_s = clip_range(planned.clip, video)
-    first = int(np.searchsorted(video.times, start_s))
-    starts = plan_windows(video.times[(video.times >= start_s) & (video.times < end_s)], end_s, config)
+    (start_s, end_s), times = clip_range(planned.clip, video), since_first(video)
+    first = int(np.searchsorted(times, start_s))
+    starts = plan_windows(times[(times >= start_s) & (times < end_s)], end_s, config)
     windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
     planned = replace(planned, duration_s=max(0.0, end_s - start_s), windows=windows)
     if windows:
         return planned
-    detail = f"{planned.duration_s:.3f} s, a window is {config.frames / config.fps:g} s"
+    window = f"a window is {config.frames / config.fps:g} s (--frames {config.frames})"
+    detail = f"{planned.duration_s:.3f} s, {window}"
     return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
 
 
@@ -192,8 +240,8 @@ def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str 
 def check_place(clip: Clip) -> None:
     """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
     if readable_uri(clip.uri) != clip.uri:
-        raise Quarantined(Stage.PROBE, Reason.UNREADABLE, "the file's name is not UTF-8")
-    if clip.root is not None and not Path(os.path.realpath(clip.uri)).is_relative_to(os.path.realpath(clip.root)):
+        raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
+    if clip.root is not None and not _is_inside(clip.uri, clip.root):
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
 
 
@@ -213,17 +261,28 @@ def content_of(path: str) -> tuple[str, int]:
 
 def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
     """The clip with its id and split: by its content, or where that cannot be read by its path."""
-    content = sha256 or "unread" + hashlib.sha256(readable_uri(clip.uri).encode()).hexdigest()
-    name = clip.clip_id or content[:16] + cut_name(clip)
-    split = clip.split or split_of(clip.source or content, config.test_fraction)
+    name = clip.clip_id or (sha256 or unread_name(clip.uri))[:16] + cut_name(clip)
+    identity = clip.source or sha256
+    split = clip.split or (split_of(identity, config.test_fraction) if identity else None)
     return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
+
+
+def unread_name(uri: str) -> str:
+    """What names a clip whose content could not be read."""
+    return "unread" + hashlib.sha256(readable_uri(uri).encode()).hexdigest()
 
 
 def cut_name(clip: Clip) -> str:
     """What tells the cuts of one video apart, in milliseconds; nothing for a whole video."""
     if clip.start_s is None and clip.end_s is None:
         return ""
-    return "-" + "-".join("" if s is None else str(round(1000 * s)) for s in (clip.start_s, clip.end_s))
+    times = (clip.start_s, clip.end_s)
+    return "-" + "-".join("" if s is None else str(round(1000 * _within(s))) for s in times)
+
+
+def _within(seconds: float) -> float:
+    """The time of a cut, or FARTHEST_S before or after the first frame."""
+    return min(max(seconds, -FARTHEST_S), FARTHEST_S)
 
 
 def split_of(identity: str, test_fraction: float) -> str:
@@ -232,24 +291,43 @@ def split_of(identity: str, test_fraction: float) -> str:
     return "test" if share < test_fraction else "train"
 
 
+def since_first(video: Video) -> Float64[np.ndarray, " frames"]:
+    """The time of each frame in seconds after the first, as a player counts: a container may begin
+    at any time stamp.
+    """
+    return _after(video.times, video.times[0])
+
+
+def _after(times: Any, first: float) -> Any:
+    """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s
+    are 2.0.
+    """
+    return times if first == 0 else np.round(times - first, 9)
+
+
 def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
-    """(start, end) of the clip within its file, presentation seconds."""
-    start_s = video.times[0] if clip.start_s is None else max(clip.start_s, video.times[0])
-    return float(start_s), float(video.end_s if clip.end_s is None else min(clip.end_s, video.end_s))
+    """(start, end) of the clip within its file, seconds after the first frame."""
+    start_s, end_s = clip.start_s or 0.0, float(_after(video.end_s, video.times[0]))
+    return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
 
 
 def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig) -> list[tuple[int, float]]:
-    """(index, time) of the source frame nearest to each multiple of the stride from which a whole window fits.
+    """(index, time) of the source frame nearest to each multiple of the stride from which a whole
+    window fits.
 
-    Half a frame of slack at the end; a frame starts at most one window, however few frames there are.
+    Up to MISSING_FRAMES source frames, and half a window, may be missing at the end; a frame starts
+    at most one window, however few frames there are.
     """
     if len(times) < 2:
         return []
-    slack = np.median(np.diff(times)) / 2
+    seconds = config.frames / config.fps
+    frames = MISSING_FRAMES + 0.01  # time stamps are rounded
+    slack = min(frames * np.median(np.diff(times)), seconds / 2)
     grid = times[0] + strides_beside(times, config) * config.stride / config.fps
     right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
-    return [(int(i), float(times[i])) for i in starts[starts < len(times) - 1] if times[i] + config.frames / config.fps <= end_s + slack]
+    starts = starts[(starts < len(times) - 1) & (times[starts] + seconds <= end_s + slack)]
+    return [(int(i), float(times[i])) for i in starts]
 
 
 def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
@@ -261,27 +339,54 @@ def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) ->
 
 def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
     """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
-    _, end_s = clip_range(clip, video)
-    last = np.searchsorted(video.times, window.start_time_s + (config.frames - 1) / config.fps)
-    inside = np.searchsorted(video.times, end_s) - 1
+    (_, end_s), times = clip_range(clip, video), since_first(video)
+    last = np.searchsorted(times, window.start_time_s + (config.frames - 1) / config.fps)
+    inside = np.searchsorted(times, end_s) - 1
     return range(window.start_frame, int(min(last, inside)) + 1)
 
 
 def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
-    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that gives none."""
+    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that
+    gives none.
+
+    Raises ValueError if two clips give the same key.
+    """
+    windows, barren = _windows_and_barren(clips, set())
+    _check_keys([row["key"] for row in windows])
+    return _assign_shards(windows, config.windows_per_shard) + barren
+
+
+def plan_round(
+    clips: Iterable[PlannedClip],
+    again: Iterable[dict],
+    planned: Iterable[dict],
+    label: str,
+    config: PlanConfig,
+) -> list[dict]:
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in their
+    names: clips that gave no window, probed again, and windows that are tried again, beside all
+    that is `planned` already.
+
+    Raises ValueError if two clips give the same key.
+    """
+    before = {row["key"]: row["clip_id"] for row in planned if row["key"]}
+    windows, barren = _windows_and_barren(clips, set(before.values()))
+    _check_keys([*before, *(row["key"] for row in windows)])
+    return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
+
+
+def _windows_and_barren(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[list[dict], list[dict]]:
+    """Rows of windows, and of clips that give none; a clip whose id was `seen` gives none."""
     windows: list[dict] = []
     barren: list[dict] = []
-    seen: set[str] = set()
     for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
         if planned.windows and planned.clip_id in seen:
             planned = replace(
                 planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice"
             )
         seen.add(planned.clip_id)
-        rows = list(_rows_of(planned))
-        (windows if planned.windows else barren).extend(rows)
-    _check_keys(windows)
-    return _assign_shards(windows, config.windows_per_shard) + barren
+        (windows if planned.windows else barren).extend(_rows_of(planned))
+    return windows, barren
 
 
 def _rows_of(planned: PlannedClip) -> Iterator[dict]:
@@ -289,7 +394,10 @@ def _rows_of(planned: PlannedClip) -> Iterator[dict]:
     row = dict.fromkeys(PLAN.names) | dict(
         clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
+        root=clip.root and readable_uri(clip.root),
     )  # fmt: skip
+    if planned.retried is not None:
+        row["retried"] = planned.retried
     if not planned.windows:
         yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=planned.attempts)
     for window in planned.windows:
@@ -306,16 +414,78 @@ def window_of(row: dict) -> Window:
     return Window(key=row["key"], start_frame=row["start_frame"], start_time_s=row["start_time_s"])
 
 
-def _check_keys(windows: Sequence[dict]) -> None:
-    keys = [row["key"] for row in windows]
+def _check_keys(keys: Sequence[str]) -> None:
     if len(keys) != len(set(keys)):
         raise ValueError("two clips give the same sample key, expected clip_ids that differ in more than punctuation")
 
 
-def _assign_shards(windows: list[dict], per_shard: int) -> list[dict]:
+def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list[dict]:
     windows = sorted(windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"]))
     counts = {"train": 0, "test": 0}
     for row in windows:
-        row["shard"] = f"{row['split']}-{counts[row['split']] // per_shard:06d}"
+        row["shard"] = f"{row['split']}-{label}{counts[row['split']] // per_shard:06d}"
         counts[row["split"]] += 1
     return windows
+
+
+def keep_decided(clips: Iterable[PlannedClip], before: Sequence[dict]) -> list[PlannedClip]:
+    """The clips of an extraction that goes on, as they were planned `before` if now or then they
+    failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
+    retry` decides the rest.
+    """
+    by_id, by_place = {}, {}
+    for row in before:
+        by_id.setdefault(row["clip_id"], {}).setdefault(row["uri"], []).append(row)
+        by_place.setdefault((row["uri"], row["clip_start_s"], row["clip_end_s"]), []).append(row)
+    return [_as_before(planned, by_id, by_place) for planned in clips]
+
+
+def _as_before(
+    planned: PlannedClip,
+    by_id: dict[str, dict[str, list[dict]]],
+    by_place: dict[tuple, list[dict]],
+) -> PlannedClip:
+    """The clip is known by its id, and, of several files of one content, by its place too; a clip
+    that was not read, then or now, has no id of its own and is known by its place.
+    """
+    clip, uri = planned.clip, readable_uri(planned.clip.uri)
+    named, place = by_id.get(planned.clip_id, {}), (uri, clip.start_s, clip.end_s)
+    rows = named.get(uri) or (by_place.get(place) if clip.clip_id is None else None)
+    rows = rows or next(iter(named.values()), None)
+    if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
+        return planned
+    rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
+    names = ("clip_id", "split", "sha256", "bytes", "duration_s")
+    fate = ("outcome", "stage", "reason", "detail")
+    columns: dict[str, Any] = {name: rows[0][name] for name in (*names, *fate)}
+    windows = tuple(map(window_of, rows)) if rows[0]["key"] else ()
+    return replace(planned, **columns, windows=windows, attempts=rows[0]["attempts"] or 1)
+
+
+def clip_to_retry(row: dict) -> Clip:
+    """The clip of a row that gave no window, as it was listed: with a name, a place and a split of
+    its own only if it had them, or if its content was read.
+    """
+    names = ("uri", "licence", "source", "split", "root")
+    columns: dict[str, Any] = {name: row.get(name) for name in names}
+    clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
+    unread = unread_name(row["uri"])[:16] + cut_name(clip)
+    own = row["sha256"] is not None or row["clip_id"] != unread
+    return replace(clip, clip_id=row["clip_id"] if own else None)
+
+
+def retry_clip(
+    row: dict,
+    config: PlanConfig,
+    probe: Callable[[str], Video],
+    staging: Path | None = None,
+) -> PlannedClip:
+    """Reads and probes again the clip of a row that gave no window. Raises as `plan_clip` does."""
+    planned = replace(plan_clip(clip_to_retry(row), config, probe, staging), retried=row["clip_id"])
+    then, now = row["sha256"], planned.sha256
+    if None in (then, now) or then == now:
+        return planned
+    detail = f"the file has sha256 {str(now)[:12]}..., and {then[:12]}... when it was planned"
+    error = Quarantined(Stage.PROBE, Reason.HASH_MISMATCH, detail)
+    failed = failed_clip(planned.clip, error, config, planned.sha256, planned.bytes)
+    return replace(failed, retried=row["clip_id"])

@@ -13,7 +13,7 @@ from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.effort import Clock
 from pipeline.filters import PRESETS, judge
 from pipeline.flow import make_estimator
-from pipeline.plan import list_clips, plan_clip, plan_rows
+from pipeline.plan import list_clips, plan_clip, plan_rows, plan_windows, since_first
 from pipeline.window import BuildConfig
 from schemas.clip import Video
 from schemas.outcome import Measures, Quarantined, Reason
@@ -58,10 +58,14 @@ def first_window(path: Path, config: BuildConfig) -> Recorded:
 
 
 def fitting(config: BuildConfig, video: Video, path: Path) -> BuildConfig:
-    """With a window no longer than the video."""
+    """With a window no longer than the video, of which a frame or two may be missing at the end
+    (plan_windows).
+    """
     seconds = float(video.end_s - video.times[0])
     if seconds < LEAST_S:
         raise ValueError(f"{path} lasts {seconds:.2f} s, expected at least {LEAST_S:g} s")
+    if plan_windows(since_first(video), seconds, config.plan):
+        return config
     frames = min(config.plan.frames, int(seconds * config.plan.fps))
     return replace(config, plan=replace(config.plan, frames=frames), frequencies=min(config.frequencies, frames // 2 + 1))
 

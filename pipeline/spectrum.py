@@ -52,7 +52,7 @@ def check_frequencies(frequencies: int, time: int) -> None:
 def interpolation(times: Float64[np.ndarray, " source"], time: int, fps: float) -> Float64[np.ndarray, "time source"]:
     """A with F = A f: displacements at `times` (seconds after the start, increasing) to t = 0 .. time-1 at `fps`.
 
-    Linear between neighbours; after the last source frame (at most half a frame late, at the end of a clip) held.
+    Linear between neighbours; after the last source frame (at the end of a clip up to two may be missing) held.
     """
     grid = np.arange(time) / fps
     right = np.clip(np.searchsorted(times, grid, side="right"), 1, len(times) - 1)

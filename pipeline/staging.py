@@ -85,6 +85,49 @@ class Staged(Dataset):
         warnings = super().open(rows, config, versions)
         if not begun and not self._begin():
             return self.open(rows, config, versions)
+        self._take_up_all()
+        return warnings
+
+    def plan_before(self) -> list[dict]:
+        return super().plan_before() if self._fetch_contract() else []
+
+    def resume(self) -> None:
+        """As of a folder, with what is committed in the storage. Raises ValueError if no data set
+        was begun there.
+        """
+        if not self._fetch_contract():
+            raise ValueError(f"{self.bucket.url} holds no data set: there is no run.json")
+        super().resume()
+        self._take_up_all()
+        self.sizes = self.bucket.list("shards/")
+
+    def begin_round(self, rows: Sequence[dict]) -> None:
+        """Here and in the storage. If another run has begun it there, it is that one's round which
+        counts.
+        """
+        super().begin_round(rows)
+        name = sorted(path.name for path in self.retries.glob("*.json"))[-1]
+        try:
+            self.bucket.create(f"retries/{name}", (self.retries / name).read_bytes())
+        except FileExistsError:
+            self._fetch_rounds()
+        crashpoint("after-round-upload", "run")
+
+    def _fetch_rounds(self) -> None:
+        """Brings every round of the storage here, and removes one that is not there."""
+        self.retries.mkdir(exist_ok=True)
+        there = {Path(name).name for name in self.bucket.list("retries/")}
+        for name in there:
+            self.bucket.fetch(f"retries/{name}", self.retries / name)
+        for path in self.retries.glob("*.json"):
+            if path.name not in there:
+                path.unlink()
+
+    def _take_up_all(self) -> None:
+        """Brings rounds and records here; hands over what a run that was stopped has built and not
+        handed over.
+        """
+        self._fetch_rounds()
         committed = self._fetch_records()
         there = self.bucket.list()
         for shard in (path.stem for path in sorted(self.records.glob("*.json"))):
@@ -92,7 +135,6 @@ class Staged(Dataset):
                 self._take_up(shard)
             elif any(file.upload in there or file.place not in there for file in self._named(shard)):
                 self._put_in_place(shard)
-        return warnings
 
     def _fetch_contract(self) -> bool:
         """Whether the data set was begun in the storage: its contract and plan are then here, and nothing that is not its."""
@@ -226,6 +268,7 @@ class Staged(Dataset):
     def finishing(self) -> Iterator[None]:
         """What is derived within, from all records and histograms, is handed over; then nothing is kept here."""
         self.check_fence()
+        self._fetch_rounds()
         shards, self.sizes = self._fetch_records(), self.bucket.list("shards/")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self._fetch_histogram, shards))

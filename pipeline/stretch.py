@@ -19,12 +19,18 @@ from pipeline.decode.pool import Ahead, DecoderPool, damaged, depth
 from pipeline.decode.source import Picture, signature
 from pipeline.filters import Look, Step
 from pipeline.flow import FlowEstimator
-from pipeline.plan import PlanConfig, clip_of, window_of, window_span
+from pipeline.plan import PlanConfig, clip_of, since_first, window_of, window_span
 from schemas.clip import Clip, Signature, Video
 from schemas.outcome import Quarantined, Reason, Stage
 
 TOGETHER = 16
 """Frames that are prepared together."""
+
+
+SAME_S = 1e-5
+"""Times of a frame that differ by less are equal: an hour of float64 subtractions, and far under
+any frame's duration.
+"""
 
 
 class Found(NamedTuple):
@@ -41,6 +47,7 @@ class Frame(NamedTuple):
     number: int
     """Its index in the video."""
     time: float
+    """Seconds after the first frame of the video."""
     picture: Picture
 
     @property
@@ -108,24 +115,27 @@ def decode_stretch(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, si
     clip = clip_of(rows[0])
     video = planned_video(clip, rows, pool)
     spans = [window_span(clip, video, window_of(row), plan) for row in rows]
-    indices = sorted({index for span in spans for index in span})
+    indices, times = sorted({index for span in spans for index in span}), since_first(video)
     yield Found(spans, video.decoder_reason)
     for index, picture in zip(indices, pool.pictures(clip.uri, video, indices, size), strict=True):
-        yield Frame(index, float(video.times[index]), picture)
+        yield Frame(index, float(times[index]), picture)
 
 
 def planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> Video:
-    """The video, probed again. Raises Quarantined (hash_mismatch) where it is not the one that was planned."""
+    """The video, probed again. Raises Quarantined (missing, hash_mismatch) where it is not the one
+    that was planned.
+    """
     found = signature(clip.uri)
     if found is None:
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file is gone")
+        raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
     if (sha256 := content(clip.uri, found)) != (planned := rows[0]["sha256"]):
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned")
     video = pool.probe(clip.uri)
     if video.signature != found:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
-    times = dict(enumerate(video.times))
-    if any(times.get(row["start_frame"]) != row["start_time_s"] for row in rows):  # as another decoder library sees it
+    times = dict(enumerate(since_first(video)))
+    starts = [(times.get(row["start_frame"], np.inf), row["start_time_s"]) for row in rows]
+    if any(abs(now - then) > SAME_S for now, then in starts):  # as another library sees it
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
     return video
 

@@ -10,6 +10,7 @@ A shard without a record is not a fault but work that is left, until the data se
 
 import filecmp
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby, zip_longest
@@ -26,6 +27,8 @@ from pipeline import derived, statistics, views
 from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
 from pipeline.derived import kept_rows as kept_rows
 from pipeline.record import check_owner, opened_seal
+from pipeline.rounds import NAME as ROUND
+from pipeline.rounds import DamagedRound, read_rounds
 from pipeline.selection import Selection, digest_of
 from pipeline.shards import TEMPORARY, scan_end, scan_samples
 from schemas.run import RunContract
@@ -94,10 +97,13 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     check_is_one(dataset)
     if faults := check_contract(dataset):
         return Verified(faults)
+    if faults := check_rounds(dataset):
+        return Verified(faults)
     planned = list(plan_of(dataset))
     left = [item.shard for item in planned if not dataset.is_committed(item.shard)]
     finished = any((dataset.root / name).exists() for name in derived.FILES)
-    lost = left if finished and alone else []
+    known = finished_shards(dataset, planned) if finished and alone else set()
+    lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
     committed = [item for item in planned if item.shard not in set(left)]
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
@@ -105,6 +111,34 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
     compared = check_derived(dataset, known=bool(faults)) if sound else None
     return Verified(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
+
+
+def finished_shards(dataset: Dataset, planned: Sequence[Planned]) -> set[str]:
+    """The shards with which the data set was finished: those of a round that is not finished yet
+    are only left to build.
+    """
+    later = {row["shard"] for one in dataset.rounds() for row in one.rows if row["key"]}
+    try:
+        named = set(json.loads(dataset.index.read_bytes())["shards"])
+    except (KeyError, TypeError, ValueError, OSError, RecursionError):
+        named = set()
+    return {item.shard for item in planned if item.shard not in later or item.shard in named}
+
+
+def check_rounds(dataset: Dataset) -> list[Fault]:
+    """The first round that is damaged, and those after it: put aside, they leave what was before
+    them.
+    """
+    try:
+        read_rounds(dataset.retries, dataset.run_digest())
+    except DamagedRound as error:
+        names = {path.name for path in dataset.retries.iterdir() if ROUND.fullmatch(path.name)}
+        later = sorted(name for name in names if int(name[:-5]) > int(error.name[:-5]))
+        words = "quiver retry tries again what it held"
+        whats = [error.what, *(f"follows {error.name}, which {error.what}" for _ in later)]
+        found = zip((error.name, *later), whats, strict=True)
+        return [Fault(f"retries/{name}", f"{what}: {words}", Remedy.MOVE) for name, what in found]
+    return []
 
 
 def check_is_one(dataset: Dataset) -> None:
@@ -241,6 +275,10 @@ def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[
         known = {name.format(shard) for shard in shards}
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
+    paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
+    others = [path for path in paths if not ROUND.fullmatch(path.name) and not is_temporary(path)]
+    what = "is no round of quiver retry"
+    found += [Fault(relative(dataset, path), what, Remedy.MOVE) for path in others]
     paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []
     others = [path for path in paths if not (views.is_part(path) or is_temporary(path))]
     found += [Fault(relative(dataset, path), "is of no view", Remedy.MOVE) for path in others]

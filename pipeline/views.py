@@ -71,7 +71,7 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped
         view.home.publish(view.file(name), None)  # without its index the view is none, until all of it is written
     definition = dict(view=view.view, run=run_digest(dataset), thresholds=plain(asdict(thresholds)))
     view.home.publish(view.file("json"), seal(definition, indent=1))
-    tally, index = Judged(), {}
+    tally, index = Judged(), dict(before)  # a shard whose windows were all tried again has no row
     with manifest_writer(view.home, view.table, made_by(dataset.begun())) as write:
         for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
             judged = [judged_again(row, thresholds, tally) for row in rows]
@@ -151,7 +151,9 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
         raise
     except UNREADABLE as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
-    if shards - {None} != Selection(dataset).index()["shards"].keys():
+    entries = Selection(dataset).index()["shards"]
+    kept = {shard for shard, entry in entries.items() if entry["kept"]}
+    if not kept <= shards <= {None, *entries}:  # a shard whose windows were all tried again has no row
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 

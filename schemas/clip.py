@@ -15,9 +15,13 @@ class Clip:
     clip_id: str | None = None
     """The user's name for it; without one it is named by its content."""
     start_s: float | None = None
-    """The cut begins at this presentation time of the file, seconds; None: at its first frame."""
+    """The cut begins so many seconds after the first frame of the file, as a player counts; None:
+    at that frame.
+    """
     end_s: float | None = None
-    """The cut ends before this presentation time, seconds; None: at its end."""
+    """The cut ends before so many seconds after the first frame; None, or later than the last: at
+    the file's end.
+    """
     licence: str | None = None
     source: str | None = None
     """What the clip was cut from: clips of one source never part between train and test."""
@@ -33,8 +37,6 @@ class Clip:
         for name, value in (("start_s", self.start_s), ("end_s", self.end_s)):
             if value is not None and not np.isfinite(value):
                 raise ValueError(f"{name} of {self.uri!r} is {value}, expected a number of seconds")
-        if self.start_s is not None and self.end_s is not None and self.start_s >= self.end_s:
-            raise ValueError(f"{self.uri!r} starts at {self.start_s} s and ends at {self.end_s} s, expected start < end")
 
 
 Signature = tuple[int, int, int]
@@ -46,7 +48,9 @@ class Video:
     """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
 
     times: Float64[np.ndarray, " frames"]
-    """Presentation times in order, seconds."""
+    """Presentation times in order, seconds, as the container counts them: the first may be
+    anything.
+    """
     end_s: float
     """Last time plus that frame's duration, seconds."""
     aspect: float
@@ -72,4 +76,4 @@ class Window:
     start_frame: int
     """Index of the source frame, counted from the beginning of the file."""
     start_time_s: float
-    """Its presentation time, seconds."""
+    """Its time in seconds after the first frame of the file."""

@@ -3,8 +3,10 @@
 Every window that was planned ends as exactly one row with one of the three outcomes; nothing is dropped silently.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -57,6 +59,19 @@ class Reason(StrEnum):
     HASH_MISMATCH = "hash_mismatch"
     NONFINITE = "nonfinite"
     OVERFLOW = "overflow"
+
+
+ENVIRONMENTAL = frozenset([Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH])
+"""Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries
+these again.
+"""
+
+
+def is_environmental(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a plan, a record or a manifest says that it failed for an environmental
+    reason.
+    """
+    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in ENVIRONMENTAL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,16 @@ MEMBER_COLUMNS = [
 ]
 MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
 
-PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *(f for f in OUTCOME_FIELDS if f.name != "verdicts")])
-"""One row for every window planned; one with a null key and an outcome for every clip that gave none."""
+ROOT_FIELD = pa.field("root", pa.string())
+"""The folder in which a clip was found, which a link must not leave; null if it was listed by name.
+"""
+FATE_FIELDS = [field for field in OUTCOME_FIELDS if field.name != "verdicts"]
+PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *FATE_FIELDS, ROOT_FIELD])
+"""One row for every window planned; one with a null key and an outcome for every clip that gave
+none.
+
+`split` is null for a clip whose split its content decides, if the content could not be read.
+"""
 
 MANIFEST = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *OUTCOME_FIELDS, *MEASURE_FIELDS, *POWER_FIELDS, *MEMBER_FIELDS])
 """The same rows with what became of each."""

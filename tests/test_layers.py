@@ -160,7 +160,7 @@ def test_no_file_of_jobs_hides_a_library():
 def printed(path: Path) -> set[str]:
     """What a file prints."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return {ast.unparse(call.args[0]).partition("(")[0] for call in calls if ast.unparse(call.func) == "print" and call.args}
+    return {ast.unparse(call.args[0]).partition("(")[0] for call in calls if ast.unparse(call.func) in ("print", "put") and call.args}
 
 
 def test_what_a_person_is_told_has_no_terminal_code_and_no_secret_in_it():

@@ -1,5 +1,6 @@
 """Several decoder processes, and frames that are ready before they are needed."""
 
+import os
 import queue
 import threading
 from collections import deque
@@ -43,7 +44,8 @@ class DecoderPool:
 
     def probe(self, path: str) -> Video:
         """The video's times, without decoding it. Raises Quarantined."""
-        (video,) = self._attempts(Stage.PROBE, lambda process, _: iter([process.probe(path)]))
+        whole = os.path.abspath(path)  # of 12:30.mp4 FFmpeg takes the 12 for a protocol
+        (video,) = self._attempts(Stage.PROBE, lambda process, _: iter([process.probe(whole)]))
         return video
 
     def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
@@ -60,7 +62,8 @@ class DecoderPool:
         The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined
         if the file cannot be read any further.
         """
-        pieces = (self._piece(path, video, piece, size) for piece in split(indices, video.keyframes))
+        whole = os.path.abspath(path)
+        pieces = (self._piece(whole, video, piece, size) for piece in split(indices, video.keyframes))
         return chain.from_iterable(pieces) if self.count == 1 else side_by_side(pieces, self.count, depth(size))
 
     def _piece(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:

@@ -18,18 +18,20 @@ from typing import Any
 import pytest
 
 from jobs.exits import sentences
-from jobs.extract_flow import parse, plan_one, refuse_relative_paths, versions
+from jobs.extract_flow import parse, plan_one, readable_enough, refuse_relative_paths, versions
 from jobs.progress import RunProgress
 from pipeline.build import build_shard
 from pipeline.crashpoint import VARIABLE
-from pipeline.dataset import AlreadyCommitted
+from pipeline.dataset import AlreadyCommitted, Dataset
+from pipeline.decode.pool import shared_pool
 from pipeline.derived import finalize
 from pipeline.effort import Effort
 from pipeline.fence import STILL_S
 from pipeline.fetch import with_files
-from pipeline.plan import list_clips, plan_rows
+from pipeline.plan import keep_decided, list_clips, plan_rows, retry_clip
+from pipeline.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.staging import dataset_at
-from pipeline.window import recorded
+from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Outcome
 from tests.faults.reference import ALONE, ROOT, command, extract
 
@@ -46,19 +48,38 @@ def build_here(arguments: list[str]) -> None:
         refuse_relative_paths(job)
         clips, dataset = list_clips(job.clips), dataset_at(job.out, job.staging)
         with dataset.held(job.take_over_s):
-            rows = plan_rows((plan_one(job.build, job.staging, clip) for clip in clips), job.build.plan)
+            probed = readable_enough((plan_one(job.build, job.staging, clip) for clip in clips), len(clips), job.quarantine_limit)
+            rows = plan_rows(keep_decided(probed, dataset.plan_before()), job.build.plan)
             dataset.open(rows, recorded(job.build), versions(job.build))
             mine = {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
-            with RunProgress(len(rows), dataset.progress, dataset.token) as progress:
-                for shard in mine:
-                    results: list[Outcome | Effort] = []
-                    if not dataset.is_committed(shard):
-                        with dataset.building(shard), with_files(mine[shard], job.staging) as here, suppress(AlreadyCommitted):
-                            results += build_shard(dataset, shard, here, job.build)
-                    for value in results:
-                        progress.shard(shard, value) if isinstance(value, Effort) else progress.window(shard, value)
-            with dataset.finishing():
-                finalize(dataset)
+            build_shards(dataset, mine | unbuilt_shards(dataset), job.build, job.staging)
+
+
+def build_shards(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None) -> None:
+    """Those that are not committed, and then the derived files."""
+    with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
+        for shard, rows in shards.items():
+            results: list[Outcome | Effort] = []
+            if not dataset.is_committed(shard):
+                with dataset.building(shard), with_files(dataset.settled(rows), staging) as here, suppress(AlreadyCommitted):
+                    results += build_shard(dataset, shard, here, config)
+            for value in results:
+                progress.shard(shard, value) if isinstance(value, Effort) else progress.window(shard, value)
+    with dataset.finishing():
+        finalize(dataset)
+
+
+def retry_here(out: str, staging: Path | None) -> None:
+    """What jobs.retry does, in this process: the same round, shards and commits."""
+    with sentences():
+        dataset = dataset_at(out, staging).absolute()
+        with dataset.held():
+            dataset.resume()
+            config = restored(dataset.begun().config)
+            if not unbuilt_shards(dataset):
+                found, probe = find_retryable(dataset), shared_pool(config.decode, 1).probe
+                begin_round(dataset, found.windows, [retry_clip(row, config.plan, probe, staging) for row in found.clips], config.plan)
+            build_shards(dataset, unbuilt_shards(dataset), config, staging)
 
 
 def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:

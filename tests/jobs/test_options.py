@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SAMPLE = ["sample", "photo.png", "--checkpoint", "prior", "--out", "motion.safetensors"]
 SMOKE = ["train-renderer", "smoke", "--data", "data", "--out", "out"]
 FIRST = {"sample": ["photo.png"], "preview": ["data", "key"], "study": ["a", "b"], "ablate": ["smoke"]} | {
-    verb: ["data"] for verb in ("status", "verify", "repair", "finalize", "refilter")
+    verb: ["data"] for verb in ("status", "verify", "repair", "retry", "finalize", "refilter")
 }
 """What stands before the options."""
 

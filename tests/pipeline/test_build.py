@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import threading
 from dataclasses import replace
 from functools import partial
@@ -15,16 +16,20 @@ from jobs.make_clips import MakeClips, make
 from pipeline import scenery, synthetic
 from pipeline.build import build_shard, build_windows
 from pipeline.dataset import Dataset
+from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool
 from pipeline.decode.process import DecoderProcess
 from pipeline.derived import finalize
 from pipeline.effort import Clock
+from pipeline.encode import X264, Shown, write_film
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.plan import PlanConfig
+from pipeline.single import first_window, fitting
 from pipeline.spectrum import to_motion, to_spectrum
 from pipeline.window import BuildConfig, choose_targets, recorded, settle
+from schemas.clip import Video
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import encode, from_channels
 from tests import videos
@@ -276,7 +281,7 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     videos.swaying(path, seconds=2.5, seed=4)
     assert [(r.row["stage"], r.row["reason"]) for r in results(rows, SMALL)] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
     path.unlink()
-    assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+    assert [r.row["reason"] for r in results(rows, SMALL)] == [Reason.MISSING] * len(rows)
 
 
 def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path):
@@ -334,3 +339,52 @@ def test_a_sample_has_all_its_pairs_where_there_are_fewer_frames(tmp_path):
     config = replace(SMALL, pairs=40)
     (result,) = results(plan(videos.swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config)
     assert result.sample.pair_image.shape == (40, 40, 64, 3) and (np.diff(result.sample.pair_time) >= 0).all()
+
+
+def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
+    """FFmpeg takes what stands before it for one: 12:30.mp4 would be read through a protocol 12."""
+    videos.swaying(tmp_path / "whole.mp4", seconds=1.2).rename(tmp_path / "12:30.mp4")
+    (tmp_path / "2026:").mkdir()
+    shutil.copy(tmp_path / "12:30.mp4", tmp_path / "2026:" / "file:a.mp4")
+    monkeypatch.chdir(tmp_path)
+    pool = DecoderPool(DecodeConfig())
+    try:
+        for name in ("12:30.mp4", "2026:/file:a.mp4"):
+            video = pool.probe(name)
+            assert len(list(pool.frames(name, video, [0, 30], (64, 40)))) == 2
+    finally:
+        pool.close()
+    config = replace(SMALL, plan=PlanConfig(frames=24))
+    assert first_window(Path("12:30.mp4"), config).frames == 24
+    still = np.zeros((32, 32, 3), np.uint8)
+    shown = [Shown(still, i * 3000, 3000) for i in range(2)]
+    write_film(Path("1:2.mp4"), shown, X264, rate=30, index_first=True)
+    assert (tmp_path / "1:2.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("frames, fps, expected", [(299, 60, 150), (124, 25, 150), (122, 25, 146), (90, 30, 90)])
+def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames, fps, expected):
+    video = Video(
+        times=7 + np.arange(frames) / fps, end_s=7 + frames / fps, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
+    )  # fmt: skip
+    assert fitting(BuildConfig(), video, Path("a.mp4")).plan.frames == expected
+
+
+@pytest.mark.parametrize("size", [(48, 48), (72, 72), (72, 48), (48, 72), (33, 47)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_every_accepted_size_is_extracted(tmp_path, size):
+    """decord pads the rows of pictures of some widths (8, 12, 16, 24, 48, 72), and fails on them."""
+    path = videos.swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96))
+    config = replace(SMALL, size=size)
+    (row, *_) = results(plan(path, config)[:1], config)
+    assert row.row["outcome"] == Outcome.KEPT and row.sample is not None and row.sample.image.shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("width", [8, 12, 16, 24, 48, 72])
+def test_frames_of_every_width_can_be_had(tmp_path, width):
+    """As of small videos, which are measured at their own size."""
+    path, pool = videos.swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96)), DecoderPool(DecodeConfig())
+    try:
+        (one, other) = pool.frames(str(path), pool.probe(str(path)), [3, 20], (width, width))
+    finally:
+        pool.close()
+    assert one.shape == other.shape == (width, width, 3) and one.std() > 5 and np.abs(one.astype(int) - other).max() > 2

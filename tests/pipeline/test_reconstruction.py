@@ -115,7 +115,7 @@ def test_frames_that_a_slow_video_shows_again_are_counted(fps, expected):
 def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
     with pytest.raises(Quarantined) as gone:
         list(shown.real_frames())
-    assert gone.value.reason == Reason.HASH_MISMATCH and "gone" in gone.value.detail
+    assert gone.value.reason == Reason.MISSING and "gone" in gone.value.detail
     elsewhere = replace(shown, row=shown.row | {"uri": "/not/mounted/a.mp4"})
     with pytest.raises(Quarantined, match="/not/mounted"):  # a data set is looked at where its videos are not
         list(elsewhere.real_frames())

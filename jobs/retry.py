@@ -1,0 +1,141 @@
+#!/usr/bin/env python
+"""Tries again what failed in a data set for a reason that may have been the machine's.
+
+    python -m jobs.retry DATASET
+
+Windows and clips that were quarantined because a decoder crashed, was silent too long or took too
+much memory, or because a file was missing or could not be read. What is committed is not touched:
+the windows go to shards of their own. The same command again finishes a retry that was stopped.
+
+Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same
+command tries again); 2 wrong usage, or shards are left to build by extract-flow; 3 the flow would
+be measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 a file cannot
+be read or written; 6 too much failed again, nothing new was written.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jobs import cluster
+from jobs.exits import Exit, say, sentences, stop, tell
+from jobs.extract_flow import build_all, check_limit, check_out, probe_all, readable_enough
+from jobs.extract_flow import versions as versions_now
+from jobs.options import parsed
+from jobs.progress import count, retry_lines, summary_lines
+from jobs.repair import RunSettings, check_flow, run_config
+from pipeline.dataset import Dataset, other_versions
+from pipeline.decode.pool import shared_pool
+from pipeline.derived import finalize
+from pipeline.objects import is_url
+from pipeline.plan import PlannedClip, clip_to_retry, retry_clip
+from pipeline.retry import Retryable, begin_round, find_retryable, unbuilt_shards
+from pipeline.staging import dataset_at
+from pipeline.views import remake
+from pipeline.window import BuildConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry(RunSettings):
+    """Tries again what failed for a reason that may be the machine's: crash, timeout, out of
+    memory, unreadable, missing.
+    """
+
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set, or s3://BUCKET/PREFIX."""
+    staging: Path | None = None
+    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver
+    in the user's cache.
+    """
+    quarantine_limit: float = 0.5
+    """End with exit code 6 when more than this share of the clips, or of the windows, that are
+    tried again fails again. 1 never ends it.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_limit(self.quarantine_limit)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/exits.py."""
+    with sentences():
+        job = parsed(Retry, "quiver retry", args)
+        check_out(job.dataset, "DATASET")
+        if not is_url(job.dataset):
+            Dataset(job.dataset).begun()
+        dataset = dataset_at(job.dataset, job.staging).absolute()
+        with dataset.held():
+            dataset.resume()
+            retry(dataset, job)
+
+
+def retry(dataset: Dataset, job: Retry) -> None:
+    """One round, in a folder that is held: begun, or finished if it was stopped; then the derived
+    files.
+    """
+    config = run_config(job, dataset.begun().config)
+    left = unbuilt_shards(dataset)
+    found = Retryable([], []) if left else find_retryable(dataset)
+    if not left and not found:
+        say(f"{job.dataset}: nothing failed for a reason that may be the machine's")
+    else:
+        check_flow(dataset, config)
+        for warning in other_versions(dataset.begun(), versions_now(config)):
+            tell(f"{warning}; shards may differ in their last bits")
+        needs = job.needs(config.flow)
+        with cluster.connected(job.workers, needs):
+            at_once = cluster.room(job.workers, needs)
+            begun = None if left else try_clips(dataset, found, config, job)
+            if begun == 0:
+                say(f"{job.dataset}: all of it failed again; nothing was written")
+            left = left or unbuilt_shards(dataset)
+            staging, limit = absolute(job.staging), job.quarantine_limit
+            failed = build_all(dataset, left, config, job, at_once, staging, limit)
+        if failed:
+            words = f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])})"
+            stop(Exit.FAILURE, f"{words}; the same command tries them again")
+    dataset.remove_temporary_files()
+    with dataset.finishing():
+        before = digest_of(dataset.manifest)
+        summary = finalize(dataset)
+        if digest_of(dataset.manifest) != before:
+            remake(dataset, partial(cluster.mapped, workers=1))
+            dataset.publish(dataset.report, None)  # it shows what is no longer so
+    say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
+
+
+def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retry) -> int:
+    """Probes the clips again and begins a round; returns the number of its rows. Ends the process
+    if too many fail again.
+    """
+    windows, clips = count(len(found.windows), "window"), count(len(found.clips), "clip")
+    say(f"trying again: {windows}, {clips} without any")
+    probe = partial(try_one, config, absolute(job.staging))
+    probed = probe_all(probe, found.clips, config.plan, clip_to_retry)
+    limit = 1.0 if found.windows else job.quarantine_limit
+    readable = readable_enough(probed, len(found.clips), limit)
+    return begin_round(dataset, found.windows, readable, config.plan)
+
+
+def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
+    """One clip, in a worker."""
+    return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
+
+
+def digest_of(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def absolute(folder: Path | None) -> Path | None:
+    return folder and folder.absolute()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

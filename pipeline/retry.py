@@ -1,0 +1,74 @@
+"""What of a data set can be tried again, and how it becomes a round (rounds.py).
+
+Only what failed for a reason that may have been the machine's: a video that was rejected, or is
+damaged, stays so. What fails again for such a reason can be tried again in the next round.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.dataset import Dataset
+from pipeline.derived import parts
+from pipeline.plan import PlanConfig, PlannedClip, plan_round
+from pipeline.rounds import BEFORE, shard_label
+from schemas.outcome import ENVIRONMENTAL, is_environmental
+from schemas.tables import PLAN
+
+
+class Retryable(NamedTuple):
+    """Rows of the manifest that failed for an environmental reason."""
+
+    windows: list[dict]
+    clips: list[dict]
+    """Those that gave no window."""
+
+    def __bool__(self) -> bool:
+        return bool(self.windows or self.clips)
+
+
+def find_retryable(dataset: Dataset) -> Retryable:
+    """What can be tried again in a data set whose shards are all committed.
+
+    Raises ValueError if shards are left to build, DamagedShard or DamagedPlan for a file that is
+    not the one recorded.
+    """
+    dataset.check_finished()
+    rows = [row for part in parts(dataset) for row in part.rows if is_environmental(row)]
+    return Retryable([row for row in rows if row["key"]], [row for row in rows if not row["key"]])
+
+
+def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
+    """The shards of rounds that are not committed, with their rows, as after a retry that was
+    stopped.
+    """
+    shards: dict[str, list[dict]] = {}
+    for one in dataset.rounds():
+        for row in one.rows:
+            if row["key"] and not dataset.is_committed(row["shard"]):
+                shards.setdefault(row["shard"], []).append(row)
+    return {shard: dataset.settled(rows) for shard, rows in shards.items()}
+
+
+def begin_round(
+    dataset: Dataset,
+    windows: Iterable[dict],
+    probed: Iterable[PlannedClip],
+    config: PlanConfig,
+) -> int:
+    """Adds a round of these windows of the manifest, and of the clips of which it is decided now
+    what they are; returns the number of its rows. Without any, nothing is written.
+    """
+    again = [_row_again(row) for row in windows]
+    decided = [planned for planned in probed if planned.reason not in ENVIRONMENTAL]
+    label = shard_label(len(dataset.rounds()) + 1)
+    rows = plan_round(decided, again, dataset.stream_plan(), label, config)
+    if rows:
+        dataset.begin_round(rows)
+    return len(rows)
+
+
+def _row_again(row: dict) -> dict:
+    """A row of the plan for a window of the manifest, with its fate until now."""
+    planned = {name: row[name] for name in PLAN.names if name in row}
+    fate = {name: row[name] for name in BEFORE}
+    return planned | dict.fromkeys(BEFORE) | {"root": None, "before": fate}

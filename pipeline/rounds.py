@@ -1,0 +1,175 @@
+"""Rounds of `quiver retry`: what failed for a reason that may have been the machine's, tried again.
+
+    retries/001.json    the rows of the first round, sealed; created once, before its first shard is built
+
+A round adds rows to the plan and changes none of them. A window that it tries again has the same
+key and stands in a shard of the round; a clip that gave no window stands there with the windows
+that it gives now, or with the reason that is final. Such a row takes the place of the earlier one,
+in the manifest and in every count; the record in which the earlier one stands is left as it is.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.record import sealed
+from schemas.outcome import Outcome, Stage, is_environmental
+from schemas.tables import PLAN
+
+NAME = re.compile(r"[0-9]{3,6}\.json", re.ASCII)
+BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
+"""Columns that a round keeps of the row in whose place a window's row stands."""
+
+
+class DamagedRound(ValueError):
+    """A file of a round is not what was written."""
+
+    def __init__(self, path: Path, what: str):
+        super().__init__(f"{path} {what}")
+        self.name, self.what = path.name, what
+
+
+class Round(NamedTuple):
+    """One round, as it was written."""
+
+    number: int
+    """From 1 on."""
+    sha256: str
+    """Of its file, hexadecimal: the next round names it."""
+    rows: list[dict[str, Any]]
+    """Of the schema PLAN; with `before`, the fate of a window that is tried again, or `retried`,
+    the id that a clip had.
+    """
+
+
+def round_name(number: int) -> str:
+    """The file of a round."""
+    return f"{number:03d}.json"
+
+
+def shard_label(number: int) -> str:
+    """What the names of a round's shards have between their split and their number."""
+    return f"retry{number:03d}-"
+
+
+def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
+    """The file of a round: of the run whose run.json has the digest `run`, after the round whose
+    file has `last`.
+    """
+    return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
+
+
+def read_rounds(folder: Path, run: str) -> list[Round]:
+    """Every round in that folder, in order. Raises DamagedRound if one is not what was written, or
+    is of another run.
+    """
+    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    rounds: list[Round] = []
+    for number, path in enumerate(sorted(paths, key=lambda path: int(path.stem)), 1):
+        last = rounds[-1].sha256 if rounds else None
+        rounds.append(_read_round(path, number, run, last))
+    return rounds
+
+
+def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
+    try:
+        data = path.read_bytes()
+        record = json.loads(data)
+        record.pop("digest")
+        intact = sealed(record) == data
+    except (AttributeError, KeyError, ValueError, RecursionError, IsADirectoryError) as error:
+        raise DamagedRound(path, "is no round of quiver retry") from error
+    if not intact:
+        raise DamagedRound(path, "has changed since it was written")
+    if path.name != round_name(number) or record.get("round") != number:
+        raise DamagedRound(path, f"is not round {number}, which is missing")
+    if record.get("run") != run or record.get("last") != last:
+        raise DamagedRound(path, "is of another run, or follows another round")
+    rows = record.get("rows")
+    if not (isinstance(rows, list) and rows and all(_is_row(row, number) for row in rows)):
+        raise DamagedRound(path, "has rows that are none of a round")
+    _check_columns(path, rows)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Round(number, sha256, [row | {"round": number} for row in rows])
+
+
+def _is_row(row: Any, number: int) -> bool:
+    """Whether a row says what those who read it rely on; a seal, which anyone can make, says
+    nothing of that.
+    """
+    if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
+        return False
+    if not all(isinstance(row.get(name), str) for name in ("clip_id", "uri")):
+        return False
+    retried = isinstance(row.get("retried"), str)
+    if row["key"] is None:
+        return retried and row["shard"] is None and row.get("outcome") in set(Outcome)
+    shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
+    if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
+        return False
+    return type(row.get("start_frame")) is int and (retried or _is_fate(row.get("before")))
+
+
+def _is_fate(before: Any) -> bool:
+    """Whether it says how a window failed that may be tried again."""
+    if not (isinstance(before, dict) and set(before) == set(BEFORE)):
+        return False
+    return is_environmental(before) and before["stage"] in set(Stage)
+
+
+def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Raises DamagedRound if a value is of another kind than its column in a plan."""
+    try:
+        pa.Table.from_pylist(rows, PLAN)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise DamagedRound(path, "has a value of another kind than a plan") from error
+
+
+class Superseded:
+    """The rows in whose place a row of a later round stands: windows by their key, clips by their
+    id and uri.
+    """
+
+    def __init__(self, rounds: Iterable[Round]):
+        self.last: dict[tuple[str, ...], int] = {}
+        for one in rounds:
+            for row in one.rows:
+                self.last |= dict.fromkeys(_replaced(row), one.number)
+
+    def __contains__(self, row: Mapping[str, Any]) -> bool:
+        return self.last.get(_identity(row), 0) > row.get("round", 0)
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (row["key"],) if row["key"] else (row["clip_id"], row["uri"])
+
+
+def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The identities of the earlier rows that a row of a round stands for."""
+    if row["key"]:
+        yield (row["key"],)
+    if row.get("retried"):
+        yield row["retried"], row["uri"]
+
+
+def settle(rows: Iterable[Mapping[str, Any]], rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Rows of one shard as they are to be built: if a window was tried again in a later round, with
+    its record's row as `settled`, so that a shard which is built once more has the same bytes, and
+    no window is in two tars.
+    """
+    tried: dict[str, list[tuple[int, dict]]] = {}
+    for one in rounds:
+        for row in one.rows:
+            if row.get("before"):
+                tried.setdefault(row["key"], []).append((one.number, row["before"]))
+    found = []
+    for row in map(dict, rows):
+        tries = tried.get(row["key"], [])
+        before = next((before for number, before in tries if number > row.get("round", 0)), None)
+        found.append(row | {"settled": {"key": row["key"]} | before} if before else row)
+    return found
