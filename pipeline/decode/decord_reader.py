@@ -123,7 +123,7 @@ class DecordReader:
         """
         following = source.video.keyframes[source.video.keyframes > last]
         end = int(following[0]) if len(following) else len(source.video.times) - 1
-        reached = None
+        reached = np.zeros(0)
         for index in range(last + 1, end + 1):
             (reached,) = self._decode([index])
         if not len(following):

@@ -39,7 +39,7 @@ def orientation(frame: VideoFrame) -> Orientation:
     """The one of ORIENTATIONS that is nearest to the frame's display matrix, as ffmpeg's autorotate
     applies it; UPRIGHT if the frame has none.
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # pyright: ignore[reportArgumentType, reportCallIssue]
     if data is None:
         return UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(float)

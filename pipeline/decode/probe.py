@@ -109,7 +109,7 @@ def timeline(path: str, container: InputContainer, packets: list[Packet], first:
     complete = None not in shown and len(set(shown)) == len(shown) > 0 and first.pts is not None
     if complete and is_one_recording(packets) and (container.format.name.startswith(PACKETS_TIME_FRAMES) or not reordered(container, packets)):
         pts = np.array(sorted(shown), np.int64)  # pyright: ignore[reportArgumentType]
-        pts = pts[pts >= first.pts]
+        pts = pts[pts >= (first.pts or 0)]
         return pts, np.arange(len(pts)), True
     return *decoded_times(path, packets), False
 

@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 
 def quiver(folder: Path, *words: str, before=lambda: None, **streams) -> subprocess.CompletedProcess:
     """The verb as a process of its own, in which `before` was called."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     options = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) | streams
     return subprocess.run(
         [sys.executable, "-m", "jobs.command", *words],
@@ -181,7 +181,7 @@ with sentences():
     asked[sys.stdin.read()]()
 """
     for library in ("python", "numpy", "torch", "opencv", "arrow"):
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         found = subprocess.run(
             [sys.executable, "-c", script],
             input=library,
