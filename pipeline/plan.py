@@ -21,7 +21,9 @@ from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage, 
 from schemas.sample import sample_key
 from schemas.tables import PLAN
 
-VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif"])
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"]
+)
 LONGEST = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
 FARTHEST_S = 1e9
