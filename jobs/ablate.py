@@ -44,6 +44,7 @@ from pipeline.selection import Selection, select
 from pipeline.shards import replace_file, to_json
 from schemas.outcome import Outcome, Quarantined
 from schemas.run import flatten, plain
+from schemas.seal import open_seal, seal
 
 SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
 """Of the generated clips those that are to be learnt from."""
@@ -172,9 +173,12 @@ def begin(job: Ablate) -> None:
     if not path.exists():
         if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
             raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
-        replace_file(path, to_json(asked, indent=2))
+        replace_file(path, seal(asked, indent=2))
         return
-    there, now = flatten(json.loads(path.read_bytes())), flatten(asked)
+    try:
+        there, now = flatten(open_seal(path.read_bytes(), indent=2)), flatten(asked)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; use another --out") from error
     different = [f"{name}: {there.get(name)} -> {now.get(name)}" for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
     if different:
         raise ContractMismatch(different, "an ablation")

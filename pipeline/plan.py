@@ -28,6 +28,8 @@ LONGEST = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
 FARTHEST_S = 1e9
 """30 years: no time of a cut is later, or earlier, than that."""
+ROUNDING_S = 1e-6
+"""Times of frames that should be equal differ by less: by their containers' and float64's rounding."""
 MISSING_FRAMES = 2
 """Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
 a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
@@ -342,7 +344,8 @@ def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) ->
 def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
     """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
     (_, end_s), times = clip_range(clip, video), since_first(video)
-    last = np.searchsorted(times, window.start_time_s + (config.frames - 1) / config.fps)
+    last_instant = window.start_time_s + (config.frames - 1) / config.fps
+    last = np.searchsorted(times, last_instant - ROUNDING_S)  # else rounding decides on one frame more
     inside = np.searchsorted(times, end_s) - 1
     return range(window.start_frame, int(min(last, inside)) + 1)
 

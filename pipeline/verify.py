@@ -303,12 +303,13 @@ def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
             return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
         names = list(derived.FILES)
         faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := difference(dataset, Path(folder), name))]
-        return faults or check_views(dataset, Path(folder))
+        return check_views(dataset, None if faults else Path(folder)) + faults
 
 
-def check_views(dataset: Dataset, folder: Path) -> list[Fault]:
-    """Every view whose definition is not what was written, and else every file of it that is not what
-    its thresholds and the data set give; its report is for people, and not compared.
+def check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
+    """Every view whose definition is not what was written, and, if a folder holds the derived files as
+    they should be, every file of a view that is not what its thresholds and the data set give. Its
+    report is for people, and not compared.
     """
     found = []
     for name in views.names(dataset, whole=False):
@@ -318,6 +319,8 @@ def check_views(dataset: Dataset, folder: Path) -> list[Fault]:
         except (OSError, ValueError) as error:
             what = str(error).removeprefix(f"{view.file('json')} ")
             found.append(Fault(f"views/{name}.json", what, Remedy.MOVE_VIEW))
+            continue
+        if folder is None:
             continue
         views.refilter(dataset, name, thresholds, one_by_one, Dataset(folder))
         paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,22 +21,20 @@ def quiver_version(folder: Path = CHECKOUT) -> str:
     What is changed and not committed is not seen. An installed Quiver, and one that was uploaded to
     a cluster, have no commit.
     """
-    commit = _commit(folder / ".git")
-    return _release(folder) + (f"+g{commit[:SHOWN]}" if commit else "")
-
-
-def _release(folder: Path) -> str:
-    """By the checkout, whose code this is, or else by what is installed."""
-    try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        if project["name"] == DISTRIBUTION:
-            return project["version"]
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
+    if (release := _release_of_checkout(folder)) is None:
+        with suppress(PackageNotFoundError):
+            return version(DISTRIBUTION)
         return "unknown"
+    commit = _commit(folder / ".git")
+    return release + (f"+g{commit[:SHOWN]}" if commit else "")
+
+
+def _release_of_checkout(folder: Path) -> str | None:
+    """The version that a checkout of Quiver states; None for the folder of another project."""
+    with suppress(OSError, KeyError, ValueError):
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return project["version"] if project["name"] == DISTRIBUTION else None
+    return None
 
 
 def _commit(git: Path) -> str | None:

@@ -70,8 +70,12 @@ def signature(path: str) -> Signature | None:
 def check_readable(path: str) -> None:
     """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that we may read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise refused(Reason.UNREADABLE, "not a regular file")
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            kind = "folder" if stat.S_ISDIR(mode) else "pipe, a socket or a device"
+            raise refused(Reason.NOT_MEDIA, f"a {kind}, expected a file")
         with open(path, "rb") as file:
             if not file.read(1):
                 raise refused(Reason.NOT_MEDIA, "the file is empty")

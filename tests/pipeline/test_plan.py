@@ -123,6 +123,20 @@ def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
     assert (row["outcome"], row["stage"], row["reason"], row["key"], row["shard"]) == ("quarantined", "probe", reason, None, None)
 
 
+@pytest.mark.parametrize("begins_s", [0, 1.4, 1.467, 60001])
+def test_a_window_needs_the_same_frames_wherever_the_time_stamps_begin(begins_s):
+    """149 steps after its first frame a window of 150 is whole: rounding adds no frame."""
+    ticks = np.round(90000 * begins_s) + 3000 * np.arange(600)
+    video = Video(
+        times=ticks / 90000, end_s=float(ticks[-1] + 3000) / 90000, aspect=1.6, height=80, keyframes=np.zeros(1, np.int64),
+        decoder="ours", decoder_reason="a test", signature=(0, 0, 0),
+    )  # fmt: skip
+    clip, config = Clip(uri="a.ts"), PlanConfig(stride=1)
+    times = video.times - video.times[0]
+    windows = [Window(key="a", start_frame=i, start_time_s=float(np.round(times[i], 9))) for i in range(451)]
+    assert {len(window_span(clip, video, window, config)) for window in windows} == {150}
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
     outside = videos.swaying(tmp_path / "outside.mp4", seconds=1)
     (tmp_path / "clips").mkdir()
@@ -136,7 +150,7 @@ def test_a_pipe_and_a_name_that_no_table_holds_are_rows_too(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
     clips = [plan_clip(clip, PLAN, probe) for clip in list_clips([str(tmp_path)])]
-    assert {clip.reason for clip in clips} == {Reason.UNREADABLE, Reason.FORBIDDEN_PATH}
+    assert {clip.reason for clip in clips} == {Reason.NOT_MEDIA, Reason.FORBIDDEN_PATH}
     pa.Table.from_pylist(plan_rows(clips, PLAN))
 
 

@@ -69,7 +69,8 @@ OTHERS = [None, "[project]\n", "[[[", PROJECT.replace("quiver-motion", "another"
 def test_another_project_says_nothing_of_it(tmp_path, project):
     if project is not None:
         write(tmp_path / "pyproject.toml", project)
-    assert quiver_version(tmp_path) != "3.2.1"
+    write(tmp_path / ".git" / "HEAD", COMMIT)
+    assert quiver_version(tmp_path) != "3.2.1" and "+g" not in quiver_version(tmp_path)
 
 
 HERE = (CHECKOUT / ".git").exists() and shutil.which("git") is not None

@@ -1,5 +1,7 @@
 """What a probe finds in a file, and what it refuses before anything is decoded."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -41,7 +43,8 @@ def test_the_picture_covers_the_size_with_its_own_aspect(aspect, size, expected)
         (videos.audio_only, Reason.NO_VIDEO),
         (videos.without_frames, Reason.NO_FRAMES),
         (lambda path: path, Reason.MISSING),
-        (lambda path: path.mkdir() or path, Reason.UNREADABLE),
+        (lambda path: path.mkdir() or path, Reason.NOT_MEDIA),
+        (lambda path: os.mkfifo(path) or path, Reason.NOT_MEDIA),
     ],
 )
 def test_what_is_no_whole_video_is_quarantined_with_its_reason(tmp_path, make, reason):
