@@ -62,8 +62,7 @@ CODECS = frozenset(
 )
 """Codecs that may decode a stream."""
 
-# Each error that FFmpeg reports is counted, and none is printed: which packet it belongs to is what
-# `decoded` has to know.
+# FFmpeg's errors are collected and not printed: which packet they are about is what `decoded` asks.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -122,6 +121,8 @@ def best_stream(container: InputContainer) -> VideoStream:
 
 FLAGGED, HEADLESS = "FFmpeg flags it as corrupt", "it comes before the first key frame"
 """What is wrong with a frame of which no error was reported."""
+HARMLESS = ("SEI type", "Overread ")
+"""How errors begin that say nothing of the picture: of what stands beside it in the stream."""
 
 
 class Decoded(NamedTuple):
@@ -143,68 +144,106 @@ class _Sent:
     damage: str | None
     group: int
     """How many key frames were sent up to it."""
+    is_leading: bool
+    """Whether it is shown before the last key frame that was sent."""
+
+
+class _DamageTracker:
+    """Which packets give frames that may be wrong.
+
+    A damaged packet damages what is decoded after it up to the next key frame; and the pictures which
+    are shown before that one but sent after it, since they refer to both.
+    """
+
+    def __init__(self) -> None:
+        self.damage: str | None = None
+        """Since the last key frame."""
+        self.damage_before_key: str | None = None
+        """Of what was sent before the last key frame, or after it to be shown before."""
+        self.key_pts: int | None = None
+        self.group = 0
+        self.flagged: set[int] = set()
+        """Groups of which FFmpeg flagged a frame."""
+        self.has_begun = False
+
+    def send(self, packet: Packet) -> _Sent:
+        if packet.is_keyframe:
+            self.damage_before_key, self.damage = self.damage, None
+            self.key_pts, self.group = packet.pts, self.group + 1
+        is_leading = packet.pts is not None and self.key_pts is not None and packet.pts < self.key_pts
+        known = (self.damage_before_key or self.damage) if is_leading else self.damage
+        return _Sent(known, self.group, is_leading)
+
+    def spoil(self, sent: _Sent, complaint: str) -> None:
+        sent.damage = sent.damage or complaint
+        if sent.is_leading:
+            self.damage_before_key = sent.damage
+        else:
+            self.damage = sent.damage
+
+    def problem(self, frame: VideoFrame, sent: _Sent) -> str | None:
+        """What is wrong with a frame of that packet. What comes before the first key frame is made of
+        nothing, unless the decoder finds that it is one itself.
+        """
+        self.has_begun = self.has_begun or frame.key_frame or sent.group > 0
+        if frame.is_corrupt and not sent.is_leading:
+            self.flagged.add(sent.group)
+        groups = {sent.group, sent.group - 1} if sent.is_leading else {sent.group}
+        if sent.damage:
+            return sent.damage
+        if frame.is_corrupt or groups & self.flagged:
+            return FLAGGED
+        return None if self.has_begun else HEADLESS
 
 
 def decoded(container: InputContainer) -> Iterator[Decoded]:
-    """Frames of the best stream from here on. Never raises for a packet that cannot be decoded, of
-    which no frame comes.
+    """Frames of the best stream from here on, each with what is wrong with it. Never raises for a
+    packet that cannot be decoded, of which no frame comes.
 
-    A packet that is incomplete, or at which FFmpeg reports an error as it reads or decodes it, damages
-    what is decoded after it up to the next key frame; and the pictures which are shown before that one but sent after it, since
-    they refer to both. What comes before the first key frame is made of nothing, unless the decoder
-    finds that it is one itself. Yields a frame with the damage that was known when its packet was
-    sent, or that was found in decoding that packet.
+    A packet is damaged if it is incomplete, if FFmpeg reports an error as it reads or decodes it, or
+    if it flags its frame as corrupt.
     """
     stream = best_stream(container)
     stream.codec_context.copy_opaque = True
-    damage = damage_before_key = key_pts = None
-    group, has_begun, errors = 0, False, error_count()
-    for packet in container.demux(stream):
-        if packet.is_keyframe:
-            damage_before_key, damage, key_pts, group = damage, None, packet.pts, group + 1
-        is_leading = packet.pts is not None and key_pts is not None and packet.pts < key_pts
-        sent = packet.opaque = _Sent(damage_before_key if is_leading else damage, group)
-        misread = last_error(errors)
-        frames, complaint = _decode(packet)
-        errors = error_count()
-        complaint = f"the container reports an error before it ({misread})" if misread else complaint
+    packets, tracker = container.demux(stream), _DamageTracker()
+    while True:
+        with av.logging.Capture() as log:
+            packet = next(packets, None)
+        if packet is None:
+            return
+        sent = packet.opaque = tracker.send(packet)
+        misread = _complaint(log, container.format.name)
+        frames, complaint = _decode(packet, stream.codec_context.name)
+        if misread:
+            complaint = f"the container reports an error before it ({misread})"
         if complaint:
-            sent.damage = sent.damage or complaint
-            if is_leading:
-                damage_before_key = sent.damage
-            else:
-                damage = sent.damage
+            tracker.spoil(sent, complaint)
         for frame in frames:
             origin = frame.opaque if isinstance(frame.opaque, _Sent) else sent
-            has_begun = has_begun or frame.key_frame or origin.group > 0
-            found = origin.damage or (FLAGGED if frame.is_corrupt else None) or (None if has_begun else HEADLESS)
-            yield Decoded(frame, found, origin.group <= 1)
+            yield Decoded(frame, tracker.problem(frame, origin), origin.group <= 1)
 
 
-def _decode(packet: Packet) -> tuple[list[VideoFrame], str | None]:
+def _decode(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | None]:
     """The frames that come out when this packet goes in, and what is wrong with it, if anything."""
-    errors = error_count()
-    try:
-        frames = packet.decode()
-    except MemoryError:
-        raise
-    except av.error.FFmpegError as error:
-        return [], f"the decoder gave up ({last_error(errors) or type(error).__name__})"
+    with av.logging.Capture() as log:
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            return [], f"the decoder gave up ({_complaint(log, codec) or type(error).__name__})"
     if packet.is_corrupt and packet.size:
         return frames, "a part of it is missing in the file"  # pyright: ignore[reportReturnType]
-    message = last_error(errors)
+    message = _complaint(log, codec)
     return frames, message and f"the decoder reports an error in it ({message})"  # pyright: ignore[reportReturnType]
 
 
-def error_count() -> int:
-    """How many errors FFmpeg has reported in this process."""
-    return av.logging.get_last_error()[0]
-
-
-def last_error(since: int) -> str | None:
-    """What FFmpeg said last; None if it has reported none since the count was `since`."""
-    count, last = av.logging.get_last_error()
-    return last[2].strip()[:80] if last and count > since else None
+def _complaint(log: list[tuple[int, str, str]], speaker: str) -> str | None:
+    """The first message of that part of FFmpeg about the picture: what the parser or another stream
+    says is no complaint.
+    """
+    texts = (message.strip()[:80] for _, name, message in log if name == speaker)
+    return next((text for text in texts if not text.startswith(HARMLESS)), None)
 
 
 def codec_name(stream: VideoStream) -> str:

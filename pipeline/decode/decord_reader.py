@@ -17,11 +17,12 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.decode.container import best_stream, opened
+from pipeline.decode.container import HARMLESS, best_stream, opened
 from pipeline.decode.picture import Image, brightened
 from pipeline.decode.pyav_reader import seek
 from pipeline.decode.source import Source
 from schemas.clip import Signature
+from schemas.outcome import Quarantined
 
 CHUNK = 16
 """Frames asked of decord at a time."""
@@ -29,6 +30,12 @@ REOPENED_AFTER = 8
 """Pieces that one decord reader serves: it holds on to memory the longer it is used."""
 ERROR_LEVEL = 16
 """FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
+CONCEALING = b"concealing"
+"""How the message begins, of a higher level, that says that a part of a picture is made up."""
+HARMLESS_BYTES = (*(text.encode() for text in HARMLESS), b"mmco: unref short failure")
+"""How errors begin that are no complaint. The last is one of a seek into an open group, where a picture
+is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says more.
+"""
 
 
 class DecordFailed(Exception):
@@ -36,7 +43,9 @@ class DecordFailed(Exception):
 
 
 class _Complaints:
-    """Counts the errors that decord's own FFmpeg reports, and keeps them from being printed."""
+    """Counts the errors that decord's own FFmpeg reports, and pictures that it makes up in part; keeps
+    them from being printed.
+    """
 
     def __init__(self):
         self.count = 0
@@ -47,8 +56,11 @@ class _Complaints:
             library.av_log_set_callback(self.callback)
             atexit.register(library.av_log_set_callback, library.av_log_default_callback)
 
-    def _log(self, _context, level: int, _format, _arguments) -> None:
-        self.count += level <= ERROR_LEVEL
+    def _log(self, _context, level: int, text: bytes, _arguments) -> None:
+        if level <= ERROR_LEVEL:
+            self.count += not text.startswith(HARMLESS_BYTES)
+        else:
+            self.count += text.startswith(CONCEALING)
 
 
 def is_installed() -> bool:
@@ -116,38 +128,16 @@ class DecordReader:
         except self.errors as error:  # its messages carry paths and clock times
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
 
-    def finish_group(self, source: Source, last: int) -> None:
-        """Reads on from frame `last` to the next key frame, which must be what a seek to it gives, or to
-        the end of the file. A complaint about the group of `last` is then certain, and not left to how
-        far decord happened to come.
-        """
-        following = source.video.keyframes[source.video.keyframes > last]
-        end = int(following[0]) if len(following) else len(source.video.times) - 1
-        reached = np.zeros(0)
-        for index in range(last + 1, end + 1):
-            (reached,) = self._decode([index])
-        if not len(following):
-            return
-        self._ask(lambda: self.reader.seek_accurate(end))
-        if not np.array_equal(reached, self._decode([end])[0]):
-            raise DecordFailed(f"decord lost frames before frame {end}")
 
-
-def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int], is_end: bool) -> list[Image]:
-    """The frames at `indices` as decord gives them; with `is_end`, their last group is read to its end.
-    Raises DecordFailed.
-    """
+def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+    """The frames at `indices` as decord gives them. Raises DecordFailed."""
     if _shared_reader.cache_info().hits > REOPENED_AFTER:
         _shared_reader.cache_clear()
     try:
-        reader = _shared_reader(source.path, source.video.signature, cover, source.limited)
-        images = list(reader.images(indices))
-        if is_end:
-            reader.finish_group(source, indices[-1])
+        return list(_shared_reader(source.path, source.video.signature, cover, source.limited).images(indices))
     except DecordFailed:
         _shared_reader.cache_clear()
         raise
-    return images
 
 
 @lru_cache(1)
@@ -165,24 +155,33 @@ def excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int
 
     Raises DecordFailed.
     """
-    keys = source.video.keyframes
-    first = int(keys[keys <= indices[0]][-1])
-    beyond = keys[keys > indices[-1]]
-    end = source.pts[int(beyond[0])] if len(beyond) else None
-    copy = io.BytesIO()
-    with opened(source.path) as container:
-        seek(container, int(source.pts[first]))
-        stream = best_stream(container)
-        with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mp4") as target:
-            output = target.add_stream_from_template(stream)
-            output.metadata.update(stream.metadata)
-            for packet in container.demux(stream):
-                if packet.size == 0 or (end is not None and packet.pts is not None and packet.pts >= end):
-                    break
-                if packet.pts is not None and packet.pts < source.pts[first]:
-                    continue
-                packet.stream = output
-                target.mux(packet)
-    copy.seek(0)
-    reader = DecordReader(copy, cover, source.limited)
+    first = int(source.video.keyframes[source.video.keyframes <= indices[0]][-1])
+    reader = DecordReader(_excerpt(source, first, int(indices[-1])), cover, source.limited)
     return list(reader.images([int(i) - first for i in indices]))
+
+
+def _excerpt(source: Source, first: int, last: int) -> io.BytesIO:
+    """A file of the packets from key frame `first` on that frame `last` and those before it need.
+
+    Raises DecordFailed if their container cannot be written.
+    """
+    copy, needed = io.BytesIO(), last - first + 1
+    try:
+        with opened(source.path) as container:
+            seek(container, int(source.pts[first]))
+            stream = best_stream(container)
+            with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mov") as target:
+                output = target.add_stream_from_template(stream)
+                output.metadata.update(stream.metadata)
+                for packet in container.demux(stream):
+                    if packet.size == 0 or needed == 0:
+                        break
+                    if packet.pts is None or packet.pts < source.pts[first]:
+                        continue
+                    needed -= packet.pts <= source.pts[last]
+                    packet.stream = output
+                    target.mux(packet)
+    except (Quarantined, ValueError) as error:  # FFmpeg's errors become Quarantined in `opened`
+        raise DecordFailed("decord cannot be given a part of the file") from error
+    copy.seek(0)
+    return copy

@@ -10,11 +10,11 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.choice import PYAV, choose_decoder
-from pipeline.decode.container import best_stream, check_pixels, check_stream, decoded, error_count, last_error, opened
+from pipeline.decode.container import best_stream, check_pixels, check_stream, decoded, opened
 from pipeline.decode.picture import Orientation, is_transposed, orientation
 from pipeline.decode.source import Packet, Source, check_readable, refused, signature
 from schemas.clip import Video
@@ -24,6 +24,8 @@ PACKETS_TIME_FRAMES = ("mov", "matroska", "mpegts", "flv", "gif")
 """Containers whose packets carry the time at which their frame is shown, whatever the order of the packets."""
 UNBOUNDED = ("mpegts", "mpeg")
 """Containers that do not say where they end: a part that is missing at the end is as one in the middle."""
+LEAP_S = 10.0
+"""No recording that is sent over the air leaves its viewers alone for so long."""
 RESTART_STEPS = 10
 """A time stamp that goes back by more than so many frames begins another recording."""
 
@@ -107,17 +109,21 @@ def timeline(path: str, container: InputContainer, packets: list[Packet], first:
     """
     shown = [p.pts for p in packets if not p.is_discarded]
     complete = None not in shown and len(set(shown)) == len(shown) > 0 and first.pts is not None
-    if complete and is_one_recording(packets) and (container.format.name.startswith(PACKETS_TIME_FRAMES) or not reordered(container, packets)):
+    if complete and is_one_recording(container, packets) and (container.format.name.startswith(PACKETS_TIME_FRAMES) or not reordered(container, packets)):
         pts = np.array(sorted(shown), np.int64)  # pyright: ignore[reportArgumentType]
         pts = pts[pts >= (first.pts or 0)]
         return pts, np.arange(len(pts)), True
     return *decoded_times(path, packets), False
 
 
-def is_one_recording(packets: list[Packet]) -> bool:
-    """Whether packets are sent in the order of their decoding times, so that none begins anew."""
+def is_one_recording(container: InputContainer, packets: list[Packet]) -> bool:
+    """Whether packets are sent in the order of their decoding times, so that none begins anew; and in a
+    transport stream without a leap, at which FFmpeg guesses other times after a seek.
+    """
     sent = [p.dts for p in packets if p.dts is not None]
-    return all(a <= b for a, b in pairwise(sent))
+    shown = sorted(p.pts for p in packets if p.pts is not None)
+    most = LEAP_S / float(best_stream(container).time_base or 1) if container.format.name.startswith(UNBOUNDED) else np.inf
+    return all(a <= b for a, b in pairwise(sent)) and all(b - a <= most for a, b in pairwise(shown))
 
 
 def reordered(container: InputContainer, packets: list[Packet]) -> bool:
@@ -138,6 +144,9 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
     begin = next((i for i, (_, whole) in enumerate(stamps) if whole), 0)
     timed = [(i, pts) for i, (pts, _) in enumerate(stamps) if pts is not None and i >= begin]
     ordinals, pts = (np.array(column, np.int64) for column in zip(*timed, strict=True)) if timed else 2 * (np.zeros(0, np.int64),)
+    with opened(path) as container:
+        sensible = ~are_stray(pts, LEAP_S / float(best_stream(container).time_base or 1))
+    ordinals, pts = ordinals[sensible], pts[sensible]
     if len(pts) and (np.diff(pts) > 0).all():
         return pts, ordinals
     try:
@@ -147,6 +156,17 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
         if len(joined := joined_times(pts)):
             return joined, ordinals
         raise
+
+
+def are_stray(pts: Int64[np.ndarray, " frames"], most: float) -> Bool[np.ndarray, " frames"]:
+    """Which time stamps leap by more than `most` ticks from those before and after, which do not leap
+    from each other: a bit of them has changed, and the frame is passed over as one without a time.
+    """
+    stray = np.zeros(len(pts), bool)
+    if len(pts) > 2:
+        steps, across = np.abs(np.diff(pts)) > most, np.abs(pts[2:] - pts[:-2]) <= most
+        stray[1:-1] = steps[:-1] & steps[1:] & across
+    return stray
 
 
 def joined_times(pts: Int64[np.ndarray, " frames"]) -> Int64[np.ndarray, " frames"]:
@@ -195,13 +215,13 @@ def first_frame(path: str) -> VideoFrame:
     """The first frame whose content can be trusted. Raises Quarantined (decode_error,
     too_many_pixels) if there is none.
     """
-    errors, damage = error_count(), None
-    with opened(path) as container:
+    damage = None
+    with av.logging.Capture() as log, opened(path) as container:
         for one in decoded(container):
             if one.damage is None:
                 return one.frame
             damage = one.damage
-    damage = damage or last_error(errors)
+    damage = damage or (log[-1][2].strip() if log else None)
     if size := re.search(r"Picture size (\d+)x(\d+) is invalid", damage or ""):
         raise refused(Reason.TOO_MANY_PIXELS, f"{size[1]} x {size[2]} pixels, more than any decoder takes")
     raise refused(Reason.DECODE_ERROR, f"no frame can be decoded{f': {damage}' if damage else ''}")

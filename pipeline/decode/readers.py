@@ -3,6 +3,7 @@ wherever decord fails.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from pipeline.decode.decord_reader import DecordFailed, decord_images, excerpt_i
 from pipeline.decode.picture import Image, Scaling, centre_crop, cover_size
 from pipeline.decode.pyav_reader import MISSING, find_frames, to_image
 from pipeline.decode.source import Picture, Source, refused
-from schemas.outcome import Quarantined, Reason, Stage
+from schemas.outcome import Reason, Stage
 
 HELD_BYTES = 128 << 20
 """Memory of the frames that are read together, and held back until they are known to be right."""
@@ -31,7 +32,7 @@ def read_pictures(source: Source, indices: Sequence[int], size: tuple[int, int])
     else:
         step = max(1, HELD_BYTES // (3 * cover[0] * cover[1]))
         parts = (indices[i : i + step] for i in range(0, len(indices), step))
-        pictures = (one for part in parts for one in _read_by_decord(source, part, cover, part[-1] == indices[-1]))
+        pictures = (one for part in parts for one in _read_by_decord(source, part, cover))
     for picture in pictures:
         yield picture._replace(image=None if picture.image is None else centre_crop(picture.image, size))
 
@@ -53,35 +54,32 @@ def _read_by_pyav(source: Source, indices: Sequence[int], cover: tuple[int, int]
         yield Picture(to_image(found.frame, source, cover, scaling), PYAV)
 
 
-def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int], is_end: bool) -> Iterator[Picture]:
+def _read_by_decord(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> Iterator[Picture]:
     """These frames by decord if it reads them without a complaint, otherwise group by group."""
-    try:
-        images = decord_images(source, indices, cover, is_end)
-    except DecordFailed:
-        begins = np.unique(np.searchsorted(indices, source.video.keyframes[1:]))
-        for group in np.split(np.asarray(indices), begins):
-            if len(group):
-                yield from _settle(source, group.tolist(), cover)
-    else:
+    images = None
+    with suppress(DecordFailed):
+        images = decord_images(source, indices, cover)
+    if images is not None:
         yield from (Picture(image, source.video.decoder) for image in images)
+        return
+    begins = np.unique(np.searchsorted(indices, source.video.keyframes[1:]))
+    for group in np.split(np.asarray(indices), begins):
+        if len(group):
+            yield from _settle(source, group.tolist(), cover)
 
 
 def _settle(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Picture]:
     """These frames of one group of pictures, after decord complained of something: perhaps of what it
     had decoded far ahead, and how far it comes is chance, on which no outcome must depend.
 
-    PyAV says whether their group is damaged. If it is not, they are decord's from a copy of their group
-    alone, as long as these are the same frames.
+    PyAV says which of them are damaged. The others are decord's, from a copy of the packets that they
+    need, if it does not complain of these and gives what PyAV gives.
     """
     pictures = list(_read_by_pyav(source, indices, cover, "decord"))  # as decord scales: a window may have both
-    following = source.video.keyframes[source.video.keyframes > indices[-1]]
-    rest = range(indices[-1] + 1, int(following[0]) if len(following) else len(source.video.times))
-    if any(one.image is None for one in pictures) or any(one.damage for one in find_frames(source, rest)):
-        return pictures
-    try:
-        images = excerpt_images(source, indices, cover)
-    except (DecordFailed, Quarantined):
-        return pictures
-    if not all(are_same([one.image], [image]) for one, image in zip(pictures, images, strict=True)):  # pyright: ignore[reportArgumentType]
-        return pictures
-    return [Picture(image, source.video.decoder) for image in images]
+    sound = [place for place, picture in enumerate(pictures) if picture.image is not None]
+    with suppress(DecordFailed):
+        images = excerpt_images(source, [indices[place] for place in sound], cover) if sound else []
+        if are_same([pictures[place].image for place in sound], images):  # pyright: ignore[reportArgumentType]
+            for place, image in zip(sound, images, strict=True):
+                pictures[place] = Picture(image, source.video.decoder)
+    return pictures

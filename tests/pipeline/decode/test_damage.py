@@ -1,6 +1,7 @@
 """Damage costs the windows that touch it, and no other: each frame is the right one or says why it cannot be trusted."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,7 +20,7 @@ from pipeline.plan import PlanConfig
 from pipeline.window import BuildConfig
 from schemas.outcome import Outcome, Quarantined, Reason
 from tests import videos
-from tests.numbered import COUNT, FRAMES, LEADING, OPEN, SIZE, encode, number, x265
+from tests.numbered import COUNT, FRAMES, KINDS, LEADING, OPEN, SIZE, encode, number, x264, x265
 from tests.pipeline.building import plan
 
 TS = 188
@@ -65,6 +66,26 @@ def with_flags(path: Path) -> list[int]:
     raise AssertionError("FFmpeg noticed none of these")
 
 
+SLICES = x264("slices=4:scenecut=0")
+
+
+def without_a_slice(path: Path, packet_number: int) -> Path:
+    """An mp4 of which one picture lacks its second slice: FFmpeg makes it up, and calls that no error."""
+    with av.open(str(path)) as file:
+        packet = [one for one in file.demux(video=0) if one.size][packet_number]
+        data, at, slices = bytes(packet), 0, []
+        while at < len(data):
+            length = 4 + int.from_bytes(data[at : at + 4], "big")
+            if data[at + 4] & 31 in (1, 5):
+                slices.append((packet.pos + at, length))
+            at += length
+    whole = bytearray(path.read_bytes())
+    begin, length = slices[1]
+    whole[begin + 4] = whole[begin + 4] & 0xE0 | 12  # filler data
+    path.write_bytes(whole)
+    return path
+
+
 def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = None, **more) -> Path:
     """Numbered pictures of which each takes some bytes: under the numbers there is noise."""
     rng = np.random.default_rng(0)
@@ -96,6 +117,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
     "a key frame.mp4": (lambda p: with_noise(busy(p), 48), 24),
     "a picture of hevc.mp4": (lambda p: with_noise(busy(p, "libx265", x265("open-gop=1:bframes=3")), 60), 28),
     "a picture of mpeg4.mp4": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAMES), 60), 24),
+    "a slice of four.mp4": (lambda p: without_a_slice(busy(p, options=SLICES), 60), 24),
+    "a key frame of an open group.ts": (lambda p: with_noise(busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAMES), 43), 20),
+    "a picture before a key frame.avi": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24", "bf": "2"}, clock=FRAMES), 61), 28),
     "a picture of mjpeg.avi": (lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAMES), 60), 1),
 }
 """What is damaged, and how many frames may be refused for it: to the next key frame, and those that refer to both groups."""
@@ -157,6 +181,42 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
     assert outcomes(tmp_path / "a.mp4", decoders=2) == found
     assert [outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(0, len(found), 2)] == found[::2]
     assert all("frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in KINDS.items() if decoder == "decord"])
+def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
+    source = probe(str(KINDS[kind][1](tmp_path / kind).path), DecodeConfig())
+    whole = list(read_pictures(source, range(len(source.video.times)), (64, 40)))
+    for first in (30, 47, 100):
+        part = list(read_pictures(source, range(first, first + 10), (64, 40)))
+        assert [one.decoder for one in part] == [one.decoder for one in whole[first : first + 10]]
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(part, whole[first:], strict=False))
+
+
+@pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
+def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch, packet_number):
+    """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few frames fit into memory."""
+    path = with_noise(busy(tmp_path / "a.mp4", options=SLICES), packet_number)
+    found = set()
+    for held in (128 << 20, 128 << 20, 20 * 3 * SIZE[0] * SIZE[1], 7 * 3 * SIZE[0] * SIZE[1]):
+        monkeypatch.setattr("pipeline.decode.readers.HELD_BYTES", held)
+        source = probe(str(path), DecodeConfig())
+        pictures = list(read_pictures(source, range(COUNT), SIZE))
+        found.add((source.video.decoder, b"".join(b"" if one.image is None else one.image.tobytes() for one in pictures)))
+    assert len(found) == 1
+
+
+def test_what_stands_beside_the_picture_in_the_stream_damages_none(tmp_path):
+    """Cameras write messages (SEI) that are shorter than they say."""
+    path, sei = busy(tmp_path / "a.h264", options={"g": "24", "bf": "0"}), b"\0\0\0\1\x06\xc3\xc8" + 40 * b"x" + b"\x80"
+    with av.open(str(path), format="h264") as raw, av.open(str(tmp_path / "b.ts"), "w") as target:
+        stream = target.add_stream_from_template(raw.streams.video[0])
+        for number, packet in enumerate(one for one in raw.demux(video=0) if one.size):
+            changed = av.Packet(sei + bytes(packet))
+            changed.stream, changed.pts, changed.dts = stream, 3000 * number, 3000 * number
+            changed.time_base, changed.is_keyframe = Fraction(1, 90000), packet.is_keyframe
+            target.mux(changed)
+    assert pictures(tmp_path / "b.ts") == list(range(COUNT))
 
 
 def test_a_file_that_is_damaged_at_its_beginning_begins_after_that(tmp_path):
