@@ -29,7 +29,15 @@ from pipeline import statistics
 from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
-from pipeline.rounds import DamagedRound, Round, encode_round, read_rounds, round_name, settle
+from pipeline.rounds import (
+    DamagedRound,
+    Round,
+    encode_round,
+    read_rounds,
+    round_name,
+    round_of,
+    settle,
+)
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from pipeline.version import quiver_version
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
@@ -65,6 +73,10 @@ LONGEST_COMMIT_S = 600.0
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 SAME_COMMAND = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
+PUT_BACK = (
+    "put it back from a copy, or move index.json and all files of its shards and of later rounds"
+    " away: then quiver retry tries again what they held"
+)
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
@@ -178,14 +190,25 @@ class Dataset:
         return hashlib.sha256(self.run.read_bytes()).hexdigest()
 
     def rounds(self) -> list[Round]:
-        """What was tried again, round by round. Raises DamagedPlan if a file of one is not what was
-        written.
+        """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or is
+        not what was written.
         """
         try:
-            return read_rounds(self.retries, self.run_digest())
+            return read_rounds(self.retries, self.run_digest(), self.newest_round())
         except DamagedRound as error:
             words = "quiver repair puts it aside, then quiver retry tries again"
-            raise DamagedPlan(f"{error}: {words}") from error
+            raise DamagedPlan(f"{error}: {PUT_BACK if error.missing else words}") from error
+
+    def newest_round(self) -> int:
+        """The number of the last round of which a shard is committed or was, by the names of the
+        records and in index.json; 0 if there is none.
+        """
+        try:
+            named = list(json.loads(self.index.read_bytes())["shards"])
+        except (KeyError, TypeError, ValueError, OSError, RecursionError):
+            named = []
+        committed = [path.stem for path in self.records.glob("*-retry*.json")]
+        return max(map(round_of, [*committed, *map(str, named)]), default=0)
 
     def settled(self, rows: Iterable[dict]) -> list[dict]:
         """The rows of a shard as they are to be built (rounds.settle)."""

@@ -21,17 +21,17 @@ from pipeline.record import sealed
 from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.tables import PLAN
 
-NAME = re.compile(r"[0-9]{3,6}\.json", re.ASCII)
+_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
 BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written."""
+    """A file of a round is not what was written, or `missing`."""
 
-    def __init__(self, path: Path, what: str):
+    def __init__(self, path: Path, what: str, missing: bool = False):
         super().__init__(f"{path} {what}")
-        self.name, self.what = path.name, what
+        self.name, self.what, self.missing = path.name, what, missing
 
 
 class Round(NamedTuple):
@@ -52,6 +52,18 @@ def round_name(number: int) -> str:
     return f"{number:03d}.json"
 
 
+def round_number(name: str) -> int | None:
+    """The number of the round whose file has this name; None if no round has."""
+    number = int(name[:-5]) if re.fullmatch(r"[0-9]{3,6}\.json", name, re.ASCII) else 0
+    return number if number and name == round_name(number) else None
+
+
+def round_of(shard: str) -> int:
+    """The number of the round to which a shard belongs, by its name; 0 for the first plan's."""
+    match = _SHARD.fullmatch(shard)
+    return int(match[1]) if match else 0
+
+
 def shard_label(number: int) -> str:
     """What the names of a round's shards have between their split and their number."""
     return f"retry{number:03d}-"
@@ -64,13 +76,19 @@ def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[st
     return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
 
 
-def read_rounds(folder: Path, run: str) -> list[Round]:
-    """Every round in that folder, in order. Raises DamagedRound if one is not what was written, or
-    is of another run.
+def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
+    """Every round in that folder, in order. `newest` is the number of the last round of which there
+    are shards: a round names the one before it, and nothing but its shards names the last.
+
+    Raises DamagedRound if a round is missing, is not what was written, or is of another run.
     """
-    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = {number for name in names if (number := round_number(name))}
     rounds: list[Round] = []
-    for number, path in enumerate(sorted(paths, key=lambda path: int(path.stem)), 1):
+    for number in range(1, max(numbers | {newest}, default=0) + 1):
+        path = folder / round_name(number)
+        if number not in numbers:
+            raise DamagedRound(path, "is gone, and what came after it is there", missing=True)
         last = rounds[-1].sha256 if rounds else None
         rounds.append(_read_round(path, number, run, last))
     return rounds
@@ -86,8 +104,8 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")
-    if path.name != round_name(number) or record.get("round") != number:
-        raise DamagedRound(path, f"is not round {number}, which is missing")
+    if record.get("round") != number:
+        raise DamagedRound(path, f"is not round {number}")
     if record.get("run") != run or record.get("last") != last:
         raise DamagedRound(path, "is of another run, or follows another round")
     rows = record.get("rows")

@@ -1,0 +1,148 @@
+"""Rounds of `quiver retry`: what is committed is never lost, and a round can always be finished."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import repair
+from jobs.exits import Exit
+from pipeline.build import outcome_row
+from pipeline.dataset import DamagedPlan, Dataset, ShardDraft
+from pipeline.derived import finalize
+from pipeline.plan import PlanConfig
+from pipeline.record import sealed
+from pipeline.retry import begin_round, find_retryable, unbuilt_shards
+from pipeline.verify import verify
+from pipeline.window import recorded
+from schemas.outcome import Measures, Outcome, Reason, Stage
+from tests.datasets import CALM, CONFIG, judged, planned
+
+SHARD, RETRIED = "train-000000", "train-retry001-000000"
+WINDOWS = 8
+
+
+def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[str] = ()) -> None:
+    """Commits a shard of which the videos of the windows `lost` are missing; the rest is kept."""
+    rng = np.random.default_rng(0)
+    draft = ShardDraft(dataset, shard, CONFIG.frequencies)
+    for row in rows:
+        if row["key"] in lost:
+            fate = dict(reason=Reason.MISSING, detail="the file is gone")
+            draft.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, **fate), None, None)
+            continue
+        columns, sample, _ = judged(row, Measures(**CALM), rng, CONFIG)
+        place = {name: row[name] for name in ("start_frame", "start_time_s")}
+        meta = sample.meta | place | {"clip": {"clip_id": row["clip_id"]}}
+        draft.add(columns, replace(sample, meta=meta), None)
+    draft.commit()
+
+
+def with_lost_windows(root: Path) -> Dataset:
+    """A finished data set of which the last half of the windows is quarantined as missing."""
+    dataset = Dataset(root)
+    root.mkdir()
+    rows = [planned(SHARD, i) for i in range(WINDOWS)]
+    dataset.open(rows, recorded(CONFIG), {"python": "3"})
+    commit(dataset, SHARD, rows, [row["key"] for row in rows[WINDOWS // 2 :]])
+    finalize(dataset)
+    return dataset
+
+
+def begin(dataset: Dataset, per_shard: int = 64) -> None:
+    config = PlanConfig(frames=24, windows_per_shard=per_shard)
+    begin_round(dataset, find_retryable(dataset).windows, [], config)
+
+
+def retry(dataset: Dataset, lost: int = 0) -> Dataset:
+    """A whole round, in which the first `lost` windows fail again."""
+    begin(dataset)
+    for shard, rows in unbuilt_shards(dataset).items():
+        commit(dataset, shard, rows, [row["key"] for row in rows[:lost]])
+    finalize(dataset)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    return with_lost_windows(tmp_path_factory.mktemp("finished") / "dataset").root
+
+
+@pytest.fixture
+def lacking(finished, tmp_path) -> Dataset:
+    """A copy of the finished data set whose lost windows are not yet tried again."""
+    return Dataset(shutil.copytree(finished, tmp_path / "dataset"))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    folders = ("records", "shards", "histograms", "retries")
+    paths = [path for folder in folders for path in (root / folder).iterdir()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def kept(dataset: Dataset) -> int:
+    rows = pq.read_table(dataset.manifest).to_pylist()
+    return sum(row["outcome"] == Outcome.KEPT for row in rows)
+
+
+def repaired(dataset: Dataset) -> int:
+    """Exit code of quiver repair."""
+    try:
+        repair.main([str(dataset.root)])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_the_windows_of_a_round_are_sound(lacking):
+    assert kept(lacking) == WINDOWS // 2 and not verify(lacking).faults
+    assert kept(retry(lacking)) == WINDOWS and not verify(lacking).faults
+
+
+@pytest.mark.parametrize("rounds, gone", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("known_by", ["records", "index"])
+def test_a_round_that_is_gone_is_named_and_no_sample_is_moved(lacking, capsys, rounds, gone, known_by):
+    """The last one too, after which no other names it; of the index alone, if it is all there is."""
+    for number in range(rounds, 0, -1):
+        retry(lacking, lost=number - 1)
+    if known_by == "index":
+        for path in lacking.records.glob("*-retry*"):
+            path.unlink()
+    (lacking.retries / f"{gone:03d}.json").unlink()
+    before, words = files(lacking.root), f"retries/{gone:03d}.json is gone"
+    with pytest.raises(DamagedPlan, match=words):
+        lacking.rounds()
+    with pytest.raises(DamagedPlan, match=words):
+        finalize(lacking)
+    (fault,) = verify(lacking).faults
+    assert fault.path == f"retries/{gone:03d}.json" and "is gone" in fault.what
+    assert repaired(lacking) == Exit.STORAGE
+    assert f"{fault.path}: is gone" in capsys.readouterr().out
+    assert files(lacking.root) == before and not (lacking.root / ".removed").exists()
+
+
+def test_a_round_that_is_damaged_is_put_aside_with_all_that_belongs_to_it(lacking):
+    retry(lacking)
+    path = lacking.retries / "001.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    lacking.report.write_text("as it was")
+    assert repaired(lacking) == Exit.STORAGE
+    moved = {str(path.relative_to(lacking.root / ".removed")) for path in (lacking.root / ".removed").rglob("*.*")}
+    assert {"retries/001.json", f"records/{RETRIED}.json", f"shards/{RETRIED}.tar"} <= moved
+    assert kept(lacking) == WINDOWS // 2 and not verify(lacking).faults and not lacking.report.exists()
+    assert kept(retry(lacking)) == WINDOWS and not verify(lacking).faults
+
+
+@pytest.mark.parametrize("name", ["0001.json", "000.json", "1.json"])
+def test_a_file_that_no_retry_writes_harms_no_round(lacking, name):
+    retry(lacking)
+    (lacking.retries / name).write_text("{}")
+    assert [fault.path for fault in verify(lacking).faults] == [f"retries/{name}"]
+    assert repaired(lacking) == 0
+    assert kept(lacking) == WINDOWS and not verify(lacking).faults
