@@ -10,7 +10,9 @@ the windows go to shards of their own. The same command again finishes a retry t
 Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same
 command tries again); 2 wrong usage, or shards are left to build by extract-flow; 3 the flow would
 be measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 a file cannot
-be read or written; 6 too much failed again, nothing new was written.
+be read or written; 6 too much failed again. If that is seen when the videos are probed, nothing was
+written; if it is seen while shards are built, the round stays, and the same command finishes it,
+whatever fails again then.
 """
 
 import hashlib
@@ -54,8 +56,9 @@ class Retry(RunSettings):
     in the user's cache.
     """
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the clips, or of the windows, that are
-    tried again fails again. 1 never ends it.
+    """End with exit code 6 when more than this share of the videos, or of the windows, that are
+    tried again fails again. 1 never ends it, nor is one that was stopped ended so when it is
+    finished.
     """
 
     def __post_init__(self):
@@ -95,8 +98,9 @@ def retry(dataset: Dataset, job: Retry) -> None:
             begun = None if left else try_clips(dataset, found, config, job)
             if begun == 0:
                 say(f"{job.dataset}: all of it failed again; nothing was written")
+            limit = 1.0 if left else job.quarantine_limit  # nothing but its end gives a round up
             left = left or unbuilt_shards(dataset)
-            staging, limit = absolute(job.staging), job.quarantine_limit
+            staging = absolute(job.staging)
             failed = build_all(dataset, left, config, job, at_once, staging, limit)
         if failed:
             words = f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])})"
@@ -112,20 +116,20 @@ def retry(dataset: Dataset, job: Retry) -> None:
 
 
 def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retry) -> int:
-    """Probes the clips again and begins a round; returns the number of its rows. Ends the process
-    if too many fail again.
+    """Probes the videos again and begins a round; returns the number of its rows. Ends the process
+    if too many fail again, with nothing written.
     """
     windows, clips = count(len(found.windows), "window"), count(len(found.clips), "clip")
     say(f"trying again: {windows}, {clips} without any")
     probe = partial(try_one, config, absolute(job.staging))
-    probed = probe_all(probe, found.clips, config.plan, clip_to_retry)
-    limit = 1.0 if found.windows else job.quarantine_limit
-    readable = readable_enough(probed, len(found.clips), limit)
+    rows = found.rows_to_probe()
+    probed = probe_all(probe, rows, config.plan, clip_to_retry)
+    readable = readable_enough(probed, len(rows), job.quarantine_limit)
     return begin_round(dataset, found.windows, readable, config.plan)
 
 
 def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
-    """One clip, in a worker."""
+    """Probes one clip again, in a worker."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 

@@ -25,6 +25,12 @@ class Retryable(NamedTuple):
     def __bool__(self) -> bool:
         return bool(self.windows or self.clips)
 
+    def rows_to_probe(self) -> list[dict]:
+        """The clips, and one row for each video of the windows: `begin_round` wants to know of each
+        whether it can be read by now.
+        """
+        return [*self.clips, *{row["uri"]: row for row in self.windows}.values()]
+
 
 def find_retryable(dataset: Dataset) -> Retryable:
     """What can be tried again in a data set whose shards are all committed.
@@ -57,9 +63,18 @@ def begin_round(
 ) -> int:
     """Adds a round of these windows of the manifest, and of the clips of which it is decided now
     what they are; returns the number of its rows. Without any, nothing is written.
+
+    `probed` are the rows_to_probe after `retry_clip`. What fails again for an environmental reason is
+    left out, a window if its video does: a round that is begun is there to stay, and can be finished
+    only if its shards can be built.
     """
-    again = [_row_again(row) for row in windows]
-    decided = [planned for planned in probed if planned.reason not in ENVIRONMENTAL]
+    windows, probed = list(windows), list(probed)
+    failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL]
+    unreadable = {planned.clip.uri for planned in failed}
+    videos = {(row["clip_id"], row["uri"]) for row in windows}
+    again = [_row_again(row) for row in windows if row["uri"] not in unreadable]
+    barren = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
+    decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL]
     label = shard_label(len(dataset.rounds()) + 1)
     rows = plan_round(decided, again, dataset.stream_plan(), label, config)
     if rows:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,19 +14,22 @@ import pytest
 
 from jobs import repair
 from jobs.exits import Exit
-from pipeline.build import outcome_row
+from pipeline.build import build_shard, outcome_row
 from pipeline.dataset import DamagedPlan, Dataset, ShardDraft
 from pipeline.derived import finalize
-from pipeline.plan import PlanConfig
+from pipeline.plan import PlanConfig, retry_clip
 from pipeline.record import sealed
 from pipeline.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.verify import verify
 from pipeline.window import recorded
 from schemas.outcome import Measures, Outcome, Reason, Stage
+from schemas.tables import PLAN
 from tests.datasets import CALM, CONFIG, judged, planned
+from tests.pipeline.building import probe
 
 SHARD, RETRIED = "train-000000", "train-retry001-000000"
 WINDOWS = 8
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[str] = ()) -> None:
@@ -44,13 +48,13 @@ def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[st
     draft.commit()
 
 
-def with_lost_windows(root: Path) -> Dataset:
+def with_lost_windows(root: Path, windows: int = WINDOWS) -> Dataset:
     """A finished data set of which the last half of the windows is quarantined as missing."""
     dataset = Dataset(root)
     root.mkdir()
-    rows = [planned(SHARD, i) for i in range(WINDOWS)]
+    rows = [planned(SHARD, i) for i in range(windows)]
     dataset.open(rows, recorded(CONFIG), {"python": "3"})
-    commit(dataset, SHARD, rows, [row["key"] for row in rows[WINDOWS // 2 :]])
+    commit(dataset, SHARD, rows, [row["key"] for row in rows[windows // 2 :]])
     finalize(dataset)
     return dataset
 
@@ -146,3 +150,47 @@ def test_a_file_that_no_retry_writes_harms_no_round(lacking, name):
     assert [fault.path for fault in verify(lacking).faults] == [f"retries/{name}"]
     assert repaired(lacking) == 0
     assert kept(lacking) == WINDOWS and not verify(lacking).faults
+
+
+def test_a_round_whose_videos_lie_in_a_folder_that_is_gone_is_finished_all_the_same(lacking):
+    """Else no command would ever finish it. A window of the first plan ends the run as before."""
+    begin(lacking)
+    for shard, rows in unbuilt_shards(lacking).items():
+        first = [{name: row[name] for name in PLAN.names} for row in rows]
+        with pytest.raises(FileNotFoundError):
+            list(build_shard(lacking, shard, first, CONFIG))
+        list(build_shard(lacking, shard, rows, CONFIG))
+    finalize(lacking)
+    assert kept(lacking) == WINDOWS // 2 and not verify(lacking).faults
+    again = find_retryable(lacking).windows
+    assert len(again) == WINDOWS // 2 and {row["reason"] for row in again} == {Reason.MISSING}
+
+
+def test_windows_whose_video_is_still_missing_are_left_out_of_a_round(lacking, tmp_path):
+    failed = find_retryable(lacking)
+    rows = failed.rows_to_probe()
+    assert len(rows) == len({row["uri"] for row in failed.windows}) == 2
+    probed = [retry_clip(row, CONFIG.plan, probe) for row in rows]
+    assert begin_round(lacking, failed.windows, probed, CONFIG.plan) == 0
+    assert not lacking.retries.exists()
+    sound = replace(probed[0], outcome=None, stage=None, reason=None)
+    windows = [row for row in failed.windows if row["uri"] == sound.clip.uri]
+    assert begin_round(lacking, failed.windows, [sound, *probed[1:]], CONFIG.plan) == len(windows)
+    assert {row["uri"] for row in lacking.rounds()[0].rows} == {sound.clip.uri}
+
+
+def run_retry(dataset: Dataset, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.retry", str(dataset.root), "--workers", "1", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_a_retry_begins_no_round_of_what_fails_again_and_finishes_one_that_was_begun(tmp_path):
+    dataset = with_lost_windows(tmp_path / "dataset", 48)
+    done = run_retry(dataset)
+    assert done.returncode == Exit.QUARANTINE and "nothing was written" in done.stderr, done.stderr
+    assert not dataset.retries.exists()
+    begin(dataset)
+    done = run_retry(dataset, "--quarantine-limit", "0")
+    assert done.returncode == 0 and "24 windows failed" in done.stdout, done.stderr
+    assert kept(dataset) == 24 and not verify(dataset).faults
