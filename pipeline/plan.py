@@ -451,13 +451,16 @@ def _as_before(
     by_place: dict[tuple, list[dict]],
 ) -> PlannedClip:
     """The clip is known by its id, and, of several files of one content, by its place too; a clip
-    that was not read, then or now, has no id of its own and is known by its place.
+    that was not read, then or now, has no id of its own and is known by its place. If its content
+    was read then and now, and is another, it is another input, whatever became of its probe.
     """
     clip, uri = planned.clip, readable_uri(planned.clip.uri)
     named, place = by_id.get(planned.clip_id, {}), (uri, clip.start_s, clip.end_s)
     rows = named.get(uri) or (by_place.get(place) if clip.clip_id is None else None)
     rows = rows or next(iter(named.values()), None)
     if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
+        return planned
+    if planned.sha256 and rows[0]["sha256"] and planned.sha256 != rows[0]["sha256"]:
         return planned
     rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
     names = ("clip_id", "split", "sha256", "bytes", "duration_s")

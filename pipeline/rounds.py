@@ -100,7 +100,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         record = json.loads(data)
         record.pop("digest")
         intact = sealed(record) == data
-    except (AttributeError, KeyError, ValueError, RecursionError, IsADirectoryError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError) as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")
@@ -126,7 +126,7 @@ def _is_row(row: Any, number: int) -> bool:
         return False
     retried = isinstance(row.get("retried"), str)
     if row["key"] is None:
-        return retried and row["shard"] is None and row.get("outcome") in set(Outcome)
+        return retried and row["shard"] is None and row.get("outcome") in list(Outcome)
     shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
     if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
         return False
@@ -137,7 +137,7 @@ def _is_fate(before: Any) -> bool:
     """Whether it says how a window failed that may be tried again."""
     if not (isinstance(before, dict) and set(before) == set(BEFORE)):
         return False
-    return is_environmental(before) and before["stage"] in set(Stage)
+    return is_environmental(before) and before["stage"] in list(Stage)
 
 
 def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:

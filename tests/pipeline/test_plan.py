@@ -348,3 +348,18 @@ def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken
         assert inputs_digest(plan_rows(keep_decided(grown, before), CUT)) != inputs_digest(before)
     final = [replace(planned, reason=Reason.NOT_MEDIA, outcome=Outcome.QUARANTINED, windows=()) for planned in sound]
     assert broken_first or keep_decided(final, before) == final, "what a video is now is not hidden"
+
+
+@pytest.mark.parametrize("clip_id", [None, "mine"])
+@pytest.mark.parametrize("broken_first", [True, False])
+def test_a_video_that_was_replaced_is_another_input_though_its_probe_fails(clip_id, broken_first):
+    """Its content was read before the probe crashed, then or now."""
+    clip, error = Clip(uri="/clips/a.mp4", clip_id=clip_id, split="train"), Quarantined(Stage.PROBE, Reason.CRASH, "died")
+    first, now = (failed_clip(clip, error, CUT, letter * 64, 1) for letter in "ab")
+    windows = (Window(key="a-000000", start_frame=0, start_time_s=0.0),)
+    sound = dict(windows=windows, outcome=None, stage=None, reason=None, detail=None)
+    first, now = (first, replace(now, **sound)) if broken_first else (replace(first, **sound), now)
+    before = plan_rows([first], CUT)
+    assert inputs_digest(plan_rows(keep_decided([now], before), CUT)) != inputs_digest(before)
+    same = replace(now, sha256=first.sha256, clip_id=first.clip_id)
+    assert inputs_digest(plan_rows(keep_decided([same], before), CUT)) == inputs_digest(before)

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import pytest
 from jobs import repair
 from jobs.exits import Exit
 from pipeline.build import build_shard, outcome_row
-from pipeline.dataset import DamagedPlan, Dataset, ShardDraft
+from pipeline.dataset import DamagedPlan, DamagedShard, Dataset, ShardDraft
 from pipeline.derived import finalize
 from pipeline.plan import PlanConfig, retry_clip
-from pipeline.record import sealed
+from pipeline.record import opened_seal, sealed
 from pipeline.retry import begin_round, find_retryable, unbuilt_shards
+from pipeline.rounds import BEFORE
 from pipeline.verify import verify
 from pipeline.window import recorded
 from schemas.outcome import Measures, Outcome, Reason, Stage
@@ -194,3 +195,56 @@ def test_a_retry_begins_no_round_of_what_fails_again_and_finishes_one_that_was_b
     done = run_retry(dataset, "--quarantine-limit", "0")
     assert done.returncode == 0 and "24 windows failed" in done.stdout, done.stderr
     assert kept(dataset) == 24 and not verify(dataset).faults
+
+
+def change_round(dataset: Dataset, change: Callable[[dict], object]) -> Path:
+    """Seals a round once more after a change of its first row, as anyone can."""
+    path = dataset.retries / "001.json"
+    record = json.loads(path.read_bytes())
+    record.pop("digest")
+    change(record["rows"][0])
+    path.write_bytes(sealed(record))
+    return path
+
+
+def change_nothing_but(name: str, value: object) -> Callable[[dict], object]:
+    """A change of a row, or of its fate before."""
+    return lambda row: (row["before"] if name in BEFORE else row).update({name: value})
+
+
+@pytest.mark.parametrize("value", [["kept"], {"kept": 1}, 7, None])
+@pytest.mark.parametrize("name", ["outcome", "stage", "reason", "key", "shard", "clip_id"])
+def test_a_value_of_another_kind_in_a_round_that_anyone_made_is_a_sentence(lacking, name, value):
+    begin(lacking)
+    change_round(lacking, change_nothing_but(name, value))
+    with pytest.raises(DamagedPlan, match=r"retries/001\.json has "):
+        lacking.rounds()
+    assert verify(lacking).faults[-1].path == "retries/001.json"
+
+
+@pytest.mark.parametrize("value", [["kept"], {"kept": 1}])
+def test_the_outcome_of_a_clip_in_such_a_round_too(lacking, value):
+    begin(lacking)
+    change_round(lacking, lambda row: row.update(key=None, shard=None, retried="x", outcome=value))
+    with pytest.raises(DamagedPlan, match=r"retries/001\.json has rows"):
+        lacking.rounds()
+
+
+@pytest.mark.parametrize("data", [b"[]", b'["digest"]', b"7", b"null", b"{}", b"{", b"[" * 100_000])
+def test_a_file_in_the_place_of_a_round_is_a_sentence(lacking, data):
+    begin(lacking)
+    (lacking.retries / "001.json").write_bytes(data)
+    with pytest.raises(DamagedPlan, match="is no round of quiver retry"):
+        lacking.rounds()
+
+
+@pytest.mark.parametrize("name", ["outcome", "reason"])
+@pytest.mark.parametrize("value", [["missing"], {"missing": 1}])
+def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lacking, name, value):
+    path = lacking.record(SHARD)
+    record = opened_seal(path.read_bytes())
+    record["rows"][-1][name] = value
+    path.write_bytes(sealed(record))
+    with pytest.raises(DamagedShard):
+        finalize(lacking)
+    assert repair.as_recorded(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
