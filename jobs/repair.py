@@ -38,6 +38,7 @@ from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, o
 from pipeline.fetch import fetched
 from pipeline.flow import describe
 from pipeline.plan import content_of
+from pipeline.rounds import Settled
 from pipeline.shards import scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
 from pipeline.views import parts, remake
@@ -184,7 +185,8 @@ def planned(dataset: Dataset, names: set[str]) -> Shards:
     machine's is as it was.
     """
     shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
-    asked = ((shard, dataset.settled(rows)) for shard, rows in shards if shard in names)
+    settled = Settled(dataset.rounds())
+    asked = ((shard, settled.settle(rows)) for shard, rows in shards if shard in names)
     return {shard: as_recorded(dataset, shard, rows) for shard, rows in asked}
 
 

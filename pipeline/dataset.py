@@ -36,7 +36,6 @@ from pipeline.rounds import (
     read_rounds,
     round_name,
     round_of,
-    settle,
 )
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from pipeline.version import quiver_version
@@ -206,10 +205,6 @@ class Dataset:
             named = []
         committed = [path.stem for path in self.records.glob("*-retry*.json")]
         return max(map(round_of, [*committed, *map(str, named)]), default=0)
-
-    def settled(self, rows: Iterable[dict]) -> list[dict]:
-        """The rows of a shard as they are to be built (rounds.settle)."""
-        return settle(rows, self.rounds())
 
     def check_ours(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pipeline.dataset import Dataset
 from pipeline.derived import parts
 from pipeline.plan import PlanConfig, PlannedClip, plan_round
-from pipeline.rounds import BEFORE, shard_label
+from pipeline.rounds import BEFORE, Settled, shard_label
 from schemas.outcome import ENVIRONMENTAL, is_environmental
 from schemas.tables import PLAN
 
@@ -47,12 +47,14 @@ def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
     """The shards of rounds that are not committed, with their rows, as after a retry that was
     stopped.
     """
+    rounds = dataset.rounds()
     shards: dict[str, list[dict]] = {}
-    for one in dataset.rounds():
-        for row in one.rows:
-            if row["key"] and not dataset.is_committed(row["shard"]):
-                shards.setdefault(row["shard"], []).append(row)
-    return {shard: dataset.settled(rows) for shard, rows in shards.items()}
+    for row in (row for retried in rounds for row in retried.rows):
+        if row["key"]:
+            shards.setdefault(row["shard"], []).append(row)
+    settled = Settled(rounds)
+    unbuilt = {name: rows for name, rows in shards.items() if not dataset.is_committed(name)}
+    return {name: settled.settle(rows) for name, rows in unbuilt.items()}
 
 
 def begin_round(

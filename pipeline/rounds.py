@@ -175,19 +175,28 @@ def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield row["retried"], row["uri"]
 
 
-def settle(rows: Iterable[Mapping[str, Any]], rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """Rows of one shard as they are to be built: if a window was tried again in a later round, with
-    its record's row as `settled`, so that a shard which is built once more has the same bytes, and
-    no window is in two tars.
+class Settled:
+    """The fates of the windows that were tried again, before each round that did so. Made once from
+    all rounds, for however many shards.
     """
-    tried: dict[str, list[tuple[int, dict]]] = {}
-    for one in rounds:
-        for row in one.rows:
-            if row.get("before"):
-                tried.setdefault(row["key"], []).append((one.number, row["before"]))
-    found = []
-    for row in map(dict, rows):
-        tries = tried.get(row["key"], [])
-        before = next((before for number, before in tries if number > row.get("round", 0)), None)
-        found.append(row | {"settled": {"key": row["key"]} | before} if before else row)
-    return found
+
+    def __init__(self, rounds: Iterable[Round]):
+        self._fates: dict[str, list[tuple[int, dict]]] = {}
+        for retried in rounds:
+            for row in retried.rows:
+                if row.get("before"):
+                    fate = {"key": row["key"]} | row["before"]
+                    self._fates.setdefault(row["key"], []).append((retried.number, fate))
+
+    def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of one shard as they are to be built: if a window was tried again in a later round,
+        with its record's row as `settled`, so that a shard which is built once more has the same
+        bytes, and no window is in two tars.
+        """
+        return [self._settle(dict(row)) for row in rows]
+
+    def _settle(self, row: dict[str, Any]) -> dict[str, Any]:
+        for number, fate in self._fates.get(row["key"], []):
+            if number > row.get("round", 0):
+                return row | {"settled": fate}
+        return row

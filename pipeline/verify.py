@@ -105,7 +105,8 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     known = finished_shards(dataset, planned) if finished and alone else set()
     lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
-    committed = [item for item in planned if item.shard not in set(left)]
+    unbuilt = set(left)
+    committed = [item for item in planned if item.shard not in unbuilt]
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
     faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)

@@ -248,3 +248,30 @@ def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lack
     with pytest.raises(DamagedShard):
         finalize(lacking)
     assert repair.as_recorded(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
+
+
+OPENED: list[str] = []
+"""Names of the rounds' files that this process has opened."""
+
+
+@pytest.fixture(scope="module")
+def opened() -> list[str]:
+    """Python tells of each file that is opened; a hook cannot be taken away again."""
+
+    def note(event: str, arguments: tuple) -> None:
+        if event == "open" and isinstance(arguments[0], str) and "/retries/" in arguments[0]:
+            OPENED.append(Path(arguments[0]).name)
+
+    sys.addaudithook(note)
+    return OPENED
+
+
+@pytest.mark.parametrize("per_shard", [1, 4])
+def test_how_often_a_round_is_read_does_not_depend_on_the_number_of_its_shards(lacking, opened, per_shard):
+    begin(lacking, per_shard)
+    opened.clear()
+    unbuilt = unbuilt_shards(lacking)
+    assert len(unbuilt) == WINDOWS // 2 // per_shard and len(opened) == 1
+    opened.clear()
+    rows = repair.planned(lacking, set(unbuilt))
+    assert rows == unbuilt and len(opened) <= 2
