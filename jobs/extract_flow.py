@@ -30,7 +30,6 @@ from pipeline.build import build_shard
 from pipeline.credentials import check_path
 from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
-from pipeline.derived import finalize
 from pipeline.effort import Effort
 from pipeline.fence import STILL_S, FolderInUse
 from pipeline.fetch import with_files
@@ -42,6 +41,7 @@ from pipeline.rounds import Settled
 from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
 from pipeline.version import quiver_version
+from pipeline.views import finalize_with_views
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL, Decided, Outcome, Quarantined, Reason, Stage, printable
@@ -292,7 +292,7 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
-        summary = finalize(dataset)
+        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
     before = looked_at(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.where(dataset.manifest)}"
     retry = retry_lines(summary["retryable"], job.out)

@@ -15,7 +15,6 @@ written; if it is seen while shards are built, the round stays, and the same com
 whatever fails again then.
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +33,11 @@ from jobs.progress import count, retry_lines, summary_lines
 from jobs.repair import RunSettings, check_flow, run_config
 from pipeline.dataset import Dataset, other_versions
 from pipeline.decode.pool import shared_pool
-from pipeline.derived import finalize
 from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, clip_to_retry, retry_clip
 from pipeline.retry import Retryable, begin_round, find_retryable, unbuilt_shards
 from pipeline.staging import dataset_at
-from pipeline.views import remake
+from pipeline.views import finalize_with_views
 from pipeline.window import BuildConfig
 
 
@@ -107,11 +105,7 @@ def retry(dataset: Dataset, job: Retry) -> None:
             stop(Exit.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
     with dataset.finishing():
-        before = digest_of(dataset.manifest)
-        summary = finalize(dataset)
-        if digest_of(dataset.manifest) != before:
-            remake(dataset, partial(cluster.mapped, workers=1))
-            dataset.publish(dataset.report, None)  # it shows what is no longer so
+        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
     say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
 
 
@@ -131,10 +125,6 @@ def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retr
 def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
     """Probes one clip again, in a worker."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
-
-
-def digest_of(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def absolute(folder: Path | None) -> Path | None:

@@ -169,11 +169,13 @@ class Dataset:
         self.remove_temporary_files()
 
     def begin_round(self, rows: Sequence[dict]) -> None:
-        """Adds a round to the plan, which is known from then on. Raises FileExistsError if another
-        run has begun it.
+        """Adds a round to the plan, which is known from then on. The report, which shows what will
+        no longer be so, is removed before: whatever finishes the round finds none. Raises
+        FileExistsError if another run has begun it.
         """
         rounds = self.rounds()
         self.retries.mkdir(exist_ok=True)
+        self.publish(self.report, None)
         number, last = len(rounds) + 1, rounds[-1].sha256 if rounds else None
         with self.fenced(), creating(self.retries / round_name(number)) as file:
             file.write(encode_round(number, self.run_digest(), last, rows))

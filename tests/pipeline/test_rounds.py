@@ -12,16 +12,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import repair
+from jobs import extract_flow, repair
+from jobs import retry as retry_verb
 from jobs.exits import Exit
 from pipeline.build import build_shard, outcome_row
 from pipeline.dataset import DamagedPlan, DamagedShard, Dataset, ShardDraft
 from pipeline.derived import finalize
+from pipeline.filters import PRESETS
 from pipeline.plan import PlanConfig, retry_clip
 from pipeline.record import opened_seal, sealed
 from pipeline.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.rounds import BEFORE
-from pipeline.verify import verify
+from pipeline.selection import Selection
+from pipeline.verify import one_by_one, verify
+from pipeline.views import refilter
 from pipeline.window import recorded
 from schemas.outcome import Measures, Outcome, Reason, Stage
 from schemas.tables import PLAN
@@ -275,3 +279,35 @@ def test_how_often_a_round_is_read_does_not_depend_on_the_number_of_its_shards(l
     opened.clear()
     rows = repair.planned(lacking, set(unbuilt))
     assert rows == unbuilt and len(opened) <= 2
+
+
+def finish_by_retry(dataset: Dataset) -> None:
+    retry_verb.main([str(dataset.root)])
+
+
+def finish_by_extraction(dataset: Dataset) -> None:
+    """What the extract-flow command does once its clips are probed, as if on the same machine."""
+    job = extract_flow.parse(["--clips", "none", "--out", str(dataset.root)])
+    rows = list(dataset.stream_first_plan())
+    with dataset.held():
+        extract_flow.run(dataset, rows, job, recorded(CONFIG), 1)
+
+
+@pytest.mark.parametrize("derived", [False, True], ids=["before finalize", "before the views"])
+@pytest.mark.parametrize("finish", [finish_by_retry, finish_by_extraction])
+def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lacking, finish, derived):
+    with lacking.held():
+        refilter(lacking, "all", PRESETS["none"], one_by_one)
+    lacking.report.write_text("as it was")
+    begin(lacking)
+    for shard, rows in unbuilt_shards(lacking).items():
+        commit(lacking, shard, rows)
+    if derived:
+        finalize(lacking)
+    finish(lacking)
+    assert kept(lacking) == WINDOWS and not lacking.report.exists() and not verify(lacking).faults
+    view = Selection(lacking, "all")
+    assert sum(entry["kept"] for entry in view.index()["shards"].values()) == WINDOWS
+    lacking.report.write_text("drawn since")
+    finish(lacking)
+    assert lacking.report.exists(), "a report of what is there now stays"
