@@ -149,15 +149,15 @@ class Dataset:
                 raise
             self.publish(self.plan, plan)
 
-    def plan_before(self) -> list[dict]:
-        """The rows of the plan with which the data set was begun, in a folder that is held; none if
-        it was not, or if they are damaged.
+    def plan_before(self) -> Iterable[dict]:
+        """The rows of the plan with which the data set was begun, in a folder that is held, read anew
+        each time; none if it was not, or if they are damaged.
         """
         try:
             self.check_plan()
         except (DamagedPlan, ValueError):  # open says so
             return []
-        return list(self.stream_first_plan())
+        return StoredRows(self.plan)
 
     def resume(self) -> None:
         """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
@@ -388,8 +388,7 @@ class Dataset:
 
     def stream_first_plan(self) -> Iterator[dict]:
         """The rows with which the data set was begun, a few at a time."""
-        for batch in pq.ParquetFile(self.plan).iter_batches(1024):
-            yield from batch.to_pylist()
+        yield from StoredRows(self.plan)
 
     def is_committed(self, shard: str) -> bool:
         return self.record(shard).exists()
@@ -403,6 +402,17 @@ class Dataset:
             return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
+
+
+class StoredRows:
+    """The rows of a Parquet file, read anew each time, a few at a time."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in pq.ParquetFile(self._path).iter_batches(1024):
+            yield from batch.to_pylist()
 
 
 class ShardDraft:
