@@ -469,7 +469,7 @@ def _names_of(planned: PlannedClip) -> list[Any]:
     clip, cut = planned.clip, (planned.clip.start_s, planned.clip.end_s)
     if clip.clip_id is not None:
         return [planned.clip_id]
-    places = [(None, readable_uri(clip.uri), *cut)]
+    places: list[tuple] = [(None, readable_uri(clip.uri), *cut)]
     if clip.root is not None and clip.place is not None:
         places.append(("root", readable_uri(clip.place), *cut))
     return [planned.clip_id, unread_name(clip), *places]
@@ -478,7 +478,7 @@ def _names_of(planned: PlannedClip) -> list[Any]:
 def _names_of_row(row: dict) -> list[Any]:
     """The id of a row's clip, then its place, and that in the folder in which it was found."""
     cut = (row["clip_start_s"], row["clip_end_s"])
-    places = [(None, row["uri"], *cut)]
+    places: list[tuple] = [(None, row["uri"], *cut)]
     if row["root"] is not None:
         places.append(("root", os.path.relpath(row["uri"], row["root"]), *cut))
     return [row["clip_id"], *places]

@@ -155,9 +155,9 @@ class Superseded:
 
     def __init__(self, rounds: Iterable[Round]):
         self.last: dict[tuple[str, ...], int] = {}
-        for one in rounds:
-            for row in one.rows:
-                self.last |= dict.fromkeys(_replaced(row), one.number)
+        for retried in rounds:
+            for row in retried.rows:
+                self.last |= dict.fromkeys(_replaced(row), retried.number)
 
     def __contains__(self, row: Mapping[str, Any]) -> bool:
         return self.last.get(_identity(row), 0) > row.get("round", 0)

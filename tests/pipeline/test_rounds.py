@@ -47,6 +47,7 @@ def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[st
             draft.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, **fate), None, None)
             continue
         columns, sample, _ = judged(row, Measures(**CALM), rng, CONFIG)
+        assert sample
         place = {name: row[name] for name in ("start_frame", "start_time_s")}
         meta = sample.meta | place | {"clip": {"clip_id": row["clip_id"]}}
         draft.add(columns, replace(sample, meta=meta), None)
