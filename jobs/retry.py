@@ -78,13 +78,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def retry(dataset: Dataset, job: Retry) -> None:
-    """One round, in a folder that is held: begun, or finished if it was stopped; then the derived
-    files.
+    """Begins a round in a folder that is held, or finishes the one that was stopped; then writes the
+    derived files.
     """
     config = run_config(job, dataset.begun().config)
-    left = unbuilt_shards(dataset)
-    found = Retryable([], []) if left else find_retryable(dataset)
-    if not left and not found:
+    unbuilt = unbuilt_shards(dataset)
+    retryable = Retryable([], []) if unbuilt else find_retryable(dataset)
+    if not unbuilt and not retryable:
         say(f"{job.dataset}: nothing failed for a reason that may be the machine's")
     else:
         check_flow(dataset, config)
@@ -93,15 +93,14 @@ def retry(dataset: Dataset, job: Retry) -> None:
         needs = job.needs(config.flow)
         with cluster.connected(job.workers, needs):
             at_once = cluster.room(job.workers, needs)
-            begun = None if left else try_clips(dataset, found, config, job)
-            if begun == 0:
-                say(f"{job.dataset}: all of it failed again; nothing was written")
-            limit = 1.0 if left else job.quarantine_limit  # nothing but its end gives a round up
-            left = left or unbuilt_shards(dataset)
+            limit = 1.0 if unbuilt else job.quarantine_limit  # a round can only be finished
+            if not unbuilt:
+                begin_next_round(dataset, retryable, config, job)
+                unbuilt = unbuilt_shards(dataset)
             staging = absolute(job.staging)
-            failed = build_all(dataset, left, config, job, at_once, staging, limit)
+            failed = build_all(dataset, unbuilt, config, job, at_once, staging, limit)
         if failed:
-            words = f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])})"
+            words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
             stop(Exit.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
     with dataset.finishing():
@@ -109,25 +108,27 @@ def retry(dataset: Dataset, job: Retry) -> None:
     say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
 
 
-def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retry) -> int:
-    """Probes the videos again and begins a round; returns the number of its rows. Ends the process
-    if too many fail again, with nothing written.
+def begin_next_round(dataset: Dataset, retryable: Retryable, config: BuildConfig, job: Retry) -> None:
+    """Probes the videos again and begins a round. Ends the process if too many fail again, with
+    nothing written.
     """
-    windows, clips = count(len(found.windows), "window"), count(len(found.clips), "clip")
+    windows, clips = count(len(retryable.windows), "window"), count(len(retryable.clips), "clip")
     say(f"trying again: {windows}, {clips} without any")
-    probe = partial(try_one, config, absolute(job.staging))
-    rows = found.rows_to_probe()
+    probe = partial(probe_again, config, absolute(job.staging))
+    rows = retryable.rows_to_probe()
     probed = probe_all(probe, rows, config.plan, clip_to_retry)
     readable = readable_enough(probed, len(rows), job.quarantine_limit)
-    return begin_round(dataset, found.windows, readable, config.plan)
+    if not begin_round(dataset, retryable.windows, readable, config.plan):
+        say(f"{job.dataset}: all of it failed again; nothing was written")
 
 
-def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
-    """Probes one clip again, in a worker."""
+def probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
+    """Probes the clip of a row again, in a worker process."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
 def absolute(folder: Path | None) -> Path | None:
+    """The absolute path of a folder, if one is given."""
     return folder and folder.absolute()
 
 

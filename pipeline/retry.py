@@ -20,20 +20,20 @@ class Retryable(NamedTuple):
 
     windows: list[dict]
     clips: list[dict]
-    """Those that gave no window."""
+    """The rows of clips that gave no window."""
 
     def __bool__(self) -> bool:
         return bool(self.windows or self.clips)
 
     def rows_to_probe(self) -> list[dict]:
-        """The clips, and one row for each video of the windows: `begin_round` wants to know of each
-        whether it can be read by now.
+        """Returns the clips, and one row for each video of the windows: `begin_round` leaves out
+        what cannot be read yet.
         """
         return [*self.clips, *{row["uri"]: row for row in self.windows}.values()]
 
 
 def find_retryable(dataset: Dataset) -> Retryable:
-    """What can be tried again in a data set whose shards are all committed.
+    """Finds what can be tried again in a data set whose shards are all committed.
 
     Raises ValueError if shards are left to build, DamagedShard or DamagedPlan for a file that is
     not the one recorded.
@@ -44,8 +44,8 @@ def find_retryable(dataset: Dataset) -> Retryable:
 
 
 def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
-    """The shards of rounds that are not committed, with their rows, as after a retry that was
-    stopped.
+    """Returns the rows of the shards of rounds that are not committed, by shard: a retry that was
+    stopped leaves some. Raises DamagedPlan.
     """
     rounds = dataset.rounds()
     shards: dict[str, list[dict]] = {}
@@ -85,7 +85,7 @@ def begin_round(
 
 
 def _row_again(row: dict) -> dict:
-    """A row of the plan for a window of the manifest, with its fate until now."""
+    """Returns a row of the plan for a window of the manifest, with its fate until now."""
     planned = {name: row[name] for name in PLAN.names if name in row}
     fate = {name: row[name] for name in BEFORE}
     return planned | dict.fromkeys(BEFORE) | {"root": None, "before": fate}

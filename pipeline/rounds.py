@@ -38,46 +38,48 @@ class Round(NamedTuple):
     """One round, as it was written."""
 
     number: int
-    """From 1 on."""
+    """The first round has 1."""
     sha256: str
-    """Of its file, hexadecimal: the next round names it."""
+    """The digest of its file, hexadecimal, which the next round names."""
     rows: list[dict[str, Any]]
-    """Of the schema PLAN; with `before`, the fate of a window that is tried again, or `retried`,
-    the id that a clip had.
+    """Each has the columns of PLAN and its `round`; and `before`, the fate of a window that is
+    tried again, or `retried`, the id that a clip had.
     """
 
 
 def round_name(number: int) -> str:
-    """The file of a round."""
+    """Returns the name of a round's file."""
     return f"{number:03d}.json"
 
 
 def round_number(name: str) -> int | None:
-    """The number of the round whose file has this name; None if no round has."""
+    """Returns the number of the round whose file has this name; None if no round has."""
     number = int(name[:-5]) if re.fullmatch(r"[0-9]{3,6}\.json", name, re.ASCII) else 0
     return number if number and name == round_name(number) else None
 
 
 def round_of(shard: str) -> int:
-    """The number of the round to which a shard belongs, by its name; 0 for the first plan's."""
+    """Returns the number of the round to which a shard belongs by its name; 0 if it is of the first
+    plan.
+    """
     match = _SHARD.fullmatch(shard)
     return int(match[1]) if match else 0
 
 
 def shard_label(number: int) -> str:
-    """What the names of a round's shards have between their split and their number."""
+    """Returns what the names of a round's shards have between their split and their number."""
     return f"retry{number:03d}-"
 
 
 def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
-    """The file of a round: of the run whose run.json has the digest `run`, after the round whose
-    file has `last`.
+    """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
+    of the round before; None for the first.
     """
     return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
-    """Every round in that folder, in order. `newest` is the number of the last round of which there
+    """Reads every round in that folder, in order. `newest` is the number of the last round of which there
     are shards: a round names the one before it, and nothing but its shards names the last.
 
     Raises DamagedRound if a round is missing, is not what was written, or is of another run.
@@ -117,7 +119,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
 
 
 def _is_row(row: Any, number: int) -> bool:
-    """Whether a row says what those who read it rely on; a seal, which anyone can make, says
+    """Tells whether a row says what those who read it rely on; a seal, which anyone can make, says
     nothing of that.
     """
     if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
@@ -134,7 +136,7 @@ def _is_row(row: Any, number: int) -> bool:
 
 
 def _is_fate(before: Any) -> bool:
-    """Whether it says how a window failed that may be tried again."""
+    """Tells whether `before` says how a window failed that may be tried again."""
     if not (isinstance(before, dict) and set(before) == set(BEFORE)):
         return False
     return is_environmental(before) and before["stage"] in list(Stage)
@@ -149,8 +151,8 @@ def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class Superseded:
-    """The rows in whose place a row of a later round stands: windows by their key, clips by their
-    id and uri.
+    """It contains the rows in whose place a row of a later round stands: windows by their key, clips
+    by their id and uri.
     """
 
     def __init__(self, rounds: Iterable[Round]):
@@ -168,7 +170,7 @@ def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The identities of the earlier rows that a row of a round stands for."""
+    """Yields the identities of the earlier rows that a row of a round stands for."""
     if row["key"]:
         yield (row["key"],)
     if row.get("retried"):
@@ -176,8 +178,8 @@ def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 class Settled:
-    """The fates of the windows that were tried again, before each round that did so. Made once from
-    all rounds, for however many shards.
+    """It knows the fates of windows before each round that tried them again. One is made from all
+    rounds, for however many shards.
     """
 
     def __init__(self, rounds: Iterable[Round]):
@@ -189,9 +191,9 @@ class Settled:
                     self._fates.setdefault(row["key"], []).append((retried.number, fate))
 
     def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of one shard as they are to be built: if a window was tried again in a later round,
-        with its record's row as `settled`, so that a shard which is built once more has the same
-        bytes, and no window is in two tars.
+        """Returns the rows of one shard as they are to be built: if a window was tried again in a
+        later round, with its record's row as `settled`, so that a shard which is built once more has
+        the same bytes, and no window is in two tars.
         """
         return [self._settle(dict(row)) for row in rows]
 
