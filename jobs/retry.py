@@ -78,8 +78,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def retry(dataset: Dataset, job: Retry) -> None:
-    """Begins a round in a folder that is held, or finishes the one that was stopped; then writes the
-    derived files.
+    """Begins a round in a folder that is held, or finishes the one that was stopped; then writes
+    the derived files.
     """
     config = run_config(job, dataset.begun().config)
     unbuilt = unbuilt_shards(dataset)
@@ -108,7 +108,12 @@ def retry(dataset: Dataset, job: Retry) -> None:
     say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
 
 
-def begin_next_round(dataset: Dataset, retryable: Retryable, config: BuildConfig, job: Retry) -> None:
+def begin_next_round(
+    dataset: Dataset,
+    retryable: Retryable,
+    config: BuildConfig,
+    job: Retry,
+) -> None:
     """Probes the videos again and begins a round. Ends the process if too many fail again, with
     nothing written.
     """

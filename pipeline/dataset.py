@@ -72,7 +72,8 @@ LONGEST_COMMIT_S = 600.0
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 SAME_COMMAND = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
-PUT_BACK = "put it back from a copy, or move index.json and all files of its shards and of later rounds away: then quiver retry tries again what they held"
+PUT_BACK = """put it back from a copy, or move index.json and all files of its shards and of later \
+rounds away: then quiver retry tries again what they held"""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 

@@ -111,7 +111,8 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
         files, root = sorted(_files_of(path)), str(path.absolute())
-        found = [Clip(uri=os.path.abspath(file), root=root, place=os.path.relpath(file, path)) for file in files]
+        places = [os.path.relpath(file, path) for file in files]
+        found = [Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found

@@ -66,9 +66,9 @@ def begin_round(
     """Adds a round of these windows of the manifest, and of the clips of which it is decided now
     what they are; returns the number of its rows. Without any, nothing is written.
 
-    `probed` are the rows_to_probe after `retry_clip`. What fails again for an environmental reason is
-    left out, a window if its video does: a round that is begun is there to stay, and can be finished
-    only if its shards can be built.
+    `probed` are the rows_to_probe after `retry_clip`. What fails again for an environmental reason
+    is left out, a window if its video does: a round stays for good, and one that changes nothing is
+    not begun.
     """
     windows, probed = list(windows), list(probed)
     failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL]

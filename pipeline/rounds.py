@@ -22,6 +22,8 @@ from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.tables import PLAN
 
 _SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+"""What a file that is no round may be to its reader."""
 BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""
 
@@ -79,8 +81,8 @@ def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[st
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
-    """Reads every round in that folder, in order. `newest` is the number of the last round of which there
-    are shards: a round names the one before it, and nothing but its shards names the last.
+    """Reads every round in that folder, in order. `newest` is the number of the last round of which
+    there are shards: a round names the one before it, and nothing but its shards names the last.
 
     Raises DamagedRound if a round is missing, is not what was written, or is of another run.
     """
@@ -102,7 +104,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         record = json.loads(data)
         record.pop("digest")
         intact = sealed(record) == data
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError) as error:
+    except UNREADABLE as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")
@@ -151,8 +153,8 @@ def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class Superseded:
-    """It contains the rows in whose place a row of a later round stands: windows by their key, clips
-    by their id and uri.
+    """It contains the rows in whose place a row of a later round stands: windows by their key,
+    clips by their id and uri.
     """
 
     def __init__(self, rounds: Iterable[Round]):
@@ -192,8 +194,8 @@ class Settled:
 
     def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns the rows of one shard as they are to be built: if a window was tried again in a
-        later round, with its record's row as `settled`, so that a shard which is built once more has
-        the same bytes, and no window is in two tars.
+        later round, with its record's row as `settled`, so that a shard which is built once more
+        has the same bytes, and no window is in two tars.
         """
         return [self._settle(dict(row)) for row in rows]
 

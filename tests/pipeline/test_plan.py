@@ -391,6 +391,7 @@ def sound_clip(clip: Clip, sha256: str) -> PlannedClip:
 )
 def test_a_folder_that_is_moved_is_the_same_input_though_a_clip_was_not_read(tmp_path, listed, fates):
     """Clips of one name in two folders are told apart."""
+
     def plan(folder: Path, fate: str) -> list[PlannedClip]:
         places = [folder / name for name in ("a", "b")]
         if listed == "table":

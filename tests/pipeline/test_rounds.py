@@ -117,8 +117,8 @@ def test_the_windows_of_a_round_are_sound(lacking):
 
 @pytest.mark.parametrize("rounds, gone", [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("known_by", ["records", "index"])
-def test_a_round_that_is_gone_is_named_and_no_sample_is_moved(lacking, capsys, rounds, gone, known_by):
-    """The last one too, after which no other names it; of the index alone, if it is all there is."""
+def test_of_a_round_that_is_gone_no_sample_is_moved(lacking, capsys, rounds, gone, known_by):
+    """The last one too, which no other names, even if only the index still says that it was."""
     for number in range(rounds, 0, -1):
         retry(lacking, lost=number - 1)
     if known_by == "index":
@@ -143,9 +143,11 @@ def test_a_round_that_is_damaged_is_put_aside_with_all_that_belongs_to_it(lackin
     path.write_bytes(path.read_bytes()[:-9])
     lacking.report.write_text("as it was")
     assert repaired(lacking) == Exit.STORAGE
-    moved = {str(path.relative_to(lacking.root / ".removed")) for path in (lacking.root / ".removed").rglob("*.*")}
+    aside = lacking.root / ".removed"
+    moved = {str(path.relative_to(aside)) for path in aside.rglob("*.*")}
     assert {"retries/001.json", f"records/{RETRIED}.json", f"shards/{RETRIED}.tar"} <= moved
-    assert kept(lacking) == WINDOWS // 2 and not verify(lacking).faults and not lacking.report.exists()
+    assert kept(lacking) == WINDOWS // 2 and not lacking.report.exists()
+    assert not verify(lacking).faults
     assert kept(retry(lacking)) == WINDOWS and not verify(lacking).faults
 
 
@@ -272,7 +274,7 @@ def opened() -> list[str]:
 
 
 @pytest.mark.parametrize("per_shard", [1, 4])
-def test_how_often_a_round_is_read_does_not_depend_on_the_number_of_its_shards(lacking, opened, per_shard):
+def test_a_round_is_read_as_often_for_many_shards_as_for_one(lacking, opened, per_shard):
     begin(lacking, per_shard)
     opened.clear()
     unbuilt = unbuilt_shards(lacking)
