@@ -30,7 +30,6 @@ from pipeline.build import build_shard
 from pipeline.credentials import check_path
 from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
 from pipeline.decode.pool import shared_pool
-from pipeline.derived import finalize
 from pipeline.effort import Effort
 from pipeline.fence import STILL_S, FolderInUse
 from pipeline.fetch import with_files
@@ -38,9 +37,11 @@ from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.objects import is_url
 from pipeline.plan import PlanConfig, PlannedClip, failed_clip, keep_decided, list_clips, plan_clip, plan_rows
+from pipeline.rounds import Settled
 from pipeline.sizes import human_size
 from pipeline.staging import dataset_at
 from pipeline.version import quiver_version
+from pipeline.views import finalize_with_views
 from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL, Decided, Outcome, Quarantined, Reason, Stage, printable
@@ -279,17 +280,19 @@ def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[s
         say(f"{job.out} is built in {dataset.root}, which is emptied at the end")
     for warning in dataset.open(rows, config, versions(job.build)):
         tell(f"{warning}; shards may differ in their last bits")
-    again = [row for one in dataset.rounds() for row in one.rows]  # of a retry that was stopped
+    rounds = dataset.rounds()  # one may be of a retry that was stopped
+    again = [row for retried in rounds for row in retried.rows]
     windows = [row for row in (*rows, *again) if row["key"]]
     shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
     open_shards = [shard for shard in shards if not dataset.is_committed(shard)]
-    left = {shard: dataset.settled(shards[shard]) for shard in open_shards}
+    settled = Settled(rounds)
+    left = {shard: settled.settle(shards[shard]) for shard in open_shards}
     say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
     if failed := build_all(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
         stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finishing():
-        summary = finalize(dataset)
+        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
     before = looked_at(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.where(dataset.manifest)}"
     retry = retry_lines(summary["retryable"], job.out)

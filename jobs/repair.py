@@ -38,6 +38,7 @@ from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, o
 from pipeline.fetch import fetched
 from pipeline.flow import describe
 from pipeline.plan import content_of
+from pipeline.rounds import Settled
 from pipeline.shards import scan_samples
 from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
 from pipeline.views import parts, remake
@@ -89,11 +90,12 @@ def main(args: Sequence[str] | None = None) -> None:
         with dataset.held(), connected(job) if job.many else nullcontext():
             each = (lambda function, items: on_workers(function, items, job)) if job.many else mapped(1)
             found = verify(dataset, each)
-            damaged = [fault for fault in found.faults if fault.path.startswith("retries/")]
-            lost = [] if found.shards else damaged
-            if lost:  # the shards of these rounds belong to no plan then
+            damaged = any(fault.path.startswith("retries/") for fault in found.faults)
+            lost = found.faults if damaged and not found.shards else []
+            if any(fault.remedy == Remedy.MOVE for fault in lost):
                 say("\n".join(printable(str(fault)) for fault in lost))
                 tidy(dataset, lost)
+                dataset.publish(dataset.report, None)  # it shows what the rounds held
                 found = verify(dataset, each)
             done = repair(dataset, found, lambda: on_cluster(job, dataset), job.staging)
             done = done._replace(right=done.right and not lost)
@@ -162,7 +164,7 @@ def repair(dataset: Dataset, found: Verified, ready: Callable[[], AbstractContex
     """Puts right what was found, in a folder that is held; says line by line what is done. Raises OSError where object storage does not give a clip."""
     for fault in found.faults:
         say(printable(str(fault)))
-    if any(fault.remedy == Remedy.NEW_FOLDER for fault in found.faults):
+    if any(fault.remedy in (Remedy.NEW_FOLDER, Remedy.PUT_BACK) for fault in found.faults):
         return Done(False, [])
     if not found.faults:
         say(f"{dataset.root}: nothing to repair")
@@ -183,7 +185,8 @@ def planned(dataset: Dataset, names: set[str]) -> Shards:
     machine's is as it was.
     """
     shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
-    asked = ((shard, dataset.settled(rows)) for shard, rows in shards if shard in names)
+    settled = Settled(dataset.rounds())
+    asked = ((shard, settled.settle(rows)) for shard, rows in shards if shard in names)
     return {shard: as_recorded(dataset, shard, rows) for shard, rows in asked}
 
 

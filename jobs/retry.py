@@ -10,10 +10,11 @@ the windows go to shards of their own. The same command again finishes a retry t
 Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same
 command tries again); 2 wrong usage, or shards are left to build by extract-flow; 3 the flow would
 be measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 a file cannot
-be read or written; 6 too much failed again, nothing new was written.
+be read or written; 6 too much failed again. If that is seen when the videos are probed, nothing was
+written; if it is seen while shards are built, the round stays, and the same command finishes it,
+whatever fails again then.
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +33,11 @@ from jobs.progress import count, retry_lines, summary_lines
 from jobs.repair import RunSettings, check_flow, run_config
 from pipeline.dataset import Dataset, other_versions
 from pipeline.decode.pool import shared_pool
-from pipeline.derived import finalize
 from pipeline.objects import is_url
 from pipeline.plan import PlannedClip, clip_to_retry, retry_clip
 from pipeline.retry import Retryable, begin_round, find_retryable, unbuilt_shards
 from pipeline.staging import dataset_at
-from pipeline.views import remake
+from pipeline.views import finalize_with_views
 from pipeline.window import BuildConfig
 
 
@@ -54,8 +54,9 @@ class Retry(RunSettings):
     in the user's cache.
     """
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the clips, or of the windows, that are
-    tried again fails again. 1 never ends it.
+    """End with exit code 6 when more than this share of the videos, or of the windows, that are
+    tried again fails again. 1 never ends it, nor is one that was stopped ended so when it is
+    finished.
     """
 
     def __post_init__(self):
@@ -77,13 +78,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def retry(dataset: Dataset, job: Retry) -> None:
-    """One round, in a folder that is held: begun, or finished if it was stopped; then the derived
-    files.
+    """Begins a round in a folder that is held, or finishes the one that was stopped; then writes
+    the derived files.
     """
     config = run_config(job, dataset.begun().config)
-    left = unbuilt_shards(dataset)
-    found = Retryable([], []) if left else find_retryable(dataset)
-    if not left and not found:
+    unbuilt = unbuilt_shards(dataset)
+    retryable = Retryable([], []) if unbuilt else find_retryable(dataset)
+    if not unbuilt and not retryable:
         say(f"{job.dataset}: nothing failed for a reason that may be the machine's")
     else:
         check_flow(dataset, config)
@@ -92,48 +93,47 @@ def retry(dataset: Dataset, job: Retry) -> None:
         needs = job.needs(config.flow)
         with cluster.connected(job.workers, needs):
             at_once = cluster.room(job.workers, needs)
-            begun = None if left else try_clips(dataset, found, config, job)
-            if begun == 0:
-                say(f"{job.dataset}: all of it failed again; nothing was written")
-            left = left or unbuilt_shards(dataset)
-            staging, limit = absolute(job.staging), job.quarantine_limit
-            failed = build_all(dataset, left, config, job, at_once, staging, limit)
+            limit = 1.0 if unbuilt else job.quarantine_limit  # a round can only be finished
+            if not unbuilt:
+                begin_next_round(dataset, retryable, config, job)
+                unbuilt = unbuilt_shards(dataset)
+            staging = absolute(job.staging)
+            failed = build_all(dataset, unbuilt, config, job, at_once, staging, limit)
         if failed:
-            words = f"{len(failed)} of {len(left)} shards failed ({', '.join(failed[:5])})"
+            words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
             stop(Exit.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
     with dataset.finishing():
-        before = digest_of(dataset.manifest)
-        summary = finalize(dataset)
-        if digest_of(dataset.manifest) != before:
-            remake(dataset, partial(cluster.mapped, workers=1))
-            dataset.publish(dataset.report, None)  # it shows what is no longer so
+        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
     say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
 
 
-def try_clips(dataset: Dataset, found: Retryable, config: BuildConfig, job: Retry) -> int:
-    """Probes the clips again and begins a round; returns the number of its rows. Ends the process
-    if too many fail again.
+def begin_next_round(
+    dataset: Dataset,
+    retryable: Retryable,
+    config: BuildConfig,
+    job: Retry,
+) -> None:
+    """Probes the videos again and begins a round. Ends the process if too many fail again, with
+    nothing written.
     """
-    windows, clips = count(len(found.windows), "window"), count(len(found.clips), "clip")
+    windows, clips = count(len(retryable.windows), "window"), count(len(retryable.clips), "clip")
     say(f"trying again: {windows}, {clips} without any")
-    probe = partial(try_one, config, absolute(job.staging))
-    probed = probe_all(probe, found.clips, config.plan, clip_to_retry)
-    limit = 1.0 if found.windows else job.quarantine_limit
-    readable = readable_enough(probed, len(found.clips), limit)
-    return begin_round(dataset, found.windows, readable, config.plan)
+    probe = partial(probe_again, config, absolute(job.staging))
+    rows = retryable.rows_to_probe()
+    probed = probe_all(probe, rows, config.plan, clip_to_retry)
+    readable = readable_enough(probed, len(rows), job.quarantine_limit)
+    if not begin_round(dataset, retryable.windows, readable, config.plan):
+        say(f"{job.dataset}: all of it failed again; nothing was written")
 
 
-def try_one(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
-    """One clip, in a worker."""
+def probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
+    """Probes the clip of a row again, in a worker process."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
-def digest_of(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-
 def absolute(folder: Path | None) -> Path | None:
+    """The absolute path of a folder, if one is given."""
     return folder and folder.absolute()
 
 

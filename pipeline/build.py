@@ -67,7 +67,7 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
         open_rows = [row for row in rows if "settled" not in row]
         results = build_windows(open_rows, config, estimator, shared_pool(config.decode, decoders), clock)
         for row in rows:
-            if "settled" in row:  # its fate is known (rounds.settle)
+            if "settled" in row:  # its fate is known (rounds.Settled)
                 draft.add(row["settled"], None, None)
                 continue
             result = next(results)

@@ -29,7 +29,14 @@ from pipeline import statistics
 from pipeline.crashpoint import crashpoint
 from pipeline.fence import Fence, FolderInUse, locked
 from pipeline.record import check_owner, opened_seal, sealed
-from pipeline.rounds import DamagedRound, Round, encode_round, read_rounds, round_name, settle
+from pipeline.rounds import (
+    DamagedRound,
+    Round,
+    encode_round,
+    read_rounds,
+    round_name,
+    round_of,
+)
 from pipeline.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
 from pipeline.version import quiver_version
 from schemas.run import FORMAT_VERSION, RunContract, check, plain
@@ -65,6 +72,8 @@ LONGEST_COMMIT_S = 600.0
 REMOVED = ".removed"
 """Where repair puts files that are none of the data set's."""
 SAME_COMMAND = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
+PUT_BACK = """put it back from a copy, or move index.json and all files of its shards and of later \
+rounds away: then quiver retry tries again what they held"""
 NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
@@ -141,15 +150,15 @@ class Dataset:
                 raise
             self.publish(self.plan, plan)
 
-    def plan_before(self) -> list[dict]:
-        """The rows of the plan with which the data set was begun, in a folder that is held; none if
-        it was not, or if they are damaged.
+    def plan_before(self) -> Iterable[dict]:
+        """The rows of the plan with which the data set was begun, in a folder that is held, read anew
+        each time; none if it was not, or if they are damaged.
         """
         try:
             self.check_plan()
         except (DamagedPlan, ValueError):  # open says so
             return []
-        return list(self.stream_first_plan())
+        return StoredRows(self.plan)
 
     def resume(self) -> None:
         """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
@@ -161,11 +170,13 @@ class Dataset:
         self.remove_temporary_files()
 
     def begin_round(self, rows: Sequence[dict]) -> None:
-        """Adds a round to the plan, which is known from then on. Raises FileExistsError if another
-        run has begun it.
+        """Adds a round to the plan, which is known from then on. The report, which shows what will
+        no longer be so, is removed before: whatever finishes the round finds none. Raises
+        FileExistsError if another run has begun it.
         """
         rounds = self.rounds()
         self.retries.mkdir(exist_ok=True)
+        self.publish(self.report, None)
         number, last = len(rounds) + 1, rounds[-1].sha256 if rounds else None
         with self.fenced(), creating(self.retries / round_name(number)) as file:
             file.write(encode_round(number, self.run_digest(), last, rows))
@@ -178,18 +189,25 @@ class Dataset:
         return hashlib.sha256(self.run.read_bytes()).hexdigest()
 
     def rounds(self) -> list[Round]:
-        """What was tried again, round by round. Raises DamagedPlan if a file of one is not what was
-        written.
+        """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or is
+        not what was written.
         """
         try:
-            return read_rounds(self.retries, self.run_digest())
+            return read_rounds(self.retries, self.run_digest(), self.newest_round())
         except DamagedRound as error:
             words = "quiver repair puts it aside, then quiver retry tries again"
-            raise DamagedPlan(f"{error}: {words}") from error
+            raise DamagedPlan(f"{error}: {PUT_BACK if error.missing else words}") from error
 
-    def settled(self, rows: Iterable[dict]) -> list[dict]:
-        """The rows of a shard as they are to be built (rounds.settle)."""
-        return settle(rows, self.rounds())
+    def newest_round(self) -> int:
+        """The number of the last round of which a shard is committed or was, by the names of the
+        records and in index.json; 0 if there is none.
+        """
+        try:
+            named = list(json.loads(self.index.read_bytes())["shards"])
+        except (KeyError, TypeError, ValueError, OSError, RecursionError):
+            named = []
+        committed = [path.stem for path in self.records.glob("*-retry*.json")]
+        return max(map(round_of, [*committed, *map(str, named)]), default=0)
 
     def check_ours(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
@@ -371,8 +389,7 @@ class Dataset:
 
     def stream_first_plan(self) -> Iterator[dict]:
         """The rows with which the data set was begun, a few at a time."""
-        for batch in pq.ParquetFile(self.plan).iter_batches(1024):
-            yield from batch.to_pylist()
+        yield from StoredRows(self.plan)
 
     def is_committed(self, shard: str) -> bool:
         return self.record(shard).exists()
@@ -386,6 +403,17 @@ class Dataset:
             return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
+
+
+class StoredRows:
+    """The rows of a Parquet file, read anew each time, a few at a time."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in pq.ParquetFile(self._path).iter_batches(1024):
+            yield from batch.to_pylist()
 
 
 class ShardDraft:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -110,7 +111,8 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
 def _clips_of(path: Path) -> list[Clip]:
     if path.is_dir():
         files, root = sorted(_files_of(path)), str(path.absolute())
-        found = [Clip(uri=os.path.abspath(file), root=root) for file in files]
+        places = [os.path.relpath(file, path) for file in files]
+        found = [Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
@@ -202,7 +204,9 @@ def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
     numbers = {name: _within(value) for name, value in floats.items() if not np.isnan(value)}
     texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
     given: dict[str, Any] = texts | numbers
-    return Clip(**given | {"uri": given["uri"] if is_url(given["uri"]) else os.path.abspath(folder / given["uri"])})
+    place = given.pop("uri")
+    uri = place if is_url(place) else os.path.abspath(folder / place)
+    return Clip(uri=uri, place=place, **given)
 
 
 def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video], staging: Path | None = None) -> PlannedClip:
@@ -264,16 +268,19 @@ def content_of(path: str) -> tuple[str, int]:
 
 
 def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
-    """The clip with its id and split: by its content, or where that cannot be read by its path."""
-    name = clip.clip_id or (sha256 or unread_name(clip.uri))[:16] + cut_name(clip)
+    """The clip with its id and split: by its content, or if that cannot be read by its path."""
+    name = clip.clip_id or (sha256[:16] + cut_name(clip) if sha256 else unread_name(clip))
     identity = clip.source or sha256
     split = clip.split or (split_of(identity, config.test_fraction) if identity else None)
     return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
 
 
-def unread_name(uri: str) -> str:
-    """What names a clip whose content could not be read."""
-    return "unread" + hashlib.sha256(readable_uri(uri).encode()).hexdigest()
+def unread_name(clip: Clip) -> str:
+    """The id of a clip whose content could not be read: `unread` and 10 hexadecimal digits of the
+    sha256 of its place, which stays what it is if the folder is moved; then its cut.
+    """
+    place = readable_uri(clip.place or clip.uri)
+    return "unread" + hashlib.sha256(place.encode()).hexdigest()[:10] + cut_name(clip)
 
 
 def cut_name(clip: Clip) -> str:
@@ -433,16 +440,49 @@ def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list
     return windows
 
 
-def keep_decided(clips: Iterable[PlannedClip], before: Sequence[dict]) -> list[PlannedClip]:
+def keep_decided(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[PlannedClip]:
     """The clips of an extraction that goes on, as they were planned `before` if now or then they
     failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
     retry` decides the rest.
+
+    `before` is read twice. Only the rows that may be of such a clip are held in memory.
     """
-    by_id, by_place = {}, {}
+    clips = list(clips)
+    names = {name for row in before if is_environmental(row) for name in _names_of_row(row)}
+    own_names = [(planned, _names_of(planned)) for planned in clips]
+    for planned, own in own_names:
+        if planned.reason in ENVIRONMENTAL or not names.isdisjoint(own):
+            names.update(own)
+    by_id: dict[str, dict[str, list[dict]]] = {}
+    by_place: dict[tuple, list[dict]] = {}
     for row in before:
-        by_id.setdefault(row["clip_id"], {}).setdefault(row["uri"], []).append(row)
-        by_place.setdefault((row["uri"], row["clip_start_s"], row["clip_end_s"]), []).append(row)
+        clip_id, *places = _names_of_row(row)
+        if names.isdisjoint((clip_id, *places)):
+            continue
+        by_id.setdefault(clip_id, {}).setdefault(row["uri"], []).append(row)
+        for place in places:
+            by_place.setdefault(place, []).append(row)
     return [_as_before(planned, by_id, by_place) for planned in clips]
+
+
+def _names_of(planned: PlannedClip) -> list[Any]:
+    """What a clip may be known by in the plan before: ids, then places, as `_names_of_row`."""
+    clip, cut = planned.clip, (planned.clip.start_s, planned.clip.end_s)
+    if clip.clip_id is not None:
+        return [planned.clip_id]
+    places: list[tuple] = [(None, readable_uri(clip.uri), *cut)]
+    if clip.root is not None and clip.place is not None:
+        places.append(("root", readable_uri(clip.place), *cut))
+    return [planned.clip_id, unread_name(clip), *places]
+
+
+def _names_of_row(row: dict) -> list[Any]:
+    """The id of a row's clip, then its place, and that in the folder in which it was found."""
+    cut = (row["clip_start_s"], row["clip_end_s"])
+    places: list[tuple] = [(None, row["uri"], *cut)]
+    if row["root"] is not None:
+        places.append(("root", os.path.relpath(row["uri"], row["root"]), *cut))
+    return [row["clip_id"], *places]
 
 
 def _as_before(
@@ -451,13 +491,20 @@ def _as_before(
     by_place: dict[tuple, list[dict]],
 ) -> PlannedClip:
     """The clip is known by its id, and, of several files of one content, by its place too; a clip
-    that was not read, then or now, has no id of its own and is known by its place.
+    that was not read, then or now, has no id of its own and is known by its place, or by the name
+    that it had, which says its place in a folder that was moved. If its content was read then and
+    now, and is another, it is another input, whatever became of its probe.
     """
-    clip, uri = planned.clip, readable_uri(planned.clip.uri)
-    named, place = by_id.get(planned.clip_id, {}), (uri, clip.start_s, clip.end_s)
-    rows = named.get(uri) or (by_place.get(place) if clip.clip_id is None else None)
-    rows = rows or next(iter(named.values()), None)
+    uri = readable_uri(planned.clip.uri)
+    clip_id, *others = _names_of(planned)
+    places = [by_place.get(name) for name in others if isinstance(name, tuple)]
+    named = by_id.get(clip_id, {})
+    unread = [rows for name in others for rows in by_id.get(name, {}).values()]
+    moved = [*named.values(), *unread, *places[1:]]
+    rows = next(filter(None, [named.get(uri), *places[:1], *moved]), None)
     if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
+        return planned
+    if planned.sha256 and rows[0]["sha256"] and planned.sha256 != rows[0]["sha256"]:
         return planned
     rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
     names = ("clip_id", "split", "sha256", "bytes", "duration_s")
@@ -474,8 +521,8 @@ def clip_to_retry(row: dict) -> Clip:
     names = ("uri", "licence", "source", "split", "root")
     columns: dict[str, Any] = {name: row.get(name) for name in names}
     clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
-    unread = unread_name(row["uri"])[:16] + cut_name(clip)
-    own = row["sha256"] is not None or row["clip_id"] != unread
+    unread = f"unread[0-9a-f]{{10}}{re.escape(cut_name(clip))}"  # unread_name
+    own = row["sha256"] is not None or not re.fullmatch(unread, row["clip_id"])
     return replace(clip, clip_id=row["clip_id"] if own else None)
 
 

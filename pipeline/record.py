@@ -40,7 +40,9 @@ def has_fields(record: dict[str, Any]) -> bool:
 
 def is_row(row: Any) -> bool:
     """Whether it says of a window what became of it, and, of one that was kept, all measures."""
-    if not (isinstance(row, dict) and isinstance(row.get("key"), str) and row.get("outcome") in set(Outcome)):
+    if not (isinstance(row, dict) and isinstance(row.get("key"), str)):
+        return False
+    if row.get("outcome") not in list(Outcome) or not isinstance(row.get("reason"), str | None):
         return False
     return row["outcome"] != Outcome.KEPT or all(type(row.get(field.name)) in (int, float) for field in fields(Measures))
 

@@ -21,56 +21,78 @@ from pipeline.record import sealed
 from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.tables import PLAN
 
-NAME = re.compile(r"[0-9]{3,6}\.json", re.ASCII)
+_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+"""What a file that is no round may be to its reader."""
 BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written."""
+    """A file of a round is not what was written, or `missing`."""
 
-    def __init__(self, path: Path, what: str):
+    def __init__(self, path: Path, what: str, missing: bool = False):
         super().__init__(f"{path} {what}")
-        self.name, self.what = path.name, what
+        self.name, self.what, self.missing = path.name, what, missing
 
 
 class Round(NamedTuple):
     """One round, as it was written."""
 
     number: int
-    """From 1 on."""
+    """The first round has 1."""
     sha256: str
-    """Of its file, hexadecimal: the next round names it."""
+    """The digest of its file, hexadecimal, which the next round names."""
     rows: list[dict[str, Any]]
-    """Of the schema PLAN; with `before`, the fate of a window that is tried again, or `retried`,
-    the id that a clip had.
+    """Each has the columns of PLAN and its `round`; and `before`, the fate of a window that is
+    tried again, or `retried`, the id that a clip had.
     """
 
 
 def round_name(number: int) -> str:
-    """The file of a round."""
+    """Returns the name of a round's file."""
     return f"{number:03d}.json"
 
 
+def round_number(name: str) -> int | None:
+    """Returns the number of the round whose file has this name; None if no round has."""
+    number = int(name[:-5]) if re.fullmatch(r"[0-9]{3,6}\.json", name, re.ASCII) else 0
+    return number if number and name == round_name(number) else None
+
+
+def round_of(shard: str) -> int:
+    """Returns the number of the round to which a shard belongs by its name; 0 if it is of the first
+    plan.
+    """
+    match = _SHARD.fullmatch(shard)
+    return int(match[1]) if match else 0
+
+
 def shard_label(number: int) -> str:
-    """What the names of a round's shards have between their split and their number."""
+    """Returns what the names of a round's shards have between their split and their number."""
     return f"retry{number:03d}-"
 
 
 def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
-    """The file of a round: of the run whose run.json has the digest `run`, after the round whose
-    file has `last`.
+    """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
+    of the round before; None for the first.
     """
     return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
 
 
-def read_rounds(folder: Path, run: str) -> list[Round]:
-    """Every round in that folder, in order. Raises DamagedRound if one is not what was written, or
-    is of another run.
+def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
+    """Reads every round in that folder, in order. `newest` is the number of the last round of which
+    there are shards: a round names the one before it, and nothing but its shards names the last.
+
+    Raises DamagedRound if a round is missing, is not what was written, or is of another run.
     """
-    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = {number for name in names if (number := round_number(name))}
     rounds: list[Round] = []
-    for number, path in enumerate(sorted(paths, key=lambda path: int(path.stem)), 1):
+    for number in range(1, max(numbers | {newest}, default=0) + 1):
+        path = folder / round_name(number)
+        if number not in numbers:
+            raise DamagedRound(path, "is gone, and what came after it is there", missing=True)
         last = rounds[-1].sha256 if rounds else None
         rounds.append(_read_round(path, number, run, last))
     return rounds
@@ -82,12 +104,12 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         record = json.loads(data)
         record.pop("digest")
         intact = sealed(record) == data
-    except (AttributeError, KeyError, ValueError, RecursionError, IsADirectoryError) as error:
+    except UNREADABLE as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")
-    if path.name != round_name(number) or record.get("round") != number:
-        raise DamagedRound(path, f"is not round {number}, which is missing")
+    if record.get("round") != number:
+        raise DamagedRound(path, f"is not round {number}")
     if record.get("run") != run or record.get("last") != last:
         raise DamagedRound(path, "is of another run, or follows another round")
     rows = record.get("rows")
@@ -99,7 +121,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
 
 
 def _is_row(row: Any, number: int) -> bool:
-    """Whether a row says what those who read it rely on; a seal, which anyone can make, says
+    """Tells whether a row says what those who read it rely on; a seal, which anyone can make, says
     nothing of that.
     """
     if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
@@ -108,7 +130,7 @@ def _is_row(row: Any, number: int) -> bool:
         return False
     retried = isinstance(row.get("retried"), str)
     if row["key"] is None:
-        return retried and row["shard"] is None and row.get("outcome") in set(Outcome)
+        return retried and row["shard"] is None and row.get("outcome") in list(Outcome)
     shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
     if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
         return False
@@ -116,10 +138,10 @@ def _is_row(row: Any, number: int) -> bool:
 
 
 def _is_fate(before: Any) -> bool:
-    """Whether it says how a window failed that may be tried again."""
+    """Tells whether `before` says how a window failed that may be tried again."""
     if not (isinstance(before, dict) and set(before) == set(BEFORE)):
         return False
-    return is_environmental(before) and before["stage"] in set(Stage)
+    return is_environmental(before) and before["stage"] in list(Stage)
 
 
 def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -131,15 +153,15 @@ def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class Superseded:
-    """The rows in whose place a row of a later round stands: windows by their key, clips by their
-    id and uri.
+    """It contains the rows in whose place a row of a later round stands: windows by their key,
+    clips by their id and uri.
     """
 
     def __init__(self, rounds: Iterable[Round]):
         self.last: dict[tuple[str, ...], int] = {}
-        for one in rounds:
-            for row in one.rows:
-                self.last |= dict.fromkeys(_replaced(row), one.number)
+        for retried in rounds:
+            for row in retried.rows:
+                self.last |= dict.fromkeys(_replaced(row), retried.number)
 
     def __contains__(self, row: Mapping[str, Any]) -> bool:
         return self.last.get(_identity(row), 0) > row.get("round", 0)
@@ -150,26 +172,35 @@ def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The identities of the earlier rows that a row of a round stands for."""
+    """Yields the identities of the earlier rows that a row of a round stands for."""
     if row["key"]:
         yield (row["key"],)
     if row.get("retried"):
         yield row["retried"], row["uri"]
 
 
-def settle(rows: Iterable[Mapping[str, Any]], rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """Rows of one shard as they are to be built: if a window was tried again in a later round, with
-    its record's row as `settled`, so that a shard which is built once more has the same bytes, and
-    no window is in two tars.
+class Settled:
+    """It knows the fates of windows before each round that tried them again. One is made from all
+    rounds, for however many shards.
     """
-    tried: dict[str, list[tuple[int, dict]]] = {}
-    for one in rounds:
-        for row in one.rows:
-            if row.get("before"):
-                tried.setdefault(row["key"], []).append((one.number, row["before"]))
-    found = []
-    for row in map(dict, rows):
-        tries = tried.get(row["key"], [])
-        before = next((before for number, before in tries if number > row.get("round", 0)), None)
-        found.append(row | {"settled": {"key": row["key"]} | before} if before else row)
-    return found
+
+    def __init__(self, rounds: Iterable[Round]):
+        self._fates: dict[str, list[tuple[int, dict]]] = {}
+        for retried in rounds:
+            for row in retried.rows:
+                if row.get("before"):
+                    fate = {"key": row["key"]} | row["before"]
+                    self._fates.setdefault(row["key"], []).append((retried.number, fate))
+
+    def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the rows of one shard as they are to be built: if a window was tried again in a
+        later round, with its record's row as `settled`, so that a shard which is built once more
+        has the same bytes, and no window is in two tars.
+        """
+        return [self._settle(dict(row)) for row in rows]
+
+    def _settle(self, row: dict[str, Any]) -> dict[str, Any]:
+        for number, fate in self._fates.get(row["key"], []):
+            if number > row.get("round", 0):
+                return row | {"settled": fate}
+        return row

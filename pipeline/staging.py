@@ -88,7 +88,7 @@ class Staged(Dataset):
         self._take_up_all()
         return warnings
 
-    def plan_before(self) -> list[dict]:
+    def plan_before(self) -> Iterable[dict]:
         return super().plan_before() if self._fetch_contract() else []
 
     def resume(self) -> None:

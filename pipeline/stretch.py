@@ -93,15 +93,31 @@ class Stretches:
 
 def _tagged(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[tuple[int, Any]]:
     """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on. Raises OSError where the
-    folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end.
+    folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end. In a round of
+    `quiver retry` that is an outcome too: these windows have failed so before, and without an end the round would lock the data set.
     """
     for number, rows in enumerate(stretches):
         try:
             for item in decode_stretch(rows, pool, plan, size):
                 yield number, item
-        except Quarantined as error:
-            signature(rows[0]["uri"])  # raises OSError
-            yield number, error
+        except (OSError, Quarantined) as error:
+            if lost := _lost_folder(rows[0]["uri"]):
+                if not rows[0].get("round"):
+                    raise lost from error
+                yield number, Quarantined(Stage.DECODE, Reason.MISSING, f"its folder: {lost.strerror}")
+            elif isinstance(error, Quarantined):
+                yield number, error
+            else:
+                raise
+
+
+def _lost_folder(path: str) -> OSError | None:
+    """The error if the folder of a file is gone, or its file system fails."""
+    try:
+        signature(path)
+    except OSError as error:
+        return error
+    return None
 
 
 def _raise_quarantined(item: Any) -> Any:

@@ -24,11 +24,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from pipeline import derived, statistics, views
-from pipeline.dataset import NEW_FOLDER, REMOVED, DamagedPlan, DamagedShard, Dataset
+from pipeline.dataset import NEW_FOLDER, PUT_BACK, REMOVED, DamagedPlan, DamagedShard, Dataset
 from pipeline.derived import kept_rows as kept_rows
 from pipeline.record import check_owner, opened_seal
-from pipeline.rounds import NAME as ROUND
-from pipeline.rounds import DamagedRound, read_rounds
+from pipeline.rounds import DamagedRound, read_rounds, round_number, round_of
 from pipeline.selection import Selection, digest_of
 from pipeline.shards import TEMPORARY, scan_end, scan_samples
 from schemas.run import RunContract
@@ -44,6 +43,7 @@ class Remedy(StrEnum):
     """What puts a fault right."""
 
     NEW_FOLDER = "extract again into a new folder"
+    PUT_BACK = "put the file back from a copy"
     REBUILD = "repair builds the shard again"
     RECOUNT = "repair counts it again"
     MOVE = f"repair moves it to {REMOVED}"
@@ -105,7 +105,8 @@ def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
     known = finished_shards(dataset, planned) if finished and alone else set()
     lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
-    committed = [item for item in planned if item.shard not in set(left)]
+    unbuilt = set(left)
+    committed = [item for item in planned if item.shard not in unbuilt]
     faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
     faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
@@ -126,19 +127,36 @@ def finished_shards(dataset: Dataset, planned: Sequence[Planned]) -> set[str]:
 
 
 def check_rounds(dataset: Dataset) -> list[Fault]:
-    """The first round that is damaged, and those after it: put aside, they leave what was before
-    them.
+    """The first round that is missing or damaged. If it is damaged, all that belongs to it and to
+    those after it, its own file last: put aside in this order, whatever stops that, these leave what
+    was before them.
     """
     try:
-        read_rounds(dataset.retries, dataset.run_digest())
+        read_rounds(dataset.retries, dataset.run_digest(), dataset.newest_round())
     except DamagedRound as error:
-        names = {path.name for path in dataset.retries.iterdir() if ROUND.fullmatch(path.name)}
-        later = sorted(name for name in names if int(name[:-5]) > int(error.name[:-5]))
+        name = f"retries/{error.name}"
+        if error.missing:
+            return [Fault(name, f"{error.what}: {PUT_BACK}", Remedy.PUT_BACK)]
         words = "quiver retry tries again what it held"
-        whats = [error.what, *(f"follows {error.name}, which {error.what}" for _ in later)]
-        found = zip((error.name, *later), whats, strict=True)
-        return [Fault(f"retries/{name}", f"{what}: {words}", Remedy.MOVE) for name, what in found]
+        moved = [Fault(name, f"{error.what}: {words}", Remedy.MOVE)]
+        follows = f"follows {error.name}, which {error.what}"
+        moved += [Fault(path, follows, Remedy.MOVE) for path in _later_files(dataset, error.name)]
+        return moved[::-1]
     return []
+
+
+def _later_files(dataset: Dataset, name: str) -> list[str]:
+    """The files that follow from a round's file of that name: those of later rounds, the index that
+    counts their shards, and these shards, records last.
+    """
+    first = round_number(name) or 1
+    folders = [dataset.retries, dataset.histograms, dataset.shards, dataset.records]
+    files = {folder: sorted(folder.iterdir()) if folder.is_dir() else [] for folder in folders}
+    later = [path for path in files[dataset.retries] if (round_number(path.name) or 0) > first]
+    later += [dataset.index] if dataset.index.exists() and dataset.newest_round() >= first else []
+    for folder in folders[1:]:
+        later += [path for path in files[folder] if round_of(path.stem) >= first]
+    return [relative(dataset, path) for path in later]
 
 
 def check_is_one(dataset: Dataset) -> None:
@@ -276,7 +294,7 @@ def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
     paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
-    others = [path for path in paths if not ROUND.fullmatch(path.name) and not is_temporary(path)]
+    others = [path for path in paths if not round_number(path.name) and not is_temporary(path)]
     what = "is no round of quiver retry"
     found += [Fault(relative(dataset, path), what, Remedy.MOVE) for path in others]
     paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []

@@ -24,6 +24,7 @@ from pipeline import statistics
 from pipeline.dataset import Dataset
 from pipeline.derived import (
     Merged,
+    finalize,
     manifest_writer,
     read_histogram,
     run_digest,
@@ -108,6 +109,17 @@ def remake(dataset: Dataset, mapped: Mapped, into: Dataset | None = None) -> lis
     for view in views:
         refilter(dataset, str(view.view), view.thresholds(), mapped, into)
     return views
+
+
+def finalize_with_views(dataset: Dataset, mapped: Mapped) -> dict[str, Any]:
+    """Writes every derived file, as `derived.finalize`; returns the summary. If something was tried
+    again, every view too, even if the derived files were up to date: the run that wrote them may
+    have been stopped before the views.
+    """
+    summary = finalize(dataset)
+    if dataset.rounds():
+        remake(dataset, mapped)
+    return summary
 
 
 def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:

@@ -1,6 +1,6 @@
 """Clips, videos and windows: what is listed, what is found in it, what is planned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -30,6 +30,10 @@ class Clip:
 
     root: str | None = None
     """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
+    place: str | None = field(default=None, compare=False)
+    """Its path as it was listed: in the folder in which it was found, or as the table says it. None:
+    `uri`. It names a clip whose content cannot be read, wherever the folder is moved.
+    """
 
     def __post_init__(self):
         if self.split not in (None, "train", "test"):

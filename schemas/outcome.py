@@ -71,7 +71,7 @@ def is_environmental(row: Mapping[str, Any]) -> bool:
     """Whether a row of a plan, a record or a manifest says that it failed for an environmental
     reason.
     """
-    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in ENVIRONMENTAL
+    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(ENVIRONMENTAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from pipeline.fence import STILL_S
 from pipeline.fetch import with_files
 from pipeline.plan import keep_decided, list_clips, plan_rows, retry_clip
 from pipeline.retry import begin_round, find_retryable, unbuilt_shards
+from pipeline.rounds import Settled
 from pipeline.staging import dataset_at
 from pipeline.window import BuildConfig, recorded, restored
 from schemas.outcome import Outcome
@@ -57,11 +58,12 @@ def build_here(arguments: list[str]) -> None:
 
 def build_shards(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None) -> None:
     """Those that are not committed, and then the derived files."""
+    settled = Settled(dataset.rounds())
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for shard, rows in shards.items():
             results: list[Outcome | Effort] = []
             if not dataset.is_committed(shard):
-                with dataset.building(shard), with_files(dataset.settled(rows), staging) as here, suppress(AlreadyCommitted):
+                with dataset.building(shard), with_files(settled.settle(rows), staging) as here, suppress(AlreadyCommitted):
                     results += build_shard(dataset, shard, here, config)
             for value in results:
                 progress.shard(shard, value) if isinstance(value, Effort) else progress.window(shard, value)

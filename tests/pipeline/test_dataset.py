@@ -89,3 +89,12 @@ def test_a_plan_that_is_lost_and_cannot_be_made_again_is_said_at_once(tmp_path, 
     harm(tmp_path / "plan.parquet")
     with pytest.raises(DamagedPlan, match="the same extract-flow command writes it again while its clips are what and where they were"):
         begin(tmp_path, rows)
+
+
+def test_the_plan_with_which_a_data_set_was_begun_is_read_anew_each_time_and_not_held(tmp_path):
+    assert list(Dataset(tmp_path).plan_before()) == []
+    begin(tmp_path)
+    before = Dataset(tmp_path).plan_before()
+    assert not isinstance(before, list) and list(before) == list(before) == ROWS
+    (tmp_path / "plan.parquet").write_bytes(b"damage")
+    assert list(Dataset(tmp_path).plan_before()) == []

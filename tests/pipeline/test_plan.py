@@ -1,5 +1,7 @@
 import os
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.dataset import inputs_digest
 from pipeline.plan import (
     PlanConfig,
+    PlannedClip,
     failed_clip,
     identified,
     keep_decided,
@@ -348,3 +351,94 @@ def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken
         assert inputs_digest(plan_rows(keep_decided(grown, before), CUT)) != inputs_digest(before)
     final = [replace(planned, reason=Reason.NOT_MEDIA, outcome=Outcome.QUARANTINED, windows=()) for planned in sound]
     assert broken_first or keep_decided(final, before) == final, "what a video is now is not hidden"
+
+
+@pytest.mark.parametrize("clip_id", [None, "mine"])
+@pytest.mark.parametrize("broken_first", [True, False])
+def test_a_video_that_was_replaced_is_another_input_though_its_probe_fails(clip_id, broken_first):
+    """Its content was read before the probe crashed, then or now."""
+    clip, error = Clip(uri="/clips/a.mp4", clip_id=clip_id, split="train"), Quarantined(Stage.PROBE, Reason.CRASH, "died")
+    first, now = (failed_clip(clip, error, CUT, letter * 64, 1) for letter in "ab")
+    windows = (Window(key="a-000000", start_frame=0, start_time_s=0.0),)
+    sound = dict(windows=windows, outcome=None, stage=None, reason=None, detail=None)
+    first, now = (first, replace(now, **sound)) if broken_first else (replace(first, **sound), now)
+    before = plan_rows([first], CUT)
+    assert inputs_digest(plan_rows(keep_decided([now], before), CUT)) != inputs_digest(before)
+    same = replace(now, sha256=first.sha256, clip_id=first.clip_id)
+    assert inputs_digest(plan_rows(keep_decided([same], before), CUT)) == inputs_digest(before)
+
+
+CRASHED = Quarantined(Stage.PROBE, Reason.CRASH, "died")
+
+
+def sound_clip(clip: Clip, sha256: str) -> PlannedClip:
+    """A clip with one window, of which no file is read."""
+    planned = failed_clip(clip, CRASHED, CUT, sha256, 1)
+    window = Window(key=f"{planned.clip_id}-000000", start_frame=0, start_time_s=0.0)
+    fate = dict(outcome=None, stage=None, reason=None, detail=None)
+    return replace(planned, windows=(window,), **fate)
+
+
+@pytest.mark.parametrize(
+    "listed, fates",
+    [
+        ("folder", "failed failed"),
+        ("folder", "failed sound"),
+        ("folder", "sound failed"),
+        ("table", "failed failed"),
+        ("table", "failed sound"),
+    ],
+)
+def test_a_folder_that_is_moved_is_the_same_input_though_a_clip_was_not_read(tmp_path, listed, fates):
+    """Clips of one name in two folders are told apart."""
+
+    def plan(folder: Path, fate: str) -> list[PlannedClip]:
+        places = [folder / name for name in ("a", "b")]
+        if listed == "table":
+            places = [folder / "clips.csv"]
+            places[0].write_text("\n".join(["uri", "a/0.mp4", "a/1.mp4", "b/0.mp4", "b/1.mp4"]) + "\n")
+        clips = list_clips([str(place) for place in places])
+        digests = ["0" * 64, "1" * 64, "2" * 64, "3" * 64]
+        planned = list(map(sound_clip, clips, digests))
+        return planned if fate == "sound" else [failed_clip(clips[0], CRASHED, CUT), *planned[1:]]
+
+    for name in ("a", "b"):
+        (tmp_path / "then" / name).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "then" / name / f"{i}.mp4").write_bytes(b"film")
+    first, now = fates.split()
+    before = plan_rows(plan(tmp_path / "then", first), CUT)
+    moved = (tmp_path / "then").rename(tmp_path / "now")
+    again = plan_rows(keep_decided(plan(moved, now), before), CUT)
+    assert inputs_digest(again) == inputs_digest(before)
+    assert all(row["uri"].startswith(str(moved)) for row in again)
+
+
+class Tracked(dict):
+    """A row of which a test can see whether anyone still holds it."""
+
+
+class Stored:
+    """Rows as of a file: made anew each time they are read."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows, self.alive, self.most = rows, weakref.WeakValueDictionary(), 0
+
+    def __iter__(self) -> Iterator[dict]:
+        for row in self.rows:
+            tracked = Tracked(row)
+            self.alive[id(tracked)] = tracked
+            self.most = max(self.most, len(self.alive))
+            yield tracked
+
+
+@pytest.mark.parametrize("then, now", [(True, False), (False, True), (True, True), (False, False)])
+def test_an_extraction_that_goes_on_holds_few_rows_of_the_plan(then, now):
+    """Those of clips that the machine may have failed, then or now, and not the rest."""
+    clips = [Clip(uri=f"/clips/{i}.mp4") for i in range(200)]
+    sound = [sound_clip(clip, f"{i:064d}"[::-1]) for i, clip in enumerate(clips)]
+    broken = [*sound[:50], failed_clip(clips[50], CRASHED, CUT), *sound[51:]]
+    before = Stored(plan_rows(broken if then else sound, CUT))
+    kept = keep_decided(broken if now else sound, before)
+    assert inputs_digest(plan_rows(kept, CUT)) == inputs_digest(before.rows)
+    assert before.most < 10
