@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -144,8 +145,7 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
     begin = next((i for i, (_, whole) in enumerate(stamps) if whole), 0)
     timed = [(i, pts) for i, (pts, _) in enumerate(stamps) if pts is not None and i >= begin]
     ordinals, pts = (np.array(column, np.int64) for column in zip(*timed, strict=True)) if timed else 2 * (np.zeros(0, np.int64),)
-    with opened(path) as container:
-        sensible = ~are_stray(pts, LEAP_S / float(best_stream(container).time_base or 1))
+    sensible = ~are_stray(pts)
     ordinals, pts = ordinals[sensible], pts[sensible]
     if len(pts) and (np.diff(pts) > 0).all():
         return pts, ordinals
@@ -158,12 +158,13 @@ def decoded_times(path: str, packets: list[Packet]) -> tuple[np.ndarray, np.ndar
         raise
 
 
-def are_stray(pts: Int64[np.ndarray, " frames"], most: float) -> Bool[np.ndarray, " frames"]:
-    """Which time stamps leap by more than `most` ticks from those before and after, which do not leap
-    from each other: a bit of them has changed, and the frame is passed over as one without a time.
+def are_stray(pts: Int64[np.ndarray, " frames"]) -> Bool[np.ndarray, " frames"]:
+    """Which time stamps leap far from those before and after, which do not leap from each other: a bit
+    of them has changed, and the frame is passed over as one without a time.
     """
     stray = np.zeros(len(pts), bool)
     if len(pts) > 2:
+        most = RESTART_STEPS * np.median(np.abs(np.diff(pts)))
         steps, across = np.abs(np.diff(pts)) > most, np.abs(pts[2:] - pts[:-2]) <= most
         stray[1:-1] = steps[:-1] & steps[1:] & across
     return stray
