@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -34,9 +35,10 @@ COMPARED_SIZE = (96, 64)
 COMPARED_PIXELS = 3e6
 """About how many pixels each decoder may decode to come to one place that is compared."""
 MAX_DIFFERENCE = 2.0
-"""Mean absolute difference, grey levels, of two decoders' frames. The same frame scaled in the same
-way by two releases of libswscale differs by 0.0 to 0.4 (measured on 134 clips); one that is turned,
-of another colour matrix, or another frame of a moving scene, by 5 to 60.
+"""Mean absolute difference in brightness, and in smoothed color, of two decoders' frames, of 255. The
+same frame scaled in the same way by two releases of libswscale differs by 0.0 to 0.4 (134 clips, and
+noise in color), though its single pixels' colors may by more, since color is scaled up differently;
+one that is turned, of another color matrix, or another frame of a moving scene, by 3 to 60.
 """
 LONGEST_GROUP = 1000
 """Frames between two key frames: to look into a complaint of decord, a group is read from its beginning."""
@@ -136,17 +138,20 @@ def places(source: Source) -> Iterator[range]:
 
 
 def are_same(ours: list[Image], theirs: list[Image]) -> bool:
-    """Whether these are the same frames, in the same order, but for two ways of rounding: each is
-    near enough, and no nearer to the one before or after.
+    """Whether these are the same frames, in the same order, but for two ways of rounding: the brightness
+    of each is near enough, and no nearer to the frame before or after; so are its colors, smoothed.
     """
+    brightness = [[cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(int) for image in images] for images in (ours, theirs)]
+    colors = [[cv2.resize(np.ascontiguousarray(image), (8, 8), interpolation=cv2.INTER_AREA).astype(int) for image in images] for images in (ours, theirs)]
 
     def distance(place: int, other: int) -> float:
-        return float(np.abs(ours[place].astype(int) - theirs[other]).mean())
+        return float(np.abs(brightness[0][place] - brightness[1][other]).mean())
 
-    count = len(ours)
-    for place in range(count):
+    for place in range(len(ours)):
         right = distance(place, place)
-        beside = [distance(place, other) for other in (place - 1, place + 1) if 0 <= other < count]
+        beside = [distance(place, other) for other in (place - 1, place + 1) if 0 <= other < len(ours)]
         if right > MAX_DIFFERENCE or any(right > one + NEARER for one in beside):
+            return False
+        if np.abs(colors[0][place] - colors[1][place]).mean() > MAX_DIFFERENCE:
             return False
     return True

@@ -69,7 +69,7 @@ def test_a_full_disk(folder, disk, capsys, suffix, room):
     fill(disk, room << 10)
     before = sorted(path.name for path in disk.iterdir())
     code, said = refused(capsys, folder, "--motion", folder / "motion.safetensors", "--out", out)
-    assert code == Exit.STORAGE and re.fullmatch(rf"{out}: No space left on device, \d+ bytes are free there", said)
+    assert code == Exit.STORAGE and re.fullmatch(rf"{out}: No space left on device, [\d.]+ (bytes|[kMG]B) are free there", said)
     assert sorted(path.name for path in disk.iterdir()) == before
     assert not suffix or out.read_bytes() == b"an older one"
 

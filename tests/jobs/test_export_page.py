@@ -111,7 +111,7 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_pat
     out.write_text("an older page")
     short = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash"]  # 40 KB
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", out, before=short)
-    assert (done.returncode, done.stderr) == (Exit.STORAGE, f"quiver: {out}: File too large\n")
+    assert (done.returncode, done.stderr) == (Exit.STORAGE, f"quiver: {out}: File too large, a file may have 41 kB (ulimit -f)\n")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "an older page")]
 
 

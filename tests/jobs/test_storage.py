@@ -70,7 +70,7 @@ def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_i
         assert trained(folder, out, output=output) == Exit.STORAGE, output.read_text()
         (sentence,) = [line for line in output.read_text().splitlines() if line.startswith("quiver: ")]
         path, _, words = sentence.removeprefix("quiver: ").partition(": ")
-        assert re.fullmatch(r"No space left on device, \d+ bytes are free there", words) and path.startswith(str(out)) and ".tmp" not in path
+        assert re.fullmatch(r"No space left on device, [\d.]+ (bytes|[kMG]B) are free there", words) and path.startswith(str(out)) and ".tmp" not in path
         named.add(Path(path).name if "tfevents" not in path else "events")
         found, passed = checkpoints.newest(out)
         assert found.config["step"] == 2 and not passed and not list(out.glob(".*.tmp"))
