@@ -22,7 +22,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quiver needs Python 3.11 or newer; name one with make PYTHON=...")'
-	@echo "installing into .venv; PyTorch and Ray are large: several GB with CUDA, 2.3 GB without"
+	@echo "installing into .venv; PyTorch and Ray are large: several GB with CUDA, 2.9 GB without"
 	@echo "(make install PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu takes the small one)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -2,9 +2,9 @@
 
 import importlib
 import sys
-from importlib.metadata import version
 
 from jobs.exits import Exit, put, stop, untraced
+from pipeline.version import quiver_version
 
 VERBS = {
     "extract-flow": "from videos to a data set of spectral volumes",
@@ -41,7 +41,7 @@ def main() -> None:
         with untraced("interrupted"):
             put("\n".join([head, *(f"  {name:18} {what}" for name, what in VERBS.items())]))
     elif verb == "--version":
-        put(f"quiver {version('quiver-motion')}")
+        put(f"quiver {quiver_version()}")
     elif verb in VERBS:
         importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(args)
     else:

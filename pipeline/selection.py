@@ -120,7 +120,10 @@ class Selection:
         training = {shard: entry for shard, entry in shards.items() if is_training(entry)}
         if not training:
             kept = sum(entry["kept"] for entry in shards.values())
-            words = f"all {kept} windows that were kept are held out for test" if kept else f"no window was kept in its {len(shards)} shards"
+            if kept:
+                words = f"all {kept} windows that were kept are held out for test; extract-flow --test-fraction 0 holds out none"
+            else:
+                words = f"no window was kept in its {len(shards)} shards; the columns reason and detail of its manifest say why"
             raise ValueError(f"{self} has no training window: {words}")
         return training
 
