@@ -48,7 +48,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], set[Reason]]] = {
     "no frames": (videos.without_frames, {Reason.NO_FRAMES}),
     "picture": (videos.picture, {Reason.NOT_MEDIA}),
     "playlist": (videos.playlist, {Reason.NOT_MEDIA}),
-    "folder": (lambda path: path.mkdir() or path, {Reason.UNREADABLE}),
+    "folder": (lambda path: path.mkdir() or path, {Reason.NOT_MEDIA}),
     "unreadable": (lambda path: path.symlink_to("/proc/self/mem") or path, {Reason.UNREADABLE}),
 }
 """Each in a table; reading the last gives an error even to root."""
