@@ -20,6 +20,7 @@ from pipeline import derived, views
 from pipeline.dataset import Dataset
 from pipeline.fence import STILL_S, FolderInUse
 from pipeline.selection import Selection
+from schemas.seal import open_seal, seal
 from tests import damage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,9 +279,9 @@ def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     tar = (root / damage.TARS[0]).read_bytes()
     damage.flip("records/train-000000.json", 0.5, 0, root)
-    run = json.loads((root / "index.json").read_bytes())
-    run["shards"]["train-000000"]["tar"] = "0" * 64  # what the shard is said to have been, and cannot become
-    (root / "index.json").write_text(json.dumps(run))
+    index = open_seal((root / "index.json").read_bytes(), indent=1)
+    index["shards"]["train-000000"]["tar"] = "0" * 64  # what the shard is said to have been, and cannot become
+    (root / "index.json").write_bytes(seal(index, indent=1))
     code, out, _ = called(repair, capsys, root)
     assert code == 5 and "came out otherwise than it was" in out
     assert (root / ".removed" / damage.TARS[0]).read_bytes() == tar
