@@ -103,6 +103,10 @@ def _start(**options: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
+    with suppress(ImportError, AttributeError):  # Ray keeps the first token that this process has read
+        from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
+
+        AuthenticationTokenLoader.instance().reset_cache()
     reason = ""
     for _ in range(STARTS):
         others = _children()

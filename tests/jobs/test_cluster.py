@@ -156,3 +156,16 @@ def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
     with pytest.raises(cluster.NotStarted, match="set RAY_TMPDIR"):
         cluster.session_place()
     assert doctor.own_ray().state == State.WRONG
+
+
+@pytest.mark.slow
+def test_a_token_that_was_read_before_is_forgotten():
+    """Ray keeps the first that a process reads: a Ray of our own then turned its own process away."""
+    code = (
+        "from ray._raylet import AuthenticationTokenLoader as loader; from jobs import cluster\n"
+        "assert loader.instance().get_raw_token() == '0' * 64\n"
+        "with cluster.connected(1, cluster.Needs()): print('started')"
+    )
+    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout == "started\n", done.stderr
