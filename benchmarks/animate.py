@@ -20,9 +20,18 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from benchmarks.memory import watched
-from benchmarks.rounds import Target, arguments, interleaved, medians, one_cpu, report, speedup, timings_table
-from pipeline.encode import ONE_BY_ONE, X264
-from schemas.motion import SpectralVolume, encode
+from benchmarks.rounds import (
+    Target,
+    arguments,
+    interleaved,
+    medians,
+    one_cpu,
+    report,
+    speedup,
+    timings_table,
+)
+from pipeline.images.encode import ONE_BY_ONE, X264
+from schemas.spectral_volume import SpectralVolume, encode
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 30
 SIZE, FREQUENCIES, FRAMES = (256, 144), 16, 150

@@ -14,8 +14,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.scenery import SCENES
-from pipeline.synthetic import ASPECT, render
+from pipeline.synthetic.render import ASPECT, render
+from pipeline.synthetic.scenes import SCENES
 
 FPS = 30
 GRAIN = 2.0

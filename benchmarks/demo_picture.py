@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.numpy import load_file
 
-from pipeline.dataset import Dataset
-from pipeline.shards import read_sample
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.shards import read_sample
 
 CLIPS = ("lantern-50fps", "reeds-25fps", "ripples-vfr")
 TITLES = ("start frame", "mean displacement W", "amplitude, measured", "amplitude, true")

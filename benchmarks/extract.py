@@ -22,13 +22,24 @@ import decord
 import numpy as np
 
 from benchmarks.clips import ordinary_clip
-from benchmarks.rounds import Target, arguments, interleaved, medians, one_cpu, report, speedup, table, timed, timings_table
+from benchmarks.rounds import (
+    Target,
+    arguments,
+    interleaved,
+    medians,
+    one_cpu,
+    report,
+    speedup,
+    table,
+    timed,
+    timings_table,
+)
 from benchmarks.windows import planned
-from pipeline.build import build_shard
-from pipeline.dataset import Dataset
+from pipeline.dataset.folder import Dataset
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.window import BuildConfig, recorded
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
-from pipeline.window import BuildConfig, recorded
 from schemas.outcome import Outcome
 
 SIZES = ((640, 360), (1280, 720))

@@ -20,13 +20,14 @@ import cv2
 import numpy as np
 
 from benchmarks.windows import first_window
-from pipeline import filters, synthetic
+from pipeline import filters
+from pipeline.extract.window import BuildConfig, measure, settle
 from pipeline.filters import PRESETS, Step
 from pipeline.flow import FlowConfig
-from pipeline.scenery import SCENES
-from pipeline.spectrum import RunningSpectrum, interpolation, to_spectrum
-from pipeline.synthetic import VIDEO, WORKING, Layer, Mode, Scene, render, wave
-from pipeline.window import BuildConfig, measure, settle
+from pipeline.motion.spectrum import RunningSpectrum, interpolation, to_spectrum
+from pipeline.synthetic import render as synthetic
+from pipeline.synthetic.render import VIDEO, WORKING, Layer, Mode, Scene, render, wave
+from pipeline.synthetic.scenes import SCENES
 from schemas.outcome import Measures
 
 TIMES = np.arange(150) / 30

@@ -1,7 +1,7 @@
-"""Scenes with flat and dark parts, where optical flow has little to hold on to; their motion is known (pipeline/synthetic.py).
+"""Scenes with flat and dark parts, where optical flow has little to hold on to; their motion is known (pipeline/synthetic/render.py).
 
-CHOSEN_ON are those on which the constants of pipeline/confidence.py were chosen, HELD_OUT those it is then judged by:
-other paint, other shapes, other motion, other seeds, other grain. The STANDARD ones are those of pipeline/scenery.py as
+CHOSEN_ON are those on which the constants of pipeline/flow/consistency.py were chosen, HELD_OUT those it is then judged by:
+other paint, other shapes, other motion, other seeds, other grain. The STANDARD ones are those of pipeline/synthetic/scenes.py as
 they are, with other seeds for either purpose.
 """
 
@@ -12,8 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.scenery import SCENES, X, Y, blade, blend, canvas, foliage, layer, noise, shades
-from pipeline.synthetic import Layer, Mode, Scene, bend, swing, travelling, wave
+from pipeline.synthetic.render import Layer, Mode, Scene, bend, swing, travelling, wave
+from pipeline.synthetic.scenes import (
+    SCENES,
+    X,
+    Y,
+    blade,
+    blend,
+    canvas,
+    foliage,
+    layer,
+    noise,
+    shades,
+)
 
 BROAD = wave(direction=(0.9, 0.44), cycles=(0.6, 0.4))
 

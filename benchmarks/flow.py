@@ -16,12 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rounds import Target, Timing, arguments, interleaved, medians, one_cpu, report, table, timed
-from pipeline import vision
+from benchmarks.rounds import (
+    Target,
+    Timing,
+    arguments,
+    interleaved,
+    medians,
+    one_cpu,
+    report,
+    table,
+    timed,
+)
+from pipeline import torchvision_import
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
-from pipeline.flow.ground_truth import read_known
-from pipeline.scenery import SCENES
-from pipeline.synthetic import WORKING, render, true_motion, trustworthy
+from pipeline.flow_benchmark.middlebury import read_known
+from pipeline.synthetic.render import WORKING, render, true_motion, trustworthy
+from pipeline.synthetic.scenes import SCENES
 
 REFERENCE = {  # end-point error, px, measured independently: RAFT-small with 20 updates, DIS medium
     "RubberWhale": (0.320, 0.226),
@@ -72,7 +82,7 @@ def synchronised(work: Callable[[], Any]) -> Callable[[], None]:
 def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
     """Time per pair, and the largest difference from torchvision's result."""
     torch.manual_seed(0)
-    network = (vision.raft_large if flow == "raft_large" else vision.raft_small)().eval().to(DEVICE)
+    network = (torchvision_import.raft_large if flow == "raft_large" else torchvision_import.raft_small)().eval().to(DEVICE)
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
         estimator = make_estimator(FlowConfig(flow=flow, weights=file.name, device=DEVICE))

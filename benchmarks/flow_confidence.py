@@ -25,12 +25,12 @@ from scipy.stats import spearmanr
 from benchmarks.filter_thresholds import TIMES, film, lit, table
 from benchmarks.flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
 from benchmarks.windows import first_window
-from pipeline.confidence import Flow, confidence, consistent, damp, disagree, textured
+from pipeline.extract.frame_stream import Seen
+from pipeline.extract.window import BuildConfig, check_indices
 from pipeline.flow import make_estimator
-from pipeline.spectrum import to_spectrum
-from pipeline.stretch import Seen
-from pipeline.synthetic import WORKING, render, true_motion, trustworthy
-from pipeline.window import BuildConfig, check_indices
+from pipeline.flow.consistency import Flow, confidence, consistent, damp, disagree, textured
+from pipeline.motion.spectrum import to_spectrum
+from pipeline.synthetic.render import WORKING, render, true_motion, trustworthy
 
 BARE_LEVELS, BARE_PX = 2.0, 9
 """Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side, is under this."""

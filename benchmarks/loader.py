@@ -20,21 +20,30 @@ import webdataset as wds
 from PIL import Image
 from safetensors.numpy import load
 
-from benchmarks.rounds import arguments, interleaved, medians, one_cpu, report, speedup, table, timings_table
+from benchmarks.rounds import (
+    arguments,
+    interleaved,
+    medians,
+    one_cpu,
+    report,
+    speedup,
+    table,
+    timings_table,
+)
 from benchmarks.shards import make_samples
-from model.augment import AugmentConfig
-from model.batches import ExampleConfig, Examples, Order, Position, loader
-from pipeline.build import outcome_row
-from pipeline.dataset import Dataset, ShardDraft
-from pipeline.derived import finalize
-from pipeline.normalize import channel_scales
-from pipeline.scales import compute
-from pipeline.selection import Selection, samples
-from pipeline.window import BuildConfig, recorded
+from model.data.augment import AugmentConfig
+from model.data.loader import ExampleConfig, Examples, Order, Position, loader
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import Dataset, ShardDraft
+from pipeline.dataset.open import Selection, samples
+from pipeline.dataset.scales import compute
+from pipeline.extract.build_shard import outcome_row
+from pipeline.extract.window import BuildConfig, recorded
+from pipeline.motion.normalize import channel_scales
 from schemas.outcome import Outcome, Stage
 from schemas.sample import IMAGE, MOTION
 from schemas.statistics import SpectrumStatistics
-from tests.datasets import CALM, planned
+from tests.support.datasets import CALM, planned
 
 SAMPLES, BATCH, SHARD = 64, 8, "train-000000"
 

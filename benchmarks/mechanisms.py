@@ -18,8 +18,8 @@ from unittest import mock
 from benchmarks.clips import ordinary_clip
 from benchmarks.extract import quiver
 from benchmarks.rounds import Target, Timing, arguments, interleaved, one_cpu, report, timings_table
+from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
-from pipeline.window import BuildConfig
 
 CONFIG = BuildConfig(thresholds=PRESETS["none"])
 GOAL = 1.05
@@ -69,12 +69,12 @@ class NoDigest:
 
 UNSAFE = {
     "os.fsync": lambda _: None,
-    "pipeline.shards.hashlib": SimpleNamespace(sha256=NoDigest),
-    "pipeline.shards.zlib": SimpleNamespace(crc32=lambda _: 0),
-    "pipeline.shards.check_shard": lambda *_: None,
-    "pipeline.dataset.Dataset.held": lambda dataset: nullcontext(dataset.root.mkdir()),
-    "pipeline.dataset.Dataset.committing": lambda _: nullcontext(),
-    "pipeline.dataset.Dataset.check_fence": lambda _: None,
+    "pipeline.dataset.shards.hashlib": SimpleNamespace(sha256=NoDigest),
+    "pipeline.dataset.shards.zlib": SimpleNamespace(crc32=lambda _: 0),
+    "pipeline.dataset.shards.check_shard": lambda *_: None,
+    "pipeline.dataset.folder.Dataset.held": lambda dataset: nullcontext(dataset.root.mkdir()),
+    "pipeline.dataset.folder.Dataset.committing": lambda _: nullcontext(),
+    "pipeline.dataset.folder.Dataset.check_fence": lambda _: None,
 }
 
 

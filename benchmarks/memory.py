@@ -14,10 +14,10 @@ from pathlib import Path
 from benchmarks.clips import ordinary_clip, repeated
 from benchmarks.extract import quiver
 from benchmarks.rounds import Target, arguments, one_cpu, report, table
+from pipeline.extract.plan import PlanConfig
+from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
-from pipeline.plan import PlanConfig
-from pipeline.window import BuildConfig
 
 POLL_S = 0.05
 CONFIG = BuildConfig(plan=PlanConfig(stride=150), flow=FlowConfig(dis_preset="ultrafast"), thresholds=PRESETS["none"])

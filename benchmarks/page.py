@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.clips import ordinary_clip
 from benchmarks.memory import watched
 from benchmarks.rounds import Target, arguments, report, table
-from pipeline.dataset import Dataset
+from pipeline.dataset.folder import Dataset
 
 OPTIONS = ["--filters", "none", "--stride", "1", "--windows-per-shard", "8", "--dis-preset", "ultrafast", "--test-fraction", "0"]
 

@@ -16,10 +16,19 @@ import numpy as np
 
 from benchmarks.clips import pictures
 from benchmarks.memory import family
-from benchmarks.rounds import Target, Timing, arguments, medians, one_cpu, report, speedup, timings_table
-from model.page import page_of
-from schemas.motion import SpectralVolume
-from tests.pages import installed, opened_page
+from benchmarks.rounds import (
+    Target,
+    Timing,
+    arguments,
+    medians,
+    one_cpu,
+    report,
+    speedup,
+    timings_table,
+)
+from model.pages.interactive import page_of
+from schemas.spectral_volume import SpectralVolume
+from tests.support.pages import installed, opened_page
 
 COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
 COUNTS = dict(steps=200, page=10, triangles=40, drawImage=400)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.metrics import amplitude, distance, rest_at_start, shape_coherence
-from model.prior import Prior, imagine, load_prior
-from pipeline.normalize import normalise
-from pipeline.selection import Selection, samples, select
+from model.evaluate.spectral import amplitude, distance, rest_at_start, shape_coherence
+from model.prior.inference import Prior, imagine, load_prior
+from pipeline.dataset.open import Selection, samples, select
+from pipeline.motion.normalize import normalise
 
 
 class Scene(NamedTuple):

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.animation import displaced
-from model.fidelity import psnr, ssim
-from model.renderer import Renderer, RendererConfig
-from model.rendering_task import load_renderer, unit
-from pipeline.selection import samples, select
+from model.evaluate.image_quality import psnr, ssim
+from model.render.renderer import Renderer, RendererConfig
+from model.render.warp import displaced
+from model.train.renderer_task import load_renderer, unit
+from pipeline.dataset.open import samples, select
 from schemas.sample import Sample
 
 

@@ -21,10 +21,18 @@ import numpy as np
 import webdataset as wds
 from safetensors.numpy import save
 
-from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, speedup, timings_table
-from pipeline.scenery import SCENES
-from pipeline.shards import ShardWriter
-from pipeline.synthetic import WORKING, render
+from benchmarks.rounds import (
+    Target,
+    arguments,
+    interleaved,
+    one_cpu,
+    report,
+    speedup,
+    timings_table,
+)
+from pipeline.dataset.shards import ShardWriter
+from pipeline.synthetic.render import WORKING, render
+from pipeline.synthetic.scenes import SCENES
 from schemas.sample import ARRAYS, FORMAT_VERSION, IMAGE, META, MOTION, Sample, decode, encode
 
 SAMPLES, FREQUENCIES, PAIRS = 64, 16, 4
@@ -76,7 +84,7 @@ def quiver(path: Path, samples: Sequence[Sample]) -> None:
 
 def quiver_bytes(encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]) -> None:
     """The writer without its encoder."""
-    with mock.patch("pipeline.shards.encode", lambda sample: encoded[sample.key]):
+    with mock.patch("pipeline.dataset.shards.encode", lambda sample: encoded[sample.key]):
         quiver(path, samples)
 
 

@@ -8,8 +8,17 @@ the energy and every fourth pixel, which the peers do not, so it is a row of its
 import numpy as np
 import scipy.fft
 
-from benchmarks.rounds import Target, arguments, interleaved, one_cpu, report, speedup, table, timings_table
-from pipeline.spectrum import BLOCK, RunningSpectrum
+from benchmarks.rounds import (
+    Target,
+    arguments,
+    interleaved,
+    one_cpu,
+    report,
+    speedup,
+    table,
+    timings_table,
+)
+from pipeline.motion.spectrum import BLOCK, RunningSpectrum
 
 SIZE, TIME, FPS, FREQUENCIES = (256, 160), 150, 30.0, 16
 

@@ -1,6 +1,6 @@
 """Splatting on the CPU: the compiled kernel against plain torch's index_add, 64 channels of 256 x 160 pixels, forward and backward.
 
-Both compute the same (model/splatting.py), with gradients by features, flow and metric, on one core and one thread. The plain
+Both compute the same (model/render/splatting.py), with gradients by features, flow and metric, on one core and one thread. The plain
 way keeps the channels of a pixel together and adds whole rows of them. The flow is smooth and up to about 8 px long.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.rounds import arguments, interleaved, one_cpu, report, speedup, timings_table
-from model.splatting import plain
-from model.splatting_kernel import MODES, compiled, library
+from model.render.splatting import plain
+from model.render.splatting_cpu import MODES, compiled, library
 
 CHANNELS, HEIGHT, WIDTH = 64, 160, 256
 WAYS: dict[str, Callable[..., Any]] = {"plain torch": plain, "kernel": compiled}

@@ -9,9 +9,19 @@ from functools import reduce
 
 import numpy as np
 
-from benchmarks.rounds import Target, arguments, interleaved, medians, one_cpu, report, speedup, table, timings_table
-from pipeline import statistics
-from pipeline.scales import Quantiles, ScaleConfig, scales
+from benchmarks.rounds import (
+    Target,
+    arguments,
+    interleaved,
+    medians,
+    one_cpu,
+    report,
+    speedup,
+    table,
+    timings_table,
+)
+from pipeline.dataset import histogram
+from pipeline.dataset.scales import Quantiles, ScaleConfig, scales
 from schemas.statistics import QUANTILES
 
 FREQUENCIES, PIXELS = 16, 256 * 160
@@ -25,12 +35,12 @@ def main() -> None:
     values = moduli(2 if options.quick else options.samples)
     apart = np.ascontiguousarray(np.moveaxis(values, 0, 2).reshape(2 * FREQUENCIES, -1))
     place = round(0.95 * (apart.shape[1] - 1))
-    parts = [statistics.encode(counts(values[:1])) for _ in range(8)]
+    parts = [histogram.encode(counts(values[:1])) for _ in range(8)]
     merged = counts(values)
     contenders = {
         "Quiver, histograms": lambda: counts(values),
         "numpy.partition": lambda: [np.partition(one, place)[place] for one in apart],
-        "Quiver, merging 8 shards' files": lambda: reduce(np.add, map(statistics.decode, parts)),
+        "Quiver, merging 8 shards' files": lambda: reduce(np.add, map(histogram.decode, parts)),
         "Quiver, 16 scales from the histogram": lambda: scales(Quantiles(merged), ScaleConfig()),
     }
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
@@ -51,16 +61,16 @@ def moduli(samples: int) -> np.ndarray:
 
 def counts(values: np.ndarray) -> np.ndarray:
     """The histograms of these samples, as a shard's are added up."""
-    total = np.zeros((FREQUENCIES, 2, statistics.BINS), np.int64)
+    total = np.zeros((FREQUENCIES, 2, histogram.BINS), np.int64)
     for sample in values:
         for k, c in np.ndindex(FREQUENCIES, 2):
-            statistics.count(sample[k, c], total[k, c])
+            histogram.count(sample[k, c], total[k, c])
     return total
 
 
 def largest_error(merged: np.ndarray, apart: np.ndarray) -> float:
     """Over all listed quantiles of every frequency and component."""
-    found = [[statistics.quantile(one, q) for q in QUANTILES] for one in merged.reshape(-1, statistics.BINS)]
+    found = [[histogram.quantile(one, q) for q in QUANTILES] for one in merged.reshape(-1, histogram.BINS)]
     exact = np.quantile(apart.astype(np.float64), QUANTILES, axis=1).T
     return float(np.abs(np.array(found) / exact - 1).max())
 

@@ -3,12 +3,12 @@
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.build import Begun, begin_windows
 from pipeline.decode.pool import shared_pool
+from pipeline.extract.build_shard import Begun, begin_windows
+from pipeline.extract.frame_stream import Stretches
+from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.window import BuildConfig
 from pipeline.flow import make_estimator
-from pipeline.plan import plan_clip, plan_rows
-from pipeline.stretch import Stretches
-from pipeline.window import BuildConfig
 from schemas.clip import Clip
 
 

@@ -19,20 +19,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.exits import check_output, say, sentences, tell
-from jobs.motion import Picture, Source, found
-from jobs.options import parsed
-from model.animation import moved
-from model.effects import Series, at_rest, crossfade, magnify, mean_magnitude, series_of, snap, unrepeated
-from model.metrics import seam
-from model.renderer import Painter, Renderer
-from model.rendering_task import load_renderer
-from pipeline.encode import FASTEST, encode, even, write_animation, write_pictures
-from pipeline.photograph import middle, no_larger, read_photograph
-from pipeline.shards import replace_file
+from jobs.cli.args import parsed
+from jobs.cli.errors import check_output, say, sentences, tell
+from jobs.cli.motion_source import Picture, Source, found
+from model.evaluate.spectral import seam
+from model.motion.series import (
+    Series,
+    at_rest,
+    crossfade,
+    magnify,
+    mean_magnitude,
+    series_of,
+    snap,
+    unrepeated,
+)
+from model.render.renderer import Painter, Renderer
+from model.render.warp import moved
+from model.train.renderer_task import load_renderer
+from pipeline.dataset.shards import replace_file
+from pipeline.images.encode import FASTEST, encode, even, write_animation, write_pictures
+from pipeline.images.photo import middle, no_larger, read_photograph
 from pipeline.sizes import human_size
-from schemas.motion import SpectralVolume
 from schemas.sample import from_channels
+from schemas.spectral_volume import SpectralVolume
 
 WIDEST = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
 """Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder of png."""
@@ -135,7 +144,7 @@ class Animate(Source):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Animate, "quiver animate", args, description=__doc__)
         check(job)

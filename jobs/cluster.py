@@ -20,8 +20,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.dataset import ContractMismatch
-from pipeline.fence import FolderInUse
+from pipeline.dataset.folder import ContractMismatch
+from pipeline.dataset.run_lock import FolderInUse
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # else a node starts workers for its first driver, and lets it wait until all are up: for ever, where one dies first

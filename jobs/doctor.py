@@ -24,7 +24,7 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.exits import Exit, put, say, stop, untraced
+from jobs.cli.errors import Exit, put, say, stop, untraced
 
 MEMORY_GIB, DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
@@ -77,7 +77,7 @@ class Doctor:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with untraced("interrupted; nothing is left behind"):
         job = asked(args)
         found = {name: examined(check) for name, check in checks(job.out).items()}
@@ -88,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def asked(args: Sequence[str] | None) -> Doctor:
     """The command line; without what reads it, one of no options."""
     try:
-        from jobs.options import parsed
+        from jobs.cli.args import parsed
     except ImportError as error:
         if words := sys.argv[1:] if args is None else args:
             stop(Exit.USAGE, f"{' '.join(words)} cannot be read without tyro ({error}); quiver doctor alone says what else is missing", "quiver doctor")
@@ -182,7 +182,7 @@ def numbers(text: str | None) -> tuple[int, ...]:
 
 
 def gpu() -> Finding:
-    from pipeline.device import gpus
+    from pipeline.motion.spectrum_gpu import gpus
 
     if found := gpus():
         return Finding(State.OK, f"{', '.join(found)}, torch {version('torch')}")
@@ -196,9 +196,9 @@ def gpu() -> Finding:
 
 
 def torchvision() -> Finding:
-    from pipeline import vision
+    from pipeline import torchvision_import
 
-    return Finding(State.OK, f"{version('torchvision')} brings {vision.raft_small.__name__} and {vision.raft_large.__name__}")
+    return Finding(State.OK, f"{version('torchvision')} brings {torchvision_import.raft_small.__name__} and {torchvision_import.raft_large.__name__}")
 
 
 def decoders() -> Finding:
@@ -226,7 +226,7 @@ def decoders() -> Finding:
 def confinement() -> Finding:
     """What a decoder process that a stranger's file has taken over cannot do here."""
     from pipeline.decode import DecodeConfig
-    from pipeline.decode.process import DecoderProcess
+    from pipeline.decode.client import DecoderProcess
     from pipeline.decode.sandbox import DEFENSES
 
     process = DecoderProcess(DecodeConfig())
@@ -243,7 +243,7 @@ def confinement() -> Finding:
 
 def encoders() -> Finding:
     """Each kind of animation is written, without an ffmpeg of the system."""
-    from pipeline.encode import ENCODERS
+    from pipeline.images.encode import ENCODERS
 
     sizes = {suffix: len(film(suffix)) for suffix in ENCODERS if suffix != ".png"}
     return Finding(State.OK, f"{', '.join(sizes)} by PyAV {version('av')} and Pillow {version('pillow')}")
@@ -253,14 +253,14 @@ def film(suffix: str) -> bytes:
     """Grey that becomes lighter."""
     import numpy as np
 
-    from pipeline.encode import encode
+    from pipeline.images.encode import encode
 
     return encode((np.full((64, 64, 3), 20 * i, np.uint8) for i in range(8)), 25.0, suffix)
 
 
 def splatting() -> Finding:
     """The kernel is built, or was."""
-    from model.splatting_kernel import library, place
+    from model.render.splatting_cpu import library, place
 
     if library() is None:
         return Finding(State.WARNING, "its kernel cannot be built: animations come out alike, several times slower", "install a C++ compiler (g++) and ninja")
@@ -269,7 +269,7 @@ def splatting() -> Finding:
 
 def weights() -> Finding:
     """A cached file is the one that was published."""
-    from pipeline.flow.weights import cached, check_published
+    from pipeline.flow.raft_weights import cached, check_published
 
     there = {flow: cached(flow)[1].exists() for flow in ("raft_small", "raft_large")}
     try:
@@ -381,9 +381,9 @@ def disk(folder: Path) -> Finding:
 
 def output(out: Path) -> Finding:
     """All that a data set asks of its folder's file system, done in a folder beside its files."""
-    from pipeline.dataset import Dataset
-    from pipeline.fence import FolderInUse
-    from pipeline.shards import create_file, replace_file
+    from pipeline.dataset.folder import Dataset
+    from pipeline.dataset.run_lock import FolderInUse
+    from pipeline.dataset.shards import create_file, replace_file
 
     within = standing(out)
     if not within.is_dir():

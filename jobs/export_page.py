@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.exits import check_output, say, sentences
-from jobs.motion import Source, found
-from jobs.options import parsed
-from model.page import page_of
-from pipeline.shards import replace_file
+from jobs.cli.args import parsed
+from jobs.cli.errors import check_output, say, sentences
+from jobs.cli.motion_source import Source, found
+from model.pages.interactive import page_of
+from pipeline.dataset.shards import replace_file
 from pipeline.sizes import human_size
 
 
@@ -36,7 +36,7 @@ class ExportPage(Source):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(ExportPage, "quiver export-page", args)
         check_output("--out", job.out)

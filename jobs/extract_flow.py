@@ -23,26 +23,34 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from jobs import cluster
-from jobs.exits import Exit, say, sentences, stop, tell
-from jobs.options import parsed
-from jobs.progress import RunProgress, count, retry_lines, summary_lines
-from pipeline.build import build_shard
-from pipeline.credentials import check_path
-from pipeline.dataset import AlreadyCommitted, ContractMismatch, Dataset
+from jobs.cli.args import parsed
+from jobs.cli.errors import Exit, say, sentences, stop, tell
+from jobs.cli.progress import RunProgress, count, retry_lines, summary_lines
+from pipeline.dataset.folder import AlreadyCommitted, ContractMismatch, Dataset
+from pipeline.dataset.object_store import is_url
+from pipeline.dataset.remote import dataset_at
+from pipeline.dataset.remote_clips import with_files
+from pipeline.dataset.rounds import Settled
+from pipeline.dataset.run_lock import STILL_S, FolderInUse
+from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
-from pipeline.effort import Effort
-from pipeline.fence import STILL_S, FolderInUse
-from pipeline.fetch import with_files
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.plan import (
+    PlanConfig,
+    PlannedClip,
+    failed_clip,
+    keep_decided,
+    list_clips,
+    plan_clip,
+    plan_rows,
+)
+from pipeline.extract.timing import Effort
+from pipeline.extract.window import BuildConfig, recorded
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
-from pipeline.objects import is_url
-from pipeline.plan import PlanConfig, PlannedClip, failed_clip, keep_decided, list_clips, plan_clip, plan_rows
-from pipeline.rounds import Settled
+from pipeline.redact import check_path
 from pipeline.sizes import human_size
-from pipeline.staging import dataset_at
 from pipeline.version import quiver_version
-from pipeline.views import finalize_with_views
-from pipeline.window import BuildConfig, recorded
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL, Decided, Outcome, Quarantined, Reason, Stage, printable
 
@@ -156,7 +164,7 @@ def parse(args: Sequence[str]) -> ExtractFlow:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parse(sys.argv[1:] if args is None else args)
         refuse_relative_paths(job)

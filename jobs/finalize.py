@@ -17,15 +17,15 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.exits import say, sentences
-from jobs.options import parsed
-from jobs.progress import summary_lines
+from jobs.cli.args import parsed
+from jobs.cli.errors import say, sentences
+from jobs.cli.progress import summary_lines
 from jobs.report_statistics import PageMaker, page_maker
-from pipeline.dataset import Dataset
-from pipeline.derived import FILES as DERIVED
-from pipeline.derived import finalize
-from pipeline.selection import Selection
-from pipeline.views import names, remake
+from pipeline.dataset.finalize import FILES as DERIVED
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.open import Selection
+from pipeline.dataset.views import names, remake
 from schemas.statistics import decode
 
 FILES = (*DERIVED[1:], "report.html")
@@ -43,7 +43,7 @@ class Finalize:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Finalize, "quiver finalize", args)
         dataset = Dataset(job.dataset)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.exits import say, sentences
-from jobs.options import parsed
-from pipeline import synthetic
-from pipeline.scenery import SCENES
+from jobs.cli.args import parsed
+from jobs.cli.errors import say, sentences
 from pipeline.sizes import human_size
-from pipeline.synthetic import Layer, Scene
+from pipeline.synthetic import render
+from pipeline.synthetic.render import Layer, Scene
+from pipeline.synthetic.scenes import SCENES
 
 WINDOW_S = 5.0
 
@@ -142,11 +142,11 @@ def make(name: str, config: MakeClips) -> str:
     scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.length, rng)
     name = written_name(name, config.fps)
     path = config.out / f"{name}.mp4"
-    synthetic.write_clip(path, scene, times)
+    render.write_clip(path, scene, times)
     if recipe.keep < 1:
         path.write_bytes(path.read_bytes()[: int(recipe.keep * path.stat().st_size)])
     if recipe.truth:
-        synthetic.write_truth(config.out / f"{name}.truth.safetensors", scene)
+        render.write_truth(config.out / f"{name}.truth.safetensors", scene)
     return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (", with truth" if recipe.truth else "")
 
 
@@ -156,7 +156,7 @@ def timestamps(fps: float | None, seconds: float, rng: np.random.Generator) -> n
         return np.arange(round(seconds * fps)) / fps
     gaps = np.cumsum(rng.uniform(1 / 45, 1 / 20, int(seconds * 45)))
     times = np.concatenate([[0.0], gaps[gaps < seconds]])
-    return np.rint(times * synthetic.CLOCK) / synthetic.CLOCK
+    return np.rint(times * render.CLOCK) / render.CLOCK
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jobs.exits import check_output, say, sentences, tell
-from jobs.options import parsed
-from pipeline import pictures
-from pipeline.encode import ENCODERS, encode
-from pipeline.pictures import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
-from pipeline.reconstruction import Reconstruction, reconstruct
-from pipeline.selection import select
-from pipeline.shards import replace_file
+from jobs.cli.args import parsed
+from jobs.cli.errors import check_output, say, sentences, tell
+from pipeline.dataset.open import select
+from pipeline.dataset.shards import replace_file
+from pipeline.images import draw
+from pipeline.images.draw import Picture, beneath, beside, end_of_scale, flow_colours, heat, notice
+from pipeline.images.encode import ENCODERS, encode
+from pipeline.motion.spectrum import modulus
+from pipeline.preview.reconstruct import Reconstruction, reconstruct
 from pipeline.sizes import human_size
-from pipeline.spectrum import modulus
 from schemas.outcome import Quarantined
 
 PANEL = 240
@@ -55,7 +55,7 @@ class Preview:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Preview, "quiver preview", args)
         check(job)
@@ -106,7 +106,7 @@ def no_real_frames(error: Quarantined, shape: tuple[int, ...]) -> Picture:
 def sheet(shown: Reconstruction, magnify: float) -> Picture:
     """Everything of a sample that stands still."""
     rows = [overview(shown), maps(shown), *frequencies(shown), slices(shown, magnify)]
-    under_title = rows[0][:0, : -2 * pictures.GAP]
+    under_title = rows[0][:0, : -2 * draw.GAP]
     return beneath([beside([under_title], [title(shown)]), *rows])
 
 
@@ -120,7 +120,7 @@ def overview(shown: Reconstruction) -> Picture:
     """The start frame, and the motion when it is largest."""
     length, image = lengths(shown), shown.sample.image.copy()
     largest, when = end_of_scale(length), int(length.mean(axis=(1, 2)).argmax())
-    row = pictures.busiest_row(shown.motion)
+    row = draw.busiest_row(shown.motion)
     image[row, np.arange(image.shape[1]) % (2 * DASH) < DASH] = MARK
     flow = motion_panel(shown.motion[when], largest)
     return beside(
@@ -134,13 +134,13 @@ def maps(shown: Reconstruction) -> Picture:
     weight, certain = shown.sample.weight.astype(np.float32), shown.sample.confidence.astype(np.float32) / 255
     largest = end_of_scale(weight)
     captions = [f"W, mean displacement: 0 to {largest:g} px", "confidence in the motion: 0 to 1"]
-    return beside([with_scale(weight, largest), with_scale(certain, 1.0, pictures.grey)], captions)
+    return beside([with_scale(weight, largest), with_scale(certain, 1.0, draw.grey)], captions)
 
 
 def frequencies(shown: Reconstruction) -> list[Picture]:
     """The amplitudes of the strongest oscillations, two in a row, by frequency."""
     plan = shown.settings.plan
-    amplitudes = pictures.amplitudes(shown.sample.spectrum, plan.frames)
+    amplitudes = draw.amplitudes(shown.sample.spectrum, plan.frames)
     strongest = sorted(1 + np.argsort(-amplitudes[1:].mean(axis=(1, 2)), kind="stable")[:STRONGEST])
     ends = {k: end_of_scale(amplitudes[k]) for k in strongest}
     panels = [with_scale(amplitudes[k], ends[k]) for k in strongest]
@@ -150,10 +150,10 @@ def frequencies(shown: Reconstruction) -> list[Picture]:
 
 def slices(shown: Reconstruction, magnify: float) -> Picture:
     """X-t slices of the moved start frame and of the real frames."""
-    row = pictures.busiest_row(shown.motion)
-    moved = panel(pictures.slice_xt(shown.frames(magnify), row))
+    row = draw.busiest_row(shown.motion)
+    moved = panel(draw.slice_xt(shown.frames(magnify), row))
     try:
-        real = panel(pictures.slice_xt(shown.real_frames(), row))
+        real = panel(draw.slice_xt(shown.real_frames(), row))
     except Quarantined as error:
         real = no_real_frames(error, moved.shape)
     return beside([moved, real], [f"X-t slice of the start frame moved{times(magnify)}", "X-t slice of the real frames; time runs down"])
@@ -169,18 +169,18 @@ def times(magnify: float) -> str:
 
 
 def panel(image: Picture) -> Picture:
-    return pictures.enlarged(image, PANEL)
+    return draw.enlarged(image, PANEL)
 
 
 def motion_panel(flow: np.ndarray, largest: float) -> Picture:
-    return pictures.inset(panel(flow_colours(flow, largest)), pictures.colour_wheel(WHEEL))
+    return draw.inset(panel(flow_colours(flow, largest)), draw.colour_wheel(WHEEL))
 
 
 def with_scale(values: np.ndarray, largest: float, colours: Callable[[np.ndarray, float], Picture] = heat) -> Picture:
     """The values in colours over the colours' scale."""
     image = panel(colours(values, largest))
     scale = colours(np.tile(np.linspace(0, largest, image.shape[1]), (BAR, 1)), largest)
-    return np.vstack([pictures.on_ground(image, len(image) + 2, image.shape[1]), scale])
+    return np.vstack([draw.on_ground(image, len(image) + 2, image.shape[1]), scale])
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs import cluster
-from jobs.exits import say, sentences
-from jobs.options import parsed
-from jobs.progress import by
-from pipeline.dataset import Dataset
+from jobs.cli.args import parsed
+from jobs.cli.errors import say, sentences
+from jobs.cli.progress import by
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.open import Selection
+from pipeline.dataset.views import Judged, refilter
 from pipeline.filters import PRESETS, Thresholds
-from pipeline.selection import Selection
-from pipeline.views import Judged, refilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def parse(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         args = sys.argv[1:] if args is None else args
         asked = parse(args, own_thresholds(args))

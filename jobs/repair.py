@@ -28,21 +28,30 @@ import numpy as np
 import tyro
 
 from jobs import cluster
-from jobs.exits import Exit, say, sentences, stop, tell
+from jobs.cli.args import parsed
+from jobs.cli.errors import Exit, say, sentences, stop, tell
+from jobs.cli.progress import count
 from jobs.extract_flow import Workers, build_all, versions
-from jobs.options import parsed
-from jobs.progress import count
 from jobs.verify import mapped, with_bar
-from pipeline import derived, statistics
-from pipeline.dataset import REMOVED, ContractMismatch, DamagedShard, Dataset, other_versions
-from pipeline.fetch import fetched
+from pipeline.dataset import finalize as derived
+from pipeline.dataset import histogram
+from pipeline.dataset.folder import REMOVED, ContractMismatch, DamagedShard, Dataset, other_versions
+from pipeline.dataset.remote_clips import fetched
+from pipeline.dataset.rounds import Settled
+from pipeline.dataset.shards import scan_samples
+from pipeline.dataset.verify import (
+    Fault,
+    Planned,
+    Remedy,
+    Verified,
+    check_is_one,
+    kept_rows,
+    verify,
+)
+from pipeline.dataset.views import parts, remake
+from pipeline.extract.plan import content_of
+from pipeline.extract.window import BuildConfig, restored
 from pipeline.flow import describe
-from pipeline.plan import content_of
-from pipeline.rounds import Settled
-from pipeline.shards import scan_samples
-from pipeline.verify import Fault, Planned, Remedy, Verified, check_is_one, kept_rows, verify
-from pipeline.views import parts, remake
-from pipeline.window import BuildConfig, restored
 from schemas.outcome import Outcome, Quarantined, is_environmental, printable
 from schemas.seal import open_seal
 
@@ -82,7 +91,7 @@ class Repair(RunSettings):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Repair, "quiver repair", args)
         dataset = Dataset(job.dataset.absolute())
@@ -247,13 +256,13 @@ def move_aside(dataset: Dataset, path: str) -> Path:
 def recount(dataset: Dataset, shard: str) -> None:
     """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record, FolderInUse after a take-over."""
     record = dataset.read_record(shard)
-    counts = np.zeros((dataset.begun().config["frequencies"], 2, statistics.BINS), np.int64)
+    counts = np.zeros((dataset.begun().config["frequencies"], 2, histogram.BINS), np.int64)
     if record["tar"]:
         with open(dataset.tar(shard), "rb") as file:
             for scanned in scan_samples(file, kept_rows(record), hashlib.sha256()):
                 if scanned.sample:
-                    statistics.add(scanned.sample.spectrum, counts)
-    data = statistics.encode(counts)
+                    histogram.add(scanned.sample.spectrum, counts)
+    data = histogram.encode(counts)
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
         raise DamagedShard(f"{dataset.tar(shard)} changed while it was repaired: the same command tries again")
     dataset.publish(dataset.histogram(shard), data)

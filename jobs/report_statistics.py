@@ -16,12 +16,12 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.exits import check_output, say, sentences
-from jobs.options import parsed
-from pipeline import scales
-from pipeline.scales import Fine, ScaleConfig
-from pipeline.selection import Selection, select
-from pipeline.shards import replace_file
+from jobs.cli.args import parsed
+from jobs.cli.errors import check_output, say, sentences
+from pipeline.dataset import scales
+from pipeline.dataset.open import Selection, select
+from pipeline.dataset.scales import Fine, ScaleConfig
+from pipeline.dataset.shards import replace_file
 from schemas.statistics import SpectrumStatistics, encode
 
 PageMaker = Callable[[Sequence[Selection], SpectrumStatistics], str]
@@ -56,7 +56,7 @@ class ReportStatistics:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,))
         for option, path in (("--out", job.out), ("--report", job.report)):

@@ -25,20 +25,20 @@ from typing import Annotated, Any
 import tyro
 
 from jobs import cluster
-from jobs.exits import Exit, say, sentences, stop, tell
+from jobs.cli.args import parsed
+from jobs.cli.errors import Exit, say, sentences, stop, tell
+from jobs.cli.progress import count, retry_lines, summary_lines
 from jobs.extract_flow import build_all, check_limit, check_out, probe_all, readable_enough
 from jobs.extract_flow import versions as versions_now
-from jobs.options import parsed
-from jobs.progress import count, retry_lines, summary_lines
 from jobs.repair import RunSettings, check_flow, run_config
-from pipeline.dataset import Dataset, other_versions
+from pipeline.dataset.folder import Dataset, other_versions
+from pipeline.dataset.object_store import is_url
+from pipeline.dataset.remote import dataset_at
+from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
-from pipeline.objects import is_url
-from pipeline.plan import PlannedClip, clip_to_retry, retry_clip
-from pipeline.retry import Retryable, begin_round, find_retryable, unbuilt_shards
-from pipeline.staging import dataset_at
-from pipeline.views import finalize_with_views
-from pipeline.window import BuildConfig
+from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
+from pipeline.extract.retry import Retryable, begin_round, find_retryable, unbuilt_shards
+from pipeline.extract.window import BuildConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Retry(RunSettings):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Retry, "quiver retry", args)
         check_out(job.dataset, "DATASET")

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.exits import check_output, say, sentences, tell
-from jobs.options import parsed
-from model.prior import check_device, imagine, load_prior
-from pipeline.photograph import at_size, read_photograph
-from pipeline.shards import replace_file
-from schemas.motion import SpectralVolume, encode
+from jobs.cli.args import parsed
+from jobs.cli.errors import check_output, say, sentences, tell
+from model.prior.inference import check_device, imagine, load_prior
+from pipeline.dataset.shards import replace_file
+from pipeline.images.photo import at_size, read_photograph
+from schemas.spectral_volume import SpectralVolume, encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Sample:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Sample, "quiver sample", args, description=__doc__)
         check_device(job.device)

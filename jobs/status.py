@@ -20,17 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.exits import put, say, sentences
-from jobs.options import parsed
-from jobs.progress import by, count, retry_lines
-from pipeline.dataset import DamagedShard, Dataset
-from pipeline.derived import FILES, Tally, check_rows, index_entry, part_of, run_digest
-from pipeline.fence import STILL_S, Holder
-from pipeline.rounds import Superseded
-from pipeline.scales import check_belongs
-from pipeline.selection import Selection
+from jobs.cli.args import parsed
+from jobs.cli.errors import put, say, sentences
+from jobs.cli.progress import by, count, retry_lines
+from pipeline.dataset.finalize import FILES, Tally, check_rows, index_entry, part_of, run_digest
+from pipeline.dataset.folder import DamagedShard, Dataset
+from pipeline.dataset.open import Selection
+from pipeline.dataset.rounds import Superseded
+from pipeline.dataset.run_lock import STILL_S, Holder
+from pipeline.dataset.scales import check_belongs
+from pipeline.dataset.views import names
 from pipeline.sizes import human_size
-from pipeline.views import names
 from schemas import statistics
 from schemas.outcome import printable
 
@@ -49,7 +49,7 @@ class Status:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Status, "quiver status", args)
         found = status(Dataset(job.dataset))

@@ -13,17 +13,32 @@ from typing import Annotated
 
 import tyro
 
-from jobs.exits import sentences
-from jobs.options import words
-from jobs.presets import AUTOENCODERS, CROPS, SLICES
-from jobs.trainer import Data, Show, begin_with, check_shares, finished, held, parse, run, seeded, shown, start, tell_what_is_not_held_out, together, told
+from jobs.cli.args import words
+from jobs.cli.errors import sentences
+from jobs.cli.presets import AUTOENCODERS, CROPS, SLICES
+from jobs.cli.training import (
+    Data,
+    Show,
+    begin_with,
+    check_shares,
+    finished,
+    held,
+    parse,
+    run,
+    seeded,
+    shown,
+    start,
+    tell_what_is_not_held_out,
+    together,
+    told,
+)
 from model import checkpoints
-from model.autoencoder import AutoencoderConfig
-from model.prior import load_autoencoder
-from model.tasks import AutoencoderTask
-from model.training import TrainConfig
-from model.units import units_of
-from pipeline.normalize import Normalisation
+from model.normalizer import units_of
+from model.prior.autoencoder import AutoencoderConfig
+from model.prior.inference import load_autoencoder
+from model.train.denoiser_task import AutoencoderTask
+from model.train.loop import TrainConfig
+from pipeline.motion.normalize import Normalisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +60,7 @@ PRESETS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
         with shown() as show:

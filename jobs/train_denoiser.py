@@ -15,20 +15,35 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs.exits import sentences
-from jobs.presets import COORDINATION, DENOISERS, SLICES
-from jobs.trainer import Data, Show, begin_with, check_shares, finished, held, parse, run, seeded, shown, start, tell_what_is_not_held_out, together, told
+from jobs.cli.errors import sentences
+from jobs.cli.presets import COORDINATION, DENOISERS, SLICES
+from jobs.cli.training import (
+    Data,
+    Show,
+    begin_with,
+    check_shares,
+    finished,
+    held,
+    parse,
+    run,
+    seeded,
+    shown,
+    start,
+    tell_what_is_not_held_out,
+    together,
+    told,
+)
 from model import checkpoints
-from model.coordination import coordinate
-from model.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
-from model.pretrained import TAKEN, begin_with_inpainting, inpainting_config
-from model.prior import checkpoint_of, load_autoencoder, load_prior
-from model.prior import settings as settings_of
-from model.tasks import Denoiser, DenoiserTask, Frozen
-from model.training import TrainConfig
-from model.units import units_of
-from pipeline.normalize import Normalisation
-from pipeline.selection import Selection
+from model.normalizer import units_of
+from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
+from model.prior.frequency_attention import coordinate
+from model.prior.inference import checkpoint_of, load_autoencoder, load_prior
+from model.prior.inference import settings as settings_of
+from model.prior.pretrained import TAKEN, begin_with_inpainting, inpainting_config
+from model.train.denoiser_task import Denoiser, DenoiserTask, Frozen
+from model.train.loop import TrainConfig
+from pipeline.dataset.open import Selection
+from pipeline.motion.normalize import Normalisation
 from schemas.statistics import SpectrumStatistics
 
 
@@ -100,7 +115,7 @@ PRESETS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parse("quiver train-denoiser", PRESETS, args, __doc__)
         check_folders(job)

@@ -12,13 +12,27 @@ from typing import Annotated
 
 import tyro
 
-from jobs.exits import sentences, tell
-from jobs.presets import RENDERER_CROPS, RENDERERS
-from jobs.trainer import Data, Show, check_shares, finished, held, parse, run, seeded, shown, speaks, start, tell_what_is_not_held_out, together
-from model.augment import OFF, AugmentConfig
-from model.renderer import RendererConfig
-from model.rendering_task import Pairs, RendererTask, RenderingLoss
-from model.training import TrainConfig
+from jobs.cli.errors import sentences, tell
+from jobs.cli.presets import RENDERER_CROPS, RENDERERS
+from jobs.cli.training import (
+    Data,
+    Show,
+    check_shares,
+    finished,
+    held,
+    parse,
+    run,
+    seeded,
+    shown,
+    speaks,
+    start,
+    tell_what_is_not_held_out,
+    together,
+)
+from model.data.augment import OFF, AugmentConfig
+from model.render.renderer import RendererConfig
+from model.train.loop import TrainConfig
+from model.train.renderer_task import Pairs, RendererTask, RenderingLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,7 @@ PRESETS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parse("quiver train-renderer", PRESETS, args, __doc__)
         with shown() as show:

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import track
 
 from jobs import cluster
-from jobs.exits import Exit, put, say, sentences
-from jobs.options import parsed
-from jobs.progress import count
-from pipeline.dataset import Dataset
-from pipeline.verify import Each, Fault, Planned, Verified, verify
+from jobs.cli.args import parsed
+from jobs.cli.errors import Exit, put, say, sentences
+from jobs.cli.progress import count
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.verify import Each, Fault, Planned, Verified, verify
 from schemas.outcome import printable
 
 
@@ -43,7 +43,7 @@ class Verify:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the job; exit codes are those of jobs/exits.py."""
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with sentences():
         job = parsed(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())

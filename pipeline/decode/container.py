@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.source import looks_like_video, refused
+from pipeline.decode.media_file import looks_like_video, refused
 from schemas.outcome import Reason
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"

@@ -18,9 +18,9 @@ import av
 import numpy as np
 
 from pipeline.decode.container import HARMLESS, best_stream, opened
+from pipeline.decode.media_file import Source
 from pipeline.decode.picture import Image, brightened
 from pipeline.decode.pyav_reader import seek
-from pipeline.decode.source import Source
 from schemas.clip import Signature
 from schemas.outcome import Quarantined
 

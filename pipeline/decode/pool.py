@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.process import DecoderDied, DecoderProcess
-from pipeline.decode.source import Picture
+from pipeline.decode.client import DecoderDied, DecoderProcess
+from pipeline.decode.media_file import Picture
 from schemas.clip import Video
 from schemas.outcome import Quarantined, Reason, Stage
 

@@ -14,10 +14,10 @@ from av.video.stream import VideoStream
 from jaxtyping import Bool, Float64, Int64
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.choice import PYAV, choose_decoder
 from pipeline.decode.container import best_stream, check_pixels, check_stream, decoded, opened
+from pipeline.decode.media_file import Packet, Source, check_readable, refused, signature
 from pipeline.decode.picture import Orientation, is_transposed, orientation
-from pipeline.decode.source import Packet, Source, check_readable, refused, signature
+from pipeline.decode.select_decoder import PYAV, choose_decoder
 from schemas.clip import Video
 from schemas.outcome import Quarantined, Reason
 

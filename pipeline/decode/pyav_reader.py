@@ -10,8 +10,8 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from pipeline.decode.container import Decoded, best_stream, decoded, opened
+from pipeline.decode.media_file import Source
 from pipeline.decode.picture import Image, Scaling, brightened, converted
-from pipeline.decode.source import Source
 
 MISSING = "the decoder gives no frame there"
 

@@ -7,12 +7,12 @@ from contextlib import suppress
 
 import numpy as np
 
-from pipeline.decode.choice import PYAV, are_same
 from pipeline.decode.container import check_pixels
 from pipeline.decode.decord_reader import DecordFailed, decord_images, excerpt_images
+from pipeline.decode.media_file import Picture, Source, refused
 from pipeline.decode.picture import Image, Scaling, centre_crop, cover_size
 from pipeline.decode.pyav_reader import MISSING, find_frames, to_image
-from pipeline.decode.source import Picture, Source, refused
+from pipeline.decode.select_decoder import PYAV, are_same
 from schemas.outcome import Reason, Stage
 
 HELD_BYTES = 128 << 20

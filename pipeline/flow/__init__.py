@@ -76,7 +76,7 @@ def describe(config: FlowConfig) -> dict[str, Any]:
     if config.flow == "dis":
         return {"flow": config.flow, "dis_preset": config.dis_preset}
     from pipeline.flow.raft import described
-    from pipeline.flow.weights import load_network
+    from pipeline.flow.raft_weights import load_network
 
     return described(config, load_network(config)[1])
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from pipeline.flow import RAFT_ABOVE, FlowConfig
-from pipeline.flow.weights import load_network
+from pipeline.flow.raft_weights import load_network
 
 STRIDE = 8
 """Pixels per cell of the feature maps."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import reading, sections, words
-from pipeline.selection import Selection
+from pipeline.dataset.open import Selection
+from pipeline.report import labels, queries, sections
 from schemas.statistics import SpectrumStatistics
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def report(selections: Sequence[Selection], statistics: SpectrumStatistics) -> s
 
     Raises ValueError where a file of theirs is missing or damaged.
     """
-    rows = reading.rows(selections)
+    rows = queries.rows(selections)
     averaged = sections.averaged(selections, rows)
     parts = dict(
         head=sections.head(selections, statistics, rows),
@@ -49,11 +49,11 @@ def page(parts: dict) -> str:
     """page.html with its style and its one script inside."""
     script = (HERE / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return filled("page.html", parts | dict(words=words.MEASURES, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
+    return filled("page.html", parts | dict(words=labels.MEASURES, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
 
 
-def filled(template: str, parts: dict) -> str:
-    """A page of this folder."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= words.FILTERS
+def filled(template: str, parts: dict, folder: Path = HERE) -> str:
+    """A page from the template of that name in `folder`, which may extend the base of this one."""
+    environment = Environment(loader=FileSystemLoader([folder, HERE]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= labels.FILTERS
     return environment.get_template(template).render(**parts)

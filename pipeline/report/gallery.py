@@ -12,12 +12,12 @@ import pyarrow as pa
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from pipeline import pictures
-from pipeline.encode import at_rate, even, h264
-from pipeline.reconstruction import Reconstruction, of_sample, read_settings
-from pipeline.report import reading
-from pipeline.selection import Selection
-from pipeline.shards import read_sample
+from pipeline.dataset.open import Selection
+from pipeline.dataset.shards import read_sample
+from pipeline.images import draw
+from pipeline.images.encode import at_rate, even, h264
+from pipeline.preview.reconstruct import Reconstruction, of_sample, read_settings
+from pipeline.report import queries
 from schemas.outcome import Quarantined
 
 RANDOM = 6
@@ -46,7 +46,7 @@ def choose(kept: pa.Table, averaged: pa.Table, error: Float64[np.ndarray, " wind
     """
     found: dict[tuple[int, str], dict] = {}
     rest = [*extremes(kept), (averaged.slice(int(error.argmax()), 1).to_pylist()[0], "largest error at this K")]
-    for row, why in [(row, "at random") for row in reading.varied(kept, RANDOM)] + rest:
+    for row, why in [(row, "at random") for row in queries.varied(kept, RANDOM)] + rest:
         place = found.setdefault((row["set"], row["key"]), row | dict(why=[]))
         place["why"].append(why)
     return list(found.values())
@@ -54,13 +54,13 @@ def choose(kept: pa.Table, averaged: pa.Table, error: Float64[np.ndarray, " wind
 
 def extremes(kept: pa.Table) -> Iterator[tuple[dict[str, Any], str]]:
     for name, (why, sign) in EXTREMES.items():
-        values = sign * reading.column(kept, name.removeprefix("-"))
+        values = sign * queries.column(kept, name.removeprefix("-"))
         yield kept.slice(int(np.nanargmin(values)), 1).to_pylist()[0], why
 
 
 def cards(selections: Sequence[Selection], chosen: Sequence[dict], hz: Sequence[float]) -> list[dict[str, Any]]:
     """A card for each chosen row; `hz` are the frequencies of which amplitudes are shown."""
-    return [card(selections[row["set"]], row, hz) for row in reading.whole_rows(selections, chosen)]
+    return [card(selections[row["set"]], row, hz) for row in queries.whole_rows(selections, chosen)]
 
 
 def card(selection: Selection, row: dict[str, Any], hz: Sequence[float]) -> dict[str, Any]:
@@ -87,35 +87,35 @@ def still(made: Reconstruction, hz: Sequence[float]) -> dict[str, Any]:
     """Start frame, flow at the moment of largest motion, mean magnitude, amplitudes."""
     lengths = np.hypot(made.motion[:, 0], made.motion[:, 1])
     moment = int(lengths.mean(axis=(1, 2)).argmax())
-    full, most = pictures.end_of_scale(lengths[moment]), pictures.end_of_scale(made.sample.weight.astype(np.float32))
-    flow = fitted(pictures.flow_colours(made.motion[moment], full))
+    full, most = draw.end_of_scale(lengths[moment]), draw.end_of_scale(made.sample.weight.astype(np.float32))
+    flow = fitted(draw.flow_colours(made.motion[moment], full))
     fps, frames = made.settings.plan.fps, made.settings.plan.frames
-    amplitudes = pictures.amplitudes(made.sample.spectrum, frames)
+    amplitudes = draw.amplitudes(made.sample.spectrum, frames)
     bands = [round(one * frames / fps) for one in hz]
     return dict(
-        image=webp(fitted(made.sample.image)), flow=webp(pictures.inset(flow, pictures.colour_wheel(min(WHEEL, len(flow) // 4)))), full=full, moment=moment / fps,
-        weight=webp(fitted(pictures.heat(made.sample.weight, most))), most=most, bands=[band(amplitudes[k], k * fps / frames) for k in bands],
+        image=webp(fitted(made.sample.image)), flow=webp(draw.inset(flow, draw.colour_wheel(min(WHEEL, len(flow) // 4)))), full=full, moment=moment / fps,
+        weight=webp(fitted(draw.heat(made.sample.weight, most))), most=most, bands=[band(amplitudes[k], k * fps / frames) for k in bands],
     )  # fmt: skip
 
 
 def band(amplitude: Any, hz: float) -> dict[str, Any]:
     """The amplitudes of one frequency, small."""
-    most = pictures.end_of_scale(amplitude)
-    return dict(hz=hz, most=most, picture=webp(fitted(pictures.heat(amplitude, most), WIDTH // 2)))
+    most = draw.end_of_scale(amplitude)
+    return dict(hz=hz, most=most, picture=webp(fitted(draw.heat(amplitude, most), WIDTH // 2)))
 
 
 def moving(made: Reconstruction) -> dict[str, Any]:
     """The video of real frames and reconstruction, and their X-t slices; `real` says why where the real ones are gone."""
     height = len(made.sample.image)
     margin = height // 10  # what comes in at the edge is not sway
-    moved, row = [fitted(frame) for frame in made.frames()], margin + pictures.busiest_row(made.motion[:, :, margin : height - margin])
+    moved, row = [fitted(frame) for frame in made.frames()], margin + draw.busiest_row(made.motion[:, :, margin : height - margin])
     place = min(row * len(moved[0]) // height, len(moved[0]) - 1)
     try:
         real, gone = [fitted(frame) for frame in made.real_frames()], None
     except Quarantined as error:
         real, gone = [], error.detail
     video = [np.hstack([a, np.zeros((len(a), GAP, 3), np.uint8), b]) for a, b in zip(real, moved, strict=True)] if real else moved
-    slices = [webp(pictures.slice_xt(frames, place)) for frames in (real, moved) if frames]
+    slices = [webp(draw.slice_xt(frames, place)) for frames in (real, moved) if frames]
     return dict(
         video=mp4(video, made.settings.plan.fps), poster=webp(video[0]), slices=slices, no_real=gone, line=(row + 0.5) / height,
         aspect=moved[0].shape[1] / len(moved[0]),
@@ -124,8 +124,8 @@ def moving(made: Reconstruction) -> dict[str, Any]:
 
 def legends() -> dict[str, str]:
     """The colour wheel of flow, and the colours from 0 to the largest value."""
-    ramp = pictures.heat(np.linspace(0, 1, 160, dtype=np.float32)[None].repeat(10, axis=0), 1.0)
-    wheel = pictures.colour_wheel(112)
+    ramp = draw.heat(np.linspace(0, 1, 160, dtype=np.float32)[None].repeat(10, axis=0), 1.0)
+    wheel = draw.colour_wheel(112)
     inside = np.dstack([wheel, 255 * wheel.any(axis=2).astype(np.uint8)])
     return dict(wheel=webp(inside), ramp=webp(ramp))
 

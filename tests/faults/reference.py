@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.dataset import Dataset
-from pipeline.fence import FOLDER
-from tests.videos import write_video
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.run_lock import FOLDER
+from tests.support.videos import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("QUIVER_FAULTS") == "full"

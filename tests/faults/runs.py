@@ -17,22 +17,22 @@ from typing import Any
 
 import pytest
 
-from jobs.exits import sentences
+from jobs.cli.errors import sentences
+from jobs.cli.progress import RunProgress
 from jobs.extract_flow import parse, plan_one, readable_enough, refuse_relative_paths, versions
-from jobs.progress import RunProgress
-from pipeline.build import build_shard
-from pipeline.crashpoint import VARIABLE
-from pipeline.dataset import AlreadyCommitted, Dataset
+from pipeline.dataset.crashpoint import VARIABLE
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import AlreadyCommitted, Dataset
+from pipeline.dataset.remote import dataset_at
+from pipeline.dataset.remote_clips import with_files
+from pipeline.dataset.rounds import Settled
+from pipeline.dataset.run_lock import STILL_S
 from pipeline.decode.pool import shared_pool
-from pipeline.derived import finalize
-from pipeline.effort import Effort
-from pipeline.fence import STILL_S
-from pipeline.fetch import with_files
-from pipeline.plan import keep_decided, list_clips, plan_rows, retry_clip
-from pipeline.retry import begin_round, find_retryable, unbuilt_shards
-from pipeline.rounds import Settled
-from pipeline.staging import dataset_at
-from pipeline.window import BuildConfig, recorded, restored
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.plan import keep_decided, list_clips, plan_rows, retry_clip
+from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
+from pipeline.extract.timing import Effort
+from pipeline.extract.window import BuildConfig, recorded, restored
 from schemas.outcome import Outcome
 from tests.faults.reference import ALONE, ROOT, command, extract
 

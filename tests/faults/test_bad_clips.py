@@ -11,18 +11,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
+from jobs.cli.errors import Exit
 from jobs.extract_flow import parse, plan_one, versions
-from pipeline.build import build_shard
-from pipeline.crashpoint import SIGNAL, VARIABLE
-from pipeline.dataset import Dataset
-from pipeline.derived import finalize
-from pipeline.plan import list_clips, plan_rows
-from pipeline.window import recorded
+from pipeline.dataset.crashpoint import SIGNAL, VARIABLE
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import Dataset
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.plan import list_clips, plan_rows
+from pipeline.extract.window import recorded
 from schemas.outcome import Reason
-from tests import videos
 from tests.faults.reference import CLIPS, SHARDS, command, count, counted, promised, write_table
 from tests.faults.runs import ended, ended_here, start_here, wait_until_stopped
+from tests.support import videos
 
 
 def written(data: bytes) -> Callable[[Path], Path]:

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jobs.exits import Exit
+from jobs.cli.errors import Exit
 from jobs.extract_flow import parse
-from pipeline.window import BuildConfig
+from pipeline.extract.window import BuildConfig
 from tests.faults.reference import CLIPS, Reference, command, committed, promised, write_table
 from tests.faults.runs import build_here
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pipeline.crashpoint import POINTS
+from pipeline.dataset.crashpoint import POINTS
 from tests.faults.reference import FULL, PLACES, committed
 from tests.faults.runs import ended_command, ended_here, killed_command, killed_here
 

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.evaluate import found_real
-from jobs.motion import stored_motion
-from jobs.trainer import Data
-from model.batches import Draw, Windows
-from model.rendering_task import Pairs
+from jobs.cli.motion_source import stored_motion
+from jobs.cli.training import Data
+from jobs.measure.evaluate import found_real
+from model.data.loader import Draw, Windows
+from model.train.renderer_task import Pairs
+from pipeline.dataset.open import samples, select
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
-from pipeline.reconstruction import read_manifest, reconstruct
-from pipeline.selection import samples, select
-from tests import damage
+from pipeline.preview.reconstruct import read_manifest, reconstruct
+from tests.support import damage
 
 LONGEST_S = max(300, 10 * damage.READ)
 pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(LONGEST_S)]

@@ -1,16 +1,16 @@
-"""P15: what is derived from the records is the same in whatever order they are taken; tests/jobs/test_care.py deletes and damages each file."""
+"""P15: what is derived from the records is the same in whatever order they are taken; tests/jobs/cli/test_care.py deletes and damages each file."""
 
 import random
 
 import pytest
 
-from pipeline import statistics
-from pipeline.dataset import Dataset
-from pipeline.scales import compute
-from pipeline.selection import Selection
+from pipeline.dataset import histogram
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.open import Selection
+from pipeline.dataset.scales import compute
 from schemas.statistics import encode
-from tests.datasets import written
 from tests.faults.reference import SHARDS, counted
+from tests.support.datasets import written
 
 pytestmark = pytest.mark.promise("P15")
 ORDERS = counted(100, 20)
@@ -22,14 +22,14 @@ def shuffled(items: list, seed: int) -> list:
 
 def test_histograms_of_shards_merge_in_any_order(reference, record_property):
     dataset = Dataset(reference.root)
-    counts = [statistics.decode(dataset.histogram(shard).read_bytes()) for shard in SHARDS if shard.startswith("train")]
+    counts = [histogram.decode(dataset.histogram(shard).read_bytes()) for shard in SHARDS if shard.startswith("train")]
     merged = dataset.merged.read_bytes()
     record_property("injections", ORDERS)
     for seed in range(ORDERS):
         first, *others = shuffled(counts, seed)
         for one in others:
-            first = statistics.merge([first, one])
-        assert statistics.encode(first) == merged
+            first = histogram.merge([first, one])
+        assert histogram.encode(first) == merged
 
 
 def test_statistics_of_data_sets_are_the_same_in_any_order(tmp_path, record_property):

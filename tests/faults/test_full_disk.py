@@ -11,11 +11,20 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.exits import Exit
-from pipeline.dataset import Dataset
-from pipeline.verify import Remedy, verify
+from jobs.cli.errors import Exit
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.verify import Remedy, verify
 from tests.faults.injected import Injected
-from tests.faults.reference import ALONE, FULL, ROOT, Reference, committed, counted, promised, write_table
+from tests.faults.reference import (
+    ALONE,
+    FULL,
+    ROOT,
+    Reference,
+    committed,
+    counted,
+    promised,
+    write_table,
+)
 from tests.faults.runs import ended_here, preloaded
 
 pytestmark = pytest.mark.promise("P7")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.process import DecoderDied, DecoderProcess
+from pipeline.decode.client import DecoderDied, DecoderProcess
 from schemas.outcome import Quarantined, Reason
 from tests.faults.reference import counted
-from tests.numbered import COUNT, SIZE, encode
-from tests.videos import TIME_BASE
+from tests.support.numbered import COUNT, SIZE, encode
+from tests.support.videos import TIME_BASE
 
 SECONDS = 15.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cli.errors import Exit
 from jobs.cluster import RETRIES
-from jobs.exits import Exit
 from tests.faults.reference import committed, counted
 from tests.faults.runs import WORKERS, ended_command, running, until, workers
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from jobs.cluster import RETRIES
-from tests import nodes
 from tests.faults.reference import counted
 from tests.faults.runs import descendants, running, until, workers
+from tests.support import nodes
 
 
 def lose(node: int) -> None:

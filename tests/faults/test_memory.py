@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode.process import PAGE
+from pipeline.decode.client import PAGE
 from tests.faults.reference import CLIPS, PER_SHARD, counted
 from tests.faults.runs import built, descendants, ended, start_here
 

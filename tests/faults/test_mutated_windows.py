@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.process import DecoderDied, DecoderProcess
+from pipeline.decode.client import DecoderDied, DecoderProcess
 from schemas.outcome import Quarantined
 from tests.faults.reference import counted
 from tests.faults.test_hostile_videos import mutated
-from tests.numbered import FRAMES, LEADING, SIZE, x265
 from tests.pipeline.decode.test_damage import SLICES, busy
+from tests.support.numbered import FRAMES, LEADING, SIZE, x265
 
 WINDOW, STRIDE = 15, 10
 SAME = 2.5

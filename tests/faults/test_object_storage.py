@@ -18,20 +18,30 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
-from pipeline import objects
-from pipeline.build import outcome_row
-from pipeline.crashpoint import POINTS, REMOTE, SIGNAL, VARIABLE
-from pipeline.dataset import AlreadyCommitted, ShardDraft
-from pipeline.fence import FOLDER
-from pipeline.staging import Staged
-from pipeline.window import recorded
+from jobs.cli.errors import Exit
+from pipeline.dataset import object_store
+from pipeline.dataset.crashpoint import POINTS, REMOTE, SIGNAL, VARIABLE
+from pipeline.dataset.folder import AlreadyCommitted, ShardDraft
+from pipeline.dataset.remote import Staged
+from pipeline.dataset.run_lock import FOLDER
+from pipeline.extract.build_shard import outcome_row
+from pipeline.extract.window import recorded
 from schemas.outcome import Measures, Outcome, Reason, Stage
-from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults import storage
-from tests.faults.reference import ALONE, FULL, PLACES, ROOT, SHARDS, command, count, counted, promised
+from tests.faults.reference import (
+    ALONE,
+    FULL,
+    PLACES,
+    ROOT,
+    SHARDS,
+    command,
+    count,
+    counted,
+    promised,
+)
 from tests.faults.runs import TAKE_OVER, build_here, ended, forked, started, wait_until_stopped
 from tests.faults.storage import Faulty, downloaded, url
+from tests.support.datasets import CALM, CONFIG, judged, planned
 
 pytestmark = pytest.mark.promise("P26")
 PASSES = {"mid-member": 3}
@@ -206,9 +216,9 @@ def here(proxy, monkeypatch) -> None:
     """This process uses the storage through the proxy."""
     for name, value in storage.environment(proxy).items():
         monkeypatch.setenv(name, value)
-    objects.client.cache_clear()
+    object_store.client.cache_clear()
     yield
-    objects.client.cache_clear()
+    object_store.client.cache_clear()
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.exits import Exit
-from pipeline.crashpoint import SIGNAL, VARIABLE
-from pipeline.fence import STILL_S, Fence
+from jobs.cli.errors import Exit
+from pipeline.dataset.crashpoint import SIGNAL, VARIABLE
+from pipeline.dataset.run_lock import STILL_S, Fence
 from tests.faults.reference import FULL, SHARDS, Reference, committed, counted
 from tests.faults.runs import TAKE_OVER, built, ended, start_command, start_here, wait_until_stopped
 

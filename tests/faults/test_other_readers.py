@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards import read_sample
+from pipeline.dataset.shards import read_sample
 from schemas.sample import IMAGE, MEMBERS, META, MOTION, encode
-from tests import damage
 from tests.faults.reference import SHARDS
+from tests.support import damage
 
 pytestmark = pytest.mark.promise("P24")
 Samples = dict[str, dict[str, bytes]]

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset import Dataset
-from pipeline.selection import Selection, samples
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.open import Selection, samples
 from tests.faults.reference import CLIPS, FRAMES, SHARDS, SIZE, count, envelope, harmonic, sway
 
 

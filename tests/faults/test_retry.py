@@ -12,20 +12,29 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
+from jobs.cli.errors import Exit
 from jobs.repair import planned
-from pipeline.build import build_shard
-from pipeline.crashpoint import ROUND, VARIABLE
-from pipeline.dataset import DamagedPlan, Dataset
-from pipeline.derived import FILES, finalize
+from pipeline.dataset.crashpoint import ROUND, VARIABLE
+from pipeline.dataset.finalize import FILES, finalize
+from pipeline.dataset.folder import DamagedPlan, Dataset
+from pipeline.dataset.open import Selection, samples
+from pipeline.dataset.verify import Remedy, verify
+from pipeline.dataset.views import refilter
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.retry import find_retryable
+from pipeline.extract.window import restored
 from pipeline.filters import PRESETS
-from pipeline.retry import find_retryable
-from pipeline.selection import Selection, samples
-from pipeline.verify import Remedy, verify
-from pipeline.views import refilter
-from pipeline.window import restored
 from tests.faults import storage
-from tests.faults.reference import FULL, SHARDS, Reference, command, committed, count, promised, tar_names
+from tests.faults.reference import (
+    FULL,
+    SHARDS,
+    Reference,
+    command,
+    committed,
+    count,
+    promised,
+    tar_names,
+)
 from tests.faults.runs import build_here, ended_here, forked, killed_here, retry_here
 
 WINDOWS, BARREN = (1, 3), 2

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build import outcome_row
-from pipeline.dataset import AlreadyCommitted, Dataset, ShardDraft
-from pipeline.derived import finalize
-from pipeline.shards import check_shard
-from pipeline.verify import kept_rows, verify
-from pipeline.window import recorded
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import AlreadyCommitted, Dataset, ShardDraft
+from pipeline.dataset.shards import check_shard
+from pipeline.dataset.verify import kept_rows, verify
+from pipeline.extract.build_shard import outcome_row
+from pipeline.extract.window import recorded
 from schemas.outcome import Measures, Outcome, Reason, Stage
-from tests.datasets import CALM, CONFIG, judged, planned
 from tests.faults.reference import counted
 from tests.faults.runs import CONTEXT
+from tests.support.datasets import CALM, CONFIG, judged, planned
 
 pytestmark = [pytest.mark.promise("P5"), pytest.mark.timeout(counted(1800, 300))]
 SHARD = "train-000000"
@@ -100,7 +100,7 @@ def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped
 
 def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeypatch):
     """It may have been stopped there for ever: the others end with a sentence, and the same command goes on."""
-    monkeypatch.setattr("pipeline.dataset.LONGEST_COMMIT_S", 0.2)
+    monkeypatch.setattr("pipeline.dataset.folder.LONGEST_COMMIT_S", 0.2)
     dataset = Dataset(tmp_path)
     dataset.run.write_text("{}")
     with Dataset(tmp_path).committing(), pytest.raises(TimeoutError, match="has been committing a shard for") as said, dataset.committing():

@@ -15,15 +15,15 @@ import pytest
 
 import jobs
 from jobs import doctor
+from jobs.cli.errors import Exit
 from jobs.doctor import Finding, State
-from jobs.exits import Exit
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def quiver(*arguments: object, **env: str) -> tuple[int, dict[str, Finding], str]:
     """Exit code, what was found, and all that was said on standard error, of the real command."""
-    command = [sys.executable, "-m", "jobs.command", "doctor", "--json", *map(str, arguments)]
+    command = [sys.executable, "-m", "jobs.cli.main", "doctor", "--json", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=240)
     said = json.loads(done.stdout)
     assert said["exit"] == done.returncode
@@ -73,7 +73,7 @@ def test_a_package_is_broken_in_its_own_way(error):
 
 def lines_of(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """The real command, which finds the modules of a folder before all others."""
-    command = [sys.executable, "-m", "jobs.command", "doctor", *arguments]
+    command = [sys.executable, "-m", "jobs.cli.main", "doctor", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -210,7 +210,7 @@ def test_a_folder_is_left_as_it_was(tmp_path):
 def test_weights_that_somebody_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert doctor.weights().state == State.WARNING
-    from pipeline.flow.weights import cached
+    from pipeline.flow.raft_weights import cached
 
     path = cached("raft_small")[1]
     path.parent.mkdir(parents=True)

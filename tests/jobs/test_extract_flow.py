@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
+from jobs.cli.errors import Exit
 from jobs.extract_flow import Quarantine, hints, main, parse
-from pipeline.dataset import Dataset
-from pipeline.shards import read_sample
-from pipeline.statistics import decode
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.histogram import decode
+from pipeline.dataset.shards import read_sample
 from schemas.outcome import Decided, Outcome, Reason
-from tests import videos
+from tests.support import videos
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -310,7 +310,7 @@ def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     assert "nothing was kept" in hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
 
 
-@pytest.mark.parametrize("command", [["-m", "jobs.command"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])
+@pytest.mark.parametrize("command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])
 def test_help_needs_no_cluster(command):
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and ("extract-flow" in done.stdout or "--clips" in done.stdout)

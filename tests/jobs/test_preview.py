@@ -11,15 +11,15 @@ import pytest
 from PIL import Image, ImageSequence
 
 from jobs.preview import main
-from pipeline.build import build_shard
-from pipeline.dataset import Dataset
-from pipeline.derived import finalize
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import Dataset
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.plan import PlanConfig
+from pipeline.extract.window import BuildConfig, recorded
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig
-from pipeline.plan import PlanConfig
-from pipeline.window import BuildConfig, recorded
-from tests import videos
-from tests.pipeline.building import plan
+from tests.support import videos
+from tests.support.building import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = BuildConfig(
@@ -72,7 +72,7 @@ def refused(capsys, *args: str) -> str:
 def test_the_command_writes_a_video_at_the_working_rate(dataset, rows, tmp_path):
     out = tmp_path / "a.mp4"
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.command", "preview", str(dataset.root), rows["kept"][0]["key"], "--out", str(out)],
+        [sys.executable, "-m", "jobs.cli.main", "preview", str(dataset.root), rows["kept"][0]["key"], "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0 and str(out) in done.stdout and not done.stderr, done.stderr

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.derived import finalize
+from pipeline.dataset.finalize import finalize
+from pipeline.dataset.folder import Dataset
 from schemas.statistics import decode
-from tests import videos
-from tests.datasets import written
+from tests.support import videos
+from tests.support.datasets import written
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}] * 2}

@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.trainer import run, seeded, together
+from jobs.cli.training import run, seeded, together
 from model import checkpoints
-from model.augment import AugmentConfig
-from model.autoencoder import AutoencoderConfig
-from model.batches import ExampleConfig, Examples
-from model.tasks import AutoencoderTask
-from model.training import TrainConfig, current_group
-from model.units import units_of
-from pipeline.scales import compute
-from pipeline.selection import select
-from tests.attempts import attempt, die, weights
-from tests.datasets import written
+from model.data.augment import AugmentConfig
+from model.data.loader import ExampleConfig, Examples
+from model.normalizer import units_of
+from model.prior.autoencoder import AutoencoderConfig
+from model.train.denoiser_task import AutoencoderTask
+from model.train.loop import TrainConfig, current_group
+from pipeline.dataset.open import select
+from pipeline.dataset.scales import compute
+from tests.support.attempts import attempt, die, weights
+from tests.support.datasets import written
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}]}
 WINDOWS, STEPS, BATCH = 7, 24, 4

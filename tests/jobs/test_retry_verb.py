@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.exits import Exit
+from jobs.cli.errors import Exit
 from jobs.extract_flow import readable_enough
-from pipeline.plan import PlanConfig, PlannedClip, failed_clip
+from pipeline.extract.plan import PlanConfig, PlannedClip, failed_clip
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage
-from tests import videos
+from tests.support import videos
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -67,7 +67,7 @@ def without_av(folder: Path) -> str:
     half an update.
     """
     folder.mkdir()
-    stub = "import sys\nif 'pipeline.decode.child' in sys.orig_argv:\n    sys.modules['av'] = None\n"
+    stub = "import sys\nif 'pipeline.decode.worker' in sys.orig_argv:\n    sys.modules['av'] = None\n"
     (folder / "sitecustomize.py").write_text(stub)
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 

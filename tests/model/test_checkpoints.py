@@ -11,7 +11,7 @@ import torch
 
 from model import checkpoints
 from model.checkpoints import newest, read, steps, write
-from tests.attempts import attempt, die
+from tests.support.attempts import attempt, die
 
 PLACES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999)
 """Of a file, as a share of its length."""

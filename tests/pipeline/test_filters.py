@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import filters
-from pipeline.confidence import disagree
-from pipeline.filters import PRESETS, RULES, Thresholds, inconsistent_share, judge, look, measure_frames, step, trend
+from pipeline.filters import (
+    PRESETS,
+    RULES,
+    Thresholds,
+    inconsistent_share,
+    judge,
+    look,
+    measure_frames,
+    step,
+    trend,
+)
+from pipeline.flow.consistency import disagree
 from schemas.outcome import Measures, Reason
-from tests.videos import shifted, texture
+from tests.support.videos import shifted, texture
 
 T = 150
 SOUND = Measures(

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.sample import ARRAYS, FORMAT_VERSION, KEY, META, MOTION, Sample, decode, encode, from_channels, sample_key, to_channels
+from schemas.sample import (
+    ARRAYS,
+    FORMAT_VERSION,
+    KEY,
+    META,
+    MOTION,
+    Sample,
+    decode,
+    encode,
+    from_channels,
+    sample_key,
+    to_channels,
+)
 
 
 def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), seed: int = 0) -> Sample:

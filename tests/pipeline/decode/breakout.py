@@ -12,7 +12,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.decode import child
+from pipeline.decode import worker
 from schemas.outcome import Quarantined, Reason, Stage
 
 PARENT = os.getppid()
@@ -182,5 +182,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:  # outside of any sandbox, to see that the way itself works
         print(outcome(WAYS[Path(sys.argv[1]).stem], sys.argv[1]), flush=True)
     else:
-        real_answer, child.answer = child.answer, answer
-        child.main(sys.argv[1:])
+        real_answer, worker.answer = worker.answer, answer
+        worker.main(sys.argv[1:])

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from pipeline.decode import child
+from pipeline.decode import worker
 
 HOARD = []
 
@@ -89,7 +89,7 @@ WAYS = {
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
 """Instead of the answer, or before it."""
-real_answer = child.answer
+real_answer = worker.answer
 
 
 def answer(request, connection, descriptor):
@@ -104,5 +104,5 @@ def answer(request, connection, descriptor):
         yield b"{}"
 
 
-child.answer = answer
-child.main(sys.argv[1:])
+worker.answer = answer
+worker.main(sys.argv[1:])

@@ -8,20 +8,31 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.build import build_windows
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_pictures
-from pipeline.effort import Clock
+from pipeline.extract.build_shard import build_windows
+from pipeline.extract.plan import PlanConfig
+from pipeline.extract.timing import Clock
+from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import make_estimator
-from pipeline.plan import PlanConfig
-from pipeline.window import BuildConfig
 from schemas.outcome import Outcome, Quarantined, Reason
-from tests import videos
-from tests.numbered import COUNT, FRAMES, KINDS, LEADING, OPEN, SIZE, encode, number, x264, x265
-from tests.pipeline.building import plan
+from tests.support import videos
+from tests.support.building import plan
+from tests.support.numbered import (
+    COUNT,
+    FRAMES,
+    KINDS,
+    LEADING,
+    OPEN,
+    SIZE,
+    encode,
+    number,
+    x264,
+    x265,
+)
 
 TS = 188
 """Bytes of a packet of a transport stream."""

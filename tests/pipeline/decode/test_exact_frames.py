@@ -10,8 +10,8 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
 from pipeline.decode.readers import cover_size, frames
-from pipeline.plan import PlanConfig, plan_windows
-from tests.numbered import KINDS, SIZE, encode, number, x265
+from pipeline.extract.plan import PlanConfig, plan_windows
+from tests.support.numbered import KINDS, SIZE, encode, number, x265
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import cover_size, frames
 from schemas.outcome import Quarantined, Reason
-from tests import videos
-from tests.numbered import COUNT, FRAMES, encode, number, picture, x264, x265
+from tests.support import videos
+from tests.support.numbered import COUNT, FRAMES, encode, number, picture, x264, x265
 
 CONFIG = DecodeConfig()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.decode import DecodeConfig, sandbox
-from pipeline.decode.process import DecoderProcess
+from pipeline.decode.client import DecoderProcess
 from schemas.outcome import Quarantined
-from tests.numbered import COUNT, SIZE, encode, number
+from tests.support.numbered import COUNT, SIZE, encode, number
 
 ROOT = Path(__file__).resolve().parents[3]
 BREAKOUT = (sys.executable, str(Path(__file__).with_name("breakout.py")))

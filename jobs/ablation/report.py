@@ -1,0 +1,172 @@
+"""The page of `quiver ablate`: the variants beside each other, and the paper's numbers, apart."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil, log10
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from model.evaluate import report as evaluate_report
+from model.evaluate.report import Cell, Figure, Section, Slice, Table, protocol, tall, tile
+from pipeline.report import figures, filled
+from pipeline.report.gallery import webp
+from pipeline.report.labels import duration, many, number
+
+DRAWN = ("changes_frechet", "log_spectral_db", "magnitude_px", "warping_error")
+"""Of which the page has a figure."""
+SMALL = 0.01
+"""Metrics that are less than this in all variants are shown times a power of ten."""
+
+
+def ablation_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
+    """Of what ablation.json says, and X-t slices of some photographs by the variants' titles."""
+    variants, films, full = found["variants"], len(found["protocol"]["photographs"]), place(found)
+    beside = [] if full is None else [BESIDE_FULL.format(title=variants[full]["title"])]
+    said = [f"{found['caution']}.", " ".join([BARS, *beside, CHANCE]), *(f"{remark}." for remark in found["remarks"])]
+    sections = [
+        Section("Ours", said, figures=[figure(variants, key, full) for key in DRAWN]),
+        *(Section(title, [text], table=table) for title, text, table in tables(found)),
+        *(shown(name, row) for name, row in slices.items()),
+        Section("Commands", ["Each can be run alone, from the folder in which the whole was."], facts=list(map(command, found["commands"]))),
+        protocol(found["protocol"]),
+    ]
+    tiles = [tile("films of each", number(films)), tile("variants", number(len(variants)), accent=True), tile("trainings", number(found["trainings"]))]
+    lede = f"{many(len(variants), 'variant')} of one method, each trained on the same clips and measured by films of the same {many(films, 'photograph')}."
+    return filled("report.html", dict(over="Ablation", title="What does each part do?", lede=lede, tiles=tiles, sections=sections, across=5), Path(str(evaluate_report.__file__)).parent)
+
+
+BARS = "Bars are 95 % intervals over films, as quiver evaluate has them."
+BESIDE_FULL = (
+    "The dashed line is the value of {title}, which has an interval of its own. All variants film the same photographs, so whether bars overlap proves nothing either way: "
+    "the differences, photograph by photograph, say what these films tell apart."
+)
+CHANCE = "What one training differs from the next by chance is in none of these intervals."
+DIFFERENCES = (
+    "Mean over {photographs} of a variant's number less that of {title} for the same photograph, with Student's 95 % interval. Where that leaves out 0, marked by *, these films tell the two "
+    "apart; where it does not, they do not. Between equals, one in twenty leaves out 0 by chance. Distances between sets of films have no number for a photograph, and are not here."
+)
+
+
+TRAINED = (
+    "Steps x samples of a step. They are not equal: a step of one frequency sees some of a sample's frequencies, one of coordination or of the volume all K; coordination goes on where one frequency "
+    "ended, and only what is coordinated has it. So variants differ in how much they were trained as well as in method."
+)
+
+
+def place(found: Mapping[str, Any]) -> int | None:
+    """Of the variant that the others are compared with, among them."""
+    return next((i for i, variant in enumerate(found["variants"]) if variant["name"] == found["compared_with"]), None)
+
+
+def figure(variants: Sequence[Mapping[str, Any]], key: str, reference: int | None) -> Figure:
+    """One metric of all variants."""
+    metrics = [metric(variant, key) for variant in variants]
+    one = metrics[-1]
+    values, low, high = (np.array([np.nan if m[part] is None else m[part] for m in metrics], float) for part in ("value", "low", "high"))
+    label = " ".join(filter(None, [one["name"], one["unit"] and f"({one['unit']})"]))
+    text = Markup("<b>{}</b>; {} is better.").format(one["name"], BETTER[one["better"]])
+    return Figure(figures.intervals(f"metric-{key}", [v["title"] for v in variants], values, low, high, label, reference), text)
+
+
+def metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return next(one for one in variant["metrics"] if one["key"] == key)
+
+
+def tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
+    """Every metric of ours, how they differ from full, and the paper's table 2."""
+    variants, columns = found["variants"], found["paper"]["columns"]
+    names = [variant["title"] for variant in variants]
+    ours = Table(["metric", *names], [metric_row(variants, one["key"]) for one in variants[-1]["metrics"]])
+    theirs = Table(["", *columns], [[Cell(v["title"]), *(Cell("–" if n is None else f"{n:g}") for n in v["paper"])] for v in variants])
+    return [
+        ("Every metric of ours", f"{found['ours']}. Below each the 95 % interval over films.", ours),
+        *differences(variants, place(found)),
+        ("How long each was trained", TRAINED, trained(variants, found["stages"])),
+        ("The paper's table 2", f"{found['paper']['words']}.", theirs),
+    ]
+
+
+def differences(variants: Sequence[Mapping[str, Any]], full: int | None) -> list[tuple[str, str, Table]]:
+    """How the others differ from full; nothing where it is not there, or alone."""
+    others = [variant for i, variant in enumerate(variants) if i != full]
+    if full is None or not others:
+        return []
+    shown = [one["key"] for one in variants[full]["metrics"] if all(one["key"] in variant["differences"] for variant in others)]
+    rows = [difference_row(variants, others, key) for key in shown]
+    title, photographs = variants[full]["title"], max(one["photographs"] for variant in others for one in variant["differences"].values())
+    text = DIFFERENCES.format(title=title, photographs=many(photographs, "photograph"))
+    return [(f"Difference from {title}", text, Table(["metric", *(variant["title"] for variant in others), "better"], rows))]
+
+
+def trained(variants: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Table:
+    """A line for each variant; nothing of what it has no part in."""
+    some = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
+    return Table(["variant", *some], [[Cell(v["title"]), *(Cell(effort(v["trained"].get(stage))) for stage in some)] for v in variants])
+
+
+def effort(one: Mapping[str, int] | None) -> Markup:
+    """`240 x 2`, and below it `480 samples`."""
+    return two_lines(f"{number(one['steps'])} x {number(one['batch'])}", many(one["samples"], "sample")) if one else Markup("–")
+
+
+BETTER = {"higher": "more", "lower": "less", "nearer": "less"}
+"""Which number is the better one, of what a metric says: of what should be near to the real films' it is the distance."""
+
+
+def difference_row(variants: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
+    """Of one metric."""
+    metrics = [metric(variant, key) for variant in variants]
+    factor = scale(metrics)
+    return [Cell(titled(metrics[0], factor)), *(Cell(apart(variant["differences"][key], factor)) for variant in others), Cell(BETTER[metrics[0]["better"]])]
+
+
+def apart(one: Mapping[str, Any], factor: int) -> Markup:
+    """`+3.1 *`, and below it `± 0.9`."""
+    value = f"{'+' if one['value'] > 0 else '−' if one['value'] < 0 else ''}{number(factor * abs(one['value']))}"
+    if one["low"] is None:
+        return two_lines(value, "")
+    return two_lines(value + ("" if one["low"] <= 0 <= one["high"] else " *"), f"± {number(factor * (one['high'] - one['value']), 2)}")
+
+
+def metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
+    """Of one metric."""
+    metrics = [metric(variant, key) for variant in variants]
+    if all(one["value"] is None for one in metrics):
+        return [Cell(titled(metrics[0])), Cell(f"needs {metrics[0]['needs']}", wide=len(variants))]
+    factor = scale(metrics)
+    return [Cell(titled(metrics[0], factor)), *(Cell(with_interval(one, factor)) for one in metrics)]
+
+
+def with_interval(one: Mapping[str, Any], factor: int) -> Markup:
+    """`3.1`, and below it `2.2 – 4`."""
+    if one["value"] is None:
+        return two_lines("–", f"needs {one['needs']}")
+    return two_lines(number(factor * one["value"]), "" if one["low"] is None else f"{number(factor * one['low'], 2)} – {number(factor * one['high'], 2)}")
+
+
+def two_lines(value: str, doubt: str) -> Markup:
+    return Markup("{}<small>{}</small>").format(value, doubt)
+
+
+def scale(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """By what small numbers are multiplied, so that the largest has a digit before the point."""
+    largest = max((abs(one["value"]) for one in metrics if one["value"] is not None), default=0)
+    return 10 ** ceil(-log10(largest)) if 0 < largest < SMALL else 1
+
+
+def titled(one: Mapping[str, Any], factor: int = 1) -> str:
+    """A metric's name and unit."""
+    return " ".join(filter(None, [one["name"], one["unit"], f"x {factor:,}" if factor > 1 else ""]))
+
+
+def shown(name: str, row: Mapping[str, Slice]) -> Section:
+    """A photograph's films, each as one row of pixels over time."""
+    pictures = [dict(picture=webp(tall(one)), caption=title) for title, one in row.items()]
+    return Section(f"{name} over time", ["One row of the picture, time downwards: straight lines stand still, waves sway."], slices=pictures)
+
+
+def command(one: Mapping[str, Any]) -> tuple[str, str]:
+    """How long it took, and the command."""
+    return " ".join(duration(one["seconds"] / 3600)), one["command"]

@@ -1,0 +1,404 @@
+#!/usr/bin/env python
+"""The ablations of the paper's table 2: trains what they want, makes a film of every held-out clip by each, measures them, and shows the paper's numbers beside ours.
+
+    quiver ablate smoke --out ablation
+
+Everything is done by quiver's own commands, each shown before it runs, so that any can be run alone; what two variants have in common is
+trained once. The same command again goes on where it was. Without --clips or --data it learns from generated clips (quiver make-clips), which says
+whether the whole way works, and nothing of real motion.
+"""
+
+import hashlib
+import importlib
+import json
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby, zip_longest
+from math import ceil
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jobs.ablation.table import tables
+from jobs.ablation.variants import (
+    FULL,
+    MOST_FREQUENCIES,
+    PAPER_COLUMNS,
+    REAL,
+    STAGES,
+    VARIANTS,
+    Step,
+    Trainings,
+    Variant,
+    film_of,
+    films,
+    films_of,
+    photograph,
+    step,
+)
+from jobs.cli.errors import say, sentences
+from jobs.cli.results import page_maker, write_results
+from jobs.cli.training import parse
+from jobs.make_clips import WINDOW_S, written_name
+from model.checkpoints import newest
+from model.evaluate.feature_networks import load_network
+from model.evaluate.paired import differences
+from model.evaluate.table import NETWORKS, SIZE
+from model.prior.inference import check_device
+from pipeline.dataset.folder import ContractMismatch, Dataset
+from pipeline.dataset.open import Selection, select
+from pipeline.dataset.shards import replace_file, to_json
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import shared_pool
+from pipeline.images.encode import encode, write_animation
+from pipeline.preview.reconstruct import read_manifest, read_settings, reconstruct, repeated
+from pipeline.whole_clip.frames import decoded, take_of
+from schemas.outcome import Outcome, Quarantined
+from schemas.run_contract import flatten, plain
+from schemas.seal import open_seal, seal
+
+SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
+"""Of the generated clips those that are to be learnt from."""
+FPS = 30.0
+"""Of all of them, since films are compared frame by frame with motion at the working rate."""
+LIST = "clips.csv"
+CONTRACT, FINISHED, COUNTED = "ablation-run.json", "finished.json", "real.json"
+NAMES = [one.name for one in VARIANTS]
+PICTURED = 2
+"""Photographs of which the page shows what became."""
+PAPER = "The paper's table 2: its data, its networks, its training"
+CAUTIONS = {
+    "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
+    "small": "Ours, {films}: other clips and smaller networks than the paper's, so its order can be compared, and not its absolute numbers",
+}
+REAL_FRAMES = "those nearest in time to the working rate, at the working size, compressed as the films are"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate:
+    out: Path
+    """Folder of everything that is made; created, or gone on from."""
+    clips: tuple[str, ...] = ()
+    """Videos to learn from and to be measured by, as of quiver extract-flow; without them, and without --data, generated ones."""
+    data: str | None = None
+    """A data set that is extracted already, with --frequencies 24 or more, instead of --clips."""
+    filters: Literal["paper", "subtle", "none"] = "subtle"
+    """Of --clips: which windows are learnt from."""
+    test_fraction: float = 0.1
+    """Of --clips: share of the videos held out, where a table does not say which."""
+    photographs: int
+    """Held-out windows at most of which films are made, of another clip each as long as there are others."""
+    steps: int
+    """Of DDIM, for each film."""
+    seed: int = 0
+    """Of the first film; each has the next one."""
+    imagenet: Path | None = None
+    """File of torchvision's weights of ResNet-34, with which the renderers begin."""
+    inception: Path | None = None
+    """Weights for FID and KID, as of quiver evaluate."""
+    i3d: Path | None = None
+    """Weights for FVD, as of quiver evaluate."""
+    dt_i3d: Path | None = None
+    """Weights for DT-FVD, as of quiver evaluate."""
+    dt_i3d_32: Path | None = None
+    """Weights for DT-FVD32, as of quiver evaluate."""
+    device: Literal["cuda", "cpu"]
+    """Where the networks run when films are made and measured."""
+    only: tuple[str, ...] = ()
+    """Names of some variants; without it, all of the table."""
+    preset: tyro.conf.Suppress[str]
+    """Of the trainings."""
+    more: tyro.conf.Suppress[dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    """What each verb is told beside that."""
+    generated: tyro.conf.Suppress[tuple[int, float]] = (1, 7.0)
+    """Sets of generated clips that are learnt from, and how many seconds those last."""
+
+    def __post_init__(self):
+        if self.clips and self.data:
+            raise ValueError(f"--clips is {' '.join(self.clips)} and --data is {self.data}, expected one of them")
+        for name, most in (("photographs", 100_000), ("steps", 1000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {most}")
+        if strangers := [name for name in self.only if name not in NAMES]:
+            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(NAMES)}")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}, expected at least 0")
+
+    @property
+    def dataset(self) -> str:
+        return self.data or str(self.out / "data")
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [one for one in VARIANTS if not self.only or one.name in self.only]
+
+    @property
+    def trainings(self) -> Trainings:
+        renderer = self.more.get("train-renderer", ()) + (("--imagenet", str(self.imagenet)) if self.imagenet else ())
+        return Trainings(preset=self.preset, data=self.dataset, out=self.out, more=self.more | {"train-renderer": renderer})
+
+
+PRESETS = {
+    "smoke": (
+        "Two cores, under half an hour: tiny networks that have hardly learnt. Says whether the way works, not which variant is better.",
+        Ablate(out=tyro.MISSING, photographs=5, steps=20, device="cpu", preset="smoke", more={"extract-flow": ("--size", "128x80")}),
+    ),
+    "small": (
+        "One GPU of 24 GB or more, about a week (reckoned, not timed): quiver's small networks. Wants --clips or --data of some hundred clips, and --imagenet.",
+        Ablate(out=tyro.MISSING, photographs=64, steps=100, device="cuda", preset="small", generated=(40, 8.0)),
+    ),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
+    with sentences():
+        job = parse("quiver ablate", PRESETS, args, __doc__)
+        check(job)
+        with Dataset(job.out).held():
+            begin(job)
+            run(job)
+
+
+def check(job: Ablate) -> None:
+    """Raises ValueError, before any work, where something is missing."""
+    check_device(job.device)
+    if job.imagenet is not None and not job.imagenet.is_file():
+        raise ValueError(f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34")
+    for name in NETWORKS:
+        if path := getattr(job, name.replace("-", "_")):
+            load_network(path, NETWORKS[name], job.device)
+    if job.data is not None:
+        selection = select(job.data)
+        found = selection.dataset.begun().config["frequencies"]
+        if found < MOST_FREQUENCIES:
+            raise ValueError(
+                f"--data is {job.data} of {found} frequencies, expected at least {MOST_FREQUENCIES}: extract with --frequencies {MOST_FREQUENCIES}"
+            )
+        held_out(selection, job.photographs)
+
+
+def begin(job: Ablate) -> None:
+    """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
+    path, asked = job.out / CONTRACT, contract(job)
+    if not path.exists():
+        if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
+            raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
+        replace_file(path, seal(asked, indent=2))
+        return
+    try:
+        there, now = flatten(open_seal(path.read_bytes(), indent=2)), flatten(asked)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; use another --out") from error
+    different = [f"{name}: {there.get(name)} -> {now.get(name)}" for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
+    if different:
+        raise ContractMismatch(different, "an ablation")
+
+
+def contract(job: Ablate) -> dict[str, Any]:
+    """What decides the films; which are made, and by which networks they are measured, may change."""
+    left = {"out", "only", *(name.replace("-", "_") for name in NETWORKS)}
+    settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
+    content = hashlib.sha256(select(job.data).file("index.json").read_bytes()).hexdigest() if job.data else None
+    return plain(settings | dict(imagenet=job.imagenet and digest(job.imagenet), content=content))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run(job: Ablate) -> None:
+    """Everything that is left to do."""
+    make_page, log = page_maker("jobs.ablation.report", "ablation_page"), Log(job.out / FINISHED)
+    if not (job.clips or job.data):
+        list_generated(job)
+    log.each(preparations(job))
+    selection = select(job.dataset)
+    windows = held_out(selection, job.photographs)
+    keys = list(windows)
+    log.each(job.trainings.of(job.variants))
+    real = write_real(selection, keys, job.out)
+    for variant in job.variants:
+        films_of(job.out, variant.name).mkdir(parents=True, exist_ok=True)
+        log.each(films(job.trainings, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
+    log.each(map(evaluation(job), job.variants))
+    found = results(job, windows, real, log)
+    files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
+    say("\n".join(["", *tables(found), "", *found["remarks"], *map(str, files)]))
+
+
+def sets(job: Ablate) -> dict[int, tuple[str, float]]:
+    """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
+    learnt, seconds = job.generated
+    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(SWAYING)))}
+
+
+def list_generated(job: Ablate) -> None:
+    """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
+    names = [written_name(name, FPS) for name in SWAYING]
+    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in sets(job).items() for name in names]
+    (job.out / "clips").mkdir(exist_ok=True)
+    replace_file(job.out / "clips" / LIST, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
+
+
+def preparations(job: Ablate) -> list[Step]:
+    """The data set."""
+    if job.data:
+        return []
+    made, folder = [], job.out / "clips"
+    for seed, (_, seconds) in {} if job.clips else sets(job).items():
+        made.append(step("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", FPS, "--only", *SWAYING))
+    out, clips = job.out / "data", job.clips or [folder / LIST]
+    options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", MOST_FREQUENCIES, *job.more.get("extract-flow", ()))
+    return [*made, step("extract-flow", out, "--clips", *clips, "--out", out, *options)]
+
+
+def held_out(selection: Selection, most: int) -> dict[str, str]:
+    """Held-out windows, key and clip: the first of each clip, then the second of each, and so on. Raises ValueError where there is none."""
+    kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
+    rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
+    if not rows:
+        raise ValueError(f"{selection} keeps no held-out window to be measured by, expected at least 1: more clips, or a greater --test-fraction")
+    clips = [list(windows) for _, windows in groupby(sorted(rows, key=itemgetter("clip_id", "start_time_s")), key=itemgetter("clip_id"))]
+    turns = [row for turn in zip_longest(*clips) for row in turn if row]
+    return {row["key"]: row["clip_id"] for row in turns[:most]}
+
+
+def write_real(selection: Selection, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
+    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
+    repeated. Raises ValueError where a video is gone.
+    """
+    for folder in (photograph(out, "").parent, films_of(out, REAL)):
+        folder.mkdir(parents=True, exist_ok=True)
+    counted = films_of(out, COUNTED)
+    counts: dict[str, dict[str, int]] = json.loads(counted.read_bytes()) if counted.exists() else {}
+    for key in keys:
+        if key in counts and film_of(out, REAL, key).exists():
+            continue
+        found = reconstruct(selection, key)
+        replace_file(photograph(out, key), encode([found.sample.image], 1.0, ".png"))
+        try:
+            frames = list(found.real_frames())
+        except Quarantined as error:
+            raise ValueError(f"the video of {key} cannot be read again: {error.detail}") from error
+        write_animation(film_of(out, REAL, key), frames, found.settings.plan.fps)
+        counts[key] = dict(frames=len(frames), repeated=repeated(frames))
+        replace_file(counted, to_json(counts, indent=1))
+    return {key: counts[key] for key in keys}
+
+
+def judder(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
+    """What is to be said of real films that stand still now and then, since their videos have fewer frames than `fps`."""
+    films = [one for one in real.values() if one["repeated"]]
+    frames, again = (sum(one[name] for one in films) for name in ("frames", "repeated"))
+    said = (
+        f"{again} of {frames} frames of {len(films)} of {len(real)} real films are the one before again, as their clips have fewer than {fps:g} a second there: that favours "
+        f"variants that stand still in flicker, warping error, changes and FVD; clips of {fps:g} frames a second or a multiple avoid it"
+    )
+    return [said] if films else []
+
+
+def evaluation(job: Ablate) -> Callable[[Variant], Step]:
+    """Of a variant's films."""
+    weights = [word for name in NETWORKS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
+    real, options = films_of(job.out, REAL), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
+
+    def of(variant: Variant) -> Step:
+        out = job.out / "evaluation" / variant.name
+        return step("evaluate", out / "evaluation.json", "--real", real, "--generated", films_of(job.out, variant.name), *options, "--out", out)
+
+    return of
+
+
+def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "Log") -> dict[str, Any]:
+    """What ablation.json says."""
+    measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
+    full, fps = measured.get(FULL), read_settings(select(job.dataset).dataset).plan.fps
+    said = trained(job)
+    variants = [
+        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full), trained=said[one.name])
+        for one in job.variants
+    ]
+    films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
+    return dict(
+        variants=variants,
+        compared_with=FULL if full else None,
+        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *judder(real, fps)],
+        stages=list(STAGES),
+        trainings=len(job.trainings.of(job.variants)),
+        ours=f"Ours: {films}",
+        caution=CAUTIONS[job.preset].format(films=films),
+        paper=dict(columns=list(PAPER_COLUMNS), words=PAPER),
+        commands=log.entries,
+        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
+        | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
+        | next(iter(measured.values()))["protocol"],
+    )
+
+
+def trained(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
+    """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
+    stages = {one.name: job.trainings.stages(one) for one in job.variants}
+    spent = {folder: effort(newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
+    return {name: {stage: spent[folder] for stage, folder in one.items()} for name, one in stages.items()}
+
+
+def effort(config: Mapping[str, Any]) -> dict[str, int]:
+    """Of a checkpoint."""
+    steps, batch = config["step"], config["training"]["batch"]
+    return dict(steps=steps, batch=batch, samples=steps * batch)
+
+
+def from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
+    if full is None or ours is full:
+        return {}
+    keys = [one["key"] for one in ours["metrics"]]
+    return {key: found._asdict() for key, found in differences(ours["pairs"], full["pairs"], keys).items()}
+
+
+def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of some photographs, the row in which the real film moves most over time: of that film, and of each variant's."""
+    pool = shared_pool(DecodeConfig(), 1)
+    pairs = json.loads(evaluation(job)(job.variants[-1]).makes.read_bytes())["pairs"]
+    rows = {pair["name"]: pair["row"] for pair in pairs}
+    shown = {REAL: "real frames"} | {one.name: one.title for one in job.variants}
+    return {
+        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
+        for key in keys[:PICTURED]
+    }
+
+
+class Log:
+    """Which commands are finished, in a file: each is run once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.entries: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
+
+    def each(self, steps: Iterable[Step]) -> None:
+        """Runs those of the steps that are left. A command that fails ends the process with its own sentence."""
+        for one in steps:
+            if one.makes.exists() and any(entry["command"] == str(one) for entry in self.entries):
+                continue
+            say(f"\n$ {one}")
+            began = time.monotonic(), cpu_seconds()
+            importlib.import_module(f"jobs.{one.verb.replace('-', '_')}").main(list(one.args))
+            took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(cpu_seconds() - began[1], 2))
+            self.entries.append(dict(command=str(one)) | took)
+            replace_file(self.path, to_json(self.entries, indent=1))
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for; Ray's workers are none of them."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+if __name__ == "__main__":
+    main()

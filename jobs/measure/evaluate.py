@@ -1,0 +1,299 @@
+#!/usr/bin/env python
+"""How near generated videos are to real ones: every metric that can be computed with what is given.
+
+    python -m jobs.evaluate --real VIDEOS --generated VIDEOS --out DIR
+
+Videos are paired by their file names without suffix; of a data set, generated videos are named by the keys of its windows. What has no partner
+is left out and counted. Writes evaluation.json, in which every number has its protocol, and evaluation.html to DIR, and prints a table.
+
+Of a pair of different lengths the frames that both have are compared, from the first on, at most --frames: how many is recorded. Refused are pairs of
+different aspect, whose crops would not show the same, pairs shown at different instants, and those of fewer than 16 frames.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from jobs.cli.args import parsed
+from jobs.cli.errors import say, sentences, tell
+from jobs.cli.results import aligned, page_maker, results_folder, write_results
+from jobs.extract_flow import versions
+from model.evaluate.feature_networks import load_network
+from model.evaluate.lpips import load_lpips
+from model.evaluate.table import (
+    FPS,
+    FREQUENCIES,
+    LEAST,
+    NETWORKS,
+    OWN,
+    PAIRED,
+    SIZE,
+    Given,
+    Measured,
+    Row,
+    Side,
+    looks,
+    measure,
+    over_frames,
+    rates_apart,
+    rows,
+    slid,
+    spectra,
+)
+from model.prior.inference import check_device
+from pipeline.dataset.open import select
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import DecoderPool, shared_pool
+from pipeline.extract.window import BuildConfig
+from pipeline.flow import FlowConfig, make_estimator
+from pipeline.motion.spectrum import GRID
+from pipeline.preview.reconstruct import read_manifest, read_settings
+from pipeline.whole_clip.frames import (
+    CROPPING,
+    Footage,
+    Take,
+    decoded,
+    take_of,
+    take_of_window,
+    videos_in,
+)
+from schemas.outcome import Outcome
+
+ASPECTS = 0.02
+"""Share by which the aspects of a pair may differ: sizes are whole numbers, often even ones."""
+LEAST_S = 0.5
+"""A shorter pair has no spectrum to speak of."""
+FEW = 10
+"""Pairs under which drawn intervals are remarked on."""
+INTERVALS = "Student's t of means; of distances of distributions the bootstrap, {} rounds, seed 0"
+NAMED = 3
+"""Names that stand in a sentence."""
+
+Find = Callable[[], Take]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    real: str
+    """Folder of real videos, or DATASET or DATASET:VIEW, of whose windows the videos are read."""
+    generated: Path
+    """Folder of generated videos of the same names; of a data set, KEY.mp4 and so on."""
+    out: Path
+    """Folder for evaluation.json and evaluation.html."""
+    frames: int = 150
+    """At most so many frames of each pair."""
+    rounds: int = 100
+    """Of the bootstrap, for the intervals of distances of distributions."""
+    inception: Path | None = None
+    """FID and KID: TorchScript file of Inception (inception-2015-12-05.pt)."""
+    i3d: Path | None = None
+    """FVD and FVD32: TorchScript file of I3D trained on Kinetics-400 (i3d_torchscript.pt)."""
+    dt_i3d: Path | None = None
+    """DT-FVD: such a file of I3D trained on dynamic textures, excerpts of 16 frames, that gives the 1024 numbers before its logits (docs/running.md)."""
+    dt_i3d_32: Path | None = None
+    """DT-FVD32: the same of its authors' network for 32 frames."""
+    lpips: Path | None = None
+    """LPIPS: the authors' alex.pth, version 0.1; with --alexnet."""
+    alexnet: Path | None = None
+    """LPIPS: torchvision's weights of AlexNet."""
+    network_device: Literal["cuda", "cpu"] = "cpu"
+    """Where Inception and I3D run."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+    def __post_init__(self):
+        if self.frames < LEAST or not 2 <= self.rounds <= 100_000:
+            raise ValueError(f"--frames is {self.frames} and --rounds {self.rounds}, expected at least {LEAST}, and 2 to 100000")
+        if (self.lpips is None) != (self.alexnet is None):
+            raise ValueError("--lpips and --alexnet are wanted together: LPIPS weighs the features of AlexNet")
+
+
+class Two(NamedTuple):
+    """A pair that can be compared."""
+
+    name: str
+    real: Take
+    generated: Take
+    frames: int
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the job; exit codes are those of jobs/cli/errors.py."""
+    with sentences():
+        job = parsed(Evaluate, "quiver evaluate", args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+        with results_folder(job.out):
+            run(job)
+
+
+def run(job: Evaluate) -> None:
+    """Measures, and writes both files."""
+    check_device(job.network_device, "--network-device")
+    make_page = page_maker("model.evaluate.report", "evaluation_page")
+    pool = shared_pool(job.decode)
+    pairs, left = paired_up(found_real(job.real, pool), found_generated(job.generated, pool), job.frames)
+    given = given_to(job)
+    found, about = [], []
+    for number, two in enumerate(pairs, 1):
+        real, generated = (decoded(take.first(two.frames), SIZE, pool) for take in (two.real, two.generated))
+        found.append(measure(two.name, real, generated, given))
+        about.append(described(two, found[-1], real, generated))
+        tell(f"{number} of {len(pairs)} pairs")
+    table = rows(found, given, job.rounds)
+    said = remarks(found, [two.real.split for two in pairs])
+    result = dict(
+        metrics=[row._asdict() for row in table], remarks=said, curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left)
+    )
+    files = write_results(job.out, "evaluation", result, make_page(result, {one.name: (one.real.slice, one.generated.slice) for one in found}))
+    say("\n".join([aligned(lines(table)), *absent(table), *said, *map(str, files)]))
+
+
+def given_to(job: Evaluate) -> Given:
+    """Estimator and networks. Raises ValueError where a file is not what it should be."""
+    files = {name: getattr(job, name.replace("-", "_")) for name in NETWORKS}
+    networks = {name: load_network(path, NETWORKS[name], job.network_device) for name, path in files.items() if path}
+    return Given(make_estimator(job.flow), looks(networks), load_lpips(job.alexnet, job.lpips) if job.lpips and job.alexnet else None)
+
+
+def found_generated(folder: Path, pool: DecoderPool) -> dict[str, Find]:
+    """Videos of a folder, each looked at when it is asked for."""
+    return {name: lambda path=path: take_of(path, pool) for name, path in videos_in(folder, "--generated").items()}
+
+
+def found_real(place: str, pool: DecoderPool) -> dict[str, Find]:
+    """Videos of a folder, or the kept windows of a data set."""
+    if not Path(place.partition(":")[0]).exists():
+        raise ValueError(f"--real is {place!r}, which is not there, expected a folder of videos, DATASET or DATASET:VIEW")
+    if Path(place).is_dir() and not (Path(place) / "run.json").exists():
+        return {name: lambda path=path: take_of(path, pool) for name, path in videos_in(Path(place), "--real").items()}
+    selection = select(place)
+    settings = read_settings(selection.dataset)
+    kept = read_manifest(selection, filters=[("outcome", "==", str(Outcome.KEPT))])
+    return {row["key"]: lambda row=row: take_of_window(row, settings, pool) for row in kept}
+
+
+def paired_up(real: Mapping[str, Find], generated: Mapping[str, Find], most: int) -> tuple[list[Two], dict[str, list[str]]]:
+    """Pairs of one name, and the names that have no partner. Raises ValueError where there is no pair, or one cannot be compared."""
+    names = [name for name in generated if name in real]
+    if not names:
+        some = (", ".join(list(one)[:NAMED]) for one in (real, generated))
+        raise ValueError("no generated video has the name of a real one, expected the same file names: real are {}, generated {}".format(*some))
+    left = dict(real=[name for name in real if name not in generated], generated=[name for name in generated if name not in real])
+    for side, alone in left.items():
+        if alone:
+            tell(f"{len(alone)} {side} without a partner, left out: {', '.join(alone[:NAMED])}{', ...' if len(alone) > NAMED else ''}")
+    return [two_of(name, real[name](), generated[name](), most) for name in names], left
+
+
+def two_of(name: str, real: Take, generated: Take, most: int) -> Two:
+    """Raises ValueError where the two cannot be compared frame by frame."""
+    lengths = len(real.times), len(generated.times)
+    count = min(*lengths, most)
+    if count < LEAST:
+        raise ValueError(f"{name} has {lengths[0]} real and {lengths[1]} generated frames, expected at least {LEAST} of both")
+    lasts = min(take.times[count - 1] for take in (real, generated))
+    if lasts < LEAST_S:
+        raise ValueError(f"{name} has {count} frames in {lasts:.2f} s, expected at least {LEAST_S:g} s")
+    aspects = [take.size[0] / take.size[1] for take in (real, generated)]
+    if abs(aspects[0] / aspects[1] - 1) > ASPECTS:
+        sizes = "{}x{} pixels and generated {}x{}".format(*real.size, *generated.size)
+        raise ValueError(f"{name} has real {sizes}, expected the same aspect: their crops would not show the same")
+    late = np.abs(real.times[:count] - generated.times[:count]).max()
+    if late > np.median(np.diff(real.times)) / 2:
+        rates = [(count - 1) / take.times[count - 1] for take in (real, generated)]
+        raise ValueError(f"{name} has real {rates[0]:.2f} and generated {rates[1]:.2f} frames a second, expected frames of the same instants")
+    if lengths[0] != lengths[1] and count < most:
+        tell(f"{name} has {lengths[0]} real and {lengths[1]} generated frames: the first {count} are compared")
+    return Two(name, real, generated, count)
+
+
+def described(two: Two, found: Measured, real: Footage, generated: Footage) -> dict[str, Any]:
+    """A pair, as the file has it."""
+    keys = [key for key, *_ in PAIRED if getattr(found, key) is not None]
+    sides = dict(real=alone(two.real, real, found.real), generated=alone(two.generated, generated, found.generated))
+    return dict(
+        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.row,
+        log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides,
+        **{key: float(getattr(found, key).mean()) for key in keys}, of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
+    )  # fmt: skip
+
+
+def alone(take: Take, clip: Footage, side: Side) -> dict[str, Any]:
+    """One video of a pair."""
+    rate = (len(clip.times) - 1) / float(clip.times[-1])
+    about = dict(frames=len(take.times), fps=rate, size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder, visible=side.visible)
+    return about | {key: getattr(side, key) for key, *_ in OWN}
+
+
+def curves(found: Sequence[Measured], given: Given) -> list[dict[str, Any]]:
+    """Over time; those of single frames have a unit."""
+    units = {key: unit for key, _, unit, _ in PAIRED}
+    return [curve._asdict() | dict(unit=units.get(curve.key)) for curve in (*over_frames(found), *slid(found, given))]
+
+
+def named(found: Sequence[Measured]) -> dict[str, Any]:
+    """Spectra of the motion."""
+    hz, (real, generated) = spectra(found)
+    return dict(hz=hz.tolist(), real_px=real.tolist(), generated_px=generated.tolist(), every_pixel=GRID)
+
+
+def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What decides the numbers beside the videos and what stands with each."""
+    return dict(
+        crop=list(SIZE), cropping=CROPPING, frames=f"the first that both have, at most {job.frames}", flow=make_estimator(job.flow).description(),
+        spectrum=f"displacements from the first frame at {FPS:g} frames a second, K = {FREQUENCIES}", intervals=f"95 %, over pairs: {INTERVALS.format(job.rounds)}",
+        without_a_partner={side: list(names) for side, names in left.items()}, decoding=asdict(job.decode),
+        versions=versions(BuildConfig(decode=job.decode, flow=job.flow)) | dict(torch=version("torch")),
+    )  # fmt: skip
+
+
+def remarks(found: Sequence[Measured], splits: Sequence[str | None]) -> list[str]:
+    """What is to be said of these pairs."""
+    return [*few(len(found)), *mixed(rates_apart(found)), *learnt(splits)]
+
+
+def learnt(splits: Sequence[str | None]) -> list[str]:
+    """Of windows that are no held-out ones."""
+    count = splits.count("train")
+    return [f"{count} of {len(splits)} real videos are windows of the split train: what was learnt from is no held-out result"] if count else []
+
+
+def mixed(rates: str | None) -> list[str]:
+    """Of pairs that are not of one clock."""
+    return [f"Pairs have {rates}: excerpts of so many frames (FVD, DT-FVD, changes) do not all last as long, and no distance slides over time"] if rates else []
+
+
+def few(pairs: int) -> list[str]:
+    """Of drawn intervals over so few pairs."""
+    said = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
+    return [said] if 1 < pairs < FEW else []
+
+
+def lines(table: Sequence[Row]) -> Iterator[list[str]]:
+    """What was measured, for a terminal."""
+    yield ["metric", "distance", "95 % interval", "real", "generated", "better"]
+    for row in table:
+        if row.needs:
+            continue
+        interval = f"{row.low:.3g} to {row.high:.3g}" if row.low is not None else "one pair"
+        yield [
+            row.name,
+            f"{row.value:.4g} {row.unit}".strip(),
+            interval,
+            *("" if one is None else f"{one:.3g}" for one in (row.real, row.generated)),
+            row.better,
+        ]
+
+
+def absent(table: Sequence[Row]) -> list[str]:
+    """What was not measured, by what it needs."""
+    needed = dict.fromkeys(row.needs for row in table if row.needs)
+    return [f"{', '.join(row.name for row in table if row.needs == needs)}: needs {needs}" for needs in needed]
+
+
+if __name__ == "__main__":
+    main()

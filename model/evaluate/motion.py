@@ -1,0 +1,39 @@
+"""What a motion is like: pure functions of displacements F [T, 2, H, W], pixels, from the first frame to every frame (docs/maths.md, 36 to 38)."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import wasserstein_distance
+
+from model.evaluate.spectral import over
+from pipeline.filters import drift_fit
+
+Motion = Float[np.ndarray, "_ 2 _ _"]
+"""[time, x and y, height, width]."""
+
+
+def magnitude_distance(found: Motion, true: Motion) -> float:
+    """Wasserstein-1 distance, pixels, of how long displacements are, over all frames and pixels (docs/maths.md, 36). Sizes and lengths may differ."""
+    return float(wasserstein_distance(*(np.hypot(one[:, 0], one[:, 1]).ravel() for one in (found, true))))
+
+
+def spatial_coherence(motion: Motion) -> float:
+    """How alike neighbouring pixels move about their means, -1 (opposite) over 0 (anyhow) to 1 (together); 0 where nothing moves (docs/maths.md, 37)."""
+    moving = (motion - motion.mean(axis=0)).astype(np.float64)
+    pairs = [(moving[..., 1:, :], moving[..., :-1, :]), (moving[..., 1:], moving[..., :-1])]
+    alike = sum(np.vdot(a, b) for a, b in pairs)
+    return over(float(alike), float(sum(np.vdot(a, a) + np.vdot(b, b) for a, b in pairs)) / 2)
+
+
+def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
+    """Share of the energy about the mean in time that sways in the bands 1 .. K-1, 0 to 1; drift and jitter have the rest (docs/maths.md, 38).
+
+    0 where nothing moves. Raises ValueError unless there are T > 4 frames and 2 <= K <= T / 2.
+    """
+    time = len(motion)
+    if not (time > 4 and 2 <= frequencies <= time // 2):
+        raise ValueError(f"frequencies is {frequencies}, expected 2 to {time // 2} for a motion of {time} frames, of which it takes 5 or more")
+    moving = (motion - motion.mean(axis=0)).reshape(time, -1).astype(np.float64)
+    drift = np.outer(np.linspace(-1, 1, time), drift_fit(time) @ moving)
+    sway = np.abs(np.fft.rfft(moving - drift, axis=0)) ** 2
+    inside = 2 * float(sway[1:frequencies].sum()) / time
+    return over(inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift)))

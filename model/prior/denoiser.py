@@ -1,0 +1,216 @@
+"""The denoiser: eps(z; n, c), the noise in latents z [K, 4, h, w] at diffusion step n, given features c [16, h, w] of the photograph.
+
+Three networks with this signature, the paper's method and its two ablation partners:
+
+    independent   a 2D U-Net on one frequency at a time, told which by an embedding beside that of the step: `SliceDenoiser`
+    coordinated   the same, trained and frozen, with attention across the frequencies after its blocks: model/prior/frequency_attention.py
+    volume        one 2D U-Net for the 4K channels of all frequencies at once: `VolumeDenoiser`
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model.prior.diffusers_modules import (
+    ResnetBlock2D,
+    UNet2DConditionModel,
+    UNet2DModel,
+    check_widths,
+)
+from model.prior.diffusion import Prediction, noise_of
+
+Mode = Literal["coordinated", "independent", "volume"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """The paper's denoiser: base width 128, multipliers 1, 4, 8."""
+
+    mode: Mode = "coordinated"
+    frequencies: int = 16
+    """K."""
+    prediction: Prediction = "noise"
+    """What the U-Net gives out; the paper's is the noise. A velocity is learnt faster (docs/decisions/0010)."""
+    channels: tuple[int, ...] = (128, 512, 1024)
+    """Width of each level of the U-Net, finest first; every level after the first halves the size."""
+    attention_levels: tuple[int, ...] = (1, 2)
+    """Levels with attention between pixels, 0 the finest; the middle always has it."""
+    layers_per_block: int = 2
+    head_channels: int = 64
+    """Width of an attention head; divides every width."""
+    norm_groups: int = 32
+    """Groups of the group normalisation; divides every width."""
+    latent_channels: int = 4
+    features: int = 16
+    """Channels of the photograph's features."""
+    image_channels: tuple[int, ...] = (64, 128, 256)
+    """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so that sizes meet."""
+    text_channels: int = 0
+    """Width of the text that a pretrained U-Net attends to beside its pixels; it is handed zeros. 0: there is none."""
+    heads: tuple[int, ...] = ()
+    """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels` makes."""
+
+    def __post_init__(self):
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(Mode))}")
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}")
+        if self.frequencies < 1:
+            raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
+        check_widths(self.channels, self.norm_groups)
+        check_widths(self.image_channels, self.norm_groups, "image channels")
+        for name in ("layers_per_block", "head_channels", "latent_channels", "features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1")
+        if any(width % self.head_channels for width in self.channels):
+            raise ValueError(f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head")
+        if not set(self.attention_levels) <= set(range(len(self.channels))):
+            raise ValueError(f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}")
+        self._check_text()
+
+    def _check_text(self):
+        if self.text_channels < 0:
+            raise ValueError(f"text channels are {self.text_channels}, expected at least 0")
+        if self.heads and not (self.text_channels and len(self.heads) == len(self.channels)):
+            raise ValueError(f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, of a network with text, or none")
+        if any(heads < 1 or width % heads for width, heads in zip(self.channels, self.heads, strict=False)):
+            raise ValueError(f"heads are {self.heads}, expected divisors of the channels {self.channels}")
+
+
+class ImageEncoder(nn.Module):
+    """A small ResNet: a photograph to features at the latent's size."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        widths, groups = config.image_channels, config.norm_groups
+        self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList([residual(widths[0], widths[0], groups)])
+        for width, wider in pairwise(widths):
+            self.blocks += [residual(width, wider, groups, down=True), residual(wider, wider, groups)]
+        # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
+        # and the photograph would not be seen for hundreds of steps
+        self.leave = nn.Sequential(
+            nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.features, 3, padding=1), nn.GroupNorm(config.features, config.features)
+        )
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """Features of photographs in -1 .. 1."""
+        x = self.enter(image)
+        for block in self.blocks:
+            x = block(x, None)
+        return self.leave(x)
+
+
+def residual(width: int, wider: int, groups: int, down: bool = False) -> Any:
+    """A residual block without an embedding of the step; `down` halves the size first."""
+    return ResnetBlock2D(in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down)  # pyright: ignore[reportArgumentType]
+
+
+class SliceDenoiser(nn.Module):
+    """The 2D U-Net of one frequency: stage 1, and the paper's "independent" ablation."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config)
+        self.unet = unet(config, config.latent_channels, class_embed_type="timestep")
+
+    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """The condition c of photographs in -1 .. 1."""
+        return self.encoder(image)
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        features: Float[Tensor, "batch features h w"] | None,
+        bands: Int[Tensor, "batch freq"] | None = None,
+    ) -> Float[Tensor, "batch freq 4 h w"]:
+        """The noise in `z`; without features, of the null condition.
+
+        `bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
+        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `bands`.
+        """
+        check_latent(z, self.config, every=bands is None)
+        batch, freq = z.shape[:2]
+        if bands is None:
+            bands = torch.arange(freq, device=z.device).expand(batch, freq)
+        condition = condition_of(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        x = torch.cat([z, condition], dim=2).flatten(0, 1)
+        output = call(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
+        return noise_of(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
+
+
+class VolumeDenoiser(nn.Module):
+    """One U-Net for all frequencies, side by side as channels: the paper's "volume" ablation."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config)
+        self.unet = unet(config, config.latent_channels * config.frequencies)
+
+    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+        """The condition c of photographs in -1 .. 1."""
+        return self.encoder(image)
+
+    def forward(
+        self, z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None
+    ) -> Float[Tensor, "batch freq 4 h w"]:
+        """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
+        check_latent(z, self.config)
+        x = torch.cat([z.flatten(1, 2), condition_of(z, features, self.config)], dim=1)
+        return noise_of(call(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
+
+
+def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
+    """diffusers' U-Net from `latent` channels beside the features to as many."""
+    attends = [level in config.attention_levels for level in range(len(config.channels))]
+    attention = "CrossAttn" if config.text_channels else "Attn"
+    settings: dict[str, Any] = dict(
+        in_channels=latent + config.features,
+        out_channels=latent,
+        down_block_types=tuple(f"{attention if attend else ''}DownBlock2D" for attend in attends),
+        up_block_types=tuple(f"{attention if attend else ''}UpBlock2D" for attend in reversed(attends)),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_groups,
+        **embedding,
+    )
+    if not config.text_channels:
+        return UNet2DModel(**settings, attention_head_dim=config.head_channels)
+    heads = config.heads or tuple(width // config.head_channels for width in config.channels)
+    # diffusers means the number of heads by this name here, and their width above
+    return UNet2DConditionModel(**settings, attention_head_dim=heads, cross_attention_dim=config.text_channels)
+
+
+def call(
+    unet: Any,
+    x: Float[Tensor, "slices channels h w"],
+    n: Int[Tensor, " slices"],
+    config: DenoiserConfig,
+    bands: Int[Tensor, " slices"] | None = None,
+) -> Float[Tensor, "slices out h w"]:
+    """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of zeros."""
+    text = {"encoder_hidden_states": x.new_zeros(len(x), 1, config.text_channels)} if config.text_channels else {}
+    return unet(x, n, class_labels=bands, **text).sample
+
+
+def condition_of(
+    z: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"] | None, config: DenoiserConfig
+) -> Float[Tensor, "batch features h w"]:
+    """The features, or the null condition: zeros."""
+    return z.new_zeros(len(z), config.features, *z.shape[-2:]) if features is None else features
+
+
+def check_latent(z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True) -> None:
+    """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size that the U-Net can halve."""
+    factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
+    if every and z.shape[1] != config.frequencies:
+        raise ValueError(f"the latents have {z.shape[1]} frequencies, expected {config.frequencies}")
+    if height % factor or width % factor:
+        raise ValueError(f"the latents are {width}x{height}, expected multiples of {factor}")

@@ -1,0 +1,158 @@
+"""Splatting: things are moved to where a flow takes them, and what comes together at a pixel is mixed.
+
+One definition (docs/maths.md, 15 and 16), two ways to it: plain torch on any device, and on the CPU a compiled kernel
+(`splatting_kernel.py`), several times as fast. Both agree to rounding. On the CPU each gives the same bits from run to run,
+the kernel for any number of threads too; plain torch on a GPU adds in an order that changes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from model.render.splatting_cpu import LEAST_SHARE, MODES, Mode, compiled, library
+
+
+class Splatted(NamedTuple):
+    """What has arrived."""
+
+    features: Float[Tensor, "batch channels height width"]
+    """0 in holes."""
+    holes: Bool[Tensor, "batch 1 height width"]
+    """Pixels that no weight has come to."""
+
+
+def splat(
+    features: Float[Tensor, "batch channels height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    mode: Mode = "softmax",
+    metric: Float[Tensor, "batch 1 height width"] | None = None,
+) -> Splatted:
+    """Moves each pixel's features by its flow (pixels, x to the right, y down) and shares them out among the four pixels around the
+    place where it lands, by the distance to each (docs/maths.md, 15 and 16).
+
+    "sum" adds up what arrives at a pixel. The other modes take its mean: "average" by those shares alone; "linear" by shares times the metric,
+    which is at least 0; "softmax" by shares times exp(metric), whatever the metric's range, so that where it is larger is in front.
+    A metric of -inf is never seen in "softmax", nor one of 0 in "linear". What lands outside the picture is dropped, and so is what a flow
+    that is not finite takes away.
+
+    Differentiable, once, by features, flow and metric. Computes in float32 (in float64 where the features are float64); the result has
+    the features' type. Raises ValueError where the sizes do not fit, the mode is unknown, or it has no use for the metric or lacks it.
+    """
+    check(features, flow, mode, metric)
+    wide = torch.promote_types(features.dtype, torch.float32)
+    given = (features.to(wide), flow.to(wide), mode, None if metric is None else metric.to(wide))
+    splatted, holes = compiled(*given) if features.device.type == "cpu" and library() else plain(*given)
+    return Splatted(splatted.to(features.dtype), holes)
+
+
+def smoothed_away(
+    features: Float[Tensor, "batch channels height width"],
+    moved: Float[Tensor, "batch channels height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"],
+    inside: Float[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """What softmax splatting has smoothed away: the features less what is seen of them in `moved`, where the flow took them, splatted alike.
+
+    Of `moved` only what is `inside`, 1 or 0, is seen (docs/maths.md, 29).
+    """
+    height, width = flow.shape[2:]
+    x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
+    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    known = torch.ones_like(metric) if inside is None else inside
+    seen = grid_sample(torch.cat([moved * known, known.to(moved.dtype)], dim=1), at, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return splat(features - seen[:, :-1] / seen[:, -1:].clamp(min=LEAST_SHARE), flow, "softmax", metric).features
+
+
+def check(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:
+    """Raises ValueError for what cannot be splatted."""
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+    if features.ndim != 4 or not all(x.is_floating_point() for x in (features, flow)):
+        raise ValueError(f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, expected [batch, channels, height, width] of real numbers")
+    batch, _, height, width = features.shape
+    expect("flow", flow, features, (batch, 2, height, width))
+    if (metric is not None) != (mode in ("linear", "softmax")):
+        raise ValueError(f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, expected one in linear and softmax only")
+    if metric is not None:
+        expect("metric", metric, features, (batch, 1, height, width))
+        if mode == "linear" and bool((metric < 0).any()):
+            raise ValueError(f"metric goes down to {float(metric.min()):g}, expected at least 0 in mode 'linear'")
+
+
+def expect(name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]) -> None:
+    if found.shape != shape or found.device != features.device:
+        raise ValueError(f"{name} is {list(found.shape)} on {found.device}, expected {list(shape)} on {features.device}, as the features are")
+
+
+def plain(
+    features: Float[Tensor, "batch channels height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    mode: Mode,
+    metric: Float[Tensor, "batch 1 height width"] | None,
+) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
+    """`splat` in plain torch, of one type of numbers."""
+    at, share = landing(flow)
+    weight, holes = weights(at, share, mode, None if metric is None else metric.flatten(2))
+    return move(features.flatten(2), at, weight).unflatten(2, features.shape[2:]), holes.unflatten(2, features.shape[2:])
+
+
+def landing(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
+    """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where that is outside or next to nothing."""
+    height, width = flow.shape[2:]
+    x = flow[:, 0] + torch.arange(width, device=flow.device)
+    y = flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)  # False of NaN, which may not reach the products: 0 times it is no 0
+    x, y = x.where(inside, -2), y.where(inside, -2)
+    left, top = x.detach().floor(), y.detach().floor()
+    right, below = x - left, y - top
+    left, top = left.long(), top.long()
+    places, shares = [], []
+    for row, v in ((top, 1 - below), (top + 1, below)):
+        for column, u in ((left, 1 - right), (left + 1, right)):
+            lands = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (u * v >= LEAST_SHARE)
+            places.append((row * width + column).where(lands, height * width))
+            shares.append((u * v).where(lands, 0))
+    return torch.stack(places, 1).flatten(2), torch.stack(shares, 1).flatten(2)
+
+
+def weights(
+    at: Int64[Tensor, "batch 4 pixels"], share: Float[Tensor, "batch 4 pixels"], mode: Mode, metric: Float[Tensor, "batch 1 pixels"] | None
+) -> tuple[Float[Tensor, "batch 4 pixels"], Bool[Tensor, "batch 1 pixels"]]:
+    """By what a pixel's features are multiplied on their way to each target, and which targets are holes."""
+    batch, _, pixels = share.shape
+    places = at.flatten(1)
+    if metric is None:
+        weight = share
+    else:
+        factor = in_front(places, metric.expand_as(share)) if mode == "softmax" else metric
+        weight = (share * factor).where(at < pixels, 0)
+    total = share.new_zeros(batch, pixels + 1).scatter_add(1, places, weight.flatten(1))
+    holes = (total == 0)[:, None, :-1]
+    if mode == "sum":
+        return weight, holes
+    # a share of nothing is 0, and so is its gradient
+    return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(weight), holes
+
+
+def in_front(places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]) -> Float[Tensor, "batch 4 pixels"]:
+    """exp(metric), over the largest of what comes to the same place: that cancels out, and there is always a 1 (docs/maths.md, 16)."""
+    lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
+    largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
+    return (metric - largest.gather(1, places).view_as(metric)).exp()
+
+
+def move(
+    features: Float[Tensor, "batch channels pixels"], at: Int64[Tensor, "batch 4 pixels"], weight: Float[Tensor, "batch 4 pixels"]
+) -> Float[Tensor, "batch channels pixels"]:
+    """Adds weight times features at the targets. Of each pixel the channels lie together: they go to the same place."""
+    batch, channels, pixels = features.shape
+    rows = features.transpose(1, 2).contiguous()
+    places = at + (pixels + 1) * torch.arange(batch, device=at.device)[:, None, None]
+    sums = rows.new_zeros(batch * (pixels + 1), channels)
+    for k in range(4):
+        sums.index_add_(0, places[:, k].flatten(), (rows * weight[:, k, :, None]).flatten(0, 1))
+    return sums.unflatten(0, (batch, pixels + 1))[:, :-1].transpose(1, 2).contiguous()

@@ -1,0 +1,157 @@
+"""The card of a data set, README.md in its folder, with the head in YAML that Hugging Face reads."""
+
+import html
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.sizes import human_size
+from schemas.outcome import Reason, printable
+from schemas.run_contract import RunContract
+from schemas.sample import MEMBERS
+from schemas.statistics import SpectrumStatistics
+
+KNOWN_LICENCES = frozenset(
+    [
+        "apache-2.0",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc0-1.0",
+        "mit",
+        "pddl",
+        "unlicense",
+    ]
+)
+"""Identifiers that Hugging Face knows; anything else is `other` there, and named in the text."""
+SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
+
+BODY = """# Spectral volumes of {clips} clips
+
+{kept} start frames, each with the motion of the {seconds:g} s that follow it as K = {frequencies} Fourier coefficients
+per pixel and displacement component, at {width} x {height} pixels; extracted by Quiver from {hours:.2f} h of video, after
+Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
+
+| | windows, and clips that gave none |
+|---|---|
+{counts}
+
+Flow: {flow}. {shards} shards, {bytes}.{reading}
+
+## Format
+Each sample has three members: {members}. Channels of `spectrum` are re x, im x, re y, im y, in pixels, raw:
+S_k = sum_t F_t exp(-2 pi i k t / {frames}) over {frames} frames at {fps:g} a second, so frequency k is {step:g} k Hz.
+`manifest.parquet` has a row for every window that was considered, kept or not, with its measures, its clip, and the
+offsets of its members; format {format}.
+
+## Scales
+{scales}
+
+## Licences
+The samples show frames of the videos, and carry their licences, as the list of clips gave them.
+
+| licence | windows kept |
+|---|---|
+{licences}
+"""
+
+
+READING = """ Read it with webdataset (never call its `.decode()` on shards of others,
+its defaults unpickle):
+```python
+import webdataset as wds
+from safetensors.numpy import load
+
+for sample in wds.WebDataset("{first}", shardshuffle=False):
+    spectrum = load(sample["motion.safetensors"])["spectrum"]  # float16 [{frequencies}, 4, {height}, {width}]
+```
+or with datasets:
+```python
+from datasets import load_dataset
+from safetensors.numpy import load
+
+for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, split="{split}", streaming=True):
+    spectrum = load(sample["motion.safetensors"])["spectrum"]
+```"""
+
+
+def card(
+    contract: RunContract, summary: Mapping[str, Any], index: Mapping[str, Any], statistics: SpectrumStatistics | None, licences: Mapping[str | None, int]
+) -> str:
+    """The text of README.md. Whatever came from a file or a table is escaped."""
+    config = contract.config
+    plan, (width, height) = config["plan"], config["size"]
+    body = BODY.format(
+        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=counts_table(summary),
+        frames=plan["frames"], fps=plan["fps"], seconds=plan["frames"] / plan["fps"], step=plan["fps"] / plan["frames"], frequencies=config["frequencies"],
+        width=width, height=height, flow=", ".join(f"{name} {escaped(str(value))}" for name, value in config["flow"].items()),
+        reading=reading(config, index), members=", ".join(f"`KEY.{member}`" for member in MEMBERS), format=contract.format,
+        scales=scales_table(statistics), licences=table(sorted((escaped(name or "not stated"), count) for name, count in licences.items())),
+    )  # fmt: skip
+    return head(summary, licences) + "\n" + body
+
+
+def reading(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
+    """How to load the first shard that has a sample; nothing where none has."""
+    shards = sorted((entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"])
+    if not shards:
+        return ""
+    shard, (width, height) = shards[0][1], config["size"]
+    return READING.format(first=f"shards/{shard}.tar", split=index[shard]["split"], frequencies=config["frequencies"], width=width, height=height)
+
+
+def head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
+    """The YAML head; JSON strings are YAML."""
+    known = sorted({name.lower() if name and name.lower() in KNOWN_LICENCES else "other" for name in licences} or {"other"})
+    size = next((name for name, limit in SIZES if summary["kept"] < limit), "n>1M")
+    lines = ["---", f"license: {json.dumps(known if len(known) > 1 else known[0])}", "task_categories: [image-to-video]", f'size_categories: ["{size}"]']
+    lines += ["tags: [webdataset, optical-flow, motion, spectral-volume]"]
+    if summary["kept_by_split"]:
+        lines += ["configs:", "- config_name: default", "  data_files:"]
+        lines += [f"  - {{split: {split}, path: shards/{split}-*.tar}}" for split in sorted(summary["kept_by_split"], reverse=True)]
+    return "\n".join([*lines, "---"])
+
+
+def counts_table(summary: Mapping[str, Any]) -> str:
+    rows = [(f"kept, {named(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
+    rows += [
+        (f"{outcome}, {named(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
+    ]
+    return table(rows)
+
+
+def scales_table(statistics: SpectrumStatistics | None) -> str:
+    """Of statistics.json."""
+    if statistics is None:
+        return "No training window was kept, so there are none."
+    said = "The 95th percentile of |S_k| over all pixels, both components and all training samples, pixels (`statistics.json`):\n\n| Hz | scale |\n|---|---|\n"
+    return said + table([(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies])
+
+
+def table(rows: list[tuple[Any, ...]]) -> str:
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
+def named(word: Any, known: Iterable[str]) -> str:
+    """A word of ours as it is, any other one escaped."""
+    return word if word in set(known) else escaped(str(word))
+
+
+def escaped(text: str) -> str:
+    """Text from outside, inert in Markdown and in HTML."""
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(printable(text, 200)))

@@ -1,0 +1,206 @@
+"""Rounds of `quiver retry`: what failed for a reason that may have been the machine's, tried again.
+
+    retries/001.json    the rows of the first round, sealed; created once, before its first shard is built
+
+A round adds rows to the plan and changes none of them. A window that it tries again has the same
+key and stands in a shard of the round; a clip that gave no window stands there with the windows
+that it gives now, or with the reason that is final. Such a row takes the place of the earlier one,
+in the manifest and in every count; the record in which the earlier one stands is left as it is.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.dataset.record import sealed
+from schemas.outcome import Outcome, Stage, is_environmental
+from schemas.records import PLAN
+
+_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+"""What a file that is no round may be to its reader."""
+BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
+"""Columns that a round keeps of the row in whose place a window's row stands."""
+
+
+class DamagedRound(ValueError):
+    """A file of a round is not what was written, or `missing`."""
+
+    def __init__(self, path: Path, what: str, missing: bool = False):
+        super().__init__(f"{path} {what}")
+        self.name, self.what, self.missing = path.name, what, missing
+
+
+class Round(NamedTuple):
+    """One round, as it was written."""
+
+    number: int
+    """The first round has 1."""
+    sha256: str
+    """The digest of its file, hexadecimal, which the next round names."""
+    rows: list[dict[str, Any]]
+    """Each has the columns of PLAN and its `round`; and `before`, the fate of a window that is
+    tried again, or `retried`, the id that a clip had.
+    """
+
+
+def round_name(number: int) -> str:
+    """Returns the name of a round's file."""
+    return f"{number:03d}.json"
+
+
+def round_number(name: str) -> int | None:
+    """Returns the number of the round whose file has this name; None if no round has."""
+    number = int(name[:-5]) if re.fullmatch(r"[0-9]{3,6}\.json", name, re.ASCII) else 0
+    return number if number and name == round_name(number) else None
+
+
+def round_of(shard: str) -> int:
+    """Returns the number of the round to which a shard belongs by its name; 0 if it is of the first
+    plan.
+    """
+    match = _SHARD.fullmatch(shard)
+    return int(match[1]) if match else 0
+
+
+def shard_label(number: int) -> str:
+    """Returns what the names of a round's shards have between their split and their number."""
+    return f"retry{number:03d}-"
+
+
+def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
+    """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
+    of the round before; None for the first.
+    """
+    return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
+
+
+def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
+    """Reads every round in that folder, in order. `newest` is the number of the last round of which
+    there are shards: a round names the one before it, and nothing but its shards names the last.
+
+    Raises DamagedRound if a round is missing, is not what was written, or is of another run.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = {number for name in names if (number := round_number(name))}
+    rounds: list[Round] = []
+    for number in range(1, max(numbers | {newest}, default=0) + 1):
+        path = folder / round_name(number)
+        if number not in numbers:
+            raise DamagedRound(path, "is gone, and what came after it is there", missing=True)
+        last = rounds[-1].sha256 if rounds else None
+        rounds.append(_read_round(path, number, run, last))
+    return rounds
+
+
+def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
+    try:
+        data = path.read_bytes()
+        record = json.loads(data)
+        record.pop("digest")
+        intact = sealed(record) == data
+    except UNREADABLE as error:
+        raise DamagedRound(path, "is no round of quiver retry") from error
+    if not intact:
+        raise DamagedRound(path, "has changed since it was written")
+    if record.get("round") != number:
+        raise DamagedRound(path, f"is not round {number}")
+    if record.get("run") != run or record.get("last") != last:
+        raise DamagedRound(path, "is of another run, or follows another round")
+    rows = record.get("rows")
+    if not (isinstance(rows, list) and rows and all(_is_row(row, number) for row in rows)):
+        raise DamagedRound(path, "has rows that are none of a round")
+    _check_columns(path, rows)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Round(number, sha256, [row | {"round": number} for row in rows])
+
+
+def _is_row(row: Any, number: int) -> bool:
+    """Tells whether a row says what those who read it rely on; a seal, which anyone can make, says
+    nothing of that.
+    """
+    if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
+        return False
+    if not all(isinstance(row.get(name), str) for name in ("clip_id", "uri")):
+        return False
+    retried = isinstance(row.get("retried"), str)
+    if row["key"] is None:
+        return retried and row["shard"] is None and row.get("outcome") in list(Outcome)
+    shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
+    if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
+        return False
+    return type(row.get("start_frame")) is int and (retried or _is_fate(row.get("before")))
+
+
+def _is_fate(before: Any) -> bool:
+    """Tells whether `before` says how a window failed that may be tried again."""
+    if not (isinstance(before, dict) and set(before) == set(BEFORE)):
+        return False
+    return is_environmental(before) and before["stage"] in list(Stage)
+
+
+def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Raises DamagedRound if a value is of another kind than its column in a plan."""
+    try:
+        pa.Table.from_pylist(rows, PLAN)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise DamagedRound(path, "has a value of another kind than a plan") from error
+
+
+class Superseded:
+    """It contains the rows in whose place a row of a later round stands: windows by their key,
+    clips by their id and uri.
+    """
+
+    def __init__(self, rounds: Iterable[Round]):
+        self.last: dict[tuple[str, ...], int] = {}
+        for retried in rounds:
+            for row in retried.rows:
+                self.last |= dict.fromkeys(_replaced(row), retried.number)
+
+    def __contains__(self, row: Mapping[str, Any]) -> bool:
+        return self.last.get(_identity(row), 0) > row.get("round", 0)
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (row["key"],) if row["key"] else (row["clip_id"], row["uri"])
+
+
+def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yields the identities of the earlier rows that a row of a round stands for."""
+    if row["key"]:
+        yield (row["key"],)
+    if row.get("retried"):
+        yield row["retried"], row["uri"]
+
+
+class Settled:
+    """It knows the fates of windows before each round that tried them again. One is made from all
+    rounds, for however many shards.
+    """
+
+    def __init__(self, rounds: Iterable[Round]):
+        self._fates: dict[str, list[tuple[int, dict]]] = {}
+        for retried in rounds:
+            for row in retried.rows:
+                if row.get("before"):
+                    fate = {"key": row["key"]} | row["before"]
+                    self._fates.setdefault(row["key"], []).append((retried.number, fate))
+
+    def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the rows of one shard as they are to be built: if a window was tried again in a
+        later round, with its record's row as `settled`, so that a shard which is built once more
+        has the same bytes, and no window is in two tars.
+        """
+        return [self._settle(dict(row)) for row in rows]
+
+    def _settle(self, row: dict[str, Any]) -> dict[str, Any]:
+        for number, fate in self._fates.get(row["key"], []):
+            if number > row.get("round", 0):
+                return row | {"settled": fate}
+        return row

@@ -1,0 +1,551 @@
+"""From what the user listed to a plan that is fixed before the run: which window goes to which shard of which split."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64
+from pyarrow import csv, parquet
+
+from pipeline.dataset.object_store import is_url
+from pipeline.dataset.remote_clips import fetched, objects_of
+from pipeline.decode.media_file import check_readable
+from pipeline.redact import check_no_secret, check_path
+from schemas.clip import Clip, Video, Window
+from schemas.outcome import (
+    ENVIRONMENTAL,
+    Outcome,
+    Quarantined,
+    Reason,
+    Stage,
+    is_environmental,
+    printable,
+)
+from schemas.records import PLAN
+from schemas.sample import sample_key
+
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"]
+)
+LONGEST = 4096
+"""Characters of a text in a table of clips: each of its windows repeats it."""
+FARTHEST_S = 1e9
+"""30 years: no time of a cut is later, or earlier, than that."""
+ROUNDING_S = 1e-6
+"""Times of frames that should be equal differ by less: by their containers' and float64's rounding."""
+MISSING_FRAMES = 2
+"""Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
+a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
+3).
+"""
+NO_NUMBER = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
+"""Words of other programs for a number that is missing. For a text there is none: a clip may be
+called NA.
+"""
+TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
+OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    frames: int = 150
+    """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s."""
+    fps: float = 30.0
+    """Working frame rate to which displacements are brought."""
+    stride: int = 10
+    """A window starts every this many frames at the working rate."""
+    windows_per_shard: int = 64
+    """Windows that are built and committed together, by one worker."""
+    test_fraction: float = 0.1
+    """Share of the videos held out for test, by hash of their source or content."""
+
+    def __post_init__(self):
+        for name, low in (("frames", 2), ("stride", 1), ("windows_per_shard", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}, expected more than 0 and at most 1000")
+        if not 0 <= self.test_fraction <= 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}, expected 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedClip:
+    """A listed clip after the probe: its windows, or why there are none."""
+
+    clip: Clip
+    clip_id: str
+    """The user's, or the beginning of the content's sha256."""
+    split: str | None
+    """None if the content decides it and could not be read."""
+    sha256: str | None
+    """Of the file's content; None if it could not be read."""
+    bytes: int | None
+    duration_s: float | None = None
+    windows: tuple[Window, ...] = ()
+    outcome: Outcome | None = None
+    stage: Stage | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    attempts: int = 1
+    retried: str | None = None
+    """In a round of `quiver retry`, the id of the row in whose place this stands."""
+
+
+def list_clips(paths: Sequence[str]) -> list[Clip]:
+    """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed order.
+
+    Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what would write a secret down.
+    """
+    if not paths or not all(paths):
+        raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
+    for path in paths:
+        if not is_url(path):
+            check_path("--clips", path)
+    clips = [clip for path in paths for clip in (_clips_of_url(path) if is_url(path) else _clips_of(Path(path)))]
+    named = [c.clip_id for c in clips if c.clip_id is not None]
+    if len(named) != len(set(named)):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise ValueError(f"clip_id {twice!r} is listed twice, expected each once")
+    return clips
+
+
+def _clips_of(path: Path) -> list[Clip]:
+    if path.is_dir():
+        files, root = sorted(_files_of(path)), str(path.absolute())
+        places = [os.path.relpath(file, path) for file in files]
+        found = [Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places]
+        if not found:
+            raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
+        return found
+    if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
+        return _clips_of_table(path)
+    if not path.exists():
+        raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
+    return [Clip(uri=os.path.abspath(path))]
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """The videos below a folder, and the folders there that cannot be searched: links that lead out
+    of it, which are not followed, and those that cannot be read. What becomes of these is said by
+    `check_place` and `check_readable`.
+    """
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        paths = (Path(place, name) for name in files)
+        yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
+        paths = (Path(place, name) for name in folders)
+        yield from (path for path in paths if path.is_symlink() and not _is_inside(path, folder))
+    yield from (Path(str(error.filename)) for error in unreadable)
+
+
+def _is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path, with all links followed, lies in a folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _clips_of_url(url: str) -> list[Clip]:
+    """Of object storage; a table there is not read."""
+    found = [one for one in objects_of(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
+    if not found or PurePosixPath(url).suffix.lower() in TABLE_SUFFIXES:
+        raise ValueError(f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine")
+    return [Clip(uri=one) for one in found]
+
+
+def _clips_of_table(path: Path) -> list[Clip]:
+    """Relative uris are relative to the table's folder."""
+    try:
+        table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        words = f"{printable(str(error))}; expected Parquet, or CSV in UTF-8"
+        raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
+    if table.column_names.count("uri") != 1 or not len(table):
+        raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
+    columns = {"uri": pa.string()} | {n: t for n, t in OPTIONAL_COLUMNS.items() if n in table.column_names}
+    try:
+        rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {printable(str(error))}") from error
+    if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
+        raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
+    for number, row in enumerate(rows, 1):
+        check_row(f"of row {number} of table {str(path)!r}", row)
+    return [_clip_of_row(row, path.parent) for row in rows]
+
+
+def check_row(which: str, row: dict[str, Any]) -> None:
+    """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text without end."""
+    for name, value in row.items():
+        if isinstance(value, str):
+            if len(value) > LONGEST:
+                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {LONGEST}")
+            check_no_secret(f"{name} {which}", value)
+    if not is_url(row["uri"]):
+        check_path(f"uri {which}", row["uri"])
+
+
+def read_csv(path: Path) -> pa.Table:
+    """A CSV with a header; known columns keep their type, whatever their values look like, and only
+    an empty text is none.
+    """
+    texts = {name: pa.string() for name in ("uri", *OPTIONAL_COLUMNS)}
+    options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""])
+    table = csv.read_csv(path, convert_options=options)
+    for place, name in enumerate(table.column_names):
+        if OPTIONAL_COLUMNS.get(name) == pa.float64():
+            numbers = [None if text in NO_NUMBER else text for text in table[name].to_pylist()]
+            table = table.set_column(place, name, pa.array(numbers, pa.string()).cast(pa.float64()))
+    return table
+
+
+def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
+    """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than
+    its row.
+    """
+    floats = {name: value for name, value in row.items() if isinstance(value, float)}
+    numbers = {name: _within(value) for name, value in floats.items() if not np.isnan(value)}
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
+    given: dict[str, Any] = texts | numbers
+    place = given.pop("uri")
+    uri = place if is_url(place) else os.path.abspath(folder / place)
+    return Clip(uri=uri, place=place, **given)
+
+
+def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video], staging: Path | None = None) -> PlannedClip:
+    """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in object storage (fetch.py).
+
+    Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage does not answer.
+    """
+    sha256 = size = None
+    try:
+        check_place(clip)
+        with fetched(clip.uri, staging) as path:
+            check_readable(path)
+            sha256, size = content_of(path)
+            return with_windows(identified(clip, sha256, size, config), probe(path), config)
+    except Quarantined as error:
+        return failed_clip(clip, error, config, sha256, size)
+
+
+def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> PlannedClip:
+    """The clip with its windows, or rejected as too short for one."""
+    (start_s, end_s), times = clip_range(planned.clip, video), since_first(video)
+    first = int(np.searchsorted(times, start_s))
+    starts = plan_windows(times[(times >= start_s) & (times < end_s)], end_s, config)
+    windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
+    planned = replace(planned, duration_s=max(0.0, end_s - start_s), windows=windows)
+    if windows:
+        return planned
+    window = f"a window is {config.frames / config.fps:g} s (--frames {config.frames})"
+    detail = f"{planned.duration_s:.3f} s, {window}"
+    return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
+
+
+def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str | None = None, size: int | None = None) -> PlannedClip:
+    """The row of a clip that could not be read."""
+    planned = identified(clip, sha256, size, config)
+    return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
+
+
+def check_place(clip: Clip) -> None:
+    """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
+    if readable_uri(clip.uri) != clip.uri:
+        raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
+    if clip.root is not None and not _is_inside(clip.uri, clip.root):
+        raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
+
+
+def readable_uri(uri: str) -> str:
+    """The path as a table can hold it: bytes that are not UTF-8 as escapes."""
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def content_of(path: str) -> tuple[str, int]:
+    """sha256 of a file's content, hexadecimal, and its bytes. Raises Quarantined (unreadable)."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+        raise Quarantined(Stage.PROBE, Reason.UNREADABLE, error.strerror or "cannot be read") from error
+
+
+def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
+    """The clip with its id and split: by its content, or if that cannot be read by its path."""
+    name = clip.clip_id or (sha256[:16] + cut_name(clip) if sha256 else unread_name(clip))
+    identity = clip.source or sha256
+    split = clip.split or (split_of(identity, config.test_fraction) if identity else None)
+    return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
+
+
+def unread_name(clip: Clip) -> str:
+    """The id of a clip whose content could not be read: `unread` and 10 hexadecimal digits of the
+    sha256 of its place, which stays what it is if the folder is moved; then its cut.
+    """
+    place = readable_uri(clip.place or clip.uri)
+    return "unread" + hashlib.sha256(place.encode()).hexdigest()[:10] + cut_name(clip)
+
+
+def cut_name(clip: Clip) -> str:
+    """What tells the cuts of one video apart, in milliseconds; nothing for a whole video."""
+    if clip.start_s is None and clip.end_s is None:
+        return ""
+    times = (clip.start_s, clip.end_s)
+    return "-" + "-".join("" if s is None else str(round(1000 * _within(s))) for s in times)
+
+
+def _within(seconds: float) -> float:
+    """The time of a cut, or FARTHEST_S before or after the first frame."""
+    return min(max(seconds, -FARTHEST_S), FARTHEST_S)
+
+
+def split_of(identity: str, test_fraction: float) -> str:
+    """`test` for that fraction of all identities (a source, or a content's sha256), whatever else is in the data set."""
+    share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+    return "test" if share < test_fraction else "train"
+
+
+def since_first(video: Video) -> Float64[np.ndarray, " frames"]:
+    """The time of each frame in seconds after the first, as a player counts: a container may begin
+    at any time stamp.
+    """
+    return _after(video.times, video.times[0])
+
+
+def _after(times: Any, first: float) -> Any:
+    """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s
+    are 2.0.
+    """
+    return times if first == 0 else np.round(times - first, 9)
+
+
+def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
+    """(start, end) of the clip within its file, seconds after the first frame."""
+    start_s, end_s = clip.start_s or 0.0, float(_after(video.end_s, video.times[0]))
+    return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
+
+
+def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig) -> list[tuple[int, float]]:
+    """(index, time) of the source frame nearest to each multiple of the stride from which a whole
+    window fits.
+
+    Up to MISSING_FRAMES source frames, and half a window, may be missing at the end; a frame starts
+    at most one window, however few frames there are.
+    """
+    if len(times) < 2:
+        return []
+    seconds = config.frames / config.fps
+    frames = MISSING_FRAMES + 0.01  # time stamps are rounded
+    slack = min(frames * np.median(np.diff(times)), seconds / 2)
+    grid = times[0] + strides_beside(times, config) * config.stride / config.fps
+    right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
+    starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
+    starts = starts[(starts < len(times) - 1) & (times[starts] + seconds <= end_s + slack)]
+    return [(int(i), float(times[i])) for i in starts]
+
+
+def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
+    """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
+    place = (times - times[0]) * config.fps / config.stride
+    beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
+    return beside[beside * config.stride / config.fps <= times[-1] - times[0]]
+
+
+def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
+    """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
+    (_, end_s), times = clip_range(clip, video), since_first(video)
+    last_instant = window.start_time_s + (config.frames - 1) / config.fps
+    last = np.searchsorted(times, last_instant - ROUNDING_S)  # else rounding decides on one frame more
+    inside = np.searchsorted(times, end_s) - 1
+    return range(window.start_frame, int(min(last, inside)) + 1)
+
+
+def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
+    """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that
+    gives none.
+
+    Raises ValueError if two clips give the same key.
+    """
+    windows, barren = _windows_and_barren(clips, set())
+    _check_keys([row["key"] for row in windows])
+    return _assign_shards(windows, config.windows_per_shard) + barren
+
+
+def plan_round(
+    clips: Iterable[PlannedClip],
+    again: Iterable[dict],
+    planned: Iterable[dict],
+    label: str,
+    config: PlanConfig,
+) -> list[dict]:
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in their
+    names: clips that gave no window, probed again, and windows that are tried again, beside all
+    that is `planned` already.
+
+    Raises ValueError if two clips give the same key.
+    """
+    before = {row["key"]: row["clip_id"] for row in planned if row["key"]}
+    windows, barren = _windows_and_barren(clips, set(before.values()))
+    _check_keys([*before, *(row["key"] for row in windows)])
+    return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
+
+
+def _windows_and_barren(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[list[dict], list[dict]]:
+    """Rows of windows, and of clips that give none; a clip whose id was `seen` gives none."""
+    windows: list[dict] = []
+    barren: list[dict] = []
+    for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
+        if planned.windows and planned.clip_id in seen:
+            planned = replace(
+                planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice"
+            )
+        seen.add(planned.clip_id)
+        (windows if planned.windows else barren).extend(_rows_of(planned))
+    return windows, barren
+
+
+def _rows_of(planned: PlannedClip) -> Iterator[dict]:
+    clip = planned.clip
+    row = dict.fromkeys(PLAN.names) | dict(
+        clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
+        clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
+        root=clip.root and readable_uri(clip.root),
+    )  # fmt: skip
+    if planned.retried is not None:
+        row["retried"] = planned.retried
+    if not planned.windows:
+        yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=planned.attempts)
+    for window in planned.windows:
+        yield row | dict(key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s)
+
+
+def clip_of(row: dict) -> Clip:
+    """The clip of a row of the plan."""
+    return Clip(uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"])
+
+
+def window_of(row: dict) -> Window:
+    """The window of a row of the plan."""
+    return Window(key=row["key"], start_frame=row["start_frame"], start_time_s=row["start_time_s"])
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    if len(keys) != len(set(keys)):
+        raise ValueError("two clips give the same sample key, expected clip_ids that differ in more than punctuation")
+
+
+def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list[dict]:
+    windows = sorted(windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"]))
+    counts = {"train": 0, "test": 0}
+    for row in windows:
+        row["shard"] = f"{row['split']}-{label}{counts[row['split']] // per_shard:06d}"
+        counts[row["split"]] += 1
+    return windows
+
+
+def keep_decided(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[PlannedClip]:
+    """The clips of an extraction that goes on, as they were planned `before` if now or then they
+    failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
+    retry` decides the rest.
+
+    `before` is read twice. Only the rows that may be of such a clip are held in memory.
+    """
+    clips = list(clips)
+    names = {name for row in before if is_environmental(row) for name in _names_of_row(row)}
+    own_names = [(planned, _names_of(planned)) for planned in clips]
+    for planned, own in own_names:
+        if planned.reason in ENVIRONMENTAL or not names.isdisjoint(own):
+            names.update(own)
+    by_id: dict[str, dict[str, list[dict]]] = {}
+    by_place: dict[tuple, list[dict]] = {}
+    for row in before:
+        clip_id, *places = _names_of_row(row)
+        if names.isdisjoint((clip_id, *places)):
+            continue
+        by_id.setdefault(clip_id, {}).setdefault(row["uri"], []).append(row)
+        for place in places:
+            by_place.setdefault(place, []).append(row)
+    return [_as_before(planned, by_id, by_place) for planned in clips]
+
+
+def _names_of(planned: PlannedClip) -> list[Any]:
+    """What a clip may be known by in the plan before: ids, then places, as `_names_of_row`."""
+    clip, cut = planned.clip, (planned.clip.start_s, planned.clip.end_s)
+    if clip.clip_id is not None:
+        return [planned.clip_id]
+    places: list[tuple] = [(None, readable_uri(clip.uri), *cut)]
+    if clip.root is not None and clip.place is not None:
+        places.append(("root", readable_uri(clip.place), *cut))
+    return [planned.clip_id, unread_name(clip), *places]
+
+
+def _names_of_row(row: dict) -> list[Any]:
+    """The id of a row's clip, then its place, and that in the folder in which it was found."""
+    cut = (row["clip_start_s"], row["clip_end_s"])
+    places: list[tuple] = [(None, row["uri"], *cut)]
+    if row["root"] is not None:
+        places.append(("root", os.path.relpath(row["uri"], row["root"]), *cut))
+    return [row["clip_id"], *places]
+
+
+def _as_before(
+    planned: PlannedClip,
+    by_id: dict[str, dict[str, list[dict]]],
+    by_place: dict[tuple, list[dict]],
+) -> PlannedClip:
+    """The clip is known by its id, and, of several files of one content, by its place too; a clip
+    that was not read, then or now, has no id of its own and is known by its place, or by the name
+    that it had, which says its place in a folder that was moved. If its content was read then and
+    now, and is another, it is another input, whatever became of its probe.
+    """
+    uri = readable_uri(planned.clip.uri)
+    clip_id, *others = _names_of(planned)
+    places = [by_place.get(name) for name in others if isinstance(name, tuple)]
+    named = by_id.get(clip_id, {})
+    unread = [rows for name in others for rows in by_id.get(name, {}).values()]
+    moved = [*named.values(), *unread, *places[1:]]
+    rows = next(filter(None, [named.get(uri), *places[:1], *moved]), None)
+    if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
+        return planned
+    if planned.sha256 and rows[0]["sha256"] and planned.sha256 != rows[0]["sha256"]:
+        return planned
+    rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
+    names = ("clip_id", "split", "sha256", "bytes", "duration_s")
+    fate = ("outcome", "stage", "reason", "detail")
+    columns: dict[str, Any] = {name: rows[0][name] for name in (*names, *fate)}
+    windows = tuple(map(window_of, rows)) if rows[0]["key"] else ()
+    return replace(planned, **columns, windows=windows, attempts=rows[0]["attempts"] or 1)
+
+
+def clip_to_retry(row: dict) -> Clip:
+    """The clip of a row that gave no window, as it was listed: with a name, a place and a split of
+    its own only if it had them, or if its content was read.
+    """
+    names = ("uri", "licence", "source", "split", "root")
+    columns: dict[str, Any] = {name: row.get(name) for name in names}
+    clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
+    unread = f"unread[0-9a-f]{{10}}{re.escape(cut_name(clip))}"  # unread_name
+    own = row["sha256"] is not None or not re.fullmatch(unread, row["clip_id"])
+    return replace(clip, clip_id=row["clip_id"] if own else None)
+
+
+def retry_clip(
+    row: dict,
+    config: PlanConfig,
+    probe: Callable[[str], Video],
+    staging: Path | None = None,
+) -> PlannedClip:
+    """Reads and probes again the clip of a row that gave no window. Raises as `plan_clip` does."""
+    planned = replace(plan_clip(clip_to_retry(row), config, probe, staging), retried=row["clip_id"])
+    then, now = row["sha256"], planned.sha256
+    if None in (then, now) or then == now:
+        return planned
+    detail = f"the file has sha256 {str(now)[:12]}..., and {then[:12]}... when it was planned"
+    error = Quarantined(Stage.PROBE, Reason.HASH_MISMATCH, detail)
+    failed = failed_clip(planned.clip, error, config, planned.sha256, planned.bytes)
+    return replace(failed, retried=row["clip_id"])

@@ -1,0 +1,91 @@
+"""What of a data set can be tried again, and how it becomes a round (rounds.py).
+
+Only what failed for a reason that may have been the machine's: a video that was rejected, or is
+damaged, stays so. What fails again for such a reason can be tried again in the next round.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.dataset.finalize import parts
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.rounds import BEFORE, Settled, shard_label
+from pipeline.extract.plan import PlanConfig, PlannedClip, plan_round
+from schemas.outcome import ENVIRONMENTAL, is_environmental
+from schemas.records import PLAN
+
+
+class Retryable(NamedTuple):
+    """Rows of the manifest that failed for an environmental reason."""
+
+    windows: list[dict]
+    clips: list[dict]
+    """The rows of clips that gave no window."""
+
+    def __bool__(self) -> bool:
+        return bool(self.windows or self.clips)
+
+    def rows_to_probe(self) -> list[dict]:
+        """Returns the clips, and one row for each video of the windows: `begin_round` leaves out
+        what cannot be read yet.
+        """
+        return [*self.clips, *{row["uri"]: row for row in self.windows}.values()]
+
+
+def find_retryable(dataset: Dataset) -> Retryable:
+    """Finds what can be tried again in a data set whose shards are all committed.
+
+    Raises ValueError if shards are left to build, DamagedShard or DamagedPlan for a file that is
+    not the one recorded.
+    """
+    dataset.check_finished()
+    rows = [row for part in parts(dataset) for row in part.rows if is_environmental(row)]
+    return Retryable([row for row in rows if row["key"]], [row for row in rows if not row["key"]])
+
+
+def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
+    """Returns the rows of the shards of rounds that are not committed, by shard: a retry that was
+    stopped leaves some. Raises DamagedPlan.
+    """
+    rounds = dataset.rounds()
+    shards: dict[str, list[dict]] = {}
+    for row in (row for retried in rounds for row in retried.rows):
+        if row["key"]:
+            shards.setdefault(row["shard"], []).append(row)
+    settled = Settled(rounds)
+    unbuilt = {name: rows for name, rows in shards.items() if not dataset.is_committed(name)}
+    return {name: settled.settle(rows) for name, rows in unbuilt.items()}
+
+
+def begin_round(
+    dataset: Dataset,
+    windows: Iterable[dict],
+    probed: Iterable[PlannedClip],
+    config: PlanConfig,
+) -> int:
+    """Adds a round of these windows of the manifest, and of the clips of which it is decided now
+    what they are; returns the number of its rows. Without any, nothing is written.
+
+    `probed` are the rows_to_probe after `retry_clip`. What fails again for an environmental reason
+    is left out, a window if its video does: a round stays for good, and one that changes nothing is
+    not begun.
+    """
+    windows, probed = list(windows), list(probed)
+    failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL]
+    unreadable = {planned.clip.uri for planned in failed}
+    videos = {(row["clip_id"], row["uri"]) for row in windows}
+    again = [_row_again(row) for row in windows if row["uri"] not in unreadable]
+    barren = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
+    decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL]
+    label = shard_label(len(dataset.rounds()) + 1)
+    rows = plan_round(decided, again, dataset.stream_plan(), label, config)
+    if rows:
+        dataset.begin_round(rows)
+    return len(rows)
+
+
+def _row_again(row: dict) -> dict:
+    """Returns a row of the plan for a window of the manifest, with its fate until now."""
+    planned = {name: row[name] for name in PLAN.names if name in row}
+    fate = {name: row[name] for name in BEFORE}
+    return planned | dict.fromkeys(BEFORE) | {"root": None, "before": fate}

@@ -1,0 +1,227 @@
+"""Motion as pictures: from arrays to RGB, for the preview of a sample and for the report.
+
+Displacements and amplitudes are in pixels, images 8-bit RGB. Nothing here reads or writes a file.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float16, Float32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.flow.consistency import positions
+from pipeline.motion.spectrum import modulus
+
+Picture = UInt8[np.ndarray, "height width 3"]
+AnyPicture = UInt8[np.ndarray, "rows columns 3"]
+
+HUES = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
+"""The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to blue, to magenta, and back."""
+PRIMARIES = {"r": (1, 0, 0), "y": (1, 1, 0), "g": (0, 1, 0), "c": (0, 1, 1), "b": (0, 0, 1), "m": (1, 0, 1)}
+OUTLIERS = 0.005
+"""Share of the values that may pass the end of a scale."""
+INVERSIONS = 20
+"""Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each."""
+CONVERGED_PX = 0.005
+"""A step that moves nothing further than this is the last."""
+GROUND, INK = (24, 26, 30), (225, 228, 232)
+"""Behind the pictures, and of the letters."""
+LETTERS, LINE, GAP = 12, 16, 6
+"""Height of the letters, of a line of them, and the space between pictures, pixels."""
+
+
+def flow_colours(flow: Float[np.ndarray, "2 height width"], largest: float) -> Picture:
+    """Flow by the usual wheel: hue is the direction (right red, down yellow, left cyan, up violet), white is rest, and a
+    displacement of `largest` pixels or more has the full colour. Raises ValueError unless `largest` is over 0.
+    """
+    check_largest(largest)
+    x, y = flow.astype(np.float32)
+    wheel = colour_circle()
+    place = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(wheel) - 1)
+    before = place.astype(int)
+    share = (place - before)[..., None]
+    hue = (1 - share) * wheel[before] + share * wheel[(before + 1) % len(wheel)]
+    strength = np.minimum(modulus(x, y) / np.float32(largest), 1)[..., None]
+    return np.rint(255 * (1 - strength * (1 - hue))).astype(np.uint8)
+
+
+@cache
+def colour_circle() -> Float32[np.ndarray, "hues 3"]:
+    """The full colours of the wheel, 0 to 1, from red on."""
+    steps = [(PRIMARIES[a], PRIMARIES[b], i / count) for (a, b), count in HUES for i in range(count)]
+    return np.array([(1 - share) * np.array(a) + share * np.array(b) for a, b, share in steps], np.float32)
+
+
+def colour_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The legend of `flow_colours`: a disc of which each point has the colour of the displacement that leads to it from
+    the middle, the longest at its rim; black outside.
+    """
+    axis = (np.arange(size, dtype=np.float32) * 2 + 1) / size - 1
+    flow = np.stack(np.meshgrid(axis, axis))
+    inside = np.clip((1 - np.hypot(*flow)) * size / 2 + 0.5, 0, 1)[..., None]
+    return np.rint(flow_colours(flow, 1.0) * inside).astype(np.uint8)
+
+
+def heat(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
+    """Values from 0 (black) to `largest` and more (pale yellow), by a perceptually uniform map.
+
+    Raises ValueError unless `largest` is over 0.
+    """
+    return cv2.cvtColor(cv2.applyColorMap(levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def grey(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
+    """Values from 0 (black) to `largest` and more (white). Raises ValueError unless `largest` is over 0."""
+    return cv2.cvtColor(levels(values, largest), cv2.COLOR_GRAY2RGB)
+
+
+def levels(values: Float[np.ndarray, "height width"], largest: float) -> UInt8[np.ndarray, "height width"]:
+    """0 at 0 and below, 255 at `largest` and above. Raises ValueError unless `largest` is over 0."""
+    check_largest(largest)
+    return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(np.uint8)
+
+
+def check_largest(largest: float) -> None:
+    """Raises ValueError unless a scale can end there."""
+    if not 0 < largest < np.inf:
+        raise ValueError(f"the scale ends at {largest:g}, expected a number over 0")
+
+
+def end_of_scale(values: Float[np.ndarray, "*shape"]) -> float:
+    """Where a scale from 0 may end: the least number of two digits that all but OUTLIERS of the values do not pass, and
+    at least 0.01, so that what hardly moves looks like it.
+    """
+    value = max(float(np.quantile(values, 1 - OUTLIERS)), 0.01)
+    digit = 10.0 ** (np.floor(np.log10(value)) - 1)
+    return float(f"{np.ceil(value / digit - 1e-6) * digit:.2g}")
+
+
+def amplitudes(spectrum: Float16[np.ndarray, "freq 4 height width"], time: int) -> Float32[np.ndarray, "freq height width"]:
+    """Amplitude in pixels of the oscillation at each frequency, from raw coefficients re x, im x, re y, im y (docs/maths.md, 2).
+
+    A_k = 2/T sqrt(|S_k,x|^2 + |S_k,y|^2): along a line, x(t) = A cos(2 pi k t / T + phi); on an ellipse with half-axes a
+    and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean displacement; k = T/2 has 1/T too.
+    """
+    parts = cv2.add(spectrum.reshape(-1, spectrum.shape[-1]), 0.0, dtype=cv2.CV_32F).reshape(spectrum.shape)  # pyright: ignore
+    lengths = [modulus(modulus(re_x, im_x), modulus(re_y, im_y)) for re_x, im_x, re_y, im_y in parts]
+    share = [(1 if k == 0 or 2 * k == time else 2) / time for k in range(len(parts))]
+    return np.stack([np.float32(s) * length for s, length in zip(share, lengths, strict=True)])
+
+
+def busiest_row(motion: Float[np.ndarray, "time 2 height width"]) -> int:
+    """The row of which the pixels sway most from side to side: by the variance in time of x, averaged along the row."""
+    return int(motion[:, 0].var(axis=0).mean(axis=1).argmax())
+
+
+def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time width 3"]:
+    """An X-t slice: that row of every frame, time downwards. Raises ValueError where there is no such row, or no frame."""
+    lines = []
+    for frame in frames:
+        if not 0 <= row < len(frame):
+            raise ValueError(f"row is {row}, expected 0 to {len(frame) - 1}")
+        lines.append(frame[row].copy())  # a view would keep the frame
+    if not lines:
+        raise ValueError("there are 0 frames, expected at least 1")
+    return np.stack(lines)
+
+
+def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture:
+    """The start frame as it looks when moved by F: I_t(x) = I_0(x - u(x)), u as `displacement_at` has it.
+
+    Where F folds over, at the edges of what moves, it does not know what covers what, nor what stood behind: contents
+    stretch and shrink there. Beyond the picture its edge goes on.
+    """
+    x, y = positions(*image.shape[:2])
+    u = displacement_at(flow)
+    return cv2.remap(image, x - u[0], y - u[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def displacement_at(flow: Float32[np.ndarray, "2 height width"]) -> Float32[np.ndarray, "2 height width"]:
+    """u(x) = F(x - u(x)): the displacement of what is seen at x *after* moving by F, which says it of what is at x before.
+
+    By fixed-point iteration; it converges where the gradient of F is under 1.
+    """
+    x, y = positions(*flow.shape[1:])
+    moved = u = cv2.merge(list(flow))
+    for _ in range(INVERSIONS):
+        u, before = cv2.remap(moved, x - u[..., 0], y - u[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), u
+        if cv2.norm(u, before, cv2.NORM_INF) < CONVERGED_PX:
+            break
+    return np.stack(cv2.split(u))
+
+
+def enlarged(image: Picture, width: int) -> AnyPicture:
+    """The picture, where it is narrower than `width`, by the least whole factor that makes it so wide; pixels stay square."""
+    factor = max(1, -(-width // image.shape[1]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def beside(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]) -> Picture:
+    """Pictures from left to right, each under its caption, which is broken into lines as wide as the picture.
+
+    Raises ValueError unless each picture has a caption.
+    """
+    if len(images) != len(captions) or not images:
+        raise ValueError(f"there are {len(images)} pictures and {len(captions)} captions, expected one for each")
+    texts = [lettering(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)]
+    above, below = max(map(len, texts)), max(map(len, images))
+    columns = [np.vstack([on_ground(text, above, text.shape[1]), on_ground(image, below, image.shape[1])]) for image, text in zip(images, texts, strict=True)]
+    gap = on_ground(columns[0][:0, :0], above + below, GAP)
+    row = np.hstack([part for column in columns for part in (gap, column)] + [gap])
+    return on_ground(row, len(row) + GAP, row.shape[1])
+
+
+def beneath(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Picture:
+    """Pictures from top to bottom."""
+    width = max(image.shape[1] for image in images)
+    return np.vstack([on_ground(image, len(image), width) for image in images])
+
+
+def on_ground(image: AnyPicture, height: int, width: int) -> Picture:
+    """The picture at the upper left of a plain one."""
+    ground = np.full((height, width, 3), GROUND, np.uint8)
+    ground[: image.shape[0], : image.shape[1]] = image
+    return ground
+
+
+def inset(image: Picture, small: AnyPicture) -> Picture:
+    """The picture with a small one over its lower right corner, of which black is transparent."""
+    result, (height, width) = image.copy(), small.shape[:2]
+    corner = result[-height:, -width:]
+    corner[:] = np.where(small.any(axis=2, keepdims=True), small, corner)
+    return result
+
+
+@lru_cache(64)
+def lettering(text: str, width: int) -> Picture:
+    """Words on a plain strip of that width, as many lines high as they need."""
+    font = ImageFont.load_default(LETTERS)
+    lines = broken(text, width)
+    strip = Image.new("RGB", (width, LINE * len(lines)), GROUND)
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((0, LINE * number), line, INK, font)
+    return np.asarray(strip)
+
+
+def broken(text: str, width: int) -> list[str]:
+    """The words in lines of at most `width` pixels; a word that is wider has a line of its own."""
+    font, lines = ImageFont.load_default(LETTERS), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def notice(text: str, height: int, width: int) -> Picture:
+    """A panel that says in words why there is no picture."""
+    words = lettering(text, max(1, width - 2 * GAP))[:height]
+    panel = on_ground(words[:0, :0], height, width)
+    top = (height - len(words)) // 2
+    panel[top : top + len(words), GAP : GAP + words.shape[1]] = words[:, : width - GAP]
+    return panel

@@ -1,0 +1,157 @@
+"""One stored sample, moving again, beside the real frames that it was made from.
+
+The motion comes from the stored coefficients alone. The real frames are decoded again from the video, if it is still
+there, and brought to the same instants by the nearest presentation time: to be looked at, not to be measured.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.open import Selection
+from pipeline.dataset.remote_clips import fetched
+from pipeline.dataset.shards import read_sample
+from pipeline.decode import DecodeConfig
+from pipeline.decode.pool import shared_pool
+from pipeline.extract.frame_stream import Frame, decode_stretch
+from pipeline.extract.plan import PlanConfig
+from pipeline.extract.window import restored
+from pipeline.images.draw import warp
+from pipeline.motion.spectrum import to_motion
+from schemas.outcome import Outcome, Quarantined, Reason, Stage
+from schemas.sample import Sample, from_channels
+
+EXAMPLES = 3
+"""Keys that are named to one who asked for another."""
+
+
+class Settings(NamedTuple):
+    """How a data set's windows were cut and decoded."""
+
+    plan: PlanConfig
+    decode: DecodeConfig
+    size: tuple[int, int]
+    """Working resolution, width x height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """A sample's motion at the working rate."""
+
+    row: dict[str, Any]
+    """Of the manifest."""
+    sample: Sample
+    settings: Settings
+    motion: Float32[np.ndarray, "time 2 height width"]
+    """Displacement from the start frame, pixels, of the stored frequencies alone."""
+
+    def frames(self, magnify: float = 1.0, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """The start frame moved by `magnify` times the motion at every `step`-th instant (pictures.warp)."""
+        for flow in self.motion[::step]:
+            yield warp(self.sample.image, np.float32(magnify) * flow)
+
+    def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """The video's frames nearest in time to the same instants, decoded as they are asked for; one that is so again is the same array (`repeated`).
+
+        Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
+        """
+        plan, decode, size = self.settings
+        with here(self.row["uri"]) as path:
+            stream = decode_stretch([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
+            next(stream)  # what was found of the video
+            instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
+            yield from islice(nearest((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
+
+
+@contextmanager
+def here(uri: str) -> Iterator[str]:
+    """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
+    try:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(fetched(uri, None))
+            except ValueError as error:  # this machine has no boto3
+                raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
+            yield path
+    except OSError as error:
+        raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
+
+
+def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """At each instant the frame nearest to it, of two as near the earlier; both in order of time."""
+    before = after = next(frames)
+    for instant in instants:
+        while after.time < instant and (following := next(frames, None)):
+            before, after = after, following
+        yield (before if abs(instant - before.time) <= abs(after.time - instant) else after).image
+
+
+def repeated(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
+    """How many of a sample's real frames are the one before again, since the video has none that is nearer."""
+    return sum(one is before for before, one in pairwise(frames))
+
+
+def reconstruct(selection: Selection, key: str) -> Reconstruction:
+    """The sample `key` of a data set whose run has finished, or of a view.
+
+    Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are damaged.
+    """
+    row = kept_row(selection, key)
+    settings = read_settings(selection.dataset)
+    return of_sample(row, read_sample(selection.dataset.tar(row["shard"]), key, row), settings)
+
+
+def of_sample(row: dict[str, Any], sample: Sample, settings: Settings) -> Reconstruction:
+    """A sample that has been read, with its row of the manifest."""
+    return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(from_channels(sample.spectrum), settings.plan.frames))
+
+
+def kept_row(selection: Selection, key: str) -> dict[str, Any]:
+    """The row of the manifest of a kept window. Raises ValueError saying what became of it, and naming some that are kept."""
+    rows = read_manifest(selection, filters=[("key", "==", key)])
+    if rows and rows[0]["outcome"] == Outcome.KEPT:
+        return rows[0]
+    kept = [row["key"] for row in read_manifest(selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
+    fate = f"was {told(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
+    raise ValueError(f"key {key!r} {fate}; {examples(kept)}")
+
+
+def liveliest(selection: Selection) -> str:
+    """The key of the kept window of most motion. Raises ValueError where no window is kept."""
+    kept = read_manifest(selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))])
+    if not kept:
+        raise ValueError(f"{selection} keeps no window, expected at least 1")
+    return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
+
+
+def told(row: dict[str, Any]) -> str:
+    """What became of a window, and why: `rejected (cut)`."""
+    return f"{row['outcome']} ({', '.join(filter(None, [row['reason'], row['detail']]))})"
+
+
+def examples(kept: Sequence[str]) -> str:
+    """Some of the keys, spread over all."""
+    if not kept:
+        return "no window of this data set was kept"
+    some = sorted({kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)})
+    return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
+
+
+def read_manifest(selection: Selection, **selected: Any) -> list[dict[str, Any]]:
+    """Rows of the manifest. Raises ValueError where there is none that can be read."""
+    try:
+        return selection.read_table(**selected).to_pylist()
+    except FileNotFoundError as error:
+        raise ValueError(f"{selection} has no {selection.table.name}, expected a data set whose run has finished") from error
+
+
+def read_settings(dataset: Dataset) -> Settings:
+    """The settings of the run that are needed to decode its windows again. Raises ValueError where run.json has none."""
+    config = restored(dataset.begun().config)
+    return Settings(config.plan, config.decode, config.size)

@@ -1,0 +1,243 @@
+"""Procedural scenes of swaying things whose motion is known exactly, and the video files and truth made from them.
+
+A scene is a stack of painted layers. A layer's material point q is at rest at q and at time t at q + u(q, t), with
+u(q, t) = sum_j a_j phi_j(q) cos(2 pi f_j t + theta_j) exp(-d_j t). A frame looks up, for the position x of each pixel,
+the q with q + u(q, t) = x. Positions are in picture widths: x from 0 to 1, y downwards from 0 to 0.625; the centre of
+pixel i of W is at (i + 0.5) / W. Displacements are in pixels of the working resolution, 256 wide.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+from safetensors.numpy import save_file
+from scipy.interpolate import make_interp_spline
+from threadpoolctl import threadpool_limits
+
+from pipeline.images.encode import CLOCK, Shown, write_h264
+from pipeline.motion.spectrum import to_spectrum
+
+WORKING = (256, 160)
+VIDEO = (512, 320)
+ASPECT = 0.625
+TEXELS = 1024
+"""Texture pixels per picture width: twice the video's."""
+MARGIN = 0.125
+"""Painted beyond each side of the picture, in picture widths."""
+NODES = 48
+"""Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px)."""
+EDGE_PX = 3
+"""Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point."""
+
+Points = Float64[np.ndarray, "2 *points"]
+Shape = Callable[[Points], Points]
+"""phi: positions at rest to directions, of length about 1 at its largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """One oscillation of a layer."""
+
+    shape: Shape
+    amplitude_px: float
+    """a, pixels at 256 wide, where the shape is 1."""
+    frequency_hz: float
+    phase: float = 0.0
+    """theta, radians."""
+    damping: float = 0.0
+    """d, 1/s; 0: driven by wind."""
+
+    def weight(self, times: float | np.ndarray) -> float | np.ndarray:
+        """a cos(2 pi f t + theta) exp(-d t), in picture widths."""
+        wave = np.cos(2 * np.pi * self.frequency_hz * times + self.phase)
+        return self.amplitude_px / WORKING[0] * wave * np.exp(-self.damping * times)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    texture: Float32[np.ndarray, "rows columns 4"]
+    """RGB times alpha, and alpha, 0 to 255, at rest, MARGIN included."""
+    modes: tuple[Mode, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    layers: tuple[Layer, ...]
+    """From back to front; the first is opaque."""
+    pan_px_per_s: tuple[float, float] = (0.0, 0.0)
+    """Speed of the picture's content as the camera turns, pixels at 256 wide a second."""
+    grain: float = 0.0
+    """Standard deviation of the camera's noise, levels."""
+    cut_to: tuple[float, "Scene"] | None = None
+    """From this time on, seconds, another scene is shown."""
+
+    def pan(self, times: float | np.ndarray) -> np.ndarray:
+        """Shift of the whole picture since time 0, [2, *times], picture widths."""
+        return np.multiply.outer(self.pan_px_per_s, times) / WORKING[0]
+
+
+def centres(size: tuple[int, int]) -> Points:
+    """Positions [2, H, W] of the pixel centres of a picture of `size` (width, height)."""
+    width, height = size
+    return np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height))
+
+
+def displacement(layer: Layer, q: Points, t: float) -> Points:
+    """u(q, t), picture widths."""
+    return sum((mode.weight(t) * mode.shape(q) for mode in layer.modes), np.zeros_like(q))
+
+
+def rest_points(layer: Layer, x: Points, t: float) -> Points:
+    """q with q + u(q, t) = x, to 5e-4 px, by fixed-point iteration (u contracts: its gradient stays under 1/2)."""
+    q = x
+    for _ in range(40):
+        last, q = q, x - displacement(layer, q, t)
+        if np.abs(q - last).max() < 5e-4 / WORKING[0]:
+            return q
+    raise ValueError(f"the motion at {t} s folds the picture over: its gradient must stay under 1")
+
+
+@functools.cache
+def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline weights at the pixel centres."""
+    nodes = (np.arange(round(length * NODES) + 5) - 2) / NODES
+    weights = make_interp_spline(nodes, np.eye(len(nodes)))((np.arange(count) + 0.5) * length / count)
+    return nodes, np.ascontiguousarray(weights.T, np.float32)
+
+
+def _texel_map(scene: Scene, layer: Layer, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the texture each pixel looks at time t: columns and rows, float32 [H, W]."""
+    (xs, across), (ys, down) = _upsampling(size[0], 1.0), _upsampling(size[1], ASPECT)
+    nodes = np.stack(np.meshgrid(xs, ys)) - scene.pan(t)[:, None, None]
+    texels = (rest_points(layer, nodes, t) + MARGIN) * TEXELS - 0.5
+    return tuple((part.T @ down).T @ across for part in texels.astype(np.float32))
+
+
+def render(scene: Scene, t: float, size: tuple[int, int] = VIDEO) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame at time t, RGB; layers cover each other by their alpha."""
+    if scene.cut_to is not None and t >= scene.cut_to[0]:
+        return render(scene.cut_to[1], t, size)
+    frame = np.zeros((size[1], size[0], 3), np.float32)
+    for index, layer in enumerate(scene.layers):
+        look = cv2.remap(layer.texture, *_texel_map(scene, layer, t, size), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        light = 1 - cv2.cvtColor(look[..., 3], cv2.COLOR_GRAY2BGR) / 255 if index else 0.0
+        frame = cv2.cvtColor(look, cv2.COLOR_BGRA2BGR) + frame * light
+    if scene.grain:
+        frame += scene.grain * np.random.default_rng(round(t * CLOCK)).standard_normal(frame.shape, np.float32)
+    return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
+
+
+def true_motion(
+    scene: Scene, start_s: float, times: Float64[np.ndarray, " time"], size: tuple[int, int] = WORKING
+) -> Float32[np.ndarray, "time 2 height width"]:
+    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `size` (PAPER, motion texture).
+
+    `times` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
+    """
+    front, x = _front(scene, start_s, size)[0], centres(size) - scene.pan(start_s)[:, None, None]
+    changes, shapes = [scene.pan(times)[0], scene.pan(times)[1]], [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]]
+    for index, layer in enumerate(scene.layers):
+        q = rest_points(layer, x[:, front == index], start_s)
+        for mode in layer.modes:
+            changes.append(mode.weight(start_s + times) - mode.weight(start_s))
+            shapes.append(np.zeros_like(x))
+            shapes[-1][:, front == index] = mode.shape(q)
+    return np.tensordot(np.stack(changes, 1) * size[0], np.stack(shapes), 1).astype(np.float32)
+
+
+def trustworthy(
+    scene: Scene, start_s: float, motion: Float32[np.ndarray, "time 2 height width"], times: Float64[np.ndarray, " time"]
+) -> Bool[np.ndarray, "height width"]:
+    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `times` (after the start)."""
+    height, width = motion.shape[2:]
+    front, edge = _front(scene, start_s, (width, height))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EDGE_PX + 1, 2 * EDGE_PX + 1))
+    valid = cv2.dilate(edge.astype(np.uint8), kernel) == 0
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    for (dx, dy), t in zip(motion, times, strict=True):
+        later = _front(scene, start_s + t, (width, height))[0]
+        valid &= cv2.remap(later, columns + dx, rows + dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1) == front
+    return valid
+
+
+@functools.lru_cache(8)
+def _coverage(layer: Layer, width: int) -> np.ndarray:
+    """Alpha 0 to 1, averaged as a pixel of a picture of this width does."""
+    return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), 0.4 * TEXELS / width) / 255
+
+
+def _front(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any alpha is in between."""
+    front, edge = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], bool)
+    for index, layer in enumerate(scene.layers[1:], 1):
+        seen = cv2.remap(_coverage(layer, size[0]), *_texel_map(scene, layer, t, size), cv2.INTER_LINEAR)
+        front[seen > 0.5] = index
+        edge |= (seen > 0.02) & (seen < 0.98)
+    return front, edge
+
+
+def write_clip(path: Path, scene: Scene, times: Float64[np.ndarray, " frames"], size: tuple[int, int] = VIDEO) -> None:
+    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
+    ticks = np.rint(times * CLOCK).astype(int)
+    ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
+    with threadpool_limits(1, "blas"):
+        shown = (Shown(render(scene, begin / CLOCK, size), int(begin), int(end - begin)) for begin, end in zip(ticks, ends, strict=True))
+        write_h264(path, shown, rate=round(1 / np.diff(times).mean()), options=dict(crf="12", preset="superfast"), index_first=False)
+
+
+def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 30.0, time: int = 150, frequencies: int = 16) -> None:
+    """One window's truth at WORKING as safetensors: motion float16 [T, 2, H, W], spectrum [K, 4, H, W], valid uint8 [H, W].
+
+    The four channels of the spectrum are re x, im x, re y, im y, raw; everything in pixels.
+    """
+    times = np.arange(time) / fps
+    motion = true_motion(scene, start_s, times)
+    volume = to_spectrum(motion, frequencies)
+    channels = np.stack([np.real(volume), np.imag(volume)], axis=2).reshape(frequencies, 4, *motion.shape[2:])
+    valid = trustworthy(scene, start_s, motion[::3], times[::3])
+    save_file({"motion": motion.astype(np.float16), "spectrum": channels.astype(np.float32), "valid": valid.astype(np.uint8)}, path)
+
+
+def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15) -> Shape:
+    """Cantilevers with their tips at the picture's top, clamped `length` below, in bending mode 1 or 2 (Euler-Bernoulli).
+
+    `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in `shift` (in cycles) and
+    in phase make the gust run. `lift` is the vertical part.
+    """
+    beta = (1.875104, 4.694091)[order - 1]
+    sigma = (np.cosh(beta) + np.cos(beta)) / (np.sinh(beta) + np.sin(beta))
+
+    def shape(q: Points) -> Points:
+        h = beta * np.clip(1 - q[1] / length, 0, 1.2)
+        deflection = (np.cosh(h) - np.cos(h) - sigma * (np.sinh(h) - np.sin(h))) / 2
+        deflection = deflection * np.cos(2 * np.pi * (waves * q[0] + shift))
+        return np.stack([deflection, lift * deflection])
+
+    return shape
+
+
+def swing(*, pivot: tuple[float, float], length: float) -> Shape:
+    """A pendulum's small rotation about `pivot`, 1 at `length` from it."""
+    return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
+
+
+def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: float = 0.0, envelope: Callable[[Points], np.ndarray] | None = None) -> Shape:
+    """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside a smooth envelope (none: everywhere)."""
+
+    def shape(q: Points) -> Points:
+        height = (envelope(q) if envelope else 1.0) * np.cos(2 * np.pi * (cycles[0] * q[0] + cycles[1] * q[1] + shift))
+        return np.stack([direction[0] * height, direction[1] * height])
+
+    return shape
+
+
+def travelling(make: Callable[..., Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
+    """A travelling wave as two standing modes, a quarter cycle apart in space and in time."""
+    return tuple(
+        Mode(shape=make(shift=quarter, **kwargs), amplitude_px=amplitude_px, frequency_hz=frequency_hz, phase=phase + 2 * np.pi * quarter)
+        for quarter in (0.0, 0.25)
+    )

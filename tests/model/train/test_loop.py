@@ -1,0 +1,135 @@
+"""The one training loop, on a task small enough to be followed: it goes on as if it had not been stopped, and stops when it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import checkpoints
+from model.data.loader import Order, Position
+from model.train.loop import Diverged, TrainConfig, device_of, train
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = TrainConfig(steps=12, batch=2, learning_rate=0.05, warm_up=3, ema=0.5, device="cpu", save_every=4, log_every=2, picture_every=6, keep=2)
+
+
+class Numbers(NamedTuple):
+    x: Tensor
+    keys: tuple[str, ...]
+
+
+class Line:
+    """y = 2 x, with noise from the step's generator."""
+
+    def __init__(self, broken_at: float | None = None):
+        torch.manual_seed(0)
+        self.network, self.broken_at, self.prepared = nn.Linear(1, 1), broken_at, 0
+
+    def keys(self, batch: Numbers) -> list[str]:
+        return list(batch.keys)
+
+    def config(self) -> dict:
+        return {"kind": "line", "broken": self.broken_at}
+
+    def constant_states(self) -> dict:
+        return {}
+
+    def loss(self, network, batch: Numbers, generator):
+        x = batch.x + 0.01 * torch.randn(batch.x.shape, generator=generator)
+        loss = (network(x) - 2 * x).square().mean()
+        return loss * (float("nan") if self.broken_at in batch.x.flatten().tolist() else 1), {"error": loss}
+
+    def measure(self, network, device):
+        return {"weight": float(network.weight)}, {}
+
+    def finish(self, network, device) -> None:
+        self.prepared += 1
+
+
+def batches(position: Position) -> Iterator[tuple[Numbers, Position]]:
+    order = Order(count=5, seed=1, global_batch=2)
+    for draws, after in order.batches(position):
+        numbers = [float(draw.number) for draw in draws]
+        yield Numbers(torch.tensor(numbers)[:, None], tuple(f"n{int(number)}" for number in numbers)), after
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    found, _ = checkpoints.newest(out)
+    assert found.config["step"] == 12
+    return found.weights("network") | {f"ema {name}": value for name, value in found.weights("ema").items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    out, task = tmp_path_factory.mktemp("training"), Line()
+    logged = list(train(task, batches, CONFIG, out))
+    assert [one.step for one in logged] == [2, 4, 6, 8, 10, 12] and task.prepared == len([4, 8, 12])
+    return out
+
+
+def test_it_writes_a_log_and_the_last_checkpoints(undisturbed):
+    lines = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert all(0 <= line["waiting_share"] <= 1 and line["samples_a_second"] > 0 and line["loss"] == pytest.approx(line["error"]) for line in lines)
+    assert "test_weight" in lines[2] and "test_weight" not in lines[1]
+    assert [path.name for path in checkpoints.steps(undisturbed)] == ["step-00000008", "step-00000012"] and list(undisturbed.glob("events.*"))
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6])
+def test_a_stopped_training_takes_the_steps_that_it_would_have_taken(undisturbed, tmp_path, stop):
+    for number, _ in enumerate(train(Line(), batches, CONFIG, tmp_path), 1):
+        if number == stop:
+            break
+    list(train(Line(), batches, CONFIG, tmp_path))
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(weights(tmp_path)[name], value), name
+
+
+def test_a_killed_one_too(undisturbed, tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from tests.model.test_training import CONFIG, Line, batches, train
+for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
+    if logged.step == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL and checkpoints.newest(tmp_path)[0].config["step"] == 8
+    list(train(Line(), batches, CONFIG, tmp_path))
+    assert all(torch.equal(weights(tmp_path)[name], value) for name, value in weights(undisturbed).items())
+
+
+def test_a_loss_that_is_no_number_stops_it_and_names_the_samples(tmp_path):
+    with pytest.raises(Diverged, match=r"the loss is nan at step \d+, on the samples .*n3"):
+        list(train(Line(broken_at=3.0), batches, CONFIG, tmp_path))
+
+
+def test_another_training_in_the_same_folder_is_refused(undisturbed):
+    with pytest.raises(ValueError, match=r"another training \(learning_rate differ"):
+        list(train(Line(), batches, replace(CONFIG, learning_rate=0.1), undisturbed))
+    with pytest.raises(ValueError, match=r"another training \(broken differ"):
+        list(train(Line(broken_at=9.0), batches, CONFIG, undisturbed))
+    assert list(train(Line(), batches, replace(CONFIG, log_every=5, save_every=1), undisturbed)) == []
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="device is cuda and there is no GPU"):
+        device_of(replace(CONFIG, device="cuda"))
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=0), dict(batch=0), dict(learning_rate=0.0), dict(ema=1.0), dict(clip=0.0)])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        replace(CONFIG, **wrong)

@@ -1,0 +1,144 @@
+"""The tokens of a folder; what runs do with them is in tests/faults/test_one_writer.py."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cli.errors import Exit
+from jobs.extract_flow import main as extract_flow
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.run_lock import STILL_S, Fence, FolderInUse
+
+ELSEWHERE = dict(host="another-machine", pid=1, since="2026-11-28 12:00:00 UTC")
+
+
+def elsewhere(root: Path, age_s: float) -> Fence:
+    """A folder in which a run on another machine, whose flock does not reach this one, has moved so long ago."""
+    fence = Fence(root)
+    fence.folder.mkdir()
+    fence.path(1).write_text(json.dumps(ELSEWHERE))
+    os.utime(fence.path(1), (time.time() - age_s,) * 2)
+    return fence
+
+
+def test_tokens_grow_by_one_and_say_whose_they_are_until_the_run_ends(tmp_path):
+    fence = Fence(tmp_path)
+    assert (fence.newest(), fence.last(), fence.is_held()) == (0, None, False)
+    for number in (1, 2):
+        with fence.held() as token:
+            assert token == number == fence.newest() and fence.is_held()
+            assert fence.last()[:2] == (os.uname().nodename, os.getpid()) and not fence.last().still
+        assert fence.last() is None and not fence.is_held()
+
+
+def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.dataset.run_lock.BEAT_S", 0.02)
+    with Fence(tmp_path).held() as token:
+        os.utime(Fence(tmp_path).path(token), (0, 0))
+        deadline = time.monotonic() + 60
+        while Fence(tmp_path).last().still and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not Fence(tmp_path).last().still
+
+
+def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended(tmp_path):
+    code = f"import sys; from pipeline.fence import Fence; from pathlib import Path\nwith Fence(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+        process.stdout.readline()
+        assert Fence(tmp_path).is_held()
+        with pytest.raises(FolderInUse, match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, last seen [0-9]+ s ago$"):
+            Fence(tmp_path).held().__enter__()
+        process.send_signal(signal.SIGKILL)
+    assert not Fence(tmp_path).is_held() and Fence(tmp_path).last().pid == process.pid
+    with Fence(tmp_path).held() as token:
+        assert token == 2
+
+
+def test_a_run_that_lives_on_another_machine_holds_the_folder_where_flock_does_not_reach(tmp_path):
+    fence = elsewhere(tmp_path, STILL_S / 2)
+    assert fence.is_held()
+    with pytest.raises(FolderInUse, match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, last seen 3[0-9] s ago"):
+        fence.held().__enter__()
+
+
+def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path):
+    fence = elsewhere(tmp_path, STILL_S * 2)
+    assert not fence.is_held()
+    with fence.held() as token:
+        assert token == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "since": ""}', '{"host": "a", "pid": Infinity, "since": ""}', "[" * 100_000]
+)
+def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
+    fence = elsewhere(tmp_path, 0)
+    fence.path(1).write_text(text)
+    assert fence.last() is None and not fence.is_held()
+    with fence.held() as token:
+        assert token == 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["a pipe", "a folder", "a link"])
+def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
+    fence = elsewhere(tmp_path, STILL_S * 2)
+    make(fence.path(2))
+    for look in (fence.last, fence.is_held, fence.held().__enter__):
+        with pytest.raises(OSError, match=rf"^{fence.path(2)} is no run's token, which would be a file: remove it$"):
+            look()
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(SystemExit) as ended:
+        extract_flow(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path)])
+    assert ended.value.code == Exit.STORAGE and "is no run's token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["0", "007", "\u0663", "9" * 200, "2.commits", "-1"])
+def test_what_has_another_name_is_no_token(tmp_path, name):
+    fence = elsewhere(tmp_path, STILL_S * 2)
+    os.mkfifo(fence.folder / name)
+    with fence.held() as token:
+        assert token == 2
+
+
+def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
+    fence = elsewhere(tmp_path, 0)
+    fence.path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
+    assert str(fence.last()).isprintable() and len(str(fence.last())) < 300
+
+
+def test_an_older_token_publishes_nothing(tmp_path):
+    old, new = Dataset(tmp_path), Dataset(tmp_path)
+    with old.held():
+        os.utime(old.fence.path(1), (0, 0))
+        with new.held(STILL_S):
+            new.check_fence()
+            for fenced in (old, old.absolute()):
+                with pytest.raises(FolderInUse, match=f"a later run has taken over {tmp_path}"):
+                    fenced.remove_temporary_files()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refused(file, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    dataset = Dataset(tmp_path)
+    dataset.run.write_text("{}")
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for block, path in ((dataset.held(), f"{tmp_path}/.fence/1"), (dataset.committing(), str(dataset.run))):
+        with pytest.raises(OSError, match="No locks available") as said, block:
+            pass
+        assert said.value.filename == path
+
+
+def test_a_run_is_not_taken_over_at_once(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        extract_flow(["--clips", str(tmp_path), "--out", str(tmp_path / "out"), "--take-over-s", "5"])
+    assert ended.value.code == Exit.USAGE and "--take-over-s is 5, expected at least 60" in capsys.readouterr().err

@@ -1,0 +1,147 @@
+"""Flow that stays on a device: its sums are the same, and a run with RAFT gives samples that say what made them."""
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.dataset.folder import ContractMismatch, Dataset
+from pipeline.dataset.shards import read_sample
+from pipeline.extract.build_shard import build_shard
+from pipeline.extract.plan import PlanConfig
+from pipeline.extract.timing import Clock, Effort
+from pipeline.extract.window import BuildConfig, recorded, settle
+from pipeline.filters import PRESETS
+from pipeline.flow import FlowConfig, describe, make_estimator
+from pipeline.motion.spectrum import BLOCK, RunningSpectrum
+from pipeline.motion.spectrum_gpu import BusyClock, DeviceSpectrum
+from pipeline.torchvision_import import raft_small
+from tests.support import videos
+from tests.support.building import begun, plan
+
+
+@pytest.mark.parametrize("frequencies", [4, 24])
+def test_sums_on_a_device_are_the_sums(frequencies):
+    rng = np.random.default_rng(0)
+    times, motion = np.cumsum(rng.uniform(0.02, 0.05, 130)), rng.normal(0, 3, (130, 2, 40, 64)).astype(np.float32)
+    shape = dict(time=120, fps=30.0, frequencies=frequencies, size=(64, 40))
+    here, there = RunningSpectrum(times - times[0], **shape), DeviceSpectrum(times - times[0], device="cpu", **shape)
+    for first in range(0, len(motion), BLOCK):
+        here.add(motion[first : first + BLOCK])
+        there.add(torch.from_numpy(motion[first : first + BLOCK]))
+    there.settle()
+    np.testing.assert_allclose(there.spectrum(), here.spectrum(), atol=1e-3)
+    np.testing.assert_allclose(there.weight(), here.weight(), rtol=1e-5)
+    np.testing.assert_allclose(there.total_energy(), here.total_energy(), rtol=1e-6)
+    np.testing.assert_array_equal(there.grid_motion(), here.grid_motion())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_displacement_that_is_not_finite_is_seen_in_the_sums(bad):
+    for make, to in ((RunningSpectrum, np.asarray), (lambda *a, **k: DeviceSpectrum(*a, device="cpu", **k), torch.from_numpy)):
+        sums, block = make(np.arange(8) / 30, time=8, fps=30.0, frequencies=2, size=(16, 8)), np.zeros((8, 2, 8, 16), np.float32)
+        block[3, 1, 2, 5] = bad
+        sums.add(to(block))
+        sums.settle()
+        assert not sums.is_finite()
+
+
+def test_a_clock_tells_work_from_idleness():
+    clock = BusyClock("cpu")
+    with clock:
+        time.sleep(0.2)
+    time.sleep(0.2)
+    assert 0.3 < clock.idle_share() < 0.7
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Weights of raft_small at random."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(raft_small(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(weights) -> BuildConfig:
+    flow = FlowConfig(flow="raft_small", weights=str(weights), device="cpu", updates=2)
+    return BuildConfig(size=(128, 128), frequencies=4, checks=2, plan=PlanConfig(frames=10, stride=5), flow=flow, thresholds=PRESETS["none"])
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory, config) -> list[dict]:
+    path = videos.swaying(tmp_path_factory.mktemp("clip") / "a.mp4", seconds=0.7, size=(128, 128), amplitude=2)
+    return plan(path, config)
+
+
+def opened(folder: Path, rows: list[dict], config: BuildConfig) -> Dataset:
+    dataset = Dataset(folder)
+    dataset.root.mkdir()
+    dataset.open(rows, recorded(config), {})
+    return dataset
+
+
+def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
+    dataset = opened(tmp_path / "out", rows, config)
+    *decided, effort = build_shard(dataset, rows[0]["shard"], rows, config)
+    assert {one.outcome for one in decided} == {"kept"} and [one.key for one in decided] == [row["key"] for row in rows] and len(rows) > 1
+    assert isinstance(effort, Effort) and 0 <= effort.idle_share < 1 and effort.seconds > 0
+    record = dataset.read_record(rows[0]["shard"])["rows"][0]
+    sample = read_sample(dataset.tar(rows[0]["shard"]), rows[0]["key"], record)
+    assert sample.meta["flow"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert sample.meta["flow"]["flow"] == "raft_small" and sample.spectrum.any()
+    assert json.loads(dataset.run.read_bytes())["config"]["flow"] == sample.meta["flow"] == describe(config.flow)
+
+
+def test_a_windows_sums_are_those_of_its_flow(rows, config):
+    for window in begun(rows, config):
+        frames = [one.prepared for one in window.seen]
+        flow = make_estimator(config.flow).displace([(frames[0], frame) for frame in frames]).numpy()
+        assert not flow[0].any() and flow[1].any()
+        moved = settle(window.moving)
+        expected = RunningSpectrum(np.array([s.time - window.seen[0].time for s in window.seen]), time=10, fps=30.0, frequencies=4, size=(128, 128))
+        expected.add(flow)
+        np.testing.assert_allclose(moved.sums.spectrum(), expected.spectrum(), atol=1e-2 * np.abs(expected.spectrum()).max())
+
+
+def test_other_weights_on_another_machine_are_refused(tmp_path, rows, config, weights):
+    dataset = opened(tmp_path / "out", rows, config)
+    torch.manual_seed(1)
+    torch.save(raft_small(weights=None).state_dict(), tmp_path / "other.pth")
+    other = replace(config, flow=replace(config.flow, weights=str(tmp_path / "other.pth")))
+    with pytest.raises(ContractMismatch, match=r"flow\.weights"):
+        list(build_shard(dataset, rows[0]["shard"], rows, other))
+    assert not list(dataset.shards.iterdir())
+
+
+def test_a_moved_file_of_the_same_weights_is_the_same_run(tmp_path, rows, config, weights):
+    dataset = opened(tmp_path / "out", rows, config)
+    (tmp_path / "moved.pth").write_bytes(weights.read_bytes())
+    moved = replace(config, flow=replace(config.flow, weights=str(tmp_path / "moved.pth")))
+    assert dataset.open(rows, recorded(moved), {}) == []
+
+
+def test_settings_of_raft_do_not_bind_a_run_with_dis():
+    dis = BuildConfig()
+    assert recorded(dis) == recorded(replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere")))
+    assert recorded(dis) != recorded(replace(dis, flow=replace(dis.flow, dis_preset="fast")))
+
+
+def test_a_clock_counts_the_wait_for_frames_and_for_the_error_after_them():
+    def frames():
+        time.sleep(0.15)
+        yield 1
+        time.sleep(0.15)
+        raise ValueError("gives out")
+
+    clock = Clock()
+    with pytest.raises(ValueError, match="gives out"):
+        for _ in clock.waiting(frames()):
+            time.sleep(0.3)
+    assert 0.35 < clock.effort().waiting_share < 0.65 and clock.effort().idle_share is None

@@ -1,0 +1,77 @@
+"""Trainings in processes of their own, which a test may kill: alone, or several that torch.distributed connects.
+
+They are forked from one process that has torch already and runs no thread, so that each begins in an instant.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing import connection, get_context, set_start_method
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs import train_autoencoder, train_denoiser  # noqa: F401 - loaded before the fork
+from model import checkpoints
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "torch.distributed", "torch.utils.tensorboard.summary", "tests.support.attempts"])
+
+
+def attempt(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
+    """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are killed too, as torchrun does."""
+    port = free_port()
+    processes = [CONTEXT.Process(target=begin, args=(function, args, output, rank, ranks, port)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in connection.wait(list(running)):
+            running.pop(sentinel).join()
+        if any(process.exitcode for process in processes):
+            for process in running.values():
+                process.kill()
+    return [process.exitcode for process in processes]
+
+
+def begin(function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int) -> None:
+    """In the new process."""
+    with output.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    set_start_method("fork", force=True)  # of loader workers, as in a process that a shell has started
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    function(*args)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    """The last checkpoint's files that hold weights."""
+    (folder,) = checkpoints.steps(out)[-1:]
+    assert checkpoints.read(folder)
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {"step": folder.name.encode()}
+
+
+def killed_at(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
+    """A command, in a process that is killed just before a file of this name comes to its place; with no name it is left in peace."""
+
+    def hook(event: str, found: tuple) -> None:
+        if event == "os.rename" and last and str(found[1]).endswith(last):
+            die()
+
+    sys.addaudithook(hook)
+    main(arguments)

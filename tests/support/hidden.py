@@ -1,0 +1,111 @@
+"""Packages that are as if they were not installed: a sitecustomize for a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SITECUSTOMIZE = """
+import os, sys
+
+HIDDEN = set(os.environ["HIDDEN"].split(","))
+
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+
+
+def extras() -> dict[str, set[str]]:
+    """The modules of each extra of pyproject.toml, but what every verb needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def modules(lines: list[str]) -> set[str]:
+        names = {line.partition(">")[0].partition("[")[0] for line in lines}
+        return {MODULES.get(name, name).replace("-", "_") for name in names}
+
+    always = modules(project["dependencies"])
+    found = {extra: modules(lines) - always for extra, lines in project["optional-dependencies"].items()}
+    del found["dev"]
+    return found
+
+
+def environment(folder: Path, modules: set[str]) -> dict[str, str]:
+    """Of a process in which these modules cannot be imported."""
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return os.environ | {"PYTHONPATH": path, "HIDDEN": ",".join(sorted(modules)), "COLUMNS": "100"}
+
+
+def run(command: list[str], folder: Path, modules: set[str], **options) -> subprocess.CompletedProcess:
+    """A process in which these modules cannot be imported."""
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment(folder, modules),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        **options,
+    )
+
+
+FORKS = """
+import importlib, json, os, sys, tempfile
+from contextlib import suppress
+
+for command in (commands := json.loads(sys.argv[1])):
+    with suppress(ImportError):
+        importlib.import_module("jobs." + command[1].replace("-", "_"))
+for command in commands:
+    sys.stdout.flush()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        if (child := os.fork()) == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv, code = command, 0
+            try:
+                from jobs.command import main
+                main()
+            except SystemExit as stopped:
+                code = stopped.code or 0
+            except BaseException:
+                try:
+                    code = 1
+                    sys.excepthook(*sys.exc_info())
+                except SystemExit as stopped:
+                    code = stopped.code
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        print(json.dumps([code, out.read().decode(), err.read().decode()]))
+"""
+
+
+def forked(commands: list[list[str]], folder: Path, modules: set[str]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each command, `quiver VERB ...`, in a process of its own.
+
+    They are forked from one that has imported what can be imported of all these verbs: a verb of
+    which something is missing fails again, and the others need not load torch anew.
+    """
+    found = run(["-c", FORKS, json.dumps(commands)], folder, modules)
+    assert found.returncode == 0, found.stderr
+    return [tuple(json.loads(line)) for line in found.stdout.splitlines()]

@@ -1,0 +1,41 @@
+"""A tiny pretrained inpainting U-Net in the files of diffusers, and a denoiser that begins with it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import as_if_trained, tiny
+
+from model.prior.denoiser import SliceDenoiser
+from model.prior.diffusers_modules import UNet2DConditionModel
+from model.prior.pretrained import begin_with_inpainting, inpainting_config
+
+TEXT = 8
+NETWORK: dict[str, Any] = dict(
+    in_channels=9,
+    out_channels=4,
+    block_out_channels=(16, 32),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=4,
+    cross_attention_dim=TEXT,
+    sample_size=8,
+)
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+
+
+def inpainting(folder: Path, **fields: Any) -> Any:
+    """A network of random weights, written as diffusers writes it."""
+    torch.manual_seed(1)
+    network = as_if_trained(UNet2DConditionModel(**(NETWORK | fields)))
+    network.save_pretrained(folder)
+    return network.eval()
+
+
+def begun(path: Path, **fields: Any) -> SliceDenoiser:
+    torch.manual_seed(2)
+    denoiser = SliceDenoiser(inpainting_config(path, tiny(**fields)))
+    begin_with_inpainting(denoiser, path)
+    return denoiser
