@@ -30,8 +30,8 @@ from benchmarks.rounds import (
     speedup,
     timings_table,
 )
-from pipeline.images.encode import ONE_BY_ONE, X264
-from schemas.spectral_volume import SpectralVolume, encode
+from pipeline.images.encode import DETERMINISTIC_OPTIONS, X264
+from schemas.spectral_volume import SpectralVolume, encode_volume
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 30
 SIZE, FREQUENCIES, FRAMES = (256, 144), 16, 150
@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quiver-bench-animate-") as name:
         folder = Path(name)
         Image.fromarray(photograph()).save(folder / "photo.jpg", quality=95)
-        (folder / "motion.safetensors").write_bytes(encode(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, made={})))
+        (folder / "motion.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, made={})))
         ours = animate(folder, seconds)
         peak = watched(ours)
         run([ffmpeg, "-v", "error", "-i", str(folder / "film.mp4"), "-f", "rawvideo", "-pix_fmt", "yuv420p", str(folder / "frames.yuv")])
@@ -103,7 +103,7 @@ def animate(folder: Path, seconds: float) -> list[str]:
 def encoding(ffmpeg: str, folder: Path) -> list[str]:
     """The same frames by the same settings."""
     raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", str(folder / "frames.yuv")]
-    settings = [part for name, value in (X264.options | ONE_BY_ONE[X264.name]).items() for part in (f"-{name}", value)]
+    settings = [part for name, value in (X264.options | DETERMINISTIC_OPTIONS[X264.name]).items() for part in (f"-{name}", value)]
     return [ffmpeg, "-v", "error", "-y", *raw, "-c:v", X264.name, *settings, "-movflags", "+faststart", str(folder / "ffmpeg.mp4")]
 
 

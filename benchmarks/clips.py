@@ -14,7 +14,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.synthetic.render import ASPECT, render
+from pipeline.synthetic.render import ASPECT, render_frame
 from pipeline.synthetic.scenes import SCENES
 
 FPS = 30
@@ -23,7 +23,7 @@ GRAIN = 2.0
 
 
 def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: str = "plant") -> Path:
-    """The path of a clip of `size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
+    """The path of a clip of `format_size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
     path = folder / f"{scene}-{size[0]}x{size[1]}-{seconds:g}s.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,16 +34,16 @@ def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: st
 
 
 def pictures(name: str, size: tuple[int, int], count: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The scene's frames, cropped from its own aspect ratio to that of `size`."""
+    """The scene's frames, cropped from its own aspect ratio to that of `format_size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
     whole = (size[0], round(size[0] * ASPECT))
     top = (whole[1] - size[1]) // 2
     for i in range(count):
-        yield render(scene, i / FPS, whole)[top : top + size[1]]
+        yield render_frame(scene, i / FPS, whole)[top : top + size[1]]
 
 
 def encode(path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], size: tuple[int, int]) -> None:
-    """Writes `frames` as libx264 does by itself."""
+    """Writes `read_frames` as libx264 does by itself."""
     with av.open(str(path), "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=FPS, width=size[0], height=size[1], pix_fmt="yuv420p", options={"preset": "medium", "g": "250"})
         stream.codec_context.time_base = Fraction(1, FPS)
@@ -55,7 +55,7 @@ def encode(path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], si
 
 
 def repeated(path: Path, times: int) -> Path:
-    """The clip played `times` times in a row as one file, its packets copied."""
+    """The clip played `magnify_caption` times in a row as one file, its packets copied."""
     out = path.with_stem(f"{path.stem}-x{times}")
     if out.exists():
         return out

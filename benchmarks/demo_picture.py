@@ -36,7 +36,7 @@ def main(demo: Path, out: Path) -> None:
 
 def strip(demo: Path, row: dict) -> np.ndarray:
     """One window: its panels side by side, each with the strongest frequency's label."""
-    sample = read_sample(Dataset(demo / "dataset").tar(row["shard"]), row["key"], row)
+    sample = read_sample(Dataset(demo / "dataset").tar_path(row["shard"]), row["key"], row)
     true = amplitude(load_file(demo / "clips" / f"{row['clip_id']}.truth.safetensors")["spectrum"])
     found = amplitude(sample.spectrum.astype(np.float32))
     k = 1 + int(np.square(true[1:]).sum(axis=(1, 2)).argmax())

@@ -37,7 +37,7 @@ from benchmarks.rounds import (
 from benchmarks.windows import planned
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.outcome import Outcome
@@ -101,8 +101,8 @@ def quiver(path: Path, config: BuildConfig) -> None:
     """A new data set of one video, every shard committed."""
     with tempfile.TemporaryDirectory() as folder:
         rows, dataset = planned(path, config), Dataset(Path(folder) / "out")
-        with dataset.held():
-            dataset.open(rows, recorded(config), {})
+        with dataset.lock():
+            dataset.create_or_resume(rows, to_contract(config), {})
             for shard, group in groupby(rows, key=lambda row: row["shard"]):
                 outcomes = {decided.outcome for decided in list(build_shard(dataset, shard, list(group), config))[:-1]}
                 assert outcomes == {Outcome.KEPT}, outcomes

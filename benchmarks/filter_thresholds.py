@@ -21,14 +21,14 @@ import numpy as np
 
 from benchmarks.windows import first_window
 from pipeline import filters
-from pipeline.extract.window import BuildConfig, measure, settle
-from pipeline.filters import PRESETS, Step
+from pipeline.extract.window import BuildConfig, measure_window, synchronize
+from pipeline.filters import PRESETS, FrameDelta
 from pipeline.flow import FlowConfig
-from pipeline.motion.spectrum import RunningSpectrum, interpolation, to_spectrum
+from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum
 from pipeline.synthetic import render as synthetic
-from pipeline.synthetic.render import VIDEO, WORKING, Layer, Mode, Scene, render, wave
+from pipeline.synthetic.render import VIDEO_SIZE, WORKING_SIZE, Layer, Mode, Scene, render_frame, wave
 from pipeline.synthetic.scenes import SCENES
-from schemas.outcome import Measures
+from schemas.outcome import FilterMeasures
 
 TIMES = np.arange(150) / 30
 GRAIN = 2.0
@@ -92,7 +92,7 @@ def film(path: Path, images: Iterable[np.ndarray], fps: int, crf: int) -> None:
     """H.264 without B-frames, which need an edit list."""
     with av.open(str(path), "w") as file:
         options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1"}
-        stream = file.add_stream("libx264", rate=fps, width=VIDEO[0], height=VIDEO[1], pix_fmt="yuv420p", options=options)
+        stream = file.add_stream("libx264", rate=fps, width=VIDEO_SIZE[0], height=VIDEO_SIZE[1], pix_fmt="yuv420p", options=options)
         for image in images:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         file.mux(stream.encode())
@@ -100,19 +100,19 @@ def film(path: Path, images: Iterable[np.ndarray], fps: int, crf: int) -> None:
 
 def measured(
     one: Scene, *, fps: int = 30, crf: int = 23, hold: int = 1, light: Callable[[float], Any] = lambda _: 1.0, preset: Any = "medium"
-) -> tuple[Measures, RunningSpectrum]:
+) -> tuple[FilterMeasures, RunningSpectrum]:
     """Films 5.2 s of a scene and measures its first window; each picture is held for `hold` frames."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset))
     with TemporaryDirectory() as folder:
         path, count = Path(folder) / "a.mp4", round(5.2 * fps)
-        pictures = (lit(render(one, i / fps), light(i / fps)) for i in range(0, count, hold))
+        pictures = (lit(render_frame(one, i / fps), light(i / fps)) for i in range(0, count, hold))
         film(path, [picture for picture in pictures for _ in range(hold)][:count], fps, crf)
         window = first_window(path, config)
-    moved = settle(window.moving)
-    return measure(window.seen, moved), moved.sums
+    moved = synchronize(window.motion)
+    return measure_window(window.frames, moved), moved.sums
 
 
-def verdict(measures: Measures) -> str:
+def verdict(measures: FilterMeasures) -> str:
     return ", ".join(filters.judge(measures, LIMITS)) or "kept"
 
 
@@ -157,20 +157,20 @@ def no_motion() -> None:
 
 def cut() -> None:
     """Steps over a cut against ordinary steps, on rendered frames; called a cut by correlation, by histogram."""
-    looks = {(name, seed): filters.look(render(scene(name, seed), 0.0, WORKING)) for name in SCENES for seed in (0, 1)}
+    looks = {(name, seed): filters.compute_frame_stats(render_frame(scene(name, seed), 0.0, WORKING_SIZE)) for name in SCENES for seed in (0, 1)}
 
-    def steps(change: Callable[[Scene], np.ndarray]) -> list[Step]:
-        return [filters.step(looks[name, 0], filters.look(change(scene(name)))) for name in SCENES]
+    def steps(change: Callable[[Scene], np.ndarray]) -> list[FrameDelta]:
+        return [filters.compute_frame_delta(looks[name, 0], filters.compute_frame_stats(change(scene(name)))) for name in SCENES]
 
     def swayed(one: Scene, px: float) -> Scene:
         mode = Mode(shape=FINE, amplitude_px=px, frequency_hz=1.0)
         return replace(one, layers=tuple(replace(x, modes=(*x.modes, mode)) for x in one.layers))
 
-    def later(light: float = 1.0, grain: float = GRAIN, pan: float = 0.0, sway: float = 0.0) -> list[Step]:
-        return steps(lambda one: lit(render(replace(swayed(one, sway), grain=grain, pan_px_per_s=(pan * 30, 0.0)), (not sway) / 30, WORKING), light))
+    def later(light: float = 1.0, grain: float = GRAIN, pan: float = 0.0, sway: float = 0.0) -> list[FrameDelta]:
+        return steps(lambda one: lit(render_frame(replace(swayed(one, sway), grain=grain, pan_px_per_s=(pan * 30, 0.0)), (not sway) / 30, WORKING_SIZE), light))
 
-    found = {"cut to another scene": [filters.step(looks[a], looks[b]) for a, b in combinations(looks, 2) if a[0] != b[0]]}
-    found |= {"cut to another seed": [filters.step(looks[name, 0], looks[name, 1]) for name in SCENES], "jump cut, moved 30 px": later(pan=30)}
+    found = {"cut to another scene": [filters.compute_frame_delta(looks[a], looks[b]) for a, b in combinations(looks, 2) if a[0] != b[0]]}
+    found |= {"cut to another seed": [filters.compute_frame_delta(looks[name, 0], looks[name, 1]) for name in SCENES], "jump cut, moved 30 px": later(pan=30)}
     found |= {"cut to black": later(light=0), "first of 10 steps of a dissolve": steps(lambda one: dissolve(one, scene("ripples", 1)))}
     found |= {f"sway of {px} px a frame": later(sway=px) for px in (2, 5)} | {f"pan of {px} px a frame": later(pan=px) for px in (2, 5, 10)}
     found |= {f"grain {grain}": later(grain=grain) for grain in (4, 16)} | {f"light x {light}": later(light=light) for light in (1.1, 1.2, 0.8, 0.6)}
@@ -178,10 +178,10 @@ def cut() -> None:
 
 
 def dissolve(one: Scene, other: Scene) -> np.ndarray:
-    return lit(0.9 * render(one, 1 / 30, WORKING) + 0.1 * render(other, 1 / 30, WORKING), 1.0)
+    return lit(0.9 * render_frame(one, 1 / 30, WORKING_SIZE) + 0.1 * render_frame(other, 1 / 30, WORKING_SIZE), 1.0)
 
 
-def summary(name: str, steps: Sequence[Step]) -> Sequence[Any]:
+def summary(name: str, steps: Sequence[FrameDelta]) -> Sequence[Any]:
     near, far, _ = np.array(steps).T
     called = np.sum(near < LIMITS.cut_correlation), np.sum(far > LIMITS.cut_histogram)
     return name, len(steps), f"{near.min():.2f} to {near.max():.2f}", f"{far.min():.2f} to {far.max():.2f}", *called
@@ -199,7 +199,7 @@ def fade() -> None:
 
     def shadow(t: float) -> Any:
         """Its soft edge, a tenth of the picture wide, crosses from left to right."""
-        return 1 / (1 + np.exp((t / 5 - np.arange(VIDEO[0]) / VIDEO[0]) / 0.025))[:, None]
+        return 1 / (1 + np.exp((t / 5 - np.arange(VIDEO_SIZE[0]) / VIDEO_SIZE[0]) / 0.025))[:, None]
 
     def row(light: Callable[[float], Any], depth: float) -> Sequence[Any]:
         m, motion = measured(one, light=lambda t: 1 - depth + depth * light(t))
@@ -214,8 +214,8 @@ def frozen() -> None:
 
     def row(hold: int, crf: int, grain: float) -> Sequence[Any]:
         one = replace(scene("plant"), grain=grain)
-        plain = [filters.look(render(one, (i - i % hold) / 30, WORKING)) for i in range(60)]
-        before = np.mean([filters.step(a, b).difference < filters.UNCHANGED_LEVELS for a, b in pairwise(plain)])
+        plain = [filters.compute_frame_stats(render_frame(one, (i - i % hold) / 30, WORKING_SIZE)) for i in range(60)]
+        before = np.mean([filters.compute_frame_delta(a, b).difference < filters.UNCHANGED_LEVELS for a, b in pairwise(plain)])
         m, motion = measured(one, hold=hold, crf=crf)
         return hold, crf, grain, 1 - 1 / hold, float(before), m.frozen_share, spectrum_error(motion, truth(one)), verdict(m)
 
@@ -239,7 +239,7 @@ def low_frame_rate() -> None:
         """The error of the worst band, as a share of the amplitude of a pure sway."""
         kept = np.delete(np.arange(150), np.arange(60, 59 + frames))
         sways = [np.cos(2 * np.pi * k * TIMES[:, None] / 5 + np.linspace(0, np.pi, 16)) for k in bands]
-        errors = [np.abs(to_spectrum(interpolation(TIMES[kept], 150, 30.0) @ sway[kept] - sway, 16)).max() / 75 for sway in sways]
+        errors = [np.abs(to_spectrum(interpolation_matrix(TIMES[kept], 150, 30.0) @ sway[kept] - sway, 16)).max() / 75 for sway in sways]
         return frames / 30, *map(float, errors), "low_frame_rate" if frames / 30 > LIMITS.longest_gap_s else "kept"
 
     table("gap s | worst error, sway at 1 Hz | at 2 Hz | at 3 Hz | verdict", (gap(frames) for frames in (2, 4, 7, 9, 12, 18, 30)))

@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.synthetic.render import Layer, Mode, Scene, bend, swing, travelling, wave
+from pipeline.synthetic.render import Layer, Mode, Scene, bend, swing, traveling_wave, wave
 from pipeline.synthetic.scenes import (
     SCENES,
     X,
     Y,
-    blade,
-    blend,
-    canvas,
-    foliage,
-    layer,
+    draw_blade,
+    color_ramp,
+    make_canvas,
+    draw_foliage,
+    make_layer,
     noise,
-    shades,
+    random_shade,
 )
 
 BROAD = wave(direction=(0.9, 0.44), cycles=(0.6, 0.4))
@@ -49,13 +49,13 @@ def blobs(seed: int, cells: int = 4, level: float = 0.4) -> np.ndarray:
 
 
 def painted_over(paint: Layer, where: np.ndarray, colour: tuple[int, int, int]) -> Layer:
-    """The layer with one plain colour `where` that is 1."""
+    """The layer with one plain colour `filter_rows` that is 1."""
     rgb, alpha = paint.texture[..., :3], paint.texture[..., 3:]
     return replace(paint, texture=np.concatenate([rgb + where * (np.array(colour) * alpha / 255 - rgb), alpha], -1).astype(np.float32))
 
 
 def dimmed(paint: Layer, where: np.ndarray | float, gain: float, lift: float = 6.0) -> Layer:
-    """The layer with its colours times `gain` plus `lift` levels `where` that is 1: texture of a few grey levels."""
+    """The layer with its colours times `gain` plus `lift` levels `filter_rows` that is 1: texture of a few grey levels."""
     rgb, alpha = paint.texture[..., :3], paint.texture[..., 3:]
     return replace(paint, texture=np.concatenate([rgb + where * ((gain - 1) * rgb + lift * alpha / 255), alpha], -1).astype(np.float32))
 
@@ -70,7 +70,7 @@ def swaying(paint: Layer, px: float, hz: float = 0.6) -> Layer:
 
 def sky(*colours: tuple[int, int, int]) -> Layer:
     """A still gradient from top to bottom."""
-    return layer(blend(np.clip(Y / 0.625, 0, 1), *colours), 1.0)
+    return make_layer(color_ramp(np.clip(Y / 0.625, 0, 1), *colours), 1.0)
 
 
 DAY, DUSK, BLACK = ((120, 160, 220), (190, 210, 235)), ((18, 20, 40), (60, 40, 50)), ((3, 3, 4), (10, 8, 8))
@@ -102,7 +102,7 @@ def night_lantern(grain: float) -> Case:
 
 def plain_disc(grain: float) -> Case:
     """A plain disc sways before still pebbles."""
-    disc = layer(np.full((*X.shape, 3), (200, 90, 60)), np.clip((0.16 - np.hypot(X - 0.5, Y - 0.3)) * 1024, 0, 1))
+    disc = make_layer(np.full((*X.shape, 3), (200, 90, 60)), np.clip((0.16 - np.hypot(X - 0.5, Y - 0.3)) * 1024, 0, 1))
     moves = Mode(shape=wave(direction=(0.9, 0.44), cycles=(0.0, 0.0)), amplitude_px=3.0, frequency_hz=0.6, phase=1.0)
     return Case(Scene(layers=(replace(standard("ripples").layers[0], modes=()), replace(disc, modes=(moves,))), grain=grain))
 
@@ -125,30 +125,30 @@ def candle(grain: float) -> Case:
     """A flame on a candle before a wall that is black but for the flame's glow."""
     glow = np.exp(-np.hypot(X - 0.5, Y - 0.25) / 0.12)[..., None] * (26, 16, 8)
     radius = np.hypot((X - 0.5) / 0.07, np.where(Y < 0.28, (Y - 0.28) / 0.2, (Y - 0.28) / 0.1))
-    flame = layer(blend(np.clip(1 - radius, 0, 1), (255, 150, 40), (255, 220, 120), (255, 250, 220)), np.clip(3 * (1 - radius), 0, 1))
-    stick = layer(blend(np.clip((X - 0.44) / 0.12, 0, 1), (60, 50, 40), (150, 130, 100), (50, 40, 30)), np.clip((0.06 - abs(X - 0.5)) * 300, 0, 1) * (Y > 0.36))
+    flame = make_layer(color_ramp(np.clip(1 - radius, 0, 1), (255, 150, 40), (255, 220, 120), (255, 250, 220)), np.clip(3 * (1 - radius), 0, 1))
+    stick = make_layer(color_ramp(np.clip((X - 0.44) / 0.12, 0, 1), (60, 50, 40), (150, 130, 100), (50, 40, 30)), np.clip((0.06 - abs(X - 0.5)) * 300, 0, 1) * (Y > 0.36))
     lean = Mode(shape=swing(pivot=(0.5, 0.35), length=0.15), amplitude_px=2.5, frequency_hz=0.9)
     flutter = Mode(shape=swing(pivot=(0.5, 0.35), length=0.15), amplitude_px=1.0, frequency_hz=2.1, phase=1.0)
-    wall = layer(blend(Y, *BLACK) + glow, 1.0)
+    wall = make_layer(color_ramp(Y, *BLACK) + glow, 1.0)
     return Case(Scene(layers=(wall, stick, replace(flame, modes=(lean, flutter))), grain=grain), light=flicker)
 
 
 def plain_leaves(grain: float) -> Case:
     """Large leaves of one colour each before a plain sky."""
-    rng, sheet = np.random.default_rng(23), canvas()
-    foliage(sheet, rng, 60, ((90, 130, 60), (120, 150, 70)), size=0.2)
-    sway = travelling(bend, length=1.5, waves=1.0, lift=0.3, amplitude_px=2.5, frequency_hz=0.73)
+    rng, sheet = np.random.default_rng(23), make_canvas()
+    draw_foliage(sheet, rng, 60, ((90, 130, 60), (120, 150, 70)), size=0.2)
+    sway = traveling_wave(bend, length=1.5, waves=1.0, lift=0.3, amplitude_px=2.5, frequency_hz=0.73)
     return Case(Scene(layers=(sky((200, 205, 210), (225, 225, 220)), Layer(texture=sheet.astype(np.float32), modes=sway)), grain=grain))
 
 
 def mast(grain: float) -> Case:
     """The thin beams of a mast that bends a little, before a bright sky."""
-    rng, sheet = np.random.default_rng(24), canvas()
+    rng, sheet = np.random.default_rng(24), make_canvas()
     for i in range(12):
         for side in (-1, 1):
             root, tip = np.array([0.5 + 0.06 * side, 0.7 - i * 0.06]), np.array([0.5 - 0.06 * side, 0.64 - i * 0.06])
-            blade(sheet, root, tip, bow=0.0, width=0.004, colour=shades(rng, 0.5, (120, 90, 40)))
-            blade(sheet, root, np.array([0.5 + 0.06 * side, 0.63 - i * 0.06]), bow=0.0, width=0.008, colour=shades(rng, 0.5, (120, 90, 40)))
+            draw_blade(sheet, root, tip, bow=0.0, width=0.004, colour=random_shade(rng, 0.5, (120, 90, 40)))
+            draw_blade(sheet, root, np.array([0.5 + 0.06 * side, 0.63 - i * 0.06]), bow=0.0, width=0.008, colour=random_shade(rng, 0.5, (120, 90, 40)))
     lean = Mode(shape=bend(length=0.9), amplitude_px=1.5, frequency_hz=0.5)
     return Case(Scene(layers=(sky((150, 180, 215), (215, 220, 225)), Layer(texture=sheet.astype(np.float32), modes=(lean,))), grain=grain))
 

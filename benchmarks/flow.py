@@ -29,8 +29,8 @@ from benchmarks.rounds import (
 )
 from pipeline import torchvision_import
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
-from pipeline.flow_benchmark.middlebury import read_known
-from pipeline.synthetic.render import WORKING, render, true_motion, trustworthy
+from pipeline.flow_benchmark.middlebury import read_known_pair
+from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 from pipeline.synthetic.scenes import SCENES
 
 REFERENCE = {  # end-point error, px, measured independently: RAFT-small with 20 updates, DIS medium
@@ -86,7 +86,7 @@ def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
         estimator = make_estimator(FlowConfig(flow=flow, weights=file.name, device=DEVICE))
-    images = list(np.random.default_rng(0).integers(0, 256, (TARGETS + 1, WORKING[1], WORKING[0], 3), dtype=np.uint8))
+    images = list(np.random.default_rng(0).integers(0, 256, (TARGETS + 1, WORKING_SIZE[1], WORKING_SIZE[0], 3), dtype=np.uint8))
     pixels = torch.from_numpy(np.stack(images[:5])).to(DEVICE).permute(0, 3, 1, 2) / 127.5 - 1
     later = estimator.prepare(images[1:])
 
@@ -128,7 +128,7 @@ def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
 
 
 def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
-    """Mean over valid pixels (and over time), px; `found` is an array or a tensor on any device."""
+    """Mean over valid pixels (and over time), px; `load_motion` is an array or a tensor on any device."""
     found = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
     return float(np.sqrt(((found - true) ** 2).sum(-3))[..., valid].mean())
 
@@ -138,7 +138,7 @@ def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
     estimators = {"RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)), "DIS medium": make_estimator(FlowConfig())}
     rows, worst = [], dict.fromkeys(estimators, 0.0)
     for pair, known in REFERENCE.items():
-        truth = read_known(pair, folder / pair / "flow10.flo")
+        truth = read_known_pair(pair, folder / pair / "flow10.flo")
         row: list[Any] = [pair]
         for (name, estimator), expected in zip(estimators.items(), known, strict=True):
             source, target = estimator.prepare([truth.source, truth.target])
@@ -182,7 +182,7 @@ def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
     for make in SCENES.values():
         scene = make(np.random.default_rng(0))
         motion = true_motion(scene, 0.0, times)
-        yield [render(scene, t, WORKING) for t in (0.0, *times)], motion, trustworthy(scene, 0.0, motion, times)
+        yield [render_frame(scene, t, WORKING_SIZE) for t in (0.0, *times)], motion, trusted_mask(scene, 0.0, motion, times)
 
 
 def tried(estimator: FlowEstimator, images: list[np.ndarray], true: np.ndarray, valid: np.ndarray) -> tuple[float, float]:

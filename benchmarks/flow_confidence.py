@@ -25,12 +25,12 @@ from scipy.stats import spearmanr
 from benchmarks.filter_thresholds import TIMES, film, lit, table
 from benchmarks.flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
 from benchmarks.windows import first_window
-from pipeline.extract.frame_stream import Seen
-from pipeline.extract.window import BuildConfig, check_indices
+from pipeline.extract.frame_stream import PreparedFrame
+from pipeline.extract.window import BuildConfig, backward_frame_indices
 from pipeline.flow import make_estimator
-from pipeline.flow.consistency import Flow, confidence, consistent, damp, disagree, textured
+from pipeline.flow.consistency import Flow, confidence, consistency_confidence, damp, relative_disagreements, texture_confidence
 from pipeline.motion.spectrum import to_spectrum
-from pipeline.synthetic.render import WORKING, render, true_motion, trustworthy
+from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 
 BARE_LEVELS, BARE_PX = 2.0, 9
 """Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side, is under this."""
@@ -104,34 +104,34 @@ def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
 # ---- one window
 
 
-def window(path: Path) -> list[Seen]:
+def window(path: Path) -> list[PreparedFrame]:
     """The frames of a clip's first window."""
-    return first_window(path, CONFIG).seen
+    return first_window(path, CONFIG).frames
 
 
-def flow_to_all(seen: Sequence[Seen]) -> np.ndarray:
+def flow_to_all(seen: Sequence[PreparedFrame]) -> np.ndarray:
     """Flow from the first frame to all."""
-    return ESTIMATOR.displace([(seen[0].prepared, one.prepared) for one in seen])
+    return ESTIMATOR.displace([(seen[0].flow_input, one.flow_input) for one in seen])
 
 
-def backward(seen: Sequence[Seen], checks: Sequence[int]) -> dict[int, np.ndarray]:
-    indices = sorted({i for count in checks for i in check_indices(len(seen), count)})
-    return {i: ESTIMATOR.displace([(seen[i].prepared, seen[0].prepared)])[0] for i in indices}
+def backward(seen: Sequence[PreparedFrame], checks: Sequence[int]) -> dict[int, np.ndarray]:
+    indices = sorted({i for count in checks for i in backward_frame_indices(len(seen), count)})
+    return {i: ESTIMATOR.displace([(seen[i].flow_input, seen[0].flow_input)])[0] for i in indices}
 
 
 def filmed(case: Case) -> Filmed:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
-        film(path, (lit(render(case.scene, i / 30), case.light(i / 30)) for i in range(156)), 30, case.crf)
+        film(path, (lit(render_frame(case.scene, i / 30), case.light(i / 30)) for i in range(156)), 30, case.crf)
         seen = window(path)
     true = true_motion(case.scene, 0.0, TIMES)
     return Filmed(
-        seen[0].look.grey,
+        seen[0].stats.gray,
         flow_to_all(seen),
         backward(seen, CHECKS),
         true,
-        trustworthy(case.scene, 0.0, true[::10], TIMES[::10]),
-        deviation(render(replace(case.scene, grain=0.0), 0.0, WORKING)) < BARE_LEVELS,
+        trusted_mask(case.scene, 0.0, true[::10], TIMES[::10]),
+        deviation(render_frame(replace(case.scene, grain=0.0), 0.0, WORKING_SIZE)) < BARE_LEVELS,
     )
 
 
@@ -142,13 +142,13 @@ def deviation(image: np.ndarray) -> np.ndarray:
 
 
 def checked(one: Filmed, count: int) -> list[tuple[Flow, Flow]]:
-    return [(one.forward[i], one.backward[i]) for i in check_indices(len(one.forward), count)]
+    return [(one.forward[i], one.backward[i]) for i in backward_frame_indices(len(one.forward), count)]
 
 
 def kinds(one: Filmed) -> dict[str, np.ndarray]:
     """Confidence from all there is, and from parts of it."""
-    found = {f"both, {count}": confidence(one.grey, disagree(checked(one, count))) for count in (8, 4, 16, 29)}
-    parts = {"texture alone": textured(one.grey), "consistency alone, 8": consistent(disagree(checked(one, 8)))}
+    found = {f"both, {count}": confidence(one.grey, relative_disagreements(checked(one, count))) for count in (8, 4, 16, 29)}
+    parts = {"texture alone": texture_confidence(one.grey), "consistency alone, 8": consistency_confidence(relative_disagreements(checked(one, 8)))}
     return found | {name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()}
 
 
@@ -191,7 +191,7 @@ def relative(difference: np.ndarray, known: np.ndarray) -> float:
 def real(clip: str) -> Sequence[Any]:
     seen = window(Path(clip))
     forward, back = flow_to_all(seen), backward(seen, (8,))
-    ours = confidence(seen[0].look.grey, disagree([(forward[i], b) for i, b in back.items()]))
+    ours = confidence(seen[0].stats.gray, relative_disagreements([(forward[i], b) for i, b in back.items()]))
     weights = size(forward), size(damp(forward, ours))
     figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]
     return Path(clip).name, float(ours.mean()), float((ours < 64).mean()), *figures
@@ -200,13 +200,13 @@ def real(clip: str) -> Sequence[Any]:
 def timing(repeats: int = 50) -> None:
     """Milliseconds a window, median, on one thread."""
     one = filmed(CHOSEN_ON["patches, grain 2"]())
-    ours, volume = confidence(one.grey, disagree(checked(one, 8))), to_spectrum(one.forward, 16).astype(np.complex64)
+    ours, volume = confidence(one.grey, relative_disagreements(checked(one, 8))), to_spectrum(one.forward, 16).astype(np.complex64)
 
     def ms(call: Any) -> float:
         starts = [perf_counter() for _ in range(repeats + 1) if call() is not None]
         return 1e3 * float(np.median(np.diff(starts)))
 
-    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, disagree(checked(one, count))))) for count in CHECKS]
+    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, relative_disagreements(checked(one, count))))) for count in CHECKS]
     table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, ours)))])
 
 

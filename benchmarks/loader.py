@@ -32,18 +32,18 @@ from benchmarks.rounds import (
 )
 from benchmarks.shards import make_samples
 from model.data.augment import AugmentConfig
-from model.data.loader import ExampleConfig, Examples, Order, Position, loader
+from model.data.loader import SpectrumConfig, SpectrumDataset, EpochOrder, Position, load_batches
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset, ShardDraft
-from pipeline.dataset.open import Selection, samples
-from pipeline.dataset.scales import compute
+from pipeline.dataset.open import DatasetView, iter_samples
+from pipeline.dataset.scales import compute_statistics
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.motion.normalize import channel_scales
 from schemas.outcome import Outcome, Stage
-from schemas.sample import IMAGE, MOTION
+from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
 from schemas.statistics import SpectrumStatistics
-from tests.support.datasets import CALM, planned
+from tests.support.datasets import PASSING_MEASURES, make_plan_row
 
 SAMPLES, BATCH, SHARD = 64, 8, "train-000000"
 
@@ -56,7 +56,7 @@ def main() -> None:
     count = BATCH if options.quick else SAMPLES
     with tempfile.TemporaryDirectory() as folder:
         selection = make_dataset(Path(folder) / "dataset", count)
-        statistics = compute([selection])
+        statistics = compute_statistics([selection])
         check(selection, statistics)
         contenders = {name: functools.partial(use, make(), count) for name, make in all_contenders(selection, statistics).items()}
         timings = interleaved(contenders, 1 if options.quick else options.rounds)
@@ -72,41 +72,41 @@ def main() -> None:
     report("loader", "Loader", __doc__, body, targets, keep=not options.quick)
 
 
-def make_dataset(root: Path, count: int) -> Selection:
+def make_dataset(root: Path, count: int) -> DatasetView:
     """A data set of one shard of rendered frames and smooth spectra."""
     config, dataset = BuildConfig(), Dataset(root)
-    rows = [planned(SHARD, i) for i in range(count)]
+    rows = [make_plan_row(SHARD, i) for i in range(count)]
     root.mkdir()
-    dataset.open(rows, recorded(config), {})
+    dataset.create_or_resume(rows, to_contract(config), {})
     draft, power = ShardDraft(dataset, SHARD, config.frequencies), [0.0] * (config.plan.frames // 2 + 1)
     for row, sample in zip(rows, make_samples(count), strict=True):
-        kept = outcome_row(row, Outcome.KEPT, Stage.WRITE, **CALM, power_x=power, power_y=power, energy_x=1.0, energy_y=1.0)
+        kept = outcome_row(row, Outcome.KEPT, Stage.WRITE, **PASSING_MEASURES, power_x=power, power_y=power, energy_x=1.0, energy_y=1.0)
         draft.add(kept, replace(sample, key=row["key"]), None)
     draft.commit()
     finalize(dataset)
-    return Selection(dataset)
+    return DatasetView(dataset)
 
 
-def all_contenders(selection: Selection, statistics: SpectrumStatistics) -> dict[str, Callable[[], Iterator]]:
+def all_contenders(selection: DatasetView, statistics: SpectrumStatistics) -> dict[str, Callable[[], Iterator]]:
     """Name -> what makes an endless iterator of samples, or of batches of them."""
-    url, scale = str(selection.dataset.tar(SHARD)), channel_scales(statistics)
+    url, scale = str(selection.dataset.tar_path(SHARD)), channel_scales(statistics)
     ours, theirs = functools.partial(quiver, selection, statistics), functools.partial(webdataset, url, scale)
     stacked = functools.partial(batches, url, scale)
     return {
-        "Quiver, all frequencies": functools.partial(ours, ExampleConfig()),
+        "Quiver, all frequencies": functools.partial(ours, SpectrumConfig()),
         "webdataset + numpy, all frequencies": functools.partial(stacked, None),
-        "Quiver, one frequency": functools.partial(ours, ExampleConfig(drawn=1)),
+        "Quiver, one frequency": functools.partial(ours, SpectrumConfig(drawn=1)),
         "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
         "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
         "webdataset + numpy, one frequency, no batches": functools.partial(theirs, np.random.default_rng(0)),
-        "Quiver, all frequencies, augmented": functools.partial(ours, ExampleConfig(augment=AugmentConfig())),
-        "Quiver, one frequency, augmented": functools.partial(ours, ExampleConfig(drawn=1, augment=AugmentConfig())),
+        "Quiver, all frequencies, augmented": functools.partial(ours, SpectrumConfig(augment=AugmentConfig())),
+        "Quiver, one frequency, augmented": functools.partial(ours, SpectrumConfig(drawn=1, augment=AugmentConfig())),
     }
 
 
-def quiver(selection: Selection, statistics: SpectrumStatistics, config: ExampleConfig) -> Iterator[list]:
-    examples = Examples([selection], statistics, config)
-    for batch, _ in loader(examples, Order(count=len(examples), seed=0, global_batch=BATCH), Position()):
+def quiver(selection: DatasetView, statistics: SpectrumStatistics, config: SpectrumConfig) -> Iterator[list]:
+    examples = SpectrumDataset([selection], statistics, config)
+    for batch, _ in load_batches(examples, EpochOrder(count=len(examples), seed=0, global_batch=BATCH), Position()):
         yield list(zip(batch.image, batch.spectrum, batch.keys, strict=True))
 
 
@@ -114,10 +114,10 @@ def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> 
     """All frequencies, or one that `rng` draws."""
     while True:
         for sample in wds.WebDataset(url, shardshuffle=False):
-            picture = np.asarray(Image.open(io.BytesIO(sample[IMAGE])))
+            picture = np.asarray(Image.open(io.BytesIO(sample[IMAGE_MEMBER])))
             image = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
             part = slice(None) if rng is None else slice(k := int(rng.integers(len(scale))), k + 1)
-            ratio = load(sample[MOTION])["spectrum"][part].astype(np.float32) / scale[part]
+            ratio = load(sample[MOTION_MEMBER])["spectrum"][part].astype(np.float32) / scale[part]
             yield [(image, np.sign(ratio) * np.sqrt(np.abs(ratio)), sample["__key__"])]
 
 
@@ -135,10 +135,10 @@ def use(stream: Iterator[list], count: int) -> None:
         count -= len(next(stream))
 
 
-def check(selection: Selection, statistics: SpectrumStatistics) -> None:
+def check(selection: DatasetView, statistics: SpectrumStatistics) -> None:
     """That both give the same of each sample."""
     made = all_contenders(selection, statistics)
-    count = len(list(samples(selection, SHARD)))
+    count = len(list(iter_samples(selection, SHARD)))
     ours = {key: (image.numpy(), spectrum.numpy()) for some in islice(made["Quiver, all frequencies"](), count // BATCH) for image, spectrum, key in some}
     theirs = {key: (image, spectrum) for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH) for image, spectrum, key in some}
     assert ours.keys() == theirs.keys() and len(ours) == count

@@ -26,9 +26,9 @@ from benchmarks.rounds import (
     speedup,
     timings_table,
 )
-from model.pages.interactive import page_of
+from model.pages.interactive import build_interactive_page
 from schemas.spectral_volume import SpectralVolume
-from tests.support.pages import installed, opened_page
+from tests.support.pages import find_chromium, open_page
 
 COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
 COUNTS = dict(steps=200, page=10, triangles=40, drawImage=400)
@@ -67,13 +67,13 @@ LOOP = """count => new Promise(done => { const begin = performance.now();
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if installed() is None:
+    if find_chromium() is None:
         raise SystemExit("there is no chromium and no google-chrome on this machine, so there is nothing to measure")
     one_cpu()
     with tempfile.TemporaryDirectory(prefix="quiver-bench-frames-") as folder:
         page = Path(folder) / "page.html"
-        page.write_text(page_of(next(pictures("plant", (1920, 1080), 1)), volume(), "Frames"), encoding="utf-8")
-        with opened_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
+        page.write_text(build_interactive_page(next(pictures("plant", (1920, 1080), 1)), volume(), "Frames"), encoding="utf-8")
+        with open_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
             timings, own = measured(tab, 1 if options.quick else options.rounds)
             assert not complaints, complaints
     targets = [

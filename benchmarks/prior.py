@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.evaluate.spectral import amplitude, distance, rest_at_start, shape_coherence
-from model.prior.inference import Prior, imagine, load_prior
-from pipeline.dataset.open import Selection, samples, select
-from pipeline.motion.normalize import normalise
+from model.evaluate.spectral import normalized_amplitude, amplitude_distance, initial_motion_ratio, shape_coherence
+from model.prior.inference import Prior, sample_motion, load_prior
+from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
+from pipeline.motion.normalize import normalize
 
 
 class Scene(NamedTuple):
@@ -40,12 +40,12 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=8, help="clips, at most")
     options = parser.parse_args()
     prior, _ = load_prior(options.checkpoint)
-    selections = [select(text) for text in options.data]
-    scenes = list(first_of_each(read(selections, options.split), prior.units.frequencies))[: options.most]
-    mean = np.mean([lengths(prior, scene.channels) for scene in first_of_each(read(selections, "train"), prior.units.frequencies)], axis=0)
+    selections = [open_dataset(text) for text in options.data]
+    scenes = list(first_of_each(read(selections, options.split), prior.normalizer.frequencies))[: options.most]
+    mean = np.mean([lengths(prior, scene.channels) for scene in first_of_each(read(selections, "train"), prior.normalizer.frequencies)], axis=0)
     print(f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}")
     print(f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}")
-    made = [[imagine(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes] for seed in range(options.seeds)]
+    made = [[sample_motion(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes] for seed in range(options.seeds)]
     rows = [measured(prior, scenes, mean, one) for one in made]
     for name, row in [*((str(seed), row) for seed, row in enumerate(rows)), ("mean", np.mean(rows, axis=0))]:
         print(f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}", flush=True)
@@ -56,11 +56,11 @@ def main() -> None:
     print(f"{'truth':<6}{'':>32} | {'':>16} | {truth[0]:10.3f}{truth[1]:8.3f}")
 
 
-def read(selections: Sequence[Selection], split: str) -> Iterator[Scene]:
+def read(selections: Sequence[DatasetView], split: str) -> Iterator[Scene]:
     """All kept windows of a split."""
     for selection in selections:
-        for shard, entry in selection.index()["shards"].items():
-            for sample in samples(selection, shard) if entry["split"] == split else ():
+        for shard, entry in selection.read_index()["shards"].items():
+            for sample in iter_samples(selection, shard) if entry["split"] == split else ():
                 yield Scene(sample.key, sample.image, sample.spectrum.astype(np.float32))
 
 
@@ -78,14 +78,14 @@ def measured(prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, made: Sequ
     """Of one sample for each scene."""
     true, found = ([lengths(prior, channels) for channels in some] for some in ([scene.channels for scene in scenes], made))
     own, other = distances(true, found)
-    baselines = [float(np.mean([distance(base, one) for one in true])) for base in (np.zeros_like(mean), mean)]
+    baselines = [float(np.mean([amplitude_distance(base, one) for one in true])) for base in (np.zeros_like(mean), mean)]
     alike = own_and_other(np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes]))
     return [own, *baselines, other, *alike, *np.mean([motion_measures(prior, one) for one in made], axis=0)]
 
 
 def distances(true: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
     """Mean distance of each scene's truth to what was found for it, and to what was found for the others."""
-    return own_and_other(np.array([[distance(one, other) for one in found] for other in true]))
+    return own_and_other(np.array([[amplitude_distance(one, other) for one in found] for other in true]))
 
 
 def own_and_other(table: np.ndarray) -> tuple[float, float]:
@@ -100,19 +100,19 @@ def as_complex(channels: np.ndarray) -> np.ndarray:
 
 
 def lengths(prior: Prior, channels: np.ndarray) -> np.ndarray:
-    return amplitude(as_complex(channels), prior.units.tensor().numpy()[:, ::2])
+    return normalized_amplitude(as_complex(channels), prior.normalizer.scale_tensor().numpy()[:, ::2])
 
 
 def correlation(prior: Prior, made: np.ndarray, true: np.ndarray) -> float:
     """Pearson's, over all normalised coefficients."""
-    scale = prior.units.tensor().numpy()
-    one, other = (normalise(channels, scale, prior.units.normalisation).ravel() for channels in (made, true))
+    scale = prior.normalizer.scale_tensor().numpy()
+    one, other = (normalize(channels, scale, prior.normalizer.normalisation).ravel() for channels in (made, true))
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def motion_measures(prior: Prior, channels: np.ndarray) -> tuple[float, float]:
     spectrum = as_complex(channels)
-    return float(shape_coherence(spectrum).mean()), rest_at_start(spectrum, prior.units.frames)
+    return float(shape_coherence(spectrum).mean()), initial_motion_ratio(spectrum, prior.normalizer.frames)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from model.evaluate.image_quality import psnr, ssim
 from model.render.renderer import Renderer, RendererConfig
-from model.render.warp import displaced
-from model.train.renderer_task import load_renderer, unit
-from pipeline.dataset.open import samples, select
+from model.render.warp import warp_frame
+from model.train.renderer_task import load_renderer, to_unit_range
+from pipeline.dataset.open import iter_samples, open_dataset
 from schemas.sample import Sample
 
 
@@ -56,10 +56,10 @@ def main() -> None:
 
 def tested(data: str, windows: int) -> Iterator[Sample]:
     """Of each clip of the test split, so many windows, spread evenly."""
-    selection = select(data)
+    selection = open_dataset(data)
     by_clip: dict[str, list[Sample]] = defaultdict(list)
-    for shard, entry in selection.index()["shards"].items():
-        for sample in samples(selection, shard) if entry["split"] == "test" else ():
+    for shard, entry in selection.read_index()["shards"].items():
+        for sample in iter_samples(selection, shard) if entry["split"] == "test" else ():
             by_clip[clip_of(sample)].append(sample)
     for found in by_clip.values():
         for i in sorted({round(i) for i in np.linspace(0, len(found) - 1, min(windows, len(found)))}):
@@ -74,12 +74,12 @@ def every_way(networks: dict[str, Renderer], sample: Sample, which: int) -> Iter
     """The later frame by each of them, RGB of 0 to 1."""
     yield "still", picture(sample.image)
     flow, weight = sample.pair_flow[which].astype(np.float32), sample.weight.astype(np.float32)
-    yield "softmax_rgb", picture(displaced(sample.image, flow, weight))
+    yield "softmax_rgb", picture(warp_frame(sample.image, flow, weight))
     for name, network in networks.items():
-        noise = network.noise(1, torch.Generator().manual_seed(0))
+        noise = network.sample_noise(1, torch.Generator().manual_seed(0))
         with torch.no_grad():
             made = network(2 * picture(sample.image) - 1, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise)
-        yield name, unit(made.clamp(-1, 1))
+        yield name, to_unit_range(made.clamp(-1, 1))
 
 
 def picture(pixels: np.ndarray) -> Tensor:
@@ -88,12 +88,12 @@ def picture(pixels: np.ndarray) -> Tensor:
 
 def frames_a_second(network: Renderer, sample: Sample, count: int = 20) -> float:
     image, flow = 2 * picture(sample.image) - 1, torch.from_numpy(sample.pair_flow[0].astype(np.float32))[None]
-    weight, noise = torch.from_numpy(sample.weight.astype(np.float32))[None, None], network.noise(1)
+    weight, noise = torch.from_numpy(sample.weight.astype(np.float32))[None, None], network.sample_noise(1)
     with torch.no_grad():
-        features = network.features(image)
+        features = network.encode(image)
         begin = perf_counter()
         for _ in range(count):
-            network.synthesise(network.warp(image, features, flow, weight), noise)
+            network.synthesize(network.warp(image, features, flow, weight), noise)
     return count / (perf_counter() - begin)
 
 

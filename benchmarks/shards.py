@@ -31,9 +31,9 @@ from benchmarks.rounds import (
     timings_table,
 )
 from pipeline.dataset.shards import ShardWriter
-from pipeline.synthetic.render import WORKING, render
+from pipeline.synthetic.render import WORKING_SIZE, render_frame
 from pipeline.synthetic.scenes import SCENES
-from schemas.sample import ARRAYS, FORMAT_VERSION, IMAGE, META, MOTION, Sample, decode, encode
+from schemas.sample import MOTION_ARRAYS, FORMAT_VERSION, IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER, Sample, decode_sample, encode_sample
 
 SAMPLES, FREQUENCIES, PAIRS = 64, 16, 4
 
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     one_cpu()
     samples = make_samples(4 if options.quick else SAMPLES)
-    encoded = {sample.key: encode(sample) for sample in samples}
+    encoded = {sample.key: encode_sample(sample) for sample in samples}
     targets, bodies = [], []
     for name, peer, ours in (("arrays", from_arrays, quiver), ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded))):
         found, body = compare(name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds)
@@ -69,7 +69,7 @@ def compare(name: str, samples: Sequence[Sample], ours: Callable, peer: Callable
 
 
 def in_new_folder(folder: Path, write: Callable, *arguments: object) -> None:
-    """Calls `write` with a path in a folder of its own, which is removed again."""
+    """Calls `write_frames` with a path in a folder of its own, which is removed again."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(place) / "train-000000.tar", *arguments)
 
@@ -100,7 +100,7 @@ def checked_webdataset(path: Path, members: Callable[[Sample], dict], samples: S
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         hashlib.file_digest(file, "sha256")
-    keys = [decode(key, found).key for key, found in read_tar(path)]
+    keys = [decode_sample(key, found).key for key, found in read_tar(path)]
     assert keys == [sample.key for sample in samples]
 
 
@@ -113,7 +113,7 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def from_arrays(sample: Sample) -> dict:
-    return {IMAGE: sample.image, META: sample.meta, MOTION: save({name: getattr(sample, name) for name in ARRAYS})}
+    return {IMAGE_MEMBER: sample.image, META_MEMBER: sample.meta, MOTION_MEMBER: save({name: getattr(sample, name) for name in MOTION_ARRAYS})}
 
 
 def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
@@ -123,7 +123,7 @@ def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
 def make_samples(count: int) -> list[Sample]:
     """Rendered frames with camera grain, and smooth spectra that fall with the frequency."""
     scene, rng = replace(SCENES["plant"](np.random.default_rng(0)), grain=2.0), np.random.default_rng(1)
-    pictures = [render(scene, i / 30, WORKING) for i in range(count + PAIRS)]
+    pictures = [render_frame(scene, i / 30, WORKING_SIZE) for i in range(count + PAIRS)]
     return [make_sample(i, pictures[i : i + 1 + PAIRS], rng) for i in range(count)]
 
 
@@ -134,18 +134,18 @@ def make_sample(index: int, pictures: Sequence[np.ndarray], rng: np.random.Gener
         image=pictures[0],
         spectrum=(fall * smooth(rng, FREQUENCIES, 4)).astype(np.float16),
         weight=np.abs(smooth(rng, 1, 1)[0, 0]).astype(np.float16),
-        confidence=np.full(WORKING[::-1], 200, np.uint8),
+        confidence=np.full(WORKING_SIZE[::-1], 200, np.uint8),
         pair_time=np.linspace(1, 4, PAIRS, dtype=np.float32),
         pair_flow=smooth(rng, PAIRS, 2).astype(np.float16),
         pair_image=np.stack(pictures[1:]),
-        meta=dict(format=FORMAT_VERSION, key=f"plant-{index:06d}", flow={"flow": "dis", "dis_preset": "medium"}, size=list(WORKING)),
+        meta=dict(format=FORMAT_VERSION, key=f"plant-{index:06d}", flow={"flow": "dis", "dis_preset": "medium"}, size=list(WORKING_SIZE)),
     )
 
 
 def smooth(rng: np.random.Generator, count: int, channels: int) -> np.ndarray:
     """Fields [count, channels, height, width] that vary over tens of pixels."""
     return np.stack(
-        [[cv2.resize(rng.standard_normal((10, 16), np.float32), WORKING, interpolation=cv2.INTER_CUBIC) for _ in range(channels)] for _ in range(count)]
+        [[cv2.resize(rng.standard_normal((10, 16), np.float32), WORKING_SIZE, interpolation=cv2.INTER_CUBIC) for _ in range(channels)] for _ in range(count)]
     )
 
 

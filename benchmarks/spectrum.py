@@ -18,7 +18,7 @@ from benchmarks.rounds import (
     table,
     timings_table,
 )
-from pipeline.motion.spectrum import BLOCK, RunningSpectrum
+from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
 
 SIZE, TIME, FPS, FREQUENCIES = (256, 160), 150, 30.0, 16
 
@@ -64,18 +64,18 @@ def running() -> RunningSpectrum:
 def everything(motion: np.ndarray) -> RunningSpectrum:
     """All that a window's flow is summed up to."""
     sums = running()
-    for first in range(0, TIME, BLOCK):
-        sums.add(motion[first : first + BLOCK])
+    for first in range(0, TIME, BLOCK_FRAMES):
+        sums.add(motion[first : first + BLOCK_FRAMES])
     return sums
 
 
 def coefficients(motion: np.ndarray) -> np.ndarray:
     """The coefficients alone, as a sample holds them."""
     sums = running()
-    for first in range(0, TIME, BLOCK):
-        block = motion[first : first + BLOCK]
+    for first in range(0, TIME, BLOCK_FRAMES):
+        block = motion[first : first + BLOCK_FRAMES]
         sums._add_coefficients(block, sums.basis[:, first : first + len(block)])
-        sums.seen += len(block)
+        sums.frame_count += len(block)
     return sums.channels()
 
 

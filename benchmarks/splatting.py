@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.rounds import arguments, interleaved, one_cpu, report, speedup, timings_table
-from model.render.splatting import plain
-from model.render.splatting_cpu import MODES, compiled, library
+from model.render.splatting import splat_torch
+from model.render.splatting_cpu import SPLAT_MODES, splat_compiled, load_kernel
 
 CHANNELS, HEIGHT, WIDTH = 64, 160, 256
-WAYS: dict[str, Callable[..., Any]] = {"plain torch": plain, "kernel": compiled}
+WAYS: dict[str, Callable[..., Any]] = {"plain torch": splat_torch, "kernel": splat_compiled}
 GOAL = 4
 
 
@@ -25,12 +25,12 @@ def main() -> None:
     options = arguments(__doc__).parse_args()
     one_cpu()
     torch.set_num_threads(1)
-    if library() is None:
+    if load_kernel() is None:
         raise SystemExit("the kernel cannot be built here, so there is nothing to compare")
-    contenders = {f"{mode}, {name}": functools.partial(both_ways, way, *scene(mode)) for mode in MODES for name, way in WAYS.items()}
+    contenders = {f"{mode}, {name}": functools.partial(both_ways, way, *scene(mode)) for mode in SPLAT_MODES for name, way in WAYS.items()}
     check(contenders)
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    targets = [speedup(f"{mode}: plain torch / kernel", GOAL, timings[f"{mode}, kernel"], timings[f"{mode}, plain torch"]) for mode in MODES]
+    targets = [speedup(f"{mode}: plain torch / kernel", GOAL, timings[f"{mode}, kernel"], timings[f"{mode}, plain torch"]) for mode in SPLAT_MODES]
     report("splatting", "Splatting", __doc__, timings_table(timings, "ms", 1e3), targets, keep=not options.quick)
 
 
@@ -52,7 +52,7 @@ def both_ways(way: Callable[..., Any], features: Tensor, flow: Tensor, mode: str
 
 def check(contenders: dict[str, Callable[[], list[Tensor]]]) -> None:
     """That both ways give the same."""
-    for mode in MODES:
+    for mode in SPLAT_MODES:
         for theirs, ours in zip(*(contenders[f"{mode}, {name}"]() for name in WAYS), strict=True):
             assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 

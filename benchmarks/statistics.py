@@ -21,7 +21,7 @@ from benchmarks.rounds import (
     timings_table,
 )
 from pipeline.dataset import histogram
-from pipeline.dataset.scales import Quantiles, ScaleConfig, scales
+from pipeline.dataset.scales import Quantiles, ScaleConfig, compute_scales
 from schemas.statistics import QUANTILES
 
 FREQUENCIES, PIXELS = 16, 256 * 160
@@ -41,7 +41,7 @@ def main() -> None:
         "Quiver, histograms": lambda: counts(values),
         "numpy.partition": lambda: [np.partition(one, place)[place] for one in apart],
         "Quiver, merging 8 shards' files": lambda: reduce(np.add, map(histogram.decode, parts)),
-        "Quiver, 16 scales from the histogram": lambda: scales(Quantiles(merged), ScaleConfig()),
+        "Quiver, 16 scales from the histogram": lambda: compute_scales(Quantiles(merged), ScaleConfig()),
     }
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
     ours, theirs, *_ = timings.values()
@@ -64,7 +64,7 @@ def counts(values: np.ndarray) -> np.ndarray:
     total = np.zeros((FREQUENCIES, 2, histogram.BINS), np.int64)
     for sample in values:
         for k, c in np.ndindex(FREQUENCIES, 2):
-            histogram.count(sample[k, c], total[k, c])
+            histogram.count_bins(sample[k, c], total[k, c])
     return total
 
 

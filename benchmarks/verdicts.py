@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from schemas.outcome import Measures
+from schemas.outcome import FilterMeasures
 
 
 def main(dataset: str) -> None:
-    names = [field.name for field in fields(Measures)]
+    names = [field.name for field in fields(FilterMeasures)]
     rows = sorted(pq.read_table(Path(dataset) / "manifest.parquet").to_pylist(), key=lambda row: (row["uri"], row["start_frame"] or 0))
     print("| clip | windows | verdicts |", " | ".join(names), "|")
     print("|---" * (3 + len(names)) + "|")

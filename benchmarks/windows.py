@@ -4,8 +4,8 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.decode.pool import shared_pool
-from pipeline.extract.build_shard import Begun, begin_windows
-from pipeline.extract.frame_stream import Stretches
+from pipeline.extract.build_shard import PendingWindow, start_windows
+from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.extract.window import BuildConfig
 from pipeline.flow import make_estimator
@@ -18,13 +18,13 @@ def planned(path: Path, config: BuildConfig) -> list[dict]:
     return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan) if row["key"]]
 
 
-def begun(rows: list[dict], config: BuildConfig) -> list[Begun]:
+def begun(rows: list[dict], config: BuildConfig) -> list[PendingWindow]:
     """These windows of one video with their flow."""
-    with closing(Stretches([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
-        return [window for stretch, stream in decoded for window in begin_windows(stretch, stream, config, make_estimator(config.flow))]
+    with closing(ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
+        return [window for stretch, stream in decoded for window in start_windows(stretch, stream, config, make_estimator(config.flow))]
 
 
-def first_window(path: Path, config: BuildConfig) -> Begun:
+def first_window(path: Path, config: BuildConfig) -> PendingWindow:
     """The first window of a video with its flow."""
     (window,) = begun(planned(path, config)[:1], config)
     return window

@@ -19,50 +19,50 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import check_output, say, sentences, tell
-from jobs.cli.motion_source import Picture, Source, found
+from jobs.cli.args import parse_args
+from jobs.cli.errors import check_output_file, print_output, error_boundary, print_message
+from jobs.cli.motion_source import Picture, MotionSource, load_motion
 from model.evaluate.spectral import seam
 from model.motion.series import (
-    Series,
-    at_rest,
-    crossfade,
+    MotionSeries,
+    start_at_rest,
+    crossfade_loop,
     magnify,
     mean_magnitude,
-    series_of,
-    snap,
-    unrepeated,
+    to_series,
+    snap_loop,
+    extrapolate,
 )
-from model.render.renderer import Painter, Renderer
-from model.render.warp import moved
+from model.render.renderer import NeuralRenderer, Renderer
+from model.render.warp import animate_frames
 from model.train.renderer_task import load_renderer
 from pipeline.dataset.shards import replace_file
-from pipeline.images.encode import FASTEST, encode, even, write_animation, write_pictures
-from pipeline.images.photo import middle, no_larger, read_photograph
+from pipeline.images.encode import MAX_FPS, encode_animation, pad_to_even, write_animation, write_pictures
+from pipeline.images.photo import crop_to_aspect, shrink_to_width, read_photograph
 from pipeline.sizes import human_size
-from schemas.sample import from_channels
+from schemas.sample import channels_to_complex
 from schemas.spectral_volume import SpectralVolume
 
-WIDEST = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
+MAX_WIDTHS_PX = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
 """Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder of png."""
-PAINTED = 1024
+MAX_RENDERED_WIDTH_PX = 1024
 """Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
-LONGEST_S = 600
-GAP = 8
+MAX_SECONDS = 600
+GAP_PX = 8
 """Pixels between two pictures side by side."""
-EASED = 1 / 64
+MASK_MARGIN_SHARE = 1 / 64
 """Share of the picture's longer side within which what moves comes to rest beside what a mask keeps still."""
-THICK = 4
+MAX_SLICE_ASPECT = 4
 """A slice is at most so many times as wide as it is high: each frame has as many rows as that takes."""
-BLENDS = {"crossfade": 0.25, "guided": 0.1}
+LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
 """Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animate(Source):
+class Animate(MotionSource):
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
-    loop: Literal["auto", "none", "snap", "crossfade", "guided"] = "auto"
+    loop: Literal["auto", "none", "snap_loop", "crossfade_loop", "guided"] = "auto"
     """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp)."""
     seconds: float | None = None
     """Length of the result; without a number as long as the motion was recorded."""
@@ -89,10 +89,10 @@ class Animate(Source):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_names()
+        self.check_file_names()
         for name, value, low, high in (
-            ("seconds", self.duration(1), 0.1, LONGEST_S),
-            ("fps", self.rate, 1, FASTEST.get(self.suffix, 1000)),
+            ("seconds", self.output_seconds(1), 0.1, MAX_SECONDS),
+            ("fps", self.output_fps, 1, MAX_FPS.get(self.suffix, 1000)),
             ("slow", self.slow, 0.05, 100),
         ):
             if not (isfinite(value) and low <= value <= high):
@@ -100,13 +100,13 @@ class Animate(Source):
         for name, factor in (("magnify", self.magnify), *(("magnify-band", factor) for factor in self.bands.values())):
             if not abs(factor) <= 100:
                 raise ValueError(f"--{name} is {factor:g}, expected -100 to 100")
-        if not 16 <= self.widest <= 8192:
+        if not 16 <= self.max_width <= 8192:
             raise ValueError(f"--width is {self.width}, expected 16 to 8192")
 
-    def check_names(self) -> None:
+    def check_file_names(self) -> None:
         """Raises ValueError where a file is not of a kind that is made, or an option lacks another."""
-        if self.suffix not in WIDEST:
-            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, WIDEST))}, or in nothing for a folder of .png")
+        if self.suffix not in MAX_WIDTHS_PX:
+            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, MAX_WIDTHS_PX))}, or in nothing for a folder of .png")
         if self.loop == "guided" and (self.checkpoint is None or self.seconds is None):
             raise ValueError("--loop guided was asked for, expected --checkpoint, whose sampling it guides, and --seconds beside it")
         if self.slice is not None and self.slice.suffix.lower() != ".png":
@@ -117,112 +117,112 @@ class Animate(Source):
         return self.out.suffix.lower()
 
     @property
-    def closes_after(self) -> float | None:
+    def loop_seconds(self) -> float | None:
         """In seconds of the motion, which --slow stretches."""
         return None if self.loop != "guided" or self.seconds is None else self.seconds / self.slow
 
     @property
     def bands(self) -> dict[tuple[float, float], float]:
         """What --magnify-band says. Raises ValueError where it is not of its form."""
-        return dict(map(band_of, self.magnify_band))
+        return dict(map(parse_band, self.magnify_band))
 
     @property
-    def widest(self) -> int:
-        return self.width if self.width is not None else min(WIDEST[self.suffix], PAINTED if self.renderer else WIDEST[self.suffix])
+    def max_width(self) -> int:
+        return self.width if self.width is not None else min(MAX_WIDTHS_PX[self.suffix], MAX_RENDERED_WIDTH_PX if self.renderer else MAX_WIDTHS_PX[self.suffix])
 
     @property
-    def rate(self) -> float:
+    def output_fps(self) -> float:
         return self.fps or (25.0 if self.suffix == ".gif" else 30.0)
 
     @property
-    def looped(self) -> str:
+    def loop_method(self) -> str:
         return self.loop if self.loop != "auto" else "snap" if self.suffix in (".gif", ".webp") else "none"
 
-    def duration(self, recorded: float) -> float:
+    def output_seconds(self, recorded: float) -> float:
         """Seconds of the result, of motion that was recorded for so many."""
         return recorded * self.slow if self.seconds is None else self.seconds
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Animate, "quiver animate", args, description=__doc__)
-        check(job)
-        run(job)
+    with error_boundary():
+        job = parse_args(Animate, "quiver animate", args, description=__doc__)
+        check_job(job)
+        run_job(job)
 
 
-def check(job: Animate) -> None:
+def check_job(job: Animate) -> None:
     """Raises ValueError where what is made could not be put, or a mask is not of the photograph: before the motion, which takes long."""
     folder = not job.suffix and job.out.is_dir()
     if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
         raise ValueError(f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty")
     if not folder:
-        check_output("--out", job.out)
+        check_output_file("--out", job.out)
     if job.slice is not None:
-        check_output("--slice", job.slice)
+        check_output_file("--slice", job.slice)
     if job.mask is not None and job.photo is not None:
         read_mask(job.mask, read_photograph(job.photo))
 
 
-def run(job: Animate) -> None:
+def run_job(job: Animate) -> None:
     """Writes the file, whole or not at all."""
     import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
 
-    network = network_of(job)
-    motion, picture = found(job)
-    volume, photo = motion.volume, shown_part(picture, motion.size)
-    seconds = job.duration(volume.frames / volume.fps)
-    if seconds > LONGEST_S:
-        raise ValueError(f"the motion would last {seconds:g} s, expected at most {LONGEST_S}: say --seconds")
-    series = series_for(job, volume, seconds)
-    times = np.arange(max(2, round(seconds * job.rate))) / job.rate / job.slow
-    shown = no_larger(photo, max(job.widest, motion.size[0]))
-    share = None if job.mask is None else moving_share(job.mask, picture, motion.size, shown)
+    network = load_job_renderer(job)
+    motion, picture = load_motion(job)
+    volume, photo = motion.volume, crop_to_motion(picture, motion.size)
+    seconds = job.output_seconds(volume.frames / volume.fps)
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"the motion would last {seconds:g} s, expected at most {MAX_SECONDS}: say --seconds")
+    series = build_motion_series(job, volume, seconds)
+    times = np.arange(max(2, round(seconds * job.output_fps))) / job.output_fps / job.slow
+    shown = shrink_to_width(photo, max(job.max_width, motion.size[0]))
+    share = None if job.mask is None else motion_mask(job.mask, picture, motion.size, shown)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
     moving = weight if share is None else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
-    row, rows = liveliest_row(moving, len(shown)), []
+    row, rows = most_moving_row(moving, len(shown)), []
     with closing(
-        moved(shown, series, weight, times, share, network and Painter(network, shown, job.seed, job.device))
+        animate_frames(shown, series, weight, times, share, network and NeuralRenderer(network, shown, job.seed, job.device))
     ) as made:  # its threads end before anything else does
-        size = write(job, (laid_out(job, shown, kept(frame, row, rows)) for frame in (made if job.quiet else told(made, len(times)))))
+        size = write_frames(job, (compose_frame(job, shown, record_row(frame, row, rows)) for frame in (made if job.quiet else report_progress(made, len(times)))))
     if job.slice is not None:
-        thick = max(1, len(shown[0]) // (THICK * len(rows)))
-        replace_file(job.slice, encode([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
-        say(f"{job.slice}: row {row} of {len(shown)}, over time")
-    ending = f", {seam_words(series, times)}" if job.looped != "none" and len(times) >= 4 else ""
-    down, across = written_size(job, laid_out(job, shown, shown))
-    say(f"{job.out}: {len(times) / job.rate:.2f} s at {across}x{down}, {human_size(size)}{ending}")
+        thick = max(1, len(shown[0]) // (MAX_SLICE_ASPECT * len(rows)))
+        replace_file(job.slice, encode_animation([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
+        print_output(f"{job.slice}: row {row} of {len(shown)}, over time")
+    ending = f", {describe_seam(series, times)}" if job.loop_method != "none" and len(times) >= 4 else ""
+    down, across = output_shape(job, compose_frame(job, shown, shown))
+    print_output(f"{job.out}: {len(times) / job.output_fps:.2f} s at {across}x{down}, {human_size(size)}{ending}")
 
 
-def write(job: Animate, frames: Iterator[Picture]) -> int:
+def write_frames(job: Animate, frames: Iterator[Picture]) -> int:
     """Whole or not at all; returns how many bytes."""
-    return write_animation(job.out, frames, job.rate) if job.suffix else write_pictures(job.out, frames)
+    return write_animation(job.out, frames, job.output_fps) if job.suffix else write_pictures(job.out, frames)
 
 
-def written_size(job: Animate, frame: Picture) -> tuple[int, int]:
+def output_shape(job: Animate, frame: Picture) -> tuple[int, int]:
     """Rows and columns, which are even in a film."""
-    return (even(frame) if job.suffix in (".mp4", ".webm") else frame).shape[:2]
+    return (pad_to_even(frame) if job.suffix in (".mp4", ".webm") else frame).shape[:2]
 
 
-def liveliest_row(weight: np.ndarray, rows: int) -> int:
+def most_moving_row(weight: np.ndarray, rows: int) -> int:
     """Of a picture of so many rows, that whose pixels move furthest on average."""
     return int((weight.mean(axis=1).argmax() + 0.5) / len(weight) * rows)
 
 
-def kept(frame: Picture, row: int, rows: list[np.ndarray]) -> Picture:
+def record_row(frame: Picture, row: int, rows: list[np.ndarray]) -> Picture:
     """The frame, of which a row is added to `rows`."""
     rows.append(frame[row].copy())
     return frame
 
 
-def laid_out(job: Animate, still: Picture, frame: Picture) -> Picture:
+def compose_frame(job: Animate, still: Picture, frame: Picture) -> Picture:
     """The frame, beside the photograph where that is asked for."""
     if not job.side_by_side:
         return frame
-    return np.concatenate([still, np.full((len(still), GAP, 3), 255, np.uint8), frame], axis=1)
+    return np.concatenate([still, np.full((len(still), GAP_PX, 3), 255, np.uint8), frame], axis=1)
 
 
-def band_of(text: str) -> tuple[tuple[float, float], float]:
+def parse_band(text: str) -> tuple[tuple[float, float], float]:
     """`0.5:1=3` as ((0.5, 1.0), 3.0). Raises ValueError naming what was given."""
     found = re.fullmatch(r"([0-9.]+):([0-9.]+)=(-?[0-9.]+)", text)
     try:
@@ -234,21 +234,21 @@ def band_of(text: str) -> tuple[tuple[float, float], float]:
     return (low, high), factor
 
 
-def network_of(job: Animate) -> Renderer | None:
+def load_job_renderer(job: Animate) -> Renderer | None:
     """That makes the frames, if one was given."""
     if job.renderer is None:
         return None
     network, passed = load_renderer(job.renderer)
     for sentence in passed:
-        tell(sentence)
+        print_message(sentence)
     return network
 
 
-def shown_part(picture: Picture, size: tuple[int, int]) -> Picture:
+def crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:
     """What of the photograph moves: its middle, in the motion's aspect. Says so where it is much less than the whole."""
-    cut = middle(picture, size)
+    cut = crop_to_aspect(picture, size)
     if cut.size < 0.97 * picture.size:
-        tell(
+        print_message(
             f"the motion is {size[0]}x{size[1]}: of the picture's {picture.shape[1]}x{picture.shape[0]} pixels its middle, {cut.shape[1]}x{cut.shape[0]}, is shown"
         )
     return cut
@@ -262,41 +262,41 @@ def read_mask(path: Path, picture: Picture) -> Picture:
     return mask
 
 
-def moving_share(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
+def motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
     """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
     import cv2
 
-    whole = middle(cv2.resize(read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
+    whole = crop_to_aspect(cv2.resize(read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
     grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (EASED * max(shown.shape))
+    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (MASK_MARGIN_SHARE * max(shown.shape))
     return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)
 
 
-def series_for(job: Animate, volume: SpectralVolume, seconds: float) -> Series:
+def build_motion_series(job: Animate, volume: SpectralVolume, seconds: float) -> MotionSeries:
     """The motion as it is asked for, beginning at rest in the photograph."""
-    spectrum, period = magnify(from_channels(volume.spectrum), volume.frames, volume.fps, job.magnify, bands=job.bands), seconds / job.slow
+    spectrum, period = magnify(channels_to_complex(volume.spectrum), volume.frames, volume.fps, job.magnify, bands=job.bands), seconds / job.slow
     window = volume.frames, volume.fps
-    if job.looped == "snap":
-        series = snap(spectrum, *window, period)
-    elif job.looped != "none":
-        series = crossfade(spectrum, *window, period, BLENDS[job.looped] * period)
+    if job.loop_method == "snap":
+        series = snap_loop(spectrum, *window, period)
+    elif job.loop_method != "none":
+        series = crossfade_loop(spectrum, *window, period, LOOP_BLEND_SHARES[job.loop_method] * period)
     else:
-        series = (series_of if period * volume.fps <= volume.frames else unrepeated)(spectrum, *window)
-    return at_rest(series)
+        series = (to_series if period * volume.fps <= volume.frames else extrapolate)(spectrum, *window)
+    return start_at_rest(series)
 
 
-def seam_words(series: Series, times: Any) -> str:
+def describe_seam(series: MotionSeries, times: Any) -> str:
     """How the loop closes."""
     found = seam(series.frames(times))
     return f"seam {found.position:.2f} in position and {found.velocity:.2f} in velocity of the greatest change inside (up to about 1 it is not seen)"
 
 
-def told(frames: Iterator[Picture], count: int) -> Iterator[Picture]:
+def report_progress(frames: Iterator[Picture], count: int) -> Iterator[Picture]:
     """The same frames, with a line of progress for each tenth of them."""
     for number, frame in enumerate(frames, 1):
         yield frame
         if number * 10 // count > (number - 1) * 10 // count:
-            tell(f"{number} of {count} frames")
+            print_message(f"{number} of {count} frames")
 
 
 if __name__ == "__main__":

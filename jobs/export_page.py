@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import check_output, say, sentences
-from jobs.cli.motion_source import Source, found
-from model.pages.interactive import page_of
+from jobs.cli.args import parse_args
+from jobs.cli.errors import check_output_file, print_output, error_boundary
+from jobs.cli.motion_source import MotionSource, load_motion
+from model.pages.interactive import build_interactive_page
 from pipeline.dataset.shards import replace_file
 from pipeline.sizes import human_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportPage(Source):
+class ExportPage(MotionSource):
     """Writes a page in which a photograph can be pulled and let go."""
 
     out: Path
@@ -37,15 +37,15 @@ class ExportPage(Source):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(ExportPage, "quiver export-page", args)
-        check_output("--out", job.out)
-        motion, photograph = found(job)
-        page = page_of(photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)).encode(
+    with error_boundary():
+        job = parse_args(ExportPage, "quiver export-page", args)
+        check_output_file("--out", job.out)
+        motion, photograph = load_motion(job)
+        page = build_interactive_page(photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)).encode(
             errors="replace"
         )  # a file's name need not be text
         replace_file(job.out, page)
-        say(f"{job.out}: {human_size(len(page))}, {len(motion.volume.spectrum) - 1} modes")
+        print_output(f"{job.out}: {human_size(len(page))}, {len(motion.volume.spectrum) - 1} modes")
 
 
 if __name__ == "__main__":

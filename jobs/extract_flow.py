@@ -23,15 +23,15 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import Exit, say, sentences, stop, tell
-from jobs.cli.progress import RunProgress, count, retry_lines, summary_lines
+from jobs.cli.args import parse_args
+from jobs.cli.errors import ExitCode, print_output, error_boundary, exit_with, print_message
+from jobs.cli.progress import RunProgress, pluralize, format_retry_hint, format_summary
 from pipeline.dataset.folder import AlreadyCommitted, ContractMismatch, Dataset
-from pipeline.dataset.object_store import is_url
-from pipeline.dataset.remote import dataset_at
-from pipeline.dataset.remote_clips import with_files
-from pipeline.dataset.rounds import Settled
-from pipeline.dataset.run_lock import STILL_S, FolderInUse
+from pipeline.dataset.object_store import is_storage_url
+from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote_clips import local_clip_rows
+from pipeline.dataset.rounds import EarlierFates
+from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
@@ -39,36 +39,36 @@ from pipeline.extract.plan import (
     PlanConfig,
     PlannedClip,
     failed_clip,
-    keep_decided,
+    keep_earlier_decisions,
     list_clips,
     plan_clip,
     plan_rows,
 )
-from pipeline.extract.timing import Effort
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.timing import ShardTiming
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
-from pipeline.redact import check_path
+from pipeline.redact import check_not_url
 from pipeline.sizes import human_size
 from pipeline.version import quiver_version
 from schemas.clip import Clip
-from schemas.outcome import ENVIRONMENTAL, Decided, Outcome, Quarantined, Reason, Stage, printable
+from schemas.outcome import ENVIRONMENTAL_REASONS, WindowOutcome, Outcome, Quarantined, Reason, Stage, to_printable
 
-FEWEST_WINDOWS, FEWEST_CLIPS = 20, 3
+MIN_JUDGED_WINDOWS, MIN_JUDGED_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
 once in a million times, and one long clip that cannot be read is no broken machine.
 """
-RECORDED = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
+RECORDED_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterChoice:
+class FilterOptions:
     filters: Literal["paper", "subtle", "none"] = "paper"
     """Set of thresholds: paper is the paper's rules, subtle keeps motion under a pixel, none measures and never rejects."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
+class WorkerOptions:
     workers: int | None = None
     """Worker processes; without a number, as many as fit."""
     decoders_per_worker: int = 1
@@ -77,17 +77,17 @@ class Workers:
     """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two workers share one."""
 
     def __post_init__(self):
-        check_counts(self, "workers", "decoders_per_worker")
+        check_positive(self, "workers", "decoders_per_worker")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 8:
             raise ValueError(f"--gpus-per-worker is {self.gpus_per_worker}, expected 0 to 8")
 
-    def needs(self, flow: FlowConfig) -> cluster.Needs:
+    def resources(self, flow: FlowConfig) -> cluster.Resources:
         """What a worker occupies."""
         gpus = float(uses_gpu(flow)) if self.gpus_per_worker is None else self.gpus_per_worker
-        return cluster.Needs(self.decoders_per_worker, gpus)
+        return cluster.Resources(self.decoders_per_worker, gpus)
 
 
-def check_counts(job: Any, *names: str) -> None:
+def check_positive(job: Any, *names: str) -> None:
     """Raises ValueError where one of these options is a number under 1."""
     for name in names:
         if (value := getattr(job, name)) is not None and value < 1:
@@ -95,7 +95,7 @@ def check_counts(job: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractFlow(Workers, FilterChoice):
+class ExtractFlow(WorkerOptions, FilterOptions):
     """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
 
     clips: tuple[str, ...]
@@ -119,13 +119,13 @@ class ExtractFlow(Workers, FilterChoice):
 
     def __post_init__(self):
         super().__post_init__()
-        check_counts(self, "limit")
-        check_limit(self.quarantine_limit)
-        if self.take_over_s is not None and not self.take_over_s >= STILL_S:
-            raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STILL_S:g}")
+        check_positive(self, "limit")
+        check_quarantine_limit(self.quarantine_limit)
+        if self.take_over_s is not None and not self.take_over_s >= STALE_AFTER_S:
+            raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STALE_AFTER_S:g}")
 
 
-def check_limit(share: float) -> None:
+def check_quarantine_limit(share: float) -> None:
     """Raises ValueError unless --quarantine-limit is a share."""
     if not 0 <= share <= 1:
         raise ValueError(f"--quarantine-limit is {share:g}, expected a share, 0 to 1")
@@ -135,7 +135,7 @@ registry = tyro.constructors.ConstructorRegistry()
 
 
 @registry.primitive_rule
-def _size(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+def _size_option(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     if get_args(type_info.type) != (int, int):
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -155,50 +155,50 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def parse(args: Sequence[str]) -> ExtractFlow:
+def parse_job(args: Sequence[str]) -> ExtractFlow:
     """The command line; --filters decides the defaults of the thresholds, which stand in --help."""
     chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [a.split("=", 1)[1] for a in args if a.startswith("--filters=")]
     thresholds = PRESETS.get(chosen[-1] if chosen else "paper", PRESETS["paper"])
     default = ExtractFlow(clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds))
-    return parsed(ExtractFlow, "quiver extract-flow", args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+    return parse_args(ExtractFlow, "quiver extract-flow", args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parse(sys.argv[1:] if args is None else args)
-        refuse_relative_paths(job)
-        check_out(job.out)
+    with error_boundary():
+        job = parse_job(sys.argv[1:] if args is None else args)
+        reject_relative_paths(job)
+        check_out_folder(job.out)
         clips = list_clips(job.clips)[: job.limit]
         job = with_absolute_files(job)
-        dataset, config = dataset_at(job.out, job.staging), {} if job.dry_run else recorded(job.build)
-        needs = job.needs(job.build.flow)
-        with nullcontext() if job.dry_run else dataset.held(job.take_over_s), cluster.connected(job.workers, needs):
-            at_once = 0 if job.dry_run else cluster.room(job.workers, needs)
-            probed = probe_all(partial(plan_one, job.build, job.staging), clips, job.build.plan)
+        dataset, config = locate_dataset(job.out, job.staging), {} if job.dry_run else to_contract(job.build)
+        needs = job.resources(job.build.flow)
+        with nullcontext() if job.dry_run else dataset.lock(job.take_over_s), cluster.ray_session(job.workers, needs):
+            at_once = 0 if job.dry_run else cluster.capacity(job.workers, needs)
+            probed = probe_all(partial(plan_in_worker, job.build, job.staging), clips, job.build.plan)
             if job.dry_run:
                 print_plan(plan_rows(probed, job.build.plan), job)
                 return
-            before = dataset.plan_before()
-            probed = keep_decided(readable_enough(probed, len(clips), job.quarantine_limit), before)
-            run(dataset, plan_rows(probed, job.build.plan), job, config, at_once)
+            before = dataset.earlier_plan()
+            probed = keep_earlier_decisions(collect_readable(probed, len(clips), job.quarantine_limit), before)
+            run_job(dataset, plan_rows(probed, job.build.plan), job, config, at_once)
 
 
-def check_out(out: str, option: str = "--out") -> None:
+def check_out_folder(out: str, option: str = "--out") -> None:
     """Raises ValueError unless it is a folder, a name for a new one, or a URL of object storage."""
-    if is_url(out):
+    if is_storage_url(out):
         return
     if not out.strip():
         raise ValueError(f"{option} is {out!r}, expected a folder, a name for a new one, or s3://BUCKET/PREFIX")
-    check_path(option, out)
+    check_not_url(option, out)
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"{option} is {out!r}, which is a file; expected a folder, or a name for a new one")
 
 
-def refuse_relative_paths(job: ExtractFlow) -> None:
+def reject_relative_paths(job: ExtractFlow) -> None:
     """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
     for path in (*job.clips, job.out, *flow_files(job.build.flow).values()):
-        if cluster.in_submitted_job() and not os.path.isabs(path) and not is_url(path):
+        if cluster.is_submitted_job() and not os.path.isabs(path) and not is_storage_url(path):
             raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
 
 
@@ -224,8 +224,8 @@ def probe_all(
     """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
     is to blame for a worker.
     """
-    for clip, planned in cluster.map_unordered(probe, clips, cluster.room(None, cluster.Needs())):
-        if isinstance(planned, OSError | cluster.Died):
+    for clip, planned in cluster.map_unordered(probe, clips, cluster.capacity(None, cluster.Resources())):
+        if isinstance(planned, OSError | cluster.TaskDied):
             raise planned
         if isinstance(planned, Exception):
             words = f"the probe died ({type(planned).__name__})"
@@ -233,7 +233,7 @@ def probe_all(
         yield planned
 
 
-def readable_enough(probed: Iterable[PlannedClip], total: int, limit: float) -> list[PlannedClip]:
+def collect_readable(probed: Iterable[PlannedClip], total: int, limit: float) -> list[PlannedClip]:
     """The clips. Ends the process, with nothing written, if more than a share `limit` of all of
     them could not be read for reasons that may be the machine's, and these are all of them or at
     least FEWEST_CLIPS.
@@ -242,25 +242,25 @@ def readable_enough(probed: Iterable[PlannedClip], total: int, limit: float) -> 
     failed: list[PlannedClip] = []
     for planned in probed:
         clips.append(planned)
-        if planned.reason in ENVIRONMENTAL:
+        if planned.reason in ENVIRONMENTAL_REASONS:
             failed.append(planned)
-            if len(failed) > limit * total and len(failed) >= min(FEWEST_CLIPS, total):
-                stop(Exit.QUARANTINE, unreadable_clips(failed, total, limit))
+            if len(failed) > limit * total and len(failed) >= min(MIN_JUDGED_CLIPS, total):
+                exit_with(ExitCode.QUARANTINE, describe_unreadable(failed, total, limit))
     return clips
 
 
-def unreadable_clips(failed: Sequence[PlannedClip], total: int, limit: float) -> str:
+def describe_unreadable(failed: Sequence[PlannedClip], total: int, limit: float) -> str:
     """What could not be read and why, most often, and what to do."""
     ((reason, count),) = Counter(planned.reason for planned in failed).most_common(1)
     example = next(planned for planned in failed if planned.reason == reason)
     counts = f"{len(failed)} of {total} clips could not be read, over --quarantine-limit {limit:g}"
-    why = f"most often {reason} ({count}, as {printable(example.clip.uri, 200)}: {example.detail})"
+    why = f"most often {reason} ({count}, as {to_printable(example.clip.uri, 200)}: {example.detail})"
     check = "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
     go_on = "nothing was written; the same command tries again"
     return f"{counts}, {why}: {check}; {go_on}, with --quarantine-limit 1 whatever the share"
 
 
-def plan_one(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
+def plan_in_worker(config: BuildConfig, staging: Path | None, clip: Clip) -> PlannedClip:
     """One clip, in a worker."""
     return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe, staging)
 
@@ -269,71 +269,71 @@ def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
     """What a run would do."""
     windows = [row for row in rows if row["key"]]
     clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
-    size = len(windows) * sample_bytes(job.build)
-    say(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}")
+    size = len(windows) * max_sample_bytes(job.build)
+    print_output(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}")
     for row in rows:
         if not row["key"]:
-            say(f"  no window: {printable(row['uri'])}: {row['reason']}, {row['detail']}")
+            print_output(f"  no window: {to_printable(row['uri'])}: {row['reason']}, {row['detail']}")
 
 
-def sample_bytes(config: BuildConfig) -> int:
+def max_sample_bytes(config: BuildConfig) -> int:
     """Bytes of one sample in a shard at most: the start frame's PNG saves something of the 3 bytes a pixel assumed for it."""
     pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1) + 1
     return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
 
 
-def run(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
+def run_job(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
-    if is_url(job.out):
-        say(f"{job.out} is built in {dataset.root}, which is emptied at the end")
-    for warning in dataset.open(rows, config, versions(job.build)):
-        tell(f"{warning}; shards may differ in their last bits")
+    if is_storage_url(job.out):
+        print_output(f"{job.out} is built in {dataset.root}, which is emptied at the end")
+    for warning in dataset.create_or_resume(rows, config, library_versions(job.build)):
+        print_message(f"{warning}; shards may differ in their last bits")
     rounds = dataset.rounds()  # one may be of a retry that was stopped
     again = [row for retried in rounds for row in retried.rows]
     windows = [row for row in (*rows, *again) if row["key"]]
     shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
     open_shards = [shard for shard in shards if not dataset.is_committed(shard)]
-    settled = Settled(rounds)
-    left = {shard: settled.settle(shards[shard]) for shard in open_shards}
-    say(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_all(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
-        stop(Exit.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
+    settled = EarlierFates(rounds)
+    left = {shard: settled.add_fates(shards[shard]) for shard in open_shards}
+    print_output(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
+    if failed := build_on_cluster(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
+        exit_with(ExitCode.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
     dataset.remove_temporary_files()  # of workers that were killed
-    with dataset.finishing():
-        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
-    before = looked_at(job.out, len(shards) - len(left))
-    place = f"manifest: {dataset.where(dataset.manifest)}"
-    retry = retry_lines(summary["retryable"], job.out)
-    say("\n".join([*summary_lines(summary), *hints(summary, job), *retry, *before, place]))
+    with dataset.finalize_session():
+        summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
+    before = describe_earlier_shards(job.out, len(shards) - len(left))
+    place = f"manifest: {dataset.display_path(dataset.manifest)}"
+    retry = format_retry_hint(summary["retryable"], job.out)
+    print_output("\n".join([*format_summary(summary), *list_hints(summary, job), *retry, *before, place]))
 
 
-def build_all(
-    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: Workers, at_once: int, staging: Path | None = None, limit: float = 1.0
+def build_on_cluster(
+    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: WorkerOptions, at_once: int, staging: Path | None = None, limit: float = 1.0
 ) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, FolderInUse where another run has taken over, ValueError where it lacks what the user asked for.
     Ends the process where more than a share `limit` of the windows is quarantined.
     """
-    failed, quarantine = [], Quarantine(limit)
-    build = partial(build_one, dataset.absolute(), config, workers.decoders_per_worker, staging)
+    failed, quarantine = [], QuarantineCounter(limit)
+    build = partial(build_in_worker, dataset.absolute(), config, workers.decoders_per_worker, staging)
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.needs(config.flow)):
+        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.resources(config.flow)):
             if isinstance(value, OSError | ContractMismatch | FolderInUse):
                 raise value
-            if isinstance(value, cluster.Unfit):
+            if isinstance(value, cluster.NodeMisconfigured):
                 raise ValueError(str(value))
             if isinstance(value, Exception):
-                tell(f"shard {shard} failed: {value}")
+                print_message(f"shard {shard} failed: {value}")
                 failed.append(shard)
-            elif isinstance(value, Effort):
-                progress.shard(shard, value)
+            elif isinstance(value, ShardTiming):
+                progress.record_shard(shard, value)
             elif value is not None:
-                progress.window(shard, value)
+                progress.record_window(shard, value)
                 quarantine.add(value)
     return failed
 
 
-class Quarantine:
+class QuarantineCounter:
     """The windows that could not become samples, as they come in."""
 
     def __init__(self, limit: float):
@@ -341,7 +341,7 @@ class Quarantine:
         self.examples: dict[Reason | None, str | None] = {}
         self.clips: set[str] = set()
 
-    def add(self, decided: Decided) -> None:
+    def add(self, decided: WindowOutcome) -> None:
         """Counts a window. Ends the process where too many are quarantined: a broken machine must not quarantine the world."""
         self.windows += 1
         if decided.outcome != Outcome.QUARANTINED:
@@ -349,10 +349,10 @@ class Quarantine:
         self.reasons[decided.reason] += 1
         self.examples.setdefault(decided.reason, decided.detail)
         self.clips.add(decided.key.rpartition("-")[0])
-        if self.windows >= FEWEST_WINDOWS and len(self.clips) >= FEWEST_CLIPS and self.reasons.total() > self.limit * self.windows:
-            stop(Exit.QUARANTINE, self.sentence())
+        if self.windows >= MIN_JUDGED_WINDOWS and len(self.clips) >= MIN_JUDGED_CLIPS and self.reasons.total() > self.limit * self.windows:
+            exit_with(ExitCode.QUARANTINE, self.describe())
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """What came in, and how to go on."""
         ((reason, count),) = self.reasons.most_common(1)
         counts = f"{self.reasons.total()} of the {self.windows} windows that this run has built are quarantined, over --quarantine-limit {self.limit:g}"
@@ -361,21 +361,21 @@ class Quarantine:
         return f"{counts}, most often {reason} ({count}, as: {self.examples[reason]}): {words}; {go_on}"
 
 
-def build_one(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[Decided | Effort]:
+def build_in_worker(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[WindowOutcome | ShardTiming]:
     """One shard, in a worker; another attempt may have committed it, before its process died or since."""
     name, rows = shard
     try:
         make_estimator(config.flow)
     except ValueError as error:
-        raise cluster.Unfit(str(error)) from error
-    dataset.check_fence()
-    with dataset.building(name):
+        raise cluster.NodeMisconfigured(str(error)) from error
+    dataset.check_not_taken_over()
+    with dataset.build_session(name):
         if not dataset.is_committed(name):
-            with with_files(rows, staging) as here, suppress(AlreadyCommitted):
+            with local_clip_rows(rows, staging) as here, suppress(AlreadyCommitted):
                 yield from build_shard(dataset, name, here, config, decoders)
 
 
-def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
+def list_hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     """What a person should know about an unexpected result."""
     unmoved = summary["rejected_by_reason"].get(Reason.NO_MOTION, 0)
     if job.filters != "subtle" and unmoved > 0.9 * summary["windows"]:
@@ -383,18 +383,18 @@ def hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
 
 
-def looked_at(out: str, before: int) -> list[str]:
+def describe_earlier_shards(out: str, before: int) -> list[str]:
     """How far shards that an earlier run committed were checked."""
-    ends = "" if is_url(out) else ", its first and its last sample"
+    ends = "" if is_storage_url(out) else ", its first and its last sample"
     words = f"of an earlier run: of each the size{ends} were looked at, quiver verify reads all"
-    return [f"  {count(before, 'shard')} {words}"] if before else []
+    return [f"  {pluralize(before, 'shard')} {words}"] if before else []
 
 
-def versions(config: BuildConfig) -> dict[str, str]:
+def library_versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
-    names = [*RECORDED, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
+    names = [*RECORDED_PACKAGES, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
     machine = {"machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()}
     found = {"quiver": quiver_version(), "python": platform.python_version()} | machine
     return found | {name: version(name) for name in names}

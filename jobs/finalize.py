@@ -17,18 +17,18 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import say, sentences
-from jobs.cli.progress import summary_lines
-from jobs.report_statistics import PageMaker, page_maker
-from pipeline.dataset.finalize import FILES as DERIVED
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.progress import format_summary
+from jobs.report_statistics import PageMaker, load_report_maker
+from pipeline.dataset.finalize import DERIVED_FILES as DERIVED
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.views import names, remake
-from schemas.statistics import decode
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.views import list_views, rebuild_views
+from schemas.statistics import decode_statistics
 
-FILES = (*DERIVED[1:], "report.html")
+FILES_BESIDE_MANIFEST = (*DERIVED[1:], "report.html")
 """Beside the manifest."""
 
 
@@ -44,32 +44,32 @@ class Finalize:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Finalize, "quiver finalize", args)
+    with error_boundary():
+        job = parse_args(Finalize, "quiver finalize", args)
         dataset = Dataset(job.dataset)
-        dataset.begun()
-        make_page = page_maker("--no-report") if job.report else None
-        with dataset.held(), dataset.finishing():
+        dataset.contract()
+        make_page = load_report_maker("--no-report") if job.report else None
+        with dataset.lock(), dataset.finalize_session():
             summary = finalize(dataset)
-            reported = [Selection(dataset), *with_report(dataset)]
-            made = [Selection(dataset), *remake(dataset, partial(cluster.mapped, workers=1))]
+            reported = [DatasetView(dataset), *views_with_report(dataset)]
+            made = [DatasetView(dataset), *rebuild_views(dataset, partial(cluster.parallel_map, workers=1))]
             if make_page:
                 for selection in reported:
-                    write_page(selection, make_page)
-        written = [path.relative_to(dataset.root) for selection in made for path in [selection.table, *map(selection.file, FILES)] if path.exists()]
-        say("\n".join([*summary_lines(summary), f"written: {', '.join(map(str, written))}"]))
+                    write_report(selection, make_page)
+        written = [path.relative_to(dataset.root) for selection in made for path in [selection.manifest_path, *map(selection.derived_path, FILES_BESIDE_MANIFEST)] if path.exists()]
+        print_output("\n".join([*format_summary(summary), f"written: {', '.join(map(str, written))}"]))
 
 
-def with_report(dataset: Dataset) -> list[Selection]:
+def views_with_report(dataset: Dataset) -> list[DatasetView]:
     """The views of which a report was drawn."""
-    return [view for view in (Selection(dataset, name) for name in names(dataset)) if view.file("report.html").exists()]
+    return [view for view in (DatasetView(dataset, name) for name in list_views(dataset)) if view.derived_path("report.html").exists()]
 
 
-def write_page(selection: Selection, make_page: PageMaker) -> None:
+def write_report(selection: DatasetView, make_page: PageMaker) -> None:
     """The report of a data set, or of a view; none where no training window was kept."""
-    statistics = selection.file("statistics.json")
-    page = make_page([selection], decode(statistics.read_bytes())).encode() if statistics.exists() else None
-    selection.home.publish(selection.file("report.html"), page)
+    statistics = selection.derived_path("statistics.json")
+    page = make_page([selection], decode_statistics(statistics.read_bytes())).encode() if statistics.exists() else None
+    selection.derived_dataset.publish(selection.derived_path("report.html"), page)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import say, sentences
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_output, error_boundary
 from pipeline.sizes import human_size
 from pipeline.synthetic import render
 from pipeline.synthetic.render import Layer, Scene
@@ -48,51 +48,51 @@ class Recipe:
     scene: Callable[[np.random.Generator], Scene]
     fps: float | None
     """Frames a second; None: varying from 20 to 45."""
-    truth: bool = True
-    length: float = 1.0
-    """As a share of `seconds`."""
-    keep: float = 1.0
+    has_truth: bool = True
+    duration_share: float = 1.0
+    """As a share of `seconds_per_pair`."""
+    kept_bytes_share: float = 1.0
     """Share of the file's bytes that is kept; under 1 the index at its end is lost."""
 
 
-def panned(rng: np.random.Generator) -> Scene:
+def panned_scene(rng: np.random.Generator) -> Scene:
     """Ripples, from a camera that turns slowly: 6 px of displacement on average over a window."""
     return replace(SCENES["ripples"](rng), pan_px_per_s=(2.2, 0.5))
 
 
-def cut(rng: np.random.Generator) -> Scene:
+def cut_scene(rng: np.random.Generator) -> Scene:
     """Cloth, and from 3 s on ripples."""
     return replace(SCENES["cloth"](rng), cut_to=(3.0, SCENES["ripples"](rng)))
 
 
-def still(rng: np.random.Generator) -> Scene:
+def still_scene(rng: np.random.Generator) -> Scene:
     """A plant on a calm day; only the camera's noise moves."""
     layers = tuple(Layer(texture=layer.texture) for layer in SCENES["plant"](rng).layers)
     return Scene(layers=layers, grain=1.5)
 
 
-CLIPS = {
+RECIPES = {
     "lantern-50fps": Recipe(scene=SCENES["lantern"], fps=50),
     "reeds-25fps": Recipe(scene=SCENES["reeds"], fps=25),
     "plant-30fps": Recipe(scene=SCENES["plant"], fps=30),
     "cloth-24fps": Recipe(scene=SCENES["cloth"], fps=24),
     "ripples-vfr": Recipe(scene=SCENES["ripples"], fps=None),
-    "pan-30fps": Recipe(scene=panned, fps=30, length=0.75),
-    "cut-30fps": Recipe(scene=cut, fps=30, truth=False, length=0.75),
-    "still-30fps": Recipe(scene=still, fps=30, truth=False, length=0.75),
-    "damaged-30fps": Recipe(scene=SCENES["ripples"], fps=30, truth=False, length=0.25, keep=0.6),
+    "pan-30fps": Recipe(scene=panned_scene, fps=30, duration_share=0.75),
+    "cut-30fps": Recipe(scene=cut_scene, fps=30, has_truth=False, duration_share=0.75),
+    "still-30fps": Recipe(scene=still_scene, fps=30, has_truth=False, duration_share=0.75),
+    "damaged-30fps": Recipe(scene=SCENES["ripples"], fps=30, has_truth=False, duration_share=0.25, kept_bytes_share=0.6),
 }
 
 
 def main(args: list[str] | None = None) -> None:
     """Runs the job; a wrong request ends it with one sentence and exit code 2."""
-    with sentences():
-        config = parsed(MakeClips, "quiver make-clips", args)
-        check(config)
-        run(config)
+    with error_boundary():
+        config = parse_args(MakeClips, "quiver make-clips", args)
+        check_job(config)
+        run_job(config)
 
 
-def check(config: MakeClips) -> None:
+def check_job(config: MakeClips) -> None:
     """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
     if not WINDOW_S <= config.seconds <= 600:
         raise ValueError(f"--seconds is {config.seconds:g}, expected 5 (one window) to 600")
@@ -102,52 +102,52 @@ def check(config: MakeClips) -> None:
         raise ValueError(f"--seed is {config.seed}, expected 0 or more")
     if config.processes < 1:
         raise ValueError(f"--processes is {config.processes}, expected 1 or more")
-    unknown = [name for name in config.only or () if name not in CLIPS]
+    unknown = [name for name in config.only or () if name not in RECIPES]
     if unknown or config.only == ():
-        raise ValueError(f"--only names {', '.join(map(repr, unknown)) or 'nothing'}, expected some of {', '.join(CLIPS)}")
+        raise ValueError(f"--only names {', '.join(map(repr, unknown)) or 'nothing'}, expected some of {', '.join(RECIPES)}")
 
 
-def run(config: MakeClips) -> None:
+def run_job(config: MakeClips) -> None:
     """Writes the clips, a few at a time, and then the list of them."""
-    names = tuple(CLIPS) if config.only is None else config.only
+    names = tuple(RECIPES) if config.only is None else config.only
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        write_list(config.out / "clips.csv", [written_name(name, config.fps) for name in names])
+        write_clip_list(config.out / "clips.csv", [clip_name_at(name, config.fps) for name in names])
     except OSError as error:
         raise ValueError(f"--out is {config.out}, expected a folder that can be written to ({error.strerror})") from None
     with ProcessPoolExecutor(min(config.processes, len(names)), mp_context=get_context("spawn")) as pool:
-        for line in pool.map(make, names, [config] * len(names)):
-            say(line)
-    say(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
+        for line in pool.map(make_clip, names, [config] * len(names)):
+            print_output(line)
+    print_output(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
 
 
-def written_name(name: str, fps: float | None) -> str:
+def clip_name_at(name: str, fps: float | None) -> str:
     """`reeds-25fps` at 30 frames a second is `reeds-30fps`."""
     return name if fps is None else f"{name.rpartition('-')[0]}-{fps:g}fps"
 
 
-def write_list(path: Path, names: Sequence[str]) -> None:
+def write_clip_list(path: Path, names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["uri", "clip_id", "source", "licence"])
         rows.writerows([f"{name}.mp4", name, f"quiver-synthetic/{name}", "CC0-1.0"] for name in names)
 
 
-def make(name: str, config: MakeClips) -> str:
+def make_clip(name: str, config: MakeClips) -> str:
     """Writes NAME.mp4 and, where there is one, NAME.truth.safetensors; returns a line that says so."""
     import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
 
     cv2.setNumThreads(1)
-    recipe, rng = CLIPS[name], np.random.default_rng([config.seed, *name.encode()])
-    scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.length, rng)
-    name = written_name(name, config.fps)
+    recipe, rng = RECIPES[name], np.random.default_rng([config.seed, *name.encode()])
+    scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.duration_share, rng)
+    name = clip_name_at(name, config.fps)
     path = config.out / f"{name}.mp4"
     render.write_clip(path, scene, times)
-    if recipe.keep < 1:
-        path.write_bytes(path.read_bytes()[: int(recipe.keep * path.stat().st_size)])
-    if recipe.truth:
+    if recipe.kept_bytes_share < 1:
+        path.write_bytes(path.read_bytes()[: int(recipe.kept_bytes_share * path.stat().st_size)])
+    if recipe.has_truth:
         render.write_truth(config.out / f"{name}.truth.safetensors", scene)
-    return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (", with truth" if recipe.truth else "")
+    return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (", with truth" if recipe.has_truth else "")
 
 
 def timestamps(fps: float | None, seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -156,7 +156,7 @@ def timestamps(fps: float | None, seconds: float, rng: np.random.Generator) -> n
         return np.arange(round(seconds * fps)) / fps
     gaps = np.cumsum(rng.uniform(1 / 45, 1 / 20, int(seconds * 45)))
     times = np.concatenate([[0.0], gaps[gaps < seconds]])
-    return np.rint(times * render.CLOCK) / render.CLOCK
+    return np.rint(times * render.TICKS_PER_SECOND) / render.TICKS_PER_SECOND
 
 
 if __name__ == "__main__":

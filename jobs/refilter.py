@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import say, sentences
-from jobs.cli.progress import by
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.progress import format_counts
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.views import Judged, refilter
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.views import ViewCounts, refilter
 from pipeline.filters import PRESETS, Thresholds
 
 
@@ -46,37 +46,37 @@ class Refilter:
             raise ValueError(f"--workers is {self.workers}, expected at least 1")
 
 
-def parse(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter:
+def parse_job(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter:
     """The command line, with these thresholds as defaults."""
     default = Refilter(dataset=tyro.MISSING, name=tyro.MISSING, thresholds=thresholds or Thresholds())
-    return parsed(Refilter, "quiver refilter", args, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    return parse_args(Refilter, "quiver refilter", args, default=default, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
+    with error_boundary():
         args = sys.argv[1:] if args is None else args
-        asked = parse(args, own_thresholds(args))
-        whole = Selection(Dataset(asked.dataset.absolute()))
-        whole.dataset.begun()
-        job = parse(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
-        with whole.dataset.held(), whole.dataset.finishing():
-            judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.mapped, workers=job.workers))
-        say("\n".join(lines(job, judged)))
+        asked = parse_job(args, dataset_thresholds(args))
+        whole = DatasetView(Dataset(asked.dataset.absolute()))
+        whole.dataset.contract()
+        job = parse_job(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
+        with whole.dataset.lock(), whole.dataset.finalize_session():
+            judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.parallel_map, workers=job.workers))
+        print_output("\n".join(format_view(job, judged)))
 
 
-def own_thresholds(args: Sequence[str]) -> Thresholds | None:
+def dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
     """Of the data set that is named first, for the help; None where none is."""
-    named = next((Dataset(arg) for arg in args if Dataset(arg).run.is_file()), None)
-    return Selection(named).thresholds() if named else None
+    named = next((Dataset(arg) for arg in args if Dataset(arg).run_json.is_file()), None)
+    return DatasetView(named).thresholds() if named else None
 
 
-def lines(job: Refilter, judged: Judged) -> list[str]:
+def format_view(job: Refilter, judged: ViewCounts) -> list[str]:
     """What the view holds, for a terminal."""
     dropped = judged.dropped.total()
     found = [f"{job.dataset}:{job.name} keeps {judged.kept} of {judged.kept + dropped} stored windows"]
     if dropped:
-        found.append(f"  {dropped} dropped {by(dict(judged.dropped.most_common()))}")
+        found.append(f"  {dropped} dropped {format_counts(dict(judged.dropped.most_common()))}")
     if judged.to_extract:
         words = "would be kept too, but were not stored when the data set was extracted"
         found.append(f"  {judged.to_extract} more {words}: extract-flow with these thresholds and another --out stores them")

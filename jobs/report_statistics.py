@@ -16,15 +16,15 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import check_output, say, sentences
+from jobs.cli.args import parse_args
+from jobs.cli.errors import check_output_file, print_output, error_boundary
 from pipeline.dataset import scales
-from pipeline.dataset.open import Selection, select
-from pipeline.dataset.scales import Fine, ScaleConfig
+from pipeline.dataset.open import DatasetView, open_dataset
+from pipeline.dataset.scales import FineCounts, ScaleConfig
 from pipeline.dataset.shards import replace_file
-from schemas.statistics import SpectrumStatistics, encode
+from schemas.statistics import SpectrumStatistics, encode_statistics
 
-PageMaker = Callable[[Sequence[Selection], SpectrumStatistics], str]
+PageMaker = Callable[[Sequence[DatasetView], SpectrumStatistics], str]
 """The report of these data sets, with these scales."""
 
 
@@ -57,60 +57,60 @@ class ReportStatistics:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,))
+    with error_boundary():
+        job = parse_args(ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,))
         for option, path in (("--out", job.out), ("--report", job.report)):
             if path is not None:
-                check_output(option, path)
-        make_page = page_maker("--out FILE without a report") if job.out is None or job.report else None
-        selections = [select(text) for text in job.datasets]
-        statistics = scales.compute(selections, job.scales, count_exactly(selections, job) if job.exact else None)
-        out = job.out or selections[0].file("statistics.json")
-        replace_file(out, encode(statistics))
-        say("\n".join([*lines(statistics), f"statistics: {out}"]))
+                check_output_file(option, path)
+        make_page = load_report_maker("--out FILE without a report") if job.out is None or job.report else None
+        selections = [open_dataset(text) for text in job.datasets]
+        statistics = scales.compute_statistics(selections, job.scales, count_exactly(selections, job) if job.exact else None)
+        out = job.out or selections[0].derived_path("statistics.json")
+        replace_file(out, encode_statistics(statistics))
+        print_output("\n".join([*format_scales(statistics), f"statistics: {out}"]))
         if make_page:
-            target = job.report or selections[0].file("report.html")
+            target = job.report or selections[0].derived_path("report.html")
             replace_file(target, make_page(selections, statistics).encode())
-            say(f"report: {target}")
+            print_output(f"report: {target}")
 
 
-def page_maker(instead: str) -> PageMaker:
+def load_report_maker(instead: str) -> PageMaker:
     """What makes the page. Raises ValueError where its libraries are missing, naming what can be done instead."""
     try:
-        from pipeline.report import report
+        from pipeline.report import render_report
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
         raise ValueError(f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or {instead}") from error
-    return report
+    return render_report
 
 
-def count_exactly(selections: Sequence[Selection], job: ReportStatistics) -> Fine:
+def count_exactly(selections: Sequence[DatasetView], job: ReportStatistics) -> FineCounts:
     """The second pass: fine counts over every training shard."""
-    wanted = scales.needed(scales.merged(selections), job.scales)
-    shards = [(str(selection.dataset.root.absolute()), selection.view, shard) for selection in selections for shard in selection.training()]
-    total: Fine = {}
-    for _, fine in cluster.mapped(partial(count_one, wanted), shards, job.workers):
+    wanted = scales.required_fine_bins(scales.merge_histograms(selections), job.scales)
+    shards = [(str(selection.dataset.root.absolute()), selection.view, shard) for selection in selections for shard in selection.training_shards()]
+    total: FineCounts = {}
+    for _, fine in cluster.parallel_map(partial(count_in_worker, wanted), shards, job.workers):
         total = {place: total[place] + counts if total else counts for place, counts in fine.items()}
     return total
 
 
-def count_one(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> Fine:
+def count_in_worker(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> FineCounts:
     """One shard, in a worker."""
     root, view, name = shard
-    return scales.count_fine(select(f"{root}:{view}" if view else root), name, wanted)
+    return scales.count_fine_bins(open_dataset(f"{root}:{view}" if view else root), name, wanted)
 
 
-def lines(statistics: SpectrumStatistics) -> list[str]:
+def format_scales(statistics: SpectrumStatistics) -> list[str]:
     """The scales, for a terminal."""
     shards = sum(source.shards for source in statistics.sources)
     head = f"{statistics.windows} training windows in {shards} shards; {statistics.quantile:g} quantile of |S|, {statistics.method}, pixels"
     still = [f"{frequency.hz:g}" for frequency in statistics.frequencies if not frequency.scale]
     warning = [f"  nothing moves at {', '.join(still)} Hz: a scale of 0 cannot normalise"] if still else []
-    return [head, *(f"  {f.hz:5.2f} Hz  {in_words(f.scale)}" for f in statistics.frequencies), *warning]
+    return [head, *(f"  {f.hz:5.2f} Hz  {format_scale(f.scale)}" for f in statistics.frequencies), *warning]
 
 
-def in_words(scale: float | tuple[float, float]) -> str:
+def format_scale(scale: float | tuple[float, float]) -> str:
     return " ".join(f"{one:10.4f}" for one in (scale if isinstance(scale, tuple) else (scale,)))
 
 

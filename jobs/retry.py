@@ -25,24 +25,24 @@ from typing import Annotated, Any
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import Exit, say, sentences, stop, tell
-from jobs.cli.progress import count, retry_lines, summary_lines
-from jobs.extract_flow import build_all, check_limit, check_out, probe_all, readable_enough
-from jobs.extract_flow import versions as versions_now
-from jobs.repair import RunSettings, check_flow, run_config
-from pipeline.dataset.folder import Dataset, other_versions
-from pipeline.dataset.object_store import is_url
-from pipeline.dataset.remote import dataset_at
+from jobs.cli.args import parse_args
+from jobs.cli.errors import ExitCode, print_output, error_boundary, exit_with, print_message
+from jobs.cli.progress import pluralize, format_retry_hint, format_summary
+from jobs.extract_flow import build_on_cluster, check_quarantine_limit, check_out_folder, probe_all, collect_readable
+from jobs.extract_flow import library_versions as versions_now
+from jobs.repair import MachineOptions, check_same_flow, make_run_config
+from pipeline.dataset.folder import Dataset, version_changes
+from pipeline.dataset.object_store import is_storage_url
+from pipeline.dataset.remote import locate_dataset
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
-from pipeline.extract.retry import Retryable, begin_round, find_retryable, unbuilt_shards
+from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.window import BuildConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retry(RunSettings):
+class Retry(MachineOptions):
     """Tries again what failed for a reason that may be the machine's: crash, timeout, out of
     memory, unreadable, missing.
     """
@@ -61,18 +61,18 @@ class Retry(RunSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_limit(self.quarantine_limit)
+        check_quarantine_limit(self.quarantine_limit)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Retry, "quiver retry", args)
-        check_out(job.dataset, "DATASET")
-        if not is_url(job.dataset):
-            Dataset(job.dataset).begun()
-        dataset = dataset_at(job.dataset, job.staging).absolute()
-        with dataset.held():
+    with error_boundary():
+        job = parse_args(Retry, "quiver retry", args)
+        check_out_folder(job.dataset, "DATASET")
+        if not is_storage_url(job.dataset):
+            Dataset(job.dataset).contract()
+        dataset = locate_dataset(job.dataset, job.staging).absolute()
+        with dataset.lock():
             dataset.resume()
             retry(dataset, job)
 
@@ -81,50 +81,50 @@ def retry(dataset: Dataset, job: Retry) -> None:
     """Begins a round in a folder that is held, or finishes the one that was stopped; then writes
     the derived files.
     """
-    config = run_config(job, dataset.begun().config)
+    config = make_run_config(job, dataset.contract().config)
     unbuilt = unbuilt_shards(dataset)
-    retryable = Retryable([], []) if unbuilt else find_retryable(dataset)
+    retryable = RetryableRows([], []) if unbuilt else find_retryable(dataset)
     if not unbuilt and not retryable:
-        say(f"{job.dataset}: nothing failed for a reason that may be the machine's")
+        print_output(f"{job.dataset}: nothing failed for a reason that may be the machine's")
     else:
-        check_flow(dataset, config)
-        for warning in other_versions(dataset.begun(), versions_now(config)):
-            tell(f"{warning}; shards may differ in their last bits")
-        needs = job.needs(config.flow)
-        with cluster.connected(job.workers, needs):
-            at_once = cluster.room(job.workers, needs)
+        check_same_flow(dataset, config)
+        for warning in version_changes(dataset.contract(), versions_now(config)):
+            print_message(f"{warning}; shards may differ in their last bits")
+        needs = job.resources(config.flow)
+        with cluster.ray_session(job.workers, needs):
+            at_once = cluster.capacity(job.workers, needs)
             limit = 1.0 if unbuilt else job.quarantine_limit  # a round can only be finished
             if not unbuilt:
                 begin_next_round(dataset, retryable, config, job)
                 unbuilt = unbuilt_shards(dataset)
-            staging = absolute(job.staging)
-            failed = build_all(dataset, unbuilt, config, job, at_once, staging, limit)
+            staging = to_absolute(job.staging)
+            failed = build_on_cluster(dataset, unbuilt, config, job, at_once, staging, limit)
         if failed:
             words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
-            stop(Exit.FAILURE, f"{words}; the same command tries them again")
+            exit_with(ExitCode.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
-    with dataset.finishing():
-        summary = finalize_with_views(dataset, partial(cluster.mapped, workers=1))
-    say("\n".join([*summary_lines(summary), *retry_lines(summary["retryable"], job.dataset)]))
+    with dataset.finalize_session():
+        summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
+    print_output("\n".join([*format_summary(summary), *format_retry_hint(summary["retryable"], job.dataset)]))
 
 
 def begin_next_round(
     dataset: Dataset,
-    retryable: Retryable,
+    retryable: RetryableRows,
     config: BuildConfig,
     job: Retry,
 ) -> None:
     """Probes the videos again and begins a round. Ends the process if too many fail again, with
     nothing written.
     """
-    windows, clips = count(len(retryable.windows), "window"), count(len(retryable.clips), "clip")
-    say(f"trying again: {windows}, {clips} without any")
-    probe = partial(probe_again, config, absolute(job.staging))
+    windows, clips = pluralize(len(retryable.windows), "window"), pluralize(len(retryable.clips), "clip")
+    print_output(f"trying again: {windows}, {clips} without any")
+    probe = partial(probe_again, config, to_absolute(job.staging))
     rows = retryable.rows_to_probe()
     probed = probe_all(probe, rows, config.plan, clip_to_retry)
-    readable = readable_enough(probed, len(rows), job.quarantine_limit)
+    readable = collect_readable(probed, len(rows), job.quarantine_limit)
     if not begin_round(dataset, retryable.windows, readable, config.plan):
-        say(f"{job.dataset}: all of it failed again; nothing was written")
+        print_output(f"{job.dataset}: all of it failed again; nothing was written")
 
 
 def probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
@@ -132,7 +132,7 @@ def probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) 
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
-def absolute(folder: Path | None) -> Path | None:
+def to_absolute(folder: Path | None) -> Path | None:
     """The absolute path of a folder, if one is given."""
     return folder and folder.absolute()
 

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import check_output, say, sentences, tell
-from model.prior.inference import check_device, imagine, load_prior
+from jobs.cli.args import parse_args
+from jobs.cli.errors import check_output_file, print_output, error_boundary, print_message
+from model.prior.inference import check_device, sample_motion, load_prior
 from pipeline.dataset.shards import replace_file
-from pipeline.images.photo import at_size, read_photograph
-from schemas.spectral_volume import SpectralVolume, encode
+from pipeline.images.photo import crop_and_resize, read_photograph
+from schemas.spectral_volume import SpectralVolume, encode_volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +51,18 @@ class Sample:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Sample, "quiver sample", args, description=__doc__)
+    with error_boundary():
+        job = parse_args(Sample, "quiver sample", args, description=__doc__)
         check_device(job.device)
-        check_output("--out", job.out)
+        check_output_file("--out", job.out)
         prior, passed = load_prior(job.checkpoint)
         for sentence in passed:
-            tell(sentence)
-        image = at_size(read_photograph(job.photo), prior.units.size)
-        (spectrum,) = imagine(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
+            print_message(sentence)
+        image = crop_and_resize(read_photograph(job.photo), prior.normalizer.size)
+        (spectrum,) = sample_motion(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
         made = dict(by="quiver sample", photo=job.photo.name, seed=job.seed, steps=job.steps, guidance=job.guidance)
-        replace_file(job.out, encode(SpectralVolume(spectrum=spectrum, fps=prior.units.fps, frames=prior.units.frames, made=made)))
-        say(f"{job.out}: {len(spectrum)} frequencies at {prior.units.size[0]}x{prior.units.size[1]}")
+        replace_file(job.out, encode_volume(SpectralVolume(spectrum=spectrum, fps=prior.normalizer.fps, frames=prior.normalizer.frames, provenance=made)))
+        print_output(f"{job.out}: {len(spectrum)} frequencies at {prior.normalizer.size[0]}x{prior.normalizer.size[1]}")
 
 
 if __name__ == "__main__":

@@ -20,21 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import put, say, sentences
-from jobs.cli.progress import by, count, retry_lines
-from pipeline.dataset.finalize import FILES, Tally, check_rows, index_entry, part_of, run_digest
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_raw, print_output, error_boundary
+from jobs.cli.progress import format_counts, pluralize, format_retry_hint
+from pipeline.dataset.finalize import DERIVED_FILES, SummaryCounter, check_record_rows, index_entry, make_shard_rows, run_digest
 from pipeline.dataset.folder import DamagedShard, Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.rounds import Superseded
-from pipeline.dataset.run_lock import STILL_S, Holder
-from pipeline.dataset.scales import check_belongs
-from pipeline.dataset.views import names
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.rounds import SupersededRows
+from pipeline.dataset.run_lock import STALE_AFTER_S, LockOwner
+from pipeline.dataset.scales import check_matches_shards
+from pipeline.dataset.views import list_views
 from pipeline.sizes import human_size
 from schemas import statistics
-from schemas.outcome import printable
+from schemas.outcome import to_printable
 
-SAME_RUN_S = 2.0
+SAME_RUN_TOLERANCE_S = 2.0
 """Lines of the progress log are of one run where it began at the same time to within this."""
 
 
@@ -50,27 +50,27 @@ class Status:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Status, "quiver status", args)
-        found = status(Dataset(job.dataset))
-        put(json.dumps(found)) if job.json else say("\n".join(lines(found)))
+    with error_boundary():
+        job = parse_args(Status, "quiver status", args)
+        found = read_status(Dataset(job.dataset))
+        print_raw(json.dumps(found)) if job.json else print_output("\n".join(format_status(found)))
 
 
-class Counted(Tally):
+class StatusCounter(SummaryCounter):
     """What the committed records say, and what the plan says is left."""
 
-    def __init__(self, superseded: Superseded) -> None:
+    def __init__(self, superseded: SupersededRows) -> None:
         super().__init__()
         self.superseded = superseded
         self.planned, self.damaged, self.index = {"shards": 0, "windows": 0}, [], {}
         self.left = {"shards": 0, "windows": 0}
 
-    def take(self, dataset: Dataset, shard: str | None, rows: list[dict]) -> None:
+    def add_shard(self, dataset: Dataset, shard: str | None, rows: list[dict]) -> None:
         """One shard of the plan, or the clips that gave no window."""
         try:
             record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
             if record:
-                check_rows(dataset.record(record["shard"]), rows, record)
+                check_record_rows(dataset.record_path(record["shard"]), rows, record)
         except DamagedShard:
             record = None
             self.damaged.append(shard)
@@ -78,43 +78,43 @@ class Counted(Tally):
             counts["shards"] += bool(there)
             counts["windows"] += sum(row not in self.superseded for row in rows) if there else 0
         if record or not shard:
-            part = part_of(shard, rows, record, self.superseded)
+            part = make_shard_rows(shard, rows, record, self.superseded)
             self.add(part)
             if shard and record:
                 self.index[shard] = index_entry(part)
 
 
-def status(dataset: Dataset) -> dict[str, Any]:
+def read_status(dataset: Dataset) -> dict[str, Any]:
     """All that is known without reading a shard.
 
     Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
     """
     dataset.check_plan()
-    counted, running, last = Counted(Superseded(dataset.rounds())), dataset.is_held(), dataset.fence.last()
+    counted, running, last = StatusCounter(SupersededRows(dataset.rounds())), dataset.is_locked(), dataset.run_lock.owner()
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
-        counted.take(dataset, shard, list(rows))
-    summary, speed = counted.summary(), rate(dataset)
-    missing, old = ([], []) if counted.left["shards"] or counted.damaged else derived_files(dataset, counted, summary)
+        counted.add_shard(dataset, shard, list(rows))
+    summary, speed = counted.summary(), read_windows_per_second(dataset)
+    missing, old = ([], []) if counted.left["shards"] or counted.damaged else find_stale_files(dataset, counted, summary)
     seconds_left = counted.left["windows"] / speed if speed else None
     return dict(
         dataset=str(dataset.root), running=running, last_run=last and last._asdict(), planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
         windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
-        views=names(dataset),
+        views=list_views(dataset),
     )  # fmt: skip
 
 
-def rate(dataset: Dataset) -> float | None:
+def read_windows_per_second(dataset: Dataset) -> float | None:
     """Windows a second of the last run, from its first moment to its last commit; None where nothing was committed."""
-    entries = list(progress(dataset.progress))
+    entries = list(read_progress_log(dataset.progress))
     if not entries:
         return None
     began = entries[-1]["at"] - entries[-1]["elapsed_s"]
-    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < SAME_RUN_S, reversed(entries)))
+    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < SAME_RUN_TOLERANCE_S, reversed(entries)))
     windows = sum(entry["kept"] + entry["rejected"] + entry["quarantined"] for entry in mine)
     return windows / entries[-1]["elapsed_s"] if entries[-1]["elapsed_s"] > 0 else None
 
 
-def progress(path: Path) -> Iterator[dict[str, Any]]:
+def read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of the progress log; one that was torn when a run was stopped is passed over."""
     numbers = ("kept", "rejected", "quarantined", "elapsed_s", "at")
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -125,23 +125,23 @@ def progress(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def derived_files(dataset: Dataset, counted: Counted, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+def find_stale_files(dataset: Dataset, counted: StatusCounter, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Derived files that are not there, and those that are seen to be of other records, of a finished data set."""
     training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
     checks: dict[str, Callable[[], bool]] = {
         "manifest.parquet": lambda: pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values()),
         "index.json": lambda: {"run": run_digest(dataset), "shards": counted.index}.items() <= json.loads(dataset.index.read_bytes()).items(),
         "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,
-        "histogram.safetensors": lambda: digest_of(dataset.merged) == json.loads(dataset.index.read_bytes())["histogram"],
-        "statistics.json": lambda: belongs(dataset),
+        "histogram.safetensors": lambda: sha256_of_file(dataset.merged_histogram) == json.loads(dataset.index.read_bytes())["histogram"],
+        "statistics.json": lambda: statistics_match(dataset),
         "README.md": lambda: True,
     }
-    needed = [name for name in FILES if training or name not in ("histogram.safetensors", "statistics.json")]
+    needed = [name for name in DERIVED_FILES if training or name not in ("histogram.safetensors", "statistics.json")]
     missing = [name for name in needed if not (dataset.root / name).exists()]
-    return missing, [name for name in needed if name not in missing and not holds(checks[name])]
+    return missing, [name for name in needed if name not in missing and not is_intact(checks[name])]
 
 
-def holds(check: Callable[[], bool]) -> bool:
+def is_intact(check: Callable[[], bool]) -> bool:
     """Whether a file is there, can be read, and is what it should be."""
     try:
         return check()
@@ -149,60 +149,60 @@ def holds(check: Callable[[], bool]) -> bool:
         return False
 
 
-def belongs(dataset: Dataset) -> bool:
+def statistics_match(dataset: Dataset) -> bool:
     """Whether the statistics are of the training shards that are there. Raises ValueError where they are not."""
-    check_belongs(statistics.decode(dataset.statistics.read_bytes()), [Selection(dataset)])
+    check_matches_shards(statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)])
     return True
 
 
-def digest_of(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def format_status(found: dict[str, Any]) -> list[str]:
     """The same, for a person."""
     planned, left = found["planned"], found["left"]
     done = {name: planned[name] - left[name] for name in planned}
-    head = f"{found['dataset']}: {done['shards']} of {count(planned['shards'], 'shard')} built, {done['windows']} of {count(planned['windows'], 'window')}"
-    reasons = {name: f"  {found[name]} {name} {by(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
-    body = [f"  {found['kept']} kept {by(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {human_size(found['bytes'])}"]
-    return [printable(head), *map(indented, body), *map(indented, notes(found))]
+    head = f"{found['dataset']}: {done['shards']} of {pluralize(planned['shards'], 'shard')} built, {done['windows']} of {pluralize(planned['windows'], 'window')}"
+    reasons = {name: f"  {found[name]} {name} {format_counts(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
+    body = [f"  {found['kept']} kept {format_counts(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {human_size(found['bytes'])}"]
+    return [to_printable(head), *map(indent_line, body), *map(indent_line, list_notes(found))]
 
 
-def indented(line: str) -> str:
-    return "  " + printable(line)
+def indent_line(line: str) -> str:
+    return "  " + to_printable(line)
 
 
-def notes(found: dict[str, Any]) -> Iterator[str]:
+def list_notes(found: dict[str, Any]) -> Iterator[str]:
     """What goes on, and what is to be done."""
-    yield from notes_of_runs(found)
+    yield from list_run_notes(found)
     if found["damaged_records"]:
         yield f"damaged records: {', '.join(found['damaged_records'])}; quiver repair builds their shards again"
     for what in ("missing", "out_of_date"):
         if found[f"derived_{what}"] and not found["running"]:
             yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
     if not found["left"]["shards"] and not found["running"]:
-        yield from (line.strip() for line in retry_lines(found["retryable"], found["dataset"]))
+        yield from (line.strip() for line in format_retry_hint(found["retryable"], found["dataset"]))
     if found["views"]:
         yield f"views: {', '.join(found['views'])}"
 
 
-def notes_of_runs(found: dict[str, Any]) -> Iterator[str]:
+def list_run_notes(found: dict[str, Any]) -> Iterator[str]:
     """Whether one lives, is paused, or died; and how long it takes."""
-    last, speed = found["last_run"] and Holder(**found["last_run"]), found["windows_per_second"]
+    last, speed = found["last_run"] and LockOwner(**found["last_run"]), found["windows_per_second"]
     pace = f", {speed:.2f} windows a second" if speed else ""
     if found["running"]:
-        remaining = f", about {in_time(found['seconds_left'])} left" if found["seconds_left"] else ""
-        still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STILL_S:.0f} goes on in its place"
-        yield still if last and last.still else f"a run is writing to it now{pace}{remaining}"
+        remaining = f", about {format_duration(found['seconds_left'])} left" if found["seconds_left"] else ""
+        still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
+        yield still if last and last.is_stale else f"a run is writing to it now{pace}{remaining}"
     elif found["left"]["shards"]:
-        remaining = f" (at the last run's{pace[1:]} about {in_time(found['seconds_left'])})" if speed else ""
+        remaining = f" (at the last run's{pace[1:]} about {format_duration(found['seconds_left'])})" if speed else ""
         yield f"no run is going on; the same extract-flow command goes on{remaining}"
     if last:
         yield f"the run {'that holds it' if found['running'] else 'before died'}: {last}"
 
 
-def in_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -13,37 +13,37 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli.args import words
-from jobs.cli.errors import sentences
-from jobs.cli.presets import AUTOENCODERS, CROPS, SLICES
+from jobs.cli.args import command_line_args
+from jobs.cli.errors import error_boundary
+from jobs.cli.presets import AUTOENCODERS, AUTOENCODER_CROPS, SLICES_PER_SAMPLE
 from jobs.cli.training import (
-    Data,
-    Show,
-    begin_with,
-    check_shares,
-    finished,
-    held,
-    parse,
-    run,
-    seeded,
-    shown,
-    start,
-    tell_what_is_not_held_out,
-    together,
-    told,
+    TrainingOptions,
+    ShowProgress,
+    load_matching_weights,
+    check_batch_divisible,
+    report_finished,
+    training_lock,
+    parse_preset_args,
+    run_task,
+    seed_weights,
+    progress,
+    launch_training,
+    warn_without_test_split,
+    distributed_group,
+    report_skipped_checkpoints,
 )
 from model import checkpoints
-from model.normalizer import units_of
+from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
 from model.prior.inference import load_autoencoder
 from model.train.denoiser_task import AutoencoderTask
 from model.train.loop import TrainConfig
-from pipeline.motion.normalize import Normalisation
+from pipeline.motion.normalize import Normalization
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainAutoencoder(Data):
-    normalisation: Normalisation = "adaptive"
+class TrainAutoencoder(TrainingOptions):
+    normalisation: Normalization = "adaptive"
     """How coefficients are normalised: adaptive is the paper's, resolution its ablation."""
     crop: tuple[int, int] | None = None
     """Width and height of the part of each slice that a step learns from, multiples of 4; without it, the whole."""
@@ -54,46 +54,46 @@ class TrainAutoencoder(Data):
 
 
 PRESETS = {
-    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=CROPS.get(name), slices=SLICES.get(name, 1)))
+    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=AUTOENCODER_CROPS.get(name), slices=SLICES_PER_SAMPLE.get(name, 1)))
     for name, (text, network, config) in AUTOENCODERS.items()
 }
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parse("quiver train-autoencoder", PRESETS, args, __doc__)
-        with shown() as show:
-            start(learn, job, job.train, show)
-        following = ["train-denoiser", words(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", beside(job.out)]
-        finished("autoencoder", job.out, following)
+    with error_boundary():
+        job = parse_preset_args("quiver train-autoencoder", PRESETS, args, __doc__)
+        with progress() as show:
+            launch_training(run_training, job, job.train, show)
+        following = ["train-denoiser", command_line_args(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", suggest_prior_folder(job.out)]
+        report_finished("autoencoder", job.out, following)
 
 
-def beside(out: Path) -> Path:
+def suggest_prior_folder(out: Path) -> Path:
     """A name for the prior that is not the autoencoder's."""
     named = out if out.name else out.absolute()
     return named.with_name(f"{named.name}-prior")
 
 
-def learn(job: TrainAutoencoder, show: Show) -> None:
+def run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     """The training, in one of its processes."""
-    selections = job.selections()
-    statistics = job.scales(selections)
-    units = units_of(statistics, job.normalisation, job.frequencies)
-    training, test = job.examples(selections, statistics, job.normalisation, units.frequencies)
-    whole = job.untouched(selections, statistics, job.normalisation, units.frequencies, "train")
-    seeded(job.train)
+    selections = job.open_datasets()
+    statistics = job.load_statistics(selections)
+    units = normalizer_from_statistics(statistics, job.normalisation, job.frequencies)
+    training, test = job.make_train_and_test(selections, statistics, job.normalisation, units.frequencies)
+    whole = job.make_unaugmented(selections, statistics, job.normalisation, units.frequencies, "train")
+    seed_weights(job.train)
     task = AutoencoderTask(job.network, units, whole, test, crop=job.crop)
-    check_multiples(task.network.factor, size=units.size, crop=job.crop or units.size)
-    if job.start and not checkpoints.steps(job.out):
-        begin_with(task.network, told(load_autoencoder(job.start)).network, job.start)
-    with together(job.train.device) as group, held(job.out, group):
-        check_shares(group, batch=job.train.batch)
-        tell_what_is_not_held_out(selections)
-        run(task, training, job.train, job.out, "autoencoder", show)
+    check_divisible(task.network.downsampling_factor, size=units.size, crop=job.crop or units.size)
+    if job.start and not checkpoints.step_folders(job.out):
+        load_matching_weights(task.network, report_skipped_checkpoints(load_autoencoder(job.start)).network, job.start)
+    with distributed_group(job.train.device) as group, training_lock(job.out, group):
+        check_batch_divisible(group, batch=job.train.batch)
+        warn_without_test_split(selections)
+        run_task(task, training, job.train, job.out, "autoencoder", show)
 
 
-def check_multiples(factor: int, **sizes: tuple[int, int]) -> None:
+def check_divisible(factor: int, **sizes: tuple[int, int]) -> None:
     """Raises ValueError unless the network can halve each size as often as it does."""
     for name, size in sizes.items():
         if any(length < 1 or length % factor for length in size):

@@ -15,40 +15,40 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs.cli.errors import sentences
-from jobs.cli.presets import COORDINATION, DENOISERS, SLICES
+from jobs.cli.errors import error_boundary
+from jobs.cli.presets import COORDINATION_SCHEDULES, DENOISERS, SLICES_PER_SAMPLE
 from jobs.cli.training import (
-    Data,
-    Show,
-    begin_with,
-    check_shares,
-    finished,
-    held,
-    parse,
-    run,
-    seeded,
-    shown,
-    start,
-    tell_what_is_not_held_out,
-    together,
-    told,
+    TrainingOptions,
+    ShowProgress,
+    load_matching_weights,
+    check_batch_divisible,
+    report_finished,
+    training_lock,
+    parse_preset_args,
+    run_task,
+    seed_weights,
+    progress,
+    launch_training,
+    warn_without_test_split,
+    distributed_group,
+    report_skipped_checkpoints,
 )
 from model import checkpoints
-from model.normalizer import units_of
+from model.normalizer import normalizer_from_statistics
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
-from model.prior.frequency_attention import coordinate
-from model.prior.inference import checkpoint_of, load_autoencoder, load_prior
-from model.prior.inference import settings as settings_of
-from model.prior.pretrained import TAKEN, begin_with_inpainting, inpainting_config
-from model.train.denoiser_task import Denoiser, DenoiserTask, Frozen
+from model.prior.frequency_attention import add_frequency_attention
+from model.prior.inference import load_checkpoint, load_autoencoder, load_prior
+from model.prior.inference import restore_config as settings_of
+from model.prior.pretrained import PRETRAINED_FIELDS, load_inpainting_weights, inpainting_config
+from model.train.denoiser_task import Denoiser, DenoiserTask, TrainedAutoencoder
 from model.train.loop import TrainConfig
-from pipeline.dataset.open import Selection
-from pipeline.motion.normalize import Normalisation
+from pipeline.dataset.open import DatasetView
+from pipeline.motion.normalize import Normalization
 from schemas.statistics import SpectrumStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(DenoiserConfig):
+class NetworkOptions(DenoiserConfig):
     frequencies: tyro.conf.Suppress[int] = 16
     """Those of --frequencies."""
     text_channels: tyro.conf.Suppress[int] = 0
@@ -58,12 +58,12 @@ class Network(DenoiserConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDenoiser(Data):
+class TrainDenoiser(TrainingOptions):
     autoencoder: Path
     """Folder of a trained autoencoder, of the same training shards."""
-    normalisation: Normalisation | None = None
+    normalisation: Normalization | None = None
     """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
-    stage: Literal["both", "slice", "coordinate"] = "both"
+    stage: Literal["both", "slice", "add_frequency_attention"] = "both"
     """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated alone."""
     coordinate_steps: int = 1000
     """Optimiser steps of the second stage."""
@@ -73,7 +73,7 @@ class TrainDenoiser(Data):
     """A trained denoiser to begin the first stage with."""
     pretrained: Path | None = None
     """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its U-Net's widths and levels are taken."""
-    network: Annotated[Network, tyro.conf.arg(name="")] = field(default_factory=Network)
+    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def __post_init__(self):
@@ -86,28 +86,28 @@ class TrainDenoiser(Data):
             raise ValueError("--pretrained is of one image at a time, and --mode volume of all frequencies at once, expected another mode")
 
     @property
-    def first(self) -> Path:
+    def first_stage_folder(self) -> Path:
         """Folder of the first stage."""
-        return self.out / SLICE if self.network.mode == "coordinated" else self.out
+        return self.out / SLICE_FOLDER if self.network.mode == "coordinated" else self.out
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        return self.out, self.first
+    def checkpoint_folders(self) -> tuple[Path, ...]:
+        return self.out, self.first_stage_folder
 
 
-SLICE = "slice"
+SLICE_FOLDER = "slice"
 """Name of the folder of the first stage, in that of a coordinated training."""
-MISSING = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
+REQUIRED_OPTIONS = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
 PRESETS = {
     name: (
         text,
         TrainDenoiser(
-            **MISSING,
-            network=Network(**asdict(network)),
+            **REQUIRED_OPTIONS,
+            network=NetworkOptions(**asdict(network)),
             train=config,
-            slices=SLICES.get(name, 1),
-            coordinate_steps=COORDINATION[name][0],
-            coordinate_batch=COORDINATION[name][1],
+            slices=SLICES_PER_SAMPLE.get(name, 1),
+            coordinate_steps=COORDINATION_SCHEDULES[name][0],
+            coordinate_batch=COORDINATION_SCHEDULES[name][1],
         ),
     )
     for name, (text, network, config) in DENOISERS.items()
@@ -116,75 +116,75 @@ PRESETS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parse("quiver train-denoiser", PRESETS, args, __doc__)
-        check_folders(job)
-        with shown() as show:
-            start(learn, job, job.train, show)
-        out = job.first if job.stage == "slice" else job.out
-        finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
+    with error_boundary():
+        job = parse_preset_args("quiver train-denoiser", PRESETS, args, __doc__)
+        check_folders_differ(job)
+        with progress() as show:
+            launch_training(run_training, job, job.train, show)
+        out = job.first_stage_folder if job.stage == "slice" else job.out
+        report_finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
 
 
-def check_folders(job: TrainDenoiser) -> None:
+def check_folders_differ(job: TrainDenoiser) -> None:
     """Raises ValueError where the checkpoints of the denoiser would come among the autoencoder's."""
-    if job.autoencoder.resolve() in (folder.resolve() for folder in job.folders):
+    if job.autoencoder.resolve() in (folder.resolve() for folder in job.checkpoint_folders):
         raise ValueError(f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}")
 
 
-def learn(job: TrainDenoiser, show: Show) -> None:
+def run_training(job: TrainDenoiser, show: ShowProgress) -> None:
     """The training, in one of its processes."""
-    selections = job.selections()
-    statistics = job.scales(selections)
-    autoencoder = fitting_autoencoder(job, statistics)
-    config = network_of(job, autoencoder.units.frequencies)
-    with together(job.train.device) as group, held(job.out, group):
-        check_shares(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
-        tell_what_is_not_held_out(selections)
+    selections = job.open_datasets()
+    statistics = job.load_statistics(selections)
+    autoencoder = load_matching_autoencoder(job, statistics)
+    config = make_network_config(job, autoencoder.normalizer.frequencies)
+    with distributed_group(job.train.device) as group, training_lock(job.out, group):
+        check_batch_divisible(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
+        warn_without_test_split(selections)
         if job.stage != "coordinate" or config.mode != "coordinated":
-            seeded(job.train)
+            seed_weights(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
-            begin(job, denoiser)
-            train_one(job, selections, statistics, autoencoder, denoiser, job.train, job.first, show)
+            load_start_weights(job, denoiser)
+            train_stage(job, selections, statistics, autoencoder, denoiser, job.train, job.first_stage_folder, show)
         if job.stage != "slice" and config.mode == "coordinated":
-            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), first_stage(job, config, autoencoder)
-            seeded(job.train)
-            train_one(job, selections, statistics, autoencoder, coordinate(first), second, job.out, show)
+            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), load_first_stage(job, config, autoencoder)
+            seed_weights(job.train)
+            train_stage(job, selections, statistics, autoencoder, add_frequency_attention(first), second, job.out, show)
 
 
-def network_of(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
+def make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
     """The network that is trained: with --pretrained its U-Net is that one or, in going on, which does without, the checkpoint's."""
     settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
     config = DenoiserConfig(**settings)
     if job.pretrained is None:
         return config
-    if not checkpoints.steps(job.first):
+    if not checkpoints.step_folders(job.first_stage_folder):
         return inpainting_config(job.pretrained, config)
-    saved = settings_of(checkpoint_of(job.first, "denoiser")[0], "denoiser", DenoiserConfig)
-    return replace(config, **{name: getattr(saved, name) for name in TAKEN})
+    saved = settings_of(load_checkpoint(job.first_stage_folder, "denoiser")[0], "denoiser", DenoiserConfig)
+    return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
 
 
-def begin(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
+def load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
     """With what the first stage begins, unless it goes on."""
-    if checkpoints.steps(job.first):
+    if checkpoints.step_folders(job.first_stage_folder):
         return
     if job.start:
-        folder = job.start / SLICE if checkpoints.steps(job.start / SLICE) else job.start
-        begin_with(denoiser, told(load_prior(folder)).denoiser, job.start)
+        folder = job.start / SLICE_FOLDER if checkpoints.step_folders(job.start / SLICE_FOLDER) else job.start
+        load_matching_weights(denoiser, report_skipped_checkpoints(load_prior(folder)).denoiser, job.start)
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
-        begin_with_inpainting(denoiser, job.pretrained)
+        load_inpainting_weights(denoiser, job.pretrained)
 
 
-def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> Frozen:
+def load_matching_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> TrainedAutoencoder:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
-    found = told(load_autoencoder(job.autoencoder))
-    saved = checkpoints.newest(job.autoencoder)[0].config
+    found = report_skipped_checkpoints(load_autoencoder(job.autoencoder))
+    saved = checkpoints.read_newest(job.autoencoder)[0].config
     if saved["step"] < saved["training"]["steps"]:
         raise ValueError(f"the autoencoder in {job.autoencoder} has come to step {saved['step']} of {saved['training']['steps']}: finish it first")
-    if found.units.shards != statistics.shards:
+    if found.normalizer.shards != statistics.shards:
         raise ValueError(f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}")
-    if job.normalisation not in (None, found.units.normalisation):
-        raise ValueError(f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.units.normalisation}")
-    if units_of(statistics, found.units.normalisation, found.units.frequencies) != found.units:
+    if job.normalisation not in (None, found.normalizer.normalisation):
+        raise ValueError(f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.normalizer.normalisation}")
+    if normalizer_from_statistics(statistics, found.normalizer.normalisation, found.normalizer.frequencies) != found.normalizer:
         raise ValueError(f"the autoencoder in {job.autoencoder} was trained with other scales of these shards: give its file of them as --statistics")
     latents, levels = found.network.config.latent_channels, len(found.network.config.channels)
     if (latents, levels) != (job.network.latent_channels, len(job.network.image_channels)):
@@ -192,43 +192,43 @@ def fitting_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> F
             f"the autoencoder in {job.autoencoder} has {latents} latent channels and {levels} levels, expected "
             f"{job.network.latent_channels} and the {len(job.network.image_channels)} of --image-channels"
         )
-    return found._replace(units=found.units.first(job.frequencies or found.units.frequencies))
+    return found._replace(normalizer=found.normalizer.truncate(job.frequencies or found.normalizer.frequencies))
 
 
-def train_one(
+def train_stage(
     job: TrainDenoiser,
-    selections: Sequence[Selection],
+    selections: Sequence[DatasetView],
     statistics: SpectrumStatistics,
-    autoencoder: Frozen,
+    autoencoder: TrainedAutoencoder,
     denoiser: Denoiser,
     config: TrainConfig,
     out: Path,
-    show: Show,
+    show: ShowProgress,
 ) -> None:
     """One stage."""
-    one, units = isinstance(denoiser, SliceDenoiser), autoencoder.units
-    training, test = job.examples(selections, statistics, units.normalisation, units.frequencies, all_of_them=not one)
-    run(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
+    one, units = isinstance(denoiser, SliceDenoiser), autoencoder.normalizer
+    training, test = job.make_train_and_test(selections, statistics, units.normalisation, units.frequencies, all_of_them=not one)
+    run_task(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
 
 
-def first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: Frozen) -> SliceDenoiser:
+def load_first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder) -> SliceDenoiser:
     """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
     another autoencoder or on other shards.
     """
-    if not checkpoints.steps(job.first):
-        raise ValueError(f"{job.first} holds no first stage, expected --stage slice or both first")
-    prior = told(load_prior(job.first))
+    if not checkpoints.step_folders(job.first_stage_folder):
+        raise ValueError(f"{job.first_stage_folder} holds no first stage, expected --stage slice or both first")
+    prior = report_skipped_checkpoints(load_prior(job.first_stage_folder))
     denoiser = prior.denoiser
-    step = checkpoints.newest(job.first)[0].config["step"]
+    step = checkpoints.read_newest(job.first_stage_folder)[0].config["step"]
     if step < job.train.steps:
-        raise ValueError(f"the first stage in {job.first} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
+        raise ValueError(f"the first stage in {job.first_stage_folder} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
-        raise ValueError(f"{job.first} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
+        raise ValueError(f"{job.first_stage_folder} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
     different = [field.name for field in fields(config) if field.name != "mode" and getattr(config, field.name) != getattr(denoiser.config, field.name)]
     if different:
-        raise ValueError(f"the first stage in {job.first} is of another network ({', '.join(different)} differ), expected the same settings")
-    if prior.units != autoencoder.units or not checkpoints.same(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
-        raise ValueError(f"the first stage in {job.first} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
+        raise ValueError(f"the first stage in {job.first_stage_folder} is of another network ({', '.join(different)} differ), expected the same settings")
+    if prior.normalizer != autoencoder.normalizer or not checkpoints.weights_equal(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
+        raise ValueError(f"the first stage in {job.first_stage_folder} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
     return denoiser
 
 

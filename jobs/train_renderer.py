@@ -12,31 +12,31 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli.errors import sentences, tell
+from jobs.cli.errors import error_boundary, print_message
 from jobs.cli.presets import RENDERER_CROPS, RENDERERS
 from jobs.cli.training import (
-    Data,
-    Show,
-    check_shares,
-    finished,
-    held,
-    parse,
-    run,
-    seeded,
-    shown,
-    speaks,
-    start,
-    tell_what_is_not_held_out,
-    together,
+    TrainingOptions,
+    ShowProgress,
+    check_batch_divisible,
+    report_finished,
+    training_lock,
+    parse_preset_args,
+    run_task,
+    seed_weights,
+    progress,
+    is_main_process,
+    launch_training,
+    warn_without_test_split,
+    distributed_group,
 )
-from model.data.augment import OFF, AugmentConfig
+from model.data.augment import NO_AUGMENT, AugmentConfig
 from model.render.renderer import RendererConfig
 from model.train.loop import TrainConfig
-from model.train.renderer_task import Pairs, RendererTask, RenderingLoss
+from model.train.renderer_task import PairDataset, RendererTask, RenderingLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRenderer(Data):
+class TrainRenderer(TrainingOptions):
     network: Annotated[RendererConfig, tyro.conf.arg(name="")] = field(default_factory=RendererConfig)
     loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
     crop: tuple[int, int] | None = None
@@ -52,27 +52,27 @@ PRESETS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parse("quiver train-renderer", PRESETS, args, __doc__)
-        with shown() as show:
-            start(learn, job, job.train, show)
-        finished("renderer", job.out, ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"])
+    with error_boundary():
+        job = parse_preset_args("quiver train-renderer", PRESETS, args, __doc__)
+        with progress() as show:
+            launch_training(run_training, job, job.train, show)
+        report_finished("renderer", job.out, ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"])
 
 
-def learn(job: TrainRenderer, show: Show) -> None:
+def run_training(job: TrainRenderer, show: ShowProgress) -> None:
     """The training, in one of its processes."""
-    selections = job.selections()
-    statistics, augment = job.scales(selections), AugmentConfig() if job.augment else OFF
-    training = Pairs(selections, statistics, augment)
-    test = Pairs(selections, statistics, split="test")
-    seeded(job.train)
+    selections = job.open_datasets()
+    statistics, augment = job.load_statistics(selections), AugmentConfig() if job.augment else NO_AUGMENT
+    training = PairDataset(selections, statistics, augment)
+    test = PairDataset(selections, statistics, split="test")
+    seed_weights(job.train)
     task = RendererTask(job.network, job.loss, test if len(test) else None, crop=job.crop)
-    with together(job.train.device) as group, held(job.out, group):
-        check_shares(group, batch=job.train.batch)
-        tell_what_is_not_held_out(selections)
-        if job.network.imagenet is None and speaks():
-            tell("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
-        run(task, training, job.train, job.out, "renderer", show)
+    with distributed_group(job.train.device) as group, training_lock(job.out, group):
+        check_batch_divisible(group, batch=job.train.batch)
+        warn_without_test_split(selections)
+        if job.network.imagenet is None and is_main_process():
+            print_message("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
+        run_task(task, training, job.train, job.out, "renderer", show)
 
 
 if __name__ == "__main__":

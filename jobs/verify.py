@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 
 from jobs import cluster
-from jobs.cli.args import parsed
-from jobs.cli.errors import Exit, put, say, sentences
-from jobs.cli.progress import count
+from jobs.cli.args import parse_args
+from jobs.cli.errors import ExitCode, print_raw, print_output, error_boundary
+from jobs.cli.progress import pluralize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.verify import Each, Fault, Planned, Verified, verify
-from schemas.outcome import printable
+from pipeline.dataset.verify import ShardMap, Fault, PlannedShard, VerifyReport, verify
+from schemas.outcome import to_printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,45 +44,45 @@ class Verify:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Verify, "quiver verify", args)
+    with error_boundary():
+        job = parse_args(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())
-        running = dataset.is_held()
-        found = verify(dataset, mapped(job.workers), alone=not running)
-        put(json.dumps(described(dataset, found, running))) if job.json else say("\n".join(lines(dataset, found, running)))
+        running = dataset.is_locked()
+        found = verify(dataset, shard_mapper(job.workers), alone=not running)
+        print_raw(json.dumps(verify_record(dataset, found, running))) if job.json else print_output("\n".join(format_faults(dataset, found, running)))
     if found.faults:
-        raise SystemExit(Exit.STORAGE)
+        raise SystemExit(ExitCode.STORAGE)
 
 
-def mapped(workers: int) -> Each:
+def shard_mapper(workers: int) -> ShardMap:
     """Applies a function to shards, on as many processes, with a bar on a terminal."""
-    return lambda function, items: with_bar(cluster.mapped(function, items, workers), len(items))
+    return lambda function, items: track_shards(cluster.parallel_map(function, items, workers), len(items))
 
 
-def with_bar(found: Iterable[tuple[Planned, list[Fault]]], total: int) -> Iterator[list[Fault]]:
+def track_shards(found: Iterable[tuple[PlannedShard, list[Fault]]], total: int) -> Iterator[list[Fault]]:
     """What was found, shard by shard."""
     console = Console(stderr=True)
     for _, faults in track(found, "shards", total=total, console=console, disable=not console.is_terminal, transient=True):
         yield faults
 
 
-def described(dataset: Dataset, found: Verified, running: bool) -> dict:
+def verify_record(dataset: Dataset, found: VerifyReport, running: bool) -> dict:
     """All that was found, for a program."""
     faults = [{"path": fault.path, "what": fault.what, "remedy": fault.remedy.name.lower(), "shard": fault.shard} for fault in found.faults]
-    return dict(dataset=str(dataset.root), whole=not faults, shards=found.shards, left=found.left, running=running, compared=found.compared, faults=faults)
+    return dict(dataset=str(dataset.root), whole=not faults, shards=found.shards, left=found.unbuilt, running=running, compared=found.compared, faults=faults)
 
 
-def lines(dataset: Dataset, found: Verified, running: bool) -> list[str]:
+def format_faults(dataset: Dataset, found: VerifyReport, running: bool) -> list[str]:
     """One line for each fault, then what was checked, for a person."""
-    faults = [printable(str(fault)) for fault in found.faults]
+    faults = [to_printable(str(fault)) for fault in found.faults]
     if not found.shards:
-        return [*faults, f"{count(len(faults), 'fault')} in {dataset.root}; nothing else was checked"]
-    checked = f"{count(found.shards - len(found.left), 'shard')} read" + (", derived files built again and compared" if found.compared else "")
-    sound = "sound so far" if found.left else "whole"
-    head = f"{dataset.root}: {count(len(faults), 'fault') if faults else sound} ({checked})"
+        return [*faults, f"{pluralize(len(faults), 'fault')} in {dataset.root}; nothing else was checked"]
+    checked = f"{pluralize(found.shards - len(found.unbuilt), 'shard')} read" + (", derived files built again and compared" if found.compared else "")
+    sound = "sound so far" if found.unbuilt else "whole"
+    head = f"{dataset.root}: {pluralize(len(faults), 'fault') if faults else sound} ({checked})"
     notes = ["  a run is writing to it: its files in the making and the derived files were not looked at"] if running else []
-    notes += [f"  {count(len(found.left), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"] if found.left else []
-    notes += ["  the derived files were not compared, since records or histograms are damaged"] if not (found.compared or running or found.left) else []
+    notes += [f"  {pluralize(len(found.unbuilt), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"] if found.unbuilt else []
+    notes += ["  the derived files were not compared, since records or histograms are damaged"] if not (found.compared or running or found.unbuilt) else []
     return [*faults, head, *notes, *([f"  quiver repair {dataset.root} puts right what can be"] if faults else [])]
 
 

@@ -10,20 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.flow.raft_weights import parse, read
+from pipeline.flow.raft_weights import parse_weights, read_weights
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB, 0 to 1."""
-DEPTHS = (3, 4, 6)
+RESNET34_STAGE_BLOCKS = (3, 4, 6)
 """Blocks of ResNet-34's first three stages (He et al. 2016, table 1)."""
-VGG = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
+VGG16_CONVOLUTIONS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
 """Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
-COMPARED = (1, 3, 6, 9)
+VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
 """After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows each but the last."""
 UNUSED = ("layer4.", "fc.")
 
 
-class Standard(nn.Module):
+class ImageNetNormalize(nn.Module):
     """RGB of -1 to 1 as networks of ImageNet want it."""
 
     middle: Tensor
@@ -31,7 +31,7 @@ class Standard(nn.Module):
 
     def __init__(self):
         super().__init__()
-        for name, value in (("middle", MEAN), ("width", DEVIATION)):
+        for name, value in (("middle", IMAGENET_MEAN), ("width", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
@@ -58,18 +58,18 @@ class ResNet34(nn.Module):
     def __init__(self, width: int = 64):
         super().__init__()
         self.widths = (width, width, 2 * width, 4 * width)
-        self.standard = Standard()
+        self.normalize = ImageNetNormalize()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(*(BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1) for block in range(depth)))
-            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), DEPTHS, strict=True)
+            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), RESNET34_STAGE_BLOCKS, strict=True)
         )
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        x = self.bn1(self.conv1(self.standard(image))).relu()
+        x = self.bn1(self.conv1(self.normalize(image))).relu()
         found = [x, self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))]
         for layer in (self.layer2, self.layer3):
             found.append(layer(found[-1]))
@@ -81,14 +81,14 @@ class VGG16(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.standard, layers = Standard(), []
-        for number, (width, out) in enumerate(VGG):
-            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in COMPARED[:-1] else [])
+        self.normalize, layers = ImageNetNormalize(), []
+        for number, (width, out) in enumerate(VGG16_CONVOLUTIONS):
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in VGG16_FEATURE_LAYERS[:-1] else [])
         self.features = nn.Sequential(*layers)
         self.requires_grad_(False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        x, found = self.standard(image), []
+        x, found = self.normalize(image), []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 found.append(x)
@@ -101,14 +101,14 @@ class AlexNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.standard = Standard()
+        self.normalize = ImageNetNormalize()
         convolutions = (nn.Conv2d(3, 64, 11, 4, 2), nn.Conv2d(64, 192, 5, 1, 2), *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))))
         first, second, *others = ([convolution, nn.ReLU()] for convolution in convolutions)
         self.features = nn.Sequential(*first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others))
         self.requires_grad_(False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        x, found = self.standard(image), []
+        x, found = self.normalize(image), []
         for layer in self.features:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
@@ -116,15 +116,15 @@ class AlexNet(nn.Module):
         return found
 
 
-def fill(network: nn.Module, path: Path, name: str) -> None:
+def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
     """Loads torchvision's weights of the whole network from a file of torch.save or safetensors, in which nothing is executed.
 
     Raises ValueError where there is none, or where names or shapes are not those of `network`.
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file, expected torchvision's weights of {name}")
-    expected = {key: value.shape for key, value in network.state_dict().items() if not is_count(key)}
-    found = {key: value for key, value in parse(read(path), path).items() if key in expected or not (is_unused(key) or is_count(key))}
+    expected = {key: value.shape for key, value in network.state_dict().items() if not is_batch_counter(key)}
+    found = {key: value for key, value in parse_weights(read_weights(path), path).items() if key in expected or not (is_unused(key) or is_batch_counter(key))}
     wrong = sorted({key for key, _ in expected.items() ^ {key: value.shape for key, value in found.items()}.items()})
     if wrong:
         raise ValueError(f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
@@ -136,6 +136,6 @@ def is_unused(key: str) -> bool:
     return key.startswith((*UNUSED, "classifier.", "features.24.", "features.26.", "features.28."))
 
 
-def is_count(key: str) -> bool:
+def is_batch_counter(key: str) -> bool:
     """Whether it counts the batches that a norm has seen, which older files do not have."""
     return key.endswith(".num_batches_tracked")

@@ -29,8 +29,8 @@ from torch import Tensor
 from pipeline.dataset.shards import sync_folder
 
 CHECKPOINT_VERSION = 1
-STEP, UNFINISHED = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")
-CONFIG, TRAINING, DIGESTS = "config.json", "training.pt", "digests.json"
+STEP_FOLDER, TEMPORARY_FOLDER = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")
+CONFIG_FILE, TRAINING_FILE, DIGESTS_FILE = "config.json", "training.pt", "digests.json"
 
 
 class Checkpoint(NamedTuple):
@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
     folder: Path
     config: dict[str, Any]
 
-    def weights(self, name: str) -> dict[str, Tensor]:
+    def load_weights(self, name: str) -> dict[str, Tensor]:
         """One state, on the CPU. Raises ValueError where there is none of that name, or a value is not finite."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
@@ -47,15 +47,15 @@ class Checkpoint(NamedTuple):
         try:
             found = load(path.read_bytes())
         except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no safetensors file: {brief(error)}") from error
+            raise ValueError(f"{path} is no safetensors file: {summarize_error(error)}") from error
         for key, tensor in found.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{path} has values that are not finite in {key}")
         return found
 
-    def training(self) -> dict[str, Any]:
+    def load_training_state(self) -> dict[str, Any]:
         """Optimiser state and position."""
-        path = self.folder / TRAINING
+        path = self.folder / TRAINING_FILE
         if not path.exists():
             raise ValueError(f"{self.folder} holds no training state, and cannot be gone on from")
         try:
@@ -63,10 +63,10 @@ class Checkpoint(NamedTuple):
         except UnpicklingError as error:  # torch's own words advise to load it none the less
             raise ValueError(f"{path} cannot be read: it holds other things than tensors and numbers") from error
         except (AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {brief(error)}") from error
+            raise ValueError(f"{path} cannot be read: {summarize_error(error)}") from error
 
 
-def brief(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """What an error says, or its name, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -77,12 +77,12 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
     """
     folder, temporary = out / f"step-{step:08d}", out / f".{uuid.uuid4().hex}.tmp"
     for left in out.glob(".*.tmp"):
-        if UNFINISHED.fullmatch(left.name):  # of a training that was killed while it wrote
+        if TEMPORARY_FOLDER.fullmatch(left.name):  # of a training that was killed while it wrote
             shutil.rmtree(left)
     temporary.mkdir(parents=True)
     try:
-        digests = {name: write_synced(temporary / name, data, folder / name) for name, data in parts(config, states, training)}
-        write_synced(temporary / DIGESTS, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS)
+        digests = {name: write_synced(temporary / name, data, folder / name) for name, data in serialize_files(config, states, training)}
+        write_synced(temporary / DIGESTS_FILE, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS_FILE)
         sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(folder)
@@ -90,23 +90,23 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(out)
-    older = [path for path in steps(out) if path.name < folder.name]
+    older = [path for path in step_folders(out) if path.name < folder.name]
     for old in older[: max(0, len(older) + 1 - keep)]:
         shutil.rmtree(old)
     return folder
 
 
-def parts(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
+def serialize_files(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
     """The files of a checkpoint, by name, one after the other in memory."""
-    yield CONFIG, json.dumps({"format": CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
+    yield CONFIG_FILE, json.dumps({"format": CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
     for name, state in states.items():
         yield f"{name}.safetensors", save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
     file = io.BytesIO()  # torch's own writer hides which error of the disk it met
     torch.save(dict(training), file)
-    yield TRAINING, file.getbuffer()
+    yield TRAINING_FILE, file.getbuffer()
 
 
-def digest(weights: Mapping[str, Tensor]) -> str:
+def digest_weights(weights: Mapping[str, Tensor]) -> str:
     """sha256 of weights by name; of none, of nothing."""
     found = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
@@ -119,36 +119,36 @@ def write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
     """Returns the file's sha256. Raises OSError, which says its later `name`."""
     try:
         path.write_bytes(data)
-        return sync(path)
+        return sync_and_hash(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(name)) from error
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def weights_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two states are the same, to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())
 
 
-def sync(path: Path) -> str:
+def sync_and_hash(path: Path) -> str:
     """Makes a file durable; returns its sha256."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def steps(out: Path) -> list[Path]:
+def step_folders(out: Path) -> list[Path]:
     """Folders of checkpoints, the oldest first."""
-    return sorted(path for path in out.glob("step-*") if STEP.fullmatch(path.name)) if out.is_dir() else []
+    return sorted(path for path in out.glob("step-*") if STEP_FOLDER.fullmatch(path.name)) if out.is_dir() else []
 
 
-def newest(path: Path) -> tuple[Checkpoint, list[str]]:
+def read_newest(path: Path) -> tuple[Checkpoint, list[str]]:
     """The newest whole checkpoint of a training's folder, or the one that the folder is; and a sentence for each torn one
     that was passed over.
 
     Raises ValueError where there is none.
     """
-    folders, passed = (steps(path) or [path])[::-1], []
-    if folders == [path] and path.is_dir() and not (path / DIGESTS).exists():
+    folders, passed = (step_folders(path) or [path])[::-1], []
+    if folders == [path] and path.is_dir() and not (path / DIGESTS_FILE).exists():
         raise ValueError(f"{path} holds no checkpoint, expected the --out of a training")
     for folder in folders:
         try:
@@ -161,11 +161,11 @@ def newest(path: Path) -> tuple[Checkpoint, list[str]]:
 def read(folder: Path) -> Checkpoint:
     """Raises ValueError unless every file of it is the one that was written."""
     try:
-        digests = json.loads((folder / DIGESTS).read_bytes())
+        digests = json.loads((folder / DIGESTS_FILE).read_bytes())
         for name, digest in digests.items():
             check_file(folder, name, digest)
-        config = json.loads((folder / CONFIG).read_bytes())
-        if config["format"] != CHECKPOINT_VERSION or CONFIG not in digests:
+        config = json.loads((folder / CONFIG_FILE).read_bytes())
+        if config["format"] != CHECKPOINT_VERSION or CONFIG_FILE not in digests:
             raise ValueError(f"format is {config['format']!r}, expected {CHECKPOINT_VERSION}")
         if type(config["step"]) is not int:
             raise ValueError(f"step is {config['step']!r}, expected a whole number")

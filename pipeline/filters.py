@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from threadpoolctl import ThreadpoolController
 
-from schemas.outcome import Measures, Reason
+from schemas.outcome import FilterMeasures, Reason
 
 _threads = ThreadpoolController()
 
-THUMBNAIL = (64, 40)
+THUMBNAIL_SIZE = (64, 40)
 """Width and height at which neighbouring frames are correlated: small enough that sway does not count."""
 HISTOGRAM_BINS = 32
 UNCHANGED_LEVELS = 0.02
@@ -95,21 +95,21 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
 """Whether each rule rejects: of one window's Measures, or of columns of them (arrays, by the same names)."""
 
 
-def judge(measures: Measures, thresholds: Thresholds) -> list[Reason]:
+def judge(measures: FilterMeasures, thresholds: Thresholds) -> list[Reason]:
     """Every verdict that applies, in order; empty: the window is kept."""
     return [reason for reason, applies in RULES.items() if applies(measures, thresholds)]
 
 
-class Look(NamedTuple):
+class FrameStats(NamedTuple):
     """What the frame filters keep of one source frame."""
 
-    grey: UInt8[np.ndarray, "height width"]
+    gray: UInt8[np.ndarray, "height width"]
     brightness: float
     thumbnail: Float32[np.ndarray, "rows columns"]
     histogram: Float64[np.ndarray, " bins"]
 
 
-class Step(NamedTuple):
+class FrameDelta(NamedTuple):
     """How one source frame differs from the one before it."""
 
     correlation: float
@@ -117,20 +117,20 @@ class Step(NamedTuple):
     difference: float
 
 
-def look(image: UInt8[np.ndarray, "height width 3"]) -> Look:
+def compute_frame_stats(image: UInt8[np.ndarray, "height width 3"]) -> FrameStats:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     counts = np.bincount(grey.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS)
-    return Look(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
+    return FrameStats(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
 
 
-def step(before: Look, after: Look) -> Step:
+def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
     """Correlation of the thumbnails, distance of the histograms (half their L1, with neighbouring bins pooled), and
     mean absolute difference in grey levels.
     """
-    return Step(
+    return FrameDelta(
         correlation=correlation(before.thumbnail, after.thumbnail),
         histogram_distance=histogram_distance(before.histogram, after.histogram),
-        difference=float(cv2.norm(before.grey, after.grey, cv2.NORM_L1)) / before.grey.size,
+        difference=float(cv2.norm(before.gray, after.gray, cv2.NORM_L1)) / before.gray.size,
     )
 
 
@@ -149,8 +149,8 @@ def histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, "
     return float(np.abs(smooth).sum()) / 2
 
 
-def measure_frames(looks: Sequence[Look], steps: Sequence[Step], times: Float64[np.ndarray, " frames"]) -> dict[str, float]:
-    """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `times` in seconds."""
+def measure_frames(looks: Sequence[FrameStats], steps: Sequence[FrameDelta], times: Float64[np.ndarray, " frames"]) -> dict[str, float]:
+    """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `magnify_caption` in seconds."""
     brightness = [one.brightness for one in looks]
     return dict(
         cut_correlation=min(s.correlation for s in steps),
@@ -180,7 +180,7 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     of the slowest frequency looks like a line for a while, but it comes back, and leaves no length.
     """
     time = np.linspace(-1, 1, len(motion))
-    fit = drift_fit(len(motion))
+    fit = drift_weights(len(motion))
     flat = motion.reshape(len(motion), -1)
     moving = flat - flat.mean(axis=0)
     with _threads.limit(limits=1, user_api="blas"):
@@ -189,7 +189,7 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     return explained / energy if energy > 0 else 0.0, float(2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64))
 
 
-def drift_fit(frames: int) -> Float64[np.ndarray, " frames"]:
+def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
     """Weights of frames whose sum is what a straight line from -1 to 1 is to be multiplied by, fitted beside one whole oscillation (docs/maths.md, 6)."""
     time = np.linspace(-1, 1, frames)
     angle = 2 * np.pi * np.arange(frames) / frames

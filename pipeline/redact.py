@@ -5,27 +5,27 @@ A URL carries them before its host (`https://me:password@host/`) or among its pa
 
 import re
 
-USER = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
-ENDS = (
+USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
+SECRET_NAME_ENDINGS = (
     r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
 )
-WHOLE = "sig|auth|key|pass|pw|pwd|jwt"
+SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"
 """Of a parameter that is secret: what its name ends with, or is."""
-PARAMETER = re.compile(rf"(?<=[?&;#])([\w.-]*(?:{ENDS})|{WHOLE})=[^&\s'\"#]+", re.IGNORECASE)
+PARAMETER = re.compile(rf"(?<=[?&;#])([\w.-]*(?:{SECRET_NAME_ENDINGS})|{SECRET_NAMES})=[^&\s'\"#]+", re.IGNORECASE)
 
 
-def hidden(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """The text with what is secret in its URLs as `***`."""
-    return PARAMETER.sub(r"\1=***", USER.sub(r"\1***@", text)) if ":/" in text else text
+    return PARAMETER.sub(r"\1=***", USER_INFO.sub(r"\1***@", text)) if ":/" in text else text
 
 
 def check_no_secret(what: str, text: str) -> None:
     """Raises ValueError, which does not say it, where a text that would be written down has a secret in it."""
-    if hidden(text) != text:
-        raise ValueError(f"{what} is {hidden(text)!r}, with a password or a token, which would be written into the data set; expected it without")
+    if redact_secrets(text) != text:
+        raise ValueError(f"{what} is {redact_secrets(text)!r}, with a password or a token, which would be written into the data set; expected it without")
 
 
-def check_path(what: str, text: str, expected: str = "a path, or s3://BUCKET/PREFIX without a password") -> None:
+def check_not_url(what: str, text: str, expected: str = "a path, or s3://BUCKET/PREFIX without a password") -> None:
     """Raises ValueError for a URL, of which a path would make a folder."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise ValueError(f"{what} is {hidden(text)!r}, expected {expected}")
+        raise ValueError(f"{what} is {redact_secrets(text)!r}, expected {expected}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 DISTRIBUTION = "quiver-motion"
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
-SHOWN = 12
+COMMIT_DIGITS = 12
 """Digits of a commit."""
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -21,15 +21,15 @@ def quiver_version(folder: Path = CHECKOUT) -> str:
     What is changed and not committed is not seen. An installed Quiver, and one that was uploaded to
     a cluster, have no commit.
     """
-    if (release := _release_of_checkout(folder)) is None:
+    if (release := _read_release(folder)) is None:
         with suppress(PackageNotFoundError):
             return version(DISTRIBUTION)
         return "unknown"
-    commit = _commit(folder / ".git")
-    return release + (f"+g{commit[:SHOWN]}" if commit else "")
+    commit = _read_commit(folder / ".git")
+    return release + (f"+g{commit[:COMMIT_DIGITS]}" if commit else "")
 
 
-def _release_of_checkout(folder: Path) -> str | None:
+def _read_release(folder: Path) -> str | None:
     """The version that a checkout of Quiver states; None for the folder of another project."""
     with suppress(OSError, KeyError, ValueError):
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -37,7 +37,7 @@ def _release_of_checkout(folder: Path) -> str | None:
     return None
 
 
-def _commit(git: Path) -> str | None:
+def _read_commit(git: Path) -> str | None:
     """The commit that is checked out, by git's own files: git need not be installed."""
     try:
         if git.is_file():  # of a worktree or a submodule: a path
@@ -50,12 +50,12 @@ def _commit(git: Path) -> str | None:
         places = [git]
         if common.exists():
             places.append(git / common.read_text(encoding="utf-8").strip())
-        return next((found for place in places if (found := _resolved(place, name))), None)
+        return next((found for place in places if (found := _resolve_branch(place, name))), None)
     except (OSError, ValueError):
         return None
 
 
-def _resolved(git: Path, name: str) -> str | None:
+def _resolve_branch(git: Path, name: str) -> str | None:
     """The commit of a branch, in a file of its own or among the packed ones."""
     path, packed = git / name, git / "packed-refs"
     lines = [path.read_text(encoding="utf-8")] if path.is_file() else []

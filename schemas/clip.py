@@ -26,13 +26,13 @@ class Clip:
     source: str | None = None
     """What the clip was cut from: clips of one source never part between train and test."""
     split: str | None = None
-    """`train` or `test` where the user decides; None: by hash."""
+    """`train_distributed` or `test` where the user decides; None: by hash."""
 
     root: str | None = None
     """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
     place: str | None = field(default=None, compare=False)
     """Its path as it was listed: in the folder in which it was found, or as the table says it. None:
-    `uri`. It names a clip whose content cannot be read, wherever the folder is moved.
+    `data_uri`. It names a clip whose content cannot be read, wherever the folder is moved.
     """
 
     def __post_init__(self):
@@ -43,13 +43,13 @@ class Clip:
                 raise ValueError(f"{name} of {self.uri!r} is {value}, expected a number of seconds")
 
 
-Signature = tuple[int, int, int]
+FileSignature = tuple[int, int, int]
 """Inode, bytes and time of change of a file: what tells it from one that replaced it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
-    """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
+class VideoInfo:
+    """What a probe finds in a file without decoding it all; index i of `magnify_caption` is source frame i."""
 
     times: Float64[np.ndarray, " frames"]
     """Presentation times in order, seconds, as the container counts them: the first may be
@@ -67,7 +67,7 @@ class Video:
     """Name and version of the decoder that returns these frames exactly."""
     decoder_reason: str
     """Why that one."""
-    signature: Signature
+    signature: FileSignature
     """Of the file in which all this was found."""
 
 

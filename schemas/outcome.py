@@ -61,7 +61,7 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"
 
 
-ENVIRONMENTAL = frozenset([Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH])
+ENVIRONMENTAL_REASONS = frozenset([Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH])
 """Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries
 these again.
 """
@@ -71,11 +71,11 @@ def is_environmental(row: Mapping[str, Any]) -> bool:
     """Whether a row of a plan, a record or a manifest says that it failed for an environmental
     reason.
     """
-    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(ENVIRONMENTAL)
+    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(ENVIRONMENTAL_REASONS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
+class FilterMeasures:
     """What the filters measured on one window; recorded for every window, whatever its fate.
 
     Displacements are in pixels of the working resolution, brightness in grey levels 0 to 255.
@@ -106,7 +106,7 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Decided:
+class WindowOutcome:
     """What became of a window, as its worker tells it; reason and detail where it was not kept."""
 
     key: str
@@ -116,16 +116,16 @@ class Decided:
 
 
 class Quarantined(Exception):
-    """The input cannot become a sample: `stage` and `reason` say where and why, `detail` in words (<= 500 characters),
+    """The input cannot become a sample: `stage` and `format_reason` say where and why, `mean_detail_kept` in words (<= 500 characters),
     `attempts` after how many tries.
     """
 
     def __init__(self, stage: Stage, reason: Reason, detail: str, attempts: int = 1):
-        super().__init__(stage, reason, printable(detail), attempts)
-        self.stage, self.reason, self.detail, self.attempts = stage, reason, printable(detail), attempts
+        super().__init__(stage, reason, to_printable(detail), attempts)
+        self.stage, self.reason, self.detail, self.attempts = stage, reason, to_printable(detail), attempts
 
 
-def printable(text: str, limit: int = 500) -> str:
+def to_printable(text: str, limit: int = 500) -> str:
     """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit` characters."""
     flat = " ".join(text[: 8 * limit].split())
     return "".join(c if c.isprintable() else "?" for c in flat)[:limit]

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pyarrow as pa
 
-from schemas.outcome import Measures
+from schemas.outcome import FilterMeasures
 from schemas.sample import MEMBERS
 
 CLIP_FIELDS = [
@@ -33,7 +33,7 @@ OUTCOME_FIELDS = [
     pa.field("detail", pa.string()),
     pa.field("attempts", pa.int32()),
 ]
-MEASURE_FIELDS = [pa.field(f.name, pa.float64()) for f in fields(Measures)]
+MEASURE_FIELDS = [pa.field(f.name, pa.float64()) for f in fields(FilterMeasures)]
 POWER_FIELDS = [
     pa.field("power_x", pa.list_(pa.float64())),
     pa.field("power_y", pa.list_(pa.float64())),
@@ -53,13 +53,13 @@ def checksum_column(member: str) -> str:
     return f"{member.split('.')[0]}_crc32"
 
 
-HEADER_CHECKSUM = "motion_header_crc32"
+HEADER_CHECKSUM_COLUMN = "motion_header_crc32"
 """Column that holds the CRC-32 of the header of a sample's arrays, in which each array has its own:
 what seals a read of a part of them.
 """
 MEMBER_COLUMNS = [
     *(name for member in MEMBERS for name in (*member_columns(member), checksum_column(member))),
-    HEADER_CHECKSUM,
+    HEADER_CHECKSUM_COLUMN,
 ]
 MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
 
@@ -67,12 +67,12 @@ ROOT_FIELD = pa.field("root", pa.string())
 """The folder in which a clip was found, which a link must not leave; null if it was listed by name.
 """
 FATE_FIELDS = [field for field in OUTCOME_FIELDS if field.name != "verdicts"]
-PLAN = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *FATE_FIELDS, ROOT_FIELD])
+PLAN_SCHEMA = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *FATE_FIELDS, ROOT_FIELD])
 """One row for every window planned; one with a null key and an outcome for every clip that gave
 none.
 
 `split` is null for a clip whose split its content decides, if the content could not be read.
 """
 
-MANIFEST = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *OUTCOME_FIELDS, *MEASURE_FIELDS, *POWER_FIELDS, *MEMBER_FIELDS])
+MANIFEST_SCHEMA = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *OUTCOME_FIELDS, *MEASURE_FIELDS, *POWER_FIELDS, *MEMBER_FIELDS])
 """The same rows with what became of each."""

@@ -9,7 +9,7 @@ FORMAT_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunContract:
-    """Written once as run.json. `config` and `inputs` decide the bytes of the shards; `versions` tells what made them."""
+    """Written once as run.json. `config` and `inputs` decide the bytes of the shards; `library_versions` tells what made them."""
 
     config: dict[str, Any]
     """Every setting that can change a byte, by name."""
@@ -31,7 +31,7 @@ class RunContract:
         return lines
 
 
-def check(contract: RunContract) -> None:
+def check_contract(contract: RunContract) -> None:
     """Raises ValueError unless the settings that others compute with are numbers in their range."""
     config, versions = contract.config, contract.versions
     try:
@@ -51,7 +51,7 @@ def check(contract: RunContract) -> None:
         raise ValueError("frequencies are more than half the frames, or flow, thresholds or versions are no table")
 
 
-def made_by(contract: RunContract) -> dict[str, str]:
+def contract_provenance(contract: RunContract) -> dict[str, str]:
     """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not say.
 
     It stands in all that is made for the data set, by whatever later version, so that a shard that
@@ -61,12 +61,12 @@ def made_by(contract: RunContract) -> dict[str, str]:
     return {name: version for name, version in contract.versions.items() if name == "quiver"}
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A setting as JSON gives it back: tuples as lists, infinities as words."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: to_json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 

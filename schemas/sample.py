@@ -17,17 +17,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 FORMAT_VERSION = 3
-KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """A sample's name: no dot, since readers end the name at the first one; short enough for a plain tar header."""
-IMAGE, META, MOTION = "image.png", "json", "motion.safetensors"
-MEMBERS = (IMAGE, META, MOTION)
+IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER = "image.png", "json", "motion.safetensors"
+MEMBERS = (IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER)
 """Members of a sample in the order in which they stand in the tar."""
-RUN_LENGTHS = 3
+PNG_COMPRESS_TYPE = 3
 """zlib's strategy for filtered pictures: half the time of its default, and no larger."""
 HALF_EXPONENT = np.uint16(0x7C00)
-ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
+MOTION_ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
-PARTED = frozenset({"spectrum", "pair_flow", "pair_image"})
+CHUNKED_ARRAYS = frozenset({"spectrum", "pair_flow", "pair_image"})
 """Arrays with a checksum for each entry of their first axis, which is read alone; others have one."""
 METADATA, CHECKSUMS = "__metadata__", "crc32"
 """Where the header of the motion member holds the checksums of its arrays: one entry, since
@@ -68,14 +68,14 @@ def sample_key(clip_id: str, start_frame: int) -> str:
     return f"{name}-{start_frame:06d}"
 
 
-def to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float32[np.ndarray, "freq 4 height width"]:
+def complex_to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float32[np.ndarray, "freq 4 height width"]:
     """Complex coefficients of (x, y) as the channels re x, im x, re y, im y."""
     pairs = np.stack([np.real(spectrum), np.imag(spectrum)], axis=2)
     return pairs.reshape(len(spectrum), 4, *spectrum.shape[2:])
 
 
-def from_channels(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
-    """Inverse of `to_channels`."""
+def channels_to_complex(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
+    """Inverse of `complex_to_channels`."""
     pairs = channels.astype(np.float32).reshape(len(channels), 2, 2, *channels.shape[2:])
     return pairs[:, :, 0] + 1j * pairs[:, :, 1]
 
@@ -83,43 +83,43 @@ def from_channels(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
     """CRC-32 of the bytes of each array, or of each entry of its first axis (PARTED)."""
     found = {}
-    for name in ARRAYS:
-        parts = arrays[name] if name in PARTED else [arrays[name]]
-        found[name] = [zlib.crc32(bytes_of(part)) for part in parts]
+    for name in MOTION_ARRAYS:
+        parts = arrays[name] if name in CHUNKED_ARRAYS else [arrays[name]]
+        found[name] = [zlib.crc32(array_bytes(part)) for part in parts]
     return found
 
 
-def bytes_of(array: np.ndarray) -> memoryview:
+def array_bytes(array: np.ndarray) -> memoryview:
     """The bytes of an array, copied only where they do not lie side by side."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def encode(sample: Sample) -> dict[str, bytes]:
+def encode_sample(sample: Sample) -> dict[str, bytes]:
     """The members of `sample` by name, in order; equal samples give equal bytes."""
     image = io.BytesIO()
-    Image.fromarray(sample.image).save(image, "png", compress_type=RUN_LENGTHS)
-    arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in ARRAYS}
+    Image.fromarray(sample.image).save(image, "png", compress_type=PNG_COMPRESS_TYPE)
+    arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in MOTION_ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
     crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
     motion = save(arrays, {CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
-    return {IMAGE: image.getvalue(), META: meta, MOTION: motion}
+    return {IMAGE_MEMBER: image.getvalue(), META_MEMBER: meta, MOTION_MEMBER: motion}
 
 
-def decode(key: str, members: dict[str, bytes]) -> Sample:
+def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
     """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
     try:
-        motion = members[MOTION]
-        arrays, meta = load(motion), json.loads(members[META])
-        arrays = {"image": picture(members[IMAGE], arrays["spectrum"].shape[2:])} | arrays
-        check(arrays, meta)
+        motion = members[MOTION_MEMBER]
+        arrays, meta = load(motion), json.loads(members[META_MEMBER])
+        arrays = {"image": decode_image(members[IMAGE_MEMBER], arrays["spectrum"].shape[2:])} | arrays
+        check_arrays(arrays, meta)
         if checksums(arrays) != motion_layout(motion, len(motion)).checksums:
-            raise ValueError(f"{MOTION} has other arrays than the checksums in its header say")
+            raise ValueError(f"{MOTION_MEMBER} has other arrays than the checksums in its header say")
     except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError, RecursionError, Image.DecompressionBombError) as error:
         raise ValueError(f"sample {key!r} cannot be read: {error}") from error
     return Sample(key=key, meta=meta, **arrays)
 
 
-def picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
@@ -132,7 +132,7 @@ def array_kinds(
     pairs: int,
     size: tuple[int, int],
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Type and shape of each array of a motion member at a working `size` (width, height)."""
+    """Type and shape of each array of a motion member at a working `format_size` (width, height)."""
     width, height = size
     return {
         "spectrum": (np.float16, (frequencies, 4, height, width)),
@@ -147,7 +147,7 @@ def array_kinds(
 class MotionLayout(NamedTuple):
     """Where the arrays of a motion member stand in it, and what their bytes are."""
 
-    begin: int
+    data_offset: int
     """Bytes of the header, after which the arrays begin."""
     arrays: dict[str, dict[str, Any]]
     """By name: `dtype`, `shape`, `data_offsets` from `begin` on, as safetensors says it."""
@@ -172,7 +172,7 @@ def header_checksum(motion: bytes) -> int:
 
 
 def motion_layout(head: bytes, size: int) -> MotionLayout:
-    """The header at the beginning of `head`, of a motion member of `size` bytes.
+    """The header at the beginning of `head`, of a motion member of `format_size` bytes.
 
     Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the
     member without gap or overlap, and each has its checksums; RecursionError for JSON nested too
@@ -180,8 +180,8 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
     """
     begin = header_length(head, len(head) - 8)
     arrays = json.loads(head[8:begin])
-    if not isinstance(arrays, dict) or arrays.keys() != {METADATA, *ARRAYS}:
-        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(ARRAYS)} and {METADATA}")
+    if not isinstance(arrays, dict) or arrays.keys() != {METADATA, *MOTION_ARRAYS}:
+        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {METADATA}")
     said = json.loads(arrays.pop(METADATA)[CHECKSUMS])
     end = 0
     for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
@@ -196,20 +196,20 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
         end = after
     if end != size - begin:
         raise ValueError(f"its arrays end at {end}, expected {size - begin}")
-    found = {name: _numbers(said[name]) for name in ARRAYS}
+    found = {name: _parse_checksums(said[name]) for name in MOTION_ARRAYS}
     for name, parts in found.items():
-        wanted = arrays[name]["shape"][0] if name in PARTED else 1
+        wanted = arrays[name]["shape"][0] if name in CHUNKED_ARRAYS else 1
         if len(parts) != wanted:
             raise ValueError(f"{name} has {len(parts)} checksums, expected {wanted}")
     return MotionLayout(begin, arrays, found)
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_checksums(text: str) -> list[int]:
     """Of eight hexadecimal digits each."""
     return [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
 
 
-def check(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
     if meta.get("format") != FORMAT_VERSION:
         raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")

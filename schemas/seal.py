@@ -28,12 +28,12 @@ def open_seal(data: bytes, indent: int | None = None) -> dict[str, Any]:
         value.pop(DIGEST)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("is no sealed file of Quiver: JSON with a digest is expected") from error
-    if _sealed_again(value, indent) != data:
+    if _reseal(value, indent) != data:
         raise ValueError("has changed since it was written")
     return value
 
 
-def _sealed_again(value: dict[str, Any], indent: int | None) -> bytes | None:
+def _reseal(value: dict[str, Any], indent: int | None) -> bytes | None:
     """None for what `seal` never writes: a number that is not finite, a text that is no Unicode."""
     try:
         return seal(value, indent)

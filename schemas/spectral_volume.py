@@ -14,41 +14,41 @@ from safetensors.numpy import load, save
 from schemas.seal import open_seal, seal
 
 MOTION_VERSION = 2
-LARGEST = 1e9
+MAX_COEFFICIENT_PX = 1e9
 """Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
-UNREADABLE = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
-MOST_FRAMES, MOST_FREQUENCIES = 100_000, 256
+DECODE_ERRORS = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
+MAX_FRAMES, MAX_FREQUENCIES = 100_000, 256
 """Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralVolume:
-    """The motion of a picture, as coefficients in pixels of `size`."""
+    """The motion of a picture, as coefficients in pixels of `format_size`."""
 
     spectrum: Float32[np.ndarray, "freq 4 height width"]
     """re x, im x, re y, im y (docs/maths.md, 1)."""
     fps: float
     frames: int
     """T; frequency k stands at k fps / T Hz."""
-    made: dict[str, Any]
+    provenance: dict[str, Any]
     """What made it: a photograph, a checkpoint, a seed."""
 
 
-def encode(volume: SpectralVolume) -> bytes:
+def encode_volume(volume: SpectralVolume) -> bytes:
     """safetensors; equal volumes give equal bytes."""
     spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
-    about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.made)
-    text = seal(about | {"spectrum": digest(spectrum)}).decode()
+    about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.provenance)
+    text = seal(about | {"spectrum": spectrum_sha256(spectrum)}).decode()
     return save({"spectrum": spectrum}, {"quiver": text})
 
 
-def decode(data: bytes) -> SpectralVolume:
+def decode_volume(data: bytes) -> SpectralVolume:
     """Inverse of `encode`. Raises ValueError if the file is no spectral volume, is not what was
     written, holds a number that is not finite or over LARGEST, or has more than MOST_FRAMES or
     MOST_FREQUENCIES.
     """
     try:
-        spectrum, text = load(data)["spectrum"], metadata(data)["quiver"]
+        spectrum, text = load(data)["spectrum"], read_metadata(data)["quiver"]
         about = json.loads(text)
         if about["format"] != MOTION_VERSION:
             words = f"format is {about['format']!r}, expected {MOTION_VERSION}"
@@ -57,37 +57,37 @@ def decode(data: bytes) -> SpectralVolume:
         if type(frames) is not int or type(fps) not in (int, float):
             words = f"frames is {frames!r:.40} and fps {fps!r:.40}"
             raise ValueError(f"{words}, expected a whole number and a number")
-        check(spectrum, float(fps), frames)
-        if open_seal(text.encode())["spectrum"] != digest(spectrum):
+        check_spectrum(spectrum, float(fps), frames)
+        if open_seal(text.encode())["spectrum"] != spectrum_sha256(spectrum):
             raise ValueError("its spectrum has changed since it was written")
         made = dict(about["made"])
-        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, made=made)
-    except UNREADABLE as error:
+        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, provenance=made)
+    except DECODE_ERRORS as error:
         raise ValueError(f"not a file of a spectral volume: {error}") from error
 
 
-def digest(spectrum: np.ndarray) -> str:
+def spectrum_sha256(spectrum: np.ndarray) -> str:
     """sha256 of the coefficients."""
     return hashlib.sha256(spectrum.tobytes()).hexdigest()
 
 
-def metadata(data: bytes) -> dict[str, str]:
+def read_metadata(data: bytes) -> dict[str, str]:
     """Of a safetensors file that was loaded before."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
-def check(spectrum: np.ndarray, fps: float, frames: int) -> None:
+def check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
     """Raises ValueError unless these are finite coefficients of windows that have as many."""
     if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4 or min(spectrum.shape[2:]) < 2:
         raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels")
-    if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MOST_FRAMES):
+    if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MAX_FRAMES):
         words = f"frames is {frames!s:.20} and fps {fps:g}"
-        raise ValueError(f"{words}, expected 2 to {MOST_FRAMES}, and over 0 to 1000")
-    if not 1 <= len(spectrum) <= min(frames // 2 + 1, MOST_FREQUENCIES):
+        raise ValueError(f"{words}, expected 2 to {MAX_FRAMES}, and over 0 to 1000")
+    if not 1 <= len(spectrum) <= min(frames // 2 + 1, MAX_FREQUENCIES):
         words = f"it has {len(spectrum)} frequencies of {frames} frames"
-        raise ValueError(f"{words}, expected 1 to {min(frames // 2 + 1, MOST_FREQUENCIES)}")
+        raise ValueError(f"{words}, expected 1 to {min(frames // 2 + 1, MAX_FREQUENCIES)}")
     if not np.isfinite(spectrum).all():
         raise ValueError("spectrum has values that are not finite")
-    if (largest := float(np.abs(spectrum).max())) > LARGEST:
-        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {LARGEST:g}")
+    if (largest := float(np.abs(spectrum).max())) > MAX_COEFFICIENT_PX:
+        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {MAX_COEFFICIENT_PX:g}")

@@ -83,12 +83,12 @@ class SpectrumStatistics:
     format: int = STATISTICS_VERSION
 
 
-def encode(statistics: SpectrumStatistics) -> bytes:
+def encode_statistics(statistics: SpectrumStatistics) -> bytes:
     """JSON, sealed, of which equal statistics give equal bytes."""
     return seal(asdict(statistics), indent=2)
 
 
-def decode(data: bytes) -> SpectrumStatistics:
+def decode_statistics(data: bytes) -> SpectrumStatistics:
     """Inverse of `encode`. Raises ValueError saying what is wrong with a file that is not statistics."""
     try:
         fields = json.loads(data)
@@ -100,7 +100,7 @@ def decode(data: bytes) -> SpectrumStatistics:
         scale = tuple(_scale(one) for one in fields.pop("scale"))
         width, height = fields.pop("size")
         found = SpectrumStatistics(scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields)
-        check(found)
+        check_statistics(found)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a statistics file: {error}") from error
     return found
@@ -115,7 +115,7 @@ def _scale(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check(statistics: SpectrumStatistics) -> None:
+def check_statistics(statistics: SpectrumStatistics) -> None:
     """Raises ValueError unless there is one scale, finite and at least 0, for each frequency."""
     if statistics.pool not in DEFINITION:
         raise ValueError(f"pool is {statistics.pool!r}, expected one of {', '.join(DEFINITION)}")

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jobs.train_denoiser import SLICE
+from jobs.train_denoiser import SLICE_FOLDER
 
-MOST_FREQUENCIES = 24
+DATASET_FREQUENCIES = 24
 """Of the data set: any smaller K is a prefix of it."""
-REAL = "real"
+REAL_NAME = "real"
 """The name of the held-out windows themselves, beside those of the variants."""
-FULL = "full"
+FULL_NAME = "full"
 """The name of the variant that the others are compared with."""
-STAGES = AUTOENCODER, ONE, ALL, VOLUME, RENDERER = "autoencoder", "one frequency", "coordination", "volume", "renderer"
+STAGE_NAMES = AUTOENCODER_STAGE, SLICE_STAGE, COORDINATION_STAGE, VOLUME_STAGE, RENDERER_STAGE = "autoencoder", "one frequency", "coordination", "volume", "renderer"
 """Of the trainings, in their order."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
 """Of the paper's table 2; less is better in each."""
@@ -47,28 +47,28 @@ VARIANTS = (
     Variant(name="independent", title="independent", paper=(4.00, 0.08, 52.5, 71.3, 2.70, 7.40), mode="independent"),
     Variant(name="volume", title="volume", paper=(4.74, 0.09, 53.7, 71.1, 2.83, 7.79), mode="volume"),
     Variant(name="splat", title="baseline splat", paper=(4.25, 0.09, 49.5, 66.8, 2.83, 7.27), renderer="single_scale"),
-    Variant(name=FULL, title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
+    Variant(name=FULL_NAME, title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
 )
 
 
-class Step(NamedTuple):
+class QuiverCommand(NamedTuple):
     """A command of quiver, and what it makes."""
 
     verb: str
     args: tuple[str, ...]
-    makes: Path
+    output: Path
 
     def __str__(self) -> str:
         """As it is typed."""
         return f"quiver {self.verb} {shlex.join(self.args)}"
 
 
-def step(verb: str, makes: Path, *args: object) -> Step:
-    return Step(verb, tuple(map(str, args)), makes)
+def make_command(verb: str, makes: Path, *args: object) -> QuiverCommand:
+    return QuiverCommand(verb, tuple(map(str, args)), makes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainings:
+class TrainingCommands:
     """The commands that train what the variants want."""
 
     preset: str
@@ -76,67 +76,67 @@ class Trainings:
     data: str
     """The data set."""
     out: Path
-    more: Mapping[str, tuple[str, ...]]
+    extra_args: Mapping[str, tuple[str, ...]]
     """What each verb is told beside its preset."""
 
-    def of(self, variants: Iterable[Variant]) -> list[Step]:
+    def list_commands(self, variants: Iterable[Variant]) -> list[QuiverCommand]:
         """Each once, and after those that it builds on."""
         wanted = [one for variant in variants for one in (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))]
         return list(dict.fromkeys(wanted))
 
-    def autoencoder(self, variant: Variant) -> Step:
+    def autoencoder(self, variant: Variant) -> QuiverCommand:
         """Of all frequencies, whatever the variant's."""
-        return self.training("train-autoencoder", f"autoencoder-{variant.normalisation}", "--normalisation", variant.normalisation)
+        return self.training_command("train-autoencoder", f"autoencoder-{variant.normalisation}", "--normalisation", variant.normalisation)
 
-    def denoiser(self, variant: Variant) -> Step:
+    def denoiser(self, variant: Variant) -> QuiverCommand:
         """Of a variant whose frequencies are independent, that whose first stage it is."""
         mode = "volume" if variant.mode == "volume" else "coordinated"
-        options = ("--autoencoder", self.autoencoder(variant).makes, "--frequencies", variant.frequencies, "--mode", mode)
-        return self.training("train-denoiser", f"prior-{mode}-{variant.normalisation}-{variant.frequencies}", *options)
+        options = ("--autoencoder", self.autoencoder(variant).output, "--frequencies", variant.frequencies, "--mode", mode)
+        return self.training_command("train-denoiser", f"prior-{mode}-{variant.normalisation}-{variant.frequencies}", *options)
 
-    def renderer(self, variant: Variant) -> Step:
-        return self.training("train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer)
+    def renderer(self, variant: Variant) -> QuiverCommand:
+        return self.training_command("train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer)
 
-    def stages(self, variant: Variant) -> dict[str, Path]:
+    def checkpoint_folders(self, variant: Variant) -> dict[str, Path]:
         """Where the checkpoints of each stage are that its films come from; what is still comes from none."""
         if variant.still:
             return {}
-        prior = self.denoiser(variant).makes
-        both = {ONE: prior / SLICE, ALL: prior}
-        first = {VOLUME: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {ONE: prior / SLICE}
-        return {AUTOENCODER: self.autoencoder(variant).makes} | first | {RENDERER: self.renderer(variant).makes}
+        prior = self.denoiser(variant).output
+        both = {SLICE_STAGE: prior / SLICE_FOLDER, COORDINATION_STAGE: prior}
+        first = {VOLUME_STAGE: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {SLICE_STAGE: prior / SLICE_FOLDER}
+        return {AUTOENCODER_STAGE: self.autoencoder(variant).output} | first | {RENDERER_STAGE: self.renderer(variant).output}
 
-    def training(self, verb: str, name: str, *options: object) -> Step:
+    def training_command(self, verb: str, name: str, *options: object) -> QuiverCommand:
         out = self.out / "trained" / name
-        return step(verb, out, self.preset, "--data", self.data, *options, *self.more.get(verb, ()), "--out", out)
+        return make_command(verb, out, self.preset, "--data", self.data, *options, *self.extra_args.get(verb, ()), "--out", out)
 
-    def prior(self, variant: Variant) -> Path:
+    def prior_folder(self, variant: Variant) -> Path:
         """Where the variant's prior is."""
-        out = self.denoiser(variant).makes
-        return out / SLICE if variant.mode == "independent" else out
+        out = self.denoiser(variant).output
+        return out / SLICE_FOLDER if variant.mode == "independent" else out
 
 
-def photograph(out: Path, key: str) -> Path:
+def photograph_path(out: Path, key: str) -> Path:
     """The first frame of a held-out window."""
     return out / "photographs" / f"{key}.png"
 
 
-def films_of(out: Path, name: str) -> Path:
+def films_folder(out: Path, name: str) -> Path:
     """Folder of the films of a variant, or of REAL."""
     return out / "films" / name
 
 
-def film_of(out: Path, name: str, key: str) -> Path:
+def film_path(out: Path, name: str, key: str) -> Path:
     """That which begins with a photograph."""
-    return films_of(out, name) / f"{key}.mp4"
+    return films_folder(out, name) / f"{key}.mp4"
 
 
-def films(trainings: Trainings, variant: Variant, keys: Sequence[str], options: Sequence[object], seed: int) -> list[Step]:
+def film_commands(trainings: TrainingCommands, variant: Variant, keys: Sequence[str], options: Sequence[object], seed: int) -> list[QuiverCommand]:
     """A film for each photograph, as long as motion is recorded, with a seed of its own. What is still moves by no motion."""
-    paint = ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).makes)
+    paint = ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).output)
     made = []
     for number, key in enumerate(keys):
-        path = film_of(trainings.out, variant.name, key)
-        source = (photograph(trainings.out, key), "--checkpoint", trainings.prior(variant), "--seed", seed + number)
-        made.append(step("animate", path, *source, *paint, *options, "--quiet", "--out", path))
+        path = film_path(trainings.out, variant.name, key)
+        source = (photograph_path(trainings.out, key), "--checkpoint", trainings.prior_folder(variant), "--seed", seed + number)
+        made.append(make_command("animate", path, *source, *paint, *options, "--quiet", "--out", path))
     return made

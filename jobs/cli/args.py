@@ -15,58 +15,58 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jobs.cli.errors import Exit, stop
-from pipeline.redact import check_path
+from jobs.cli.errors import ExitCode, exit_with
+from pipeline.redact import check_not_url
 
 Job = TypeVar("Job")
-HELP = {"-h", "--help"}
-KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+HELP_FLAGS = {"-h", "--help"}
+METAVAR_MEANINGS = {"INT": "a whole number", "FLOAT": "a number"}
 """What the capitals of --help mean."""
-WRITTEN = ("out", "slice", "report", "staging")
+OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
 """Options that name what is to be written."""
 
 
-def parsed(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
+def parse_args(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
     """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an option leaves it out: None is no word for it."""
     config = (tyro.conf.DisallowNone, *options.pop("config", ()))
-    return understood(prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args)
+    return run_parser(prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args)
 
 
-def understood(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
+def run_parser(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
     """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of usage."""
-    args, said = words(args), StringIO()
+    args, said = command_line_args(args), StringIO()
     try:
-        with redirect_stderr(said), unbroken(HELP.isdisjoint(args)):
+        with redirect_stderr(said), wide_terminal(HELP_FLAGS.isdisjoint(args)):
             job = parse(args)
-        check_written(job, args)
+        check_output_options(job, args)
         return job
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        mistake = sentence(said.getvalue(), args)
+        mistake = summarize_tyro_error(said.getvalue(), args)
     except ValueError as error:
         mistake = str(error)
-    stop(Exit.USAGE, f"{mistake}; {prog} --help says more", prog)
+    exit_with(ExitCode.USAGE, f"{mistake}; {prog} --help says more", prog)
 
 
-def check_written(job: Any, args: Sequence[str]) -> None:
+def check_output_options(job: Any, args: Sequence[str]) -> None:
     """Raises ValueError where something is to be written to a URL as if it were a path, or to a
     name that is empty.
     """
-    for name in WRITTEN:
-        if isinstance(getattr(job, name, None), str | Path) and not given(f"--{name}", args).strip():
-            raise ValueError(f"--{name} is {given(f'--{name}', args)!r}, expected a name")
+    for name in OUTPUT_OPTIONS:
+        if isinstance(getattr(job, name, None), str | Path) and not option_value(f"--{name}", args).strip():
+            raise ValueError(f"--{name} is {option_value(f'--{name}', args)!r}, expected a name")
         if isinstance(getattr(job, name, None), Path):
-            check_path(f"--{name}", given(f"--{name}", args), "a path of this machine")
+            check_not_url(f"--{name}", option_value(f"--{name}", args), "a path of this machine")
 
 
-def words(args: Sequence[str] | None) -> list[str]:
+def command_line_args(args: Sequence[str] | None) -> list[str]:
     """Those after `quiver VERB`, where a job was not given any."""
     return sys.argv[1:] if args is None else list(args)
 
 
 @contextmanager
-def unbroken(wide: bool) -> Iterator[None]:
+def wide_terminal(wide: bool) -> Iterator[None]:
     """With a `wide` terminal, in which tyro breaks no line."""
     before = os.environ.get("COLUMNS")
     if wide:
@@ -78,17 +78,17 @@ def unbroken(wide: bool) -> Iterator[None]:
         os.environ |= {"COLUMNS": before} if before else {}
 
 
-def sentence(box: str, args: Sequence[str]) -> str:
+def summarize_tyro_error(box: str, args: Sequence[str]) -> str:
     """What tyro says in a box of a mistake in `args`."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     text = "\n".join(line[2:].rstrip("│| ") for line in plain.splitlines()[1:-1])
     said, *more = re.split(r"\n[─-]+\n", re.sub(r"^-+\n", "", text))  # where there is no UTF-8, its title has a line of its own
     if said.startswith("Missing from"):
-        return f"missing {', '.join(named(said))}" + "".join(f"; {stranger(part)}" for part in more if part.startswith("Unrecognized"))
+        return f"missing {', '.join(extract_option_lines(said))}" + "".join(f"; {describe_unknown_options(part)}" for part in more if part.startswith("Unrecognized"))
     if said.startswith("Unrecognized"):
-        return stranger(said) + "".join(f", perhaps {name} was meant" for part in more if part.startswith("Perhaps") for name in named(part)[:1])
+        return describe_unknown_options(said) + "".join(f", perhaps {name} was meant" for part in more if part.startswith("Perhaps") for name in extract_option_lines(part)[:1])
     if found := re.match(r"Error parsing (--\S+): (?s:.*)\n {4}\1 (.*)", "\n".join((said, *more))):
-        return f"{found[1]} is {given(found[1], args)}, expected {kind(found[2])}"
+        return f"{found[1]} is {option_value(found[1], args)}, expected {describe_metavar(found[2])}"
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", said):
         choices = re.findall(r"\w+", found[3])
         return f"{found[2]} is {found[1]}, expected one of {', '.join(choices)}"
@@ -97,17 +97,17 @@ def sentence(box: str, args: Sequence[str]) -> str:
     return " ".join(re.sub(r"^Error parsing \w+: ", "", said).split())
 
 
-def named(text: str) -> list[str]:
+def extract_option_lines(text: str) -> list[str]:
     """Options and their kinds, each on a line above its help."""
     return re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
 
 
-def stranger(text: str) -> str:
+def describe_unknown_options(text: str) -> str:
     """Of words after `Unrecognized options:`."""
     return f"{' '.join(text.partition(':')[2].replace(', ', ' ').split())} is not known"
 
 
-def given(option: str, args: Sequence[str]) -> str:
+def option_value(option: str, args: Sequence[str]) -> str:
     """What stands after the option where it was last given."""
     last = max((place for place, word in enumerate(args) if word.partition("=")[0].replace("_", "-") == option), default=None)
     if last is None:
@@ -115,7 +115,7 @@ def given(option: str, args: Sequence[str]) -> str:
     return args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
 
 
-def kind(text: str) -> str:
+def describe_metavar(text: str) -> str:
     """What an option takes, by its help."""
     bare = re.sub(r"\{None}\||[{}]", "", text)
-    return KINDS.get(bare, bare)
+    return METAVAR_MEANINGS.get(bare, bare)

@@ -13,23 +13,23 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import NoReturn
 
-from jobs.cli.extras import missing_package
-from pipeline.redact import hidden
+from jobs.cli.extras import explain_missing_package
+from pipeline.redact import redact_secrets
 from pipeline.sizes import human_size
 
-LONGEST = 2000
+MAX_LINE_CHARACTERS = 2000
 """Characters of a line that are shown."""
-OUTPUT = "standard output"
+STDOUT_LABEL = "standard output"
 """What an OSError names instead of a file."""
-MEMORY = re.compile(
+OUT_OF_MEMORY_PATTERN = re.compile(
     "not enough memory|out of memory|insufficient memory|cannot allocate memory|bad alloc",
     re.IGNORECASE,
 )
 """How libraries say that there is none, if they do not raise MemoryError."""
 
 
-class Exit(IntEnum):
-    DONE = 0
+class ExitCode(IntEnum):
+    SUCCESS = 0
     FAILURE = 1
     """A failure of ours: the shards that are done stay done, the same command goes on."""
     USAGE = 2
@@ -43,13 +43,13 @@ class Exit(IntEnum):
     """More windows, or clips, could not be read than --quarantine-limit allows: it may be the
     machine.
     """
-    UNSAFE = 7
+    INSECURE_CLUSTER = 7
     """Ray would take work from whoever reaches it, or wants a token that is not there."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
 
-def begin() -> None:
+def prepare_process() -> None:
     """Readies the process of a verb, before it imports anything else: jobs/__init__.py calls this.
 
     Standard streams that are closed are opened on /dev/null, so that no file takes their numbers.
@@ -57,16 +57,16 @@ def begin() -> None:
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # which is how Python says that it was closed
-            _open_nothing(number, name)
+            _open_dev_null(number, name)
     try:
         os.getcwd()
     except OSError:  # or torch ends the process when it is loaded, with words of its own
-        stop(Exit.STORAGE, "the working folder was removed, or cannot be reached: go to another one")
+        exit_with(ExitCode.STORAGE, "the working folder was removed, or cannot be reached: go to another one")
     if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _end
+        sys.excepthook = _handle_uncaught
 
 
-def _open_nothing(number: int, name: str) -> None:
+def _open_dev_null(number: int, name: str) -> None:
     """Opens /dev/null as the standard stream of that number, unless a file has taken its number."""
     try:
         os.fstat(number)
@@ -82,108 +82,108 @@ def _open_nothing(number: int, name: str) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
-def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _handle_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ends a verb's process by what nobody has caught."""
     program = Path(sys.argv[0]).absolute()
     ours = Path(__file__).parents[1] in program.parents or program.stem == "quiver"
-    if ours and isinstance(error, Exception) and (ending := explained(error)):
-        stop(*ending)
+    if ours and isinstance(error, Exception) and (ending := explain_common_error(error)):
+        exit_with(*ending)
     sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
+def error_boundary() -> Iterator[None]:
     """Turns a mistake of the user or a fault of the machine into one sentence on standard error and
     its exit code, without a traceback.
     """
     try:
-        with untraced("interrupted; what is committed stays, the same command goes on"):
+        with interrupt_boundary("interrupted; what is committed stays, the same command goes on"):
             yield
     except Exception as error:
-        if (ending := explained(error) or _of_a_run(error)) is None:
+        if (ending := explain_common_error(error) or _explain_job_error(error)) is None:
             raise
-        stop(*ending)
+        exit_with(*ending)
 
 
-def explained(error: Exception) -> tuple[Exit, str] | None:
+def explain_common_error(error: Exception) -> tuple[ExitCode, str] | None:
     """The exit code and the sentence for what may happen to any program, and during its imports too;
     None for anything else.
     """
-    if isinstance(error, ImportError) and (sentence := missing_package(error)):
-        return Exit.USAGE, sentence
-    if isinstance(error, OSError) and error.filename == OUTPUT:
-        _print_no_more()
-        return Exit.STORAGE, f"{OUTPUT}: {error.strerror}"
-    if not _is_of_memory(error):
+    if isinstance(error, ImportError) and (sentence := explain_missing_package(error)):
+        return ExitCode.USAGE, sentence
+    if isinstance(error, OSError) and error.filename == STDOUT_LABEL:
+        _silence_stdout()
+        return ExitCode.STORAGE, f"{STDOUT_LABEL}: {error.strerror}"
+    if not _is_out_of_memory(error):
         return None
     words = " ".join(str(error).split()) or type(error).__name__
     words = re.sub(r"\b(\d{4,}) bytes", lambda found: human_size(int(found[1])), words)
-    return Exit.FAILURE, f"there is not enough memory for this ({words[:300]})"
+    return ExitCode.FAILURE, f"there is not enough memory for this ({words[:300]})"
 
 
-def _is_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory could not be had: by Python, numpy, torch, OpenCV, or what loads libraries."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     theirs = type(error).__module__.partition(".")[0] not in ("jobs", "model", "pipeline", "schemas")
-    return theirs and not isinstance(error, ValueError) and MEMORY.search(str(error)) is not None
+    return theirs and not isinstance(error, ValueError) and OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
 
 
-def _of_a_run(error: Exception) -> tuple[Exit, str] | None:
+def _explain_job_error(error: Exception) -> tuple[ExitCode, str] | None:
     """The same for what the verbs raise."""
-    from jobs.cluster import Died, NotStarted, Unsafe  # not above: doctor runs without any package
+    from jobs.cluster import TaskDied, RayNotStarted, InsecureCluster  # not above: doctor runs without any package
     from pipeline.dataset.folder import ContractMismatch
     from pipeline.dataset.open import DamagedDerived
     from pipeline.dataset.run_lock import FolderInUse
 
     codes = {
-        DamagedDerived: Exit.STORAGE,
-        ValueError: Exit.USAGE,
-        FolderInUse: Exit.IN_USE,
-        Unsafe: Exit.UNSAFE,
-        NotStarted: Exit.FAILURE,
-        Died: Exit.FAILURE,
+        DamagedDerived: ExitCode.STORAGE,
+        ValueError: ExitCode.USAGE,
+        FolderInUse: ExitCode.IN_USE,
+        InsecureCluster: ExitCode.INSECURE_CLUSTER,
+        RayNotStarted: ExitCode.FAILURE,
+        TaskDied: ExitCode.FAILURE,
     }
     if isinstance(error, ContractMismatch):
-        head = f"the folder holds {error.what} made otherwise (there -> asked for)"
-        return Exit.CONTRACT, "\n  ".join([f"{head}; use another --out:", *error.lines])
+        head = f"the folder holds {error.subject} made otherwise (there -> asked for)"
+        return ExitCode.CONTRACT, "\n  ".join([f"{head}; use another --out:", *error.differences])
     for kind, code in codes.items():
         if isinstance(error, kind):
             return code, str(error)
-    return (Exit.STORAGE, _of_storage(error)) if isinstance(error, OSError) else None
+    return (ExitCode.STORAGE, _describe_storage_error(error)) if isinstance(error, OSError) else None
 
 
 @contextmanager
-def untraced(interrupted: str) -> Iterator[None]:
+def interrupt_boundary(interrupted: str) -> Iterator[None]:
     """Ends the process without a traceback if it is interrupted, or if nobody reads on. No package
     is needed.
     """
     try:
         yield
-        with _output():
+        with _label_stdout_errors():
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has heard enough
-        _print_no_more()
-        raise SystemExit(Exit.BROKEN_PIPE) from None
+        _silence_stdout()
+        raise SystemExit(ExitCode.BROKEN_PIPE) from None
     except KeyboardInterrupt:
-        stop(Exit.INTERRUPTED, interrupted)
+        exit_with(ExitCode.INTERRUPTED, interrupted)
 
 
-def _print_no_more() -> None:
+def _silence_stdout() -> None:
     """What is still to be printed goes nowhere: or Python would fail over it when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _of_storage(error: OSError) -> str:
+def _describe_storage_error(error: OSError) -> str:
     """What could not be read or written, why, and how much room there is for it."""
     if not error.strerror:
         return str(error)
     where = "a file" if error.filename is None else error.filename
     where = os.fsdecode(where) if isinstance(where, bytes) else where
-    return f"{where}: {error.strerror}{_room(error)}"
+    return f"{where}: {error.strerror}{_describe_free_space(error)}"
 
 
-def _room(error: OSError) -> str:
+def _describe_free_space(error: OSError) -> str:
     """How much would have fitted, if something did not."""
     if error.errno == errno.EFBIG:
         import resource  # which Windows lacks
@@ -198,9 +198,9 @@ def _room(error: OSError) -> str:
     return f", {human_size(shutil.disk_usage(folder).free)} are free there"
 
 
-def check_output(option: str, path: Path) -> None:
+def check_output_file(option: str, path: Path) -> None:
     """Raises ValueError unless a file can be put there without overwriting one of a data set's own, OSError where the folder cannot be written."""
-    from pipeline.dataset.finalize import FILES
+    from pipeline.dataset.finalize import DERIVED_FILES
 
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
@@ -209,45 +209,45 @@ def check_output(option: str, path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    if path.name in (*FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
+    if path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
         raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
 
 
-def tell(sentence: str, who: str = "quiver") -> None:
+def print_message(sentence: str, who: str = "quiver") -> None:
     """Writes a sentence to standard error, if that can be written."""
     with suppress(OSError):
         # not printed: Ray logs in its processes what is printed, and so it would be said twice
-        sys.stderr.write(f"{who}: {readable(sentence)}\n")
+        sys.stderr.write(f"{who}: {sanitize_text(sentence)}\n")
         sys.stderr.flush()
 
 
-def say(text: str) -> None:
+def print_output(text: str) -> None:
     """Prints lines to standard output, as a terminal may be shown them."""
-    put(readable(text))
+    print_raw(sanitize_text(text))
 
 
-def put(text: str) -> None:
+def print_raw(text: str) -> None:
     """Prints text to standard output as it is. Raises OSError, naming that, if it cannot be written."""
-    with _output():
+    with _label_stdout_errors():
         print(text, flush=True)
 
 
 @contextmanager
-def _output() -> Iterator[None]:
+def _label_stdout_errors() -> Iterator[None]:
     """An error of writing to standard output, within, names that."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, OUTPUT) from error
+        raise OSError(error.errno, error.strerror, STDOUT_LABEL) from error
 
 
-def readable(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
-    lines = hidden(text).split("\n")  # before they are cut, or a cut password would not be known for one
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line[:LONGEST]) + "..." * (len(line) > LONGEST) for line in lines)
+    lines = redact_secrets(text).split("\n")  # before they are cut, or a cut password would not be known for one
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line[:MAX_LINE_CHARACTERS]) + "..." * (len(line) > MAX_LINE_CHARACTERS) for line in lines)
 
 
-def stop(code: Exit, sentence: str, who: str = "quiver") -> NoReturn:
+def exit_with(code: ExitCode, sentence: str, who: str = "quiver") -> NoReturn:
     """Prints the sentence and ends the process with that code."""
-    tell(sentence, who)
+    print_message(sentence, who)
     raise SystemExit(code)

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 
-from jobs.cli.errors import Exit, put, stop, untraced
+from jobs.cli.errors import ExitCode, print_raw, exit_with, interrupt_boundary
 from pipeline.version import quiver_version
 
 VERBS = {
@@ -49,19 +49,19 @@ def main() -> None:
         verb, args = args[0], ["--help"]
     if verb in ("-h", "--help", "help"):
         head = "usage: quiver VERB [options]; quiver VERB --help says more\n"
-        with untraced("interrupted"):
-            put("\n".join([head, *(f"  {name:18} {text}" for name, (_, text) in VERBS.items())]))
+        with interrupt_boundary("interrupted"):
+            print_raw("\n".join([head, *(f"  {name:18} {text}" for name, (_, text) in VERBS.items())]))
     elif verb in ("--version", "version"):
-        put(f"quiver {quiver_version()}")
+        print_raw(f"quiver {quiver_version()}")
     elif verb in VERBS:
         importlib.import_module(VERBS[verb][0]).main(args)
     elif verb in RENAMED:
-        stop(Exit.USAGE, f"{verb} is now called {RENAMED[verb]}: quiver {RENAMED[verb]} --help")
+        exit_with(ExitCode.USAGE, f"{verb} is now called {RENAMED[verb]}: quiver {RENAMED[verb]} --help")
     elif near := difflib.get_close_matches(verb, [*VERBS, *RENAMED], n=1):
         name = RENAMED.get(near[0], near[0])
-        stop(Exit.USAGE, f"there is no verb {verb!r}, did you mean {name}?")
+        exit_with(ExitCode.USAGE, f"there is no verb {verb!r}, did you mean {name}?")
     else:
-        stop(Exit.USAGE, f"there is no verb {verb!r}, expected one of {', '.join(VERBS)}")
+        exit_with(ExitCode.USAGE, f"there is no verb {verb!r}, expected one of {', '.join(VERBS)}")
 
 
 if __name__ == "__main__":

@@ -84,11 +84,11 @@ DENOISERS["paper_512"] = (
     DenoiserConfig(),
     replace(DENOISERS["paper"][2], steps=200_000, batch=32),
 )
-CROPS = {"smoke": (64, 64)}
+AUTOENCODER_CROPS = {"smoke": (64, 64)}
 """Of the autoencoder's training slices."""
 RENDERER_CROPS = {"smoke": (128, 96)}
 """Of the renderer's pairs."""
-SLICES = {"smoke": 4, "small": 4}
+SLICES_PER_SAMPLE = {"smoke": 4, "small": 4}
 """Frequencies of a photograph in a step that learns one at a time: its features are made once for all of them. The paper's: 1."""
-COORDINATION = {"smoke": (10, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
+COORDINATION_SCHEDULES = {"smoke": (10, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
 """Steps and batch of the denoiser's second stage."""

@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from pipeline.dataset.shards import replace_file, to_json
-from schemas.run_contract import plain
+from schemas.run_contract import to_json_value
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def results_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def page_maker(module: str, name: str) -> Callable[..., str]:
+def load_page_maker(module: str, name: str) -> Callable[..., str]:
     """The function of that name that makes a page. Raises ValueError where its libraries are missing."""
     try:
         return getattr(import_module(module), name)
@@ -45,13 +45,13 @@ def page_maker(module: str, name: str) -> Callable[..., str]:
 
 def write_results(folder: Path, name: str, found: Mapping[str, Any], page: str) -> list[Path]:
     """Writes NAME.json and NAME.html, each whole or not at all."""
-    files = {folder / f"{name}.json": to_json(plain(found), indent=1), folder / f"{name}.html": page.encode(errors="replace")}
+    files = {folder / f"{name}.json": to_json(to_json_value(found), indent=1), folder / f"{name}.html": page.encode(errors="replace")}
     for path, data in files.items():
         replace_file(path, data)
     return list(files)
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> str:
+def align_columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows of words, in columns; the first stands to the left and the others to the right."""
     table = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

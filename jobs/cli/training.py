@@ -25,30 +25,30 @@ from rich.progress import (
 from torch.distributed.rendezvous import rendezvous
 
 from jobs import cluster
-from jobs.cli.args import HELP, understood
-from jobs.cli.errors import Exit, say, stop, tell
+from jobs.cli.args import HELP_FLAGS, run_parser
+from jobs.cli.errors import ExitCode, print_output, exit_with, print_message
 from model import checkpoints
-from model.checkpoints import brief
-from model.data.augment import OFF, AugmentConfig
-from model.data.loader import ExampleConfig, Examples, Order, Position, Windows, loader
-from model.train.log import Progress as Logged
-from model.train.loop import Group, Task, TrainConfig, current_group, device_of, train
+from model.checkpoints import summarize_error
+from model.data.augment import NO_AUGMENT, AugmentConfig
+from model.data.loader import SpectrumConfig, SpectrumDataset, EpochOrder, Position, ShardDataset, load_batches
+from model.train.log import LogEntry as Logged
+from model.train.loop import DistributedGroup, Task, TrainConfig, current_group, resolve_device, train
 from pipeline.dataset import scales
-from pipeline.dataset.open import Selection, select
+from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.run_lock import FolderInUse
-from pipeline.motion.normalize import Normalisation
-from schemas.statistics import SpectrumStatistics, decode
+from pipeline.motion.normalize import Normalization
+from schemas.statistics import SpectrumStatistics, decode_statistics
 
 Job = TypeVar("Job")
 Trained = TypeVar("Trained")
-Show = Callable[[str, TrainConfig, Logged, Path | None], None]
+ShowProgress = Callable[[str, TrainConfig, Logged, Path | None], None]
 """show(title, config, logged, kept): tells a person how far the training of that title has come, and which checkpoint is the last."""
-PRESET = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
+PRESET_HELP = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
 a part of it; {prog} smoke --help names them all, with the preset's values."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class TrainingOptions:
     """What is learnt from, and by how many."""
 
     data: tuple[str, ...]
@@ -80,95 +80,95 @@ class Data:
         return replace(self, data=tuple(os.path.abspath(text) for text in self.data), **paths)
 
     @property
-    def folders(self) -> tuple[Path, ...]:
+    def checkpoint_folders(self) -> tuple[Path, ...]:
         """Where there may be checkpoints, those of the last stage first."""
         return (self.out,)
 
-    def selections(self) -> list[Selection]:
-        return [select(text) for text in self.data]
+    def open_datasets(self) -> list[DatasetView]:
+        return [open_dataset(text) for text in self.data]
 
-    def scales(self, selections: Sequence[Selection]) -> SpectrumStatistics:
+    def load_statistics(self, selections: Sequence[DatasetView]) -> SpectrumStatistics:
         """Raises ValueError where they are of other training shards."""
         if self.statistics is None:
-            return scales.compute(selections)
+            return scales.compute_statistics(selections)
         if not self.statistics.exists():
             raise ValueError(f"--statistics is {self.statistics}, which is not there")
-        found = decode(self.statistics.read_bytes())
-        scales.check_belongs(found, selections)
+        found = decode_statistics(self.statistics.read_bytes())
+        scales.check_matches_shards(found, selections)
         return found
 
-    def examples(
-        self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, *, all_of_them: bool = False
-    ) -> tuple[Examples, Examples | None]:
+    def make_train_and_test(
+        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int, *, all_of_them: bool = False
+    ) -> tuple[SpectrumDataset, SpectrumDataset | None]:
         """Training samples, of some frequencies each or of all; and test samples of all, if there are any."""
-        drawn, augment = None if all_of_them else self.slices, AugmentConfig() if self.augment else OFF
-        training = Examples(selections, statistics, ExampleConfig(frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment))
-        test = self.untouched(selections, statistics, normalisation, frequencies, "test")
+        drawn, augment = None if all_of_them else self.slices, AugmentConfig() if self.augment else NO_AUGMENT
+        training = SpectrumDataset(selections, statistics, SpectrumConfig(frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment))
+        test = self.make_unaugmented(selections, statistics, normalisation, frequencies, "test")
         return training, test if len(test) else None
 
-    def untouched(
-        self, selections: Sequence[Selection], statistics: SpectrumStatistics, normalisation: Normalisation, frequencies: int, split: str
-    ) -> Examples:
+    def make_unaugmented(
+        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int, split: str
+    ) -> SpectrumDataset:
         """Samples as they are, with all frequencies."""
-        return Examples(selections, statistics, ExampleConfig(frequencies=frequencies, normalisation=normalisation), split=split)
+        return SpectrumDataset(selections, statistics, SpectrumConfig(frequencies=frequencies, normalisation=normalisation), split=split)
 
 
-def parse(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
-    """The command line: a preset, with or without `--preset` before it, then what differs from it. `about` the job speaks --help."""
+def parse_preset_args(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
+    """The command line: a preset, with or without `--preset` before it, then what differs from it. `describe_reason` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
         option, _, named = args[0].partition("=") if args else ("", "", "")
         if option == "--preset":
             args = [*([named] if named else []), *args[1:]]
-        if not args or args[0] not in {*presets, *HELP}:
+        if not args or args[0] not in {*presets, *HELP_FLAGS}:
             raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
         style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{PRESET.format(prog=prog)}", args=args, config=style)
+        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{PRESET_HELP.format(prog=prog)}", args=args, config=style)
 
-    return understood(prog, preset_and_more, args)
+    return run_parser(prog, preset_and_more, args)
 
 
-def start(learn: Callable[[Any, Show], None], job: Data, config: TrainConfig, show: Show) -> None:
-    """Runs `learn(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
+def launch_training(learn: Callable[[Any, ShowProgress], None], job: TrainingOptions, config: TrainConfig, show: ShowProgress) -> None:
+    """Runs `run_training(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
     workers = job.workers
     try:
         if workers is None:
-            device_of(config)
+            resolve_device(config)
             learn(job, show)
         else:
             absolute = job.with_absolute_paths()
-            cluster.train(partial(learn, absolute), show, workers, absolute.out, gpu=config.device == "cuda")
+            cluster.train_distributed(partial(learn, absolute), show, workers, absolute.out, gpu=config.device == "cuda")
     except KeyboardInterrupt:
-        kept = [path for folder in job.folders for path in reversed(checkpoints.steps(folder))]
+        kept = [path for folder in job.checkpoint_folders for path in reversed(checkpoints.step_folders(folder))]
         what = f"{kept[0]} is kept, the same command goes on from there" if kept else "nothing is kept yet, the same command begins again"
-        if speaks():
-            tell(f"interrupted; {what}")
-        raise SystemExit(Exit.INTERRUPTED) from None
-    except cluster.Failed as error:
-        stop(Exit.FAILURE, f"{error}; the same command goes on from the last checkpoint")
+        if is_main_process():
+            print_message(f"interrupted; {what}")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except cluster.TrainingDied as error:
+        exit_with(ExitCode.FAILURE, f"{error}; the same command goes on from the last checkpoint")
 
 
-def seeded(config: TrainConfig) -> None:
+def seed_weights(config: TrainConfig) -> None:
     """Fresh weights that follow are drawn by the seed alone: the same on every rank and in every attempt."""
     torch.manual_seed(config.seed)
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process speaks for all that train together: those that are connected already, or that torchrun is to connect."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_rank() == 0
     return os.environ.get("RANK", "0") == "0"
 
 
-def told(found: tuple[Trained, list[str]]) -> Trained:
+def report_skipped_checkpoints(found: tuple[Trained, list[str]]) -> Trained:
     """What was loaded, once a person was told of the torn checkpoints that were passed over."""
-    for sentence in found[1] if speaks() else ():
-        tell(sentence)
+    for sentence in found[1] if is_main_process() else ():
+        print_message(sentence)
     return found[0]
 
 
 @contextmanager
-def held(out: Path, group: Group) -> Iterator[None]:
+def training_lock(out: Path, group: DistributedGroup) -> Iterator[None]:
     """One training in a folder, on one machine. Raises FolderInUse while another process trains there."""
     if group.rank:
         yield
@@ -182,15 +182,15 @@ def held(out: Path, group: Group) -> Iterator[None]:
         yield
 
 
-def check_shares(group: Group, **batches: int) -> None:
+def check_batch_divisible(group: DistributedGroup, **batches: int) -> None:
     """Raises ValueError unless the processes can share each batch evenly."""
     for name, batch in batches.items():
-        if batch % group.world:
-            raise ValueError(f"--{name.replace('_', '-')} is {batch}, expected a multiple of the {group.world} processes")
+        if batch % group.world_size:
+            raise ValueError(f"--{name.replace('_', '-')} is {batch}, expected a multiple of the {group.world_size} processes")
 
 
 @contextmanager
-def together(device: str) -> Iterator[Group]:
+def distributed_group(device: str) -> Iterator[DistributedGroup]:
     """The processes of torchrun, if this is one of them; else this one alone."""
     if "RANK" not in os.environ or torch.distributed.is_initialized():
         yield current_group()
@@ -207,7 +207,7 @@ def together(device: str) -> Iterator[Group]:
         torch.distributed.destroy_process_group()
 
 
-def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -> None:
+def load_matching_weights(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -> None:
     """Raises ValueError where the trained network is another than this one."""
     ours, theirs = (getattr(getattr(one, "config", None), "prediction", None) for one in (network, trained))
     if ours != theirs:
@@ -215,27 +215,27 @@ def begin_with(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--start is {path}, whose network is another one: {brief(error)}") from error
+        raise ValueError(f"--start is {path}, whose network is another one: {summarize_error(error)}") from error
 
 
-def run(task: Task, windows: Windows, config: TrainConfig, out: Path, title: str, show: Show) -> None:
+def run_task(task: Task, windows: ShardDataset, config: TrainConfig, out: Path, title: str, show: ShowProgress) -> None:
     """Trains to the end; its first process shows how it goes."""
     group = current_group()
-    order = Order(count=len(windows), seed=config.seed, global_batch=config.batch)
+    order = EpochOrder(count=len(windows), seed=config.seed, global_batch=config.batch)
 
     def batches(position: Position) -> Iterator[tuple[Any, Position]]:
         pinned = config.device == "cuda"
-        return loader(windows, order, position, rank=group.rank, world=group.world, workers=config.loader_workers, pinned=pinned)
+        return load_batches(windows, order, position, rank=group.rank, world=group.world_size, workers=config.loader_workers, pinned=pinned)
 
-    for logged in train(task, batches, config, out, tell):
+    for logged in train(task, batches, config, out, print_message):
         if group.rank == 0:
-            show(title, config, logged, next(reversed(checkpoints.steps(out)), None))
+            show(title, config, logged, next(reversed(checkpoints.step_folders(out)), None))
 
 
 @contextmanager
-def shown() -> Iterator[Show]:
+def progress() -> Iterator[ShowProgress]:
     """A live bar for each training on a terminal, else one sentence for each line of the log."""
-    terminal = sys.stdout.isatty() and speaks()
+    terminal = sys.stdout.isatty() and is_main_process()
     columns = (TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not terminal) as bar:
         bars: dict[str, TaskID] = {}
@@ -245,20 +245,20 @@ def shown() -> Iterator[Show]:
                 bars[title] = bar.add_task(title, total=config.steps, note="")
             bar.update(bars[title], completed=logged.step, note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""))
             if not terminal:
-                say(f"{title}: {line(config, logged)}" + (f", kept {kept}" if kept else ""))
+                print_output(f"{title}: {format_progress(config, logged)}" + (f", kept {kept}" if kept else ""))
 
         yield show
 
 
-def line(config: TrainConfig, logged: Logged) -> str:
+def format_progress(config: TrainConfig, logged: Logged) -> str:
     """How far a training is; its log has more."""
     rate = logged.scalars["samples_a_second"]
-    left = duration((config.steps - logged.step) * config.batch / rate)
+    left = format_duration((config.steps - logged.step) * config.batch / rate)
     measured = [f"{name} {value:.4g}" for name, value in logged.scalars.items() if name == "loss" or name.startswith("test_")]
     return f"step {logged.step} of {config.steps}, about {left} left, {', '.join(measured)}, {rate:.3g} samples/s"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `5 h`."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
@@ -266,13 +266,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def tell_what_is_not_held_out(selections: Sequence[Selection]) -> None:
+def warn_without_test_split(selections: Sequence[DatasetView]) -> None:
     """Says so where there are no test samples."""
-    if speaks() and not any(entry["split"] == "test" and entry["kept"] for one in selections for entry in one.index()["shards"].values()):
-        tell("the data has no test split: nothing is held out, and no measure on held-out samples will be shown")
+    if is_main_process() and not any(entry["split"] == "test" and entry["kept"] for one in selections for entry in one.read_index()["shards"].values()):
+        print_message("the data has no test split: nothing is held out, and no measure on held-out samples will be shown")
 
 
-def finished(what: str, out: Path, following: Sequence[object]) -> None:
+def report_finished(what: str, out: Path, following: Sequence[object]) -> None:
     """Says where the trained network is, and the command that uses it."""
-    if speaks():
-        say(f"{what}: {checkpoints.steps(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")
+    if is_main_process():
+        print_output(f"{what}: {checkpoints.step_folders(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")

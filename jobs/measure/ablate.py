@@ -23,59 +23,59 @@ from typing import Any, Literal
 
 import tyro
 
-from jobs.ablation.table import tables
+from jobs.ablation.table import format_tables
 from jobs.ablation.variants import (
-    FULL,
-    MOST_FREQUENCIES,
+    FULL_NAME,
+    DATASET_FREQUENCIES,
     PAPER_COLUMNS,
-    REAL,
-    STAGES,
+    REAL_NAME,
+    STAGE_NAMES,
     VARIANTS,
-    Step,
-    Trainings,
+    QuiverCommand,
+    TrainingCommands,
     Variant,
-    film_of,
-    films,
-    films_of,
-    photograph,
-    step,
+    film_path,
+    film_commands,
+    films_folder,
+    photograph_path,
+    make_command,
 )
-from jobs.cli.errors import say, sentences
-from jobs.cli.results import page_maker, write_results
-from jobs.cli.training import parse
-from jobs.make_clips import WINDOW_S, written_name
-from model.checkpoints import newest
+from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.results import load_page_maker, write_results
+from jobs.cli.training import parse_preset_args
+from jobs.make_clips import WINDOW_S, clip_name_at
+from model.checkpoints import read_newest
 from model.evaluate.feature_networks import load_network
-from model.evaluate.paired import differences
-from model.evaluate.table import NETWORKS, SIZE
+from model.evaluate.paired import compare_evaluations
+from model.evaluate.table import NETWORK_SPECS, CROP_SIZE
 from model.prior.inference import check_device
 from pipeline.dataset.folder import ContractMismatch, Dataset
-from pipeline.dataset.open import Selection, select
+from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import replace_file, to_json
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
-from pipeline.images.encode import encode, write_animation
-from pipeline.preview.reconstruct import read_manifest, read_settings, reconstruct, repeated
-from pipeline.whole_clip.frames import decoded, take_of
+from pipeline.images.encode import encode_animation, write_animation
+from pipeline.preview.reconstruct import read_manifest, read_settings, reconstruct, count_repeats
+from pipeline.whole_clip.frames import decode_clip, open_clip
 from schemas.outcome import Outcome, Quarantined
-from schemas.run_contract import flatten, plain
+from schemas.run_contract import flatten, to_json_value
 from schemas.seal import open_seal, seal
 
-SWAYING = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
+SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
 """Of the generated clips those that are to be learnt from."""
-FPS = 30.0
+GENERATED_FPS = 30.0
 """Of all of them, since films are compared frame by frame with motion at the working rate."""
-LIST = "clips.csv"
-CONTRACT, FINISHED, COUNTED = "ablation-run.json", "finished.json", "real.json"
-NAMES = [one.name for one in VARIANTS]
-PICTURED = 2
+CLIP_LIST_FILE = "clips.csv"
+CONTRACT_FILE, COMMAND_LOG_FILE, REAL_COUNTS_FILE = "ablation-run.json", "finished.json", "real.json"
+VARIANT_NAMES = [one.name for one in VARIANTS]
+MAX_PAGE_PHOTOGRAPHS = 2
 """Photographs of which the page shows what became."""
-PAPER = "The paper's table 2: its data, its networks, its training"
+PAPER_CAPTION = "The paper's table 2: its data, its networks, its training"
 CAUTIONS = {
     "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
     "small": "Ours, {films}: other clips and smaller networks than the paper's, so its order can be compared, and not its absolute numbers",
 }
-REAL_FRAMES = "those nearest in time to the working rate, at the working size, compressed as the films are"
+REAL_FRAMES_NOTE = "those nearest in time to the working rate, at the working size, compressed as the films are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,8 @@ class Ablate:
         for name, most in (("photographs", 100_000), ("steps", 1000)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {most}")
-        if strangers := [name for name in self.only if name not in NAMES]:
-            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(NAMES)}")
+        if strangers := [name for name in self.only if name not in VARIANT_NAMES]:
+            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(VARIANT_NAMES)}")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, expected at least 0")
 
@@ -137,9 +137,9 @@ class Ablate:
         return [one for one in VARIANTS if not self.only or one.name in self.only]
 
     @property
-    def trainings(self) -> Trainings:
+    def training_commands(self) -> TrainingCommands:
         renderer = self.more.get("train-renderer", ()) + (("--imagenet", str(self.imagenet)) if self.imagenet else ())
-        return Trainings(preset=self.preset, data=self.dataset, out=self.out, more=self.more | {"train-renderer": renderer})
+        return TrainingCommands(preset=self.preset, data=self.dataset, out=self.out, extra_args=self.more | {"train-renderer": renderer})
 
 
 PRESETS = {
@@ -156,35 +156,35 @@ PRESETS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parse("quiver ablate", PRESETS, args, __doc__)
-        check(job)
-        with Dataset(job.out).held():
-            begin(job)
-            run(job)
+    with error_boundary():
+        job = parse_preset_args("quiver ablate", PRESETS, args, __doc__)
+        check_job(job)
+        with Dataset(job.out).lock():
+            write_or_check_contract(job)
+            run_ablation(job)
 
 
-def check(job: Ablate) -> None:
+def check_job(job: Ablate) -> None:
     """Raises ValueError, before any work, where something is missing."""
     check_device(job.device)
     if job.imagenet is not None and not job.imagenet.is_file():
         raise ValueError(f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34")
-    for name in NETWORKS:
+    for name in NETWORK_SPECS:
         if path := getattr(job, name.replace("-", "_")):
-            load_network(path, NETWORKS[name], job.device)
+            load_network(path, NETWORK_SPECS[name], job.device)
     if job.data is not None:
-        selection = select(job.data)
-        found = selection.dataset.begun().config["frequencies"]
-        if found < MOST_FREQUENCIES:
+        selection = open_dataset(job.data)
+        found = selection.dataset.contract().config["frequencies"]
+        if found < DATASET_FREQUENCIES:
             raise ValueError(
-                f"--data is {job.data} of {found} frequencies, expected at least {MOST_FREQUENCIES}: extract with --frequencies {MOST_FREQUENCIES}"
+                f"--data is {job.data} of {found} frequencies, expected at least {DATASET_FREQUENCIES}: extract with --frequencies {DATASET_FREQUENCIES}"
             )
-        held_out(selection, job.photographs)
+        select_held_out(selection, job.photographs)
 
 
-def begin(job: Ablate) -> None:
+def write_or_check_contract(job: Ablate) -> None:
     """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
-    path, asked = job.out / CONTRACT, contract(job)
+    path, asked = job.out / CONTRACT_FILE, make_contract(job)
     if not path.exists():
         if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
             raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
@@ -199,67 +199,67 @@ def begin(job: Ablate) -> None:
         raise ContractMismatch(different, "an ablation")
 
 
-def contract(job: Ablate) -> dict[str, Any]:
+def make_contract(job: Ablate) -> dict[str, Any]:
     """What decides the films; which are made, and by which networks they are measured, may change."""
-    left = {"out", "only", *(name.replace("-", "_") for name in NETWORKS)}
+    left = {"out", "only", *(name.replace("-", "_") for name in NETWORK_SPECS)}
     settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
-    content = hashlib.sha256(select(job.data).file("index.json").read_bytes()).hexdigest() if job.data else None
-    return plain(settings | dict(imagenet=job.imagenet and digest(job.imagenet), content=content))
+    content = hashlib.sha256(open_dataset(job.data).derived_path("index.json").read_bytes()).hexdigest() if job.data else None
+    return to_json_value(settings | dict(imagenet=job.imagenet and sha256_of_file(job.imagenet), content=content))
 
 
-def digest(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run(job: Ablate) -> None:
+def run_ablation(job: Ablate) -> None:
     """Everything that is left to do."""
-    make_page, log = page_maker("jobs.ablation.report", "ablation_page"), Log(job.out / FINISHED)
+    make_page, log = load_page_maker("jobs.ablation.report", "render_ablation_page"), CommandLog(job.out / COMMAND_LOG_FILE)
     if not (job.clips or job.data):
-        list_generated(job)
-    log.each(preparations(job))
-    selection = select(job.dataset)
-    windows = held_out(selection, job.photographs)
+        write_generated_list(job)
+    log.run_pending(dataset_commands(job))
+    selection = open_dataset(job.dataset)
+    windows = select_held_out(selection, job.photographs)
     keys = list(windows)
-    log.each(job.trainings.of(job.variants))
-    real = write_real(selection, keys, job.out)
+    log.run_pending(job.training_commands.list_commands(job.variants))
+    real = write_real_films(selection, keys, job.out)
     for variant in job.variants:
-        films_of(job.out, variant.name).mkdir(parents=True, exist_ok=True)
-        log.each(films(job.trainings, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
-    log.each(map(evaluation(job), job.variants))
-    found = results(job, windows, real, log)
-    files = write_results(job.out, "ablation", found, make_page(found, slices(job, keys)))
-    say("\n".join(["", *tables(found), "", *found["remarks"], *map(str, files)]))
+        films_folder(job.out, variant.name).mkdir(parents=True, exist_ok=True)
+        log.run_pending(film_commands(job.training_commands, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
+    log.run_pending(map(evaluation_command(job), job.variants))
+    found = collect_results(job, windows, real, log)
+    files = write_results(job.out, "ablation", found, make_page(found, read_xt_slices(job, keys)))
+    print_output("\n".join(["", *format_tables(found), "", *found["remarks"], *map(str, files)]))
 
 
-def sets(job: Ablate) -> dict[int, tuple[str, float]]:
+def generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
     """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
     learnt, seconds = job.generated
-    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(SWAYING)))}
+    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(SWAYING_CLIPS)))}
 
 
-def list_generated(job: Ablate) -> None:
+def write_generated_list(job: Ablate) -> None:
     """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
-    names = [written_name(name, FPS) for name in SWAYING]
-    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in sets(job).items() for name in names]
+    names = [clip_name_at(name, GENERATED_FPS) for name in SWAYING_CLIPS]
+    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in generated_sets(job).items() for name in names]
     (job.out / "clips").mkdir(exist_ok=True)
-    replace_file(job.out / "clips" / LIST, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
+    replace_file(job.out / "clips" / CLIP_LIST_FILE, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
 
 
-def preparations(job: Ablate) -> list[Step]:
+def dataset_commands(job: Ablate) -> list[QuiverCommand]:
     """The data set."""
     if job.data:
         return []
     made, folder = [], job.out / "clips"
-    for seed, (_, seconds) in {} if job.clips else sets(job).items():
-        made.append(step("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", FPS, "--only", *SWAYING))
-    out, clips = job.out / "data", job.clips or [folder / LIST]
-    options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", MOST_FREQUENCIES, *job.more.get("extract-flow", ()))
-    return [*made, step("extract-flow", out, "--clips", *clips, "--out", out, *options)]
+    for seed, (_, seconds) in {} if job.clips else generated_sets(job).items():
+        made.append(make_command("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", GENERATED_FPS, "--only", *SWAYING_CLIPS))
+    out, clips = job.out / "data", job.clips or [folder / CLIP_LIST_FILE]
+    options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", DATASET_FREQUENCIES, *job.more.get("extract-flow", ()))
+    return [*made, make_command("extract-flow", out, "--clips", *clips, "--out", out, *options)]
 
 
-def held_out(selection: Selection, most: int) -> dict[str, str]:
+def select_held_out(selection: DatasetView, most: int) -> dict[str, str]:
     """Held-out windows, key and clip: the first of each clip, then the second of each, and so on. Raises ValueError where there is none."""
     kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
     rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
@@ -270,30 +270,30 @@ def held_out(selection: Selection, most: int) -> dict[str, str]:
     return {row["key"]: row["clip_id"] for row in turns[:most]}
 
 
-def write_real(selection: Selection, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
+def write_real_films(selection: DatasetView, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
     """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
     repeated. Raises ValueError where a video is gone.
     """
-    for folder in (photograph(out, "").parent, films_of(out, REAL)):
+    for folder in (photograph_path(out, "").parent, films_folder(out, REAL_NAME)):
         folder.mkdir(parents=True, exist_ok=True)
-    counted = films_of(out, COUNTED)
+    counted = films_folder(out, REAL_COUNTS_FILE)
     counts: dict[str, dict[str, int]] = json.loads(counted.read_bytes()) if counted.exists() else {}
     for key in keys:
-        if key in counts and film_of(out, REAL, key).exists():
+        if key in counts and film_path(out, REAL_NAME, key).exists():
             continue
         found = reconstruct(selection, key)
-        replace_file(photograph(out, key), encode([found.sample.image], 1.0, ".png"))
+        replace_file(photograph_path(out, key), encode_animation([found.sample.image], 1.0, ".png"))
         try:
             frames = list(found.real_frames())
         except Quarantined as error:
             raise ValueError(f"the video of {key} cannot be read again: {error.detail}") from error
-        write_animation(film_of(out, REAL, key), frames, found.settings.plan.fps)
-        counts[key] = dict(frames=len(frames), repeated=repeated(frames))
+        write_animation(film_path(out, REAL_NAME, key), frames, found.settings.plan.fps)
+        counts[key] = dict(frames=len(frames), repeated=count_repeats(frames))
         replace_file(counted, to_json(counts, indent=1))
     return {key: counts[key] for key in keys}
 
 
-def judder(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
+def remark_repeated_frames(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
     """What is to be said of real films that stand still now and then, since their videos have fewer frames than `fps`."""
     films = [one for one in real.values() if one["repeated"]]
     frames, again = (sum(one[name] for one in films) for name in ("frames", "repeated"))
@@ -304,90 +304,90 @@ def judder(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
     return [said] if films else []
 
 
-def evaluation(job: Ablate) -> Callable[[Variant], Step]:
+def evaluation_command(job: Ablate) -> Callable[[Variant], QuiverCommand]:
     """Of a variant's films."""
-    weights = [word for name in NETWORKS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
-    real, options = films_of(job.out, REAL), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
+    weights = [word for name in NETWORK_SPECS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
+    real, options = films_folder(job.out, REAL_NAME), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
 
-    def of(variant: Variant) -> Step:
+    def of(variant: Variant) -> QuiverCommand:
         out = job.out / "evaluation" / variant.name
-        return step("evaluate", out / "evaluation.json", "--real", real, "--generated", films_of(job.out, variant.name), *options, "--out", out)
+        return make_command("evaluate", out / "evaluation.json", "--real", real, "--generated", films_folder(job.out, variant.name), *options, "--out", out)
 
     return of
 
 
-def results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "Log") -> dict[str, Any]:
+def collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "CommandLog") -> dict[str, Any]:
     """What ablation.json says."""
-    measured = {one.name: json.loads(evaluation(job)(one).makes.read_bytes()) for one in job.variants}
-    full, fps = measured.get(FULL), read_settings(select(job.dataset).dataset).plan.fps
-    said = trained(job)
+    measured = {one.name: json.loads(evaluation_command(job)(one).output.read_bytes()) for one in job.variants}
+    full, fps = measured.get(FULL_NAME), read_settings(open_dataset(job.dataset).dataset).plan.fps
+    said = training_efforts(job)
     variants = [
-        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=from_full(measured[one.name], full), trained=said[one.name])
+        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=differences_from_full(measured[one.name], full), trained=said[one.name])
         for one in job.variants
     ]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
     return dict(
         variants=variants,
-        compared_with=FULL if full else None,
-        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *judder(real, fps)],
-        stages=list(STAGES),
-        trainings=len(job.trainings.of(job.variants)),
+        compared_with=FULL_NAME if full else None,
+        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *remark_repeated_frames(real, fps)],
+        stages=list(STAGE_NAMES),
+        trainings=len(job.training_commands.list_commands(job.variants)),
         ours=f"Ours: {films}",
         caution=CAUTIONS[job.preset].format(films=films),
-        paper=dict(columns=list(PAPER_COLUMNS), words=PAPER),
+        paper=dict(columns=list(PAPER_COLUMNS), words=PAPER_CAPTION),
         commands=log.entries,
-        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES, steps=job.steps)
+        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES_NOTE, steps=job.steps)
         | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
         | next(iter(measured.values()))["protocol"],
     )
 
 
-def trained(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
+def training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
     """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
-    stages = {one.name: job.trainings.stages(one) for one in job.variants}
-    spent = {folder: effort(newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
+    stages = {one.name: job.training_commands.checkpoint_folders(one) for one in job.variants}
+    spent = {folder: checkpoint_effort(read_newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
     return {name: {stage: spent[folder] for stage, folder in one.items()} for name, one in stages.items()}
 
 
-def effort(config: Mapping[str, Any]) -> dict[str, int]:
+def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
     """Of a checkpoint."""
     steps, batch = config["step"], config["training"]["batch"]
     return dict(steps=steps, batch=batch, samples=steps * batch)
 
 
-def from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def differences_from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
     if full is None or ours is full:
         return {}
     keys = [one["key"] for one in ours["metrics"]]
-    return {key: found._asdict() for key, found in differences(ours["pairs"], full["pairs"], keys).items()}
+    return {key: found._asdict() for key, found in compare_evaluations(ours["pairs"], full["pairs"], keys).items()}
 
 
-def slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Of some photographs, the row in which the real film moves most over time: of that film, and of each variant's."""
     pool = shared_pool(DecodeConfig(), 1)
-    pairs = json.loads(evaluation(job)(job.variants[-1]).makes.read_bytes())["pairs"]
+    pairs = json.loads(evaluation_command(job)(job.variants[-1]).output.read_bytes())["pairs"]
     rows = {pair["name"]: pair["row"] for pair in pairs}
-    shown = {REAL: "real frames"} | {one.name: one.title for one in job.variants}
+    shown = {REAL_NAME: "real frames"} | {one.name: one.title for one in job.variants}
     return {
-        key: {title: decoded(take_of(film_of(job.out, name, key), pool), SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
-        for key in keys[:PICTURED]
+        key: {title: decode_clip(open_clip(film_path(job.out, name, key), pool), CROP_SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
+        for key in keys[:MAX_PAGE_PHOTOGRAPHS]
     }
 
 
-class Log:
+class CommandLog:
     """Which commands are finished, in a file: each is run once."""
 
     def __init__(self, path: Path):
         self.path = path
         self.entries: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
 
-    def each(self, steps: Iterable[Step]) -> None:
+    def run_pending(self, steps: Iterable[QuiverCommand]) -> None:
         """Runs those of the steps that are left. A command that fails ends the process with its own sentence."""
         for one in steps:
-            if one.makes.exists() and any(entry["command"] == str(one) for entry in self.entries):
+            if one.output.exists() and any(entry["command"] == str(one) for entry in self.entries):
                 continue
-            say(f"\n$ {one}")
+            print_output(f"\n$ {one}")
             began = time.monotonic(), cpu_seconds()
             importlib.import_module(f"jobs.{one.verb.replace('-', '_')}").main(list(one.args))
             took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(cpu_seconds() - began[1], 2))

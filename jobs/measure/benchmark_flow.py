@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A card of flow estimators: how far each can be believed, and what it costs, on known flow, on swaying scenes and on real clips.
 
-    python -m jobs.flow_card --out card --middlebury DIR --clips DIR --weights raft-small.pth
+    quiver benchmark-flow --out card --middlebury DIR --clips DIR --weights raft-small.pth
 
 Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they are those of --weights, or of torch.hub's cache.
 """
@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import say, sentences, tell
-from jobs.cli.results import aligned, page_maker, results_folder, write_results
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_output, error_boundary, print_message
+from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.plan import list_clips
@@ -26,24 +26,24 @@ from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
 from pipeline.flow.dis import Preset
 from pipeline.flow_benchmark import metrics
 from pipeline.flow_benchmark import run as card
-from pipeline.flow_benchmark.middlebury import find_known, read_known
-from pipeline.synthetic.render import WORKING
+from pipeline.flow_benchmark.middlebury import find_known_pairs, read_known_pair
+from pipeline.synthetic.render import WORKING_SIZE
 from pipeline.synthetic.scenes import SCENES
-from schemas.outcome import Quarantined, printable
+from schemas.outcome import Quarantined, to_printable
 
-Name = Literal["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine", "raft_small", "raft_large"]
-CLASSICAL = {f"dis_{preset}": FlowConfig(dis_preset=preset) for preset in get_args(Preset)}
-SECONDS, TARGETS = 5.0, 8
+EstimatorName = Literal["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine", "raft_small", "raft_large"]
+DIS_CONFIGS = {f"dis_{preset}": FlowConfig(dis_preset=preset) for preset in get_args(Preset)}
+CLIP_SECONDS, TARGET_FRAMES = 5.0, 8
 """Of a clip: how much of it, and to how many frames flow is measured, evenly spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowCard:
+class BenchmarkFlow:
     """Measures flow estimators on known flow, on procedural scenes with known sway, and on real clips: a table, a JSON file and a page."""
 
     out: Path
     """Folder to write to; made if it is not there."""
-    estimators: tuple[Name, ...] = ()
+    estimators: tuple[EstimatorName, ...] = ()
     """Which; without a name all that can be had."""
     middlebury: Path | None = None
     """Folder with flow10.flo, frame10.png and frame11.png for each pair, in folders of their own."""
@@ -75,53 +75,53 @@ class FlowCard:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(FlowCard, "quiver flow-card", args)
+    with error_boundary():
+        job = parse_args(BenchmarkFlow, "quiver flow-card", args)
         with results_folder(job.out):
-            run(job)
+            run_job(job)
 
 
-def run(job: FlowCard) -> None:
+def run_job(job: BenchmarkFlow) -> None:
     """Measures, and writes both files."""
-    make_page = page_maker("pipeline.flow_benchmark.report", "page")
-    known = find_known(job.middlebury) if job.middlebury else []
+    make_page = load_page_maker("pipeline.flow_benchmark.report", "render_page")
+    known = find_known_pairs(job.middlebury) if job.middlebury else []
     clips = list_clips(job.clips) if job.clips else []
-    configs, left_out = chosen(job)
+    configs, left_out = choose_estimators(job)
     for sentence in left_out.values():
-        tell(sentence)
+        print_message(sentence)
     estimators = {name: make_estimator(config) for name, config in configs.items()}
     parts: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
     cases: dict[str, list[card.Case]] = {part: [] for part in parts}
     protocols: dict[str, dict[str, Any]] = {part: {} for part in parts}
     count = len(known) + len(job.scenes) + len(clips)
-    for number, (part, protocol, measure) in enumerate(measures(job, known, [clip.uri for clip in clips]), 1):
+    for number, (part, protocol, measure) in enumerate(list_cases(job, known, [clip.uri for clip in clips]), 1):
         found, case = measure(estimators)
         parts[part][case.name], protocols[part][case.name] = found, protocol
         cases[part].append(case)
-        tell(f"{number} of {count}: {case.name}")
+        print_message(f"{number} of {count}: {case.name}")
     about = dict(
-        format=1, protocol=protocol_of(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
-        **parts, smoothing=card.smoothing(parts["known"], parts["scenes"], list(estimators)),
+        format=1, protocol=describe_protocol(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
+        **parts, smoothing=card.compare_smoothing(parts["known"], parts["scenes"], list(estimators)),
     )  # fmt: skip
     files = write_results(job.out, "flow_card", about, make_page(about, cases))
-    say("\n".join([*lines(about), *map(str, files)]))
+    print_output("\n".join([*format_tables(about), *map(str, files)]))
 
 
 # ---- Which estimators
 
 
-def chosen(job: FlowCard) -> tuple[dict[str, FlowConfig], dict[str, str]]:
+def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[str, str]]:
     """The configuration of each, and a sentence for each that is left out. Raises ValueError where one that was named cannot be had, or a file has no use."""
-    names = job.estimators or get_args(Name)
-    placed = {path: [flow for flow in ("raft_small", "raft_large") if fits(flow, path, job)] for path in job.weights}
+    names = job.estimators or get_args(EstimatorName)
+    placed = {path: [flow for flow in ("raft_small", "raft_large") if weights_fit(flow, path, job)] for path in job.weights}
     for path, flows in placed.items():
         if not flows:
-            raise ValueError(f"--weights is {path}, expected the weights of raft_small or raft_large: {why_not(path, job)}")
-    check_each_is_used(placed, names)
+            raise ValueError(f"--weights is {path}, expected the weights of raft_small or raft_large: {explain_misfit(path, job)}")
+    check_weights_used(placed, names)
     configs, left_out = {}, {}
     for name in dict.fromkeys(names):
         try:
-            configs[name] = config_of(name, job, placed)
+            configs[name] = make_flow_config(name, job, placed)
         except ValueError as error:
             if job.estimators:
                 raise
@@ -129,7 +129,7 @@ def chosen(job: FlowCard) -> tuple[dict[str, FlowConfig], dict[str, str]]:
     return configs, left_out
 
 
-def check_each_is_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
+def check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
     """Raises ValueError where a file of weights fits none of these estimators, or one that another file is given for."""
     given: dict[str, Path] = {}
     for path, flows in placed.items():
@@ -142,42 +142,42 @@ def check_each_is_used(placed: dict[Path, list[str]], names: Sequence[str]) -> N
             given[name] = path
 
 
-def config_of(name: str, job: FlowCard, placed: dict[Path, list[str]]) -> FlowConfig:
+def make_flow_config(name: str, job: BenchmarkFlow, placed: dict[Path, list[str]]) -> FlowConfig:
     """Raises ValueError where its weights are missing."""
-    if name in CLASSICAL:
-        return CLASSICAL[name]
-    path = next((path for path, flows in placed.items() if name in flows), None) or in_cache(name)
+    if name in DIS_CONFIGS:
+        return DIS_CONFIGS[name]
+    path = next((path for path, flows in placed.items() if name in flows), None) or find_cached_weights(name)
     if path is None:
         raise ValueError(f"no --weights FILE fits {name}, and torch.hub's cache has none of it")
-    return raft(name, path, job)
+    return raft_config(name, path, job)
 
 
-def raft(name: str, path: Path, job: FlowCard) -> FlowConfig:
+def raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
     flow: Any = name
     return FlowConfig(flow=flow, weights=str(path), device=job.device, updates=job.updates)
 
 
-def in_cache(name: str) -> Path | None:
+def find_cached_weights(name: str) -> Path | None:
     """torchvision's own weights, where they have been downloaded before. Raises ValueError where the file is not the one that was published."""
-    from pipeline.flow.raft_weights import cached, check_published
+    from pipeline.flow.raft_weights import locate_default_weights, check_published_digest
 
-    path = cached(name)[1]
+    path = locate_default_weights(name)[1]
     if not path.exists():
         return None
-    check_published(path)
+    check_published_digest(path)
     return path
 
 
-def fits(flow: str, path: Path, job: FlowCard) -> bool:
-    return why_not(path, job, flow) is None
+def weights_fit(flow: str, path: Path, job: BenchmarkFlow) -> bool:
+    return explain_misfit(path, job, flow) is None
 
 
-def why_not(path: Path, job: FlowCard, flow: str = "raft_small") -> str | None:
+def explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") -> str | None:
     """Why a file is not the weights of a network."""
     from pipeline.flow.raft_weights import load_network
 
     try:
-        load_network(replace(raft(flow, path, job), device="cpu"))
+        load_network(replace(raft_config(flow, path, job), device="cpu"))
     except ValueError as error:
         return str(error)
     return None
@@ -186,30 +186,30 @@ def why_not(path: Path, job: FlowCard, flow: str = "raft_small") -> str | None:
 # ---- What they are measured on
 
 
-Measure = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Case]]
+MeasureCase = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Case]]
 
 
-def measures(job: FlowCard, known: Sequence[tuple[str, Path]], clips: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], Measure]]:
+def list_cases(job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], MeasureCase]]:
     """Each case: the part of the card it belongs to, what is to be said of it, and what measures it."""
     for name, path in known:
-        pair = read_known(name, path)
+        pair = read_known_pair(name, path)
         about = dict(size=[pair.source.shape[1], pair.source.shape[0]], valid=int(pair.valid.sum()), sha256=pair.digest)
-        yield "known", about, lambda estimators, pair=pair: card.on_known(pair, estimators)
+        yield "known", about, lambda estimators, pair=pair: card.evaluate_known_pair(pair, estimators)
     for name in job.scenes:
-        yield "scenes", {}, lambda estimators, name=name: card.on_scene(name, job.seed, job.frames, estimators)
-    for name, uri in zip(distinct([Path(uri).name for uri in clips]), clips, strict=True):
-        images, times = first_images(uri)
+        yield "scenes", {}, lambda estimators, name=name: card.evaluate_scene(name, job.seed, job.frames, estimators)
+    for name, uri in zip(unique_names([Path(uri).name for uri in clips]), clips, strict=True):
+        images, times = read_first_images(uri)
         with Path(uri).open("rb") as file:
             about = dict(times_s=times, sha256=file_digest(file, "sha256").hexdigest())
-        yield "clips", about, lambda estimators, name=name, images=images: card.on_clip(name, images, estimators)
+        yield "clips", about, lambda estimators, name=name, images=images: card.evaluate_clip(name, images, estimators)
 
 
-def distinct(names: Sequence[str]) -> list[str]:
+def unique_names(names: Sequence[str]) -> list[str]:
     """The names, with a number where one has been there before."""
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
+def read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
     """The first frame of a clip and TARGETS later ones of its first SECONDS, at the working resolution, and their times.
 
     Raises ValueError where it cannot be read, or has one frame.
@@ -218,33 +218,33 @@ def first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
     try:
         video = pool.probe(uri)
         times = video.times - video.times[0]
-        last = int(np.flatnonzero(times <= SECONDS)[-1])
+        last = int(np.flatnonzero(times <= CLIP_SECONDS)[-1])
         if last < 1:
-            raise ValueError(f"{uri} has one frame in its first {SECONDS:g} s, expected at least 2")
-        shown = sorted({round(i) for i in np.linspace(0, last, TARGETS + 1)})
-        return list(pool.frames(uri, video, shown, WORKING)), [round(float(times[i]), 4) for i in shown]
+            raise ValueError(f"{uri} has one frame in its first {CLIP_SECONDS:g} s, expected at least 2")
+        shown = sorted({round(i) for i in np.linspace(0, last, TARGET_FRAMES + 1)})
+        return list(pool.frames(uri, video, shown, WORKING_SIZE)), [round(float(times[i]), 4) for i in shown]
     except Quarantined as error:
         raise ValueError(f"{uri} cannot be used: {error.detail} ({error.reason})") from error
 
 
-def protocol_of(job: FlowCard, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All that decides the numbers."""
     import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
 
-    packages = ["numpy", "opencv-python-headless", "scipy", *(["torch", "torchvision"] if any(map(card.is_learned, job.estimators or get_args(Name))) else [])]
+    packages = ["numpy", "opencv-python-headless", "scipy", *(["torch", "torchvision"] if any(map(card.is_learned, job.estimators or get_args(EstimatorName))) else [])]
     versions = dict(quiver=version("quiver-motion"), python=platform.python_version()) | {name: version(name) for name in packages}
     return dict(
         versions=versions, machine=platform.machine(), cpu=cv2.getCPUFeaturesLine(), device=job.device,
-        known=dict(pairs=len(protocols["known"]), of=protocols["known"], edge_px=metrics.EDGE_PX, near_px=metrics.NEAR_PX, octaves_px=metrics.OCTAVES),
-        scenes=dict(names=job.scenes, seed=job.seed, frames=job.frames, fps=card.FPS, size=WORKING, frequencies=card.FREQUENCIES),
-        clips=dict(count=len(protocols["clips"]), of=protocols["clips"], size=WORKING, seconds=SECONDS, pairs=TARGETS),
+        known=dict(pairs=len(protocols["known"]), of=protocols["known"], edge_px=metrics.EDGE_STEP_PX, near_px=metrics.NEAR_PX, octaves_px=metrics.OCTAVE_SIGMAS_PX),
+        scenes=dict(names=job.scenes, seed=job.seed, frames=job.frames, fps=card.FPS, size=WORKING_SIZE, frequencies=card.FREQUENCIES),
+        clips=dict(count=len(protocols["clips"]), of=protocols["clips"], size=WORKING_SIZE, seconds=CLIP_SECONDS, pairs=TARGET_FRAMES),
     )  # fmt: skip
 
 
 # ---- What is printed
 
 
-TABLE = (
+CARD_COLUMNS = (
     ("known", "epe_px", "known: error, px", 1), ("known", "angle_deg", "angle, deg", 1), ("known", "epe_near_px", "near edges", 1),
     ("known", "epe_inside_px", "inside", 1), ("known", "blur_px", "blur, px", 1), ("scenes", "epe_px", "scenes: error, px", 1),
     ("scenes", "spectrum_error", "of spectrum, %", 100), ("clips", "inconsistent_share", "clips: inconsistent, %", 100),
@@ -253,14 +253,14 @@ TABLE = (
 """Part of the card, measure, heading and factor of each column."""
 
 
-def lines(about: dict[str, Any]) -> list[str]:
+def format_tables(about: dict[str, Any]) -> list[str]:
     """For a terminal."""
-    columns = [column for column in TABLE if about[column[0]]]
+    columns = [column for column in CARD_COLUMNS if about[column[0]]]
     rows = [["", *(title for _, _, title, _ in columns), "ms a pair"]]
     for name in about["estimators"]:
-        found = [(card.average(about[part], name, key), factor) for part, key, _, factor in columns] + [(card.seconds(about, name), 1000)]
+        found = [(card.mean_over_cases(about[part], name, key), factor) for part, key, _, factor in columns] + [(card.seconds_per_pair(about, name), 1000)]
         rows.append([name, *("-" if value is None else f"{factor * value:.3g}" for value, factor in found)])
-    return [aligned(rows), "", *(printable(sentence, 1000) for sentence in card.leads(about) + card.claims(about))]
+    return [align_columns(rows), "", *(to_printable(sentence, 1000) for sentence in card.headline_sentences(about) + card.smoothing_sentences(about))]
 
 
 if __name__ == "__main__":

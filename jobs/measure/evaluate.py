@@ -19,62 +19,62 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import say, sentences, tell
-from jobs.cli.results import aligned, page_maker, results_folder, write_results
-from jobs.extract_flow import versions
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_output, error_boundary, print_message
+from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
+from jobs.extract_flow import library_versions
 from model.evaluate.feature_networks import load_network
 from model.evaluate.lpips import load_lpips
 from model.evaluate.table import (
-    FPS,
+    SPECTRUM_FPS,
     FREQUENCIES,
-    LEAST,
-    NETWORKS,
-    OWN,
-    PAIRED,
-    SIZE,
-    Given,
-    Measured,
-    Row,
-    Side,
-    looks,
-    measure,
-    over_frames,
-    rates_apart,
-    rows,
-    slid,
-    spectra,
+    MIN_PAIR_FRAMES,
+    NETWORK_SPECS,
+    PER_VIDEO_METRICS,
+    PAIRED_METRICS,
+    CROP_SIZE,
+    Evaluators,
+    PairMetrics,
+    MetricRow,
+    VideoMetrics,
+    make_extractors,
+    measure_pair,
+    build_frame_curves,
+    describe_rate_mismatch,
+    build_table,
+    build_sliding_curves,
+    amplitude_spectra,
 )
 from model.prior.inference import check_device
-from pipeline.dataset.open import select
+from pipeline.dataset.open import open_dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.window import BuildConfig
 from pipeline.flow import FlowConfig, make_estimator
-from pipeline.motion.spectrum import GRID
+from pipeline.motion.spectrum import GRID_STEP
 from pipeline.preview.reconstruct import read_manifest, read_settings
 from pipeline.whole_clip.frames import (
-    CROPPING,
-    Footage,
-    Take,
-    decoded,
-    take_of,
-    take_of_window,
-    videos_in,
+    CROP_DESCRIPTION,
+    ClipFrames,
+    ClipSpan,
+    decode_clip,
+    open_clip,
+    open_window,
+    collect_videos,
 )
 from schemas.outcome import Outcome
 
-ASPECTS = 0.02
+MAX_ASPECT_DIFFERENCE = 0.02
 """Share by which the aspects of a pair may differ: sizes are whole numbers, often even ones."""
-LEAST_S = 0.5
+MIN_SECONDS = 0.5
 """A shorter pair has no spectrum to speak of."""
-FEW = 10
+MIN_BOOTSTRAP_PAIRS = 10
 """Pairs under which drawn intervals are remarked on."""
-INTERVALS = "Student's t of means; of distances of distributions the bootstrap, {} rounds, seed 0"
-NAMED = 3
+INTERVALS_NOTE = "Student's t of means; of distances of distributions the bootstrap, {} rounds, seed 0"
+MAX_EXAMPLE_NAMES = 3
 """Names that stand in a sentence."""
 
-Find = Callable[[], Take]
+SpanOpener = Callable[[], ClipSpan]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,99 +107,99 @@ class Evaluate:
     flow: FlowConfig = field(default_factory=FlowConfig)
 
     def __post_init__(self):
-        if self.frames < LEAST or not 2 <= self.rounds <= 100_000:
-            raise ValueError(f"--frames is {self.frames} and --rounds {self.rounds}, expected at least {LEAST}, and 2 to 100000")
+        if self.frames < MIN_PAIR_FRAMES or not 2 <= self.rounds <= 100_000:
+            raise ValueError(f"--frames is {self.frames} and --rounds {self.rounds}, expected at least {MIN_PAIR_FRAMES}, and 2 to 100000")
         if (self.lpips is None) != (self.alexnet is None):
             raise ValueError("--lpips and --alexnet are wanted together: LPIPS weighs the features of AlexNet")
 
 
-class Two(NamedTuple):
+class VideoPair(NamedTuple):
     """A pair that can be compared."""
 
     name: str
-    real: Take
-    generated: Take
+    real: ClipSpan
+    generated: ClipSpan
     frames: int
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(Evaluate, "quiver evaluate", args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    with error_boundary():
+        job = parse_args(Evaluate, "quiver evaluate", args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
         with results_folder(job.out):
-            run(job)
+            run_job(job)
 
 
-def run(job: Evaluate) -> None:
+def run_job(job: Evaluate) -> None:
     """Measures, and writes both files."""
     check_device(job.network_device, "--network-device")
-    make_page = page_maker("model.evaluate.report", "evaluation_page")
+    make_page = load_page_maker("model.evaluate.report", "render_evaluation_page")
     pool = shared_pool(job.decode)
-    pairs, left = paired_up(found_real(job.real, pool), found_generated(job.generated, pool), job.frames)
-    given = given_to(job)
+    pairs, left = match_pairs(find_real(job.real, pool), find_generated(job.generated, pool), job.frames)
+    given = load_evaluators(job)
     found, about = [], []
     for number, two in enumerate(pairs, 1):
-        real, generated = (decoded(take.first(two.frames), SIZE, pool) for take in (two.real, two.generated))
-        found.append(measure(two.name, real, generated, given))
-        about.append(described(two, found[-1], real, generated))
-        tell(f"{number} of {len(pairs)} pairs")
-    table = rows(found, given, job.rounds)
-    said = remarks(found, [two.real.split for two in pairs])
+        real, generated = (decode_clip(take.truncate(two.frames), CROP_SIZE, pool) for take in (two.real, two.generated))
+        found.append(measure_pair(two.name, real, generated, given))
+        about.append(pair_record(two, found[-1], real, generated))
+        print_message(f"{number} of {len(pairs)} pairs")
+    table = build_table(found, given, job.rounds)
+    said = list_remarks(found, [two.real.split for two in pairs])
     result = dict(
-        metrics=[row._asdict() for row in table], remarks=said, curves=curves(found, given), spectra=named(found), pairs=about, protocol=protocol(job, left)
+        metrics=[row._asdict() for row in table], remarks=said, curves=curve_records(found, given), spectra=spectra_record(found), pairs=about, protocol=describe_protocol(job, left)
     )
     files = write_results(job.out, "evaluation", result, make_page(result, {one.name: (one.real.slice, one.generated.slice) for one in found}))
-    say("\n".join([aligned(lines(table)), *absent(table), *said, *map(str, files)]))
+    print_output("\n".join([align_columns(format_table(table)), *format_unmeasured(table), *said, *map(str, files)]))
 
 
-def given_to(job: Evaluate) -> Given:
+def load_evaluators(job: Evaluate) -> Evaluators:
     """Estimator and networks. Raises ValueError where a file is not what it should be."""
-    files = {name: getattr(job, name.replace("-", "_")) for name in NETWORKS}
-    networks = {name: load_network(path, NETWORKS[name], job.network_device) for name, path in files.items() if path}
-    return Given(make_estimator(job.flow), looks(networks), load_lpips(job.alexnet, job.lpips) if job.lpips and job.alexnet else None)
+    files = {name: getattr(job, name.replace("-", "_")) for name in NETWORK_SPECS}
+    networks = {name: load_network(path, NETWORK_SPECS[name], job.network_device) for name, path in files.items() if path}
+    return Evaluators(make_estimator(job.flow), make_extractors(networks), load_lpips(job.alexnet, job.lpips) if job.lpips and job.alexnet else None)
 
 
-def found_generated(folder: Path, pool: DecoderPool) -> dict[str, Find]:
+def find_generated(folder: Path, pool: DecoderPool) -> dict[str, SpanOpener]:
     """Videos of a folder, each looked at when it is asked for."""
-    return {name: lambda path=path: take_of(path, pool) for name, path in videos_in(folder, "--generated").items()}
+    return {name: lambda path=path: open_clip(path, pool) for name, path in collect_videos(folder, "--generated").items()}
 
 
-def found_real(place: str, pool: DecoderPool) -> dict[str, Find]:
+def find_real(place: str, pool: DecoderPool) -> dict[str, SpanOpener]:
     """Videos of a folder, or the kept windows of a data set."""
     if not Path(place.partition(":")[0]).exists():
         raise ValueError(f"--real is {place!r}, which is not there, expected a folder of videos, DATASET or DATASET:VIEW")
     if Path(place).is_dir() and not (Path(place) / "run.json").exists():
-        return {name: lambda path=path: take_of(path, pool) for name, path in videos_in(Path(place), "--real").items()}
-    selection = select(place)
+        return {name: lambda path=path: open_clip(path, pool) for name, path in collect_videos(Path(place), "--real").items()}
+    selection = open_dataset(place)
     settings = read_settings(selection.dataset)
     kept = read_manifest(selection, filters=[("outcome", "==", str(Outcome.KEPT))])
-    return {row["key"]: lambda row=row: take_of_window(row, settings, pool) for row in kept}
+    return {row["key"]: lambda row=row: open_window(row, settings, pool) for row in kept}
 
 
-def paired_up(real: Mapping[str, Find], generated: Mapping[str, Find], most: int) -> tuple[list[Two], dict[str, list[str]]]:
+def match_pairs(real: Mapping[str, SpanOpener], generated: Mapping[str, SpanOpener], most: int) -> tuple[list[VideoPair], dict[str, list[str]]]:
     """Pairs of one name, and the names that have no partner. Raises ValueError where there is no pair, or one cannot be compared."""
     names = [name for name in generated if name in real]
     if not names:
-        some = (", ".join(list(one)[:NAMED]) for one in (real, generated))
+        some = (", ".join(list(one)[:MAX_EXAMPLE_NAMES]) for one in (real, generated))
         raise ValueError("no generated video has the name of a real one, expected the same file names: real are {}, generated {}".format(*some))
     left = dict(real=[name for name in real if name not in generated], generated=[name for name in generated if name not in real])
     for side, alone in left.items():
         if alone:
-            tell(f"{len(alone)} {side} without a partner, left out: {', '.join(alone[:NAMED])}{', ...' if len(alone) > NAMED else ''}")
-    return [two_of(name, real[name](), generated[name](), most) for name in names], left
+            print_message(f"{len(alone)} {side} without a partner, left out: {', '.join(alone[:MAX_EXAMPLE_NAMES])}{', ...' if len(alone) > MAX_EXAMPLE_NAMES else ''}")
+    return [make_pair(name, real[name](), generated[name](), most) for name in names], left
 
 
-def two_of(name: str, real: Take, generated: Take, most: int) -> Two:
+def make_pair(name: str, real: ClipSpan, generated: ClipSpan, most: int) -> VideoPair:
     """Raises ValueError where the two cannot be compared frame by frame."""
     lengths = len(real.times), len(generated.times)
     count = min(*lengths, most)
-    if count < LEAST:
-        raise ValueError(f"{name} has {lengths[0]} real and {lengths[1]} generated frames, expected at least {LEAST} of both")
+    if count < MIN_PAIR_FRAMES:
+        raise ValueError(f"{name} has {lengths[0]} real and {lengths[1]} generated frames, expected at least {MIN_PAIR_FRAMES} of both")
     lasts = min(take.times[count - 1] for take in (real, generated))
-    if lasts < LEAST_S:
-        raise ValueError(f"{name} has {count} frames in {lasts:.2f} s, expected at least {LEAST_S:g} s")
+    if lasts < MIN_SECONDS:
+        raise ValueError(f"{name} has {count} frames in {lasts:.2f} s, expected at least {MIN_SECONDS:g} s")
     aspects = [take.size[0] / take.size[1] for take in (real, generated)]
-    if abs(aspects[0] / aspects[1] - 1) > ASPECTS:
+    if abs(aspects[0] / aspects[1] - 1) > MAX_ASPECT_DIFFERENCE:
         sizes = "{}x{} pixels and generated {}x{}".format(*real.size, *generated.size)
         raise ValueError(f"{name} has real {sizes}, expected the same aspect: their crops would not show the same")
     late = np.abs(real.times[:count] - generated.times[:count]).max()
@@ -207,73 +207,73 @@ def two_of(name: str, real: Take, generated: Take, most: int) -> Two:
         rates = [(count - 1) / take.times[count - 1] for take in (real, generated)]
         raise ValueError(f"{name} has real {rates[0]:.2f} and generated {rates[1]:.2f} frames a second, expected frames of the same instants")
     if lengths[0] != lengths[1] and count < most:
-        tell(f"{name} has {lengths[0]} real and {lengths[1]} generated frames: the first {count} are compared")
-    return Two(name, real, generated, count)
+        print_message(f"{name} has {lengths[0]} real and {lengths[1]} generated frames: the first {count} are compared")
+    return VideoPair(name, real, generated, count)
 
 
-def described(two: Two, found: Measured, real: Footage, generated: Footage) -> dict[str, Any]:
+def pair_record(two: VideoPair, found: PairMetrics, real: ClipFrames, generated: ClipFrames) -> dict[str, Any]:
     """A pair, as the file has it."""
-    keys = [key for key, *_ in PAIRED if getattr(found, key) is not None]
-    sides = dict(real=alone(two.real, real, found.real), generated=alone(two.generated, generated, found.generated))
+    keys = [key for key, *_ in PAIRED_METRICS if getattr(found, key) is not None]
+    sides = dict(real=video_record(two.real, real, found.real), generated=video_record(two.generated, generated, found.generated))
     return dict(
-        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.row,
+        name=two.name, split=two.real.split, frames=two.frames, window=found.window, magnitude_px=found.magnitude_px, row=found.slice_row,
         log_spectral_db=float(found.spectral_db.mean()), log_spectral_db_of_bands=found.spectral_db.tolist(), **sides,
         **{key: float(getattr(found, key).mean()) for key in keys}, of_frames_after_the_first={key: getattr(found, key).tolist() for key in keys},
     )  # fmt: skip
 
 
-def alone(take: Take, clip: Footage, side: Side) -> dict[str, Any]:
+def video_record(take: ClipSpan, clip: ClipFrames, side: VideoMetrics) -> dict[str, Any]:
     """One video of a pair."""
     rate = (len(clip.times) - 1) / float(clip.times[-1])
     about = dict(frames=len(take.times), fps=rate, size=list(clip.size), sha256=clip.sha256, decoder=clip.decoder, visible=side.visible)
-    return about | {key: getattr(side, key) for key, *_ in OWN}
+    return about | {key: getattr(side, key) for key, *_ in PER_VIDEO_METRICS}
 
 
-def curves(found: Sequence[Measured], given: Given) -> list[dict[str, Any]]:
+def curve_records(found: Sequence[PairMetrics], given: Evaluators) -> list[dict[str, Any]]:
     """Over time; those of single frames have a unit."""
-    units = {key: unit for key, _, unit, _ in PAIRED}
-    return [curve._asdict() | dict(unit=units.get(curve.key)) for curve in (*over_frames(found), *slid(found, given))]
+    units = {key: unit for key, _, unit, _ in PAIRED_METRICS}
+    return [curve._asdict() | dict(unit=units.get(curve.key)) for curve in (*build_frame_curves(found), *build_sliding_curves(found, given))]
 
 
-def named(found: Sequence[Measured]) -> dict[str, Any]:
+def spectra_record(found: Sequence[PairMetrics]) -> dict[str, Any]:
     """Spectra of the motion."""
-    hz, (real, generated) = spectra(found)
-    return dict(hz=hz.tolist(), real_px=real.tolist(), generated_px=generated.tolist(), every_pixel=GRID)
+    hz, (real, generated) = amplitude_spectra(found)
+    return dict(hz=hz.tolist(), real_px=real.tolist(), generated_px=generated.tolist(), every_pixel=GRID_STEP)
 
 
-def protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def describe_protocol(job: Evaluate, left: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What decides the numbers beside the videos and what stands with each."""
     return dict(
-        crop=list(SIZE), cropping=CROPPING, frames=f"the first that both have, at most {job.frames}", flow=make_estimator(job.flow).description(),
-        spectrum=f"displacements from the first frame at {FPS:g} frames a second, K = {FREQUENCIES}", intervals=f"95 %, over pairs: {INTERVALS.format(job.rounds)}",
+        crop=list(CROP_SIZE), cropping=CROP_DESCRIPTION, frames=f"the first that both have, at most {job.frames}", flow=make_estimator(job.flow).description(),
+        spectrum=f"displacements from the first frame at {SPECTRUM_FPS:g} frames a second, K = {FREQUENCIES}", intervals=f"95 %, over pairs: {INTERVALS_NOTE.format(job.rounds)}",
         without_a_partner={side: list(names) for side, names in left.items()}, decoding=asdict(job.decode),
-        versions=versions(BuildConfig(decode=job.decode, flow=job.flow)) | dict(torch=version("torch")),
+        versions=library_versions(BuildConfig(decode=job.decode, flow=job.flow)) | dict(torch=version("torch")),
     )  # fmt: skip
 
 
-def remarks(found: Sequence[Measured], splits: Sequence[str | None]) -> list[str]:
+def list_remarks(found: Sequence[PairMetrics], splits: Sequence[str | None]) -> list[str]:
     """What is to be said of these pairs."""
-    return [*few(len(found)), *mixed(rates_apart(found)), *learnt(splits)]
+    return [*remark_few_pairs(len(found)), *remark_mixed_rates(describe_rate_mismatch(found)), *remark_training_windows(splits)]
 
 
-def learnt(splits: Sequence[str | None]) -> list[str]:
+def remark_training_windows(splits: Sequence[str | None]) -> list[str]:
     """Of windows that are no held-out ones."""
     count = splits.count("train")
     return [f"{count} of {len(splits)} real videos are windows of the split train: what was learnt from is no held-out result"] if count else []
 
 
-def mixed(rates: str | None) -> list[str]:
+def remark_mixed_rates(rates: str | None) -> list[str]:
     """Of pairs that are not of one clock."""
     return [f"Pairs have {rates}: excerpts of so many frames (FVD, DT-FVD, changes) do not all last as long, and no distance slides over time"] if rates else []
 
 
-def few(pairs: int) -> list[str]:
+def remark_few_pairs(pairs: int) -> list[str]:
     """Of drawn intervals over so few pairs."""
-    said = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {FEW} or more"
-    return [said] if 1 < pairs < FEW else []
+    said = f"Intervals of distances (FID, KID, FVD, colours, changes) over {pairs} pairs are too narrow: few, drawn anew, vary too little; take {MIN_BOOTSTRAP_PAIRS} or more"
+    return [said] if 1 < pairs < MIN_BOOTSTRAP_PAIRS else []
 
 
-def lines(table: Sequence[Row]) -> Iterator[list[str]]:
+def format_table(table: Sequence[MetricRow]) -> Iterator[list[str]]:
     """What was measured, for a terminal."""
     yield ["metric", "distance", "95 % interval", "real", "generated", "better"]
     for row in table:
@@ -289,7 +289,7 @@ def lines(table: Sequence[Row]) -> Iterator[list[str]]:
         ]
 
 
-def absent(table: Sequence[Row]) -> list[str]:
+def format_unmeasured(table: Sequence[MetricRow]) -> list[str]:
     """What was not measured, by what it needs."""
     needed = dict.fromkeys(row.needs for row in table if row.needs)
     return [f"{', '.join(row.name for row in table if row.needs == needs)}: needs {needs}" for needs in needed]

@@ -13,26 +13,26 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.cli.args import parsed
-from jobs.cli.errors import put, say, sentences
+from jobs.cli.args import parse_args
+from jobs.cli.errors import print_raw, print_output, error_boundary
 from model.pages.user_study_results import (
-    MOST_BYTES,
+    MAX_FILE_BYTES,
     Choice,
     Preference,
-    leanings,
-    overall,
-    per_pair,
+    count_viewer_leanings,
+    overall_preference,
+    preference_per_pair,
     read_choices,
-    together,
+    merge_choices,
 )
-from schemas.outcome import printable
+from schemas.outcome import to_printable
 
-WIDEST = 40
+MAX_NAME_CHARACTERS = 40
 """Characters of a pair's name that a table shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyResult:
+class ScoreStudy:
     """The preference that the answers of one or several viewers show, with its interval; changes nothing."""
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CSV")]
@@ -47,51 +47,51 @@ class StudyResult:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
-    with sentences():
-        job = parsed(StudyResult, "quiver study-result", args)
-        choices = together([(str(path), read(path)) for path in job.files])
-        put(json.dumps(as_object(choices))) if job.json else say("\n".join(lines(choices)))
+    with error_boundary():
+        job = parse_args(ScoreStudy, "quiver study-result", args)
+        choices = merge_choices([(str(path), read_answers(path)) for path in job.files])
+        print_raw(json.dumps(result_record(choices))) if job.json else print_output("\n".join(format_result(choices)))
 
 
-def read(path: Path) -> list[Choice]:
+def read_answers(path: Path) -> list[Choice]:
     """Raises ValueError, naming the file, where it is not one that the page saved."""
     if not path.is_file():
         raise ValueError(f"{path} is not there, expected a file that the page of quiver study saved")
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
+        data = file.read(MAX_FILE_BYTES + 1)
     try:
         return read_choices(data)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
 
-def as_object(choices: Sequence[Choice]) -> dict[str, Any]:
-    total = overall(choices)
+def result_record(choices: Sequence[Choice]) -> dict[str, Any]:
+    total = overall_preference(choices)
     return dict(
         study=choices[0].study, viewers=len({one.viewer for one in choices}), preferred_a=asdict(total) | dict(share=total.share),
-        pairs={name: asdict(one) | dict(share=one.share) for name, one in per_pair(choices).items()},
-        leanings=dict(zip(("a", "b", "neither"), leanings(choices), strict=True)), median_seconds=median(one.seconds for one in choices),
+        pairs={name: asdict(one) | dict(share=one.share) for name, one in preference_per_pair(choices).items()},
+        leanings=dict(zip(("a", "b", "neither"), count_viewer_leanings(choices), strict=True)), median_seconds=median(one.seconds for one in choices),
     )  # fmt: skip
 
 
-def lines(choices: Sequence[Choice]) -> list[str]:
+def format_result(choices: Sequence[Choice]) -> list[str]:
     """For a terminal."""
-    total, (a, b, even), pairs = overall(choices), leanings(choices), per_pair(choices)
-    viewers, width = len({one.viewer for one in choices}), max(len(printable(name, WIDEST)) for name in (*pairs, "pair"))
+    total, (a, b, even), pairs = overall_preference(choices), count_viewer_leanings(choices), preference_per_pair(choices)
+    viewers, width = len({one.viewer for one in choices}), max(len(to_printable(name, MAX_NAME_CHARACTERS)) for name in (*pairs, "pair"))
     head = f"study {choices[0].study}: {total.of} choices of {viewers} viewer{'s' if viewers > 1 else ''} on {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
     return [
         f"{head}, {median(one.seconds for one in choices):.1f} s each (median)",
-        f"A was preferred {total.chosen} times of {total.of}: {percent(total)}; were both alike, an outcome at least so uneven had a probability of {total.p:.2g}",
+        f"A was preferred {total.chosen} times of {total.of}: {format_share(total)}; were both alike, an outcome at least so uneven had a probability of {total.p:.2g}",
         f"of the viewers {a} chose A more often, {b} chose B, {even} both alike",
         "",
         f"{'pair':{width}}     A of   share  95 % interval",
-        *(f"{printable(name, WIDEST):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %" for name, one in pairs.items()),
+        *(f"{to_printable(name, MAX_NAME_CHARACTERS):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %" for name, one in pairs.items()),
         "",
         "Intervals are Wilson's, and take the choices as independent; those of one viewer, or on one pair, are less so the more viewers or pairs differ.",
     ]  # fmt: skip
 
 
-def percent(one: Preference) -> str:
+def format_share(one: Preference) -> str:
     return f"{100 * one.share:.1f} % (95 % interval {100 * one.low:.1f} to {100 * one.high:.1f} %)"
 
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-GREY = np.array([[0.299, 0.587, 0.114]])
+LUMA_WEIGHTS = np.array([[0.299, 0.587, 0.114]])
 """Weights of R, G and B in what the eye sees as brightness."""
-LEVEL = (np.arange(256) / 127.5 - 1).astype(np.float32)
+BYTE_TO_SIGNED_UNIT = (np.arange(256) / 127.5 - 1).astype(np.float32)
 """A byte's value as a network sees it, -1 to 1."""
 
 
@@ -48,7 +48,7 @@ class AugmentConfig:
                 raise ValueError(f"{field.name} is {value:g}, expected {least} to {most}")
 
 
-OFF = AugmentConfig(flip=0.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+NO_AUGMENT = AugmentConfig(flip=0.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 """Every sample as it is, to the last bit."""
 
 
@@ -64,26 +64,26 @@ class Augmentation(NamedTuple):
     """Full circles."""
 
     @property
-    def is_still(self) -> bool:
+    def is_affine_identity(self) -> bool:
         """Whether every pixel stays where it is."""
         return np.array_equal(self.affine, np.eye(2, 3))
 
     @property
-    def keeps_colours(self) -> bool:
+    def is_color_identity(self) -> bool:
         return (self.light, self.contrast, self.saturation, self.hue) == (1, 1, 1, 0)
 
 
-def draw(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
-    """What is done to one sample of `size` (width, height)."""
-    if config == OFF:
+def draw_augmentation(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+    """What is done to one sample of `format_size` (width, height)."""
+    if config == NO_AUGMENT:
         return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
-    affine = crop(size, mirrored, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
+    affine = crop_affine(size, mirrored, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
     colours = rng.uniform(-1, 1, 4) * (config.brightness, config.contrast, config.saturation, config.hue)
     return Augmentation(affine, *map(float, 1 + colours[:3]), hue=float(colours[3]))
 
 
-def crop(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "2 3"]:
+def crop_affine(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "2 3"]:
     """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole result inside the picture.
 
     `place` (-1 to 1 in x and y) is where the cut-out lies in the room that is left.
@@ -99,13 +99,13 @@ def crop(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place
 
 def augment_image(picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation) -> Float32[np.ndarray, "height width 3"]:
     """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel stands for the next."""
-    moved = cv2.LUT(picture, LEVEL)
-    if augmentation.is_still and augmentation.keeps_colours:
+    moved = cv2.LUT(picture, BYTE_TO_SIGNED_UNIT)
+    if augmentation.is_affine_identity and augmentation.is_color_identity:
         return moved
-    if not augmentation.is_still:
+    if not augmentation.is_affine_identity:
         moved = _warp(moved, augmentation.affine, cv2.INTER_CUBIC)
-    if not augmentation.keeps_colours:
-        moved = cv2.transform(moved, colour_map(np.array(cv2.mean(picture)[:3]) / 255, augmentation))
+    if not augmentation.is_color_identity:
+        moved = cv2.transform(moved, color_transform(np.array(cv2.mean(picture)[:3]) / 255, augmentation))
     return np.clip(moved, -1, 1, out=moved)
 
 
@@ -129,21 +129,21 @@ def augment_spectrum(
     cv2.split(cv2.transform(_warp(cv2.merge(list(channels)), affine, cv2.INTER_LINEAR), vectors), list(out))
 
 
-def colour_map(mean: Float64[np.ndarray, "3"], augmentation: Augmentation) -> Float64[np.ndarray, "3 4"]:
+def color_transform(mean: Float64[np.ndarray, "3"], augmentation: Augmentation) -> Float64[np.ndarray, "3 4"]:
     """(M, v) of RGB' = M RGB + v in the range -1 to 1: light, then contrast, saturation and hue.
 
     `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two keep its brightness.
     """
-    one, grey = np.eye(3), np.ones((3, 1)) @ GREY
+    one, grey = np.eye(3), np.ones((3, 1)) @ LUMA_WEIGHTS
     contrast = augmentation.light * augmentation.contrast * one
-    level = augmentation.light * (1 - augmentation.contrast) * (GREY @ mean)
+    level = augmentation.light * (1 - augmentation.contrast) * (LUMA_WEIGHTS @ mean)
     saturation = grey + augmentation.saturation * (one - grey)
-    hue = grey + (one - grey) @ _turn_about_grey(2 * np.pi * augmentation.hue)
+    hue = grey + (one - grey) @ _rotate_about_gray(2 * np.pi * augmentation.hue)
     colours = hue @ saturation @ contrast
     return np.column_stack([colours, colours.sum(axis=1) + 2 * level - 1])
 
 
-def _turn_about_grey(angle: float) -> Float64[np.ndarray, "3 3"]:
+def _rotate_about_gray(angle: float) -> Float64[np.ndarray, "3 3"]:
     """Rotation about (1, 1, 1)."""
     return cv2.Rodrigues(np.full(3, angle / np.sqrt(3)))[0]
 

@@ -16,12 +16,12 @@ from scipy.stats import t as student
 Features = Float[np.ndarray, "_ _"]
 """[samples, dimensions]."""
 Distance = Callable[[Features, Features], float]
-Which = Int[np.ndarray, " _"]
+VideoIndices = Int[np.ndarray, " _"]
 """Places of videos."""
-Times = Num[np.ndarray, " _"]
+DrawCounts = Num[np.ndarray, " _"]
 """How often each video is drawn."""
 
-ROWS = 2048
+MAX_KERNEL_ROWS = 2048
 """Samples on either side of a kernel's matrix: 34 MB. A video of more is taken whole."""
 CONFIDENCE = 0.95
 
@@ -32,7 +32,7 @@ def frechet(real: Features, generated: Features) -> float:
     Of FID and FVD. For any number of samples, also fewer than dimensions, of which it then sees what the samples span. Raises ValueError for fewer
     than two samples, another number of dimensions, or what is not finite.
     """
-    check(real, generated)
+    check_features(real, generated)
     means, roots = zip(*(moments(one) for one in (real, generated)), strict=True)
     shared = svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     return max(0.0, float(norm(means[0] - means[1]) ** 2 + norm(roots[0]) ** 2 + norm(roots[1]) ** 2 - 2 * shared))
@@ -52,19 +52,19 @@ def kid(real: Features, generated: Features) -> float:
     Of all samples at once, not averaged over drawn subsets. About 0 for sets from one source, often below it; at most 0 for equal sets. Tables have
     it times 100 or 1000. Raises ValueError as `frechet`.
     """
-    check(real, generated)
-    one = of_kernels(*([part[i : i + ROWS] for i in range(0, len(part), ROWS)] for part in (real, generated)))
-    return one(*(np.ones(-(-len(part) // ROWS)) for part in (real, generated)))
+    check_features(real, generated)
+    one = precompute_kid(*([part[i : i + MAX_KERNEL_ROWS] for i in range(0, len(part), MAX_KERNEL_ROWS)] for part in (real, generated)))
+    return one(*(np.ones(-(-len(part) // MAX_KERNEL_ROWS)) for part in (real, generated)))
 
 
-def of_kernels(real: Sequence[Features], generated: Sequence[Features]) -> Callable[[Times, Times], float]:
+def precompute_kid(real: Sequence[Features], generated: Sequence[Features]) -> Callable[[DrawCounts, DrawCounts], float]:
     """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two videos, once."""
     sets = (real, generated)
     inside, between = [kernel_sums(one, one) for one in sets], kernel_sums(real, generated)
-    equal = [np.array([diagonal(video) for video in one]) for one in sets]
+    equal = [np.array([kernel_diagonal_sum(video) for video in one]) for one in sets]
     samples = [np.array([len(video) for video in one]) for one in sets]
 
-    def distance(*times: Times) -> float:
+    def distance(*times: DrawCounts) -> float:
         n, m = (each @ drawn for each, drawn in zip(samples, times, strict=True))
         sums = [drawn @ sums @ drawn - drawn @ same for drawn, sums, same in zip(times, inside, equal, strict=True)]
         return float(sums[0] / (n * (n - 1)) + sums[1] / (m * (m - 1)) - 2 * (times[0] @ between @ times[1]) / (n * m))
@@ -72,24 +72,24 @@ def of_kernels(real: Sequence[Features], generated: Sequence[Features]) -> Calla
     return distance
 
 
-def diagonal(x: Features) -> float:
+def kernel_diagonal_sum(x: Features) -> float:
     """Sum of the kernel of each sample with itself."""
     return float(((np.square(x, dtype=np.float64).sum(axis=1) / x.shape[1] + 1) ** 3).sum())
 
 
 def kernel_sums(x: Sequence[Features], y: Sequence[Features]) -> Float[np.ndarray, "videos others"]:
     """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at a time."""
-    return np.block([[block(some, others) for others in in_blocks(y)] for some in in_blocks(x)])
+    return np.block([[kernel_block(some, others) for others in split_into_blocks(y)] for some in split_into_blocks(x)])
 
 
-def in_blocks(videos: Sequence[Features]) -> list[Sequence[Features]]:
+def split_into_blocks(videos: Sequence[Features]) -> list[Sequence[Features]]:
     """Neighbours, of about ROWS samples together."""
-    places = np.cumsum([len(video) for video in videos]) // (ROWS + 1)
+    places = np.cumsum([len(video) for video in videos]) // (MAX_KERNEL_ROWS + 1)
     borders = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(videos)]
     return [videos[start:end] for start, end in pairwise(borders)]
 
 
-def block(x: Sequence[Features], y: Sequence[Features]) -> Float[np.ndarray, "videos others"]:
+def kernel_block(x: Sequence[Features], y: Sequence[Features]) -> Float[np.ndarray, "videos others"]:
     a, b = (np.concatenate(videos).astype(np.float64) for videos in (x, y))
     whose, others = (np.repeat(np.eye(len(videos)), [len(video) for video in videos], axis=0) for videos in (x, y))
     return whose.T @ (a @ b.T / a.shape[1] + 1) ** 3 @ others
@@ -103,7 +103,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def of_mean(values: Sequence[float]) -> Estimate:
+def estimate_mean(values: Sequence[float]) -> Estimate:
     """The mean of two or more independent values, with Student's interval (docs/maths.md, 32)."""
     mean = float(np.mean(values))
     half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
@@ -122,29 +122,29 @@ def bootstrap(
         raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many")
     if not all(map(len, (*real, *generated))):
         raise ValueError("a video has no samples, expected at least 1 of each")
-    rng, of = np.random.default_rng(seed), of_drawn(distance, real, generated)
+    rng, of = np.random.default_rng(seed), make_resampled_distance(distance, real, generated)
     found = of(np.arange(len(real)), np.arange(len(generated)))
-    drawn = np.array([of(*redrawn(len(real), len(generated), rng, pairs)) for _ in range(rounds)])
+    drawn = np.array([of(*resample_indices(len(real), len(generated), rng, pairs)) for _ in range(rounds)])
     tail = (1 - CONFIDENCE) / 2
     return Estimate(found, *(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
 
 
-def of_drawn(distance: Distance, real: Sequence[Features], generated: Sequence[Features]) -> Callable[[Which, Which], float]:
+def make_resampled_distance(distance: Distance, real: Sequence[Features], generated: Sequence[Features]) -> Callable[[VideoIndices, VideoIndices], float]:
     """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken anew each time."""
     if distance is not kid:
         return lambda which, others: distance(np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others]))
-    check(np.concatenate(real), np.concatenate(generated))
-    kernels = of_kernels(real, generated)
+    check_features(np.concatenate(real), np.concatenate(generated))
+    kernels = precompute_kid(real, generated)
     return lambda which, others: kernels(np.bincount(which, minlength=len(real)), np.bincount(others, minlength=len(generated)))
 
 
-def redrawn(real: int, generated: int, rng: np.random.Generator, pairs: bool) -> tuple[Which, Which]:
+def resample_indices(real: int, generated: int, rng: np.random.Generator, pairs: bool) -> tuple[VideoIndices, VideoIndices]:
     """Places of as many videos, some of them several times."""
     which = rng.integers(real, size=real)
     return which, which if pairs else rng.integers(generated, size=generated)
 
 
-def sliding(distance: Distance, real: Iterable[Features], generated: Iterable[Features]) -> list[float]:
+def sliding_distances(distance: Distance, real: Iterable[Features], generated: Iterable[Features]) -> list[float]:
     """The distance at each place in time: of the first window's features of all videos, of the second's, ... (docs/maths.md, 33).
 
     How pictures decay as a video goes on. Raises ValueError where one has more windows than the other.
@@ -155,7 +155,7 @@ def sliding(distance: Distance, real: Iterable[Features], generated: Iterable[Fe
     return [distance(*pair) for pair in zip(*windows, strict=True)]
 
 
-def check(real: Features, generated: Features) -> None:
+def check_features(real: Features, generated: Features) -> None:
     """Raises ValueError unless both are sets of two or more samples with the same dimensions, all finite."""
     for name, one in (("real", real), ("generated", generated)):
         if len(one) < 2:

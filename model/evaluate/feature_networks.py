@@ -17,12 +17,12 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-PROBED = (64, 64, 3)
+PROBE_SHAPE = (64, 64, 3)
 """Shape of the black pictures on which a network is tried when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class NetworkSpec:
     """How a network takes its samples, and what it gives."""
 
     kind: Literal["picture", "video"]
@@ -44,43 +44,43 @@ class Call:
     """By name."""
 
 
-INCEPTION = Call(kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True})
+INCEPTION = NetworkSpec(kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True})
 """NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
-I3D = Call(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
+I3D = NetworkSpec(kind="video", dimensions=400, size=224, low=-1.0, high=1.0, options={"rescale": False, "resize": False, "return_features": True})
 """i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought to its size here."""
-DT_I3D = Call(kind="video", dimensions=1024, size=224, align_corners=True, low=-1.0, high=1.0)
+DT_I3D = NetworkSpec(kind="video", dimensions=1024, size=224, align_corners=True, low=-1.0, high=1.0)
 """Of dynamic textures (Dorkenwald et al. 2021), for excerpts of 16 frames: what goes into its logits. Its authors align corners."""
 DT_I3D_32 = replace(DT_I3D, frames=32)
 """The authors' other network, for excerpts of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class FeatureNetwork:
     """A loaded network: `features` is what it sees, `protocol` what is to be written beside its numbers."""
 
     path: Path
     sha256: str
-    call: Call
+    spec: NetworkSpec
     module: Any
     device: str
     batch: int
 
     def protocol(self) -> dict[str, object]:
         """The name of its file, its digest, where it ran, and how it was called."""
-        return {"file": self.path.name, "sha256": self.sha256, "device": self.device, **asdict(self.call)}
+        return {"file": self.path.name, "sha256": self.sha256, "device": self.device, **asdict(self.spec)}
 
-    def features(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
+    def extract(self, samples: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
         """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""
         batches = (samples[start : start + self.batch] for start in range(0, len(samples), self.batch))
-        return np.concatenate([self.seen(batch) for batch in batches] or [np.zeros((0, self.call.dimensions), np.float32)])
+        return np.concatenate([self.extract_batch(batch) for batch in batches] or [np.zeros((0, self.spec.dimensions), np.float32)])
 
-    def seen(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
-        expected = (len(batch), self.call.dimensions)
+    def extract_batch(self, batch: UInt8[np.ndarray, "samples *time height width 3"]) -> Float32[np.ndarray, "samples dimensions"]:
+        expected = (len(batch), self.spec.dimensions)
         try:
             with torch.inference_mode():
-                found = self.module(prepared(batch, self.call).to(self.device), **self.call.options)
+                found = self.module(to_network_input(batch, self.spec).to(self.device), **self.spec.options)
         except (torch.jit.Error, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{self.path} cannot be called with {described(batch, self.call)}: {last_line(error)}") from error
+            raise ValueError(f"{self.path} cannot be called with {describe_input(batch, self.spec)}: {last_line(error)}") from error
         if not (isinstance(found, Tensor) and tuple(found.shape) == expected):
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
@@ -89,7 +89,7 @@ class Network:
         return found.float().cpu().numpy()
 
 
-def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sha256: str = "") -> Network:
+def load_network(path: Path, call: NetworkSpec, device: str = "cpu", batch: int = 8, sha256: str = "") -> FeatureNetwork:
     """The network in a file, tried on black samples.
 
     Raises ValueError where there is no such file, its SHA-256 is not that which was expected (hex; "" expects none), it is no TorchScript, or it does not
@@ -105,26 +105,26 @@ def load_network(path: Path, call: Call, device: str = "cpu", batch: int = 8, sh
         module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
     except (torch.jit.Error, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript network: {last_line(error)}") from error
-    network = Network(path=path, sha256=found, call=call, module=module, device=device, batch=batch)
-    network.features(np.zeros((2, *([call.frames] if call.kind == "video" else []), *PROBED), np.uint8))
+    network = FeatureNetwork(path=path, sha256=found, spec=call, module=module, device=device, batch=batch)
+    network.extract(np.zeros((2, *([call.frames] if call.kind == "video" else []), *PROBE_SHAPE), np.uint8))
     return network
 
 
-def prepared(samples: UInt8[np.ndarray, "samples *time height width 3"], call: Call) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
+def to_network_input(samples: UInt8[np.ndarray, "samples *time height width 3"], call: NetworkSpec) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
     """As the network takes them."""
     pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(samples, -1, 1)))
     if call.as_bytes:
         return pictures
     pictures = pictures.float() / 255 * (call.high - call.low) + call.low
-    return resized(pictures, call.size, call.align_corners) if call.size else pictures
+    return resize_frames(pictures, call.size, call.align_corners) if call.size else pictures
 
 
-def resized(pictures: Float32[Tensor, "samples 3 *time height width"], size: int, align_corners: bool) -> Float32[Tensor, "samples 3 *time size size"]:
+def resize_frames(pictures: Float32[Tensor, "samples 3 *time height width"], size: int, align_corners: bool) -> Float32[Tensor, "samples 3 *time size size"]:
     flat = pictures.flatten(0, -3)[:, None]
     return interpolate(flat, (size, size), mode="bilinear", align_corners=align_corners).reshape(*pictures.shape[:-2], size, size)
 
 
-def described(batch: np.ndarray, call: Call) -> str:
+def describe_input(batch: np.ndarray, call: NetworkSpec) -> str:
     """For an error."""
     options = "".join(f", {name}={value}" for name, value in call.options.items())
     return f"({call.kind} of {'bytes' if call.as_bytes else 'floats'}, {list(batch.shape)}{options})"

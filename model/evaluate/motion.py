@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wasserstein_distance
 
-from model.evaluate.spectral import over
-from pipeline.filters import drift_fit
+from model.evaluate.spectral import safe_ratio
+from pipeline.filters import drift_weights
 
 Motion = Float[np.ndarray, "_ 2 _ _"]
 """[time, x and y, height, width]."""
@@ -21,7 +21,7 @@ def spatial_coherence(motion: Motion) -> float:
     moving = (motion - motion.mean(axis=0)).astype(np.float64)
     pairs = [(moving[..., 1:, :], moving[..., :-1, :]), (moving[..., 1:], moving[..., :-1])]
     alike = sum(np.vdot(a, b) for a, b in pairs)
-    return over(float(alike), float(sum(np.vdot(a, a) + np.vdot(b, b) for a, b in pairs)) / 2)
+    return safe_ratio(float(alike), float(sum(np.vdot(a, a) + np.vdot(b, b) for a, b in pairs)) / 2)
 
 
 def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
@@ -33,7 +33,7 @@ def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
     if not (time > 4 and 2 <= frequencies <= time // 2):
         raise ValueError(f"frequencies is {frequencies}, expected 2 to {time // 2} for a motion of {time} frames, of which it takes 5 or more")
     moving = (motion - motion.mean(axis=0)).reshape(time, -1).astype(np.float64)
-    drift = np.outer(np.linspace(-1, 1, time), drift_fit(time) @ moving)
+    drift = np.outer(np.linspace(-1, 1, time), drift_weights(time) @ moving)
     sway = np.abs(np.fft.rfft(moving - drift, axis=0)) ** 2
     inside = 2 * float(sway[1:frequencies].sum()) / time
-    return over(inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift)))
+    return safe_ratio(inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift)))

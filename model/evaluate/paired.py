@@ -6,7 +6,7 @@ Of what each film has a number: distances of whole sets of films have none of a 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from model.evaluate.distributions import of_mean
+from model.evaluate.distributions import estimate_mean
 
 
 class Difference(NamedTuple):
@@ -24,18 +24,18 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"there are {len(ours)} and {len(theirs)} numbers, expected pairs of them")
     apart = [one - other for one, other in zip(ours, theirs, strict=True)]
-    return Difference(*(of_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart))
+    return Difference(*(estimate_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart))
 
 
-def differences(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, Difference]:
+def compare_evaluations(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, Difference]:
     """Of two evaluations' `pairs`, which have the same names: of each of the metrics that has a number for every pair."""
     sides = [{pair["name"]: pair for pair in side} for side in (ours, theirs)]
-    numbers = {key: [[of_pair(side[name], key) for name in sides[0]] for side in sides] for key in keys}
+    numbers = {key: [[pair_metric(side[name], key) for name in sides[0]] for side in sides] for key in keys}
     whole = {key: [[one for one in side if one is not None] for side in both] for key, both in numbers.items()}
     return {key: difference(*whole[key]) for key, both in numbers.items() if whole[key] == both}
 
 
-def of_pair(pair: Mapping[str, Any], key: str) -> float | None:
+def pair_metric(pair: Mapping[str, Any], key: str) -> float | None:
     """A metric of one pair, as evaluation.json has it: of both videos together, or |generated - real| of what each has by itself. None where it has none."""
     if key in pair:
         return pair[key]

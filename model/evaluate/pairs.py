@@ -11,27 +11,27 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 FVD, FVD32 = 16, 32
 """Frames of an excerpt of which I3D makes one sample."""
-SLIDING_FID, SLIDING_FVD = 30, 16
+SLIDING_FID_FRAMES, SLIDING_FVD = 30, 16
 """Frames of an excerpt of which the paper draws a distance over time."""
 
 
-def excerpts(frames: UInt8[np.ndarray, "time height width 3"], length: int, stride: int) -> UInt8[np.ndarray, "excerpts length height width 3"]:
+def cut_excerpts(frames: UInt8[np.ndarray, "time height width 3"], length: int, stride: int) -> UInt8[np.ndarray, "excerpts length height width 3"]:
     """A view of a video's frames. Raises ValueError where it is too short for one, or the stride is under 1."""
-    check(len(frames), length, stride)
+    check_excerpt_length(len(frames), length, stride)
     return np.moveaxis(sliding_window_view(frames, length, axis=0)[::stride], -1, 1)
 
 
-def over_time(features: Float[np.ndarray, "videos time dimensions"], length: int, stride: int) -> Iterator[Float[np.ndarray, "samples dimensions"]]:
+def iter_feature_windows(features: Float[np.ndarray, "videos time dimensions"], length: int, stride: int) -> Iterator[Float[np.ndarray, "samples dimensions"]]:
     """The features of all videos within one excerpt after the other, for `distances.sliding`.
 
-    Of frames (sliding-window FID), or of excerpts with a length of 1 (sliding FVD). Raises ValueError as `excerpts`.
+    Of frames (sliding-window FID), or of excerpts with a length of 1 (sliding FVD). Raises ValueError as `cut_excerpts`.
     """
     count, time, dimensions = features.shape
-    check(time, length, stride)
+    check_excerpt_length(time, length, stride)
     starts = range(0, time - length + 1, stride)
     return (features[:, start : start + length].reshape(count * length, dimensions) for start in starts)
 
 
-def check(time: int, length: int, stride: int) -> None:
+def check_excerpt_length(time: int, length: int, stride: int) -> None:
     if not (1 <= length <= time and stride >= 1):
         raise ValueError(f"excerpts of {length} frames every {stride} of a video of {time}, expected at least 1 and at most as many as it has")

@@ -11,23 +11,23 @@ import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
 
-from pipeline.report import figures, filled
+from pipeline.report import figures, render_template
 from pipeline.report.figures import ACCENT, INK, MUTED, Line
-from pipeline.report.gallery import webp
-from pipeline.report.labels import many, number
+from pipeline.report.gallery import webp_uri
+from pipeline.report.labels import format_count, format_number
 
-DRAWN = {
+CURVE_STYLES = {
     "still": Line(np.empty(0), MUTED, (1, 2)),
     "K = 4": Line(np.empty(0), ACCENT, (4, 2)),
     "K = 16": Line(np.empty(0), ACCENT),
     "true motion": Line(np.empty(0), INK),
 }
 """What a clip's curves show of the ceiling, and how."""
-KEYS = Markup(
+CURVE_LEGEND = Markup(
     '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span class="key">K = 16</span>, <span class="key true">true motion</span>'
 )
 
-LEAST_ROWS = 100
+MIN_SLICE_ROWS = 100
 
 Slice = UInt8[np.ndarray, "time width 3"]
 
@@ -57,28 +57,28 @@ class Section(NamedTuple):
     facts: Sequence[tuple[str, Any]] = ()
 
 
-def ceiling_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
+def render_upper_bound_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
     """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
     clips = found["clips"]
-    sections = [Section("All clips", CEILING_TEXTS, table=ceiling_table(clips, found["mean"]))]
-    sections += [ceiling_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
-    sections.append(protocol(found["protocol"]))
+    sections = [Section("All clips", UPPER_BOUND_TEXTS, table=upper_bound_table(clips, found["mean"]))]
+    sections += [upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
+    sections.append(protocol_section(found["protocol"]))
     gain = np.mean([clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips])
-    tiles = [tile("clips", number(len(clips))), tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True)]
-    lede = f"The first frame of {many(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
-    return filled(
+    tiles = [make_tile("clips", format_number(len(clips))), make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True)]
+    lede = f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
+    return render_template(
         "report.html", dict(over="Ceiling of the representation", title="How good can it get?", lede=lede, tiles=tiles, sections=sections, across=5), Path(__file__).parent
     )
 
 
-CEILING_TEXTS = (
+UPPER_BOUND_TEXTS = (
     "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. Here both are replaced by the truth as far as it is known: what is "
     "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would have said.",
     "PSNR and SSIM compare every later frame with the real one; the error of the motion is that of the displacements, as a root mean square over frames and pixels.",
 )
 
 
-def ceiling_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
+def upper_bound_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each clip and measure, and the `mean` over clips first, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
     measures = (("PSNR, dB", "psnr_db", "{:.2f}"), ("SSIM", "ssim", "{:.4f}"), ("error of the motion, px", "error_px", "{:.3f}"))
@@ -90,28 +90,28 @@ def ceiling_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str
     return Table(["clip", "", *names], rows)
 
 
-def ceiling_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]) -> Section:
+def upper_bound_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]) -> Section:
     """One clip."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
-    by_count = figures.steps(f"count-{place}", names, [Line(np.array([one["psnr_db"] for one in motions.values()]))], "PSNR, dB")
+    by_count = figures.plot_steps(f"count-{place}", names, [Line(np.array([one["psnr_db"] for one in motions.values()]))], "PSNR, dB")
     seconds = np.array(clip["seconds"][1:])
-    lines = [line._replace(values=np.array(motions[name]["psnr_db_of_frames"])) for name, line in DRAWN.items() if name in motions]
-    over_time = figures.courses(f"time-{place}", seconds, lines, "PSNR, dB")
+    lines = [line._replace(values=np.array(motions[name]["psnr_db_of_frames"])) for name, line in CURVE_STYLES.items() if name in motions]
+    over_time = figures.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
     shown = [
         Figure(by_count, Markup("<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion.")),
-        Figure(over_time, Markup("<b>PSNR over time.</b> ") + KEYS),
+        Figure(over_time, Markup("<b>PSNR over time.</b> ") + CURVE_LEGEND),
     ]
     size, crop = clip["size"], clip["working_size"]
     text = (
         f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, compared at {crop[0]}x{crop[1]}; "
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
-    pictures = [dict(picture=webp(tall(one)), caption=name) for name, one in slices.items()]
+    pictures = [dict(picture=webp_uri(stretch_rows(one)), caption=name) for name, one in slices.items()]
     return Section(clip["name"], [text], figures=shown, slices=pictures)
 
 
-def evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]) -> str:
+def render_evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]) -> str:
     """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
     metrics, pairs = found["metrics"], found["pairs"]
     sections = [
@@ -120,15 +120,15 @@ def evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, 
         spectra_section(found["spectra"]),
     ]
     sections += [pair_section(pair, *slices[pair["name"]]) for pair in pairs]
-    sections.append(protocol(found["protocol"]))
+    sections.append(protocol_section(found["protocol"]))
     frames = sum(pair["frames"] for pair in pairs)
     tiles = [
-        tile("pairs", number(len(pairs))),
-        tile("frames of each side", number(frames)),
-        *(tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True) for one in metrics[:2]),
+        make_tile("pairs", format_number(len(pairs))),
+        make_tile("frames of each side", format_number(frames)),
+        *(make_tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True) for one in metrics[:2]),
     ]
-    lede = f"{many(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
-    return filled(
+    lede = f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+    return render_template(
         "report.html", dict(over="Evaluation of generated videos", title="How near to real?", lede=lede, tiles=tiles, sections=sections, across=2), Path(__file__).parent
     )
 
@@ -138,7 +138,7 @@ EVALUATION_TEXTS = (
     "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
     "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
 )
-REAL_AND_MADE = Markup('<span class="key real">Real</span> and <span class="key">generated</span>')
+REAL_GENERATED_LEGEND = Markup('<span class="key real">Real</span> and <span class="key">generated</span>')
 
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
@@ -153,25 +153,25 @@ def metric_row(one: Mapping[str, Any]) -> list[Cell]:
     alone = ["" if one[side] is None else f"{one[side]:.3g}" for side in ("real", "generated")]
     return [
         Cell(text)
-        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], measured_on(one["protocol"]))
+        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], describe_measured_part(one["protocol"]))
     ]
 
 
-def measured_on(protocol: Mapping[str, Any]) -> str:
+def describe_measured_part(protocol: Mapping[str, Any]) -> str:
     """How much of the videos, in few words; the file has all of it."""
     if "samples" in protocol:
         excerpts = f" of {protocol['window']} frames, every {protocol['stride']}" if protocol["window"] > 1 else " of 1 frame"
         return f"{protocol['samples']} samples{excerpts}"
     if "visible" in protocol:
-        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(many(protocol["pairs"], "pair"), **protocol["visible"])
-    return many(protocol["frames"], "frame") if "frames" in protocol else many(protocol["pairs"], "pair")
+        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(format_count(protocol["pairs"], "pair"), **protocol["visible"])
+    return format_count(protocol["frames"], "frame") if "frames" in protocol else format_count(protocol["pairs"], "pair")
 
 
 def curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     """Over time."""
     drawn = [
         Figure(
-            figures.courses(f"curve-{i}", np.array(one["seconds"]), [Line(np.array(one["values"]))], one["unit"] or one["name"].split(" x ")[0]),
+            figures.plot_curves(f"curve-{i}", np.array(one["seconds"]), [Line(np.array(one["values"]))], one["unit"] or one["name"].split(" x ")[0]),
             Markup("<b>{}</b>{}").format(one["name"], " of each frame after the first beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
         )
         for i, one in enumerate(curves) if len(one["values"]) > 1
@@ -186,10 +186,10 @@ def spectra_section(spectra: Mapping[str, Any]) -> Section:
     lines = [Line(np.array(spectra["real_px"]), INK), Line(np.array(spectra["generated_px"]), ACCENT)]
     first = slice(1, int(np.searchsorted(hz, 4.0)))
     drawn = [
-        Figure(figures.courses("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
-               Markup("<b>Spectrum of the motion.</b> ") + REAL_AND_MADE + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
-        Figure(figures.courses("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
-               Markup("The same up to 4 Hz, on a linear axis: ") + REAL_AND_MADE + Markup(".")),
+        Figure(figures.plot_curves("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
+               Markup("<b>Spectrum of the motion.</b> ") + REAL_GENERATED_LEGEND + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
+        Figure(figures.plot_curves("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
+               Markup("The same up to 4 Hz, on a linear axis: ") + REAL_GENERATED_LEGEND + Markup(".")),
     ]  # fmt: skip
     return Section("How fast does it sway?", figures=drawn)
 
@@ -201,28 +201,28 @@ def pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Sect
         f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion {pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px generated."
     )
     pictures = [
-        dict(picture=webp(tall(one)), caption=f"{name}, row {pair['row']} over time, downwards") for name, one in (("real", real), ("generated", generated))
+        dict(picture=webp_uri(stretch_rows(one)), caption=f"{name}, row {pair['row']} over time, downwards") for name, one in (("real", real), ("generated", generated))
     ]
     return Section(pair["name"], [text], slices=pictures)
 
 
-def tall(one: Slice) -> UInt8[np.ndarray, "rows width 3"]:
+def stretch_rows(one: Slice) -> UInt8[np.ndarray, "rows width 3"]:
     """Each of few frames as several rows, so that there is something to see."""
-    return one.repeat(max(1, -(-LEAST_ROWS // len(one))), axis=0)
+    return one.repeat(max(1, -(-MIN_SLICE_ROWS // len(one))), axis=0)
 
 
-def protocol(facts: Mapping[str, Any]) -> Section:
+def protocol_section(facts: Mapping[str, Any]) -> Section:
     """How all of it was measured, as the file has it."""
-    return Section("How it was measured", facts=[(name.replace("_", " "), in_words(value)) for name, value in facts.items()])
+    return Section("How it was measured", facts=[(name.replace("_", " "), format_value(value)) for name, value in facts.items()])
 
 
-def in_words(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of the protocol."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {in_words(one)}" for name, one in value.items())
-    return ", ".join(map(in_words, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {format_value(one)}" for name, one in value.items())
+    return ", ".join(map(format_value, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def tile(name: str, value: str, unit: str = "", *, accent: bool = False) -> dict[str, Any]:
+def make_tile(name: str, value: str, unit: str = "", *, accent: bool = False) -> dict[str, Any]:
     """A number above the page."""
     return dict(name=name, value=value, unit=unit, accent=accent)

@@ -13,16 +13,16 @@ from jaxtyping import Complex, Float
 
 from pipeline.motion.spectrum import to_motion
 
-LEAST_PX = 0.01
+MIN_SWAY_PX = 0.01
 """Amplitude of a sway that no estimator of flow tells from rest."""
 
 
-def amplitude(spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]) -> Float[np.ndarray, "freq 2 height width"]:
+def normalized_amplitude(spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]) -> Float[np.ndarray, "freq 2 height width"]:
     """sqrt(|S_k(p)| / s_k), the normalised length of a coefficient: 1 at the scale of its frequency (docs/maths.md, 12)."""
     return np.sqrt(np.abs(spectrum) / scale)
 
 
-def distance(found: Float[np.ndarray, "freq 2 height width"], true: Float[np.ndarray, "freq 2 height width"]) -> float:
+def amplitude_distance(found: Float[np.ndarray, "freq 2 height width"], true: Float[np.ndarray, "freq 2 height width"]) -> float:
     """Mean absolute difference of two amplitudes, 0 or more; of no motion at all it is the mean of the true ones."""
     return float(np.abs(found - true).mean())
 
@@ -32,7 +32,7 @@ def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Flo
 
     A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
     """
-    bands = swaying(spectrum)
+    bands = band_vectors(spectrum)
     product = np.abs((bands[:-1].conj() * bands[1:]).sum(axis=1))
     length = np.linalg.norm(bands, axis=1)
     of_both = length[:-1] * length[1:]
@@ -44,12 +44,12 @@ def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> flo
 
     Strong bands count for more; 0 where nothing moves. Raises ValueError for fewer than three frequencies.
     """
-    bands = swaying(spectrum)
+    bands = band_vectors(spectrum)
     products = bands[:-1].conj() * bands[1:]
-    return over(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
+    return safe_ratio(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
 
 
-def swaying(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
+def band_vectors(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
     """All bands but the constant one, each as a vector. Raises ValueError where there are no two."""
     if len(spectrum) < 3:
         raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
@@ -66,13 +66,13 @@ def log_spectral_distance(
     """
     if len(found) < 2:
         raise ValueError(f"there are {len(found)} frequencies, expected at least 2: one band beside the constant one")
-    least = (LEAST_PX * frames / 2) ** 2
+    least = (MIN_SWAY_PX * frames / 2) ** 2
     powers = [np.square(np.abs(one[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + least for one in (found, true)]
     return np.abs(10 * np.log10(powers[0] / powers[1]))
 
 
-def rest_at_start(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int) -> float:
-    """|F_0| over |F|, roots of mean squares over all pixels, and for |F| all T `frames` (docs/maths.md, 14); 0 where nothing moves.
+def initial_motion_ratio(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int) -> float:
+    """|F_0| over |F|, roots of mean squares over all pixels, and for |F| all T `read_frames` (docs/maths.md, 14); 0 where nothing moves.
 
     The motion of a photograph starts at rest in it, F_0 = 0, which is a statement about the phases of all frequencies together.
     """
@@ -115,7 +115,7 @@ def seam(frames: Iterable[Any]) -> Seam:
     # the steps are 0-1, ..., (N-1)-0, 0-1, and the bends are at frames 1, ..., N-1, 0, of which the last two reach over the seam
     position, velocity = (steps[-2], steps[:-2]), (max(bends[-2:]), bends[:-2])
     return Seam(
-        *(over(at, np.max(inside)) for at, inside in (position, velocity)), *(over(at, root_mean_square(inside)) for at, inside in (position, velocity))
+        *(safe_ratio(at, np.max(inside)) for at, inside in (position, velocity)), *(safe_ratio(at, root_mean_square(inside)) for at, inside in (position, velocity))
     )
 
 
@@ -124,7 +124,7 @@ def root_mean_square(values: Any) -> float:
     return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 
 
-def over(part: float, whole: float) -> float:
+def safe_ratio(part: float, whole: float) -> float:
     """Their ratio; 0 for nothing over nothing, infinite for something over nothing."""
     if whole == 0:
         return 0.0 if part == 0 else float("inf")

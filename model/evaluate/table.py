@@ -1,6 +1,6 @@
 """Generated videos beside real ones: every metric that can be computed with what is given, and what each of the others needs.
 
-A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `curves`). Which frames are looked
+A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `curve_records`). Which frames are looked
 at, how many, and by what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
 """
 
@@ -11,39 +11,39 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from model.evaluate.distributions import Distance, bootstrap, frechet, kid, of_mean, sliding
-from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, Network
+from model.evaluate.distributions import Distance, bootstrap, frechet, kid, estimate_mean, sliding_distances
+from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, FeatureNetwork
 from model.evaluate.lpips import Lpips
 from model.evaluate.motion import magnitude_distance, oscillation_share, spatial_coherence
-from model.evaluate.pairs import SLIDING_FID, excerpts, over_time
+from model.evaluate.pairs import SLIDING_FID_FRAMES, cut_excerpts, iter_feature_windows
 from model.evaluate.spectral import log_spectral_distance, phase_coherence, seam
 from model.evaluate.temporal import flicker, warping_error
-from model.evaluate.upper_bound import SAME_DB, alike
+from model.evaluate.upper_bound import MAX_PSNR_DB, psnr_ssim
 from pipeline.flow import FlowEstimator
 from pipeline.images.draw import busiest_row
-from pipeline.motion.spectrum import GRID, modulus, power, to_spectrum
-from pipeline.whole_clip.flow import at_rate, flow_between, flow_from_start
+from pipeline.motion.spectrum import GRID_STEP, modulus, power_spectrum, to_spectrum
+from pipeline.whole_clip.flow import resample_flow, flow_between, flow_from_start
 
-SIZE = (256, 128)
+CROP_SIZE = (256, 128)
 """Of the paper's crop, width x height."""
 FREQUENCIES = 16
-FPS = 30.0
+SPECTRUM_FPS = 30.0
 """To which displacements are brought before their spectrum is taken."""
-LEAST = 16
+MIN_PAIR_FRAMES = 16
 """Frames of a pair: one excerpt of FVD."""
-CELLS = (8, 4)
+FEATURE_CELLS = (8, 4)
 """Across and down, of features that need no weights."""
 SLIDING_STRIDE = 10
-TOGETHER = 300
+MAX_BATCH_FRAMES = 300
 """Frames that are looked at in one call."""
 
 Frames = UInt8[np.ndarray, "time height width 3"]
 Samples = UInt8[np.ndarray, "samples *time height width 3"]
-Sees = Callable[[Any], Any]
+FeatureFunction = Callable[[Any], Any]
 
 
 @runtime_checkable
-class Shown(Protocol):
+class TimedFrames(Protocol):
     """Frames of a video, and when each is shown, seconds after the first."""
 
     @property
@@ -52,28 +52,28 @@ class Shown(Protocol):
     def times(self) -> np.ndarray: ...
 
 
-class Look(NamedTuple):
+class FeatureExtractor(NamedTuple):
     """Features of a video: of its frames one by one (length 1), or of excerpts of it."""
 
     name: str
     length: int
     stride: int
-    sees: Sees | None
+    function: FeatureFunction | None
     """Samples to features; None where its weights were not given."""
-    option: str = ""
+    weights_option: str = ""
     """By which they are given."""
     protocol: Mapping[str, Any] = {}
 
 
-class Given(NamedTuple):
+class Evaluators(NamedTuple):
     """What a measurement is made with."""
 
     estimator: FlowEstimator
-    looks: Sequence[Look]
+    extractors: Sequence[FeatureExtractor]
     lpips: Lpips | None = None
 
 
-class Side(NamedTuple):
+class VideoMetrics(NamedTuple):
     """What is kept of one video of a pair."""
 
     flicker: float
@@ -90,18 +90,18 @@ class Side(NamedTuple):
     """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th pixel."""
     features: Mapping[str, Float32[np.ndarray, "_ _"]]
     """By the name of the look."""
-    slice: UInt8[np.ndarray, "time width 3"]
+    xt_slice: UInt8[np.ndarray, "time width 3"]
     """X-t, of the row in which the real video moves most."""
 
 
-class Measured(NamedTuple):
+class PairMetrics(NamedTuple):
     """A pair."""
 
     name: str
     times: Float[np.ndarray, " time"]
     window: int
     """T, of the spectra, at FPS."""
-    row: int
+    slice_row: int
     """Of the X-t slices."""
     psnr_db: Float[np.ndarray, " later"]
     """Of the frames after the first, which may be what the video was made from."""
@@ -110,11 +110,11 @@ class Measured(NamedTuple):
     spectral_db: Float[np.ndarray, " bands"]
     """Log-spectral distance of bands 1 .. K-1."""
     magnitude_px: float
-    real: Side
-    generated: Side
+    real: VideoMetrics
+    generated: VideoMetrics
 
 
-class Row(NamedTuple):
+class MetricRow(NamedTuple):
     """A line of the table."""
 
     key: str
@@ -134,37 +134,37 @@ class Row(NamedTuple):
     protocol: Mapping[str, Any]
 
 
-def colours(samples: UInt8[np.ndarray, "samples height width 3"]) -> Float32[np.ndarray, "samples features"]:
+def cell_colors(samples: UInt8[np.ndarray, "samples height width 3"]) -> Float32[np.ndarray, "samples features"]:
     """Of pictures, 0 to 1: mean colours of CELLS, without weights (docs/maths.md, 42)."""
-    return np.stack([cv2.resize(one, CELLS, interpolation=cv2.INTER_AREA).ravel() for one in samples]).astype(np.float32) / 255
+    return np.stack([cv2.resize(one, FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel() for one in samples]).astype(np.float32) / 255
 
 
-def changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float32[np.ndarray, "samples features"]:
+def cell_changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float32[np.ndarray, "samples features"]:
     """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and how far they range about their mean (docs/maths.md, 42)."""
     found = []
     for one in samples:
         grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in one]).astype(np.float32) / 255
         steps, spread = np.abs(np.diff(grey, axis=0)).mean(axis=0), grey.std(axis=0)
-        found.append(np.concatenate([cv2.resize(part, CELLS, interpolation=cv2.INTER_AREA).ravel() for part in (steps, spread)]))
+        found.append(np.concatenate([cv2.resize(part, FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel() for part in (steps, spread)]))
     return np.stack(found).astype(np.float32)
 
 
-NETWORKS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
+NETWORK_SPECS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
 """By the option that names its file: how each is called."""
 
 
-def looks(networks: Mapping[str, Network]) -> list[Look]:
+def make_extractors(networks: Mapping[str, FeatureNetwork]) -> list[FeatureExtractor]:
     """All that are asked for, whether their network was given or not."""
-    plain = dict(features=f"mean colours of {CELLS[0]}x{CELLS[1]} cells"), dict(features=f"change and range of grey in {CELLS[0]}x{CELLS[1]} cells")
-    found = [Look("colours", 1, 1, colours, protocol=plain[0]), *(Look(f"changes{n}", n, n // 2, changes, protocol=plain[1]) for n in (16, 32))]
+    plain = dict(features=f"mean colours of {FEATURE_CELLS[0]}x{FEATURE_CELLS[1]} cells"), dict(features=f"change and range of grey in {FEATURE_CELLS[0]}x{FEATURE_CELLS[1]} cells")
+    found = [FeatureExtractor("colours", 1, 1, cell_colors, protocol=plain[0]), *(FeatureExtractor(f"changes{n}", n, n // 2, cell_changes, protocol=plain[1]) for n in (16, 32))]
     seen = (("inception", "inception", 1), ("i3d16", "i3d", 16), ("i3d32", "i3d", 32), ("dt-i3d16", "dt-i3d", 16), ("dt-i3d32", "dt-i3d-32", 32))
-    return found + [_by(networks, *names) for names in seen]
+    return found + [_make_network_extractor(networks, *names) for names in seen]
 
 
-def _by(networks: Mapping[str, Network], name: str, option: str, length: int) -> Look:
+def _make_network_extractor(networks: Mapping[str, FeatureNetwork], name: str, option: str, length: int) -> FeatureExtractor:
     network = networks.get(option)
-    sees, protocol = (network.features, network.protocol()) if network else (None, {})
-    return Look(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
+    sees, protocol = (network.extract, network.protocol()) if network else (None, {})
+    return FeatureExtractor(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
 
 
 DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
@@ -180,15 +180,15 @@ DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
     ("changes32_frechet", "Frechet distance of changes x 10,000, 32 frames", "changes32", frechet, 1e4),
 )
 """Key, name, look, distance, and by what it is multiplied."""
-SLIDING: tuple[tuple[str, str, str, int, int, float], ...] = (
-    ("sliding_fid", "FID of 30 frames", "inception", SLIDING_FID, SLIDING_STRIDE, 1.0),
+SLIDING_METRICS: tuple[tuple[str, str, str, int, int, float], ...] = (
+    ("sliding_fid", "FID of 30 frames", "inception", SLIDING_FID_FRAMES, SLIDING_STRIDE, 1.0),
     ("sliding_dt_fvd", "DT-FVD of 16 frames", "dt-i3d16", 1, 1, 1.0),
-    ("sliding_colours", "Frechet distance of colours x 100, of 30 frames", "colours", SLIDING_FID, SLIDING_STRIDE, 100.0),
+    ("sliding_colours", "Frechet distance of colours x 100, of 30 frames", "colours", SLIDING_FID_FRAMES, SLIDING_STRIDE, 100.0),
     ("sliding_changes", "Frechet distance of changes x 10,000, of 16 frames", "changes16", 1, 1, 1e4),
 )
 """Key, name, look, samples of a window and from window to window, and by what it is multiplied."""
-PAIRED = (("psnr_db", "PSNR", "dB", "higher"), ("ssim", "SSIM", "", "higher"), ("lpips", "LPIPS, AlexNet", "", "lower"))
-OWN = (
+PAIRED_METRICS = (("psnr_db", "PSNR", "dB", "higher"), ("ssim", "SSIM", "", "higher"), ("lpips", "LPIPS, AlexNet", "", "lower"))
+PER_VIDEO_METRICS = (
     ("flicker", "Flicker", "grey levels"),
     ("warping_error", "Warping error", ""),
     ("oscillation_share", "Oscillation share", ""),
@@ -200,116 +200,116 @@ OWN = (
 """What each video has by itself; two are the nearer the less they differ."""
 
 
-def measure(name: str, real: Shown, generated: Shown, given: Given) -> Measured:
+def measure_pair(name: str, real: TimedFrames, generated: TimedFrames, given: Evaluators) -> PairMetrics:
     """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for others, and where a network refuses them."""
-    if real.frames.shape != generated.frames.shape or len(real.frames) < LEAST:
-        raise ValueError(f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {LEAST} frames")
-    window = int(min(real.times[-1], generated.times[-1]) * FPS + 1e-6) + 1
-    motions = [at_rate(flow_from_start(one.frames, given.estimator), one.times, window, FPS) for one in (real, generated)]
+    if real.frames.shape != generated.frames.shape or len(real.frames) < MIN_PAIR_FRAMES:
+        raise ValueError(f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {MIN_PAIR_FRAMES} frames")
+    window = int(min(real.times[-1], generated.times[-1]) * SPECTRUM_FPS + 1e-6) + 1
+    motions = [resample_flow(flow_from_start(one.frames, given.estimator), one.times, window, SPECTRUM_FPS) for one in (real, generated)]
     spectra = [to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64) for motion in motions]
     row = busiest_row(motions[0])
-    sides = [side(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
+    sides = [measure_video(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
     later = generated.frames[1:], real.frames[1:]
-    return Measured(
-        name, real.times, window, row, *alike(*later), given.lpips.between(*later) if given.lpips else None,
-        log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID, ::GRID] for one in (motions[1], motions[0]))), *sides,
+    return PairMetrics(
+        name, real.times, window, row, *psnr_ssim(*later), given.lpips.measure_frames(*later) if given.lpips else None,
+        log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID_STEP, ::GRID_STEP] for one in (motions[1], motions[0]))), *sides,
     )  # fmt: skip
 
 
-def side(frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, given: Given) -> Side:
+def measure_video(frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, given: Evaluators) -> VideoMetrics:
     """One video by itself."""
     forward, backward = flow_between(frames, given.estimator), flow_between(frames[::-1], given.estimator)[::-1]
     warping = warping_error(frames, list(zip(forward, backward, strict=True)))
-    amplitude = np.sqrt(power(motion[:, :, ::GRID, ::GRID]).sum(axis=0)) * 2 / len(motion)
-    return Side(
+    amplitude = np.sqrt(power_spectrum(motion[:, :, ::GRID_STEP, ::GRID_STEP]).sum(axis=0)) * 2 / len(motion)
+    return VideoMetrics(
         flicker(frames), *warping, oscillation_share(motion, len(spectrum)), spatial_coherence(motion), phase_coherence(spectrum), seam(motion).position_typical,
-        float(modulus(motion[:, 0], motion[:, 1]).mean()), amplitude, {look.name: seen(frames, look) for look in given.looks if sees(look, len(frames))}, frames[:, row].copy(),
+        float(modulus(motion[:, 0], motion[:, 1]).mean()), amplitude, {look.name: extract(frames, look) for look in given.extractors if supports(look, len(frames))}, frames[:, row].copy(),
     )  # fmt: skip
 
 
-def sees(look: Look, frames: int) -> bool:
+def supports(look: FeatureExtractor, frames: int) -> bool:
     """Whether it can see a video of so many frames."""
-    return look.sees is not None and look.length <= frames
+    return look.function is not None and look.length <= frames
 
 
-def seen(frames: Frames, look: Look) -> Float32[np.ndarray, "samples features"]:
+def extract(frames: Frames, look: FeatureExtractor) -> Float32[np.ndarray, "samples features"]:
     """Features of frames, or of excerpts."""
-    samples: Any = frames if look.length == 1 else excerpts(frames, look.length, look.stride)
-    step = max(1, TOGETHER // look.length)
-    assert look.sees is not None  # noqa: S101 - `sees` was asked
-    return np.concatenate([look.sees(samples[i : i + step]) for i in range(0, len(samples), step)])
+    samples: Any = frames if look.length == 1 else cut_excerpts(frames, look.length, look.stride)
+    step = max(1, MAX_BATCH_FRAMES // look.length)
+    assert look.function is not None  # noqa: S101 - `supports` was asked
+    return np.concatenate([look.function(samples[i : i + step]) for i in range(0, len(samples), step)])
 
 
-def rows(found: Sequence[Measured], given: Given, rounds: int = 100) -> list[Row]:
+def build_table(found: Sequence[PairMetrics], given: Evaluators, rounds: int = 100) -> list[MetricRow]:
     """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
     return [
-        *(paired(found, given, *names) for names in PAIRED), *(own(found, *names) for names in OWN),
-        *spectral(found), *(distribution(found, given, *names, rounds) for names in DISTRIBUTIONS),
+        *(build_paired_row(found, given, *names) for names in PAIRED_METRICS), *(build_per_video_row(found, *names) for names in PER_VIDEO_METRICS),
+        *build_spectral_rows(found), *(build_distribution_row(found, given, *names, rounds) for names in DISTRIBUTIONS),
     ]  # fmt: skip
 
 
-def paired(found: Sequence[Measured], given: Given, key: str, name: str, unit: str, better: str) -> Row:
+def build_paired_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, unit: str, better: str) -> MetricRow:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
     protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
-    protocol |= dict(same_frame_db=SAME_DB) if key == "psnr_db" else {}
+    protocol |= dict(same_frame_db=MAX_PSNR_DB) if key == "psnr_db" else {}
     protocol |= dict(weights=given.lpips.files, device="cpu") if key == "lpips" and given.lpips else {}
     if any(value is None for value in values):
-        return Row(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
-    return averaged([float(value.mean()) for value in values], key, name, unit, better, protocol)
+        return MetricRow(key, name, unit, better, None, None, None, None, None, "--lpips FILE --alexnet FILE", protocol)
+    return build_mean_row([float(value.mean()) for value in values], key, name, unit, better, protocol)
 
 
-def own(found: Sequence[Measured], key: str, name: str, unit: str) -> Row:
+def build_per_video_row(found: Sequence[PairMetrics], key: str, name: str, unit: str) -> MetricRow:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
     protocol: dict[str, Any] = dict(value="mean over pairs of |generated - real|", pairs=len(found))
     if key == "warping_error":
         protocol |= dict(visible={side: float(np.mean([getattr(one, side).visible for one in found])) for side in ("real", "generated")})
     if blind := [one.name for one, values in zip(found, both, strict=True) if None in values]:
-        return Row(key, name, unit, "nearer", None, None, None, None, None, f"pixels that the flow finds again, {blind[0]} has none", protocol)
-    row = averaged([abs(b - a) for a, b in both], key, name, unit, "nearer", protocol)
+        return MetricRow(key, name, unit, "nearer", None, None, None, None, None, f"pixels that the flow finds again, {blind[0]} has none", protocol)
+    row = build_mean_row([abs(b - a) for a, b in both], key, name, unit, "nearer", protocol)
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 
-def spectral(found: Sequence[Measured]) -> list[Row]:
+def build_spectral_rows(found: Sequence[PairMetrics]) -> list[MetricRow]:
     """Of displacements: distance of spectra, and of how far things move."""
     window = sorted({one.window for one in found})
-    protocol = dict(window=window, fps=FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
+    protocol = dict(window=window, fps=SPECTRUM_FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
     if len({len(one.spectral_db) for one in found}) == 1:
         protocol["by_band_db"] = np.mean([one.spectral_db for one in found], axis=0).tolist()
-    spectra = averaged([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", protocol)
-    protocol = dict(window=window, fps=FPS, every_pixel=GRID, pairs=len(found))
-    return [spectra, averaged([one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", protocol)]
+    spectra = build_mean_row([float(one.spectral_db.mean()) for one in found], "log_spectral_db", "Log-spectral distance", "dB", "lower", protocol)
+    protocol = dict(window=window, fps=SPECTRUM_FPS, every_pixel=GRID_STEP, pairs=len(found))
+    return [spectra, build_mean_row([one.magnitude_px for one in found], "magnitude_px", "Wasserstein distance of motion", "px", "lower", protocol)]
 
 
-def averaged(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> Row:
+def build_mean_row(values: Sequence[float], key: str, name: str, unit: str, better: str, protocol: Mapping[str, Any]) -> MetricRow:
     """The mean over pairs, with its interval, which begins nowhere below what the metric can be."""
-    value, low, high = of_mean(values) if len(values) > 1 else (float(values[0]), None, None)
+    value, low, high = estimate_mean(values) if len(values) > 1 else (float(values[0]), None, None)
     low = None if low is None else max(low, -1.0 if key == "ssim" else 0.0)
-    return Row(key, name, unit, better, value, low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
+    return MetricRow(key, name, unit, better, value, low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
-def distribution(found: Sequence[Measured], given: Given, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> Row:
+def build_distribution_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> MetricRow:
     """A distance of all videos' features."""
-    look = next(look for look in given.looks if look.name == of)
+    look = next(look for look in given.extractors if look.name == of)
     protocol = dict(window=look.length, stride=look.stride, pairs=len(found), times=scale) | dict(look.protocol)
-    if needs := missing(found, look):
-        return Row(key, name, "", "lower", None, None, None, None, None, needs, protocol)
+    if needs := missing_input(found, look):
+        return MetricRow(key, name, "", "lower", None, None, None, None, None, needs, protocol)
     real, generated = ([getattr(one, which).features[of] for one in found] for which in ("real", "generated"))
     protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
     if protocol["samples"] < 2:
-        return Row(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
+        return MetricRow(key, name, "", "lower", None, None, None, None, None, "at least 2 samples", protocol)
     protocol |= dict(interval=f"bootstrap over pairs, {rounds} rounds")
     if len(found) == 1:
-        return Row(key, name, "", "lower", scale * distance(real[0], generated[0]), None, None, None, None, None, protocol)
+        return MetricRow(key, name, "", "lower", scale * distance(real[0], generated[0]), None, None, None, None, None, protocol)
     value, low, high = (scale * one for one in bootstrap(distance, real, generated, rounds, pairs=True))
-    return Row(key, name, "", "lower", value, low, high, None, None, None, protocol)
+    return MetricRow(key, name, "", "lower", value, low, high, None, None, None, protocol)
 
 
-def missing(found: Sequence[Measured], look: Look) -> str | None:
+def missing_input(found: Sequence[PairMetrics], look: FeatureExtractor) -> str | None:
     """What a look needs that is not there."""
-    if look.sees is None:
-        return look.option
+    if look.function is None:
+        return look.weights_option
     shortest = min(found, key=lambda one: len(one.times))
     return f"at least {look.length} frames, {shortest.name} has {len(shortest.times)}" if len(shortest.times) < look.length else None
 
@@ -326,63 +326,63 @@ class Curve(NamedTuple):
     protocol: Mapping[str, Any] = {}
 
 
-def over_frames(found: Sequence[Measured]) -> list[Curve]:
+def build_frame_curves(found: Sequence[PairMetrics]) -> list[Curve]:
     """Of each frame after the first beside the real one, averaged over pairs, as long as all last, at the instants of the pair that has the fewest a second."""
-    clock = min(found, key=rate).times[1:]
+    clock = min(found, key=frame_rate).times[1:]
     clock = clock[clock <= min(one.times[-1] for one in found) + 1e-6]
-    made = [(key, name, [(one.times[1:], getattr(one, key)) for one in found]) for key, name, *_ in PAIRED if getattr(found[0], key) is not None]
+    made = [(key, name, [(one.times[1:], getattr(one, key)) for one in found]) for key, name, *_ in PAIRED_METRICS if getattr(found[0], key) is not None]
     return [Curve(key, name, clock.tolist(), np.mean([np.interp(clock, *course) for course in courses], axis=0).tolist()) for key, name, courses in made]
 
 
-def rate(one: Measured) -> float:
+def frame_rate(one: PairMetrics) -> float:
     """Frames a second."""
     return float((len(one.times) - 1) / one.times[-1])
 
 
-def rates_apart(found: Sequence[Measured]) -> str | None:
+def describe_rate_mismatch(found: Sequence[PairMetrics]) -> str | None:
     """At which rates, where frames of one number are not shown at one time in all pairs, by half a frame at most."""
     count = min(len(one.times) for one in found)
     first = found[0].times[:count]
     late = max(np.abs(one.times[:count] - first).max() for one in found)
-    rates = sorted(map(rate, found))
+    rates = sorted(map(frame_rate, found))
     return f"{rates[0]:.4g} to {rates[-1]:.4g} frames a second" if late > np.median(np.diff(first)) / 2 else None
 
 
-def slid(found: Sequence[Measured], given: Given) -> list[Curve]:
+def build_sliding_curves(found: Sequence[PairMetrics], given: Evaluators) -> list[Curve]:
     """Distances of windows that slide over the videos, as long as all last."""
-    return [sliding_curve(found, given, *names) for names in SLIDING]
+    return [build_sliding_curve(found, given, *names) for names in SLIDING_METRICS]
 
 
-def sliding_curve(found: Sequence[Measured], given: Given, key: str, name: str, of: str, length: int, stride: int, scale: float) -> Curve:
-    look = next(look for look in given.looks if look.name == of)
+def build_sliding_curve(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, length: int, stride: int, scale: float) -> Curve:
+    look = next(look for look in given.extractors if look.name == of)
     protocol = dict(window=length * look.length, stride=stride * look.stride, pairs=len(found), times=scale) | dict(look.protocol)
     sets = [[getattr(one, which).features.get(of, np.empty((0, 1))) for one in found] for which in ("real", "generated")]
     samples = min(map(len, sets[0]))
-    needs = missing(found, look) or too_few(samples, length, len(found)) or together(found)
+    needs = missing_input(found, look) or missing_samples(samples, length, len(found)) or missing_alignment(found)
     if needs:
         return Curve(key, name, [], [], needs, protocol)
-    windows = [over_time(np.stack([one[:samples] for one in part]), length, stride) for part in sets]
-    values = [scale * value for value in sliding(frechet, *windows)]
+    windows = [iter_feature_windows(np.stack([one[:samples] for one in part]), length, stride) for part in sets]
+    values = [scale * value for value in sliding_distances(frechet, *windows)]
     last = (length - 1) * look.stride + look.length - 1
     ends = [found[0].times[[start, start + last]] for start in range(0, len(values) * stride * look.stride, stride * look.stride)]
     return Curve(key, name, [float(one.mean()) for one in ends], values, None, protocol)
 
 
-def too_few(samples: int, length: int, pairs: int) -> str | None:
+def missing_samples(samples: int, length: int, pairs: int) -> str | None:
     """What a sliding distance needs beside features."""
     if samples < length:
         return f"at least {length} frames, there are {samples}"
     return "at least 2 pairs" if pairs * length < 2 else None
 
 
-def together(found: Sequence[Measured]) -> str | None:
-    rates = rates_apart(found)
+def missing_alignment(found: Sequence[PairMetrics]) -> str | None:
+    rates = describe_rate_mismatch(found)
     return f"pairs whose frames are shown at the same instants, these have {rates}" if rates else None
 
 
-def spectra(found: Sequence[Measured]) -> tuple[Float[np.ndarray, " freq"], Float[np.ndarray, "2 freq"]]:
+def amplitude_spectra(found: Sequence[PairMetrics]) -> tuple[Float[np.ndarray, " freq"], Float[np.ndarray, "2 freq"]]:
     """Hz, and the root mean square over pairs of the amplitudes of real and generated motion, pixels, at the frequencies of the shortest."""
     shortest = min(found, key=lambda one: one.window)
-    hz = np.arange(len(shortest.real.amplitude)) * FPS / shortest.window
-    each = [[np.interp(hz, np.arange(len(one.amplitude)) * FPS / pair.window, one.amplitude) for one in (pair.real, pair.generated)] for pair in found]
+    hz = np.arange(len(shortest.real.amplitude)) * SPECTRUM_FPS / shortest.window
+    each = [[np.interp(hz, np.arange(len(one.amplitude)) * SPECTRUM_FPS / pair.window, one.amplitude) for one in (pair.real, pair.generated)] for pair in found]
     return hz, np.sqrt(np.square(each).mean(axis=0))

@@ -10,37 +10,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
-from model.evaluate.image_quality import likeness
-from model.motion.series import mean_magnitude, series_of
-from model.render.warp import THREADS, displaced, in_order
+from model.evaluate.image_quality import frame_psnr_ssim
+from model.motion.series import mean_magnitude, to_series
+from model.render.warp import THREADS, warp_frame, map_in_order
 from pipeline.motion.spectrum import modulus, to_spectrum
-from pipeline.whole_clip.flow import at_rate
+from pipeline.whole_clip.flow import resample_flow
 
-COUNTS = (1, 2, 4, 8, 16, 24)
+FREQUENCY_COUNTS = (1, 2, 4, 8, 16, 24)
 """K, as in the paper's table 2 and below it."""
-STILL, TRUE = "still", "true motion"
+STILL_FRAME, TRUE_MOTION = "still", "true motion"
 """Names of the first frame that does not move, and of the motion that was measured."""
-TOGETHER = 16
+BATCH_FRAMES = 16
 """Frames that are compared at once."""
-SAME_DB = 100.0
+MAX_PSNR_DB = 100.0
 """PSNR of a picture with itself: more than of two of up to 500 x 300 pixels that differ at all."""
 
 Frames = UInt8[np.ndarray, "time height width 3"]
 Flows = Float32[np.ndarray, "time 2 height width"]
 
 
-class Motion(NamedTuple):
+class CandidateMotion(NamedTuple):
     """Displacements from the first frame, to be drawn."""
 
     name: str
-    at: Callable[[int], Float32[np.ndarray, "2 height width"]]
+    displacement_to: Callable[[int], Float32[np.ndarray, "2 height width"]]
     """To frame i, pixels."""
     weight: Float32[np.ndarray, "height width"]
     """W: where it is larger is in front."""
     frequencies: int | None = None
 
 
-class Reached(NamedTuple):
+class UpperBound(NamedTuple):
     """What frames 1 .. N-1 are like under a motion."""
 
     name: str
@@ -57,51 +57,51 @@ class Reached(NamedTuple):
     """All of them, the first included."""
 
 
-def reached(frames: Frames, flows: Flows, times: Float64[np.ndarray, " time"], *, window: int, fps: float, counts: Sequence[int] = COUNTS) -> Iterator[Reached]:
+def measure_upper_bounds(frames: Frames, flows: Flows, times: Float64[np.ndarray, " time"], *, window: int, fps: float, counts: Sequence[int] = FREQUENCY_COUNTS) -> Iterator[UpperBound]:
     """Still, for each K, and by the true motion: the first frame moved, beside the true frames, at the frames' own times.
 
-    `flows` lead from the first frame to each, pixels; the spectrum is that of `window` = T displacements at `fps`, as a data set has it (docs/maths.md,
-    1 to 3). `times` are seconds from 0; frames after (T - 1) / fps are not compared. Raises ValueError where T has no K frequencies, or there are
+    `estimate_pairs` lead from the first frame to each, pixels; the spectrum is that of `window` = T displacements at `fps`, as a data set has it (docs/maths.md,
+    1 to 3). `magnify_caption` are seconds from 0; frames after (T - 1) / fps are not compared. Raises ValueError where T has no K frequencies, or there are
     fewer than two frames to compare.
     """
-    count = within(times, window, fps)
+    count = count_frames_in_window(times, window, fps)
     if count < 2:
         raise ValueError(f"there are {count} frames within the window, expected at least 2")
-    return (measured(motion, frames[:count], flows[:count]) for motion in motions(flows, times, window, fps, counts))
+    return (score_candidate(motion, frames[:count], flows[:count]) for motion in iter_candidates(flows, times, window, fps, counts))
 
 
-def within(times: Float64[np.ndarray, " time"], window: int, fps: float) -> int:
+def count_frames_in_window(times: Float64[np.ndarray, " time"], window: int, fps: float) -> int:
     """How many of the frames stand within the window."""
     return int(np.searchsorted(times, (window - 1) / fps + 1e-6, side="right"))
 
 
-def motions(flows: Flows, times: Float64[np.ndarray, " time"], window: int, fps: float, counts: Sequence[int]) -> Iterator[Motion]:
+def iter_candidates(flows: Flows, times: Float64[np.ndarray, " time"], window: int, fps: float, counts: Sequence[int]) -> Iterator[CandidateMotion]:
     """One after the other, of which the spectrum is shared."""
     nothing = np.zeros_like(flows[0])
-    yield Motion(STILL, lambda _: nothing, nothing[0])
-    spectrum = to_spectrum(at_rate(flows, times, window, fps), max(counts)).astype(np.complex64)
+    yield CandidateMotion(STILL_FRAME, lambda _: nothing, nothing[0])
+    spectrum = to_spectrum(resample_flow(flows, times, window, fps), max(counts)).astype(np.complex64)
     for count in counts:
-        series = series_of(spectrum[:count], window, fps)
-        yield Motion(f"K = {count}", lambda i, series=series: series.at(float(times[i])), mean_magnitude(series, np.arange(window) / fps), count)
-    yield Motion(TRUE, lambda i: flows[i], modulus(flows[:, 0], flows[:, 1]).mean(axis=0))
+        series = to_series(spectrum[:count], window, fps)
+        yield CandidateMotion(f"K = {count}", lambda i, series=series: series.at(float(times[i])), mean_magnitude(series, np.arange(window) / fps), count)
+    yield CandidateMotion(TRUE_MOTION, lambda i: flows[i], modulus(flows[:, 0], flows[:, 1]).mean(axis=0))
 
 
-def measured(motion: Motion, frames: Frames, flows: Flows) -> Reached:
+def score_candidate(motion: CandidateMotion, frames: Frames, flows: Flows) -> UpperBound:
     """The frames that a motion makes of the first one, and how near they are to the true ones."""
-    errors = np.array([np.square(motion.at(i) - flow, dtype=np.float64).sum(axis=0).mean() for i, flow in enumerate(flows)])
+    errors = np.array([np.square(motion.displacement_to(i) - flow, dtype=np.float64).sum(axis=0).mean() for i, flow in enumerate(flows)])
     energy = np.square(flows, dtype=np.float64).sum(axis=1).mean()
-    made = np.stack(list(in_order(partial(_drawn, frames[0], motion), map(float, range(len(frames))), THREADS)))
-    decibels, structure = alike(made[1:], frames[1:])
+    made = np.stack(list(map_in_order(partial(_warp_to_frame, frames[0], motion), map(float, range(len(frames))), THREADS)))
+    decibels, structure = psnr_ssim(made[1:], frames[1:])
     share = float(np.sqrt(errors.mean() / energy)) if energy else 0.0
-    return Reached(motion.name, motion.frequencies, decibels, structure, float(np.sqrt(errors.mean())), share, made)
+    return UpperBound(motion.name, motion.frequencies, decibels, structure, float(np.sqrt(errors.mean())), share, made)
 
 
-def _drawn(photo: Any, motion: Motion, i: float) -> Any:
-    return displaced(photo, motion.at(int(i)), motion.weight)
+def _warp_to_frame(photo: Any, motion: CandidateMotion, i: float) -> Any:
+    return warp_frame(photo, motion.displacement_to(int(i)), motion.weight)
 
 
-def alike(made: Frames, true: Frames) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
+def psnr_ssim(made: Frames, true: Frames) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
     """PSNR (dB, at most SAME_DB) and SSIM of each frame, a few at a time."""
-    found = [likeness(made[i : i + TOGETHER], true[i : i + TOGETHER]) for i in range(0, len(true), TOGETHER)]
+    found = [frame_psnr_ssim(made[i : i + BATCH_FRAMES], true[i : i + BATCH_FRAMES]) for i in range(0, len(true), BATCH_FRAMES)]
     decibels, structure = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return np.minimum(decibels, SAME_DB), structure
+    return np.minimum(decibels, MAX_PSNR_DB), structure

@@ -21,7 +21,7 @@ ALPHA = 0.4
 """1/s: what damps every mode alike."""
 BETA = 0.08
 """s: what damps fast modes more."""
-LEAST_REACH = 0.05
+MIN_REACH_SHARE = 0.05
 """A point is pulled in full where, in that direction, it moves by at least this share of the picture's mean power; elsewhere by less."""
 
 
@@ -34,7 +34,7 @@ class Modes(NamedTuple):
     """Radians per second, undamped."""
     gamma: Float64[np.ndarray, " modes"]
     """1/s."""
-    least: float
+    min_power: float
     """px^2: power of a direction from which on a point follows its pull in full (docs/maths.md, 25)."""
 
 
@@ -46,11 +46,11 @@ class State(NamedTuple):
     """q', 1/s."""
 
 
-def modes_of(
+def to_modes(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, *,
     alpha: float = ALPHA, beta: float = BETA, stiffness: float = 1.0, damping: Sequence[float] | None = None,
 ) -> Modes:  # fmt: skip
-    """The K - 1 modes of a spectral volume of T `frames`; band 0, which nothing pulls back, is left out.
+    """The K - 1 modes of a spectral volume of T `read_frames`; band 0, which nothing pulls back, is left out.
 
     `stiffness` multiplies omega^2; `damping` is the gamma_j of each mode in place of alpha + beta omega^2, 1/s. Raises ValueError where
     there is no band beside the mean, and where stiffness or fps is not over 0, a damping is under 0, or there is not one for each mode.
@@ -65,10 +65,10 @@ def modes_of(
     if gamma.shape != omega.shape or not (gamma >= 0).all():
         raise ValueError(f"damping is {gamma.tolist()}, expected a number of at least 0 for each of {len(omega)} modes")
     shapes = spectrum[1:].astype(np.complex128) / frames
-    return Modes(shapes, omega, gamma, LEAST_REACH * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size))
+    return Modes(shapes, omega, gamma, MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size))
 
 
-def resting(modes: Modes) -> State:
+def rest_state(modes: Modes) -> State:
     """Nothing moves."""
     return State(np.zeros(len(modes.omega), complex), np.zeros(len(modes.omega), complex))
 
@@ -78,14 +78,14 @@ def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height wi
     return np.real(np.tensordot(state.q, modes.shapes, 1))
 
 
-def depth_of(weight: Float[np.ndarray, "height width"]) -> Float64[np.ndarray, "height width"]:
+def depth_from_weight(weight: Float[np.ndarray, "height width"]) -> Float64[np.ndarray, "height width"]:
     """0 in front to 1 behind, of W: what moves most is nearest (docs/maths.md, 5). All behind where nothing moves."""
     most = float(weight.max())
     return 1 - weight.astype(np.float64) / most if most > 0 else np.ones(weight.shape)
 
 
-def step(modes: Modes, state: State, seconds: float, force: Complex128[np.ndarray, " modes"] | None = None) -> State:
-    """`seconds` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any time of 0 or more (docs/maths.md, 24)."""
+def exact_step(modes: Modes, state: State, seconds: float, force: Complex128[np.ndarray, " modes"] | None = None) -> State:
+    """`seconds_per_pair` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any time of 0 or more (docs/maths.md, 24)."""
     decay, sine, cosine = propagator(modes.omega, modes.gamma, seconds)
     rest = 0 if force is None else force / np.square(modes.omega)
     q, velocity, half = state.q - rest, state.velocity, modes.gamma / 2
@@ -117,7 +117,7 @@ def propagator(
 
 
 def euler_step(modes: Modes, state: State, seconds: float, force: Complex128[np.ndarray, " modes"] | None = None) -> State:
-    """The paper's: velocity by the acceleration, then place by the new velocity. For comparison: bursts once `seconds` are many."""
+    """The paper's: velocity by the acceleration, then place by the new velocity. For comparison: bursts once `seconds_per_pair` are many."""
     acceleration = (0 if force is None else force) - modes.gamma * state.velocity - np.square(modes.omega) * state.q
     velocity = state.velocity + seconds * acceleration
     return State(state.q + seconds * velocity, velocity)
@@ -128,7 +128,7 @@ def mode_energy(modes: Modes, state: State) -> Float64[np.ndarray, " modes"]:
     return (np.square(np.abs(state.velocity)) + np.square(modes.omega * np.abs(state.q))) / 2
 
 
-def handle(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> Complex128[np.ndarray, " modes"]:
+def solve_pull(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> Complex128[np.ndarray, " modes"]:
     """The smallest q that takes a pixel by `wanted` (x, y), pixels (docs/maths.md, 25).
 
     q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l such that the pixel goes where it is
@@ -137,20 +137,20 @@ def handle(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]
     """
     at = modes.shapes[:, :, row, column]
     powers, axes = np.linalg.eigh(np.real(at.T @ at.conj()))
-    floor = np.maximum(powers, modes.least)
+    floor = np.maximum(powers, modes.min_power)
     along = axes.T @ wanted
     return at.conj() @ (axes @ np.divide(along, floor, out=np.zeros(2), where=floor > 0))
 
 
 def drag(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> State:
     """Held so that a pixel is displaced by `wanted`, pixels. To release it, go on with `step`."""
-    q = handle(modes, row, column, wanted)
+    q = solve_pull(modes, row, column, wanted)
     return State(q, np.zeros_like(q))
 
 
 def impulse(modes: Modes, state: State, row: int, column: int, velocity: Float64[np.ndarray, "2"]) -> State:
     """A blow that adds `velocity`, pixels per second, to that of a pixel."""
-    return State(state.q, state.velocity + handle(modes, row, column, velocity))
+    return State(state.q, state.velocity + solve_pull(modes, row, column, velocity))
 
 
 class Wind(NamedTuple):
@@ -169,22 +169,22 @@ class Wind(NamedTuple):
         return gust * (self.amplitude * np.exp(1j * self.omega * time)).sum(axis=1)
 
 
-WAVES, GUSTS, GUSTINESS = 4, 3, 0.6
+WAVES_PER_MODE, GUST_COUNT, GUSTINESS = 4, 3, 0.6
 """Waves of a mode's force, waves of the gusts, and by which share these raise and lower it."""
 GUST_HZ = (0.05, 0.25)
 
 
-def wind_of(modes: Modes, strength: float, seed: int) -> Wind:
+def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
     """Wind in which the picture moves, on average, with `strength` times the amplitude that was recorded.
 
     Steady motion under one wave at w is amplitude / |omega^2 - w^2 + i gamma w|, by which the amplitudes are chosen; q = 2 exp(i omega t)
     is the recorded motion.
     """
     rng = np.random.default_rng(seed)
-    shape = (len(modes.omega), WAVES)
+    shape = (len(modes.omega), WAVES_PER_MODE)
     # within the width of the resonance, but neither near standing still nor, where nothing damps, all at its very middle
     width = np.clip(modes.gamma / 2, 0.02 * modes.omega, 0.25 * modes.omega)[:, None]
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
     resistance = np.abs(np.square(modes.omega)[:, None] - np.square(omega) + 1j * modes.gamma[:, None] * omega)
-    amplitude = 2 * strength / WAVES**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
-    return Wind(omega, amplitude, 2 * pi * rng.uniform(*GUST_HZ, GUSTS), rng.uniform(0, 2 * pi, GUSTS))
+    amplitude = 2 * strength / WAVES_PER_MODE**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
+    return Wind(omega, amplitude, 2 * pi * rng.uniform(*GUST_HZ, GUST_COUNT), rng.uniform(0, 2 * pi, GUST_COUNT))

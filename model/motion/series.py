@@ -1,6 +1,6 @@
 """Motion at any time, from a spectral volume: slow motion, magnification, motion that goes on for ever, loops (docs/maths.md, 18 to 21).
 
-A spectral volume becomes a `Series`, a mean and waves, from which a frame is drawn at a time; no motion texture is ever held:
+A spectral volume becomes a `MotionSeries`, a mean and waves, from which a frame is drawn at a time; no motion texture is ever held:
 
     series_of       the volume as it is: T-periodic
     unrepeated      each wave at the frequency that it has by itself: does not repeat
@@ -18,14 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Complex64, Complex128, Float, Float32, Float64
 
-from model.motion.sinusoids import pursue, turning_sum
+from model.motion.sinusoids import matching_pursuit, phasor_sum
 from pipeline.motion.spectrum import check_frequencies, modulus
 
-LEAST_CORRELATION = -0.5
+MIN_CORRELATION = -0.5
 """A fade through motion in opposite phase is not amplified further than for this: by 2."""
 
 
-TIMES, MOST_TIMES = 1 << 12, 1 << 17
+ENERGY_BATCH_TIMES, MAX_ENERGY_TIMES = 1 << 12, 1 << 17
 """Instants whose energy is added up at once, and at most in all: an hour at 30 frames a second."""
 
 
@@ -41,7 +41,7 @@ class Fade(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
+class MotionSeries:
     """F(t) = mean + Re sum_j waves_j exp(2 pi i hz_j t), pixels; t in seconds (docs/maths.md, 18)."""
 
     mean: Float32[np.ndarray, "2 height width"]
@@ -53,11 +53,11 @@ class Series:
         """What each wave is multiplied by, of which the real part is then taken."""
         times = times.astype(np.float64)
         if self.fade is None:
-            return turns(np.outer(times, self.hz))
+            return phasor(np.outer(times, self.hz))
         period, blend, correlation = self.fade
         since = times % period
         later, now = fade_weights(np.clip(since / blend, 0, 1), correlation)
-        return turns(np.outer(since, self.hz)) * (now[:, None] + later[:, None] * turns(self.hz * period))
+        return phasor(np.outer(since, self.hz)) * (now[:, None] + later[:, None] * phasor(self.hz * period))
 
     def at(self, time: float) -> Float32[np.ndarray, "2 height width"]:
         """F at one time."""
@@ -70,13 +70,13 @@ class Series:
         return (self.at(float(time)) for time in times)
 
 
-def turns(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*shape"]:
+def phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*shape"]:
     """exp(2 pi i cycles); whole cycles are taken off first, so that it is exact for any number of them."""
     return np.exp(2j * pi * (cycles % 1))
 
 
-def series_of(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> Series:
-    """The Fourier series of coefficients of `frames` = T frames at `fps`: `pipeline.motion.spectrum.to_motion` at t = 0, 1 / fps, ... (docs/maths.md, 18).
+def to_series(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> MotionSeries:
+    """The Fourier series of coefficients of `read_frames` = T frames at `fps`: `pipeline.motion.spectrum.to_motion` at t = 0, 1 / fps, ... (docs/maths.md, 18).
 
     T / fps-periodic. Raises ValueError unless a window of T frames has so many coefficients, and fps is over 0.
     """
@@ -86,11 +86,11 @@ def series_of(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int,
     k = np.arange(1, len(spectrum))
     terms = np.where(2 * k == frames, 1, 2) / frames
     waves = (terms[:, None, None, None] * spectrum[1:]).astype(np.complex64)
-    return Series(mean=(spectrum[0].real / frames).astype(np.float32), waves=waves, hz=k * fps / frames)
+    return MotionSeries(mean=(spectrum[0].real / frames).astype(np.float32), waves=waves, hz=k * fps / frames)
 
 
-def motion_at(series: Series, times: Iterable[float]) -> Float32[np.ndarray, "time 2 height width"]:
-    """The motion texture at these times, all at once; `Series.frames` gives a frame at a time."""
+def motion_at(series: MotionSeries, times: Iterable[float]) -> Float32[np.ndarray, "time 2 height width"]:
+    """The motion texture at these times, all at once; `MotionSeries.frames` gives a frame at a time."""
     return np.stack(list(series.frames(times)))
 
 
@@ -129,7 +129,7 @@ def band_factors(bands: Bands, count: int, hz: float) -> Float64[np.ndarray, " f
     return np.nan_to_num(factors, nan=1.0)
 
 
-def at_rest(series: Series, time: float = 0.0) -> Series:
+def start_at_rest(series: MotionSeries, time: float = 0.0) -> MotionSeries:
     """The motion less what it is at `time`, so that the frame at that time is the photograph itself.
 
     Extracted motion begins there by itself but for what K coefficients leave out; loops, and volumes that were sampled, need not.
@@ -137,20 +137,20 @@ def at_rest(series: Series, time: float = 0.0) -> Series:
     return replace(series, mean=series.mean - series.at(time))
 
 
-def unrepeated(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> Series:
+def extrapolate(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> MotionSeries:
     """Motion that goes on past T frames without repeating: each wave at the frequency that it has by itself (docs/maths.md, 19).
 
-    The frequencies are those of the whole picture, so that neighbours keep step. Raises ValueError as `series_of` does.
+    The frequencies are those of the whole picture, so that neighbours keep step. Raises ValueError as `to_series` does.
     """
-    series = series_of(spectrum, frames, fps)
-    cycles, waves = pursue(spectrum[1:], frames)
+    series = to_series(spectrum, frames, fps)
+    cycles, waves = matching_pursuit(spectrum[1:], frames)
     free = replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
     # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
-    weights = turning_sum(cycles, frames) / frames
+    weights = phasor_sum(cycles, frames) / frames
     return replace(free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32))
 
 
-def mean_magnitude(series: Series, times: Float[np.ndarray, " time"]) -> Float32[np.ndarray, "height width"]:
+def mean_magnitude(series: MotionSeries, times: Float[np.ndarray, " time"]) -> Float32[np.ndarray, "height width"]:
     """W: mean over these times of |F|, pixels, a frame at a time (docs/maths.md, 5). For a volume that has none stored, and for other motion."""
     total = np.zeros(series.mean.shape[1:], np.float64)
     for x, y in series.frames(times):
@@ -158,43 +158,43 @@ def mean_magnitude(series: Series, times: Float[np.ndarray, " time"]) -> Float32
     return (total / len(times)).astype(np.float32)
 
 
-def energy(series: Series, times: Float[np.ndarray, " time"]) -> float:
+def energy(series: MotionSeries, times: Float[np.ndarray, " time"]) -> float:
     """Mean square of the motion about its mean over these times, px^2, over all pixels and x plus y; holds no motion texture."""
     flat = series.waves.reshape(len(series.waves), series.mean.size)
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     total, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
-    for first in range(0, len(times), TIMES):
-        weights = series.weights(times[first : first + TIMES])
+    for first in range(0, len(times), ENERGY_BATCH_TIMES):
+        weights = series.weights(times[first : first + ENERGY_BATCH_TIMES])
         basis = np.concatenate([np.real(weights), -np.imag(weights)], axis=1)
         total, products = total + basis.sum(axis=0), products + basis.T @ basis
     products -= np.outer(total, total) / len(times)
     return float((products * (rows @ rows.T)).sum() / len(times) / series.mean[0].size)
 
 
-def recorded_energy(series: Series, frames: int) -> float:
-    """`energy` of `series_of` over its T frames, by Parseval: it costs the same for any T."""
+def parseval_energy(series: MotionSeries, frames: int) -> float:
+    """`energy` of `to_series` over its T frames, by Parseval: it costs the same for any T."""
     parts = (np.real(series.waves), np.imag(series.waves))
     real, imaginary = (np.square(part, dtype=np.float64).sum(axis=(1, 2, 3)) for part in parts)
     nyquist = 2 * np.arange(1, len(real) + 1) == frames
     return float(np.where(nyquist, real, (real + imaginary) / 2).sum() / series.mean[0].size)
 
 
-def snap(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float) -> Series:
-    """A loop of `period` seconds: each wave of `unrepeated` moved to the nearest whole number of cycles, at least 1 (docs/maths.md, 20).
+def snap_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float) -> MotionSeries:
+    """A loop of `period` seconds: each wave of `extrapolate` moved to the nearest whole number of cycles, at least 1 (docs/maths.md, 20).
 
-    Waves that meet are added in step, with their energy kept. Raises ValueError as `series_of` does, and where the period is not over 0 and
+    Waves that meet are added in step, with their energy kept. Raises ValueError as `to_series` does, and where the period is not over 0 and
     at least two frames.
     """
     check_period(period, fps)
-    free = unrepeated(spectrum, frames, fps)
+    free = extrapolate(spectrum, frames, fps)
     cycles = np.maximum(np.rint(free.hz * period), 1)
     whole = np.unique(cycles)
-    waves = [in_step(free.waves[cycles == number]) for number in whole]
+    waves = [sum_in_phase(free.waves[cycles == number]) for number in whole]
     loop = replace(free, waves=np.stack(waves) if waves else free.waves, hz=whole / period)
-    return with_energy(loop, period, fps, recorded_energy(series_of(spectrum, frames, fps), frames))
+    return scale_to_energy(loop, period, fps, parseval_energy(to_series(spectrum, frames, fps), frames))
 
 
-def in_step(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[np.ndarray, "2 height width"]:
+def sum_in_phase(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[np.ndarray, "2 height width"]:
     """One wave of the energy of all: the weaker are turned, each as a whole, into step with the stronger, so that none cancels another."""
     powers = np.square(np.abs(waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     first, *others = np.argsort(-powers)
@@ -206,22 +206,22 @@ def in_step(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[n
     return total * np.float32(np.sqrt(powers.sum() / power)) if power else total
 
 
-def crossfade(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float, blend: float) -> Series:
-    """A loop of `period` seconds: over its first `blend` seconds the motion comes from that of `period` later (docs/maths.md, 21).
+def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float, blend: float) -> MotionSeries:
+    """A loop of `period` seconds: over its first `color_ramp` seconds the motion comes from that of `period` later (docs/maths.md, 21).
 
-    As it was recorded where period and blend lie within the window, else as `unrepeated` goes on. Raises ValueError as `snap` does, and
+    As it was recorded where period and blend lie within the window, else as `extrapolate` goes on. Raises ValueError as `snap_loop` does, and
     unless blend is over 0 and at most the period.
     """
     check_period(period, fps)
     if not 0 < blend <= period:
         raise ValueError(f"blend is {blend:g} s, expected over 0 and at most the loop's {period:g} s")
-    recorded = series_of(spectrum, frames, fps)
-    base = recorded if (period + blend) * fps <= frames else unrepeated(spectrum, frames, fps)
+    recorded = to_series(spectrum, frames, fps)
+    base = recorded if (period + blend) * fps <= frames else extrapolate(spectrum, frames, fps)
     powers = np.square(np.abs(base.waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     total = powers.sum()
     correlation = float(powers @ np.cos(2 * pi * base.hz * period) / total) if total else 0.0
-    loop = replace(base, fade=Fade(period, blend, max(correlation, LEAST_CORRELATION)))
-    return with_energy(loop, period, fps, recorded_energy(recorded, frames))
+    loop = replace(base, fade=Fade(period, blend, max(correlation, MIN_CORRELATION)))
+    return scale_to_energy(loop, period, fps, parseval_energy(recorded, frames))
 
 
 def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
@@ -235,11 +235,11 @@ def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tup
     return goes / length, comes / length
 
 
-def with_energy(loop: Series, period: float, fps: float, wanted: float) -> Series:
+def scale_to_energy(loop: MotionSeries, period: float, fps: float, wanted: float) -> MotionSeries:
     """The loop with waves multiplied by one number, so that it has the energy `wanted` over the frames of one period."""
     count = round(period * fps)
-    step = 1 / fps if count <= MOST_TIMES else period / MOST_TIMES
-    found = energy(loop, np.arange(min(count, MOST_TIMES)) * step)
+    step = 1 / fps if count <= MAX_ENERGY_TIMES else period / MAX_ENERGY_TIMES
+    found = energy(loop, np.arange(min(count, MAX_ENERGY_TIMES)) * step)
     # what is left where nothing moves is rounding
     return replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found))) if found > 1e-12 else loop
 

@@ -12,31 +12,31 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Complex128, Float64
 
-LEAST = 0.5
+MIN_CYCLES = 0.5
 """Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift. The fastest is as far from half the frame
 rate, where a wave's sine is seen no more and could be as large as it likes."""
-SEEN = 1e-9
+MIN_POWER_SHARE = 1e-9
 """Share of a wave's power in the bands under which its cosine or its sine is not seen in them, and is taken as 0."""
-PER_BAND = 32
+CANDIDATES_PER_BAND = 32
 """Frequencies tried per band at first; then the best one is refined, REFINED times, by 16."""
-REFINED = 4
+REFINEMENT_STEPS = 4
 ROUNDS = 2
 """Times that each wave is found again once all are known."""
-EXPLAINED = 1e-9
+RESIDUAL_POWER_SHARE = 1e-9
 """What is left is nothing when it is this share of the power."""
 
 
-def pursue(
+def matching_pursuit(
     bands: Complex[np.ndarray, "bands 2 height width"], frames: int
 ) -> tuple[Float64[np.ndarray, " waves"], Complex128[np.ndarray, "waves 2 height width"]]:
-    """Cycles per window, and complex amplitude in pixels at t = 0, of up to as many waves as there are bands, k = 1 .. K-1 of T `frames`.
+    """Cycles per window, and complex amplitude in pixels at t = 0, of up to as many waves as there are bands, k = 1 .. K-1 of T `read_frames`.
 
     F(t) about its mean is nearly Re sum_j a_j exp(2 pi i x_j t / T). Where waves explain only a part, one factor makes good the rest.
     """
     flat = bands.reshape(len(bands), prod(bands.shape[1:]))
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     gram = rows @ rows.T
-    waves = found_waves(gram, frames)
+    waves = find_waves(gram, frames)
     real, imaginary = np.array([wave.fit for wave in waves]).reshape(len(waves), 2, len(rows)).transpose(1, 0, 2) @ rows
     amplitudes = (real + 1j * imaginary).reshape(len(waves), *bands.shape[1:])
     return np.array([wave.cycles for wave in waves], np.float64), gain(waves, gram) * amplitudes
@@ -48,48 +48,48 @@ class Wave(NamedTuple):
     cycles: float
     fit: Float64[np.ndarray, "2 rows"]
     """The real and imaginary part of its amplitude, as weights of the rows."""
-    taken: Float64[np.ndarray, "rows rows"]
+    projection: Float64[np.ndarray, "rows rows"]
     """Its bands, as weights of the rows."""
 
 
-def found_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[Wave]:
+def find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[Wave]:
     """Strongest first, as many as bands, or fewer where they explain all."""
     count = len(gram) // 2
-    tried = np.linspace(LEAST, min(count + 0.5, frames / 2 - LEAST), count * PER_BAND + 1)
-    shapes = spectra(tried, count, frames)
+    tried = np.linspace(MIN_CYCLES, min(count + 0.5, frames / 2 - MIN_CYCLES), count * CANDIDATES_PER_BAND + 1)
+    shapes = wave_spectra(tried, count, frames)
     waves: list[Wave] = []
     rest = np.eye(len(gram))
     for _ in range(count):
         left = rest @ gram @ rest.T
-        if np.trace(left) <= EXPLAINED * np.trace(gram):
+        if np.trace(left) <= RESIDUAL_POWER_SHARE * np.trace(gram):
             break
-        waves.append(wave_near(float(tried[explained(shapes, left).argmax()]), rest, gram, frames))
-        rest = rest - waves[-1].taken
+        waves.append(fit_wave(float(tried[explained_power(shapes, left).argmax()]), rest, gram, frames))
+        rest = rest - waves[-1].projection
     for _ in range(ROUNDS):
         for j, wave in enumerate(waves):
             # found again beside all the others, of which the later ones were unknown at first
-            waves[j] = wave_near(wave.cycles, rest + wave.taken, gram, frames)
-            rest = rest + wave.taken - waves[j].taken
+            waves[j] = fit_wave(wave.cycles, rest + wave.projection, gram, frames)
+            rest = rest + wave.projection - waves[j].projection
     return waves
 
 
-def wave_near(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float64[np.ndarray, "rows rows"], frames: int) -> Wave:
+def fit_wave(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float64[np.ndarray, "rows rows"], frames: int) -> Wave:
     """The wave near `cycles` that explains most of what `rest` leaves of the bands."""
-    best = refined(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
-    shape = spectra(np.array([best]), len(gram) // 2, frames)[0]
-    fit = np.linalg.pinv(shape, SEEN**0.5) @ rest
+    best = refine_frequency(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
+    shape = wave_spectra(np.array([best]), len(gram) // 2, frames)[0]
+    fit = np.linalg.pinv(shape, MIN_POWER_SHARE**0.5) @ rest
     return Wave(best, fit, shape @ fit)
 
 
-def spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
+def wave_spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
     """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t / T), the parts of a wave of amplitude 1."""
     bands = np.arange(1, count + 1)
-    forward, backward = (turning_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
+    forward, backward = (phasor_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
     both = np.stack([(forward + backward) / 2, (forward - backward) * 0.5j], axis=-1)
     return np.concatenate([np.real(both), np.imag(both)], axis=1)
 
 
-def turning_sum(
+def phasor_sum(
     cycles: Float64[np.ndarray, "*shape"],
     frames: int,
 ) -> Complex128[np.ndarray, "*shape"]:
@@ -101,24 +101,24 @@ def turning_sum(
     return share * np.exp(1j * pi * cycles * (frames - 1) / frames)
 
 
-def explained(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
+def explained_power(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
     """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
     transposed = np.swapaxes(shapes, 1, 2)
-    return np.trace(np.linalg.pinv(transposed @ shapes, SEEN, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
+    return np.trace(np.linalg.pinv(transposed @ shapes, MIN_POWER_SHARE, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
 
 
-def refined(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
-    """Cycles near `best` that explain most, to 1 / (32 x 16^4) of a band."""
-    reach = 1 / PER_BAND
-    for _ in range(REFINED):
-        tried = np.linspace(max(best - reach, LEAST), min(best + reach, frames / 2 - LEAST), 33)
-        best = float(tried[explained(spectra(tried, count, frames), left).argmax()])
+def refine_frequency(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
+    """Cycles near `best_estimator` that explain most, to 1 / (32 x 16^4) of a band."""
+    reach = 1 / CANDIDATES_PER_BAND
+    for _ in range(REFINEMENT_STEPS):
+        tried = np.linspace(max(best - reach, MIN_CYCLES), min(best + reach, frames / 2 - MIN_CYCLES), 33)
+        best = float(tried[explained_power(wave_spectra(tried, count, frames), left).argmax()])
         reach /= 16
     return best
 
 
 def gain(waves: list[Wave], gram: Float64[np.ndarray, "rows rows"]) -> float:
     """What gives the waves' bands the power of those that they were found in."""
-    model = sum((wave.taken for wave in waves), np.zeros_like(gram))
+    model = sum((wave.projection for wave in waves), np.zeros_like(gram))
     power = np.trace(model @ gram @ model.T)
     return float(np.sqrt(np.trace(gram) / power)) if power > 0 else 1.0

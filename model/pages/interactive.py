@@ -16,61 +16,61 @@ import numpy as np
 from jaxtyping import Complex, Complex64, Float64, Int16
 from PIL import Image
 
-from model.motion.modal import ALPHA, BETA, GUSTINESS, WAVES, Modes, depth_of, modes_of, wind_of
-from pipeline.images.photo import Picture, middle
+from model.motion.modal import ALPHA, BETA, GUSTINESS, WAVES_PER_MODE, Modes, depth_from_weight, to_modes, make_wind
+from pipeline.images.photo import Picture, crop_to_aspect
 from pipeline.motion.spectrum import to_motion
 from pipeline.sizes import human_size
 from schemas.spectral_volume import SpectralVolume
 
 TEMPLATE = Path(__file__).with_name("interactive.html")
-LONGEST = 1280
+MAX_SIDE_PX = 1280
 """Pixels of the picture's longer side."""
 MESH = 160, 100
 """Most columns and rows of the mesh; a smaller volume keeps its own."""
-MOST_MODES = 128
+MAX_MODES = 128
 """What every graphics card takes."""
 INSTANTS = 1024
 """Eight in each period of the fastest of MOST_MODES: of a longer window no more would be seen."""
-MOST_BYTES = 10_000_000
-LEAST_MOVING = 0.25
+MAX_PAGE_BYTES = 10_000_000
+MIN_MOVING_SHARE = 0.25
 """Share of the photograph under which its motion is taken to be of another one."""
-FULL = 32767
+INT16_MAX = 32767
 
 
-def page_of(photograph: Picture, volume: SpectralVolume, title: str) -> str:
+def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: str) -> str:
     """The whole page. What moves is the middle of the photograph, in the aspect of the volume.
 
     Raises ValueError where the photograph is smaller than the volume or of quite another aspect, and where the volume has no mode, more than
     MOST_MODES, or makes more than MOST_BYTES.
     """
     rows, columns = volume.spectrum.shape[2:]
-    crop = moving_part(photograph.shape[1], photograph.shape[0], columns, rows)
-    middle(photograph, (columns, rows))  # refuses a smaller one
-    spectrum = at_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
-    if len(spectrum) > MOST_MODES + 1:
-        raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {MOST_MODES + 1}")
-    modes = modes_of(spectrum, volume.frames, volume.fps)
-    picture = shrunk(photograph)
+    crop = centered_crop(photograph.shape[1], photograph.shape[0], columns, rows)
+    crop_to_aspect(photograph, (columns, rows))  # refuses a smaller one
+    spectrum = resample_to_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
+    if len(spectrum) > MAX_MODES + 1:
+        raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {MAX_MODES + 1}")
+    modes = to_modes(spectrum, volume.frames, volume.fps)
+    picture = shrink_photo(photograph)
     about = dict(
-        width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=text_of(jpeg(picture)), **numbers(modes),
-        nyquist=len(modes.omega) * 2 == volume.frames, **layers(modes, weight_of(spectrum, volume.frames)),
+        width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=to_base64(encode_jpeg(picture)), **modal_parameters(modes),
+        nyquist=len(modes.omega) * 2 == volume.frames, **pack_layers(modes, compute_mesh_weight(spectrum, volume.frames)),
     )  # fmt: skip
-    page = filled(TEMPLATE, title, about)
-    if len(page) > MOST_BYTES:
-        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(MOST_BYTES)}: the motion has {len(spectrum)} frequencies")
+    page = fill_template(TEMPLATE, title, about)
+    if len(page) > MAX_PAGE_BYTES:
+        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies")
     return page
 
 
-def moving_part(width: int, height: int, columns: int, rows: int) -> list[float]:
+def centered_crop(width: int, height: int, columns: int, rows: int) -> list[float]:
     """Left, top, width and height of the middle in the aspect of `columns` by `rows`, in shares of the photograph (0 to 1)."""
     scale = min(width / columns, height / rows)
     across, down = columns * scale / width, rows * scale / height
-    if across * down < LEAST_MOVING:
+    if across * down < MIN_MOVING_SHARE:
         raise ValueError(f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels, expected nearly the same aspect")
     return [(1 - across) / 2, (1 - down) / 2, across, down]
 
 
-def at_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[np.ndarray, "freq 2 rows columns"]:
+def resample_to_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[np.ndarray, "freq 2 rows columns"]:
     """The volume at the vertices of the mesh, still in pixels of its own size."""
     height, width = spectrum.shape[2:]
     scale = min(1, MESH[0] / width, MESH[1] / height)
@@ -81,7 +81,7 @@ def at_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[n
     return (np.stack(real) + 1j * np.stack(imaginary)).reshape(len(spectrum), 2, size[1], size[0]).astype(np.complex64)
 
 
-def weight_of(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
+def compute_mesh_weight(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
     """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
     instants = min(frames, INSTANTS)
     spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
@@ -92,47 +92,47 @@ def weight_of(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int)
     return total
 
 
-def shrunk(photograph: Picture) -> Picture:
+def shrink_photo(photograph: Picture) -> Picture:
     """At most LONGEST pixels on its longer side."""
     image = Image.fromarray(photograph)
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
-def jpeg(picture: Picture) -> bytes:
+def encode_jpeg(picture: Picture) -> bytes:
     file = BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def numbers(modes: Modes) -> dict[str, Any]:
+def modal_parameters(modes: Modes) -> dict[str, Any]:
     """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in proportion to omega."""
-    wind = wind_of(modes, 1.0, 0)
-    waves = dict(ratio=(wind.omega / modes.omega[:, None]).tolist(), phase=np.angle(wind.amplitude).tolist(), loudness=2 / WAVES**0.5)
+    wind = make_wind(modes, 1.0, 0)
+    waves = dict(ratio=(wind.omega / modes.omega[:, None]).tolist(), phase=np.angle(wind.amplitude).tolist(), loudness=2 / WAVES_PER_MODE**0.5)
     gusts = dict(omega=wind.gust_omega.tolist(), phase=wind.gust_phase.tolist(), gustiness=GUSTINESS)
-    return dict(alpha=ALPHA, beta=BETA, omega=modes.omega.tolist(), least=modes.least, waves=waves, gusts=gusts)
+    return dict(alpha=ALPHA, beta=BETA, omega=modes.omega.tolist(), least=modes.min_power, waves=waves, gusts=gusts)
 
 
-def layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
-    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `scale`."""
+def pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
+    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `display_factor`."""
     rows, columns = weight.shape
     shapes = np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2).reshape(len(modes.omega), 4, rows, columns).transpose(0, 2, 3, 1)
-    scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / FULL
+    scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / INT16_MAX
     depth = np.zeros((1, rows, columns, 4))
-    depth[0, :, :, 0] = FULL * depth_of(weight)
+    depth[0, :, :, 0] = INT16_MAX * depth_from_weight(weight)
     stacked: Int16[np.ndarray, "layers rows columns 4"] = np.rint(np.concatenate([depth, shapes / scale[:, None, None, None]])).astype("<i2")
     row, column = np.unravel_index(int(weight.argmax()), weight.shape)
-    return dict(columns=columns, rows=rows, scale=scale.tolist(), layers=text_of(stacked.tobytes()), liveliest=[int(column), int(row)])
+    return dict(columns=columns, rows=rows, scale=scale.tolist(), layers=to_base64(stacked.tobytes()), liveliest=[int(column), int(row)])
 
 
-def text_of(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def filled(path: Path, title: str, about: dict[str, Any]) -> str:
+def fill_template(path: Path, title: str, about: dict[str, Any]) -> str:
     """A template with its blanks filled. Its policy names its one script by hash, so that no other runs."""
     template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
     data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")
-    template = template.replace("@SCRIPT@", f"'sha256-{text_of(sha256(script.encode()).digest())}'").replace("@DATA@", data)
+    template = template.replace("@SCRIPT@", f"'sha256-{to_base64(sha256(script.encode()).digest())}'").replace("@DATA@", data)
     return template.replace("@TITLE@", escape(title))

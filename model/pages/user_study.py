@@ -11,14 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from model.pages.interactive import filled
-from model.pages.user_study_results import COLUMNS, STUDY_DIGITS
+from model.pages.interactive import fill_template
+from model.pages.user_study_results import CSV_COLUMNS, STUDY_DIGITS
 from pipeline.sizes import human_size
 
 TEMPLATE = Path(__file__).with_name("user_study.html")
-QUALITIES = (16, 20, 24, 28, 32)
+CRF_LADDER = (16, 20, 24, 28, 32)
 """x264's CRF, of both videos of a pair alike: the first of which they are small enough."""
-LEAST_ALIKE = 0.5
+MIN_ASPECT_RATIO = 0.5
 """Aspect of one video by that of the other under which there is too little that both show."""
 
 Films = tuple[bytes, bytes]
@@ -40,26 +40,26 @@ def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tu
     So neither is enlarged, or shown more of. Raises ValueError where the aspects differ by more than LEAST_ALIKE.
     """
     narrow, wide = sorted(width / height for width, height in (one, other))
-    if narrow < LEAST_ALIKE * wide:
+    if narrow < MIN_ASPECT_RATIO * wide:
         raise ValueError(f"has videos of {one[0]}x{one[1]} and {other[0]}x{other[1]} pixels, expected nearly the same aspect")
     height = min(one[1], other[1], widest / narrow)
     return max(2, 2 * int(narrow * height / 2)), max(2, 2 * int(height / 2))
 
 
-def small_enough(make: Callable[[int], Films], most: float) -> tuple[Films, int]:
-    """The films that `make` makes by the first of QUALITIES with which they have at most `most` bytes together, and that quality.
+def encode_to_fit(make: Callable[[int], Films], most: float) -> tuple[Films, int]:
+    """The films that `make_clip` makes by the first of QUALITIES with which they have at most `most` bytes together, and that quality.
 
     Raises ValueError where they have more by any.
     """
     films: Films = (b"", b"")
-    for crf in QUALITIES:
+    for crf in CRF_LADDER:
         films = make(crf)
         if sum(map(len, films)) <= most:
             return films, crf
     raise ValueError(f"has {human_size(sum(map(len, films)))} at the lowest quality, expected at most {human_size(most)}, its share of the page")
 
 
-def study_of(pairs: Sequence[Pair]) -> str:
+def study_id(pairs: Sequence[Pair]) -> str:
     """What tells this study from others, and from itself with A and B changed about: of names and videos."""
     digest = sha256()
     for pair in pairs:
@@ -68,7 +68,7 @@ def study_of(pairs: Sequence[Pair]) -> str:
     return "s" + digest.hexdigest()[:STUDY_DIGITS]
 
 
-def page_of(pairs: Sequence[Pair], question: str, look_s: float) -> str:
+def build_study_page(pairs: Sequence[Pair], question: str, look_s: float) -> str:
     """The whole page. A pair must have been seen for `look_s` seconds before it can be judged."""
     shown = [dict(name=pair.name, width=pair.size[0], height=pair.size[1], films=[b64encode(film).decode() for film in pair.films]) for pair in pairs]
-    return filled(TEMPLATE, question, dict(study=study_of(pairs), columns=COLUMNS, look=look_s, pairs=shown))
+    return fill_template(TEMPLATE, question, dict(study=study_id(pairs), columns=CSV_COLUMNS, look=look_s, pairs=shown))

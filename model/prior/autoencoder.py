@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.prior.diffusers_modules import AutoencoderKL, check_widths
-from model.prior.linear_init import start_linear
+from model.prior.linear_init import init_linear_pyramid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +86,16 @@ class SliceAutoencoder(nn.Module):
             mid_block_add_attention=config.middle_attention,
         )
         if config.linear_start:
-            start_linear(self.kl)
-        self.factor = 2 ** (levels - 1)
+            init_linear_pyramid(self.kl)
+        self.downsampling_factor = 2 ** (levels - 1)
         self.register_buffer("mean", torch.zeros(config.latent_channels))
         self.register_buffer("deviation", torch.ones(config.latent_channels))
 
     def encode(self, x: Float[Tensor, "batch 4 height width"]) -> tuple[Float[Tensor, "batch latent h w"], Float[Tensor, "batch latent h w"]]:
         """Mean and logarithm of the variance of the posterior, in float32. Raises ValueError where the size is no multiple of 4."""
         height, width = x.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"the slice is {width}x{height}, expected multiples of {self.factor}")
+        if height % self.downsampling_factor or width % self.downsampling_factor:
+            raise ValueError(f"the slice is {width}x{height}, expected multiples of {self.downsampling_factor}")
         posterior = self.kl.encode(x).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
@@ -106,7 +106,7 @@ class SliceAutoencoder(nn.Module):
     def forward(self, x: Float[Tensor, "batch 4 height width"], noise: Float[Tensor, "batch latent h w"] | None = None) -> Reconstruction:
         """`x` encoded and decoded, through the posterior's mean, or with standard normal `noise` through a sample of it."""
         mean, log_variance = self.encode(x)
-        return Reconstruction(self.decode(drawn(mean, log_variance, noise)), mean, log_variance)
+        return Reconstruction(self.decode(sample_posterior(mean, log_variance, noise)), mean, log_variance)
 
     def loss(self, x: Float[Tensor, "batch 4 height width"], noise: Float[Tensor, "batch latent h w"] | None = None) -> AutoencoderLoss:
         """Of `x` against its reconstruction."""
@@ -117,7 +117,7 @@ class SliceAutoencoder(nn.Module):
     ) -> Float[Tensor, "*batch latent h w"]:
         """Whitened latents: of the posterior's mean, or with `noise` of a sample of it."""
         mean, log_variance = self.encode(x.flatten(0, -4))
-        z = drawn(mean, log_variance, None if noise is None else noise.flatten(0, -4))
+        z = sample_posterior(mean, log_variance, None if noise is None else noise.flatten(0, -4))
         return ((z - self.mean[:, None, None]) / self.deviation[:, None, None]).unflatten(0, x.shape[:-3])
 
     def decode_white(self, z: Float[Tensor, "*batch latent h w"]) -> Float[Tensor, "*batch 4 height width"]:
@@ -132,7 +132,7 @@ class SliceAutoencoder(nn.Module):
         self.deviation.copy_(deviation)
 
 
-def drawn(
+def sample_posterior(
     mean: Float[Tensor, "batch latent h w"], log_variance: Float[Tensor, "batch latent h w"], noise: Float[Tensor, "batch latent h w"] | None
 ) -> Float[Tensor, "batch latent h w"]:
     """A sample of the posterior made of standard normal `noise`, or its mean without."""

@@ -21,7 +21,7 @@ from model.prior.diffusers_modules import (
     UNet2DModel,
     check_widths,
 )
-from model.prior.diffusion import Prediction, noise_of
+from model.prior.diffusion import Prediction, noise_from_output
 
 Mode = Literal["coordinated", "independent", "volume"]
 
@@ -88,9 +88,9 @@ class ImageEncoder(nn.Module):
         super().__init__()
         widths, groups = config.image_channels, config.norm_groups
         self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList([residual(widths[0], widths[0], groups)])
+        self.blocks = nn.ModuleList([make_residual_block(widths[0], widths[0], groups)])
         for width, wider in pairwise(widths):
-            self.blocks += [residual(width, wider, groups, down=True), residual(wider, wider, groups)]
+            self.blocks += [make_residual_block(width, wider, groups, down=True), make_residual_block(wider, wider, groups)]
         # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
         # and the photograph would not be seen for hundreds of steps
         self.leave = nn.Sequential(
@@ -105,7 +105,7 @@ class ImageEncoder(nn.Module):
         return self.leave(x)
 
 
-def residual(width: int, wider: int, groups: int, down: bool = False) -> Any:
+def make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
     """A residual block without an embedding of the step; `down` halves the size first."""
     return ResnetBlock2D(in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down)  # pyright: ignore[reportArgumentType]
 
@@ -117,7 +117,7 @@ class SliceDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config)
-        self.unet = unet(config, config.latent_channels, class_embed_type="timestep")
+        self.unet = build_unet(config, config.latent_channels, class_embed_type="timestep")
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""
@@ -132,17 +132,17 @@ class SliceDenoiser(nn.Module):
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition.
 
-        `bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
-        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `bands`.
+        `mean_bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
+        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `mean_bands`.
         """
         check_latent(z, self.config, every=bands is None)
         batch, freq = z.shape[:2]
         if bands is None:
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
-        condition = condition_of(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        condition = features_or_zeros(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
         x = torch.cat([z, condition], dim=2).flatten(0, 1)
-        output = call(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
-        return noise_of(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
+        output = run_unet(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
+        return noise_from_output(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
 
 
 class VolumeDenoiser(nn.Module):
@@ -152,7 +152,7 @@ class VolumeDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config)
-        self.unet = unet(config, config.latent_channels * config.frequencies)
+        self.unet = build_unet(config, config.latent_channels * config.frequencies)
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""
@@ -163,11 +163,11 @@ class VolumeDenoiser(nn.Module):
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
         check_latent(z, self.config)
-        x = torch.cat([z.flatten(1, 2), condition_of(z, features, self.config)], dim=1)
-        return noise_of(call(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
+        x = torch.cat([z.flatten(1, 2), features_or_zeros(z, features, self.config)], dim=1)
+        return noise_from_output(run_unet(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
 
 
-def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
+def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
     """diffusers' U-Net from `latent` channels beside the features to as many."""
     attends = [level in config.attention_levels for level in range(len(config.channels))]
     attention = "CrossAttn" if config.text_channels else "Attn"
@@ -188,7 +188,7 @@ def unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
     return UNet2DConditionModel(**settings, attention_head_dim=heads, cross_attention_dim=config.text_channels)
 
 
-def call(
+def run_unet(
     unet: Any,
     x: Float[Tensor, "slices channels h w"],
     n: Int[Tensor, " slices"],
@@ -200,7 +200,7 @@ def call(
     return unet(x, n, class_labels=bands, **text).sample
 
 
-def condition_of(
+def features_or_zeros(
     z: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"] | None, config: DenoiserConfig
 ) -> Float[Tensor, "batch features h w"]:
     """The features, or the null condition: zeros."""

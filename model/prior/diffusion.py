@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STEPS = 1000
+DIFFUSION_STEPS = 1000
 BETA = (0.0015, 0.0195)
-CLEAN = -1
+CLEAN_STEP = -1
 """The step that stands for no noise at all."""
 
 Prediction = Literal["noise", "velocity"]
@@ -30,8 +30,8 @@ Eps = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @cache
 def amplitude_table(device: torch.device) -> Float[Tensor, "2 steps"]:
-    """sqrt(a_n) and sqrt(1 - a_n) for n = 0 .. 999, and at the end of no noise, so that index -1 is `CLEAN`; computed in float64."""
-    beta = torch.linspace(BETA[0] ** 0.5, BETA[1] ** 0.5, STEPS, dtype=torch.float64).square()
+    """sqrt(a_n) and sqrt(1 - a_n) for n = 0 .. 999, and at the end of no noise, so that index -1 is `CLEAN_STEP`; computed in float64."""
+    beta = torch.linspace(BETA[0] ** 0.5, BETA[1] ** 0.5, DIFFUSION_STEPS, dtype=torch.float64).square()
     a = torch.cat([(1 - beta).cumprod(0), torch.ones(1, dtype=torch.float64)])
     return torch.stack([a.sqrt(), (1 - a).sqrt()]).float().to(device)
 
@@ -42,35 +42,35 @@ def amplitudes(n: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch 1 1 1 1"]
     return of_signal, of_noise
 
 
-def noised(z0: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]) -> Float[Tensor, "batch freq 4 h w"]:
+def add_noise(z0: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]) -> Float[Tensor, "batch freq 4 h w"]:
     """z_n of clean latents."""
     of_signal, of_noise = amplitudes(n)
     return of_signal * z0 + of_noise * noise
 
 
-class Draw(NamedTuple):
+class NoiseDraw(NamedTuple):
     """What is random in a training step."""
 
     n: Int[Tensor, " batch"]
     noise: Float[Tensor, "batch freq 4 h w"]
-    kept: Bool[Tensor, " batch"]
+    has_condition: Bool[Tensor, " batch"]
     """Samples that keep their condition; the others learn the null condition, for classifier-free guidance."""
 
 
-def draw(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> Draw:
+def draw_noise(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> NoiseDraw:
     """Steps, noise and which conditions to keep for latents of `shape`, on the generator's device; `dropped` is the share to drop."""
     device = generator.device
-    n = torch.randint(STEPS, shape[:1], generator=generator, device=device)
+    n = torch.randint(DIFFUSION_STEPS, shape[:1], generator=generator, device=device)
     noise = torch.randn(shape, generator=generator, device=device)
-    return Draw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
+    return NoiseDraw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
 
 
-def kept_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch features h w"]:
+def mask_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch features h w"]:
     """The features of samples that keep them; zeros, the null condition, for the others."""
     return torch.where(kept[:, None, None, None], features, 0)
 
 
-def noise_of(
+def noise_from_output(
     output: Float[Tensor, "batch freq 4 h w"], z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], prediction: Prediction
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """The noise in `z` by what a network gives out; of a velocity v it is sqrt(1 - a_n) z + sqrt(a_n) v."""
@@ -88,7 +88,7 @@ def denoising_error(
     return (error if prediction == "noise" else error / amplitudes(n)[0]).square().flatten(1).mean(1)
 
 
-def clean(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"]) -> Float[Tensor, "batch freq 4 h w"]:
+def predict_z0(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"]) -> Float[Tensor, "batch freq 4 h w"]:
     """z_0 as the predicted noise implies it."""
     of_signal, of_noise = amplitudes(n)
     return (z - of_noise * eps) / of_signal
@@ -97,11 +97,11 @@ def clean(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4
 def ddim_step(
     z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_next: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch freq 4 h w"]:
-    """z at the less noisy step `n_next` (`CLEAN` for the last), without fresh noise (Song et al. 2021, equation 12 with sigma = 0)."""
-    return noised(clean(z, eps, n), n_next, eps)
+    """z at the less noisy step `n_next` (`CLEAN_STEP` for the last), without fresh noise (Song et al. 2021, equation 12 with sigma = 0)."""
+    return add_noise(predict_z0(z, eps, n), n_next, eps)
 
 
-def noised_again(
+def renoise(
     z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_before: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """z at the noisier step `n_before`, by fresh noise: distributed as latents are there, if `z` was at `n`."""
@@ -110,13 +110,13 @@ def noised_again(
     return kept * z + (1 - kept.square()).sqrt() * noise
 
 
-def ddim_steps(steps: int) -> list[int]:
-    """n of each of `steps` steps, from 999 down, evenly spaced; `CLEAN` comes after the last.
+def ddim_schedule(steps: int) -> list[int]:
+    """n of each of `steps` steps, from 999 down, evenly spaced; `CLEAN_STEP` comes after the last.
 
     Spaced "trailing" (Lin et al. 2024): sampling begins with pure noise, and of all steps it is 999 that comes nearest to it. Counted
     from 0 instead ("leading"), few steps would begin where a network expects to see a part of the signal.
     Raises ValueError unless `steps` is 1 to 1,000.
     """
-    if not 1 <= steps <= STEPS:
-        raise ValueError(f"steps are {steps}, expected 1 to {STEPS}")
-    return [round(STEPS - i * STEPS / steps) - 1 for i in range(steps)]
+    if not 1 <= steps <= DIFFUSION_STEPS:
+        raise ValueError(f"steps are {steps}, expected 1 to {DIFFUSION_STEPS}")
+    return [round(DIFFUSION_STEPS - i * DIFFUSION_STEPS / steps) - 1 for i in range(steps)]

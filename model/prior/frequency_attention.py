@@ -23,18 +23,18 @@ class FrequencyAttention(nn.Module):
 
     def __init__(self, channels: int, config: DenoiserConfig):
         super().__init__()
-        self.freq, self.heads = config.frequencies, channels // config.head_channels
+        self.frequencies, self.heads = config.frequencies, channels // config.head_channels
         self.norm = nn.GroupNorm(config.norm_groups, channels)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, channels)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
         # sinusoidal, of the band's index: what the U-Net's own frequency embedding is made of
-        self.register_buffer("position", get_timestep_embedding(torch.arange(self.freq), channels), persistent=False)
+        self.register_buffer("position", get_timestep_embedding(torch.arange(self.frequencies), channels), persistent=False)
 
     def forward(self, x: Float[Tensor, "slices channels h w"]) -> Float[Tensor, "slices channels h w"]:
         """Slices are samples x K frequencies, the frequencies of a sample one after another."""
-        tokens = self.norm(x).unflatten(0, (-1, self.freq)).permute(0, 3, 4, 1, 2)
+        tokens = self.norm(x).unflatten(0, (-1, self.frequencies)).permute(0, 3, 4, 1, 2)
         mixed = self.projection(self.attend(tokens + self.position.to(tokens.dtype)))
         return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
 
@@ -110,15 +110,15 @@ class CoordinatedDenoiser(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
-def coordinate(denoiser: SliceDenoiser) -> CoordinatedDenoiser:
+def add_frequency_attention(denoiser: SliceDenoiser) -> CoordinatedDenoiser:
     """A copy of a trained stage 1 with attention across frequencies; until it is trained it gives the same output, bit for bit."""
     beside = next(denoiser.parameters())
     return CoordinatedDenoiser(deepcopy(denoiser)).to(device=beside.device, dtype=beside.dtype)
 
 
-def denoiser_of(config: DenoiserConfig) -> SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser:
+def build_denoiser(config: DenoiserConfig) -> SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser:
     """The network of a mode with fresh weights, as one to load trained weights into."""
     if config.mode == "volume":
         return VolumeDenoiser(config)
     slices = SliceDenoiser(config)
-    return slices if config.mode == "independent" else coordinate(slices)
+    return slices if config.mode == "independent" else add_frequency_attention(slices)

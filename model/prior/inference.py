@@ -10,13 +10,13 @@ from jaxtyping import Float32, UInt8
 
 from model import checkpoints
 from model.checkpoints import Checkpoint
-from model.normalizer import Units, restored_units
+from model.normalizer import SpectrumNormalizer, normalizer_from_config
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.prior.denoiser import DenoiserConfig
-from model.prior.frequency_attention import denoiser_of
+from model.prior.frequency_attention import build_denoiser
 from model.prior.loop_guidance import self_guidance
-from model.prior.sampling import Hook, finite, sample, to_spectrum
-from model.train.denoiser_task import Conditioned, Denoiser, Frozen
+from model.prior.sampling import GuidanceHook, check_finite, sample_latents, decode_spectrum
+from model.train.denoiser_task import ConditionedDenoiser, Denoiser, TrainedAutoencoder
 
 Config = TypeVar("Config")
 
@@ -26,16 +26,16 @@ class Prior(NamedTuple):
 
     denoiser: Denoiser
     autoencoder: SliceAutoencoder
-    units: Units
+    normalizer: SpectrumNormalizer
 
 
-def load_autoencoder(path: Path) -> tuple[Frozen, list[str]]:
+def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
     """A trained autoencoder, by its averaged weights, and a sentence for each torn checkpoint that was passed over.
 
     Raises ValueError where there is none.
     """
-    found, passed = checkpoint_of(path, "autoencoder")
-    return Frozen(autoencoder_of(found, "ema"), restored_units(found.config.get("units"))), passed
+    found, passed = load_checkpoint(path, "autoencoder")
+    return TrainedAutoencoder(restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))), passed
 
 
 def load_prior(path: Path) -> tuple[Prior, list[str]]:
@@ -43,37 +43,37 @@ def load_prior(path: Path) -> tuple[Prior, list[str]]:
 
     Raises ValueError where there is none.
     """
-    found, passed = checkpoint_of(path, "denoiser")
-    units = restored_units(found.config.get("units"))
-    prior = Prior(load_denoiser(found), autoencoder_of(found, "autoencoder"), units)
+    found, passed = load_checkpoint(path, "denoiser")
+    units = normalizer_from_config(found.config.get("units"))
+    prior = Prior(restore_denoiser(found), restore_autoencoder(found, "autoencoder"), units)
     if prior.denoiser.config.frequencies != units.frequencies:
         raise ValueError(f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}")
     return prior, passed
 
 
-def checkpoint_of(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
+def load_checkpoint(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint. Raises ValueError where it is none of that kind."""
-    found, passed = checkpoints.newest(path)
+    found, passed = checkpoints.read_newest(path)
     if found.config.get("kind") != kind:
         raise ValueError(f"{path} holds a checkpoint of kind {found.config.get('kind')!r}, expected {kind!r}")
     return found, passed
 
 
-def autoencoder_of(found: Checkpoint, name: str) -> SliceAutoencoder:
+def restore_autoencoder(found: Checkpoint, name: str) -> SliceAutoencoder:
     """From the weights of that name."""
-    network = SliceAutoencoder(settings(found, "autoencoder", AutoencoderConfig))
-    load(network, found, name)
+    network = SliceAutoencoder(restore_config(found, "autoencoder", AutoencoderConfig))
+    load_network_weights(network, found, name)
     return network.requires_grad_(False).eval()
 
 
-def load_denoiser(found: Checkpoint) -> Denoiser:
+def restore_denoiser(found: Checkpoint) -> Denoiser:
     """By its averaged weights."""
-    network = Conditioned(denoiser_of(settings(found, "denoiser", DenoiserConfig)))
-    load(network, found, "ema")
+    network = ConditionedDenoiser(build_denoiser(restore_config(found, "denoiser", DenoiserConfig)))
+    load_network_weights(network, found, "ema")
     return network.denoiser.eval()
 
 
-def settings(found: Checkpoint, name: str, kind: Callable[..., Config]) -> Config:
+def restore_config(found: Checkpoint, name: str, kind: Callable[..., Config]) -> Config:
     """The configuration of a network. Raises ValueError where a checkpoint does not have it."""
     try:
         fields = dict(found.config[name])
@@ -82,12 +82,12 @@ def settings(found: Checkpoint, name: str, kind: Callable[..., Config]) -> Confi
         raise ValueError(f"{found.folder} does not say what its {name} is: {error}") from error
 
 
-def load(network: torch.nn.Module, found: Checkpoint, name: str) -> None:
+def load_network_weights(network: torch.nn.Module, found: Checkpoint, name: str) -> None:
     """Raises ValueError where the weights are of another network."""
     try:
-        network.load_state_dict(found.weights(name))
+        network.load_state_dict(found.load_weights(name))
     except RuntimeError as error:
-        raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG} says: {checkpoints.brief(error)}") from error
+        raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG_FILE} says: {checkpoints.summarize_error(error)}") from error
 
 
 def check_device(device: str, option: str = "--device") -> None:
@@ -96,14 +96,14 @@ def check_device(device: str, option: str = "--device") -> None:
         raise ValueError(f"{option} is cuda and there is no GPU that torch can use")
 
 
-def imagine(
+def sample_motion(
     prior: Prior,
     images: Sequence[UInt8[np.ndarray, "height width 3"]],
     seeds: Sequence[int],
     *,
     steps: int = 250,
     guidance: float = 1.0,
-    hook: Hook | None = None,
+    hook: GuidanceHook | None = None,
     recurrence: int = 1,
     device: torch.device | str = "cpu",
 ) -> Float32[np.ndarray, "batch freq 4 height width"]:
@@ -111,28 +111,28 @@ def imagine(
 
     Raises ValueError where a photograph has another size, and as `sample` does.
     """
-    (width, height), factor = prior.units.size, prior.autoencoder.factor
+    (width, height), factor = prior.normalizer.size, prior.autoencoder.downsampling_factor
     for image in images:
         if image.shape[:2] != (height, width):
             raise ValueError(f"the photograph is {image.shape[1]}x{image.shape[0]}, expected {width}x{height}")
     denoiser, autoencoder = prior.denoiser.to(device), prior.autoencoder.to(device)
-    shape = (prior.units.frequencies, autoencoder.config.latent_channels, height // factor, width // factor)
+    shape = (prior.normalizer.frequencies, autoencoder.config.latent_channels, height // factor, width // factor)
     with torch.no_grad():
-        features = denoiser.features(as_tensor(images).to(device))
-        z = sample(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
-        return finite(to_spectrum(autoencoder, z, prior.units.tensor(device), prior.units.normalisation), seeds).cpu().numpy()
+        features = denoiser.features(images_to_tensor(images).to(device))
+        z = sample_latents(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
+        return check_finite(decode_spectrum(autoencoder, z, prior.normalizer.scale_tensor(device), prior.normalizer.normalisation), seeds).cpu().numpy()
 
 
-def loop_guidance(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> Hook:
+def make_loop_hook(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> GuidanceHook:
     """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where that is not two frames to the window of the prior."""
-    units, autoencoder = prior.units, prior.autoencoder.to(device)
+    units, autoencoder = prior.normalizer, prior.autoencoder.to(device)
     longest, period = units.frames / units.fps, round(seconds * units.fps)
     if not 2 <= period <= units.frames:
         raise ValueError(f"a loop of {seconds:g} s was asked for, expected {2 / units.fps:g} to {longest:g} s, as long as the motion that the prior makes")
-    scale = units.tensor(device)
-    return self_guidance(lambda z: to_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period)
+    scale = units.scale_tensor(device)
+    return self_guidance(lambda z: decode_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period)
 
 
-def as_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
+def images_to_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
     """Photographs as networks see them: [B, 3, H, W], -1 to 1."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -12,54 +12,54 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ONE = torch.ones(1, 1)
-MIDDLE = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
-AVERAGE = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
+IDENTITY_1X1_KERNEL = torch.ones(1, 1)
+IDENTITY_3X3_KERNEL = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+AVERAGE_2X2_KERNEL = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
 """For a convolution of stride 2 that begins at even pixels, as diffusers' does."""
-LINEAR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+BILINEAR_KERNEL = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
 """After repeating each pixel, bilinear enlargement."""
-SPLIT = torch.cat([torch.eye(4), -torch.eye(4)])
-KEEP = torch.eye(8)
-JOIN = SPLIT.T
+TO_SIGNED_PAIR = torch.cat([torch.eye(4), -torch.eye(4)])
+PASS_SIGNED_PAIR = torch.eye(8)
+FROM_SIGNED_PAIR = TO_SIGNED_PAIR.T
 LOG_VARIANCE = -6.0
 """Of the posterior, at first: noise of 0.05, little beside the latents. 0 would drown them."""
 
 
 @torch.no_grad()
-def start_linear(kl: Any) -> None:
+def init_linear_pyramid(kl: Any) -> None:
     """Sets the weights of an AutoencoderKL of 4 channels, whose widths are at least 8 and latents at least 4."""
     for half in (kl.encoder, kl.decoder):
         half.conv_norm_out = nn.Identity()
         for name, part in half.named_modules():
-            _start(name, part)
-        silence(half.conv_out)
-        route(half.conv_in, SPLIT, MIDDLE)
-        route(half.conv_out, JOIN, MIDDLE)
+            _init_layer(name, part)
+        zero_layer(half.conv_out)
+        route_channels(half.conv_in, TO_SIGNED_PAIR, IDENTITY_3X3_KERNEL)
+        route_channels(half.conv_out, FROM_SIGNED_PAIR, IDENTITY_3X3_KERNEL)
     for one_by_one in (kl.quant_conv, kl.post_quant_conv):
-        silence(one_by_one)
+        zero_layer(one_by_one)
         one_by_one.weight += torch.eye(len(one_by_one.weight))[:, :, None, None]
     kl.quant_conv.bias[len(kl.quant_conv.bias) // 2 :] = LOG_VARIANCE
 
 
-def _start(name: str, part: nn.Module) -> None:
+def _init_layer(name: str, part: nn.Module) -> None:
     """Residual branches add nothing at first; what leads past them hands the pair on."""
     if name.endswith(("conv2", "to_out.0")):
-        silence(part)
+        zero_layer(part)
     elif name.endswith("conv_shortcut"):
-        route(part, KEEP, ONE)
+        route_channels(part, PASS_SIGNED_PAIR, IDENTITY_1X1_KERNEL)
     elif name.endswith("downsamplers.0.conv"):
-        route(part, KEEP, AVERAGE)
+        route_channels(part, PASS_SIGNED_PAIR, AVERAGE_2X2_KERNEL)
     elif name.endswith("upsamplers.0.conv"):
-        route(part, KEEP, LINEAR)
+        route_channels(part, PASS_SIGNED_PAIR, BILINEAR_KERNEL)
 
 
-def silence(layer: Any) -> None:
+def zero_layer(layer: Any) -> None:
     """Weights and biases of 0."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def route(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
+def route_channels(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
     """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend on no other."""
     outputs, inputs = matrix.shape
     convolution.weight[:outputs] = 0

@@ -23,20 +23,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model.prior.denoiser import DenoiserConfig, SliceDenoiser, unet
+from model.prior.denoiser import DenoiserConfig, SliceDenoiser, build_unet
 from pipeline.sizes import human_size
 
-CONFIG, WEIGHTS, SCHEDULER = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
-TAKEN = ("channels", "attention_levels", "layers_per_block", "head_channels", "norm_groups", "text_channels", "heads")
+CONFIG_FILE, WEIGHTS_FILE, SCHEDULER_FILE = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
+PRETRAINED_FIELDS = ("channels", "attention_levels", "layers_per_block", "head_channels", "norm_groups", "text_channels", "heads")
 """Fields of a DenoiserConfig that a pretrained U-Net decides."""
-LARGEST_CONFIG = 1 << 20
+MAX_CONFIG_BYTES = 1 << 20
 """Bytes of a file of settings."""
-LEVELS, WIDTH, LAYERS = 6, 4096, 4
+MAX_LEVELS, MAX_WIDTH, MAX_LAYERS = 6, 4096, 4
 """The most that is believed; Stable Diffusion has 4, 1280, 2."""
-FREE = {"sample_size", "attention_head_dim", "use_linear_projection", "upcast_attention"}
+IGNORED_SETTINGS = {"sample_size", "attention_head_dim", "use_linear_projection", "upcast_attention"}
 """Settings that are read elsewhere, or make no difference: a linear projection is a convolution of one pixel."""
-FLOATS = ("F32", "F16", "BF16")
-OURS = "class_embedding."
+FLOAT_DTYPES = ("F32", "F16", "BF16")
+ADDED_TENSOR_PREFIX = "class_embedding."
 """Tensors of our U-Net that a pretrained one does not have: the embedding of the frequency."""
 
 
@@ -48,20 +48,20 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
     if config.prediction != "noise":
         raise ValueError(f"prediction is {config.prediction!r}, expected 'noise', which {path} predicts")
     folder = unet_folder(path)
-    check_scheduler(folder.parent / SCHEDULER)
-    found = read_json(folder / CONFIG)
+    check_scheduler(folder.parent / SCHEDULER_FILE)
+    found = read_json(folder / CONFIG_FILE)
     try:
-        made = replace(config, **fields(found))
-        network = skeleton(made)
+        made = replace(config, **parse_unet_config(found))
+        network = build_meta_unet(made)
         check_settings(found, dict(network.config), made.latent_channels)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
-    with opened(folder / WEIGHTS) as file:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    with open_safetensors(folder / WEIGHTS_FILE) as file:
         check_tensors(file, network, made.latent_channels)
     return made
 
 
-def begin_with_inpainting(denoiser: SliceDenoiser, path: Path) -> None:
+def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     """Gives a denoiser of `inpainting_config` the pretrained weights.
 
     Until it is trained it then predicts, whatever the photograph and the frequency, the noise that the pretrained U-Net predicts
@@ -70,7 +70,7 @@ def begin_with_inpainting(denoiser: SliceDenoiser, path: Path) -> None:
     Raises ValueError, naming the file and the tensor, where the weights are not of this network or not finite.
     """
     latent, places = denoiser.config.latent_channels, denoiser.unet.state_dict()
-    with opened(unet_folder(path) / WEIGHTS) as file, torch.no_grad():
+    with open_safetensors(unet_folder(path) / WEIGHTS_FILE) as file, torch.no_grad():
         check_tensors(file, denoiser.unet, latent)
         for name in file.keys():  # noqa: SIM118, it is no dict
             tensor = file.get_tensor(name)
@@ -100,8 +100,8 @@ def check_scheduler(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError unless it is a regular file of limited size with an object in it."""
     check_file(path)
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(LARGEST_CONFIG)}")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(MAX_CONFIG_BYTES)}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -114,16 +114,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_file(path: Path) -> None:
     """Raises ValueError unless there is a regular file, or a link to one."""
     if not path.is_file():
-        why = " (a .bin is a pickle, which is not opened)" if path.name == WEIGHTS else ""
-        raise ValueError(f"{path} is no file, expected a folder with {CONFIG} and {WEIGHTS}{why}, or one with unet/ in it")
+        why = " (a .bin is a pickle, which is not opened)" if path.name == WEIGHTS_FILE else ""
+        raise ValueError(f"{path} is no file, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}{why}, or one with unet/ in it")
 
 
-def fields(found: dict[str, Any]) -> dict[str, Any]:
-    """`TAKEN`, of a pretrained configuration. Raises ValueError where one is missing, of another type, or too large."""
+def parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
+    """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing, of another type, or too large."""
     if found.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'")
-    channels = tuple(whole(width, "block_out_channels", WIDTH) for width in listed(found, "block_out_channels"))
-    blocks = listed(found, "down_block_types")
+    channels = tuple(require_int(width, "block_out_channels", MAX_WIDTH) for width in require_list(found, "block_out_channels"))
+    blocks = require_list(found, "down_block_types")
     if len(blocks) != len(channels) or not all(block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks):
         raise ValueError(f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for each of {len(channels)} levels")
     heads = found.get("attention_head_dim")
@@ -131,40 +131,40 @@ def fields(found: dict[str, Any]) -> dict[str, Any]:
     return dict(
         channels=channels,
         attention_levels=tuple(level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"),
-        layers_per_block=whole(found.get("layers_per_block"), "layers_per_block", LAYERS),
+        layers_per_block=require_int(found.get("layers_per_block"), "layers_per_block", MAX_LAYERS),
         head_channels=gcd(64, *channels),  # of the attention across frequencies, which a pretrained network does not have
-        norm_groups=whole(found.get("norm_num_groups"), "norm_num_groups", WIDTH),
-        text_channels=whole(found.get("cross_attention_dim"), "cross_attention_dim", WIDTH),
-        heads=tuple(whole(number, "attention_head_dim", WIDTH) for number in heads[: LEVELS + 1]),
+        norm_groups=require_int(found.get("norm_num_groups"), "norm_num_groups", MAX_WIDTH),
+        text_channels=require_int(found.get("cross_attention_dim"), "cross_attention_dim", MAX_WIDTH),
+        heads=tuple(require_int(number, "attention_head_dim", MAX_WIDTH) for number in heads[: MAX_LEVELS + 1]),
     )
 
 
-def listed(found: dict[str, Any], name: str) -> list[Any]:
+def require_list(found: dict[str, Any], name: str) -> list[Any]:
     """One entry for each level. Raises ValueError where it is no list of a believable length."""
     value = found.get(name)
-    if not isinstance(value, list) or not 1 <= len(value) <= LEVELS:
-        raise ValueError(f"{name} is {shown(value)}, expected a list of 1 to {LEVELS}")
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_LEVELS:
+        raise ValueError(f"{name} is {shown(value)}, expected a list of 1 to {MAX_LEVELS}")
     return value
 
 
-def whole(value: Any, name: str, most: int) -> int:
+def require_int(value: Any, name: str, most: int) -> int:
     """Raises ValueError unless the value is a whole number from 1 to `most`."""
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} has {shown(value)}, expected a whole number from 1 to {most}")
     return value
 
 
-def skeleton(config: DenoiserConfig) -> Any:
+def build_meta_unet(config: DenoiserConfig) -> Any:
     """Our U-Net without memory for its weights."""
     with torch.device("meta"):
-        return unet(config, config.latent_channels, class_embed_type="timestep")
+        return build_unet(config, config.latent_channels, class_embed_type="timestep")
 
 
 def check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
     """Raises ValueError naming a setting of the pretrained U-Net that ours has not."""
     expected = json.loads(json.dumps(ours | {"in_channels": inputs(latent), "class_embed_type": None}))
     for name, value in found.items():
-        if name not in FREE and not name.startswith("_") and value != expected.get(name):
+        if name not in IGNORED_SETTINGS and not name.startswith("_") and value != expected.get(name):
             raise ValueError(f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net")
 
 
@@ -174,7 +174,7 @@ def inputs(latent: int) -> int:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_safetensors(path: Path) -> Iterator[Any]:
     """A safetensors file; a ValueError about its content is one about this file."""
     check_file(path)
     try:
@@ -186,19 +186,19 @@ def opened(path: Path) -> Iterator[Any]:
 
 def check_tensors(file: Any, network: Any, latent: int) -> None:
     """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes, and no other."""
-    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith(OURS)}
+    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith(ADDED_TENSOR_PREFIX)}
     expected["conv_in.weight"][1] = inputs(latent)
     found = set(file.keys())
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"there is no {name}, expected one of {shape}")
         piece = file.get_slice(name)
-        if piece.get_dtype() not in FLOATS or piece.get_shape() not in (shape, pixelwise(shape)):
-            raise ValueError(f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(FLOATS)}")
+        if piece.get_dtype() not in FLOAT_DTYPES or piece.get_shape() not in (shape, linear_shape(shape)):
+            raise ValueError(f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(FLOAT_DTYPES)}")
     if found - expected.keys():
-        raise ValueError(f"{shown(min(found - expected.keys()))} has no place in the U-Net that {CONFIG} describes")
+        raise ValueError(f"{shown(min(found - expected.keys()))} has no place in the U-Net that {CONFIG_FILE} describes")
 
 
-def pixelwise(shape: list[int]) -> list[int]:
+def linear_shape(shape: list[int]) -> list[int]:
     """That of a linear map, where it is of a convolution of one pixel."""
     return shape[:2] if shape[2:] == [1, 1] else shape

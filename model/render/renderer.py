@@ -19,15 +19,15 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
 
-from model.backbones import ResNet34, fill
-from model.render.splatting import smoothed_away, splat
+from model.backbones import ResNet34, load_torchvision_weights
+from model.render.splatting import splat_lost_detail, splat
 
 STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
-LEAST = 32
+MIN_SIDE_PX = 32
 """Pixels of a side, so that the coarsest level has two."""
-START = 1e-3
+HEAD_INIT_STD = 1e-3
 """Deviation of the last layer's first weights: nothing that could be seen is added to the splatted photograph."""
-SHUT = -2.0
+INITIAL_GATE_LOGIT = -2.0
 """Logit of the gate at the start, where there is no hole."""
 Mode = Literal["pyramid", "single_scale", "average_rgb"]
 
@@ -62,7 +62,7 @@ class RendererConfig:
             raise ValueError(f"encoder width is {self.encoder_width}, expected 64, for which there are weights of ImageNet")
 
 
-class Warped(NamedTuple):
+class WarpedFeatures(NamedTuple):
     """What a frame is made of."""
 
     features: tuple[Float[Tensor, "batch _ _ _"], ...]
@@ -71,12 +71,12 @@ class Warped(NamedTuple):
     """Of each level."""
     picture: Float[Tensor, "batch 3 height width"]
     """The splatted photograph; in holes, the photograph."""
-    hole: Bool[Tensor, "batch 1 height width"]
-    blurred: Float[Tensor, "batch 3 height width"]
-    """What splatting has smoothed away of it, as `smoothed_away` finds it."""
+    picture_holes: Bool[Tensor, "batch 1 height width"]
+    lost_detail: Float[Tensor, "batch 3 height width"]
+    """What splatting has smoothed away of it, as `splat_lost_detail` finds it."""
 
 
-class Modulated(nn.Module):
+class ModulatedConv(nn.Module):
     """A convolution 3 x 3 whose input channels a style scales, and whose output is brought back to length 1 for white input.
 
     The same as modulated and demodulated weights of each sample (Karras et al. 2020, equations 1 and 3), with one convolution for all.
@@ -101,7 +101,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
-        self.first, self.second = Modulated(width, out, style), Modulated(out, out, style)
+        self.first, self.second = ModulatedConv(width, out, style), ModulatedConv(out, out, style)
 
     def forward(self, parts: Sequence[Float[Tensor, "batch _ _ _"]], style: Float[Tensor, "batch style"]) -> Float[Tensor, "batch _ _ _"]:
         size = parts[-1].shape[-2:]
@@ -120,7 +120,7 @@ class Renderer(nn.Module):
         self.strides: tuple[int, ...] = STRIDES if config.mode == "pyramid" else (config.single_stride,)
         self.stem, self.encoder = nn.Conv2d(3, config.widths[0], 3, padding=1), ResNet34(config.encoder_width)
         if config.imagenet is not None:
-            fill(self.encoder, Path(config.imagenet), "ResNet-34")
+            load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
         found = (config.widths[0], *self.encoder.widths)
         injected = dict(zip(STRIDES, found, strict=True))
         self.style = nn.Sequential(
@@ -136,14 +136,14 @@ class Renderer(nn.Module):
             for stride, width, coarser in zip(used, widths[:-1], widths[1:], strict=True)
         )
         self.head = nn.Conv2d(config.widths[0], 5, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=START)
+        nn.init.normal_(self.head.weight, std=HEAD_INIT_STD)
 
-    def noise(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch noise"]:
+    def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch noise"]:
         """Standard normal z, on the generator's device or the CPU."""
         device = generator.device if generator else "cpu"
         return torch.randn((batch, self.config.noise_channels), generator=generator, device=device)
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
         """Of the photograph, -1 to 1, finest first: the same for all frames."""
         if self.config.mode == "average_rgb":
             return ()
@@ -151,7 +151,7 @@ class Renderer(nn.Module):
         if self.merge is None:
             return found
         like = found[STRIDES.index(self.strides[0])]
-        return (self.merge(torch.cat([resized(one, like) for one in found], dim=1)),)
+        return (self.merge(torch.cat([resize_like(one, like) for one in found], dim=1)),)
 
     def warp(
         self,
@@ -159,18 +159,18 @@ class Renderer(nn.Module):
         features: tuple[Float[Tensor, "batch _ _ _"], ...],
         flow: Float[Tensor, "batch 2 height width"],
         weight: Float[Tensor, "batch 1 height width"],
-    ) -> Warped:
-        """Photograph and features moved by `flow` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
+    ) -> WarpedFeatures:
+        """Photograph and features moved by `flow_name` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
         if self.config.mode == "average_rgb":
-            picture, hole = filled(image, flow, None)
-            return Warped((), (), picture, hole, torch.zeros_like(picture))
-        metrics = [self.config.alpha * resized(weight, one) if self.metric is None else self.metric(one) for one in features]
-        moved = [splat(one, rescaled(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
-        metric = self.config.alpha * weight if self.metric is None else resized(metrics[0], image)
-        picture, hole = filled(image, flow, metric)
-        return Warped(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, smoothed_away(image, picture, flow, metric))
+            picture, hole = splat_and_fill(image, flow, None)
+            return WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
+        metrics = [self.config.alpha * resize_like(weight, one) if self.metric is None else self.metric(one) for one in features]
+        moved = [splat(one, rescale_flow(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
+        metric = self.config.alpha * weight if self.metric is None else resize_like(metrics[0], image)
+        picture, hole = splat_and_fill(image, flow, metric)
+        return WarpedFeatures(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, splat_lost_detail(image, picture, flow, metric))
 
-    def synthesise(self, warped: Warped, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
+    def synthesize(self, warped: WarpedFeatures, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
         """The frame, about -1 to 1, not clamped."""
         if self.config.mode == "average_rgb":
             return warped.picture
@@ -178,11 +178,11 @@ class Renderer(nn.Module):
         injected = {stride: (one, hole.to(one.dtype)) for stride, one, hole in zip(self.strides, warped.features, warped.holes, strict=True)}
         x: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            own = (warped.picture, warped.hole.to(warped.picture.dtype), warped.blurred) if level == 0 else ()
+            own = (warped.picture, warped.picture_holes.to(warped.picture.dtype), warped.lost_detail) if level == 0 else ()
             x = [self.blocks[level]([*x, *injected.get(STRIDES[level], ()), *own], style)]
         added = self.head(x[0]).float()
-        gate, sharpness = torch.sigmoid(added[:, 3:4] + SHUT).masked_fill(warped.hole, 1.0), torch.sigmoid(added[:, 4:])
-        return warped.picture + sharpness * warped.blurred + gate * added[:, :3]
+        gate, sharpness = torch.sigmoid(added[:, 3:4] + INITIAL_GATE_LOGIT).masked_fill(warped.picture_holes, 1.0), torch.sigmoid(added[:, 4:])
+        return warped.picture + sharpness * warped.lost_detail + gate * added[:, :3]
 
     def forward(
         self,
@@ -193,36 +193,36 @@ class Renderer(nn.Module):
     ) -> Float[Tensor, "batch 3 height width"]:
         """I_t of I_0 (-1 to 1), F_t and W (working pixels), about -1 to 1, not clamped. Raises ValueError for a side under 32 pixels."""
         height, width = image.shape[-2:]
-        if min(height, width) < LEAST:
-            raise ValueError(f"the photograph is {width}x{height}, expected at least {LEAST}x{LEAST}")
-        return self.synthesise(self.warp(image, self.features(image), flow, weight), noise)
+        if min(height, width) < MIN_SIDE_PX:
+            raise ValueError(f"the photograph is {width}x{height}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX}")
+        return self.synthesize(self.warp(image, self.encode(image), flow, weight), noise)
 
 
-class Painter:
+class NeuralRenderer:
     """Makes frames of one photograph, whose features are computed once."""
 
     def __init__(self, renderer: Renderer, photo: UInt8[np.ndarray, "rows columns 3"], seed: int = 0, device: str = "cpu"):
         """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32 pixels."""
         rows, columns = photo.shape[:2]
-        if min(rows, columns) < LEAST:
-            raise ValueError(f"the photograph is {columns}x{rows}, expected at least {LEAST}x{LEAST} for the renderer")
+        if min(rows, columns) < MIN_SIDE_PX:
+            raise ValueError(f"the photograph is {columns}x{rows}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX} for the renderer")
         self.renderer, self.device = renderer.to(device), device
         self.image = torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None].to(device) / 127.5 - 1
-        self.noise = renderer.noise(1, torch.Generator().manual_seed(seed)).to(device)
+        self.noise = renderer.sample_noise(1, torch.Generator().manual_seed(seed)).to(device)
         with torch.no_grad():
-            self.features = renderer.features(self.image)
+            self.features = renderer.encode(self.image)
 
     def __call__(self, flow: Float32[np.ndarray, "2 rows columns"], weight: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
         """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError where the network gives what is not finite."""
         with torch.no_grad():
             motion = torch.from_numpy(flow)[None].to(self.device), torch.from_numpy(weight)[None, None].to(self.device)
-            made = self.renderer.synthesise(self.renderer.warp(self.image, self.features, *motion), self.noise)
+            made = self.renderer.synthesize(self.renderer.warp(self.image, self.features, *motion), self.noise)
             if not made.isfinite().all():
                 raise ValueError("the renderer makes values that are not finite: was it trained?")
             return ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
-def filled(
+def splat_and_fill(
     image: Float[Tensor, "batch 3 height width"], flow: Float[Tensor, "batch 2 height width"], metric: Float[Tensor, "batch 1 height width"] | None
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch 1 height width"]]:
     """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
@@ -230,15 +230,15 @@ def filled(
     return torch.where(moved.holes, image, moved.features), moved.holes
 
 
-def resized(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:
-    """To the size of `like`: by means of areas where that is smaller."""
+def resize_like(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:
+    """To the size of `match_aspect`: by means of areas where that is smaller."""
     size = like.shape[-2:]
     if x.shape[-2:] == size:
         return x
     return interpolate(x, size, mode="area") if size < x.shape[-2:] else interpolate(x, size, mode="bilinear")
 
 
-def rescaled(flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 2 height width"]:
-    """A flow in the size and in the pixels of `like`."""
+def rescale_flow(flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 2 height width"]:
+    """A flow in the size and in the pixels of `match_aspect`."""
     (height, width), (h, w) = flow.shape[-2:], like.shape[-2:]
-    return resized(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)
+    return resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)

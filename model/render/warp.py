@@ -1,6 +1,6 @@
 """A photograph that moves without a network: its colours are splatted by the motion, and what is laid bare is filled from around.
 
-Motion is known at the working size. `placement` says for each pixel of the photograph where in it its motion is read: among the four
+Motion is known at the working size. `build_sampling_grid` says for each pixel of the photograph where in it its motion is read: among the four
 pixels around its own place, drawn to those of like colour, so that the edge of what moves stays the edge in the photograph. Frames are
 made one at a time.
 """
@@ -17,34 +17,34 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
 
-from model.motion.series import Series
-from model.render.splatting import smoothed_away, splat
-from model.render.splatting_cpu import library, painted
+from model.motion.series import MotionSeries
+from model.render.splatting import splat_lost_detail, splat
+from model.render.splatting_cpu import load_kernel, splat_photo
 
-LIKE = 25.0
+COLOR_SIGMA = 25.0
 """Grey levels by which colours differ that are hardly alike any more."""
-LEAST_LIKE = 1e-3
+MIN_COLOR_WEIGHT = 1e-3
 """Of a neighbour of quite another colour: where all are, nearness alone decides."""
-STRIP = 128
+STRIP_ROWS = 128
 """Rows that are placed at once."""
 MARGIN = 0.25
 """Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
 
-GIVEN_BACK = 0.75
+RESTORED_DETAIL_SHARE = 0.75
 """Share of what splatting by fractions of pixels smooths away (docs/maths.md, 29)."""
-WIDEST_METRIC = 60.0
+MAX_METRIC_RANGE = 60.0
 """Of a metric: exp(-60) times the least share of a pixel is still an ordinary float32."""
 THREADS = 2
 """Make frames; whoever encodes them takes longer than one of them."""
 
 Picture = UInt8[np.ndarray, "rows columns 3"]
-Colours = Float32[np.ndarray, "rows columns 3"]
+Colors = Float32[np.ndarray, "rows columns 3"]
 Holes = Bool[np.ndarray, "rows columns"]
-Paint = Callable[[np.ndarray, np.ndarray], Picture]
+RenderFrame = Callable[[np.ndarray, np.ndarray], Picture]
 """A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns]."""
 
 
-class Placement(NamedTuple):
+class SamplingGrid(NamedTuple):
     """Where in the working picture each pixel's motion is read."""
 
     x: Float32[np.ndarray, "rows columns"]
@@ -52,22 +52,22 @@ class Placement(NamedTuple):
     scale: tuple[float, float]
     """Pixels of the photograph in one of the working picture, across and down."""
 
-    def read(self, values: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
+    def sample(self, values: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
         """The values at the working size for each pixel of the photograph."""
         return cv2.remap(values, self.x, self.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def placement(photo: Picture, size: tuple[int, int]) -> Placement:
-    """For motion of the whole photograph at the working `size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
+def build_sampling_grid(photo: Picture, size: tuple[int, int]) -> SamplingGrid:
+    """For motion of the whole photograph at the working `format_size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = photo.shape[:2]
     across, down = ((np.arange(many, dtype=np.float32) + 0.5) * few / many - 0.5 for many, few in ((columns, size[0]), (rows, size[1])))
-    strips = [_placed(photo[i : i + STRIP].astype(np.float32), small, across, down[i : i + STRIP]) for i in range(0, rows, STRIP)]
+    strips = [_compute_strip_grid(photo[i : i + STRIP_ROWS].astype(np.float32), small, across, down[i : i + STRIP_ROWS]) for i in range(0, rows, STRIP_ROWS)]
     x, y = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    return Placement(x, y, (columns / size[0], rows / size[1]))
+    return SamplingGrid(x, y, (columns / size[0], rows / size[1]))
 
 
-def _placed(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
+def _compute_strip_grid(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
     """The centre of gravity of the four working pixels around each place, weighted by nearness and likeness."""
     left, top = (np.clip(np.floor(at), 0, most - 2).astype(int) for at, most in ((across, small.shape[1]), (down, small.shape[0])))
     right, below = np.clip(across - left, 0, 1), np.clip(down - top, 0, 1)[:, None]
@@ -75,38 +75,38 @@ def _placed(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
     for column, u in ((left, 1 - right), (left + 1, right)):
         for row, v in ((top, 1 - below), (top + 1, below)):
             unlike = np.square(strip - small[np.ix_(row, column)]).sum(axis=2)
-            weight = u * v * (np.exp(unlike / (-2 * LIKE**2)) + LEAST_LIKE)
+            weight = u * v * (np.exp(unlike / (-2 * COLOR_SIGMA**2)) + MIN_COLOR_WEIGHT)
             total, x, y = total + weight, x + weight * column, y + weight * row[:, None]
     return (x / total).astype(np.float32), (y / total).astype(np.float32)
 
 
-def moved(
+def animate_frames(
     photo: Picture,
-    series: Series,
+    series: MotionSeries,
     weight: Float32[np.ndarray, "height width"],
     times: Iterable[float],
     moving: Float32[np.ndarray, "rows columns"] | None = None,
-    paint: Paint | None = None,
+    paint: RenderFrame | None = None,
     threads: int = THREADS,
 ) -> Generator[Picture]:
-    """The photograph by the motion at each time, by `displaced` or another `paint`; `displaced` leaves what is still as it is to the last bit.
+    """The photograph by the motion at each time, by `warp_frame` or another `paint`; `warp_frame` leaves what is still as it is to the last bit.
 
     `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
     multiplied by `moving`, 0 to 1. The frames are the same for any number of threads; another `paint` has one, since its memory may be large.
     """
     height, width = weight.shape
-    place = placement(photo, (width, height))
+    place = build_sampling_grid(photo, (width, height))
     share = np.float32(1) if moving is None else moving
-    metric = place.read(weight) * share
+    metric = place.sample(weight) * share
 
     def frame(time: float) -> Picture:
         motion = zip(series.at(time), place.scale, strict=True)
-        return (paint or partial(displaced, photo))(np.stack([place.read(part) * (np.float32(scale) * share) for part, scale in motion]), metric)
+        return (paint or partial(warp_frame, photo))(np.stack([place.sample(part) * (np.float32(scale) * share) for part, scale in motion]), metric)
 
-    return in_order(frame, times, threads if paint is None else 1)
+    return map_in_order(frame, times, threads if paint is None else 1)
 
 
-def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Generator[Picture]:
+def map_in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Generator[Picture]:
     """What is made of each, made by threads ahead of whoever takes them: at most one more than there are threads is held."""
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque[Future[Picture]]()
@@ -121,23 +121,23 @@ def in_order(make: Callable[[float], Picture], times: Iterable[float], threads: 
             pool.shutdown(cancel_futures=True)
 
 
-def displaced(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
+def warp_frame(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
     """Softmax splatting of the colours, by displacements in pixels of the photograph, nearly as sharp as they were (docs/maths.md, 29)."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
-    fits = metric.max() - metric.min() <= WIDEST_METRIC
-    picture, holes = fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and library() else by_splat(photo, flow, metric, margin)
-    return cv2.convertScaleAbs(filled(np.clip(picture, 0, 255, out=picture), holes))
+    fits = metric.max() - metric.min() <= MAX_METRIC_RANGE
+    picture, holes = splat_fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and load_kernel() else splat_padded(photo, flow, metric, margin)
+    return cv2.convertScaleAbs(fill_holes(np.clip(picture, 0, 255, out=picture), holes))
 
 
-def fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colours, Holes]:
+def splat_fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colors, Holes]:
     """Splatted by the kernel, without a copy of the colours."""
     colours, motion, shares = (torch.from_numpy(np.require(part, requirements=["C", "W"])) for part in (photo, flow, front))
-    out, holes = painted(colours, motion, shares, margin, GIVEN_BACK)
+    out, holes = splat_photo(colours, motion, shares, margin, RESTORED_DETAIL_SHARE)
     return out.numpy(), holes.numpy()
 
 
-def by_splat(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colours, Holes]:
+def splat_padded(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colors, Holes]:
     """The same for any metric and without the kernel, of a photograph that is continued in memory."""
     sides = ((margin, margin), (margin, margin))
     colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
@@ -147,16 +147,16 @@ def by_splat(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colou
         image, motion, front = (torch.from_numpy(one)[None] for one in (colours, flow, metric[None]))
         found, shown = splat(image, motion, "softmax", front), torch.zeros_like(front)
         shown[..., *inside] = 1
-        picture = found.features + GIVEN_BACK * smoothed_away(image, found.features, motion, front, shown)
+        picture = found.features + RESTORED_DETAIL_SHARE * splat_lost_detail(image, found.features, motion, front, shown)
     return np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy()[inside]), found.holes[0, 0].numpy()[inside]
 
 
-def filled(picture: Colours, holes: Holes) -> Colours:
+def fill_holes(picture: Colors, holes: Holes) -> Colors:
     """Holes, which are 0, get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
     if not holes.any() or holes.all():
         return picture
     known = (~holes).view(np.uint8)
     half = tuple(max(1, (n + 1) // 2) for n in holes.shape[::-1])
     total, share = (cv2.resize(part, half, interpolation=cv2.INTER_AREA) for part in (picture, known.astype(np.float32)))
-    coarse = filled(total / np.maximum(share, 1e-6)[..., None], share == 0)
+    coarse = fill_holes(total / np.maximum(share, 1e-6)[..., None], share == 0)
     return cv2.copyTo(picture, known, cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR))

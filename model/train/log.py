@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.dataset.shards import named, replace_file
+from pipeline.dataset.shards import add_path_to_errors, replace_file
 
 
-class Progress(NamedTuple):
+class LogEntry(NamedTuple):
     """What the log says of a step."""
 
     step: int
@@ -33,64 +33,64 @@ class Log:
     def __init__(self, out: Path, *, batch: int, step: int, quiet: bool):
         self.file, self.board = out / "log.jsonl", None
         self.quiet, self.batch = quiet, batch
-        self._begin()
+        self._reset()
         if not quiet:
             out.mkdir(parents=True, exist_ok=True)
-            forget_after(self.file, step)
-            self.board = Board(out, step)
+            truncate_after_step(self.file, step)
+            self.board = TensorBoardWriter(out, step)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.measures: dict[str, float] = {}
-        self.count, self.waited_s, self.began = 0, 0.0, time.monotonic()
+        self.test_scalars: dict[str, float] = {}
+        self.count, self.data_wait_s, self.started_at = 0, 0.0, time.monotonic()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def time_data_wait(self) -> Iterator[None]:
         """Time in this block was spent on waiting for samples."""
         entered = time.monotonic()
         yield
-        self.waited_s += time.monotonic() - entered
+        self.data_wait_s += time.monotonic() - entered
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def exclude_time(self) -> Iterator[None]:
         """Time in this block is no time of training: its rates do not count it."""
         entered = time.monotonic()
         yield
-        self.began += time.monotonic() - entered
+        self.started_at += time.monotonic() - entered
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         """Of one step."""
         self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
         self.count += 1
 
-    def measured(self, step: int, scalars: dict[str, float], pictures: dict[str, Float[Tensor, "3 height width"]]) -> None:
+    def record_evaluation(self, step: int, scalars: dict[str, float], pictures: dict[str, Float[Tensor, "3 height width"]]) -> None:
         """On the test split; the scalars stand in the next line."""
-        self.measures = {f"test_{name}": value for name, value in scalars.items()}
+        self.test_scalars = {f"test_{name}": value for name, value in scalars.items()}
         if self.board:
             self.board.pictures(step, pictures)
 
-    def line(self, step: int) -> Progress:
+    def write_entry(self, step: int) -> LogEntry:
         """Means since the last line."""
-        seconds = time.monotonic() - self.began
-        scalars = {name: float(value) / self.count for name, value in self.sums.items()} | self.measures
-        scalars |= dict(samples_a_second=self.batch * self.count / seconds, waiting_share=self.waited_s / seconds)
+        seconds = time.monotonic() - self.started_at
+        scalars = {name: float(value) / self.count for name, value in self.sums.items()} | self.test_scalars
+        scalars |= dict(samples_a_second=self.batch * self.count / seconds, waiting_share=self.data_wait_s / seconds)
         if self.board:
             line = {"step": step, "at": round(time.time(), 2)} | {name: round(value, 6) for name, value in scalars.items()}
             append(self.file, (json.dumps(line) + "\n").encode())
             self.board.scalars(step, scalars)
-        self._begin()
-        return Progress(step, scalars)
+        self._reset()
+        return LogEntry(step, scalars)
 
 
-def forget_after(path: Path, step: int) -> None:
+def truncate_after_step(path: Path, step: int) -> None:
     """Takes out of a log what a training that was killed wrote after its last checkpoint, and a line that it did not finish."""
     before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line for line in before.splitlines(keepends=True) if line.endswith(b"\n") and step_of(line) <= step)
+    kept = b"".join(line for line in before.splitlines(keepends=True) if line.endswith(b"\n") and entry_step(line) <= step)
     if kept != before:
         replace_file(path, kept)
 
 
-def step_of(line: bytes) -> float:
+def entry_step(line: bytes) -> float:
     """Infinite of what is no line of a log."""
     try:
         return float(json.loads(line)["step"])
@@ -99,11 +99,11 @@ def step_of(line: bytes) -> float:
 
 
 def append(path: Path, data: bytes) -> None:
-    with named(path), path.open("ab") as file:
+    with add_path_to_errors(path), path.open("ab") as file:
         file.write(data)
 
 
-class Board:
+class TensorBoardWriter:
     """A file of TensorBoard's events, each written at once: its own writer does it in a thread, where a full disk is heard of
     late and with a traceback. Raises ValueError where TensorBoard is not installed.
     """
@@ -116,7 +116,7 @@ class Board:
         except ImportError as error:
             raise ValueError("TensorBoard is not installed, expected pip install 'quiver-motion[train]'") from error
         self.proto: Any = event_pb2
-        self.summary, self.writer = summary, RecordWriter
+        self.summary, self.record_writer = summary, RecordWriter
         self.path = out / f"events.out.tfevents.{int(time.time())}.{uuid.uuid4().hex}"
         self._write(0, file_version="brain.Event:2")
         if step:  # what an earlier attempt has shown of later steps is taken back
@@ -133,5 +133,5 @@ class Board:
 
     def _write(self, step: int, **content: Any) -> None:
         event = self.proto.Event(wall_time=time.time(), step=step, **content)
-        with named(self.path), self.path.open("ab") as file:
-            self.writer(file).write(event.SerializeToString())
+        with add_path_to_errors(self.path), self.path.open("ab") as file:
+            self.record_writer(file).write(event.SerializeToString())

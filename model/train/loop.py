@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import checkpoints
 from model.data.loader import Position
-from model.train.log import Log, Progress
+from model.train.log import Log, LogEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,34 +96,34 @@ class Task(Protocol):
         """Weights that are not trained, and go with a checkpoint, by name."""
         ...
 
-    def measure(self, network: Any, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(self, network: Any, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Scalars on the test split, and pictures [3, H, W] in 0 to 1, by averaged weights."""
         ...
 
-    def finish(self, network: Any, device: torch.device) -> None:
+    def finalize_weights(self, network: Any, device: torch.device) -> None:
         """What is done to the averaged weights before they are saved."""
         ...
 
 
-class Diverged(ValueError):
+class TrainingDiverged(ValueError):
     """The loss is no number any more."""
 
 
-class Group(NamedTuple):
+class DistributedGroup(NamedTuple):
     """The processes that train together."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
 
-def current_group() -> Group:
+def current_group() -> DistributedGroup:
     """As torch.distributed has it; one process where it was not begun."""
     if not torch.distributed.is_initialized():
-        return Group()
-    return Group(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        return DistributedGroup()
+    return DistributedGroup(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
-def device_of(config: TrainConfig) -> torch.device:
+def resolve_device(config: TrainConfig) -> torch.device:
     """Raises ValueError where a GPU is asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda and there is no GPU that torch can use, expected --device cpu here")
@@ -136,28 +136,28 @@ def train(
     config: TrainConfig,
     out: Path,
     tell: Callable[[str], None] = warnings.warn,
-) -> Iterator[Progress]:
+) -> Iterator[LogEntry]:
     """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields what it logs.
 
-    `batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `tell` of each
+    `stream_batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `print_message` of each
     torn checkpoint that is passed over. Raises Diverged, naming the samples, where the loss is not finite; ValueError where
     `out` holds the checkpoint of another training, or none that is whole; OSError, naming the file, where one cannot be written.
     """
-    state = State(task, config, device_of(config), current_group())
+    state = State(task, config, resolve_device(config), current_group())
     position = state.resume(out, tell)
     log = Log(out, batch=config.batch, step=state.step, quiet=state.group.rank > 0)
     stream = batches(position)
     for step in range(state.step, config.steps):
-        with log.waiting():
+        with log.time_data_wait():
             batch, position = next(stream)
-        log.add(state.take(step, batch))
+        log.add(state.run_step(step, batch))
         last = step + 1 == config.steps
-        with log.aside():
+        with log.exclude_time():
             if (step + 1) % config.picture_every == 0 or last:
-                log.measured(step + 1, *state.measure())
+                log.record_evaluation(step + 1, *state.evaluate())
         if (step + 1) % config.log_every == 0 or last:
-            yield log.line(step + 1)
-        with log.aside():
+            yield log.write_entry(step + 1)
+        with log.exclude_time():
             if (step + 1) % config.save_every == 0 or last:
                 state.save(out, position)
 
@@ -165,78 +165,78 @@ def train(
 class State:
     """Networks, optimiser and average, on this rank."""
 
-    def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: Group):
+    def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup):
         self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
         self.network = task.network.to(device)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
-        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.Adam(self.trained, lr=config.learning_rate)
-        self.wrapped = DistributedDataParallel(self.network) if group.world > 1 else self.network
+        self.ema_model = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
+        self.trainable_parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trainable_parameters, lr=config.learning_rate)
+        self.ddp_network = DistributedDataParallel(self.network) if group.world_size > 1 else self.network
 
-    def take(self, step: int, batch: Any) -> dict[str, Tensor]:
+    def run_step(self, step: int, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns scalars, still on the device."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * pace(step, self.config)
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, step, self.group.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * learning_rate_factor(step, self.config)
+        generator = torch.Generator().manual_seed(combine_seed(self.config.seed, step, self.group.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss, scalars = self.task.loss(self.wrapped, moved(batch, self.device), generator)
+            loss, scalars = self.task.loss(self.ddp_network, to_device(batch, self.device), generator)
         if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
-        self.optimiser.zero_grad(set_to_none=True)
+            raise TrainingDiverged(f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.trainable_parameters, self.config.clip)
         if not torch.isfinite(norm):
-            raise Diverged(f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
-        self.optimiser.step()
-        self.average.update_parameters(self.network)
+            raise TrainingDiverged(f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
+        self.optimizer.step()
+        self.ema_model.update_parameters(self.network)
         self.step = step + 1
         return {"loss": loss.detach(), "gradient": norm.detach()} | {name: value.detach() for name, value in scalars.items()}
 
     @torch.no_grad()
-    def measure(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """By the averaged weights; on rank 0 alone."""
         if self.group.rank:
             return {}, {}
-        average: nn.Module = self.average.module
+        average: nn.Module = self.ema_model.module
         average.eval()
-        return self.task.measure(average, self.device)
+        return self.task.evaluate(average, self.device)
 
     def save(self, out: Path, position: Position) -> None:
         """A checkpoint, by rank 0."""
         if self.group.rank == 0:
             with torch.no_grad():
-                self.task.finish(self.average.module.eval(), self.device)
-            states = {"network": self.network.state_dict(), "ema": self.average.module.state_dict()} | self.task.constant_states()
-            training = {"optimiser": self.optimiser.state_dict(), "averaged": int(self.average.n_averaged), "position": asdict(position)}
+                self.task.finalize_weights(self.ema_model.module.eval(), self.device)
+            states = {"network": self.network.state_dict(), "ema": self.ema_model.module.state_dict()} | self.task.constant_states()
+            training = {"optimiser": self.optimizer.state_dict(), "averaged": int(self.ema_model.n_averaged), "position": asdict(position)}
             config = self.task.config() | {"training": asdict(self.config), "step": self.step}
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
-        if self.group.world > 1:
+        if self.group.world_size > 1:
             torch.distributed.barrier()
 
     def resume(self, out: Path, tell: Callable[[str], None]) -> Position:
         """From the newest whole checkpoint, if there is one: where the samples go on."""
-        if not checkpoints.steps(out):
+        if not checkpoints.step_folders(out):
             return Position()
-        found, passed = checkpoints.newest(out)
+        found, passed = checkpoints.read_newest(out)
         for sentence in passed if self.group.rank == 0 else ():
             tell(sentence)
-        check_same(found.config, self.task.config(), self.config, out)
+        check_same_training(found.config, self.task.config(), self.config, out)
         for name, state in self.task.constant_states().items():
-            if not checkpoints.same(found.weights(name), state):
+            if not checkpoints.weights_equal(found.load_weights(name), state):
                 raise ValueError(f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out")
         return self.restore(found)
 
     def restore(self, found: checkpoints.Checkpoint) -> Position:
         """Raises ValueError where a file of the checkpoint does not hold what this training would have written."""
-        training, network, average = found.training(), found.weights("network"), found.weights("ema")
+        training, network, average = found.load_training_state(), found.load_weights("network"), found.load_weights("ema")
         try:
             self.network.load_state_dict(network)
-            self.average.module.load_state_dict(average)
-            self.average.n_averaged.fill_(training["averaged"])
-            self.optimiser.load_state_dict(training["optimiser"])
+            self.ema_model.module.load_state_dict(average)
+            self.ema_model.n_averaged.fill_(training["averaged"])
+            self.optimizer.load_state_dict(training["optimiser"])
             position = Position(int(training["position"]["epoch"]), int(training["position"]["consumed"]))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{found.folder} does not hold the state of this training: {checkpoints.brief(error)}") from error
+            raise ValueError(f"{found.folder} does not hold the state of this training: {checkpoints.summarize_error(error)}") from error
         self.step = found.config["step"]
         if self.step > self.config.steps:
             raise ValueError(
@@ -245,7 +245,7 @@ class State:
         return position
 
 
-def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+def check_same_training(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
     """Raises ValueError naming what differs between a checkpoint and the training that would go on from it.
 
     How long it runs, how often it saves and logs, and where it runs may differ.
@@ -259,13 +259,13 @@ def check_same(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainC
         raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
 
 
-def pace(step: int, config: TrainConfig) -> float:
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """The learning rate of a step, as a share of the highest: a rise, a plateau, a fall."""
     rise, fall = (step + 1) / max(1, config.warm_up), (config.steps - step) / max(1.0, config.decay * config.steps)
     return min(1.0, rise, fall)
 
 
-def seed_of(*numbers: int) -> int:
+def combine_seed(*numbers: int) -> int:
     """One seed of several numbers."""
     seed = 0
     for number in numbers:
@@ -273,10 +273,10 @@ def seed_of(*numbers: int) -> int:
     return seed
 
 
-def moved(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """The tensors of a batch on the device, whatever else is in it as it is."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(moved(part, device) for part in batch))
+        return type(batch)(*(to_device(part, device) for part in batch))
     return batch

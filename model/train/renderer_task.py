@@ -11,27 +11,27 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model.backbones import VGG16, fill
-from model.data.augment import OFF, AugmentConfig, augment_image, draw, vector_map
-from model.data.loader import Draw, Windows
-from model.data.shard_reader import read_pair, read_picture
+from model.backbones import VGG16, load_torchvision_weights
+from model.data.augment import NO_AUGMENT, AugmentConfig, augment_image, draw_augmentation, vector_map
+from model.data.loader import SampleDraw, ShardDataset
+from model.data.shard_reader import read_pair, read_image
 from model.evaluate.image_quality import psnr, ssim
 from model.prior.autoencoder import gradient_consistency
-from model.prior.inference import checkpoint_of, load, settings
-from model.render.renderer import LEAST, Renderer, RendererConfig
-from model.train.denoiser_task import cropped
-from model.train.loop import moved
-from pipeline.dataset.open import Selection
+from model.prior.inference import load_checkpoint, load_network_weights, restore_config
+from model.render.renderer import MIN_SIDE_PX, Renderer, RendererConfig
+from model.train.denoiser_task import random_crop
+from model.train.loop import to_device
+from pipeline.dataset.open import DatasetView
 from schemas.statistics import SpectrumStatistics
 
-TESTED, SHOWN = 8, 2
+TEST_PAIR_COUNT, LOGGED_PAIR_COUNT = 8, 2
 """Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
 
 
 class PairBatch(NamedTuple):
     image: Float32[Tensor, "batch 3 height width"]
     """I_0, RGB, -1 to 1."""
-    later: Float32[Tensor, "batch 3 height width"]
+    later_image: Float32[Tensor, "batch 3 height width"]
     """I_t."""
     flow: Float32[Tensor, "batch 2 height width"]
     """F_t, pixels."""
@@ -40,38 +40,38 @@ class PairBatch(NamedTuple):
     keys: tuple[str, ...]
 
 
-class Pairs(Windows):
+class PairDataset(ShardDataset):
     """The same samples in the same order, of each its picture and one of its later frames, drawn anew in every epoch.
 
     Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of its own light. Raises ValueError as
-    `Windows` does.
+    `ShardDataset` does.
     """
 
-    def __init__(self, selections: Sequence[Selection], statistics: SpectrumStatistics, augment: AugmentConfig = OFF, *, split: str = "train"):
+    def __init__(self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, augment: AugmentConfig = NO_AUGMENT, *, split: str = "train"):
         super().__init__(selections, statistics, split)
         self.augment = augment
 
-    def batch(self, draws: Sequence[Draw]) -> PairBatch:
+    def batch(self, draws: Sequence[SampleDraw]) -> PairBatch:
         """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
-        parts = [self.pair(one) for one in draws]
+        parts = [self.load_pair(one) for one in draws]
         # rows in order: np.stack keeps channels last, and for those the gradients of oneDNN's strided convolutions 1x1 write where they must not
         image, later, flow, weight = (torch.from_numpy(np.ascontiguousarray(np.stack(part))) for part in zip(*parts, strict=True))
         return PairBatch(image, later, flow, weight, self.keys(draws))
 
-    def pair(self, place: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def load_pair(self, place: SampleDraw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p, and W grows by the zoom."""
-        rng, row = place.rng(), self.rows[place.number]
-        image, pair = read_picture(self.files, row, self.size), read_pair(self.files, row, rng.random(), self.size)
-        affine = draw(self.augment, self.size, rng).affine
-        still = draw(OFF, self.size, rng)._replace(affine=affine)
-        pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later)]
+        rng, row = place.rng(), self.shard_index[place.sample_index]
+        image, pair = read_image(self.files, row, self.size), read_pair(self.files, row, rng.random(), self.size)
+        affine = draw_augmentation(self.augment, self.size, rng).affine
+        still = draw_augmentation(NO_AUGMENT, self.size, rng)._replace(affine=affine)
+        pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later_image)]
         inverse = vector_map(affine)[::2, ::2]
-        flow = np.tensordot(inverse, warped(pair.flow, still.is_still, affine), 1)
-        weight = warped(pair.weight[None], still.is_still, affine) * np.sqrt(abs(np.linalg.det(inverse)))
+        flow = np.tensordot(inverse, warp_affine(pair.flow, still.is_affine_identity, affine), 1)
+        weight = warp_affine(pair.weight[None], still.is_affine_identity, affine) * np.sqrt(abs(np.linalg.det(inverse)))
         return pictures[0], pictures[1], flow.astype(np.float32), weight.astype(np.float32)
 
 
-def warped(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
+def warp_affine(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
     """x(A p), bilinear."""
     x = x.astype(np.float32)
     if still:
@@ -101,12 +101,12 @@ class RenderingLoss:
             raise ValueError(f"perceptual_weight is {self.perceptual_weight:g} and vgg is missing, expected the file of torchvision's weights of VGG-16")
 
 
-def perceptual(vgg: VGG16, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
+def perceptual_loss(vgg: VGG16, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
     """Mean absolute difference of features, summed over four depths (Johnson et al. 2016, with the absolute value)."""
     return torch.stack([(one - other).abs().mean() for one, other in zip(vgg(made), vgg(true), strict=True)]).sum()
 
 
-def unit(image: Tensor) -> Tensor:
+def to_unit_range(image: Tensor) -> Tensor:
     """From -1 to 1 to 0 to 1."""
     return (image + 1) / 2
 
@@ -114,19 +114,19 @@ def unit(image: Tensor) -> Tensor:
 class RendererTask:
     """Trains the renderer."""
 
-    def __init__(self, config: RendererConfig, loss: RenderingLoss, test: Pairs | None, *, crop: tuple[int, int] | None = None):
-        """A step learns from a part of `crop` (width, height) of each pair.
+    def __init__(self, config: RendererConfig, loss: RenderingLoss, test: PairDataset | None, *, crop: tuple[int, int] | None = None):
+        """A step learns from a part of `crop_affine` (width, height) of each pair.
 
         Raises ValueError where there is nothing to train, the part is too small, or a file of weights is not what it is said to be.
         """
         if config.mode == "average_rgb":
             raise ValueError("mode is 'average_rgb', which has nothing to learn, expected 'pyramid' or 'single_scale'")
-        if crop is not None and min(crop) < LEAST:
-            raise ValueError(f"crop is {crop[0]}x{crop[1]}, expected at least {LEAST}x{LEAST}")
-        self.settings, self.loss_settings, self.test, self.crop = config, loss, test, crop
+        if crop is not None and min(crop) < MIN_SIDE_PX:
+            raise ValueError(f"crop is {crop[0]}x{crop[1]}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX}")
+        self.settings, self.loss_settings, self.test_set, self.crop = config, loss, test, crop
         self.network, self.vgg = Renderer(config), VGG16().eval() if loss.perceptual_weight > 0 else None
         if self.vgg is not None:
-            fill(self.vgg, Path(str(loss.vgg)), "VGG-16")
+            load_torchvision_weights(self.vgg, Path(str(loss.vgg)), "VGG-16")
 
     def keys(self, batch: PairBatch) -> list[str]:
         return list(batch.keys)
@@ -138,37 +138,37 @@ class RendererTask:
         return {}
 
     def loss(self, network: nn.Module, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        noise = self.network.noise(len(batch.image), generator).to(batch.image.device)
-        image, later, flow, weight = cropped(torch.cat(batch[:4], dim=1), self.crop, generator).split([3, 3, 2, 1], dim=1)
-        return self.compared(network(image, flow, weight, noise), later)
+        noise = self.network.sample_noise(len(batch.image), generator).to(batch.image.device)
+        image, later, flow, weight = random_crop(torch.cat(batch[:4], dim=1), self.crop, generator).split([3, 3, 2, 1], dim=1)
+        return self.rendering_loss(network(image, flow, weight, noise), later)
 
-    def compared(self, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, dict[str, Tensor]]:
+    def rendering_loss(self, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and its parts."""
         weights = self.loss_settings
         parts = {"l1": (made - true).abs().mean(), "gradient": gradient_consistency(true, made, weights.gradient_scales)}
-        parts["dissimilarity"] = 1 - ssim(unit(made), unit(true)).mean()
+        parts["dissimilarity"] = 1 - ssim(to_unit_range(made), to_unit_range(true)).mean()
         total = parts["l1"] + weights.gradient_weight * parts["gradient"] + weights.ssim_weight * parts["dissimilarity"]
         if self.vgg is not None:
-            parts["perceptual"] = perceptual(self.vgg.to(made.device), made, true)
+            parts["perceptual"] = perceptual_loss(self.vgg.to(made.device), made, true)
             total = total + weights.perceptual_weight * parts["perceptual"]
         return total, parts
 
-    def measure(self, network: Renderer, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(self, network: Renderer, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR and SSIM on the test split, and of the mean of splatted photographs, and of the photographs themselves, for comparison."""
-        if self.test is None:
+        if self.test_set is None:
             return {}, {}
         rows, pictures, average = [], {}, Renderer(replace(self.settings, mode="average_rgb"))
-        for number in sorted({round(i) for i in np.linspace(0, len(self.test) - 1, min(TESTED, len(self.test)))}):
-            batch = moved(self.test.batch([Draw(0, 0, number)]), device)
-            noise = network.noise(1, torch.Generator().manual_seed(number)).to(device)
+        for number in sorted({round(i) for i in np.linspace(0, len(self.test_set) - 1, min(TEST_PAIR_COUNT, len(self.test_set)))}):
+            batch = to_device(self.test_set.batch([SampleDraw(0, 0, number)]), device)
+            noise = network.sample_noise(1, torch.Generator().manual_seed(number)).to(device)
             motion = batch.image, batch.flow, batch.weight, noise
             made = {"": network(*motion).clamp(-1, 1), "average_": average(*motion), "still_": batch.image}
-            rows.append({name + key: float(value) for name, one in made.items() for key, value in measured(one, batch.later).items()})
-            if len(pictures) < SHOWN:
-                pictures[f"frame/{batch.keys[0]}"] = unit(torch.cat([batch.image[0], batch.later[0], made[""][0]], dim=2)).cpu()
+            rows.append({name + key: float(value) for name, one in made.items() for key, value in frame_metrics(one, batch.later).items()})
+            if len(pictures) < LOGGED_PAIR_COUNT:
+                pictures[f"frame/{batch.keys[0]}"] = to_unit_range(torch.cat([batch.image[0], batch.later[0], made[""][0]], dim=2)).cpu()
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, pictures
 
-    def finish(self, network: nn.Module, device: torch.device) -> None:
+    def finalize_weights(self, network: nn.Module, device: torch.device) -> None:
         """Nothing is left to be done."""
 
 
@@ -177,13 +177,13 @@ def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
 
     Raises ValueError where there is none.
     """
-    found, passed = checkpoint_of(path, "renderer")
-    network = Renderer(replace(settings(found, "renderer", RendererConfig), imagenet=None))  # whose weights are in the checkpoint
-    load(network, found, "ema")
+    found, passed = load_checkpoint(path, "renderer")
+    network = Renderer(replace(restore_config(found, "renderer", RendererConfig), imagenet=None))  # whose weights are in the checkpoint
+    load_network_weights(network, found, "ema")
     return network.requires_grad_(False).eval(), passed
 
 
-def measured(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+def frame_metrics(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
     """Of pictures of -1 to 1."""
-    one, other = unit(made), unit(true)
+    one, other = to_unit_range(made), to_unit_range(true)
     return {"psnr_db": psnr(one, other).clamp(max=99).mean(), "ssim": ssim(one, other).mean(), "l1": (made - true).abs().mean()}

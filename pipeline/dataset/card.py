@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.sizes import human_size
-from schemas.outcome import Reason, printable
+from schemas.outcome import Reason, to_printable
 from schemas.run_contract import RunContract
 from schemas.sample import MEMBERS
 from schemas.statistics import SpectrumStatistics
 
-KNOWN_LICENCES = frozenset(
+KNOWN_LICENSES = frozenset(
     [
         "apache-2.0",
         "bsd-2-clause",
@@ -90,7 +90,7 @@ for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, sp
 ```"""
 
 
-def card(
+def render_card(
     contract: RunContract, summary: Mapping[str, Any], index: Mapping[str, Any], statistics: SpectrumStatistics | None, licences: Mapping[str | None, int]
 ) -> str:
     """The text of README.md. Whatever came from a file or a table is escaped."""
@@ -99,14 +99,14 @@ def card(
     body = BODY.format(
         **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=counts_table(summary),
         frames=plan["frames"], fps=plan["fps"], seconds=plan["frames"] / plan["fps"], step=plan["fps"] / plan["frames"], frequencies=config["frequencies"],
-        width=width, height=height, flow=", ".join(f"{name} {escaped(str(value))}" for name, value in config["flow"].items()),
-        reading=reading(config, index), members=", ".join(f"`KEY.{member}`" for member in MEMBERS), format=contract.format,
-        scales=scales_table(statistics), licences=table(sorted((escaped(name or "not stated"), count) for name, count in licences.items())),
+        width=width, height=height, flow=", ".join(f"{name} {escape_markup(str(value))}" for name, value in config["flow"].items()),
+        reading=reading_instructions(config, index), members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS), format=contract.format,
+        scales=scales_table(statistics), licences=table(sorted((escape_markup(name or "not stated"), count) for name, count in licences.items())),
     )  # fmt: skip
-    return head(summary, licences) + "\n" + body
+    return yaml_head(summary, licences) + "\n" + body
 
 
-def reading(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
+def reading_instructions(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     """How to load the first shard that has a sample; nothing where none has."""
     shards = sorted((entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"])
     if not shards:
@@ -115,9 +115,9 @@ def reading(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     return READING.format(first=f"shards/{shard}.tar", split=index[shard]["split"], frequencies=config["frequencies"], width=width, height=height)
 
 
-def head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
+def yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
     """The YAML head; JSON strings are YAML."""
-    known = sorted({name.lower() if name and name.lower() in KNOWN_LICENCES else "other" for name in licences} or {"other"})
+    known = sorted({name.lower() if name and name.lower() in KNOWN_LICENSES else "other" for name in licences} or {"other"})
     size = next((name for name, limit in SIZES if summary["kept"] < limit), "n>1M")
     lines = ["---", f"license: {json.dumps(known if len(known) > 1 else known[0])}", "task_categories: [image-to-video]", f'size_categories: ["{size}"]']
     lines += ["tags: [webdataset, optical-flow, motion, spectral-volume]"]
@@ -128,9 +128,9 @@ def head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
 
 
 def counts_table(summary: Mapping[str, Any]) -> str:
-    rows = [(f"kept, {named(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
+    rows = [(f"kept, {escape_unknown(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
     rows += [
-        (f"{outcome}, {named(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
+        (f"{outcome}, {escape_unknown(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
     ]
     return table(rows)
 
@@ -147,11 +147,11 @@ def table(rows: list[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-def named(word: Any, known: Iterable[str]) -> str:
+def escape_unknown(word: Any, known: Iterable[str]) -> str:
     """A word of ours as it is, any other one escaped."""
-    return word if word in set(known) else escaped(str(word))
+    return word if word in set(known) else escape_markup(str(word))
 
 
-def escaped(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Text from outside, inert in Markdown and in HTML."""
-    return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(printable(text, 200)))
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(to_printable(text, 200)))

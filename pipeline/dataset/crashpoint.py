@@ -4,27 +4,27 @@ import os
 import signal
 from collections import Counter
 
-VARIABLE = "QUIVER_CRASHPOINT"
+CRASHPOINT_VARIABLE = "QUIVER_CRASHPOINT"
 """NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those processes and it are killed."""
-SIGNAL = "QUIVER_CRASHPOINT_SIGNAL"
+SIGNAL_VARIABLE = "QUIVER_CRASHPOINT_SIGNAL"
 """What they get instead of SIGKILL."""
 POINTS = (
     "before-open", "after-open", "mid-member", "after-json-member", "before-close", "after-fsync", "after-close", "after-verify", "after-rename",
     "mid-record", "after-record", "mid-finalize",
 )  # fmt: skip
-REMOTE = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
+REMOTE_POINTS = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
 """Those of a data set in object storage (staging.py)."""
-ROUND, REMOTE_ROUND = ("mid-round", "after-round"), ("after-round-upload",)
+ROUND_POINTS, REMOTE_ROUND_POINTS = ("mid-round", "after-round"), ("after-round-upload",)
 """Those of `quiver retry`, beside those of the shards that it builds; the shard is `run`."""
-_passed: Counter[tuple[str, str]] = Counter()
+_pass_counts: Counter[tuple[str, str]] = Counter()
 
 
 def crashpoint(name: str, shard: str) -> None:
     """Does nothing unless QUIVER_CRASHPOINT names this point."""
-    if VARIABLE not in os.environ:
+    if CRASHPOINT_VARIABLE not in os.environ:
         return
-    _passed[name, shard] += 1
-    point, armed, number, *others = os.environ[VARIABLE].split()
-    if (point, armed, int(number)) == (name, shard, _passed[name, shard]):
+    _pass_counts[name, shard] += 1
+    point, armed, number, *others = os.environ[CRASHPOINT_VARIABLE].split()
+    if (point, armed, int(number)) == (name, shard, _pass_counts[name, shard]):
         for process in (*map(int, others), os.getpid()):
-            os.kill(process, signal.Signals[os.environ.get(SIGNAL, "SIGKILL")])
+            os.kill(process, signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])

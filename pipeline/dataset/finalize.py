@@ -23,24 +23,24 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset import scales
-from pipeline.dataset.card import card
+from pipeline.dataset.card import render_card
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.folder import DamagedShard, Dataset
-from pipeline.dataset.open import Selection, is_training
-from pipeline.dataset.rounds import Superseded
+from pipeline.dataset.open import DatasetView, has_training_windows
+from pipeline.dataset.rounds import SupersededRows
 from pipeline.dataset.shards import check_ends, to_json
 from schemas import statistics as schema
 from schemas.outcome import Outcome, is_environmental
-from schemas.records import MANIFEST
-from schemas.run_contract import made_by
+from schemas.records import MANIFEST_SCHEMA
+from schemas.run_contract import contract_provenance
 from schemas.seal import seal
 
-FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
+DERIVED_FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
 ROW_GROUP = 1024
 """Rows of the manifest that are written, and can be read, together."""
 
 
-class Part(NamedTuple):
+class ShardRows(NamedTuple):
     """A shard, or at the end of the plan the clips that gave no window."""
 
     shard: str | None
@@ -57,52 +57,52 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     """
     dataset.check_finished()
     goal = Dataset(into) if into else dataset
-    merged, tally, index = Merged(), Tally(), {}
-    with manifest_writer(goal, goal.manifest, made_by(dataset.begun())) as write:
-        for part in parts(dataset):
+    merged, tally, index = HistogramSum(), SummaryCounter(), {}
+    with manifest_writer(goal, goal.manifest, contract_provenance(dataset.contract())) as write:
+        for part in iter_shard_rows(dataset):
             write(part.rows)
             tally.add(part)
             if part.shard and part.record:
                 if goal is dataset:  # its run may have been stopped just before
                     dataset.remove_stray_tar(part.record)
                 entry = index[part.shard] = index_entry(part)
-                if is_training(entry):
+                if has_training_windows(entry):
                     merged.add(read_histogram(dataset, part.shard, part.record))
                 crashpoint("mid-finalize", part.shard)
-    histogram = merged.publish(goal, goal.merged)
+    histogram = merged.publish(goal, goal.merged_histogram)
     write_index(goal, goal.index, run_digest(dataset), index, histogram, goal.manifest)
     summary = tally.summary()
     goal.publish(goal.summary, to_json(summary, indent=2))
-    found = write_statistics(Selection(dataset, derived=goal))
-    goal.publish(goal.card, card(dataset.begun(), summary, index, found, tally.licences).encode())
+    found = write_statistics(DatasetView(dataset, derived=goal))
+    goal.publish(goal.card, render_card(dataset.contract(), summary, index, found, tally.licences).encode())
     return summary
 
 
-def parts(dataset: Dataset) -> Iterator[Part]:
+def iter_shard_rows(dataset: Dataset) -> Iterator[ShardRows]:
     """The manifest, shard by shard, each with its record; at last the clips without a window."""
-    superseded = Superseded(dataset.rounds())
+    superseded = SupersededRows(dataset.rounds())
     for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
-            check_rows(dataset.record(record["shard"]), rows, record)
+            check_record_rows(dataset.record_path(record["shard"]), rows, record)
             check_tar(dataset, record)
-        yield part_of(shard, rows, record, superseded)
+        yield make_shard_rows(shard, rows, record, superseded)
 
 
-def part_of(
+def make_shard_rows(
     shard: str | None,
     plan: Sequence[dict],
     record: dict[str, Any] | None,
-    superseded: Superseded,
-) -> Part:
+    superseded: SupersededRows,
+) -> ShardRows:
     """The manifest's rows of a shard, or of clips without a window: those of the plan in whose
     place no later one stands.
     """
     rows = [row for row in manifest_rows(plan, record) if row not in superseded]
-    return Part(shard, rows, record, plan[0]["split"])
+    return ShardRows(shard, rows, record, plan[0]["split"])
 
 
-def check_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
+def check_record_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
     """Raises DamagedShard unless a record holds just the plan's windows of its shard."""
     if [row["key"] for row in record["rows"]] != [row["key"] for row in plan]:
         raise DamagedShard(f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again")
@@ -133,9 +133,9 @@ def write_index(
 def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator[Any]:
     """A function that takes rows, and writes them by ROW_GROUP; `made` goes into the schema."""
     waiting: list[dict] = []
-    schema = MANIFEST.with_metadata(made or None)
+    schema = MANIFEST_SCHEMA.with_metadata(made or None)
     how = dict[str, Any](compression="zstd", write_page_checksum=True)
-    with goal.publishing(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
+    with goal.open_for_publish(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
 
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
@@ -150,13 +150,13 @@ def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator
 def manifest_table(rows: list[dict]) -> pa.Table:
     """Raises DamagedShard where a value is none that the manifest can hold."""
     try:
-        return pa.Table.from_pylist(rows, MANIFEST)
+        return pa.Table.from_pylist(rows, MANIFEST_SCHEMA)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         shards = sorted({row["shard"] for row in rows if row["shard"]})
         raise DamagedShard(f"a record of {shards[0]} to {shards[-1]} holds a value of another kind than the manifest: {error}") from error
 
 
-class Merged:
+class HistogramSum:
     """Histograms that are added up one by one."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class Merged:
 
 def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.ndarray:
     """Of one shard. Raises DamagedShard where the file is gone, is another, or does not count the recorded number of values."""
-    path = dataset.histogram(shard)
+    path = dataset.histogram_path(shard)
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
         raise DamagedShard(f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again")
@@ -184,8 +184,8 @@ def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.n
     return counts
 
 
-def index_entry(part: Part) -> dict[str, Any]:
-    """What a shard holds, for those who need not read its record; `content` tells one set of kept samples from another."""
+def index_entry(part: ShardRows) -> dict[str, Any]:
+    """What a shard holds, for those who need not read its record; `cached_sha256` tells one set of kept samples from another."""
     kept = sum(row["outcome"] == Outcome.KEPT for row in part.rows)
     tar = part.record["tar"]["sha256"] if part.record and part.record["tar"] else None
     return dict(split=part.split, kept=kept, tar=tar, content=tar)
@@ -196,10 +196,10 @@ def run_digest(dataset: Dataset) -> str:
     return dataset.run_digest()
 
 
-def write_statistics(selection: Selection) -> schema.SpectrumStatistics | None:
+def write_statistics(selection: DatasetView) -> schema.SpectrumStatistics | None:
     """The statistics of the training windows; none, and no file, where none was kept."""
-    found = scales.compute([selection]) if any(is_training(entry) for entry in selection.index()["shards"].values()) else None
-    selection.home.publish(selection.file("statistics.json"), found and schema.encode(found))
+    found = scales.compute_statistics([selection]) if any(has_training_windows(entry) for entry in selection.read_index()["shards"].values()) else None
+    selection.derived_dataset.publish(selection.derived_path("statistics.json"), found and schema.encode_statistics(found))
     return found
 
 
@@ -207,10 +207,10 @@ def check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
     """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another
     (shards.check_ends); in object storage its size alone is looked at. Only verify reads all of it.
     """
-    tar, recorded = dataset.tar(record["shard"]), record["tar"]
+    tar, recorded = dataset.tar_path(record["shard"]), record["tar"]
     if recorded is None:
         return
-    place, size = dataset.where(tar), dataset.tar_size(record["shard"])
+    place, size = dataset.display_path(tar), dataset.tar_size(record["shard"])
     if size is None:
         raise DamagedShard(f"{place} is gone: put it back, or build it again with quiver repair")
     if size != recorded["bytes"]:
@@ -229,7 +229,7 @@ def kept_rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in record["rows"] if row["outcome"] == Outcome.KEPT}
 
 
-class Tally:
+class SummaryCounter:
     """Counts for a person, added up part by part."""
 
     def __init__(self) -> None:
@@ -237,13 +237,13 @@ class Tally:
         self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
         self.clips: dict[tuple[str, str], float] = {}
         self.retryable = {"clips": 0, "windows": 0}
-        self.windows = self.barren = self.shards = self.bytes = 0
+        self.windows = self.clips_without_window = self.shards = self.bytes = 0
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ShardRows) -> None:
         for row in part.rows:
             self.outcomes[row["outcome"]] += 1
             self.windows += row["key"] is not None
-            self.barren += row["key"] is None
+            self.clips_without_window += row["key"] is None
             self.retryable["windows" if row["key"] else "clips"] += is_environmental(row)
             self.clips[row["clip_id"], row["uri"]] = row["duration_s"] or 0.0
             if row["outcome"] == Outcome.KEPT:
@@ -260,7 +260,7 @@ class Tally:
         return dict(
             clips=len(self.clips),
             windows=self.windows,
-            clips_without_window=self.barren,
+            clips_without_window=self.clips_without_window,
             **{outcome.value: self.outcomes[outcome] for outcome in Outcome},
             rejected_by_reason=dict(self.reasons[Outcome.REJECTED].most_common()),
             quarantined_by_reason=dict(self.reasons[Outcome.QUARANTINED].most_common()),

@@ -27,20 +27,20 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.crashpoint import crashpoint
-from pipeline.dataset.record import check_owner, opened_seal, sealed
+from pipeline.dataset.record import check_record_owner, load_record, dump_record
 from pipeline.dataset.rounds import (
     DamagedRound,
     Round,
     encode_round,
     read_rounds,
     round_name,
-    round_of,
+    round_of_shard,
 )
-from pipeline.dataset.run_lock import Fence, FolderInUse, locked
-from pipeline.dataset.shards import TEMPORARY, ShardWriter, creating, replacing, to_json
+from pipeline.dataset.run_lock import RunLock, FolderInUse, try_lock
+from pipeline.dataset.shards import TEMPORARY_NAME, ShardWriter, open_to_create, open_to_replace, to_json
 from pipeline.version import quiver_version
-from schemas.records import CLIP_FIELDS, PLAN
-from schemas.run_contract import FORMAT_VERSION, RunContract, check, plain
+from schemas.records import CLIP_FIELDS, PLAN_SCHEMA
+from schemas.run_contract import FORMAT_VERSION, RunContract, check_contract, to_json_value
 from schemas.sample import Sample
 from schemas.seal import DIGEST, open_seal, seal
 
@@ -50,7 +50,7 @@ class ContractMismatch(Exception):
 
     def __init__(self, lines: Sequence[str], what: str = "a data set"):
         super().__init__("\n".join(lines))
-        self.lines, self.what = list(lines), what
+        self.differences, self.subject = list(lines), what
 
 
 class AlreadyCommitted(Exception):
@@ -65,16 +65,16 @@ class DamagedPlan(OSError):
     """The plan is gone or is another: what belongs into which shard is not known any more."""
 
 
-SHARD = re.compile(r"[A-Za-z0-9_-]{1,60}")
+SHARD_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 """Name of a shard or a view: it becomes part of file names, and may come from a table of others."""
-LONGEST_COMMIT_S = 600.0
+COMMIT_TIMEOUT_S = 600.0
 """A commit moves a file and writes two small ones."""
-REMOVED = ".removed"
+REMOVED_FOLDER = ".removed"
 """Where repair puts files that are none of the data set's."""
-SAME_COMMAND = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
-PUT_BACK = """put it back from a copy, or move index.json and all files of its shards and of later \
+REPLAN_ADVICE = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
+RESTORE_ADVICE = """put it back from a copy, or move index.json and all files of its shards and of later \
 rounds away: then quiver retry tries again what they held"""
-NEW_FOLDER = "it cannot be repaired; run the same extract-flow command with a new --out"
+NEW_FOLDER_ADVICE = "it cannot be repaired; run the same extract-flow command with a new --out"
 
 
 class Dataset:
@@ -83,11 +83,11 @@ class Dataset:
     def __init__(self, root: Path | str):
         self.root = root = Path(root)
         self.shards, self.records, self.histograms = root / "shards", root / "records", root / "histograms"
-        self.run, self.plan, self.progress = root / "run.json", root / "plan.parquet", root / "progress.jsonl"
+        self.run_json, self.plan, self.progress = root / "run.json", root / "plan.parquet", root / "progress.jsonl"
         self.manifest, self.index, self.summary = root / "manifest.parquet", root / "index.json", root / "summary.json"
-        self.merged, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
+        self.merged_histogram, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
         self.report, self.views, self.retries = root / "report.html", root / "views", root / "retries"
-        self.fence = Fence(root)
+        self.run_lock = RunLock(root)
         self.token: int | None = None
         """Of the run that holds the folder, in its workers too."""
 
@@ -97,60 +97,60 @@ class Dataset:
         dataset.token = self.token
         return dataset
 
-    def tar(self, shard: str) -> Path:
-        return self.shards / f"{checked_name(shard)}.tar"
+    def tar_path(self, shard: str) -> Path:
+        return self.shards / f"{check_shard_name(shard)}.tar"
 
-    def histogram(self, shard: str) -> Path:
-        return self.histograms / f"{checked_name(shard)}.safetensors"
+    def histogram_path(self, shard: str) -> Path:
+        return self.histograms / f"{check_shard_name(shard)}.safetensors"
 
-    def record(self, shard: str) -> Path:
-        return self.records / f"{checked_name(shard)}.json"
+    def record_path(self, shard: str) -> Path:
+        return self.records / f"{check_shard_name(shard)}.json"
 
-    def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
+    def create_or_resume(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
 
         Returns a sentence for each library that is another version than when the data set was begun. Raises ContractMismatch, ValueError
         where run.json is none, DamagedPlan where the plan is gone and this is another, and OSError where the folder cannot be written.
         """
-        self.check_ours()
+        self.check_no_foreign_files()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
-        plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN))
-        contract = RunContract(config=plain(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
+        plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN_SCHEMA))
+        contract = RunContract(config=to_json_value(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
         self.remove_temporary_files()
-        if not self.run.exists():
-            self._create(contract, plan)
+        if not self.run_json.exists():
+            self._create_contract(contract, plan)
             return []
-        if (found := self._contract()).format != FORMAT_VERSION:
+        if (found := self._read_contract()).format != FORMAT_VERSION:
             raise ContractMismatch([f"format: {found.format} -> {FORMAT_VERSION}"])
-        self._keep_plan(contract, plan)
+        self._restore_plan(contract, plan)
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
             changed = input_differences(list(self.stream_first_plan()), rows)
             lines += changed or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
-        return other_versions(found, versions)
+        return version_changes(found, versions)
 
-    def _create(self, contract: RunContract, plan: bytes) -> None:
+    def _create_contract(self, contract: RunContract, plan: bytes) -> None:
         """Plan, then contract; both are begun before the look at the fence (check_fence)."""
-        with self.fenced(), creating(self.run) as run:
+        with self.detect_takeover(), open_to_create(self.run_json) as run:
             run.write(seal(asdict(contract), indent=2))
-            with replacing(self.plan) as file:
+            with open_to_replace(self.plan) as file:
                 file.write(plan)
-                self.check_fence()
+                self.check_not_taken_over()
             crashpoint("after-plan", "run")
 
-    def _keep_plan(self, contract: RunContract, plan: bytes) -> None:
+    def _restore_plan(self, contract: RunContract, plan: bytes) -> None:
         """Writes the plan again where it is gone, or is another, and this is it."""
         try:
             self.check_plan()
         except DamagedPlan:
-            if contract.plan != self.begun().plan:
+            if contract.plan != self.contract().plan:
                 raise
             self.publish(self.plan, plan)
 
-    def plan_before(self) -> Iterable[dict]:
+    def earlier_plan(self) -> Iterable[dict]:
         """The rows of the plan with which the data set was begun, in a folder that is held, read anew
         each time; none if it was not, or if they are damaged.
         """
@@ -169,7 +169,7 @@ class Dataset:
             folder.mkdir(exist_ok=True)
         self.remove_temporary_files()
 
-    def begin_round(self, rows: Sequence[dict]) -> None:
+    def add_round(self, rows: Sequence[dict]) -> None:
         """Adds a round to the plan, which is known from then on. The report, which shows what will
         no longer be so, is removed before: whatever finishes the round finds none. Raises
         FileExistsError if another run has begun it.
@@ -178,27 +178,27 @@ class Dataset:
         self.retries.mkdir(exist_ok=True)
         self.publish(self.report, None)
         number, last = len(rounds) + 1, rounds[-1].sha256 if rounds else None
-        with self.fenced(), creating(self.retries / round_name(number)) as file:
+        with self.detect_takeover(), open_to_create(self.retries / round_name(number)) as file:
             file.write(encode_round(number, self.run_digest(), last, rows))
-            self.check_fence()
+            self.check_not_taken_over()
             crashpoint("mid-round", "run")
         crashpoint("after-round", "run")
 
     def run_digest(self) -> str:
         """sha256 of run.json, hexadecimal."""
-        return hashlib.sha256(self.run.read_bytes()).hexdigest()
+        return hashlib.sha256(self.run_json.read_bytes()).hexdigest()
 
     def rounds(self) -> list[Round]:
         """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or is
         not what was written.
         """
         try:
-            return read_rounds(self.retries, self.run_digest(), self.newest_round())
+            return read_rounds(self.retries, self.run_digest(), self.newest_round_number())
         except DamagedRound as error:
             words = "quiver repair puts it aside, then quiver retry tries again"
-            raise DamagedPlan(f"{error}: {PUT_BACK if error.missing else words}") from error
+            raise DamagedPlan(f"{error}: {RESTORE_ADVICE if error.is_missing else words}") from error
 
-    def newest_round(self) -> int:
+    def newest_round_number(self) -> int:
         """The number of the last round of which a shard is committed or was, by the names of the
         records and in index.json; 0 if there is none.
         """
@@ -207,32 +207,32 @@ class Dataset:
         except (KeyError, TypeError, ValueError, OSError, RecursionError):
             named = []
         committed = [path.stem for path in self.records.glob("*-retry*.json")]
-        return max(map(round_of, [*committed, *map(str, named)]), default=0)
+        return max(map(round_of_shard, [*committed, *map(str, named)]), default=0)
 
-    def check_ours(self) -> None:
+    def check_no_foreign_files(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
         ours = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
         others = sorted(path.name for path in self.root.iterdir() if path.name not in ours and not path.name.startswith("."))
-        if others and not self.run.exists():
+        if others and not self.run_json.exists():
             raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
 
     @contextmanager
-    def building(self, shard: str) -> Iterator[None]:  # noqa: ARG002
+    def build_session(self, shard: str) -> Iterator[None]:  # noqa: ARG002
         """Around the building of a shard, in a worker: where the data set is kept elsewhere (staging.py), it is handed over at the end."""
         yield
 
     @contextmanager
-    def finishing(self) -> Iterator[None]:
+    def finalize_session(self) -> Iterator[None]:
         """Around the deriving of all that follows from the records, likewise."""
-        self.check_fence()
+        self.check_not_taken_over()
         yield
 
     def tar_size(self, shard: str) -> int | None:
         """Bytes of a shard's tar; None where there is none."""
-        path = self.tar(shard)
+        path = self.tar_path(shard)
         return path.stat().st_size if path.exists() else None
 
-    def where(self, path: Path) -> str:
+    def display_path(self, path: Path) -> str:
         """What a person is told of where a file is."""
         return str(path)
 
@@ -240,29 +240,29 @@ class Dataset:
         """Of an attempt that was stopped before its record, where a later one kept no window: with its record there, since a run that was
         taken over could wake before it removes a tar and find the one that is committed.
         """
-        if record["tar"] is None and self.tar(record["shard"]).exists():
-            self.publish(self.tar(record["shard"]), None)
+        if record["tar"] is None and self.tar_path(record["shard"]).exists():
+            self.publish(self.tar_path(record["shard"]), None)
 
-    def check_flow(self, description: dict[str, Any]) -> None:
+    def check_flow_settings(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
-        begun = self.begun()
-        now = replace(begun, config=begun.config | {"flow": plain(description)})
+        begun = self.contract()
+        now = replace(begun, config=begun.config | {"flow": to_json_value(description)})
         if lines := begun.differences(now):
             raise ContractMismatch(lines)
 
     @contextmanager
-    def held(self, take_over_s: float | None = None) -> Iterator[None]:
+    def lock(self, take_over_s: float | None = None) -> Iterator[None]:
         """One writer per folder. Raises FolderInUse while another run holds it, unless that one has not moved for `take_over_s`."""
-        with self.fence.held(take_over_s) as self.token:
+        with self.run_lock.acquire(take_over_s) as self.token:
             try:
                 yield
             finally:
                 self.token = None
 
     def newest_token(self) -> int:
-        return self.fence.newest()
+        return self.run_lock.newest_token()
 
-    def check_fence(self) -> None:
+    def check_not_taken_over(self) -> None:
         """Raises FolderInUse where a later run has taken the folder over.
 
         What is to be published has to stand under its temporary name before: a run that takes over removes all of these, so that
@@ -272,68 +272,68 @@ class Dataset:
             raise FolderInUse(f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more")
 
     @contextmanager
-    def fenced(self) -> Iterator[None]:
+    def detect_takeover(self) -> Iterator[None]:
         """Within it, a file that is gone means that: a run which takes over removes what others have in the making."""
         try:
             yield
         except FileNotFoundError:
-            self.check_fence()
+            self.check_not_taken_over()
             raise
 
     @contextmanager
-    def publishing(self, path: Path) -> Iterator[BinaryIO]:
+    def open_for_publish(self, path: Path) -> Iterator[BinaryIO]:
         """A file to write to, which then stands in this folder under that name, over an older one. Raises FolderInUse after a take-over."""
-        with self.fenced(), replacing(path) as file:
+        with self.detect_takeover(), open_to_replace(path) as file:
             yield file
-            self.check_fence()
+            self.check_not_taken_over()
 
     def publish(self, path: Path, data: bytes | None) -> None:
         """Writes such a file, or, without data, removes one that may be there."""
         if data is None:
-            self.check_fence()
+            self.check_not_taken_over()
             path.unlink(missing_ok=True)
             return
-        with self.publishing(path) as file:
+        with self.open_for_publish(path) as file:
             file.write(data)
 
     @contextmanager
-    def committing(self) -> Iterator[None]:
+    def commit_lock(self) -> Iterator[None]:
         """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record.
 
         Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it hangs, or was stopped.
         """
-        path = self.run if self.token is None else self.fence.commits(self.token)
+        path = self.run_json if self.token is None else self.run_lock.commit_lock_path(self.token)
         with open(path, "ab") as file:  # some network file systems lock only what could be written
-            deadline = time.monotonic() + LONGEST_COMMIT_S
-            while not locked(file, fcntl.LOCK_EX):
+            deadline = time.monotonic() + COMMIT_TIMEOUT_S
+            while not try_lock(file, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {LONGEST_COMMIT_S:g} s", str(path))
+                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {COMMIT_TIMEOUT_S:g} s", str(path))
                 time.sleep(0.02)
             yield
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a run is writing to the folder now."""
-        return self.fence.is_held()
+        return self.run_lock.is_locked()
 
     def remove_temporary_files(self) -> None:
         """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own.
 
         Raises FolderInUse where a later run has taken over: they are that one's.
         """
-        self.check_fence()
+        self.check_not_taken_over()
         for path in self.temporary_files():
             path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
         """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
         made = (self.shards, self.records, self.histograms, self.views, self.retries)
-        folders = (self.root, *made, self.fence.folder)
-        return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name))
+        folders = (self.root, *made, self.run_lock.folder)
+        return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY_NAME.fullmatch(path.name))
 
-    def begun(self) -> RunContract:
+    def contract(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
         try:
-            found = self._contract()
+            found = self._read_contract()
         except FileNotFoundError:
             copied = " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if {"s3", "s3:"} & {*self.root.parts} else ""
             raise ValueError(f"{self.root} holds no data set: there is no run.json{copied}") from None
@@ -341,29 +341,29 @@ class Dataset:
             raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
         return found
 
-    def _contract(self) -> RunContract:
+    def _read_contract(self) -> RunContract:
         """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError where run.json is none."""
         try:
-            data = self.run.read_bytes()
+            data = self.run_json.read_bytes()
             fields = json.loads(data)
             if fields.get("format", FORMAT_VERSION) != FORMAT_VERSION:
                 return RunContract(**{name: fields[name] for name in fields if name != DIGEST})
             found = RunContract(**open_seal(data, indent=2))
-            check(found)
+            check_contract(found)
             return found
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.run} is no run contract: {error}") from error
+            raise ValueError(f"{self.run_json} is no run contract: {error}") from error
 
     def check_plan(self) -> None:
         """Raises DamagedPlan where the plan is not the one that run.json names."""
-        expected = self.begun().plan
+        expected = self.contract().plan
         try:
             with open(self.plan, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             found = None
         if found != expected:
-            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {SAME_COMMAND}")
+            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {REPLAN_ADVICE}")
 
     def check_finished(self) -> None:
         """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
@@ -392,14 +392,14 @@ class Dataset:
         yield from StoredRows(self.plan)
 
     def is_committed(self, shard: str) -> bool:
-        return self.record(shard).exists()
+        return self.record_path(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
         """Raises DamagedShard where its bytes are not those that were written, or it is another shard's or another run's."""
-        path = self.record(shard)
+        path = self.record_path(shard)
         try:
-            record = opened_seal(path.read_bytes())
-            check_owner(record, shard, hashlib.sha256(self.run.read_bytes()).hexdigest())
+            record = load_record(path.read_bytes())
+            check_record_owner(record, shard, hashlib.sha256(self.run_json.read_bytes()).hexdigest())
             return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
@@ -426,9 +426,9 @@ class ShardDraft:
         frequencies: int,
         made: dict[str, str] | None = None,
     ):
-        """`made` stands in the metadata of every sample (`made_by`)."""
-        self.dataset, self.shard, self.made = dataset, shard, made or {}
-        self.writer = ShardWriter(dataset.tar(shard))
+        """`made` stands in the metadata of every sample (`contract_provenance`)."""
+        self.dataset, self.shard, self.provenance = dataset, shard, made or {}
+        self.writer = ShardWriter(dataset.tar_path(shard))
         self.counts = np.zeros((frequencies, 2, statistics.BINS), np.int64)
         self.rows: list[dict[str, Any]] = []
         self.strips: dict[str, str] = {}
@@ -436,8 +436,8 @@ class ShardDraft:
     def add(self, row: dict[str, Any], sample: Sample | None, strip: str | None) -> None:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
         if sample is not None:
-            row = row | self.writer.add(replace(sample, meta=sample.meta | self.made))
-            statistics.add(sample.spectrum, self.counts)
+            row = row | self.writer.add(replace(sample, meta=sample.meta | self.provenance))
+            statistics.add_sample(sample.spectrum, self.counts)
         if strip is not None:
             self.strips[row["key"]] = strip
         self.rows.append(row)
@@ -448,18 +448,18 @@ class ShardDraft:
         Raises AlreadyCommitted where a twin of this attempt, which was thought dead, has done it meanwhile, FolderInUse where a later run
         has taken the folder over.
         """
-        with self.dataset.fenced():
+        with self.dataset.detect_takeover():
             tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
             record = dict(
                 shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
-                run=hashlib.sha256(self.dataset.run.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
+                run=hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
                 quiver=quiver_version(),
             )  # fmt: skip
-            with self.dataset.committing():
+            with self.dataset.commit_lock():
                 if self.dataset.is_committed(self.shard):
                     raise AlreadyCommitted(self.shard)
                 try:
-                    self._publish(histogram, sealed(record))
+                    self._publish(histogram, dump_record(record))
                 except FileExistsError:  # where locks do not reach
                     raise AlreadyCommitted(self.shard) from None
                 self.dataset.remove_stray_tar(record)
@@ -467,10 +467,10 @@ class ShardDraft:
 
     def _publish(self, histogram: bytes, record: bytes) -> None:
         """All three are begun before the last look at the fence (check_fence); the record has its name last."""
-        with creating(self.dataset.record(self.shard)) as file:
-            with replacing(self.dataset.histogram(self.shard)) as counts:
+        with open_to_create(self.dataset.record_path(self.shard)) as file:
+            with open_to_replace(self.dataset.histogram_path(self.shard)) as counts:
                 counts.write(histogram)
-                self.dataset.check_fence()
+                self.dataset.check_not_taken_over()
                 if self.writer.rows:
                     self.writer.publish()
             file.write(record[: len(record) // 2])
@@ -482,9 +482,9 @@ class ShardDraft:
         self.writer.discard()
 
 
-def checked_name(shard: str) -> str:
+def check_shard_name(shard: str) -> str:
     """The name of a shard. Raises ValueError for one that could lead out of the folder."""
-    if not SHARD.fullmatch(shard):
+    if not SHARD_NAME.fullmatch(shard):
         raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
     return shard
 
@@ -496,7 +496,7 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def other_versions(contract: RunContract, versions: dict[str, str]) -> list[str]:
+def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str]:
     """A sentence for each library that is another version than when the data set was begun."""
     return [f"{name} is {versions.get(name)} now and was {old}" for name, old in contract.versions.items() if versions.get(name) != old]
 

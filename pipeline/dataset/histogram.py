@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from pipeline.motion.spectrum import modulus
 
 BINS = 1 << 15
-FINE = 1 << 16
+FINE_BINS = 1 << 16
 """Float32 values in one bin."""
 MAX_FREQUENCIES = 4096
 FINITE_BINS = 0x7F80
@@ -29,7 +29,7 @@ def bins(modulus: Float32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
     return np.ascontiguousarray(modulus).view(np.int32) >> 16
 
 
-def count(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray, " bins"]) -> None:
+def count_bins(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray, " bins"]) -> None:
     """Adds to `counts` how many of these non-negative values lie in each bin."""
     found = np.bincount(bins(modulus))
     counts[: len(found)] += found
@@ -42,18 +42,18 @@ def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.n
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
 
-def add(channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
+def add_sample(channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
     """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at each frequency."""
     for values, into in zip(moduli(channels), counts, strict=True):
         for component in range(2):
-            count(values[component], into[component])
+            count_bins(values[component], into[component])
 
 
-def histogram(samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
+def count_samples(samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
     """Counts of |S_k| over these samples' channels; they add up to the number of coefficients."""
     counts = np.zeros((frequencies, 2, BINS), np.int64)
     for channels in samples:
-        add(channels, counts)
+        add_sample(channels, counts)
     return counts
 
 
@@ -72,7 +72,7 @@ def edges() -> Float64[np.ndarray, " edges"]:
     return (np.arange(FINITE_BINS + 1, dtype=np.uint32) << 16).view(np.float32).astype(np.float64).clip(max=np.finfo(np.float32).max)
 
 
-def middles() -> Float64[np.ndarray, " bins"]:
+def bin_centers() -> Float64[np.ndarray, " bins"]:
     """The value that stands for each bin; the first, which holds 0, is 0."""
     low = edges()
     middle = np.zeros(BINS)
@@ -83,7 +83,7 @@ def middles() -> Float64[np.ndarray, " bins"]:
 
 def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
     """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError where nothing was counted."""
-    return between([float(middles()[bin_of(counts, rank)]) for rank in ranks(int(counts.sum()), q)], int(counts.sum()), q)
+    return interpolate_ranks([float(bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)], int(counts.sum()), q)
 
 
 def ranks(count: int, q: float) -> tuple[int, int]:
@@ -94,14 +94,14 @@ def ranks(count: int, q: float) -> tuple[int, int]:
     return floor(place), ceil(place)
 
 
-def between(values: list[float], count: int, q: float) -> float:
+def interpolate_ranks(values: list[float], count: int, q: float) -> float:
     """Linear interpolation of the two order statistics, rounded as numpy rounds it."""
     low, high = values
     share = (count - 1) * q - floor((count - 1) * q)
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 
 
-def bin_of(counts: Int64[np.ndarray, " bins"], rank: int) -> int:
+def find_bin(counts: Int64[np.ndarray, " bins"], rank: int) -> int:
     """Bin of the order statistic `rank`, counted from 0."""
     return int(np.searchsorted(np.cumsum(counts), rank, side="right"))
 
@@ -117,12 +117,12 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
 def fine_histogram(values: Float32[np.ndarray, " pixels"], which: int) -> Int64[np.ndarray, " fine"]:
     """Counts of the lower 16 bits of the values in bin `which`."""
     bits = np.ascontiguousarray(values).view(np.int32)
-    return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE)
+    return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE_BINS)
 
 
 def fine_value(which: int, counts: Int64[np.ndarray, " fine"], rank: int) -> float:
     """The order statistic `rank`, counted from 0 within bin `which`, to the last bit."""
-    low = bin_of(counts, rank)
+    low = find_bin(counts, rank)
     return float(np.array((which << 16) + low, np.uint32).view(np.float32))
 
 

@@ -14,22 +14,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.dataset.shards import CHUNK, replacing
-from pipeline.redact import hidden
+from pipeline.dataset.shards import CHUNK, open_to_replace
+from pipeline.redact import redact_secrets
 
-URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
+STORAGE_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
 ATTEMPTS = 10
 """With one call in five failing, one call in ten million fails so often."""
-PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+PAUSE_S, MAX_RETRY_DELAY_S = 0.1, 5.0
 """Before the second attempt, and at most: it doubles with each."""
-PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict", "BadDigest"}
+TRANSIENT_ERROR_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict", "BadDigest"}
 """Errors of the storage that another attempt may not meet, beside all of its own (5xx)."""
 Value = TypeVar("Value")
 
 
-def is_url(text: str) -> bool:
+def is_storage_url(text: str) -> bool:
     """Whether it names something in object storage, with no password in it."""
-    return URL.fullmatch(text) is not None and hidden(text) == text
+    return STORAGE_URL.fullmatch(text) is not None and redact_secrets(text) == text
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Bucket:
     url: str
 
     @property
-    def name(self) -> str:
-        return split(self.url)[0]
+    def bucket_name(self) -> str:
+        return split_url(self.url)[0]
 
     def key(self, name: str) -> str:
-        prefix = split(self.url)[1]
+        prefix = split_url(self.url)[1]
         return f"{prefix}/{name}" if prefix else name
 
     def put(self, name: str, data: bytes | Path) -> None:
@@ -62,7 +62,7 @@ class Bucket:
         try:
             self._send(name, data, IfNoneMatch="*")
         except StorageError as error:
-            if not isinstance(error.__cause__, ClientError) or code(error.__cause__) != "PreconditionFailed":
+            if not isinstance(error.__cause__, ClientError) or error_code(error.__cause__) != "PreconditionFailed":
                 raise
             if self.get(name) != data:
                 raise FileExistsError(f"{self.url}: {name} is there already, with other bytes") from error
@@ -70,39 +70,39 @@ class Bucket:
     def _send(self, name: str, data: bytes | Path, **condition: str) -> None:
         def send(client: Any) -> None:
             if isinstance(data, bytes):
-                client.put_object(Bucket=self.name, Key=self.key(name), Body=data, **condition)
+                client.put_object(Bucket=self.bucket_name, Key=self.key(name), Body=data, **condition)
                 return
             with open(data, "rb") as file:
-                client.put_object(Bucket=self.name, Key=self.key(name), Body=file, **condition)
+                client.put_object(Bucket=self.bucket_name, Key=self.key(name), Body=file, **condition)
 
         self._call(name, send)
 
     def get(self, name: str) -> bytes | None:
         """An object's bytes; None where there is none."""
-        return self._found(name, lambda client: client.get_object(Bucket=self.name, Key=self.key(name))["Body"].read())
+        return self._call_if_exists(name, lambda client: client.get_object(Bucket=self.bucket_name, Key=self.key(name))["Body"].read())
 
-    def fetch(self, name: str, path: Path) -> bool:
+    def download(self, name: str, path: Path) -> bool:
         """Copies an object to a file, which is there whole or not at all; whether there is one."""
 
         def fetch(client: Any) -> bool:
-            body = client.get_object(Bucket=self.name, Key=self.key(name))["Body"]
-            with replacing(path) as file:
+            body = client.get_object(Bucket=self.bucket_name, Key=self.key(name))["Body"]
+            with open_to_replace(path) as file:
                 for part in body.iter_chunks(CHUNK):
                     file.write(part)
             return True
 
-        return bool(self._found(name, fetch))
+        return bool(self._call_if_exists(name, fetch))
 
     def copy(self, name: str, goal: str) -> bool:
         """Copies an object within the storage, over an older one; whether there is one."""
-        source = dict(Bucket=self.name, Key=self.key(name))
-        return bool(self._found(name, lambda client: client.copy_object(Bucket=self.name, Key=self.key(goal), CopySource=source)))
+        source = dict(Bucket=self.bucket_name, Key=self.key(name))
+        return bool(self._call_if_exists(name, lambda client: client.copy_object(Bucket=self.bucket_name, Key=self.key(goal), CopySource=source)))
 
     def delete(self, name: str) -> None:
         """Removes an object, if it is there."""
-        self._call(name, lambda client: client.delete_object(Bucket=self.name, Key=self.key(name)))
+        self._call(name, lambda client: client.delete_object(Bucket=self.bucket_name, Key=self.key(name)))
 
-    def list(self, folder: str = "") -> dict[str, int]:
+    def list_sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of every object under a folder (its name ends with /), by name, in order of names."""
         top = self.key("")
         found: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Bucket:
             found |= {entry["Key"].removeprefix(top): entry["Size"] for entry in page.get("Contents", [])}
         return found
 
-    def tag(self, name: str) -> str | None:
+    def etag(self, name: str) -> str | None:
         """The storage's word for an object's content: equal for equal ones, unless it encrypts them, and for no others. None where there is none."""
         entries = (entry for page in self._pages(name, Prefix=self.key(name)) for entry in page.get("Contents", []))
         return next((entry["ETag"] for entry in entries if entry["Key"] == self.key(name)), None)
@@ -119,18 +119,18 @@ class Bucket:
         token: dict[str, str] | None = {}
         while token is not None:
             asked = options | token
-            page = self._call(folder, lambda client, asked=asked: client.list_objects_v2(Bucket=self.name, **asked))
+            page = self._call(folder, lambda client, asked=asked: client.list_objects_v2(Bucket=self.bucket_name, **asked))
             yield page
             token = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
 
-    def _found(self, name: str, call: Callable[[Any], Value]) -> Value | None:
+    def _call_if_exists(self, name: str, call: Callable[[Any], Value]) -> Value | None:
         """What a call gives; None where there is no such object."""
         from botocore.exceptions import ClientError
 
         try:
             return self._call(name, call)
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and code(error.__cause__) == "NoSuchKey":
+            if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) == "NoSuchKey":
                 return None
             raise
 
@@ -149,23 +149,23 @@ class Bucket:
             except (NoCredentialsError, PartialCredentialsError) as error:
                 raise StorageError(f"{self.url}: {error}, expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws") from error
             except (BotoCoreError, ClientError) as error:
-                if attempt == ATTEMPTS or not passes(error):
+                if attempt == ATTEMPTS or not is_transient(error):
                     times = f", {attempt} times" if attempt > 1 else ""
                     raise StorageError(f"{self.url}: {name or 'its listing'}: the storage refused or did not answer{times}: {error}") from error
-                time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1))  # noqa: S311 - so that many do not come back at once
+                time.sleep(min(MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1))  # noqa: S311 - so that many do not come back at once
         raise AssertionError("the last attempt returns or raises")
 
 
-def split(url: str) -> tuple[str, str]:
+def split_url(url: str) -> tuple[str, str]:
     """Bucket and key."""
-    if (found := URL.fullmatch(url)) is None:
-        raise ValueError(f"{hidden(url)!r} is not in object storage, expected s3://BUCKET/KEY")
+    if (found := STORAGE_URL.fullmatch(url)) is None:
+        raise ValueError(f"{redact_secrets(url)!r} is not in object storage, expected s3://BUCKET/KEY")
     return found[1], found[2] or ""
 
 
 def bucket_and_key(url: str) -> tuple[Bucket, str]:
     """The whole bucket in which an object is, and its name there."""
-    name, key = split(url)
+    name, key = split_url(url)
     return Bucket(f"s3://{name}"), key
 
 
@@ -173,12 +173,12 @@ class StorageError(OSError):
     """A call to object storage that failed for good; its cause is boto3's error."""
 
 
-def code(error: Any) -> str:
+def error_code(error: Any) -> str:
     """The storage's own word for what is wrong."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether an error may be gone at the next attempt: the storage's own, or one of the connection."""
     from botocore.exceptions import (
         ClientError,
@@ -190,7 +190,7 @@ def passes(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or code(error) in PASSING or code(error).isdigit()  # a number: the answer that says more was broken off
+        return status >= 500 or status == 429 or error_code(error) in TRANSIENT_ERROR_CODES or error_code(error).isdigit()  # a number: the answer that says more was broken off
     return isinstance(error, ConnectionError | FlexibleChecksumError | HTTPClientError | IncompleteReadError)
 
 

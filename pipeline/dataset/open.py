@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset import histogram as statistics
-from pipeline.dataset.folder import SHARD, DamagedShard, Dataset
+from pipeline.dataset.folder import SHARD_NAME, DamagedShard, Dataset
 from pipeline.dataset.shards import read_sample, to_json
 from pipeline.filters import Thresholds
-from schemas.outcome import Outcome, printable
+from schemas.outcome import Outcome, to_printable
 from schemas.sample import Sample
 from schemas.seal import open_seal
 
@@ -31,16 +31,16 @@ class DamagedDerived(ValueError):
     """A file that follows from the records is another than was written; `quiver finalize` writes it again."""
 
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
+TABLE_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
 """What a flipped bit in a table may be to pyarrow, or to who uses what came of it."""
 
 
-SETTLED_NS = 2_000_000_000
+MIN_CACHE_AGE_NS = 2_000_000_000
 """Age of a file from which on another change of it shows in its time."""
 
 
 @dataclass(frozen=True)
-class Selection:
+class DatasetView:
     """A data set, or a view of it."""
 
     dataset: Dataset
@@ -53,31 +53,31 @@ class Selection:
     def __str__(self) -> str:
         return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
 
-    def whole(self) -> "Selection":
+    def base(self) -> "DatasetView":
         """The data set of which this is a view."""
-        return Selection(self.dataset)
+        return DatasetView(self.dataset)
 
     @property
-    def home(self) -> Dataset:
+    def derived_dataset(self) -> Dataset:
         """In whose folder the derived files are."""
         return self.derived or self.dataset
 
-    def file(self, name: str) -> Path:
+    def derived_path(self, name: str) -> Path:
         """A derived file: the data set's, or the view's of the same meaning."""
-        root = self.home.root
+        root = self.derived_dataset.root
         return root / "views" / f"{self.view}.{name}" if self.view else root / name
 
     @property
-    def table(self) -> Path:
+    def manifest_path(self) -> Path:
         """One row for every row of the plan, with what became of it."""
-        return self.file("parquet" if self.view else "manifest.parquet")
+        return self.derived_path("parquet" if self.view else "manifest.parquet")
 
     def thresholds(self) -> Thresholds:
         """By which its windows are kept. Raises ValueError where they cannot be read."""
-        path = self.file("json") if self.view else self.dataset.run
-        begun = self.dataset.begun()
+        path = self.derived_path("json") if self.view else self.dataset.run_json
+        begun = self.dataset.contract()
         try:
-            settings = self.definition() if self.view else begun.config
+            settings = self.read_definition() if self.view else begun.config
             return Thresholds(**{name: float(value) for name, value in settings["thresholds"].items()})
         except FileNotFoundError:
             raise ValueError(f"{path} is not there: quiver refilter makes the view again") from None
@@ -86,38 +86,38 @@ class Selection:
             again = f": quiver refilter {self.dataset.root} --name {self.view} makes the view again"
             raise ValueError(words + again * bool(self.view)) from error
 
-    def definition(self) -> dict[str, Any]:
+    def read_definition(self) -> dict[str, Any]:
         """What a view was made by. Raises ValueError if it has changed, KeyError if it is none."""
-        found = open_seal(self.file("json").read_bytes(), indent=1)
-        run = hashlib.sha256(self.dataset.run.read_bytes()).hexdigest()
+        found = open_seal(self.derived_path("json").read_bytes(), indent=1)
+        run = hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest()
         if (found["view"], found["run"]) != (self.view, run):
             raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
         return found
 
-    def index(self) -> dict[str, Any]:
+    def read_index(self) -> dict[str, Any]:
         """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date, or,
         of a view, where it was made of other shards than are there now.
         """
-        path, rebuild = self.file("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
-        self.dataset.begun()
+        path, rebuild = self.derived_path("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
+        self.dataset.contract()
         try:
             found = open_seal(path.read_bytes(), indent=1)
-            run, tars = found["run"], checked_tars(found)
+            run, tars = found["run"], check_index_tars(found)
         except FileNotFoundError:
             self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DamagedDerived(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
-        if run != hashlib.sha256(self.dataset.run.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
+        if run != hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
             raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
-        if self.view and tars != checked_tars(self.whole().index()):
+        if self.view and tars != check_index_tars(self.base().read_index()):
             raise ValueError(f"{path} is of other tars than {self.dataset.index} names: {rebuild}")
         return found
 
-    def training(self) -> dict[str, Any]:
+    def training_shards(self) -> dict[str, Any]:
         """The shards of the index with kept training windows. Raises ValueError where there is none."""
-        shards = self.index()["shards"]
-        training = {shard: entry for shard, entry in shards.items() if is_training(entry)}
+        shards = self.read_index()["shards"]
+        training = {shard: entry for shard, entry in shards.items() if has_training_windows(entry)}
         if not training:
             kept = sum(entry["kept"] for entry in shards.values())
             if kept:
@@ -127,70 +127,70 @@ class Selection:
             raise ValueError(f"{self} has no training window: {words}")
         return training
 
-    def histogram(self) -> np.ndarray:
+    def read_histogram(self) -> np.ndarray:
         """Of the kept training windows, int64 [K, 2, BINS]. Raises ValueError where there is none or the file is damaged."""
-        self.training()
-        path, sha256 = self.file("histogram.safetensors"), self.index()["histogram"]
+        self.training_shards()
+        path, sha256 = self.derived_path("histogram.safetensors"), self.read_index()["histogram"]
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedDerived(f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it")
         return statistics.decode(data)
 
-    def kept(self, columns: Sequence[str], split: str = "train") -> pa.Table:
+    def kept_windows(self, columns: Sequence[str], split: str = "train") -> pa.Table:
         """These columns of the windows of a split that are kept."""
         return self.read_table(columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
 
     def read_table(self, **selected: Any) -> pa.Table:
         """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError where there is none."""
-        self.check_table()
-        with self.reading():
-            return pq.read_table(self.table, page_checksum_verification=True, **selected)
+        self.check_manifest()
+        with self.wrap_read_errors():
+            return pq.read_table(self.manifest_path, page_checksum_verification=True, **selected)
 
-    def row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+    def iter_row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The same, of these columns, a part at a time."""
-        self.check_table()
-        with self.reading(), pq.ParquetFile(self.table, page_checksum_verification=True) as file:
+        self.check_manifest()
+        with self.wrap_read_errors(), pq.ParquetFile(self.manifest_path, page_checksum_verification=True) as file:
             for i in range(file.num_row_groups):
                 yield file.read_row_group(i, columns=list(columns))
 
-    def check_table(self) -> None:
+    def check_manifest(self) -> None:
         """Raises DamagedDerived if the table is not the one of the index: Parquet's own checksums
         leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if there
         is none, ValueError as `index`.
         """
-        found = None if self.unsealed else digest_of(self.table)
-        if found is not None and found != self.index()["manifest"]:
-            words = f"it is not the table that {self.file('index.json').name} names"
+        found = None if self.unsealed else file_sha256(self.manifest_path)
+        if found is not None and found != self.read_index()["manifest"]:
+            words = f"it is not the table that {self.derived_path('index.json').name} names"
             again = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise DamagedDerived(f"{self.table} cannot be read ({words}): {again}")
+            raise DamagedDerived(f"{self.manifest_path} cannot be read ({words}): {again}")
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def wrap_read_errors(self) -> Iterator[None]:
         """Around what is read of the table: raises DamagedDerived for whatever it is that fails."""
         try:
             yield
         except FileNotFoundError:
             raise
-        except UNREADABLE as error:
+        except TABLE_READ_ERRORS as error:
             words = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise DamagedDerived(f"{self.table} cannot be read ({printable(str(error))}): {words}") from error
+            raise DamagedDerived(f"{self.manifest_path} cannot be read ({to_printable(str(error))}): {words}") from error
 
 
-def digest_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """sha256 of a file's content, read again only where the file may have changed."""
     found = path.stat()
-    if time.time_ns() - found.st_mtime_ns < SETTLED_NS:
-        return _digest_of.__wrapped__(path)
-    return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    if time.time_ns() - found.st_mtime_ns < MIN_CACHE_AGE_NS:
+        return _cached_sha256.__wrapped__(path)
+    return _cached_sha256(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @lru_cache(64)
-def _digest_of(path: Path, *_: int) -> str:
+def _cached_sha256(path: Path, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
+def check_index_tars(index: dict[str, Any]) -> dict[str, str | None]:
     """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
     for entry in index["shards"].values():
         if entry["split"] not in ("train", "test") or type(entry["kept"]) is not int or (entry["kept"] and not isinstance(entry["content"], str)):
@@ -202,37 +202,37 @@ def checked_tars(index: dict[str, Any]) -> dict[str, str | None]:
     return {shard: entry["tar"] for shard, entry in index["shards"].items()}
 
 
-def is_training(entry: dict[str, Any]) -> bool:
+def has_training_windows(entry: dict[str, Any]) -> bool:
     """Whether a shard, by its entry in the index, has kept training windows."""
     return entry["split"] == "train" and entry["kept"] > 0
 
 
-def select(text: str) -> Selection:
+def open_dataset(text: str) -> DatasetView:
     """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
     folder, colon, view = text.rpartition(":")
     if not colon or os.path.exists(text):
         folder, view = text, None
-    selection = Selection(Dataset(folder), view)
-    selection.dataset.begun()
-    if view is not None and not (SHARD.fullmatch(view) and selection.table.exists()):
+    selection = DatasetView(Dataset(folder), view)
+    selection.dataset.contract()
+    if view is not None and not (SHARD_NAME.fullmatch(view) and selection.manifest_path.exists()):
         views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
         words = f"expected one of {', '.join(views)}" if views else f"and none at all: quiver refilter {folder} --name {view} makes one"
         raise ValueError(f"{folder} has no view {view!r}, {words}")
     return selection
 
 
-def digest(selections: Sequence[Selection]) -> str:
+def training_digest(selections: Sequence[DatasetView]) -> str:
     """Of the exact set of training shards, in whatever order they are given."""
-    contents = sorted(entry["content"] for selection in selections for entry in selection.training().values())
+    contents = sorted(entry["content"] for selection in selections for entry in selection.training_shards().values())
     return hashlib.sha256(to_json(contents)).hexdigest()
 
 
-def samples(selection: Selection, shard: str) -> Iterator[Sample]:
+def iter_samples(selection: DatasetView, shard: str) -> Iterator[Sample]:
     """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample that was written."""
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
     for row in selection.read_table(filters=filters).to_pylist():
         try:
-            sample = read_sample(selection.dataset.tar(shard), row["key"], row)
+            sample = read_sample(selection.dataset.tar_path(shard), row["key"], row)
         except ValueError as error:
             raise DamagedShard(f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right") from error
         yield sample

@@ -6,17 +6,17 @@ The seal finds a bit that flipped. It keeps nobody from writing a record of thei
 from dataclasses import fields
 from typing import Any
 
-from schemas.outcome import Measures, Outcome
+from schemas.outcome import FilterMeasures, Outcome
 from schemas.seal import open_seal, seal
 
 
-def sealed(record: dict[str, Any]) -> bytes:
+def dump_record(record: dict[str, Any]) -> bytes:
     """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
     return seal(record)
 
 
-def opened_seal(data: bytes) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises ValueError saying what it is instead where one bit of it has changed, or its fields are
+def load_record(data: bytes) -> dict[str, Any]:
+    """Inverse of `dump_record`. Raises ValueError saying what it is instead where one bit of it has changed, or its fields are
     not a record's.
     """
     record = open_seal(data)
@@ -44,10 +44,10 @@ def is_row(row: Any) -> bool:
         return False
     if row.get("outcome") not in list(Outcome) or not isinstance(row.get("reason"), str | None):
         return False
-    return row["outcome"] != Outcome.KEPT or all(type(row.get(field.name)) in (int, float) for field in fields(Measures))
+    return row["outcome"] != Outcome.KEPT or all(type(row.get(field.name)) in (int, float) for field in fields(FilterMeasures))
 
 
-def check_owner(record: dict[str, Any], shard: str, run: str) -> None:
+def check_record_owner(record: dict[str, Any], shard: str, run: str) -> None:
     """Raises ValueError unless the record is of this shard of this run."""
     if record.get("run") != run or record.get("shard") != shard:
         raise ValueError(f"is of shard {record.get('shard')} of run {str(record.get('run'))[:12]}, expected {shard} of run {run[:12]}")

@@ -18,31 +18,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.crashpoint import crashpoint
-from pipeline.dataset.finalize import FILES
+from pipeline.dataset.finalize import DERIVED_FILES
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
-from pipeline.dataset.object_store import Bucket, is_url
-from pipeline.dataset.run_lock import FOLDER, last_of
+from pipeline.dataset.object_store import Bucket, is_storage_url
+from pipeline.dataset.run_lock import LOCK_FOLDER, max_token
 from pipeline.dataset.shards import create_file
 
 UPLOADS = ".uploads/"
-AT_ONCE = 8
+FETCH_THREADS = 8
 """Small objects that are fetched together."""
 
 
-class Named(NamedTuple):
+class RecordedFile(NamedTuple):
     """A file that a record names."""
 
     path: Path
     sha256: str
-    upload: str
+    upload_key: str
     """Where an attempt puts it, in the storage."""
-    place: str
+    final_key: str
     """Where it is looked for."""
 
 
-def dataset_at(out: str, staging: Path | None = None) -> Dataset:
+def locate_dataset(out: str, staging: Path | None = None) -> Dataset:
     """The data set of a folder, or of a URL of object storage, which is staged below that folder or the user's cache."""
-    return Staged(out, staging or cache_folder()) if is_url(out) else Dataset(out)
+    return RemoteDataset(out, staging or cache_folder()) if is_storage_url(out) else Dataset(out)
 
 
 def cache_folder() -> Path:
@@ -50,46 +50,46 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quiver"
 
 
-class Staged(Dataset):
+class RemoteDataset(Dataset):
     """The folder in which a data set of object storage is built."""
 
     def __init__(self, url: str, staging: Path):
-        self.bucket, self.sizes = Bucket(url.rstrip("/")), {}
+        self.bucket, self.tar_sizes = Bucket(url.rstrip("/")), {}
         super().__init__(staging.absolute() / hashlib.sha256(self.bucket.url.encode()).hexdigest()[:16])
 
-    def absolute(self) -> "Staged":
+    def absolute(self) -> "RemoteDataset":
         return self
 
     @contextmanager
-    def held(self, take_over_s: float | None = None) -> Iterator[None]:
+    def lock(self, take_over_s: float | None = None) -> Iterator[None]:
         """The folder here. The token is one of the storage, for workers on other machines; runs share it until one takes over."""
-        with super().held(take_over_s):
+        with super().lock(take_over_s):
             self.token = self.newest_token()
             if take_over_s is not None:
                 self.token = self._next_token()
             yield
 
     def newest_token(self) -> int:
-        return last_of(Path(name).name for name in self.bucket.list(f"{FOLDER}/"))
+        return max_token(Path(name).name for name in self.bucket.list_sizes(f"{LOCK_FOLDER}/"))
 
     def _next_token(self) -> int:
         """Creates the next one, once."""
         while True:
             with suppress(FileExistsError):
-                self.bucket.create(f"{FOLDER}/{(token := self.newest_token() + 1)}", os.urandom(16))
+                self.bucket.create(f"{LOCK_FOLDER}/{(token := self.newest_token() + 1)}", os.urandom(16))
                 return token
 
-    def open(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
+    def create_or_resume(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """As of a folder; what is committed in the storage is then here too. Raises OSError where the storage cannot keep runs apart."""
         begun = self._fetch_contract()
-        warnings = super().open(rows, config, versions)
-        if not begun and not self._begin():
-            return self.open(rows, config, versions)
-        self._take_up_all()
+        warnings = super().create_or_resume(rows, config, versions)
+        if not begun and not self._create_remote_contract():
+            return self.create_or_resume(rows, config, versions)
+        self._adopt_all_local()
         return warnings
 
-    def plan_before(self) -> Iterable[dict]:
-        return super().plan_before() if self._fetch_contract() else []
+    def earlier_plan(self) -> Iterable[dict]:
+        return super().earlier_plan() if self._fetch_contract() else []
 
     def resume(self) -> None:
         """As of a folder, with what is committed in the storage. Raises ValueError if no data set
@@ -98,14 +98,14 @@ class Staged(Dataset):
         if not self._fetch_contract():
             raise ValueError(f"{self.bucket.url} holds no data set: there is no run.json")
         super().resume()
-        self._take_up_all()
-        self.sizes = self.bucket.list("shards/")
+        self._adopt_all_local()
+        self.tar_sizes = self.bucket.list_sizes("shards/")
 
-    def begin_round(self, rows: Sequence[dict]) -> None:
+    def add_round(self, rows: Sequence[dict]) -> None:
         """Here and in the storage. If another run has begun it there, it is that one's round which
         counts.
         """
-        super().begin_round(rows)
+        super().add_round(rows)
         name = sorted(path.name for path in self.retries.glob("*.json"))[-1]
         try:
             self.bucket.create(f"retries/{name}", (self.retries / name).read_bytes())
@@ -116,49 +116,49 @@ class Staged(Dataset):
     def _fetch_rounds(self) -> None:
         """Brings every round of the storage here, and removes one that is not there."""
         self.retries.mkdir(exist_ok=True)
-        there = {Path(name).name for name in self.bucket.list("retries/")}
+        there = {Path(name).name for name in self.bucket.list_sizes("retries/")}
         for name in there:
-            self.bucket.fetch(f"retries/{name}", self.retries / name)
+            self.bucket.download(f"retries/{name}", self.retries / name)
         for path in self.retries.glob("*.json"):
             if path.name not in there:
                 path.unlink()
 
-    def _take_up_all(self) -> None:
+    def _adopt_all_local(self) -> None:
         """Brings rounds and records here; hands over what a run that was stopped has built and not
         handed over.
         """
         self._fetch_rounds()
         committed = self._fetch_records()
-        there = self.bucket.list()
+        there = self.bucket.list_sizes()
         for shard in (path.stem for path in sorted(self.records.glob("*.json"))):
             if shard not in committed:
-                self._take_up(shard)
-            elif any(file.upload in there or file.place not in there for file in self._named(shard)):
-                self._put_in_place(shard)
+                self._adopt_local(shard)
+            elif any(file.upload_key in there or file.final_key not in there for file in self._recorded_files(shard)):
+                self._promote_uploads(shard)
 
     def _fetch_contract(self) -> bool:
         """Whether the data set was begun in the storage: its contract and plan are then here, and nothing that is not its."""
-        found = self.bucket.get(self.run.name)
-        if not self.run.exists() or self.run.read_bytes() != found:
-            self.clear()
+        found = self.bucket.get(self.run_json.name)
+        if not self.run_json.exists() or self.run_json.read_bytes() != found:
+            self.clear_local()
         if found is None:
             return False
-        if self.plan.name not in self.bucket.list(self.plan.name):
+        if self.plan.name not in self.bucket.list_sizes(self.plan.name):
             if self.plan.exists():
                 self.bucket.put(self.plan.name, self.plan)
             return self.plan.exists()
-        if not self.run.exists():
-            self.bucket.fetch(self.plan.name, self.plan)
-            create_file(self.run, found)
+        if not self.run_json.exists():
+            self.bucket.download(self.plan.name, self.plan)
+            create_file(self.run_json, found)
         return True
 
-    def _begin(self) -> bool:
+    def _create_remote_contract(self) -> bool:
         """Creates the contract, and then the plan, in the storage; not where another run has begun there meanwhile."""
-        self._check_conditions()
+        self._check_conditional_create()
         try:
-            self.bucket.create(self.run.name, self.run.read_bytes())
+            self.bucket.create(self.run_json.name, self.run_json.read_bytes())
         except FileExistsError:
-            if self.bucket.list(self.plan.name):
+            if self.bucket.list_sizes(self.plan.name):
                 return False
             words = "was begun elsewhere and has no plan yet: the same command when that run has put it there, or another --out"
             raise DamagedPlan(f"{self.bucket.url} {words}") from None
@@ -166,7 +166,7 @@ class Staged(Dataset):
         self.bucket.put(self.plan.name, self.plan)
         return True
 
-    def _check_conditions(self) -> None:
+    def _check_conditional_create(self) -> None:
         """Raises OSError where the storage creates what is there already."""
         name = f"{UPLOADS}{os.urandom(8).hex()}"
         self.bucket.create(name, b"one")
@@ -177,125 +177,125 @@ class Staged(Dataset):
 
     def _fetch_records(self) -> set[str]:
         """Brings every record of the storage here; returns their shards."""
-        shards = [Path(name).stem for name in self.bucket.list("records/")]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        shards = [Path(name).stem for name in self.bucket.list_sizes("records/")]
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
             list(pool.map(self._fetch_record, shards))
         return set(shards)
 
     def _fetch_record(self, shard: str) -> bool:
-        return self.bucket.fetch(f"records/{shard}.json", self.record(shard))
+        return self.bucket.download(f"records/{shard}.json", self.record_path(shard))
 
-    def _named(self, shard: str) -> list[Named]:
+    def _recorded_files(self, shard: str) -> list[RecordedFile]:
         """What the record of a shard names."""
         record = self.read_record(shard)
-        tar = [(self.tar(shard), record["tar"]["sha256"])] if record["tar"] else []
-        both = [*tar, (self.histogram(shard), record["histogram"])]
-        return [Named(path, sha256, f"{UPLOADS}{shard}.{sha256}{path.suffix}", f"{path.parent.name}/{path.name}") for path, sha256 in both]
+        tar = [(self.tar_path(shard), record["tar"]["sha256"])] if record["tar"] else []
+        both = [*tar, (self.histogram_path(shard), record["histogram"])]
+        return [RecordedFile(path, sha256, f"{UPLOADS}{shard}.{sha256}{path.suffix}", f"{path.parent.name}/{path.name}") for path, sha256 in both]
 
-    def _take_up(self, shard: str) -> bool:
+    def _adopt_local(self, shard: str) -> bool:
         """Hands over a shard that a run which was stopped has built here; one that is not whole is forgotten."""
-        if all(is_file(file.path, file.sha256) for file in self._named(shard)):
-            self._share(shard)
+        if all(has_sha256(file.path, file.sha256) for file in self._recorded_files(shard)):
+            self._commit_remote(shard)
             return True
-        self.record(shard).unlink()
+        self.record_path(shard).unlink()
         return False
 
     @contextmanager
-    def building(self, shard: str) -> Iterator[None]:
+    def build_session(self, shard: str) -> Iterator[None]:
         """In a worker, which may be on another machine than the driver: what is built within is handed over, and then committed."""
-        self._join()
+        self._prepare_worker_folder()
         if done := self._fetch_record(shard):
-            self._put_in_place(shard)  # whose worker may have been killed before it had
+            self._promote_uploads(shard)  # whose worker may have been killed before it had
         elif self.is_committed(shard):
-            done = self._take_up(shard)
+            done = self._adopt_local(shard)
         yield
         if not done:
-            self._share(shard)
+            self._commit_remote(shard)
 
-    def _join(self) -> None:
+    def _prepare_worker_folder(self) -> None:
         """Makes a worker's folder. Raises OSError where it holds another data set."""
-        contract = self.bucket.get(self.run.name) or b""
-        for folder in (self.shards, self.records, self.histograms, self.fence.folder):
+        contract = self.bucket.get(self.run_json.name) or b""
+        for folder in (self.shards, self.records, self.histograms, self.run_lock.folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if not self.run.exists():
+        if not self.run_json.exists():
             with suppress(FileExistsError):
-                create_file(self.run, contract)
-        if self.run.read_bytes() != contract:
+                create_file(self.run_json, contract)
+        if self.run_json.read_bytes() != contract:
             raise OSError(f"{self.root} is of another data set than {self.bucket.url} is now: remove the folder")
 
-    def _share(self, shard: str) -> None:
+    def _commit_remote(self, shard: str) -> None:
         """Commits a shard in the storage. Where a twin has done it, that one's record counts, and may name what we uploaded too.
 
         Raises FolderInUse after a take-over.
         """
-        ours = self._named(shard)
+        ours = self._recorded_files(shard)
         try:
             for file in ours:
-                self.check_fence()
-                self.bucket.put(file.upload, file.path)
+                self.check_not_taken_over()
+                self.bucket.put(file.upload_key, file.path)
                 crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
-            self.check_fence()
-            self.bucket.create(f"records/{shard}.json", self.record(shard).read_bytes())
+            self.check_not_taken_over()
+            self.bucket.create(f"records/{shard}.json", self.record_path(shard).read_bytes())
         except (FileExistsError, FileNotFoundError):  # not found: a twin of this machine has handed the tar over
             if not self._fetch_record(shard):
                 raise
         crashpoint("after-commit", shard)
-        self._put_in_place(shard)
-        self._remove({*ours} - {*self._named(shard)})
-        self.tar(shard).unlink(missing_ok=True)
+        self._promote_uploads(shard)
+        self._delete_uploads({*ours} - {*self._recorded_files(shard)})
+        self.tar_path(shard).unlink(missing_ok=True)
 
-    def _put_in_place(self, shard: str) -> None:
+    def _promote_uploads(self, shard: str) -> None:
         """Copies what a committed record names to where it is looked for. Raises DamagedShard where it is gone."""
-        files = self._named(shard)
+        files = self._recorded_files(shard)
         for file in files:
-            if not self._bring(file):
-                raise DamagedShard(f"{self.bucket.url}/{file.place} is gone: remove records/{shard}.json there, and the same command builds it again")
+            if not self._promote_file(file):
+                raise DamagedShard(f"{self.bucket.url}/{file.final_key} is gone: remove records/{shard}.json there, and the same command builds it again")
             crashpoint("after-copy", shard)
-        self._remove(files)
+        self._delete_uploads(files)
 
-    def _bring(self, file: Named) -> bool:
+    def _promote_file(self, file: RecordedFile) -> bool:
         """Copies a file to where it is looked for, over another of a record that was removed by hand; whether it is there then."""
-        upload, place = self.bucket.tag(file.upload), self.bucket.tag(file.place)
+        upload, place = self.bucket.etag(file.upload_key), self.bucket.etag(file.final_key)
         if upload in (None, place):
             return place is not None
-        return self.bucket.copy(file.upload, file.place) or self.bucket.tag(file.place) is not None  # a twin may have done it meanwhile
+        return self.bucket.copy(file.upload_key, file.final_key) or self.bucket.etag(file.final_key) is not None  # a twin may have done it meanwhile
 
-    def _remove(self, files: Iterable[Named]) -> None:
+    def _delete_uploads(self, files: Iterable[RecordedFile]) -> None:
         for file in files:
-            self.bucket.delete(file.upload)
+            self.bucket.delete(file.upload_key)
 
     @contextmanager
-    def finishing(self) -> Iterator[None]:
+    def finalize_session(self) -> Iterator[None]:
         """What is derived within, from all records and histograms, is handed over; then nothing is kept here."""
-        self.check_fence()
+        self.check_not_taken_over()
         self._fetch_rounds()
-        shards, self.sizes = self._fetch_records(), self.bucket.list("shards/")
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        shards, self.tar_sizes = self._fetch_records(), self.bucket.list_sizes("shards/")
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
             list(pool.map(self._fetch_histogram, shards))
         yield
-        for path in (self.root / name for name in FILES):
+        for path in (self.root / name for name in DERIVED_FILES):
             if path.exists():
                 self.bucket.put(path.name, path)
             crashpoint("after-derived", path.stem)
-        for name in self.bucket.list(UPLOADS):
+        for name in self.bucket.list_sizes(UPLOADS):
             self.bucket.delete(name)
-        self.clear()
+        self.clear_local()
 
     def _fetch_histogram(self, shard: str) -> None:
-        path, sha256, _, place = self._named(shard)[-1]
-        if not is_file(path, sha256):
-            self.bucket.fetch(place, path)
+        path, sha256, _, place = self._recorded_files(shard)[-1]
+        if not has_sha256(path, sha256):
+            self.bucket.download(place, path)
 
     def tar_size(self, shard: str) -> int | None:
-        return self.sizes.get(f"shards/{shard}.tar")
+        return self.tar_sizes.get(f"shards/{shard}.tar")
 
-    def where(self, path: Path) -> str:
+    def display_path(self, path: Path) -> str:
         return f"{self.bucket.url}/{path.relative_to(self.root)}"
 
-    def clear(self) -> None:
+    def clear_local(self) -> None:
         """Removes everything here but the tokens of runs."""
         for path in self.root.iterdir():
-            if path.name == FOLDER:
+            if path.name == LOCK_FOLDER:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -303,7 +303,7 @@ class Staged(Dataset):
                 path.unlink()
 
 
-def is_file(path: Path, sha256: str) -> bool:
+def has_sha256(path: Path, sha256: str) -> bool:
     """Whether there is a file of that content."""
     try:
         with open(path, "rb") as file:

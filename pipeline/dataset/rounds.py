@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.dataset.record import sealed
+from pipeline.dataset.record import dump_record
 from schemas.outcome import Outcome, Stage, is_environmental
-from schemas.records import PLAN
+from schemas.records import PLAN_SCHEMA
 
-_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+_ROUND_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
+ROUND_READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
 """What a file that is no round may be to its reader."""
-BEFORE = ("outcome", "stage", "reason", "detail", "attempts")
+FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written, or `missing`."""
+    """A file of a round is not what was written, or `missing_input`."""
 
     def __init__(self, path: Path, what: str, missing: bool = False):
         super().__init__(f"{path} {what}")
-        self.name, self.what, self.missing = path.name, what, missing
+        self.name, self.problem, self.is_missing = path.name, what, missing
 
 
 class Round(NamedTuple):
@@ -60,11 +60,11 @@ def round_number(name: str) -> int | None:
     return number if number and name == round_name(number) else None
 
 
-def round_of(shard: str) -> int:
+def round_of_shard(shard: str) -> int:
     """Returns the number of the round to which a shard belongs by its name; 0 if it is of the first
     plan.
     """
-    match = _SHARD.fullmatch(shard)
+    match = _ROUND_SHARD.fullmatch(shard)
     return int(match[1]) if match else 0
 
 
@@ -77,11 +77,11 @@ def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[st
     """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
     of the round before; None for the first.
     """
-    return sealed(dict(round=number, run=run, last=last, rows=list(rows)))
+    return dump_record(dict(round=number, run=run, last=last, rows=list(rows)))
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
-    """Reads every round in that folder, in order. `newest` is the number of the last round of which
+    """Reads every round in that folder, in order. `read_newest` is the number of the last round of which
     there are shards: a round names the one before it, and nothing but its shards names the last.
 
     Raises DamagedRound if a round is missing, is not what was written, or is of another run.
@@ -103,8 +103,8 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         data = path.read_bytes()
         record = json.loads(data)
         record.pop("digest")
-        intact = sealed(record) == data
-    except UNREADABLE as error:
+        intact = dump_record(record) == data
+    except ROUND_READ_ERRORS as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")
@@ -113,14 +113,14 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
     if record.get("run") != run or record.get("last") != last:
         raise DamagedRound(path, "is of another run, or follows another round")
     rows = record.get("rows")
-    if not (isinstance(rows, list) and rows and all(_is_row(row, number) for row in rows)):
+    if not (isinstance(rows, list) and rows and all(_is_round_row(row, number) for row in rows)):
         raise DamagedRound(path, "has rows that are none of a round")
     _check_columns(path, rows)
     sha256 = hashlib.sha256(data).hexdigest()
     return Round(number, sha256, [row | {"round": number} for row in rows])
 
 
-def _is_row(row: Any, number: int) -> bool:
+def _is_round_row(row: Any, number: int) -> bool:
     """Tells whether a row says what those who read it rely on; a seal, which anyone can make, says
     nothing of that.
     """
@@ -139,7 +139,7 @@ def _is_row(row: Any, number: int) -> bool:
 
 def _is_fate(before: Any) -> bool:
     """Tells whether `before` says how a window failed that may be tried again."""
-    if not (isinstance(before, dict) and set(before) == set(BEFORE)):
+    if not (isinstance(before, dict) and set(before) == set(FATE_COLUMNS)):
         return False
     return is_environmental(before) and before["stage"] in list(Stage)
 
@@ -147,31 +147,31 @@ def _is_fate(before: Any) -> bool:
 def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
     """Raises DamagedRound if a value is of another kind than its column in a plan."""
     try:
-        pa.Table.from_pylist(rows, PLAN)
+        pa.Table.from_pylist(rows, PLAN_SCHEMA)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise DamagedRound(path, "has a value of another kind than a plan") from error
 
 
-class Superseded:
+class SupersededRows:
     """It contains the rows in whose place a row of a later round stands: windows by their key,
     clips by their id and uri.
     """
 
     def __init__(self, rounds: Iterable[Round]):
-        self.last: dict[tuple[str, ...], int] = {}
+        self.newest_round: dict[tuple[str, ...], int] = {}
         for retried in rounds:
             for row in retried.rows:
-                self.last |= dict.fromkeys(_replaced(row), retried.number)
+                self.newest_round |= dict.fromkeys(_replaced_identities(row), retried.number)
 
     def __contains__(self, row: Mapping[str, Any]) -> bool:
-        return self.last.get(_identity(row), 0) > row.get("round", 0)
+        return self.newest_round.get(_row_identity(row), 0) > row.get("round", 0)
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _row_identity(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (row["key"],) if row["key"] else (row["clip_id"], row["uri"])
 
 
-def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _replaced_identities(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yields the identities of the earlier rows that a row of a round stands for."""
     if row["key"]:
         yield (row["key"],)
@@ -179,7 +179,7 @@ def _replaced(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield row["retried"], row["uri"]
 
 
-class Settled:
+class EarlierFates:
     """It knows the fates of windows before each round that tried them again. One is made from all
     rounds, for however many shards.
     """
@@ -192,14 +192,14 @@ class Settled:
                     fate = {"key": row["key"]} | row["before"]
                     self._fates.setdefault(row["key"], []).append((retried.number, fate))
 
-    def settle(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def add_fates(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns the rows of one shard as they are to be built: if a window was tried again in a
         later round, with its record's row as `settled`, so that a shard which is built once more
         has the same bytes, and no window is in two tars.
         """
-        return [self._settle(dict(row)) for row in rows]
+        return [self._add_fate(dict(row)) for row in rows]
 
-    def _settle(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _add_fate(self, row: dict[str, Any]) -> dict[str, Any]:
         for number, fate in self._fates.get(row["key"], []):
             if number > row.get("round", 0):
                 return row | {"settled": fate}

@@ -22,15 +22,15 @@ from stat import S_ISREG
 from threading import Event, Thread
 from typing import IO, Any, NamedTuple
 
-from pipeline.dataset.shards import creating, named, to_json
-from schemas.outcome import printable
+from pipeline.dataset.shards import open_to_create, add_path_to_errors, to_json
+from schemas.outcome import to_printable
 
-FOLDER = ".fence"
+LOCK_FOLDER = ".fence"
 TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-BEAT_S = 2.0
-STILL_S = 60.0
+HEARTBEAT_S = 2.0
+STALE_AFTER_S = 60.0
 """A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only waits still beats, from a thread of its own."""
-LONGEST = 80
+MAX_OWNER_CHARACTERS = 80
 """Characters of a word in a token's file, which may be a stranger's."""
 
 
@@ -42,7 +42,7 @@ class NoToken(OSError):
     """Something that no run has made, as a named pipe that would keep whoever opens it waiting, stands where a token would."""
 
 
-class Holder(NamedTuple):
+class LockOwner(NamedTuple):
     """A run that has begun and has not said that it ended."""
 
     host: str
@@ -55,52 +55,52 @@ class Holder(NamedTuple):
         return f"process {self.pid} on {self.host}, since {self.since}, last seen {max(0.0, self.still_s):.0f} s ago"
 
     @property
-    def still(self) -> bool:
-        return self.still_s >= STILL_S
+    def is_stale(self) -> bool:
+        return self.still_s >= STALE_AFTER_S
 
-    def moves_elsewhere(self) -> bool:
+    def is_alive_elsewhere(self) -> bool:
         """Whether it lives on another machine, of which flock may not know."""
-        return self.host != socket.gethostname() and not self.still
+        return self.host != socket.gethostname() and not self.is_stale
 
 
-class Fence:
+class RunLock:
     """The tokens of one folder."""
 
     def __init__(self, root: Path):
-        self.root, self.folder = root, root / FOLDER
+        self.root, self.folder = root, root / LOCK_FOLDER
 
-    def path(self, token: int) -> Path:
+    def token_path(self, token: int) -> Path:
         return self.folder / str(token)
 
-    def commits(self, token: int) -> Path:
+    def commit_lock_path(self, token: int) -> Path:
         return self.folder / f"{token}.commits"
 
-    def newest(self) -> int:
+    def newest_token(self) -> int:
         """The last token; 0 before the first. Raises NoToken where what has its name cannot be a run's."""
-        last = last_of(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
-        if last and not S_ISREG(self.path(last).lstat().st_mode):
-            raise NoToken(f"{self.path(last)} is no run's token, which would be a file: remove it")
+        last = max_token(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        if last and not S_ISREG(self.token_path(last).lstat().st_mode):
+            raise NoToken(f"{self.token_path(last)} is no run's token, which would be a file: remove it")
         return last
 
-    def last(self) -> Holder | None:
+    def owner(self) -> LockOwner | None:
         """The run that began last; None where it has ended."""
-        return self._holder(self.newest())
+        return self._read_owner(self.newest_token())
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether the run that began last is still there, as far as can be seen from this machine."""
-        if (holder := self._holder(last := self.newest())) is None:
+        if (holder := self._read_owner(last := self.newest_token())) is None:
             return False
-        with open(self.path(last), "rb") as file:
-            return holder.moves_elsewhere() or not locked(file, fcntl.LOCK_SH)
+        with open(self.token_path(last), "rb") as file:
+            return holder.is_alive_elsewhere() or not try_lock(file, fcntl.LOCK_SH)
 
     @contextmanager
-    def held(self, take_over_s: float | None = None) -> Iterator[int]:
+    def acquire(self, take_over_s: float | None = None) -> Iterator[int]:
         """The folder, with a new token. Raises FolderInUse while another run holds it, unless that one has not moved for
         `take_over_s`.
         """
-        token, file = self._take(take_over_s)
+        token, file = self._take_next_token(take_over_s)
         ended = Event()
-        beating = Thread(target=self._beat, args=(token, ended), daemon=True)
+        beating = Thread(target=self._send_heartbeats, args=(token, ended), daemon=True)
         beating.start()
         try:
             yield token
@@ -110,70 +110,70 @@ class Fence:
             with file:
                 file.truncate(0)
 
-    def _beat(self, token: int, ended: Event) -> None:
-        while not ended.wait(BEAT_S):
+    def _send_heartbeats(self, token: int, ended: Event) -> None:
+        while not ended.wait(HEARTBEAT_S):
             with suppress(OSError):  # whoever writes meets it too, and says so
-                os.utime(self.path(token))
+                os.utime(self.token_path(token))
 
-    def _take(self, take_over_s: float | None) -> tuple[int, IO[bytes]]:
+    def _take_next_token(self, take_over_s: float | None) -> tuple[int, IO[bytes]]:
         """The next token, and its file, locked."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            last = self.newest()
-            with self._past(last, take_over_s), suppress(FileExistsError, FileNotFoundError):  # another was faster
-                return last + 1, self._create(last + 1)
+            last = self.newest_token()
+            with self._require_released(last, take_over_s), suppress(FileExistsError, FileNotFoundError):  # another was faster
+                return last + 1, self._create_token(last + 1)
 
     @contextmanager
-    def _past(self, last: int, take_over_s: float | None) -> Iterator[None]:
+    def _require_released(self, last: int, take_over_s: float | None) -> Iterator[None]:
         """Once the last run has ended; with its lock, so that of those that wait for it one goes on. Raises FolderInUse."""
         if not last:
             yield
             return
-        with open(self.path(last), "r+b") as file:  # some network file systems lock only what could be written
-            ended = any(locked(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))  # is_held has it for an instant
-            holder = self._holder(last)
-            if not ended or (holder and holder.moves_elsewhere()):
-                self._check_still(holder, take_over_s)
+        with open(self.token_path(last), "r+b") as file:  # some network file systems lock only what could be written
+            ended = any(try_lock(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))  # is_held has it for an instant
+            holder = self._read_owner(last)
+            if not ended or (holder and holder.is_alive_elsewhere()):
+                self._check_takeover_allowed(holder, take_over_s)
             yield
 
-    def _check_still(self, holder: Holder | None, take_over_s: float | None) -> None:
+    def _check_takeover_allowed(self, holder: LockOwner | None, take_over_s: float | None) -> None:
         """Raises FolderInUse unless that run may be taken over."""
         words = f"another run is writing to {self.root}"
         if holder is None:
             raise FolderInUse(words)
         if take_over_s is None or holder.still_s < take_over_s:
-            advice = f"; extract-flow --take-over-s {STILL_S:.0f} goes on in its place" if take_over_s is None and holder.still else ""
+            advice = f"; extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place" if take_over_s is None and holder.is_stale else ""
             raise FolderInUse(f"{words}: {holder}{advice}")
 
-    def _create(self, token: int) -> IO[bytes]:
+    def _create_token(self, token: int) -> IO[bytes]:
         """A token's file, locked before it has its name. Raises FileExistsError where another run has it."""
         about = dict(host=socket.gethostname(), pid=os.getpid(), since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
         with ExitStack() as unless_created:
-            with creating(self.path(token)) as file:
+            with open_to_create(self.token_path(token)) as file:
                 kept = unless_created.enter_context(os.fdopen(os.dup(file.fileno()), "r+b"))
-                locked(file, fcntl.LOCK_EX)
+                try_lock(file, fcntl.LOCK_EX)
                 file.write(to_json(about))
             unless_created.pop_all()
             return kept
 
-    def _holder(self, token: int) -> Holder | None:
+    def _read_owner(self, token: int) -> LockOwner | None:
         """What a token's file says; None where that run has ended."""
         try:
-            about, seen = json.loads(self.path(token).read_bytes()), self.path(token).stat().st_mtime
-            return Holder(printable(str(about["host"]), LONGEST), int(about["pid"]), printable(str(about["since"]), LONGEST), time.time() - seen)
+            about, seen = json.loads(self.token_path(token).read_bytes()), self.token_path(token).stat().st_mtime
+            return LockOwner(to_printable(str(about["host"]), MAX_OWNER_CHARACTERS), int(about["pid"]), to_printable(str(about["since"]), MAX_OWNER_CHARACTERS), time.time() - seen)
         except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
 
-def last_of(names: Iterable[str]) -> int:
+def max_token(names: Iterable[str]) -> int:
     """The greatest of the tokens among these names; 0 without one."""
     return max((int(name) for name in names if TOKEN.fullmatch(name)), default=0)
 
 
-def locked(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
+def try_lock(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
     """Whether a lock of this kind was had, after a pause. Raises OSError, with the file's name, where there are no locks."""
     time.sleep(wait_s)
-    with named(Path(file.name)):
+    with add_path_to_errors(Path(file.name)):
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:

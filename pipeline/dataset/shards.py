@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.dataset.crashpoint import crashpoint
-from schemas.records import HEADER_CHECKSUM, checksum_column, member_columns
+from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
 from schemas.sample import (
-    KEY,
+    KEY_PATTERN,
     MEMBERS,
-    MOTION,
+    MOTION_MEMBER,
     Sample,
-    decode,
-    encode,
+    decode_sample,
+    encode_sample,
     header_checksum,
     motion_layout,
 )
 from schemas.seal import to_json as to_json
 
 CHUNK = 1 << 20
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 """Name of a file in the making."""
 
 
@@ -40,30 +40,30 @@ class ShardWriter:
 
     def __init__(self, path: Path):
         self.path = path
-        self.temporary = temporary(path)
+        self.temporary_path = temporary_path(path)
         self.rows: dict[str, dict[str, int]] = {}
         self.sha256 = hashlib.sha256()
         crashpoint("before-open", path.stem)
-        with named(path):
-            self.file = open(self.temporary, "xb")  # noqa: SIM115 - closed by finish or discard
+        with add_path_to_errors(path):
+            self.file = open(self.temporary_path, "xb")  # noqa: SIM115 - closed by finish or discard
         crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
         """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
-        if not KEY.fullmatch(sample.key):
-            raise ValueError(f"key is {sample.key[:80]!r}, expected {KEY.pattern}")
+        if not KEY_PATTERN.fullmatch(sample.key):
+            raise ValueError(f"key is {sample.key[:80]!r}, expected {KEY_PATTERN.pattern}")
         columns: dict[str, int] = {}
-        for member, data in encode(sample).items():
+        for member, data in encode_sample(sample).items():
             offset_column, size_column = member_columns(member)
-            columns[offset_column], columns[size_column] = self._member(f"{sample.key}.{member}", data), len(data)
+            columns[offset_column], columns[size_column] = self._write_member(f"{sample.key}.{member}", data), len(data)
             columns[checksum_column(member)] = zlib.crc32(data)
-            if member == MOTION:
-                columns[HEADER_CHECKSUM] = header_checksum(data)
+            if member == MOTION_MEMBER:
+                columns[HEADER_CHECKSUM_COLUMN] = header_checksum(data)
             crashpoint(f"after-{member}-member", self.path.stem)
         self.rows[sample.key] = columns
         return columns
 
-    def _member(self, name: str, data: bytes) -> int:
+    def _write_member(self, name: str, data: bytes) -> int:
         header, half = tar_header(name, len(data)), len(data) // 2
         offset = self.file.tell() + len(header)
         self._write(header + data[:half])
@@ -72,7 +72,7 @@ class ShardWriter:
         return offset
 
     def _write(self, data: bytes) -> None:
-        with named(self.path):
+        with add_path_to_errors(self.path):
             self.file.write(data)
         self.sha256.update(data)
 
@@ -83,21 +83,21 @@ class ShardWriter:
         """
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         size = self.file.tell()
-        with named(self.path):
+        with add_path_to_errors(self.path):
             crashpoint("before-close", self.path.stem)
             self.file.flush()
             os.fsync(self.file.fileno())
             crashpoint("after-fsync", self.path.stem)
             self.file.close()
             crashpoint("after-close", self.path.stem)
-        check_shard(self.temporary, self.rows, self.sha256.hexdigest())
+        check_shard(self.temporary_path, self.rows, self.sha256.hexdigest())
         crashpoint("after-verify", self.path.stem)
         return {"sha256": self.sha256.hexdigest(), "bytes": size}
 
     def publish(self) -> None:
         """Moves the finished tar to its name."""
-        with named(self.path):
-            self.temporary.replace(self.path)
+        with add_path_to_errors(self.path):
+            self.temporary_path.replace(self.path)
         crashpoint("after-rename", self.path.stem)
         sync_folder(self.path.parent)
 
@@ -105,10 +105,10 @@ class ShardWriter:
         """Removes the temporary file, if it is still there."""
         with suppress(OSError):  # a full disk, which closing meets again
             self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        self.temporary_path.unlink(missing_ok=True)
 
 
-class Scanned(NamedTuple):
+class ScannedSample(NamedTuple):
     """A sample of a shard, as it was found; None where it is not the one that was written, and `faults` say why."""
 
     key: str
@@ -125,7 +125,7 @@ def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> Non
         raise ValueError(f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}")
 
 
-def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[Scanned]:
+def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[ScannedSample]:
     """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest` takes the bytes.
 
     `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the file holds.
@@ -134,12 +134,12 @@ def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: 
     for key, columns in rows.items():
         members, faults = {}, []
         if file.tell() >= size:
-            yield Scanned(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
+            yield ScannedSample(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
             continue
         for member in MEMBERS:
             members[member], fault = _scan_member(file, key, member, columns, digest)
             faults += fault
-        yield _decoded(key, members, columns, faults)
+        yield _decode_scanned(key, members, columns, faults)
 
 
 def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any) -> tuple[bytes, list[str]]:
@@ -160,23 +160,23 @@ def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, An
     return data, [f"member {name} {what}" for sound, what in checks if not sound][:1]
 
 
-def _decoded(
+def _decode_scanned(
     key: str,
     members: dict[str, bytes],
     columns: Mapping[str, Any],
     faults: list[str],
-) -> Scanned:
+) -> ScannedSample:
     """The sample of these members, unless there is something wrong with it."""
     if faults:
-        return Scanned(key, None, faults)
+        return ScannedSample(key, None, faults)
     try:
-        sample = decode(key, members)
+        sample = decode_sample(key, members)
     except ValueError as error:
-        return Scanned(key, None, [str(error)])
-    if columns.get(HEADER_CHECKSUM) != header_checksum(members[MOTION]):
+        return ScannedSample(key, None, [str(error)])
+    if columns.get(HEADER_CHECKSUM_COLUMN) != header_checksum(members[MOTION_MEMBER]):
         words = f"the row of sample {key} has another checksum of the header of its arrays"
-        return Scanned(key, None, [words])
-    return Scanned(key, sample, [])
+        return ScannedSample(key, None, [words])
+    return ScannedSample(key, sample, [])
 
 
 def scan_end(file: BinaryIO, digest: Any) -> list[str]:
@@ -224,7 +224,7 @@ def _check_last_array(file: BinaryIO, offset: int, size: int) -> None:
     name, array = max(layout.arrays.items(), key=lambda item: item[1]["data_offsets"])
     first, after = array["data_offsets"]
     length = (after - first) // max(len(layout.checksums[name]), 1)
-    file.seek(offset + layout.begin + after - length)
+    file.seek(offset + layout.data_offset + after - length)
     if layout.checksums[name] and zlib.crc32(file.read(length)) != layout.checksums[name][-1]:
         raise ValueError("has other bytes at its end than were written")
 
@@ -253,7 +253,7 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
             if not has_checksum(data, columns, member):
                 raise ValueError(f"member {key}.{member} of {path.name} has other bytes than were written")
             members[member] = data
-    return decode(key, members)
+    return decode_sample(key, members)
 
 
 def has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
@@ -276,13 +276,13 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
     raise ValueError(f"member {name!r} has another header than was written")
 
 
-def temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A name of TEMPORARY beside `path`, which no other file has."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def add_path_to_errors(path: Path) -> Iterator[None]:
     """Adds the file's name to an error of writing to it, which does not say it by itself, or says the temporary one."""
     try:
         yield
@@ -296,7 +296,7 @@ def sync_folder(folder: Path) -> None:
     """Makes the folder's names durable: a rename is not until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with named(folder):
+        with add_path_to_errors(folder):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -304,17 +304,17 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file that is there whole or not at all, over an older one."""
-    with replacing(path) as file:
+    with open_to_replace(path) as file:
         file.write(data)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def open_to_replace(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which at the end of the block stands under that name, whole, over an older one."""
-    with _temporary(path) as file:
+    with _open_temporary(path) as file:
         yield file
     try:
-        with named(path):
+        with add_path_to_errors(path):
             Path(file.name).replace(path)
     except OSError:
         Path(file.name).unlink(missing_ok=True)
@@ -324,17 +324,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def create_file(path: Path, data: bytes) -> None:
     """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
-    with creating(path) as file:
+    with open_to_create(path) as file:
         file.write(data)
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[BinaryIO]:
+def open_to_create(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which at the end of the block stands under that name, whole. Raises FileExistsError where there is one already."""
-    with _temporary(path) as file:
+    with _open_temporary(path) as file:
         yield file
     try:
-        with named(path):
+        with add_path_to_errors(path):
             os.link(file.name, path)
     finally:
         Path(file.name).unlink(missing_ok=True)
@@ -342,9 +342,9 @@ def creating(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[BinaryIO]:
+def _open_temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
-    with named(path), open(temporary(path), "xb") as file, ExitStack() as unless_written:
+    with add_path_to_errors(path), open(temporary_path(path), "xb") as file, ExitStack() as unless_written:
         unless_written.callback(Path(file.name).unlink, missing_ok=True)
         yield file
         file.flush()

@@ -26,23 +26,23 @@ from jaxtyping import Int64
 from pipeline.dataset import finalize, histogram, views
 from pipeline.dataset.finalize import kept_rows as kept_rows
 from pipeline.dataset.folder import (
-    NEW_FOLDER,
-    PUT_BACK,
-    REMOVED,
+    NEW_FOLDER_ADVICE,
+    RESTORE_ADVICE,
+    REMOVED_FOLDER,
     DamagedPlan,
     DamagedShard,
     Dataset,
 )
-from pipeline.dataset.open import Selection, digest_of
-from pipeline.dataset.record import check_owner, opened_seal
-from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of
-from pipeline.dataset.shards import TEMPORARY, scan_end, scan_samples
+from pipeline.dataset.open import DatasetView, file_sha256
+from pipeline.dataset.record import check_record_owner, load_record
+from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
+from pipeline.dataset.shards import TEMPORARY_NAME, scan_end, scan_samples
 from schemas.records import MEMBER_COLUMNS
 from schemas.run_contract import RunContract
 from schemas.sample import Sample
 from schemas.seal import open_seal
 
-CHECKED = ("key", "split", "start_frame", "start_time_s", "clip_id")
+CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s", "clip_id")
 """Columns of the plan with which a sample must agree."""
 
 
@@ -53,8 +53,8 @@ class Remedy(StrEnum):
     PUT_BACK = "put the file back from a copy"
     REBUILD = "repair builds the shard again"
     RECOUNT = "repair counts it again"
-    MOVE = f"repair moves it to {REMOVED}"
-    MOVE_VIEW = f"repair moves all of the view to {REMOVED}, refilter makes it again"
+    MOVE = f"repair moves it to {REMOVED_FOLDER}"
+    MOVE_VIEW = f"repair moves all of the view to {REMOVED_FOLDER}, refilter makes it again"
     REMOVE = "repair removes it"
     FINALIZE = "finalize writes it again"
 
@@ -70,19 +70,19 @@ class Fault(NamedTuple):
         return f"{self.path}: {self.what}"
 
 
-class Verified(NamedTuple):
+class VerifyReport(NamedTuple):
     """What was found."""
 
     faults: list[Fault]
     shards: int = 0
     """Of the plan."""
-    left: list[str] = []  # noqa: RUF012 - never changed
+    unbuilt: list[str] = []  # noqa: RUF012 - never changed
     """Shards that are not built yet."""
     compared: bool = False
     """Whether the derived files were built again and compared."""
 
 
-class Planned(NamedTuple):
+class PlannedShard(NamedTuple):
     """A shard to check, in whatever process."""
 
     root: str
@@ -91,37 +91,37 @@ class Planned(NamedTuple):
     """Of the plan, in order, with the columns of CHECKED."""
 
 
-Each = Callable[[Callable[[Planned], list[Fault]], Sequence[Planned]], Iterable[list[Fault]]]
+ShardMap = Callable[[Callable[[PlannedShard], list[Fault]], Sequence[PlannedShard]], Iterable[list[Fault]]]
 """Applies a function to each item, in whatever order and process."""
 
 
-def verify(dataset: Dataset, each: Each = map, alone: bool = True) -> Verified:
-    """Reads every file once; memory holds the plan's names and one sample. Not `alone`: a run is writing to the folder,
+def verify(dataset: Dataset, each: ShardMap = map, alone: bool = True) -> VerifyReport:
+    """Reads every file once; memory holds the plan's names and one sample. Not `video_record`: a run is writing to the folder,
     whose files in the making are no faults.
 
     Raises ValueError where the folder holds no data set.
     """
-    check_is_one(dataset)
+    check_is_dataset(dataset)
     if faults := check_contract(dataset):
-        return Verified(faults)
+        return VerifyReport(faults)
     if faults := check_rounds(dataset):
-        return Verified(faults)
-    planned = list(plan_of(dataset))
+        return VerifyReport(faults)
+    planned = list(iter_planned_shards(dataset))
     left = [item.shard for item in planned if not dataset.is_committed(item.shard)]
-    finished = any((dataset.root / name).exists() for name in finalize.FILES)
+    finished = any((dataset.root / name).exists() for name in finalize.DERIVED_FILES)
     known = finished_shards(dataset, planned) if finished and alone else set()
     lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
     unbuilt = set(left)
     committed = [item for item in planned if item.shard not in unbuilt]
-    faults += sorted((fault for found in each(check_one, committed) for fault in found), key=lambda fault: fault.path)
-    faults += strangers(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
+    faults += sorted((fault for found in each(check_shard, committed) for fault in found), key=lambda fault: fault.path)
+    faults += unexpected_files(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
     compared = check_derived(dataset, known=bool(faults)) if sound else None
-    return Verified(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
+    return VerifyReport(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
 
 
-def finished_shards(dataset: Dataset, planned: Sequence[Planned]) -> set[str]:
+def finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[str]:
     """The shards with which the data set was finished: those of a round that is not finished yet
     are only left to build.
     """
@@ -139,14 +139,14 @@ def check_rounds(dataset: Dataset) -> list[Fault]:
     was before them.
     """
     try:
-        read_rounds(dataset.retries, dataset.run_digest(), dataset.newest_round())
+        read_rounds(dataset.retries, dataset.run_digest(), dataset.newest_round_number())
     except DamagedRound as error:
         name = f"retries/{error.name}"
-        if error.missing:
-            return [Fault(name, f"{error.what}: {PUT_BACK}", Remedy.PUT_BACK)]
+        if error.is_missing:
+            return [Fault(name, f"{error.problem}: {RESTORE_ADVICE}", Remedy.PUT_BACK)]
         words = "quiver retry tries again what it held"
-        moved = [Fault(name, f"{error.what}: {words}", Remedy.MOVE)]
-        follows = f"follows {error.name}, which {error.what}"
+        moved = [Fault(name, f"{error.problem}: {words}", Remedy.MOVE)]
+        follows = f"follows {error.name}, which {error.problem}"
         moved += [Fault(path, follows, Remedy.MOVE) for path in _later_files(dataset, error.name)]
         return moved[::-1]
     return []
@@ -160,27 +160,27 @@ def _later_files(dataset: Dataset, name: str) -> list[str]:
     folders = [dataset.retries, dataset.histograms, dataset.shards, dataset.records]
     files = {folder: sorted(folder.iterdir()) if folder.is_dir() else [] for folder in folders}
     later = [path for path in files[dataset.retries] if (round_number(path.name) or 0) > first]
-    later += [dataset.index] if dataset.index.exists() and dataset.newest_round() >= first else []
+    later += [dataset.index] if dataset.index.exists() and dataset.newest_round_number() >= first else []
     for folder in folders[1:]:
-        later += [path for path in files[folder] if round_of(path.stem) >= first]
-    return [relative(dataset, path) for path in later]
+        later += [path for path in files[folder] if round_of_shard(path.stem) >= first]
+    return [relative_path(dataset, path) for path in later]
 
 
-def check_is_one(dataset: Dataset) -> None:
+def check_is_dataset(dataset: Dataset) -> None:
     """Raises ValueError where there is no sign of a data set."""
-    if not (dataset.run.exists() or dataset.plan.exists() or dataset.records.is_dir()):
-        dataset.begun()
+    if not (dataset.run_json.exists() or dataset.plan.exists() or dataset.records.is_dir()):
+        dataset.contract()
 
 
 def check_contract(dataset: Dataset) -> list[Fault]:
     """What is wrong with run.json, or else with the plan."""
     try:
-        dataset.begun()
+        dataset.contract()
     except (ValueError, OSError) as error:
-        return [Fault("run.json", f"{error}; {NEW_FOLDER}", Remedy.NEW_FOLDER)]
-    runs = {record.get("run") for record in readable_records(dataset)}
+        return [Fault("run.json", f"{error}; {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
+    runs = {record.get("run") for record in iter_readable_records(dataset)}
     if runs and finalize.run_digest(dataset) not in runs:
-        return [Fault("run.json", f"is not the one with which the shards were built: {NEW_FOLDER}", Remedy.NEW_FOLDER)]
+        return [Fault("run.json", f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
     try:
         dataset.check_plan()
     except DamagedPlan as error:
@@ -188,43 +188,43 @@ def check_contract(dataset: Dataset) -> list[Fault]:
     return []
 
 
-def readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def iter_readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The records that are what was written, whatever run they are of, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
-            yield opened_seal(path.read_bytes())
+            yield load_record(path.read_bytes())
         except (OSError, ValueError):
             continue
 
 
-def plan_of(dataset: Dataset) -> Iterator[Planned]:
+def iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
     """Every shard of the plan."""
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         if shard:
-            yield Planned(str(dataset.root), shard, [{name: row[name] for name in CHECKED} for row in rows])
+            yield PlannedShard(str(dataset.root), shard, [{name: row[name] for name in CHECKED_COLUMNS} for row in rows])
 
 
-def check_one(planned: Planned) -> list[Fault]:
+def check_shard(planned: PlannedShard) -> list[Fault]:
     """Every fault of one committed shard."""
     dataset, shard = Dataset(planned.root), planned.shard
-    contract = dataset.begun()
+    contract = dataset.contract()
     try:
-        record = opened_seal(dataset.record(shard).read_bytes())
+        record = load_record(dataset.record_path(shard).read_bytes())
         check_record(record, planned, finalize.run_digest(dataset))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [Fault(f"records/{shard}.json", str(error), Remedy.REBUILD, shard)]
     except OSError as error:
         return [Fault(f"records/{shard}.json", f"cannot be read: {error.strerror}", Remedy.REBUILD, shard)]
-    if record["tar"] is None and dataset.tar(shard).exists():
+    if record["tar"] is None and dataset.tar_path(shard).exists():
         return [Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)]
     counts = np.zeros((contract.config["frequencies"], 2, histogram.BINS), np.int64)
     faults = [Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard) for what in check_tar(planned, record, contract, counts)]
     return faults + list(check_histogram(dataset, shard, record, None if faults else counts))
 
 
-def check_record(record: dict[str, Any], planned: Planned, run: str) -> None:
+def check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> None:
     """Raises ValueError unless the record is of this run and this shard and holds just the plan's windows."""
-    check_owner(record, planned.shard, run)
+    check_record_owner(record, planned.shard, run)
     if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
     kept = kept_rows(record)
@@ -233,18 +233,18 @@ def check_record(record: dict[str, Any], planned: Planned, run: str) -> None:
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
 
 
-def check_tar(planned: Planned, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
     """What is wrong with the shard's tar; its samples are counted in `counts`."""
     expected, digest, faults = record["tar"], hashlib.sha256(), []
     if expected is None:
         return []
     rows = {row["key"]: row for row in planned.rows}
     try:
-        with open(Dataset(planned.root).tar(planned.shard), "rb") as file:
+        with open(Dataset(planned.root).tar_path(planned.shard), "rb") as file:
             for key, sample, found in scan_samples(file, kept_rows(record), digest):
                 faults += found
                 if sample is not None:
-                    faults += count_sample(rows[key], sample, contract, counts)
+                    faults += check_and_count_sample(rows[key], sample, contract, counts)
             faults += scan_end(file, digest)
     except FileNotFoundError:
         return ["is gone"]
@@ -254,11 +254,11 @@ def check_tar(planned: Planned, record: dict[str, Any], contract: RunContract, c
     return faults or ([] if same else [f"has sha256 {digest.hexdigest()}, expected {expected['sha256']}"])
 
 
-def count_sample(row: dict[str, Any], sample: Sample, contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def check_and_count_sample(row: dict[str, Any], sample: Sample, contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
     """Adds a sample to the counts, unless it is not what the plan and the run say, and then where."""
     faults = check_meta(row, sample, contract)
     if not faults:
-        histogram.add(sample.spectrum, counts)
+        histogram.add_sample(sample.spectrum, counts)
     return faults
 
 
@@ -266,14 +266,14 @@ def check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> li
     """Where a sample says something else of itself than the plan and the run do."""
     (width, height), config = contract.config["size"], contract.config
     said, found = sample.meta, sample.spectrum.shape
-    expected = {name: row[name] for name in CHECKED if name != "clip_id"} | {"clip": row["clip_id"], "size": [width, height]}
+    expected = {name: row[name] for name in CHECKED_COLUMNS if name != "clip_id"} | {"clip": row["clip_id"], "size": [width, height]}
     shape = (config["frequencies"], 4, height, width)
-    words = [f"{name} {said.get(name)!r}, expected {value!r}" for name, value in expected.items() if _said(said, name) != value]
+    words = [f"{name} {said.get(name)!r}, expected {value!r}" for name, value in expected.items() if _meta_value(said, name) != value]
     words += [f"a spectrum of {list(found)}, expected {list(shape)}"] if found != shape else []
     return [f"sample {row['key']} has {word}" for word in words]
 
 
-def _said(meta: dict[str, Any], name: str) -> Any:
+def _meta_value(meta: dict[str, Any], name: str) -> Any:
     """What a sample's metadata say; of its clip, the id."""
     value = meta.get(name)
     return value.get("clip_id") if name == "clip" and isinstance(value, dict) else value
@@ -281,7 +281,7 @@ def _said(meta: dict[str, Any], name: str) -> Any:
 
 def check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None) -> Iterator[Fault]:
     """What is wrong with the shard's histogram; `counts` are those of its samples, where all were sound."""
-    path = dataset.histogram(shard)
+    path = dataset.histogram_path(shard)
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -293,41 +293,41 @@ def check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts
         yield Fault(f"records/{shard}.json", "does not name the histogram of its samples", Remedy.REBUILD, shard)
 
 
-def strangers(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
+def unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
     """Files of which no plan knows, and temporary ones, which are no fault while shards are left: the next run removes them."""
     found = []
     for folder, name in ((dataset.shards, "{}.tar"), (dataset.records, "{}.json"), (dataset.histograms, "{}.safetensors")):
         known = {name.format(shard) for shard in shards}
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        found += [Fault(relative(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
+        found += [Fault(relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
     paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
     others = [path for path in paths if not round_number(path.name) and not is_temporary(path)]
     what = "is no round of quiver retry"
-    found += [Fault(relative(dataset, path), what, Remedy.MOVE) for path in others]
+    found += [Fault(relative_path(dataset, path), what, Remedy.MOVE) for path in others]
     paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []
-    others = [path for path in paths if not (views.is_part(path) or is_temporary(path))]
-    found += [Fault(relative(dataset, path), "is of no view", Remedy.MOVE) for path in others]
+    others = [path for path in paths if not (views.is_view_file(path) or is_temporary(path))]
+    found += [Fault(relative_path(dataset, path), "is of no view", Remedy.MOVE) for path in others]
     paths = dataset.temporary_files() if temporary else []
-    return found + [Fault(relative(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
+    return found + [Fault(relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
 
 
 def is_temporary(path: Path) -> bool:
-    return TEMPORARY.fullmatch(path.name) is not None
+    return TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
-def relative(dataset: Dataset, path: Path) -> str:
+def relative_path(dataset: Dataset, path: Path) -> str:
     return str(path.relative_to(dataset.root))
 
 
 def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `known`."""
+    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `probe_cached`."""
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
             finalize.finalize(dataset, into=Path(folder))
         except DamagedShard as error:
             return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
-        names = list(finalize.FILES)
-        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := difference(dataset, Path(folder), name))]
+        names = list(finalize.DERIVED_FILES)
+        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := describe_difference(dataset, Path(folder), name))]
         return check_views(dataset, None if faults else Path(folder)) + faults
 
 
@@ -337,34 +337,34 @@ def check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
     report is for people, and not compared.
     """
     found = []
-    for name in views.names(dataset, whole=False):
-        view = Selection(dataset, name)
+    for name in views.list_views(dataset, whole=False):
+        view = DatasetView(dataset, name)
         try:
             thresholds = view.thresholds()
         except (OSError, ValueError) as error:
-            what = str(error).removeprefix(f"{view.file('json')} ")
+            what = str(error).removeprefix(f"{view.derived_path('json')} ")
             found.append(Fault(f"views/{name}.json", what, Remedy.MOVE_VIEW))
             continue
         if folder is None:
             continue
-        views.refilter(dataset, name, thresholds, one_by_one, Dataset(folder))
+        views.refilter(dataset, name, thresholds, map_serially, Dataset(folder))
         paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]
-        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := difference(dataset, folder, path))]
+        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := describe_difference(dataset, folder, path))]
     return found
 
 
-def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+def map_serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     return ((item, function(item)) for item in items)
 
 
-def difference(dataset: Dataset, built: Path, name: str) -> str | None:
-    """What is wrong with a derived file, of which `built` holds what it should be."""
+def describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
+    """What is wrong with a derived file, of which `read_built_shards` holds what it should be."""
     found, expected = dataset.root / name, built / name
     if not expected.exists():
         return "has nothing to say of this data set" if found.exists() else None
     if not found.is_file():
         return "is not there"
-    same_pyarrow = dataset.begun().versions.get("pyarrow") == pa.__version__
+    same_pyarrow = dataset.contract().versions.get("pyarrow") == pa.__version__
     if same_pyarrow or not name.endswith((".parquet", "index.json")):
         same = filecmp.cmp(found, expected, shallow=False)
     else:  # which writes other bytes for the same table
@@ -379,7 +379,7 @@ def same_indexes(found: Path, expected: Path) -> bool:
         name = found.name.replace("index.json", "parquet")
         table = found.with_name("manifest.parquet" if name == "parquet" else name)
         said, _ = (index.pop("manifest") for index in (one, other))
-        return said == digest_of(table) and one == other
+        return said == file_sha256(table) and one == other
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return False
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.finalize import (
-    Merged,
+    HistogramSum,
     finalize,
     manifest_writer,
     read_histogram,
@@ -31,25 +31,25 @@ from pipeline.dataset.finalize import (
     write_statistics,
 )
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import UNREADABLE, DamagedDerived, Selection, is_training, samples
+from pipeline.dataset.open import TABLE_READ_ERRORS, DamagedDerived, DatasetView, has_training_windows, iter_samples
 from pipeline.dataset.shards import to_json
 from pipeline.filters import Thresholds, judge
-from schemas.outcome import Measures, Outcome, Stage
-from schemas.records import MANIFEST
-from schemas.run_contract import made_by, plain
+from schemas.outcome import FilterMeasures, Outcome, Stage
+from schemas.records import MANIFEST_SCHEMA
+from schemas.run_contract import contract_provenance, to_json_value
 from schemas.seal import seal
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
-PARTS = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
+VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+VIEW_FILE_SUFFIXES = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
 """Endings of the names of a view's files."""
-MEASURES = [one.name for one in fields(Measures)]
+MEASURE_NAMES = [one.name for one in fields(FilterMeasures)]
 
-Mapped = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
+UnorderedMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
 """(item, result) of a function for each item, in any order."""
 
 
 @dataclass
-class Judged:
+class ViewCounts:
     """How many windows of a data set a view judges how."""
 
     kept: int = 0
@@ -61,119 +61,119 @@ class Judged:
     """Not stored, and kept if they were: to be extracted again."""
 
 
-def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Mapped, into: Dataset | None = None) -> Judged:
+def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: UnorderedMap, into: Dataset | None = None) -> ViewCounts:
     """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
 
     Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
     """
     view = new_view(dataset, name, into)
-    before = view.whole().index()["shards"]
+    before = view.base().read_index()["shards"]
     for name in ("index.json", "report.html"):
-        view.home.publish(view.file(name), None)  # without its index the view is none, until all of it is written
-    definition = dict(view=view.view, run=run_digest(dataset), thresholds=plain(asdict(thresholds)))
-    view.home.publish(view.file("json"), seal(definition, indent=1))
-    tally, index = Judged(), dict(before)  # a shard whose windows were all tried again has no row
-    with manifest_writer(view.home, view.table, made_by(dataset.begun())) as write:
+        view.derived_dataset.publish(view.derived_path(name), None)  # without its index the view is none, until all of it is written
+    definition = dict(view=view.view, run=run_digest(dataset), thresholds=to_json_value(asdict(thresholds)))
+    view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
+    tally, index = ViewCounts(), dict(before)  # a shard whose windows were all tried again has no row
+    with manifest_writer(view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())) as write:
         for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
-            judged = [judged_again(row, thresholds, tally) for row in rows]
+            judged = [rejudge_row(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
-                index[shard] = before.get(shard, {}) | view_entry(judged, before.get(shard, {}))
-    histogram = merged_histogram(view, [shard for shard, entry in index.items() if is_training(entry)], index, mapped)
-    path, run = view.file("index.json"), run_digest(dataset)
-    write_index(view.home, path, run, index, histogram, view.table)
+                index[shard] = before.get(shard, {}) | update_index_entry(judged, before.get(shard, {}))
+    histogram = write_merged_histogram(view, [shard for shard, entry in index.items() if has_training_windows(entry)], index, mapped)
+    path, run = view.derived_path("index.json"), run_digest(dataset)
+    write_index(view.derived_dataset, path, run, index, histogram, view.manifest_path)
     write_statistics(view)
     return tally
 
 
-def merged_histogram(view: Selection, shards: list[str], index: dict[str, Any], mapped: Mapped) -> str | None:
+def write_merged_histogram(view: DatasetView, shards: list[str], index: dict[str, Any], mapped: UnorderedMap) -> str | None:
     """Adds up the histograms of the view's training shards: stored ones where nothing was dropped, else counted again."""
-    merged = Merged()
+    merged = HistogramSum()
     untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
     for shard in untouched:
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
     written = replace(view, unsealed=True)
-    for _, counts in mapped(partial(count_again, written), sorted(set(shards) - set(untouched))):
+    for _, counts in mapped(partial(recount_histogram, written), sorted(set(shards) - set(untouched))):
         merged.add(counts)
-    return merged.publish(view.home, view.file("histogram.safetensors"))
+    return merged.publish(view.derived_dataset, view.derived_path("histogram.safetensors"))
 
 
-def count_again(view: Selection, shard: str) -> Any:
+def recount_histogram(view: DatasetView, shard: str) -> Any:
     """The histogram of the samples of a shard that the view keeps."""
-    return statistics.histogram((sample.spectrum for sample in samples(view, shard)), view.dataset.begun().config["frequencies"])
+    return statistics.count_samples((sample.spectrum for sample in iter_samples(view, shard)), view.dataset.contract().config["frequencies"])
 
 
-def remake(dataset: Dataset, mapped: Mapped, into: Dataset | None = None) -> list[Selection]:
+def rebuild_views(dataset: Dataset, mapped: UnorderedMap, into: Dataset | None = None) -> list[DatasetView]:
     """Writes every view again, by its own thresholds; returns them."""
-    views = [Selection(dataset, name) for name in names(dataset)]
+    views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
         refilter(dataset, str(view.view), view.thresholds(), mapped, into)
     return views
 
 
-def finalize_with_views(dataset: Dataset, mapped: Mapped) -> dict[str, Any]:
+def finalize_with_views(dataset: Dataset, mapped: UnorderedMap) -> dict[str, Any]:
     """Writes every derived file, as `derived.finalize`; returns the summary. If something was tried
     again, every view too, even if the derived files were up to date: the run that wrote them may
     have been stopped before the views.
     """
     summary = finalize(dataset)
     if dataset.rounds():
-        remake(dataset, mapped)
+        rebuild_views(dataset, mapped)
     return summary
 
 
-def new_view(dataset: Dataset, name: str, into: Dataset | None) -> Selection:
+def new_view(dataset: Dataset, name: str, into: Dataset | None) -> DatasetView:
     """The selection of a view that is about to be made."""
-    if not NAME.fullmatch(name):
+    if not VIEW_NAME.fullmatch(name):
         raise ValueError(f"name is {name[:80]!r}, expected up to 60 letters, digits, - and _")
     (into or dataset).views.mkdir(exist_ok=True)
-    return Selection(dataset, name, into)
+    return DatasetView(dataset, name, into)
 
 
-def names(dataset: Dataset, whole: bool = True) -> list[str]:
-    """Of the views that there are; not `whole`: also of those whose definition is gone."""
-    paths = [path for path in dataset.views.glob("*") if is_part(path)]
+def list_views(dataset: Dataset, whole: bool = True) -> list[str]:
+    """Of the views that there are; not `require_int`: also of those whose definition is gone."""
+    paths = [path for path in dataset.views.glob("*") if is_view_file(path)]
     defined = [path for path in paths if not whole or path.suffixes == [".json"]]
     return sorted({path.name.partition(".")[0] for path in defined})
 
 
-def is_part(path: Path) -> bool:
+def is_view_file(path: Path) -> bool:
     """Whether a file in views/ has a name that a view's files have."""
     name, _, part = path.name.partition(".")
-    return NAME.fullmatch(name) is not None and part in PARTS
+    return VIEW_NAME.fullmatch(name) is not None and part in VIEW_FILE_SUFFIXES
 
 
-def parts(dataset: Dataset, name: str) -> list[Path]:
+def view_files(dataset: Dataset, name: str) -> list[Path]:
     """The files that there are of a view, its definition first."""
-    return [path for part in PARTS if (path := dataset.views / f"{name}.{part}").exists()]
+    return [path for part in VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()]
 
 
 def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
-        Selection(dataset).check_table()
+        DatasetView(dataset).check_manifest()
         with pq.ParquetFile(dataset.manifest, page_checksum_verification=True) as file:
-            if file.schema_arrow.names != MANIFEST.names or file.schema_arrow.types != MANIFEST.types:
+            if file.schema_arrow.names != MANIFEST_SCHEMA.names or file.schema_arrow.types != MANIFEST_SCHEMA.types:
                 raise ValueError("has other columns than a manifest")
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
                 yield from batch.to_pylist()
     except DamagedDerived:
         raise
-    except UNREADABLE as error:
+    except TABLE_READ_ERRORS as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
-    entries = Selection(dataset).index()["shards"]
+    entries = DatasetView(dataset).read_index()["shards"]
     kept = {shard for shard, entry in entries.items() if entry["kept"]}
     if not kept <= shards <= {None, *entries}:  # a shard whose windows were all tried again has no row
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
-def judged_again(row: dict[str, Any], thresholds: Thresholds, tally: Judged) -> dict[str, Any]:
+def rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) -> dict[str, Any]:
     """The row with its new outcome, which is also counted."""
-    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in MEASURES):
+    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in MEASURE_NAMES):
         return row
-    verdicts, stored = judge(Measures(**{name: row[name] for name in MEASURES}), thresholds), row["outcome"] == Outcome.KEPT
+    verdicts, stored = judge(FilterMeasures(**{name: row[name] for name in MEASURE_NAMES}), thresholds), row["outcome"] == Outcome.KEPT
     if not verdicts:
         tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
         return row
@@ -184,7 +184,7 @@ def judged_again(row: dict[str, Any], thresholds: Thresholds, tally: Judged) -> 
     return row | dict(outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts))
 
 
-def view_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+def update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a shard anew; where nothing is dropped, the same."""
     keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
     if len(keys) == before.get("kept"):

@@ -19,31 +19,31 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.decode import DecodeConfig, sandbox
-from pipeline.decode.media_file import Picture
+from pipeline.decode.media_file import PictureResult
 from pipeline.decode.worker import (
     DONE,
-    LET_GO,
+    RELEASE_SLOT,
     READY,
-    SLOTS,
+    SLOT_COUNT,
     batch_size,
-    decode_video,
+    deserialize_video,
     memory_bytes,
-    slots,
+    view_slots,
 )
-from schemas.clip import Video
-from schemas.outcome import Quarantined, Reason, Stage, printable
+from schemas.clip import VideoInfo
+from schemas.outcome import Quarantined, Reason, Stage, to_printable
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.worker")
-LONGEST_READY, LONGEST_MESSAGE = 1 << 10, 64 << 20
-NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+MAX_READY_BYTES, MAX_MESSAGE_BYTES = 1 << 10, 64 << 20
+MALFORMED_MESSAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a message raises that is not one of ours."""
-START_S = 60.0
+START_TIMEOUT_S = 60.0
 """How long a process may take to load itself; on a busy machine many times what it takes on another."""
-WATCH_S = 0.05
+MEMORY_POLL_S = 0.05
 """How often a silent decoder's memory is looked at."""
-PAGE = os.sysconf("SC_PAGE_SIZE")
-_NEEDED = (
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_ALLOWED_VARIABLE_NAMES = (
     "PATH HOME TMPDIR TZ LANG LANGUAGE "
     "LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME "
     "LD_LIBRARY_PATH LD_PRELOAD MALLOC_ARENA_MAX MALLOC_TRIM_THRESHOLD_ OPENBLAS_CORETYPE "
@@ -52,16 +52,16 @@ _NEEDED = (
     "PYTHONHOME PYTHONIOENCODING PYTHONNOUSERSITE PYTHONPATH PYTHONPYCACHEPREFIX PYTHONUSERBASE "
     "PYTHONUTF8 PYTHONWARNINGS"
 )
-NEEDED = frozenset(_NEEDED.split())
+ALLOWED_VARIABLES = frozenset(_ALLOWED_VARIABLE_NAMES.split())
 """Variables of the environment that a decoder is given, by name: each may change how Python or a
 library of the decoder loads. The file that it opens might have a use for any other."""
-HEARD_BYTES = 4096
+STDERR_TAIL_BYTES = 4096
 """How much of the end of a decoder's standard error is kept."""
 PIPE_BYTES = 1 << 20
 """More than a pipe holds."""
-LAST_LINES, DETAIL = 5, 500
+MAX_DETAIL_LINES, MAX_DETAIL_CHARACTERS = 5, 500
 """Lines of it in a crash's detail, and the characters of that."""
-VARYING = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
+VARYING_TEXT = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
 """What differs between two runs of one crash: addresses, days, clock times."""
 
 
@@ -77,40 +77,40 @@ class DecoderProcess:
     """One decoder process, used by one thread at a time. After `DecoderDied` it is dead and cannot be used again."""
 
     def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
-        self.config, self.served, self.resident = config, 0, 0
+        self.config, self.request_count, self.resident_bytes = config, 0, 0
         self.memory = os.fdopen(os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # memory that the child takes away would kill us
-        self.overdue = self.started = False
-        self.path, self.heard = "", b""
+        self.is_overdue = self.has_started = False
+        self.path, self.stderr_tail = "", b""
         self.defenses = sandbox.conceal()
         """Names of what holds, keys of sandbox.DEFENSES; complete once the process has started."""
         self.connection, theirs = Pipe()
         # a decoder that nobody listens to loses words and never waits
-        ours, errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ours, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.errors = os.fdopen(ours, "rb", buffering=0)
         descriptors = theirs.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with theirs, os.fdopen(errors, "wb"):
+        with theirs, os.fdopen(stderr, "wb"):
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env=needed(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                stderr=stderr,
+                env=filter_environment(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._await_start()
 
-    def probe(self, path: str) -> Video:
+    def probe(self, path: str) -> VideoInfo:
         """Raises Quarantined, or DecoderDied."""
-        self._ask(path)
+        self._send_request(path)
         message = self._receive()
         try:
-            return decode_video(message)
-        except NONSENSE as error:
-            raise self._died(Reason.CRASH, "the decoder spoke nonsense") from error
+            return deserialize_video(message)
+        except MALFORMED_MESSAGE_ERRORS as error:
+            raise self._fail(Reason.CRASH, "the decoder spoke nonsense") from error
 
-    def pictures(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
+    def pictures(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
         """Copies of the frames at `indices` of a probed video, in order, or what is wrong with them.
 
         Raises Quarantined if the file cannot be read any further, or DecoderDied.
@@ -120,30 +120,30 @@ class DecoderProcess:
             self.memory.truncate(needed)
         if not turns:
             return
-        self._ask(path, indices=[int(i) for i in indices], size=size, signature=video.signature)
+        self._send_request(path, indices=[int(i) for i in indices], size=size, signature=video.signature)
         done = 0
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
                 expected = min(batch, len(indices) - turn * batch)
-                count, others = self._await_pictures(expected)
+                count, others = self._receive_batch(expected)
                 images = copy_slot(memory, size, turn, count)
-                if turn + SLOTS < turns:
-                    self._send(LET_GO)
+                if turn + SLOT_COUNT < turns:
+                    self._send(RELEASE_SLOT)
                 for i, image in enumerate(images):
                     decoder, damage = others.get(i, (video.decoder, None))
-                    yield Picture(None if damage else image, decoder, damage)
+                    yield PictureResult(None if damage else image, decoder, damage)
                 done += count
                 if count < expected:
                     break
         if self._receive() != DONE or done < len(indices):
-            raise self._died(Reason.CRASH, f"the decoder spoke nonsense after {done} of {len(indices)} pictures")
+            raise self._fail(Reason.CRASH, f"the decoder spoke nonsense after {done} of {len(indices)} pictures")
 
     def is_alive(self) -> bool:
         return self.process.poll() is None and not self.connection.closed
 
     def is_worn(self, most: int) -> bool:
         """Whether it has answered so many requests, or holds half of the memory that it may take."""
-        return self.served >= most or self.resident > self.config.decoder_memory_mb << 19
+        return self.request_count >= most or self.resident_bytes > self.config.decoder_memory_mb << 19
 
     def close(self) -> None:
         """Ends the process at once, whatever it is doing."""
@@ -156,56 +156,56 @@ class DecoderProcess:
     def _await_start(self) -> None:
         """Until it has loaded itself, which is no clip's time; where it does not, a request waits once more, and finds that out."""
         with suppress(EOFError, OSError):
-            if not self.started and self.connection.poll(START_S):
-                ready, *defenses = self.connection.recv_bytes(LONGEST_READY).split(b"\n")
-                self.started = ready == READY
+            if not self.has_started and self.connection.poll(START_TIMEOUT_S):
+                ready, *defenses = self.connection.recv_bytes(MAX_READY_BYTES).split(b"\n")
+                self.has_started = ready == READY
                 self.defenses += (name.decode() for name in defenses)
 
-    def _ask(self, path: str, **request: object) -> None:
-        self.served += 1
+    def _send_request(self, path: str, **request: object) -> None:
+        self.request_count += 1
         self._await_start()
         if self.connection.poll():  # it would pass for the answer
-            raise self._died(Reason.CRASH, self._last_words("the decoder spoke without being asked"))
-        if not self.started:
-            raise self._died(Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_S:g} s")
-        self._listen()
-        self.path, self.heard = path, b""  # what it said before is of another clip
+            raise self._fail(Reason.CRASH, self._exit_reason("the decoder spoke without being asked"))
+        if not self.has_started:
+            raise self._fail(Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_TIMEOUT_S:g} s")
+        self._drain_stderr()
+        self.path, self.stderr_tail = path, b""  # what it said before is of another clip
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
         with suppress(BrokenPipeError, ConnectionResetError), self._deadline():  # receiving will find out and say why
             self.connection.send_bytes(message)
 
-    def _await_pictures(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
+    def _receive_batch(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
         """How many pictures stand in the next slot (as many as fit, or fewer before a refusal), and of
         those that the video's decoder did not give whole: who did, and what is wrong with them.
         """
         message = self._receive()
-        with suppress(*NONSENSE):
+        with suppress(*MALFORMED_MESSAGE_ERRORS):
             answer = json.loads(message)
             count = answer["pictures"]
-            others = {int(i): (str(one["decoder"]), one["damage"] and printable(one["damage"])) for i, one in answer["others"].items()}
+            others = {int(i): (str(one["decoder"]), one["damage"] and to_printable(one["damage"])) for i, one in answer["others"].items()}
             if type(count) is int and 0 < count <= most and all(0 <= i < count for i in others):
                 return count, others
-        raise self._died(Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected")
+        raise self._fail(Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected")
 
     def _receive(self) -> bytes:
         """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
         try:
             with self._deadline():
-                while not self.connection.poll(WATCH_S):
-                    self._listen()
+                while not self.connection.poll(MEMORY_POLL_S):
+                    self._drain_stderr()
                     self._check_memory()
-                message = self.connection.recv_bytes(LONGEST_MESSAGE)
+                message = self.connection.recv_bytes(MAX_MESSAGE_BYTES)
         except (EOFError, OSError) as error:
             if not self.connection.readable:
-                raise self._died(Reason.CRASH, f"the decoder announced a message of more than {LONGEST_MESSAGE >> 20} MB") from error
-            if self.overdue:
-                raise self._died(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
-            raise self._died(Reason.CRASH, self._last_words("the decoder closed its connection")) from error
-        self._listen()
+                raise self._fail(Reason.CRASH, f"the decoder announced a message of more than {MAX_MESSAGE_BYTES >> 20} MB") from error
+            if self.is_overdue:
+                raise self._fail(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
+            raise self._fail(Reason.CRASH, self._exit_reason("the decoder closed its connection")) from error
+        self._drain_stderr()
         self._check_memory()
-        raise_refusal(message)
+        raise_if_quarantined(message)
         return message
 
     @contextmanager
@@ -220,65 +220,65 @@ class DecoderProcess:
             timer.cancel()
 
     def _expire(self) -> None:
-        self.overdue = True
+        self.is_overdue = True
         self.process.kill()
 
     def _check_memory(self) -> None:
         """Kills a process that takes too much, and notes how much it takes."""
         try:
-            self.resident = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+            self.resident_bytes = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
         except (OSError, IndexError):  # it is gone, or there is no /proc: its own limit on memory remains
             return
-        if self.resident > self.config.decoder_memory_mb << 20:
-            raise self._died(Reason.OUT_OF_MEMORY, f"the decoder took {self.resident >> 20} MB, at most {self.config.decoder_memory_mb}")
+        if self.resident_bytes > self.config.decoder_memory_mb << 20:
+            raise self._fail(Reason.OUT_OF_MEMORY, f"the decoder took {self.resident_bytes >> 20} MB, at most {self.config.decoder_memory_mb}")
 
-    def _last_words(self, otherwise: str) -> str:
+    def _exit_reason(self, otherwise: str) -> str:
         """How it ended, of a process that seems to be gone; or what else is wrong with it."""
         with suppress(subprocess.TimeoutExpired):
             code = self.process.wait(timeout=1)
             return f"the decoder was ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder exited with code {code}"
         return otherwise
 
-    def _listen(self) -> None:
+    def _drain_stderr(self) -> None:
         """Takes what the decoder has written to standard error, and keeps its end."""
-        self.heard = (self.heard + (self.errors.read(PIPE_BYTES) or b""))[-HEARD_BYTES:]
+        self.stderr_tail = (self.stderr_tail + (self.errors.read(PIPE_BYTES) or b""))[-STDERR_TAIL_BYTES:]
 
-    def _died(self, reason: Reason, detail: str) -> DecoderDied:
+    def _fail(self, reason: Reason, detail: str) -> DecoderDied:
         if reason == Reason.CRASH:
-            self._listen()
+            self._drain_stderr()
             renamed = {str(self.process.pid): "PID", self.path: "the file"}
-            detail += last_lines(self.heard, renamed, DETAIL - len(detail))
+            detail += format_stderr_tail(self.stderr_tail, renamed, MAX_DETAIL_CHARACTERS - len(detail))
         self.close()
         return DecoderDied(reason, detail)
 
 
-def needed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name in NEEDED}
+def filter_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name in ALLOWED_VARIABLES}
 
 
-def last_lines(said: bytes, renamed: Mapping[str, str], room: int) -> str:
-    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters;
+def format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> str:
+    """The end of what a process said, printable, as `; it said: ...` of at most `capacity` characters;
     empty if it said nothing.
 
-    Two runs of one crash give the same text: `renamed` says what stands for names that differ.
+    Two runs of one crash give the same text: `torchvision_name` says what stands for names that differ.
     """
     words = said.decode(errors="replace")
     for name, other in renamed.items():
         words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other, words) if name else words
-    lines = [printable(line) for line in VARYING.sub("?", words).splitlines() if line.strip()]
-    before, text = "; it said: ", " / ".join(lines[-LAST_LINES:])
+    lines = [to_printable(line) for line in VARYING_TEXT.sub("?", words).splitlines() if line.strip()]
+    before, text = "; it said: ", " / ".join(lines[-MAX_DETAIL_LINES:])
     return before + text[max(0, len(text) - max(0, room - len(before))) :] if text else ""
 
 
-def raise_refusal(message: bytes) -> None:
+def raise_if_quarantined(message: bytes) -> None:
     """Raises Quarantined where the message is one; any other passes."""
     if not message.startswith(b'{"stage"'):
         return
-    with suppress(*NONSENSE):
+    with suppress(*MALFORMED_MESSAGE_ERRORS):
         refusal = json.loads(message)
         raise Quarantined(Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"]))
 
 
 def copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int, count: int) -> UInt8[np.ndarray, "count height width 3"]:
     """The first `count` pictures that stand in the slot of that turn."""
-    return slots(memory, size)[turn % SLOTS, :count].copy()
+    return view_slots(memory, size)[turn % SLOT_COUNT, :count].copy()

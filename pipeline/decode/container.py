@@ -20,12 +20,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.decode import DecodeConfig
-from pipeline.decode.media_file import looks_like_video, refused
+from pipeline.decode.media_file import looks_like_video, quarantine_error
 from schemas.outcome import Reason
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
+ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
 """Demuxers that may open a file."""
-CODECS = frozenset(
+ALLOWED_CODECS = frozenset(
     [
         "h264",
         "hevc",
@@ -78,22 +78,22 @@ def missing_codecs() -> list[str]:
         except UnknownCodecError:
             return True
 
-    return sorted(filter(is_missing, CODECS))
+    return sorted(filter(is_missing, ALLOWED_CODECS))
 
 
 @contextmanager
-def opened(path: str) -> Iterator[InputContainer]:
+def open_container(path: str) -> Iterator[InputContainer]:
     """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot be
     opened or demuxed is Quarantined (not_media, truncated).
     """
     try:
-        container = av.open(path, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+        container = av.open(path, options={"format_whitelist": ALLOWED_DEMUXERS, "protocol_whitelist": "file"})
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
         cut_off = looks_like_video(path)
         words = "begins like a video but has no complete index" if cut_off else "is not a video"
-        raise refused(Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA, words) from error
+        raise quarantine_error(Reason.TRUNCATED if cut_off else Reason.NOT_MEDIA, words) from error
     with container:
         for stream in container.streams.video:
             if stream.codec_context is not None:
@@ -103,7 +103,7 @@ def opened(path: str) -> Iterator[InputContainer]:
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
-            raise refused(Reason.TRUNCATED, f"cannot be read to its end ({type(error).__name__})") from error
+            raise quarantine_error(Reason.TRUNCATED, f"cannot be read to its end ({type(error).__name__})") from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:
@@ -115,17 +115,17 @@ def best_stream(container: InputContainer) -> VideoStream:
     if shown:
         return shown[0]
     if container.streams.audio:
-        raise refused(Reason.NO_VIDEO, "the file has sound but no picture that moves")
-    raise refused(Reason.NO_FRAMES, "the file has no stream with frames")
+        raise quarantine_error(Reason.NO_VIDEO, "the file has sound but no picture that moves")
+    raise quarantine_error(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-FLAGGED, HEADLESS = "FFmpeg flags it as corrupt", "it comes before the first key frame"
+FLAGGED_CORRUPT, BEFORE_FIRST_KEYFRAME = "FFmpeg flags it as corrupt", "it comes before the first key frame"
 """What is wrong with a frame of which no error was reported."""
-HARMLESS = ("SEI type", "Overread ")
+HARMLESS_PREFIXES = ("SEI type", "Overread ")
 """How errors begin that say nothing of the picture: of what stands beside it in the stream."""
 
 
-class Decoded(NamedTuple):
+class DecodedFrame(NamedTuple):
     """A frame as the decoder gives it."""
 
     frame: VideoFrame
@@ -138,7 +138,7 @@ class Decoded(NamedTuple):
 
 
 @dataclass
-class _Sent:
+class _SentPacket:
     """What is known of a packet that was sent to the decoder."""
 
     damage: str | None
@@ -166,22 +166,22 @@ class _DamageTracker:
         """Groups of which FFmpeg flagged a frame."""
         self.has_begun = False
 
-    def send(self, packet: Packet) -> _Sent:
+    def record_packet(self, packet: Packet) -> _SentPacket:
         if packet.is_keyframe:
             self.damage_before_key, self.damage = self.damage, None
             self.key_pts, self.group = packet.pts, self.group + 1
         is_leading = packet.pts is not None and self.key_pts is not None and packet.pts < self.key_pts
         known = (self.damage_before_key or self.damage) if is_leading else self.damage
-        return _Sent(known, self.group, is_leading)
+        return _SentPacket(known, self.group, is_leading)
 
-    def spoil(self, sent: _Sent, complaint: str) -> None:
+    def mark_damaged(self, sent: _SentPacket, complaint: str) -> None:
         sent.damage = sent.damage or complaint
         if sent.is_leading:
             self.damage_before_key = sent.damage
         else:
             self.damage = sent.damage
 
-    def problem(self, frame: VideoFrame, sent: _Sent) -> str | None:
+    def find_damage(self, frame: VideoFrame, sent: _SentPacket) -> str | None:
         """What is wrong with a frame of that packet. What comes before the first key frame is made of
         nothing, unless the decoder finds that it is one itself.
         """
@@ -192,11 +192,11 @@ class _DamageTracker:
         if sent.damage:
             return sent.damage
         if frame.is_corrupt or groups & self.flagged:
-            return FLAGGED
-        return None if self.has_begun else HEADLESS
+            return FLAGGED_CORRUPT
+        return None if self.has_begun else BEFORE_FIRST_KEYFRAME
 
 
-def decoded(container: InputContainer) -> Iterator[Decoded]:
+def decode_frames(container: InputContainer) -> Iterator[DecodedFrame]:
     """Frames of the best stream from here on, each with what is wrong with it. Never raises for a
     packet that cannot be decoded, of which no frame comes.
 
@@ -211,19 +211,19 @@ def decoded(container: InputContainer) -> Iterator[Decoded]:
             packet = next(packets, None)
         if packet is None:
             return
-        sent = packet.opaque = tracker.send(packet)
-        misread = _complaint(log, container.format.name)
-        frames, complaint = _decode(packet, stream.codec_context.name)
+        sent = packet.opaque = tracker.record_packet(packet)
+        misread = _first_error(log, container.format.name)
+        frames, complaint = _decode_packet(packet, stream.codec_context.name)
         if misread:
             complaint = f"the container reports an error before it ({misread})"
         if complaint:
-            tracker.spoil(sent, complaint)
+            tracker.mark_damaged(sent, complaint)
         for frame in frames:
-            origin = frame.opaque if isinstance(frame.opaque, _Sent) else sent
-            yield Decoded(frame, tracker.problem(frame, origin), origin.group <= 1)
+            origin = frame.opaque if isinstance(frame.opaque, _SentPacket) else sent
+            yield DecodedFrame(frame, tracker.find_damage(frame, origin), origin.group <= 1)
 
 
-def _decode(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | None]:
+def _decode_packet(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | None]:
     """The frames that come out when this packet goes in, and what is wrong with it, if anything."""
     with av.logging.Capture() as log:
         try:
@@ -231,19 +231,19 @@ def _decode(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | None]:
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
-            return [], f"the decoder gave up ({_complaint(log, codec) or type(error).__name__})"
+            return [], f"the decoder gave up ({_first_error(log, codec) or type(error).__name__})"
     if packet.is_corrupt and packet.size:
         return frames, "a part of it is missing in the file"  # pyright: ignore[reportReturnType]
-    message = _complaint(log, codec)
+    message = _first_error(log, codec)
     return frames, message and f"the decoder reports an error in it ({message})"  # pyright: ignore[reportReturnType]
 
 
-def _complaint(log: list[tuple[int, str, str]], speaker: str) -> str | None:
+def _first_error(log: list[tuple[int, str, str]], speaker: str) -> str | None:
     """The first message of that part of FFmpeg about the picture: what the parser or another stream
     says is no complaint.
     """
     texts = (message.strip()[:80] for _, name, message in log if name == speaker)
-    return next((text for text in texts if not text.startswith(HARMLESS)), None)
+    return next((text for text in texts if not text.startswith(HARMLESS_PREFIXES)), None)
 
 
 def codec_name(stream: VideoStream) -> str:
@@ -253,12 +253,12 @@ def codec_name(stream: VideoStream) -> str:
 
 def check_stream(stream: VideoStream, config: DecodeConfig) -> None:
     """Raises Quarantined (unsupported_codec, too_many_pixels) before anything is decoded."""
-    if codec_name(stream) not in CODECS:
-        raise refused(Reason.UNSUPPORTED_CODEC, f"codec {codec_name(stream)} is not on the list of those that are decoded")
-    check_pixels(stream, config.max_pixels)
+    if codec_name(stream) not in ALLOWED_CODECS:
+        raise quarantine_error(Reason.UNSUPPORTED_CODEC, f"codec {codec_name(stream)} is not on the list of those that are decoded")
+    check_pixel_count(stream, config.max_pixels)
 
 
-def check_pixels(picture: VideoStream | VideoFrame, most: int) -> None:
+def check_pixel_count(picture: VideoStream | VideoFrame, most: int) -> None:
     """Raises Quarantined (too_many_pixels)."""
     if picture.width * picture.height > most:
-        raise refused(Reason.TOO_MANY_PIXELS, f"{picture.width} x {picture.height} pixels, at most {most}")
+        raise quarantine_error(Reason.TOO_MANY_PIXELS, f"{picture.width} x {picture.height} pixels, at most {most}")

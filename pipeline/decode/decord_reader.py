@@ -17,22 +17,22 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.decode.container import HARMLESS, best_stream, opened
+from pipeline.decode.container import HARMLESS_PREFIXES, best_stream, open_container
 from pipeline.decode.media_file import Source
-from pipeline.decode.picture import Image, brightened
+from pipeline.decode.picture import Image, undo_decord_rounding
 from pipeline.decode.pyav_reader import seek
-from schemas.clip import Signature
+from schemas.clip import FileSignature
 from schemas.outcome import Quarantined
 
-CHUNK = 16
+CHUNK_FRAMES = 16
 """Frames asked of decord at a time."""
-REOPENED_AFTER = 8
+MAX_READER_USES = 8
 """Pieces that one decord reader serves: it holds on to memory the longer it is used."""
-ERROR_LEVEL = 16
+AV_LOG_ERROR = 16
 """FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
-CONCEALING = b"concealing"
+CONCEALMENT_PREFIX = b"concealing"
 """How the message begins, of a higher level, that says that a part of a picture is made up."""
-HARMLESS_BYTES = (*(text.encode() for text in HARMLESS), b"mmco: unref short failure")
+HARMLESS_BYTE_PREFIXES = (*(text.encode() for text in HARMLESS_PREFIXES), b"mmco: unref short failure")
 """How errors begin that are no complaint. The last is one of a seek into an open group, where a picture
 is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says more.
 """
@@ -42,7 +42,7 @@ class DecordFailed(Exception):
     """decord gives no frames, or others than were asked for, or its FFmpeg reports an error."""
 
 
-class _Complaints:
+class _ErrorCounter:
     """Counts the errors that decord's own FFmpeg reports, and pictures that it makes up in part; keeps
     them from being printed.
     """
@@ -51,19 +51,19 @@ class _Complaints:
         self.count = 0
         callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
         self.callback = callback(self._log)
-        for path in _own_libraries("libavutil"):
+        for path in _bundled_libraries("libavutil"):
             library = ctypes.CDLL(str(path))
             library.av_log_set_callback(self.callback)
             atexit.register(library.av_log_set_callback, library.av_log_default_callback)
 
     def _log(self, _context, level: int, text: bytes, _arguments) -> None:
-        if level <= ERROR_LEVEL:
-            self.count += not text.startswith(HARMLESS_BYTES)
+        if level <= AV_LOG_ERROR:
+            self.count += not text.startswith(HARMLESS_BYTE_PREFIXES)
         else:
-            self.count += text.startswith(CONCEALING)
+            self.count += text.startswith(CONCEALMENT_PREFIX)
 
 
-def is_installed() -> bool:
+def is_decord_installed() -> bool:
     """Whether this machine has decord; there are no wheels of it for ARM."""
     return find_spec("decord") is not None
 
@@ -73,19 +73,19 @@ def decord_name() -> str:
     return f"decord {version('decord')}"
 
 
-def _own_libraries(name: str) -> list[Path]:
+def _bundled_libraries(name: str) -> list[Path]:
     """The libraries of that name that decord's wheel brings along."""
     spec = find_spec("decord")
     return list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*")) if spec and spec.origin else []
 
 
 @lru_cache(1)
-def complaints() -> _Complaints:
+def shared_error_counter() -> _ErrorCounter:
     """The one counter of this process."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    return _Complaints()
+    return _ErrorCounter()
 
 
 class DecordReader:
@@ -96,52 +96,52 @@ class DecordReader:
     def __init__(self, file: str | io.BytesIO, size: tuple[int, int], limited: bool):
         import decord
 
-        self.limited = limited
+        self.is_limited_range = limited
         self.errors = (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError)
-        self.complaints = complaints()
-        self.complaints_before = self.complaints.count
-        self.reader: Any = self._ask(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
+        self.error_counter = shared_error_counter()
+        self.errors_before = self.error_counter.count
+        self.reader: Any = self._call(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
 
-    def times(self) -> np.ndarray:
+    def read_times(self) -> np.ndarray:
         """When each frame is shown, seconds."""
-        return self._ask(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
+        return self._call(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
 
-    def images(self, indices: Sequence[int]) -> Iterator[Image]:
+    def read_images(self, indices: Sequence[int]) -> Iterator[Image]:
         """The frames at `indices` (ascending), after a seek to the first."""
-        self._ask(lambda: self.reader.seek_accurate(int(indices[0])))
-        for start in range(0, len(indices), CHUNK):
-            for image in self._decode([int(i) for i in indices[start : start + CHUNK]]):
-                yield brightened(image) if self.limited else image
+        self._call(lambda: self.reader.seek_accurate(int(indices[0])))
+        for start in range(0, len(indices), CHUNK_FRAMES):
+            for image in self._decode([int(i) for i in indices[start : start + CHUNK_FRAMES]]):
+                yield undo_decord_rounding(image) if self.is_limited_range else image
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         """These frames, if no error was reported since the reader was opened: its threads go on between
         two questions.
         """
-        images = self._ask(lambda: self.reader.get_batch(indices).asnumpy())
-        if self.complaints.count > self.complaints_before:
+        images = self._call(lambda: self.reader.get_batch(indices).asnumpy())
+        if self.error_counter.count > self.errors_before:
             raise DecordFailed("decord reports an error")
         return images
 
-    def _ask(self, question):
+    def _call(self, question):
         try:
             return question()
         except self.errors as error:  # its messages carry paths and clock times
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
 
 
-def decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+def read_decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
     """The frames at `indices` as decord gives them. Raises DecordFailed."""
-    if _shared_reader.cache_info().hits > REOPENED_AFTER:
+    if _shared_reader.cache_info().hits > MAX_READER_USES:
         _shared_reader.cache_clear()
     try:
-        return list(_shared_reader(source.path, source.video.signature, cover, source.limited).images(indices))
+        return list(_shared_reader(source.path, source.video.signature, cover, source.is_limited_range).read_images(indices))
     except DecordFailed:
         _shared_reader.cache_clear()
         raise
 
 
 @lru_cache(1)
-def _shared_reader(path: str, signature: Signature, cover: tuple[int, int], limited: bool) -> DecordReader:  # noqa: ARG001
+def _shared_reader(path: str, signature: FileSignature, cover: tuple[int, int], limited: bool) -> DecordReader:  # noqa: ARG001
     """One reader for the pieces of a file: opening reads the whole index."""
     return DecordReader(path, cover, limited)
 
@@ -149,25 +149,25 @@ def _shared_reader(path: str, signature: Signature, cover: tuple[int, int], limi
 atexit.register(_shared_reader.cache_clear)  # its threads must not outlive the interpreter
 
 
-def excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+def read_excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
     """The same frames from a copy in memory of the packets that they need, and of no other: what
     decord meets beyond them, sooner or later as its threads run, then has no part in the outcome.
 
     Raises DecordFailed.
     """
     first = int(source.video.keyframes[source.video.keyframes <= indices[0]][-1])
-    reader = DecordReader(_excerpt(source, first, int(indices[-1])), cover, source.limited)
-    return list(reader.images([int(i) - first for i in indices]))
+    reader = DecordReader(_write_excerpt(source, first, int(indices[-1])), cover, source.is_limited_range)
+    return list(reader.read_images([int(i) - first for i in indices]))
 
 
-def _excerpt(source: Source, first: int, last: int) -> io.BytesIO:
+def _write_excerpt(source: Source, first: int, last: int) -> io.BytesIO:
     """A file of the packets from key frame `first` on that frame `last` and those before it need.
 
     Raises DecordFailed if their container cannot be written.
     """
     copy, needed = io.BytesIO(), last - first + 1
     try:
-        with opened(source.path) as container:
+        with open_container(source.path) as container:
             seek(container, int(source.pts[first]))
             stream = best_stream(container)
             with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mov") as target:

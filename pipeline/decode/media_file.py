@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from schemas.clip import Signature, Video
+from schemas.clip import FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
 
@@ -18,21 +18,21 @@ class Source:
     """What a reader has to know of a file beside what the rest of the pipeline knows."""
 
     path: str
-    video: Video
+    video: VideoInfo
     pts: Int64[np.ndarray, " frames"]
     """Time stamps of the frames."""
-    seekable: bool
+    is_seekable: bool
     """Whether frames can be found by their time stamps after a seek; otherwise they are counted from the beginning."""
     ordinals: Int64[np.ndarray, " frames"]
     """Place of each frame in the decoder's output from the beginning of the file."""
-    limited: bool
+    is_limited_range: bool
     """Whether grey runs from 16 to 235, as it does unless the stream says otherwise."""
     orientation: tuple[int, int, int, int]
     """How stored pictures are mirrored and turned to be shown (picture.py)."""
     max_pixels: int
 
 
-class Picture(NamedTuple):
+class PictureResult(NamedTuple):
     """A frame at the working resolution, or why there is none that can be trusted."""
 
     image: UInt8[np.ndarray, "height width 3"] | None
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
     """Why its content may be wrong, or why it is missing; None if `image` is whole."""
 
 
-class Packet(NamedTuple):
+class PacketInfo(NamedTuple):
     """What is kept of a packet of the video stream."""
 
     pts: int | None
@@ -54,7 +54,7 @@ class Packet(NamedTuple):
     """Whether a part of it is missing in the file."""
 
 
-def signature(path: str) -> Signature | None:
+def file_signature(path: str) -> FileSignature | None:
     """What changes when a file is replaced; None where there is none.
 
     Raises OSError where its folder is gone too, or the file system does not tell: no clip is to blame for a mount that was lost.
@@ -75,14 +75,14 @@ def check_readable(path: str) -> None:
             os.scandir(path).close()
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             kind = "folder" if stat.S_ISDIR(mode) else "pipe, a socket or a device"
-            raise refused(Reason.NOT_MEDIA, f"a {kind}, expected a file")
+            raise quarantine_error(Reason.NOT_MEDIA, f"a {kind}, expected a file")
         with open(path, "rb") as file:
             if not file.read(1):
-                raise refused(Reason.NOT_MEDIA, "the file is empty")
+                raise quarantine_error(Reason.NOT_MEDIA, "the file is empty")
     except FileNotFoundError as error:
-        raise refused(Reason.MISSING, "there is no such file") from error
+        raise quarantine_error(Reason.MISSING, "there is no such file") from error
     except OSError as error:
-        raise refused(Reason.UNREADABLE, error.strerror or "cannot be opened") from error
+        raise quarantine_error(Reason.UNREADABLE, error.strerror or "cannot be opened") from error
 
 
 def looks_like_video(path: str) -> bool:
@@ -92,5 +92,5 @@ def looks_like_video(path: str) -> bool:
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3")
 
 
-def refused(reason: Reason, detail: str, stage: Stage = Stage.PROBE) -> Quarantined:
+def quarantine_error(reason: Reason, detail: str, stage: Stage = Stage.PROBE) -> Quarantined:
     return Quarantined(stage, reason, detail)

@@ -12,19 +12,19 @@ from jaxtyping import UInt8
 Image = UInt8[np.ndarray, "height width 3"]
 Scaling = Literal["exact", "decord"]
 
-HD_LINES = 720
+HD_HEIGHT = 720
 """A picture of this height that does not name its colours has those of BT.709, a smaller one
 BT.601's, as players do. decord takes BT.601 always.
 """
-UNSPECIFIED = 2
+UNSPECIFIED_MATRIX = 2
 """H.273: the matrix coefficients are unknown."""
-BICUBIC_EXACT = 0x4 | 0x40000 | 0x2000 | 0x80000
+SWS_BICUBIC_EXACT = 0x4 | 0x40000 | 0x2000 | 0x80000
 """libswscale: bicubic, accurate rounding, chroma at full resolution within and out: colours within
 1 grey level.
 """
-BILINEAR = 0x2
+SWS_BILINEAR = 0x2
 """libswscale: how decord scales; the same frame differs by 0.0 to 0.4 grey levels on average."""
-DECORD_ROUNDS_DOWN = (2.0, 1.0, 2.0, 0.0)
+DECORD_ROUNDING_LEVELS = (2.0, 1.0, 2.0, 0.0)
 """decord's conversion from limited range rounds down, by 2.0, 1.4 and 1.7 levels on average."""
 ORIENTATIONS = ((1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
                 (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0))  # fmt: skip
@@ -35,7 +35,7 @@ UPRIGHT = ORIENTATIONS[0]
 Orientation = tuple[int, int, int, int]
 
 
-def orientation(frame: VideoFrame) -> Orientation:
+def read_orientation(frame: VideoFrame) -> Orientation:
     """The one of ORIENTATIONS that is nearest to the frame's display matrix, as ffmpeg's autorotate
     applies it; UPRIGHT if the frame has none.
     """
@@ -51,7 +51,7 @@ def is_transposed(shown: Orientation) -> bool:
     return shown[0] == 0
 
 
-def oriented(image: UInt8[np.ndarray, "_ _ 3"], shown: Orientation) -> Image:
+def apply_orientation(image: UInt8[np.ndarray, "_ _ 3"], shown: Orientation) -> Image:
     """The stored picture as it is shown."""
     a, b, c, d = shown
     if is_transposed(shown):
@@ -59,34 +59,34 @@ def oriented(image: UInt8[np.ndarray, "_ _ 3"], shown: Orientation) -> Image:
     return image[:: b + d, :: a + c]
 
 
-def converted(frame: VideoFrame, cover: tuple[int, int], shown: Orientation, scaling: Scaling) -> Image:
+def to_rgb(frame: VideoFrame, cover: tuple[int, int], shown: Orientation, scaling: Scaling) -> Image:
     """RGB at the size `cover` = (width, height), as shown. Scaling "decord" gives what decord would,
-    before its rounding is undone (`brightened`).
+    before its rounding is undone (`undo_decord_rounding`).
     """
     width, height = cover[::-1] if is_transposed(shown) else cover
-    colors = Colorspace.ITU709 if is_untold_hd(frame) else None
-    flags = BICUBIC_EXACT if scaling == "exact" else BILINEAR
+    colors = Colorspace.ITU709 if is_unlabeled_hd(frame) else None
+    flags = SWS_BICUBIC_EXACT if scaling == "exact" else SWS_BILINEAR
     rgb = frame.reformat(width, height, "rgb24", src_colorspace=colors, dst_colorspace=colors, interpolation=flags)
-    return oriented(rgb.to_ndarray(), shown)
+    return apply_orientation(rgb.to_ndarray(), shown)
 
 
-def is_untold_hd(frame: VideoFrame) -> bool:
+def is_unlabeled_hd(frame: VideoFrame) -> bool:
     """Whether a frame's colours are BT.709's without its saying so."""
-    return frame.colorspace == UNSPECIFIED and frame.height >= HD_LINES
+    return frame.colorspace == UNSPECIFIED_MATRIX and frame.height >= HD_HEIGHT
 
 
-def brightened(image: Image) -> Image:
+def undo_decord_rounding(image: Image) -> Image:
     """A picture of limited range with decord's rounding undone."""
-    return cv2.add(np.ascontiguousarray(image), DECORD_ROUNDS_DOWN)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return cv2.add(np.ascontiguousarray(image), DECORD_ROUNDING_LEVELS)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def cover_size(aspect: float, size: tuple[int, int]) -> tuple[int, int]:
-    """The smallest (width, height) of that aspect that covers `size`."""
+    """The smallest (width, height) of that aspect that covers `format_size`."""
     width, height = size
     return max(width, round(height * aspect)), max(height, round(width / aspect))
 
 
-def centre_crop(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image:
-    """The middle of `image`, `size` = (width, height)."""
+def center_crop(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image:
+    """The middle of `image`, `format_size` = (width, height)."""
     top, left = (image.shape[0] - size[1]) // 2, (image.shape[1] - size[0]) // 2
     return np.ascontiguousarray(image[top : top + size[1], left : left + size[0]])

@@ -15,22 +15,22 @@ from jaxtyping import Int64, UInt8
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
-from pipeline.decode.media_file import Picture
-from schemas.clip import Video
+from pipeline.decode.media_file import PictureResult
+from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
 Item = TypeVar("Item")
 Image = UInt8[np.ndarray, "height width 3"]
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """How often a clip is tried whose decoder dies: it may have been the machine."""
-RECYCLE_AFTER = 200
+MAX_PROCESS_REQUESTS = 200
 """Requests after which a decoder process is replaced, whatever it may have leaked."""
-PIECE = 64
+MIN_PIECE_FRAMES = 64
 """Frames of a stretch that are decoded in one piece, at least; pieces begin at key frames."""
-AHEAD_BYTES = 32 << 20
+PREFETCH_BYTES = 32 << 20
 """How much memory the frames may take that wait for the one who needs them."""
-END = object()
+END_OF_ITEMS = object()
 
 
 class DecoderPool:
@@ -38,24 +38,24 @@ class DecoderPool:
 
     def __init__(self, config: DecodeConfig, count: int = 1, make: Callable[[DecodeConfig], DecoderProcess] = DecoderProcess):
         self.config, self.count, self.make = config, count, make
-        self.free: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
+        self.idle_processes: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
         for _ in range(count):
-            self.free.put(None)
+            self.idle_processes.put(None)
 
-    def probe(self, path: str) -> Video:
+    def probe(self, path: str) -> VideoInfo:
         """The video's times, without decoding it. Raises Quarantined."""
         whole = os.path.abspath(path)  # of 12:30.mp4 FFmpeg takes the 12 for a protocol
-        (video,) = self._attempts(Stage.PROBE, lambda process, _: iter([process.probe(whole)]))
+        (video,) = self._retry(Stage.PROBE, lambda process, _: iter([process.probe(whole)]))
         return video
 
-    def frames(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
+    def frames(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
         """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is damaged."""
         for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
             if picture.image is None:
-                raise damaged(index, float(video.times[index]), picture.damage)
+                raise damaged_frame_error(index, float(video.times[index]), picture.damage)
             yield picture.image
 
-    def pictures(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
+    def pictures(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
         """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of
         the pool; of one that is damaged, why.
 
@@ -63,19 +63,19 @@ class DecoderPool:
         if the file cannot be read any further.
         """
         whole = os.path.abspath(path)
-        pieces = (self._piece(whole, video, piece, size) for piece in split(indices, video.keyframes))
-        return chain.from_iterable(pieces) if self.count == 1 else side_by_side(pieces, self.count, depth(size))
+        pieces = (self._read_piece(whole, video, piece, size) for piece in split_at_keyframes(indices, video.keyframes))
+        return chain.from_iterable(pieces) if self.count == 1 else prefetch_in_order(pieces, self.count, prefetch_depth(size))
 
-    def _piece(self, path: str, video: Video, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Picture]:
-        return self._attempts(Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size))
+    def _read_piece(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
+        return self._retry(Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size))
 
-    def _attempts(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
+    def _retry(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
         """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
         ATTEMPTS deaths.
         """
         done = 0
-        for attempt in range(1, ATTEMPTS + 1):
-            process, whole = self._take(), False
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            process, whole = self._acquire(), False
             try:
                 for item in ask(process, done):
                     done += 1
@@ -86,17 +86,17 @@ class DecoderPool:
                 whole = True
                 raise
             except DecoderDied as error:
-                if attempt == ATTEMPTS:
+                if attempt == MAX_ATTEMPTS:
                     raise Quarantined(stage, error.reason, error.detail, attempts=attempt) from error
             finally:
                 if not whole:
                     process.close()  # dead, or in the middle of an answer that nobody wants any more
-                self.free.put(process)
+                self.idle_processes.put(process)
 
-    def _take(self) -> DecoderProcess:
+    def _acquire(self) -> DecoderProcess:
         """A process that nobody uses, alive and not too old."""
-        process = self.free.get()
-        if process is not None and process.is_alive() and not process.is_worn(RECYCLE_AFTER):
+        process = self.idle_processes.get()
+        if process is not None and process.is_alive() and not process.is_worn(MAX_PROCESS_REQUESTS):
             return process
         if process is not None:
             process.close()
@@ -106,15 +106,15 @@ class DecoderPool:
             return made
         finally:
             if made is None:
-                self.free.put(None)  # its place must not be lost
+                self.idle_processes.put(None)  # its place must not be lost
 
     def close(self) -> None:
         """Ends the processes, which nobody may be using."""
         for _ in range(self.count):
-            process = self.free.get()
+            process = self.idle_processes.get()
             if process is not None:
                 process.close()
-            self.free.put(None)
+            self.idle_processes.put(None)
 
 
 @lru_cache(1)
@@ -123,33 +123,33 @@ def shared_pool(config: DecodeConfig, count: int = 1) -> DecoderPool:
     return DecoderPool(config, count)
 
 
-def damaged(index: int, time_s: float, damage: str | None) -> Quarantined:
+def damaged_frame_error(index: int, time_s: float, damage: str | None) -> Quarantined:
     """The refusal of a frame that cannot be trusted."""
     return Quarantined(Stage.DECODE, Reason.DECODE_ERROR, f"frame {index}, at {time_s:.3f} s: {damage}")
 
 
-def split(indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]) -> Iterator[Sequence[int]]:
+def split_at_keyframes(indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]) -> Iterator[Sequence[int]]:
     """`indices` in pieces of at least PIECE that begin at or after a key frame, the first as it is."""
     starts = np.searchsorted(indices, keyframes)
     begin = 0
     for start in starts:
-        if start - begin >= PIECE and len(indices) - start >= PIECE:
+        if start - begin >= MIN_PIECE_FRAMES and len(indices) - start >= MIN_PIECE_FRAMES:
             yield indices[begin:start]
             begin = int(start)
     yield indices[begin:]
 
 
-def depth(size: tuple[int, int]) -> int:
-    """How many pictures of `size` may wait."""
-    return max(2, AHEAD_BYTES // (3 * size[0] * size[1]))
+def prefetch_depth(size: tuple[int, int]) -> int:
+    """How many pictures of `format_size` may wait."""
+    return max(2, PREFETCH_BYTES // (3 * size[0] * size[1]))
 
 
-def side_by_side(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
+def prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
     """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in all."""
-    running: deque[Ahead[Item]] = deque()
+    running: deque[Prefetcher[Item]] = deque()
     try:
         while True:
-            running.extend(Ahead(piece, max(1, most // count)) for piece in islice(pieces, count - len(running)))
+            running.extend(Prefetcher(piece, max(1, most // count)) for piece in islice(pieces, count - len(running)))
             if not running:
                 return
             yield from running[0]
@@ -159,8 +159,8 @@ def side_by_side(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Ite
             one.close()
 
 
-class Ahead(Iterator[Item]):
-    """The same items, taken in a thread of their own, at most `depth` of them before they are needed.
+class Prefetcher(Iterator[Item]):
+    """The same items, taken in a thread of their own, at most `prefetch_depth` of them before they are needed.
 
     What `items` raises is raised here, after the items that came before. The thread begins at once; after `close` it ends,
     with `items` closed, when the item that it is taking has come.
@@ -183,7 +183,7 @@ class Ahead(Iterator[Item]):
                 items.close()
         except Exception as error:  # noqa: BLE001 - raised by the one who takes the items
             self.error = error
-        self._put(END)
+        self._put(END_OF_ITEMS)
 
     def _put(self, item: Any) -> None:
         while not self.stopped.is_set():
@@ -192,9 +192,9 @@ class Ahead(Iterator[Item]):
 
     def __next__(self) -> Item:
         item = self.ready.get()
-        if item is not END:
+        if item is not END_OF_ITEMS:
             return item
-        self.ready.put(END)
+        self.ready.put(END_OF_ITEMS)
         raise self.error or StopIteration
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ DEFENSES = {
     "parent": "it cannot read the memory and the environment of the process that started it",
 }
 """What is tried, and what holds of a decoder process if it worked."""
-DESCRIPTORS = 64
+MAX_DESCRIPTORS = 64
 """How many files a decoder may have open: a video, and what its libraries read."""
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 CLONE_THREAD, CLONE_NEWUSER, CLONE_NEWNET = 0x00010000, 0x10000000, 0x40000000
@@ -43,14 +43,14 @@ LANDLOCK_TCP, LANDLOCK_SCOPES = (4, 0b11), (6, 0b11)
 """Binding and connecting TCP; abstract sockets of others and signals to them."""
 
 EPERM, ENOSYS = 1, 38
-WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
-ALLOW, REFUSE, FILTER_ALL_THREADS = 0x7FFF0000, 0x00050000, 1
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+SECCOMP_ALLOW, SECCOMP_ERRNO, SECCOMP_ALL_THREADS = 0x7FFF0000, 0x00050000, 1
+BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_JUMP_ANY_BIT, BPF_RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ARCHITECTURES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
 """AUDIT_ARCH of each, its column below, and its number of seccomp."""
-X32 = 0x40000000
+X32_CALL_BIT = 0x40000000
 """Added to the numbers of x86-64's second interface, under which they would pass the filter."""
-REFUSED = """
+DENIED_CALLS = """
 socket=41,198 socketpair=53,199 connect=42,203 bind=49,200 listen=50,201 accept=43,202
 accept4=288,242 sendto=44,206 sendmsg=46,211 sendmmsg=307,269 execve=59,221 execveat=322,281
 fork=57,- vfork=58,- ptrace=101,117 process_vm_readv=310,270 process_vm_writev=311,271
@@ -88,17 +88,17 @@ def isolate() -> list[str]:
     would lose the right to read others' files there. One thread may run.
     """
     way = CLONE_NEWNET | (CLONE_NEWUSER if os.geteuid() else 0)
-    return _holding({"network": lambda: ctypes.CDLL(None).unshare(way) == 0})
+    return _run_steps({"network": lambda: ctypes.CDLL(None).unshare(way) == 0})
 
 
 def confine() -> list[str]:
     """Gives up what decoding does not need, in all threads but Landlock's, which is of this one and
     of those that it starts. Nothing can be written and no library be installed afterwards.
     """
-    return _holding({
+    return _run_steps({
         "capabilities": _drop_capabilities,
         "privileges": lambda: _prctl(PR_SET_NO_NEW_PRIVS, 1),
-        "landlock": _landlock,
+        "landlock": _apply_landlock,
         "system calls": _filter_system_calls,
         "descriptors": _limit_descriptors,
     })  # fmt: skip
@@ -108,10 +108,10 @@ def conceal() -> list[str]:
     """Keeps other processes of this user from reading this one's memory and environment, as from
     `/proc`. A debugger then wants an administrator, and this process leaves no core dump.
     """
-    return _holding({"parent": lambda: _prctl(PR_SET_DUMPABLE, 0)})
+    return _run_steps({"parent": lambda: _prctl(PR_SET_DUMPABLE, 0)})
 
 
-def _holding(steps: dict[str, Callable[[], bool]]) -> list[str]:
+def _run_steps(steps: dict[str, Callable[[], bool]]) -> list[str]:
     """Names of the steps that worked; a C library may lack what they call."""
     held = []
     for name, step in steps.items():
@@ -137,7 +137,7 @@ def _drop_capabilities() -> bool:
     return libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) == 0
 
 
-def _landlock() -> bool:
+def _apply_landlock() -> bool:
     """A set of rules that handles every kind of writing and allows none."""
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_VERSION)
@@ -158,7 +158,7 @@ def _landlock() -> bool:
 
 
 def _limit_descriptors() -> bool:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     return True
 
@@ -168,45 +168,45 @@ def _filter_system_calls() -> bool:
     if platform.system() != "Linux" or platform.machine() not in ARCHITECTURES:
         return False
     _, _, seccomp = ARCHITECTURES[platform.machine()]
-    program = b"".join(filter_program(platform.machine(), os.getpid()))
+    program = b"".join(build_filter(platform.machine(), os.getpid()))
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    return ctypes.CDLL(None).syscall(seccomp, 1, FILTER_ALL_THREADS, header) == 0
+    return ctypes.CDLL(None).syscall(seccomp, 1, SECCOMP_ALL_THREADS, header) == 0
 
 
-def filter_program(machine: str, process: int) -> list[bytes]:
+def build_filter(machine: str, process: int) -> list[bytes]:
     """The filter, in classic BPF: allows what it does not name. `machine` is one of ARCHITECTURES,
     `process` the id of the one that may signal itself.
     """
     architecture, column, _ = ARCHITECTURES[machine]
-    allow = [_op(RETURN, ALLOW)]
-    refuse, missing = ([_op(RETURN, REFUSE | error)] for error in (EPERM, ENOSYS))
+    allow = [_instruction(BPF_RETURN, SECCOMP_ALLOW)]
+    refuse, missing = ([_instruction(BPF_RETURN, SECCOMP_ERRNO | error)] for error in (EPERM, ENOSYS))
 
     def on(calls: Iterable[str], body: list[bytes]) -> list[bytes]:
         numbers = [call.partition("=")[2].split(",")[column] for call in calls]
-        tests = [_op(EQUAL, int(number), 0, len(body)) for number in numbers if number != "-"]
+        tests = [_instruction(BPF_JUMP_EQUAL, int(number), 0, len(body)) for number in numbers if number != "-"]
         return [op for test in tests for op in (test, *body)]
 
     def flagged(argument: int, bits: int, then: list[bytes], otherwise: list[bytes]) -> list[bytes]:
-        return [_op(LOAD, 16 + 8 * argument), _op(ANY_BIT, bits, 0, 1), *then, *otherwise]
+        return [_instruction(BPF_LOAD, 16 + 8 * argument), _instruction(BPF_JUMP_ANY_BIT, bits, 0, 1), *then, *otherwise]
 
     def of(process: int) -> list[bytes]:
-        return [_op(LOAD, 16), _op(EQUAL, process, 0, 1), *allow, *refuse]
+        return [_instruction(BPF_LOAD, 16), _instruction(BPF_JUMP_EQUAL, process, 0, 1), *allow, *refuse]
 
     return [
-        _op(LOAD, 4), _op(EQUAL, architecture, 1, 0), *refuse,
-        _op(LOAD, 0), _op(AT_LEAST, X32, 0, 1), *refuse,
-        *on([OPEN], flagged(1, WRITING, refuse, allow)),
-        *on([OPENAT], flagged(2, WRITING, refuse, allow)),
+        _instruction(BPF_LOAD, 4), _instruction(BPF_JUMP_EQUAL, architecture, 1, 0), *refuse,
+        _instruction(BPF_LOAD, 0), _instruction(BPF_JUMP_AT_LEAST, X32_CALL_BIT, 0, 1), *refuse,
+        *on([OPEN], flagged(1, WRITE_FLAGS, refuse, allow)),
+        *on([OPENAT], flagged(2, WRITE_FLAGS, refuse, allow)),
         *on([CLONE], flagged(0, CLONE_THREAD, allow, refuse)),
         *on([KILL, TGKILL], of(process)),
         *on([PRLIMIT], of(0)),  # 0 is the one that calls
         *on([CLONE3, OPENAT2], missing),  # flags out of sight; C libraries try the others
-        *on(REFUSED.split(), refuse),
+        *on(DENIED_CALLS.split(), refuse),
         *allow,
     ]  # fmt: skip
 
 
-def _op(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
     """One instruction; `then` and `otherwise` say how many to skip."""
     return struct.pack("=HBBI", code, then, otherwise, value)

@@ -1,6 +1,6 @@
 """The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never loads torch.
 
-    python -m pipeline.decode.child CONNECTION MEMORY LIMIT_MB PARENT
+    python -m pipeline.decode.worker CONNECTION MEMORY LIMIT_MB PARENT
 
 It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers
 requests on CONNECTION, one at a time. A request for frames is answered in batches: the
@@ -26,63 +26,63 @@ from typing import Any
 import numpy as np
 
 from pipeline.decode import DecodeConfig, sandbox
-from pipeline.decode.media_file import Picture, Source, signature
-from schemas.clip import Signature, Video
+from pipeline.decode.media_file import PictureResult, Source, file_signature
+from schemas.clip import FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
-SLOTS = 2
+SLOT_COUNT = 2
 SLOT_BYTES = 4 << 20
 """About how much of the memory one batch of pictures takes."""
-LET_GO = b""
+RELEASE_SLOT = b""
 """The parent's message that the oldest slot may be filled again."""
 READY, DONE = b"ready", b"done"
-TOLD = ("end_s", "aspect", "height", "decoder", "decoder_reason")
+VIDEO_FIELDS = ("end_s", "aspect", "height", "decoder", "decoder_reason")
 """What is told of a video beside its signature, its times and its key frames."""
 ORPHAN_CHECK_S = 1.0
 
 
 def batch_size(size: tuple[int, int]) -> int:
-    """Pictures of `size` in one batch."""
+    """Pictures of `format_size` in one batch."""
     return max(1, SLOT_BYTES // (3 * size[0] * size[1]))
 
 
-def slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
+def view_slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
     """The memory as pictures, uint8 [SLOTS, batch, height, width, 3]."""
-    shape = (SLOTS, batch_size(size), size[1], size[0], 3)
+    shape = (SLOT_COUNT, batch_size(size), size[1], size[0], 3)
     return np.frombuffer(memory, np.uint8, int(np.prod(shape))).reshape(shape)
 
 
 def memory_bytes(size: tuple[int, int]) -> int:
-    """How large the memory must be for pictures of `size`."""
-    return SLOTS * batch_size(size) * 3 * size[0] * size[1]
+    """How large the memory must be for pictures of `format_size`."""
+    return SLOT_COUNT * batch_size(size) * 3 * size[0] * size[1]
 
 
-def encode_video(video: Video) -> bytes:
+def serialize_video(video: VideoInfo) -> bytes:
     """A video as a message."""
-    told = {name: getattr(video, name) for name in (*TOLD, "signature")}
+    told = {name: getattr(video, name) for name in (*VIDEO_FIELDS, "signature")}
     head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
     return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
 
 
-def decode_video(message: bytes) -> Video:
-    """Inverse of `encode_video`. Raises ValueError, KeyError or TypeError where the message is another."""
+def deserialize_video(message: bytes) -> VideoInfo:
+    """Inverse of `serialize_video`. Raises ValueError, KeyError or TypeError where the message is another."""
     line, _, data = message.partition(b"\n")
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    told = {name: head[name] for name in TOLD}
-    return Video(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
+    told = {name: head[name] for name in VIDEO_FIELDS}
+    return VideoInfo(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
 
 
 def serve(connection: Connection, descriptor: int) -> None:
     """Answers requests until the parent is gone."""
     while True:
         message = connection.recv_bytes()
-        if message == LET_GO:  # left over from an answer that ended early
+        if message == RELEASE_SLOT:  # left over from an answer that ended early
             continue
         request = json.loads(message)
         try:
-            for message in answer(request, connection, descriptor):
+            for message in answer_request(request, connection, descriptor):
                 connection.send_bytes(message)
         except Quarantined as error:
             connection.send_bytes(json.dumps(dict(stage=error.stage, reason=error.reason, detail=error.detail)).encode())
@@ -91,35 +91,35 @@ def serve(connection: Connection, descriptor: int) -> None:
             connection.send_bytes(json.dumps(words).encode())
 
 
-def answer(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+def answer_request(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
     config, found = DecodeConfig(**request["config"]), None
     with suppress(OSError):  # what is wrong is the parent's to say, who looks too
-        found = signature(request["path"])
+        found = file_signature(request["path"])
     if "indices" in request and list(found or ()) != request["signature"]:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
-    source = known(request["path"], found, config)
+    source = probe_cached(request["path"], found, config)
     if "indices" not in request:
-        yield encode_video(source.video)
+        yield serialize_video(source.video)
         return
-    yield from batches(source, request, connection, descriptor)
+    yield from stream_batches(source, request, connection, descriptor)
 
 
-def batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+def stream_batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
     """Fills one slot after the other; waits for the parent to let one go that is filled again. If the
     file cannot be read any further, the pictures before that come first.
     """
     from pipeline.decode.readers import read_pictures
 
     size = tuple(request["size"])
-    memory = slots(mmap.mmap(descriptor, memory_bytes(size)), size)
-    pictures, end = until_refused(read_pictures(source, request["indices"], size))
+    memory = view_slots(mmap.mmap(descriptor, memory_bytes(size)), size)
+    pictures, end = take_until_quarantined(read_pictures(source, request["indices"], size))
     for turn, batch in enumerate(iter(lambda: list(islice(pictures, batch_size(size))), [])):
-        if turn >= SLOTS:
+        if turn >= SLOT_COUNT:
             connection.recv_bytes()
         others = {}
         for i, picture in enumerate(batch):
             if picture.image is not None:
-                memory[turn % SLOTS, i] = picture.image
+                memory[turn % SLOT_COUNT, i] = picture.image
             if picture.image is None or picture.decoder != source.video.decoder:
                 others[i] = dict(decoder=picture.decoder, damage=picture.damage)
         yield json.dumps(dict(pictures=len(batch), others=others)).encode()
@@ -128,11 +128,11 @@ def batches(source: Source, request: dict[str, Any], connection: Connection, des
     yield DONE
 
 
-def until_refused(pictures: Iterator[Picture]) -> tuple[Iterator[Picture], list[Quarantined]]:
+def take_until_quarantined(pictures: Iterator[PictureResult]) -> tuple[Iterator[PictureResult], list[Quarantined]]:
     """The pictures up to a refusal, which then stands in the list."""
     end: list[Quarantined] = []
 
-    def those_before() -> Iterator[Picture]:
+    def those_before() -> Iterator[PictureResult]:
         try:
             yield from pictures
         except Quarantined as error:
@@ -142,14 +142,14 @@ def until_refused(pictures: Iterator[Picture]) -> tuple[Iterator[Picture], list[
 
 
 @lru_cache(1)
-def known(path: str, found: Signature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
+def probe_cached(path: str, found: FileSignature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
     """The probe of the last file, kept for its pieces."""
     from pipeline.decode.probe import probe
 
     return probe(path, config)
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this process when its parent is gone, even if it is busy decoding."""
 
     def watch() -> None:
@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> None:
     from pipeline.decode import probe, readers  # noqa: F401 - what the first clip would wait for
 
     defenses += sandbox.confine()
-    die_with(parent)  # only now: a thread that runs already might be left outside
+    exit_with_parent(parent)  # only now: a thread that runs already might be left outside
     try:
         connection.send_bytes("\n".join([READY.decode(), *defenses]).encode())
         serve(connection, descriptor)

@@ -22,37 +22,37 @@ from PIL import Image
 from pipeline import filters
 from pipeline.dataset.folder import Dataset, ShardDraft
 from pipeline.decode.pool import DecoderPool, shared_pool
-from pipeline.extract.frame_stream import Found, Seen, Stretches, windows
-from pipeline.extract.timing import Clock, Effort
+from pipeline.extract.frame_stream import ChunkInfo, PreparedFrame, ChunkStream, iter_windows
+from pipeline.extract.timing import ShardTimer, ShardTiming
 from pipeline.extract.window import (
     BuildConfig,
-    Moving,
+    PendingMotion,
     make_sample,
-    measure,
+    measure_window,
     measure_flow,
-    measured_columns,
-    settle,
+    make_measure_columns,
+    synchronize,
 )
 from pipeline.flow import FlowEstimator, make_estimator
-from schemas.outcome import Decided, Outcome, Quarantined, Reason, Stage
-from schemas.run_contract import made_by
+from schemas.outcome import WindowOutcome, Outcome, Quarantined, Reason, Stage
+from schemas.run_contract import contract_provenance
 from schemas.sample import Sample
 
 STRIP_WIDTH = 96
 """Width of one frame in a rejected window's strip."""
 
 
-class Begun(NamedTuple):
+class PendingWindow(NamedTuple):
     """A window whose flow is measured, or on its way from a device."""
 
     row: dict[str, Any]
-    seen: list[Seen]
-    moving: Moving
-    described: dict[str, Any]
+    frames: list[PreparedFrame]
+    motion: PendingMotion
+    provenance: dict[str, Any]
     """What decoded it and what measured its flow."""
 
 
-class Result(NamedTuple):
+class WindowResult(NamedTuple):
     """What became of one window."""
 
     row: dict[str, Any]
@@ -60,17 +60,17 @@ class Result(NamedTuple):
     strip: str | None = None
 
 
-def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[Decided | Effort]:
-    """Builds and commits one shard of the plan with `decoders` decoder processes; yields what becomes of each window as soon
+def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[WindowOutcome | ShardTiming]:
+    """Builds and commits one shard of the plan with `check_decoders` decoder processes; yields what becomes of each window as soon
     as it is known, and at last what it took.
 
     Raises OSError where the data set cannot be written, ContractMismatch where this machine's weights are not the run's;
     whatever is wrong with a video becomes its windows' outcome.
     """
-    clock = Clock()
-    estimator = clock.watched(make_estimator(config.flow))
-    dataset.check_flow(estimator.description())
-    draft = ShardDraft(dataset, shard, config.frequencies, made_by(dataset.begun()))
+    clock = ShardTimer()
+    estimator = clock.wrap_estimator(make_estimator(config.flow))
+    dataset.check_flow_settings(estimator.description())
+    draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
         open_rows = [row for row in rows if "settled" not in row]
         results = build_windows(open_rows, config, estimator, shared_pool(config.decode, decoders), clock)
@@ -80,80 +80,80 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)
-            yield Decided(result.row["key"], result.row["outcome"], result.row.get("reason"), result.row.get("detail"))
+            yield WindowOutcome(result.row["key"], result.row["outcome"], result.row.get("reason"), result.row.get("detail"))
         draft.commit()
-        yield clock.effort()
+        yield clock.timing()
     finally:
         draft.discard()
 
 
-def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator, pool: DecoderPool, clock: Clock) -> Iterator[Result]:
+def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator, pool: DecoderPool, clock: ShardTimer) -> Iterator[WindowResult]:
     """One result for each of these windows, which are in order of their clips."""
     stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row["clip_id"])]
-    with closing(Stretches(stretches, pool, config.plan, config.size)) as decoded:
+    with closing(ChunkStream(stretches, pool, config.plan, config.size)) as decoded:
         for stretch, stream in decoded:
-            yield from build_stretch(stretch, clock.waiting(stream), config, estimator)
+            yield from build_chunk(stretch, clock.measure_wait(stream), config, estimator)
 
 
-def build_stretch(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[Result]:
+def build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[WindowResult]:
     """One result for each of these windows of one clip, from its stream (Stretches). A window that
     touches a damaged frame is quarantined; if the video cannot be read any further, so are those
     still to come. The others are what they would have been.
     """
     done, last = 0, None
     try:
-        for begun in begin_windows(rows, stream, config, estimator):
+        for begun in start_windows(rows, stream, config, estimator):
             if last is not None:
                 yield finish_window(last, config)
             done, last = done + 1, begun
         left = []
     except Quarantined as error:
-        left = [quarantined(row, error) for row in rows[done:]]
+        left = [quarantine_window(row, error) for row in rows[done:]]
     if last is not None:
         yield finish_window(last, config)
     yield from left
 
 
-def begin_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[Begun | Result]:
+def start_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[PendingWindow | WindowResult]:
     """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot be
     read any further.
     """
-    found: Found = next(stream)
-    for row, seen in zip(rows, windows(found, stream, estimator), strict=True):
+    found: ChunkInfo = next(stream)
+    for row, seen in zip(rows, iter_windows(found, stream, estimator), strict=True):
         if isinstance(seen, Quarantined):
-            yield quarantined(row, seen)
+            yield quarantine_window(row, seen)
             continue
         decoders = " and ".join(dict.fromkeys(one.decoder for one in seen))
         described = dict(decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description())
-        yield Begun(row, seen, measure_flow(row["key"], seen, config, estimator), described)
+        yield PendingWindow(row, seen, measure_flow(row["key"], seen, config, estimator), described)
 
 
-def finish_window(begun: Begun | Result, config: BuildConfig) -> Result:
+def finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
     """Measures one window, judges it, and makes its sample if it is kept."""
-    if isinstance(begun, Result):
+    if isinstance(begun, WindowResult):
         return begun
     row, seen, moving, described = begun
     try:
-        moved = settle(moving)
-        measures = measure(seen, moved)
-        columns = measured_columns(measures, moved)
+        moved = synchronize(moving)
+        measures = measure_window(seen, moved)
+        columns = make_measure_columns(measures, moved)
         verdicts = filters.judge(measures, config.thresholds)
         if verdicts:
-            return rejected(row, verdicts, columns, seen)
+            return reject_window(row, verdicts, columns, seen)
         sample = make_sample(row, seen, moved, measures, config, **described)
     except Quarantined as error:
-        return quarantined(row, error)
-    return Result(outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns), sample)
+        return quarantine_window(row, error)
+    return WindowResult(outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns), sample)
 
 
-def rejected(row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[Seen]) -> Result:
+def reject_window(row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]) -> WindowResult:
     strip = picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
     row = outcome_row(row, Outcome.REJECTED, Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts), **measured)
-    return Result(row, strip=strip)
+    return WindowResult(row, strip=strip)
 
 
-def quarantined(row: dict, error: Quarantined) -> Result:
-    return Result(outcome_row(row, Outcome.QUARANTINED, error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts))
+def quarantine_window(row: dict, error: Quarantined) -> WindowResult:
+    return WindowResult(outcome_row(row, Outcome.QUARANTINED, error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts))
 
 
 def outcome_row(row: dict, outcome: Outcome, stage: Stage, **columns: Any) -> dict[str, Any]:

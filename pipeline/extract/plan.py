@@ -13,38 +13,38 @@ import pyarrow as pa
 from jaxtyping import Float64
 from pyarrow import csv, parquet
 
-from pipeline.dataset.object_store import is_url
-from pipeline.dataset.remote_clips import fetched, objects_of
+from pipeline.dataset.object_store import is_storage_url
+from pipeline.dataset.remote_clips import local_clip_path, list_object_urls
 from pipeline.decode.media_file import check_readable
-from pipeline.redact import check_no_secret, check_path
-from schemas.clip import Clip, Video, Window
+from pipeline.redact import check_no_secret, check_not_url
+from schemas.clip import Clip, VideoInfo, Window
 from schemas.outcome import (
-    ENVIRONMENTAL,
+    ENVIRONMENTAL_REASONS,
     Outcome,
     Quarantined,
     Reason,
     Stage,
     is_environmental,
-    printable,
+    to_printable,
 )
-from schemas.records import PLAN
+from schemas.records import PLAN_SCHEMA
 from schemas.sample import sample_key
 
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"]
 )
-LONGEST = 4096
+MAX_TEXT_CHARACTERS = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
-FARTHEST_S = 1e9
+MAX_CUT_TIME_S = 1e9
 """30 years: no time of a cut is later, or earlier, than that."""
-ROUNDING_S = 1e-6
+TIME_ROUNDING_S = 1e-6
 """Times of frames that should be equal differ by less: by their containers' and float64's rounding."""
-MISSING_FRAMES = 2
+MAX_MISSING_FRAMES = 2
 """Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
 a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
 3).
 """
-NO_NUMBER = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
+MISSING_NUMBER_WORDS = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
 """Words of other programs for a number that is missing. For a text there is none: a clip may be
 called NA.
 """
@@ -106,9 +106,9 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
     if not paths or not all(paths):
         raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
     for path in paths:
-        if not is_url(path):
-            check_path("--clips", path)
-    clips = [clip for path in paths for clip in (_clips_of_url(path) if is_url(path) else _clips_of(Path(path)))]
+        if not is_storage_url(path):
+            check_not_url("--clips", path)
+    clips = [clip for path in paths for clip in (_list_url(path) if is_storage_url(path) else _list_path(Path(path)))]
     named = [c.clip_id for c in clips if c.clip_id is not None]
     if len(named) != len(set(named)):
         twice = next(name for name in named if named.count(name) > 1)
@@ -116,22 +116,22 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
     return clips
 
 
-def _clips_of(path: Path) -> list[Clip]:
+def _list_path(path: Path) -> list[Clip]:
     if path.is_dir():
-        files, root = sorted(_files_of(path)), str(path.absolute())
+        files, root = sorted(_find_videos(path)), str(path.absolute())
         places = [os.path.relpath(file, path) for file in files]
         found = [Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places]
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
     if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
-        return _clips_of_table(path)
+        return _read_clip_table(path)
     if not path.exists():
         raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
     return [Clip(uri=os.path.abspath(path))]
 
 
-def _files_of(folder: Path) -> Iterator[Path]:
+def _find_videos(folder: Path) -> Iterator[Path]:
     """The videos below a folder, and the folders there that cannot be searched: links that lead out
     of it, which are not followed, and those that cannot be read. What becomes of these is said by
     `check_place` and `check_readable`.
@@ -150,20 +150,20 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _clips_of_url(url: str) -> list[Clip]:
+def _list_url(url: str) -> list[Clip]:
     """Of object storage; a table there is not read."""
-    found = [one for one in objects_of(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
+    found = [one for one in list_object_urls(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
     if not found or PurePosixPath(url).suffix.lower() in TABLE_SUFFIXES:
         raise ValueError(f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine")
     return [Clip(uri=one) for one in found]
 
 
-def _clips_of_table(path: Path) -> list[Clip]:
+def _read_clip_table(path: Path) -> list[Clip]:
     """Relative uris are relative to the table's folder."""
     try:
         table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        words = f"{printable(str(error))}; expected Parquet, or CSV in UTF-8"
+        words = f"{to_printable(str(error))}; expected Parquet, or CSV in UTF-8"
         raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
     if table.column_names.count("uri") != 1 or not len(table):
         raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
@@ -171,23 +171,23 @@ def _clips_of_table(path: Path) -> list[Clip]:
     try:
         rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
     except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {printable(str(error))}") from error
+        raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {to_printable(str(error))}") from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
     for number, row in enumerate(rows, 1):
-        check_row(f"of row {number} of table {str(path)!r}", row)
-    return [_clip_of_row(row, path.parent) for row in rows]
+        check_clip_row(f"of row {number} of table {str(path)!r}", row)
+    return [_clip_from_table_row(row, path.parent) for row in rows]
 
 
-def check_row(which: str, row: dict[str, Any]) -> None:
+def check_clip_row(which: str, row: dict[str, Any]) -> None:
     """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text without end."""
     for name, value in row.items():
         if isinstance(value, str):
-            if len(value) > LONGEST:
-                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {LONGEST}")
+            if len(value) > MAX_TEXT_CHARACTERS:
+                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {MAX_TEXT_CHARACTERS}")
             check_no_secret(f"{name} {which}", value)
-    if not is_url(row["uri"]):
-        check_path(f"uri {which}", row["uri"])
+    if not is_storage_url(row["uri"]):
+        check_not_url(f"uri {which}", row["uri"])
 
 
 def read_csv(path: Path) -> pa.Table:
@@ -199,43 +199,43 @@ def read_csv(path: Path) -> pa.Table:
     table = csv.read_csv(path, convert_options=options)
     for place, name in enumerate(table.column_names):
         if OPTIONAL_COLUMNS.get(name) == pa.float64():
-            numbers = [None if text in NO_NUMBER else text for text in table[name].to_pylist()]
+            numbers = [None if text in MISSING_NUMBER_WORDS else text for text in table[name].to_pylist()]
             table = table.set_column(place, name, pa.array(numbers, pa.string()).cast(pa.float64()))
     return table
 
 
-def _clip_of_row(row: dict[str, Any], folder: Path) -> Clip:
+def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
     """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than
     its row.
     """
     floats = {name: value for name, value in row.items() if isinstance(value, float)}
-    numbers = {name: _within(value) for name, value in floats.items() if not np.isnan(value)}
+    numbers = {name: _clamp_cut_time(value) for name, value in floats.items() if not np.isnan(value)}
     texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
     given: dict[str, Any] = texts | numbers
     place = given.pop("uri")
-    uri = place if is_url(place) else os.path.abspath(folder / place)
+    uri = place if is_storage_url(place) else os.path.abspath(folder / place)
     return Clip(uri=uri, place=place, **given)
 
 
-def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], Video], staging: Path | None = None) -> PlannedClip:
+def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo], staging: Path | None = None) -> PlannedClip:
     """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in object storage (fetch.py).
 
     Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage does not answer.
     """
     sha256 = size = None
     try:
-        check_place(clip)
-        with fetched(clip.uri, staging) as path:
+        check_clip_path(clip)
+        with local_clip_path(clip.uri, staging) as path:
             check_readable(path)
-            sha256, size = content_of(path)
-            return with_windows(identified(clip, sha256, size, config), probe(path), config)
+            sha256, size = hash_file(path)
+            return with_windows(identify_clip(clip, sha256, size, config), probe(path), config)
     except Quarantined as error:
         return failed_clip(clip, error, config, sha256, size)
 
 
-def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> PlannedClip:
+def with_windows(planned: PlannedClip, video: VideoInfo, config: PlanConfig) -> PlannedClip:
     """The clip with its windows, or rejected as too short for one."""
-    (start_s, end_s), times = clip_range(planned.clip, video), since_first(video)
+    (start_s, end_s), times = clip_range(planned.clip, video), times_since_first(video)
     first = int(np.searchsorted(times, start_s))
     starts = plan_windows(times[(times >= start_s) & (times < end_s)], end_s, config)
     windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
@@ -249,11 +249,11 @@ def with_windows(planned: PlannedClip, video: Video, config: PlanConfig) -> Plan
 
 def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str | None = None, size: int | None = None) -> PlannedClip:
     """The row of a clip that could not be read."""
-    planned = identified(clip, sha256, size, config)
+    planned = identify_clip(clip, sha256, size, config)
     return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
 
 
-def check_place(clip: Clip) -> None:
+def check_clip_path(clip: Clip) -> None:
     """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
     if readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
@@ -266,7 +266,7 @@ def readable_uri(uri: str) -> str:
     return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def content_of(path: str) -> tuple[str, int]:
+def hash_file(path: str) -> tuple[str, int]:
     """sha256 of a file's content, hexadecimal, and its bytes. Raises Quarantined (unreadable)."""
     try:
         with open(path, "rb") as file:
@@ -275,15 +275,15 @@ def content_of(path: str) -> tuple[str, int]:
         raise Quarantined(Stage.PROBE, Reason.UNREADABLE, error.strerror or "cannot be read") from error
 
 
-def identified(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
+def identify_clip(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
     """The clip with its id and split: by its content, or if that cannot be read by its path."""
-    name = clip.clip_id or (sha256[:16] + cut_name(clip) if sha256 else unread_name(clip))
+    name = clip.clip_id or (sha256[:16] + cut_name(clip) if sha256 else unreadable_clip_id(clip))
     identity = clip.source or sha256
-    split = clip.split or (split_of(identity, config.test_fraction) if identity else None)
+    split = clip.split or (choose_split(identity, config.test_fraction) if identity else None)
     return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
 
 
-def unread_name(clip: Clip) -> str:
+def unreadable_clip_id(clip: Clip) -> str:
     """The id of a clip whose content could not be read: `unread` and 10 hexadecimal digits of the
     sha256 of its place, which stays what it is if the folder is moved; then its cut.
     """
@@ -296,37 +296,37 @@ def cut_name(clip: Clip) -> str:
     if clip.start_s is None and clip.end_s is None:
         return ""
     times = (clip.start_s, clip.end_s)
-    return "-" + "-".join("" if s is None else str(round(1000 * _within(s))) for s in times)
+    return "-" + "-".join("" if s is None else str(round(1000 * _clamp_cut_time(s))) for s in times)
 
 
-def _within(seconds: float) -> float:
+def _clamp_cut_time(seconds: float) -> float:
     """The time of a cut, or FARTHEST_S before or after the first frame."""
-    return min(max(seconds, -FARTHEST_S), FARTHEST_S)
+    return min(max(seconds, -MAX_CUT_TIME_S), MAX_CUT_TIME_S)
 
 
-def split_of(identity: str, test_fraction: float) -> str:
+def choose_split(identity: str, test_fraction: float) -> str:
     """`test` for that fraction of all identities (a source, or a content's sha256), whatever else is in the data set."""
     share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
     return "test" if share < test_fraction else "train"
 
 
-def since_first(video: Video) -> Float64[np.ndarray, " frames"]:
+def times_since_first(video: VideoInfo) -> Float64[np.ndarray, " frames"]:
     """The time of each frame in seconds after the first, as a player counts: a container may begin
     at any time stamp.
     """
-    return _after(video.times, video.times[0])
+    return _subtract_time(video.times, video.times[0])
 
 
-def _after(times: Any, first: float) -> Any:
+def _subtract_time(times: Any, first: float) -> Any:
     """Differences of times of up to a day, which float64 has to 1e-11 s, without that noise: 2 s
     are 2.0.
     """
     return times if first == 0 else np.round(times - first, 9)
 
 
-def clip_range(clip: Clip, video: Video) -> tuple[float, float]:
+def clip_range(clip: Clip, video: VideoInfo) -> tuple[float, float]:
     """(start, end) of the clip within its file, seconds after the first frame."""
-    start_s, end_s = clip.start_s or 0.0, float(_after(video.end_s, video.times[0]))
+    start_s, end_s = clip.start_s or 0.0, float(_subtract_time(video.end_s, video.times[0]))
     return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
 
 
@@ -340,27 +340,27 @@ def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: Pl
     if len(times) < 2:
         return []
     seconds = config.frames / config.fps
-    frames = MISSING_FRAMES + 0.01  # time stamps are rounded
+    frames = MAX_MISSING_FRAMES + 0.01  # time stamps are rounded
     slack = min(frames * np.median(np.diff(times)), seconds / 2)
-    grid = times[0] + strides_beside(times, config) * config.stride / config.fps
+    grid = times[0] + candidate_strides(times, config) * config.stride / config.fps
     right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
     starts = starts[(starts < len(times) - 1) & (times[starts] + seconds <= end_s + slack)]
     return [(int(i), float(times[i])) for i in starts]
 
 
-def strides_beside(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
+def candidate_strides(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
     """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
     place = (times - times[0]) * config.fps / config.stride
     beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
     return beside[beside * config.stride / config.fps <= times[-1] - times[0]]
 
 
-def window_span(clip: Clip, video: Video, window: Window, config: PlanConfig) -> range:
+def window_span(clip: Clip, video: VideoInfo, window: Window, config: PlanConfig) -> range:
     """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
-    (_, end_s), times = clip_range(clip, video), since_first(video)
+    (_, end_s), times = clip_range(clip, video), times_since_first(video)
     last_instant = window.start_time_s + (config.frames - 1) / config.fps
-    last = np.searchsorted(times, last_instant - ROUNDING_S)  # else rounding decides on one frame more
+    last = np.searchsorted(times, last_instant - TIME_ROUNDING_S)  # else rounding decides on one frame more
     inside = np.searchsorted(times, end_s) - 1
     return range(window.start_frame, int(min(last, inside)) + 1)
 
@@ -371,8 +371,8 @@ def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
 
     Raises ValueError if two clips give the same key.
     """
-    windows, barren = _windows_and_barren(clips, set())
-    _check_keys([row["key"] for row in windows])
+    windows, barren = _make_window_and_empty_clip_rows(clips, set())
+    _check_unique_keys([row["key"] for row in windows])
     return _assign_shards(windows, config.windows_per_shard) + barren
 
 
@@ -383,20 +383,20 @@ def plan_round(
     label: str,
     config: PlanConfig,
 ) -> list[dict]:
-    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in their
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `clip_label` in their
     names: clips that gave no window, probed again, and windows that are tried again, beside all
     that is `planned` already.
 
     Raises ValueError if two clips give the same key.
     """
     before = {row["key"]: row["clip_id"] for row in planned if row["key"]}
-    windows, barren = _windows_and_barren(clips, set(before.values()))
-    _check_keys([*before, *(row["key"] for row in windows)])
+    windows, barren = _make_window_and_empty_clip_rows(clips, set(before.values()))
+    _check_unique_keys([*before, *(row["key"] for row in windows)])
     return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
 
 
-def _windows_and_barren(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[list[dict], list[dict]]:
-    """Rows of windows, and of clips that give none; a clip whose id was `seen` gives none."""
+def _make_window_and_empty_clip_rows(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[list[dict], list[dict]]:
+    """Rows of windows, and of clips that give none; a clip whose id was `extract` gives none."""
     windows: list[dict] = []
     barren: list[dict] = []
     for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
@@ -405,13 +405,13 @@ def _windows_and_barren(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[l
                 planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice"
             )
         seen.add(planned.clip_id)
-        (windows if planned.windows else barren).extend(_rows_of(planned))
+        (windows if planned.windows else barren).extend(_make_clip_rows(planned))
     return windows, barren
 
 
-def _rows_of(planned: PlannedClip) -> Iterator[dict]:
+def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
-    row = dict.fromkeys(PLAN.names) | dict(
+    row = dict.fromkeys(PLAN_SCHEMA.names) | dict(
         clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
         root=clip.root and readable_uri(clip.root),
@@ -424,17 +424,17 @@ def _rows_of(planned: PlannedClip) -> Iterator[dict]:
         yield row | dict(key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s)
 
 
-def clip_of(row: dict) -> Clip:
+def clip_from_row(row: dict) -> Clip:
     """The clip of a row of the plan."""
     return Clip(uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"])
 
 
-def window_of(row: dict) -> Window:
+def window_from_row(row: dict) -> Window:
     """The window of a row of the plan."""
     return Window(key=row["key"], start_frame=row["start_frame"], start_time_s=row["start_time_s"])
 
 
-def _check_keys(keys: Sequence[str]) -> None:
+def _check_unique_keys(keys: Sequence[str]) -> None:
     if len(keys) != len(set(keys)):
         raise ValueError("two clips give the same sample key, expected clip_ids that differ in more than punctuation")
 
@@ -448,7 +448,7 @@ def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list
     return windows
 
 
-def keep_decided(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[PlannedClip]:
+def keep_earlier_decisions(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[PlannedClip]:
     """The clips of an extraction that goes on, as they were planned `before` if now or then they
     failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
     retry` decides the rest.
@@ -456,35 +456,35 @@ def keep_decided(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[P
     `before` is read twice. Only the rows that may be of such a clip are held in memory.
     """
     clips = list(clips)
-    names = {name for row in before if is_environmental(row) for name in _names_of_row(row)}
-    own_names = [(planned, _names_of(planned)) for planned in clips]
+    names = {name for row in before if is_environmental(row) for name in _row_identities(row)}
+    own_names = [(planned, _clip_identities(planned)) for planned in clips]
     for planned, own in own_names:
-        if planned.reason in ENVIRONMENTAL or not names.isdisjoint(own):
+        if planned.reason in ENVIRONMENTAL_REASONS or not names.isdisjoint(own):
             names.update(own)
     by_id: dict[str, dict[str, list[dict]]] = {}
     by_place: dict[tuple, list[dict]] = {}
     for row in before:
-        clip_id, *places = _names_of_row(row)
+        clip_id, *places = _row_identities(row)
         if names.isdisjoint((clip_id, *places)):
             continue
         by_id.setdefault(clip_id, {}).setdefault(row["uri"], []).append(row)
         for place in places:
             by_place.setdefault(place, []).append(row)
-    return [_as_before(planned, by_id, by_place) for planned in clips]
+    return [_apply_earlier_plan(planned, by_id, by_place) for planned in clips]
 
 
-def _names_of(planned: PlannedClip) -> list[Any]:
-    """What a clip may be known by in the plan before: ids, then places, as `_names_of_row`."""
+def _clip_identities(planned: PlannedClip) -> list[Any]:
+    """What a clip may be known by in the plan before: ids, then places, as `_row_identities`."""
     clip, cut = planned.clip, (planned.clip.start_s, planned.clip.end_s)
     if clip.clip_id is not None:
         return [planned.clip_id]
     places: list[tuple] = [(None, readable_uri(clip.uri), *cut)]
     if clip.root is not None and clip.place is not None:
         places.append(("root", readable_uri(clip.place), *cut))
-    return [planned.clip_id, unread_name(clip), *places]
+    return [planned.clip_id, unreadable_clip_id(clip), *places]
 
 
-def _names_of_row(row: dict) -> list[Any]:
+def _row_identities(row: dict) -> list[Any]:
     """The id of a row's clip, then its place, and that in the folder in which it was found."""
     cut = (row["clip_start_s"], row["clip_end_s"])
     places: list[tuple] = [(None, row["uri"], *cut)]
@@ -493,7 +493,7 @@ def _names_of_row(row: dict) -> list[Any]:
     return [row["clip_id"], *places]
 
 
-def _as_before(
+def _apply_earlier_plan(
     planned: PlannedClip,
     by_id: dict[str, dict[str, list[dict]]],
     by_place: dict[tuple, list[dict]],
@@ -504,13 +504,13 @@ def _as_before(
     now, and is another, it is another input, whatever became of its probe.
     """
     uri = readable_uri(planned.clip.uri)
-    clip_id, *others = _names_of(planned)
+    clip_id, *others = _clip_identities(planned)
     places = [by_place.get(name) for name in others if isinstance(name, tuple)]
     named = by_id.get(clip_id, {})
     unread = [rows for name in others for rows in by_id.get(name, {}).values()]
     moved = [*named.values(), *unread, *places[1:]]
     rows = next(filter(None, [named.get(uri), *places[:1], *moved]), None)
-    if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL):
+    if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL_REASONS):
         return planned
     if planned.sha256 and rows[0]["sha256"] and planned.sha256 != rows[0]["sha256"]:
         return planned
@@ -518,7 +518,7 @@ def _as_before(
     names = ("clip_id", "split", "sha256", "bytes", "duration_s")
     fate = ("outcome", "stage", "reason", "detail")
     columns: dict[str, Any] = {name: rows[0][name] for name in (*names, *fate)}
-    windows = tuple(map(window_of, rows)) if rows[0]["key"] else ()
+    windows = tuple(map(window_from_row, rows)) if rows[0]["key"] else ()
     return replace(planned, **columns, windows=windows, attempts=rows[0]["attempts"] or 1)
 
 
@@ -537,7 +537,7 @@ def clip_to_retry(row: dict) -> Clip:
 def retry_clip(
     row: dict,
     config: PlanConfig,
-    probe: Callable[[str], Video],
+    probe: Callable[[str], VideoInfo],
     staging: Path | None = None,
 ) -> PlannedClip:
     """Reads and probes again the clip of a row that gave no window. Raises as `plan_clip` does."""

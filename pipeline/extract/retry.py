@@ -7,15 +7,15 @@ damaged, stays so. What fails again for such a reason can be tried again in the 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.dataset.finalize import parts
+from pipeline.dataset.finalize import iter_shard_rows
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rounds import BEFORE, Settled, shard_label
+from pipeline.dataset.rounds import FATE_COLUMNS, EarlierFates, shard_label
 from pipeline.extract.plan import PlanConfig, PlannedClip, plan_round
-from schemas.outcome import ENVIRONMENTAL, is_environmental
-from schemas.records import PLAN
+from schemas.outcome import ENVIRONMENTAL_REASONS, is_environmental
+from schemas.records import PLAN_SCHEMA
 
 
-class Retryable(NamedTuple):
+class RetryableRows(NamedTuple):
     """Rows of the manifest that failed for an environmental reason."""
 
     windows: list[dict]
@@ -32,15 +32,15 @@ class Retryable(NamedTuple):
         return [*self.clips, *{row["uri"]: row for row in self.windows}.values()]
 
 
-def find_retryable(dataset: Dataset) -> Retryable:
+def find_retryable(dataset: Dataset) -> RetryableRows:
     """Finds what can be tried again in a data set whose shards are all committed.
 
     Raises ValueError if shards are left to build, DamagedShard or DamagedPlan for a file that is
     not the one recorded.
     """
     dataset.check_finished()
-    rows = [row for part in parts(dataset) for row in part.rows if is_environmental(row)]
-    return Retryable([row for row in rows if row["key"]], [row for row in rows if not row["key"]])
+    rows = [row for part in iter_shard_rows(dataset) for row in part.rows if is_environmental(row)]
+    return RetryableRows([row for row in rows if row["key"]], [row for row in rows if not row["key"]])
 
 
 def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
@@ -52,9 +52,9 @@ def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
     for row in (row for retried in rounds for row in retried.rows):
         if row["key"]:
             shards.setdefault(row["shard"], []).append(row)
-    settled = Settled(rounds)
+    settled = EarlierFates(rounds)
     unbuilt = {name: rows for name, rows in shards.items() if not dataset.is_committed(name)}
-    return {name: settled.settle(rows) for name, rows in unbuilt.items()}
+    return {name: settled.add_fates(rows) for name, rows in unbuilt.items()}
 
 
 def begin_round(
@@ -71,21 +71,21 @@ def begin_round(
     not begun.
     """
     windows, probed = list(windows), list(probed)
-    failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL]
+    failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL_REASONS]
     unreadable = {planned.clip.uri for planned in failed}
     videos = {(row["clip_id"], row["uri"]) for row in windows}
-    again = [_row_again(row) for row in windows if row["uri"] not in unreadable]
+    again = [_make_retry_row(row) for row in windows if row["uri"] not in unreadable]
     barren = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
-    decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL]
+    decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL_REASONS]
     label = shard_label(len(dataset.rounds()) + 1)
     rows = plan_round(decided, again, dataset.stream_plan(), label, config)
     if rows:
-        dataset.begin_round(rows)
+        dataset.add_round(rows)
     return len(rows)
 
 
-def _row_again(row: dict) -> dict:
+def _make_retry_row(row: dict) -> dict:
     """Returns a row of the plan for a window of the manifest, with its fate until now."""
-    planned = {name: row[name] for name in PLAN.names if name in row}
-    fate = {name: row[name] for name in BEFORE}
-    return planned | dict.fromkeys(BEFORE) | {"root": None, "before": fate}
+    planned = {name: row[name] for name in PLAN_SCHEMA.names if name in row}
+    fate = {name: row[name] for name in FATE_COLUMNS}
+    return planned | dict.fromkeys(FATE_COLUMNS) | {"root": None, "before": fate}

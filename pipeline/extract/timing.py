@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 END = object()
 
 
-class Effort(NamedTuple):
+class ShardTiming(NamedTuple):
     """Of no consequence for a shard's content."""
 
     seconds: float
@@ -21,52 +21,52 @@ class Effort(NamedTuple):
     """Share of the time in which the flow's device neither prepared frames nor measured flow, 0 to 1; None without one."""
 
 
-class Clock:
+class ShardTimer:
     """Measures the effort from its making on."""
 
     def __init__(self):
-        self.began, self.waited_s = time.monotonic(), 0.0
-        self.busy: Any = None
+        self.start_s, self.wait_s = time.monotonic(), 0.0
+        self.busy_clock: Any = None
 
-    def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
+    def measure_wait(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items; the time until each comes is counted."""
         while True:
             asked = time.monotonic()
             try:
                 item = next(items, END)
             finally:
-                self.waited_s += time.monotonic() - asked
+                self.wait_s += time.monotonic() - asked
             if item is END:
                 return
             yield item  # pyright: ignore[reportReturnType]
 
-    def watched(self, estimator: FlowEstimator) -> FlowEstimator:
+    def wrap_estimator(self, estimator: FlowEstimator) -> FlowEstimator:
         """The same estimator; where it works on a device, the device's time is counted."""
         if estimator.device is None:
             return estimator
         from pipeline.motion.spectrum_gpu import BusyClock
 
-        self.busy = BusyClock(estimator.device)
-        return Watched(estimator, self.busy)
+        self.busy_clock = BusyClock(estimator.device)
+        return TimedEstimator(estimator, self.busy_clock)
 
-    def effort(self) -> Effort:
+    def timing(self) -> ShardTiming:
         """What it took so far."""
-        seconds = time.monotonic() - self.began
-        return Effort(round(seconds, 2), round(self.waited_s / seconds, 3), round(self.busy.idle_share(), 3) if self.busy else None)
+        seconds = time.monotonic() - self.start_s
+        return ShardTiming(round(seconds, 2), round(self.wait_s / seconds, 3), round(self.busy_clock.idle_share(), 3) if self.busy_clock else None)
 
 
-class Watched:
+class TimedEstimator:
     """An estimator whose work is done within a context."""
 
     def __init__(self, estimator: FlowEstimator, working: AbstractContextManager[Any]):
-        self.estimator, self.working, self.device = estimator, working, estimator.device
+        self.estimator, self.busy_clock, self.device = estimator, working, estimator.device
 
     def prepare(self, images: Sequence[Any]) -> list[Any]:
-        with self.working:
+        with self.busy_clock:
             return self.estimator.prepare(images)
 
     def displace(self, pairs: Sequence[tuple[Any, Any]]) -> Any:
-        with self.working:
+        with self.busy_clock:
             return self.estimator.displace(pairs)
 
     def description(self) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from jaxtyping import Float16, Float32
 
 from pipeline import filters
 from pipeline.decode import DecodeConfig
-from pipeline.extract.frame_stream import Seen
+from pipeline.extract.frame_stream import PreparedFrame
 from pipeline.extract.plan import PlanConfig
 from pipeline.filters import Thresholds
-from pipeline.flow import RAFT_ABOVE, FlowConfig, FlowEstimator, describe
-from pipeline.flow.consistency import confidence, damp, disagree
+from pipeline.flow import RAFT_TOO_SMALL_PX, FlowConfig, FlowEstimator, describe_estimator
+from pipeline.flow.consistency import confidence, damp, relative_disagreements
 from pipeline.motion import spectrum
-from pipeline.motion.spectrum import BLOCK, RunningSpectrum
-from schemas.outcome import Measures, Quarantined, Reason, Stage
-from schemas.run_contract import plain
+from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
+from schemas.outcome import FilterMeasures, Quarantined, Reason, Stage
+from schemas.run_contract import to_json_value
 from schemas.sample import FORMAT_VERSION, Sample
 
-DIGITS = 6
+MEASURE_DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
 HALF_MAX = float(np.finfo(np.float16).max)
 
@@ -53,43 +53,43 @@ class BuildConfig:
         for name in ("pairs", "checks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.flow.flow != "dis" and min(self.size) <= RAFT_ABOVE:
-            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_ABOVE} pixels a side for {self.flow.flow}")
+        if self.flow.flow != "dis" and min(self.size) <= RAFT_TOO_SMALL_PX:
+            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for {self.flow.flow}")
 
 
-def recorded(config: BuildConfig) -> dict[str, Any]:
+def to_contract(config: BuildConfig) -> dict[str, Any]:
     """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
-    return asdict(config) | {"flow": describe(config.flow)}
+    return asdict(config) | {"flow": describe_estimator(config.flow)}
 
 
-def restored(config: dict[str, Any], weights: str = "default") -> BuildConfig:
-    """Inverse of `recorded`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
+def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConfig:
+    """Inverse of `to_contract`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
     which is `weights` (FlowConfig).
 
     Raises ValueError where a setting is missing, unknown or of another kind.
     """
     try:
         flow = {name: value for name, value in config["flow"].items() if name != "weights"}
-        return _restored(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
+        return _parse_setting(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"run.json has settings that cannot be read: {error}") from error
 
 
-def _restored(kind: Any, value: Any, name: str = "config") -> Any:
+def _parse_setting(kind: Any, value: Any, name: str = "config") -> Any:
     """A setting from what JSON made of it: infinities are words there, and tuples lists."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = get_type_hints(kind)
         if value.keys() != kinds.keys():
             raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}")
-        return kind(**{part: _restored(kinds[part], value[part], part) for part in kinds})
+        return kind(**{part: _parse_setting(kinds[part], value[part], part) for part in kinds})
     if get_origin(kind) is tuple:
-        return tuple(_restored(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
-    if not (value in get_args(kind) if get_origin(kind) is Literal else plain(kind(value)) == value and kind in (float, type(value))):
+        return tuple(_parse_setting(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
+    if not (value in get_args(kind) if get_origin(kind) is Literal else to_json_value(kind(value)) == value and kind in (float, type(value))):
         raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
     return value if get_origin(kind) is Literal else kind(value)
 
 
-class Moving(NamedTuple):
+class PendingMotion(NamedTuple):
     """The motion of a window, which may still be on its way from a device."""
 
     sums: RunningSpectrum
@@ -99,25 +99,25 @@ class Moving(NamedTuple):
     """Flow [2, H, W] from each frame to check to the start frame, by index."""
 
 
-class Moved(NamedTuple):
+class WindowMotion(NamedTuple):
     """The motion of a window, in this process."""
 
     sums: RunningSpectrum
-    grid: Float32[np.ndarray, "time 2 rows columns"]
+    coarse_motion: Float32[np.ndarray, "time 2 rows columns"]
     """The motion texture on a coarse grid."""
     forward: dict[int, Float32[np.ndarray, "2 height width"]]
     disagreements: Float32[np.ndarray, "checks height width"]
     """Of forward and backward flow, over what is tolerated."""
 
 
-def settle(moving: Moving) -> Moved:
+def synchronize(moving: PendingMotion) -> WindowMotion:
     """Waits for the device. Raises Quarantined (nonfinite)."""
     sums = moving.sums
-    sums.settle()
+    sums.synchronize()
     if not sums.is_finite():
         raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
     forward, backward = ({i: to_array(flow) for i, flow in flows.items()} for flows in (moving.forward, moving.backward))
-    return Moved(sums, sums.grid_motion(), forward, disagree([(forward[i], back) for i, back in backward.items()]))
+    return WindowMotion(sums, sums.grid_motion(), forward, relative_disagreements([(forward[i], back) for i, back in backward.items()]))
 
 
 def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
@@ -125,20 +125,20 @@ def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
     return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
 
 
-def measure_flow(key: str, seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> Moving:
+def measure_flow(key: str, seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> PendingMotion:
     """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
-    checks = check_indices(len(seen), config.checks)
-    wanted = {*choose_targets(key, len(seen), config.pairs), *checks}
+    checks = backward_frame_indices(len(seen), config.checks)
+    wanted = {*choose_pair_frames(key, len(seen), config.pairs), *checks}
     sums, forward = running_sums(seen, config, estimator), {}
-    for first in range(0, len(seen), BLOCK):
-        block = estimator.displace([(seen[0].prepared, one.prepared) for one in seen[first : first + BLOCK]])
+    for first in range(0, len(seen), BLOCK_FRAMES):
+        block = estimator.displace([(seen[0].flow_input, one.flow_input) for one in seen[first : first + BLOCK_FRAMES]])
         sums.add(block)
-        forward |= {i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK}  # a copy: the block is dropped
-    backward = estimator.displace([(seen[i].prepared, seen[0].prepared) for i in checks])
-    return Moving(sums, forward, dict(zip(checks, backward, strict=True)))
+        forward |= {i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK_FRAMES}  # a copy: the block is dropped
+    backward = estimator.displace([(seen[i].flow_input, seen[0].flow_input) for i in checks])
+    return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)))
 
 
-def running_sums(seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
+def running_sums(seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
     """Empty sums for a window of these frames, where the estimator's results are."""
     times = np.array([one.time for one in seen]) - seen[0].time
     shape: dict[str, Any] = dict(time=config.plan.frames, fps=config.plan.fps, frequencies=config.frequencies, size=config.size)
@@ -149,52 +149,52 @@ def running_sums(seen: Sequence[Seen], config: BuildConfig, estimator: FlowEstim
     return DeviceSpectrum(times, device=estimator.device, **shape)
 
 
-def choose_targets(key: str, frames: int, pairs: int) -> list[int]:
+def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
     """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's; repeated if too few."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     drawn = np.random.default_rng(seed).choice(np.arange(1, frames), pairs, replace=frames - 1 < pairs)
     return sorted(int(i) for i in drawn)
 
 
-def check_indices(frames: int, checks: int) -> list[int]:
+def backward_frame_indices(frames: int, checks: int) -> list[int]:
     """Indices of the frames on which backward flow is computed: evenly spread, the last one included."""
     return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
 
 
-def measure(seen: Sequence[Seen], moved: Moved) -> Measures:
+def measure_window(seen: Sequence[PreparedFrame], moved: WindowMotion) -> FilterMeasures:
     """All measures of a window, rounded as they are recorded."""
     times = np.array([one.time for one in seen])
-    values = filters.measure_frames([one.look for one in seen], [one.step for one in seen[1:] if one.step], times)
-    values |= filters.measure_motion(moved.sums.weight(), moved.grid)
+    values = filters.measure_frames([one.stats for one in seen], [one.delta for one in seen[1:] if one.delta], times)
+    values |= filters.measure_motion(moved.sums.weight(), moved.coarse_motion)
     values["inconsistent_share"] = filters.inconsistent_share(moved.disagreements)
-    return Measures(**{name: rounded(value) for name, value in values.items()})
+    return FilterMeasures(**{name: round_measure(value) for name, value in values.items()})
 
 
-def rounded(value: float) -> float:
+def round_measure(value: float) -> float:
     """The number as it is recorded."""
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{MEASURE_DIGITS}g}")
 
 
-def make_sample(row: dict, seen: Sequence[Seen], moved: Moved, measures: Measures, config: BuildConfig, **described: Any) -> Sample:
+def make_sample(row: dict, seen: Sequence[PreparedFrame], moved: WindowMotion, measures: FilterMeasures, config: BuildConfig, **described: Any) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
-    targets = choose_targets(row["key"], len(seen), config.pairs)
-    certain, channels, weight = confidence(seen[0].look.grey, moved.disagreements), moved.sums.channels(), moved.sums.weight()
+    targets = choose_pair_frames(row["key"], len(seen), config.pairs)
+    certain, channels, weight = confidence(seen[0].stats.gray, moved.disagreements), moved.sums.channels(), moved.sums.weight()
     if config.damp:
         channels, weight = damp(channels, certain), damp(weight, certain)
     return Sample(
         key=row["key"],
         image=seen[0].image,
-        spectrum=to_half(channels),
-        weight=to_half(weight),
+        spectrum=to_float16(channels),
+        weight=to_float16(weight),
         confidence=certain,
         pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
-        pair_flow=to_half(np.stack([moved.forward[i] for i in targets])),
+        pair_flow=to_float16(np.stack([moved.forward[i] for i in targets])),
         pair_image=np.stack([seen[i].image for i in targets]),
         meta=sample_meta(row, measures, config, **described),
     )
 
 
-def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
+def to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
     """float16, or Quarantined (overflow)."""
     largest = max(float(array.max()), -float(array.min()))
     if largest > HALF_MAX:
@@ -203,7 +203,7 @@ def to_half(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape
     return rows.reshape(array.shape)
 
 
-def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described: Any) -> dict[str, Any]:
+def sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any) -> dict[str, Any]:
     """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
 
     Nothing is null: a reader that takes the kinds of columns from the first samples would take it
@@ -226,8 +226,8 @@ def sample_meta(row: dict, measures: Measures, config: BuildConfig, **described:
     )
 
 
-def measured_columns(measures: Measures, moved: Moved) -> dict[str, Any]:
+def make_measure_columns(measures: FilterMeasures, moved: WindowMotion) -> dict[str, Any]:
     """Manifest columns of everything that was measured."""
-    power_x, power_y = ([rounded(p) for p in row] for row in spectrum.power(moved.grid))
-    energy_x, energy_y = (rounded(e) for e in moved.sums.total_energy())
+    power_x, power_y = ([round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion))
+    energy_x, energy_y = (round_measure(e) for e in moved.sums.total_energy())
     return asdict(measures) | dict(power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y)

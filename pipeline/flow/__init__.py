@@ -12,23 +12,23 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-Prepared = TypeVar("Prepared")
-RAFT_ABOVE = 120
+PreparedImage = TypeVar("PreparedImage")
+RAFT_TOO_SMALL_PX = 120
 """Pixels a side that RAFT needs more of: with fewer, the coarsest level of its correlations is one cell."""
 
 
 @runtime_checkable
-class FlowEstimator(Protocol[Prepared]):
+class FlowEstimator(Protocol[PreparedImage]):
     @property
     def device(self) -> str | None:
         """Where its results are: torch's name of the device, or None for arrays of this process."""
         ...
 
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Prepared]:
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[PreparedImage]:
         """What is computed once per frame, for these frames."""
         ...
 
-    def displace(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> Float32[Any, "pairs 2 height width"]:
+    def displace(self, pairs: Sequence[tuple[PreparedImage, PreparedImage]]) -> Float32[Any, "pairs 2 height width"]:
         """Displacement (x, y), in pixels, of every pixel of each pair's source to its target; of a frame to itself it is
         exactly 0. An array, or a tensor that stays on the device, which need not have finished.
         """
@@ -68,17 +68,17 @@ class FlowConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
-def describe(config: FlowConfig) -> dict[str, Any]:
+def describe_estimator(config: FlowConfig) -> dict[str, Any]:
     """The description of the estimator that `config` names, without its device, for the run contract.
 
     Raises ValueError where code or weights are missing or do not fit together.
     """
     if config.flow == "dis":
         return {"flow": config.flow, "dis_preset": config.dis_preset}
-    from pipeline.flow.raft import described
+    from pipeline.flow.raft import network_description
     from pipeline.flow.raft_weights import load_network
 
-    return described(config, load_network(config)[1])
+    return network_description(config, load_network(config)[1])
 
 
 def uses_gpu(config: FlowConfig) -> bool:

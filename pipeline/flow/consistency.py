@@ -16,44 +16,44 @@ from jaxtyping import Float32, Inexact, UInt8
 from pipeline.motion.spectrum import modulus
 
 Flow = Float32[np.ndarray, "2 height width"]
-Checks = Float32[np.ndarray, "checks height width"]
+Disagreements = Float32[np.ndarray, "checks height width"]
 Planes = Inexact[np.ndarray, "*planes height width"]
 
-CONSISTENT_PX, CONSISTENT_SHARE = 0.5, 0.2
+TOLERANCE_PX, TOLERANCE_SHARE = 0.5, 0.2
 """Forward and backward flow agree within this many pixels or this share of the displacement, whichever is more."""
-WINDOW_PX = 2.0
+TEXTURE_SIGMA_PX = 2.0
 """Deviation of the Gaussian window over which texture is gathered."""
-TEXTURE = 1.5
+HALF_CONFIDENCE_TEXTURE = 1.5
 """Texture at which half of the confidence is left, (grey levels per pixel)^2."""
 CELL_PX = 4
 """Confident motion is spread on a grid of cells this wide."""
-REACH_PX = 8.0
+SPREAD_SIGMA_PX = 8.0
 """Deviation of the Gaussian by which it is spread."""
-PULL = 0.05
+REST_WEIGHT = 0.05
 """Mean confidence around a pixel at which the spread motion is halved: the weight of the belief that nothing moves."""
 
 
-def confidence(grey: UInt8[np.ndarray, "height width"], disagreements: Checks) -> UInt8[np.ndarray, "height width"]:
+def confidence(grey: UInt8[np.ndarray, "height width"], disagreements: Disagreements) -> UInt8[np.ndarray, "height width"]:
     """0 (nothing to go by) to 255, from the start frame and the disagreements of its flow with the flow back."""
-    return np.rint(255 * textured(grey) * consistent(disagreements)).astype(np.uint8)
+    return np.rint(255 * texture_confidence(grey) * consistency_confidence(disagreements)).astype(np.uint8)
 
 
-def textured(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
+def texture_confidence(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
     """0 on a plain area to 1 where texture is well above TEXTURE."""
-    strength = np.square(texture(grey))
-    return strength / (strength + np.float32(TEXTURE) ** 2)
+    strength = np.square(texture_strength(grey))
+    return strength / (strength + np.float32(HALF_CONFIDENCE_TEXTURE) ** 2)
 
 
-def texture(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
+def texture_strength(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
     """The smaller eigenvalue of the structure tensor, (grey levels per pixel)^2: how much the picture changes along the
     direction in which it changes least (Shi and Tomasi 1994). A plain area has none, a straight edge hardly any.
     """
     dx, dy = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), WINDOW_PX) for product in (dx * dx, dy * dy, dx * dy))
+    xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), TEXTURE_SIGMA_PX) for product in (dx * dx, dy * dy, dx * dy))
     return np.maximum((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), 0)
 
 
-def consistent(disagreements: Checks) -> Float32[np.ndarray, "height width"]:
+def consistency_confidence(disagreements: Disagreements) -> Float32[np.ndarray, "height width"]:
     """0 to 1: exp(-disagreement^4), averaged over the checks in which a pixel stays in the picture; a pixel that always
     leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
     """
@@ -62,7 +62,7 @@ def consistent(disagreements: Checks) -> Float32[np.ndarray, "height width"]:
     return agreement.sum(axis=0) / np.maximum(inside.sum(axis=0), 1, dtype=np.float32)
 
 
-def disagree(flows: Sequence[tuple[Flow, Flow]]) -> Checks:
+def relative_disagreements(flows: Sequence[tuple[Flow, Flow]]) -> Disagreements:
     """Disagreement of each pair of flow, forward to a later frame and back from it, over what is tolerated (docs/maths.md,
     7); NaN where a pixel leaves the picture. Raises ValueError where there is no pair.
     """
@@ -74,7 +74,7 @@ def disagree(flows: Sequence[tuple[Flow, Flow]]) -> Checks:
 def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height width"]:
     """|F(p) + B(p + F(p))|, pixels; NaN where p + F(p) is outside the picture."""
     height, width = forward.shape[1:]
-    x, y = positions(height, width)
+    x, y = pixel_grid(height, width)
     x, y = x + forward[0], y + forward[1]
     back = [cv2.remap(b, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for b in backward]
     error = modulus(forward[0] + back[0], forward[1] + back[1])
@@ -84,11 +84,11 @@ def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height w
 
 def tolerance(forward: Flow) -> Float32[np.ndarray, "height width"]:
     """Disagreement that still counts as agreement, pixels."""
-    return np.maximum(np.float32(CONSISTENT_PX), np.float32(CONSISTENT_SHARE) * modulus(*forward))
+    return np.maximum(np.float32(TOLERANCE_PX), np.float32(TOLERANCE_SHARE) * modulus(*forward))
 
 
 @cache
-def positions(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
+def pixel_grid(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
     """x and y of every pixel."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return x, y
@@ -103,18 +103,18 @@ def damp(planes: Planes, certain: UInt8[np.ndarray, "height width"]) -> Planes:
     W damped likewise is an upper bound of the damped motion's W, and is it where neighbours move in step.
     """
     share = certain.astype(np.float32) / 255
-    rest = (1 - share) / (around(share) + np.float32(PULL))
+    rest = (1 - share) / (local_mean(share) + np.float32(REST_WEIGHT))
     damped = np.empty_like(planes)
     for index in np.ndindex(planes.shape[:-2]):
         trusted = share * planes[index]
-        damped[index] = trusted + rest * around(trusted)
+        damped[index] = trusted + rest * local_mean(trusted)
     return damped
 
 
-def around(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarray, "height width"]:
+def local_mean(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarray, "height width"]:
     """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and interpolated between them."""
     height, width = plane.shape
     parts = plane.view(np.finfo(plane.dtype).dtype).reshape(height, width, -1)
     cells = cv2.resize(parts, (-(-width // CELL_PX), -(-height // CELL_PX)), interpolation=cv2.INTER_AREA)
-    smooth = cv2.resize(cv2.GaussianBlur(cells, (0, 0), REACH_PX / CELL_PX), (width, height), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(cv2.GaussianBlur(cells, (0, 0), SPREAD_SIGMA_PX / CELL_PX), (width, height), interpolation=cv2.INTER_LINEAR)
     return smooth.reshape(height, -1).view(plane.dtype)

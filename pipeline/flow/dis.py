@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipeline.flow import FlowConfig, describe
+from pipeline.flow import FlowConfig, describe_estimator
 
 Preset = Literal["ultrafast", "fast", "medium", "fine"]
-Grey = UInt8[np.ndarray, "height width"]
+GrayImage = UInt8[np.ndarray, "height width"]
 
 
 class DenseInverseSearch:
@@ -26,10 +26,10 @@ class DenseInverseSearch:
             self.dis.setFinestScale(0)
         cv2.setNumThreads(1)
 
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Grey]:
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[GrayImage]:
         return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
 
-    def displace(self, pairs: Sequence[tuple[Grey, Grey]]) -> Float32[np.ndarray, "pairs 2 height width"]:
+    def displace(self, pairs: Sequence[tuple[GrayImage, GrayImage]]) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
             if source is target:
@@ -39,4 +39,4 @@ class DenseInverseSearch:
         return motion
 
     def description(self) -> dict[str, Any]:
-        return describe(FlowConfig(dis_preset=self.preset))
+        return describe_estimator(FlowConfig(dis_preset=self.preset))

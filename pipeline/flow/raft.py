@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from pipeline.flow import RAFT_ABOVE, FlowConfig
+from pipeline.flow import RAFT_TOO_SMALL_PX, FlowConfig
 from pipeline.flow.raft_weights import load_network
 
 STRIDE = 8
 """Pixels per cell of the feature maps."""
 
-Volumes = list[Float32[Tensor, "queries 1 _ _"]]
+CorrelationPyramid = list[Float32[Tensor, "queries 1 _ _"]]
 """Correlations of each pair and source cell with the target's cells, one tensor per level."""
 
 
 @dataclass(eq=False)
-class Frame:
+class RaftFrame:
     """What is computed once for a frame, on the estimator's device."""
 
     image: UInt8[Tensor, "height width 3"]
@@ -36,10 +36,10 @@ class Frame:
     """Initial hidden state, then the context's terms of each recurrent unit; from the first time it is a source."""
 
 
-class Last(NamedTuple):
+class BatchEnd(NamedTuple):
     """Where a batch ended: its last pair."""
 
-    source: Frame
+    source: RaftFrame
     flow: Float32[Tensor, "1 2 rows columns"]
     hidden: Float[Tensor, "1 channels rows columns"]
 
@@ -50,39 +50,39 @@ class Raft:
     def __init__(self, config: FlowConfig):
         self.config = config
         self.device = find_device(config.device)
-        loaded, self.weights = load_network(config)
+        loaded, self.weights_digest = load_network(config)
         network: Any = loaded.to(self.device)
         self.feature_encoder, self.context_encoder = network.feature_encoder, network.context_encoder
         self.levels, self.mask_predictor = network.corr_block.num_levels, network.mask_predictor
-        self.update = Update(network).to(self.device)
-        self.last: Last | None = None
+        self.update = FlowUpdate(network).to(self.device)
+        self.batch_end: BatchEnd | None = None
         if config.compile:
             for module in (self.feature_encoder, self.context_encoder, self.update):
                 module.compile()
 
     def description(self) -> dict[str, Any]:
-        return described(self.config, self.weights)
+        return network_description(self.config, self.weights_digest)
 
     @torch.inference_mode()
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[RaftFrame]:
         """Raises ValueError for images too small for the correlations' four levels."""
         batches = (images[i : i + self.config.pairs_per_batch] for i in range(0, len(images), self.config.pairs_per_batch))
         return [frame for batch in batches for frame in self._prepare(batch)]
 
-    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Frame]:
-        check_size(images[0])
+    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[RaftFrame]:
+        check_image_size(images[0])
         pixels = torch.from_numpy(np.stack(images))
         pixels = pixels.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else pixels
         with self._autocast():
-            features = self.feature_encoder(to_input(pixels))
+            features = self.feature_encoder(to_network_input(pixels))
         levels = [features.float()]
         for _ in range(self.levels - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
         flat = torch.cat([level.flatten(2) for level in levels], 2)
-        return [Frame(image, one) for image, one in zip(pixels, flat, strict=True)]
+        return [RaftFrame(image, one) for image, one in zip(pixels, flat, strict=True)]
 
     @torch.inference_mode()
-    def displace(self, pairs: Sequence[tuple[Frame, Frame]]) -> Float32[Tensor, "pairs 2 height width"]:
+    def displace(self, pairs: Sequence[tuple[RaftFrame, RaftFrame]]) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
         flow = torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
         for one, (source, target) in zip(flow, pairs, strict=True):
@@ -90,31 +90,31 @@ class Raft:
                 one.zero_()
         return flow
 
-    def _displace(self, sources: Sequence[Frame], targets: Sequence[Frame]) -> Float32[Tensor, "pairs 2 height width"]:
+    def _displace(self, sources: Sequence[RaftFrame], targets: Sequence[RaftFrame]) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
-        left, _, top, _ = padding(height, width)
+        left, _, top, _ = cell_padding(height, width)
         different = sources[:1] if all(one is sources[0] for one in sources) else sources
         hidden, *terms = self._contexts(different).split(self.update.context_sizes, 1)
         volumes = correlations(different, targets, hidden.shape[2:], self.levels)
-        flow, hidden = self._start(sources, hidden)
+        flow, hidden = self._initial_state(sources, hidden)
         with self._autocast():
             for _ in range(self.config.updates):
                 flow, hidden = self.update(flow, hidden, volumes, terms)
-            self.last = Last(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
+            self.batch_end = BatchEnd(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
             return self._upsample(flow, hidden)[..., top : top + height, left : left + width]
 
-    def _contexts(self, sources: Sequence[Frame]) -> Float[Tensor, "sources channels rows columns"]:
+    def _contexts(self, sources: Sequence[RaftFrame]) -> Float[Tensor, "sources channels rows columns"]:
         for source in sources:
             if source.context is None:
                 with self._autocast():
-                    source.context = self.update.contexts(self.context_encoder(to_input(source.image[None])))
+                    source.context = self.update.contexts(self.context_encoder(to_network_input(source.image[None])))
         return torch.cat([source.context for source in sources if source.context is not None])
 
-    def _start(self, sources: Sequence[Frame], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _initial_state(self, sources: Sequence[RaftFrame], hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Flow and hidden state before the first update."""
         flow = torch.zeros_like(hidden[:, :2], dtype=torch.float32)
-        if self.config.warm_start and self.last and all(one is self.last.source for one in sources):
-            _, flow, hidden = self.last
+        if self.config.warm_start and self.batch_end and all(one is self.batch_end.source for one in sources):
+            _, flow, hidden = self.batch_end
         return flow.expand(len(sources), -1, -1, -1), hidden.expand(len(sources), -1, -1, -1)
 
     def _upsample(self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor) -> Float32[Tensor, "pairs 2 height width"]:
@@ -127,7 +127,7 @@ class Raft:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
-class Update(nn.Module):
+class FlowUpdate(nn.Module):
     """One refinement of the flow: looks up correlations where it points, and corrects it."""
 
     def __init__(self, network: Any):
@@ -145,9 +145,9 @@ class Update(nn.Module):
         context = F.relu(context)
         return torch.cat([torch.tanh(hidden), *(unit.terms(context) for unit in self.units)], 1)
 
-    def forward(self, flow: Tensor, hidden: Tensor, volumes: Volumes, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, flow: Tensor, hidden: Tensor, volumes: CorrelationPyramid, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of one source serve all."""
-        motion = self.motion_encoder(flow, look_up(volumes, flow, self.radius))
+        motion = self.motion_encoder(flow, look_up_correlations(volumes, flow, self.radius))
         for unit, term in zip(self.units, terms, strict=True):
             hidden = unit(hidden, motion, term)
         return flow + self.flow_head(hidden).float(), hidden
@@ -185,7 +185,7 @@ class RecurrentUnit(nn.Module):
         return hidden + update * (candidate - hidden)
 
 
-def described(config: FlowConfig, weights: str) -> dict[str, Any]:
+def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
     """What decides the results of a network with weights of that SHA-256."""
     names = ("flow", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start")
     return {name: getattr(config, name) for name in names} | {"weights": weights}
@@ -200,26 +200,26 @@ def find_device(name: str) -> str:
     return name
 
 
-def check_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
+def check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
     """Raises ValueError for an image that RAFT cannot work on."""
     height, width = image.shape[:2]
-    if min(height, width) <= RAFT_ABOVE:
-        raise ValueError(f"the size is {width}x{height}, expected more than {RAFT_ABOVE} pixels a side for RAFT")
+    if min(height, width) <= RAFT_TOO_SMALL_PX:
+        raise ValueError(f"the size is {width}x{height}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT")
 
 
-def padding(height: int, width: int) -> tuple[int, int, int, int]:
+def cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
     """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's authors do."""
     across, down = -width % STRIDE, -height % STRIDE
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def to_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
+def to_network_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
     """From -1 to 1, padded to whole cells by repeating the edge."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.pad(pixels, padding(*images.shape[1:3]), mode="replicate")
+    return F.pad(pixels, cell_padding(*images.shape[1:3]), mode="replicate")
 
 
-def correlations(sources: Sequence[Frame], targets: Sequence[Frame], size: Sequence[int], levels: int) -> Volumes:
+def correlations(sources: Sequence[RaftFrame], targets: Sequence[RaftFrame], size: Sequence[int], levels: int) -> CorrelationPyramid:
     """Of each source cell's features with those of all target cells, at each level; one source serves all targets.
 
     The features are averaged, not the volume as in the paper: averages are linear, and a frame's are computed once.
@@ -231,7 +231,7 @@ def correlations(sources: Sequence[Frame], targets: Sequence[Frame], size: Seque
     return [part.reshape(-1, 1, h, w) for part, (h, w) in zip(parts, sizes, strict=True)]
 
 
-def look_up(volumes: Volumes, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
+def look_up_correlations(volumes: CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
     """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
     pairs, _, rows, columns = flow.shape
     x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()

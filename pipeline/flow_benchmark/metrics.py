@@ -10,25 +10,25 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Complex, Float32, UInt8
 
-from pipeline.flow.consistency import disagreement, positions, tolerance
+from pipeline.flow.consistency import disagreement, pixel_grid, tolerance
 from pipeline.motion.spectrum import modulus
 
 Flow = Float32[np.ndarray, "2 height width"]
 Mask = Bool[np.ndarray, "height width"]
 Plane = Float32[np.ndarray, "height width"]
 
-EDGE_PX = 0.25
+EDGE_STEP_PX = 0.25
 """Neighbouring pixels of which the true displacements differ by more have a motion edge between them."""
 NEAR_PX = 5
 """A pixel this near an edge counts as near."""
-ROOT_STEP = 0.2
-BLURS = np.square(np.arange(0, 5.7, ROOT_STEP))
+BLUR_ROOT_STEP = 0.2
+BLUR_SIGMAS_PX = np.square(np.arange(0, 5.7, BLUR_ROOT_STEP))
 """Deviations that are tried for the blur of an estimate, pixels: to 31, evenly in their roots."""
-OCTAVES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+OCTAVE_SIGMAS_PX = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Deviations of the Gaussians between which the details of each size lie, pixels."""
-LEAST_PX = 1e-3
+MIN_TRUTH_RMS_PX = 1e-3
 """A truth with less, root mean square, has nothing to be found: what is there is rounding."""
-LEAST_WEIGHT = 1e-3
+MIN_KNOWN_SHARE = 1e-3
 """Share of a Gaussian that must lie on known pixels."""
 
 
@@ -50,28 +50,28 @@ def motion_edges(truth: Flow, valid: Mask) -> Mask:
     for down, across in ((1, 0), (0, 1)):
         here, there = (slice(-down or None), slice(-across or None)), (slice(down, None), slice(across, None))
         step = modulus(*(truth[:, *there] - truth[:, *here]))
-        edges[here] |= (step > EDGE_PX) & valid[here] & valid[there]
+        edges[here] |= (step > EDGE_STEP_PX) & valid[here] & valid[there]
     return edges
 
 
-def near(edges: Mask) -> Mask:
+def dilate_edges(edges: Mask) -> Mask:
     """Pixels at most NEAR_PX from an edge."""
     if not edges.any():
         return edges
     return cv2.distanceTransform((~edges).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= NEAR_PX
 
 
-def mean_where(values: Float32[np.ndarray, "*shape"] | Bool[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]) -> float | None:
+def masked_mean(values: Float32[np.ndarray, "*shape"] | Bool[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]) -> float | None:
     """None where the mask has no pixel."""
     return float(values[mask].mean(dtype=np.float64)) if mask.any() else None
 
 
-def blurred(flow: Flow, valid: Mask, sigma: float) -> Flow:
+def blur_masked(flow: Flow, valid: Mask, sigma: float) -> Flow:
     """Smoothed by a Gaussian over the known pixels alone: a normalised convolution. At `sigma` 0 as it is."""
     if sigma == 0:
         return flow
     share = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), sigma)
-    return np.stack([cv2.GaussianBlur(plane * valid, (0, 0), sigma) for plane in flow]) / np.maximum(share, np.float32(LEAST_WEIGHT))
+    return np.stack([cv2.GaussianBlur(plane * valid, (0, 0), sigma) for plane in flow]) / np.maximum(share, np.float32(MIN_KNOWN_SHARE))
 
 
 class Truth:
@@ -79,10 +79,10 @@ class Truth:
 
     def __init__(self, flow: Flow, valid: Mask):
         self.flow, self.valid = flow, valid
-        self.near = near(motion_edges(flow, valid)) & valid
-        self.inside = valid & ~self.near
-        self.smoothed = [blurred(flow, valid, sigma)[:, self.near] for sigma in BLURS] if self.near.any() else []
-        self.details = [part[:, valid] for part in details(flow, valid)]
+        self.near_edges = dilate_edges(motion_edges(flow, valid)) & valid
+        self.away_from_edges = valid & ~self.near_edges
+        self.smoothed = [blur_masked(flow, valid, sigma)[:, self.near_edges] for sigma in BLUR_SIGMAS_PX] if self.near_edges.any() else []
+        self.details = [part[:, valid] for part in detail_bands(flow, valid)]
 
 
 def equivalent_blur(flow: Flow, truth: Truth) -> float | None:
@@ -92,37 +92,37 @@ def equivalent_blur(flow: Flow, truth: Truth) -> float | None:
     """
     if not truth.smoothed:
         return None
-    errors = np.array([np.square(one - flow[:, truth.near]).mean(dtype=np.float64) for one in truth.smoothed])
+    errors = np.array([np.square(one - flow[:, truth.near_edges]).mean(dtype=np.float64) for one in truth.smoothed])
     best = int(errors.argmin())
-    if best in (0, len(BLURS) - 1):
-        return float(BLURS[best])
+    if best in (0, len(BLUR_SIGMAS_PX) - 1):
+        return float(BLUR_SIGMAS_PX[best])
     before, here, after = errors[best - 1 : best + 2]
     step = (before - after) / (2 * (before - 2 * here + after))  # to the lowest point of a parabola, in the root
-    return float((np.sqrt(BLURS[best]) + ROOT_STEP * step) ** 2)
+    return float((np.sqrt(BLUR_SIGMAS_PX[best]) + BLUR_ROOT_STEP * step) ** 2)
 
 
-def details(flow: Flow, valid: Mask) -> list[Flow]:
+def detail_bands(flow: Flow, valid: Mask) -> list[Flow]:
     """What the flow has between one of OCTAVES and the next, the finest first."""
-    smooth = [blurred(flow * valid, valid, sigma) for sigma in OCTAVES]
+    smooth = [blur_masked(flow * valid, valid, sigma) for sigma in OCTAVE_SIGMAS_PX]
     return [fine - coarse for fine, coarse in pairwise(smooth)]
 
 
-def detail_kept(flow: Flow, truth: Truth) -> list[dict[str, float] | None]:
-    """Of details of each size (docs/maths.md, 52): `kept`, which share of the truth's is in the flow, by regression; `error`, how large what is wrong
+def measure_details(flow: Flow, truth: Truth) -> list[dict[str, float] | None]:
+    """Of details of each size (docs/maths.md, 52): `kept`, which share of the truth's is in the flow, by regression; `plot_truncation_error`, how large what is wrong
     is beside the truth's; `amount`, how large those of the flow are beside the truth's, right or wrong. 1, 0, 1 for a perfect estimate, 0, 1, 0
     for one that has none. None where the truth has none.
     """
     entries: list[dict[str, float] | None] = []
-    for part, true in zip(details(flow, truth.valid), truth.details, strict=True):
-        both = kept(part[:, truth.valid], true)
+    for part, true in zip(detail_bands(flow, truth.valid), truth.details, strict=True):
+        both = regress(part[:, truth.valid], true)
         entries.append(both and dict(kept=both[0], error=both[1], amount=float(np.sqrt(max(both[1] ** 2 - 1 + 2 * both[0], 0.0)))))
     return entries
 
 
-def kept(found: np.ndarray, true: np.ndarray) -> tuple[float, float] | None:
-    """Regression of `found` on `true`, and the root of the power of their difference over that of `true`; complex numbers too. None where `true` has less than LEAST_PX."""
+def regress(found: np.ndarray, true: np.ndarray) -> tuple[float, float] | None:
+    """Regression of `load_motion` on `true`, and the root of the power of their difference over that of `true`; complex numbers too. None where `true` has less than LEAST_PX."""
     power = np.square(np.abs(true)).sum(dtype=np.float64)
-    if power <= LEAST_PX**2 * true.size:
+    if power <= MIN_TRUTH_RMS_PX**2 * true.size:
         return None
     product = np.real(np.conj(true) * found).sum(dtype=np.float64)
     return float(product / power), float(np.sqrt(np.square(np.abs(found - true)).sum(dtype=np.float64) / power))
@@ -137,7 +137,7 @@ def band_errors(
     entries = []
     for k, (one, true) in enumerate(zip(found[:, :, valid], truth[:, :, valid], strict=True)):
         scale = (1 if k == 0 or 2 * k == frames else 2) / frames
-        both = kept(one, true)
+        both = regress(one, true)
         size, error = (float(scale * np.sqrt(np.square(np.abs(part)).sum(axis=0).mean(dtype=np.float64))) for part in (true, one - true))
         entries.append(dict(truth_px=size, error_px=error, kept=both[0] if both else None))
     return entries
@@ -145,21 +145,21 @@ def band_errors(
 
 def stays_inside(flow: Flow) -> Mask:
     """Pixels that the flow leads to a place in the picture."""
-    x, y = (axis + part for axis, part in zip(positions(*flow.shape[1:]), flow, strict=True))
+    x, y = (axis + part for axis, part in zip(pixel_grid(*flow.shape[1:]), flow, strict=True))
     return (x >= 0) & (x <= flow.shape[2] - 1) & (y >= 0) & (y <= flow.shape[1] - 1)
 
 
 def consistency(pairs: Sequence[tuple[Flow, Flow]], seen: Sequence[Mask]) -> dict[str, float | None]:
-    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that are `seen`
+    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that are `extract`
     in each pair, none of which the flow may lead out of the picture. None where there is none.
     """
     apart, shown = np.stack([disagreement(forward, backward) for forward, backward in pairs]), np.stack(seen)
     over = apart > np.stack([tolerance(forward) for forward, _ in pairs])
-    return dict(disagreement_px=mean_where(apart, shown), inconsistent_share=mean_where(over, shown))
+    return dict(disagreement_px=masked_mean(apart, shown), inconsistent_share=masked_mean(over, shown))
 
 
 def photometric_error(source: UInt8[np.ndarray, "height width 3"], target: UInt8[np.ndarray, "height width 3"], flow: Flow, seen: Mask) -> float | None:
-    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that are `seen` and the three colours, grey levels; bicubic. None where there is none."""
-    x, y = (axis + part for axis, part in zip(positions(*flow.shape[1:]), flow, strict=True))
+    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that are `extract` and the three colours, grey levels; bicubic. None where there is none."""
+    x, y = (axis + part for axis, part in zip(pixel_grid(*flow.shape[1:]), flow, strict=True))
     found = cv2.remap(target, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.absdiff(found, source)[seen].mean()) if seen.any() else None

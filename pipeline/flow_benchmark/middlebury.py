@@ -14,16 +14,16 @@ from jaxtyping import Bool, Float32, UInt8
 
 from pipeline.images.photo import read_photograph
 
-TAG = 202021.25
-UNKNOWN = 1e9
-LARGEST = 8192
+FLO_TAG = 202021.25
+UNKNOWN_FLOW_LIMIT = 1e9
+MAX_SIDE_PX = 8192
 """Pixels a side."""
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class KnownPair:
     """A pair of pictures, and the displacement of what each pixel of the first shows; pixels. Where `valid` is False it is not known, and 0."""
 
     name: str
@@ -35,7 +35,7 @@ class Known:
     """SHA-256 of the file of flow, hex."""
 
 
-def find_known(folder: Path) -> list[tuple[str, Path]]:
+def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
     """Name and file of flow of each pair below a folder: flowNN.flo beside frameNN.png and the frame with the next number.
 
     Raises ValueError where there is no such folder, or none in it.
@@ -45,51 +45,51 @@ def find_known(folder: Path) -> list[tuple[str, Path]]:
     files = sorted(folder.rglob("flow*.flo"))
     if not files:
         raise ValueError(f"{folder} has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair")
-    return [(name_of(path, folder), path) for path in files]
+    return [(pair_name(path, folder), path) for path in files]
 
 
-def name_of(path: Path, folder: Path) -> str:
+def pair_name(path: Path, folder: Path) -> str:
     """What tells a pair from the others: its folder's name, and its own where one folder has several."""
     several = len(list(path.parent.glob("flow*.flo"))) > 1
     parts = [*path.parent.relative_to(folder).parts, *([path.stem] if several else [])]
     return "/".join(parts) or path.stem
 
 
-def read_known(name: str, path: Path) -> Known:
-    """One of `find_known`. Raises ValueError where the number in the name is missing, a picture is gone, or the sizes differ."""
+def read_known_pair(name: str, path: Path) -> KnownPair:
+    """One of `find_known_pairs`. Raises ValueError where the number in the name is missing, a picture is gone, or the sizes differ."""
     digits = path.stem.removeprefix("flow")
     if not (digits.isdecimal() and digits.isascii()):
         raise ValueError(f"{path} has no number in its name, expected one such as flow10.flo")
     source, target = (read_photograph(path.with_name(f"frame{number:0{len(digits)}}.png")) for number in (int(digits), int(digits) + 1))
     with path.open("rb") as file:
-        data = file.read(12 + 8 * LARGEST**2 + 1)
+        data = file.read(12 + 8 * MAX_SIDE_PX**2 + 1)
     try:
-        flow, valid = parse(data)
+        flow, valid = parse_flo(data)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     if not (source.shape[:2] == target.shape[:2] == valid.shape):
         sizes = ", ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (source, target, valid))
         raise ValueError(f"{path} and its pictures are of {sizes} pixels, expected one size")
-    return Known(name=name, source=source, target=target, flow=flow, valid=valid, digest=hashlib.sha256(data).hexdigest())
+    return KnownPair(name=name, source=source, target=target, flow=flow, valid=valid, digest=hashlib.sha256(data).hexdigest())
 
 
-def parse(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
+def parse_flo(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
     """Flow of a .flo file, and where it is known. Raises ValueError, in words that go on after the file's name."""
-    if len(data) < 12 or struct.unpack("<f", data[:4])[0] != TAG:
-        raise ValueError(f"is no file of flow, expected one that begins with the number {TAG}")
+    if len(data) < 12 or struct.unpack("<f", data[:4])[0] != FLO_TAG:
+        raise ValueError(f"is no file of flow, expected one that begins with the number {FLO_TAG}")
     width, height = struct.unpack("<ii", data[4:12])
-    if not (1 <= width <= LARGEST and 1 <= height <= LARGEST):
-        raise ValueError(f"says that it is {width}x{height}, expected 1 to {LARGEST} pixels a side")
+    if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
+        raise ValueError(f"says that it is {width}x{height}, expected 1 to {MAX_SIDE_PX} pixels a side")
     if len(data) != 12 + 8 * width * height:
         raise ValueError(f"has {len(data)} bytes, expected {12 + 8 * width * height} for {width}x{height}")
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
-    valid = np.asarray((np.abs(flow) <= UNKNOWN).all(axis=0))
+    valid = np.asarray((np.abs(flow) <= UNKNOWN_FLOW_LIMIT).all(axis=0))
     if not valid.any():
         raise ValueError("knows the flow of no pixel, expected some")
     return np.where(valid, flow, 0).astype(np.float32), valid
 
 
-def encode(flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]) -> bytes:
+def encode_flo(flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]) -> bytes:
     """Inverse of `parse`."""
-    numbers = np.where(valid, flow, 2 * UNKNOWN).transpose(1, 2, 0).astype("<f4")
-    return struct.pack("<fii", TAG, flow.shape[2], flow.shape[1]) + numbers.tobytes()
+    numbers = np.where(valid, flow, 2 * UNKNOWN_FLOW_LIMIT).transpose(1, 2, 0).astype("<f4")
+    return struct.pack("<fii", FLO_TAG, flow.shape[2], flow.shape[1]) + numbers.tobytes()

@@ -23,14 +23,14 @@ from PIL.GifImagePlugin import getdata
 
 from pipeline.dataset.shards import sync_folder
 
-CLOCK = 90_000
+TICKS_PER_SECOND = 90_000
 """Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
-BT709, LIMITED = 1, 1
+BT709_CODE, LIMITED_RANGE_CODE = 1, 1
 """Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
-PALETTE_FROM = 16
+PALETTE_FRAMES = 16
 """Frames, spread over a gif, from which its palette is made."""
 
-ROOM = ".quiver-"
+TEMPORARY_PREFIX = ".quiver-"
 """How the names of temporary folders begin."""
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -46,13 +46,13 @@ class Codec(NamedTuple):
 
 X264 = Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
 VP9 = Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
-ONE_BY_ONE = {"libx264": {"bf": "0", "threads": "1", "mbtree": "0"}, "libvpx-vp9": {"threads": "4"}}
+DETERMINISTIC_OPTIONS = {"libx264": {"bf": "0", "threads": "1", "mbtree": "0"}, "libvpx-vp9": {"threads": "4"}}
 """What each encoder is told beside a film's options, so that equal frames give equal bytes and come in order: of x264 the macroblock tree reads
 memory that it never wrote; VP9's bits do not depend on its threads.
 """
 
 
-class Shown(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame of a film, with its presentation time and its duration in ticks of CLOCK."""
 
     image: Picture
@@ -60,20 +60,20 @@ class Shown(NamedTuple):
     duration: int
 
 
-def encode(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
+def encode_animation(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
     """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and webp repeat for ever.
 
     An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
     of file cannot have, where there is no frame, frames differ in size, or a png is asked of more than one.
     """
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
-        return made_in(Path(folder), frames, fps, suffix).read_bytes()
+        return write_into_folder(Path(folder), frames, fps, suffix).read_bytes()
 
 
 def write_animation(path: Path, frames: Iterable[Picture], fps: float) -> int:
     """Writes such a file, whole or not at all, over an older one; returns how many bytes. Raises as `encode` does, and OSError naming `path`."""
-    with beside(path) as folder:
-        made = made_in(folder, frames, fps, path.suffix.lower())
+    with temporary_folder_beside(path) as folder:
+        made = write_into_folder(folder, frames, fps, path.suffix.lower())
         with made.open("rb+") as file:
             os.fsync(file.fileno())
         made.replace(path)
@@ -81,22 +81,22 @@ def write_animation(path: Path, frames: Iterable[Picture], fps: float) -> int:
         return path.stat().st_size
 
 
-def made_in(folder: Path, frames: Iterable[Picture], fps: float, suffix: str) -> Path:
+def write_into_folder(folder: Path, frames: Iterable[Picture], fps: float, suffix: str) -> Path:
     """Such a file in a folder."""
     check_suffix(suffix)
-    if not (isfinite(fps) and 0 < fps <= FASTEST[suffix]):
-        raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {FASTEST[suffix]} for {suffix}")
+    if not (isfinite(fps) and 0 < fps <= MAX_FPS[suffix]):
+        raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {MAX_FPS[suffix]} for {suffix}")
     made = folder / f"made{suffix}"
-    ENCODERS[suffix](made, of_one_size(frames), fps)
+    ENCODERS[suffix](made, require_one_size(frames), fps)
     return made
 
 
 def write_pictures(folder: Path, frames: Iterable[Picture]) -> int:
     """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how many bytes. Raises OSError where there are files in it."""
-    with beside(folder) as room:
+    with temporary_folder_beside(folder) as room:
         made = room / "pictures"
         made.mkdir()
-        for number, frame in enumerate(of_one_size(frames)):
+        for number, frame in enumerate(require_one_size(frames)):
             Image.fromarray(frame).save(made / f"frame-{number:04}.png", compress_level=3)
         size = sum(path.stat().st_size for path in made.iterdir())
         made.replace(folder)
@@ -104,13 +104,13 @@ def write_pictures(folder: Path, frames: Iterable[Picture]) -> int:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def temporary_folder_beside(path: Path) -> Iterator[Path]:
     """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError from writing in it names `path`."""
     try:
-        with tempfile.TemporaryDirectory(prefix=ROOM, dir=path.absolute().parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.absolute().parent) as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno is None or ROOM not in str(error.filename or ROOM):  # of something else that was done meanwhile
+        if error.errno is None or TEMPORARY_PREFIX not in str(error.filename or TEMPORARY_PREFIX):  # of something else that was done meanwhile
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
@@ -121,7 +121,7 @@ def check_suffix(suffix: str) -> None:
         raise ValueError(f"suffix is {suffix!r}, expected one of {', '.join(ENCODERS)}")
 
 
-def of_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
+def require_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
     """The same frames. Raises ValueError at the first of another size than those before, or where there is none."""
     shape = None
     for number, frame in enumerate(frames):
@@ -133,24 +133,24 @@ def of_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
         raise ValueError("there are 0 frames, expected at least 1")
 
 
-def _film(path: Path, frames: Iterator[Picture], fps: float, codec: Codec) -> None:
-    write_film(path, at_rate(map(even, frames), fps), codec, rate=Fraction(fps).limit_denominator(1001), index_first=True)
+def _encode_film(path: Path, frames: Iterator[Picture], fps: float, codec: Codec) -> None:
+    write_film(path, time_frames(map(pad_to_even, frames), fps), codec, rate=Fraction(fps).limit_denominator(1001), index_first=True)
 
 
-def at_rate(frames: Iterable[Picture], fps: float) -> Iterator[Shown]:
+def time_frames(frames: Iterable[Picture], fps: float) -> Iterator[TimedFrame]:
     """Each frame at its time, to the nearest tick."""
     for number, frame in enumerate(frames):
-        begin, end = (round(i * CLOCK / fps) for i in (number, number + 1))
-        yield Shown(frame, begin, end - begin)
+        begin, end = (round(i * TICKS_PER_SECOND / fps) for i in (number, number + 1))
+        yield TimedFrame(frame, begin, end - begin)
 
 
-def even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
+def pad_to_even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
     height, width = image.shape[:2]
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else image
 
 
-def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:
+def write_h264(path: Path, frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:
     """Writes an mp4 (`write_film`); `options` are x264's.
 
     One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list. With the index at
@@ -159,7 +159,7 @@ def write_h264(path: Path, frames: Iterable[Shown], *, rate: Fraction | int, opt
     write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
 
 
-def h264(frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, str]) -> bytes:
+def encode_h264(frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str]) -> bytes:
     """Such an mp4, its index first."""
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         path = Path(folder) / "film.mp4"
@@ -167,33 +167,33 @@ def h264(frames: Iterable[Shown], *, rate: Fraction | int, options: dict[str, st
         return path.read_bytes()
 
 
-def write_film(path: Path, frames: Iterable[Shown], codec: Codec, *, rate: Fraction | int, index_first: bool) -> None:
+def write_film(path: Path, frames: Iterable[TimedFrame], codec: Codec, *, rate: Fraction | int, index_first: bool) -> None:
     """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}
     webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
     with av.open(os.path.abspath(path), "w", format=codec.container, options=mp4 if codec.container == "mp4" else webm) as file:
         stream = None
         for image, pts, duration in frames:
-            stream = stream or _stream(file, image, rate, codec)
+            stream = stream or _add_stream(file, image, rate, codec)
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.duration, frame.time_base = pts, duration, Fraction(1, CLOCK)
+            frame.pts, frame.duration, frame.time_base = pts, duration, Fraction(1, TICKS_PER_SECOND)
             file.mux(stream.encode(frame))
         if stream is not None:
             file.mux(stream.encode())
 
 
-def _stream(file: Any, image: Picture, rate: Fraction | int, codec: Codec) -> Any:
+def _add_stream(file: Any, image: Picture, rate: Fraction | int, codec: Codec) -> Any:
     height, width = image.shape[:2]
-    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=codec.options | ONE_BY_ONE[codec.name])
+    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=codec.options | DETERMINISTIC_OPTIONS[codec.name])
     context = stream.codec_context
-    context.time_base = stream.time_base = Fraction(1, CLOCK)
-    context.colorspace = context.color_primaries = context.color_trc = BT709
-    context.color_range = LIMITED
+    context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
+    context.colorspace = context.color_primaries = context.color_trc = BT709_CODE
+    context.color_range = LIMITED_RANGE_CODE
     return stream
 
 
-class Kept(Image.Image):
+class SpooledFrames(Image.Image):
     """Frames in a file as one picture of many frames, of which it holds the current one. Raises OSError where they do not fit."""
 
     def __init__(self, path: Path, frames: Iterator[Picture]):
@@ -205,30 +205,30 @@ class Kept(Image.Image):
         super().__init__()
         self.seek(0)
 
-    def frame(self, number: int) -> Picture:
+    def read_frame(self, number: int) -> Picture:
         size = int(np.prod(self.shape))
         return np.fromfile(self.path, np.uint8, size, offset=number * size).reshape(self.shape)
 
     def seek(self, frame: int) -> None:
-        shown = Image.fromarray(self.frame(frame))
+        shown = Image.fromarray(self.read_frame(frame))
         self._mode, self._size, self.im, self.current = shown.mode, shown.size, shown.im, frame
 
     def tell(self) -> int:
         return self.current
 
 
-def _gif(path: Path, frames: Iterator[Picture], fps: float) -> None:
+def _encode_gif(path: Path, frames: Iterator[Picture], fps: float) -> None:
     """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
-    kept = Kept(path.with_name("frames"), frames)
-    some = [kept.frame(i) for i in np.linspace(0, kept.n_frames - 1, PALETTE_FROM).astype(int).tolist()]
+    kept = SpooledFrames(path.with_name("frames"), frames)
+    some = [kept.read_frame(i) for i in np.linspace(0, kept.n_frames - 1, PALETTE_FRAMES).astype(int).tolist()]
     palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.FASTOCTREE)  # median cut drops colours that are rare
-    quantised = (Image.fromarray(kept.frame(i)).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for i in range(kept.n_frames))
+    quantised = (Image.fromarray(kept.read_frame(i)).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for i in range(kept.n_frames))
     with path.open("xb") as file:
-        for part in gif_parts(changes(quantised, durations(kept.n_frames, fps, 100))):
+        for part in gif_chunks(changed_rectangles(quantised, frame_durations(kept.n_frames, fps, 100))):
             file.write(part)
 
 
-def changes(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
+def changed_rectangles(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
     """The first picture, and of each later one the rectangle that has changed; with its corner, and how long it is shown. Equal ones are one."""
     before = next(images)
     waiting, corner, shown = before, (0, 0), ticks[0]
@@ -242,7 +242,7 @@ def changes(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[I
     yield waiting, corner, shown
 
 
-def gif_parts(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
+def gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
     """A gif of pictures of one palette: Pillow's of the first, and the others in front of its last byte, which says that it ends. Each stays till it is covered."""
     for number, (image, corner, ticks) in enumerate(pictures):
         if number:
@@ -254,17 +254,17 @@ def gif_parts(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> I
     yield b";"
 
 
-def _webp(path: Path, frames: Iterator[Picture], fps: float) -> None:
-    kept = Kept(path.with_name("frames"), frames)
-    kept.save(path, "webp", save_all=True, duration=durations(kept.n_frames, fps, 1000), loop=0, quality=85, method=3)
+def _encode_webp(path: Path, frames: Iterator[Picture], fps: float) -> None:
+    kept = SpooledFrames(path.with_name("frames"), frames)
+    kept.save(path, "webp", save_all=True, duration=frame_durations(kept.n_frames, fps, 1000), loop=0, quality=85, method=3)
 
 
-def durations(count: int, fps: float, clock: int) -> list[int]:
+def frame_durations(count: int, fps: float, clock: int) -> list[int]:
     """How long each frame is shown, in whole ticks, such that rounding does not add up."""
     return np.diff([round(i * clock / fps) for i in range(count + 1)]).tolist()
 
 
-def _png(path: Path, frames: Iterator[Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
+def _encode_png(path: Path, frames: Iterator[Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
     image, more = next(frames), next(frames, None)
     if more is not None:
         raise ValueError("there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move")
@@ -272,12 +272,12 @@ def _png(path: Path, frames: Iterator[Picture], fps: float) -> None:  # noqa: AR
 
 
 ENCODERS: dict[str, Callable[[Path, Iterator[Picture], float], None]] = {
-    ".mp4": partial(_film, codec=X264),
-    ".webm": partial(_film, codec=VP9),
-    ".gif": _gif,
-    ".webp": _webp,
-    ".png": _png,
+    ".mp4": partial(_encode_film, codec=X264),
+    ".webm": partial(_encode_film, codec=VP9),
+    ".gif": _encode_gif,
+    ".webp": _encode_webp,
+    ".png": _encode_png,
 }
 """What writes each kind of file, by its suffix; files beside it are its own."""
-FASTEST = {".mp4": 1000, ".webm": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
+MAX_FPS = {".mp4": 1000, ".webm": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
 """Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a second."""

@@ -17,10 +17,10 @@ from jaxtyping import Float32
 
 from schemas.statistics import SpectrumStatistics
 
-Normalisation = Literal["adaptive", "linear", "log", "resolution"]
+Normalization = Literal["adaptive", "linear", "log", "resolution"]
 
 
-def channel_scales(statistics: SpectrumStatistics, normalisation: Normalisation = "adaptive") -> Float32[np.ndarray, "freq 4 1 1"]:
+def channel_scales(statistics: SpectrumStatistics, normalisation: Normalization = "adaptive") -> Float32[np.ndarray, "freq 4 1 1"]:
     """What each channel (re x, im x, re y, im y) of each frequency is divided by, pixels.
 
     Raises ValueError where a frequency's scale is 0, since nothing moves there.
@@ -36,8 +36,8 @@ def channel_scales(statistics: SpectrumStatistics, normalisation: Normalisation 
     return np.repeat(per_component, 2, axis=1).reshape(-1, 4, 1, 1).astype(np.float32)
 
 
-def normalise(
-    spectrum: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalisation = "adaptive"
+def normalize(
+    spectrum: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalization = "adaptive"
 ) -> Float32[Any, "*batch freq 4 height width"]:
     """S' of raw coefficients in pixels."""
     ratio = spectrum / scale
@@ -48,10 +48,10 @@ def normalise(
     return ratio
 
 
-def denormalise(
-    normalised: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalisation = "adaptive"
+def denormalize(
+    normalised: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalization = "adaptive"
 ) -> Float32[Any, "*batch freq 4 height width"]:
-    """Raw coefficients in pixels: the inverse of `normalise`."""
+    """Raw coefficients in pixels: the inverse of `normalize`."""
     if normalisation == "adaptive":
         return scale * (normalised * abs(normalised))
     if normalisation == "log":

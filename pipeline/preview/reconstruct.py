@@ -14,24 +14,24 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.remote_clips import fetched
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.dataset.shards import read_sample
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
-from pipeline.extract.frame_stream import Frame, decode_stretch
+from pipeline.extract.frame_stream import Frame, decode_chunk
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import restored
+from pipeline.extract.window import from_contract
 from pipeline.images.draw import warp
 from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
-from schemas.sample import Sample, from_channels
+from schemas.sample import Sample, channels_to_complex
 
-EXAMPLES = 3
+EXAMPLE_KEY_COUNT = 3
 """Keys that are named to one who asked for another."""
 
 
-class Settings(NamedTuple):
+class WindowSettings(NamedTuple):
     """How a data set's windows were cut and decoded."""
 
     plan: PlanConfig
@@ -47,7 +47,7 @@ class Reconstruction:
     row: dict[str, Any]
     """Of the manifest."""
     sample: Sample
-    settings: Settings
+    settings: WindowSettings
     motion: Float32[np.ndarray, "time 2 height width"]
     """Displacement from the start frame, pixels, of the stored frequencies alone."""
 
@@ -57,25 +57,25 @@ class Reconstruction:
             yield warp(self.sample.image, np.float32(magnify) * flow)
 
     def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The video's frames nearest in time to the same instants, decoded as they are asked for; one that is so again is the same array (`repeated`).
+        """The video's frames nearest in time to the same instants, decoded as they are asked for; one that is so again is the same array (`count_repeats`).
 
         Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
         """
         plan, decode, size = self.settings
-        with here(self.row["uri"]) as path:
-            stream = decode_stretch([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
+        with local_file(self.row["uri"]) as path:
+            stream = decode_chunk([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
             next(stream)  # what was found of the video
             instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
-            yield from islice(nearest((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
+            yield from islice(nearest_frames((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
 
 
 @contextmanager
-def here(uri: str) -> Iterator[str]:
+def local_file(uri: str) -> Iterator[str]:
     """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
     try:
         with ExitStack() as stack:
             try:
-                path = stack.enter_context(fetched(uri, None))
+                path = stack.enter_context(local_clip_path(uri, None))
             except ValueError as error:  # this machine has no boto3
                 raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
             yield path
@@ -83,7 +83,7 @@ def here(uri: str) -> Iterator[str]:
         raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
 
 
-def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def nearest_frames(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """At each instant the frame nearest to it, of two as near the earlier; both in order of time."""
     before = after = next(frames)
     for instant in instants:
@@ -92,37 +92,37 @@ def nearest(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> It
         yield (before if abs(instant - before.time) <= abs(after.time - instant) else after).image
 
 
-def repeated(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
+def count_repeats(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
     """How many of a sample's real frames are the one before again, since the video has none that is nearer."""
     return sum(one is before for before, one in pairwise(frames))
 
 
-def reconstruct(selection: Selection, key: str) -> Reconstruction:
+def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
     """The sample `key` of a data set whose run has finished, or of a view.
 
     Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are damaged.
     """
-    row = kept_row(selection, key)
+    row = find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
-    return of_sample(row, read_sample(selection.dataset.tar(row["shard"]), key, row), settings)
+    return reconstruct_sample(row, read_sample(selection.dataset.tar_path(row["shard"]), key, row), settings)
 
 
-def of_sample(row: dict[str, Any], sample: Sample, settings: Settings) -> Reconstruction:
+def reconstruct_sample(row: dict[str, Any], sample: Sample, settings: WindowSettings) -> Reconstruction:
     """A sample that has been read, with its row of the manifest."""
-    return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(from_channels(sample.spectrum), settings.plan.frames))
+    return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(channels_to_complex(sample.spectrum), settings.plan.frames))
 
 
-def kept_row(selection: Selection, key: str) -> dict[str, Any]:
+def find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
     """The row of the manifest of a kept window. Raises ValueError saying what became of it, and naming some that are kept."""
     rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0]["outcome"] == Outcome.KEPT:
         return rows[0]
     kept = [row["key"] for row in read_manifest(selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
-    fate = f"was {told(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
-    raise ValueError(f"key {key!r} {fate}; {examples(kept)}")
+    fate = f"was {describe_outcome(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
+    raise ValueError(f"key {key!r} {fate}; {format_example_keys(kept)}")
 
 
-def liveliest(selection: Selection) -> str:
+def find_most_moving_key(selection: DatasetView) -> str:
     """The key of the kept window of most motion. Raises ValueError where no window is kept."""
     kept = read_manifest(selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))])
     if not kept:
@@ -130,28 +130,28 @@ def liveliest(selection: Selection) -> str:
     return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
 
 
-def told(row: dict[str, Any]) -> str:
+def describe_outcome(row: dict[str, Any]) -> str:
     """What became of a window, and why: `rejected (cut)`."""
     return f"{row['outcome']} ({', '.join(filter(None, [row['reason'], row['detail']]))})"
 
 
-def examples(kept: Sequence[str]) -> str:
+def format_example_keys(kept: Sequence[str]) -> str:
     """Some of the keys, spread over all."""
     if not kept:
         return "no window of this data set was kept"
-    some = sorted({kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)})
+    some = sorted({kept[i * len(kept) // EXAMPLE_KEY_COUNT] for i in range(EXAMPLE_KEY_COUNT)})
     return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
 
 
-def read_manifest(selection: Selection, **selected: Any) -> list[dict[str, Any]]:
+def read_manifest(selection: DatasetView, **selected: Any) -> list[dict[str, Any]]:
     """Rows of the manifest. Raises ValueError where there is none that can be read."""
     try:
         return selection.read_table(**selected).to_pylist()
     except FileNotFoundError as error:
-        raise ValueError(f"{selection} has no {selection.table.name}, expected a data set whose run has finished") from error
+        raise ValueError(f"{selection} has no {selection.manifest_path.name}, expected a data set whose run has finished") from error
 
 
-def read_settings(dataset: Dataset) -> Settings:
+def read_settings(dataset: Dataset) -> WindowSettings:
     """The settings of the run that are needed to decode its windows again. Raises ValueError where run.json has none."""
-    config = restored(dataset.begun().config)
-    return Settings(config.plan, config.decode, config.size)
+    config = from_contract(dataset.contract().config)
+    return WindowSettings(config.plan, config.decode, config.size)

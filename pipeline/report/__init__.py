@@ -18,42 +18,42 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.dataset.open import Selection
+from pipeline.dataset.open import DatasetView
 from pipeline.report import labels, queries, sections
 from schemas.statistics import SpectrumStatistics
 
-HERE = Path(__file__).parent
+TEMPLATE_FOLDER = Path(__file__).parent
 
 
-def report(selections: Sequence[Selection], statistics: SpectrumStatistics) -> str:
+def render_report(selections: Sequence[DatasetView], statistics: SpectrumStatistics) -> str:
     """The page for these data sets taken together, whose scales are `statistics`.
 
     Raises ValueError where a file of theirs is missing or damaged.
     """
-    rows = queries.rows(selections)
-    averaged = sections.averaged(selections, rows)
+    rows = queries.read_rows(selections)
+    averaged = sections.select_averaged(selections, rows)
     parts = dict(
-        head=sections.head(selections, statistics, rows),
-        spectrum=sections.spectrum(selections, statistics, averaged.power),
-        normalisation=sections.normalisation(selections, statistics),
-        filters=sections.filters(selections, rows),
-        gallery=sections.gallery(selections, statistics, rows, averaged),
-        rejected=sections.rejected(selections, rows),
-        quarantined=sections.quarantined(selections, rows),
-        run=sections.run(selections),
+        head=sections.build_head(selections, statistics, rows),
+        spectrum=sections.build_spectrum(selections, statistics, averaged.power),
+        normalisation=sections.build_normalization(selections, statistics),
+        filters=sections.build_filters(selections, rows),
+        gallery=sections.build_gallery(selections, statistics, rows, averaged),
+        rejected=sections.build_rejected(selections, rows),
+        quarantined=sections.build_quarantined(selections, rows),
+        run=sections.build_run(selections),
     )
-    return page(parts)
+    return render_page(parts)
 
 
-def page(parts: dict) -> str:
+def render_page(parts: dict) -> str:
     """page.html with its style and its one script inside."""
-    script = (HERE / "page.js").read_text("utf-8")
+    script = (TEMPLATE_FOLDER / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return filled("page.html", parts | dict(words=labels.MEASURES, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
+    return render_template("page.html", parts | dict(words=labels.MEASURE_LABELS, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
 
 
-def filled(template: str, parts: dict, folder: Path = HERE) -> str:
+def render_template(template: str, parts: dict, folder: Path = TEMPLATE_FOLDER) -> str:
     """A page from the template of that name in `folder`, which may extend the base of this one."""
-    environment = Environment(loader=FileSystemLoader([folder, HERE]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= labels.FILTERS
+    environment = Environment(loader=FileSystemLoader([folder, TEMPLATE_FOLDER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= labels.TEMPLATE_FILTERS
     return environment.get_template(template).render(**parts)

@@ -7,15 +7,15 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from pipeline.sizes import human_size
-from schemas.outcome import printable
+from schemas.outcome import to_printable
 
-LONGEST = 120
+MAX_TEXT_CHARACTERS = 120
 """Characters of a text from a file that are shown."""
-BY_CONTENT = re.compile(r"[0-9a-f]{16}")
+CONTENT_ID = re.compile(r"[0-9a-f]{16}")
 """The id of a clip to which the user gave no name."""
 
 
-class Measure(NamedTuple):
+class MeasureLabel(NamedTuple):
     """A measure of the filters, for a reader."""
 
     title: str
@@ -23,22 +23,22 @@ class Measure(NamedTuple):
     text: str
 
 
-MEASURES = {
-    "mean_motion_px": Measure("Motion", "px", "Displacement from the start frame, averaged over time and pixels. Logarithmic axis."),
-    "moving_share": Measure("Moving share", "", "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera."),
-    "trend_share": Measure("Trend", "", "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not."),
-    "drift_px": Measure("Drift", "px", "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share."),
-    "inconsistent_share": Measure("Inconsistent flow", "", "Share of the pixels where flow forward and backward disagree: the flow cannot be believed."),
-    "cut_correlation": Measure("Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."),
-    "cut_histogram": Measure("Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."),
-    "fade_levels": Measure("Brightness range", "grey levels", "How far the mean brightness ranges over the window."),
-    "frozen_share": Measure("Frozen share", "", "Share of the steps between frames that change nothing: repeated frames."),
-    "frame_rate": Measure("Frame rate", "frames/s", "Source frames a second. Too few cannot show fast motion."),
-    "longest_gap_s": Measure("Longest gap", "s", "Longest time between two neighbouring source frames. Logarithmic axis."),
+MEASURE_LABELS = {
+    "mean_motion_px": MeasureLabel("Motion", "px", "Displacement from the start frame, averaged over time and pixels. Logarithmic axis."),
+    "moving_share": MeasureLabel("Moving share", "", "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera."),
+    "trend_share": MeasureLabel("Trend", "", "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not."),
+    "drift_px": MeasureLabel("Drift", "px", "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share."),
+    "inconsistent_share": MeasureLabel("Inconsistent flow", "", "Share of the pixels where flow forward and backward disagree: the flow cannot be believed."),
+    "cut_correlation": MeasureLabel("Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."),
+    "cut_histogram": MeasureLabel("Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."),
+    "fade_levels": MeasureLabel("Brightness range", "grey levels", "How far the mean brightness ranges over the window."),
+    "frozen_share": MeasureLabel("Frozen share", "", "Share of the steps between frames that change nothing: repeated frames."),
+    "frame_rate": MeasureLabel("Frame rate", "frames/s", "Source frames a second. Too few cannot show fast motion."),
+    "longest_gap_s": MeasureLabel("Longest gap", "s", "Longest time between two neighbouring source frames. Logarithmic axis."),
 }
 """Every measure, in the order of the report: motion first."""
 
-REASONS = {
+REASON_TEXTS = {
     "duplicate_clip": "the same video was listed before",
     "too_short": "shorter than one window",
     "cut": "the scene changes within the window",
@@ -70,18 +70,18 @@ REASONS = {
 }
 
 
-def shown(value: float | int) -> str:
+def format_threshold(value: float | int) -> str:
     """A threshold: three digits, `off` where it is infinite."""
     return "off" if isinf(value) else f"{value:.3g}"
 
 
-def plain(text: Any, limit: int = LONGEST) -> str:
+def clean_text(text: Any, limit: int = MAX_TEXT_CHARACTERS) -> str:
     """Text from a file: control characters gone, cut after `limit` characters."""
-    flat = printable(str(text), limit + 1)
+    flat = to_printable(str(text), limit + 1)
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def number(value: float | int, digits: int = 3) -> str:
+def format_number(value: float | int, digits: int = 3) -> str:
     """So many digits, without an exponent or trailing zeros; thousands set apart."""
     if value == 0 or not abs(value) < 1e15:
         return f"{value:g}"
@@ -90,32 +90,32 @@ def number(value: float | int, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def many(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """`1 window`, `2 windows`."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+    return f"{format_number(count)} {noun}{'' if count == 1 else 's'}"
 
 
-def size(count: int) -> tuple[str, str]:
+def format_size(count: int) -> tuple[str, str]:
     """Bytes: a number, and its unit."""
     amount, _, unit = human_size(count).partition(" ")
     return amount, unit
 
 
-def duration(hours: float) -> tuple[str, str]:
+def format_duration(hours: float) -> tuple[str, str]:
     """A number, and its unit."""
-    return (number(hours), "h") if hours >= 1 else (number(hours * 60), "min") if hours * 60 >= 1 else (number(hours * 3600), "s")
+    return (format_number(hours), "h") if hours >= 1 else (format_number(hours * 60), "min") if hours * 60 >= 1 else (format_number(hours * 3600), "s")
 
 
-def label(row: Mapping[str, Any]) -> str:
+def clip_label(row: Mapping[str, Any]) -> str:
     """A clip's name; the file's, where the clip was named by its content."""
     named = row["clip_id"] or ""
-    return plain(PurePath(row["uri"] or "").name or named, 60) if BY_CONTENT.fullmatch(named) or not named else plain(named, 60)
+    return clean_text(PurePath(row["uri"] or "").name or named, 60) if CONTENT_ID.fullmatch(named) or not named else clean_text(named, 60)
 
 
-def reason(name: Any) -> str:
+def format_reason(name: Any) -> str:
     """A reason as words."""
-    return plain(name).replace("_", " ")
+    return clean_text(name).replace("_", " ")
 
 
-FILTERS = dict(plain=plain, label=label, number=number, many=many, size=size, duration=duration, reason=reason, shown=shown)
+TEMPLATE_FILTERS = dict(plain=clean_text, label=clip_label, number=format_number, many=format_count, size=format_size, duration=format_duration, reason=format_reason, shown=format_threshold)
 """For the template."""

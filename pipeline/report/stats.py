@@ -13,9 +13,9 @@ from pipeline.filters import RULES, Thresholds
 from schemas.outcome import Reason
 
 SLIDER_STEPS = 100
-SAME_START_S = 2.0
+START_TOLERANCE_S = 2.0
 """Lines of a log are of one start of the command where it began at the same time to within this."""
-FAN = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+FAN_QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of the modulus that are drawn beside the scales."""
 
 
@@ -31,7 +31,7 @@ class Rule(NamedTuple):
     """Whether windows whose measure is over the threshold are rejected, or those under it."""
 
     @property
-    def off(self) -> float:
+    def off_value(self) -> float:
         """The threshold that never rejects."""
         return inf if self.rejects_above else -inf
 
@@ -41,7 +41,7 @@ class Rule(NamedTuple):
         return f"--{self.threshold.replace('_', '-')}"
 
 
-THRESHOLDS = (
+THRESHOLD_RULES = (
     Rule("no_motion_px", "mean_motion_px", Reason.NO_MOTION, False),
     Rule("too_much_motion_px", "mean_motion_px", Reason.TOO_MUCH_MOTION, True),
     Rule("camera_motion", "moving_share", Reason.CAMERA_MOTION, True),
@@ -57,16 +57,16 @@ THRESHOLDS = (
     Rule("longest_gap_s", "longest_gap_s", Reason.LOW_FRAME_RATE, True),
 )
 """Every field of Thresholds, with the measure that it is compared with, in the order of the report."""
-LOGARITHMIC = {"mean_motion_px", "drift_px", "longest_gap_s"}
+LOG_AXIS_MEASURES = {"mean_motion_px", "drift_px", "longest_gap_s"}
 """Measures that are drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in a moving picture."""
 
 
-def hertz(frequencies: int, fps: float, frames: int) -> Float64[np.ndarray, " freq"]:
+def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.ndarray, " freq"]:
     """Where each frequency stands, Hz."""
     return np.arange(frequencies) * fps / frames
 
 
-def energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
+def frequency_energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
     """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands for two coefficients,
     but 0 and, where T is even, T/2.
     """
@@ -77,20 +77,20 @@ def energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Fl
     return power * weights / frames
 
 
-def truncation(power: Float64[np.ndarray, "windows all_freq"], frames: int) -> tuple[Any, Any]:
+def truncation_errors(power: Float64[np.ndarray, "windows all_freq"], frames: int) -> tuple[Any, Any]:
     """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2 + 1] each (docs/maths.md, 11).
 
     Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in pixels. `power` is that
     of x and y together. A window without motion has error 0.
     """
-    parts = energies(power, frames)
+    parts = frequency_energies(power, frames)
     lost = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
     left = np.concatenate([lost[:, 1:], np.zeros((len(parts), 1))], axis=1)
     total = np.maximum(lost[:, :1], np.finfo(np.float64).tiny)
     return np.sqrt(left / total), np.sqrt(left / frames)
 
 
-def rebinned(counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]) -> Float64[np.ndarray, " cells"]:
+def rebin(counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]) -> Float64[np.ndarray, " cells"]:
     """Share of the counted values between each two of the rising `edges` (pixels); a bin that an edge cuts is split
     evenly. What lies outside them is left out.
     """
@@ -101,32 +101,32 @@ def rebinned(counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " ed
     return np.diff(inside) / max(float(counts.sum()), 1.0)
 
 
-def amplitudes(counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any) -> Float64[np.ndarray, " cells"]:
+def amplitude_shares(counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any) -> Float64[np.ndarray, " cells"]:
     """Share of the coefficients of x and y whose normalised amplitude lies between each two `edges`.
 
     `pixels[c]` turns amplitudes of component c into pixels.
     """
-    parts = [rebinned(counts[c], pixels[c](edges)) * counts[c].sum() for c in range(2)]
+    parts = [rebin(counts[c], pixels[c](edges)) * counts[c].sum() for c in range(2)]
     return np.sum(parts, axis=0) / max(float(counts.sum()), 1.0)
 
 
-def by_resolution(size: tuple[int, int]) -> list[Any]:
+def resolution_scalings(size: tuple[int, int]) -> list[Any]:
     """Amplitudes as a share of the picture's width (x) and height (y), to pixels."""
     return [lambda a, side=side: a * side for side in size]
 
 
-def by_scale(scale: float | tuple[float, float]) -> list[Any]:
+def adaptive_scalings(scale: float | tuple[float, float]) -> list[Any]:
     """Amplitudes sqrt(|S| / s_f), to pixels."""
     x, y = scale if isinstance(scale, tuple) else (scale, scale)
     return [lambda a, s=s: a * a * s for s in (x, y)]
 
 
-def fan(counts: Int64[np.ndarray, "freq 2 bins"]) -> Float64[np.ndarray, "quantiles freq"]:
+def quantile_fan(counts: Int64[np.ndarray, "freq 2 bins"]) -> Float64[np.ndarray, "quantiles freq"]:
     """Quantiles FAN of |S_k| of x and y together, pixels."""
-    return np.array([[histogram.quantile(one.sum(axis=0), q) for one in counts] for q in FAN])
+    return np.array([[histogram.quantile(one.sum(axis=0), q) for one in counts] for q in FAN_QUANTILES])
 
 
-class Logged(NamedTuple):
+class ShardLogEntry(NamedTuple):
     """A shard of a run, as its log tells."""
 
     elapsed_s: float
@@ -135,22 +135,22 @@ class Logged(NamedTuple):
     seconds: float
     """That its worker took."""
     waiting_share: float
-    began: float
+    start_time: float
     """Seconds since 1970 at which that start began."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class MeasuredWindows:
     """Measured windows that are kept by the same thresholds."""
 
     measures: Any
     """Columns by the names of Measures, float64 [windows] each."""
     thresholds: Thresholds
-    stored: Bool[np.ndarray, " windows"]
+    is_stored: Bool[np.ndarray, " windows"]
     """Whether the window's sample is in a shard."""
 
 
-class WhatIf(NamedTuple):
+class ThresholdSweep(NamedTuple):
     """What would be kept for each value of one threshold."""
 
     values: list[float]
@@ -161,45 +161,45 @@ class WhatIf(NamedTuple):
     """Index of the present threshold."""
 
 
-def what_if(groups: Sequence[Judged], rule: Rule, ends: tuple[float, float]) -> WhatIf:
-    """Counts for some hundred values of one threshold between `ends`, and for `off`, with all others left as they are.
+def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]) -> ThresholdSweep:
+    """Counts for some hundred values of one threshold between `seam_weights`, and for `off`, with all others left as they are.
 
     Where the groups have different thresholds, each keeps its own others; the present one is the first's.
     """
     present = getattr(groups[0].thresholds, rule.threshold)
-    values = slider(rule, ends, present)
+    values = slider_values(rule, ends, present)
     kept, stored = np.zeros(len(values), int), np.zeros(len(values), int)
     for group in groups:
         others = ~np.any([RULES[reason](group.measures, group.thresholds) for reason in RULES if reason != rule.reason], axis=0)
         for i, value in enumerate(values):
             passes = others & ~RULES[rule.reason](group.measures, replace(group.thresholds, **{rule.threshold: value}))
             kept[i] += np.count_nonzero(passes)
-            stored[i] += np.count_nonzero(passes & group.stored)
-    return WhatIf(values, kept.tolist(), stored.tolist(), values.index(present))
+            stored[i] += np.count_nonzero(passes & group.is_stored)
+    return ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(present))
 
 
-def slider(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
+def slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
     """Values evenly spaced over the axis of a measure, the nearest one replaced by the present threshold, and `off`."""
-    spaced = np.geomspace(*ends, SLIDER_STEPS) if rule.measure in LOGARITHMIC else np.linspace(*ends, SLIDER_STEPS)
+    spaced = np.geomspace(*ends, SLIDER_STEPS) if rule.measure in LOG_AXIS_MEASURES else np.linspace(*ends, SLIDER_STEPS)
     values = [float(f"{value:.3g}") for value in spaced]
     if isfinite(present):
         values[int(np.abs(spaced - present).argmin())] = present
-    return sorted({*values, present, rule.off})
+    return sorted({*values, present, rule.off_value})
 
 
-def axis(measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]) -> tuple[float, float]:
+def axis_limits(measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]) -> tuple[float, float]:
     """Ends of the axis of a measure: all but the outermost hundredth of the windows, and every finite threshold, with room."""
     finite = [value for value in thresholds if isfinite(value)]
     inner = np.quantile(measured, [0.005, 0.995]) if len(measured) else np.array([0.0, 1.0])
     low, high = float(min([inner[0], *finite])), float(max([inner[1], *finite]))
-    if measure in LOGARITHMIC:
+    if measure in LOG_AXIS_MEASURES:
         low = max(low, high / 1e4, 1e-6)
         return low / 1.3, max(high, 2 * low) * 1.3
     room = 0.06 * max(high - low, 0.05 * abs(high), 1e-3)
     return (low - room if low < 0 or low > room else 0.0), high + room
 
 
-class Past(NamedTuple):
+class RunHistory(NamedTuple):
     """A run, over all starts of its command."""
 
     minutes: Float64[np.ndarray, " shards"]
@@ -215,14 +215,14 @@ class Past(NamedTuple):
     """Windows a second."""
 
 
-def past(logs: Sequence[Sequence[Logged]]) -> Past | None:
+def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> RunHistory | None:
     """What the logs say together, one after the other; None where they say nothing. A start of the command is
     known by the moment at which it began.
     """
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:
         for i, entry in enumerate(log):
-            if minutes and (i == 0 or abs(entry.began - log[i - 1].began) > SAME_START_S):
+            if minutes and (i == 0 or abs(entry.start_time - log[i - 1].start_time) > START_TOLERANCE_S):
                 began += last
                 restarts.append(began / 60)
             last = entry.elapsed_s
@@ -233,4 +233,4 @@ def past(logs: Sequence[Sequence[Logged]]) -> Past | None:
         return None
     seconds = sum(entry.seconds for entry in entries)
     waiting = sum(entry.seconds * entry.waiting_share for entry in entries) / max(seconds, 1e-9)
-    return Past(np.array(minutes), np.cumsum(windows), restarts, waiting, seconds / 60, sum(windows) / max(60 * minutes[-1], 1e-9))
+    return RunHistory(np.array(minutes), np.cumsum(windows), restarts, waiting, seconds / 60, sum(windows) / max(60 * minutes[-1], 1e-9))

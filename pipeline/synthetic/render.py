@@ -18,17 +18,17 @@ from safetensors.numpy import save_file
 from scipy.interpolate import make_interp_spline
 from threadpoolctl import threadpool_limits
 
-from pipeline.images.encode import CLOCK, Shown, write_h264
+from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, write_h264
 from pipeline.motion.spectrum import to_spectrum
 
-WORKING = (256, 160)
-VIDEO = (512, 320)
+WORKING_SIZE = (256, 160)
+VIDEO_SIZE = (512, 320)
 ASPECT = 0.625
-TEXELS = 1024
+TEXELS_PER_WIDTH = 1024
 """Texture pixels per picture width: twice the video's."""
 MARGIN = 0.125
 """Painted beyond each side of the picture, in picture widths."""
-NODES = 48
+NODES_PER_WIDTH = 48
 """Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px)."""
 EDGE_PX = 3
 """Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point."""
@@ -54,7 +54,7 @@ class Mode:
     def weight(self, times: float | np.ndarray) -> float | np.ndarray:
         """a cos(2 pi f t + theta) exp(-d t), in picture widths."""
         wave = np.cos(2 * np.pi * self.frequency_hz * times + self.phase)
-        return self.amplitude_px / WORKING[0] * wave * np.exp(-self.damping * times)
+        return self.amplitude_px / WORKING_SIZE[0] * wave * np.exp(-self.damping * times)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +77,11 @@ class Scene:
 
     def pan(self, times: float | np.ndarray) -> np.ndarray:
         """Shift of the whole picture since time 0, [2, *times], picture widths."""
-        return np.multiply.outer(self.pan_px_per_s, times) / WORKING[0]
+        return np.multiply.outer(self.pan_px_per_s, times) / WORKING_SIZE[0]
 
 
-def centres(size: tuple[int, int]) -> Points:
-    """Positions [2, H, W] of the pixel centres of a picture of `size` (width, height)."""
+def pixel_centers(size: tuple[int, int]) -> Points:
+    """Positions [2, H, W] of the pixel centres of a picture of `format_size` (width, height)."""
     width, height = size
     return np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height))
 
@@ -96,7 +96,7 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
     q = x
     for _ in range(40):
         last, q = q, x - displacement(layer, q, t)
-        if np.abs(q - last).max() < 5e-4 / WORKING[0]:
+        if np.abs(q - last).max() < 5e-4 / WORKING_SIZE[0]:
             return q
     raise ValueError(f"the motion at {t} s folds the picture over: its gradient must stay under 1")
 
@@ -104,7 +104,7 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
 @functools.cache
 def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline weights at the pixel centres."""
-    nodes = (np.arange(round(length * NODES) + 5) - 2) / NODES
+    nodes = (np.arange(round(length * NODES_PER_WIDTH) + 5) - 2) / NODES_PER_WIDTH
     weights = make_interp_spline(nodes, np.eye(len(nodes)))((np.arange(count) + 0.5) * length / count)
     return nodes, np.ascontiguousarray(weights.T, np.float32)
 
@@ -113,32 +113,32 @@ def _texel_map(scene: Scene, layer: Layer, t: float, size: tuple[int, int]) -> t
     """Where in the texture each pixel looks at time t: columns and rows, float32 [H, W]."""
     (xs, across), (ys, down) = _upsampling(size[0], 1.0), _upsampling(size[1], ASPECT)
     nodes = np.stack(np.meshgrid(xs, ys)) - scene.pan(t)[:, None, None]
-    texels = (rest_points(layer, nodes, t) + MARGIN) * TEXELS - 0.5
+    texels = (rest_points(layer, nodes, t) + MARGIN) * TEXELS_PER_WIDTH - 0.5
     return tuple((part.T @ down).T @ across for part in texels.astype(np.float32))
 
 
-def render(scene: Scene, t: float, size: tuple[int, int] = VIDEO) -> UInt8[np.ndarray, "height width 3"]:
+def render_frame(scene: Scene, t: float, size: tuple[int, int] = VIDEO_SIZE) -> UInt8[np.ndarray, "height width 3"]:
     """The frame at time t, RGB; layers cover each other by their alpha."""
     if scene.cut_to is not None and t >= scene.cut_to[0]:
-        return render(scene.cut_to[1], t, size)
+        return render_frame(scene.cut_to[1], t, size)
     frame = np.zeros((size[1], size[0], 3), np.float32)
     for index, layer in enumerate(scene.layers):
         look = cv2.remap(layer.texture, *_texel_map(scene, layer, t, size), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         light = 1 - cv2.cvtColor(look[..., 3], cv2.COLOR_GRAY2BGR) / 255 if index else 0.0
         frame = cv2.cvtColor(look, cv2.COLOR_BGRA2BGR) + frame * light
     if scene.grain:
-        frame += scene.grain * np.random.default_rng(round(t * CLOCK)).standard_normal(frame.shape, np.float32)
+        frame += scene.grain * np.random.default_rng(round(t * TICKS_PER_SECOND)).standard_normal(frame.shape, np.float32)
     return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
 
 
 def true_motion(
-    scene: Scene, start_s: float, times: Float64[np.ndarray, " time"], size: tuple[int, int] = WORKING
+    scene: Scene, start_s: float, times: Float64[np.ndarray, " time"], size: tuple[int, int] = WORKING_SIZE
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `size` (PAPER, motion texture).
+    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `format_size` (PAPER, motion texture).
 
-    `times` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
+    `magnify_caption` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
     """
-    front, x = _front(scene, start_s, size)[0], centres(size) - scene.pan(start_s)[:, None, None]
+    front, x = _front_layers(scene, start_s, size)[0], pixel_centers(size) - scene.pan(start_s)[:, None, None]
     changes, shapes = [scene.pan(times)[0], scene.pan(times)[1]], [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]]
     for index, layer in enumerate(scene.layers):
         q = rest_points(layer, x[:, front == index], start_s)
@@ -149,17 +149,17 @@ def true_motion(
     return np.tensordot(np.stack(changes, 1) * size[0], np.stack(shapes), 1).astype(np.float32)
 
 
-def trustworthy(
+def trusted_mask(
     scene: Scene, start_s: float, motion: Float32[np.ndarray, "time 2 height width"], times: Float64[np.ndarray, " time"]
 ) -> Bool[np.ndarray, "height width"]:
-    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `times` (after the start)."""
+    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `magnify_caption` (after the start)."""
     height, width = motion.shape[2:]
-    front, edge = _front(scene, start_s, (width, height))
+    front, edge = _front_layers(scene, start_s, (width, height))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EDGE_PX + 1, 2 * EDGE_PX + 1))
     valid = cv2.dilate(edge.astype(np.uint8), kernel) == 0
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     for (dx, dy), t in zip(motion, times, strict=True):
-        later = _front(scene, start_s + t, (width, height))[0]
+        later = _front_layers(scene, start_s + t, (width, height))[0]
         valid &= cv2.remap(later, columns + dx, rows + dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1) == front
     return valid
 
@@ -167,10 +167,10 @@ def trustworthy(
 @functools.lru_cache(8)
 def _coverage(layer: Layer, width: int) -> np.ndarray:
     """Alpha 0 to 1, averaged as a pixel of a picture of this width does."""
-    return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), 0.4 * TEXELS / width) / 255
+    return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), 0.4 * TEXELS_PER_WIDTH / width) / 255
 
 
-def _front(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _front_layers(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any alpha is in between."""
     front, edge = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], bool)
     for index, layer in enumerate(scene.layers[1:], 1):
@@ -180,12 +180,12 @@ def _front(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, n
     return front, edge
 
 
-def write_clip(path: Path, scene: Scene, times: Float64[np.ndarray, " frames"], size: tuple[int, int] = VIDEO) -> None:
-    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
-    ticks = np.rint(times * CLOCK).astype(int)
+def write_clip(path: Path, scene: Scene, times: Float64[np.ndarray, " frames"], size: tuple[int, int] = VIDEO_SIZE) -> None:
+    """The frames at `magnify_caption` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
+    ticks = np.rint(times * TICKS_PER_SECOND).astype(int)
     ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
     with threadpool_limits(1, "blas"):
-        shown = (Shown(render(scene, begin / CLOCK, size), int(begin), int(end - begin)) for begin, end in zip(ticks, ends, strict=True))
+        shown = (TimedFrame(render_frame(scene, begin / TICKS_PER_SECOND, size), int(begin), int(end - begin)) for begin, end in zip(ticks, ends, strict=True))
         write_h264(path, shown, rate=round(1 / np.diff(times).mean()), options=dict(crf="12", preset="superfast"), index_first=False)
 
 
@@ -198,12 +198,12 @@ def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 
     motion = true_motion(scene, start_s, times)
     volume = to_spectrum(motion, frequencies)
     channels = np.stack([np.real(volume), np.imag(volume)], axis=2).reshape(frequencies, 4, *motion.shape[2:])
-    valid = trustworthy(scene, start_s, motion[::3], times[::3])
+    valid = trusted_mask(scene, start_s, motion[::3], times[::3])
     save_file({"motion": motion.astype(np.float16), "spectrum": channels.astype(np.float32), "valid": valid.astype(np.uint8)}, path)
 
 
 def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15) -> Shape:
-    """Cantilevers with their tips at the picture's top, clamped `length` below, in bending mode 1 or 2 (Euler-Bernoulli).
+    """Cantilevers with their tips at the picture's top, clamped `video_seconds` below, in bending mode 1 or 2 (Euler-Bernoulli).
 
     `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in `shift` (in cycles) and
     in phase make the gust run. `lift` is the vertical part.
@@ -221,7 +221,7 @@ def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.
 
 
 def swing(*, pivot: tuple[float, float], length: float) -> Shape:
-    """A pendulum's small rotation about `pivot`, 1 at `length` from it."""
+    """A pendulum's small rotation about `pivot`, 1 at `video_seconds` from it."""
     return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
 
 
@@ -235,7 +235,7 @@ def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: 
     return shape
 
 
-def travelling(make: Callable[..., Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
+def traveling_wave(make: Callable[..., Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
     """A travelling wave as two standing modes, a quarter cycle apart in space and in time."""
     return tuple(
         Mode(shape=make(shift=quarter, **kwargs), amplitude_px=amplitude_px, frequency_hz=frequency_hz, phase=phase + 2 * np.pi * quarter)

@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from pipeline.decode.pool import DecoderPool
-from pipeline.decode.readers import centre_crop, cover_size
-from pipeline.extract.frame_stream import planned_video
-from pipeline.extract.plan import VIDEO_SUFFIXES, clip_of, content_of, window_of, window_span
-from pipeline.preview.reconstruct import Settings
-from pipeline.whole_clip.first_window import own_size
-from schemas.clip import Video
+from pipeline.decode.readers import center_crop, cover_size
+from pipeline.extract.frame_stream import probe_planned_video
+from pipeline.extract.plan import VIDEO_SUFFIXES, clip_from_row, hash_file, window_from_row, window_span
+from pipeline.preview.reconstruct import WindowSettings
+from pipeline.whole_clip.first_window import display_size
+from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 
-CROPPING = "decoded at its own size, scaled to the smallest size that covers the crop (by area averaging; bilinear where enlarged), the middle of it"
+CROP_DESCRIPTION = "decoded at its own size, scaled to the smallest size that covers the crop (by area averaging; bilinear where enlarged), the middle of it"
 """What is done to every frame, in words for whoever compares numbers."""
 
 Frames = UInt8[np.ndarray, "time height width 3"]
 
 
-class Footage(NamedTuple):
+class ClipFrames(NamedTuple):
     """Some frames of a clip."""
 
     frames: Frames
@@ -38,11 +38,11 @@ class Footage(NamedTuple):
     decoder: str
 
 
-class Take(NamedTuple):
+class ClipSpan(NamedTuple):
     """Frames of a video that has been looked at, but not decoded."""
 
     path: str
-    video: Video
+    video: VideoInfo
     span: range
     """Their indices in the video."""
     size: tuple[int, int]
@@ -57,12 +57,12 @@ class Take(NamedTuple):
         """Seconds after the first of them."""
         return self.video.times[self.span.start : self.span.stop] - self.video.times[self.span.start]
 
-    def first(self, count: int) -> "Take":
+    def truncate(self, count: int) -> "ClipSpan":
         """Its first frames."""
         return self._replace(span=self.span[:count])
 
 
-def videos_in(folder: Path, option: str) -> dict[str, Path]:
+def collect_videos(folder: Path, option: str) -> dict[str, Path]:
     """The videos of a folder and those below it, by their names without suffix, in order.
 
     Raises ValueError, naming the option, where there is none, or two have one name.
@@ -79,45 +79,45 @@ def videos_in(folder: Path, option: str) -> dict[str, Path]:
     return found
 
 
-def take_of(path: Path, pool: DecoderPool) -> Take:
+def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
     """All of a video. Raises ValueError, in a sentence, where it cannot be read."""
     try:
         video = pool.probe(str(path))
     except Quarantined as error:
-        raise unusable(path, error) from error
-    return Take(str(path), video, range(len(video.times)), own_size(video))
+        raise unusable_video_error(path, error) from error
+    return ClipSpan(str(path), video, range(len(video.times)), display_size(video))
 
 
-def take_of_window(row: dict[str, Any], settings: Settings, pool: DecoderPool) -> Take:
+def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool) -> ClipSpan:
     """The frames of a data set's window, by its row of the manifest. Raises ValueError where its video is gone or another, OSError where its folder is gone."""
-    clip = clip_of(row)
+    clip = clip_from_row(row)
     try:
-        video = planned_video(clip, [row], pool)
+        video = probe_planned_video(clip, [row], pool)
     except Quarantined as error:
-        raise unusable(clip.uri, error) from error
-    return Take(clip.uri, video, window_span(clip, video, window_of(row), settings.plan), settings.size, row["sha256"], row["split"])
+        raise unusable_video_error(clip.uri, error) from error
+    return ClipSpan(clip.uri, video, window_span(clip, video, window_from_row(row), settings.plan), settings.size, row["sha256"], row["split"])
 
 
-def decoded(take: Take, size: tuple[int, int], pool: DecoderPool) -> Footage:
-    """Its frames cropped to `size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
+def decode_clip(take: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
+    """Its frames cropped to `format_size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
     try:
-        frames = np.stack([cropped(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
-        digest, _ = content_of(take.path)
+        frames = np.stack([crop_to_size(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
+        digest, _ = hash_file(take.path)
     except Quarantined as error:
-        raise unusable(take.path, error) from error
+        raise unusable_video_error(take.path, error) from error
     if take.sha256 not in (None, digest):
         raise ValueError(f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made")
-    return Footage(frames, take.times, take.size, digest, take.video.decoder)
+    return ClipFrames(frames, take.times, take.size, digest, take.video.decoder)
 
 
-def unusable(path: str | Path, error: Quarantined) -> ValueError:
+def unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
     return ValueError(f"{path} cannot be used: {error.detail} ({error.reason})")
 
 
-def cropped(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def crop_to_size(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """The middle of the picture, as CROPPING says; a picture of that size is returned as it is."""
     rows, columns = image.shape[:2]
     cover = cover_size(columns / rows, size)
     if cover != (columns, rows):
         image = cv2.resize(image, cover, interpolation=cv2.INTER_AREA if cover[0] < columns else cv2.INTER_LINEAR)
-    return centre_crop(image, size)
+    return center_crop(image, size)

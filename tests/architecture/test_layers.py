@@ -164,6 +164,6 @@ def printed(path: Path) -> set[str]:
 
 
 def test_what_a_person_is_told_has_no_terminal_code_and_no_secret_in_it():
-    """By `say`, which sees to it; what is printed otherwise is JSON, in which neither can be, or our own words."""
+    """By `print_output`, which sees to it; what is printed otherwise is JSON, in which neither can be, or our own words."""
     paths = [path for path in (ROOT / "jobs").glob("*.py") if path.name not in ("exits.py", "command.py", "cluster.py")]
     assert set.union(*map(printed, paths)) == {"json.dumps", "as_json"}

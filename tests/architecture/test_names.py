@@ -15,12 +15,12 @@ import pytest
 
 from jobs import refilter, report_statistics, verify
 from model import checkpoints
-from model.data.shard_index import Rows
-from model.data.shard_reader import Files, read_picture
-from pipeline.dataset.folder import Dataset, sealed
-from pipeline.dataset.open import Selection, select
+from model.data.shard_index import ShardIndex
+from model.data.shard_reader import FileCache, read_image
+from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import ShardWriter, read_sample
-from schemas.sample import IMAGE, KEY, sample_key
+from schemas.sample import IMAGE_MEMBER, KEY_PATTERN, sample_key
 from tests.schemas.test_sample import make_sample
 from tests.support import datasets
 
@@ -42,7 +42,7 @@ SHARD = "train-000000"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    return datasets.written(tmp_path_factory.mktemp("sound") / "a", {SHARD: [{}, {}]}).root
+    return datasets.write_dataset(tmp_path_factory.mktemp("sound") / "a", {SHARD: [{}, {}]}).root
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def root(sound, tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_key_of_a_sample(root, name):
-    writer = ShardWriter(Dataset(root).tar("train-000001"))
+    writer = ShardWriter(Dataset(root).tar_path("train-000001"))
     with pytest.raises(ValueError, match="key is "):
         writer.add(make_sample(name))
     writer.discard()
@@ -67,12 +67,12 @@ def test_a_key_of_a_sample(root, name):
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_an_id_of_a_clip_becomes_a_plain_key(name):
     """An id is text, and stays it in the manifest; what names files is made of it."""
-    assert KEY.fullmatch(sample_key(name, 7)) and sample_key(name, 7) != sample_key(name + "x", 7)
+    assert KEY_PATTERN.fullmatch(sample_key(name, 7)) and sample_key(name, 7) != sample_key(name + "x", 7)
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_shard(root, name):
-    for place in (Dataset(root).tar, Dataset(root).record, Dataset(root).histogram):
+    for place in (Dataset(root).tar_path, Dataset(root).record_path, Dataset(root).histogram_path):
         with pytest.raises(ValueError, match="expected up to 60 letters"):
             place(name)
     index = json.loads((root / "index.json").read_bytes())
@@ -92,7 +92,7 @@ def test_a_shard_of_the_plan(root, name):
 def test_a_view(root, name):
     stopped(refilter.main, str(root), "--name", name, "--filters", "none")
     with pytest.raises(ValueError, match=r"has no view|holds no data set"):
-        select(f"{root}:{name}")
+        open_dataset(f"{root}:{name}")
 
 
 def stopped(main: Callable[[list[str]], None], *arguments: str) -> None:
@@ -120,16 +120,16 @@ def test_a_member_of_a_tar(root, name, kind):
     dataset = Dataset(root)
     record = dataset.read_record(SHARD)
     row = record["rows"][0]
-    with dataset.tar(SHARD).open("r+b") as tar:
+    with dataset.tar_path(SHARD).open("r+b") as tar:
         tar.seek(row["image_offset"] - 512)
-        tar.write(header(f"{row['key']}.{IMAGE}" if name is None else name, row["image_size"], kind))
+        tar.write(header(f"{row['key']}.{IMAGE_MEMBER}" if name is None else name, row["image_size"], kind))
     with pytest.raises(ValueError, match=r"member|header"):
-        read_sample(dataset.tar(SHARD), row["key"], row)
-    rows = Rows([Selection(dataset)], "train")
+        read_sample(dataset.tar_path(SHARD), row["key"], row)
+    rows = ShardIndex([DatasetView(dataset)], "train")
     with pytest.raises(ValueError, match=r"cannot be read: (member|no member)"):
-        [read_picture(Files(), rows[i], datasets.CONFIG.size) for i in range(len(rows))]
-    digest = hashlib.sha256(dataset.tar(SHARD).read_bytes()).hexdigest()
-    dataset.record(SHARD).write_bytes(sealed(record | dict(tar=record["tar"] | dict(sha256=digest))))
+        [read_image(FileCache(), rows[i], datasets.CONFIG.size) for i in range(len(rows))]
+    digest = hashlib.sha256(dataset.tar_path(SHARD).read_bytes()).hexdigest()
+    dataset.record_path(SHARD).write_bytes(dump_record(record | dict(tar=record["tar"] | dict(sha256=digest))))
     stopped(verify.main, str(root), "--workers", "1")
 
 
@@ -139,7 +139,7 @@ def test_a_file_of_a_checkpoint(tmp_path, name):
     digests = json.loads((folder / "digests.json").read_bytes())
     (folder / "digests.json").write_text(json.dumps(digests | {name: "0" * 64}))
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        checkpoints.newest(tmp_path / "out")
+        checkpoints.read_newest(tmp_path / "out")
 
 
 def test_there_are_enough():

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.injected import Injected
-from tests.faults.reference import Reference, promised, write_clips
-from tests.faults.runs import ended_here
+from tests.faults.injected import FaultCounter
+from tests.faults.reference import Reference, promised_digests, write_clips
+from tests.faults.runs import run_without_ray
 
 
 @pytest.fixture(scope="session")
@@ -14,14 +14,14 @@ def reference(tmp_path_factory) -> Reference:
     """Made without Ray; test_same_bytes.py compares the real command's with it."""
     folder: Path = tmp_path_factory.mktemp("reference")
     clips, out = write_clips(folder / "clips"), folder / "dataset"
-    assert ended_here(clips, out) == 0, out.with_suffix(".log").read_text()
-    return Reference(clips, out, promised(out))
+    assert run_without_ray(clips, out) == 0, out.with_suffix(".log").read_text()
+    return Reference(clips, out, promised_digests(out))
 
 
 @pytest.fixture
-def injected(reference, record_property) -> Injected:
+def injected(reference, record_property) -> FaultCounter:
     """Counts what a test does to a data set and what came of it, for the table of promises."""
-    found = Injected(reference)
+    found = FaultCounter(reference)
     yield found
-    for name, value in found.numbers().items():
+    for name, value in found.to_counts().items():
         record_property(name, value)

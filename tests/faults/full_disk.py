@@ -9,26 +9,26 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from tests.faults.reference import command
-from tests.faults.runs import begin, build_here
+from tests.faults.reference import extract_command
+from tests.faults.runs import enter_process, build_in_process
 
 
 def main(clips: str, folder: str, *options: str) -> None:
     context = multiprocessing.get_context("fork")
     for number in map(int, sys.stdin):
         out, left = Path(folder) / f"{number}", context.Value("l", -1)
-        process = context.Process(target=build_filled, args=(command(Path(clips), out, *options), out, number, left))
+        process = context.Process(target=build_on_full_disk, args=(extract_command(Path(clips), out, *options), out, number, left))
         process.start()
         process.join()
         print(json.dumps([process.exitcode, left.value]), flush=True)
 
 
-def build_filled(arguments: list[str], out: Path, number: int, left: ctypes.c_long) -> None:
+def build_on_full_disk(arguments: list[str], out: Path, number: int, left: ctypes.c_long) -> None:
     """In a process of its own: the calls before the one of this number find room."""
     shim = ctypes.CDLL(None)
     shim.fill_disk(f"{out}/".encode(), ctypes.c_long(number - 1))
     try:
-        begin(build_here, (arguments[3:],), f"{out}.log", {})
+        enter_process(build_in_process, (arguments[3:],), f"{out}.log", {})
     finally:
         left.value = shim.calls_left()
 

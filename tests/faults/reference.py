@@ -16,28 +16,28 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.run_lock import FOLDER
+from pipeline.dataset.run_lock import LOCK_FOLDER
 from tests.support.videos import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
-FULL = os.environ.get("QUIVER_FAULTS") == "full"
-CLIPS, PER_SHARD = (200, 20) if FULL else (8, 2)
-TRAIN = CLIPS * 4 // 5
+FULL_COUNTS = os.environ.get("QUIVER_FAULTS") == "full"
+CLIP_COUNT, CLIPS_PER_SHARD = (200, 20) if FULL_COUNTS else (8, 2)
+TRAIN_CLIP_COUNT = CLIP_COUNT * 4 // 5
 SIZE, FRAMES, FPS, AMPLITUDE = 64, 24, 30, 1.5
-SHARDS = [f"train-{i:06d}" for i in range(TRAIN // PER_SHARD)]
-SHARDS += [f"test-{i:06d}" for i in range(CLIPS // PER_SHARD - len(SHARDS))]
-PLACES = {"first": SHARDS[0], "middle": SHARDS[len(SHARDS) // 2], "last": SHARDS[-1]}
+SHARDS = [f"train-{i:06d}" for i in range(TRAIN_CLIP_COUNT // CLIPS_PER_SHARD)]
+SHARDS += [f"test-{i:06d}" for i in range(CLIP_COUNT // CLIPS_PER_SHARD - len(SHARDS))]
+PLACED_SHARDS = {"first": SHARDS[0], "middle": SHARDS[len(SHARDS) // 2], "last": SHARDS[-1]}
 OPTIONS = ["--size", f"{SIZE}x{SIZE}", "--frames", str(FRAMES), "--stride", str(FRAMES), "--frequencies", "6", "--pairs", "1", "--checks", "2",
-           "--dis-preset", "fast", "--filters", "subtle", "--windows-per-shard", str(PER_SHARD)]  # fmt: skip
-ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+           "--dis-preset", "fast", "--filters", "subtle", "--windows-per-shard", str(CLIPS_PER_SHARD)]  # fmt: skip
+SINGLE_THREAD_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def counted(full: int, quick: int) -> int:
+def choose_count(full: int, quick: int) -> int:
     """How often something is done, in `make test-faults` and in `make test`."""
-    return full if FULL else quick
+    return full if FULL_COUNTS else quick
 
 
-def phase(clip: int) -> float:
+def clip_phase(clip: int) -> float:
     return 0.7 * clip
 
 
@@ -46,7 +46,7 @@ def harmonic(clip: int) -> int:
     return clip % 4
 
 
-def sway(clip: int, frame: np.ndarray | int) -> np.ndarray:
+def clip_displacement(clip: int, frame: np.ndarray | int) -> np.ndarray:
     """Displacement in x of the picture's middle row, from the first frame to `frame`, pixels."""
     return AMPLITUDE * np.sin(2 * np.pi * harmonic(clip) * np.asarray(frame) / FRAMES)
 
@@ -56,37 +56,37 @@ def envelope() -> np.ndarray:
     return np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE) ** 2
 
 
-def picture(clip: int, frame: int) -> np.ndarray:
+def draw_frame(clip: int, frame: int) -> np.ndarray:
     """Waves that are looked up where each pixel was: exact, since a row moves as a whole."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(float)
-    x, turn = columns - sway(clip, frame) * envelope()[:, None], 2 * np.pi / SIZE
-    waves = [np.cos(turn * (a * x + b * rows) + phase(clip) + a * b) for a, b in ((5, 1), (-3, 4), (8, -3), (2, 7), (11, 5))]
+    x, turn = columns - clip_displacement(clip, frame) * envelope()[:, None], 2 * np.pi / SIZE
+    waves = [np.cos(turn * (a * x + b * rows) + clip_phase(clip) + a * b) for a, b in ((5, 1), (-3, 4), (8, -3), (2, 7), (11, 5))]
     return np.repeat(np.rint(128 + 20 * sum(waves)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def write_clips(folder: Path, count: int = CLIPS) -> Path:
+def write_clips(folder: Path, count: int = CLIP_COUNT) -> Path:
     """The clips, and the table that lists them, which is returned; the last fifth is for test."""
     folder.mkdir(parents=True)
     for clip in range(count):
-        frames = [picture(clip, t if harmonic(clip) else 0) for t in range(FRAMES)]
+        frames = [draw_frame(clip, t if harmonic(clip) else 0) for t in range(FRAMES)]
         write_video(folder / f"{clip:03d}.mp4", frames, np.arange(FRAMES) / FPS, preset="ultrafast")
     return write_table(folder / "clips.csv", range(count))
 
 
 def write_table(path: Path, clips: Sequence[int]) -> Path:
     """Lists these clips, in this order."""
-    rows = [f"{i:03d}.mp4,clip-{i:03d},{'train' if i < TRAIN else 'test'}" for i in clips]
+    rows = [f"{i:03d}.mp4,clip-{i:03d},{'train' if i < TRAIN_CLIP_COUNT else 'test'}" for i in clips]
     path.write_text("\n".join(["uri,clip_id,split", *rows]) + "\n")
     return path
 
 
-def command(clips: Path, out: Path, *options: str, workers: int = 2) -> list[str]:
+def extract_command(clips: Path, out: Path, *options: str, workers: int = 2) -> list[str]:
     return [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *OPTIONS, "--workers", str(workers), *options]
 
 
 def extract(clips: Path, out: Path, *options: str, workers: int = 2, **env: str) -> subprocess.CompletedProcess[str]:
     """The real command, to its end."""
-    return subprocess.run(command(clips, out, *options, workers=workers), cwd=ROOT, env=os.environ | ALONE | env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(extract_command(clips, out, *options, workers=workers), cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, capture_output=True, text=True, timeout=280)
 
 
 class Reference(NamedTuple):
@@ -94,30 +94,30 @@ class Reference(NamedTuple):
     """The table that lists them."""
     root: Path
     """Of the undisturbed run's data set."""
-    promised: dict[str, str]
+    digests: dict[str, str]
     """sha256 of every file but the runs' tokens and the progress, by its path."""
 
 
-def promised(root: Path) -> dict[str, str]:
+def promised_digests(root: Path) -> dict[str, str]:
     """What has to be equal: each shard, histogram and record, contract and plan, and all that is derived."""
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and FOLDER not in path.parts)
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and LOCK_FOLDER not in path.parts)
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-class Count(NamedTuple):
+class WindowCount(NamedTuple):
     """Windows of a data set that is finished, by what its manifest and its tars say."""
 
     losses: int
     duplicates: int
 
 
-def count(reference: Reference, root: Path) -> Count:
+def count_windows(reference: Reference, root: Path) -> WindowCount:
     """Windows that were planned and became nothing, and those that stand in the manifest or in tars more than once."""
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     planned = [row["key"] for row in pq.read_table(reference.root / "plan.parquet").to_pylist() if row["key"]]
     fates = [row["key"] for row in rows if row["key"] and row["outcome"] in ("kept", "rejected", "quarantined")]
     members = [name for path in (root / "shards").glob("*.tar") for name in tar_names(path)]
-    return Count(len(set(planned) - set(fates)), len(fates) - len(set(fates)) + len(members) - len(set(members)))
+    return WindowCount(len(set(planned) - set(fates)), len(fates) - len(set(fates)) + len(members) - len(set(members)))
 
 
 def tar_names(path: Path) -> list[str]:
@@ -125,9 +125,9 @@ def tar_names(path: Path) -> list[str]:
         return tar.getnames()
 
 
-def committed(root: Path) -> dict[str, tuple[int, int]]:
+def committed_files(root: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of the files of every committed shard."""
     dataset = Dataset(root)
     shards = [path.stem for path in (root / "records").glob("*.json")]
-    paths = [path for shard in shards for path in (dataset.record(shard), dataset.tar(shard), dataset.histogram(shard)) if path.exists()]
+    paths = [path for shard in shards for path in (dataset.record_path(shard), dataset.tar_path(shard), dataset.histogram_path(shard)) if path.exists()]
     return {str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}

@@ -17,85 +17,85 @@ from typing import Any
 
 import pytest
 
-from jobs.cli.errors import sentences
+from jobs.cli.errors import error_boundary
 from jobs.cli.progress import RunProgress
-from jobs.extract_flow import parse, plan_one, readable_enough, refuse_relative_paths, versions
-from pipeline.dataset.crashpoint import VARIABLE
+from jobs.extract_flow import parse_job, plan_in_worker, collect_readable, reject_relative_paths, library_versions
+from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import AlreadyCommitted, Dataset
-from pipeline.dataset.remote import dataset_at
-from pipeline.dataset.remote_clips import with_files
-from pipeline.dataset.rounds import Settled
-from pipeline.dataset.run_lock import STILL_S
+from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote_clips import local_clip_rows
+from pipeline.dataset.rounds import EarlierFates
+from pipeline.dataset.run_lock import STALE_AFTER_S
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import keep_decided, list_clips, plan_rows, retry_clip
+from pipeline.extract.plan import keep_earlier_decisions, list_clips, plan_rows, retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
-from pipeline.extract.timing import Effort
-from pipeline.extract.window import BuildConfig, recorded, restored
+from pipeline.extract.timing import ShardTiming
+from pipeline.extract.window import BuildConfig, to_contract, from_contract
 from schemas.outcome import Outcome
-from tests.faults.reference import ALONE, ROOT, command, extract
+from tests.faults.reference import SINGLE_THREAD_ENV, ROOT, extract_command, extract
 
-TAKE_OVER = ("--take-over-s", f"{STILL_S:.0f}")
-WORKERS = 2
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
+TAKE_OVER_OPTIONS = ("--take-over-s", f"{STALE_AFTER_S:.0f}")
+WORKER_COUNT = 2
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
 
 
-def build_here(arguments: list[str]) -> None:
+def build_in_process(arguments: list[str]) -> None:
     """What jobs.extract_flow does, in this process: the same plan, shards and commits, one after the other."""
-    with sentences():
-        job = parse(arguments)
-        refuse_relative_paths(job)
-        clips, dataset = list_clips(job.clips), dataset_at(job.out, job.staging)
-        with dataset.held(job.take_over_s):
-            probed = readable_enough((plan_one(job.build, job.staging, clip) for clip in clips), len(clips), job.quarantine_limit)
-            rows = plan_rows(keep_decided(probed, dataset.plan_before()), job.build.plan)
-            dataset.open(rows, recorded(job.build), versions(job.build))
+    with error_boundary():
+        job = parse_job(arguments)
+        reject_relative_paths(job)
+        clips, dataset = list_clips(job.clips), locate_dataset(job.out, job.staging)
+        with dataset.lock(job.take_over_s):
+            probed = collect_readable((plan_in_worker(job.build, job.staging, clip) for clip in clips), len(clips), job.quarantine_limit)
+            rows = plan_rows(keep_earlier_decisions(probed, dataset.earlier_plan()), job.build.plan)
+            dataset.create_or_resume(rows, to_contract(job.build), library_versions(job.build))
             mine = {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
-            build_shards(dataset, mine | unbuilt_shards(dataset), job.build, job.staging)
+            build_missing(dataset, mine | unbuilt_shards(dataset), job.build, job.staging)
 
 
-def build_shards(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None) -> None:
+def build_missing(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None) -> None:
     """Those that are not committed, and then the derived files."""
-    settled = Settled(dataset.rounds())
+    settled = EarlierFates(dataset.rounds())
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for shard, rows in shards.items():
-            results: list[Outcome | Effort] = []
+            results: list[Outcome | ShardTiming] = []
             if not dataset.is_committed(shard):
-                with dataset.building(shard), with_files(settled.settle(rows), staging) as here, suppress(AlreadyCommitted):
+                with dataset.build_session(shard), local_clip_rows(settled.add_fates(rows), staging) as here, suppress(AlreadyCommitted):
                     results += build_shard(dataset, shard, here, config)
             for value in results:
-                progress.shard(shard, value) if isinstance(value, Effort) else progress.window(shard, value)
-    with dataset.finishing():
+                progress.record_shard(shard, value) if isinstance(value, ShardTiming) else progress.record_window(shard, value)
+    with dataset.finalize_session():
         finalize(dataset)
 
 
-def retry_here(out: str, staging: Path | None) -> None:
+def retry_in_process(out: str, staging: Path | None) -> None:
     """What jobs.retry does, in this process: the same round, shards and commits."""
-    with sentences():
-        dataset = dataset_at(out, staging).absolute()
-        with dataset.held():
+    with error_boundary():
+        dataset = locate_dataset(out, staging).absolute()
+        with dataset.lock():
             dataset.resume()
-            config = restored(dataset.begun().config)
+            config = from_contract(dataset.contract().config)
             if not unbuilt_shards(dataset):
                 found, probe = find_retryable(dataset), shared_pool(config.decode, 1).probe
                 begin_round(dataset, found.windows, [retry_clip(row, config.plan, probe, staging) for row in found.clips], config.plan)
-            build_shards(dataset, unbuilt_shards(dataset), config, staging)
+            build_missing(dataset, unbuilt_shards(dataset), config, staging)
 
 
-def forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:
+def run_forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> int:
     """Exit code of a function in a process of its own; what it prints goes to a file."""
-    return ended(started(function, *args, output=output, **env))
+    return wait_for_exit(start_forked(function, *args, output=output, **env))
 
 
-def started(function: Callable[..., None], *args: Any, output: Path, **env: str) -> BaseProcess:
-    process = CONTEXT.Process(target=begin, args=(function, args, str(output), env))
+def start_forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> BaseProcess:
+    process = FORKSERVER.Process(target=enter_process, args=(function, args, str(output), env))
     process.start()
     return process
 
 
-def ended(process: BaseProcess) -> int:
+def wait_for_exit(process: BaseProcess) -> int:
     """Its exit code."""
     process.join(280)
     if process.exitcode is None:
@@ -104,23 +104,23 @@ def ended(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def begin(function: Callable[..., None], args: tuple, output: str, env: dict[str, str]) -> None:
+def enter_process(function: Callable[..., None], args: tuple, output: str, env: dict[str, str]) -> None:
     """In the new process."""
     with open(output, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ.update(ALONE | env)
+    os.environ.update(SINGLE_THREAD_ENV | env)
     function(*args)
 
 
-def start_here(clips: Path, out: Path, output: Path, *options: str, **env: str) -> BaseProcess:
+def start_without_ray(clips: Path, out: Path, output: Path, *options: str, **env: str) -> BaseProcess:
     """A run without Ray that has begun."""
-    return started(build_here, command(clips, out, *options)[3:], output=output, **env)
+    return start_forked(build_in_process, extract_command(clips, out, *options)[3:], output=output, **env)
 
 
 def start_command(clips: Path, out: Path, output: Path, *options: str) -> BaseProcess:
     """The real command, begun."""
-    return started(execute, command(clips, out, *options), output=output)
+    return start_forked(exec_command, extract_command(clips, out, *options), output=output)
 
 
 def wait_until_stopped(process: BaseProcess) -> None:
@@ -130,36 +130,36 @@ def wait_until_stopped(process: BaseProcess) -> None:
         time.sleep(0.01)
 
 
-def built(output: Path) -> list[str]:
+def read_built_shards(output: Path) -> list[str]:
     """The shards that a run says it has committed."""
     lines = output.read_text().splitlines() if output.exists() else []
     return [json.loads(line)["shard"] for line in lines if line.startswith("{")]
 
 
-def killed_here(clips: Path, out: Path, armed: str) -> int:
+def kill_without_ray(clips: Path, out: Path, armed: str) -> int:
     """Exit code of a run without Ray that is killed at a crash point."""
-    return forked(build_here, command(clips, out)[3:], output=out.with_suffix(".log"), **{VARIABLE: armed})
+    return run_forked(build_in_process, extract_command(clips, out)[3:], output=out.with_suffix(".log"), **{CRASHPOINT_VARIABLE: armed})
 
 
-def killed_command(clips: Path, out: Path, armed: str) -> int:
+def kill_command(clips: Path, out: Path, armed: str) -> int:
     """Exit code of the real command, which is killed together with its worker when that one passes a crash point."""
-    return forked(execute, command(clips, out), armed, output=out.with_suffix(".log"))
+    return run_forked(exec_command, extract_command(clips, out), armed, output=out.with_suffix(".log"))
 
 
-def execute(arguments: list[str], armed: str | None = None) -> None:
+def exec_command(arguments: list[str], armed: str | None = None) -> None:
     """Becomes the command; its workers inherit the crash point, and whom else to kill."""
     if armed:
-        os.environ[VARIABLE] = f"{armed} {os.getpid()}"
+        os.environ[CRASHPOINT_VARIABLE] = f"{armed} {os.getpid()}"
     os.chdir(ROOT)
     os.execv(arguments[0], arguments)
 
 
-def ended_here(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
+def run_without_ray(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
     """Exit code of a run without Ray."""
-    return forked(build_here, command(clips, out, *options)[3:], output=out.with_suffix(".log"), **env)
+    return run_forked(build_in_process, extract_command(clips, out, *options)[3:], output=out.with_suffix(".log"), **env)
 
 
-def ended_command(clips: Path, out: Path) -> int:
+def run_command(clips: Path, out: Path) -> int:
     """Exit code of the real command."""
     done = extract(clips, out)
     out.with_suffix(".log").write_text(done.stdout + done.stderr)
@@ -167,10 +167,10 @@ def ended_command(clips: Path, out: Path) -> int:
 
 
 @contextmanager
-def running(clips: Path, out: Path, **env: str) -> Iterator[subprocess.Popen]:
+def running_command(clips: Path, out: Path, **env: str) -> Iterator[subprocess.Popen]:
     """The real command; killed at the end of the block where it still runs."""
     with out.with_suffix(".log").open("ab") as log:
-        run = subprocess.Popen(command(clips, out, workers=WORKERS), cwd=ROOT, env=os.environ | ALONE | env, stdout=log, stderr=log)
+        run = subprocess.Popen(extract_command(clips, out, workers=WORKER_COUNT), cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, stdout=log, stderr=log)
     try:
         yield run
     finally:
@@ -193,12 +193,12 @@ def descendants(process: int) -> dict[int, str]:
     return found
 
 
-def workers(run: int, names: tuple[str, ...] = ("ray::task", "ray::IDLE")) -> list[int]:
+def find_workers(run: int, names: tuple[str, ...] = ("ray::task", "ray::IDLE")) -> list[int]:
     """Ray's worker processes: those with a task, and those that wait for one."""
     return sorted(process for process, line in descendants(run).items() if line.startswith(names))
 
 
-def until(run: subprocess.Popen, seconds: float | None) -> bool:
+def is_running_after(run: subprocess.Popen, seconds: float | None) -> bool:
     """Whether the run goes on for so long; None: it is waited for to its end."""
     try:
         run.wait(seconds)
@@ -207,7 +207,7 @@ def until(run: subprocess.Popen, seconds: float | None) -> bool:
     return False
 
 
-def preloaded(source: str, folder: Path) -> Path:
+def build_preload_library(source: str, folder: Path) -> Path:
     """A C file of this folder as a library to preload; without a compiler the test is skipped."""
     library = folder / Path(source).with_suffix(".so").name
     try:
@@ -219,4 +219,4 @@ def preloaded(source: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    build_here(sys.argv[1:])
+    build_in_process(sys.argv[1:])

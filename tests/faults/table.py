@@ -43,56 +43,56 @@ PROMISES = {
     "P26": ("object storage is the same", 36),
 }
 """Each in words, and the fewest injections that prove it."""
-COUNTED = ("injections", "losses", "duplicates", "different")
+COUNT_NAMES = ("injections", "losses", "duplicates", "different")
 
 
-Name = tuple[str, str]
+CaseName = tuple[str, str]
 """Of a test: its file as a module, and its own name."""
 
 
-class Ran(NamedTuple):
+class CaseResult(NamedTuple):
     """A test in a report."""
 
     passed: bool
     numbers: Mapping[str, int]
-    counts: str
+    count_mode: str
     """full, quick, or nothing where the report does not say."""
 
 
 @dataclass
-class Found:
+class PromiseResult:
     """What the tests of one promise have counted."""
 
-    wanted: set[Name]
+    expected: set[CaseName]
     """All that there are."""
-    tests: dict[Name, Ran] = field(default_factory=dict)
+    tests: dict[CaseName, CaseResult] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, int]:
         ran = self.tests.values()
-        return {name: sum(one.numbers.get(name, 0) for one in ran) for name in COUNTED if any(name in one.numbers for one in ran)}
+        return {name: sum(one.numbers.get(name, 0) for one in ran) for name in COUNT_NAMES if any(name in one.numbers for one in ran)}
 
-    def reason(self, least: int) -> str:
+    def why_not_held(self, least: int) -> str:
         """Why it is not held; nothing where it is."""
         if not self.tests:
             return "not tested yet"
         if unproven := [name for (_, name), one in self.tests.items() if not one.passed]:
             return f"{len(unproven)} of {len(self.tests)} tests failed or were skipped, as {unproven[0]}"
-        if absent := sorted(name for _, name in self.wanted - self.tests.keys()):
-            return f"{len(absent)} of {len(self.wanted)} tests are in no report, as {absent[0]}"
-        if quick := [name for (_, name), one in self.tests.items() if one.counts == "quick"]:
+        if absent := sorted(name for _, name in self.expected - self.tests.keys()):
+            return f"{len(absent)} of {len(self.expected)} tests are in no report, as {absent[0]}"
+        if quick := [name for (_, name), one in self.tests.items() if one.count_mode == "quick"]:
             return f"{len(quick)} of {len(self.tests)} tests ran with quick counts, as {quick[0]}"
-        if harm := [f"{self.numbers[name]} {name}" for name in COUNTED[1:] if self.numbers.get(name)]:
+        if harm := [f"{self.numbers[name]} {name}" for name in COUNT_NAMES[1:] if self.numbers.get(name)]:
             return ", ".join(harm)
         made = self.numbers["injections"]
         return f"{made} injections made, expected at least {least}" if made < least else ""
 
 
-class Collector:
+class PromiseCollector:
     """Which tests prove which promise, as a plugin of pytest."""
 
     def __init__(self):
-        self.tests: dict[str, set[Name]] = {promise: set() for promise in PROMISES}
+        self.tests: dict[str, set[CaseName]] = {promise: set() for promise in PROMISES}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
@@ -101,68 +101,68 @@ class Collector:
                 self.tests[mark.args[0]].add((".".join([module.removesuffix(".py").replace("/", "."), *names[:-1]]), item.name))
 
 
-def all_tests() -> dict[str, set[Name]]:
+def collect_promise_tests() -> dict[str, set[CaseName]]:
     """Those of each promise, with full counts. Raises ValueError where they cannot be collected."""
     os.environ["QUIVER_FAULTS"] = "full"
-    collector = Collector()
+    collector = PromiseCollector()
     if code := pytest.main(["--collect-only", "-qq", "--no-header", "-p", "no:cacheprovider", "-m", "promise"], plugins=[collector]):
         raise ValueError(f"the tests cannot be collected ({code!s})")
     return collector.tests
 
 
-def tests_of(report: Path) -> Iterator[tuple[str, Name, Ran]]:
+def read_report(report: Path) -> Iterator[tuple[str, CaseName, CaseResult]]:
     """Promise, name and result of each test that proves one."""
     for case in ElementTree.parse(report).iter("testcase"):
         properties = [(one.get("name"), one.get("value")) for one in case.iter("property")]
-        numbers = {name: int(value) for name, value in properties if name in COUNTED}
+        numbers = {name: int(value) for name, value in properties if name in COUNT_NAMES}
         skipped = case.find("skipped") is not None
         passed = not skipped and case.find("failure") is None and case.find("error") is None
-        ran = Ran(passed, {"injections": int(not skipped)} | numbers, dict(properties).get("counts", ""))
+        ran = CaseResult(passed, {"injections": int(not skipped)} | numbers, dict(properties).get("counts", ""))
         for name, value in properties:
             if name == "promise":
                 yield value, (case.get("classname"), case.get("name")), ran
 
 
-def collected(reports: Sequence[Path], wanted: Mapping[str, set[Name]]) -> dict[str, Found]:
-    found = {promise: Found(wanted[promise]) for promise in PROMISES}
+def collect_results(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) -> dict[str, PromiseResult]:
+    found = {promise: PromiseResult(wanted[promise]) for promise in PROMISES}
     for report in reports:
-        for promise, name, ran in tests_of(report):
+        for promise, name, ran in read_report(report):
             if name in wanted[promise]:
                 found[promise].tests[name] = ran
     return found
 
 
-def row(promise: str, found: Found) -> str:
+def format_row(promise: str, found: PromiseResult) -> str:
     words, least = PROMISES[promise]
-    injections, losses, duplicates = (str(found.numbers.get(name, "–")) for name in COUNTED[:3])
+    injections, losses, duplicates = (str(found.numbers.get(name, "–")) for name in COUNT_NAMES[:3])
     different = found.numbers.get("different")
     same = "–" if different is None else "yes" if not different else f"no, {different} files"
-    return f"| {promise} | {words} | {injections} | {losses} | {duplicates} | {same} | {'not held' if found.reason(least) else 'held'} |"
+    return f"| {promise} | {words} | {injections} | {losses} | {duplicates} | {same} | {'not held' if found.why_not_held(least) else 'held'} |"
 
 
-def page(reports: Sequence[Path], wanted: Mapping[str, set[Name]]) -> str:
+def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) -> str:
     """The whole of docs/promises.md."""
-    found = collected(reports, wanted)
+    found = collect_results(reports, wanted)
     suites = [suite for report in reports for suite in ElementTree.parse(report).iter("testsuite")]
     seconds, dates = sum(float(s.get("time")) for s in suites), sorted(s.get("timestamp")[:10] for s in suites)
     tests = {name: ran for one in found.values() for name, ran in one.tests.items()}
-    silent = sum(not one.counts for one in tests.values())
+    silent = sum(not one.count_mode for one in tests.values())
     ran = f"{len(tests)} tests{f' ({silent} of them in reports that do not say with which counts)' if silent else ''}"
     date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    open_ones = [f"- {promise}: {reason}" for promise, one in found.items() if (reason := one.reason(PROMISES[promise][1]))]
+    open_ones = [f"- {promise}: {reason}" for promise, one in found.items() if (reason := one.why_not_held(PROMISES[promise][1]))]
     return "\n".join([
         "# What a dataset run promises, and what became of it when it was broken", "",
         f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
         "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
         "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.", "",
         "| | promise | injections | losses | duplicates | byte-identical | held |", "|---|---|---|---|---|---|---|",
-        *(row(promise, one) for promise, one in found.items()), "",
+        *(format_row(promise, one) for promise, one in found.items()), "",
         *(["## Not held, and why", "", *open_ones, ""] if open_ones else []),
     ])  # fmt: skip
 
 
 if __name__ == "__main__":
     goal, *reports = map(Path, sys.argv[1:])
-    text = page(reports, all_tests())
+    text = format_page(reports, collect_promise_tests())
     goal.write_text(text)
     print(text)

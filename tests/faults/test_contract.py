@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jobs.cli.errors import Exit
-from jobs.extract_flow import parse
+from jobs.cli.errors import ExitCode
+from jobs.extract_flow import parse_job
 from pipeline.extract.window import BuildConfig
-from tests.faults.reference import CLIPS, Reference, command, committed, promised, write_table
-from tests.faults.runs import build_here
+from tests.faults.reference import CLIP_COUNT, Reference, extract_command, committed_files, promised_digests, write_table
+from tests.faults.runs import build_in_process
 
 pytestmark = pytest.mark.promise("P13")
 NEUTRAL = {"weights", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start"}
@@ -47,7 +47,7 @@ def changed(name: str, kind: Any, value: Any) -> list[str]:
     return [option, str(value + 1 if kind is int else value * 0.875 if isfinite(value) else 3.5)]
 
 
-SETTINGS = list(settings(parse(command(Path("clips"), Path("out"))[3:]).build))
+SETTINGS = list(settings(parse_job(extract_command(Path("clips"), Path("out"))[3:]).build))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def code_of(capsys, clips: Path, out: Path, *options: str) -> tuple[int, str]:
     """Exit code and error output of the same command with more options."""
     code = 0
     try:
-        build_here(command(clips, out, *options)[3:])
+        build_in_process(extract_command(clips, out, *options)[3:])
     except SystemExit as stopped:
         code = int(stopped.code or 0)
     return code, capsys.readouterr().err
@@ -67,13 +67,13 @@ def code_of(capsys, clips: Path, out: Path, *options: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name, kind, value", [s for s in SETTINGS if s[0] != "flow"], ids=lambda item: item if isinstance(item, str) else "")
 def test_another_value_of(reference, begun, capsys, name, kind, value):
-    before, option = committed(begun), changed(name, kind, value)
+    before, option = committed_files(begun), changed(name, kind, value)
     code, said = code_of(capsys, reference.clips, begun, *option)
     if name in NEUTRAL:
         assert code == 0, said
     else:
-        assert code == Exit.CONTRACT and f"{name}: {value if kind != tuple[int, int] else list(value)} -> " in said
-    assert committed(begun) == before and promised(begun) == reference.promised
+        assert code == ExitCode.CONTRACT and f"{name}: {value if kind != tuple[int, int] else list(value)} -> " in said
+    assert committed_files(begun) == before and promised_digests(begun) == reference.promised
 
 
 def test_every_setting_is_one_or_the_other(record_property):
@@ -89,18 +89,18 @@ def moved(reference: Reference, folder: Path) -> Path:
 
 
 def reordered(table: Path) -> None:
-    write_table(table, range(CLIPS)[::-1])
+    write_table(table, range(CLIP_COUNT)[::-1])
 
 
 def grown(table: Path) -> None:
-    write_table(table, range(CLIPS))
+    write_table(table, range(CLIP_COUNT))
     shutil.copy(table.with_name("000.mp4"), table.with_name("new.mp4"))
     with table.open("a") as file:
         file.write("new.mp4,clip-new,train\n")
 
 
 def shrunk(table: Path) -> None:
-    write_table(table, range(CLIPS - 1))
+    write_table(table, range(CLIP_COUNT - 1))
 
 
 def edited(table: Path) -> None:
@@ -118,8 +118,8 @@ def replaced(table: Path) -> None:
 @pytest.mark.parametrize("change, words", [(reordered, ""), (grown, "clip added"), (shrunk, "clip removed"), (edited, "clip changed"), (renamed, "clip added"),
                                            (replaced, "clip changed")])  # fmt: skip
 def test_clips_that_were(reference, begun, tmp_path, capsys, change, words):
-    table, before = moved(reference, tmp_path), committed(begun)
+    table, before = moved(reference, tmp_path), committed_files(begun)
     change(table)
     code, said = code_of(capsys, table, begun)
-    assert (code == Exit.CONTRACT and words in said) if words else code == 0, said
-    assert committed(begun) == before and promised(begun) == reference.promised
+    assert (code == ExitCode.CONTRACT and words in said) if words else code == 0, said
+    assert committed_files(begun) == before and promised_digests(begun) == reference.promised

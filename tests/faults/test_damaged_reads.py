@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.cli.motion_source import stored_motion
-from jobs.cli.training import Data
-from jobs.measure.evaluate import found_real
-from model.data.loader import Draw, Windows
-from model.train.renderer_task import Pairs
-from pipeline.dataset.open import samples, select
+from jobs.cli.motion_source import dataset_motion
+from jobs.cli.training import TrainingOptions
+from jobs.measure.evaluate import find_real
+from model.data.loader import SampleDraw, ShardDataset
+from model.train.renderer_task import PairDataset
+from pipeline.dataset.open import iter_samples, open_dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.preview.reconstruct import read_manifest, reconstruct
 from tests.support import damage
 
-LONGEST_S = max(300, 10 * damage.READ)
+LONGEST_S = max(300, 10 * damage.MUTATION_COUNT)
 pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow, pytest.mark.timeout(LONGEST_S)]
 REFUSED = (OSError, ValueError)
 """What readers document; every verb makes a sentence of it."""
@@ -34,18 +34,18 @@ Reads = Iterator[tuple[Any, Callable[[], Any]]]
 """What is read, and how."""
 
 
-def drawn(windows: Windows) -> Reads:
+def drawn(windows: ShardDataset) -> Reads:
     """Every sample, as the second epoch of seed 3 draws it, alone in its batch."""
     for number in range(len(windows)):
-        yield windows.rows[number].key, lambda number=number: windows.batch([Draw(3, 1, number)])
+        yield windows.shard_index[number].key, lambda number=number: windows.batch([SampleDraw(3, 1, number)])
 
 
 def trained(root: Path, statistics: Path | None, **more: Any) -> Reads:
     """Samples of both splits, as train-denoiser and train-autoencoder open them."""
-    data = Data(data=(str(root),), out=root / "out", statistics=statistics, augment=False)
-    selections = data.selections()
-    scales = data.scales(selections)
-    for windows in data.examples(selections, scales, "adaptive", damage.CONFIG.frequencies, **more):
+    data = TrainingOptions(data=(str(root),), out=root / "out", statistics=statistics, augment=False)
+    selections = data.open_datasets()
+    scales = data.load_statistics(selections)
+    for windows in data.make_train_and_test(selections, scales, "adaptive", damage.CONFIG.frequencies, **more):
         yield from drawn(windows) if windows else ()
 
 
@@ -58,16 +58,16 @@ def autoencoder(root: Path) -> Reads:
 
 
 def renderer(root: Path) -> Reads:
-    data = Data(data=(str(root),), out=root / "out")
-    selections = data.selections()
+    data = TrainingOptions(data=(str(root),), out=root / "out")
+    selections = data.open_datasets()
     for split in ("train", "test"):
-        yield from drawn(Pairs(selections, data.scales(selections), split=split))
+        yield from drawn(PairDataset(selections, data.load_statistics(selections), split=split))
 
 
 def evaluation(root: Path) -> Reads:
     """The windows of which the real videos are read; the videos have digests of their own."""
-    found = found_real(str(root), shared_pool(DecodeConfig(), 1))
-    rows = {row["key"]: row for row in read_manifest(select(str(root)))}
+    found = find_real(str(root), shared_pool(DecodeConfig(), 1))
+    rows = {row["key"]: row for row in read_manifest(open_dataset(str(root)))}
     for key in found:
         yield key, lambda key=key: rows[key]
     yield "all", lambda: sorted(found)
@@ -75,7 +75,7 @@ def evaluation(root: Path) -> Reads:
 
 def preview(root: Path) -> Reads:
     for key in KEYS:
-        yield key, lambda key=key: _parts(reconstruct(select(str(root)), key))
+        yield key, lambda key=key: _parts(reconstruct(open_dataset(str(root)), key))
 
 
 def _parts(shown: Any) -> Any:
@@ -85,13 +85,13 @@ def _parts(shown: Any) -> Any:
 
 def animate(root: Path) -> Reads:
     for key in (None, *KEYS):
-        yield key, lambda key=key: stored_motion(str(root), key)
+        yield key, lambda key=key: dataset_motion(str(root), key)
 
 
 def whole(root: Path) -> Reads:
     """As report-statistics --exact, refilter and the report's pictures read them."""
     for shard in damage.SHARDS:
-        yield shard, lambda shard=shard: list(samples(select(str(root)), shard))
+        yield shard, lambda shard=shard: list(iter_samples(open_dataset(str(root)), shard))
 
 
 READERS = (denoiser, autoencoder, renderer, evaluation, preview, animate, whole)
@@ -135,20 +135,20 @@ def read_all(reader: Callable[[Path], Reads], root: Path) -> tuple[dict[Any, str
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     root = damage.make_dataset(tmp_path_factory.mktemp("sound"))
-    kept = read_manifest(select(str(root)), filters=[("outcome", "=", "kept")])
+    kept = read_manifest(open_dataset(str(root)), filters=[("outcome", "=", "kept")])
     KEYS[:] = sorted(row["key"] for row in kept)[::3]
     return root
 
 
 def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
-    root = damage.copied(sound, tmp_path)
+    root = damage.copy_dataset(sound, tmp_path)
     expected = {reader.__name__: read_all(reader, root) for reader in READERS}
     shutil.rmtree(root)
     assert all(given and not refused for given, refused in expected.values())
     refusals: Counter[str] = Counter()
     silent, noticed = [], 0
-    for mutation in damage.by_chance(damage.READ):
-        root = damage.copied(sound, tmp_path)
+    for mutation in damage.make_random_mutations(damage.MUTATION_COUNT):
+        root = damage.copy_dataset(sound, tmp_path)
         mutation.apply(root)
         before = refusals.total()
         for reader in READERS:
@@ -159,9 +159,9 @@ def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
                 silent.append((mutation.name, reader.__name__))
         noticed += refusals.total() > before
         shutil.rmtree(root)
-    record_property("injections", damage.READ)
+    record_property("injections", damage.MUTATION_COUNT)
     with capsys.disabled():
         counts = ", ".join(f"{name} refused {number}" for name, number in sorted(refusals.items()))
         found = f"{len(silent)} read silently; {noticed} noticed by a reader ({counts})"
-        print(f"\n{damage.READ} mutations of a data set: {found}")
+        print(f"\n{damage.MUTATION_COUNT} mutations of a data set: {found}")
     assert not silent and all(refusals[reader.__name__] for reader in READERS)

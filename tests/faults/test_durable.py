@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.reference import ALONE, ROOT, command
-from tests.faults.runs import preloaded
+from tests.faults.reference import SINGLE_THREAD_ENV, ROOT, extract_command
+from tests.faults.runs import build_preload_library
 
 pytestmark = pytest.mark.promise("P1")
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.promise("P1")
 def calls(reference, tmp_path_factory) -> tuple[Path, list[list[str]]]:
     """The data set of a run, and what the run synced and named, in order."""
     folder = tmp_path_factory.mktemp("watched")
-    arguments = command(reference.clips, folder / "dataset")
+    arguments = extract_command(reference.clips, folder / "dataset")
     arguments[2] = "tests.faults.runs"
-    env = os.environ | ALONE | {"LD_PRELOAD": str(preloaded("watched.c", folder)), "QUIVER_WATCHED": str(folder / "calls")}
+    env = os.environ | SINGLE_THREAD_ENV | {"LD_PRELOAD": str(build_preload_library("watched.c", folder)), "QUIVER_WATCHED": str(folder / "calls")}
     subprocess.run(arguments, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
     return folder / "dataset", [line.split("\t") for line in (folder / "calls").read_text().splitlines()]
 

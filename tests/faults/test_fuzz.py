@@ -25,19 +25,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import checkpoints
-from model.data.shard_index import Row, Rows
-from model.data.shard_reader import Files, read_pair, read_picture, read_spectrum
+from model.data.shard_index import SampleLocation, ShardIndex
+from model.data.shard_reader import FileCache, read_pair, read_image, read_spectrum
 from pipeline.dataset import histogram
-from pipeline.dataset.folder import Dataset, sealed
-from pipeline.dataset.open import Selection
-from pipeline.dataset.record import opened_seal
+from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.record import load_record
 from pipeline.dataset.shards import read_sample
 from pipeline.dataset.verify import verify
-from pipeline.flow.raft_weights import parse
-from pipeline.report.queries import log
+from pipeline.flow.raft_weights import parse_weights
+from pipeline.report.queries import read_log
 from schemas import sample, spectral_volume
 from schemas import statistics as schema
-from tests.support.datasets import CONFIG, written
+from tests.support.datasets import CONFIG, write_dataset
 
 COUNT = int(os.environ.get("QUIVER_FUZZ", "25"))
 ROOM = 1 << 30
@@ -151,7 +151,7 @@ def safetensors(draw: st.DrawFn, data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Dataset:
-    return written(tmp_path_factory.mktemp("fuzz") / "sound", {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]})
+    return write_dataset(tmp_path_factory.mktemp("fuzz") / "sound", {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]})
 
 
 @pytest.fixture(scope="module")
@@ -173,16 +173,16 @@ def replaced(path: Path, data: bytes) -> Iterator[None]:
 SHARD = "train-000000"
 
 
-def picture_of(row: Row) -> list[bytes]:
-    return [read_picture(Files(), row, CONFIG.size).tobytes()]
+def picture_of(row: SampleLocation) -> list[bytes]:
+    return [read_image(FileCache(), row, CONFIG.size).tobytes()]
 
 
-def bands_of(row: Row) -> list[bytes]:
-    return [band.tobytes() for band in read_spectrum(Files(), row, [0, 1], CONFIG.size)]
+def bands_of(row: SampleLocation) -> list[bytes]:
+    return [band.tobytes() for band in read_spectrum(FileCache(), row, [0, 1], CONFIG.size)]
 
 
-def pair_of(row: Row) -> list[bytes]:
-    return [part.tobytes() for part in read_pair(Files(), row, 0.7, CONFIG.size)]
+def pair_of(row: SampleLocation) -> list[bytes]:
+    return [part.tobytes() for part in read_pair(FileCache(), row, 0.7, CONFIG.size)]
 
 
 @slow
@@ -193,14 +193,14 @@ def test_a_tar(dataset, data):
     whole = path.read_bytes()
     at = data.draw(st.sampled_from([512 * i for i in range(len(whole) // 512)]))
     new = whole[:at] + data.draw(changed(whole[at : at + 512])) + whole[at + 512 :]
-    truth = {row["key"]: sample.encode(read_sample(path, row["key"], row)) for row in rows}
-    found = Rows([Selection(dataset)], "train")
+    truth = {row["key"]: sample.encode_sample(read_sample(path, row["key"], row)) for row in rows}
+    found = ShardIndex([DatasetView(dataset)], "train")
     parts = [(i, read) for i in range(len(found)) for read in (picture_of, bands_of, pair_of)]
     sound = [read(found[i]) for i, read in parts]
     with replaced(path, new):
         for row in rows:
             read = reads(lambda row=row: read_sample(path, row["key"], row))
-            assert read is None or sample.encode(read) == truth[row["key"]]
+            assert read is None or sample.encode_sample(read) == truth[row["key"]]
         for (i, part), true in zip(parts, sound, strict=True):
             given = reads(lambda i=i, part=part: part(found[i]))
             assert given is None or given == true
@@ -217,9 +217,9 @@ def test_the_offsets_of_a_manifest(dataset, data):
     new = row | {data.draw(st.sampled_from(names)): data.draw(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10_000)) for _ in range(2)}
     reads(lambda: read_sample(dataset.tar(SHARD), row["key"], new))
     places = [(new["image_offset"], new["image_size"]), (new["motion_offset"], new["motion_size"])]
-    found = Rows([Selection(dataset)], "train")[0]._replace(key=row["key"], image=places[0], motion=places[1])
-    reads(lambda: read_picture(Files(), found, CONFIG.size))
-    reads(lambda: [band.copy() for band in read_spectrum(Files(), found, [0], CONFIG.size)])
+    found = ShardIndex([DatasetView(dataset)], "train")[0]._replace(key=row["key"], image=places[0], motion=places[1])
+    reads(lambda: read_image(FileCache(), found, CONFIG.size))
+    reads(lambda: [band.copy() for band in read_spectrum(FileCache(), found, [0], CONFIG.size)])
 
 
 @usual
@@ -231,14 +231,14 @@ def test_the_header_of_a_motion_member(dataset, data):
     begin = row["motion_offset"] + 8
     length = int.from_bytes(whole[begin - 8 : begin], "little")
     header = data.draw(other(json.loads(whole[begin : begin + length])).map(text) | changed(whole[begin : begin + length]))[:length].ljust(length)
-    rows = Rows([Selection(dataset)], "train")
+    rows = ShardIndex([DatasetView(dataset)], "train")
     new = whole[:begin] + header + whole[begin + length :]
     member = new[row["motion_offset"] :][: row["motion_size"]]
     with replaced(dataset.tar(SHARD), new):
         for i in range(len(rows)):
             for one in (rows[i], rows[i]._replace(checksums=(rows[i].checksums[0], zlib.crc32(member[: 8 + length])))):
-                reads(lambda one=one: [band.copy() for band in read_spectrum(Files(), one, [0, 3], CONFIG.size)])
-                reads(lambda one=one: read_pair(Files(), one, 0.7, CONFIG.size))
+                reads(lambda one=one: [band.copy() for band in read_spectrum(FileCache(), one, [0, 3], CONFIG.size)])
+                reads(lambda one=one: read_pair(FileCache(), one, 0.7, CONFIG.size))
         reads(lambda: read_sample(dataset.tar(SHARD), row["key"], row | {"motion_crc32": zlib.crc32(member)}))
 
 
@@ -246,10 +246,10 @@ def test_the_header_of_a_motion_member(dataset, data):
 @given(data=st.data())
 def test_the_members_of_a_sample(sound, data):
     row = sound.read_record(SHARD)["rows"][0]
-    members = sample.encode(read_sample(sound.tar(SHARD), row["key"], row))
+    members = sample.encode_sample(read_sample(sound.tar(SHARD), row["key"], row))
     which = data.draw(st.sampled_from(sorted(members)))
     new = data.draw({"json": files, "motion.safetensors": safetensors}.get(which, changed)(members[which]))
-    reads(lambda: sample.decode("key", members | {which: new}))
+    reads(lambda: sample.decode_sample("key", members | {which: new}))
 
 
 def png(width: int, height: int) -> bytes:
@@ -266,8 +266,8 @@ def png(width: int, height: int) -> bytes:
 def test_a_picture_that_says_it_is_huge(sound, size):
     """It is compared with the other arrays of its sample before room is made for it."""
     row = sound.read_record(SHARD)["rows"][0]
-    members = sample.encode(read_sample(sound.tar(SHARD), row["key"], row))
-    assert reads(lambda: sample.decode("key", members | {"image.png": png(*size)})) is None
+    members = sample.encode_sample(read_sample(sound.tar(SHARD), row["key"], row))
+    assert reads(lambda: sample.decode_sample("key", members | {"image.png": png(*size)})) is None
 
 
 @slow
@@ -276,7 +276,7 @@ def test_a_record(dataset, data):
     path = dataset.record(SHARD)
     record = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"}
     new = data.draw(files(path.read_bytes()) | other(record).filter(lambda value: isinstance(value, dict)).map(resealed))
-    reads(lambda: opened_seal(new))
+    reads(lambda: load_record(new))
     with replaced(path, new):
         reads(lambda: dataset.read_record(SHARD), (ValueError, OSError))
         with bounded():
@@ -286,7 +286,7 @@ def test_a_record(dataset, data):
 def resealed(record: dict) -> bytes:
     """With a digest that agrees, if it has one at all."""
     try:
-        return sealed(record)
+        return dump_record(record)
     except ValueError:
         return text(record)
 
@@ -297,10 +297,10 @@ def test_the_contract_and_the_index(dataset, data):
     name = data.draw(st.sampled_from(["run.json", "index.json"]))
     with replaced(dataset.root / name, data.draw(files((dataset.root / name).read_bytes()))):
         reads(dataset.begun)
-        reads(Selection(dataset).thresholds)
-        reads(Selection(dataset).index, (ValueError, OSError))
-        reads(Selection(dataset).training, (ValueError, OSError))
-        reads(Selection(dataset).histogram, (ValueError, OSError))
+        reads(DatasetView(dataset).thresholds)
+        reads(DatasetView(dataset).read_index, (ValueError, OSError))
+        reads(DatasetView(dataset).training_shards, (ValueError, OSError))
+        reads(DatasetView(dataset).read_histogram, (ValueError, OSError))
 
 
 @usual
@@ -323,16 +323,16 @@ def test_the_manifest(dataset, data):
 
 
 def read_all(dataset: Dataset) -> None:
-    rows = Rows([Selection(dataset)], "train")
+    rows = ShardIndex([DatasetView(dataset)], "train")
     for i in range(len(rows)):
-        read_picture(Files(), rows[i], CONFIG.size)
+        read_image(FileCache(), rows[i], CONFIG.size)
 
 
 @usual
 @given(data=st.data())
 def test_statistics(dataset, data):
     new = data.draw(files(dataset.statistics.read_bytes()))
-    reads(lambda: schema.decode(new))
+    reads(lambda: schema.decode_statistics(new))
 
 
 @usual
@@ -342,13 +342,13 @@ def test_a_histogram(dataset, data):
     reads(lambda: histogram.decode(new))
 
 
-MOTION = spectral_volume.encode(spectral_volume.SpectralVolume(spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, made={"seed": 1}))
+MOTION = spectral_volume.encode_volume(spectral_volume.SpectralVolume(spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, made={"seed": 1}))
 
 
 @usual
 @given(data=safetensors(MOTION))
 def test_a_file_of_motion(data):
-    reads(lambda: spectral_volume.decode(data))
+    reads(lambda: spectral_volume.decode_volume(data))
 
 
 @usual
@@ -356,7 +356,7 @@ def test_a_file_of_motion(data):
 def test_a_log(dataset, data):
     line = dict(shard=SHARD, kept=1, rejected=0, quarantined=0, elapsed_s=1.0, seconds=1.0, waiting_share=0.0, at=1.0)
     dataset.progress.write_bytes(b"\n".join(data.draw(st.lists(files(text(line)) | st.just(text(line)), min_size=1, max_size=3))))
-    reads(lambda: log(Selection(dataset)), ())  # it documents none
+    reads(lambda: read_log(DatasetView(dataset)), ())  # it documents none
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +376,7 @@ def test_a_checkpoint(checkpoint, data):
     new = data.draw((files if name.endswith("json") else safetensors if name.endswith("safetensors") else changed)(whole))
     digests = json.loads((checkpoint / "digests.json").read_bytes()) | {name: hashlib.sha256(new).hexdigest()}
     with replaced(checkpoint / name, new), replaced(checkpoint / "digests.json", new if name == "digests.json" else text(digests)):
-        found = reads(lambda: checkpoints.newest(checkpoint.parent))
+        found = reads(lambda: checkpoints.read_newest(checkpoint.parent))
         if found is not None:
             reads(lambda: found[0].weights("network"))
             reads(found[0].training)
@@ -387,4 +387,4 @@ def test_a_checkpoint(checkpoint, data):
 def test_a_file_of_weights(checkpoint, data):
     name = data.draw(st.sampled_from(["network.safetensors", "training.pt"]))
     new = data.draw((safetensors if name.endswith("safetensors") else changed)((checkpoint / name).read_bytes()))
-    reads(lambda: parse(new, checkpoint / name))
+    reads(lambda: parse_weights(new, checkpoint / name))

@@ -15,8 +15,8 @@ import pytest
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
 from schemas.outcome import Quarantined, Reason
-from tests.faults.reference import counted
-from tests.support.numbered import COUNT, SIZE, encode
+from tests.faults.reference import choose_count
+from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered
 from tests.support.videos import TIME_BASE
 
 SECONDS = 15.0
@@ -61,7 +61,7 @@ def growing(path: Path) -> Path:
 
 
 BOMBS = {
-    "8192 x 8192": (lambda path: still(path, (8192, 8192), counted(30, 3), 30), {Reason.TOO_MANY_PIXELS}),
+    "8192 x 8192": (lambda path: still(path, (8192, 8192), choose_count(30, 3), 30), {Reason.TOO_MANY_PIXELS}),
     "300,000 frames": (lambda path: still(path, (32, 32), 300_000, 30), {Reason.TOO_MANY_FRAMES}),
     "a header that says less": (lambda path: said(path, (8192, 8192), (64, 64)), {Reason.TOO_MANY_PIXELS}),
     "a header that says more": (lambda path: said(path, (64, 64), (16384, 16384)), {None}),
@@ -99,7 +99,7 @@ def decoded(process: DecoderProcess, path: Path) -> Reason | None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    return encode(tmp_path_factory.mktemp("sound") / "sound.mp4").path
+    return encode_numbered(tmp_path_factory.mktemp("sound") / "sound.mp4").path
 
 
 @pytest.mark.promise("P9")
@@ -147,9 +147,9 @@ def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, rec
     codec = {"a.avi": "mpeg4", "a.webm": "libvpx-vp9"}.get(kind, "libx264")
     options = {"cpu-used": "8", "deadline": "realtime"} if kind == "a.webm" else {"g": "24"}
     clock = {"clock": None} if kind == "a.avi" else {}
-    whole = encode(tmp_path / kind, codec, options=options, **clock).path
+    whole = encode_numbered(tmp_path / kind, codec, options=options, **clock).path
     data, rng, config = whole.read_bytes(), random.Random(kind), DecodeConfig(deadline_s=20.0)
-    process, count, found = DecoderProcess(config), counted(500, 12), set()
+    process, count, found = DecoderProcess(config), choose_count(500, 12), set()
     for number in range(count):
         path = tmp_path / f"{number}{whole.suffix}"
         path.write_bytes(mutated(data, rng))
@@ -160,5 +160,5 @@ def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, rec
             process.close()
             process = DecoderProcess(config)
     record_property("injections", count)
-    assert len(process.probe(str(whole)).times) == COUNT and None in found and len(found) > 1
+    assert len(process.probe(str(whole)).times) == FRAME_COUNT and None in found and len(found) > 1
     process.close()

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode.client import PAGE
-from tests.faults.reference import CLIPS, PER_SHARD, counted
-from tests.faults.runs import built, descendants, ended, start_here
+from pipeline.decode.client import PAGE_BYTES
+from tests.faults.reference import CLIP_COUNT, CLIPS_PER_SHARD, choose_count
+from tests.faults.runs import read_built_shards, descendants, wait_for_exit, start_without_ray
 
 MOST = 200 << 20
 """Bytes more than after the first tenth."""
-ALL = counted(2000, 40)
+ALL = choose_count(2000, 40)
 
 
 def listed(path: Path) -> Path:
     """A table of as many clips, the same few over and over."""
-    path.write_text("uri,clip_id,split\n" + "".join(f"{i % CLIPS:03d}.mp4,clip-{i:04d},train\n" for i in range(ALL)))
+    path.write_text("uri,clip_id,split\n" + "".join(f"{i % CLIP_COUNT:03d}.mp4,clip-{i:04d},train\n" for i in range(ALL)))
     return path
 
 
@@ -26,7 +26,7 @@ def resident(process: int) -> int:
     found = 0
     for one in (process, *descendants(process)):
         try:
-            found += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * PAGE
+            found += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * PAGE_BYTES
         except OSError:  # it has ended
             continue
     return found
@@ -35,12 +35,12 @@ def resident(process: int) -> int:
 def watched(clips: Path, out: Path) -> Iterator[tuple[int, int]]:
     """A run in one process, to its end: clips that are done, and what it holds, again and again."""
     log = out.with_suffix(".log")
-    process = start_here(clips, out, log)
+    process = start_without_ray(clips, out, log)
     while process.is_alive():
-        yield len(built(log)) * PER_SHARD, resident(process.pid)
+        yield len(read_built_shards(log)) * CLIPS_PER_SHARD, resident(process.pid)
         time.sleep(0.05)
-    assert ended(process) == 0, log.read_text()
-    assert len(built(log)) * PER_SHARD == ALL
+    assert wait_for_exit(process) == 0, log.read_text()
+    assert len(read_built_shards(log)) * CLIPS_PER_SHARD == ALL
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ import pytest
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
 from schemas.outcome import Quarantined
-from tests.faults.reference import counted
+from tests.faults.reference import choose_count
 from tests.faults.test_hostile_videos import mutated
 from tests.pipeline.decode.test_damage import SLICES, busy
-from tests.support.numbered import FRAMES, LEADING, SIZE, x265
+from tests.support.numbered import FRAME_DURATION, LEADING_PICTURE_OPTIONS, SIZE, x265_options
 
 WINDOW, STRIDE = 15, 10
 SAME = 2.5
@@ -26,16 +26,16 @@ SAME = 2.5
 
 KINDS: dict[str, Callable[[Path], Path]] = {
     "h264.mp4": lambda p: busy(p),
-    "h264_leading.mp4": lambda p: busy(p, options=LEADING),
+    "h264_leading.mp4": lambda p: busy(p, options=LEADING_PICTURE_OPTIONS),
     "h264_slices.mp4": lambda p: busy(p, options=SLICES),
     "h264.mkv": lambda p: busy(p),
-    "h264.ts": lambda p: busy(p, options=LEADING),
-    "hevc.mp4": lambda p: busy(p, "libx265", x265("open-gop=1:bframes=3")),
+    "h264.ts": lambda p: busy(p, options=LEADING_PICTURE_OPTIONS),
+    "hevc.mp4": lambda p: busy(p, "libx265", x265_options("open-gop=1:bframes=3")),
     "vp9.webm": lambda p: busy(p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}),
-    "mpeg2.ts": lambda p: busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAMES),
-    "mpeg4.mp4": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAMES),
-    "mpeg4.avi": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAMES),
-    "mjpeg.avi": lambda p: busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAMES),
+    "mpeg2.ts": lambda p: busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAME_DURATION),
+    "mpeg4.mp4": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION),
+    "mpeg4.avi": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION),
+    "mjpeg.avi": lambda p: busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAME_DURATION),
 }
 
 
@@ -90,7 +90,7 @@ def test_no_kept_window_has_a_frame_that_ffmpeg_flags_or_shows_otherwise(tmp_pat
     sound = KINDS[kind](tmp_path / kind)
     right = {time: image for time, (image, _) in shown_by_ffmpeg(sound).items()}
     data, rng = sound.read_bytes(), random.Random(f"windows {kind}")
-    process, count, kept, silent = DecoderProcess(DecodeConfig(deadline_s=20.0)), counted(38, 3), 0, 0
+    process, count, kept, silent = DecoderProcess(DecodeConfig(deadline_s=20.0)), choose_count(38, 3), 0, 0
     assert len(kept_windows(process, sound)) >= 13
     for number in range(count):
         path = tmp_path / f"{number}{sound.suffix}"

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.shards import read_sample
-from schemas.sample import IMAGE, MEMBERS, META, MOTION, encode
+from schemas.sample import IMAGE_MEMBER, MEMBERS, META_MEMBER, MOTION_MEMBER, encode_sample
 from tests.faults.reference import SHARDS
 from tests.support import damage
 
@@ -46,7 +46,7 @@ def test_plain_tar_finds_what_the_manifest_says(plain, kept, record_property):
 
 
 def test_our_reader(reference, plain, kept, record_property):
-    assert {row["key"]: encode(read_sample(reference.root / "shards" / f"{row['shard']}.tar", row["key"], row)) for row in kept} == plain
+    assert {row["key"]: encode_sample(read_sample(reference.root / "shards" / f"{row['shard']}.tar", row["key"], row)) for row in kept} == plain
     record_property("injections", len(plain))
 
 
@@ -62,12 +62,12 @@ def test_hugging_face_datasets(tars, plain, tmp_path, record_property):
     """It reads JSON itself, and makes one table of it: what a sample does not say is None there."""
     datasets = pytest.importorskip("datasets")
     table = datasets.load_dataset("webdataset", data_files=[str(path) for path in tars], split="train", cache_dir=str(tmp_path / "cache"))
-    rows = list(table.cast_column(IMAGE, datasets.Image(decode=False)))
+    rows = list(table.cast_column(IMAGE_MEMBER, datasets.Image(decode=False)))
     assert [row["__key__"] for row in rows] == list(plain)
     for row in rows:
         sample = plain[row["__key__"]]
-        assert (row[MOTION], row[IMAGE]["bytes"]) == (sample[MOTION], sample[IMAGE])
-        assert {name: value for name, value in row[META].items() if value is not None} == json.loads(sample[META])
+        assert (row[MOTION_MEMBER], row[IMAGE_MEMBER]["bytes"]) == (sample[MOTION_MEMBER], sample[IMAGE_MEMBER])
+        assert {name: value for name, value in row[META_MEMBER].items() if value is not None} == json.loads(sample[META_MEMBER])
     record_property("injections", len(plain))
 
 
@@ -83,7 +83,7 @@ def test_hugging_face_datasets_if_a_licence_is_not_stated(tmp_path, licences, or
     files = [str(root / tar) for tar in damage.TARS][::order]
     cache = str(tmp_path / "cache")
     table = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=cache)
-    clips = [row[META]["clip"] for row in table]
+    clips = [row[META_MEMBER]["clip"] for row in table]
     found = {clip["clip_id"]: (clip["licence"], clip["source"]) for clip in clips}
     expected = {f"clip-{i}": (said or "", said or "") for i, said in enumerate(licences)}
     assert found.items() <= expected.items() and len(set(found.values())) == 2

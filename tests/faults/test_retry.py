@@ -12,30 +12,30 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli.errors import Exit
-from jobs.repair import planned
-from pipeline.dataset.crashpoint import ROUND, VARIABLE
-from pipeline.dataset.finalize import FILES, finalize
+from jobs.cli.errors import ExitCode
+from jobs.repair import rows_to_rebuild
+from pipeline.dataset.crashpoint import ROUND_POINTS, CRASHPOINT_VARIABLE
+from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import DamagedPlan, Dataset
-from pipeline.dataset.open import Selection, samples
+from pipeline.dataset.open import DatasetView, iter_samples
 from pipeline.dataset.verify import Remedy, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.retry import find_retryable
-from pipeline.extract.window import restored
+from pipeline.extract.window import from_contract
 from pipeline.filters import PRESETS
 from tests.faults import storage
 from tests.faults.reference import (
-    FULL,
+    FULL_COUNTS,
     SHARDS,
     Reference,
-    command,
-    committed,
-    count,
-    promised,
+    extract_command,
+    committed_files,
+    count_windows,
+    promised_digests,
     tar_names,
 )
-from tests.faults.runs import build_here, ended_here, forked, killed_here, retry_here
+from tests.faults.runs import build_in_process, run_without_ray, run_forked, kill_without_ray, retry_in_process
 
 WINDOWS, BARREN = (1, 3), 2
 """Clips of which the video is gone when the shards are built, and when the clips are planned."""
@@ -54,11 +54,11 @@ def finished_without_some(reference: Reference, folder: Path) -> Reference:
     table, out, away = copied(reference, folder / "clips"), folder / "dataset", folder / "away"
     away.mkdir()
     move(table.parent, away, BARREN)
-    assert killed_here(table, out, f"before-open {SHARDS[0]} 1") == -signal.SIGKILL
+    assert kill_without_ray(table, out, f"before-open {SHARDS[0]} 1") == -signal.SIGKILL
     move(table.parent, away, *WINDOWS)
-    assert ended_here(table, out) == 0, out.with_suffix(".log").read_text()
+    assert run_without_ray(table, out) == 0, out.with_suffix(".log").read_text()
     move(away, table.parent, BARREN, *WINDOWS)
-    return Reference(table, out, promised(out))
+    return Reference(table, out, promised_digests(out))
 
 
 def copied(reference: Reference, folder: Path) -> Path:
@@ -76,7 +76,7 @@ def out(broken, tmp_path) -> Path:
 
 
 def retried(out: Path, **env: str) -> int:
-    return forked(retry_here, str(out), None, output=out.with_suffix(".log"), **env)
+    return run_forked(retry_in_process, str(out), None, output=out.with_suffix(".log"), **env)
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -96,16 +96,16 @@ def assert_whole(reference: Reference, out: Path) -> None:
     from the records.
     """
     dataset = Dataset(out)
-    assert members(out) == members(reference.root) and count(reference, out) == (0, 0)
+    assert members(out) == members(reference.root) and count_windows(reference, out) == (0, 0)
     fates = [{row["key"]: (row["outcome"], row["reason"]) for row in rows_of(root)} for root in (reference.root, out)]
     assert fates[0] == fates[1]
     found = verify(dataset)
-    assert not found.faults and not found.left and found.compared
-    before = promised(out)
-    for name in FILES:
+    assert not found.faults and not found.unbuilt and found.compared
+    before = promised_digests(out)
+    for name in DERIVED_FILES:
         (out / name).unlink(missing_ok=True)
     finalize(dataset)
-    assert promised(out) == before
+    assert promised_digests(out) == before
 
 
 def test_what_the_machine_may_have_done_is_marked_and_nothing_else(broken):
@@ -115,23 +115,23 @@ def test_what_the_machine_may_have_done_is_marked_and_nothing_else(broken):
 
 
 def test_a_retry_ends_at_the_samples_of_an_undisturbed_run(reference, broken, out):
-    before, plan = committed(out), (out / "plan.parquet").read_bytes()
+    before, plan = committed_files(out), (out / "plan.parquet").read_bytes()
     assert retried(out) == 0, out.with_suffix(".log").read_text()
-    assert before.items() <= committed(out).items() and (out / "plan.parquet").read_bytes() == plan
+    assert before.items() <= committed_files(out).items() and (out / "plan.parquet").read_bytes() == plan
     assert {row["shard"] for row in rows_of(out) if row["clip_id"] in (f"clip-{clip:03d}" for clip in (BARREN, *WINDOWS))} == {
         f"train-retry001-{i:06d}" for i in range(-(-(len(WINDOWS) + 1) // 2))
     }
     assert_whole(reference, out)
-    assert {sample.key for shard in Selection(Dataset(out)).index()["shards"] for sample in samples(Selection(Dataset(out)), shard)} == {
+    assert {sample.key for shard in DatasetView(Dataset(out)).read_index()["shards"] for sample in iter_samples(DatasetView(Dataset(out)), shard)} == {
         row["key"] for row in rows_of(out) if row["outcome"] == "kept"
     }
-    done = promised(out)
-    assert retried(out) == 0 and promised(out) == done, "nothing is left to try again"
-    assert ended_here(broken.clips, out) == 0 and promised(out) == done, "the command that made it changes nothing"
+    done = promised_digests(out)
+    assert retried(out) == 0 and promised_digests(out) == done, "nothing is left to try again"
+    assert run_without_ray(broken.clips, out) == 0 and promised_digests(out) == done, "the command that made it changes nothing"
 
 
 KILLED = [
-    *(f"{point} run 1" for point in ROUND),
+    *(f"{point} run 1" for point in ROUND_POINTS),
     f"mid-member {RETRIED} 3",
     f"after-rename {RETRIED} 1",
     f"mid-record {RETRIED} 1",
@@ -139,20 +139,20 @@ KILLED = [
     f"mid-finalize {RETRIED} 1",
 ]
 COMMANDS = {"retry": True, "extract-flow": False}
-CASES = [(armed, name) for i, armed in enumerate(KILLED) for j, name in enumerate(COMMANDS) if FULL or i % 2 == j or i == 0]
+CASES = [(armed, name) for i, armed in enumerate(KILLED) for j, name in enumerate(COMMANDS) if FULL_COUNTS or i % 2 == j or i == 0]
 
 
 @pytest.mark.parametrize("armed, name", CASES)
 def test_a_retry_that_is_killed_is_finished_by_the_same_command_or_by_the_first(reference, broken, out, armed, name):
-    before = committed(out)
-    assert retried(out, **{VARIABLE: armed}) == -signal.SIGKILL
-    between = committed(out)
+    before = committed_files(out)
+    assert retried(out, **{CRASHPOINT_VARIABLE: armed}) == -signal.SIGKILL
+    between = committed_files(out)
     assert before.items() <= between.items()
-    code = retried(out) if COMMANDS[name] else ended_here(broken.clips, out)
+    code = retried(out) if COMMANDS[name] else run_without_ray(broken.clips, out)
     assert code == 0, out.with_suffix(".log").read_text()
     if not COMMANDS[name] and armed == "mid-round run 1":  # no round was begun: there is nothing to finish
         assert find_retryable(Dataset(out)) and retried(out) == 0
-    assert between.items() <= committed(out).items()
+    assert between.items() <= committed_files(out).items()
     assert_whole(reference, out)
 
 
@@ -182,16 +182,16 @@ def test_a_shard_that_is_built_again_keeps_what_the_retry_has_taken_over(referen
     dataset = Dataset(out)
     if retry_first:
         assert retried(out) == 0
-    before, names = promised(out), {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)}
-    rows = planned(dataset, {SHARDS[0]})[SHARDS[0]]
+    before, names = promised_digests(out), {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)}
+    rows = rows_to_rebuild(dataset, {SHARDS[0]})[SHARDS[0]]
     assert [row["key"] for row in rows if "settled" in row] == ["clip-001-000000"]
-    for path in (dataset.tar(SHARDS[0]), dataset.record(SHARDS[0]), dataset.histogram(SHARDS[0])):
+    for path in (dataset.tar_path(SHARDS[0]), dataset.record_path(SHARDS[0]), dataset.histogram_path(SHARDS[0])):
         path.unlink(missing_ok=True)
     if retry_first:  # the record is gone, and the round knows
-        rows = planned(dataset, {SHARDS[0]})[SHARDS[0]]
-    list(build_shard(dataset, SHARDS[0], rows, restored(dataset.begun().config)))
+        rows = rows_to_rebuild(dataset, {SHARDS[0]})[SHARDS[0]]
+    list(build_shard(dataset, SHARDS[0], rows, from_contract(dataset.contract().config)))
     finalize(dataset)
-    assert promised(out) == before
+    assert promised_digests(out) == before
     assert {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)} == names
 
 
@@ -214,7 +214,7 @@ def test_a_round_that_was_damaged_is_named_put_aside_and_made_again(reference, o
 def test_a_view_of_a_data_set_whose_windows_were_tried_again(out):
     assert retried(out) == 0
     dataset = Dataset(out)
-    with dataset.held():
+    with dataset.lock():
         judged = refilter(dataset, "all", PRESETS["none"], lambda function, items: ((item, function(item)) for item in items))
     assert judged.kept == sum(row["outcome"] == "kept" for row in rows_of(out))
     assert not verify(dataset).faults
@@ -223,9 +223,9 @@ def test_a_view_of_a_data_set_whose_windows_were_tried_again(out):
 def test_nothing_is_tried_in_a_folder_that_is_none_or_not_finished(broken, tmp_path):
     for folder in (tmp_path / "none", tmp_path / "begun"):
         if folder.name == "begun":
-            assert killed_here(broken.clips, folder, f"before-open {SHARDS[0]} 1") == -signal.SIGKILL
+            assert kill_without_ray(broken.clips, folder, f"before-open {SHARDS[0]} 1") == -signal.SIGKILL
         code = retried(folder)
-        assert code == Exit.USAGE, folder.with_suffix(".log").read_text()
+        assert code == ExitCode.USAGE, folder.with_suffix(".log").read_text()
 
 
 REMOTE_KILLED = ["after-round run 1", "after-round-upload run 1", f"after-upload-tar {RETRIED} 1", f"after-commit {RETRIED} 1"]
@@ -233,43 +233,43 @@ REMOTE_KILLED = ["after-round run 1", "after-round-upload run 1", f"after-upload
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
-    with storage.storage(tmp_path_factory.mktemp("storage") / "log") as address:
-        storage.client(address).create_bucket(Bucket=storage.BUCKET)
+    with storage.s3_server(tmp_path_factory.mktemp("storage") / "log") as address:
+        storage.s3_client(address).create_bucket(Bucket=storage.BUCKET)
         yield address
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("armed", [*REMOTE_KILLED] if FULL else REMOTE_KILLED[1:3])
+@pytest.mark.parametrize("armed", [*REMOTE_KILLED] if FULL_COUNTS else REMOTE_KILLED[1:3])
 def test_a_retry_in_object_storage_is_killed_and_finished_from_elsewhere(reference, server, tmp_path, armed):
     """Through a storage that fails one call in five; the second machine has nothing of the first."""
     table, away, prefix = copied(reference, tmp_path / "clips"), tmp_path / "away", tmp_path.name
     away.mkdir()
-    with storage.faulty(server) as proxy:
+    with storage.faulty_proxy(server) as proxy:
 
         def run(function: Callable, *arguments: Any, staging: str, **env: str) -> int:
             log = tmp_path / f"{staging}.log"
-            return forked(function, *arguments, tmp_path / staging, output=log, **storage.environment(proxy), **env)
+            return run_forked(function, *arguments, tmp_path / staging, output=log, **storage.proxy_environment(proxy), **env)
 
         def extract(staging: str, **env: str) -> int:
-            words = command(table, Path("out"), "--staging", str(tmp_path / staging))[3:]
-            return run(build_there, [storage.url(prefix) if word == "out" else word for word in words], staging=staging, **env)
+            words = extract_command(table, Path("out"), "--staging", str(tmp_path / staging))[3:]
+            return run(build_there, [storage.bucket_url(prefix) if word == "out" else word for word in words], staging=staging, **env)
 
         move(table.parent, away, BARREN)
-        assert extract("a", **{VARIABLE: f"before-open {SHARDS[0]} 1"}) == -signal.SIGKILL
+        assert extract("a", **{CRASHPOINT_VARIABLE: f"before-open {SHARDS[0]} 1"}) == -signal.SIGKILL
         move(table.parent, away, *WINDOWS)
         assert extract("a") == 0, (tmp_path / "a.log").read_text()
         move(away, table.parent, BARREN, *WINDOWS)
-        before = promised(storage.downloaded(server, prefix, tmp_path / "before"))
-        assert run(retry_here, storage.url(prefix), staging="a", **{VARIABLE: armed}) == -signal.SIGKILL
-        assert run(retry_here, storage.url(prefix), staging="b") == 0, (tmp_path / "b.log").read_text()
-        found = storage.downloaded(server, prefix, tmp_path / "found")
+        before = promised_digests(storage.download_dataset(server, prefix, tmp_path / "before"))
+        assert run(retry_in_process, storage.bucket_url(prefix), staging="a", **{CRASHPOINT_VARIABLE: armed}) == -signal.SIGKILL
+        assert run(retry_in_process, storage.bucket_url(prefix), staging="b") == 0, (tmp_path / "b.log").read_text()
+        found = storage.download_dataset(server, prefix, tmp_path / "found")
         kept = {name for name in before if name.startswith(("records/", "shards/", "histograms/", "run.json", "plan.parquet"))}
-        assert {name: before[name] for name in kept}.items() <= promised(found).items()
+        assert {name: before[name] for name in kept}.items() <= promised_digests(found).items()
         assert_whole(reference, found)
         assert extract("c") == 0, (tmp_path / "c.log").read_text()
-        again = storage.downloaded(server, prefix, tmp_path / "again")
-        assert promised(again) == promised(found)
+        again = storage.download_dataset(server, prefix, tmp_path / "again")
+        assert promised_digests(again) == promised_digests(found)
 
 
 def build_there(arguments: list[str], _: Path) -> None:
-    build_here(arguments)
+    build_in_process(arguments)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.faults.reference import ALONE, CLIPS, FULL, ROOT, command, counted, extract, write_table
-from tests.faults.runs import preloaded
+from tests.faults.reference import SINGLE_THREAD_ENV, CLIP_COUNT, FULL_COUNTS, ROOT, extract_command, choose_count, extract, write_table
+from tests.faults.runs import build_preload_library
 
 pytestmark = pytest.mark.promise("P12")
 CHANGES: dict[str, dict[str, str]] = {
@@ -19,21 +19,21 @@ CHANGES: dict[str, dict[str, str]] = {
     "clock": {"CLOCK": "ahead"},
     "order of the clips": {"ORDER": "shuffled"},
 }
-CASES = list(CHANGES) if FULL else ["all of these"]
+CASES = list(CHANGES) if FULL_COUNTS else ["all of these"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case):
     """In a new interpreter, without Ray."""
-    env = CHANGES[case] if FULL else {name: value for changes in CHANGES.values() for name, value in changes.items()}
+    env = CHANGES[case] if FULL_COUNTS else {name: value for changes in CHANGES.values() for name, value in changes.items()}
     clips, out = reference.clips, tmp_path / "dataset"
     if "ORDER" in env:
-        clips = write_table(clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIPS for i in range(CLIPS)])
+        clips = write_table(clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIP_COUNT for i in range(CLIP_COUNT)])
     if "CLOCK" in env:
-        env = env | {"LD_PRELOAD": str(preloaded("other_clock.c", tmp_path))}
-    arguments = [sys.executable, "-m", "tests.faults.runs", *command(clips, out)[3:]]
+        env = env | {"LD_PRELOAD": str(build_preload_library("other_clock.c", tmp_path))}
+    arguments = [sys.executable, "-m", "tests.faults.runs", *extract_command(clips, out)[3:]]
     umask = int(env.get("UMASK", "022"), 8)
-    done = subprocess.run(arguments, cwd=ROOT, env=os.environ | ALONE | env, umask=umask, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(arguments, cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, umask=umask, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     if "UMASK" in env:
         assert out.joinpath("run.json").stat().st_mode & 0o777 == 0o600
@@ -41,7 +41,7 @@ def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 1, 8][: counted(3, 1)])
+@pytest.mark.parametrize("workers", [2, 1, 8][: choose_count(3, 1)])
 def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path, workers):
     """The real command; tests/jobs/test_extract_flow.py compares one worker with two too."""
     done = extract(reference.clips, tmp_path / "dataset", workers=workers)
@@ -53,5 +53,5 @@ def test_the_clock_is_another(tmp_path, record_property):
     """So that the run above is the one that was meant."""
     record_property("injections", 0)
     year = subprocess.run([sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
-                          env=os.environ | {"LD_PRELOAD": str(preloaded("other_clock.c", tmp_path))}, capture_output=True, text=True).stdout  # fmt: skip
+                          env=os.environ | {"LD_PRELOAD": str(build_preload_library("other_clock.c", tmp_path))}, capture_output=True, text=True).stdout  # fmt: skip
     assert int(year) >= datetime.date.today().year + 9

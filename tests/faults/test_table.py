@@ -1,8 +1,8 @@
-"""The table says `held` of what a run has shown, and of nothing else."""
+"""The table says `training_lock` of what a run has shown, and of nothing else."""
 
 from pathlib import Path
 
-from tests.faults.table import PROMISES, page
+from tests.faults.table import PROMISES, format_page
 
 REPORT = """<testsuites><testsuite tests="7" time="12.5" timestamp="2026-01-02T03:04:05">
 <testcase classname="tests.faults.test_x" name="a"><properties><property name="promise" value="P4"/><property name="injections" value="10"/>
@@ -22,7 +22,7 @@ WANTED = dict(P4="a", P9="b", P16="cd", P17="eg", P24="f", P25="h", P18="ij")
 
 def written(reports: list[Path]) -> str:
     """The page of these reports, where the tests are those of WANTED."""
-    return page(reports, {promise: {("tests.faults.test_x", name) for name in WANTED.get(promise, "")} for promise in PROMISES})
+    return format_page(reports, {promise: {("tests.faults.test_x", name) for name in WANTED.get(promise, "")} for promise in PROMISES})
 
 
 def test_a_promise_is_held_if_all_its_tests_passed_and_injected_enough(tmp_path: Path):

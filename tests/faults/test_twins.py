@@ -13,16 +13,16 @@ from pipeline.dataset.folder import AlreadyCommitted, Dataset, ShardDraft
 from pipeline.dataset.shards import check_shard
 from pipeline.dataset.verify import kept_rows, verify
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.window import recorded
-from schemas.outcome import Measures, Outcome, Reason, Stage
-from tests.faults.reference import counted
-from tests.faults.runs import CONTEXT
-from tests.support.datasets import CALM, CONFIG, judged, planned
+from pipeline.extract.window import to_contract
+from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
+from tests.faults.reference import choose_count
+from tests.faults.runs import FORKSERVER
+from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
 
-pytestmark = [pytest.mark.promise("P5"), pytest.mark.timeout(counted(1800, 300))]
+pytestmark = [pytest.mark.promise("P5"), pytest.mark.timeout(choose_count(1800, 300))]
 SHARD = "train-000000"
-ROWS = [planned(SHARD, i) for i in range(2)]
-ROUNDS, TWINS = counted(50, 8), 8
+ROWS = [make_plan_row(SHARD, i) for i in range(2)]
+ROUNDS, TWINS = choose_count(50, 8), 8
 
 
 def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: bool) -> None:
@@ -33,7 +33,7 @@ def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: boo
     for dataset in datasets:
         draft, rng, root = ShardDraft(dataset, SHARD, CONFIG.frequencies), np.random.default_rng(twin), dataset.root
         for row in ROWS:
-            draft.add(*judged(row, Measures(**CALM), rng, CONFIG))
+            draft.add(*judge_window(row, FilterMeasures(**PASSING_MEASURES), rng, CONFIG))
         together.wait(240)
         if late:
             together.wait(240)
@@ -48,22 +48,22 @@ def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: boo
 
 def begun(root: Path, held: ExitStack) -> Dataset:
     dataset = Dataset(root)
-    held.enter_context(dataset.held())
-    dataset.open(ROWS, recorded(CONFIG), {"python": "3"})
+    held.enter_context(dataset.lock())
+    dataset.create_or_resume(ROWS, to_contract(CONFIG), {"python": "3"})
     return dataset
 
 
 @pytest.mark.parametrize("late", [0, 1], ids=["all at once", "one after all others have committed"])
 def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
-    roots, together = [tmp_path / f"{i}" for i in range(ROUNDS)], CONTEXT.Barrier(TWINS)
+    roots, together = [tmp_path / f"{i}" for i in range(ROUNDS)], FORKSERVER.Barrier(TWINS)
     with ExitStack() as held:
         datasets = [begun(root, held) for root in roots]
-        twins = [CONTEXT.Process(target=attempt, args=(datasets, twin, together, late and twin == 0)) for twin in range(TWINS)]
+        twins = [FORKSERVER.Process(target=attempt, args=(datasets, twin, together, late and twin == 0)) for twin in range(TWINS)]
         for twin in twins:
             twin.start()
         for twin in twins:
-            twin.join(counted(1700, 280))
-        assert all(dataset.token and dataset.fence.commits(dataset.token).exists() for dataset in datasets)
+            twin.join(choose_count(1700, 280))
+        assert all(dataset.token and dataset.run_lock.commit_lock_path(dataset.token).exists() for dataset in datasets)
     assert [twin.exitcode for twin in twins] == [0] * TWINS
     record_property("injections", ROUNDS)
     won = {root.name: sorted(tmp_path.glob(f"{root.name}-*")) for root in roots}
@@ -73,7 +73,7 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
     for root in roots:
         assert [path.name for path in root.glob("shards/*")] == [f"{SHARD}.tar"] and not (late and won[root.name][0].name.endswith("-0"))
         record = Dataset(root).read_record(SHARD)
-        check_shard(Dataset(root).tar(SHARD), kept_rows(record), record["tar"]["sha256"])
+        check_shard(Dataset(root).tar_path(SHARD), kept_rows(record), record["tar"]["sha256"])
         finalize(Dataset(root))  # reads the histogram
 
 
@@ -81,28 +81,28 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
 def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped):
     """The first was killed when its tar had its name; of the second every window timed out."""
     dataset = Dataset(tmp_path)
-    with dataset.held():
-        dataset.open(ROWS, recorded(CONFIG), {"python": "3"})
+    with dataset.lock():
+        dataset.create_or_resume(ROWS, to_contract(CONFIG), {"python": "3"})
         first, second = (ShardDraft(dataset, SHARD, CONFIG.frequencies) for _ in range(2))
         for row in ROWS:
-            first.add(*judged(row, Measures(**CALM), np.random.default_rng(0), CONFIG))
+            first.add(*judge_window(row, FilterMeasures(**PASSING_MEASURES), np.random.default_rng(0), CONFIG))
             second.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, reason=Reason.TIMEOUT, detail="", attempts=3), None, None)
         first.writer.finish()
         first.writer.publish()
-        left = dataset.tar(SHARD).read_bytes()
+        left = dataset.tar_path(SHARD).read_bytes()
         second.commit()
         second.discard()
         if stopped:
-            dataset.tar(SHARD).write_bytes(left)
+            dataset.tar_path(SHARD).write_bytes(left)
         finalize(dataset)
     assert verify(dataset).faults == [] and not list(dataset.shards.iterdir())
 
 
 def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeypatch):
     """It may have been stopped there for ever: the others end with a sentence, and the same command goes on."""
-    monkeypatch.setattr("pipeline.dataset.folder.LONGEST_COMMIT_S", 0.2)
+    monkeypatch.setattr("pipeline.dataset.folder.COMMIT_TIMEOUT_S", 0.2)
     dataset = Dataset(tmp_path)
-    dataset.run.write_text("{}")
-    with Dataset(tmp_path).committing(), pytest.raises(TimeoutError, match="has been committing a shard for") as said, dataset.committing():
+    dataset.run_json.write_text("{}")
+    with Dataset(tmp_path).commit_lock(), pytest.raises(TimeoutError, match="has been committing a shard for") as said, dataset.commit_lock():
         pass
-    assert said.value.filename == str(dataset.run)
+    assert said.value.filename == str(dataset.run_json)

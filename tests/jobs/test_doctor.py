@@ -15,7 +15,7 @@ import pytest
 
 import jobs
 from jobs import doctor
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.doctor import Finding, State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ def quiver(*arguments: object, **env: str) -> tuple[int, dict[str, Finding], str
 
 def test_a_sound_machine_and_a_folder_that_is_not_there_yet(tmp_path):
     code, found, said = quiver("--out", tmp_path / "new" / "dataset")
-    assert code == Exit.DONE and "Traceback" not in said
-    assert found.keys() == doctor.checks(tmp_path).keys() and not list(tmp_path.iterdir())
+    assert code == ExitCode.SUCCESS and "Traceback" not in said
+    assert found.keys() == doctor.list_checks(tmp_path).keys() and not list(tmp_path.iterdir())
     well = {"Python", "packages", "packages of extract", "packages of train", "packages of report", "torchvision", "decoders", "encoders", "output folder"}
     assert all(found[name].state == State.OK and not found[name].remedy for name in well), found
     assert "8 frames of H.264" in found["decoders"].says
@@ -46,7 +46,7 @@ def test_a_machine_that_lacks_much(tmp_path):
     (tmp_path / "ray-2.50.1.dist-info").mkdir()
     (tmp_path / "ray-2.50.1.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.50.1\n")
     code, found, said = quiver("--out", "/proc/dataset", PYTHONPATH=f"{tmp_path}:{ROOT}", CXX="/nowhere/g++", TORCH_EXTENSIONS_DIR=str(tmp_path / "built"))
-    assert code == Exit.FAILURE and "Traceback" not in said
+    assert code == ExitCode.FAILURE and "Traceback" not in said
     assert found["packages of extract"].state == State.WRONG and "too old: ray 2.50.1 (needs 2." in found["packages of extract"].says
     assert found["output folder"].state == State.WRONG and "libarrow.so.99" in found["output folder"].says
     assert found["splatting"].state == State.WARNING and "C++ compiler" in found["splatting"].remedy
@@ -58,7 +58,7 @@ def test_a_person_reads_lines(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         doctor.main(["--out", str(tmp_path / "file")])
     said = capsys.readouterr().out
-    assert stopped.value.code == Exit.STORAGE
+    assert stopped.value.code == ExitCode.STORAGE
     assert f"\nwrong    output folder       {tmp_path / 'file'} is a file\n{'':29}-> name a folder" in said and said.rstrip().endswith(", 1 wrong")
 
 
@@ -67,7 +67,7 @@ def test_a_package_is_broken_in_its_own_way(error):
     def check() -> Finding:
         raise error("numpy.dtype size changed")
 
-    found = doctor.examined(check)
+    found = doctor.run_check(check)
     assert found.state == State.WRONG and "numpy.dtype size changed" in found.says
 
 
@@ -83,7 +83,7 @@ def test_nobody_reads_on(tmp_path):
     with lines_of(tmp_path, stdout=theirs) as process:
         os.close(theirs)
         _, said = process.communicate(timeout=240)
-    assert (process.returncode, said) == (Exit.BROKEN_PIPE, "")
+    assert (process.returncode, said) == (ExitCode.BROKEN_PIPE, "")
 
 
 def test_it_is_interrupted(tmp_path):
@@ -92,17 +92,17 @@ def test_it_is_interrupted(tmp_path):
     (tmp_path / "av.py").write_text(f"import os, signal, time\n{heard}\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
     with lines_of(tmp_path, stdout=subprocess.DEVNULL) as process:
         _, said = process.communicate(timeout=240)
-    assert (process.returncode, said) == (Exit.INTERRUPTED, "quiver: interrupted; nothing is left behind\n")
+    assert (process.returncode, said) == (ExitCode.INTERRUPTED, "quiver: interrupted; nothing is left behind\n")
 
 
 def test_without_what_reads_options_there_are_none(tmp_path):
     (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
     with lines_of(tmp_path, stdout=subprocess.PIPE) as process:
         told, said = process.communicate(timeout=240)
-    assert (process.returncode, said) == (Exit.DONE, "") and "ok       Python" in told
+    assert (process.returncode, said) == (ExitCode.SUCCESS, "") and "ok       Python" in told
     with lines_of(tmp_path, "--json", stdout=subprocess.PIPE) as process:
         told, said = process.communicate(timeout=240)
-    assert (process.returncode, told) == (Exit.USAGE, "") and said.startswith("quiver doctor: --json cannot be read without tyro") and said.count("\n") == 1
+    assert (process.returncode, told) == (ExitCode.USAGE, "") and said.startswith("quiver doctor: --json cannot be read without tyro") and said.count("\n") == 1
 
 
 def test_an_older_python_is_told_so(monkeypatch):
@@ -118,13 +118,13 @@ def test_by_itself(name):
     if subprocess.run([name, "--version"], capture_output=True).returncode if shutil.which(name) else True:
         pytest.skip(f"there is no {name}")
     done = subprocess.run([name, "-m", "jobs.doctor"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == Exit.FAILURE and done.stderr.startswith(f"quiver: this is Python {name.removeprefix('python')}.") and done.stderr.count("\n") == 1
+    assert done.returncode == ExitCode.FAILURE and done.stderr.startswith(f"quiver: this is Python {name.removeprefix('python')}.") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("chosen", ["", "-1"])
 def test_gpus_that_are_hidden_by_choice(monkeypatch, chosen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    found = doctor.gpu()
+    found = doctor.check_gpu()
     assert found.state == State.WARNING and f"CUDA_VISIBLE_DEVICES is {chosen!r}" in found.says and found.remedy.startswith("unset it")
 
 
@@ -140,17 +140,17 @@ def test_a_container_has_less_memory_than_the_machine(tmp_path, line, group, mos
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8388608 kB\n")
     (tmp_path / "proc" / "self" / "cgroup").write_text(f"7:freezer:/x\n{line}\n")
-    assert doctor.free_bytes(tmp_path) == 8 << 30
+    assert doctor.available_memory_bytes(tmp_path) == 8 << 30
     (folder := tmp_path / "sys" / "fs" / "cgroup" / group).mkdir(parents=True)
     (folder / most).write_text("max\n")
-    assert doctor.free_bytes(tmp_path) == 8 << 30
+    assert doctor.available_memory_bytes(tmp_path) == 8 << 30
     for name, text in ((most, f"{2 << 30}\n"), (used, f"{1 << 30}\n"), ("memory.stat", f"anon 1\n{cached} {1 << 29}\n")):
         (folder / name).write_text(text)
-    assert doctor.free_bytes(tmp_path) == 3 << 29
+    assert doctor.available_memory_bytes(tmp_path) == 3 << 29
 
 
 def output(folder: Path) -> Finding:
-    return doctor.examined(doctor.checks(folder)["output folder"])
+    return doctor.run_check(doctor.list_checks(folder)["output folder"])
 
 
 @pytest.fixture
@@ -163,10 +163,10 @@ def readonly(tmp_path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_small_and_cannot_be_written(readonly):
-    found = {name: doctor.examined(check) for name, check in doctor.checks(readonly / "dataset").items() if name in ("disk", "output folder")}
+    found = {name: doctor.run_check(check) for name, check in doctor.list_checks(readonly / "dataset").items() if name in ("disk", "output folder")}
     assert found["disk"].state == State.WRONG and found["disk"].says == f"0.0 GiB are free at {readonly}"
     assert found["output folder"].state == State.WRONG and "Read-only file system" in found["output folder"].says
-    assert doctor.code(found) == Exit.STORAGE
+    assert doctor.exit_code(found) == ExitCode.STORAGE
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/a/b"])
@@ -197,7 +197,7 @@ odd
     ],
 )  # fmt: skip
 def test_a_mount_whose_locks_stay_on_one_machine(path, options):
-    assert doctor.local_locks(MOUNTS, Path(path)) == options and doctor.local_locks("", Path(path)) == ""
+    assert doctor.find_local_lock_options(MOUNTS, Path(path)) == options and doctor.find_local_lock_options("", Path(path)) == ""
 
 
 def test_a_folder_is_left_as_it_was(tmp_path):
@@ -209,27 +209,27 @@ def test_a_folder_is_left_as_it_was(tmp_path):
 
 def test_weights_that_somebody_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert doctor.weights().state == State.WARNING
-    from pipeline.flow.raft_weights import cached
+    assert doctor.check_raft_weights().state == State.WARNING
+    from pipeline.flow.raft_weights import locate_default_weights
 
-    path = cached("raft_small")[1]
+    path = locate_default_weights("raft_small")[1]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"other weights")
-    found = doctor.weights()
+    found = doctor.check_raft_weights()
     assert found.state == State.WRONG and str(path) in found.says and "delete" in found.remedy
 
 
 def test_a_ray_that_is_open(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "203.0.113.7:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    found = {"Ray": doctor.ray()}
+    found = {"Ray": doctor.check_ray()}
     assert found["Ray"].state == State.WRONG and "whoever reaches the cluster runs programs on it" in found["Ray"].says
-    assert doctor.code(found) == Exit.UNSAFE
+    assert doctor.exit_code(found) == ExitCode.INSECURE_CLUSTER
 
 
 def test_what_holds_of_a_decoder_is_said():
     """On a machine that has all, and on one that gives it no network of its own."""
-    command = [sys.executable, "-c", "from jobs import doctor; print(*doctor.examined(doctor.confinement))"]
+    command = [sys.executable, "-c", "from jobs import doctor; print(*doctor.run_check(doctor.check_sandbox))"]
     without = "echo 0 > /proc/sys/user/max_net_namespaces && exec "
     there, lacking = (
         subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli.errors import Exit
-from jobs.extract_flow import Quarantine, hints, main, parse
+from jobs.cli.errors import ExitCode
+from jobs.extract_flow import QuarantineCounter, list_hints, main, parse_job
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.histogram import decode
 from pipeline.dataset.shards import read_sample
-from schemas.outcome import Decided, Outcome, Reason
+from schemas.outcome import WindowOutcome, Outcome, Reason
 from tests.support import videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +60,8 @@ def clips(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     (folder / "deep").mkdir()
     for i in range(GOOD):
-        videos.swaying(folder / ("deep" if i % 2 else ".") / f"good {i}.mp4", seconds=2, amplitude=1.5, hertz=1.0 + 0.25 * i, size=(96, 60), seed=i)
-    for reason, make in videos.BROKEN.items():
+        videos.write_swaying(folder / ("deep" if i % 2 else ".") / f"good {i}.mp4", seconds=2, amplitude=1.5, hertz=1.0 + 0.25 * i, size=(96, 60), seed=i)
+    for reason, make in videos.BROKEN_VIDEO_WRITERS.items():
         make(folder / f"{reason}.mp4")
     (folder / "notes.txt").write_text("not listed")
     return folder
@@ -72,7 +72,7 @@ def reference(clips, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "dataset"
     done = extract(clips, out, "--workers", "2", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert f"{GOOD + len(videos.BROKEN)} clips, {WINDOWS} windows" in done.stdout
+    assert f"{GOOD + len(videos.BROKEN_VIDEO_WRITERS)} clips, {WINDOWS} windows" in done.stdout
     return out
 
 
@@ -83,7 +83,7 @@ def rows(reference) -> list[dict]:
 
 def test_every_window_and_every_barren_clip_is_one_row(rows):
     assert len([row for row in rows if row["key"]]) == len({row["key"] for row in rows if row["key"]}) == WINDOWS
-    assert Counter(row["reason"] for row in rows if row["key"] is None) == Counter(list(videos.BROKEN))
+    assert Counter(row["reason"] for row in rows if row["key"] is None) == Counter(list(videos.BROKEN_VIDEO_WRITERS))
     assert all(row["outcome"] == "quarantined" and row["shard"] is None and row["start_frame"] is None for row in rows if row["key"] is None)
 
 
@@ -101,7 +101,7 @@ def test_every_kept_row_leads_to_its_sample(reference, rows):
     kept = [row for row in rows if row["outcome"] == "kept"]
     assert {row["split"] for row in kept} == {"train", "test"}
     for row in kept:
-        sample = read_sample(Dataset(reference).tar(row["shard"]), row["key"], row)
+        sample = read_sample(Dataset(reference).tar_path(row["shard"]), row["key"], row)
         assert sample.spectrum.shape == (12, 4, 40, 64)
         assert sample.meta["start_time_s"] == row["start_time_s"] and sample.meta["split"] == row["split"] == row["shard"].split("-")[0]
 
@@ -109,7 +109,7 @@ def test_every_kept_row_leads_to_its_sample(reference, rows):
 def test_histograms_count_every_coefficient_of_their_shard(reference, rows):
     for record in (json.loads(path.read_bytes()) for path in reference.glob("records/*.json")):
         kept = sum(row["outcome"] == "kept" for row in record["rows"])
-        counts = decode(Dataset(reference).histogram(record["shard"]).read_bytes())
+        counts = decode(Dataset(reference).histogram_path(record["shard"]).read_bytes())
         assert counts.sum() == record["values"] == kept * counts.shape[0] * 2 * 64 * 40
 
 
@@ -190,7 +190,7 @@ def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
 def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     for path in clips.rglob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    videos.swaying(tmp_path / "new.mp4", seconds=2, seed=99)
+    videos.write_swaying(tmp_path / "new.mp4", seconds=2, seed=99)
     done = extract(tmp_path, reference)
     assert done.returncode == 3 and "clip added" in done.stderr and "new.mp4" in done.stderr
 
@@ -224,7 +224,7 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, capsys, arguments, words):
     if words != "no video files in":
-        videos.swaying(tmp_path / "a.mp4", seconds=0.2)
+        videos.write_swaying(tmp_path / "a.mp4", seconds=0.2)
     with pytest.raises(SystemExit) as stopped:
         main([argument.format(tmp=tmp_path) for argument in arguments])
     assert stopped.value.code == 2
@@ -234,7 +234,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, capsys, argumen
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    videos.write_swaying(tmp_path / "a.mp4", seconds=1)
     with pytest.raises(SystemExit) as stopped:
         main(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "file" / "out")])
     assert stopped.value.code == 5
@@ -246,7 +246,7 @@ def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     """Its first shard is committed and stays; four clips of which only the beginning can be decoded follow."""
     names, windows = ["a good", *[f"b bad {i}" for i in range(4)]], ["--stride", "2", "--windows-per-shard", "8", "--test-fraction", "0", "--workers", "1"]
     for i, name in enumerate(names):
-        path = videos.swaying(tmp_path / f"{name}.mp4", seconds=1.3, amplitude=1.5, hertz=1.25, seed=i)
+        path = videos.write_swaying(tmp_path / f"{name}.mp4", seconds=1.3, amplitude=1.5, hertz=1.25, seed=i)
         if i:
             data = path.read_bytes()
             end = data.index(b"moov") - 4
@@ -255,7 +255,7 @@ def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     (tmp_path / "clips.csv").write_text("\n".join(["uri,clip_id", *(f"{name}.mp4,{name}" for name in names)]) + "\n")
     table, out = tmp_path / "clips.csv", tmp_path / "out"
     done = extract(table, out, *windows)
-    assert done.returncode == Exit.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == ExitCode.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
     said = re.fullmatch(r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, most often decode_error \((\d+), as: .*", done.stderr.strip())
     assert said and 20 <= int(said[2]) < 2 * int(said[1]) and said[1] == said[3], done.stderr
     before = contents_of_records(out)
@@ -271,8 +271,8 @@ def contents_of_records(out: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_ino) for path in out.glob("records/*")}
 
 
-def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> Decided:
-    return Decided(f"clip-{clip}-000000", outcome, *((Reason.TIMEOUT, "too late") if outcome == Outcome.QUARANTINED else ()))
+def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> WindowOutcome:
+    return WindowOutcome(f"clip-{clip}-000000", outcome, *((Reason.TIMEOUT, "too late") if outcome == Outcome.QUARANTINED else ()))
 
 
 @pytest.mark.parametrize(
@@ -286,28 +286,28 @@ def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> Decided:
     ids=["few windows", "two long clips", "not over it", "1 is no limit"],
 )
 def test_a_quarantine_that_is_no_broken_machine(limit, came):
-    quarantine = Quarantine(limit)
+    quarantine = QuarantineCounter(limit)
     for one in came:
         quarantine.add(one)
 
 
 def test_a_quarantine_ends_the_run_when_it_is_over_its_limit(capsys):
-    quarantine = Quarantine(0.1)
+    quarantine = QuarantineCounter(0.1)
     for i in range(99):
         quarantine.add(decided(i, Outcome.QUARANTINED if i < 9 else Outcome.REJECTED))
     quarantine.add(decided(9))
     with pytest.raises(SystemExit) as stopped:
         quarantine.add(decided(10))
-    assert stopped.value.code == Exit.QUARANTINE
+    assert stopped.value.code == ExitCode.QUARANTINE
     assert "11 of the 101 windows" in (said := capsys.readouterr().err) and "timeout (11, as: too late)" in said
 
 
 def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     summary = {"windows": 100, "kept": 5, "rejected_by_reason": {"no_motion": 95}}
-    job = parse(["--clips", "a", "--out", "b"])
-    assert "--filters subtle" in " ".join(hints(summary, job))
-    assert hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
-    assert "nothing was kept" in hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
+    job = parse_job(["--clips", "a", "--out", "b"])
+    assert "--filters subtle" in " ".join(list_hints(summary, job))
+    assert list_hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
+    assert "nothing was kept" in list_hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
 
 
 @pytest.mark.parametrize("command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])

@@ -15,11 +15,11 @@ from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig
 from tests.support import videos
-from tests.support.building import plan
+from tests.support.building import plan_video
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = BuildConfig(
@@ -32,11 +32,11 @@ def dataset(tmp_path_factory) -> Dataset:
     """Windows of a swaying video, which are kept, of one that hardly sways, which are rejected, and of one that is gone."""
     folder = tmp_path_factory.mktemp("preview")
     paths = [
-        videos.swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i) for i, (name, a) in enumerate([("sways", 3.0), ("still", 0.1)])
+        videos.write_swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i) for i, (name, a) in enumerate([("sways", 3.0), ("still", 0.1)])
     ]
-    rows, dataset = [{**row, "shard": f"train-{i:06d}"} for i, path in enumerate(paths) for row in plan(path, CONFIG)], Dataset(folder / "dataset")
-    with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
+    rows, dataset = [{**row, "shard": f"train-{i:06d}"} for i, path in enumerate(paths) for row in plan_video(path, CONFIG)], Dataset(folder / "dataset")
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for shard in ("train-000000", "train-000001"):
             list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG))
         finalize(dataset)
@@ -169,11 +169,11 @@ def test_a_damaged_shard_is_one_sentence(dataset, rows, tmp_path, capsys):
 
     copy = Dataset(shutil.copytree(dataset.root, tmp_path / "copy"))
     row = rows["kept"][0]
-    with open(copy.tar(row["shard"]), "r+b") as file:
+    with open(copy.tar_path(row["shard"]), "r+b") as file:
         file.seek(row["motion_offset"] - 512)
         file.write(b"nonsense")
     assert f"{row['key']}.motion.safetensors" in refused(capsys, str(copy.root), row["key"], "--out", str(tmp_path / "a.mp4"))
-    copy.tar(row["shard"]).unlink()
+    copy.tar_path(row["shard"]).unlink()
     with pytest.raises(SystemExit) as stopped:
         main([str(copy.root), row["key"], "--out", str(tmp_path / "a.mp4")])
     assert stopped.value.code == 5 and not (tmp_path / "a.mp4").exists()

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from schemas.statistics import decode
+from schemas.statistics import decode_statistics
 from tests.support import videos
-from tests.support.datasets import written
+from tests.support.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}] * 2}
@@ -26,7 +26,7 @@ def run(job: str, *arguments: object, cwd: Path = ROOT, **env: str) -> subproces
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("statistics") / "a", SHARDS)
+    return write_dataset(tmp_path_factory.mktemp("statistics") / "a", SHARDS)
 
 
 @pytest.mark.slow
@@ -40,20 +40,20 @@ def test_any_number_of_workers_gives_the_same_bytes_and_touches_nothing_else(dat
 
 
 def test_other_quantiles_and_pools_need_no_tar(tmp_path):
-    dataset = written(tmp_path / "a", SHARDS)
+    dataset = write_dataset(tmp_path / "a", SHARDS)
     for tar in dataset.shards.iterdir():
         tar.unlink()
     done = run("report_statistics", dataset.root, "--quantile", "0.9", "--pool", "none", "--out", tmp_path / "s.json")
     assert done.returncode == 0, done.stderr
-    found = decode((tmp_path / "s.json").read_bytes())
+    found = decode_statistics((tmp_path / "s.json").read_bytes())
     assert (found.quantile, found.pool) == (0.9, "none") and [f.scale for f in found.frequencies] == list(found.scale)
     assert all(f.scale == (f.x.quantiles["0.9"], f.y.quantiles["0.9"]) for f in found.frequencies)
 
 
 def test_several_data_sets_are_merged(dataset, tmp_path):
-    other = written(tmp_path / "b", SHARDS, seed=5)
+    other = write_dataset(tmp_path / "b", SHARDS, seed=5)
     done = run("report_statistics", dataset.root, other.root, "--out", tmp_path / "s.json")
-    assert done.returncode == 0 and decode((tmp_path / "s.json").read_bytes()).windows == 14, done.stderr
+    assert done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 14, done.stderr
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -79,12 +79,12 @@ def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
 def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
     command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {tmp_path / 's.json'}; echo $? >&2"
     done = subprocess.run(["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stderr.split() in (["141"], ["0"]) and decode((tmp_path / "s.json").read_bytes()).windows == 7
+    assert done.stderr.split() in (["141"], ["0"]) and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 7
 
 
 def test_an_unfinished_data_set_says_what_is_left(tmp_path):
-    dataset = written(tmp_path / "a", SHARDS, finished=False)
-    dataset.record("train-000001").unlink()
+    dataset = write_dataset(tmp_path / "a", SHARDS, finished=False)
+    dataset.record_path("train-000001").unlink()
     done = run("report_statistics", dataset.root)
     assert done.returncode == 2 and "1 of 3 shards" in done.stderr and "the same extract-flow command builds them" in done.stderr
 
@@ -95,11 +95,11 @@ def test_refilter_shows_the_data_sets_own_thresholds(dataset):
 
 
 def test_refilter_and_its_view_from_the_command_line(tmp_path):
-    dataset = written(tmp_path / "a", {"train-000000": [{"moving_share": 0.1 * i} for i in range(6)]})
+    dataset = write_dataset(tmp_path / "a", {"train-000000": [{"moving_share": 0.1 * i} for i in range(6)]})
     done = run("refilter", dataset.root, "--camera-motion", "0.25", "--name", "strict")
     assert done.returncode == 0 and "strict keeps 3 of 6 stored windows\n  3 dropped (camera_motion 3)" in done.stdout, done.stderr
     done = run("report_statistics", f"{dataset.root}:strict", "--out", tmp_path / "s.json")
-    assert done.returncode == 0 and decode((tmp_path / "s.json").read_bytes()).windows == 3, done.stderr
+    assert done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 3, done.stderr
     done = run("refilter", dataset.root, "--name", "loose", "--filters", "none", "--camera-motion", "0.35")
     assert done.returncode == 0 and "loose keeps 4 of 6" in done.stdout, done.stderr
 
@@ -109,12 +109,12 @@ def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
     """A texture sways as a whole by a sin(2 pi f t): |S_k| = a T / 2 at that frequency for every pixel, x alone."""
     clips, out, amplitude = tmp_path / "clips", tmp_path / "dataset", 1.5
     clips.mkdir()
-    image, times = videos.texture(256, 160), np.arange(150) / 30
-    videos.write_video(clips / "a.mp4", [videos.shifted(image, amplitude * np.sin(2 * np.pi * 0.8 * t), 0) for t in times], times, crf="8")
+    image, times = videos.make_texture(256, 160), np.arange(150) / 30
+    videos.write_video(clips / "a.mp4", [videos.shift_image(image, amplitude * np.sin(2 * np.pi * 0.8 * t), 0) for t in times], times, crf="8")
     options = ("--filters", "none", "--test-fraction", "0", "--workers", "1", "--dis-preset", "fine")
     done = run("extract_flow", "--clips", clips, "--out", out, *options)
     assert done.returncode == 0, done.stderr
-    statistics = decode(Dataset(out).statistics.read_bytes())
+    statistics = decode_statistics(Dataset(out).statistics.read_bytes())
     assert statistics.frequencies[4].hz == pytest.approx(0.8)
     assert statistics.frequencies[4].x.quantiles["0.5"] == pytest.approx(amplitude * 75, rel=0.01)
     assert statistics.scale[4] == pytest.approx(amplitude * 75, rel=0.01)
@@ -135,7 +135,7 @@ def test_the_cards_head_is_yaml_and_its_text_is_inert(tmp_path):
     import yaml
 
     licence = 'MIT"\n---\n<script>alert(1)</script> | [x](javascript:y) `z`'
-    dataset = written(tmp_path / "a", SHARDS, licence=licence)
+    dataset = write_dataset(tmp_path / "a", SHARDS, licence=licence)
     _, head, body = dataset.card.read_text().split("---\n", 2)
     fields = yaml.safe_load(head)
     assert fields["license"] == "other" and fields["configs"][0]["data_files"] == [
@@ -144,13 +144,13 @@ def test_the_cards_head_is_yaml_and_its_text_is_inert(tmp_path):
     (line,) = [line for line in body.splitlines() if "alert" in line]
     assert line.count("|") == 3 and not set(line) & set("<>[]`")
     assert "| kept, train | 7 |" in body
-    known = written(tmp_path / "b", SHARDS, licence="CC-BY-4.0")
+    known = write_dataset(tmp_path / "b", SHARDS, licence="CC-BY-4.0")
     assert yaml.safe_load(known.card.read_text().split("---\n")[1])["license"] == "cc-by-4.0"
 
 
 def test_derived_files_are_rebuilt_to_the_same_bytes(tmp_path):
-    dataset = written(tmp_path / "a", SHARDS)
-    derived = [dataset.manifest, dataset.index, dataset.merged, dataset.statistics, dataset.summary, dataset.card]
+    dataset = write_dataset(tmp_path / "a", SHARDS)
+    derived = [dataset.manifest, dataset.index, dataset.merged_histogram, dataset.statistics, dataset.summary, dataset.card]
     before = [path.read_bytes() for path in derived]
     for path in derived[::2]:
         path.unlink()

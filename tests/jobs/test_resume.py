@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.cli.training import run, seeded, together
+from jobs.cli.training import run_task, seed_weights, distributed_group
 from model import checkpoints
 from model.data.augment import AugmentConfig
-from model.data.loader import ExampleConfig, Examples
-from model.normalizer import units_of
+from model.data.loader import SpectrumConfig, SpectrumDataset
+from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
 from model.train.denoiser_task import AutoencoderTask
 from model.train.loop import TrainConfig, current_group
-from pipeline.dataset.open import select
-from pipeline.dataset.scales import compute
-from tests.support.attempts import attempt, die, weights
-from tests.support.datasets import written
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.scales import compute_statistics
+from tests.support.attempts import run_ranks, kill_self, checkpoint_bytes
+from tests.support.datasets import write_dataset
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}]}
 WINDOWS, STEPS, BATCH = 7, 24, 4
@@ -49,7 +49,7 @@ class Watched(AutoencoderTask):
         with self.seen.open("a") as file:
             file.write(json.dumps([self.step, rank, batch.keys]) + "\n")
         if self.kill == (self.step, rank):
-            die()
+            kill_self()
         self.step += 1
         return super().loss(network, batch, generator)
 
@@ -60,15 +60,15 @@ def learn(data: Path, out: Path, workers: int, kill: Kill | None) -> None:
         steps=STEPS, batch=BATCH, learning_rate=1e-2, warm_up=3, decay=0.5, ema=0.8, device="cpu", save_every=4, log_every=1, picture_every=10,
         loader_workers=workers, seed=5,
     )  # fmt: skip
-    selections = [select(str(data))]
-    statistics = compute(selections)
-    training = Examples(selections, statistics, ExampleConfig(drawn=1, augment=AugmentConfig()))
-    test = Examples(selections, statistics, split="test")
-    begun = checkpoints.newest(out)[0].config["step"] if checkpoints.steps(out) else 0
-    seeded(config)
-    task = Watched(NETWORK, units_of(statistics, "adaptive"), training, test, crop=(24, 16), seen=out / "seen", step=begun, kill=kill)
-    with together("cpu"):
-        run(task, training, config, out, "autoencoder", lambda *_: None)
+    selections = [open_dataset(str(data))]
+    statistics = compute_statistics(selections)
+    training = SpectrumDataset(selections, statistics, SpectrumConfig(drawn=1, augment=AugmentConfig()))
+    test = SpectrumDataset(selections, statistics, split="test")
+    begun = checkpoints.read_newest(out)[0].config["step"] if checkpoints.step_folders(out) else 0
+    seed_weights(config)
+    task = Watched(NETWORK, normalizer_from_statistics(statistics, "adaptive"), training, test, crop=(24, 16), seen=out / "seen", step=begun, kill=kill)
+    with distributed_group("cpu"):
+        run_task(task, training, config, out, "autoencoder", lambda *_: None)
 
 
 def ended(data: Path, out: Path, workers: int, ranks: int, kills: list[int], seed: int = 0) -> Path:
@@ -76,7 +76,7 @@ def ended(data: Path, out: Path, workers: int, ranks: int, kills: list[int], see
     rng = random.Random(seed)
     out.mkdir()
     for kill in [*(Kill(step, rng.randrange(ranks)) for step in kills), None]:
-        codes = attempt(learn, data, out, workers, kill, output=out / "output", ranks=ranks)
+        codes = run_ranks(learn, data, out, workers, kill, output=out / "output", ranks=ranks)
         assert codes[kill.rank] == -signal.SIGKILL if kill else codes == [0] * ranks, (out / "output").read_text()
     return out
 
@@ -93,7 +93,7 @@ def learnt(out: Path) -> list[tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("resume") / "data", SHARDS).root
+    return write_dataset(tmp_path_factory.mktemp("resume") / "data", SHARDS).root
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(data
     out = ended(data, tmp_path / "out", workers, ranks, kills, seed)
     record_property("injections", len(kills))
     assert learnt(out) == learnt(undisturbed[1]), kills
-    assert weights(out) == weights(undisturbed[ranks]), kills
+    assert checkpoint_bytes(out) == checkpoint_bytes(undisturbed[ranks]), kills
 
 
 @pytest.mark.promise("P18")

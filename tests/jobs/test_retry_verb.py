@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli.errors import Exit
-from jobs.extract_flow import readable_enough
+from jobs.cli.errors import ExitCode
+from jobs.extract_flow import collect_readable
 from pipeline.extract.plan import PlanConfig, PlannedClip, failed_clip
 from schemas.clip import Clip
-from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage
+from schemas.outcome import ENVIRONMENTAL_REASONS, Outcome, Quarantined, Reason, Stage
 from tests.support import videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def clips(tmp_path_factory) -> Path:
     """A table, whose last clip is not there."""
     folder = tmp_path_factory.mktemp("clips")
     for i in range(CLIPS):
-        videos.swaying(folder / f"{i:02d}.mp4", seconds=0.8, size=(96, 72), seed=i)
+        videos.write_swaying(folder / f"{i:02d}.mp4", seconds=0.8, size=(96, 72), seed=i)
     (folder / "clips.csv").write_text("\n".join(["uri", *(f"{i:02d}.mp4" for i in range(CLIPS)), "later.mp4"]) + "\n")
     return folder
 
@@ -80,7 +80,7 @@ def outcomes(out: Path) -> list[tuple[str, str | None]]:
 def test_a_machine_that_cannot_probe_writes_nothing_and_a_sound_one_then_makes_the_data_set(clips, tmp_path):
     out = tmp_path / "out"
     done = extract(clips, out, PYTHONPATH=without_av(tmp_path / "stub"))
-    assert done.returncode == Exit.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == ExitCode.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
     assert "of 13 clips could not be read" in done.stderr and "most often crash" in done.stderr and "quiver doctor" in done.stderr
     assert [path.name for path in out.iterdir()] == [".fence"]
 
@@ -93,7 +93,7 @@ def test_a_machine_that_cannot_probe_writes_nothing_and_a_sound_one_then_makes_t
     assert told["retryable"] == {"clips": 1, "windows": 0} and f"quiver retry {out}" in run("status", str(out)).stdout
 
     done = run("retry", str(out), "--workers", "1")
-    assert done.returncode == Exit.QUARANTINE and "1 of 1 clips could not be read" in done.stderr, done.stderr
+    assert done.returncode == ExitCode.QUARANTINE and "1 of 1 clips could not be read" in done.stderr, done.stderr
     assert not (out / "retries").exists()
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in out.glob("records/*")}
     (clips / "later.mp4").write_bytes((clips / "00.mp4").read_bytes() + bytes(8))
@@ -120,24 +120,24 @@ def planned(number: int, reason: Reason | None = None) -> PlannedClip:
     return failed_clip(clip, Quarantined(Stage.PROBE, reason, "as it was"), PlanConfig()) if reason else sound
 
 
-@pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL))
+@pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL_REASONS))
 @pytest.mark.parametrize("failed, total", [(1, 1), (2, 2), (3, 3), (3, 5), (12, 12), (60, 100)])
 def test_too_many_clips_that_cannot_be_read_end_the_run(failed, total, reason, capsys):
     with pytest.raises(SystemExit) as stopped:
-        readable_enough((planned(i, reason if i < failed else None) for i in range(total)), total, 0.5)
-    assert stopped.value.code == Exit.QUARANTINE
+        collect_readable((planned(i, reason if i < failed else None) for i in range(total)), total, 0.5)
+    assert stopped.value.code == ExitCode.QUARANTINE
     assert f"of {total} clips" in (said := capsys.readouterr().err) and f"most often {reason}" in said and "/clips/" in said
 
 
 @pytest.mark.parametrize("failed, total, limit", [(1, 2, 0.5), (2, 3, 0.5), (1, 100, 0.0), (50, 100, 0.5), (12, 12, 1.0)])
 def test_a_few_clips_that_cannot_be_read_end_nothing(failed, total, limit):
     clips = [planned(i, Reason.MISSING if i < failed else None) for i in range(total)]
-    assert readable_enough(clips, total, limit) == clips
+    assert collect_readable(clips, total, limit) == clips
 
 
 def test_what_a_video_is_ends_no_run():
     clips = [planned(i, Reason.NOT_MEDIA) for i in range(12)]
-    assert readable_enough(clips, 12, 0.5) == clips and all(clip.outcome == Outcome.QUARANTINED for clip in clips)
+    assert collect_readable(clips, 12, 0.5) == clips and all(clip.outcome == Outcome.QUARANTINED for clip in clips)
 
 
 @pytest.mark.parametrize("out", ["", " "])
@@ -146,5 +146,5 @@ def test_an_empty_name_of_what_is_to_be_written_is_refused(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"jobs.{verb}").main([*rest, "--out", out])
-    assert stopped.value.code == Exit.USAGE and f"--out is {out!r}" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert stopped.value.code == ExitCode.USAGE and f"--out is {out!r}" in (said := capsys.readouterr().err) and said.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from model import checkpoints
-from model.checkpoints import newest, read, steps, write
-from tests.support.attempts import attempt, die
+from model.checkpoints import read_newest, read, step_folders, write
+from tests.support.attempts import run_ranks, kill_self
 
 PLACES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999)
 """Of a file, as a share of its length."""
@@ -29,10 +29,10 @@ def written(out: Path, step: int, keep: int = 3, value: float | None = None) -> 
 def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
     for step in (10, 20, 30, 40):
         written(tmp_path, step, keep=2)
-    assert [path.name for path in steps(tmp_path)] == ["step-00000030", "step-00000040"] and not list(tmp_path.glob(".*"))
-    found, passed = newest(tmp_path)
+    assert [path.name for path in step_folders(tmp_path)] == ["step-00000030", "step-00000040"] and not list(tmp_path.glob(".*"))
+    found, passed = read_newest(tmp_path)
     assert found.config == {"format": 1, "kind": "test", "step": 40} and not passed
-    assert torch.equal(found.weights("network")["a"], torch.full((3, 4), 40.0)) and found.training()["position"] == {"epoch": 1, "consumed": 7}
+    assert torch.equal(found.load_weights("network")["a"], torch.full((3, 4), 40.0)) and found.load_training_state()["position"] == {"epoch": 1, "consumed": 7}
     assert read(tmp_path / "step-00000030").config["step"] == 30
 
 
@@ -47,10 +47,10 @@ def test_a_torn_newest_one_is_passed_over(tmp_path, record_property, name, how):
     record_property("injections", len(PLACES))
     for place in PLACES:
         damage(path, whole, how, int(place * len(whole)))
-        found, passed = newest(tmp_path)
+        found, passed = read_newest(tmp_path)
         assert found.config["step"] == 10 and len(passed) == 1 and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
     path.write_bytes(whole)
-    assert newest(tmp_path)[0].config["step"] == 20
+    assert read_newest(tmp_path)[0].config["step"] == 20
 
 
 def damage(path: Path, whole: bytes, how: str, place: int) -> None:
@@ -64,10 +64,10 @@ def damage(path: Path, whole: bytes, how: str, place: int) -> None:
 
 def test_none_that_is_whole_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere holds no checkpoint$"):
-        newest(tmp_path / "nowhere")
+        read_newest(tmp_path / "nowhere")
     (written(tmp_path, 10) / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds no checkpoint: .*config.json"):
-        newest(tmp_path)
+        read_newest(tmp_path)
 
 
 def write_until(out: Path, point: int) -> None:
@@ -79,7 +79,7 @@ def write_until(out: Path, point: int) -> None:
         if event in ("open", "os.rename", "os.mkdir", "shutil.rmtree", "os.remove", "os.rmdir"):
             left -= 1
             if left == 0:
-                die()
+                kill_self()
 
     sys.addaudithook(hook)
     written(out, 20, keep=1)
@@ -99,12 +99,12 @@ def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property
         written(out, 10)
         if torn:
             (written(out, 20) / "ema.safetensors").write_bytes(b"torn")
-        codes += attempt(write_until, out, point, output=tmp_path / "output")
-        found, _ = newest(out)
+        codes += run_ranks(write_until, out, point, output=tmp_path / "output")
+        found, _ = read_newest(out)
         assert found.config["step"] in (10, 20)
-        assert torch.equal(found.weights("network")["a"], torch.full((3, 4), float(found.config["step"])))
+        assert torch.equal(found.load_weights("network")["a"], torch.full((3, 4), float(found.config["step"])))
         written(out, 30, keep=1)
-        assert [path.name for path in out.iterdir()] == ["step-00000030"] and newest(out)[0].config["step"] == 30
+        assert [path.name for path in out.iterdir()] == ["step-00000030"] and read_newest(out)[0].config["step"] == 30
     kills = codes.count(-signal.SIGKILL)
     record_property("injections", kills)
     assert kills >= 8 and codes == [-signal.SIGKILL] * kills + [0] * (POINTS - kills) and kills < POINTS, codes
@@ -117,9 +117,9 @@ def test_a_torn_later_one_does_not_count_as_kept(tmp_path, keep):
     written(tmp_path, 10)
     (written(tmp_path, 30) / "training.pt").unlink()
     written(tmp_path, 20, keep=keep)
-    assert newest(tmp_path)[0].config["step"] == 20 and len(steps(tmp_path)) == keep + 1
+    assert read_newest(tmp_path)[0].config["step"] == 20 and len(step_folders(tmp_path)) == keep + 1
     written(tmp_path, 30, keep=keep)
-    assert newest(tmp_path)[0].config["step"] == 30 and len(steps(tmp_path)) == keep
+    assert read_newest(tmp_path)[0].config["step"] == 30 and len(step_folders(tmp_path)) == keep
 
 
 def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
@@ -132,13 +132,13 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
     folder = written(tmp_path, 10)
     torch.save({"optimiser": Hostile()}, folder / "training.pt")
     digests = json.loads((folder / "digests.json").read_bytes())
-    digests["training.pt"] = checkpoints.sync(folder / "training.pt")
+    digests["training.pt"] = checkpoints.sync_and_hash(folder / "training.pt")
     (folder / "digests.json").write_text(json.dumps(digests))
     with pytest.raises(ValueError, match=r"training.pt cannot be read"):
-        read(folder).training()
+        read(folder).load_training_state()
     (folder / "network.safetensors").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(ValueError, match="no safetensors file"):
-        checkpoints.Checkpoint(folder, {}).weights("network")
+        checkpoints.Checkpoint(folder, {}).load_weights("network")
     assert not canary.exists()
 
 
@@ -151,7 +151,7 @@ def test_a_file_outside_the_folder_is_not_read(tmp_path):
 
 def test_a_value_that_is_not_finite_is_named(tmp_path):
     with pytest.raises(ValueError, match="not finite in a"):
-        read(written(tmp_path, 10, value=float("nan"))).weights("network")
+        read(written(tmp_path, 10, value=float("nan"))).load_weights("network")
 
 
 def test_a_step_that_is_no_number_is_refused(tmp_path):

@@ -16,25 +16,25 @@ from pipeline.filters import (
     Thresholds,
     inconsistent_share,
     judge,
-    look,
+    compute_frame_stats,
     measure_frames,
-    step,
+    compute_frame_delta,
     trend,
 )
-from pipeline.flow.consistency import disagree
-from schemas.outcome import Measures, Reason
-from tests.support.videos import shifted, texture
+from pipeline.flow.consistency import relative_disagreements
+from schemas.outcome import FilterMeasures, Reason
+from tests.support.videos import shift_image, make_texture
 
 T = 150
-SOUND = Measures(
+SOUND = FilterMeasures(
     cut_correlation=0.99, cut_histogram=0.01, fade_levels=1.0, frozen_share=0.0, frame_rate=30.0, longest_gap_s=1 / 30,
     mean_motion_px=1.5, moving_share=0.3, trend_share=0.1, drift_px=0.2, inconsistent_share=0.05,
 )  # fmt: skip
 
 
 def frame_measures(images: list[np.ndarray], rate: float = 30.0) -> dict[str, float]:
-    looks = [look(image) for image in images]
-    return measure_frames(looks, [step(a, b) for a, b in pairwise(looks)], np.arange(len(images)) / rate)
+    looks = [compute_frame_stats(image) for image in images]
+    return measure_frames(looks, [compute_frame_delta(a, b) for a, b in pairwise(looks)], np.arange(len(images)) / rate)
 
 
 def verdicts(**measured: float) -> list[Reason]:
@@ -46,19 +46,19 @@ def test_a_sound_window_is_kept_by_every_preset():
 
 
 def test_a_cut_between_two_scenes_is_a_cut():
-    a, b = texture(256, 160, 1), texture(256, 160, 2)
+    a, b = make_texture(256, 160, 1), make_texture(256, 160, 2)
     measured = frame_measures([a] * 10 + [b] * 10)
     assert verdicts(**measured)[0] == Reason.CUT
 
 
 def test_sway_and_noise_of_the_sensor_are_no_cut():
-    rng, image = np.random.default_rng(0), texture(256, 160)
-    images = [shifted(image, 3 * np.sin(i / 3), 0).astype(float) + rng.normal(0, 3, image.shape) for i in range(20)]
+    rng, image = np.random.default_rng(0), make_texture(256, 160)
+    images = [shift_image(image, 3 * np.sin(i / 3), 0).astype(float) + rng.normal(0, 3, image.shape) for i in range(20)]
     assert verdicts(**frame_measures([np.clip(i, 0, 255).astype(np.uint8) for i in images])) == []
 
 
 def test_fading_to_black_is_a_fade_and_a_passing_cloud_is_not():
-    image = texture(256, 160).astype(float)
+    image = make_texture(256, 160).astype(float)
     fade = [(image * level).astype(np.uint8) for level in np.linspace(1, 0.2, 60)]
     cloud = [(image * level).astype(np.uint8) for level in np.linspace(1, 0.93, 60)]
     assert Reason.FADE in verdicts(**frame_measures(fade))
@@ -67,8 +67,8 @@ def test_fading_to_black_is_a_fade_and_a_passing_cloud_is_not():
 
 @pytest.mark.parametrize("repeats, frozen", [(1, False), (2, False), (3, True), (20, True)])
 def test_a_video_shown_twice_a_frame_is_sound_and_three_times_is_frozen(repeats, frozen):
-    image = texture(128, 80)
-    images = [shifted(image, 0.5 * (i // repeats), 0) for i in range(40)]
+    image = make_texture(128, 80)
+    images = [shift_image(image, 0.5 * (i // repeats), 0) for i in range(40)]
     assert (Reason.FROZEN in verdicts(**frame_measures(images))) == frozen
 
 
@@ -135,16 +135,16 @@ def test_flow_that_comes_back_is_consistent_and_flow_that_does_not_is_not():
     forward = np.zeros((2, 40, 64), np.float32)
     forward[0], backward = 2.0, np.zeros((2, 40, 64), np.float32)
     backward[0] = -2.0
-    assert inconsistent_share(disagree([(forward, backward)])) == 0.0
+    assert inconsistent_share(relative_disagreements([(forward, backward)])) == 0.0
     backward[0, :, 32:] = 1.0
-    assert inconsistent_share(disagree([(forward, backward)])) == pytest.approx(0.5, abs=0.05)
-    assert inconsistent_share(disagree([(forward, -forward), (forward, backward)])) == pytest.approx(0.25, abs=0.03)
-    assert inconsistent_share(disagree([(forward + 100, backward)])) == 1.0
+    assert inconsistent_share(relative_disagreements([(forward, backward)])) == pytest.approx(0.5, abs=0.05)
+    assert inconsistent_share(relative_disagreements([(forward, -forward), (forward, backward)])) == pytest.approx(0.25, abs=0.03)
+    assert inconsistent_share(relative_disagreements([(forward + 100, backward)])) == 1.0
     assert verdicts(inconsistent_share=0.5) == [Reason.UNRELIABLE_FLOW]
 
 
 def test_all_verdicts_are_kept_in_the_order_of_the_rules():
-    worst = Measures(
+    worst = FilterMeasures(
         cut_correlation=-1.0, cut_histogram=1.0, fade_levels=255.0, frozen_share=1.0, frame_rate=1.0, longest_gap_s=9.0,
         mean_motion_px=99.0, moving_share=1.0, trend_share=1.0, drift_px=99.0, inconsistent_share=1.0,
     )  # fmt: skip

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.sample import (
-    ARRAYS,
+    MOTION_ARRAYS,
     FORMAT_VERSION,
-    KEY,
-    META,
-    MOTION,
+    KEY_PATTERN,
+    META_MEMBER,
+    MOTION_MEMBER,
     Sample,
-    decode,
-    encode,
-    from_channels,
+    decode_sample,
+    encode_sample,
+    channels_to_complex,
     sample_key,
-    to_channels,
+    complex_to_channels,
 )
 
 
@@ -37,21 +37,21 @@ def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), see
 
 def test_a_sample_survives_its_members():
     sample = make_sample()
-    found = decode(sample.key, encode(sample))
-    for name in ("image", *ARRAYS):
+    found = decode_sample(sample.key, encode_sample(sample))
+    for name in ("image", *MOTION_ARRAYS):
         np.testing.assert_array_equal(getattr(found, name), getattr(sample, name))
-    assert found.meta == sample.meta and encode(found) == encode(sample)
+    assert found.meta == sample.meta and encode_sample(found) == encode_sample(sample)
 
 
 def test_channels_stand_as_re_x_im_x_re_y_im_y():
     spectrum = np.array([[[[1 + 2j]], [[3 + 4j]]]], np.complex64)
-    assert to_channels(spectrum).ravel().tolist() == [1, 2, 3, 4]
-    np.testing.assert_array_equal(from_channels(to_channels(spectrum).astype(np.float16)), spectrum)
+    assert complex_to_channels(spectrum).ravel().tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(channels_to_complex(complex_to_channels(spectrum).astype(np.float16)), spectrum)
 
 
 @given(st.text(min_size=1, max_size=120), st.integers(0, 10**7))
 def test_any_clip_id_gives_a_key_that_readers_take_whole(clip_id, frame):
-    assert re.fullmatch(KEY, sample_key(clip_id, frame))
+    assert re.fullmatch(KEY_PATTERN, sample_key(clip_id, frame))
 
 
 def test_ids_that_differ_in_punctuation_give_different_keys():
@@ -61,21 +61,21 @@ def test_ids_that_differ_in_punctuation_give_different_keys():
 @pytest.mark.parametrize(
     "member, data, words",
     [
-        (MOTION, b"\x80\x04.", "cannot be read"),
-        (MOTION, None, "cannot be read"),
-        (META, b"{", "cannot be read"),
-        (META, b'{"format": 99}', "format is 99"),
+        (MOTION_MEMBER, b"\x80\x04.", "cannot be read"),
+        (MOTION_MEMBER, None, "cannot be read"),
+        (META_MEMBER, b"{", "cannot be read"),
+        (META_MEMBER, b'{"format": 99}', "format is 99"),
         ("image.png", b"GIF89a", "cannot be read"),
     ],
 )
 def test_a_damaged_member_is_refused_by_name(member, data, words):
-    members = encode(make_sample())
+    members = encode_sample(make_sample())
     members = {name: value for name, value in (members | {member: data}).items() if value is not None}
     with pytest.raises(ValueError, match="reeds-000010.*" + words):
-        decode("reeds-000010", members)
+        decode_sample("reeds-000010", members)
 
 
 def test_shapes_that_do_not_belong_together_are_refused():
-    small, large = encode(make_sample()), encode(make_sample(size=(40, 24)))
+    small, large = encode_sample(make_sample()), encode_sample(make_sample(size=(40, 24)))
     with pytest.raises(ValueError, match=r"expected .*24, 40"):
-        decode("reeds-000010", large | {MOTION: small[MOTION]})
+        decode_sample("reeds-000010", large | {MOTION_MEMBER: small[MOTION_MEMBER]})

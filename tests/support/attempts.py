@@ -17,14 +17,14 @@ import torch
 from jobs import train_autoencoder, train_denoiser  # noqa: F401 - loaded before the fork
 from model import checkpoints
 
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "torch.distributed", "torch.utils.tensorboard.summary", "tests.support.attempts"])
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["pytest", "torch.distributed", "torch.utils.tensorboard.summary", "tests.support.attempts"])
 
 
-def attempt(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
+def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
     """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are killed too, as torchrun does."""
     port = free_port()
-    processes = [CONTEXT.Process(target=begin, args=(function, args, output, rank, ranks, port)) for rank in range(ranks)]
+    processes = [FORKSERVER.Process(target=enter_process, args=(function, args, output, rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()
     running = {process.sentinel: process for process in processes}
@@ -37,7 +37,7 @@ def attempt(function: Callable[..., None], *args: Any, output: Path, ranks: int 
     return [process.exitcode for process in processes]
 
 
-def begin(function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int) -> None:
+def enter_process(function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int) -> None:
     """In the new process."""
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -55,23 +55,23 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def die() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def weights(out: Path) -> dict[str, bytes]:
+def checkpoint_bytes(out: Path) -> dict[str, bytes]:
     """The last checkpoint's files that hold weights."""
-    (folder,) = checkpoints.steps(out)[-1:]
+    (folder,) = checkpoints.step_folders(out)[-1:]
     assert checkpoints.read(folder)
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {"step": folder.name.encode()}
 
 
-def killed_at(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
+def run_until_rename(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
     """A command, in a process that is killed just before a file of this name comes to its place; with no name it is left in peace."""
 
     def hook(event: str, found: tuple) -> None:
         if event == "os.rename" and last and str(found[1]).endswith(last):
-            die()
+            kill_self()
 
     sys.addaudithook(hook)
     main(arguments)

@@ -6,31 +6,31 @@ from pathlib import Path
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
-from pipeline.extract.build_shard import Begun, Result, begin_windows, build_windows
-from pipeline.extract.frame_stream import Stretches
+from pipeline.extract.build_shard import PendingWindow, WindowResult, start_windows, build_windows
+from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
-from pipeline.extract.timing import Clock
+from pipeline.extract.timing import ShardTimer
 from pipeline.extract.window import BuildConfig
 from pipeline.flow import FlowEstimator, make_estimator
-from schemas.clip import Clip, Video
+from schemas.clip import Clip, VideoInfo
 
 
-def probe(path: str) -> Video:
+def probe_video(path: str) -> VideoInfo:
     """In a decoder process, as a run does."""
     return shared_pool(DecodeConfig(), 1).probe(path)
 
 
-def plan(path: Path, config: BuildConfig) -> list[dict]:
+def plan_video(path: Path, config: BuildConfig) -> list[dict]:
     """The windows of a video."""
-    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan) if row["key"]]
+    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe_video)], config.plan) if row["key"]]
 
 
-def results(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[Result]:
+def build_results(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[WindowResult]:
     """What becomes of each window."""
-    return list(build_windows(rows, config, estimator or make_estimator(config.flow), shared_pool(config.decode, 1), Clock()))
+    return list(build_windows(rows, config, estimator or make_estimator(config.flow), shared_pool(config.decode, 1), ShardTimer()))
 
 
-def begun(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[Begun]:
+def begin_video(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[PendingWindow]:
     """The windows of one video with their flow."""
-    with closing(Stretches([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
-        return [window for stretch, stream in decoded for window in begin_windows(stretch, stream, config, estimator or make_estimator(config.flow))]
+    with closing(ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
+        return [window for stretch, stream in decoded for window in start_windows(stretch, stream, config, estimator or make_estimator(config.flow))]

@@ -12,34 +12,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.extract_flow import versions
-from pipeline.dataset.finalize import FILES, finalize
+from jobs.extract_flow import library_versions
+from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.record import opened_seal, sealed
-from pipeline.dataset.run_lock import FOLDER
-from pipeline.dataset.shards import TEMPORARY, ShardWriter, read_sample
+from pipeline.dataset.record import load_record, dump_record
+from pipeline.dataset.run_lock import LOCK_FOLDER
+from pipeline.dataset.shards import TEMPORARY_NAME, ShardWriter, read_sample
 from pipeline.dataset.verify import kept_rows
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.clip import Clip
 from schemas.sample import Sample, motion_layout
 from schemas.seal import seal
 from tests.support import videos
-from tests.support.building import probe
+from tests.support.building import probe_video
 
 CONFIG = BuildConfig(
     size=(64, 40), frequencies=6, pairs=1, checks=2, flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"],
     plan=PlanConfig(frames=24, stride=12, windows_per_shard=4),
 )  # fmt: skip
-FULL = os.environ.get("QUIVER_FAULTS") == "full"
-READ = int(os.environ.get("QUIVER_MUTATIONS", "500" if FULL else "26"))
+FULL_COUNTS = os.environ.get("QUIVER_FAULTS") == "full"
+MUTATION_COUNT = int(os.environ.get("QUIVER_MUTATIONS", "500" if FULL_COUNTS else "26"))
 """How many mutations of all kinds every reader is given."""
-RANDOM = int(os.environ.get("QUIVER_MUTATIONS", "300" if FULL else "40"))
+RANDOM_FLIP_COUNT = int(os.environ.get("QUIVER_MUTATIONS", "300" if FULL_COUNTS else "40"))
 """How many mutations are drawn by chance, beside those that are listed."""
-CUTS = 64 if FULL else 3
+CUTS_PER_TAR = 64 if FULL_COUNTS else 3
 """At how many places each tar is cut."""
 
 
@@ -52,20 +52,20 @@ def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> 
     clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train", licence=said, source=said)
              for i, said in enumerate(licences)]  # fmt: skip
     for i, clip in enumerate(clips):
-        videos.swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
+        videos.write_swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
     dataset = Dataset(folder / "dataset")
-    rows = plan_rows([plan_clip(clip, CONFIG.plan, probe) for clip in clips], CONFIG.plan)
-    dataset.open(rows, recorded(CONFIG), versions(CONFIG))
-    build(dataset, shards_of(rows))
+    rows = plan_rows([plan_clip(clip, CONFIG.plan, probe_video) for clip in clips], CONFIG.plan)
+    dataset.create_or_resume(rows, to_contract(CONFIG), library_versions(CONFIG))
+    build_directly(dataset, group_by_shard(rows))
     finalize(dataset)
     return dataset.root
 
 
-def shards_of(rows: list[dict]) -> dict[str, list[dict]]:
+def group_by_shard(rows: list[dict]) -> dict[str, list[dict]]:
     return {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
 
 
-def build(dataset: Dataset, shards: dict[str, list[dict]]) -> list[str]:
+def build_directly(dataset: Dataset, shards: dict[str, list[dict]]) -> list[str]:
     """Builds shards in this process; none fails."""
     for shard, rows in shards.items():
         list(build_shard(dataset, shard, rows, CONFIG))
@@ -73,13 +73,13 @@ def build(dataset: Dataset, shards: dict[str, list[dict]]) -> list[str]:
 
 
 @contextmanager
-def building(dataset: Dataset) -> Iterator[Callable[[dict[str, list[dict]]], list[str]]]:
-    yield partial(build, dataset)
+def in_process_builder(dataset: Dataset) -> Iterator[Callable[[dict[str, list[dict]]], list[str]]]:
+    yield partial(build_directly, dataset)
 
 
-def contents(root: Path) -> dict[str, bytes]:
+def read_promised_files(root: Path) -> dict[str, bytes]:
     """Every file of a data set that is promised."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and not {FOLDER, ".removed"} & {*path.parts}]
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and not {LOCK_FOLDER, ".removed"} & {*path.parts}]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
@@ -90,7 +90,7 @@ class Mutation(NamedTuple):
     apply: Callable[[Path], tuple[set[str], str]]
 
 
-def flip(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
+def flip_bit(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
     """One bit, at this share of the file's length; in a tar, the sample in which it lies is named."""
     data = bytearray((root / path).read_bytes())
     at = int(place * len(data))
@@ -99,7 +99,7 @@ def flip(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
     return {path}, sample_at(root, path, at)
 
 
-def flip_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
+def flip_bit_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
     """One bit of the byte there, and the words for it."""
     data = bytearray((root / path).read_bytes())
     data[where(root / path)] ^= 1
@@ -116,11 +116,11 @@ def sample_at(root: Path, path: str, at: int) -> str:
     return inside[-1] if at < (root / path).stat().st_size - 1024 else ""
 
 
-def share_of(share: float, file: Path) -> int:
+def length_share(share: float, file: Path) -> int:
     return int(share * file.stat().st_size)
 
 
-def cut(path: str, length: Callable[[Path], int], root: Path) -> tuple[set[str], str]:
+def truncate_file(path: str, length: Callable[[Path], int], root: Path) -> tuple[set[str], str]:
     file = root / path
     file.write_bytes(file.read_bytes()[: length(file)])
     return {path}, ""
@@ -133,73 +133,73 @@ def zero_tail(path: str, share: float, root: Path) -> tuple[set[str], str]:
     return {path}, sample_at(root, path, kept)
 
 
-def swap(one: str, other: str, root: Path) -> tuple[set[str], str]:
+def swap_files(one: str, other: str, root: Path) -> tuple[set[str], str]:
     first, second = (root / one).read_bytes(), (root / other).read_bytes()
     (root / one).write_bytes(second)
     (root / other).write_bytes(first)
     return {one, other}, ""
 
 
-def delete(path: str, root: Path) -> tuple[set[str], str]:
+def delete_file(path: str, root: Path) -> tuple[set[str], str]:
     (root / path).unlink()
-    return {path}, "is not there" if path in FILES else "is gone"
+    return {path}, "is not there" if path in DERIVED_FILES else "is gone"
 
 
-def add(path: str, root: Path) -> tuple[set[str], str]:
+def add_file(path: str, root: Path) -> tuple[set[str], str]:
     (root / path).write_bytes(b"someone's")
-    return {path}, "left behind" if TEMPORARY.fullmatch(Path(path).name) else "no shard of the plan"
+    return {path}, "left behind" if TEMPORARY_NAME.fullmatch(Path(path).name) else "no shard of the plan"
 
 
-def rewrite(shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path) -> tuple[set[str], str]:
+def rewrite_tar(shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path) -> tuple[set[str], str]:
     """Writes a tar with its first sample changed, and with `seal` a record that agrees with it."""
     dataset = Dataset(root)
     record = dataset.read_record(shard)
-    samples = [read_sample(dataset.tar(shard), key, row) for key, row in kept_rows(record).items()]
-    writer = ShardWriter(dataset.tar(shard))
+    samples = [read_sample(dataset.tar_path(shard), key, row) for key, row in kept_rows(record).items()]
+    writer = ShardWriter(dataset.tar_path(shard))
     for sample in [change(samples[0]), *samples[1:]]:
         columns = writer.add(sample)
         next(row for row in record["rows"] if row["key"] == sample.key).update(columns)
     writer._write(bytes(1024))
     writer.file.close()
-    writer.temporary.replace(writer.path)
+    writer.temporary_path.replace(writer.path)
     if seal:
         record["tar"] = {"sha256": writer.sha256.hexdigest(), "bytes": writer.path.stat().st_size}
-        dataset.record(shard).write_bytes(sealed(record))
+        dataset.record_path(shard).write_bytes(dump_record(record))
     return {f"shards/{shard}.tar"}, words
 
 
-def motion_part(root: Path, shard: str, number: int, frequency: int | None) -> slice:
+def spectrum_bytes(root: Path, shard: str, number: int, frequency: int | None) -> slice:
     """Bytes of a tar that hold the spectrum of its `number`-th sample, or one frequency of it."""
     rows = list(kept_rows(Dataset(root).read_record(shard)).values())
     row = rows[number % len(rows)]
-    with Dataset(root).tar(shard).open("rb") as tar:
+    with Dataset(root).tar_path(shard).open("rb") as tar:
         tar.seek(row["motion_offset"])
         layout = motion_layout(tar.read(row["motion_size"]), row["motion_size"])
-    first, after = (row["motion_offset"] + layout.begin + at for at in layout.arrays["spectrum"]["data_offsets"])
+    first, after = (row["motion_offset"] + layout.data_offset + at for at in layout.arrays["spectrum"]["data_offsets"])
     if frequency is None:
         return slice(first, after)
     length = (after - first) // CONFIG.frequencies
     return slice(first + frequency * length, first + (frequency + 1) * length)
 
 
-def spoil(shard: str, number: int, frequency: int | None, change: Callable[[np.ndarray], Any], root: Path) -> tuple[set[str], str]:
+def change_spectrum(shard: str, number: int, frequency: int | None, change: Callable[[np.ndarray], Any], root: Path) -> tuple[set[str], str]:
     """Changes the bits of a sample's coefficients, uint16, in place."""
-    path, part = f"shards/{shard}.tar", motion_part(root, shard, number, frequency)
+    path, part = f"shards/{shard}.tar", spectrum_bytes(root, shard, number, frequency)
     data = bytearray((root / path).read_bytes())
     change(np.frombuffer(data, np.uint16, (part.stop - part.start) // 2, part.start))
     (root / path).write_bytes(data)
     return {path}, sample_at(root, path, part.start)
 
 
-def to_zero(bits: np.ndarray) -> None:
+def zero_bits(bits: np.ndarray) -> None:
     bits[:] = 0
 
 
-def to_other_sign(bits: np.ndarray) -> None:
+def flip_signs(bits: np.ndarray) -> None:
     bits ^= 0x8000
 
 
-def to_order_reversed(bits: np.ndarray) -> None:
+def reverse_order(bits: np.ndarray) -> None:
     bits[:] = bits[::-1].copy()
 
 
@@ -220,38 +220,38 @@ def zero_page(path: str, place: float, root: Path) -> tuple[set[str], str]:
     return {path}, ""
 
 
-def not_finite(sample: Sample) -> Sample:
+def with_nan(sample: Sample) -> Sample:
     spectrum = sample.spectrum.copy()
     spectrum[2, 1, 5, 7] = np.nan
     return replace(sample, spectrum=spectrum)
 
 
-def smaller(sample: Sample) -> Sample:
+def without_last_frequency(sample: Sample) -> Sample:
     return replace(sample, spectrum=sample.spectrum[:-1])
 
 
-def of_another_split(sample: Sample) -> Sample:
+def with_other_split(sample: Sample) -> Sample:
     return replace(sample, meta=sample.meta | {"split": "holdout"})
 
 
-def louder(sample: Sample) -> Sample:
+def with_doubled_spectrum(sample: Sample) -> Sample:
     return replace(sample, spectrum=sample.spectrum * np.float16(2))
 
 
-def reseal(shard: str, change: dict, root: Path) -> tuple[set[str], str]:
+def rewrite_record(shard: str, change: dict, root: Path) -> tuple[set[str], str]:
     """A record with something else in it, and a digest that agrees."""
-    path = Dataset(root).record(shard)
-    path.write_bytes(sealed(opened_seal(path.read_bytes()) | change))
+    path = Dataset(root).record_path(shard)
+    path.write_bytes(dump_record(load_record(path.read_bytes()) | change))
     return {f"records/{shard}.json"}, ""
 
 
-def in_other_order(path: str, root: Path) -> tuple[set[str], str]:
+def rewrite_json(path: str, root: Path) -> tuple[set[str], str]:
     """Another JSON text of the same value."""
     (root / path).write_bytes(json.dumps(json.loads((root / path).read_bytes())).encode())
     return {path}, ""
 
 
-def edited(path: Path, **changes: Any) -> None:
+def rewrite_sealed_file(path: Path, **changes: Any) -> None:
     """A sealed file that says something else, with a digest that agrees, as somebody may write one."""
     value = json.loads(path.read_bytes()) | changes
     value.pop("digest", None)
@@ -260,21 +260,21 @@ def edited(path: Path, **changes: Any) -> None:
 
 SHARDS = ("train-000000", "train-000001", "test-000000")
 TARS = tuple(f"shards/{shard}.tar" for shard in SHARDS)
-EACH = (*(f"{folder}/{shard}.{suffix}" for shard in SHARDS for folder, suffix in (("records", "json"), ("histograms", "safetensors"))), *TARS, *FILES)
-CONTRACT = ("run.json", "plan.parquet")
-KINDS = (("shards", "tar"), ("records", "json"), ("histograms", "safetensors"))
-LENGTHS: dict[str, Callable[[Path], int]] = {
+DAMAGED_FILES = (*(f"{folder}/{shard}.{suffix}" for shard in SHARDS for folder, suffix in (("records", "json"), ("histograms", "safetensors"))), *TARS, *DERIVED_FILES)
+CONTRACT_FILES = ("run.json", "plan.parquet")
+SHARD_FILE_KINDS = (("shards", "tar"), ("records", "json"), ("histograms", "safetensors"))
+CUT_LENGTHS: dict[str, Callable[[Path], int]] = {
     "to nothing": lambda file: 0,
     "in a header": lambda file: 100,
     "after a header": lambda file: 512,
-    "between samples": lambda file: second_sample(file),
+    "between samples": lambda file: second_sample_offset(file),
     "before the end": lambda file: file.stat().st_size - 1024,
     "in the end": lambda file: file.stat().st_size - 512,
     "by a byte": lambda file: file.stat().st_size - 1,
 }
 
 
-def second_sample(file: Path) -> int:
+def second_sample_offset(file: Path) -> int:
     """Where it begins in a tar."""
     rows = kept_rows(Dataset(file.parents[1]).read_record(file.stem))
     return list(rows.values())[1]["image_offset"] - 512
@@ -285,62 +285,62 @@ def first_row(file: Path) -> dict:
     return next(iter(kept_rows(Dataset(file.parents[1]).read_record(file.stem)).values()))
 
 
-PLACES: dict[str, tuple[Callable[[Path], int], str]] = {
+FLIP_PLACES: dict[str, tuple[Callable[[Path], int], str]] = {
     "a header": (lambda file: first_row(file)["json_offset"] - 100, "clip-0-000000.json has another header"),
     "padding": (lambda file: first_row(file)["json_offset"] + first_row(file)["json_size"], "clip-0-000000.json is not followed by zeros"),
     "its end": (lambda file: file.stat().st_size - 1, "the blocks that end it are not zeros"),
 }
 
 
-def listed() -> list[Mutation]:
+def listed_mutations() -> list[Mutation]:
     """Each kind at least once."""
     tar, shard = TARS[0], SHARDS[0]
     strangers = [
         "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.notes.tmp",
         f"shards/.a.tar.{'0' * 32}.tmp", f".run.json.{'1' * 32}.tmp",
     ]  # fmt: skip
-    found = [Mutation(f"cut {tar} {name}", partial(cut, tar, length)) for name, length in LENGTHS.items()]
-    found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_at, tar, where, words)) for name, (where, words) in PLACES.items()]
+    found = [Mutation(f"cut {tar} {name}", partial(truncate_file, tar, length)) for name, length in CUT_LENGTHS.items()]
+    found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_bit_at, tar, where, words)) for name, (where, words) in FLIP_PLACES.items()]
     found += [Mutation(f"zero {tar} from {share}", partial(zero_tail, tar, share)) for share in (0.3, 0.95)]
-    found += [Mutation(f"swap {folder}", partial(swap, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"))
+    found += [Mutation(f"swap {folder}", partial(swap_files, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"))
               for folder, end in (("shards", ".tar"), ("records", ".json"), ("histograms", ".safetensors"))]  # fmt: skip
-    found += [Mutation(f"delete {path}", partial(delete, path)) for path in EACH]
-    found += [Mutation(f"add {path}", partial(add, path)) for path in strangers]
+    found += [Mutation(f"delete {path}", partial(delete_file, path)) for path in DAMAGED_FILES]
+    found += [Mutation(f"add {path}", partial(add_file, path)) for path in strangers]
     found += [
-        Mutation("write NaN", partial(rewrite, shard, not_finite, False, "motion.safetensors has other bytes")),
-        Mutation("write a wrong shape", partial(rewrite, shard, smaller, False, "motion.safetensors")),
-        Mutation("write NaN, and a record that agrees", partial(rewrite, shard, not_finite, True, "spectrum has values that are not finite")),
-        Mutation("write a wrong shape, and a record that agrees", partial(rewrite, shard, smaller, True, "has a spectrum of [5, 4, 40, 64]")),
-        Mutation("write another split, and a record that agrees", partial(rewrite, shard, of_another_split, True, "has split 'holdout', expected 'train'")),
-        Mutation("zero a spectrum", partial(spoil, shard, 0, None, to_zero)),
-        Mutation("zero a frequency", partial(spoil, shard, 1, 3, to_zero)),
-        Mutation("flip the signs of a frequency", partial(spoil, shard, 1, 2, to_other_sign)),
-        Mutation("turn a frequency round", partial(spoil, shard, 0, 1, to_order_reversed)),
-        Mutation("another run, sealed", partial(reseal, shard, {"run": "0" * 64})),
-        Mutation("no rows, sealed", partial(reseal, shard, {"rows": []})),
-        Mutation("other values, sealed", partial(reseal, shard, {"values": 1})),
-        Mutation("a record without meaning, sealed", partial(reseal, shard, {"rows": 7})),
-        Mutation("a record in another order", partial(in_other_order, f"records/{shard}.json")),
-        Mutation("an index in another order", partial(in_other_order, "index.json")),
+        Mutation("write NaN", partial(rewrite_tar, shard, with_nan, False, "motion.safetensors has other bytes")),
+        Mutation("write a wrong shape", partial(rewrite_tar, shard, without_last_frequency, False, "motion.safetensors")),
+        Mutation("write NaN, and a record that agrees", partial(rewrite_tar, shard, with_nan, True, "spectrum has values that are not finite")),
+        Mutation("write a wrong shape, and a record that agrees", partial(rewrite_tar, shard, without_last_frequency, True, "has a spectrum of [5, 4, 40, 64]")),
+        Mutation("write another split, and a record that agrees", partial(rewrite_tar, shard, with_other_split, True, "has split 'holdout', expected 'train'")),
+        Mutation("zero a spectrum", partial(change_spectrum, shard, 0, None, zero_bits)),
+        Mutation("zero a frequency", partial(change_spectrum, shard, 1, 3, zero_bits)),
+        Mutation("flip the signs of a frequency", partial(change_spectrum, shard, 1, 2, flip_signs)),
+        Mutation("turn a frequency round", partial(change_spectrum, shard, 0, 1, reverse_order)),
+        Mutation("another run, sealed", partial(rewrite_record, shard, {"run": "0" * 64})),
+        Mutation("no rows, sealed", partial(rewrite_record, shard, {"rows": []})),
+        Mutation("other values, sealed", partial(rewrite_record, shard, {"values": 1})),
+        Mutation("a record without meaning, sealed", partial(rewrite_record, shard, {"rows": 7})),
+        Mutation("a record in another order", partial(rewrite_json, f"records/{shard}.json")),
+        Mutation("an index in another order", partial(rewrite_json, "index.json")),
     ]
     return found
 
 
-def cuts(count: int) -> list[Mutation]:
+def make_cuts(count: int) -> list[Mutation]:
     """Each tar, cut at so many places."""
-    return [Mutation(f"cut {path} at {i} of {count}", partial(cut, path, lambda file, i=i: i * file.stat().st_size // count))
+    return [Mutation(f"cut {path} at {i} of {count}", partial(truncate_file, path, lambda file, i=i: i * file.stat().st_size // count))
             for path in TARS for i in range(count)]  # fmt: skip
 
 
-def flips(count: int, seed: int = 0) -> list[Mutation]:
+def make_flips(count: int, seed: int = 0) -> list[Mutation]:
     """Single bits that flip by chance, half of them in shards."""
     rng = np.random.default_rng(seed)
-    paths = [EACH[i % len(EACH)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
+    paths = [DAMAGED_FILES[i % len(DAMAGED_FILES)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
     drawn = [(path, float(rng.uniform()), int(rng.integers(8))) for path in paths]
-    return [Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip, path, place, bit)) for i, (path, place, bit) in enumerate(drawn)]
+    return [Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip_bit, path, place, bit)) for i, (path, place, bit) in enumerate(drawn)]
 
 
-def by_chance(count: int, seed: int = 0) -> list[Mutation]:
+def make_random_mutations(count: int, seed: int = 0) -> list[Mutation]:
     """So many mutations of all kinds, most of them in shards, the rest in what leads to them."""
     rng = np.random.default_rng(seed)
 
@@ -348,23 +348,23 @@ def by_chance(count: int, seed: int = 0) -> list[Mutation]:
         return values[int(rng.integers(len(values)))]
 
     kinds: dict[str, Callable[[], Callable[[Path], tuple[set[str], str]]]] = {
-        "flip": lambda: partial(flip, some(TARS), rng.uniform(), int(rng.integers(8))),
-        "flip elsewhere": lambda: partial(flip, some((*EACH, *CONTRACT)), rng.uniform(), int(rng.integers(8))),
+        "flip": lambda: partial(flip_bit, some(TARS), rng.uniform(), int(rng.integers(8))),
+        "flip elsewhere": lambda: partial(flip_bit, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform(), int(rng.integers(8))),
         "zero the tail": lambda: partial(zero_tail, some(TARS), rng.uniform()),
-        "zero the tail elsewhere": lambda: partial(zero_tail, some((*EACH, *CONTRACT)), rng.uniform()),
+        "zero the tail elsewhere": lambda: partial(zero_tail, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform()),
         "zero a page": lambda: partial(zero_page, some(TARS), rng.uniform()),
-        "cut": lambda: partial(cut, some((*TARS, *FILES)), partial(share_of, rng.uniform())),
+        "cut": lambda: partial(truncate_file, some((*TARS, *DERIVED_FILES)), partial(length_share, rng.uniform())),
         "write elsewhere": lambda: partial(write_elsewhere, some(TARS), rng.uniform(), rng.uniform(), 512 * int(rng.integers(1, 40))),
-        "zero a spectrum": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), None, to_zero),
-        "zero a frequency": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_zero),
-        "flip signs": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_other_sign),
-        "turn round": lambda: partial(spoil, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), to_order_reversed),
-        "swap": lambda: partial(swap, *(f"{kind[0]}/{shard}.{kind[1]}" for kind in [some(KINDS)] for shard in rng.permutation(SHARDS)[:2])),
-        "delete": lambda: partial(delete, some((*EACH, *CONTRACT))),
+        "zero a spectrum": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), None, zero_bits),
+        "zero a frequency": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), zero_bits),
+        "flip signs": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), flip_signs),
+        "turn round": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), reverse_order),
+        "swap": lambda: partial(swap_files, *(f"{kind[0]}/{shard}.{kind[1]}" for kind in [some(SHARD_FILE_KINDS)] for shard in rng.permutation(SHARDS)[:2])),
+        "delete": lambda: partial(delete_file, some((*DAMAGED_FILES, *CONTRACT_FILES))),
     }
     names = list(kinds)
     return [Mutation(f"{i}: {names[i % len(names)]}", kinds[names[i % len(names)]]()) for i in range(count)]
 
 
-def copied(root: Path, folder: Path) -> Path:
+def copy_dataset(root: Path, folder: Path) -> Path:
     return Path(shutil.copytree(root, folder / "copy"))

@@ -29,16 +29,16 @@ class Without:
 
 sys.meta_path[:] = map(Without, sys.meta_path)
 """
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+MODULE_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 
 
-def extras() -> dict[str, set[str]]:
+def modules_by_extra() -> dict[str, set[str]]:
     """The modules of each extra of pyproject.toml, but what every verb needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def modules(lines: list[str]) -> set[str]:
         names = {line.partition(">")[0].partition("[")[0] for line in lines}
-        return {MODULES.get(name, name).replace("-", "_") for name in names}
+        return {MODULE_NAMES.get(name, name).replace("-", "_") for name in names}
 
     always = modules(project["dependencies"])
     found = {extra: modules(lines) - always for extra, lines in project["optional-dependencies"].items()}
@@ -46,18 +46,18 @@ def extras() -> dict[str, set[str]]:
     return found
 
 
-def environment(folder: Path, modules: set[str]) -> dict[str, str]:
+def make_environment(folder: Path, modules: set[str]) -> dict[str, str]:
     """Of a process in which these modules cannot be imported."""
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     path = os.pathsep.join([str(folder), str(ROOT)])
     return os.environ | {"PYTHONPATH": path, "HIDDEN": ",".join(sorted(modules)), "COLUMNS": "100"}
 
 
-def run(command: list[str], folder: Path, modules: set[str], **options) -> subprocess.CompletedProcess:
+def run_without(command: list[str], folder: Path, modules: set[str], **options) -> subprocess.CompletedProcess:
     """A process in which these modules cannot be imported."""
     return subprocess.run(
         [sys.executable, *command],
-        env=environment(folder, modules),
+        env=make_environment(folder, modules),
         capture_output=True,
         text=True,
         timeout=200,
@@ -65,13 +65,14 @@ def run(command: list[str], folder: Path, modules: set[str], **options) -> subpr
     )
 
 
-FORKS = """
+FORK_SCRIPT = """
 import importlib, json, os, sys, tempfile
 from contextlib import suppress
+from jobs.cli.main import VERBS
 
 for command in (commands := json.loads(sys.argv[1])):
     with suppress(ImportError):
-        importlib.import_module("jobs." + command[1].replace("-", "_"))
+        importlib.import_module(VERBS[command[1]][0])
 for command in commands:
     sys.stdout.flush()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -80,7 +81,7 @@ for command in commands:
             os.dup2(err.fileno(), 2)
             sys.argv, code = command, 0
             try:
-                from jobs.command import main
+                from jobs.cli.main import main
                 main()
             except SystemExit as stopped:
                 code = stopped.code or 0
@@ -100,12 +101,12 @@ for command in commands:
 """
 
 
-def forked(commands: list[list[str]], folder: Path, modules: set[str]) -> list[tuple[int, str, str]]:
+def run_commands_without(commands: list[list[str]], folder: Path, modules: set[str]) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each command, `quiver VERB ...`, in a process of its own.
 
     They are forked from one that has imported what can be imported of all these verbs: a verb of
     which something is missing fails again, and the others need not load torch anew.
     """
-    found = run(["-c", FORKS, json.dumps(commands)], folder, modules)
+    found = run_without(["-c", FORK_SCRIPT, json.dumps(commands)], folder, modules)
     assert found.returncode == 0, found.stderr
     return [tuple(json.loads(line)) for line in found.stdout.splitlines()]

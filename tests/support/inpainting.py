@@ -8,10 +8,10 @@ from tiny import as_if_trained, tiny
 
 from model.prior.denoiser import SliceDenoiser
 from model.prior.diffusers_modules import UNet2DConditionModel
-from model.prior.pretrained import begin_with_inpainting, inpainting_config
+from model.prior.pretrained import load_inpainting_weights, inpainting_config
 
-TEXT = 8
-NETWORK: dict[str, Any] = dict(
+TEXT_CHANNELS = 8
+UNET_SETTINGS: dict[str, Any] = dict(
     in_channels=9,
     out_channels=4,
     block_out_channels=(16, 32),
@@ -20,22 +20,22 @@ NETWORK: dict[str, Any] = dict(
     layers_per_block=1,
     norm_num_groups=4,
     attention_head_dim=4,
-    cross_attention_dim=TEXT,
+    cross_attention_dim=TEXT_CHANNELS,
     sample_size=8,
 )
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+UNET_CONFIG_FILE, UNET_WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"
 
 
-def inpainting(folder: Path, **fields: Any) -> Any:
+def write_inpainting_network(folder: Path, **fields: Any) -> Any:
     """A network of random weights, written as diffusers writes it."""
     torch.manual_seed(1)
-    network = as_if_trained(UNet2DConditionModel(**(NETWORK | fields)))
+    network = as_if_trained(UNet2DConditionModel(**(UNET_SETTINGS | fields)))
     network.save_pretrained(folder)
     return network.eval()
 
 
-def begun(path: Path, **fields: Any) -> SliceDenoiser:
+def make_inpainting_denoiser(path: Path, **fields: Any) -> SliceDenoiser:
     torch.manual_seed(2)
     denoiser = SliceDenoiser(inpainting_config(path, tiny(**fields)))
-    begin_with_inpainting(denoiser, path)
+    load_inpainting_weights(denoiser, path)
     return denoiser

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-RAY = str(Path(sys.executable).with_name("ray"))
+RAY_COMMAND = str(Path(sys.executable).with_name("ray"))
 
-AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
+AGENT_PORT_OPTIONS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 
 
-class Head(NamedTuple):
+class ClusterHead(NamedTuple):
     """A cluster to which work can be sent."""
 
     dashboard: str
@@ -39,35 +39,35 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def head(cpus: int, authenticated: bool = True) -> Iterator[Head]:
+def start_head(cpus: int, authenticated: bool = True) -> Iterator[ClusterHead]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if authenticated else {"RAY_AUTH_MODE": "disabled"}
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token | {"RAY_USAGE_STATS_ENABLED": "0"}
     gcs, dashboard, client = free_ports(3)
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    found = Head(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
-    with started(found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'):
+    found = ClusterHead(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
+    with run_node(found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'):
         yield found
 
 
 @contextmanager
-def node(of: Head, cpus: int) -> Iterator[int]:
+def start_node(of: ClusterHead, cpus: int) -> Iterator[int]:
     """One more, which has joined when the block begins: the process of which all others of it descend."""
     name = secrets.token_hex(8)
-    with started(of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()) as process:
+    with run_node(of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()) as process:
         yield process
 
 
 @contextmanager
-def started(of: Head, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
+def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
     """A node that stands with these words in the cluster's list. Ray gives one up whose agents take more than 15 s to begin, as where the
     machine has much else to do: another is started then.
     """
-    ports = [f"--{name}={port}" for name, port in zip(AGENTS, free_ports(len(AGENTS)), strict=True)]
-    command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *ports, *options]
+    ports = [f"--{name}={port}" for name, port in zip(AGENT_PORT_OPTIONS, free_ports(len(AGENT_PORT_OPTIONS)), strict=True)]
+    command = [RAY_COMMAND, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *ports, *options]
     deadline = time.monotonic() + 300
     process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
-        while not is_listed(of, listed):
+        while not is_node_listed(of, listed):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node within 300 s by {command}")
             if process.poll() is not None:
@@ -79,7 +79,7 @@ def started(of: Head, options: list[str], cpus: int, listed: bytes) -> Iterator[
         process.wait(timeout=60)
 
 
-def is_listed(of: Head, words: bytes) -> bool:
+def is_node_listed(of: ClusterHead, words: bytes) -> bool:
     request = urllib.request.Request(f"http://{of.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"})
     try:
         return words in urllib.request.urlopen(request, timeout=5).read()

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-FLAGS = "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-SOFTWARE = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
+CHROMIUM_FLAGS = "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+SOFTWARE_GRAPHICS = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
 
 
 @cache
-def playwright():
+def start_playwright():
     """One for the whole process: while one runs, Playwright refuses a second."""
     from playwright.sync_api import sync_playwright
 
@@ -27,16 +27,16 @@ def playwright():
     return started
 
 
-def installed() -> str | None:
+def find_chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @contextmanager
-def browser(graphics: str = SOFTWARE) -> Iterator:
+def open_browser(graphics: str = SOFTWARE_GRAPHICS) -> Iterator:
     """A chromium, closed at the end."""
-    if (path := installed()) is None:
+    if (path := find_chromium()) is None:
         pytest.skip("no chromium and no google-chrome on this machine")
-    chromium = playwright().chromium.launch(executable_path=path, args=[*FLAGS.split(), *graphics.split()])
+    chromium = start_playwright().chromium.launch(executable_path=path, args=[*CHROMIUM_FLAGS.split(), *graphics.split()])
     try:
         yield chromium
     finally:
@@ -44,20 +44,20 @@ def browser(graphics: str = SOFTWARE) -> Iterator:
 
 
 @contextmanager
-def opened_page(file: Path, graphics: str = SOFTWARE, *, ready: str = "Boolean(window.quiver)", **device: Any) -> Iterator[tuple]:
+def open_page(file: Path, graphics: str = SOFTWARE_GRAPHICS, *, ready: str = "Boolean(window.quiver)", **device: Any) -> Iterator[tuple]:
     """A tab of a window or a `device`, and what the browser complained of or asked the network for."""
-    with browser(graphics) as chromium:
+    with open_browser(graphics) as chromium:
         tab, complaints = chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device), []
         tab.set_default_timeout(120_000)  # of a machine with other work
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: None if request.url.startswith(("data:", "file:", "blob:")) else complaints.append(request.url[:200]))
         tab.goto(file.as_uri())
-        until(tab, ready)
+        wait_until(tab, ready)
         yield tab, complaints
 
 
-def until(tab, condition: str) -> None:
+def wait_until(tab, condition: str) -> None:
     """Waits for it; Playwright's own way is forbidden by the page's policy."""
     for _ in range(1000):
         if tab.evaluate(condition):
@@ -66,7 +66,7 @@ def until(tab, condition: str) -> None:
     pytest.fail(f"never: {condition}")
 
 
-def painted(tab) -> np.ndarray:
+def screenshot_canvas(tab) -> np.ndarray:
     """What the canvas shows, two frames from now."""
     tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return np.array(Image.open(BytesIO(tab.locator("canvas").screenshot())).convert("RGB"))

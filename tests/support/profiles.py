@@ -5,62 +5,62 @@ import zlib
 
 import numpy as np
 
-ADOBE = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
-P3 = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
-REC709 = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+ADOBE_PRIMARIES = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+P3_PRIMARIES = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
+REC709_PRIMARIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 """Red, green and blue as CIE x, y; white is D65."""
 D65, D50 = (0.3127, 0.3290), (0.9642, 1.0, 0.8249)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
-def xyz(x: float, y: float) -> np.ndarray:
+def xy_to_xyz(x: float, y: float) -> np.ndarray:
     return np.array([x / y, 1, (1 - x - y) / y])
 
 
-def to_xyz(primaries) -> np.ndarray:
+def rgb_to_xyz_matrix(primaries) -> np.ndarray:
     """From linear RGB to CIE XYZ of D65."""
-    columns = np.stack([xyz(*corner) for corner in primaries], axis=1)
-    return columns * np.linalg.solve(columns, xyz(*D65))
+    columns = np.stack([xy_to_xyz(*corner) for corner in primaries], axis=1)
+    return columns * np.linalg.solve(columns, xy_to_xyz(*D65))
 
 
-def d65_to_d50() -> np.ndarray:
-    gain = (BRADFORD @ np.array(D50)) / (BRADFORD @ xyz(*D65))
+def d65_to_d50_matrix() -> np.ndarray:
+    gain = (BRADFORD @ np.array(D50)) / (BRADFORD @ xy_to_xyz(*D65))
     return np.linalg.inv(BRADFORD) @ np.diag(gain) @ BRADFORD
 
 
-def encoded(linear: np.ndarray) -> np.ndarray:
+def encode_srgb(linear: np.ndarray) -> np.ndarray:
     """Levels of sRGB, 0 to 255, of linear RGB [..., 3]; what it has no room for is clipped."""
     light = np.clip(linear, 0, 1)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return 255 * curve
 
 
-def decoded(levels: np.ndarray) -> np.ndarray:
+def decode_srgb(levels: np.ndarray) -> np.ndarray:
     """Linear light, 0 to 1, of levels of sRGB."""
     value = np.asarray(levels) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def in_srgb(linear: np.ndarray, primaries) -> np.ndarray:
+def rgb_to_srgb(linear: np.ndarray, primaries) -> np.ndarray:
     """Levels of sRGB of linear RGB [..., 3] of these primaries."""
-    return encoded(linear @ (np.linalg.inv(to_xyz(REC709)) @ to_xyz(primaries)).T)
+    return encode_srgb(linear @ (np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ rgb_to_xyz_matrix(primaries)).T)
 
 
-def lab_in_srgb(lab: np.ndarray) -> np.ndarray:
+def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
     """Levels of sRGB of CIE Lab of D50 [..., 3]."""
     level, a, b = np.moveaxis(np.asarray(lab, float), -1, 0)
     fy = (level + 16) / 116
     f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
     linear = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
-    to_srgb = np.linalg.inv(to_xyz(REC709)) @ np.linalg.inv(d65_to_d50())
-    return encoded(linear * D50 @ to_srgb.T)
+    to_srgb = np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ np.linalg.inv(d65_to_d50_matrix())
+    return encode_srgb(linear * D50 @ to_srgb.T)
 
 
-def fixed(*numbers: float) -> bytes:
+def pack_fixed_point(*numbers: float) -> bytes:
     return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
 
 
-def profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+def make_icc_profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
     """An ICC profile of version 2.1."""
     start, table, data = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, tag in tags.items():
@@ -78,27 +78,27 @@ def profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, byte
         b"",
         b"acsp",
     )
-    return (head + bytes(28) + fixed(*D50)).ljust(128, b"\0") + table + data
+    return (head + bytes(28) + pack_fixed_point(*D50)).ljust(128, b"\0") + table + data
 
 
-def gamma(exponent: float) -> bytes:
+def gamma_curve(exponent: float) -> bytes:
     """A curve, whose exponent has eight bits after the point."""
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(exponent * 256))
 
 
 def matrix_profile(primaries, exponent: float) -> bytes:
-    columns = (d65_to_d50() @ to_xyz(primaries)).T
-    tags = {f"{name}XYZ".encode(): b"XYZ \0\0\0\0" + fixed(*column) for name, column in zip("rgb", columns, strict=True)}
-    tags |= {f"{name}TRC".encode(): gamma(exponent) for name in "rgb"}
-    return profile(b"mntr", b"RGB ", b"XYZ ", tags | {b"wtpt": b"XYZ \0\0\0\0" + fixed(*D50)})
+    columns = (d65_to_d50_matrix() @ rgb_to_xyz_matrix(primaries)).T
+    tags = {f"{name}XYZ".encode(): b"XYZ \0\0\0\0" + pack_fixed_point(*column) for name, column in zip("rgb", columns, strict=True)}
+    tags |= {f"{name}TRC".encode(): gamma_curve(exponent) for name in "rgb"}
+    return make_icc_profile(b"mntr", b"RGB ", b"XYZ ", tags | {b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)})
 
 
 def gray_profile(exponent: float) -> bytes:
-    return profile(
+    return make_icc_profile(
         b"mntr",
         b"GRAY",
         b"XYZ ",
-        {b"kTRC": gamma(exponent), b"wtpt": b"XYZ \0\0\0\0" + fixed(*D50)},
+        {b"kTRC": gamma_curve(exponent), b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)},
     )
 
 
@@ -106,11 +106,11 @@ def cmyk_profile(corners: np.ndarray) -> bytes:
     """Of the Lab of each mixture of full inks, [C, M, Y, K, 3] of two each; L is 0 to 100."""
     table = np.rint(np.asarray(corners) * [2.55, 1, 1] + [0, 128, 128]).astype(np.uint8)
     line = bytes(range(256))
-    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + fixed(*np.eye(3).ravel()) + 4 * line + table.tobytes() + 3 * line
-    return profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut, b"wtpt": b"XYZ \0\0\0\0" + fixed(*D50)})
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + pack_fixed_point(*np.eye(3).ravel()) + 4 * line + table.tobytes() + 3 * line
+    return make_icc_profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut, b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)})
 
 
-def tiff(
+def encode_tiff(
     samples: np.ndarray,
     *,
     photometric: int = 1,
@@ -149,7 +149,7 @@ def tiff(
     return b"II*\0" + struct.pack("<I", at + len(extra)) + data + extra + table + bytes(4)
 
 
-def png(samples: np.ndarray, **chunks: bytes) -> bytes:
+def encode_png(samples: np.ndarray, **chunks: bytes) -> bytes:
     """A PNG of gray or RGB, of 8 or 16 bits, with these chunks before its samples."""
     rows, columns = samples.shape[:2]
 

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 TIME_BASE = Fraction(1, 30000)
 
 
-def texture(width: int, height: int, seed: int = 0) -> np.ndarray:
+def make_texture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture with detail at several scales, uint8 [H, W, 3]."""
     rng = np.random.default_rng(seed)
     layers = [gaussian_filter(rng.normal(size=(height, width)), s, mode="wrap") for s in (1.0, 2.0, 5.0)]
@@ -19,7 +19,7 @@ def texture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.clip(128 + 32 * np.stack([grey, np.roll(grey, 7, 1), np.roll(grey, 13, 0)], axis=2), 0, 255).astype(np.uint8)
 
 
-def shifted(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
+def shift_image(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
     """The picture moved by (dx, dy) pixels, wrapping around."""
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype(float)
     moved = [map_coordinates(image[..., c].astype(float), [rows - dy, columns - dx], order=3, mode="grid-wrap") for c in range(3)]
@@ -40,11 +40,11 @@ def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float]
     return path
 
 
-def swaying(
+def write_swaying(
     path: Path, *, seconds: float = 6.0, fps: float = 30.0, amplitude: float = 1.0, hertz: float = 0.4, size: tuple[int, int] = (96, 64), seed: int = 0
 ) -> Path:
-    """A texture of which the middle third sways left and right by `amplitude` pixels, wide of a camera's motion."""
-    image, times = texture(*size, seed), np.arange(round(seconds * fps)) / fps
+    """A texture of which the middle third sways left and right by `normalized_amplitude` pixels, wide of a camera's motion."""
+    image, times = make_texture(*size, seed), np.arange(round(seconds * fps)) / fps
     soft = np.clip(1.5 - 3 * np.abs(np.linspace(-1, 1, size[1])), 0, 1)[:, None]
     rows, columns = np.mgrid[: size[1], : size[0]].astype(float)
 
@@ -56,39 +56,39 @@ def swaying(
     return write_video(path, [frame(t) for t in times], times)
 
 
-def empty(path: Path) -> Path:
+def write_empty(path: Path) -> Path:
     path.write_bytes(b"")
     return path
 
 
-def text(path: Path) -> Path:
+def write_text_file(path: Path) -> Path:
     path.write_text("not a video\n" * 200)
     return path
 
 
-def playlist(path: Path) -> Path:
+def write_playlist(path: Path) -> Path:
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/hostname\n#EXT-X-ENDLIST\n")
     return path
 
 
-def picture(path: Path) -> Path:
+def write_jpeg(path: Path) -> Path:
     from PIL import Image
 
     with path.open("wb") as file:
-        Image.fromarray(texture(64, 48)).save(file, "jpeg")
+        Image.fromarray(make_texture(64, 48)).save(file, "jpeg")
     return path
 
 
-def truncated(path: Path) -> Path:
+def write_truncated(path: Path) -> Path:
     """Without its index, which an mp4 has at its end."""
-    data = swaying(path, seconds=2).read_bytes()
+    data = write_swaying(path, seconds=2).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     return path
 
 
-def cut_off(path: Path) -> Path:
+def write_cut_off(path: Path) -> Path:
     """With its index at the beginning, but not all of its content."""
-    whole = write_video(path, [texture(96, 64, i % 3) for i in range(60)], np.arange(60) / 30, preset="ultrafast")
+    whole = write_video(path, [make_texture(96, 64, i % 3) for i in range(60)], np.arange(60) / 30, preset="ultrafast")
     with av.open(str(whole)) as source, av.open(str(path.with_suffix(".tmp.mp4")), "w", options={"movflags": "faststart"}) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -101,7 +101,7 @@ def cut_off(path: Path) -> Path:
     return path
 
 
-def audio_only(path: Path) -> Path:
+def write_audio_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         for i in range(50):
@@ -112,7 +112,7 @@ def audio_only(path: Path) -> Path:
     return path
 
 
-def without_frames(path: Path) -> Path:
+def write_without_frames(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -120,10 +120,10 @@ def without_frames(path: Path) -> Path:
     return path
 
 
-BROKEN: dict[str, Callable[[Path], Path]] = {
-    "not_media": text,
-    "truncated": truncated,
-    "no_video": audio_only,
-    "no_frames": without_frames,
+BROKEN_VIDEO_WRITERS: dict[str, Callable[[Path], Path]] = {
+    "not_media": write_text_file,
+    "truncated": write_truncated,
+    "no_video": write_audio_only,
+    "no_frames": write_without_frames,
 }
 """One maker of a broken file for each of these reasons."""

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageSequence
 
 from jobs import animate
-from schemas.spectral_volume import SpectralVolume, encode
+from schemas.spectral_volume import SpectralVolume, encode_volume
 from tests.support import videos
-from tests.support.datasets import written
+from tests.support.datasets import write_dataset
 
 K, T, FPS, SIZE = 4, 60, 30.0, (48, 32)
 
@@ -49,11 +49,11 @@ def pictures(path: Path) -> np.ndarray:
 def folder(tmp_path_factory) -> Path:
     """A photograph, motion of its right half at 0.5 and 1.5 Hz, and a video."""
     folder = tmp_path_factory.mktemp("animate")
-    Image.fromarray(videos.texture(96, 64)).save(folder / "photo.png")
+    Image.fromarray(videos.make_texture(96, 64)).save(folder / "photo.png")
     spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     spectrum[1, 0, :, 24:], spectrum[3, 1, :, 24:] = T, T / 2
-    (folder / "motion.safetensors").write_bytes(encode(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
-    videos.swaying(folder / "sways.mp4", size=(320, 200), seconds=1.5, amplitude=2.0, hertz=2.0)
+    (folder / "motion.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
+    videos.write_swaying(folder / "sways.mp4", size=(320, 200), seconds=1.5, amplitude=2.0, hertz=2.0)
     return folder
 
 
@@ -120,7 +120,7 @@ def test_the_bands_of_a_range_are_magnified_alone(folder):
     options = ["--seconds", 0.7, "--out"]
     with_one = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     with_one[1, 0, :, 24:] = 3 * T
-    (folder / "one.safetensors").write_bytes(encode(SpectralVolume(spectrum=with_one, fps=FPS, frames=T, made={})))
+    (folder / "one.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=with_one, fps=FPS, frames=T, made={})))
     run(folder / "photo.png", "--motion", folder / "motion.safetensors", "--magnify-band", "0.3:0.8=3", "1:2=0", *options, folder / "bands")
     run(folder / "photo.png", "--motion", folder / "one.safetensors", *options, folder / "one")
     bands, one = pictures(folder / "bands"), pictures(folder / "one")
@@ -141,7 +141,7 @@ def test_side_by_side_has_the_photograph_still_on_the_left(folder, capsys):
 def test_a_slice_is_one_row_of_what_moves_most_over_time(folder, capsys):
     spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     spectrum[1, 0, 21] = T
-    (folder / "row.safetensors").write_bytes(encode(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
+    (folder / "row.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={})))
     run(folder / "photo.png", "--motion", folder / "row.safetensors", "--slice", folder / "slice.png", "--out", folder / "row")
     with Image.open(folder / "slice.png") as image:
         over_time = np.array(image.convert("RGB"))
@@ -171,7 +171,7 @@ def test_the_motion_of_a_video(folder, capsys):
     assert made.shape == real.shape
     made, real = (np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1.5) for frame in film]) for film in (made, real))
     assert np.abs(made - real).mean() < np.abs(real - real[:1]).mean() * 2 / 3  # without the grain of single pixels, which a codec makes anew
-    Image.fromarray(videos.texture(400, 260, seed=9)).save(folder / "other.png")
+    Image.fromarray(videos.make_texture(400, 260, seed=9)).save(folder / "other.png")
     run(folder / "other.png", "--motion-from", folder / "sways.mp4", "--seconds", 0.5, "--out", folder / "other.mp4")
     assert "differs much" in capsys.readouterr().err
 
@@ -179,7 +179,7 @@ def test_the_motion_of_a_video(folder, capsys):
 @pytest.mark.parametrize(("size", "working"), [((160, 90), (256, 144)), ((200, 46), (400, 92))])
 def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(folder, capsys, size, working):
     """It covers a working size of its own aspect, and moves as the video's own frames, so enlarged."""
-    videos.swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
+    videos.write_swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
     run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
     assert f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at, {working[0]}x{working[1]}" in capsys.readouterr().err
     films = [frame.astype(np.float32) for frame in frames(folder / "small.mp4")]
@@ -190,14 +190,14 @@ def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(folder
 
 
 def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):
-    written(tmp_path / "data", {"train-000000": [{}, {"mean_motion_px": 3.0}, {}], "test-000000": [{"mean_motion_px": 1000.0}]})
+    write_dataset(tmp_path / "data", {"train-000000": [{}, {"mean_motion_px": 3.0}, {}], "test-000000": [{"mean_motion_px": 1000.0}]})
     rows = pq.read_table(tmp_path / "data" / "manifest.parquet", columns=["key", "outcome", "mean_motion_px"]).to_pylist()
     (key,) = [row["key"] for row in rows if row["outcome"] == "kept" and row["mean_motion_px"] == 3]
     assert len(rows) == 4
     run("--motion", tmp_path / "data", "--seconds", 0.2, "--out", tmp_path / "liveliest.webp")
     run("--motion", tmp_path / "data", key, "--seconds", 0.2, "--out", tmp_path / "named.webp")
     assert (tmp_path / "liveliest.webp").read_bytes() == (tmp_path / "named.webp").read_bytes()
-    written(tmp_path / "none", {"train-000000": [{"mean_motion_px": 1000.0}]})
+    write_dataset(tmp_path / "none", {"train-000000": [{"mean_motion_px": 1000.0}]})
     assert "keeps no window, expected at least 1" in refused(capsys, "--motion", str(tmp_path / "none"), "--out", str(tmp_path / "a.webp"))
 
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from jobs import animate, train_autoencoder, train_denoiser
-from jobs.cli.motion_source import found
+from jobs.cli.motion_source import load_motion
 from model.prior.loop_guidance import seam_loss
-from tests.support.datasets import CONFIG, written
-from tests.support.videos import texture
-from tests.support.weights import BROKEN, with_weights
+from tests.support.datasets import CONFIG, write_dataset
+from tests.support.videos import make_texture
+from tests.support.weights import BROKEN_WEIGHTS, copy_with_weights
 
 QUICK = ["--loader-workers", "0", "--batch", "2"]
 
@@ -26,11 +26,11 @@ def called(job, *arguments: object) -> None:
 def folder(tmp_path_factory) -> Path:
     """A photograph and a prior of windows of 24 frames at 30 a second, hardly trained."""
     folder = tmp_path_factory.mktemp("prior")
-    written(folder / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(folder / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
     called(train_autoencoder, "smoke", "--data", folder / "data", "--out", folder / "ae", "--steps", 4, *QUICK)
     options = ["--steps", 4, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
     called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", folder / "prior", *options)
-    Image.fromarray(texture(128, 96)).save(folder / "photo.png")
+    Image.fromarray(make_texture(128, 96)).save(folder / "photo.png")
     return folder
 
 
@@ -53,7 +53,7 @@ def test_a_guided_loop_closes(folder, capsys):
 
 def test_guidance_brings_the_ends_of_the_motion_together(folder):
     options = dict[str, Any](photo=folder / "photo.png", checkpoint=folder / "prior", seconds=1.2, slow=2.0, steps=20, guidance=1.0, out=folder / "film.mp4")
-    volumes = [found(animate.Animate(**options, loop=loop))[0].volume for loop in ("none", "guided")]
+    volumes = [load_motion(animate.Animate(**options, loop=loop))[0].volume for loop in ("none", "guided")]
     before, after = (float(seam_loss(torch.from_numpy(volume.spectrum)[None], 24, 18)) for volume in volumes)
     assert after < 0.8 * before
 
@@ -72,9 +72,9 @@ def test_loops_that_cannot_be_guided(folder, capsys, options, said):
 
 
 @pytest.mark.parametrize("state", ["ema", "autoencoder"])
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", BROKEN_WEIGHTS)
 def test_a_prior_of_numbers_that_are_not_finite_or_make_such(folder, tmp_path, capsys, state, how):
-    broken, out = with_weights(folder / "prior", tmp_path / "broken", state, BROKEN[how]), tmp_path / "out"
+    broken, out = copy_with_weights(folder / "prior", tmp_path / "broken", state, BROKEN_WEIGHTS[how]), tmp_path / "out"
     out.mkdir()
     with pytest.raises(SystemExit) as stopped:
         called(animate, folder / "photo.png", "--checkpoint", broken, "--steps", 3, "--out", out / "film.mp4")

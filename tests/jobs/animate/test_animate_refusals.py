@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from jobs import animate
-from jobs.cli.errors import Exit
-from schemas.spectral_volume import SpectralVolume, encode
-from tests.support.videos import texture
+from jobs.cli.errors import ExitCode
+from schemas.spectral_volume import SpectralVolume, encode_volume
+from tests.support.videos import make_texture
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = (48, 32)
@@ -24,7 +24,7 @@ SIZE = (48, 32)
 def folder(tmp_path_factory) -> Path:
     """A photograph and motion for it."""
     folder = tmp_path_factory.mktemp("refusals")
-    Image.fromarray(texture(96, 64)).save(folder / "photo.png")
+    Image.fromarray(make_texture(96, 64)).save(folder / "photo.png")
     (folder / "motion.safetensors").write_bytes(motion(SIZE))
     return folder
 
@@ -33,7 +33,7 @@ def motion(size: tuple[int, int], *, largest: float = 60.0, fps: float = 30.0) -
     """Of two frequencies of 60 frames; equal everywhere but in its middle."""
     spectrum = np.ones((2, 4, size[1], size[0]), np.float32)
     spectrum[1, 0, size[1] // 2 : size[1] // 2 + 1, size[0] // 2 : size[0] // 2 + 1] = largest
-    return encode(SpectralVolume(spectrum=spectrum, fps=fps, frames=60, made={}))
+    return encode_volume(SpectralVolume(spectrum=spectrum, fps=fps, frames=60, made={}))
 
 
 def refused(capsys, out: Path, *arguments: object) -> tuple[int, str]:
@@ -50,11 +50,11 @@ def refused(capsys, out: Path, *arguments: object) -> tuple[int, str]:
 def test_a_tiny_picture(folder, tmp_path, capsys, size):
     Image.new("RGB", size).save(folder / "tiny.png")
     code, said = refused(capsys, tmp_path / "a.mp4", folder / "tiny.png", "--motion", folder / "motion.safetensors")
-    assert (code, said) == (Exit.USAGE, f"quiver: the picture has {size[0]}x{size[1]} pixels, expected at least 48x32, the working size")
+    assert (code, said) == (ExitCode.USAGE, f"quiver: the picture has {size[0]}x{size[1]} pixels, expected at least 48x32, the working size")
 
 
 def test_a_picture_as_tiny_as_its_motion_moves(folder, tmp_path):
-    Image.fromarray(texture(16, 9)).save(folder / "small.png")
+    Image.fromarray(make_texture(16, 9)).save(folder / "small.png")
     (folder / "small.safetensors").write_bytes(motion((16, 9)))
     for suffix in (".mp4", ".webm", ".gif", ".webp"):
         animate.main([str(folder / "small.png"), "--motion", str(folder / "small.safetensors"), "--seconds", "0.3", "--out", str(tmp_path / f"a{suffix}")])
@@ -67,11 +67,11 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
     broken = folder / name
     broken.write_bytes(b"no picture" if "text" in name else b"")
     if name.startswith("cut"):
-        Image.fromarray(texture(96, 64)).save(broken)
+        Image.fromarray(make_texture(96, 64)).save(broken)
         broken.write_bytes(broken.read_bytes()[:700])
     pictures = [broken] if option == "PHOTO" else [folder / "photo.png", "--mask", broken]
     code, said = refused(capsys, tmp_path / "a.mp4", *pictures, "--motion", folder / "motion.safetensors")
-    assert code == Exit.USAGE and f"{broken} is no picture that can be read" in said
+    assert code == ExitCode.USAGE and f"{broken} is no picture that can be read" in said
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
 def test_motion_that_cannot_be_used(folder, tmp_path, capsys, data, said):
     (folder / "broken.safetensors").write_bytes(data)
     code, sentence = refused(capsys, tmp_path / "a.mp4", folder / "photo.png", "--motion", folder / "broken.safetensors")
-    assert code == Exit.USAGE and said in sentence
+    assert code == ExitCode.USAGE and said in sentence
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_what_needs_no_motion_is_said_before_it_is_measured(folder, tmp_path, ca
     Image.new("RGB", (96, 20)).save(folder / "wide.png")
     (folder / "video.mp4").write_bytes(b"no video")
     code, sentence = refused(capsys, tmp_path / "a.mp4", folder / "photo.png", "--motion-from", folder / "video.mp4", option, folder / name)
-    assert code == Exit.USAGE and said in sentence and "video.mp4" not in sentence
+    assert code == ExitCode.USAGE and said in sentence and "video.mp4" not in sentence
 
 
 def test_a_video_that_is_none(folder, tmp_path, capsys):
     (folder / "none.mp4").write_bytes(b"no video")
     assert refused(capsys, tmp_path / "a.mp4", "--motion-from", folder / "none.mp4") == (
-        Exit.USAGE,
+        ExitCode.USAGE,
         f"quiver: {folder / 'none.mp4'} cannot be used: is not a video",
     )
 
@@ -124,10 +124,10 @@ def test_motion_of_another_aspect_moves_the_middle_of_the_photograph(folder, tmp
 @pytest.mark.parametrize(
     ("place", "code", "said"),
     [
-        ("/proc/film.mp4", Exit.STORAGE, "/proc/film.mp4: "),
-        ("/proc/film", Exit.STORAGE, "/proc/film: "),
-        ("photo.png/film.mp4", Exit.USAGE, "--out is 'photo.png/film.mp4', expected a file in a folder that is there"),
-        ("photo.png/film", Exit.USAGE, "--out is 'photo.png/film', expected a file in a folder that is there"),
+        ("/proc/film.mp4", ExitCode.STORAGE, "/proc/film.mp4: "),
+        ("/proc/film", ExitCode.STORAGE, "/proc/film: "),
+        ("photo.png/film.mp4", ExitCode.USAGE, "--out is 'photo.png/film.mp4', expected a file in a folder that is there"),
+        ("photo.png/film", ExitCode.USAGE, "--out is 'photo.png/film', expected a file in a folder that is there"),
     ],
 )
 def test_a_place_where_no_file_can_be(folder, capsys, monkeypatch, place, code, said):
@@ -171,5 +171,5 @@ def test_a_picture_of_countless_pixels_is_refused_before_it_is_decoded(folder, t
         bomb = black(folder / "bomb.png", side)
         assert bomb.stat().st_size < 1_000_000
         code, said, most = stopped_command(bomb, *options)
-        assert code == Exit.USAGE and said.count("\n") == 1 and "expected at most 150,000,000 in all" in said
+        assert code == ExitCode.USAGE and said.count("\n") == 1 and "expected at most 150,000,000 in all" in said
         assert most < least + 100 and not list(tmp_path.iterdir())

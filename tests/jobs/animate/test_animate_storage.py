@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from jobs import animate
-from jobs.cli.errors import Exit
-from schemas.spectral_volume import SpectralVolume, encode
+from jobs.cli.errors import ExitCode
+from schemas.spectral_volume import SpectralVolume, encode_volume
 
 SUFFIXES = [".mp4", ".webm", ".gif", ".webp", ""]
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory) -> Path:
     """A photograph of grain, which no codec makes small, and motion of all of it."""
     folder = tmp_path_factory.mktemp("made")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 360, 3), np.uint8)).save(folder / "photo.png")
-    (folder / "motion.safetensors").write_bytes(encode(volume()))
+    (folder / "motion.safetensors").write_bytes(encode_volume(volume()))
     return folder
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk(folder, disk, capsys, suffix, room):
     fill(disk, room << 10)
     before = sorted(path.name for path in disk.iterdir())
     code, said = refused(capsys, folder, "--motion", folder / "motion.safetensors", "--out", out)
-    assert code == Exit.STORAGE and re.fullmatch(rf"{out}: No space left on device, [\d.]+ (bytes|[kMG]B) are free there", said)
+    assert code == ExitCode.STORAGE and re.fullmatch(rf"{out}: No space left on device, [\d.]+ (bytes|[kMG]B) are free there", said)
     assert sorted(path.name for path in disk.iterdir()) == before
     assert not suffix or out.read_bytes() == b"an older one"
 
@@ -81,15 +81,15 @@ def test_a_folder_that_may_not_be_written_to(folder, disk, capsys, suffix):
         out.write_bytes(b"an older one")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     code, said = refused(capsys, folder, "--motion", folder / "motion.safetensors", "--out", out)
-    assert (code, said) == (Exit.STORAGE, f"{out}: Read-only file system")
+    assert (code, said) == (ExitCode.STORAGE, f"{out}: Read-only file system")
     assert list(disk.iterdir()) == ([out] if suffix else []) and (not suffix or out.read_bytes() == b"an older one")
 
 
 @pytest.mark.parametrize("worst", [np.nan, np.inf])
 def test_motion_that_is_not_finite(folder, tmp_path, capsys, worst):
-    whole = encode(volume(worst))
+    whole = encode_volume(volume(worst))
     (tmp_path / "broken.safetensors").write_bytes(whole)
     (tmp_path / "film.mp4").write_bytes(b"an older one")
     code, said = refused(capsys, folder, "--motion", tmp_path / "broken.safetensors", "--out", tmp_path / "film.mp4")
-    assert code == Exit.USAGE and said.endswith("not a file of a spectral volume: spectrum has values that are not finite")
+    assert code == ExitCode.USAGE and said.endswith("not a file of a spectral volume: spectrum has values that are not finite")
     assert (tmp_path / "film.mp4").read_bytes() == b"an older one" and len(list(tmp_path.iterdir())) == 2

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.export_page import main
-from schemas.spectral_volume import SpectralVolume, encode
-from tests.support.datasets import written
-from tests.support.pages import opened_page, painted
+from schemas.spectral_volume import SpectralVolume, encode_volume
+from tests.support.datasets import write_dataset
+from tests.support.pages import open_page, screenshot_canvas
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,10 +36,10 @@ def files(tmp_path_factory) -> dict[str, Path]:
     Image.fromarray(pixels).save(folder / "photo.jpg", exif=exif)
     spectrum = np.random.default_rng(0).normal(size=(4, 4, 50, 40)).astype(np.float32)
     for name, part in (("motion", spectrum), ("wide", spectrum[:, :, :4]), ("flat", spectrum[:, :, :25]), ("one", spectrum[:1])):
-        (folder / f"{name}.safetensors").write_bytes(encode(SpectralVolume(spectrum=part, fps=30.0, frames=150, made={})))
+        (folder / f"{name}.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=part, fps=30.0, frames=150, made={})))
     for name, shape, frames in (("large", (70, 4, 100, 160), 150), ("many", (130, 4, 5, 8), 400)):
         volume = SpectralVolume(spectrum=np.ones(shape, np.float32), fps=30.0, frames=frames, made={})
-        (folder / f"{name}.safetensors").write_bytes(encode(volume))
+        (folder / f"{name}.safetensors").write_bytes(encode_volume(volume))
     (folder / "broken.safetensors").write_bytes(b"x" * 100)
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "cut.jpg").write_bytes((folder / "photo.jpg").read_bytes()[:9000])
@@ -54,9 +54,9 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
     assert "3 modes" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").stat().st_size < 10_000_000
-    with opened_page(tmp_path / "page.html") as (tab, complaints):
+    with open_page(tmp_path / "page.html") as (tab, complaints):
         assert tab.evaluate("[document.querySelector('canvas').width, document.querySelector('canvas').height]") == [1024, 1280]
-        seen = painted(tab)
+        seen = screenshot_canvas(tab)
         middle = seen[:, seen.shape[1] // 2]
         assert middle[5, 0] > 200 > 50 > middle[-5, 0]
         tab.click("#record")
@@ -88,14 +88,14 @@ def test_a_mistake_is_one_sentence(files, tmp_path, capsys, photo, motion, out, 
     with pytest.raises(SystemExit) as stopped:
         main([str(folder / photo), "--motion", str(folder / motion), "--out", str(tmp_path / out)])
     told = capsys.readouterr().err
-    assert stopped.value.code == Exit.USAGE
+    assert stopped.value.code == ExitCode.USAGE
     assert sentence in told and told.count("\n") == 1
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "an older page")]
 
 
 def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     done = run(files["landscape.png"], "--motion", files["large.safetensors"], "--out", tmp_path / "page.html")
-    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert re.fullmatch(r"quiver: the page would have 1\d(?:\.\d)? MB, expected .* 70 frequencies\n", done.stderr)
     assert not list(tmp_path.iterdir())
 
@@ -103,7 +103,7 @@ def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no folder in which nobody may write")
 def test_a_folder_that_may_not_be_written_to(files):
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", "/sys/page.html")
-    assert (done.returncode, done.stderr) == (Exit.STORAGE, "quiver: /sys/page.html: Permission denied\n")
+    assert (done.returncode, done.stderr) == (ExitCode.STORAGE, "quiver: /sys/page.html: Permission denied\n")
 
 
 def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_path):
@@ -111,7 +111,7 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_pat
     out.write_text("an older page")
     short = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash"]  # 40 KB
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", out, before=short)
-    assert (done.returncode, done.stderr) == (Exit.STORAGE, f"quiver: {out}: File too large, a file may have 41 kB (ulimit -f)\n")
+    assert (done.returncode, done.stderr) == (ExitCode.STORAGE, f"quiver: {out}: File too large, a file may have 41 kB (ulimit -f)\n")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "an older page")]
 
 
@@ -120,7 +120,7 @@ def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
     words = "Mum & Dad's <script>tree</script>"
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", tmp_path / "page.html", "--title", words)
     assert (done.returncode, done.stderr) == (0, "")
-    with opened_page(tmp_path / "page.html") as (tab, complaints):
+    with open_page(tmp_path / "page.html") as (tab, complaints):
         assert tab.title() == tab.inner_text("h1") == words
         assert tab.get_attribute("canvas", "aria-label").startswith(words)
         assert not complaints
@@ -140,12 +140,12 @@ def test_a_name_that_is_no_text_is_still_a_title(files, tmp_path):
 ])  # fmt: skip
 def test_what_the_options_do_not_take(files, tmp_path, option, value, sentence):
     done = run(files["photo.jpg"], "--motion", files["motion.safetensors"], *(() if option == "--out" else ("--out", "p.html")), option, value, folder=tmp_path)
-    assert done.returncode == Exit.USAGE
+    assert done.returncode == ExitCode.USAGE
     assert sentence in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_the_page_of_a_data_set_bears_the_clip_s_name(tmp_path):
-    written(tmp_path / "dataset", {"train-000000": [{}]})
+    write_dataset(tmp_path / "dataset", {"train-000000": [{}]})
     main(["--motion", str(tmp_path / "dataset"), "--out", str(tmp_path / "page.html")])
     assert "<title>clip-train-000000-0</title>" in (tmp_path / "page.html").read_text()

@@ -20,8 +20,8 @@ from jobs.cli import main
 from pipeline.dataset import finalize as derived
 from pipeline.dataset import views
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.run_lock import STILL_S, FolderInUse
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse
 from schemas.seal import open_seal, seal
 from tests.support import damage
 
@@ -35,7 +35,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(sound, tmp_path) -> Path:
-    return damage.copied(sound, tmp_path)
+    return damage.copy_dataset(sound, tmp_path)
 
 
 def called(job, capsys, *arguments: object) -> tuple[int, str, str]:
@@ -55,14 +55,14 @@ def quiver(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.promise("P15")
 @pytest.mark.parametrize("how", ["delete", "corrupt", "empty"])
-@pytest.mark.parametrize("names", [*((name,) for name in damage.FILES), damage.FILES], ids=lambda names: names[0] if len(names) == 1 else "all")
+@pytest.mark.parametrize("names", [*((name,) for name in damage.DERIVED_FILES), damage.DERIVED_FILES], ids=lambda names: names[0] if len(names) == 1 else "all")
 def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, names, how):
     for name in names:
         data = (root / name).read_bytes()
         (root / name).unlink() if how == "delete" else (root / name).write_bytes(data[: len(data) // 2] + b"?" if how == "corrupt" else b"")
     code, out, _ = called(finalize, capsys, root, "--no-report")
     assert code == 0 and all(name in out for name in names)
-    assert damage.contents(root) == damage.contents(sound)
+    assert damage.read_promised_files(root) == damage.read_promised_files(sound)
 
 
 @pytest.mark.slow
@@ -90,10 +90,10 @@ def test_nothing_is_derived_from_what_is_damaged(root, capsys, path, words):
     data = bytearray((root / path).read_bytes())
     data[data.index(b"0.") + 2 if path.endswith(".json") else 9] ^= 1
     (root / path).write_bytes(data)
-    before = damage.contents(root)
+    before = damage.read_promised_files(root)
     code, _, err = called(finalize, capsys, root)
     assert code == 5 and words in err and err.count("\n") == 1
-    assert damage.contents(root) == before
+    assert damage.read_promised_files(root) == before
 
 
 @pytest.mark.parametrize("job", [status, verify, repair, finalize])
@@ -106,7 +106,7 @@ def test_a_folder_without_a_data_set_is_a_sentence_and_stays_as_it_is(tmp_path, 
 
 @pytest.mark.parametrize("job", [repair, finalize])
 def test_a_folder_that_a_run_holds_is_left_alone(root, capsys, job):
-    with Dataset(root).held():
+    with Dataset(root).lock():
         code, _, err = called(job, capsys, root)
     assert code == 4 and "another run is writing" in err
 
@@ -130,7 +130,7 @@ def test_status_of_an_unfinished_data_set_says_what_is_left_and_how_long_it_take
     assert (found["windows_per_second"], found["seconds_left"]) == (0.5, 8.0)
     out = called(status, capsys, root)[1]
     assert "2 of 3 shards built, 6 of 10 windows" in out and "0.50 windows a second about 8 s" in out
-    with Dataset(root).held():
+    with Dataset(root).lock():
         assert "a run is writing to it now, 0.50 windows a second, about 8 s left" in called(status, capsys, root)[1]
 
 
@@ -139,15 +139,15 @@ def test_status_tells_a_run_that_lives_from_one_that_is_paused_and_one_that_died
         return called(status, capsys, root)[1], json.loads(called(status, capsys, root, "--json")[1])["running"]
 
     assert json.loads(called(status, capsys, root, "--json")[1])["last_run"] is None and "process" not in said()[0]
-    fence = Dataset(root).fence
-    with fence.held() as token:
+    fence = Dataset(root).run_lock
+    with fence.acquire() as token:
         out, running = said()
         assert running and "a run is writing to it now" in out and f"the run that holds it: process {os.getpid()} on {os.uname().nodename}, since " in out
-        left = fence.path(token).read_bytes()
-        os.utime(fence.path(token), (time.time() - 200,) * 2)
+        left = fence.token_path(token).read_bytes()
+        os.utime(fence.token_path(token), (time.time() - 200,) * 2)
         out, running = said()
         assert running and "does not move, it is paused: extract-flow --take-over-s 60 goes on in its place" in out and "last seen 20" in out
-    fence.path(token).write_bytes(left)  # as one that was killed leaves it
+    fence.token_path(token).write_bytes(left)  # as one that was killed leaves it
     out, running = said()
     assert not running and f"the run before died: process {os.getpid()} on" in out
 
@@ -161,30 +161,30 @@ def test_status_names_derived_files_that_are_missing_or_out_of_date(root, capsys
 
 
 def test_status_names_damaged_records_and_goes_on(root, capsys):
-    damage.flip("records/test-000000.json", 0.5, 0, root)
+    damage.flip_bit("records/test-000000.json", 0.5, 0, root)
     code, out, _ = called(status, capsys, root)
     assert code == 0 and "damaged records: test-000000" in out and "6 kept (train 6)" in out
 
 
 def test_a_look_at_the_lock_does_not_stop_a_run(root):
-    with Dataset(root).held():
+    with Dataset(root).lock():
         pass
-    with open(Dataset(root).fence.path(Dataset(root).fence.newest()), "rb") as file:
+    with open(Dataset(root).run_lock.token_path(Dataset(root).run_lock.newest_token()), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        assert not Dataset(root).is_held()
+        assert not Dataset(root).is_locked()
         Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
-        with Dataset(root).held():
+        with Dataset(root).lock():
             pass
-    with Dataset(root).held():
-        assert Dataset(root).is_held()
-    assert not Dataset(root).is_held()
+    with Dataset(root).lock():
+        assert Dataset(root).is_locked()
+    assert not Dataset(root).is_locked()
 
 
 @pytest.mark.slow
 def test_verify_says_that_all_is_whole_in_as_many_processes(root, capsys):
     code, out, _ = called(verify, capsys, root)
     assert code == 0 and "whole (3 shards read, derived files built again and compared)" in out
-    damage.flip(damage.TARS[0], 0.5, 0, root)
+    damage.flip_bit(damage.TARS[0], 0.5, 0, root)
     alone, two = quiver("verify", root), quiver("verify", root, "--workers", "2")
     assert alone.returncode == two.returncode == 5 and alone.stdout == two.stdout and "shards/train-000000.tar: member clip-1" in alone.stdout
 
@@ -199,7 +199,7 @@ def test_verify_prints_one_object_for_a_program(root, capsys):
 
 
 def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
-    for name in ("records/train-000001.json", *damage.FILES):
+    for name in ("records/train-000001.json", *damage.DERIVED_FILES):
         (root / name).unlink()
     code, out, _ = called(verify, capsys, root)
     assert code == 0 and "sound so far (2 shards read)" in out and "1 shard of 3 not built yet" in out
@@ -208,17 +208,17 @@ def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
-    damage.flip(damage.TARS[0], 0.5, 0, root)
-    damage.delete("records/test-000000.json", root)
-    damage.delete("histograms/train-000001.safetensors", root)
-    damage.add("shards/notes.txt", root)
+    damage.flip_bit(damage.TARS[0], 0.5, 0, root)
+    damage.delete_file("records/test-000000.json", root)
+    damage.delete_file("histograms/train-000001.safetensors", root)
+    damage.add_file("shards/notes.txt", root)
     done = quiver("repair", root, *workers)
     assert done.returncode == 0, done.stderr
     put_aside = ", ".join(f".removed/{path}" for path in ("records/train-000000.json", "shards/train-000000.tar", "histograms/train-000000.safetensors"))
     assert f"shard train-000000: {put_aside} put aside; building it again" in done.stdout
     assert [path.name for path in (root / ".removed").rglob("*") if path.is_file()] == ["notes.txt"]
     assert "histograms/train-000001.safetensors: counted again" in done.stdout and "moved to .removed/shards/notes.txt" in done.stdout
-    assert damage.contents(root) == damage.contents(sound)
+    assert damage.read_promised_files(root) == damage.read_promised_files(sound)
     again = quiver("repair", root)
     assert again.returncode == 0 and "nothing to repair" in again.stdout
 
@@ -226,21 +226,21 @@ def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
 @contextmanager
 def taken_over(old: Dataset) -> Iterator[None]:
     """By a run that goes on in the place of this one, which was paused."""
-    os.utime(old.fence.path(old.fence.newest()), (0, 0))
-    with Dataset(old.root).held(STILL_S):
+    os.utime(old.run_lock.token_path(old.run_lock.newest_token()), (0, 0))
+    with Dataset(old.root).lock(STALE_AFTER_S):
         yield
 
 
 @pytest.mark.promise("P14")
-@pytest.mark.parametrize("harm", [partial(damage.delete, "histograms/train-000001.safetensors"), partial(damage.add, "shards/notes.txt")])
+@pytest.mark.parametrize("harm", [partial(damage.delete_file, "histograms/train-000001.safetensors"), partial(damage.add_file, "shards/notes.txt")])
 def test_a_repair_that_was_taken_over_when_it_had_looked_moves_and_writes_nothing(root, harm):
     harm(root)
-    before = damage.contents(root)
-    with (old := Dataset(root)).held():
+    before = damage.read_promised_files(root)
+    with (old := Dataset(root)).lock():
         found = verify.verify(old)
         with taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
             repair.repair(old, found, lambda: nullcontext(lambda shards: []))
-    assert damage.contents(root) == before
+    assert damage.read_promised_files(root) == before
 
 
 @pytest.mark.promise("P14")
@@ -248,39 +248,39 @@ def test_a_repair_that_was_taken_over_when_it_had_looked_moves_and_writes_nothin
     "derive",
     [
         derived.finalize,
-        lambda dataset: views.refilter(dataset, "strict", Selection(dataset).thresholds(), partial(cluster.mapped, workers=1)),
-        lambda dataset: finalize.write_page(Selection(dataset), lambda selections, statistics: "another"),
+        lambda dataset: views.refilter(dataset, "strict", DatasetView(dataset).thresholds(), partial(cluster.parallel_map, workers=1)),
+        lambda dataset: finalize.write_report(DatasetView(dataset), lambda selections, statistics: "another"),
     ],
     ids=["finalize", "refilter", "the report"],
 )
 def test_what_derives_files_and_was_taken_over_writes_none(root, derive):
-    before = damage.contents(root)
-    with (old := Dataset(root)).held(), taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
+    before = damage.read_promised_files(root)
+    with (old := Dataset(root)).lock(), taken_over(old), pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
         derive(old)
-    assert damage.contents(root) == before and not Dataset(root).temporary_files()
+    assert damage.read_promised_files(root) == before and not Dataset(root).temporary_files()
 
 
 @pytest.mark.promise("P14")
 def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
     """Another has built it meanwhile, soundly."""
-    sound = damage.contents(root)
-    damage.flip(damage.TARS[0], 0.5, 0, root)
-    with (old := Dataset(root)).held(), ExitStack() as later:
+    sound = damage.read_promised_files(root)
+    damage.flip_bit(damage.TARS[0], 0.5, 0, root)
+    with (old := Dataset(root)).lock(), ExitStack() as later:
 
-        def begun() -> AbstractContextManager[repair.Build]:
+        def begun() -> AbstractContextManager[repair.BuildShards]:
             later.enter_context(taken_over(old))
             (root / damage.TARS[0]).write_bytes(sound[damage.TARS[0]])
             return nullcontext(lambda shards: [])
 
         with pytest.raises(FolderInUse, match=f"a later run has taken over {root}"):
             repair.repair(old, verify.verify(old), begun)
-    assert damage.contents(root) == sound
+    assert damage.read_promised_files(root) == sound
 
 
 @pytest.mark.slow
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     tar = (root / damage.TARS[0]).read_bytes()
-    damage.flip("records/train-000000.json", 0.5, 0, root)
+    damage.flip_bit("records/train-000000.json", 0.5, 0, root)
     index = open_seal((root / "index.json").read_bytes(), indent=1)
     index["shards"]["train-000000"]["tar"] = "0" * 64  # what the shard is said to have been, and cannot become
     (root / "index.json").write_bytes(seal(index, indent=1))
@@ -305,8 +305,8 @@ def test_a_damaged_or_lost_file_of_a_view_is_a_fault_and_comes_back(root, capsys
 
 
 def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_path):
-    damage.flip(damage.TARS[0], 0.5, 0, root)
-    before = damage.contents(root)
+    damage.flip_bit(damage.TARS[0], 0.5, 0, root)
+    before = damage.read_promised_files(root)
     (video, *_) = sorted(row["uri"] for row in Dataset(root).planned_rows() if row["shard"] == "train-000000")
     data = Path(video).read_bytes()
     try:
@@ -315,12 +315,12 @@ def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_pa
     finally:
         Path(video).write_bytes(data)
     assert code == 5 and f"left as it is: video {video} is not the one that was planned" in out and "not what it was" in err
-    assert damage.contents(root) == before
+    assert damage.read_promised_files(root) == before
 
 
 @pytest.mark.parametrize(
     "path, words",
-    list(zip(damage.CONTRACT, ("run the same extract-flow command with a new --out", "the same extract-flow command writes it again while"), strict=True)),
+    list(zip(damage.CONTRACT_FILES, ("run the same extract-flow command with a new --out", "the same extract-flow command writes it again while"), strict=True)),
 )
 def test_what_cannot_be_repaired_says_what_to_do(root, capsys, path, words):
     (root / path).write_bytes(b"{}")

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from jobs import finalize, preview, refilter, report_statistics, status, verify
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from pipeline.dataset.finalize import finalize as derive
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import DamagedDerived, Selection, select
-from pipeline.dataset.record import sealed
+from pipeline.dataset.open import DamagedDerived, DatasetView, open_dataset
+from pipeline.dataset.record import dump_record
 from pipeline.dataset.views import refilter as make_view
 from pipeline.report import queries
-from pipeline.report.queries import log
-from pipeline.report.stats import past
+from pipeline.report.queries import read_log
+from pipeline.report.stats import merge_logs
 from tests.pipeline.dataset.test_views import one_by_one
-from tests.support.damage import edited
-from tests.support.datasets import written
+from tests.support.damage import rewrite_sealed_file
+from tests.support.datasets import write_dataset
 
 SHARDS = {"train-000000": [{}] * 3, "train-000001": [{}, {"mean_motion_px": 3.0}, {"mean_motion_px": 0.1}], "test-000000": [{}]}
 DEEP, HUGE = b"[" * 100_000, 10**400
@@ -32,7 +32,7 @@ JOBS = {"status": status, "verify": verify, "finalize": finalize, "report": repo
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sound") / "a"
-    make_view(written(root, SHARDS), "strict", Selection(Dataset(root)).thresholds().__class__(no_motion_px=2.5), one_by_one)
+    make_view(write_dataset(root, SHARDS), "strict", DatasetView(Dataset(root)).thresholds().__class__(no_motion_px=2.5), one_by_one)
     return root
 
 
@@ -54,13 +54,13 @@ def code_of(name: str, root: Path, capsys) -> tuple[int, str]:
 
 def entry(path: Path, **changes: Any) -> None:
     shards = json.loads(path.read_bytes())["shards"]
-    edited(path, shards=shards | {ONE: shards[ONE] | changes})
+    rewrite_sealed_file(path, shards=shards | {ONE: shards[ONE] | changes})
 
 
 def record(root: Path, **changes: Any) -> None:
     """With a digest that agrees."""
     found = Dataset(root).read_record(ONE)
-    Dataset(root).record(ONE).write_bytes(sealed(found | changes))
+    Dataset(root).record_path(ONE).write_bytes(dump_record(found | changes))
 
 
 def row(root: Path, **changes: Any) -> None:
@@ -71,16 +71,16 @@ def row(root: Path, **changes: Any) -> None:
 def run(root: Path, versions: Any = None, plan: Any = None, **changes: Any) -> None:
     """Another run.json, with records and indices that agree."""
     config = json.loads((root / "run.json").read_bytes())["config"]
-    edited(
+    rewrite_sealed_file(
         root / "run.json",
         config=config | changes | ({} if plan is None else dict(plan=config["plan"] | plan)),
         **({} if versions is None else dict(versions=versions)),
     )
     digest = hashlib.sha256((root / "run.json").read_bytes()).hexdigest()
     for path in (root / "records").iterdir():
-        path.write_bytes(sealed({name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"} | dict(run=digest)))
+        path.write_bytes(dump_record({name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"} | dict(run=digest)))
     for path in (root / "index.json", root / "views" / "strict.index.json"):
-        edited(path, run=digest)
+        rewrite_sealed_file(path, run=digest)
 
 
 def swap(root: Path) -> None:
@@ -92,22 +92,22 @@ def swap(root: Path) -> None:
 
 HARM = {
     "two records changed places": swap,
-    "an index without shards": lambda root: edited(root / "index.json", shards=[]),
+    "an index without shards": lambda root: rewrite_sealed_file(root / "index.json", shards=[]),
     "an index entry of another kind": lambda root: entry(root / "index.json", kept="9"),
     "an index entry without content": lambda root: entry(root / "index.json", content=None),
-    "an index without histogram": lambda root: edited(root / "index.json", histogram=3),
+    "an index without histogram": lambda root: rewrite_sealed_file(root / "index.json", histogram=3),
     "a deep index": lambda root: (root / "index.json").write_bytes(DEEP),
     "a deep run.json": lambda root: (root / "run.json").write_bytes(DEEP),
     "an index entry of a view": lambda root: entry(root / "views" / "strict.index.json", split=None),
     "deep thresholds": lambda root: (root / "views" / "strict.json").write_bytes(DEEP),
-    "huge thresholds": lambda root: edited(root / "views" / "strict.json", thresholds=dict(no_motion_px=HUGE)),
+    "huge thresholds": lambda root: rewrite_sealed_file(root / "views" / "strict.json", thresholds=dict(no_motion_px=HUGE)),
     "no thresholds": lambda root: (root / "views" / "strict.json").write_bytes(b"{"),
     "a manifest of other columns": lambda root: shutil.copy(root / "plan.parquet", root / "manifest.parquet"),
     "a deep log": lambda root: (root / "progress.jsonl").write_bytes(DEEP),
     "a huge count in a log": lambda root: (root / "progress.jsonl").write_text(json.dumps(LINE | dict(kept=HUGE))),
     "a huge time in a log": lambda root: (root / "progress.jsonl").write_text(json.dumps(LINE | dict(elapsed_s=HUGE))),
-    "huge scales": lambda root: edited(root / "statistics.json", scale=[HUGE] * 4),
-    "no settings": lambda root: edited(root / "run.json", config={}),
+    "huge scales": lambda root: rewrite_sealed_file(root / "statistics.json", scale=[HUGE] * 4),
+    "no settings": lambda root: rewrite_sealed_file(root / "run.json", config={}),
     "settings in a list": lambda root: run(root, plan=None, size="ab"),
     "no rate": lambda root: run(root, plan=dict(fps=0)),
     "a rate in words": lambda root: run(root, plan=dict(fps="<b>")),
@@ -151,7 +151,7 @@ def test_a_flipped_bit_in_the_manifest_is_named(root):
         data[place // 8] ^= 1 << place % 8
         path.write_bytes(data)
         try:
-            Selection(Dataset(root)).read_table()
+            DatasetView(Dataset(root)).read_table()
         except ValueError as error:
             assert str(error).startswith(f"{path} cannot be read (") and "quiver finalize" in str(error)
             said += 1
@@ -159,7 +159,7 @@ def test_a_flipped_bit_in_the_manifest_is_named(root):
 
 
 def test_a_report_of_a_manifest_with_a_flipped_bit_names_the_manifest(root):
-    path, selection, said = root / "manifest.parquet", [Selection(Dataset(root))], 0
+    path, selection, said = root / "manifest.parquet", [DatasetView(Dataset(root))], 0
     whole = path.read_bytes()
     places = range(5, 8 * len(whole), 8 * len(whole) // 200)
     for place in places:
@@ -167,10 +167,10 @@ def test_a_report_of_a_manifest_with_a_flipped_bit_names_the_manifest(root):
         data[place // 8] ^= 1 << place % 8
         path.write_bytes(data)
         try:
-            rows = queries.rows(selection)
-            queries.whole_rows(selection, rows.to_pylist())
-            queries.powers(selection, rows.slice(0, 5))
-            queries.quarantined(selection, 5)
+            rows = queries.read_rows(selection)
+            queries.read_full_rows(selection, rows.to_pylist())
+            queries.read_powers(selection, rows.slice(0, 5))
+            queries.read_quarantined(selection, 5)
         except DamagedDerived as error:
             assert str(error).startswith(f"{path} cannot be read (") and str(error).endswith(f"quiver finalize {root} rebuilds it")
             said += 1
@@ -183,24 +183,24 @@ def test_a_manifest_that_was_damaged_after_the_run_ends_the_report_as_storage_do
     data[len(data) // 4] ^= 1
     path.write_bytes(data)
     code, said = code_of("report", root, capsys)
-    assert code == Exit.STORAGE and f"{path} cannot be read" in said and f"quiver finalize {root} rebuilds it" in said
+    assert code == ExitCode.STORAGE and f"{path} cannot be read" in said and f"quiver finalize {root} rebuilds it" in said
     assert code_of("status", root, capsys)[0] == 0 and code_of("finalize", root, capsys)[0] == 0
     assert code_of("report", root, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("shard", ["../../x", "/x", "a.b", "", "x" * 61, "a\n"])
 def test_a_shard_cannot_lead_out_of_its_folder(tmp_path, shard):
-    for place in (Dataset(tmp_path).tar, Dataset(tmp_path).record, Dataset(tmp_path).histogram):
+    for place in (Dataset(tmp_path).tar_path, Dataset(tmp_path).record_path, Dataset(tmp_path).histogram_path):
         with pytest.raises(ValueError, match="expected up to 60 letters"):
             place(shard)
 
 
 def test_a_view_that_was_not_written_to_its_end_is_none(root, monkeypatch):
-    monkeypatch.setattr("pipeline.dataset.views.merged_histogram", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
+    monkeypatch.setattr("pipeline.dataset.views.write_merged_histogram", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
     with pytest.raises(ValueError, match="stopped"):
-        make_view(Dataset(root), "strict", Selection(Dataset(root)).thresholds(), one_by_one)
+        make_view(Dataset(root), "strict", DatasetView(Dataset(root)).thresholds(), one_by_one)
     with pytest.raises(ValueError, match="is not there: quiver finalize"):
-        select(f"{root}:strict").training()
+        open_dataset(f"{root}:strict").training_shards()
 
 
 def test_a_view_of_other_tars_than_there_are_is_refused(root):
@@ -208,7 +208,7 @@ def test_a_view_of_other_tars_than_there_are_is_refused(root):
     record(root, tar=Dataset(root).read_record(ONE)["tar"] | dict(sha256="0" * 64))
     derive(Dataset(root))
     with pytest.raises(ValueError, match=r"is of other tars than .* names: quiver finalize"):
-        select(f"{root}:strict").training()
+        open_dataset(f"{root}:strict").training_shards()
 
 
 def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
@@ -218,7 +218,7 @@ def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
 
 
 def test_preview_takes_a_view(root, tmp_path, capsys):
-    keys = {outcome: Selection(Dataset(root), "strict").kept(["key"])["key"].to_pylist() for outcome in ("kept",)}["kept"]
+    keys = {outcome: DatasetView(Dataset(root), "strict").kept_windows(["key"])["key"].to_pylist() for outcome in ("kept",)}["kept"]
     assert keys == ["clip-train-000001-0-000001"]
     preview.main([f"{root}:strict", keys[0], "--out", str(tmp_path / "a.png")])
     with pytest.raises(SystemExit) as stopped:
@@ -230,7 +230,7 @@ def test_a_start_that_was_slow_to_its_first_shard_is_a_start_of_its_own(root):
     """Stopped after its first shard at 60 s; started an hour later, its first shard took 100 s."""
     lines = [LINE | dict(kept=6, elapsed_s=60, at=1060), LINE | dict(kept=6, elapsed_s=100, at=4700)]
     (root / "progress.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = past([log(Selection(Dataset(root)))])
+    found = merge_logs([read_log(DatasetView(Dataset(root)))])
     assert found is not None and found.minutes[-1] == pytest.approx(160 / 60) and found.rate == pytest.approx(12 / 160) and len(found.restarts) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jobs import extract_flow, finalize, preview, refilter, report_statistics, status, verify
 from pipeline.dataset.finalize import finalize as derive
-from pipeline.dataset.folder import sealed
+from pipeline.dataset.folder import dump_record
 from tests.jobs.test_extract_flow import SMALL
 from tests.pipeline.report.test_report import Reader
 from tests.support import damage, datasets, videos
@@ -43,10 +43,10 @@ def hostile(request, tmp_path_factory) -> Path:
     text = TEXTS[request.param]
     root = tmp_path_factory.mktemp("hostile") / "a"
     clip = dict(clip_id=text, uri=f"/gone/{text}.mp4", licence=text, source=text)
-    dataset = datasets.written(root, {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]}, **clip)
+    dataset = datasets.write_dataset(root, {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]}, **clip)
     record = dataset.read_record("train-000000")
     last = record["rows"][-1] | dict(reason=text, detail=text, verdicts=[text], stage=text)
-    dataset.record("train-000000").write_bytes(sealed(record | dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text})))
+    dataset.record_path("train-000000").write_bytes(dump_record(record | dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text})))
     derive(dataset)
     line = dict(shard=text, kept=1, rejected=0, quarantined=0, elapsed_s=1, seconds=1, waiting_share=0, at=1, note=text)
     dataset.progress.write_text(json.dumps(line) + "\n" + text + "\n")
@@ -77,7 +77,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
     ):  # fmt: skip
         told(capfd, main, *arguments)
     for name, value in (("versions", {CODES: MARKUP}), ("config", {CODES: CODES}), ("inputs", CODES)):
-        damage.edited(root / "run.json", **(run | {name: value}))
+        damage.rewrite_sealed_file(root / "run.json", **(run | {name: value}))
         for main, arguments in ((status.main, [root]), (verify.main, [root, "--workers", 1]), (finalize.main, [root, "--no-report"])):
             told(capfd, main, *arguments)
 
@@ -88,8 +88,8 @@ def test_names_of_videos(tmp_path, capfd):
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     name = (CODES + MARKUP).replace("/", "")[:200]
-    videos.empty(clips / f"{name}.mp4")
-    videos.swaying(clips / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
+    videos.write_empty(clips / f"{name}.mp4")
+    videos.write_swaying(clips / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
     arguments = ["--clips", clips, "--out", out, "--workers", 1, *SMALL]
     assert "no window" in told(capfd, extract_flow.main, *arguments, "--dry-run")
     told(capfd, extract_flow.main, *arguments)

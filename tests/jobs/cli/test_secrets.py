@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jobs import cluster, extract_flow, make_clips, status
-from jobs.cli.errors import Exit, readable
+from jobs.cli.errors import ExitCode, sanitize_text
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderProcess
-from pipeline.redact import hidden
+from pipeline.redact import redact_secrets
 from schemas.outcome import Quarantined
 from tests.jobs.test_extract_flow import SMALL
 from tests.support import videos
@@ -34,28 +34,28 @@ URLS = [
 
 @pytest.mark.parametrize("text", URLS)
 def test_what_is_secret_in_a_url_is_hidden(text):
-    assert CANARY not in hidden(text) and "***" in hidden(text)
-    assert CANARY not in readable(f"--clips is {text!r}")
+    assert CANARY not in redact_secrets(text) and "***" in redact_secrets(text)
+    assert CANARY not in sanitize_text(f"--clips is {text!r}")
 
 
 @pytest.mark.parametrize("text", ["https://host/watch?v=abc&t=3", "/data/a@b/c.mp4", "me@host.org", "a?token=b", "C:/x", "https://host/@me/a",
                                   "https://host/a?compass=n&bypass=1&passage=2&pwm=3&bearing=4&author=me&monkey=5&cache_key=6&sort-key=7&tokens=8"])  # fmt: skip
 def test_what_is_none_stays(text):
-    assert hidden(text) == text
+    assert redact_secrets(text) == text
 
 
 def refused(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         extract_flow.main(list(arguments))
     said = "".join(capsys.readouterr())
-    assert stopped.value.code == Exit.USAGE and CANARY not in said and "Traceback" not in said, said
+    assert stopped.value.code == ExitCode.USAGE and CANARY not in said and "Traceback" not in said, said
     return said
 
 
 @pytest.mark.parametrize("url", [URLS[0], URLS[2], URLS[3], "file:///data/a", "s3:///bucket/a", "http://[::1]/a"])
 def test_a_url_is_no_path(tmp_path, capsys, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
-    videos.empty(tmp_path / "a.mp4")
+    videos.write_empty(tmp_path / "a.mp4")
     assert "expected a path" in refused(capsys, "--clips", url, "--out", "out")
     assert "expected a path" in refused(capsys, "--clips", "a.mp4", "--out", url)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
@@ -90,11 +90,11 @@ def test_the_environment_is_written_nowhere(tmp_path, logs, monkeypatch, capfd):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "clips").mkdir()
-    videos.swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
-    videos.empty(tmp_path / "clips" / "b.mp4")
+    videos.write_swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
+    videos.write_empty(tmp_path / "clips" / "b.mp4")
     extract_flow.main(["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--workers", "1", *SMALL])
     status.main([str(tmp_path / "out")])
-    secrets = (CANARY.encode(), cluster.own_token().encode())
+    secrets = (CANARY.encode(), cluster.session_token().encode())
     said = "".join(capfd.readouterr()).encode()
     files = [path for folder in (tmp_path, logs) for path in folder.rglob("*") if path.is_file()]
     assert {"run.json", "progress.jsonl", "manifest.parquet"} <= {path.name for path in files} and any("raylet" in path.name for path in files)
@@ -121,7 +121,7 @@ def test_a_failing_command_says_none(tmp_path):
     """The real one, of a folder with a password in its name, as a URL that was mounted."""
     command = [sys.executable, "-m", "jobs.cli.main", "status", f"https://me:{CANARY}@host/a"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == Exit.USAGE and CANARY not in done.stdout + done.stderr and "***@host/a holds no data set" in done.stderr
+    assert done.returncode == ExitCode.USAGE and CANARY not in done.stdout + done.stderr and "***@host/a holds no data set" in done.stderr
 
 
 def test_a_name_with_terminal_codes_is_shown_without(tmp_path, capsys):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from pipeline.sizes import human_size
-from schemas.spectral_volume import SpectralVolume, encode
-from tests.support.videos import swaying, texture
+from schemas.spectral_volume import SpectralVolume, encode_volume
+from tests.support.videos import write_swaying, make_texture
 
 ROOT = Path(__file__).parents[3]
 ANIMATE = ["animate", "photo.png", "--motion", "motion.safetensors", "--seconds", "1"]
@@ -25,11 +25,11 @@ BY_VIDEO = ["animate", "--motion-from", "clip.mp4", "--seconds", "1"]
 def folder(tmp_path_factory) -> Path:
     """A photograph, a motion for it, and a clip."""
     folder = tmp_path_factory.mktemp("streams")
-    Image.fromarray(texture(128, 80)).save(folder / "photo.png")
+    Image.fromarray(make_texture(128, 80)).save(folder / "photo.png")
     spectrum = np.random.default_rng(0).normal(size=(4, 4, 40, 64)).astype(np.float32)
     volume = SpectralVolume(spectrum=spectrum, frames=60, fps=30.0, made={})
-    (folder / "motion.safetensors").write_bytes(encode(volume))
-    swaying(folder / "clip.mp4", seconds=5.2)
+    (folder / "motion.safetensors").write_bytes(encode_volume(volume))
+    write_swaying(folder / "clip.mp4", seconds=5.2)
     return folder
 
 
@@ -102,11 +102,11 @@ def test_a_full_standard_output_is_named(folder, tmp_path, words):
     words = [*words, "--out", str(tmp_path / "a.mp4")] if words == ANIMATE else words
     with open("/dev/full", "w") as full:
         found = quiver(folder, *words, stdout=full)
-        assert found.returncode == Exit.STORAGE, found.stderr
+        assert found.returncode == ExitCode.STORAGE, found.stderr
         assert found.stderr.splitlines()[-1] == "quiver: standard output: No space left on device"
         assert "Traceback" not in found.stderr
         found = quiver(folder, *words, stderr=full)
-        assert found.returncode in (0, Exit.FAILURE) and found.stdout  # doctor may find a fault
+        assert found.returncode in (0, ExitCode.FAILURE) and found.stdout  # doctor may find a fault
 
 
 def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
@@ -119,7 +119,7 @@ def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
     for words in (["status", "x"], ANIMATE):
         gone.mkdir(exist_ok=True)
         found = quiver(gone, *words, "--out", "a.mp4", before=remove)
-        assert found.returncode == Exit.STORAGE
+        assert found.returncode == ExitCode.STORAGE
         assert found.stderr == "quiver: the working folder was removed, or cannot be reached: go to another one\n"
 
 
@@ -128,7 +128,7 @@ def test_a_limit_on_the_size_of_files_names_the_file_and_the_limit(folder, tmp_p
     out = str(tmp_path / name)
     found = quiver(folder, *ANIMATE, "--out", out, before=limited(resource.RLIMIT_FSIZE, 2000))
     said = found.stderr.splitlines()[-1]
-    assert found.returncode == Exit.STORAGE and "Traceback" not in found.stderr
+    assert found.returncode == ExitCode.STORAGE and "Traceback" not in found.stderr
     assert said == f"quiver: {out}: File too large, a file may have 2 kB (ulimit -f)"
     assert os.listdir(tmp_path) == []
 
@@ -137,7 +137,7 @@ def test_clips_and_runs_under_a_limit_on_the_size_of_files_name_what_it_stopped(
     limit = limited(resource.RLIMIT_FSIZE, 2000)
     for words in (["make-clips", "--out", str(tmp_path / "clips"), "--seconds", "5"],):
         found = quiver(folder, *words, before=limit)
-        assert found.returncode == Exit.STORAGE and "None" not in found.stderr
+        assert found.returncode == ExitCode.STORAGE and "None" not in found.stderr
         assert found.stderr.splitlines()[-1].endswith("File too large, a file may have 2 kB (ulimit -f)")
         assert "Traceback" not in found.stderr, found.stderr
 
@@ -157,9 +157,9 @@ def test_too_little_memory_is_a_sentence(folder, words):
         Image.new("L", (14_000, 10_000)).save(folder / "large.png")
         spectrum = np.zeros((40, 4, 1000, 1600), np.float32)
         volume = SpectralVolume(spectrum=spectrum, frames=100, fps=30.0, made={})
-        (folder / "large.safetensors").write_bytes(encode(volume))
+        (folder / "large.safetensors").write_bytes(encode_volume(volume))
     found = quiver(folder, *words, before=limited(resource.RLIMIT_DATA, 1000 << 20))
-    assert found.returncode == Exit.FAILURE and found.stdout == ""
+    assert found.returncode == ExitCode.FAILURE and found.stdout == ""
     assert re.fullmatch(r"quiver: there is not enough memory for this \(.*\)\n", found.stderr), found.stderr
 
 
@@ -169,7 +169,7 @@ def test_every_librarys_words_for_too_little_memory_are_understood():
 import sys
 import numpy as np, torch, cv2, pyarrow as pa
 sys.argv = ["quiver"]
-from jobs.exits import sentences
+from jobs.cli.errors import error_boundary
 asked = {
     "python": lambda: bytearray(1 << 60),
     "numpy": lambda: np.empty(1 << 58, np.float64),
@@ -177,7 +177,7 @@ asked = {
     "opencv": lambda: cv2.resize(np.zeros((2, 2), np.uint8), (2**31 - 1, 2**31 - 1)),
     "arrow": lambda: pa.allocate_buffer(1 << 60),
 }
-with sentences():
+with error_boundary():
     asked[sys.stdin.read()]()
 """
     for library in ("python", "numpy", "torch", "opencv", "arrow"):
@@ -189,7 +189,7 @@ with sentences():
             text=True,
             env=os.environ | {"PYTHONPATH": path},
         )
-        assert found.returncode == Exit.FAILURE, (library, found.stderr)
+        assert found.returncode == ExitCode.FAILURE, (library, found.stderr)
         assert found.stderr.startswith("quiver: there is not enough memory for this ("), library
         assert found.stderr.count("\n") == 1 and not re.search(r"\d{4,} bytes", found.stderr)
 

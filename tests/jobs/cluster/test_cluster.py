@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs import cluster, doctor
-from jobs.cli.errors import Exit
-from jobs.cluster import Needs, tasks_that_fit
+from jobs.cli.errors import ExitCode
+from jobs.cluster import Resources, count_fitting_tasks
 from jobs.doctor import State
-from tests.faults.runs import preloaded
-from tests.support.videos import swaying
+from tests.faults.runs import build_preload_library
+from tests.support.videos import write_swaying
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,31 +21,31 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     "resources, needs, fitting",
     [
-        ([{"CPU": 8.0}], Needs(), 8),
-        ([{"CPU": 8.0}], Needs(cpus=3), 2),
-        ([{"CPU": 32.0, "GPU": 4.0}], Needs(cpus=4, gpus=1.0), 4),
-        ([{"CPU": 32.0, "GPU": 4.0}], Needs(cpus=4, gpus=0.5), 8),
-        ([{"CPU": 8.0, "GPU": 4.0}], Needs(cpus=4, gpus=0.5), 2),
-        ([{"CPU": 16.0, "GPU": 1.0}], Needs(gpus=0.1), 10),
-        ([{"CPU": 64.0, "GPU": 4.0}], Needs(gpus=0.1), 40),
-        ([{"CPU": 5.0}, {"CPU": 5.0, "GPU": 1.0}], Needs(cpus=3), 2),
+        ([{"CPU": 8.0}], Resources(), 8),
+        ([{"CPU": 8.0}], Resources(cpus=3), 2),
+        ([{"CPU": 32.0, "GPU": 4.0}], Resources(cpus=4, gpus=1.0), 4),
+        ([{"CPU": 32.0, "GPU": 4.0}], Resources(cpus=4, gpus=0.5), 8),
+        ([{"CPU": 8.0, "GPU": 4.0}], Resources(cpus=4, gpus=0.5), 2),
+        ([{"CPU": 16.0, "GPU": 1.0}], Resources(gpus=0.1), 10),
+        ([{"CPU": 64.0, "GPU": 4.0}], Resources(gpus=0.1), 40),
+        ([{"CPU": 5.0}, {"CPU": 5.0, "GPU": 1.0}], Resources(cpus=3), 2),
     ],
 )
 def test_as_many_tasks_as_their_needs_allow(resources, needs, fitting):
-    assert tasks_that_fit(resources, needs) == fitting
+    assert count_fitting_tasks(resources, needs) == fitting
 
 
 @pytest.mark.parametrize(
-    "resources, needs, words", [([{"CPU": 8.0}], Needs(gpus=1.0), "1 GPUs, .* has 8 and 0"), ([{"CPU": 4.0}] * 4, Needs(cpus=8), "8 CPUs .* has 4")]
+    "resources, needs, words", [([{"CPU": 8.0}], Resources(gpus=1.0), "1 GPUs, .* has 8 and 0"), ([{"CPU": 4.0}] * 4, Resources(cpus=8), "8 CPUs .* has 4")]
 )
 def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
     with pytest.raises(ValueError, match=words):
-        tasks_that_fit(resources, needs)
+        count_fitting_tasks(resources, needs)
 
 
 def extract(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The real command on one clip, which gives no window."""
-    swaying(folder / "clips" / "a.mp4", seconds=1)
+    write_swaying(folder / "clips" / "a.mp4", seconds=1)
     command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(folder / "clips"), "--out", str(folder / "out"), "--workers", "1"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=280)
 
@@ -59,23 +59,23 @@ def clips(tmp_path) -> Path:
 @pytest.mark.slow
 def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
     """Its own daemon ends at once; Ray waits half a minute for it, each time."""
-    done = extract(clips, LD_PRELOAD=str(preloaded("not_started.c", clips)), NOT_STARTED="raylet")
+    done = extract(clips, LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet")
     words = r"quiver: Ray did not start in 3 tries \(.*\): the same command tries again, best when the machine has less to do\n"
-    assert done.returncode == Exit.FAILURE and re.fullmatch(words, done.stderr), done.stderr
+    assert done.returncode == ExitCode.FAILURE and re.fullmatch(words, done.stderr), done.stderr
 
 
 @pytest.mark.slow
 def test_a_ray_that_does_not_start_is_started_again(clips):
-    env = dict(LD_PRELOAD=str(preloaded("not_started.c", clips)), NOT_STARTED="raylet", NOT_STARTED_ONCE=str(clips / "tried"))
+    env = dict(LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet", NOT_STARTED_ONCE=str(clips / "tried"))
     done = extract(clips, **env)
-    assert (clips / "tried").exists() and done.returncode == Exit.DONE and done.stderr == "" and "too_short 1" in done.stdout, done.stderr
+    assert (clips / "tried").exists() and done.returncode == ExitCode.SUCCESS and done.stderr == "" and "too_short 1" in done.stdout, done.stderr
 
 
 LISTENING = """
 import os
 from jobs import cluster
-from tests.jobs.test_cluster import addresses, descendants
-with cluster.connected(1, cluster.Needs()):
+from tests.jobs.cluster.test_cluster import addresses, descendants
+with cluster.ray_session(1, cluster.Resources()):
     import ray
     ray.get(ray.remote(lambda: 1).remote())
     print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
@@ -130,7 +130,7 @@ def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
 def test_a_port_that_another_has_is_a_sentence(clips):
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = extract(clips, RAY_GCS_SERVER_PORT=str(server.getsockname()[1]))
-    assert done.returncode == Exit.FAILURE and "Traceback" not in done.stderr
+    assert done.returncode == ExitCode.FAILURE and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("quiver: Ray did not start: a port is taken, as by another Ray on this machine"), done.stderr
 
 
@@ -143,8 +143,8 @@ def test_where_the_files_of_ray_go(tmp_path, monkeypatch, named, place):
             monkeypatch.delenv(name, raising=False)
         for name, value in named.items():
             monkeypatch.setenv(name, value.format(short=short, deep=deep))
-        assert cluster.session_place() == place.format(short=short)
-        found = doctor.own_ray()
+        assert cluster.find_temp_folder() == place.format(short=short)
+        found = doctor.check_local_ray()
         assert (found.state == State.WARNING) == any(
             "deep" in value or "proc" in value for value in list(named.values())[-1:]
         ) and f"{place.format(short=short)}" in found.says
@@ -152,10 +152,10 @@ def test_where_the_files_of_ray_go(tmp_path, monkeypatch, named, place):
 
 def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
     """Where even /tmp is too long, or cannot be written."""
-    monkeypatch.setattr("jobs.cluster.LONGEST_PLACE", 3)
-    with pytest.raises(cluster.NotStarted, match="set RAY_TMPDIR"):
-        cluster.session_place()
-    assert doctor.own_ray().state == State.WRONG
+    monkeypatch.setattr("jobs.cluster.MAX_TEMP_PATH_BYTES", 3)
+    with pytest.raises(cluster.RayNotStarted, match="set RAY_TMPDIR"):
+        cluster.find_temp_folder()
+    assert doctor.check_local_ray().state == State.WRONG
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_a_token_that_was_read_before_is_forgotten():
     code = (
         "from ray._raylet import AuthenticationTokenLoader as loader; from jobs import cluster\n"
         "assert loader.instance().get_raw_token() == '0' * 64\n"
-        "with cluster.connected(1, cluster.Needs()): print('started')"
+        "with cluster.ray_session(1, cluster.Resources()): print('started')"
     )
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)

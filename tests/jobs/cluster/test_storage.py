@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from jobs import train_autoencoder
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from model import checkpoints
-from tests.support.attempts import attempt, killed_at, weights
-from tests.support.datasets import CONFIG, written
+from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.datasets import CONFIG, write_dataset
 
 SHARDS = {"train-000000": [{}] * 3, "test-000000": [{}]}
 ROOMS = [0, 8, 16, 128, 1000, 2000, 2750]
@@ -26,7 +26,7 @@ ROOMS = [0, 8, 16, 128, 1000, 2000, 2750]
 def folder(tmp_path_factory) -> Path:
     """A training that was left in peace, and one that was killed after its first checkpoint."""
     folder = tmp_path_factory.mktemp("full")
-    written(folder / "data", SHARDS, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(folder / "data", SHARDS, config=replace(CONFIG, size=(64, 48)))
     assert trained(folder, folder / "peace") == 0, (folder / "output").read_text()
     assert trained(folder, folder / "killed", last="step-00000004") == -signal.SIGKILL
     return folder
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 def trained(folder: Path, out: Path, last: str = "", output: Path | None = None) -> int:
     options = ["--steps", "4", "--batch", "2", "--loader-workers", "0", "--log-every", "1", "--save-every", "2", "--picture-every", "2"]
     arguments = ["smoke", "--data", str(folder / "data"), "--out", str(out), *options]
-    (code,) = attempt(killed_at, train_autoencoder.main, arguments, last, output=output or folder / "output")
+    (code,) = run_ranks(run_until_rename, train_autoencoder.main, arguments, last, output=output or folder / "output")
     return code
 
 
@@ -67,15 +67,15 @@ def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_i
         out, output = disk / "out", tmp_path / f"{room}"
         shutil.copytree(folder / "killed", out, ignore=shutil.ignore_patterns(".*"))
         filling = fill(disk, room << 10)
-        assert trained(folder, out, output=output) == Exit.STORAGE, output.read_text()
+        assert trained(folder, out, output=output) == ExitCode.STORAGE, output.read_text()
         (sentence,) = [line for line in output.read_text().splitlines() if line.startswith("quiver: ")]
         path, _, words = sentence.removeprefix("quiver: ").partition(": ")
         assert re.fullmatch(r"No space left on device, [\d.]+ (bytes|[kMG]B) are free there", words) and path.startswith(str(out)) and ".tmp" not in path
         named.add(Path(path).name if "tfevents" not in path else "events")
-        found, passed = checkpoints.newest(out)
+        found, passed = checkpoints.read_newest(out)
         assert found.config["step"] == 2 and not passed and not list(out.glob(".*.tmp"))
         filling.unlink()
-        assert trained(folder, out) == 0 and weights(out) == weights(folder / "peace")
+        assert trained(folder, out) == 0 and checkpoint_bytes(out) == checkpoint_bytes(folder / "peace")
         shutil.rmtree(out)
     assert named >= {"log.jsonl", "events", "network.safetensors", "ema.safetensors", "training.pt"}, named
 
@@ -95,8 +95,8 @@ def test_a_torn_checkpoint_is_passed_over_and_a_person_is_told(folder, tmp_path,
         code = trained(folder, out, output=output)
         (said,) = [line for line in output.read_text().splitlines() if line.startswith("quiver: ")]
         if step == 4:
-            assert code == 0 and said.startswith(f"quiver: passed over {path.parent}: ") and weights(out) == weights(folder / "peace")
+            assert code == 0 and said.startswith(f"quiver: passed over {path.parent}: ") and checkpoint_bytes(out) == checkpoint_bytes(folder / "peace")
             (out / "step-00000004" / name).unlink()
             output.unlink()
         else:
-            assert code == Exit.USAGE and f"{out} holds no checkpoint: " in said and before == contents(out)
+            assert code == ExitCode.USAGE and f"{out} holds no checkpoint: " in said and before == contents(out)

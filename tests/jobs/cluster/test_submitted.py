@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli.errors import Exit
-from pipeline.dataset.run_lock import FOLDER
+from jobs.cli.errors import ExitCode
+from pipeline.dataset.run_lock import LOCK_FOLDER
 from tests.jobs.test_extract_flow import SMALL, contents, extract
 from tests.support import nodes, videos
 
@@ -20,22 +20,22 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[nodes.Head]:
+def cluster() -> Iterator[nodes.ClusterHead]:
     """A head that computes nothing, and a node that does."""
-    with nodes.head(cpus=0) as head, nodes.node(head, cpus=2):
+    with nodes.start_head(cpus=0) as head, nodes.start_node(head, cpus=2):
         yield head
 
 
-def submit(cluster: nodes.Head, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: nodes.ClusterHead, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     address = f"http://{cluster.dashboard}"
-    command = [nodes.RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/extract_flow.py", *arguments]
+    command = [nodes.RAY_COMMAND, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/extract_flow.py", *arguments]
     return subprocess.run(command, cwd=ROOT, env=cluster.env | env, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.slow
 def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(cluster, tmp_path):
     (tmp_path / "clips").mkdir()
-    videos.swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
+    videos.write_swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
     done = submit(cluster, "--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "dataset"), *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(pq.read_table(tmp_path / "dataset" / "manifest.parquet")) == 4
@@ -58,17 +58,17 @@ def test_another_token_gets_nowhere(cluster, tmp_path):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(f"http://{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {name}"} if name else {}))
         assert refused.value.code in (401, 403)
-    refused_by_quiver(tmp_path, cluster.env | {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_TOKEN": "0" * 64}, "no Ray answers to the token in", Exit.STORAGE)
+    refused_by_quiver(tmp_path, cluster.env | {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_TOKEN": "0" * 64}, "no Ray answers to the token in", ExitCode.STORAGE)
     env = {name: value for name, value in cluster.env.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": str(tmp_path)}
     refused_by_quiver(tmp_path, env | {"RAY_ADDRESS": cluster.gcs}, "and no token is in")
 
 
-def refused_by_quiver(tmp_path: Path, env: dict[str, str], words: str, code: Exit = Exit.UNSAFE) -> None:
-    videos.swaying(tmp_path / "a.mp4", seconds=1, amplitude=1.5, hertz=1.2, size=(96, 60))
+def refused_by_quiver(tmp_path: Path, env: dict[str, str], words: str, code: ExitCode = ExitCode.INSECURE_CLUSTER) -> None:
+    videos.write_swaying(tmp_path / "a.mp4", seconds=1, amplitude=1.5, hertz=1.2, size=(96, 60))
     command = [sys.executable, "-m", "jobs.cli.main", "extract-flow", "--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == code and words in done.stderr and done.stderr.count("quiver: ") == 1 and "Traceback" not in done.stderr, done.stderr
-    assert not [path for path in (tmp_path / "out").rglob("*") if FOLDER not in path.parts]
+    assert not [path for path in (tmp_path / "out").rglob("*") if LOCK_FOLDER not in path.parts]
 
 
 @pytest.mark.promise("P23")
@@ -82,5 +82,5 @@ def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
 @pytest.mark.promise("P23")
 def test_a_dashboard_that_answers_without_a_token_is_refused(tmp_path):
     """Though we have a token: others need none. Its ports listen on every interface, whatever address it has."""
-    with nodes.head(cpus=1, authenticated=False) as head:
+    with nodes.start_head(cpus=1, authenticated=False) as head:
         refused_by_quiver(tmp_path, head.env | {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "answers without a token")

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 
 from jobs import train_denoiser, train_renderer
-from jobs.ablation.report import ablation_page
-from jobs.ablation.variants import VARIANTS, Trainings, Variant, films
+from jobs.ablation.report import render_ablation_page
+from jobs.ablation.variants import VARIANTS, TrainingCommands, Variant, film_commands
 from jobs.measure import ablate
 from model import checkpoints
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import select
+from pipeline.dataset.open import open_dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS as FILTERS
 from pipeline.flow import FlowConfig
 from tests.support import videos
-from tests.support.building import plan
-from tests.support.datasets import written
+from tests.support.building import plan_video
+from tests.support.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = BuildConfig(size=(64, 48), frequencies=24, plan=PlanConfig(frames=48, stride=24), flow=FlowConfig(dis_preset="fast"), thresholds=FILTERS["none"])
@@ -44,12 +44,12 @@ MADE = ("repeat", "independent", "full")
 NAMED = {variant.name: variant for variant in VARIANTS}
 
 
-def trainings(preset: str = "smoke") -> Trainings:
-    return Trainings(preset=preset, data="data", out=Path("out"), more={"train-renderer": ("--steps", "7")})
+def trainings(preset: str = "smoke") -> TrainingCommands:
+    return TrainingCommands(preset=preset, data="data", out=Path("out"), extra_args={"train-renderer": ("--steps", "7")})
 
 
 def test_what_variants_have_in_common_is_trained_once():
-    made = [(one.verb, one.makes.name) for one in trainings().of(VARIANTS)]
+    made = [(one.verb, one.output.name) for one in trainings().list_commands(VARIANTS)]
     assert sorted(made) == sorted([
         ("train-autoencoder", "autoencoder-adaptive"), ("train-autoencoder", "autoencoder-resolution"),
         *(("train-denoiser", f"prior-coordinated-adaptive-{k}") for k in (4, 8, 16, 24)),
@@ -61,19 +61,19 @@ def test_what_variants_have_in_common_is_trained_once():
 def test_each_variant_has_its_own_prior_and_renderer():
     plan = trainings()
     full = NAMED["full"]
-    assert plan.prior(NAMED["independent"]) == plan.prior(full) / "slice" and plan.renderer(NAMED["independent"]) == plan.renderer(full)
-    assert plan.prior(NAMED["splat"]) == plan.prior(full) and plan.renderer(NAMED["splat"]) != plan.renderer(full)
-    assert len({plan.prior(NAMED[name]) for name in ("k4", "k8", "k24", "resolution", "independent", "volume", "full")}) == 7
+    assert plan.prior_folder(NAMED["independent"]) == plan.prior_folder(full) / "slice" and plan.renderer(NAMED["independent"]) == plan.renderer(full)
+    assert plan.prior_folder(NAMED["splat"]) == plan.prior_folder(full) and plan.renderer(NAMED["splat"]) != plan.renderer(full)
+    assert len({plan.prior_folder(NAMED[name]) for name in ("k4", "k8", "k24", "resolution", "independent", "volume", "full")}) == 7
     assert plan.autoencoder(NAMED["k4"]) == plan.autoencoder(full) != plan.autoencoder(NAMED["resolution"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda one: one.name)
 def test_each_training_comes_after_what_it_builds_on(variant: Variant):
     done: list[str] = []
-    for one in trainings().of([variant]):
+    for one in trainings().list_commands([variant]):
         if "--autoencoder" in one.args:
             assert one.args[one.args.index("--autoencoder") + 1] in done
-        done.append(str(one.makes))
+        done.append(str(one.output))
     assert len(done) == 3
 
 
@@ -81,7 +81,7 @@ def test_commands_can_be_typed():
     assert str(trainings().renderer(NAMED["splat"])) == (
         "quiver train-renderer smoke --data data --mode single_scale --steps 7 --out out/trained/renderer-single_scale"
     )
-    one, other = films(trainings(), NAMED["k4"], ["a", "b"], ["--steps", 3], seed=5)
+    one, other = film_commands(trainings(), NAMED["k4"], ["a", "b"], ["--steps", 3], seed=5)
     assert one.args[one.args.index("--seed") + 1] == "5" and other.args[other.args.index("--seed") + 1] == "6"
     assert str(one).startswith("quiver animate out/photographs/a.png --checkpoint out/trained/prior-coordinated-adaptive-4 --seed 5 --renderer ")
 
@@ -96,10 +96,10 @@ def extracted(folder: Path, rates: dict[str, float]) -> Dataset:
     """Of swaying videos of so many frames a second, one in each shard."""
     dataset, shards, rows = Dataset(folder / "data"), tuple(rates), []
     for number, (shard, fps) in enumerate(rates.items()):
-        path = videos.swaying(folder / f"{number}.mp4", seconds=2.0, fps=fps, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
-        rows += [row | dict(shard=shard, split=shard.split("-")[0]) for row in plan(path, CONFIG)]
-    with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
+        path = videos.write_swaying(folder / f"{number}.mp4", seconds=2.0, fps=fps, amplitude=2.0, hertz=1.25, size=(96, 72), seed=number)
+        rows += [row | dict(shard=shard, split=shard.split("-")[0]) for row in plan_video(path, CONFIG)]
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for shard in shards:
             list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG))
         finalize(dataset)
@@ -134,7 +134,7 @@ def finished(out: Path) -> list[str]:
 
 
 def newest(folder: Path) -> checkpoints.Checkpoint:
-    return checkpoints.newest(folder)[0]
+    return checkpoints.read_newest(folder)[0]
 
 
 @pytest.mark.slow
@@ -202,9 +202,9 @@ def test_a_variant_may_lack_a_metric_that_others_have(done, without):
     for i in without:
         (one,) = (one for one in table["variants"][i]["metrics"] if one["key"] == "warping_error")
         one |= dict(value=None, low=None, high=None, needs="something that is seen again")
-    page = ablation_page(table, {})
+    page = render_ablation_page(table, {})
     assert page.count("needs something that is seen again") == (1 if len(without) == 3 else len(without))
-    assert "needs something" not in ablation_page(found(done), {})
+    assert "needs something" not in render_ablation_page(found(done), {})
 
 
 def dashed(page: str) -> int:
@@ -217,14 +217,14 @@ def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     """Of 48 at 30 a second: a clip of 24 has none of its own for every fifth."""
     assert found(done)["protocol"]["repeated_frames"] == dict.fromkeys(found(done)["protocol"]["photographs"], "0 of 48")
     assert not any("again" in remark for remark in found(done)["remarks"])
-    selection = select(str(extracted(tmp_path, {"test-000000": 30.0, "test-000001": 24.0}).root))
-    keys = list(ablate.held_out(selection, 2))
-    counts = ablate.write_real(selection, keys, tmp_path)
+    selection = open_dataset(str(extracted(tmp_path, {"test-000000": 30.0, "test-000001": 24.0}).root))
+    keys = list(ablate.select_held_out(selection, 2))
+    counts = ablate.write_real_films(selection, keys, tmp_path)
     assert sorted((one["frames"], one["repeated"]) for one in counts.values()) == [(48, 0), (48, 9)]
-    (said,) = ablate.judder(counts, 30.0)
+    (said,) = ablate.remark_repeated_frames(counts, 30.0)
     assert said.startswith("9 of 48 frames of 1 of 2 real films are the one before again") and "clips of 30 frames a second or a multiple avoid it" in said
     written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))]
-    assert ablate.write_real(selection, keys, tmp_path) == counts
+    assert ablate.write_real_films(selection, keys, tmp_path) == counts
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
@@ -242,11 +242,11 @@ def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
 
 
 def test_samples_are_steps_times_batch():
-    assert ablate.effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
+    assert ablate.checkpoint_effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
 
 
 def test_the_stages_of_a_variant_are_those_of_its_commands():
-    stages = {name: trainings().stages(NAMED[name]) for name in ("full", "volume", "independent", "splat")}
+    stages = {name: trainings().checkpoint_folders(NAMED[name]) for name in ("full", "volume", "independent", "splat")}
     prior = Path("out/trained/prior-coordinated-adaptive-16")
     assert list(stages["full"].items())[1:3] == [("one frequency", prior / "slice"), ("coordination", prior)]
     assert list(stages["volume"]) == ["autoencoder", "volume", "renderer"] and stages["volume"]["volume"].name == "prior-volume-adaptive-16"
@@ -282,20 +282,21 @@ def test_a_command_that_was_shown_does_the_same_alone(done, tmp_path):
     verb, *args = shlex.split(next(line for line in finished(done) if "train-renderer" in line))[1:]
     train_renderer.main([*args[:-1], str(tmp_path / "alone")])
     alone, shared = newest(tmp_path / "alone"), newest(done / "trained" / "renderer-pyramid")
-    assert verb == "train-renderer" and alone.config == shared.config and checkpoints.same(alone.weights("ema"), shared.weights("ema"))
+    assert verb == "train-renderer" and alone.config == shared.config and checkpoints.weights_equal(alone.load_weights("ema"), shared.load_weights("ema"))
 
 
 @pytest.mark.slow
 def test_the_first_stage_of_full_is_a_training_of_independent_frequencies(done, tmp_path):
     line = next(line for line in finished(done) if "train-denoiser" in line).replace("--mode coordinated", "--mode independent")
     train_denoiser.main([*shlex.split(line)[2:-1], str(tmp_path / "alone")])
-    assert checkpoints.same(newest(tmp_path / "alone").weights("ema"), newest(done / "trained" / "prior-coordinated-adaptive-16" / "slice").weights("ema"))
+    assert checkpoints.weights_equal(newest(tmp_path / "alone").load_weights("ema"), newest(done / "trained" / "prior-coordinated-adaptive-16" / "slice").load_weights("ema"))
 
 
 KILLED = """
 import sys
-from jobs import ablate, train_denoiser, train_renderer
-from tests.jobs.test_ablate import TINY
+from jobs import train_denoiser, train_renderer
+from jobs.measure import ablate
+from tests.jobs.measure.test_ablate import TINY
 ablate.PRESETS["smoke"] = ("Tiny.", TINY)
 ablate.main(sys.argv[1:])
 """
@@ -331,8 +332,8 @@ def test_another_ablation_in_the_same_folder_is_refused(asked, done, capsys):
 
 
 def test_what_is_missing_is_said_before_any_work(data, tmp_path, capsys):
-    few = written(tmp_path / "few", {"train-000000": [{}], "test-000000": [{}]}).root
-    all_learnt = written(tmp_path / "learnt", {"train-000000": [{}]}, config=CONFIG).root
+    few = write_dataset(tmp_path / "few", {"train-000000": [{}], "test-000000": [{}]}).root
+    all_learnt = write_dataset(tmp_path / "learnt", {"train-000000": [{}]}, config=CONFIG).root
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("Dear")
     out = ["--out", tmp_path / "out"]

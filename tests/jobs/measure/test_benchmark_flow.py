@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.measure import benchmark_flow
-from pipeline.flow_benchmark.middlebury import encode
+from pipeline.flow_benchmark.middlebury import encode_flo
 from tests.support import videos
-from tests.support.pages import opened_page, until
-from tests.support.videos import shifted, swaying, texture
+from tests.support.pages import open_page, wait_until
+from tests.support.videos import shift_image, write_swaying, make_texture
 
 SIZE = (160, 128)
 
@@ -20,12 +20,12 @@ SIZE = (160, 128)
 def known_pair(folder: Path, shift: tuple[float, float] = (1.5, -0.75)) -> Path:
     """A texture that has gone by as much as the file of flow says; a corner is not known, and wrong."""
     folder.mkdir(parents=True)
-    picture = texture(*SIZE)
+    picture = make_texture(*SIZE)
     Image.fromarray(picture).save(folder / "frame10.png")
-    Image.fromarray(shifted(picture, *shift)).save(folder / "frame11.png")
+    Image.fromarray(shift_image(picture, *shift)).save(folder / "frame11.png")
     flow, valid = np.ones((2, SIZE[1], SIZE[0]), np.float32) * np.float32(shift)[:, None, None], np.ones(SIZE[::-1], bool)
     flow[:, :20, :20], valid[:20, :20] = 50, False
-    (folder / "flow10.flo").write_bytes(encode(flow, valid))
+    (folder / "flow10.flo").write_bytes(encode_flo(flow, valid))
     return folder
 
 
@@ -34,7 +34,7 @@ def card(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("card")
     known_pair(root / "truth" / "drift")
     (root / "clips").mkdir()
-    swaying(root / "clips" / "sway <b>.mp4", seconds=2, size=(256, 160))
+    write_swaying(root / "clips" / "sway <b>.mp4", seconds=2, size=(256, 160))
     benchmark_flow.main(["--out", str(root / "out"), "--middlebury", str(root / "truth"), "--clips", str(root / "clips"), "--scenes", "ripples", "--frames", "32",
                     "--estimators", "dis_ultrafast", "dis_fine"])  # fmt: skip
     return root / "out"
@@ -61,8 +61,8 @@ def test_the_card_holds_numbers_with_their_protocol(card):
 
 
 def test_the_page_shows_every_case_and_asks_for_nothing(card):
-    with opened_page(card / "flow_card.html", ready="document.readyState === 'complete'") as (tab, complaints):
-        until(tab, "[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+    with open_page(card / "flow_card.html", ready="document.readyState === 'complete'") as (tab, complaints):
+        wait_until(tab, "[...document.images].every(one => one.complete && one.naturalWidth > 0)")
         text = tab.inner_text("body")
         assert all(word in text for word in ("drift", "ripples", "sway <b>.mp4", "dis_ultrafast", "dis_fine", "Least error on the procedural scenes: dis_fine"))
         assert tab.evaluate("document.images.length") == 2 * (2 + 2 * 2) + 1 + 2
@@ -74,7 +74,7 @@ def refused(capsys, *args: str | Path) -> str:
     with pytest.raises(SystemExit) as stopped:
         benchmark_flow.main([str(arg) for arg in args])
     err = capsys.readouterr().err
-    assert stopped.value.code == Exit.USAGE
+    assert stopped.value.code == ExitCode.USAGE
     assert err.count("\n") == 1 and "Traceback" not in err
     return err
 
@@ -122,8 +122,8 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
     (["--frames", "31"], "--frames is 31, expected 32 to 600"),
 ])  # fmt: skip
 def test_each_other_mistake_is_one_sentence(args, sentence, tmp_path, capsys):
-    videos.text(tmp_path / "text.mp4")
-    videos.write_video(tmp_path / "one.mp4", [texture(96, 64)], [0.0])
+    videos.write_text_file(tmp_path / "text.mp4")
+    videos.write_video(tmp_path / "one.mp4", [make_texture(96, 64)], [0.0])
     more = [] if "--scenes" in args else ["--scenes", "ripples"] if "--frames" in args else ["--scenes"]
     more = [] if args[0] == "--weights" else more
     args = [arg.format(root=tmp_path) for arg in args]
@@ -139,7 +139,7 @@ def test_a_card_is_written_neither_over_a_file_nor_into_a_data_set(name, tmp_pat
     (tmp_path / "data" / "run.json").write_text("{}")
     with pytest.raises(SystemExit) as stopped:
         benchmark_flow.main(["--out", str(tmp_path / name), "--scenes", "ripples", "--frames", "32", "--estimators", "dis_ultrafast"])
-    assert stopped.value.code == Exit.USAGE
+    assert stopped.value.code == ExitCode.USAGE
     assert f"--out is '{tmp_path / name}', expected a folder that is no data set" in capsys.readouterr().err
     assert len(list(tmp_path.rglob("*"))) == 3
 
@@ -148,14 +148,14 @@ def test_a_named_estimator_without_weights_is_refused_and_another_is_left_out(tm
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     err = refused(capsys, "--out", tmp_path / "out", "--estimators", "dis_fast", "raft_large")
     assert "no --weights FILE fits raft_large, and torch.hub's cache has none of it" in err
-    job = benchmark_flow.FlowCard(out=tmp_path / "out")
-    configs, left_out = benchmark_flow.chosen(job)
+    job = benchmark_flow.BenchmarkFlow(out=tmp_path / "out")
+    configs, left_out = benchmark_flow.choose_estimators(job)
     assert list(configs) == ["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine"]
     assert left_out["raft_small"] == "raft_small is left out: no --weights FILE fits raft_small, and torch.hub's cache has none of it"
 
 
 def test_weights_go_to_the_network_they_fit(material, tmp_path):
-    configs, left_out = benchmark_flow.chosen(benchmark_flow.FlowCard(out=tmp_path, weights=(material / "weights/raft-small.pth",)))
+    configs, left_out = benchmark_flow.choose_estimators(benchmark_flow.BenchmarkFlow(out=tmp_path, weights=(material / "weights/raft-small.pth",)))
     assert configs["raft_small"].weights.endswith("raft-small.pth") and "raft_large" not in configs | {}
     assert list(left_out) in ([], ["raft_large"])
 

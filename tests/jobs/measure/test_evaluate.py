@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.cli.results import aligned
+from jobs.cli.results import align_columns
 from jobs.measure.evaluate import main
 from model.backbones import AlexNet
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from tests.model.evaluate.test_feature_networks import Inception, Texture, Video, saved
 from tests.model.evaluate.test_lpips import HEADS
 from tests.support import videos
-from tests.support.building import plan
-from tests.support.pages import browser
+from tests.support.building import plan_video
+from tests.support.pages import open_browser
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def folder(tmp_path_factory) -> Path:
     for name in ("real", "generated"):
         (folder / name).mkdir()
     for name, hertz in (("<b>leaf", 1.0), ("reed", 2.0)):
-        videos.swaying(folder / "real" / f"{name}.mp4", size=(256, 128), seconds=1.2, amplitude=3.0, hertz=hertz)
+        videos.write_swaying(folder / "real" / f"{name}.mp4", size=(256, 128), seconds=1.2, amplitude=3.0, hertz=hertz)
     shutil.copy(folder / "real" / "<b>leaf.mp4", folder / "generated" / "<b>leaf.mp4")
-    videos.swaying(folder / "generated" / "reed.mkv", size=(128, 64), seconds=0.8, amplitude=1.5, hertz=1.0)
-    videos.swaying(folder / "generated" / "stray.mp4", size=(256, 128), seconds=0.6)
+    videos.write_swaying(folder / "generated" / "reed.mkv", size=(128, 64), seconds=0.8, amplitude=1.5, hertz=1.0)
+    videos.write_swaying(folder / "generated" / "stray.mp4", size=(256, 128), seconds=0.6)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_every_number_says_how_it_was_measured(written):
 
 def test_the_page_shows_it_without_a_script_or_the_network(folder, written):
     page = folder / "out" / "evaluation.html"
-    with browser() as chromium:
+    with open_browser() as chromium:
         tab, asked = chromium.new_page(), []
         tab.on("request", lambda request: None if request.url.startswith(("data:", "file:")) else asked.append(request.url))
         tab.on("console", lambda message: asked.append(message.text))
@@ -111,8 +111,8 @@ def one_pair(folder: Path, **generated) -> Path:
     for name in ("real", "generated"):
         (folder / name).mkdir()
     common = dict(size=(256, 128), seconds=0.6)
-    videos.swaying(folder / "real" / "a.mp4", **common)
-    videos.swaying(folder / "generated" / "a.mp4", **(common | generated))
+    videos.write_swaying(folder / "real" / "a.mp4", **common)
+    videos.write_swaying(folder / "generated" / "a.mp4", **(common | generated))
     return folder
 
 
@@ -147,7 +147,7 @@ def test_pairs_of_different_rates_are_remarked_on(tmp_path):
     for name, fps in (("a", 30.0), ("b", 24.0)):
         for side in ("real", "generated"):
             (tmp_path / side).mkdir(exist_ok=True)
-            videos.swaying(tmp_path / side / f"{name}.mp4", size=(256, 128), seconds=0.8, fps=fps)
+            videos.write_swaying(tmp_path / side / f"{name}.mp4", size=(256, 128), seconds=0.8, fps=fps)
     evaluate(tmp_path)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [round(pair[side]["fps"], 2) for pair in found["pairs"] for side in ("real", "generated")] == [30, 30, 24, 24]
@@ -160,7 +160,7 @@ def test_folders_without_a_pair_are_refused(tmp_path, capsys):
     one_pair(tmp_path)
     (tmp_path / "generated" / "a.mp4").rename(tmp_path / "generated" / "b.mp4")
     assert "expected the same file names: real are a, generated b" in refused(tmp_path, capsys)
-    videos.text(tmp_path / "generated" / "a.mp4")
+    videos.write_text_file(tmp_path / "generated" / "a.mp4")
     assert "a.mp4 cannot be used" in refused(tmp_path, capsys)
     for path in (tmp_path / "generated").iterdir():
         path.unlink()
@@ -199,15 +199,15 @@ CONFIG = BuildConfig(
 ])  # fmt: skip
 def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remarks):
     config = replace(CONFIG, plan=replace(CONFIG.plan, test_fraction=float(split == "test")))
-    rows = plan(videos.swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), config)
+    rows = plan_video(videos.write_swaying(tmp_path / "sways.mp4", seconds=1.5, amplitude=3.0, hertz=1.25), config)
     dataset = Dataset(tmp_path / "real")
-    with dataset.held():
-        dataset.open(rows, recorded(config), {})
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(config), {})
         list(build_shard(dataset, rows[0]["shard"], rows, config))
         finalize(dataset)
     (tmp_path / "generated").mkdir()
     second = rows[1]["key"]
-    videos.swaying(tmp_path / "generated" / f"{second}.mp4", size=(128, 80), seconds=0.8, amplitude=3.0, hertz=1.25)
+    videos.write_swaying(tmp_path / "generated" / f"{second}.mp4", size=(128, 80), seconds=0.8, amplitude=3.0, hertz=1.25)
     evaluate(tmp_path)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     (pair,) = found["pairs"]
@@ -254,4 +254,4 @@ def test_a_gpu_that_is_not_there_is_not_the_networks_fault(tmp_path, capsys):
 
 
 def test_a_table_is_aligned():
-    assert aligned([["a", "1"], ["long", "22"]]) == "a      1\nlong  22"
+    assert align_columns([["a", "1"], ["long", "22"]]) == "a      1\nlong  22"

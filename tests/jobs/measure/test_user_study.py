@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.measure import score_study, user_study
 from pipeline.sizes import human_size
 from tests.support import videos
-from tests.support.pages import opened_page, until
+from tests.support.pages import open_page, wait_until
 from tests.support.videos import write_video
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)
@@ -83,19 +83,19 @@ def saved(tab) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
     """Choices by key and by hand, one back and another answer; what is saved is what was seen and chosen; nothing tells A from B."""
-    with opened_page(page) as (tab, complaints):
+    with open_page(page) as (tab, complaints):
         tab.goto(page.as_uri() + "#seed=7")
         tab.reload()
-        until(tab, "Boolean(window.quiver)")
+        wait_until(tab, "Boolean(window.quiver)")
         assert tab.evaluate("document.title") == "Which moves like <water> & wind?" == tab.inner_text("#start h1")
         tab.click("#begin")
         tab.keyboard.press("ArrowLeft")  # before anything was seen
-        until(tab, "quiver.awake()")
+        wait_until(tab, "quiver.awake()")
         assert tab.evaluate("quiver.shown()") == 0 and tab.inner_text("#count") == "1 of 5"
         assert tab.is_disabled("#back")
         expected = []
         for number in range(5):
-            until(tab, f"quiver.shown() === {number} && quiver.awake()")
+            wait_until(tab, f"quiver.shown() === {number} && quiver.awake()")
             seen, visible = colours(tab), tab.inner_text("body")
             assert sorted(seen) == ["A", "B"]
             assert tab.evaluate("quiver.films.map(film => [film.videoWidth, film.videoHeight, film.duration])") == [[106, 80, 1], [106, 80, 1]]
@@ -106,17 +106,17 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
                 tab.keyboard.press("ArrowLeft" if side == "left" else "ArrowRight")
             else:
                 tab.click(f"#{side} video")
-        until(tab, "!document.getElementById('done').hidden")
+        wait_until(tab, "!document.getElementById('done').hidden")
         tab.click("#change")
-        until(tab, "quiver.awake()")
+        wait_until(tab, "quiver.awake()")
         assert tab.get_attribute("#left", "aria-pressed") == "true"
         tab.keyboard.press("Backspace")
-        until(tab, "quiver.shown() === 3 && quiver.awake()")
+        wait_until(tab, "quiver.shown() === 3 && quiver.awake()")
         tab.keyboard.press("ArrowLeft")
         expected[3] = (*expected[3][:2], "left")
-        until(tab, "quiver.shown() === 4 && quiver.awake()")
+        wait_until(tab, "quiver.shown() === 4 && quiver.awake()")
         tab.keyboard.press("ArrowLeft")
-        until(tab, "!document.getElementById('done').hidden")
+        wait_until(tab, "!document.getElementById('done').hidden")
         rows = saved(tab)
         assert not complaints
     assert list(rows[0]) == ["study", "viewer", "seed", "pair", "left", "right", "choice", "seconds"]
@@ -139,11 +139,11 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
 
 def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
     found = []
-    with opened_page(page) as (tab, _):
+    with open_page(page) as (tab, _):
         for seed in ("#seed=7", "#seed=7", "", ""):
             tab.goto(page.as_uri() + seed)
             tab.reload()
-            until(tab, "Boolean(window.quiver)")
+            wait_until(tab, "Boolean(window.quiver)")
             found.append(tab.evaluate("[quiver.seed, quiver.viewer, JSON.stringify(quiver.trials)]"))
         lefts = tab.evaluate("quiver.trials.map(trial => trial.left)")
     assert found[0][2] == found[1][2]
@@ -153,15 +153,15 @@ def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
 
 
 def test_both_videos_repeat_together_on_a_phone_and_a_tap_chooses(page):
-    with opened_page(page, viewport=dict(width=390, height=760), has_touch=True, is_mobile=True) as (tab, complaints):
+    with open_page(page, viewport=dict(width=390, height=760), has_touch=True, is_mobile=True) as (tab, complaints):
         tab.tap("#begin")
         tab.evaluate("quiver.times = quiver.films.map(film => { const kept = []; film.addEventListener('seeking', () => kept.push(1)); return kept; })")
-        until(tab, "quiver.times.every(kept => kept.length >= 3)")
+        wait_until(tab, "quiver.times.every(kept => kept.length >= 3)")
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight")
         upper, lower = tab.locator("#left").bounding_box(), tab.locator("#right").bounding_box()
         assert upper["y"] + upper["height"] <= lower["y"]
         tab.tap("#right")
-        until(tab, "quiver.shown() === 1")
+        wait_until(tab, "quiver.shown() === 1")
         assert tab.evaluate("quiver.trials[0].choice") == "right"
         assert not complaints
 
@@ -183,15 +183,15 @@ def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     assert study_of_two not in swapped, "answers for A would count for B"
     before = (tmp_path / "page.html").read_bytes()
     code, said = refused(capsys, user_study, *folders, "--out", tmp_path / "page.html")
-    assert code == Exit.USAGE and "which is there: answers to a page belong to it alone" in said and (tmp_path / "page.html").read_bytes() == before
+    assert code == ExitCode.USAGE and "which is there: answers to a page belong to it alone" in said and (tmp_path / "page.html").read_bytes() == before
 
 
 MISTAKES = {
     "no folder": ({}, ["{a}", "{root}/nowhere"], "nowhere', expected a folder of videos"),
     "no video": ({"c/notes.txt": None}, ["{a}", "{root}/c"], "which has no video, expected some of "),
     "no names agree": ({"c/other.mp4": film}, ["{a}", "{root}/c"], "no names agree: "),
-    "text": ({"c/alone.mp4": videos.text}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
-    "truncated": ({"c/alone.mp4": videos.truncated}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
+    "text": ({"c/alone.mp4": videos.write_text_file}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
+    "truncated": ({"c/alone.mp4": videos.write_truncated}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
     "one frame": ({"c/alone.mp4": lambda path: film(path, BLUE, count=1)}, ["{a}", "{root}/c"], "alone.mp4 has 1 frame in "),
     "other aspect": ({"c/alone.mp4": lambda path: film(path, BLUE, (64, 128))}, ["{a}", "{root}/c"],
                      "the pair alone has videos of 128x80 and 64x128 pixels, expected nearly the same aspect"),
@@ -212,7 +212,7 @@ def test_each_mistake_is_one_sentence(mistake, folders, tmp_path, capsys):
     args = [arg.format(a=folders[0], b=folders[1], root=tmp_path) for arg in args]
     out = [] if "--out" in args else ["--out", str(tmp_path / "page.html")]
     code, err = refused(capsys, user_study, *args, *out)
-    assert code == Exit.USAGE
+    assert code == ExitCode.USAGE
     assert sentence in err and err.count("\n") == 1 and "Traceback" not in err
     assert not list(tmp_path.glob("*.html"))
 
@@ -223,7 +223,7 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         write_video(tmp_path / folder / "noise.mp4", list(rng.integers(0, 256, (24, 160, 256, 3), np.uint8)), np.arange(24) / 24)
     code, err = refused(capsys, user_study, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "page.html", "--megabytes", 0.1)
-    assert code == Exit.USAGE and "the pair noise has " in err and "B at the lowest quality, expected at most 75 kB, its share of the page" in err
+    assert code == ExitCode.USAGE and "the pair noise has " in err and "B at the lowest quality, expected at most 75 kB, its share of the page" in err
 
 
 @pytest.mark.parametrize(("content", "sentence"), [
@@ -236,7 +236,7 @@ def test_a_hostile_file_of_answers_is_one_sentence(content, sentence, tmp_path, 
     if content is not None:
         (tmp_path / "answers.csv").write_bytes(content)
     code, err = refused(capsys, score_study, tmp_path / "answers.csv")
-    assert code == Exit.USAGE and sentence in err and err.count("\n") == 1
+    assert code == ExitCode.USAGE and sentence in err and err.count("\n") == 1
 
 
 def test_names_of_pairs_reach_the_terminal_as_text(tmp_path, capsys):

@@ -13,8 +13,8 @@ import pytest
 
 from jobs import train_autoencoder, train_denoiser
 from model import checkpoints
-from tests.support.attempts import attempt, killed_at, weights
-from tests.support.datasets import CONFIG, written
+from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 2, "test-000000": [{}] * 2}
@@ -26,9 +26,9 @@ BOTH_STAGES = ["smoke", "--steps", "4", "--batch", "2", "--coordinate-steps", "4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    written(folder / "data", SHARDS, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(folder / "data", SHARDS, config=replace(CONFIG, size=(64, 48)))
     arguments = [*AUTOENCODER, "--data", str(folder / "data"), "--out", str(folder / "ae")]
-    assert attempt(killed_at, train_autoencoder.main, arguments, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
+    assert run_ranks(run_until_rename, train_autoencoder.main, arguments, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
     return folder
 
 
@@ -44,7 +44,7 @@ def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_pa
         out, output = tmp_path / name, tmp_path / f"{name}.output"
         arguments = [*BOTH_STAGES, "--data", str(folder / "data"), "--autoencoder", str(folder / "ae"), "--out", str(out)]
         for last in lasts:
-            codes = attempt(killed_at, train_denoiser.main, arguments, last, output=output, ranks=2)
+            codes = run_ranks(run_until_rename, train_denoiser.main, arguments, last, output=output, ranks=2)
             assert codes[0] == -signal.SIGKILL if last else codes == [0, 0], output.read_text()
         said = output.read_text().splitlines()
         end = f"denoiser: {out / 'step-00000004'}"
@@ -52,7 +52,7 @@ def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_pa
         assert steps_of(out / "log.jsonl") == steps_of(out / "slice" / "log.jsonl") == [1, 2, 3, 4]
         assert [path.name for path in out.rglob(".*")] == [".lock"]
     for stage in ("", "slice"):
-        assert weights(tmp_path / "killed" / stage) == weights(tmp_path / "peace" / stage)
+        assert checkpoint_bytes(tmp_path / "killed" / stage) == checkpoint_bytes(tmp_path / "peace" / stage)
 
 
 def rank_of(process: str) -> str:
@@ -65,10 +65,10 @@ def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     """P18, with the command that a person types."""
     options = ["smoke", "--steps", "16", "--batch", "2", *QUICK, "--save-every", "4", "--picture-every", "99", "--data", str(folder / "data")]
     peace, out = [*options, "--out", str(tmp_path / "peace")], [*options, "--out", str(tmp_path / "out")]
-    assert attempt(killed_at, train_autoencoder.main, peace, "", output=tmp_path / "output", ranks=2) == [0, 0], (tmp_path / "output").read_text()
+    assert run_ranks(run_until_rename, train_autoencoder.main, peace, "", output=tmp_path / "output", ranks=2) == [0, 0], (tmp_path / "output").read_text()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "jobs.train_autoencoder"]
     with (tmp_path / "said").open("w") as said, subprocess.Popen([*command, *out], cwd=ROOT, stdout=said, stderr=said) as torchrun:
-        while not checkpoints.steps(tmp_path / "out"):
+        while not checkpoints.step_folders(tmp_path / "out"):
             assert torchrun.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.01)
         ranks = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
@@ -77,4 +77,4 @@ def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     text = (tmp_path / "said").read_text()
     assert torchrun.returncode == 0 and f"failed (exitcode: -9) local_rank: 1 (pid: {one})" in text, text
     assert text.count(f"autoencoder: {tmp_path / 'out'}") == 1 and steps_of(tmp_path / "out" / "log.jsonl") == list(range(1, 17))
-    assert weights(tmp_path / "out") == weights(tmp_path / "peace")
+    assert checkpoint_bytes(tmp_path / "out") == checkpoint_bytes(tmp_path / "peace")

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from jobs import report_statistics, sample, train_autoencoder, train_denoiser
 from model import checkpoints
 from model.prior.diffusers_modules import UNet2DConditionModel
-from schemas.spectral_volume import decode
-from tests.support.datasets import CONFIG, written
-from tests.support.videos import texture
+from schemas.spectral_volume import decode_volume
+from tests.support.datasets import CONFIG, write_dataset
+from tests.support.videos import make_texture
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 2, "test-000000": [{}] * 3}
 SMALL = replace(CONFIG, size=(64, 48))
@@ -42,11 +42,11 @@ def refused(job, capsys, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
-    written(folder / "data", SHARDS, config=SMALL)
+    write_dataset(folder / "data", SHARDS, config=SMALL)
     called(train_autoencoder, "smoke", "--data", folder / "data", "--out", folder / "ae", "--steps", 4, "--batch", 2, *QUICK)
     options = ["--steps", 4, "--batch", 2, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
     called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", folder / "prior", *options)
-    Image.fromarray(texture(80, 70)).save(folder / "photo.png")
+    Image.fromarray(make_texture(80, 70)).save(folder / "photo.png")
     return folder
 
 
@@ -55,15 +55,15 @@ def test_from_shards_to_motion_for_a_photograph(folder):
         options = ["--checkpoint", folder / "prior", "--out", folder / f"{name}.safetensors", "--seed", seed, "--steps", 3]
         called(sample, folder / "photo.png", *options)
     a, b, c = ((folder / f"{name}.safetensors").read_bytes() for name in "abc")
-    found = decode(a)
+    found = decode_volume(a)
     assert found.spectrum.shape == (4, 4, 48, 64) and (found.fps, found.frames) == (30.0, 24) and a == b != c
     assert (found.spectrum[0, 1::2] == 0).all() and np.abs(found.spectrum).max() > 0
 
 
 def test_checkpoints_hold_what_sampling_needs_and_both_stages_are_there(folder):
-    config = checkpoints.newest(folder / "prior")[0].config
+    config = checkpoints.read_newest(folder / "prior")[0].config
     assert config["denoiser"]["mode"] == "coordinated" and len(config["units"]["scale"]) == 4 and config["units"]["size"] == [64, 48]
-    assert checkpoints.newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"] == "independent"
+    assert checkpoints.read_newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"] == "independent"
     (folder / "data").rename(folder / "away")
     called(sample, folder / "photo.png", "--checkpoint", folder / "prior", "--out", folder / "d.safetensors", "--steps", 1)
     (folder / "away").rename(folder / "data")
@@ -75,8 +75,8 @@ def test_the_autoencoder_reports_its_error_on_the_test_split(folder):
 
 
 def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
-    first = checkpoints.newest(folder / "prior" / "slice")[0].weights("ema")
-    second = checkpoints.newest(folder / "prior")[0].weights("network")
+    first = checkpoints.read_newest(folder / "prior" / "slice")[0].load_weights("ema")
+    second = checkpoints.read_newest(folder / "prior")[0].load_weights("network")
     inside = {
         name.replace(".block.", ".").replace("denoiser.slices.", "denoiser."): value
         for name, value in second.items()
@@ -92,7 +92,7 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
     options = ["--mode", mode, "--steps", 2, "--batch", 2, *QUICK, *extra]
     called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", out, *options)
     called(sample, folder / "photo.png", "--checkpoint", out, "--out", folder / f"{mode}.safetensors", "--steps", 2, "--guidance", 0)
-    assert len(decode((folder / f"{mode}.safetensors").read_bytes()).spectrum) == (2 if extra else 4)
+    assert len(decode_volume((folder / f"{mode}.safetensors").read_bytes()).spectrum) == (2 if extra else 4)
 
 
 def inpainting(folder: Path, **fields: object) -> Path:
@@ -122,23 +122,23 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
     ]
     options += ["--coordinate-steps", 1, "--coordinate-batch", 1, "--learning-rate", 1e-5, "--decay", 0]
     called(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
-    found, theirs = checkpoints.newest(out / "slice")[0], load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors")
+    found, theirs = checkpoints.read_newest(out / "slice")[0], load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors")
     assert found.config["denoiser"]["channels"] == [8, 16] and found.config["denoiser"]["text_channels"] == 8
-    ours = found.weights("network")
+    ours = found.load_weights("network")
     for name, value in theirs.items():
         mine = ours[f"denoiser.unet.{name}"]
         torch.testing.assert_close(mine[:, :4] if mine.shape != value.shape else mine, value[:, :4] if mine.shape != value.shape else value, atol=1e-4, rtol=0)
     pretrained.rename(tmp_path / "away")
     called(train_denoiser, "smoke", *options, "--steps", 2)
-    assert checkpoints.newest(out / "slice")[0].config["step"] == 2
+    assert checkpoints.read_newest(out / "slice")[0].config["step"] == 2
     called(sample, folder / "photo.png", "--checkpoint", out, "--out", tmp_path / "m.safetensors", "--steps", 2)
-    assert np.isfinite(decode((tmp_path / "m.safetensors").read_bytes()).spectrum).all()
+    assert np.isfinite(decode_volume((tmp_path / "m.safetensors").read_bytes()).spectrum).all()
 
 
 def test_an_unfinished_autoencoder_has_whitening_and_is_not_built_on(folder, tmp_path, capsys):
     options = ["smoke", "--data", folder / "data", "--out", tmp_path / "ae", "--batch", 2, *QUICK]
     called(train_autoencoder, *options, "--steps", 4)
-    first, last = (checkpoints.read(tmp_path / "ae" / f"step-0000000{step}").weights("ema")["deviation"] for step in (2, 4))
+    first, last = (checkpoints.read(tmp_path / "ae" / f"step-0000000{step}").load_weights("ema")["deviation"] for step in (2, 4))
     assert (first != 1).all() and np.allclose(first, last, rtol=0.5)
     shutil.rmtree(tmp_path / "ae" / "step-00000004")
     denoiser = ["smoke", "--data", folder / "data", "--autoencoder", tmp_path / "ae", "--out", tmp_path / "x"]
@@ -178,14 +178,14 @@ def test_one_training_writes_to_a_folder(folder, tmp_path, capsys):
 
 
 def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
-    other = written(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
-    empty = written(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root
+    other = write_dataset(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
+    empty = write_dataset(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root
     ae = ["smoke", "--data", folder / "data", "--out", tmp_path / "x", "--steps", 2]
     denoiser = ["--autoencoder", folder / "ae", *ae[1:]]
     photo = folder / "photo.png"
     pretrained, image = inpainting(tmp_path / "inpainting"), inpainting(tmp_path / "image", in_channels=4)
     small = tmp_path / "small.png"
-    Image.fromarray(texture(30, 20)).save(small)
+    Image.fromarray(make_texture(30, 20)).save(small)
     out, noise = ["--out", tmp_path / "x.safetensors"], ["--prediction", "noise"]
     cases = [
         (train_autoencoder, ["large", *ae[1:]], "the preset is large, expected first one of smoke, small, paper, paper_512"),

@@ -13,8 +13,8 @@ import pytest
 
 from jobs import train_autoencoder
 from model import checkpoints
-from tests.support.attempts import attempt, killed_at, weights
-from tests.support.datasets import CONFIG, written
+from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).parents[3]
 STEPS = 12
@@ -24,7 +24,7 @@ OPTIONS = ["--steps", str(STEPS), "--batch", "2", "--slices", "1", "--loader-wor
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ray")
-    written(folder / "data", {"train-000000": [{}] * 6, "test-000000": [{}]}, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(folder / "data", {"train-000000": [{}] * 6, "test-000000": [{}]}, config=replace(CONFIG, size=(64, 48)))
     return folder
 
 
@@ -49,7 +49,7 @@ def test_a_killed_worker_costs_nothing(folder):
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        while not checkpoints.steps(folder / "ray"):
+        while not checkpoints.step_folders(folder / "ray"):
             assert run.poll() is None, run.communicate()[1]
             time.sleep(0.02)
         kill_a_worker(run.pid)
@@ -61,8 +61,8 @@ def test_a_killed_worker_costs_nothing(folder):
     assert set(steps) == {*range(1, STEPS + 1)} and steps[-1] == STEPS and shown.splitlines()[-2] == f"autoencoder: ray/step-{STEPS:08d}"
     assert not [*(folder / "ray").glob(".ray-*")]
     peace = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--out", str(folder / "peace")]
-    assert attempt(killed_at, train_autoencoder.main, peace, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
-    assert weights(folder / "ray") == weights(folder / "peace")
+    assert run_ranks(run_until_rename, train_autoencoder.main, peace, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
+    assert checkpoint_bytes(folder / "ray") == checkpoint_bytes(folder / "peace")
 
 
 def without_ray(arguments: list[str]) -> None:
@@ -72,22 +72,22 @@ def without_ray(arguments: list[str]) -> None:
 
 def test_one_process_does_without_ray(folder):
     arguments = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--steps", "2", "--out", str(folder / "alone")]
-    assert attempt(without_ray, arguments, output=folder / "said") == [0], (folder / "said").read_text()
-    assert checkpoints.newest(folder / "alone")[0].config["step"] == 2
-    assert attempt(without_ray, [*arguments, "--workers", "2"], output=folder / "refused") == [2]
+    assert run_ranks(without_ray, arguments, output=folder / "said") == [0], (folder / "said").read_text()
+    assert checkpoints.read_newest(folder / "alone")[0].config["step"] == 2
+    assert run_ranks(without_ray, [*arguments, "--workers", "2"], output=folder / "refused") == [2]
     assert "--workers needs Ray and what it trains with" in (folder / "refused").read_text()
 
 
 @pytest.mark.slow
 def test_of_all_processes_one_speaks(tmp_path, capfd):
-    written(tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
     train_autoencoder.main(["smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "x"), *OPTIONS, "--steps", "1", "--workers", "2"])
     assert capfd.readouterr().err.count("nothing is held out") == 1
 
 
 @pytest.mark.slow
 def test_a_wrong_request_ends_it_at_once_with_the_same_sentence(tmp_path, capsys):
-    written(tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48)))
     for workers, words in (("0", "--workers is 0, expected at least 1"), ("1", "held out for test")):
         with pytest.raises(SystemExit) as stopped:
             train_autoencoder.main(["smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "x"), "--workers", workers])

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from jobs.animate import main as animate
-from model.render.renderer import Painter
+from model.render.renderer import NeuralRenderer
 from model.train.renderer_task import load_renderer
-from schemas.spectral_volume import SpectralVolume, encode
-from tests.support.datasets import written
-from tests.support.weights import BROKEN, with_weights
+from schemas.spectral_volume import SpectralVolume, encode_volume
+from tests.support.datasets import write_dataset
+from tests.support.weights import BROKEN_WEIGHTS, copy_with_weights
 
 
 def train(*args: str) -> subprocess.CompletedProcess:
@@ -24,7 +24,7 @@ def train(*args: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_a_training_and_its_end(tmp_path):
-    written(tmp_path / "data", {"train-000000": [{}] * 3, "test-000000": [{}]})
+    write_dataset(tmp_path / "data", {"train-000000": [{}] * 3, "test-000000": [{}]})
     args = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--decay", "0", "--loader-workers", "0", "--log-every", "2"]
     first, second = train(*args, "--steps", "2"), train(*args, "--steps", "4")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
@@ -33,14 +33,14 @@ def test_a_training_and_its_end(tmp_path):
     assert "without --imagenet the encoder begins at random" in first.stderr
     network, passed = load_renderer(tmp_path / "out")
     image = torch.zeros(1, 3, 32, 40)
-    assert network(image, image[:, :2], image[:, :1], network.noise(1)).shape == image.shape
+    assert network(image, image[:, :2], image[:, :1], network.sample_noise(1)).shape == image.shape
     assert passed == []
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("renderer")
-    written(folder / "data", {"train-000000": [{}] * 2})
+    write_dataset(folder / "data", {"train-000000": [{}] * 2})
     made = train("--data", str(folder / "data"), "--out", str(folder / "out"), "--steps", "3", "--learning-rate", "0.3", "--loader-workers", "0")
     assert made.returncode == 0, made.stderr
     return folder / "out"
@@ -52,7 +52,7 @@ def still(tmp_path) -> list[str]:
     across, down = np.meshgrid(np.linspace(60, 190, 64), np.linspace(60, 190, 40))
     pixels = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    (tmp_path / "still.safetensors").write_bytes(encode(SpectralVolume(spectrum=np.zeros((4, 4, 20, 32), np.float32), fps=30.0, frames=30, made={})))
+    (tmp_path / "still.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=np.zeros((4, 4, 20, 32), np.float32), fps=30.0, frames=30, made={})))
     return [str(tmp_path / "photo.png"), "--motion", str(tmp_path / "still.safetensors")]
 
 
@@ -62,7 +62,7 @@ def test_a_trained_renderer_makes_the_frames(trained, still, tmp_path):
     frames = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "moving").iterdir())]
     network, _ = load_renderer(trained)
     photo = np.asarray(Image.open(tmp_path / "photo.png"))
-    expected = Painter(network, photo, 5)(np.zeros((2, 40, 64), np.float32), np.zeros((40, 64), np.float32))
+    expected = NeuralRenderer(network, photo, 5)(np.zeros((2, 40, 64), np.float32), np.zeros((40, 64), np.float32))
     assert len(frames) == 6 and frames[0].shape == (40, 64, 3)
     np.testing.assert_array_equal(frames[3], expected)
     assert (expected != photo).mean() > 0.5
@@ -77,9 +77,9 @@ def test_a_folder_without_a_renderer_is_refused(still, tmp_path, capsys):
     assert not (tmp_path / "moving.mp4").exists()
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", BROKEN_WEIGHTS)
 def test_a_renderer_of_numbers_that_are_not_finite_or_make_such(trained, still, tmp_path, capsys, how):
-    broken, out = with_weights(trained, tmp_path / "broken", "ema", BROKEN[how]), tmp_path / "out"
+    broken, out = copy_with_weights(trained, tmp_path / "broken", "ema", BROKEN_WEIGHTS[how]), tmp_path / "out"
     out.mkdir()
     with pytest.raises(SystemExit) as stopped:
         animate([*still, "--renderer", str(broken), "--out", str(out / "moving.mp4")])

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from jobs import finalize, report_statistics, sample, train_autoencoder, train_denoiser
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from model import checkpoints
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from tests.support.attempts import weights
-from tests.support.datasets import CONFIG, written
-from tests.support.videos import texture
+from pipeline.dataset.open import DatasetView
+from tests.support.attempts import checkpoint_bytes
+from tests.support.datasets import CONFIG, write_dataset
+from tests.support.videos import make_texture
 
 SHARDS = {"train-000000": [{}] * 3, "train-000001": [{}] * 2, "test-000000": [{}]}
 QUICK = ["--steps", 2, "--batch", 2, "--loader-workers", 0, "--log-every", 1, "--save-every", 1]
@@ -34,7 +34,7 @@ def called(main: Main, *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def refused(capsys, main: Main, *arguments: object, code: Exit = Exit.USAGE) -> str:
+def refused(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
     """The one sentence with which a command stops."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -65,14 +65,14 @@ def folder(tmp_path_factory) -> Path:
     """Two data sets, their statistics alone and together, two autoencoders of the first and one of the second, and a prior."""
     folder = tmp_path_factory.mktemp("input")
     for seed, name in enumerate("ab"):
-        written(folder / name, SHARDS, seed=seed, source=name, config=replace(CONFIG, size=(64, 48)))
+        write_dataset(folder / name, SHARDS, seed=seed, source=name, config=replace(CONFIG, size=(64, 48)))
         shutil.copy(folder / name / "statistics.json", folder / f"{name}.json")
     called(report_statistics.main, folder / "a", folder / "b", "--out", folder / "ab.json")
     called(train_autoencoder.main, *autoencoder(folder, folder / "ae"))
     called(train_autoencoder.main, *autoencoder(folder, folder / "ae again", "--seed", 1))
     called(train_autoencoder.main, *autoencoder(folder, folder / "ae b", data="b"))
     called(train_denoiser.main, *denoiser(folder, folder / "prior"))
-    Image.fromarray(texture(80, 70)).save(folder / "photo.png")
+    Image.fromarray(make_texture(80, 70)).save(folder / "photo.png")
     return folder
 
 
@@ -118,7 +118,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(fo
     """P16: also after the derived files were made anew; for a training that begins and for one that goes on."""
     root, out = shutil.copytree(folder / "a", tmp_path / "data"), shutil.copytree(folder / "ae", tmp_path / "ae")
     change(folder, root)
-    code = Exit.STORAGE if change is exchange else Exit.USAGE  # which a record of another run is
+    code = ExitCode.STORAGE if change is exchange else ExitCode.USAGE  # which a record of another run is
     for more in (["--statistics", folder / "a.json"], []):
         refused(capsys, train_autoencoder.main, *autoencoder(folder, out, *more), "--data", root, code=code)
         refused(capsys, train_denoiser.main, *denoiser(folder, tmp_path / "x", *more), "--data", root, code=code)
@@ -161,8 +161,8 @@ def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property)
     called(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
     called(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
     for name in ("ae", "prior", "prior/slice"):
-        assert weights(tmp_path / name) == weights(folder / name)
-    assert weights(folder / "ae") != weights(folder / "ae again")
+        assert checkpoint_bytes(tmp_path / name) == checkpoint_bytes(folder / name)
+    assert checkpoint_bytes(folder / "ae") != checkpoint_bytes(folder / "ae again")
 
 
 class Hostile:
@@ -219,9 +219,9 @@ def test_the_payloads_are_live(tmp_path):
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
     """P20: in the place of a sample's arrays and beside the samples."""
     root, payload = shutil.copytree(folder / "a", tmp_path / "data"), PAYLOADS[suffix](canary)
-    rows = Selection(Dataset(root)).kept(["key", "shard", "motion_offset", "motion_size"]).to_pylist()
+    rows = DatasetView(Dataset(root)).kept_windows(["key", "shard", "motion_offset", "motion_size"]).to_pylist()
     for row in rows:
-        with Dataset(root).tar(row["shard"]).open("r+b") as tar:
+        with Dataset(root).tar_path(row["shard"]).open("r+b") as tar:
             if workers:  # its header says what it is
                 info = tarfile.TarInfo(f"{row['key']}.{suffix}")
                 info.size, info.mode = row["motion_size"], 0o644
@@ -233,7 +233,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
         words = refused(capsys, main, *arguments(folder, tmp_path / "x"), "--data", root, "--loader-workers", workers)
         assert "cannot be read" in words and any(row["key"] in words for row in rows)
     extended = shutil.copytree(folder / "a", tmp_path / "extended")
-    with tarfile.open(Dataset(extended).tar("train-000000"), "a") as tar:
+    with tarfile.open(Dataset(extended).tar_path("train-000000"), "a") as tar:
         info = tarfile.TarInfo(f"{rows[0]['key']}.{suffix}")
         info.size = len(payload)
         tar.addfile(info, io.BytesIO(payload))
@@ -280,11 +280,11 @@ def saved(value: object) -> bytes:
 
 def tampered(out: Path, name: str, data: bytes) -> Path:
     """Each checkpoint in the folder, with digests that agree."""
-    for folder in checkpoints.steps(out):
+    for folder in checkpoints.step_folders(out):
         (folder / name).write_bytes(data)
         if name != "digests.json":
             digests = json.loads((folder / "digests.json").read_bytes())
-            digests[name] = checkpoints.sync(folder / name)
+            digests[name] = checkpoints.sync_and_hash(folder / name)
             (folder / "digests.json").write_text(json.dumps(digests))
     return out
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
         ]
     for main, arguments in cases:
         assert str(tmp_path) in refused(capsys, main, *arguments)
-    assert not (tmp_path / "x.safetensors").exists() and not checkpoints.steps(tmp_path / "x")
+    assert not (tmp_path / "x.safetensors").exists() and not checkpoints.step_folders(tmp_path / "x")
 
 
 @pytest.mark.promise("P20")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.doctor import State
-from tests.support.datasets import CONFIG, written
+from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -25,7 +25,7 @@ OPTIONS = ["--steps", "3", "--batch", "4", "--log-every", "1", "--save-every", "
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("machine")
     small = replace(CONFIG, size=(64, 48))
-    written(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
+    write_dataset(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
     return folder
 
 
@@ -48,21 +48,21 @@ def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, workers):
     code, said = trained(folder, small_memory(*TRAINING), workers)
-    assert code == Exit.STORAGE and said.count("\n") == 1, said
+    assert code == ExitCode.STORAGE and said.count("\n") == 1, said
     assert said.startswith("quiver: a batch of ") and "No space left on device" in said
     assert "--loader-workers 0" in said and "docker run --shm-size=2g" in said
 
 
 def test_it_is_enough_for_a_training_without_such_processes(folder):
-    assert trained(folder, small_memory(*TRAINING), 0) == (Exit.DONE, "")
+    assert trained(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
 
 
 def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(folder):
     deep = folder / ("d" * 100)
     deep.mkdir(exist_ok=True)
     code, said = trained(folder, TRAINING, 1, TMPDIR=str(deep))
-    assert code == Exit.STORAGE and said.startswith(f"quiver: TMPDIR is {str(deep)!r}") and said.count("\n") == 1, said
-    assert trained(folder, TRAINING, 0, TMPDIR=str(deep)) == (Exit.DONE, "")
+    assert code == ExitCode.STORAGE and said.startswith(f"quiver: TMPDIR is {str(deep)!r}") and said.count("\n") == 1, said
+    assert trained(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
@@ -75,13 +75,13 @@ def test_a_process_that_reads_ahead_and_dies_ends_the_training_with_a_sentence(f
         (helper,) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
         os.kill(int(helper), how)
         _, said = training.communicate(timeout=120)
-    assert training.returncode == Exit.STORAGE and said.count("\n") == 1, said
+    assert training.returncode == ExitCode.STORAGE and said.count("\n") == 1, said
     assert said.startswith("quiver: a process that reads ahead died") and "--loader-workers 0" in said
 
 
 def test_doctor_looks_at_shared_memory(tmp_path):
-    found = doctor.shared_memory()
-    assert (found.state == State.OK) == (shutil.disk_usage("/dev/shm").free >= doctor.SHARED_MIB << 20)
-    command = [sys.executable, "-c", "from jobs import doctor; print(*doctor.examined(doctor.shared_memory))"]
+    found = doctor.check_shared_memory()
+    assert (found.state == State.OK) == (shutil.disk_usage("/dev/shm").free >= doctor.MIN_SHARED_MIB << 20)
+    command = [sys.executable, "-c", "from jobs import doctor; print(*doctor.run_check(doctor.check_shared_memory))"]
     done = subprocess.run(small_memory(*command), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("warning 0 MiB are free in /dev/shm") and "--shm-size=2g" in done.stdout, done.stderr

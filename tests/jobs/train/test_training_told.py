@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.cli.main import main as quiver
 from model import checkpoints
-from tests.support.datasets import CONFIG, written
-from tests.support.videos import texture
+from tests.support.datasets import CONFIG, write_dataset
+from tests.support.videos import make_texture
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -29,9 +29,9 @@ def folder(tmp_path_factory) -> Path:
     """A data set with a test split, one without, and a photograph."""
     folder = tmp_path_factory.mktemp("told")
     small = replace(CONFIG, size=(64, 48))
-    written(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
-    written(folder / "all", {"train-000000": [{}] * 4}, config=small)
-    Image.fromarray(texture(80, 70)).save(folder / "PHOTO", format="png")
+    write_dataset(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
+    write_dataset(folder / "all", {"train-000000": [{}] * 4}, config=small)
+    Image.fromarray(make_texture(80, 70)).save(folder / "PHOTO", format="png")
     return folder
 
 
@@ -123,8 +123,8 @@ def test_interrupted_it_says_what_is_kept(folder, every, kept):
             break
     os.killpg(run.pid, signal.SIGINT)
     _, said = run.communicate()
-    assert run.returncode == Exit.INTERRUPTED and said.count("\n") == 1, said
+    assert run.returncode == ExitCode.INTERRUPTED and said.count("\n") == 1, said
     if every == "1":
-        last = checkpoints.steps(folder / "interrupted1")[-1].name
+        last = checkpoints.step_folders(folder / "interrupted1")[-1].name
         kept = f"interrupted1/{last} is kept, the same command goes on from there"
     assert said == f"quiver: interrupted; {kept}\n"

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from model.data.augment import (
-    LEVEL,
-    OFF,
+    BYTE_TO_SIGNED_UNIT,
+    NO_AUGMENT,
     Augmentation,
     AugmentConfig,
     augment_image,
     augment_spectrum,
-    colour_map,
-    crop,
-    draw,
+    color_transform,
+    crop_affine,
+    draw_augmentation,
     vector_map,
 )
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.motion.spectrum import to_spectrum
-from pipeline.synthetic.render import WORKING, render
+from pipeline.synthetic.render import WORKING_SIZE, render_frame
 from pipeline.synthetic.scenes import SCENES
-from schemas.sample import to_channels
+from schemas.sample import complex_to_channels
 
 SIZE, TIME, FREQUENCIES = (64, 40), 16, 5
 MAPS = [(True, 5, 1.2), (False, -5, 1.2), (False, 30, 2.0), (False, 0, 1.5), (True, 0, 1.0)]
@@ -30,7 +30,7 @@ MAPS = [(True, 5, 1.2), (False, -5, 1.2), (False, 30, 2.0), (False, 0, 1.5), (Tr
 
 
 def affine_of(mirrored, degrees, zoom, size=SIZE):
-    return crop(size, mirrored, np.radians(degrees), zoom, np.array([0.4, -0.3]))
+    return crop_affine(size, mirrored, np.radians(degrees), zoom, np.array([0.4, -0.3]))
 
 
 def augmented(channels, affine, vectors):
@@ -53,7 +53,7 @@ def motion(x, y):
 
 
 def spectrum_of(texture):
-    return to_channels(to_spectrum(texture.astype(np.float32), FREQUENCIES).astype(np.complex64))
+    return complex_to_channels(to_spectrum(texture.astype(np.float32), FREQUENCIES).astype(np.complex64))
 
 
 @pytest.mark.parametrize("how", MAPS)
@@ -70,7 +70,7 @@ def test_a_known_motion_becomes_that_of_the_augmented_video(how):
 @pytest.fixture(scope="module")
 def frames():
     scene = SCENES["cloth"](np.random.default_rng(0))
-    return [render(scene, i / 15, WORKING) for i in range(TIME)]
+    return [render_frame(scene, i / 15, WORKING_SIZE) for i in range(TIME)]
 
 
 def measured(frames):
@@ -82,15 +82,15 @@ def measured(frames):
 
 @pytest.mark.parametrize("how", MAPS[:3])
 def test_flow_of_a_warped_video_is_the_augmented_flow(frames, how):
-    affine = affine_of(*how, WORKING)
-    warped = [cv2.warpAffine(f, affine, WORKING, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE) for f in frames]
+    affine = affine_of(*how, WORKING_SIZE)
+    warped = [cv2.warpAffine(f, affine, WORKING_SIZE, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE) for f in frames]
     inner = (..., slice(12, -12), slice(12, -12))
     plain, wanted = measured(frames), measured(warped)[inner]
     found, without, backwards = (augmented(plain, affine, v)[inner] for v in (vector_map(affine), np.eye(4), np.linalg.inv(vector_map(affine))))
     assert relative(found, wanted) < 0.08
     assert relative(without, wanted) > 0.15 and relative(backwards, wanted) > 0.25
     picture = augment_image(frames[0], Augmentation(affine))
-    assert np.abs(picture - LEVEL[warped[0]])[12:-12, 12:-12].max() < 0.02
+    assert np.abs(picture - BYTE_TO_SIGNED_UNIT[warped[0]])[12:-12, 12:-12].max() < 0.02
 
 
 def test_nothing_from_outside_the_picture_is_looked_at():
@@ -98,7 +98,7 @@ def test_nothing_from_outside_the_picture_is_looked_at():
     corners = np.array([[x, y, 1] for x in (0, SIZE[0] - 1) for y in (0, SIZE[1] - 1)])
     least, turned, mirrored = np.inf, 0, 0
     for _ in range(500):
-        affine = draw(config, SIZE, rng).affine
+        affine = draw_augmentation(config, SIZE, rng).affine
         looks = corners @ affine.T
         assert (looks > -1e-9).all() and (looks < np.array(SIZE) - 1 + 1e-9).all()
         least = min(least, looks.min(), (np.array(SIZE) - 1 - looks).min())
@@ -112,19 +112,19 @@ def test_nothing_from_outside_the_picture_is_looked_at():
 def test_a_mirror_alone_is_exact():
     rng = np.random.default_rng(1)
     picture, channels = rng.integers(0, 256, (40, 64, 3), np.uint8), rng.normal(size=(2, 4, 40, 64)).astype(np.float32)
-    affine = crop(SIZE, True, 0.0, 1.0, np.zeros(2))
-    np.testing.assert_array_equal(augment_image(picture, Augmentation(affine)), LEVEL[picture[:, ::-1]])
+    affine = crop_affine(SIZE, True, 0.0, 1.0, np.zeros(2))
+    np.testing.assert_array_equal(augment_image(picture, Augmentation(affine)), BYTE_TO_SIGNED_UNIT[picture[:, ::-1]])
     wanted = channels[..., ::-1] * np.array([-1, -1, 1, 1], np.float32).reshape(4, 1, 1)
     np.testing.assert_array_equal(augmented(channels, affine, vector_map(affine)), wanted)
 
 
 def test_off_changes_no_bit():
     picture = np.random.default_rng(2).integers(0, 256, (40, 64, 3), np.uint8)
-    almost = replace(OFF, flip=1e-300)  # drawn, and of no effect
+    almost = replace(NO_AUGMENT, flip=1e-300)  # drawn, and of no effect
     for seed in range(20):
-        still = draw(almost if seed else OFF, SIZE, np.random.default_rng(seed))
-        assert still.is_still and still.keeps_colours
-        np.testing.assert_array_equal(augment_image(picture, still), LEVEL[picture])
+        still = draw_augmentation(almost if seed else NO_AUGMENT, SIZE, np.random.default_rng(seed))
+        assert still.is_affine_identity and still.is_color_identity
+        np.testing.assert_array_equal(augment_image(picture, still), BYTE_TO_SIGNED_UNIT[picture])
 
 
 def test_colours_are_varied_as_they_are_said_to_be():
@@ -139,17 +139,17 @@ def test_colours_are_varied_as_they_are_said_to_be():
     turned = (augment_image(picture, Augmentation(still, hue=1 / 3)) + 1) / 2
     np.testing.assert_allclose(turned @ [0.299, 0.587, 0.114], grey, atol=1e-6)
     assert np.abs(turned - y).max() > 0.1
-    red = colour_map(np.zeros(3), Augmentation(still, hue=1 / 3))[:, :3] @ [1, 0, 0]
+    red = color_transform(np.zeros(3), Augmentation(still, hue=1 / 3))[:, :3] @ [1, 0, 0]
     assert red.argmax() == 1
     plain = np.repeat(rng.integers(0, 256, (40, 64, 1), np.uint8), 3, axis=2)
-    np.testing.assert_allclose(augment_image(plain, Augmentation(still, hue=0.2, saturation=1.4)), LEVEL[plain], atol=1e-6)
+    np.testing.assert_allclose(augment_image(plain, Augmentation(still, hue=0.2, saturation=1.4)), BYTE_TO_SIGNED_UNIT[plain], atol=1e-6)
 
 
 def test_pictures_stay_in_range():
     rng = np.random.default_rng(4)
     picture = rng.integers(0, 2, (40, 64, 3), np.uint8) * 255
     strong = AugmentConfig(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
-    found = np.stack([augment_image(picture, draw(strong, SIZE, rng)) for _ in range(20)])
+    found = np.stack([augment_image(picture, draw_augmentation(strong, SIZE, rng)) for _ in range(20)])
     assert found.min() == -1 and found.max() == 1 and found.dtype == np.float32
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data.loader import ExampleConfig, Examples
-from model.data.shard_reader import LONGEST_HEADER, decode_picture
+from model.data.loader import SpectrumConfig, SpectrumDataset
+from model.data.shard_reader import MAX_HEADER_BYTES, decode_png
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
-from pipeline.dataset.scales import compute
-from schemas.statistics import decode
-from tests.support.datasets import CALM, written
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.scales import compute_statistics
+from schemas.statistics import decode_statistics
+from tests.support.datasets import PASSING_MEASURES, write_dataset
 
 PLACES = ["key", "image_offset", "image_size", "motion_offset", "motion_size", "image_crc32", "motion_header_crc32"]
 
@@ -27,11 +27,11 @@ class Shard:
 
     def __init__(self, pristine, root):
         shutil.copytree(pristine.root, root)
-        selection = Selection(Dataset(root))
-        statistics, self.path = decode(selection.file("statistics.json").read_bytes()), selection.dataset.tar("train-000000")
-        self.examples = {drawn: Examples([selection], statistics, ExampleConfig(drawn=drawn)) for drawn in (None, 1)}
-        self.row = selection.kept(PLACES).to_pylist()[0]
-        assert self.row["key"] == self.examples[None].rows[0].key
+        selection = DatasetView(Dataset(root))
+        statistics, self.path = decode_statistics(selection.derived_path("statistics.json").read_bytes()), selection.dataset.tar_path("train-000000")
+        self.examples = {drawn: SpectrumDataset([selection], statistics, SpectrumConfig(drawn=drawn)) for drawn in (None, 1)}
+        self.row = selection.kept_windows(PLACES).to_pylist()[0]
+        assert self.row["key"] == self.examples[None].shard_index[0].key
 
     def write(self, offset, data):
         with self.path.open("r+b") as file:
@@ -86,7 +86,7 @@ class Shard:
 
     def place(self, column, value):
         for found in self.examples.values():
-            found.rows.places[0, PLACES.index(column) - 1] = value
+            found.shard_index.locations[0, PLACES.index(column) - 1] = value
 
     def agree(self):
         """The rows of the table agree with what is there, as somebody else's may."""
@@ -95,7 +95,7 @@ class Shard:
         except OSError:
             return
         for found in self.examples.values():
-            place = dict(zip(PLACES[1:], found.rows.places[0].tolist(), strict=True))
+            place = dict(zip(PLACES[1:], found.shard_index.locations[0].tolist(), strict=True))
             image = data[max(place["image_offset"], 0) :][: max(place["image_size"], 0)]
             motion = data[max(place["motion_offset"], 0) :]
             self.place("image_crc32", zlib.crc32(image))
@@ -109,7 +109,7 @@ class Shard:
 HOSTILE = {
     "header longer than the member": (lambda s: s.write(s.row["motion_offset"], (1 << 40).to_bytes(8, "little")), "its header says"),
     "huge header": (lambda s: s.write(s.row["motion_offset"], b"\xff" * 8), "its header says that it has 18446744073709551615 bytes"),
-    "long header": (lambda s: s.write(s.row["motion_offset"], (LONGEST_HEADER + 1).to_bytes(8, "little")), "its header says"),
+    "long header": (lambda s: s.write(s.row["motion_offset"], (MAX_HEADER_BYTES + 1).to_bytes(8, "little")), "its header says"),
     "no header": (lambda s: s.write(s.row["motion_offset"], bytes(8)), "its header says that it has 0 bytes"),
     "not JSON": (lambda s: s.header(b"\xff{"), "decode"),
     "deeply nested": (lambda s: (s.write(s.row["motion_offset"], (4000).to_bytes(8, "little")), s.write(s.row["motion_offset"] + 8, b"[" * 4000)), "recursion"),
@@ -157,7 +157,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("members") / "a", {"train-000000": [CALM] * 2})
+    return write_dataset(tmp_path_factory.mktemp("members") / "a", {"train-000000": [PASSING_MEASURES] * 2})
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -177,17 +177,17 @@ def test_a_hostile_sample_is_named_and_never_read(name, pristine, tmp_path):
 def test_a_frequency_that_the_data_set_lacks_is_named(pristine, tmp_path):
     shard = Shard(pristine, tmp_path / "a")
     found = shard.examples[None]
-    found.rows.shards[0] = found.rows.shards[0]._replace(frequencies=3)
+    found.shard_index.shards[0] = found.shard_index.shards[0]._replace(frequencies=3)
     with pytest.raises(ValueError, match="it has 3 frequencies, expected 4"):
         found[0]
 
 
 def test_a_table_of_other_shards_is_refused(tmp_path):
-    a, b = (written(tmp_path / name, {"train-000000": [CALM] * count}, seed=count) for name, count in (("a", 2), ("b", 3)))
-    statistics = compute([Selection(a)])
+    a, b = (write_dataset(tmp_path / name, {"train-000000": [PASSING_MEASURES] * count}, seed=count) for name, count in (("a", 2), ("b", 3)))
+    statistics = compute_statistics([DatasetView(a)])
     a.manifest.write_bytes(b.manifest.read_bytes())
     with pytest.raises(ValueError, match=r"manifest.parquet cannot be read .it is not the table that index.json names.: quiver finalize"):
-        Examples([Selection(a)], statistics)
+        SpectrumDataset([DatasetView(a)], statistics)
 
 
 def test_a_flipped_bit_of_a_picture_is_noticed_or_does_no_harm():
@@ -196,15 +196,15 @@ def test_a_flipped_bit_of_a_picture_is_noticed_or_does_no_harm():
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "png", compress_type=3)
     data, refused = np.frombuffer(file.getvalue(), np.uint8), 0
-    np.testing.assert_array_equal(decode_picture(data, (40, 32)), picture)
+    np.testing.assert_array_equal(decode_png(data, (40, 32)), picture)
     for place in rng.permutation(len(data) * 8)[:600]:
         flipped = data.copy()
         flipped[place // 8] ^= 1 << place % 8
         try:
-            np.testing.assert_array_equal(decode_picture(flipped, (40, 32)), picture)
+            np.testing.assert_array_equal(decode_png(flipped, (40, 32)), picture)
         except ValueError:
             refused += 1
     assert refused > 500
     for length in range(0, len(data) - 12, 37):
         with pytest.raises(ValueError, match=r"image.png is (damaged|not)"):
-            decode_picture(data[:length], (40, 32))
+            decode_png(data[:length], (40, 32))

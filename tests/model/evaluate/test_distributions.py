@@ -7,7 +7,7 @@ import torch
 from numpy.random import Generator, default_rng
 
 import pipeline.torchvision_import  # noqa: F401  torchmetrics imports torchvision, which wants it where its compiled part does not fit
-from model.evaluate.distributions import bootstrap, frechet, kid, of_kernels, sliding
+from model.evaluate.distributions import bootstrap, frechet, kid, precompute_kid, sliding_distances
 
 from torchmetrics.image.fid import _compute_fid  # isort: skip
 from torchmetrics.image.kid import poly_mmd  # isort: skip
@@ -53,7 +53,7 @@ def test_kid_of_different_counts_is_the_mean_over_pairs():
 def test_a_kernel_in_blocks_is_the_whole_one(monkeypatch):
     real, generated = mixed(default_rng(0), 50, 8), mixed(default_rng(1), 60, 8, 1.0)
     whole = kid(real, generated)
-    monkeypatch.setattr("model.evaluate.distributions.ROWS", 7)
+    monkeypatch.setattr("model.evaluate.distributions.MAX_KERNEL_ROWS", 7)
     assert kid(real, generated) == pytest.approx(whole, rel=1e-12)
 
 
@@ -152,7 +152,7 @@ def test_kernels_that_are_summed_once_say_what_those_of_the_drawn_samples_say(mo
     rng = default_rng(13)
     real, generated = ([mixed(rng, samples, 20, shift).astype(np.float32) for samples in (12, 1, 7, 4, 9)] for shift in (0.0, 0.3))
     anew = bootstrap(lambda x, y: kid(x, y), real, generated, rounds=30, pairs=pairs)
-    monkeypatch.setattr("model.evaluate.distributions.ROWS", rows)
+    monkeypatch.setattr("model.evaluate.distributions.MAX_KERNEL_ROWS", rows)
     assert tuple(bootstrap(kid, real, generated, rounds=30, pairs=pairs)) == pytest.approx(tuple(anew), rel=1e-9)
 
 
@@ -160,7 +160,7 @@ def test_a_round_takes_no_kernel_anew():
     """Once summed, the samples are not looked at again, however many rounds there are."""
     real, generated = (list(default_rng(seed).normal(size=(3, 5, 4))) for seed in (0, 1))
     expected = kid(np.concatenate([real[0], real[0], real[2]]), np.concatenate(generated))
-    of = of_kernels(real, generated)
+    of = precompute_kid(real, generated)
     for video in (*real, *generated):
         video[:] = np.nan
     assert of(np.array([2, 0, 1]), np.ones(3)) == pytest.approx(expected, rel=1e-9)
@@ -169,7 +169,7 @@ def test_a_round_takes_no_kernel_anew():
 def test_pictures_that_decay_are_farther_in_each_later_window():
     rng = default_rng(11)
     real = rng.normal(size=(4, 100, 3))
-    found = sliding(frechet, real, [one + 0.6 * number for number, one in enumerate(rng.normal(size=(4, 100, 3)))])
+    found = sliding_distances(frechet, real, [one + 0.6 * number for number, one in enumerate(rng.normal(size=(4, 100, 3)))])
     assert found == sorted(found) and found[0] < 0.3 < found[1]
 
 
@@ -190,7 +190,7 @@ def test_what_has_no_interval_or_no_places_in_time_is_refused():
     with pytest.raises(ValueError, match="there are 1 real and 2 generated videos and 10 rounds, expected at least 2 of each"):
         bootstrap(frechet, one, one * 2, rounds=10)
     with pytest.raises(ValueError, match="there are 1 windows of the real and 2 of the generated videos, expected as many"):
-        sliding(frechet, one, one * 2)
+        sliding_distances(frechet, one, one * 2)
     with pytest.raises(ValueError, match="a video has no samples"):
         bootstrap(kid, [*one, np.ones((0, 2))], one * 2, rounds=10)
 

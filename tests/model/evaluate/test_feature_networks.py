@@ -10,9 +10,9 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from model.evaluate.distributions import frechet, sliding
-from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, Call, load_network
-from model.evaluate.pairs import excerpts, over_time
+from model.evaluate.distributions import frechet, sliding_distances
+from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, NetworkSpec, load_network
+from model.evaluate.pairs import cut_excerpts, iter_feature_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -98,7 +98,7 @@ def films(seed: int, count: int = 24) -> np.ndarray:
 
 def test_pictures_go_to_inception_as_bytes(inception):
     pictures = default_rng(0).integers(0, 256, (11, 32, 22, 3), dtype=np.uint8)
-    found = load_network(inception, INCEPTION, batch=4).features(pictures)
+    found = load_network(inception, INCEPTION, batch=4).extract(pictures)
     assert found.dtype == np.float32 and found.shape == (11, 2048)
     np.testing.assert_array_equal(found, np.moveaxis(pictures, -1, 1).reshape(11, -1)[:, :2048])
 
@@ -109,26 +109,26 @@ def test_what_a_network_wants_is_what_it_gets(folder):
     excerpt = np.zeros((1, 16, 32, 48, 3), np.uint8)
     excerpt[:, :8] = 255
     for low, high in ((-1.0, 1.0), (0.0, 255.0)):
-        call = Call(kind="video", dimensions=3, low=low, high=high)
-        assert load_network(path, call).features(excerpt).tolist() == [[(low + high) / 2, high, low]]
+        call = NetworkSpec(kind="video", dimensions=3, low=low, high=high)
+        assert load_network(path, call).extract(excerpt).tolist() == [[(low + high) / 2, high, low]]
 
 
 def test_a_batch_changes_nothing(i3d):
     excerpts_of = films(0, 5)[:, :16]
-    one, four = (load_network(i3d, I3D, batch=size).features(excerpts_of) for size in (1, 4))
+    one, four = (load_network(i3d, I3D, batch=size).extract(excerpts_of) for size in (1, 4))
     assert one.shape == (5, 400)
     np.testing.assert_allclose(one, four, rtol=1e-5)
-    assert load_network(i3d, I3D).features(excerpts_of[:0]).shape == (0, 400)
+    assert load_network(i3d, I3D).extract(excerpts_of[:0]).shape == (0, 400)
 
 
 def test_enlarging_is_that_of_torch(folder):
     """Bilinear, frame by frame, without regard to the shape."""
-    call = Call(kind="video", dimensions=3, size=24, low=0.0, high=1.0)
+    call = NetworkSpec(kind="video", dimensions=3, size=24, low=0.0, high=1.0)
     picture = default_rng(0).integers(0, 256, (1, 2, 8, 12, 3), dtype=np.uint8)
     large = [nn.functional.interpolate(torch.from_numpy(one / 255).permute(2, 0, 1)[None], (24, 24), mode="bilinear") for one in picture[0]]
     together = torch.stack(large)
     expected = [[float(together.mean()), float(together.max()), float(together.min())]]
-    np.testing.assert_allclose(load_network(saved(Plain(), folder / "own.pt"), call).features(picture), expected, rtol=1e-5)
+    np.testing.assert_allclose(load_network(saved(Plain(), folder / "own.pt"), call).extract(picture), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("call", "frames"), [(DT_I3D, 16), (DT_I3D_32, 32)])
@@ -138,7 +138,7 @@ def test_the_network_of_dynamic_textures_gets_aligned_corners_and_its_own_length
     picture = default_rng(0).integers(0, 256, (1, frames, 8, 12, 3), dtype=np.uint8)
     first = torch.from_numpy(picture[0, 0] / 255 * 2 - 1).permute(2, 0, 1)[None]
     expected = nn.functional.interpolate(first, (224, 224), mode="bilinear", align_corners=True)[0, 0].T.flatten()[:1024]
-    np.testing.assert_allclose(network.features(picture), expected[None].numpy(), atol=1e-6)
+    np.testing.assert_allclose(network.extract(picture), expected[None].numpy(), atol=1e-6)
     with pytest.raises(ValueError, match="cannot be called with"):
         load_network(network.path, DT_I3D if frames == 32 else DT_I3D_32)
 
@@ -148,18 +148,18 @@ def test_shuffled_frames_are_far_for_a_video_network_and_near_for_a_picture_netw
     real, other = films(1), films(2)
     shuffled = other[:, default_rng(3).permutation(32)]
     network = load_network(i3d, I3D)
-    seen = [network.features(np.concatenate([excerpts(film, 16, 16) for film in videos])) for videos in (real, other, shuffled)]
+    seen = [network.extract(np.concatenate([cut_excerpts(film, 16, 16) for film in videos])) for videos in (real, other, shuffled)]
     assert frechet(seen[0], seen[2]) > 10 * frechet(seen[0], seen[1])
     pictures = load_network(inception, INCEPTION)
-    seen = [pictures.features(np.concatenate(videos[:, ::8])) for videos in (real, other, other[:, ::-1])]
+    seen = [pictures.extract(np.concatenate(videos[:, ::8])) for videos in (real, other, other[:, ::-1])]
     assert frechet(seen[0], seen[2]) < 2 * frechet(seen[0], seen[1])
 
 
 def test_pictures_that_fade_are_farther_in_each_later_window(inception):
     network, real, other = load_network(inception, INCEPTION), films(1, 6), films(2, 6)
     faded = (other * np.linspace(1, 0.3, 32)[:, None, None, None]).astype(np.uint8)
-    seen = [np.stack([network.features(film) for film in videos]) for videos in (real, faded)]
-    found = sliding(frechet, *(over_time(one, 10, 10) for one in seen))
+    seen = [np.stack([network.extract(film) for film in videos]) for videos in (real, faded)]
+    found = sliding_distances(frechet, *(iter_feature_windows(one, 10, 10) for one in seen))
     assert len(found) == 3 and found == sorted(found)
 
 

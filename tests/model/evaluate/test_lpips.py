@@ -9,7 +9,7 @@ from numpy.random import default_rng
 
 import pipeline.torchvision_import  # noqa: F401  torchmetrics imports torchvision, which wants it where its compiled part does not fit
 from model.backbones import AlexNet
-from model.evaluate.image_quality import likeness
+from model.evaluate.image_quality import frame_psnr_ssim
 from model.evaluate.lpips import load_lpips
 
 from torchmetrics.functional.image import lpips as reference  # isort: skip
@@ -45,21 +45,21 @@ def theirs(alexnet: Path, made: np.ndarray, true: np.ndarray) -> list[float]:
 
 def test_it_agrees_with_torchmetrics(alexnet):
     made, true = film(0), film(1)
-    np.testing.assert_allclose(load_lpips(alexnet, HEADS).between(made, true), theirs(alexnet, made, true), rtol=1e-4)
+    np.testing.assert_allclose(load_lpips(alexnet, HEADS).measure_frames(made, true), theirs(alexnet, made, true), rtol=1e-4)
 
 
 def test_it_rises_with_noise_and_is_nothing_for_the_same(alexnet):
     measure, true = load_lpips(alexnet, HEADS), film(1, 2)
-    found = [measure.between(np.clip(true + amount * default_rng(2).normal(size=true.shape), 0, 255).astype(np.uint8), true).mean() for amount in (0, 10, 40)]
+    found = [measure.measure_frames(np.clip(true + amount * default_rng(2).normal(size=true.shape), 0, 255).astype(np.uint8), true).mean() for amount in (0, 10, 40)]
     assert found[0] == 0 and found == sorted(found) and found[1] > 0
     assert {name: (one["file"], len(one["sha256"])) for name, one in measure.files.items()} == {"alexnet": ("alexnet.pth", 64), "lpips": ("alex.pth", 64)}
 
 
 def test_the_smallest_pictures(alexnet):
     measure, true = load_lpips(alexnet, HEADS), film(1, 2)
-    assert np.isfinite(measure.between(film(2, 2)[:, :31, :31], true[:, :31, :31])).all()
+    assert np.isfinite(measure.measure_frames(film(2, 2)[:, :31, :31], true[:, :31, :31])).all()
     with pytest.raises(ValueError, match="the picture is 31x30, expected at least 31x31 for LPIPS"):
-        measure.between(true[:, :30, :31], true[:, :30, :31])
+        measure.measure_frames(true[:, :30, :31], true[:, :30, :31])
 
 
 def test_likeness_agrees_with_torchmetrics():
@@ -70,9 +70,9 @@ def test_likeness_agrees_with_torchmetrics():
         peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3)),
         structural_similarity_index_measure(*pair, data_range=1.0, reduction="none"),
     )
-    for ours, reference_of in zip(likeness(made, true), by_them, strict=True):
+    for ours, reference_of in zip(frame_psnr_ssim(made, true), by_them, strict=True):
         np.testing.assert_allclose(ours, reference_of, rtol=2e-3)
-    assert np.isinf(likeness(true, true)[0]).all() and likeness(true, true)[1] == pytest.approx(1)
+    assert np.isinf(frame_psnr_ssim(true, true)[0]).all() and frame_psnr_ssim(true, true)[1] == pytest.approx(1)
 
 
 def test_other_files_are_refused(alexnet, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.evaluate.paired import difference, differences, of_pair
+from model.evaluate.paired import difference, compare_evaluations, pair_metric
 
 
 def test_the_interval_of_paired_numbers_is_students():
@@ -31,10 +31,10 @@ def pair(name: str, ssim: float, flicker: float) -> dict:
 
 def test_films_are_compared_by_photograph_and_not_by_their_order():
     ours, theirs = [pair("a", 0.9, 0.0), pair("b", 0.5, 3.0)], [pair("b", 0.4, 1.5), pair("a", 0.8, 1.5)]
-    found = differences(ours, theirs, ["ssim", "flicker", "fid"])
+    found = compare_evaluations(ours, theirs, ["ssim", "flicker", "fid"])
     assert list(found) == ["ssim", "flicker"]
     assert found["ssim"] == pytest.approx((0.1, 0.1, 0.1, 2)) and found["flicker"].value == pytest.approx((0.5 + 1.5) / 2)
 
 
 def test_what_each_video_has_by_itself_counts_by_its_distance_from_the_real_one():
-    assert of_pair(pair("a", 0.9, 0.25), "flicker") == 0.75 and of_pair(pair("a", 0.9, 0.25), "ssim") == 0.9 and of_pair(pair("a", 0.9, 0.25), "fid") is None
+    assert pair_metric(pair("a", 0.9, 0.25), "flicker") == 0.75 and pair_metric(pair("a", 0.9, 0.25), "ssim") == 0.9 and pair_metric(pair("a", 0.9, 0.25), "fid") is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
-from model.evaluate.spectral import amplitude, distance, rest_at_start, seam, shape_coherence
+from model.evaluate.spectral import normalized_amplitude, amplitude_distance, initial_motion_ratio, seam, shape_coherence
 from pipeline.motion.spectrum import to_spectrum
 
 T, K, H, W = 60, 8, 12, 16
@@ -30,13 +30,13 @@ def turned(spectrum: np.ndarray, rng: Generator) -> np.ndarray:
 
 def test_an_amplitude_is_one_at_the_scale_and_knows_no_phase():
     spectrum = 4.0 * np.exp(1j * default_rng(0).uniform(0, 6, (K, 2, H, W)))
-    np.testing.assert_allclose(amplitude(spectrum, SCALE), 1)
-    np.testing.assert_allclose(amplitude(4 * spectrum, SCALE), 2)
+    np.testing.assert_allclose(normalized_amplitude(spectrum, SCALE), 1)
+    np.testing.assert_allclose(normalized_amplitude(4 * spectrum, SCALE), 2)
 
 
 def test_a_distance_is_that_of_numbers():
     a, b = np.full((K, 2, H, W), 1.5), np.full((K, 2, H, W), 0.5)
-    assert distance(a, a) == 0 and distance(a, b) == distance(b, a) == 1 and distance(np.zeros_like(a), a) == 1.5
+    assert amplitude_distance(a, a) == 0 and amplitude_distance(a, b) == amplitude_distance(b, a) == 1 and amplitude_distance(np.zeros_like(a), a) == 1.5
 
 
 def test_bands_of_the_same_shape_are_coherent_whatever_their_common_phase():
@@ -55,14 +55,14 @@ def test_bands_drawn_one_by_one_lose_coherence_and_rest():
     broken = [turned(spectrum, default_rng(1)) for spectrum in (between, whole)]
     np.testing.assert_allclose(np.abs(broken[0]), np.abs(between))
     assert shape_coherence(broken[0]).mean() < 0.6 < 0.9 < shape_coherence(between).mean()
-    assert rest_at_start(whole, T) < 1e-5 and rest_at_start(broken[1], T) > 0.5
+    assert initial_motion_ratio(whole, T) < 1e-5 and initial_motion_ratio(broken[1], T) > 0.5
 
 
 def test_a_true_motion_rests_at_the_start():
     motion = default_rng(0).normal(size=(T, 2, H, W))
     motion[0] = 0
-    assert rest_at_start(to_spectrum(motion, T // 2 + 1).astype(np.complex128), T) == pytest.approx(0, abs=1e-5)
-    assert rest_at_start(np.zeros((K, 2, H, W), complex), T) == 0
+    assert initial_motion_ratio(to_spectrum(motion, T // 2 + 1).astype(np.complex128), T) == pytest.approx(0, abs=1e-5)
+    assert initial_motion_ratio(np.zeros((K, 2, H, W), complex), T) == 0
 
 
 def test_two_frequencies_have_no_neighbours():

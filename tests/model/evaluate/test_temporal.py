@@ -9,7 +9,7 @@ import pytest
 from numpy.random import default_rng
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from model.evaluate.pairs import excerpts, over_time
+from model.evaluate.pairs import cut_excerpts, iter_feature_windows
 from model.evaluate.spectral import seam
 from model.evaluate.temporal import flicker, warping_error
 from pipeline.flow.dis import DenseInverseSearch
@@ -132,9 +132,9 @@ def test_a_film_of_one_turn_closes_and_a_film_of_most_of_one_does_not():
     (lambda: flicker(TRUE[:1]), "the video has fewer than 2 frames, expected at least 2"),
     (lambda: warping_error(TRUE[:1], []), "the video has fewer than 2 frames, expected at least 2"),
     (lambda: warping_error(TRUE[:3], [(np.zeros((2, H, W), np.float32),) * 2]), "there are 1 flows between 3 frames, expected 2"),
-    (lambda: excerpts(TRUE, 25, 1), "excerpts of 25 frames every 1 of a video of 24"),
-    (lambda: excerpts(TRUE, 8, 0), "excerpts of 8 frames every 0 of a video of 24"),
-    (lambda: over_time(np.zeros((3, 4, 2)), 5, 1), "excerpts of 5 frames every 1 of a video of 4"),
+    (lambda: cut_excerpts(TRUE, 25, 1), "excerpts of 25 frames every 1 of a video of 24"),
+    (lambda: cut_excerpts(TRUE, 8, 0), "excerpts of 8 frames every 0 of a video of 24"),
+    (lambda: iter_feature_windows(np.zeros((3, 4, 2)), 5, 1), "excerpts of 5 frames every 1 of a video of 4"),
 ])  # fmt: skip
 def test_too_few_frames_are_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -142,7 +142,7 @@ def test_too_few_frames_are_refused(call, sentence):
 
 
 def test_excerpts_are_the_frames_from_every_stride_on():
-    found = excerpts(TRUE, 10, 5)
+    found = cut_excerpts(TRUE, 10, 5)
     assert len(found) == 3
     for number, excerpt in enumerate(found):
         np.testing.assert_array_equal(excerpt, TRUE[5 * number : 5 * number + 10])
@@ -151,5 +151,5 @@ def test_excerpts_are_the_frames_from_every_stride_on():
 
 def test_features_over_time_are_those_of_all_videos_in_each_excerpt():
     features = np.arange(2 * 7 * 1.0).reshape(2, 7, 1)
-    assert [one.ravel().tolist() for one in over_time(features, 3, 2)] == [[0, 1, 2, 7, 8, 9], [2, 3, 4, 9, 10, 11], [4, 5, 6, 11, 12, 13]]
-    assert [one.ravel().tolist() for one in over_time(features[:, :2], 1, 1)] == [[0, 7], [1, 8]]
+    assert [one.ravel().tolist() for one in iter_feature_windows(features, 3, 2)] == [[0, 1, 2, 7, 8, 9], [2, 3, 4, 9, 10, 11], [4, 5, 6, 11, 12, 13]]
+    assert [one.ravel().tolist() for one in iter_feature_windows(features[:, :2], 1, 1)] == [[0, 7], [1, 8]]

@@ -7,17 +7,17 @@ from numpy.random import default_rng
 from model.motion.modal import (
     Modes,
     State,
-    depth_of,
+    depth_from_weight,
     displacement,
     drag,
     euler_step,
     impulse,
     mode_energy,
-    modes_of,
+    to_modes,
     propagator,
-    resting,
-    step,
-    wind_of,
+    rest_state,
+    exact_step,
+    make_wind,
 )
 
 T, FPS, K, H, W = 150, 30.0, 16, 8, 10
@@ -46,7 +46,7 @@ def frequency(signal: np.ndarray, seconds: float) -> float:
     return (peak + 0.5 * (left - right) / (left - 2 * middle + right)) / (8 * seconds)
 
 
-def followed(modes: Modes, state: State, count: int, dt: float, by=step) -> np.ndarray:
+def followed(modes: Modes, state: State, count: int, dt: float, by=exact_step) -> np.ndarray:
     """q at 0, dt, ..."""
     found = []
     for _ in range(count):
@@ -56,7 +56,7 @@ def followed(modes: Modes, state: State, count: int, dt: float, by=step) -> np.n
 
 
 def test_undamped_modes_sway_at_their_bands():
-    modes = modes_of(spectrum(), T, FPS, alpha=0.0, beta=0.0)
+    modes = to_modes(spectrum(), T, FPS, alpha=0.0, beta=0.0)
     q = followed(modes, State(np.ones(K - 1) + 0j, np.zeros(K - 1) + 0j), 3000, 1 / 30)
     for k in range(1, K):
         assert frequency(q[:, k - 1].real, 100.0) == pytest.approx(0.2 * k, rel=0.01)
@@ -65,7 +65,7 @@ def test_undamped_modes_sway_at_their_bands():
 @pytest.mark.parametrize("damping", [None, 0.4, 1.6])
 def test_damped_modes_sway_slower_by_the_rule(damping):
     """sqrt(omega^2 - gamma^2 / 4) / 2 pi. The decay is divided out, so that the peak of what is left is the sway's alone."""
-    modes = modes_of(spectrum(), T, FPS, damping=None if damping is None else [damping] * (K - 1))
+    modes = to_modes(spectrum(), T, FPS, damping=None if damping is None else [damping] * (K - 1))
     expected = np.sqrt(modes.omega**2 - modes.gamma**2 / 4) / (2 * np.pi)
     q = followed(modes, any_state(modes), 2000, 0.01)
     for j in range(K - 1):
@@ -79,13 +79,13 @@ DAMPINGS = {"none": 0.0, "under": 1.0, "critical": None, "over": 60.0, "far over
 
 @pytest.mark.parametrize("damping", DAMPINGS)
 def test_energy_never_grows_without_a_force(damping):
-    plain = modes_of(spectrum(), T, FPS)
+    plain = to_modes(spectrum(), T, FPS)
     gamma = 2 * plain.omega if DAMPINGS[damping] is None else np.full(K - 1, DAMPINGS[damping])
-    modes = modes_of(spectrum(), T, FPS, damping=gamma.tolist())
+    modes = to_modes(spectrum(), T, FPS, damping=gamma.tolist())
     for dt in (1e-3, 1 / 60, 0.5, 10.0, 1e6):
         state = any_state(modes)
         for _ in range(20):
-            after = step(modes, state, dt)
+            after = exact_step(modes, state, dt)
             assert (mode_energy(modes, after) <= mode_energy(modes, state) * (1 + 1e-9)).all()
             state = after
         assert np.isfinite(state.q).all()
@@ -93,23 +93,23 @@ def test_energy_never_grows_without_a_force(damping):
 
 @pytest.mark.parametrize("damping", DAMPINGS)
 def test_a_step_of_a_second_is_a_thousand_of_a_millisecond(damping):
-    plain = modes_of(spectrum(), T, FPS)
+    plain = to_modes(spectrum(), T, FPS)
     gamma = 2 * plain.omega if DAMPINGS[damping] is None else np.full(K - 1, DAMPINGS[damping])
-    modes, force = modes_of(spectrum(), T, FPS, damping=gamma.tolist()), np.linspace(1, 9, K - 1) * (1 - 0.5j)
+    modes, force = to_modes(spectrum(), T, FPS, damping=gamma.tolist()), np.linspace(1, 9, K - 1) * (1 - 0.5j)
     once = state = any_state(modes)
-    once = step(modes, once, 1.0, force)
+    once = exact_step(modes, once, 1.0, force)
     for _ in range(1000):
-        state = step(modes, state, 1e-3, force)
+        state = exact_step(modes, state, 1e-3, force)
     np.testing.assert_allclose(state.q, once.q, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(state.velocity, once.velocity, rtol=1e-5, atol=1e-7)
 
 
 def test_a_step_is_the_solution():
     """By the equation itself: at a force held long enough a mode comes to rest at f / omega^2, and meanwhile q'' is what the equation says."""
-    modes, force = modes_of(spectrum(), T, FPS), np.linspace(1, 9, K - 1) * (1 - 0.5j)
-    np.testing.assert_allclose(step(modes, any_state(modes), 1e4, force).q, force / modes.omega**2)
+    modes, force = to_modes(spectrum(), T, FPS), np.linspace(1, 9, K - 1) * (1 - 0.5j)
+    np.testing.assert_allclose(exact_step(modes, any_state(modes), 1e4, force).q, force / modes.omega**2)
     h, state = 1e-4, any_state(modes)
-    before, here, after = (step(modes, state, 0.3 + d, force) for d in (-h, 0.0, h))
+    before, here, after = (exact_step(modes, state, 0.3 + d, force) for d in (-h, 0.0, h))
     np.testing.assert_allclose((after.q - before.q) / (2 * h), here.velocity, rtol=1e-4, atol=1e-5)
     expected = force - modes.gamma * here.velocity - modes.omega**2 * here.q
     np.testing.assert_allclose((after.velocity - before.velocity) / (2 * h), expected, rtol=1e-4, atol=1e-4)
@@ -125,8 +125,8 @@ def test_the_critical_limit_is_continuous():
 
 
 def test_euler_comes_near_to_the_solution_and_bursts_where_that_does_not():
-    modes = modes_of(spectrum(), T, FPS)
-    exact = step(modes, any_state(modes), 1.0).q
+    modes = to_modes(spectrum(), T, FPS)
+    exact = exact_step(modes, any_state(modes), 1.0).q
     errors = []
     for steps in (100, 1000, 10000):
         q = followed(modes, any_state(modes), steps + 1, 1 / steps, euler_step)[-1]
@@ -141,7 +141,7 @@ def test_euler_comes_near_to_the_solution_and_bursts_where_that_does_not():
 
 @pytest.mark.parametrize("wanted", [(3.0, 0.0), (0.0, -2.0), (1.5, 4.0)])
 def test_the_pulled_point_follows_the_pointer(wanted):
-    modes = modes_of(spectrum(), T, FPS)
+    modes = to_modes(spectrum(), T, FPS)
     state = drag(modes, *P, np.array(wanted))
     moved = displacement(modes, state)
     np.testing.assert_allclose(moved[:, *P], wanted, atol=1e-9)
@@ -154,79 +154,79 @@ def test_a_pull_has_the_paper_s_magnitudes_and_phases_along_a_line():
     volume, d = spectrum(), np.array([0.6, 0.8])
     along = volume[:, 0, 2, 3].copy()
     volume[:, :, 2, 3] = along[:, None] * d
-    q = drag(modes_of(volume, T, FPS), *P, 2 * d).q
+    q = drag(to_modes(volume, T, FPS), *P, 2 * d).q
     ratio = q / np.conj(along[1:])
     np.testing.assert_allclose(ratio, np.abs(ratio[0]), rtol=1e-5)
-    across = drag(modes_of(volume, T, FPS), *P, np.array([-0.8, 0.6]))
+    across = drag(to_modes(volume, T, FPS), *P, np.array([-0.8, 0.6]))
     assert np.abs(across.q).max() < 1e-5
 
 
 def test_nothing_moves_where_there_is_no_motion():
-    modes = modes_of(spectrum(), T, FPS)
-    wind = wind_of(modes, 1.0, seed=0)
+    modes = to_modes(spectrum(), T, FPS)
+    wind = make_wind(modes, 1.0, seed=0)
     state = impulse(modes, drag(modes, *P, np.array([5.0, 5.0])), *P, np.array([30.0, 0.0]))
     for i in range(20):
-        state = step(modes, state, 0.05, wind.force(i * 0.05))
+        state = exact_step(modes, state, 0.05, wind.force(i * 0.05))
         assert (displacement(modes, state)[..., -2:] == 0).all()
     assert (drag(modes, 2, W - 1, np.array([9.0, 9.0])).q == 0).all()
-    nothing = modes_of(0 * spectrum(), T, FPS)
+    nothing = to_modes(0 * spectrum(), T, FPS)
     assert (drag(nothing, *P, np.array([9.0, 9.0])).q == 0).all()
 
 
 def test_a_point_that_hardly_moves_does_not_tear_the_rest_along():
     volume = spectrum()
     volume[:, :, 2, 3] *= 1e-4
-    modes = modes_of(volume, T, FPS)
+    modes = to_modes(volume, T, FPS)
     moved = displacement(modes, drag(modes, *P, np.array([5.0, 0.0])))
     assert np.abs(moved).max() < 1 and 0 < moved[0, 2, 3] < 0.01
 
 
 def test_what_is_let_go_comes_to_rest():
-    modes = modes_of(spectrum(), T, FPS)
+    modes = to_modes(spectrum(), T, FPS)
     state, sizes = drag(modes, *P, np.array([4.0, 1.0])), []
     for _ in range(40):
         sizes.append(float(np.abs(displacement(modes, state)).max()))
-        state = step(modes, state, 1.0)
+        state = exact_step(modes, state, 1.0)
     assert max(sizes[5:]) < sizes[0] / 2 and sizes[-1] < 1e-2 * sizes[0]
 
 
 def test_a_blow_gives_a_point_its_velocity():
-    modes = modes_of(spectrum(), T, FPS)
-    state = impulse(modes, resting(modes), *P, np.array([20.0, -10.0]))
+    modes = to_modes(spectrum(), T, FPS)
+    state = impulse(modes, rest_state(modes), *P, np.array([20.0, -10.0]))
     assert np.abs(displacement(modes, state)).max() == 0
-    np.testing.assert_allclose(displacement(modes, step(modes, state, 1e-5))[:, *P] / 1e-5, [20, -10], rtol=1e-2)
+    np.testing.assert_allclose(displacement(modes, exact_step(modes, state, 1e-5))[:, *P] / 1e-5, [20, -10], rtol=1e-2)
 
 
 def test_wind_is_smooth_its_seed_s_own_and_as_strong_as_the_recorded_motion():
-    modes = modes_of(spectrum(), T, FPS)
-    wind = wind_of(modes, 1.0, seed=3)
-    assert (wind.force(1.234) == wind_of(modes, 1.0, seed=3).force(1.234)).all()
-    assert (wind.force(1.234) != wind_of(modes, 1.0, seed=4).force(1.234)).all()
-    np.testing.assert_allclose(wind_of(modes, 2.0, seed=3).force(0.7), 2 * wind.force(0.7))
+    modes = to_modes(spectrum(), T, FPS)
+    wind = make_wind(modes, 1.0, seed=3)
+    assert (wind.force(1.234) == make_wind(modes, 1.0, seed=3).force(1.234)).all()
+    assert (wind.force(1.234) != make_wind(modes, 1.0, seed=4).force(1.234)).all()
+    np.testing.assert_allclose(make_wind(modes, 2.0, seed=3).force(0.7), 2 * wind.force(0.7))
     assert np.abs(wind.force(1.0) - wind.force(1.001)).max() < 0.05 * np.abs(wind.force(1.0)).max()
-    state, powers = resting(modes), []
+    state, powers = rest_state(modes), []
     for i in range(8000):
-        state = step(modes, state, 0.025, wind.force((i + 0.5) * 0.025))
+        state = exact_step(modes, state, 0.025, wind.force((i + 0.5) * 0.025))
         powers += [np.square(np.abs(state.q))] if i > 2000 else []
     np.testing.assert_allclose(np.sqrt(np.mean(powers, axis=0)), 2, rtol=0.25)
 
 
 def test_wind_in_finer_steps_is_the_same_wind():
-    modes = modes_of(spectrum(), T, FPS)
-    wind, ends = wind_of(modes, 1.0, seed=3), []
+    modes = to_modes(spectrum(), T, FPS)
+    wind, ends = make_wind(modes, 1.0, seed=3), []
     for steps in (300, 3000):
-        state = resting(modes)
+        state = rest_state(modes)
         for i in range(steps):
-            state = step(modes, state, 5 / steps, wind.force((i + 0.5) * 5 / steps))
+            state = exact_step(modes, state, 5 / steps, wind.force((i + 0.5) * 5 / steps))
         ends.append(displacement(modes, state))
     np.testing.assert_allclose(ends[0], ends[1], atol=0.01 * np.abs(ends[1]).max())
 
 
 def test_stiffness_and_depth():
-    assert modes_of(spectrum(), T, FPS, stiffness=4.0).omega[0] == pytest.approx(2 * 2 * np.pi * 0.2)
+    assert to_modes(spectrum(), T, FPS, stiffness=4.0).omega[0] == pytest.approx(2 * 2 * np.pi * 0.2)
     weight = np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)
-    assert depth_of(weight).tolist() == [[1, 0.75], [0.5, 0]]
-    assert depth_of(0 * weight).tolist() == [[1, 1], [1, 1]]
+    assert depth_from_weight(weight).tolist() == [[1, 0.75], [0.5, 0]]
+    assert depth_from_weight(0 * weight).tolist() == [[1, 1], [1, 1]]
 
 
 def test_mistakes_are_named():
@@ -237,8 +237,8 @@ def test_mistakes_are_named():
         (dict(alpha=-9.0), "expected a number of at least 0"),
     ]:
         with pytest.raises(ValueError, match=match):
-            modes_of(spectrum(), T, FPS, **fields)
+            to_modes(spectrum(), T, FPS, **fields)
     with pytest.raises(ValueError, match="there is 1 frequency"):
-        modes_of(spectrum()[:1], T, FPS)
+        to_modes(spectrum()[:1], T, FPS)
     with pytest.raises(IndexError):
-        drag(modes_of(spectrum(), T, FPS), H, 0, np.ones(2))
+        drag(to_modes(spectrum(), T, FPS), H, 0, np.ones(2))

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.motion.modal import Modes, displacement, drag, impulse, modes_of, resting, step, wind_of
-from model.pages.interactive import at_mesh, page_of
+from model.motion.modal import Modes, displacement, drag, impulse, to_modes, rest_state, exact_step, make_wind
+from model.pages.interactive import resample_to_mesh, build_interactive_page
 from pipeline.motion.spectrum import to_motion
 from schemas.spectral_volume import SpectralVolume
-from tests.support.pages import opened_page, painted, until
+from tests.support.pages import open_page, screenshot_canvas, wait_until
 
 T, FPS, K, H, W = 150, 30.0, 16, 80, 128
 TITLE = "A <b> & @DATA@"
@@ -38,19 +38,19 @@ def photograph(height: int = 2 * H, width: int = 2 * W) -> np.ndarray:
 
 def modes() -> Modes:
     spectrum = volume().spectrum
-    return modes_of(at_mesh(spectrum[:, ::2] + 1j * spectrum[:, 1::2]), T, FPS)
+    return to_modes(resample_to_mesh(spectrum[:, ::2] + 1j * spectrum[:, 1::2]), T, FPS)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page_of(photograph(), volume(), TITLE), encoding="utf-8")
+    path.write_text(build_interactive_page(photograph(), volume(), TITLE), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
 def page(file) -> Iterator:
-    with opened_page(file) as (tab, complaints):
+    with open_page(file) as (tab, complaints):
         tab.evaluate("quiver.pause(true)")
         yield tab
         assert not complaints
@@ -77,7 +77,7 @@ def test_a_drag_and_its_release_are_those_of_modal(tab):
         assert index or np.abs(displacement(m, state)[:, row, column]).max() > 0.5
     for _ in range(20):
         tab.evaluate("quiver.advance(0.1)")
-        state = step(m, state, 0.1)
+        state = exact_step(m, state, 0.1)
         for place in (POINT, (10, 10), (70, 50), (40, 100)):
             np.testing.assert_allclose(moved(tab, *place), displacement(m, state)[:, place[0], place[1]], atol=0.05)
 
@@ -89,23 +89,23 @@ def test_a_blow_in_any_damping_is_that_of_modal(tab, stiffness, damping):
     omega = m.omega * stiffness**0.5
     m = m._replace(omega=omega, gamma=damping * (0.4 + 0.08 * omega**2))
     tab.evaluate(f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}}); quiver.tune()")
-    state = impulse(m, resting(m), *POINT, np.array([60.0, 20.0]))
+    state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
     tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20)")
     for _ in range(20):
         tab.evaluate("quiver.advance(0.05)")
-        state = step(m, state, 0.05)
+        state = exact_step(m, state, 0.05)
         np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
     tab.evaluate("Object.assign(quiver.settings, {stiffness: 1, damping: 1}); quiver.tune()")
 
 
 def test_the_wind_is_that_of_modal(tab):
     m, dt = modes(), 1 / 120
-    wind, state = wind_of(m, 1.0, 0), resting(m)
+    wind, state = make_wind(m, 1.0, 0), rest_state(m)
     tab.click("#play")
     tab.click("#rest")  # time is 0
     tab.evaluate("quiver.settings.wind = 1; quiver.tune()")
     for tick in range(240):
-        state = step(m, state, dt, wind.force((tick + 0.5) * dt))
+        state = exact_step(m, state, dt, wind.force((tick + 0.5) * dt))
         if tick % 12 == 11:
             tab.evaluate("quiver.advance(0.1)")
             np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
@@ -124,7 +124,7 @@ def test_it_plays_the_recorded_motion_in_a_loop(tab):
 
 
 def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
-    still = painted(tab)
+    still = screenshot_canvas(tab)
     box = tab.locator("canvas").bounding_box()
     x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"]
     tab.mouse.move(x, y)
@@ -136,7 +136,7 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     tab.evaluate("quiver.advance(1)")
     farthest = max(np.hypot(*moved(tab, row, column)) for row in range(0, H, 4) for column in range(0, W, 4))
     assert 0.07 * W < farthest < 0.09 * W  # however far it is pulled, nothing is torn away
-    pulled = painted(tab)
+    pulled = screenshot_canvas(tab)
     changed = np.abs(pulled.astype(int) - still).max(axis=2) > 24
     columns = changed.shape[1]
     assert changed[:, : columns // 3].mean() > 0.2
@@ -145,13 +145,13 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     tab.evaluate("quiver.advance(0.2)")
     assert np.abs(moved(tab, *POINT)).max() > 0.2
     tab.evaluate("quiver.advance(60)")
-    assert np.abs(painted(tab).astype(int) - still).max() <= 8
+    assert np.abs(screenshot_canvas(tab).astype(int) - still).max() <= 8
 
 
 @pytest.fixture(scope="module")
 def phone(file) -> Iterator:
     """A tab under fingers; nothing moves by itself."""
-    with opened_page(file, viewport=dict(width=390, height=844), has_touch=True, is_mobile=True) as (tab, complaints):
+    with open_page(file, viewport=dict(width=390, height=844), has_touch=True, is_mobile=True) as (tab, complaints):
         tab.evaluate("quiver.pause(true)")
         yield tab
         assert not complaints
@@ -209,24 +209,24 @@ LOSE = "window.card = document.querySelector('canvas').getContext('webgl2').getE
 
 
 def test_a_lost_context_is_told_of_and_the_picture_comes_back(file):
-    with opened_page(file) as (tab, complaints):
+    with open_page(file) as (tab, complaints):
         tab.evaluate("quiver.pause(true)")
         tab.evaluate(f"quiver.dragTo({POINT[1]}, {POINT[0]}, 4, 0)")
-        before = painted(tab)
+        before = screenshot_canvas(tab)
         assert not tab.locator("#lost").is_visible()
         tab.evaluate(f"{LOSE}; card.loseContext()")
-        until(tab, "!document.getElementById('lost').hidden")
+        wait_until(tab, "!document.getElementById('lost').hidden")
         assert "comes back" in tab.inner_text("main")
-        gone = painted(tab)
+        gone = screenshot_canvas(tab)
         tab.evaluate("card.restoreContext()")
-        until(tab, "document.getElementById('lost').hidden")
-        np.testing.assert_array_equal(painted(tab), before)
+        wait_until(tab, "document.getElementById('lost').hidden")
+        np.testing.assert_array_equal(screenshot_canvas(tab), before)
         assert np.abs(gone.astype(int) - before).mean() > 20
         assert all("CONTEXT_LOST_WEBGL" in complaint for complaint in complaints)  # by which the browser reports our own call
 
 
 def test_without_webgl_2_there_is_a_sentence_and_nothing_to_press(file):
-    with opened_page(file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden") as (tab, _):
+    with open_page(file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden") as (tab, _):
         assert "needs WebGL 2" in tab.inner_text("main")
         assert not tab.locator("canvas, button, input").locator("visible=true").count()
         assert tab.locator("img").bounding_box()["width"] > 500 and tab.locator("img").get_attribute("alt") == TITLE
@@ -235,7 +235,7 @@ def test_without_webgl_2_there_is_a_sentence_and_nothing_to_press(file):
 def test_a_page_whose_picture_is_damaged_says_so(file, tmp_path):
     damaged = tmp_path / "damaged.html"
     damaged.write_text(re.sub(r'"jpeg": "[^"]{1000}', '"jpeg": "' + "A" * 1000, file.read_text(encoding="utf-8")), encoding="utf-8")
-    with opened_page(damaged, ready="!document.getElementById('sorry').hidden") as (tab, _):
+    with open_page(damaged, ready="!document.getElementById('sorry').hidden") as (tab, _):
         assert "cannot move here" in tab.inner_text("main")
 
 
@@ -252,8 +252,8 @@ SLEEP = """([n, places]) => new Promise(done => {  // what is seen in n frames, 
 
 def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
     m, tick = modes(), 1 / 120
-    state = impulse(m, resting(m), *POINT, np.array([60.0, 20.0]))
-    path = [state := step(m, state, tick) for _ in range(1200)]
+    state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
+    path = [state := exact_step(m, state, tick) for _ in range(1200)]
     path = np.stack([np.stack([displacement(m, at)[:, row, column] for row, column in PLACES]) for at in path])
     tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20); quiver.pause(false)")
     seen = np.array(tab.evaluate(SLEEP, [12, PLACES]))
@@ -275,32 +275,32 @@ def hidden(tab) -> Iterator[None]:
 
 
 def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
-    with opened_page(file) as (tab, complaints):
+    with open_page(file) as (tab, complaints):
         tab.evaluate("window.frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = f => { window.frames++; return ask(f); }; 0")
         hand = tab.locator("canvas").bounding_box()
         tab.mouse.move(hand["x"] + 0.25 * hand["width"], hand["y"] + 0.5 * hand["height"])
         tab.mouse.down()
         tab.mouse.move(hand["x"] + 0.27 * hand["width"], hand["y"] + 0.5 * hand["height"])
-        until(tab, f"quiver.displacement({POINT[1]}, {POINT[0]})[0] > 1")
+        wait_until(tab, f"quiver.displacement({POINT[1]}, {POINT[0]})[0] > 1")
         with hidden(tab):
             asked, at = tab.evaluate("window.frames"), moved(tab, *POINT)
             tab.wait_for_timeout(500)
             assert tab.evaluate("window.frames") == asked
             np.testing.assert_array_equal(moved(tab, *POINT), at)
-        until(tab, f"window.frames > {asked + 5}")
-        until(tab, f"Math.abs(quiver.displacement({POINT[1]}, {POINT[0]})[0]) < 0.1")  # though the button is still down
+        wait_until(tab, f"window.frames > {asked + 5}")
+        wait_until(tab, f"Math.abs(quiver.displacement({POINT[1]}, {POINT[0]})[0]) < 0.1")  # though the button is still down
         assert not complaints
 
 
 def test_what_stands_still_is_not_drawn_again(tab):
     tab.evaluate("window.draws = 0; const draw = WebGL2RenderingContext.prototype.drawArrays;"
                  "WebGL2RenderingContext.prototype.drawArrays = function (...what) { window.draws++; draw.apply(this, what); }; 0")  # fmt: skip
-    painted(tab)
+    screenshot_canvas(tab)
     before = tab.evaluate("window.draws")
     tab.wait_for_timeout(300)
     assert tab.evaluate("window.draws") == before
     tab.evaluate(f"quiver.dragTo({POINT[1]}, {POINT[0]}, 0.01, 0)")
-    painted(tab)
+    screenshot_canvas(tab)
     assert tab.evaluate("window.draws") > before
 
 
@@ -349,7 +349,7 @@ def test_every_control_is_reached_by_tab_seen_in_focus_and_named(tab):
 @pytest.fixture(scope="module")
 def upright(file) -> Path:
     path = file.with_name("upright.html")
-    path.write_text(page_of(photograph(256, 192), volume(), "Upright"), encoding="utf-8")
+    path.write_text(build_interactive_page(photograph(256, 192), volume(), "Upright"), encoding="utf-8")
     return path
 
 
@@ -362,7 +362,7 @@ OUTSIDE = """([width, height]) => [...document.querySelectorAll('h1, canvas, but
 @pytest.mark.parametrize("shape", ["file", "upright"])
 def test_picture_and_controls_are_seen_together(request, shape):
     """In windows of a desk, of a phone upright and on its side, and of a small one."""
-    with opened_page(request.getfixturevalue(shape), has_touch=True) as (tab, _):
+    with open_page(request.getfixturevalue(shape), has_touch=True) as (tab, _):
         for size in [(1280, 800), (1920, 1080), (390, 844), (844, 390), (320, 568)]:
             tab.set_viewport_size(dict(width=size[0], height=size[1]))
             assert tab.evaluate(OUTSIDE, size) == [], size
@@ -378,25 +378,25 @@ def test_the_title_is_text(tab):
 
 
 def test_a_large_volume_is_thinned_to_the_mesh_in_its_own_pixels():
-    page = page_of(photograph(200, 320), volume(200, 320), "leaf")
+    page = build_interactive_page(photograph(200, 320), volume(200, 320), "leaf")
     about = json.loads(re.findall(r'id="about">(.*?)</script>', page)[0])
     assert (about["columns"], about["rows"], about["width"], about["height"]) == (160, 100, 320, 200)
-    fine, coarse = volume(200, 320).spectrum, at_mesh(volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2])
+    fine, coarse = volume(200, 320).spectrum, resample_to_mesh(volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2])
     np.testing.assert_allclose(coarse[1, 0, 50, 40].real, fine[1, 0, 100:102, 80:82].mean(), rtol=1e-4)
     assert len(page) < 10_000_000
 
 
 def test_a_photograph_of_quite_another_aspect_is_refused():
-    assert page_of(photograph(256, 192), volume(), "portrait")
+    assert build_interactive_page(photograph(256, 192), volume(), "portrait")
     with pytest.raises(ValueError, match="motion is of 128x80 and the photograph of 64x800 pixels"):
-        page_of(photograph(800, 64), volume(), "tower")
+        build_interactive_page(photograph(800, 64), volume(), "tower")
 
 
 def test_a_page_of_a_long_window_takes_no_memory_by_its_frames():
     long = replace(volume(), frames=100_000, spectrum=volume().spectrum * np.float32(100_000 / T))
     tracemalloc.start()
     try:
-        found = page_of(photograph(), long, "long")
+        found = build_interactive_page(photograph(), long, "long")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -5,16 +5,16 @@ import math
 import pytest
 
 from model.pages.user_study_results import (
-    COLUMNS,
-    leanings,
-    overall,
-    per_pair,
-    preference,
+    CSV_COLUMNS,
+    count_viewer_leanings,
+    overall_preference,
+    preference_per_pair,
+    estimate_preference,
     read_choices,
-    together,
+    merge_choices,
 )
 
-HEAD = ",".join(COLUMNS)
+HEAD = ",".join(CSV_COLUMNS)
 STUDY = "s0123456789ab"
 
 
@@ -35,7 +35,7 @@ def wilson(chosen: int, of: int) -> tuple[float, float]:
 
 def test_the_papers_study():
     """30 videos, 35 people, 80.9 % for the paper's results: 849 of 1050 choices."""
-    found = preference(849, 1050)
+    found = estimate_preference(849, 1050)
     assert f"{100 * found.share:.1f}" == "80.9"
     assert (found.low, found.high) == pytest.approx(wilson(849, 1050), abs=1e-12)
     assert (found.low, found.high) == pytest.approx((0.7837, 0.8312), abs=1e-3)
@@ -44,7 +44,7 @@ def test_the_papers_study():
 
 @pytest.mark.parametrize(("chosen", "of", "p"), [(5, 5, 2 / 32), (0, 5, 2 / 32), (5, 10, 1.0), (8, 10, 2 * (45 + 10 + 1) / 1024), (1, 1, 1.0)])
 def test_small_studies(chosen, of, p):
-    found = preference(chosen, of)
+    found = estimate_preference(chosen, of)
     assert found.p == pytest.approx(p)
     assert (found.low, found.high) == pytest.approx(wilson(chosen, of), abs=1e-12)
     assert 0 <= found.low <= found.share <= found.high <= 1
@@ -52,16 +52,16 @@ def test_small_studies(chosen, of, p):
 
 def test_choices_count_for_the_set_that_was_chosen_wherever_it_stood():
     choices = read_choices(file(row(1, "x", "A", "left"), row(1, "y", "A", "right"), row(1, "z", "B", "left"), row(1, "u", "B", "right")))
-    assert [one.for_a for one in choices] == [True, False, False, True]
-    assert overall(choices).chosen == 2 and overall(choices).of == 4
+    assert [one.is_for_a for one in choices] == [True, False, False, True]
+    assert overall_preference(choices).chosen == 2 and overall_preference(choices).of == 4
 
 
 def test_pairs_and_viewers_are_told_apart():
     files = [("1", read_choices(file(row(1, "x"), row(1, "y")))), ("2", read_choices(file(row(2, "x"), row(2, "y", choice="right")))),
              ("3", read_choices(file(row(3, "x", choice="right"))))]  # fmt: skip
-    choices = together(files)
-    assert {name: (one.chosen, one.of) for name, one in per_pair(choices).items()} == {"x": (2, 3), "y": (1, 2)}
-    assert leanings(choices) == (1, 1, 1)
+    choices = merge_choices(files)
+    assert {name: (one.chosen, one.of) for name, one in preference_per_pair(choices).items()} == {"x": (2, 3), "y": (1, 2)}
+    assert count_viewer_leanings(choices) == (1, 1, 1)
 
 
 def test_a_name_may_hold_what_a_csv_quotes():
@@ -99,6 +99,6 @@ def test_what_the_page_does_not_write_is_refused(data, sentence):
 def test_files_of_different_studies_and_the_same_file_twice_are_refused():
     one, other = read_choices(file(row(1, "x"))), read_choices(file(row(2, "x", study="s" + "f" * 12)))
     with pytest.raises(ValueError, match=r"b\.csv is of study sffffffffffff and the files before of s0123456789ab, expected one study"):
-        together([("a.csv", one), ("b.csv", other)])
+        merge_choices([("a.csv", one), ("b.csv", other)])
     with pytest.raises(ValueError, match=r"viewer v00000001 judged 'x' twice, in a\.csv and b\.csv, expected once"):
-        together([("a.csv", one), ("b.csv", one)])
+        merge_choices([("a.csv", one), ("b.csv", one)])

@@ -6,8 +6,8 @@ from tiny import as_if_trained, random, tiny
 
 from model.prior.denoiser import DenoiserConfig, ImageEncoder, SliceDenoiser
 from model.prior.diffusion import amplitudes
-from model.prior.frequency_attention import denoiser_of
-from model.train.denoiser_task import Conditioned
+from model.prior.frequency_attention import build_denoiser
+from model.train.denoiser_task import ConditionedDenoiser
 
 MODES = ["coordinated", "independent", "volume"]
 N = torch.tensor([0, 999])
@@ -16,7 +16,7 @@ N = torch.tensor([0, 999])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("freq", [1, 3])
 def test_one_signature_for_all_modes(mode, freq):
-    eps = denoiser_of(tiny(mode=mode, frequencies=freq))
+    eps = build_denoiser(tiny(mode=mode, frequencies=freq))
     features = eps.features(random(2, 3, 32, 48).clamp(-1, 1))
     assert features.shape == (2, 16, 8, 12)
     z = random(2, freq, 4, 8, 12)
@@ -25,7 +25,7 @@ def test_one_signature_for_all_modes(mode, freq):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_features_are_features_of_zero(mode):
-    eps = as_if_trained(denoiser_of(tiny(mode=mode)))
+    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
     z = random(2, 3, 4, 8, 8)
     with torch.no_grad():
         assert torch.equal(eps(z, N, None), eps(z, N, torch.zeros(2, 16, 8, 8)))
@@ -34,7 +34,7 @@ def test_no_features_are_features_of_zero(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
-    by_noise, by_velocity = (as_if_trained(denoiser_of(tiny(mode=mode, prediction=prediction))) for prediction in ("noise", "velocity"))
+    by_noise, by_velocity = (as_if_trained(build_denoiser(tiny(mode=mode, prediction=prediction))) for prediction in ("noise", "velocity"))
     by_velocity.load_state_dict(by_noise.state_dict())
     z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
     of_signal, of_noise = amplitudes(N)
@@ -43,7 +43,7 @@ def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
 
 
 def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped():
-    network = Conditioned(as_if_trained(denoiser_of(tiny())))
+    network = ConditionedDenoiser(as_if_trained(build_denoiser(tiny())))
     z, photographs, bands = random(2, 3, 4, 8, 8), random(2, 3, 32, 32), torch.arange(3).expand(2, 3)
     with torch.no_grad():
         seen, some, none = (network(z, N, photographs, torch.tensor(kept), bands) for kept in ([True, True], [True, False], [False, False]))
@@ -54,7 +54,7 @@ def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped()
 
 @pytest.mark.parametrize("mode", MODES)
 def test_samples_of_a_batch_do_not_mix(mode):
-    eps = as_if_trained(denoiser_of(tiny(mode=mode)))
+    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
     z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
     with torch.no_grad():
         together = eps(z, N, features)
@@ -64,7 +64,7 @@ def test_samples_of_a_batch_do_not_mix(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_step_and_frequency_are_told_apart(mode):
-    eps = as_if_trained(denoiser_of(tiny(mode=mode)))
+    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
     z = random(1, 1, 4, 8, 8).expand(2, 3, 4, 8, 8)
     with torch.no_grad():
         made = eps(z, N, None)
@@ -96,7 +96,7 @@ def test_the_photograph_is_seen_where_it_is():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_stays_near(mode, dtype):
-    eps = as_if_trained(denoiser_of(tiny(mode=mode)))
+    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
     z, image = random(2, 3, 4, 8, 8), random(2, 3, 32, 32).clamp(-1, 1)
     with torch.no_grad():
         exact = eps(z, N, eps.features(image))
@@ -106,7 +106,7 @@ def test_mixed_precision_stays_near(mode, dtype):
 
 
 def test_channels_last_gives_the_same():
-    eps = as_if_trained(denoiser_of(tiny(mode="coordinated")))
+    eps = as_if_trained(build_denoiser(tiny(mode="coordinated")))
     z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
     with torch.no_grad():
         before = eps(z, N, features)
@@ -116,7 +116,7 @@ def test_channels_last_gives_the_same():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_latents_that_do_not_fit_are_named(mode):
-    eps = denoiser_of(tiny(mode=mode))
+    eps = build_denoiser(tiny(mode=mode))
     with pytest.raises(ValueError, match="9x8, expected multiples of 2"):
         eps(random(2, 3, 4, 8, 9), N, None)
     with pytest.raises(ValueError, match="4 frequencies, expected 3"):

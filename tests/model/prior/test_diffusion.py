@@ -6,17 +6,17 @@ from tiny import random
 
 from model.prior.diffusers_modules import DDIMScheduler
 from model.prior.diffusion import (
-    CLEAN,
-    STEPS,
+    CLEAN_STEP,
+    DIFFUSION_STEPS,
     amplitudes,
-    clean,
+    predict_z0,
     ddim_step,
-    ddim_steps,
+    ddim_schedule,
     denoising_error,
-    draw,
-    kept_features,
-    noise_of,
-    noised,
+    draw_noise,
+    mask_features,
+    noise_from_output,
+    add_noise,
 )
 
 SCHEDULER = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
@@ -27,19 +27,19 @@ def at(*n: int) -> torch.Tensor:
 
 
 def test_amplitudes_are_the_schedule_s():
-    of_signal, of_noise = (a.flatten() for a in amplitudes(torch.arange(STEPS)))
+    of_signal, of_noise = (a.flatten() for a in amplitudes(torch.arange(DIFFUSION_STEPS)))
     torch.testing.assert_close(of_signal.square(), SCHEDULER.alphas_cumprod, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(of_signal.square() + of_noise.square(), torch.ones(STEPS))
+    torch.testing.assert_close(of_signal.square() + of_noise.square(), torch.ones(DIFFUSION_STEPS))
     assert of_signal[0] == pytest.approx((1 - 0.0015) ** 0.5)
-    assert [a.item() for a in amplitudes(at(CLEAN))] == [1, 0]
+    assert [a.item() for a in amplitudes(at(CLEAN_STEP))] == [1, 0]
 
 
 def test_noised_latents_keep_their_variance():
     z0, noise = random(2, 3, 4, 32, 32), random(2, 3, 4, 32, 32, seed=1)
-    z = noised(z0, at(0, 600), noise)
+    z = add_noise(z0, at(0, 600), noise)
     torch.testing.assert_close(z, SCHEDULER.add_noise(z0, noise, at(0, 600)), atol=1e-5, rtol=1e-5)
     assert z.var(dim=(1, 2, 3, 4)).tolist() == pytest.approx([1, 1], abs=0.05)
-    torch.testing.assert_close(clean(z, noise, at(0, 600)), z0, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(predict_z0(z, noise, at(0, 600)), z0, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 50, 250, 1000])
@@ -47,9 +47,9 @@ def test_ddim_is_that_of_diffusers(steps):
     """Step by step from the same place, with any prediction; relative to z, which the first steps blow up. Numbers of steps divide 1,000:
     otherwise diffusers steps to n - 1000 // steps, which is not the n that it takes next."""
     SCHEDULER.set_timesteps(steps)
-    ours = ddim_steps(steps)
+    ours = ddim_schedule(steps)
     assert ours == SCHEDULER.timesteps.tolist()
-    for now, after in zip(ours, [*ours[1:], CLEAN], strict=True):
+    for now, after in zip(ours, [*ours[1:], CLEAN_STEP], strict=True):
         z, eps = random(1, 2, 4, 4, 4, seed=now), random(1, 2, 4, 4, 4, seed=now + 1)
         expected = SCHEDULER.step(eps, now, z).prev_sample
         found = ddim_step(z, eps, at(now), at(after))
@@ -57,18 +57,18 @@ def test_ddim_is_that_of_diffusers(steps):
 
 
 def test_steps_begin_at_the_noisiest_and_are_even():
-    assert ddim_steps(1) == [999]
-    assert ddim_steps(4) == [999, 749, 499, 249]
-    assert ddim_steps(1000) == list(range(999, -1, -1))
+    assert ddim_schedule(1) == [999]
+    assert ddim_schedule(4) == [999, 749, 499, 249]
+    assert ddim_schedule(1000) == list(range(999, -1, -1))
     for steps in (0, 1001):
         with pytest.raises(ValueError, match="expected 1 to 1000"):
-            ddim_steps(steps)
+            ddim_schedule(steps)
 
 
 def test_ddim_with_the_true_noise_goes_to_the_true_latents():
     z0, noise = random(2, 3, 4, 4, 4), random(2, 3, 4, 4, 4, seed=1)
-    back = ddim_step(noised(z0, at(999, 400), noise), noise, at(999, 400), at(700, CLEAN))
-    torch.testing.assert_close(back[0], noised(z0, at(700, 0), noise)[0], atol=1e-5, rtol=1e-4)
+    back = ddim_step(add_noise(z0, at(999, 400), noise), noise, at(999, 400), at(700, CLEAN_STEP))
+    torch.testing.assert_close(back[0], add_noise(z0, at(700, 0), noise)[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(back[1], z0[1], atol=1e-5, rtol=1e-4)
 
 
@@ -81,25 +81,25 @@ def test_the_error_is_0_for_the_true_noise_and_1_for_none():
 def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
     z0, noise, n = random(3, 2, 4, 8, 8), random(3, 2, 4, 8, 8, seed=1), at(3, 400, 999)
     of_signal, of_noise = amplitudes(n)
-    velocity, z = of_signal * noise - of_noise * z0, noised(z0, n, noise)
-    torch.testing.assert_close(noise_of(velocity, z, n, "velocity"), noise, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(clean(z, noise_of(velocity + 0.5, z, n, "velocity"), n), z0 - 0.5 * of_noise, atol=2e-3, rtol=1e-3)
-    assert noise_of(velocity, z, n, "noise") is velocity
-    off = noise_of(velocity + 0.5, z, n, "velocity")
+    velocity, z = of_signal * noise - of_noise * z0, add_noise(z0, n, noise)
+    torch.testing.assert_close(noise_from_output(velocity, z, n, "velocity"), noise, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predict_z0(z, noise_from_output(velocity + 0.5, z, n, "velocity"), n), z0 - 0.5 * of_noise, atol=2e-3, rtol=1e-3)
+    assert noise_from_output(velocity, z, n, "noise") is velocity
+    off = noise_from_output(velocity + 0.5, z, n, "velocity")
     assert denoising_error(off, noise, n, "velocity").tolist() == pytest.approx([0.25] * 3, rel=1e-2)
     assert denoising_error(off, noise, n).tolist() == pytest.approx((0.25 * of_signal.square().flatten()).tolist(), rel=1e-2)
 
 
 def test_dropped_features_are_zero_even_if_they_were_not_numbers():
     features = torch.full((2, 16, 4, 4), float("nan"))
-    assert not kept_features(features, torch.tensor([False, False])).any()
+    assert not mask_features(features, torch.tensor([False, False])).any()
 
 
 def test_draws_are_seeded_and_uniform():
     shape = (4000, 1, 1, 1, 1)
-    drawn, again, other = (draw(shape, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    drawn, again, other = (draw_noise(shape, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
     assert not torch.equal(drawn.noise, other.noise)
     assert drawn.n.min() < 5 and drawn.n.max() > 994 and abs(drawn.n.float().mean() - 499.5) < 20
-    assert 0.88 < drawn.kept.float().mean() < 0.92
-    assert draw(shape, torch.Generator().manual_seed(5), dropped=0.0).kept.all()
+    assert 0.88 < drawn.has_condition.float().mean() < 0.92
+    assert draw_noise(shape, torch.Generator().manual_seed(5), dropped=0.0).has_condition.all()

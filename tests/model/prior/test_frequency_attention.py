@@ -6,7 +6,7 @@ from tiny import as_if_trained, random, tiny
 from torch import Tensor, nn
 
 from model.prior.denoiser import SliceDenoiser
-from model.prior.frequency_attention import CoordinatedDenoiser, FrequencyAttention, coordinate
+from model.prior.frequency_attention import CoordinatedDenoiser, FrequencyAttention, add_frequency_attention
 
 N = torch.tensor([10, 700])
 
@@ -24,7 +24,7 @@ def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 def trained(steps: int) -> CoordinatedDenoiser:
     """A stage 2 that has learned a little of a target in which each frequency is the next one's input."""
-    eps = coordinate(stage_1())
+    eps = add_frequency_attention(stage_1())
     optimiser = torch.optim.AdamW(eps.trainable_parameters(), lr=1e-2)
     z, n, features = inputs()
     for _ in range(steps):
@@ -48,14 +48,14 @@ def changed(eps: nn.Module, j: int) -> list[bool]:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_it_starts_exactly_at_stage_1(freq, autocast):
     slices = stage_1(freq)
-    eps = coordinate(slices)
+    eps = add_frequency_attention(slices)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for features in (inputs()[2], None):
             assert torch.equal(eps(inputs(freq)[0], N, features), slices(inputs(freq)[0], N, features))
 
 
 def test_there_is_attention_after_every_block():
-    eps = coordinate(stage_1())
+    eps = add_frequency_attention(stage_1())
     assert sum(isinstance(part, FrequencyAttention) for part in eps.modules()) == 2 + 1 + 2
 
 
@@ -82,7 +82,7 @@ def test_frozen_weights_do_not_change():
 
 def test_stage_1_stays_as_it_was():
     slices = stage_1()
-    coordinate(slices)
+    add_frequency_attention(slices)
     assert all(p.requires_grad for p in slices.parameters())
     assert slices.state_dict().keys() == stage_1().state_dict().keys()
 
@@ -91,7 +91,7 @@ def test_stage_1_stays_as_it_was():
 def test_frequencies_influence_one_another_only_after_training(j):
     alone = [k == j for k in range(3)]
     assert changed(stage_1(), j) == alone
-    assert changed(coordinate(stage_1()), j) == alone
+    assert changed(add_frequency_attention(stage_1()), j) == alone
     assert changed(trained(steps=3), j) == [True, True, True]
 
 
@@ -118,7 +118,7 @@ def test_attention_is_along_frequencies_at_each_pixel():
 
 
 def test_weights_come_back_into_a_fresh_network():
-    first, second = trained(steps=2), coordinate(SliceDenoiser(tiny()))
+    first, second = trained(steps=2), add_frequency_attention(SliceDenoiser(tiny()))
     second.load_state_dict(first.state_dict())
     with torch.no_grad():
         assert torch.equal(first(*inputs()), second(*inputs()))

@@ -8,12 +8,12 @@ from tiny import random
 from torch import Tensor
 
 from model.evaluate.spectral import seam
-from model.motion.series import energy, series_of
+from model.motion.series import energy, to_series
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
-from model.prior.diffusion import amplitudes, clean
-from model.prior.loop_guidance import ends, seam_loss, self_guidance
-from model.prior.sampling import sample, to_spectrum
-from pipeline.motion.normalize import denormalise
+from model.prior.diffusion import amplitudes, predict_z0
+from model.prior.loop_guidance import seam_weights, seam_loss, self_guidance
+from model.prior.sampling import sample_latents, decode_spectrum
+from pipeline.motion.normalize import denormalize
 from pipeline.motion.spectrum import to_motion
 
 T, FPS, K = 150, 30.0, 8
@@ -24,7 +24,7 @@ SCALE = (0.3 * T / (1 + torch.arange(K))).view(K, 1, 1, 1).expand(K, 4, 1, 1)
 def enlarged(z: Tensor) -> Tensor:
     """Coefficients of white latents: four times as large, bilinear, by the adaptive normalisation."""
     slices = torch.nn.functional.interpolate(z.flatten(0, 1), scale_factor=4, mode="bilinear").unflatten(0, z.shape[:2])
-    return denormalise(slices, SCALE)
+    return denormalize(slices, SCALE)
 
 
 def volume(spectrum: Tensor) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_the_loss_is_that_of_the_motion_itself():
 
 
 def test_only_the_mean_is_without_a_say():
-    weights = ends(K, T, 41)
+    weights = seam_weights(K, T, 41)
     assert (weights[:, 0] == 0).all() and (weights[:, 1:].abs() > 0).all()
 
 
@@ -56,8 +56,8 @@ def test_guided_samples_close_and_move_as_much(period, lower):
     guide = self_guidance(enlarged, T, period)
     found = []
     for hook in (None, guide):
-        spectrum = enlarged(sample(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=200, hook=hook, recurrence=2))
-        series = series_of(volume(spectrum), T, FPS)
+        spectrum = enlarged(sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=200, hook=hook, recurrence=2))
+        series = to_series(volume(spectrum), T, FPS)
         found.append((float(seam_loss(spectrum, T, period)), seam(series.frames(np.arange(period) / FPS)), energy(series, np.arange(T) / FPS)))
     (loss, score, moved), (guided_loss, guided_score, guided_moved) = found
     assert guided_loss < lower * loss
@@ -67,7 +67,7 @@ def test_guided_samples_close_and_move_as_much(period, lower):
 
 def test_no_strength_bursts_and_more_than_the_paper_s_is_no_more():
     usual, huge = (
-        sample(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=20, hook=self_guidance(enlarged, T, 90, strength), recurrence=2) for strength in (200.0, 1e12)
+        sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=20, hook=self_guidance(enlarged, T, 90, strength), recurrence=2) for strength in (200.0, 1e12)
     )
     assert huge.std() == pytest.approx(float(usual.std()), rel=0.05)
     losses = [float(seam_loss(enlarged(z), T, 90)) for z in (usual, huge)]
@@ -85,9 +85,9 @@ def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
 def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
     """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear loss to 0; energy keeps to first order."""
     z, n, eps = random(1, *SHAPE), torch.tensor([600]), random(1, *SHAPE, seed=1)
-    moves = [clean(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - clean(z, eps, n) for u in (1e-4, 2e-4, 1e6)]
+    moves = [predict_z0(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - predict_z0(z, eps, n) for u in (1e-4, 2e-4, 1e6)]
     torch.testing.assert_close(2 * moves[0], moves[1], rtol=0.05, atol=1e-3 * float(moves[1].abs().max()))
-    z0 = clean(z, eps, n).requires_grad_()
+    z0 = predict_z0(z, eps, n).requires_grad_()
     loss, moving = seam_loss(enlarged(z0), T, 90).sum(), enlarged(z0)[:, 1:].square().sum()
     (slope,) = torch.autograd.grad(loss, z0)
     (along,) = torch.autograd.grad(moving, z0)
@@ -100,10 +100,10 @@ def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
 
 def test_gradients_come_through_an_autoencoder():
     autoencoder = SliceAutoencoder(AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)).requires_grad_(False)
-    guide = self_guidance(lambda z: to_spectrum(autoencoder, z, SCALE[:3].contiguous()), T, 90)
-    z = sample(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, hook=guide, recurrence=2)
-    plain = sample(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, recurrence=2)
-    before, after = (seam_loss(to_spectrum(autoencoder, x, SCALE[:3].contiguous()), T, 90) for x in (plain, z))
+    guide = self_guidance(lambda z: decode_spectrum(autoencoder, z, SCALE[:3].contiguous()), T, 90)
+    z = sample_latents(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, hook=guide, recurrence=2)
+    plain = sample_latents(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, recurrence=2)
+    before, after = (seam_loss(decode_spectrum(autoencoder, x, SCALE[:3].contiguous()), T, 90) for x in (plain, z))
     assert (after < 0.7 * before).all()
 
 

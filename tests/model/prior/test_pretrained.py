@@ -14,12 +14,12 @@ from torch import Tensor
 from model import checkpoints
 from model.prior.denoiser import DenoiserConfig
 from model.prior.diffusers_modules import UNet2DConditionModel
-from model.prior.diffusion import STEPS
-from model.prior.frequency_attention import coordinate, denoiser_of
-from model.prior.inference import load_denoiser
-from model.prior.pretrained import inpainting_config, skeleton
-from model.prior.sampling import sample
-from model.train.denoiser_task import Conditioned
+from model.prior.diffusion import DIFFUSION_STEPS
+from model.prior.frequency_attention import add_frequency_attention, build_denoiser
+from model.prior.inference import restore_denoiser
+from model.prior.pretrained import inpainting_config, build_meta_unet
+from model.prior.sampling import sample_latents
+from model.train.denoiser_task import ConditionedDenoiser
 
 N = torch.tensor([10, 700])
 
@@ -106,7 +106,7 @@ def test_the_photograph_and_the_frequency_are_learnt(folder):
 def test_stage_2_starts_there_and_leaves_it_frozen(folder):
     slices = begun(folder)
     learnt(slices, slices.parameters(), steps=1)
-    eps = coordinate(slices)
+    eps = add_frequency_attention(slices)
     with torch.no_grad():
         for features in (inputs()[2], None):
             assert torch.equal(eps(inputs()[0], N, features), slices(inputs()[0], N, features))
@@ -119,14 +119,14 @@ def test_stage_2_starts_there_and_leaves_it_frozen(folder):
 
 
 def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
-    eps = coordinate(begun(folder, mode="coordinated"))
+    eps = add_frequency_attention(begun(folder, mode="coordinated"))
     learnt(eps, eps.trainable_parameters(), steps=1)
     fields = {name: getattr(eps.config, name) for name in DenoiserConfig.__dataclass_fields__}
-    checkpoints.write(tmp_path / "out", 1, {"denoiser": fields, "step": 1}, {"ema": Conditioned(eps).state_dict()}, {}, keep=1)
+    checkpoints.write(tmp_path / "out", 1, {"denoiser": fields, "step": 1}, {"ema": ConditionedDenoiser(eps).state_dict()}, {}, keep=1)
     (folder / "unet").rename(folder / "away")
-    again: Any = load_denoiser(checkpoints.newest(tmp_path / "out")[0])
+    again: Any = restore_denoiser(checkpoints.read_newest(tmp_path / "out")[0])
     features = inputs()[2]
-    first, second = (sample(network, features, (3, 4, 8, 8), [0, 1], steps=2) for network in (eps.eval(), again))
+    first, second = (sample_latents(network, features, (3, 4, 8, 8), [0, 1], steps=2) for network in (eps.eval(), again))
     assert torch.equal(first, second) and torch.isfinite(first).all()
 
 
@@ -139,7 +139,7 @@ def test_autocast_takes_it(folder):
 
 def test_four_levels_meet_the_latents_of_512_x_288():
     levels: dict[str, Any] = dict(channels=(8, 8, 8, 8), attention_levels=(3,), text_channels=TEXT, heads=(1, 1, 1, 1), image_channels=(4, 4, 4))
-    eps = denoiser_of(tiny(**levels, frequencies=1))
+    eps = build_denoiser(tiny(**levels, frequencies=1))
     with torch.no_grad():
         features = eps.features(torch.zeros(1, 3, 288, 512))
         assert eps(random(1, 1, 4, 72, 128), torch.tensor([5]), features).shape == (1, 1, 4, 72, 128)
@@ -147,7 +147,7 @@ def test_four_levels_meet_the_latents_of_512_x_288():
 
 @pytest.mark.parametrize("mode", ["independent", "coordinated", "volume"])
 def test_every_mode_can_have_text(mode):
-    eps = denoiser_of(tiny(mode=mode, text_channels=TEXT))
+    eps = build_denoiser(tiny(mode=mode, text_channels=TEXT))
     z, n, features = inputs()
     assert eps(z, n, features).shape == z.shape
 
@@ -164,7 +164,7 @@ def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps(fields | rest | dict(down_block_types=cross, up_block_types=plain)))
     config = inpainting_config(tmp_path, DenoiserConfig())
     assert (config.channels, config.attention_levels, config.heads, config.head_channels) == ((320, 640, 1280, 1280), (0, 1, 2), (8, 8, 8, 8), 64)
-    assert 859e6 < sum(p.numel() for p in skeleton(config).parameters()) < 862e6 and config.mode == "coordinated" and STEPS == 1000
+    assert 859e6 < sum(p.numel() for p in build_meta_unet(config).parameters()) < 862e6 and config.mode == "coordinated" and DIFFUSION_STEPS == 1000
 
 
 def header_only(path: Path, tensors: dict[str, list[int]]) -> None:

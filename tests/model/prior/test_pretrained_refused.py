@@ -10,7 +10,7 @@ from inpainting import CONFIG, TEXT, WEIGHTS, begun, inpainting
 from safetensors.torch import load, save_file
 from tiny import tiny
 
-from model.prior.pretrained import begin_with_inpainting, inpainting_config
+from model.prior.pretrained import load_inpainting_weights, inpainting_config
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def whole_numbers(path: Path) -> None:
 def test_weights_that_do_not_fit_are_named(folder, harm, words):
     denoiser = begun(folder)
     harm(folder / "unet" / WEIGHTS)
-    for attempt in (lambda: inpainting_config(folder, tiny()), lambda: begin_with_inpainting(denoiser, folder)):
+    for attempt in (lambda: inpainting_config(folder, tiny()), lambda: load_inpainting_weights(denoiser, folder)):
         with pytest.raises(ValueError, match=WEIGHTS) as found:
             attempt()
         assert words in str(found.value) and "\n" not in str(found.value)

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from model.evaluate.image_quality import psnr
-from model.render.warp import displaced
+from model.render.warp import warp_frame
 from pipeline.synthetic.render import (
-    TEXELS,
-    WORKING,
+    TEXELS_PER_WIDTH,
+    WORKING_SIZE,
     Layer,
     Mode,
     Scene,
-    render,
-    travelling,
+    render_frame,
+    traveling_wave,
     true_motion,
     wave,
 )
-from pipeline.synthetic.scenes import COLUMNS, ROWS, SCENES
+from pipeline.synthetic.scenes import CANVAS_COLUMNS, CANVAS_ROWS, SCENES
 
 TIMES = np.arange(1, 21) / 4.1
 MOST_PX = 3.0
@@ -28,11 +28,11 @@ MOST_PX = 3.0
 
 def pink(rng: np.random.Generator, power: float = 1.0) -> np.ndarray:
     """A texture whose amplitude falls as 1 / f ** power, of a quarter of its mean, as in photographs; alpha 1."""
-    f = np.hypot(np.fft.fftfreq(ROWS, 1 / ROWS)[:, None], np.fft.fftfreq(COLUMNS, 1 / COLUMNS)) ** power
+    f = np.hypot(np.fft.fftfreq(CANVAS_ROWS, 1 / CANVAS_ROWS)[:, None], np.fft.fftfreq(CANVAS_COLUMNS, 1 / CANVAS_COLUMNS)) ** power
     f[0, 0] = np.inf
-    x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, ROWS, COLUMNS))) / f).real
+    x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, CANVAS_ROWS, CANVAS_COLUMNS))) / f).real
     colours = np.clip(x / x.std((1, 2), keepdims=True) * 32 + 128, 0, 255).transpose(1, 2, 0)
-    return np.concatenate([colours, np.full((ROWS, COLUMNS, 1), 255)], axis=2).astype(np.float32)
+    return np.concatenate([colours, np.full((CANVAS_ROWS, CANVAS_COLUMNS, 1), 255)], axis=2).astype(np.float32)
 
 
 def swaying(seed: int, power: float) -> Scene:
@@ -42,7 +42,7 @@ def swaying(seed: int, power: float) -> Scene:
     for hz in (0.37, 0.83, 1.31):
         angle, phase = rng.uniform(0, 2 * np.pi, 2)
         direction, cycles = (np.cos(angle), np.sin(angle)), tuple(rng.uniform(0.5, 2, 2))
-        modes.extend(travelling(wave, direction=direction, cycles=cycles, amplitude_px=1 / hz, frequency_hz=hz, phase=phase))
+        modes.extend(traveling_wave(wave, direction=direction, cycles=cycles, amplitude_px=1 / hz, frequency_hz=hz, phase=phase))
     return Scene(layers=(Layer(texture=pink(rng, power), modes=tuple(modes)),))
 
 
@@ -55,7 +55,7 @@ def gentle(scene: Scene) -> Scene:
 
 def seen(scene: Scene, t: float) -> np.ndarray:
     """At the working size as a camera sees it: each pixel the mean over its area."""
-    return cv2.resize(render(scene, t, (TEXELS, TEXELS * 5 // 8)), WORKING, interpolation=cv2.INTER_AREA)
+    return cv2.resize(render_frame(scene, t, (TEXELS_PER_WIDTH, TEXELS_PER_WIDTH * 5 // 8)), WORKING_SIZE, interpolation=cv2.INTER_AREA)
 
 
 def fidelity(name: str, scene: Scene) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def fidelity(name: str, scene: Scene) -> tuple[float, float]:
     scene = gentle(scene)
     first, motion = seen(scene, 0.0), true_motion(scene, 0.0, TIMES)
     weight = np.linalg.norm(motion, axis=1).mean(0)
-    pictures = np.stack([np.stack([displaced(first, flow, weight), seen(scene, t)]) for flow, t in zip(motion, TIMES, strict=True)])
+    pictures = np.stack([np.stack([warp_frame(first, flow, weight), seen(scene, t)]) for flow, t in zip(motion, TIMES, strict=True)])
     made, true = torch.from_numpy(pictures.transpose(1, 0, 4, 2, 3).astype(np.float32) / 255)
     found = psnr(made, true)
     print(f"{name}: {found.mean():.2f} dB, worst frame {found.min():.2f}")

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from model.render.splatting import MODES, plain, splat
-from model.render.splatting_cpu import compiled, library
+from model.render.splatting import SPLAT_MODES, splat_torch, splat
+from model.render.splatting_cpu import splat_compiled, load_kernel
 
 ROOT = Path(__file__).parents[3]
-MEANS = MODES[1:]
+MEANS = SPLAT_MODES[1:]
 INF, NAN = float("inf"), float("nan")
 
 
 @pytest.fixture(params=["plain", "kernel"])
 def way(request):
     """One of the two ways to the same thing."""
-    return plain if request.param == "plain" else kernel_or_skip()
+    return splat_torch if request.param == "plain" else kernel_or_skip()
 
 
 def kernel_or_skip():
-    if library() is None:
+    if load_kernel() is None:
         pytest.skip("no C++ compiler to build the kernel with")
-    return compiled
+    return splat_compiled
 
 
 def scene(shape=(2, 5, 9, 12), *, mode="softmax", reach=3.0, seed=0, dtype=torch.float32):
@@ -54,7 +54,7 @@ def with_gradients(way, features, flow, mode, metric, weight=None):
     return [splatted.detach(), holes, *torch.autograd.grad((splatted * weight).sum(), inputs)]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_no_flow_changes_nothing(way, mode):
     features, flow, _, metric = scene(mode=mode)
     splatted, holes = way(features, torch.zeros_like(flow), mode, metric)
@@ -62,7 +62,7 @@ def test_no_flow_changes_nothing(way, mode):
     assert not holes.any()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 @pytest.mark.parametrize(("x", "y"), [(2, 0), (0, -3), (-1, 2), (-11, 8)])
 def test_whole_pixels_are_a_shift_and_leave_holes_behind(way, mode, x, y):
     features, _, _, metric = scene(mode=mode)
@@ -94,12 +94,12 @@ def test_half_a_pixel_is_two_halves(way):
 def test_a_sum_loses_nothing_that_stays_in_the_picture(seed, reach):
     features, flow, *_ = scene((1, 3, 20, 24), seed=seed, mode="sum", dtype=torch.float64)
     features[..., :5, :] = features[..., -5:, :] = features[..., :5] = features[..., -5:] = 0
-    for way in (plain, splat):
+    for way in (splat_torch, splat):
         splatted, _ = way(features, flow.clamp(-1, 1) * reach, "sum", None)
         assert torch.allclose(splatted.sum((2, 3)), features.sum((2, 3)), rtol=0, atol=1e-4)  # shares under 2^-20 are dropped
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_it_is_linear_in_the_features(way, mode):
     features, flow, _, metric = scene(mode=mode, dtype=torch.float64)
     other = scene(seed=1, dtype=torch.float64)[0]
@@ -157,7 +157,7 @@ def test_a_constant_metric_is_an_average(way, mode):
     assert empty.any() and not empty.all()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_a_shift_of_all_shifts_the_result(way, mode):
     """Things amid an empty margin, at positions that a shift of whole pixels does not round."""
     features, flow, _, metric = scene((1, 3, 16, 20), mode=mode, reach=1)
@@ -168,7 +168,7 @@ def test_a_shift_of_all_shifts_the_result(way, mode):
     torch.testing.assert_close(after[..., 5:-3, 4:-5], before.roll((2, -1), (2, 3))[..., 5:-3, 4:-5])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_gradients(way, mode):
     """Channels over one block of the kernel; some of it leaves the picture."""
     features, flow, _, metric = scene((2, 9, 3, 4), mode=mode, reach=1, dtype=torch.float64)
@@ -180,12 +180,12 @@ def test_gradients(way, mode):
     assert torch.autograd.gradcheck(splatted, inputs)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_both_ways_are_equal(mode):
     compiled = kernel_or_skip()
     for seed, (shape, reach) in enumerate([((2, 5, 9, 12), 3), ((1, 64, 40, 30), 2), ((3, 8, 17, 5), 50), ((1, 17, 31, 43), 0.3)]):
         inputs = scene(shape, mode=mode, reach=reach, seed=seed)
-        ours, theirs = with_gradients(compiled, *inputs), with_gradients(plain, *inputs)
+        ours, theirs = with_gradients(compiled, *inputs), with_gradients(splat_torch, *inputs)
         assert torch.equal(ours[1], theirs[1])
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
         for a, b in zip(ours[2:], theirs[2:], strict=True):
@@ -196,7 +196,7 @@ def bits(tensors):
     return [x.view(torch.int32) if x.dtype == torch.float32 else x for x in tensors]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_the_kernel_s_bits_depend_on_nothing_else(mode):
     """A picture that is large enough for four threads, from run to run and for any number of them."""
     compiled, threads = kernel_or_skip(), torch.get_num_threads()
@@ -214,10 +214,10 @@ def test_the_kernel_s_bits_depend_on_nothing_else(mode):
 
 def test_plain_torch_gives_the_same_bits_from_run_to_run():
     inputs = scene((1, 8, 100, 120), reach=5)
-    assert all(map(torch.equal, bits(with_gradients(plain, *inputs)), bits(with_gradients(plain, *inputs))))
+    assert all(map(torch.equal, bits(with_gradients(splat_torch, *inputs)), bits(with_gradients(splat_torch, *inputs))))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_a_sample_knows_nothing_of_the_others(way, mode):
     features, flow, _, metric = scene((3, 5, 9, 12), mode=mode)
     together = with_gradients(way, features, flow, mode, metric, torch.ones_like(features))
@@ -229,7 +229,7 @@ def test_a_sample_knows_nothing_of_the_others(way, mode):
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 3e9])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_what_flows_nowhere_is_dropped(way, mode, value):
     features, flow, _, metric = scene(mode=mode, reach=1)
     for axis in (0, 1):
@@ -250,18 +250,18 @@ def test_nothing_that_is_dropped_is_seen(way):
     assert holes.nonzero().tolist() == [[0, 0, 4, 4], [1, 0, 4, 4]]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 7), (2, 9, 6, 1), (1, 65, 2, 3), (0, 3, 4, 5), (1, 0, 4, 5), (1, 3, 0, 5)], ids=str)
 def test_any_size(way, mode, shape):
     features, flow, _, metric = scene(shape, mode=mode, reach=0.3)
     splatted, holes, *gradients = with_gradients(way, features, flow, mode, metric)
-    expected = with_gradients(plain, features, flow, mode, metric)
+    expected = with_gradients(splat_torch, features, flow, mode, metric)
     assert splatted.shape == shape and holes.shape == (shape[0], 1, *shape[2:])
     for a, b in zip((splatted, holes, *gradients), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_any_layout(way, mode):
     features, flow, _, metric = scene(mode=mode)
     expected = with_gradients(way, features, flow, mode, metric)
@@ -296,7 +296,7 @@ def test_gradients_come_back_in_the_types_of_the_inputs():
 
 
 def test_autocast_computes_in_float32():
-    for way in (splat, plain):
+    for way in (splat, splat_torch):
         expected = way(*scene())[0]
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(way(*scene())[0], expected)
@@ -333,12 +333,12 @@ def test_what_does_not_fit_is_named(monkeypatch, change, message):
 PROGRAM = """
 import logging, torch
 logging.basicConfig(format="%(levelname)s %(message)s")
-from model.splatting import splat
-from model.splatting_kernel import library
-from tests.model.test_splatting import scene
+from model.render.splatting import splat
+from model.render.splatting_cpu import load_kernel
+from tests.model.render.test_splatting import scene
 for _ in range(3):
     splatted = splat(*scene()).features
-print(library() is not None, splatted.double().sum().item())
+print(load_kernel() is not None, splatted.double().sum().item())
 """
 
 

@@ -6,9 +6,9 @@ from tiny import random
 from torch import Tensor
 
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser
-from model.prior.diffusion import denoising_error, draw, kept_features, noised
-from model.prior.frequency_attention import denoiser_of
-from model.prior.sampling import sample
+from model.prior.diffusion import denoising_error, draw_noise, mask_features, add_noise
+from model.prior.frequency_attention import build_denoiser
+from model.prior.sampling import sample_latents
 
 CONFIG = DenoiserConfig(
     mode="independent",
@@ -27,14 +27,14 @@ STEPS, RATE, REPEATS = 250, 5e-3, 8
 def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
     """A stage 1 that has seen nothing but these pairs, each of them eight times in every step."""
     torch.manual_seed(0)
-    eps, generator = denoiser_of(CONFIG), torch.Generator().manual_seed(0)
+    eps, generator = build_denoiser(CONFIG), torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(eps.parameters(), RATE, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1, (i + 1) / 20) * (1 - i / STEPS))
     many = z0.repeat(REPEATS, 1, 1, 1, 1)
     for _ in range(STEPS):
-        n, noise, kept = draw(tuple(many.shape), generator)
-        features = kept_features(eps.features(photographs).repeat(REPEATS, 1, 1, 1), kept)
-        loss = denoising_error(eps(noised(many, n, noise), n, features), noise, n, CONFIG.prediction).mean()
+        n, noise, kept = draw_noise(tuple(many.shape), generator)
+        features = mask_features(eps.features(photographs).repeat(REPEATS, 1, 1, 1), kept)
+        loss = denoising_error(eps(add_noise(many, n, noise), n, features), noise, n, CONFIG.prediction).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(eps.parameters(), 1.0)
@@ -57,7 +57,7 @@ def test_samples_are_the_motion_of_their_photograph():
     photographs, z0 = random(4, 3, 32, 32).clamp(-1, 1), random(4, 2, 4, 8, 8, seed=11)
     eps = overfitted(photographs, z0)
     features = eps.features(photographs).detach().repeat_interleave(4, dim=0)
-    found = correlations(sample(eps, features, (2, 4, 8, 8), [1, 2, 3, 4] * 4, steps=20, guidance=1.0), z0)
+    found = correlations(sample_latents(eps, features, (2, 4, 8, 8), [1, 2, 3, 4] * 4, steps=20, guidance=1.0), z0)
     own = torch.arange(4).repeat_interleave(4)
     right, wrong = found[range(16), own], found[own[:, None] != torch.arange(4)]
     assert right.median() > 0.95

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from model import checkpoints
-from model.data.loader import Order, Position
-from model.train.loop import Diverged, TrainConfig, device_of, train
+from model.data.loader import EpochOrder, Position
+from model.train.loop import TrainingDiverged, TrainConfig, resolve_device, train
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = TrainConfig(steps=12, batch=2, learning_rate=0.05, warm_up=3, ema=0.5, device="cpu", save_every=4, log_every=2, picture_every=6, keep=2)
@@ -48,24 +48,24 @@ class Line:
         loss = (network(x) - 2 * x).square().mean()
         return loss * (float("nan") if self.broken_at in batch.x.flatten().tolist() else 1), {"error": loss}
 
-    def measure(self, network, device):
+    def evaluate(self, network, device):
         return {"weight": float(network.weight)}, {}
 
-    def finish(self, network, device) -> None:
+    def finalize_weights(self, network, device) -> None:
         self.prepared += 1
 
 
 def batches(position: Position) -> Iterator[tuple[Numbers, Position]]:
-    order = Order(count=5, seed=1, global_batch=2)
+    order = EpochOrder(count=5, seed=1, global_batch=2)
     for draws, after in order.batches(position):
-        numbers = [float(draw.number) for draw in draws]
+        numbers = [float(draw.sample_index) for draw in draws]
         yield Numbers(torch.tensor(numbers)[:, None], tuple(f"n{int(number)}" for number in numbers)), after
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    found, _ = checkpoints.newest(out)
+    found, _ = checkpoints.read_newest(out)
     assert found.config["step"] == 12
-    return found.weights("network") | {f"ema {name}": value for name, value in found.weights("ema").items()}
+    return found.load_weights("network") | {f"ema {name}": value for name, value in found.load_weights("ema").items()}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_it_writes_a_log_and_the_last_checkpoints(undisturbed):
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert all(0 <= line["waiting_share"] <= 1 and line["samples_a_second"] > 0 and line["loss"] == pytest.approx(line["error"]) for line in lines)
     assert "test_weight" in lines[2] and "test_weight" not in lines[1]
-    assert [path.name for path in checkpoints.steps(undisturbed)] == ["step-00000008", "step-00000012"] and list(undisturbed.glob("events.*"))
+    assert [path.name for path in checkpoints.step_folders(undisturbed)] == ["step-00000008", "step-00000012"] and list(undisturbed.glob("events.*"))
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 6])
@@ -98,19 +98,19 @@ def test_a_killed_one_too(undisturbed, tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
-from tests.model.test_training import CONFIG, Line, batches, train
+from tests.model.train.test_loop import CONFIG, Line, batches, train
 for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
     if logged.step == 10:
         os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == -signal.SIGKILL and checkpoints.newest(tmp_path)[0].config["step"] == 8
+    assert done.returncode == -signal.SIGKILL and checkpoints.read_newest(tmp_path)[0].config["step"] == 8
     list(train(Line(), batches, CONFIG, tmp_path))
     assert all(torch.equal(weights(tmp_path)[name], value) for name, value in weights(undisturbed).items())
 
 
 def test_a_loss_that_is_no_number_stops_it_and_names_the_samples(tmp_path):
-    with pytest.raises(Diverged, match=r"the loss is nan at step \d+, on the samples .*n3"):
+    with pytest.raises(TrainingDiverged, match=r"the loss is nan at step \d+, on the samples .*n3"):
         list(train(Line(broken_at=3.0), batches, CONFIG, tmp_path))
 
 
@@ -126,7 +126,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="device is cuda and there is no GPU"):
-        device_of(replace(CONFIG, device="cuda"))
+        resolve_device(replace(CONFIG, device="cuda"))
 
 
 @pytest.mark.parametrize("wrong", [dict(steps=0), dict(batch=0), dict(learning_rate=0.0), dict(ema=1.0), dict(clip=0.0)])

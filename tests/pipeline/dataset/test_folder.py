@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset.folder import ContractMismatch, DamagedPlan, Dataset
-from pipeline.extract.window import recorded
-from tests.support.datasets import CONFIG, planned
+from pipeline.extract.window import to_contract
+from tests.support.datasets import CONFIG, make_plan_row
 
 SHARD = "train-000000"
-ROWS = [planned(SHARD, i) for i in range(2)]
+ROWS = [make_plan_row(SHARD, i) for i in range(2)]
 DIGITS = "0123456789abcdef" * 2
 OURS = [f".plan.parquet.{DIGITS}.tmp", f"shards/.{SHARD}.tar.{DIGITS}.tmp", f".fence/.1.{DIGITS}.tmp"]
 THEIRS = [".config/app/.state.tmp", ".state.tmp", "shards/.notes.tmp", f".git/.index.{DIGITS}.tmp", f"shards/mine/.a.tar.{DIGITS}.tmp",
@@ -19,8 +19,8 @@ THEIRS = [".config/app/.state.tmp", ".state.tmp", "shards/.notes.tmp", f".git/.i
 
 
 def begin(root: Path, rows: Sequence[dict] = ROWS) -> list[str]:
-    with (dataset := Dataset(root)).held():
-        return dataset.open(rows, recorded(CONFIG), {"python": "3"})
+    with (dataset := Dataset(root)).lock():
+        return dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -37,7 +37,7 @@ def test_a_run_removes_its_own_files_in_the_making_and_nobody_elses(tmp_path, be
 
 def config_of(depth: int) -> str:
     """Settings as they are written, with one that is nested so deep."""
-    whole = dict(config=recorded(CONFIG), inputs="", plan="", versions={})
+    whole = dict(config=to_contract(CONFIG), inputs="", plan="", versions={})
     return json.dumps(whole).replace('"flow": {', '"flow": {"a": ' + '{"a": ' * depth + "1" + "}" * depth + ", ")
 
 
@@ -59,7 +59,7 @@ def config_of(depth: int) -> str:
 )
 def test_a_run_json_that_is_none_is_a_sentence(tmp_path, text):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
-    for read in (begin, lambda root: Dataset(root).begun()):
+    for read in (begin, lambda root: Dataset(root).contract()):
         with pytest.raises(ValueError, match="is no run contract") as said:
             read(tmp_path)
         assert str(said.value).startswith(f"{tmp_path}/run.json ") and "\n" not in str(said.value)
@@ -92,9 +92,9 @@ def test_a_plan_that_is_lost_and_cannot_be_made_again_is_said_at_once(tmp_path, 
 
 
 def test_the_plan_with_which_a_data_set_was_begun_is_read_anew_each_time_and_not_held(tmp_path):
-    assert list(Dataset(tmp_path).plan_before()) == []
+    assert list(Dataset(tmp_path).earlier_plan()) == []
     begin(tmp_path)
-    before = Dataset(tmp_path).plan_before()
+    before = Dataset(tmp_path).earlier_plan()
     assert not isinstance(before, list) and list(before) == list(before) == ROWS
     (tmp_path / "plan.parquet").write_bytes(b"damage")
-    assert list(Dataset(tmp_path).plan_before()) == []
+    assert list(Dataset(tmp_path).earlier_plan()) == []

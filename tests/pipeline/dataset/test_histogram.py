@@ -6,20 +6,20 @@ from safetensors.numpy import save
 
 from pipeline.dataset.histogram import (
     BINS,
-    between,
-    bin_of,
+    interpolate_ranks,
+    find_bin,
     bins,
     decode,
     encode,
     fine_histogram,
     fine_value,
-    histogram,
+    count_samples,
     mean_power,
     merge,
     quantile,
     ranks,
 )
-from schemas.sample import from_channels
+from schemas.sample import channels_to_complex
 
 
 def test_bins_keep_the_order_and_are_narrow():
@@ -33,8 +33,8 @@ def test_bins_keep_the_order_and_are_narrow():
 def test_counts_add_up_and_survive_the_file():
     rng = np.random.default_rng(1)
     channels = rng.normal(size=(3, 4, 8, 9)).astype(np.float16)
-    counts = histogram([channels], 3)
-    modulus = np.abs(from_channels(channels)[2, 1]).ravel()
+    counts = count_samples([channels], 3)
+    modulus = np.abs(channels_to_complex(channels)[2, 1]).ravel()
     np.testing.assert_array_equal(counts[2, 1], np.bincount(bins(modulus), minlength=BINS))
     assert counts.shape == (3, 2, BINS) and (counts.sum(axis=2) == 72).all()
     np.testing.assert_array_equal(decode(encode(counts)), counts)
@@ -83,17 +83,17 @@ def test_with_fine_counts_a_quantile_is_numpys_to_the_last_bit(numbers, q):
     counts = counted(values)
 
     def order(rank: int) -> float:
-        which = bin_of(counts, rank)
+        which = find_bin(counts, rank)
         return fine_value(which, fine_histogram(values, which), rank - int(counts[:which].sum()))
 
-    found = between([order(rank) for rank in ranks(len(values), q)], len(values), q)
+    found = interpolate_ranks([order(rank) for rank in ranks(len(values), q)], len(values), q)
     assert found == np.quantile(values.astype(np.float64), q)
     assert quantile(counts, q) == pytest.approx(found, rel=0.004, abs=1e-38)
 
 
 def test_merging_gives_the_same_bits_in_any_order():
     rng = np.random.default_rng(4)
-    parts = [histogram([rng.normal(size=(2, 4, 8, 9)).astype(np.float16)], 2) for _ in range(6)]
+    parts = [count_samples([rng.normal(size=(2, 4, 8, 9)).astype(np.float16)], 2) for _ in range(6)]
     together = encode(merge(parts))
     for _ in range(100):
         assert encode(merge(parts[i] for i in rng.permutation(6))) == together

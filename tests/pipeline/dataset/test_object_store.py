@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset import object_store
-from pipeline.dataset.object_store import Bucket, StorageError, is_url
-from pipeline.dataset.remote_clips import fetched
+from pipeline.dataset.object_store import Bucket, StorageError, is_storage_url
+from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.extract.plan import list_clips
 from schemas.outcome import Quarantined
 from tests.faults import storage
@@ -15,8 +15,8 @@ from tests.faults import storage
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with storage.storage(tmp_path_factory.mktemp("storage") / "log") as address:
-        storage.client(address).create_bucket(Bucket=storage.BUCKET)
+    with storage.s3_server(tmp_path_factory.mktemp("storage") / "log") as address:
+        storage.s3_client(address).create_bucket(Bucket=storage.BUCKET)
         yield address
 
 
@@ -25,11 +25,11 @@ def through(address, monkeypatch):
     """Makes a bucket's calls go through a proxy of that share of faults."""
     opened = []
 
-    def through(share: float, seed: int = 0) -> storage.Faulty:
-        entered = storage.faulty(address, seed, share)
+    def through(share: float, seed: int = 0) -> storage.FaultyProxy:
+        entered = storage.faulty_proxy(address, seed, share)
         opened.append(entered)
         proxy = entered.__enter__()
-        for name, value in storage.environment(proxy).items():
+        for name, value in storage.proxy_environment(proxy).items():
             monkeypatch.setenv(name, value)
         object_store.client.cache_clear()
         return proxy
@@ -45,31 +45,31 @@ def through(address, monkeypatch):
     ("https://host/a", False), ("s3://bucket/a?X-Amz-Signature=1", False), ("s3://", False), ("/data", False),
 ])  # fmt: skip
 def test_what_is_a_url_of_object_storage(text, found):
-    assert is_url(text) is found
+    assert is_storage_url(text) is found
 
 
 def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
-    proxy, bucket = through(0.3), Bucket(storage.url("all"))
+    proxy, bucket = through(0.3), Bucket(storage.bucket_url("all"))
     written = {f"a/{i:02d} é": bytes([i]) * (i * 20_000) for i in range(12)}
     for name, data in written.items():
         bucket.put(name, data)
     (tmp_path / "big").write_bytes(big := bytes(range(256)) * 20_000)
     bucket.put("big", tmp_path / "big")
-    assert bucket.fetch("big", tmp_path / "again") and (tmp_path / "again").read_bytes() == big
+    assert bucket.download("big", tmp_path / "again") and (tmp_path / "again").read_bytes() == big
     assert {name: bucket.get(name) for name in written} == written
-    assert bucket.list("a/") == {name: len(data) for name, data in written.items()} and bucket.list().keys() == {*written, "big"}
+    assert bucket.list_sizes("a/") == {name: len(data) for name, data in written.items()} and bucket.list_sizes().keys() == {*written, "big"}
     assert bucket.copy("big", "copied") and bucket.get("copied") == big
-    assert bucket.tag("copied") == bucket.tag("big") != bucket.tag("a/01 é") is not None and bucket.tag("a/01") is None
+    assert bucket.etag("copied") == bucket.etag("big") != bucket.etag("a/01 é") is not None and bucket.etag("a/01") is None
     bucket.delete("big")
     bucket.delete("big")
-    assert bucket.get("big") is None and not bucket.fetch("big", tmp_path / "none") and not bucket.copy("big", "b") and not (tmp_path / "none").exists()
+    assert bucket.get("big") is None and not bucket.download("big", tmp_path / "none") and not bucket.copy("big", "b") and not (tmp_path / "none").exists()
     assert {kind for kind in proxy.faults if kind != "none"} == {"refused", "answer lost", "upload broken off", "answer broken off"}
 
 
 @pytest.mark.slow
 def test_a_creation_whose_answer_is_lost_is_ours(through):
     """Of forty, about six are created and say 412 to the second attempt; with other bytes each is refused."""
-    proxy, bucket = through(0.3, seed=1), Bucket(storage.url("created"))
+    proxy, bucket = through(0.3, seed=1), Bucket(storage.bucket_url("created"))
     for i in range(40):
         bucket.create(f"{i}", b"ours")
         with pytest.raises(FileExistsError, match=rf"created: {i} is there already"):
@@ -80,7 +80,7 @@ def test_a_creation_whose_answer_is_lost_is_ours(through):
 
 def test_of_many_who_create_one_does(through):
     through(0.2, seed=2)
-    bucket = Bucket(storage.url("raced"))
+    bucket = Bucket(storage.bucket_url("raced"))
 
     def attempt(who: int) -> bool:
         try:
@@ -96,33 +96,33 @@ def test_of_many_who_create_one_does(through):
 
 def test_a_listing_of_many_pages_is_whole(through):
     through(0.1, seed=3)
-    bucket = Bucket(storage.url("pages"))
+    bucket = Bucket(storage.bucket_url("pages"))
     for i in range(7):
         bucket.put(f"{i}", b"x" * i)
-    assert bucket.list() == {f"{i}": i for i in range(7)}
+    assert bucket.list_sizes() == {f"{i}": i for i in range(7)}
 
 
 def test_clips_of_a_name_in_the_storage(through, tmp_path):
     """All videos below it, as of a folder, or the object of that name; each is copied for as long as it is read."""
     through(0.1, seed=4)
-    bucket = Bucket(storage.url("clips"))
+    bucket = Bucket(storage.bucket_url("clips"))
     for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4", "notes.txt"):
         bucket.put(name, name.encode())
     assert [clip.uri for clip in list_clips([bucket.url])] == [f"{bucket.url}/{name}" for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4")]
     (one,) = list_clips([f"{bucket.url}/b/e#f?.mp4"])
-    with fetched(one.uri, tmp_path) as path:
+    with local_clip_path(one.uri, tmp_path) as path:
         assert Path(path).read_bytes() == b"b/e#f?.mp4" and Path(path).is_relative_to(tmp_path)
     assert not list(tmp_path.iterdir())
     for url in (f"{bucket.url}/none", f"{bucket.url}/a"):
         with pytest.raises(ValueError, match=r"does not exist"):
             list_clips([url])
-    with pytest.raises(Quarantined, match="no such object"), fetched(f"{bucket.url}/none.mp4", tmp_path):
+    with pytest.raises(Quarantined, match="no such object"), local_clip_path(f"{bucket.url}/none.mp4", tmp_path):
         pass
 
 
 def test_a_storage_that_never_answers_is_one_sentence(through, monkeypatch):
     monkeypatch.setattr(object_store, "PAUSE_S", 0.001)
-    proxy, bucket = through(1.0), Bucket(storage.url("none"))
+    proxy, bucket = through(1.0), Bucket(storage.bucket_url("none"))
     with pytest.raises(StorageError, match=r"^s3://quiver-test/none: record: the storage refused or did not answer, 10 times: [^\n]+$"):
         bucket.put("record", b"data")
     assert proxy.injected == object_store.ATTEMPTS

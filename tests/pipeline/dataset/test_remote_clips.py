@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.extract_flow import build_one
-from jobs.repair import Shards, repair
-from jobs.verify import mapped
+from jobs.extract_flow import build_in_worker
+from jobs.repair import RowsByShard, repair
+from jobs.verify import shard_mapper
 from pipeline.dataset import object_store
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
+from pipeline.dataset.open import DatasetView
 from pipeline.dataset.verify import verify
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.preview.reconstruct import Reconstruction, reconstruct
 from schemas.outcome import Quarantined
 from tests.faults import storage
 from tests.support import videos
-from tests.support.building import plan
+from tests.support.building import plan_video
 
 CONFIG = BuildConfig(size=(96, 64), frequencies=4, plan=PlanConfig(frames=12, fps=15.0, stride=30), thresholds=PRESETS["none"])
 NAME = "a.mp4"
@@ -31,36 +31,36 @@ NAME = "a.mp4"
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory) -> Iterator[object_store.Bucket]:
-    with storage.storage(tmp_path_factory.mktemp("storage") / "log") as address, pytest.MonkeyPatch.context() as patched:
-        storage.client(address).create_bucket(Bucket=storage.BUCKET)
+    with storage.s3_server(tmp_path_factory.mktemp("storage") / "log") as address, pytest.MonkeyPatch.context() as patched:
+        storage.s3_client(address).create_bucket(Bucket=storage.BUCKET)
         for name, value in (storage.CREDENTIALS | {"AWS_ENDPOINT_URL": address}).items():
             patched.setenv(name, value)
         object_store.client.cache_clear()
-        yield object_store.Bucket(storage.url("clips"))
+        yield object_store.Bucket(storage.bucket_url("clips"))
     object_store.client.cache_clear()
 
 
 @pytest.fixture
 def clip(bucket, tmp_path) -> Path:
     """The file whose copy is in the storage."""
-    path = Path(videos.swaying(tmp_path / NAME, seconds=1.5, amplitude=2.0, hertz=1.25))
+    path = Path(videos.write_swaying(tmp_path / NAME, seconds=1.5, amplitude=2.0, hertz=1.25))
     bucket.put(NAME, path)
     return path
 
 
 @pytest.fixture
 def dataset(bucket, clip, tmp_path) -> Dataset:
-    rows = [row | {"uri": f"{bucket.url}/{NAME}"} for row in plan(clip, CONFIG)]
+    rows = [row | {"uri": f"{bucket.url}/{NAME}"} for row in plan_video(clip, CONFIG)]
     dataset = Dataset(tmp_path / "dataset")
-    with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
-        list(build_one(dataset, CONFIG, 1, None, (rows[0]["shard"], rows)))
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(CONFIG), {})
+        list(build_in_worker(dataset, CONFIG, 1, None, (rows[0]["shard"], rows)))
     finalize(dataset)
     return dataset
 
 
 def shown(dataset: Dataset) -> Reconstruction:
-    return reconstruct(Selection(dataset), dataset.planned_rows()[0]["key"])
+    return reconstruct(DatasetView(dataset), dataset.planned_rows()[0]["key"])
 
 
 def test_the_real_frames_are_those_of_the_clip(dataset, clip):
@@ -86,9 +86,9 @@ def test_a_clip_that_cannot_be_had_is_quarantined(dataset, bucket, monkeypatch, 
 
 
 def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
-    def build(shards: Shards) -> list[str]:
+    def build(shards: RowsByShard) -> list[str]:
         for shard in shards.items():
-            list(build_one(dataset, CONFIG, 1, None, shard))
+            list(build_in_worker(dataset, CONFIG, 1, None, shard))
         return []
 
     tar = dataset.tar(dataset.planned_rows()[0]["shard"])
@@ -96,8 +96,8 @@ def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
     tar.write_bytes(sound[:-3000] + b"?" + sound[-2999:])
     bucket.put(NAME, b"another")
     with dataset.held():
-        assert not repair(dataset, verify(dataset, mapped(1)), lambda: nullcontext(build), tmp_path / "staging").right
+        assert not repair(dataset, verify(dataset, shard_mapper(1)), lambda: nullcontext(build), tmp_path / "staging").right
         assert f"video {bucket.url}/{NAME} is not the one that was planned" in capsys.readouterr().out
         bucket.put(NAME, clip)
-        assert repair(dataset, verify(dataset, mapped(1)), lambda: nullcontext(build), tmp_path / "staging").right
+        assert repair(dataset, verify(dataset, shard_mapper(1)), lambda: nullcontext(build), tmp_path / "staging").right
     assert tar.read_bytes() == sound and not list((tmp_path / "staging").iterdir())

@@ -14,23 +14,23 @@ import pytest
 
 from jobs import extract_flow, repair
 from jobs import retry as retry_verb
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset, ShardDraft
-from pipeline.dataset.open import Selection
-from pipeline.dataset.record import opened_seal, sealed
-from pipeline.dataset.rounds import BEFORE
-from pipeline.dataset.verify import one_by_one, verify
+from pipeline.dataset.open import DatasetView
+from pipeline.dataset.record import load_record, dump_record
+from pipeline.dataset.rounds import FATE_COLUMNS
+from pipeline.dataset.verify import map_serially, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard, outcome_row
 from pipeline.extract.plan import PlanConfig, retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
-from pipeline.extract.window import recorded
+from pipeline.extract.window import to_contract
 from pipeline.filters import PRESETS
-from schemas.outcome import Measures, Outcome, Reason, Stage
-from schemas.records import PLAN
-from tests.support.building import probe
-from tests.support.datasets import CALM, CONFIG, judged, planned
+from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
+from schemas.records import PLAN_SCHEMA
+from tests.support.building import probe_video
+from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
 
 SHARD, RETRIED = "train-000000", "train-retry001-000000"
 WINDOWS = 8
@@ -46,7 +46,7 @@ def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[st
             fate = dict(reason=Reason.MISSING, detail="the file is gone")
             draft.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, **fate), None, None)
             continue
-        columns, sample, _ = judged(row, Measures(**CALM), rng, CONFIG)
+        columns, sample, _ = judge_window(row, FilterMeasures(**PASSING_MEASURES), rng, CONFIG)
         assert sample
         place = {name: row[name] for name in ("start_frame", "start_time_s")}
         meta = sample.meta | place | {"clip": {"clip_id": row["clip_id"]}}
@@ -58,8 +58,8 @@ def with_lost_windows(root: Path, windows: int = WINDOWS) -> Dataset:
     """A finished data set of which the last half of the windows is quarantined as missing."""
     dataset = Dataset(root)
     root.mkdir()
-    rows = [planned(SHARD, i) for i in range(windows)]
-    dataset.open(rows, recorded(CONFIG), {"python": "3"})
+    rows = [make_plan_row(SHARD, i) for i in range(windows)]
+    dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
     commit(dataset, SHARD, rows, [row["key"] for row in rows[windows // 2 :]])
     finalize(dataset)
     return dataset
@@ -132,7 +132,7 @@ def test_of_a_round_that_is_gone_no_sample_is_moved(lacking, capsys, rounds, gon
         finalize(lacking)
     (fault,) = verify(lacking).faults
     assert fault.path == f"retries/{gone:03d}.json" and "is gone" in fault.what
-    assert repaired(lacking) == Exit.STORAGE
+    assert repaired(lacking) == ExitCode.STORAGE
     assert f"{fault.path}: is gone" in capsys.readouterr().out
     assert files(lacking.root) == before and not (lacking.root / ".removed").exists()
 
@@ -142,7 +142,7 @@ def test_a_round_that_is_damaged_is_put_aside_with_all_that_belongs_to_it(lackin
     path = lacking.retries / "001.json"
     path.write_bytes(path.read_bytes()[:-9])
     lacking.report.write_text("as it was")
-    assert repaired(lacking) == Exit.STORAGE
+    assert repaired(lacking) == ExitCode.STORAGE
     aside = lacking.root / ".removed"
     moved = {str(path.relative_to(aside)) for path in aside.rglob("*.*")}
     assert {"retries/001.json", f"records/{RETRIED}.json", f"shards/{RETRIED}.tar"} <= moved
@@ -164,7 +164,7 @@ def test_a_round_whose_videos_lie_in_a_folder_that_is_gone_is_finished_all_the_s
     """Else no command would ever finish it. A window of the first plan ends the run as before."""
     begin(lacking)
     for shard, rows in unbuilt_shards(lacking).items():
-        first = [{name: row[name] for name in PLAN.names} for row in rows]
+        first = [{name: row[name] for name in PLAN_SCHEMA.names} for row in rows]
         with pytest.raises(FileNotFoundError):
             list(build_shard(lacking, shard, first, CONFIG))
         list(build_shard(lacking, shard, rows, CONFIG))
@@ -178,7 +178,7 @@ def test_windows_whose_video_is_still_missing_are_left_out_of_a_round(lacking, t
     failed = find_retryable(lacking)
     rows = failed.rows_to_probe()
     assert len(rows) == len({row["uri"] for row in failed.windows}) == 2
-    probed = [retry_clip(row, CONFIG.plan, probe) for row in rows]
+    probed = [retry_clip(row, CONFIG.plan, probe_video) for row in rows]
     assert begin_round(lacking, failed.windows, probed, CONFIG.plan) == 0
     assert not lacking.retries.exists()
     sound = replace(probed[0], outcome=None, stage=None, reason=None)
@@ -196,7 +196,7 @@ def run_retry(dataset: Dataset, *options: str) -> subprocess.CompletedProcess[st
 def test_a_retry_begins_no_round_of_what_fails_again_and_finishes_one_that_was_begun(tmp_path):
     dataset = with_lost_windows(tmp_path / "dataset", 48)
     done = run_retry(dataset)
-    assert done.returncode == Exit.QUARANTINE and "nothing was written" in done.stderr, done.stderr
+    assert done.returncode == ExitCode.QUARANTINE and "nothing was written" in done.stderr, done.stderr
     assert not dataset.retries.exists()
     begin(dataset)
     done = run_retry(dataset, "--quarantine-limit", "0")
@@ -210,13 +210,13 @@ def change_round(dataset: Dataset, change: Callable[[dict], object]) -> Path:
     record = json.loads(path.read_bytes())
     record.pop("digest")
     change(record["rows"][0])
-    path.write_bytes(sealed(record))
+    path.write_bytes(dump_record(record))
     return path
 
 
 def change_nothing_but(name: str, value: object) -> Callable[[dict], object]:
     """A change of a row, or of its fate before."""
-    return lambda row: (row["before"] if name in BEFORE else row).update({name: value})
+    return lambda row: (row["before"] if name in FATE_COLUMNS else row).update({name: value})
 
 
 @pytest.mark.parametrize("value", [["kept"], {"kept": 1}, 7, None])
@@ -249,12 +249,12 @@ def test_a_file_in_the_place_of_a_round_is_a_sentence(lacking, data):
 @pytest.mark.parametrize("value", [["missing"], {"missing": 1}])
 def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lacking, name, value):
     path = lacking.record(SHARD)
-    record = opened_seal(path.read_bytes())
+    record = load_record(path.read_bytes())
     record["rows"][-1][name] = value
-    path.write_bytes(sealed(record))
+    path.write_bytes(dump_record(record))
     with pytest.raises(DamagedShard):
         finalize(lacking)
-    assert repair.as_recorded(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
+    assert repair.mark_settled(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
 
 
 OPENED: list[str] = []
@@ -280,7 +280,7 @@ def test_a_round_is_read_as_often_for_many_shards_as_for_one(lacking, opened, pe
     unbuilt = unbuilt_shards(lacking)
     assert len(unbuilt) == WINDOWS // 2 // per_shard and len(opened) == 1
     opened.clear()
-    rows = repair.planned(lacking, set(unbuilt))
+    rows = repair.rows_to_rebuild(lacking, set(unbuilt))
     assert rows == unbuilt and len(opened) <= 2
 
 
@@ -290,17 +290,17 @@ def finish_by_retry(dataset: Dataset) -> None:
 
 def finish_by_extraction(dataset: Dataset) -> None:
     """What the extract-flow command does once its clips are probed, as if on the same machine."""
-    job = extract_flow.parse(["--clips", "none", "--out", str(dataset.root)])
+    job = extract_flow.parse_job(["--clips", "none", "--out", str(dataset.root)])
     rows = list(dataset.stream_first_plan())
-    with dataset.held():
-        extract_flow.run(dataset, rows, job, recorded(CONFIG), 1)
+    with dataset.lock():
+        extract_flow.run_job(dataset, rows, job, to_contract(CONFIG), 1)
 
 
 @pytest.mark.parametrize("derived", [False, True], ids=["before finalize", "before the views"])
 @pytest.mark.parametrize("finish", [finish_by_retry, finish_by_extraction])
 def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lacking, finish, derived):
     with lacking.held():
-        refilter(lacking, "all", PRESETS["none"], one_by_one)
+        refilter(lacking, "all", PRESETS["none"], map_serially)
     lacking.report.write_text("as it was")
     begin(lacking)
     for shard, rows in unbuilt_shards(lacking).items():
@@ -309,8 +309,8 @@ def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lackin
         finalize(lacking)
     finish(lacking)
     assert kept(lacking) == WINDOWS and not lacking.report.exists() and not verify(lacking).faults
-    view = Selection(lacking, "all")
-    assert sum(entry["kept"] for entry in view.index()["shards"].values()) == WINDOWS
+    view = DatasetView(lacking, "all")
+    assert sum(entry["kept"] for entry in view.read_index()["shards"].values()) == WINDOWS
     lacking.report.write_text("drawn since")
     finish(lacking)
     assert lacking.report.exists(), "a report of what is there now stays"

@@ -12,67 +12,67 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli.errors import Exit
+from jobs.cli.errors import ExitCode
 from jobs.extract_flow import main as extract_flow
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.run_lock import STILL_S, Fence, FolderInUse
+from pipeline.dataset.run_lock import STALE_AFTER_S, RunLock, FolderInUse
 
 ELSEWHERE = dict(host="another-machine", pid=1, since="2026-11-28 12:00:00 UTC")
 
 
-def elsewhere(root: Path, age_s: float) -> Fence:
+def elsewhere(root: Path, age_s: float) -> RunLock:
     """A folder in which a run on another machine, whose flock does not reach this one, has moved so long ago."""
-    fence = Fence(root)
+    fence = RunLock(root)
     fence.folder.mkdir()
-    fence.path(1).write_text(json.dumps(ELSEWHERE))
-    os.utime(fence.path(1), (time.time() - age_s,) * 2)
+    fence.token_path(1).write_text(json.dumps(ELSEWHERE))
+    os.utime(fence.token_path(1), (time.time() - age_s,) * 2)
     return fence
 
 
 def test_tokens_grow_by_one_and_say_whose_they_are_until_the_run_ends(tmp_path):
-    fence = Fence(tmp_path)
-    assert (fence.newest(), fence.last(), fence.is_held()) == (0, None, False)
+    fence = RunLock(tmp_path)
+    assert (fence.newest_token(), fence.owner(), fence.is_locked()) == (0, None, False)
     for number in (1, 2):
-        with fence.held() as token:
-            assert token == number == fence.newest() and fence.is_held()
-            assert fence.last()[:2] == (os.uname().nodename, os.getpid()) and not fence.last().still
-        assert fence.last() is None and not fence.is_held()
+        with fence.acquire() as token:
+            assert token == number == fence.newest_token() and fence.is_locked()
+            assert fence.owner()[:2] == (os.uname().nodename, os.getpid()) and not fence.owner().is_stale
+        assert fence.owner() is None and not fence.is_locked()
 
 
 def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.dataset.run_lock.BEAT_S", 0.02)
-    with Fence(tmp_path).held() as token:
-        os.utime(Fence(tmp_path).path(token), (0, 0))
+    monkeypatch.setattr("pipeline.dataset.run_lock.HEARTBEAT_S", 0.02)
+    with RunLock(tmp_path).acquire() as token:
+        os.utime(RunLock(tmp_path).token_path(token), (0, 0))
         deadline = time.monotonic() + 60
-        while Fence(tmp_path).last().still and time.monotonic() < deadline:
+        while RunLock(tmp_path).owner().is_stale and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert not Fence(tmp_path).last().still
+        assert not RunLock(tmp_path).owner().is_stale
 
 
 def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended(tmp_path):
-    code = f"import sys; from pipeline.fence import Fence; from pathlib import Path\nwith Fence(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
+    code = f"import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\nwith RunLock(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
         process.stdout.readline()
-        assert Fence(tmp_path).is_held()
+        assert RunLock(tmp_path).is_locked()
         with pytest.raises(FolderInUse, match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, last seen [0-9]+ s ago$"):
-            Fence(tmp_path).held().__enter__()
+            RunLock(tmp_path).acquire().__enter__()
         process.send_signal(signal.SIGKILL)
-    assert not Fence(tmp_path).is_held() and Fence(tmp_path).last().pid == process.pid
-    with Fence(tmp_path).held() as token:
+    assert not RunLock(tmp_path).is_locked() and RunLock(tmp_path).owner().pid == process.pid
+    with RunLock(tmp_path).acquire() as token:
         assert token == 2
 
 
 def test_a_run_that_lives_on_another_machine_holds_the_folder_where_flock_does_not_reach(tmp_path):
-    fence = elsewhere(tmp_path, STILL_S / 2)
-    assert fence.is_held()
+    fence = elsewhere(tmp_path, STALE_AFTER_S / 2)
+    assert fence.is_locked()
     with pytest.raises(FolderInUse, match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, last seen 3[0-9] s ago"):
-        fence.held().__enter__()
+        fence.acquire().__enter__()
 
 
 def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path):
-    fence = elsewhere(tmp_path, STILL_S * 2)
-    assert not fence.is_held()
-    with fence.held() as token:
+    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
+    assert not fence.is_locked()
+    with fence.acquire() as token:
         assert token == 2
 
 
@@ -81,45 +81,45 @@ def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path
 )
 def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
     fence = elsewhere(tmp_path, 0)
-    fence.path(1).write_text(text)
-    assert fence.last() is None and not fence.is_held()
-    with fence.held() as token:
+    fence.token_path(1).write_text(text)
+    assert fence.owner() is None and not fence.is_locked()
+    with fence.acquire() as token:
         assert token == 2
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["a pipe", "a folder", "a link"])
 def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
-    fence = elsewhere(tmp_path, STILL_S * 2)
-    make(fence.path(2))
-    for look in (fence.last, fence.is_held, fence.held().__enter__):
-        with pytest.raises(OSError, match=rf"^{fence.path(2)} is no run's token, which would be a file: remove it$"):
+    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
+    make(fence.token_path(2))
+    for look in (fence.owner, fence.is_locked, fence.acquire().__enter__):
+        with pytest.raises(OSError, match=rf"^{fence.token_path(2)} is no run's token, which would be a file: remove it$"):
             look()
     (tmp_path / "a.mp4").touch()
     with pytest.raises(SystemExit) as ended:
         extract_flow(["--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path)])
-    assert ended.value.code == Exit.STORAGE and "is no run's token" in capsys.readouterr().err
+    assert ended.value.code == ExitCode.STORAGE and "is no run's token" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["0", "007", "\u0663", "9" * 200, "2.commits", "-1"])
 def test_what_has_another_name_is_no_token(tmp_path, name):
-    fence = elsewhere(tmp_path, STILL_S * 2)
+    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
     os.mkfifo(fence.folder / name)
-    with fence.held() as token:
+    with fence.acquire() as token:
         assert token == 2
 
 
 def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
     fence = elsewhere(tmp_path, 0)
-    fence.path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
-    assert str(fence.last()).isprintable() and len(str(fence.last())) < 300
+    fence.token_path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
+    assert str(fence.owner()).isprintable() and len(str(fence.owner())) < 300
 
 
 def test_an_older_token_publishes_nothing(tmp_path):
     old, new = Dataset(tmp_path), Dataset(tmp_path)
-    with old.held():
-        os.utime(old.fence.path(1), (0, 0))
-        with new.held(STILL_S):
-            new.check_fence()
+    with old.lock():
+        os.utime(old.run_lock.token_path(1), (0, 0))
+        with new.lock(STALE_AFTER_S):
+            new.check_not_taken_over()
             for fenced in (old, old.absolute()):
                 with pytest.raises(FolderInUse, match=f"a later run has taken over {tmp_path}"):
                     fenced.remove_temporary_files()
@@ -130,9 +130,9 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     dataset = Dataset(tmp_path)
-    dataset.run.write_text("{}")
+    dataset.run_json.write_text("{}")
     monkeypatch.setattr(fcntl, "flock", refused)
-    for block, path in ((dataset.held(), f"{tmp_path}/.fence/1"), (dataset.committing(), str(dataset.run))):
+    for block, path in ((dataset.lock(), f"{tmp_path}/.fence/1"), (dataset.commit_lock(), str(dataset.run_json))):
         with pytest.raises(OSError, match="No locks available") as said, block:
             pass
         assert said.value.filename == path
@@ -141,4 +141,4 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 def test_a_run_is_not_taken_over_at_once(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         extract_flow(["--clips", str(tmp_path), "--out", str(tmp_path / "out"), "--take-over-s", "5"])
-    assert ended.value.code == Exit.USAGE and "--take-over-s is 5, expected at least 60" in capsys.readouterr().err
+    assert ended.value.code == ExitCode.USAGE and "--take-over-s is 5, expected at least 60" in capsys.readouterr().err

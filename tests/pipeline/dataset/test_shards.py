@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.shards import ShardWriter, create_file, read_sample
-from schemas.sample import encode
+from schemas.sample import encode_sample
 from tests.schemas.test_sample import make_sample
 
 
@@ -45,14 +45,14 @@ def test_nothing_stands_under_the_name_before_it_is_published(tmp_path):
 def test_our_reader_finds_every_sample_by_its_offsets(shard):
     path, rows, samples = shard
     for key, sample in samples.items():
-        assert encode(read_sample(path, key, rows[key])) == encode(sample)
+        assert encode_sample(read_sample(path, key, rows[key])) == encode_sample(sample)
 
 
 def test_plain_tar_reads_it(shard):
     path, _, samples = shard
     with tarfile.open(path) as tar:
         found = {member.name: tar.extractfile(member).read() for member in tar}
-    assert found == {f"{key}.{name}": data for key, sample in samples.items() for name, data in encode(sample).items()}
+    assert found == {f"{key}.{name}": data for key, sample in samples.items() for name, data in encode_sample(sample).items()}
     with tarfile.open(path) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
 
@@ -92,9 +92,9 @@ def test_what_a_disk_did_not_keep_is_never_published(tmp_path, place):
     writer = ShardWriter(tmp_path / "a.tar")
     writer.add(make_sample())
     writer.file.flush()
-    data = bytearray(writer.temporary.read_bytes()) + bytes(1024)
+    data = bytearray(writer.temporary_path.read_bytes()) + bytes(1024)
     data[place] ^= 1
-    writer.temporary.write_bytes(data[:-1024])
+    writer.temporary_path.write_bytes(data[:-1024])
     with pytest.raises(ValueError, match=r"a\.tar"):
         writer.finish()
     assert not writer.path.exists()

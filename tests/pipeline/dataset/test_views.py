@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.histogram import histogram
-from pipeline.dataset.open import Selection, samples, select
-from pipeline.dataset.scales import check_belongs, compute, merged
-from pipeline.dataset.views import names, refilter
+from pipeline.dataset.histogram import count_samples
+from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
+from pipeline.dataset.scales import check_matches_shards, compute_statistics, merge_histograms
+from pipeline.dataset.views import list_views, refilter
 from pipeline.filters import PRESETS, Thresholds
-from schemas.statistics import decode
-from tests.support.datasets import CONFIG, written
+from schemas.statistics import decode_statistics
+from tests.support.datasets import CONFIG, write_dataset
 
 MOVING = [{"moving_share": 0.1 * i} for i in range(6)]
 SHARDS = {"train-000000": MOVING, "train-000001": [{"moving_share": 0.1}] * 3, "test-000000": [*MOVING, {"mean_motion_px": 0.5}]}
@@ -24,55 +24,55 @@ def one_by_one(function, items):
 
 @pytest.fixture
 def dataset(tmp_path):
-    return written(tmp_path / "a", SHARDS)
+    return write_dataset(tmp_path / "a", SHARDS)
 
 
-def keys(selection: Selection) -> list[str]:
-    return [key for split in ("train", "test") for key in selection.kept(["key"], split)["key"].to_pylist()]
+def keys(selection: DatasetView) -> list[str]:
+    return [key for split in ("train", "test") for key in selection.kept_windows(["key"], split)["key"].to_pylist()]
 
 
 def test_a_view_drops_what_its_thresholds_reject_and_has_statistics_of_its_own(dataset):
     judged = refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
     assert (judged.kept, judged.dropped, judged.rejected, judged.to_extract) == (9, {"camera_motion": 6}, 1, 0)
-    view = select(f"{dataset.root}:strict")
-    rows = {row["key"]: row for row in pq.read_table(view.table).to_pylist()}
-    assert set(keys(view)) == {key for key, row in rows.items() if row["outcome"] == "kept"} < set(keys(Selection(dataset))) and len(rows) == 16
+    view = open_dataset(f"{dataset.root}:strict")
+    rows = {row["key"]: row for row in pq.read_table(view.manifest_path).to_pylist()}
+    assert set(keys(view)) == {key for key, row in rows.items() if row["outcome"] == "kept"} < set(keys(DatasetView(dataset))) and len(rows) == 16
     assert {row["reason"] for row in rows.values()} == {None, "camera_motion", "no_motion"}
-    again = histogram((sample.spectrum for shard in ("train-000000", "train-000001") for sample in samples(view, shard)), 4)
-    np.testing.assert_array_equal(merged([view]), again)
-    statistics = decode(view.file("statistics.json").read_bytes())
-    assert statistics == compute([view]) and statistics.windows == 6
-    check_belongs(statistics, [view])
+    again = count_samples((sample.spectrum for shard in ("train-000000", "train-000001") for sample in iter_samples(view, shard)), 4)
+    np.testing.assert_array_equal(merge_histograms([view]), again)
+    statistics = decode_statistics(view.derived_path("statistics.json").read_bytes())
+    assert statistics == compute_statistics([view]) and statistics.windows == 6
+    check_matches_shards(statistics, [view])
     with pytest.raises(ValueError, match="another set of training shards"):
-        check_belongs(statistics, [Selection(dataset)])
+        check_matches_shards(statistics, [DatasetView(dataset)])
 
 
 def test_a_view_that_drops_nothing_is_the_same_set(dataset):
     judged = refilter(dataset, "all", PRESETS["none"], one_by_one)
     assert (judged.kept, judged.to_extract) == (15, 1)
-    check_belongs(decode(dataset.statistics.read_bytes()), [select(f"{dataset.root}:all")])
-    assert keys(select(f"{dataset.root}:all")) == keys(Selection(dataset))
+    check_matches_shards(decode_statistics(dataset.statistics.read_bytes()), [open_dataset(f"{dataset.root}:all")])
+    assert keys(open_dataset(f"{dataset.root}:all")) == keys(DatasetView(dataset))
 
 
 def test_none_brings_back_what_was_stored(tmp_path):
-    dataset = written(tmp_path / "a", SHARDS, config=replace(CONFIG, thresholds=PRESETS["none"]))
+    dataset = write_dataset(tmp_path / "a", SHARDS, config=replace(CONFIG, thresholds=PRESETS["none"]))
     assert refilter(dataset, "paper", PRESETS["paper"], one_by_one).dropped == {"no_motion": 1}
     assert refilter(dataset, "none", PRESETS["none"], one_by_one).kept == 16
-    assert names(dataset) == ["none", "paper"] and select(f"{dataset.root}:paper").thresholds() == PRESETS["paper"]
+    assert list_views(dataset) == ["none", "paper"] and open_dataset(f"{dataset.root}:paper").thresholds() == PRESETS["paper"]
 
 
 def test_a_view_in_which_nothing_is_left_says_so(dataset):
     refilter(dataset, "empty", replace(Thresholds(), no_motion_px=5.0), one_by_one)
-    view = select(f"{dataset.root}:empty")
-    assert not view.file("statistics.json").exists()
+    view = open_dataset(f"{dataset.root}:empty")
+    assert not view.derived_path("statistics.json").exists()
     with pytest.raises(ValueError, match="empty has no training window: no window was kept"):
-        compute([view])
+        compute_statistics([view])
 
 
 def test_a_data_set_and_a_view_of_it_are_not_merged(dataset):
     refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
     with pytest.raises(ValueError, match="a data set and a view of it"):
-        compute([Selection(dataset), select(f"{dataset.root}:strict")])
+        compute_statistics([DatasetView(dataset), open_dataset(f"{dataset.root}:strict")])
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a.b", "a/b", "x" * 61])
@@ -83,9 +83,9 @@ def test_a_name_that_is_no_file_name_is_refused(dataset, name):
 
 def test_a_view_that_is_not_there_is_named_beside_those_that_are(dataset):
     with pytest.raises(ValueError, match=r"has no view 'strict', and none at all: quiver refilter"):
-        select(f"{dataset.root}:strict")
+        open_dataset(f"{dataset.root}:strict")
 
 
 def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path):
-    written(tmp_path / "a:b", SHARDS)
-    assert select(str(tmp_path / "a:b")).view is None
+    write_dataset(tmp_path / "a:b", SHARDS)
+    assert open_dataset(str(tmp_path / "a:b")).view is None

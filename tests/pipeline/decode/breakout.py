@@ -182,5 +182,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:  # outside of any sandbox, to see that the way itself works
         print(outcome(WAYS[Path(sys.argv[1]).stem], sys.argv[1]), flush=True)
     else:
-        real_answer, worker.answer = worker.answer, answer
+        real_answer, worker.answer_request = worker.answer_request, answer
         worker.main(sys.argv[1:])

@@ -89,7 +89,7 @@ WAYS = {
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
 """Instead of the answer, or before it."""
-real_answer = worker.answer
+real_answer = worker.answer_request
 
 
 def answer(request, connection, descriptor):
@@ -104,5 +104,5 @@ def answer(request, connection, descriptor):
         yield b"{}"
 
 
-worker.answer = answer
+worker.answer_request = answer
 worker.main(sys.argv[1:])

@@ -12,13 +12,13 @@ import pytest
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import COMMAND, DecoderDied, DecoderProcess
-from pipeline.decode.pool import ATTEMPTS, Ahead, DecoderPool, split
+from pipeline.decode.pool import MAX_ATTEMPTS, Prefetcher, DecoderPool, split_at_keyframes
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import frames
+from pipeline.decode.readers import read_frames
 from schemas.outcome import Quarantined, Reason
-from tests.faults.reference import counted
+from tests.faults.reference import choose_count
 from tests.pipeline.decode.test_probe import with_a_lost_picture
-from tests.support.numbered import COUNT, SIZE, encode, number
+from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_number
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = DecodeConfig(deadline_s=4.0, decoder_memory_mb=400)
@@ -30,7 +30,7 @@ def fake(config: DecodeConfig) -> DecoderProcess:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
-    return encode(tmp_path_factory.mktemp("video") / "good.mp4", options={"g": "24"}).path
+    return encode_numbered(tmp_path_factory.mktemp("video") / "good.mp4", options={"g": "24"}).path
 
 
 def children() -> set[int]:
@@ -40,7 +40,7 @@ def children() -> set[int]:
 
 
 @pytest.mark.promise("P10")
-@pytest.mark.parametrize("attempt", range(counted(10, 1)))
+@pytest.mark.parametrize("attempt", range(choose_count(10, 1)))
 @pytest.mark.parametrize(
     "how, reason, words",
     [
@@ -76,11 +76,11 @@ def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path,
 def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
     """Reading memory that is gone would end the parent by SIGBUS."""
     process = fake(CONFIG)
-    pictures = process.pictures(str(video), process.probe(str(video)), range(COUNT), (640, 400))
+    pictures = process.pictures(str(video), process.probe(str(video)), range(FRAME_COUNT), (640, 400))
     first = next(pictures)
     with pytest.raises(PermissionError):
         os.ftruncate(process.memory.fileno(), 0)
-    assert number(first.image) == 0 and [number(one.image) for one in pictures] == list(range(1, COUNT))
+    assert read_number(first.image) == 0 and [read_number(one.image) for one in pictures] == list(range(1, FRAME_COUNT))
     process.close()
 
 
@@ -90,7 +90,7 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
     path = shutil.copy(video, tmp_path / "leaks.mp4")
     with pytest.raises((DecoderDied, Quarantined)):
         process.probe(str(path))
-    peak = process.resident
+    peak = process.resident_bytes
     process.close()
     assert peak <= 1.1 * CONFIG.decoder_memory_mb * 2**20
 
@@ -98,11 +98,11 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
 @pytest.mark.promise("P10")
 def test_a_leak_from_clip_to_clip_costs_no_clip(video, tmp_path, record_property):
     """100 MB a clip, of which the limit holds three: the process is replaced before that."""
-    made, clips = [], counted(10, 4)
+    made, clips = [], choose_count(10, 4)
     pool = DecoderPool(CONFIG, 1, lambda config: made.append(fake(config)) or made[-1])
     path = str(shutil.copy(video, tmp_path / "leaks_a_clip.mp4"))
     for _ in range(clips):
-        assert len(pool.probe(path).times) == COUNT
+        assert len(pool.probe(path).times) == FRAME_COUNT
     assert clips // 3 <= len(made) and max(one.resident for one in made) <= 1.1 * CONFIG.decoder_memory_mb * 2**20
     pool.close()
     assert not {one.process.pid for one in made} & children()
@@ -114,9 +114,9 @@ def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_d
     pool = DecoderPool(CONFIG, 1, fake)
     with pytest.raises(Quarantined) as caught:
         pool.probe(str(shutil.copy(video, tmp_path / "aborts.mp4")))
-    assert (caught.value.reason, caught.value.attempts) == (Reason.CRASH, ATTEMPTS)
+    assert (caught.value.reason, caught.value.attempts) == (Reason.CRASH, MAX_ATTEMPTS)
     found = pool.probe(str(video))
-    assert [number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [0, 30, 31]
+    assert [read_number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [0, 30, 31]
     pool.close()
 
 
@@ -124,7 +124,7 @@ def test_a_decoder_that_dies_once_costs_nothing(video, tmp_path):
     makes = iter([fake, DecoderProcess])
     pool = DecoderPool(CONFIG, 1, lambda config: next(makes)(config))
     path = str(shutil.copy(video, tmp_path / "aborts.mp4"))
-    assert len(pool.probe(path).times) == COUNT and next(makes, None) is None
+    assert len(pool.probe(path).times) == FRAME_COUNT and next(makes, None) is None
     pool.close()
 
 
@@ -160,7 +160,7 @@ def test_a_decoder_that_does_not_load_says_why(tmp_path):
 
 def test_a_decoder_that_says_much_waits_for_nobody(video, tmp_path):
     process = fake(CONFIG)
-    assert len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == COUNT
+    assert len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == FRAME_COUNT
     process.close()
 
 
@@ -171,8 +171,8 @@ def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, cou
     found, seen = pool.probe(path), []
     size = (512, 320)
     with pytest.raises(Quarantined):
-        seen.extend(number(image) for image in pool.frames(path, found, range(COUNT), size))
-    assert 0 < len(seen) < COUNT and seen == list(range(len(seen)))
+        seen.extend(read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), size))
+    assert 0 < len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
     pool.close()
 
 
@@ -184,9 +184,9 @@ def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_p
     pool = DecoderPool(DecodeConfig(), count, lambda config: made.append(DecoderProcess(config)) or made[-1])
     found, seen = pool.probe(path), []
     with pytest.raises(Quarantined) as caught:
-        seen.extend(number(image) for image in pool.frames(path, found, range(COUNT), SIZE))
+        seen.extend(read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), SIZE))
     assert (caught.value.reason, caught.value.attempts) == (Reason.DECODE_ERROR, 1)
-    assert 90 <= len(seen) < COUNT and seen == list(range(len(seen)))
+    assert 90 <= len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
     assert len(made) <= count
     pool.close()
 
@@ -198,11 +198,11 @@ def test_a_lost_picture_costs_no_frame_before_it_and_no_other_clip(video, tmp_pa
     path = str(with_a_lost_picture(tmp_path / "h264.mp4", "h264.mp4", 44))
     pool = DecoderPool(DecodeConfig(), 1)
     found = pool.probe(path)
-    assert [number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(range(24, 44))
+    assert [read_number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(range(24, 44))
     pictures = list(pool.pictures(path, found, range(40, 51), size))
     assert [one.damage is None for one in pictures] == 4 * [True] + 4 * [False] + 3 * [True]
-    assert [number(one.image) for one in pictures if not one.damage] == [40, 41, 42, 43, 48, 49, 50]
-    assert len(pool.probe(str(video)).times) == COUNT
+    assert [read_number(one.image) for one in pictures if not one.damage] == [40, 41, 42, 43, 48, 49, 50]
+    assert len(pool.probe(str(video)).times) == FRAME_COUNT
     pool.close()
 
 
@@ -218,9 +218,9 @@ def test_what_a_decoder_says_unasked_is_no_answer(video, tmp_path):
 
 def test_the_time_in_which_a_decoder_loads_itself_is_no_clips(video):
     """A busy machine needs many times as long for it as another."""
-    code = f"import sys, time; time.sleep({CONFIG.deadline_s + 1}); from pipeline.decode import child; child.main(sys.argv[1:])"
+    code = f"import sys, time; time.sleep({CONFIG.deadline_s + 1}); from pipeline.decode import worker; worker.main(sys.argv[1:])"
     process = DecoderProcess(CONFIG, (sys.executable, "-c", code))
-    assert len(process.probe(str(video)).times) == COUNT
+    assert len(process.probe(str(video)).times) == FRAME_COUNT
     process.close()
 
 
@@ -250,21 +250,21 @@ def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
     pool = DecoderPool(DecodeConfig(), 1, make)
     with pytest.raises(BlockingIOError):
         pool.probe(str(video))
-    assert len(pool.probe(str(video)).times) == COUNT
+    assert len(pool.probe(str(video)).times) == FRAME_COUNT
     pool.close()
 
 
 def test_a_process_that_starts_late_answers_all_the_same(video, monkeypatch):
     """On a busy machine its loading alone may take longer than it was waited for; that is no fault of the clip."""
-    monkeypatch.setattr("pipeline.decode.client.START_S", 0.0)
+    monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 0.0)
     process = DecoderProcess(DecodeConfig())
-    monkeypatch.setattr("pipeline.decode.client.START_S", 60.0)
-    assert len(process.probe(str(video)).times) == COUNT
+    monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 60.0)
+    assert len(process.probe(str(video)).times) == FRAME_COUNT
     process.close()
 
 
 def test_a_process_that_never_starts_is_said_to_be_that(video, monkeypatch):
-    monkeypatch.setattr("pipeline.decode.client.START_S", 0.2)
+    monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 0.2)
     process = DecoderProcess(CONFIG, (sys.executable, "-c", "import time; time.sleep(1000)"))
     with pytest.raises(DecoderDied, match=r"had not loaded itself after 0\.4 s") as caught:
         process.probe(str(video))
@@ -292,12 +292,12 @@ def test_a_refusal_passes_through_and_the_process_lives_on(video, tmp_path):
         with pytest.raises(Quarantined) as caught:
             process.probe(str(tmp_path / "text.mp4"))
         assert caught.value.reason == Reason.NOT_MEDIA
-        assert len(process.probe(str(video)).times) == COUNT
+        assert len(process.probe(str(video)).times) == FRAME_COUNT
     process.close()
 
 
 def test_the_child_loads_no_torch(video):
-    code = "import sys, pipeline.decode.child, pipeline.decode.probe, pipeline.decode.readers; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = "import sys, pipeline.decode.worker, pipeline.decode.probe, pipeline.decode.readers; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     assert COMMAND[-1] == "pipeline.decode.worker"
 
@@ -305,7 +305,7 @@ def test_the_child_loads_no_torch(video):
 def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(video, tmp_path):
     path = shutil.copy(video, tmp_path / "spins.mp4")
     code = (
-        "import sys; from pipeline.decode import DecodeConfig; from pipeline.decode.process import DecoderProcess;"
+        "import sys; from pipeline.decode import DecodeConfig; from pipeline.decode.client import DecoderProcess;"
         f"p = DecoderProcess(DecodeConfig(), (sys.executable, {str(Path(__file__).with_name('misbehaving.py'))!r}));"
         f"print(p.process.pid, flush=True); p.probe({str(path)!r})"
     )
@@ -324,9 +324,9 @@ def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(vide
 @pytest.mark.parametrize("size", [(128, 80), (640, 400)])
 def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, count, size):
     pool = DecoderPool(DecodeConfig(), count)
-    indices = range(3, COUNT - 2)
+    indices = range(3, FRAME_COUNT - 2)
     found = np.stack(list(pool.frames(str(video), pool.probe(str(video)), indices, size)))
-    np.testing.assert_array_equal(found, np.stack(list(frames(probe(str(video), DecodeConfig()), indices, size))))
+    np.testing.assert_array_equal(found, np.stack(list(read_frames(probe(str(video), DecodeConfig()), indices, size))))
     pool.close()
 
 
@@ -334,15 +334,15 @@ def test_a_reader_that_is_left_in_the_middle_harms_nobody(video):
     pool = DecoderPool(DecodeConfig(), 2)
     found = pool.probe(str(video))
     for _ in range(3):
-        images = pool.frames(str(video), found, range(COUNT), (640, 400))
-        assert number(next(images)) == 0
+        images = pool.frames(str(video), found, range(FRAME_COUNT), (640, 400))
+        assert read_number(next(images)) == 0
         images.close()
-    assert [number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [7, 100]
+    assert [read_number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [7, 100]
     pool.close()
 
 
 def test_a_worn_process_is_replaced(video, monkeypatch):
-    monkeypatch.setattr("pipeline.decode.pool.RECYCLE_AFTER", 2)
+    monkeypatch.setattr("pipeline.decode.pool.MAX_PROCESS_REQUESTS", 2)
     made = []
     pool = DecoderPool(DecodeConfig(), 1, lambda config: made.append(DecoderProcess(config)) or made[-1])
     for _ in range(5):
@@ -352,9 +352,9 @@ def test_a_worn_process_is_replaced(video, monkeypatch):
 
 
 def test_pieces_begin_at_key_frames_and_hold_every_index_once():
-    pieces = list(split(range(10, 500), np.array([0, 100, 130, 250, 480])))
+    pieces = list(split_at_keyframes(range(10, 500), np.array([0, 100, 130, 250, 480])))
     assert [int(piece[0]) for piece in pieces] == [10, 100, 250] and [i for piece in pieces for i in piece] == list(range(10, 500))
-    assert [list(piece) for piece in split([5, 6, 7], np.array([0]))] == [[5, 6, 7]]
+    assert [list(piece) for piece in split_at_keyframes([5, 6, 7], np.array([0]))] == [[5, 6, 7]]
 
 
 def test_what_is_taken_ahead_arrives_in_order_and_the_error_last():
@@ -362,7 +362,7 @@ def test_what_is_taken_ahead_arrives_in_order_and_the_error_last():
         yield from range(20)
         raise ValueError("the end")
 
-    ahead, seen = Ahead(items(), 3), []
+    ahead, seen = Prefetcher(items(), 3), []
     with pytest.raises(ValueError, match="the end"):
         seen.extend(ahead)
     assert seen == list(range(20))
@@ -378,7 +378,7 @@ def test_what_is_taken_ahead_is_closed_when_nobody_wants_it():
         finally:
             closed.append(True)
 
-    ahead = Ahead(items(), 3)
+    ahead = Prefetcher(items(), 3)
     next(ahead)
     ahead.close()
     ahead.thread.join(5)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import frames
+from pipeline.decode.readers import read_frames
 
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 H273 = {"bt601": 6, "bt709": 1}
@@ -55,7 +55,7 @@ def write(path: Path, size: tuple[int, int], matrix: str, full: bool, told: bool
 
 def worst(path: Path, decoder: str, size: tuple[int, int]) -> float:
     """Largest difference from what was painted, grey levels, in the middle of the patches."""
-    image = next(frames(probe(str(path), DecodeConfig(decoder=decoder)), [2], size)).astype(float)
+    image = next(read_frames(probe(str(path), DecodeConfig(decoder=decoder)), [2], size)).astype(float)
     rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in ((2, size[1]), (4, size[0])))
     middles = [image[int(r) - 3 : int(r) + 3, int(c) - 3 : int(c) + 3] for r in rows for c in columns]
     return max(np.abs(middle - patch).max() for middle, patch in zip(middles, PATCHES.astype(float), strict=True))

@@ -14,24 +14,24 @@ from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_pictures
 from pipeline.extract.build_shard import build_windows
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.timing import Clock
+from pipeline.extract.timing import ShardTimer
 from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import make_estimator
 from schemas.outcome import Outcome, Quarantined, Reason
 from tests.support import videos
-from tests.support.building import plan
+from tests.support.building import plan_video
 from tests.support.numbered import (
-    COUNT,
-    FRAMES,
-    KINDS,
-    LEADING,
-    OPEN,
+    FRAME_COUNT,
+    FRAME_DURATION,
+    VIDEO_KINDS,
+    LEADING_PICTURE_OPTIONS,
+    OPEN_GOP_OPTIONS,
     SIZE,
-    encode,
-    number,
-    x264,
-    x265,
+    encode_numbered,
+    read_number,
+    x264_options,
+    x265_options,
 )
 
 TS = 188
@@ -77,7 +77,7 @@ def with_flags(path: Path) -> list[int]:
     raise AssertionError("FFmpeg noticed none of these")
 
 
-SLICES = x264("slices=4:scenecut=0")
+SLICES = x264_options("slices=4:scenecut=0")
 
 
 def without_a_slice(path: Path, packet_number: int) -> Path:
@@ -103,10 +103,10 @@ def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = No
     noise = rng.integers(0, 256, (16, 2 * SIZE[0], 3), np.uint8)
 
     def stored(image: np.ndarray) -> np.ndarray:
-        shift = 3 * number(image) % SIZE[0]
+        shift = 3 * read_number(image) % SIZE[0]
         return np.concatenate([image[:-16], noise[:, shift : shift + SIZE[0]]])
 
-    return encode(path, codec, options={"g": "24"} if options is None else options, stored=stored, **more).path
+    return encode_numbered(path, codec, options={"g": "24"} if options is None else options, stored=stored, **more).path
 
 
 def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
@@ -115,23 +115,23 @@ def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
     places = np.rint(30 * (source.video.times - source.video.times[0])).astype(int)
     found: list[int | None] = [None] * (places[-1] + 1)
     for place, one in zip(places, read_pictures(source, range(len(places)), SIZE), strict=True):
-        found[place] = None if one.image is None else number(one.image)
+        found[place] = None if one.image is None else read_number(one.image)
     return found
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
     "a piece of a transport stream.ts": (lambda p: without_a_piece(busy(p), 0.5), 24),
-    "a piece of an open one.ts": (lambda p: without_a_piece(busy(p, options=LEADING), 0.5), 34),
+    "a piece of an open one.ts": (lambda p: without_a_piece(busy(p, options=LEADING_PICTURE_OPTIONS), 0.5), 34),
     "a picture of mp4.mp4": (lambda p: with_noise(busy(p), 60), 24),
     "a picture of mkv.mkv": (lambda p: with_noise(busy(p), 60), 24),
-    "a picture of an open group.mp4": (lambda p: with_noise(busy(p, options=OPEN), 60), 28),
+    "a picture of an open group.mp4": (lambda p: with_noise(busy(p, options=OPEN_GOP_OPTIONS), 60), 28),
     "a key frame.mp4": (lambda p: with_noise(busy(p), 48), 24),
-    "a picture of hevc.mp4": (lambda p: with_noise(busy(p, "libx265", x265("open-gop=1:bframes=3")), 60), 28),
-    "a picture of mpeg4.mp4": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAMES), 60), 24),
+    "a picture of hevc.mp4": (lambda p: with_noise(busy(p, "libx265", x265_options("open-gop=1:bframes=3")), 60), 28),
+    "a picture of mpeg4.mp4": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION), 60), 24),
     "a slice of four.mp4": (lambda p: without_a_slice(busy(p, options=SLICES), 60), 24),
-    "a key frame of an open group.ts": (lambda p: with_noise(busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAMES), 43), 20),
-    "a picture before a key frame.avi": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24", "bf": "2"}, clock=FRAMES), 61), 28),
-    "a picture of mjpeg.avi": (lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAMES), 60), 1),
+    "a key frame of an open group.ts": (lambda p: with_noise(busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAME_DURATION), 43), 20),
+    "a picture before a key frame.avi": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24", "bf": "2"}, clock=FRAME_DURATION), 61), 28),
+    "a picture of mjpeg.avi": (lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAME_DURATION), 60), 1),
 }
 """What is damaged, and how many frames may be refused for it: to the next key frame, and those that refer to both groups."""
 
@@ -142,7 +142,7 @@ def test_one_damaged_packet_costs_its_group_and_no_more(tmp_path, kind, decoder)
     make, most = DAMAGED[kind]
     found = pictures(make(tmp_path / f"a{Path(kind).suffix}"), decoder)
     refused = [i for i, one in enumerate(found) if one is None]
-    assert len(found) == COUNT and len(refused) <= most
+    assert len(found) == FRAME_COUNT and len(refused) <= most
     assert all(one is None or one == i for i, one in enumerate(found))
 
 
@@ -153,9 +153,9 @@ def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path):
     source = probe(str(tmp_path / "a.ts"), DecodeConfig())
     np.testing.assert_allclose(np.diff(source.video.times), 1 / 30, atol=0.002)
     found = pictures(tmp_path / "a.ts")
-    assert len(found) >= 2 * COUNT - 3
-    assert found[: COUNT - 24] == list(range(COUNT - 24)) and found[-COUNT:][24:] == list(range(24, COUNT))
-    assert all(one is None or one in (i, i - (len(found) - COUNT)) for i, one in enumerate(found))
+    assert len(found) >= 2 * FRAME_COUNT - 3
+    assert found[: FRAME_COUNT - 24] == list(range(FRAME_COUNT - 24)) and found[-FRAME_COUNT:][24:] == list(range(24, FRAME_COUNT))
+    assert all(one is None or one in (i, i - (len(found) - FRAME_COUNT)) for i, one in enumerate(found))
 
 
 def test_frames_that_ffmpeg_flags_are_refused(tmp_path):
@@ -173,7 +173,7 @@ SMALL = BuildConfig(size=(64, 40), frequencies=4, plan=PlanConfig(frames=10, str
 
 def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[tuple]:
     pool = DecoderPool(SMALL.decode, decoders)
-    results = list(build_windows(plan(path, SMALL)[rows], SMALL, make_estimator(SMALL.flow), pool, Clock()))
+    results = list(build_windows(plan_video(path, SMALL)[rows], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()))
     pool.close()
     return [(r.row["key"], r.row["outcome"], r.row.get("reason"), r.row.get("detail"), r.sample and r.sample.spectrum.tobytes()) for r in results]
 
@@ -194,9 +194,9 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
     assert all("frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in KINDS.items() if decoder == "decord"])
+@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"])
 def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
-    source = probe(str(KINDS[kind][1](tmp_path / kind).path), DecodeConfig())
+    source = probe(str(VIDEO_KINDS[kind][1](tmp_path / kind).path), DecodeConfig())
     whole = list(read_pictures(source, range(len(source.video.times)), (64, 40)))
     for first in (30, 47, 100):
         part = list(read_pictures(source, range(first, first + 10), (64, 40)))
@@ -210,9 +210,9 @@ def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch
     path = with_noise(busy(tmp_path / "a.mp4", options=SLICES), packet_number)
     found = set()
     for held in (128 << 20, 128 << 20, 20 * 3 * SIZE[0] * SIZE[1], 7 * 3 * SIZE[0] * SIZE[1]):
-        monkeypatch.setattr("pipeline.decode.readers.HELD_BYTES", held)
+        monkeypatch.setattr("pipeline.decode.readers.MAX_BUFFER_BYTES", held)
         source = probe(str(path), DecodeConfig())
-        pictures = list(read_pictures(source, range(COUNT), SIZE))
+        pictures = list(read_pictures(source, range(FRAME_COUNT), SIZE))
         found.add((source.video.decoder, b"".join(b"" if one.image is None else one.image.tobytes() for one in pictures)))
     assert len(found) == 1
 
@@ -227,13 +227,13 @@ def test_what_stands_beside_the_picture_in_the_stream_damages_none(tmp_path):
             changed.stream, changed.pts, changed.dts = stream, 3000 * number, 3000 * number
             changed.time_base, changed.is_keyframe = Fraction(1, 90000), packet.is_keyframe
             target.mux(changed)
-    assert pictures(tmp_path / "b.ts") == list(range(COUNT))
+    assert pictures(tmp_path / "b.ts") == list(range(FRAME_COUNT))
 
 
 def test_a_file_that_is_damaged_at_its_beginning_begins_after_that(tmp_path):
     path = with_noise(busy(tmp_path / "a.mp4"), 0)
     found = pictures(path)
-    assert [one for one in found if one is not None] == list(range(24, COUNT))
+    assert [one for one in found if one is not None] == list(range(24, FRAME_COUNT))
 
 
 def test_a_picture_that_no_decoder_takes_has_too_many_pixels(tmp_path):
@@ -266,8 +266,8 @@ def test_sound_with_a_picture_on_its_cover_is_no_video(tmp_path):
 
 
 def test_the_decoder_and_why_it_is_that_one_stand_in_the_sample(tmp_path):
-    path = videos.swaying(tmp_path / "a.mp4", seconds=1.5)
+    path = videos.write_swaying(tmp_path / "a.mp4", seconds=1.5)
     pool = DecoderPool(SMALL.decode, 1)
-    (result,) = build_windows(plan(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, Clock())
+    (result,) = build_windows(plan_video(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, ShardTimer())
     pool.close()
     assert result.sample.meta["decoder"].startswith("decord") and "PyAV" in result.sample.meta["decoder_reason"]

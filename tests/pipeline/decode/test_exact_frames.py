@@ -9,9 +9,9 @@ import pytest
 from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
-from pipeline.decode.readers import cover_size, frames
+from pipeline.decode.readers import cover_size, read_frames
 from pipeline.extract.plan import PlanConfig, plan_windows
-from tests.support.numbered import KINDS, SIZE, encode, number, x265
+from tests.support.numbered import VIDEO_KINDS, SIZE, encode_numbered, read_number, x265_options
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +21,22 @@ def file(tmp_path_factory):
 
     def make(name: str):
         if name not in made:
-            made[name] = KINDS[name][1](folder / name)
+            made[name] = VIDEO_KINDS[name][1](folder / name)
         return made[name]
 
     return make
 
 
 def seen(source, indices) -> list[int]:
-    return [number(image) for image in frames(source, indices, cover_size(source.video.aspect, SIZE))]
+    return [read_number(image) for image in read_frames(source, indices, cover_size(source.video.aspect, SIZE))]
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", VIDEO_KINDS)
 def test_every_frame_is_the_one_asked_for(file, kind, decoder):
     path, numbers, times = file(kind)
     source = probe(str(path), DecodeConfig(decoder=decoder))
-    assert source.video.decoder.split()[0] == ("PyAV" if decoder == "pyav" else KINDS[kind][0])
+    assert source.video.decoder.split()[0] == ("PyAV" if decoder == "pyav" else VIDEO_KINDS[kind][0])
     assert len(source.video.times) == len(numbers)
     np.testing.assert_allclose(source.video.times - source.video.times[0], np.asarray(times) - times[0], atol=0.011 if path.suffix == ".gif" else 0.0011)
     assert seen(source, range(len(numbers))) == list(numbers)
@@ -75,12 +75,12 @@ def with_matrix(path, matrix):
 @pytest.mark.parametrize("turn", TURNS)
 def test_all_eight_display_matrices_show_the_picture_upright(tmp_path, turn, codec, decoder):
     matrix, stored = TURNS[turn]
-    options = {"libx265": x265("open-gop=0")}.get(codec, {"g": "24"})
-    path = with_matrix(encode(tmp_path / "a.mp4", codec, options=options, times=np.arange(40) / 30, stored=stored).path, matrix)
+    options = {"libx265": x265_options("open-gop=0")}.get(codec, {"g": "24"})
+    path = with_matrix(encode_numbered(tmp_path / "a.mp4", codec, options=options, times=np.arange(40) / 30, stored=stored).path, matrix)
     source = probe(str(path), DecodeConfig(decoder=decoder))
     assert source.video.aspect == pytest.approx(SIZE[0] / SIZE[1])
-    images = list(frames(source, [7, 30], SIZE))
-    assert [number(image) for image in images] == [7, 30]
+    images = list(read_frames(source, [7, 30], SIZE))
+    assert [read_number(image) for image in images] == [7, 30]
     assert images[0][2, 2, 0] > 150 and images[0][2, 2, 1] < 90
 
 
@@ -123,10 +123,10 @@ def test_times_are_the_files_own(file, name, start):
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotated_video_shows_its_frames_upright(tmp_path, degrees, decoder):
     """A picture is stored turned, and shown as it was: the corner stands where it stands unturned."""
-    path = encode(tmp_path / "a.mp4", setup=lambda stream: stream.set_display_rotation(degrees)).path
+    path = encode_numbered(tmp_path / "a.mp4", setup=lambda stream: stream.set_display_rotation(degrees)).path
     source = probe(str(path), DecodeConfig(decoder=decoder))
-    turned = [np.rot90(image, -degrees // 90) for image in frames(source, [7, 60], SIZE if degrees == 180 else SIZE[::-1])]
-    assert [number(image) for image in turned] == [7, 60]
+    turned = [np.rot90(image, -degrees // 90) for image in read_frames(source, [7, 60], SIZE if degrees == 180 else SIZE[::-1])]
+    assert [read_number(image) for image in turned] == [7, 60]
     assert turned[0][2, 2, 0] > 150 and turned[0][2, 2, 1] < 90
 
 
@@ -135,9 +135,9 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     assert video.aspect == pytest.approx(2 * SIZE[0] / SIZE[1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in KINDS.items() if decoder == "decord" and kind != "h264_interlaced.mp4"])
+@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord" and kind != "h264_interlaced.mp4"])
 def test_both_decoders_show_the_same_picture(file, kind):
     """Which one reads a clip is seen in its metadata, not in its pixels (but for interlaced ones, of which PyAV scales each field)."""
     sources = [probe(str(file(kind).path), DecodeConfig(decoder=decoder)) for decoder in ("auto", "pyav")]
-    a, b = (next(frames(source, [40], (64, 40))).astype(int) for source in sources)
+    a, b = (next(read_frames(source, [40], (64, 40))).astype(int) for source in sources)
     assert np.abs(a - b).mean() < 2.5  # hard edges, and two ways of rounding

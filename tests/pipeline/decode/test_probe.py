@@ -8,17 +8,17 @@ import pytest
 
 from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import cover_size, frames
+from pipeline.decode.readers import cover_size, read_frames
 from schemas.outcome import Quarantined, Reason
 from tests.support import videos
-from tests.support.numbered import COUNT, FRAMES, encode, number, picture, x264, x265
+from tests.support.numbered import FRAME_COUNT, FRAME_DURATION, encode_numbered, read_number, draw_number, x264_options, x265_options
 
 CONFIG = DecodeConfig()
 
 
 @pytest.mark.parametrize("rate", [24, 25, 30000 / 1001, 50])
 def test_times_are_the_presentation_times_and_the_end_is_the_last_frames_end(tmp_path, rate):
-    path = videos.write_video(tmp_path / "a.mp4", [picture(i) for i in range(60)], np.arange(60) / rate)
+    path = videos.write_video(tmp_path / "a.mp4", [draw_number(i) for i in range(60)], np.arange(60) / rate)
     video = probe(str(path), CONFIG).video
     np.testing.assert_allclose(video.times, np.arange(60) / rate, atol=1e-4)
     assert video.end_s == pytest.approx(60 / rate, abs=1e-3)
@@ -34,14 +34,14 @@ def test_the_picture_covers_the_size_with_its_own_aspect(aspect, size, expected)
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (videos.empty, Reason.NOT_MEDIA),
-        (videos.text, Reason.NOT_MEDIA),
-        (videos.playlist, Reason.NOT_MEDIA),
-        (videos.picture, Reason.NOT_MEDIA),
-        (videos.truncated, Reason.TRUNCATED),
-        (videos.cut_off, Reason.TRUNCATED),
-        (videos.audio_only, Reason.NO_VIDEO),
-        (videos.without_frames, Reason.NO_FRAMES),
+        (videos.write_empty, Reason.NOT_MEDIA),
+        (videos.write_text_file, Reason.NOT_MEDIA),
+        (videos.write_playlist, Reason.NOT_MEDIA),
+        (videos.write_jpeg, Reason.NOT_MEDIA),
+        (videos.write_truncated, Reason.TRUNCATED),
+        (videos.write_cut_off, Reason.TRUNCATED),
+        (videos.write_audio_only, Reason.NO_VIDEO),
+        (videos.write_without_frames, Reason.NO_FRAMES),
         (lambda path: path, Reason.MISSING),
         (lambda path: path.mkdir() or path, Reason.NOT_MEDIA),
         (lambda path: os.mkfifo(path) or path, Reason.NOT_MEDIA),
@@ -55,7 +55,7 @@ def test_what_is_no_whole_video_is_quarantined_with_its_reason(tmp_path, make, r
 
 
 def test_a_matroska_file_that_ends_early_is_truncated(tmp_path):
-    data = videos.swaying(tmp_path / "a.mkv", seconds=6).read_bytes()
+    data = videos.write_swaying(tmp_path / "a.mkv", seconds=6).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
     with pytest.raises(Quarantined) as caught:
         probe(str(tmp_path / "a.mkv"), CONFIG)
@@ -63,9 +63,9 @@ def test_a_matroska_file_that_ends_early_is_truncated(tmp_path):
 
 
 def test_the_crop_is_about_the_centre(tmp_path):
-    wide = [np.pad(picture(i), ((0, 0), (64, 64), (0, 0))) for i in range(10)]
+    wide = [np.pad(draw_number(i), ((0, 0), (64, 64), (0, 0))) for i in range(10)]
     path = videos.write_video(tmp_path / "a.mp4", wide, np.arange(10) / 30)
-    assert [number(image) for image in frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))] == [0, 5, 9]
+    assert [read_number(image) for image in read_frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))] == [0, 5, 9]
 
 
 def refusal(path, **limits) -> Quarantined:
@@ -75,17 +75,17 @@ def refusal(path, **limits) -> Quarantined:
 
 
 def test_a_codec_that_is_not_on_the_list_is_refused(tmp_path):
-    error = refusal(encode(tmp_path / "a.avi", "magicyuv", pixels="yuv422p").path)
+    error = refusal(encode_numbered(tmp_path / "a.avi", "magicyuv", pixels="yuv422p").path)
     assert error.reason == Reason.UNSUPPORTED_CODEC and "magicyuv" in error.detail
 
 
-DAMAGED = {"h264.mp4": ("libx264", x264("scenecut=0:bframes=0")), "hevc.mp4": ("libx265", x265("open-gop=1")), "mpeg4.avi": ("mpeg4", {"g": "24"})}
+DAMAGED = {"h264.mp4": ("libx264", x264_options("scenecut=0:bframes=0")), "hevc.mp4": ("libx265", x265_options("open-gop=1")), "mpeg4.avi": ("mpeg4", {"g": "24"})}
 
 
 def with_a_lost_picture(path, kind: str, lost: int):
     """A file of which the packet with that number holds nothing that can be decoded."""
     codec, options = DAMAGED[kind]
-    encode(path, codec, options=options, clock=FRAMES)
+    encode_numbered(path, codec, options=options, clock=FRAME_DURATION)
     with av.open(str(path)) as file:
         packet = [packet for packet in file.demux(video=0) if packet.size][lost]
     data = bytearray(path.read_bytes())
@@ -101,7 +101,7 @@ def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):
     source = probe(str(with_a_lost_picture(tmp_path / kind, kind, 30)), CONFIG)
     indices, seen = range(first, first + 24), []
     try:
-        seen.extend(number(image) for image in frames(source, indices, (128, 80)))
+        seen.extend(read_number(image) for image in read_frames(source, indices, (128, 80)))
     except Quarantined as error:
         assert error.reason == Reason.DECODE_ERROR
     assert seen == list(indices)[: len(seen)]
@@ -110,15 +110,15 @@ def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path):
-    path = encode(tmp_path / "a.mp4").path
+    path = encode_numbered(tmp_path / "a.mp4").path
     assert refusal(path, max_pixels=128 * 79).reason == Reason.TOO_MANY_PIXELS
-    error = refusal(path, max_frames=COUNT - 1)
-    assert error.reason == Reason.TOO_MANY_FRAMES and str(COUNT - 1) in error.detail
-    assert len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=COUNT)).video.times) == COUNT
+    error = refusal(path, max_frames=FRAME_COUNT - 1)
+    assert error.reason == Reason.TOO_MANY_FRAMES and str(FRAME_COUNT - 1) in error.detail
+    assert len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=FRAME_COUNT)).video.times) == FRAME_COUNT
 
 
 def test_a_thousand_frames_a_second_are_refused(tmp_path):
-    error = refusal(encode(tmp_path / "a.mkv", times=np.arange(COUNT) / 1000).path, max_frame_rate=120)
+    error = refusal(encode_numbered(tmp_path / "a.mkv", times=np.arange(FRAME_COUNT) / 1000).path, max_frame_rate=120)
     assert error.reason == Reason.TOO_MANY_FRAMES and "within a second" in error.detail
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.decode import DecodeConfig, sandbox
 from pipeline.decode.client import DecoderProcess
 from schemas.outcome import Quarantined
-from tests.support.numbered import COUNT, SIZE, encode, number
+from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_number
 
 ROOT = Path(__file__).resolve().parents[3]
 BREAKOUT = (sys.executable, str(Path(__file__).with_name("breakout.py")))
@@ -70,17 +70,17 @@ def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
 
 
 def test_a_confined_decoder_decodes_all_the_same(decoder, tmp_path):
-    path = str(encode(tmp_path / "good.mp4", options={"g": "24"}).path)
+    path = str(encode_numbered(tmp_path / "good.mp4", options={"g": "24"}).path)
     found = decoder.probe(path)
-    assert [number(one.image) for one in decoder.pictures(path, found, range(COUNT), SIZE)] == list(range(COUNT))
+    assert [read_number(one.image) for one in decoder.pictures(path, found, range(FRAME_COUNT), SIZE)] == list(range(FRAME_COUNT))
     assert set(decoder.defenses) <= sandbox.DEFENSES.keys()
 
 
 STEPS = {
     "network": ("sandbox.isolate()", "connect", "Network is unreachable"),
-    "landlock": ("sandbox._prctl(38, 1); sandbox._landlock()", "write", "Permission denied"),
-    "landlock, others": ("sandbox._drop_capabilities(); sandbox._prctl(38, 1); sandbox._landlock()", "environment", "Permission denied"),
-    "landlock, programs": ("sandbox._prctl(38, 1); sandbox._landlock()", "execute", "Permission denied"),
+    "landlock": ("sandbox._prctl(38, 1); sandbox._apply_landlock()", "write", "Permission denied"),
+    "landlock, others": ("sandbox._drop_capabilities(); sandbox._prctl(38, 1); sandbox._apply_landlock()", "environment", "Permission denied"),
+    "landlock, programs": ("sandbox._prctl(38, 1); sandbox._apply_landlock()", "execute", "Permission denied"),
     "system calls": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "write", DENIED),
     "system calls, threads": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "in_a_thread", DENIED),
 }
@@ -126,7 +126,7 @@ def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_us
 ])  # fmt: skip
 def test_the_filter_on_either_kind_of_processor(machine, calls):
     """Run by an interpreter of the few instructions that it has."""
-    allowed, refused, missing = sandbox.ALLOW, sandbox.REFUSE | sandbox.EPERM, sandbox.REFUSE | sandbox.ENOSYS
+    allowed, refused, missing = sandbox.SECCOMP_ALLOW, sandbox.SECCOMP_ERRNO | sandbox.EPERM, sandbox.SECCOMP_ERRNO | sandbox.ENOSYS
     wanted = dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed) | {"clone3": missing}
     assert {name: verdict(machine, call) for name, call in calls.items()} == {name: wanted.get(name, refused) for name in calls}
     opening, cloning, killing = (int(call.partition("=")[2].split(",")[machine == "aarch64"]) for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL))
@@ -139,15 +139,15 @@ def test_the_filter_on_either_kind_of_processor(machine, calls):
 def verdict(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
     """What the filter of process 77 says to a system call."""
     words = [call, architecture or sandbox.ARCHITECTURES[machine][0], 0, 0, *(half for value in (*arguments, *[0] * 6)[:6] for half in (value, 0))]
-    program = [(int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little")) for op in sandbox.filter_program(machine, 77)]
+    program = [(int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little")) for op in sandbox.build_filter(machine, 77)]
     at = held = 0
     while True:
         code, then, otherwise, value = program[at]
-        if code == sandbox.RETURN:
+        if code == sandbox.BPF_RETURN:
             return value
-        if code == sandbox.LOAD:
+        if code == sandbox.BPF_LOAD:
             held, then, otherwise = words[value // 4], 0, 0
-        is_so = {sandbox.LOAD: True, sandbox.EQUAL: held == value, sandbox.AT_LEAST: held >= value, sandbox.ANY_BIT: bool(held & value)}[code]
+        is_so = {sandbox.BPF_LOAD: True, sandbox.BPF_JUMP_EQUAL: held == value, sandbox.BPF_JUMP_AT_LEAST: held >= value, sandbox.BPF_JUMP_ANY_BIT: bool(held & value)}[code]
         at += 1 + (then if is_so else otherwise)
 
 
@@ -158,7 +158,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(column, header, options):
     """Where there are a compiler and headers; an older one lacks the newest calls."""
     calls = dict(
         call.split("=")
-        for call in (*sandbox.REFUSED.split(), sandbox.OPEN, sandbox.OPENAT, sandbox.CLONE, sandbox.KILL, sandbox.TGKILL, sandbox.PRLIMIT, sandbox.CLONE3)
+        for call in (*sandbox.DENIED_CALLS.split(), sandbox.OPEN, sandbox.OPENAT, sandbox.CLONE, sandbox.KILL, sandbox.TGKILL, sandbox.PRLIMIT, sandbox.CLONE3)
     )
     program = f"#include <{header}>\n" + "".join(f"=={name} __NR_{name}\n#ifdef __NR3264_{name}\n=={name} __NR3264_{name}\n#endif\n" for name in calls)
     done = subprocess.run(["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True) if shutil.which("cc") else None

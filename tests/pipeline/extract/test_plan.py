@@ -19,22 +19,22 @@ from pipeline.extract.plan import (
     PlanConfig,
     PlannedClip,
     failed_clip,
-    identified,
-    keep_decided,
+    identify_clip,
+    keep_earlier_decisions,
     list_clips,
     plan_clip,
     plan_rows,
     plan_windows,
     retry_clip,
-    split_of,
+    choose_split,
     window_span,
     with_windows,
 )
-from schemas.clip import Clip, Video, Window
-from schemas.outcome import ENVIRONMENTAL, Outcome, Quarantined, Reason, Stage
-from schemas.records import PLAN as PLAN_SCHEMA
+from schemas.clip import Clip, VideoInfo, Window
+from schemas.outcome import ENVIRONMENTAL_REASONS, Outcome, Quarantined, Reason, Stage
+from schemas.records import PLAN_SCHEMA as PLAN_SCHEMA
 from tests.support import videos
-from tests.support.building import probe
+from tests.support.building import probe_video
 
 PLAN = PlanConfig()
 
@@ -76,7 +76,7 @@ def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
 
 
 def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
-    video = Video(
+    video = VideoInfo(
         times=np.arange(300) / 25, end_s=12.0, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
     )
     window = Window(key="a", start_frame=50, start_time_s=2.0)
@@ -85,24 +85,24 @@ def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant
 
 
 def test_a_tenth_of_the_videos_is_for_test_and_none_moves_when_others_come():
-    splits = [split_of(f"video {i}", 0.1) for i in range(20_000)]
+    splits = [choose_split(f"video {i}", 0.1) for i in range(20_000)]
     assert Counter(splits)["test"] == pytest.approx(2000, abs=150)
-    assert {split_of("video 7", 0.0), split_of("video 7", 1.0)} == {"train", "test"}
+    assert {choose_split("video 7", 0.0), choose_split("video 7", 1.0)} == {"train", "test"}
 
 
 def test_two_cuts_of_one_video_never_part(tmp_path):
-    path = str(videos.swaying(tmp_path / "a.mp4", seconds=2))
+    path = str(videos.write_swaying(tmp_path / "a.mp4", seconds=2))
     config = PlanConfig(frames=20, test_fraction=0.5)
-    cuts = [plan_clip(Clip(uri=path, start_s=s, end_s=s + 1), config, probe) for s in (0.0, 1.0)]
-    sources = [plan_clip(Clip(uri=path, source=f"garden {i}"), config, probe) for i in range(12)]
+    cuts = [plan_clip(Clip(uri=path, start_s=s, end_s=s + 1), config, probe_video) for s in (0.0, 1.0)]
+    sources = [plan_clip(Clip(uri=path, source=f"garden {i}"), config, probe_video) for i in range(12)]
     assert cuts[0].split == cuts[1].split and cuts[0].clip_id != cuts[1].clip_id
     assert {p.split for p in sources} == {"train", "test"}
-    assert plan_clip(Clip(uri=path, split="test"), PlanConfig(frames=20, test_fraction=0.0), probe).split == "test"
+    assert plan_clip(Clip(uri=path, split="test"), PlanConfig(frames=20, test_fraction=0.0), probe_video).split == "test"
 
 
 def test_a_plan_does_not_depend_on_the_order_of_its_clips_and_its_shards_hold_one_split(tmp_path):
     config = PlanConfig(frames=15, stride=5, windows_per_shard=7, test_fraction=0.4)
-    clips = [plan_clip(Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1.5, seed=i))), config, probe) for i in range(4)]
+    clips = [plan_clip(Clip(uri=str(videos.write_swaying(tmp_path / f"{i}.mp4", seconds=1.5, seed=i))), config, probe_video) for i in range(4)]
     rows = plan_rows(clips, config)
     assert rows == plan_rows(reversed(clips), config)
     by_shard = Counter(row["shard"] for row in rows)
@@ -111,18 +111,18 @@ def test_a_plan_does_not_depend_on_the_order_of_its_clips_and_its_shards_hold_on
 
 
 def test_content_that_is_listed_twice_is_taken_once(tmp_path):
-    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    videos.write_swaying(tmp_path / "a.mp4", seconds=1)
     (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
     config = PlanConfig(frames=20)
-    rows = plan_rows([plan_clip(clip, config, probe) for clip in list_clips([str(tmp_path)])], config)
+    rows = plan_rows([plan_clip(clip, config, probe_video) for clip in list_clips([str(tmp_path)])], config)
     assert [row["reason"] for row in rows if row["key"] is None] == [Reason.DUPLICATE_CLIP]
     assert len(rows) == 3
 
 
-@pytest.mark.parametrize("reason", videos.BROKEN)
+@pytest.mark.parametrize("reason", videos.BROKEN_VIDEO_WRITERS)
 def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
-    path = videos.BROKEN[reason](tmp_path / "broken.mp4")
-    (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN, probe)], PLAN)
+    path = videos.BROKEN_VIDEO_WRITERS[reason](tmp_path / "broken.mp4")
+    (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN, probe_video)], PLAN)
     assert (row["outcome"], row["stage"], row["reason"], row["key"], row["shard"]) == ("quarantined", "probe", reason, None, None)
 
 
@@ -130,7 +130,7 @@ def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
 def test_a_window_needs_the_same_frames_wherever_the_time_stamps_begin(begins_s):
     """149 steps after its first frame a window of 150 is whole: rounding adds no frame."""
     ticks = np.round(90000 * begins_s) + 3000 * np.arange(600)
-    video = Video(
+    video = VideoInfo(
         times=ticks / 90000, end_s=float(ticks[-1] + 3000) / 90000, aspect=1.6, height=80, keyframes=np.zeros(1, np.int64),
         decoder="ours", decoder_reason="a test", signature=(0, 0, 0),
     )  # fmt: skip
@@ -141,24 +141,24 @@ def test_a_window_needs_the_same_frames_wherever_the_time_stamps_begin(begins_s)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
-    outside = videos.swaying(tmp_path / "outside.mp4", seconds=1)
+    outside = videos.write_swaying(tmp_path / "outside.mp4", seconds=1)
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "link.mp4").symlink_to(outside)
     (clip,) = list_clips([str(tmp_path / "clips")])
-    assert plan_clip(clip, PLAN, probe).reason == Reason.FORBIDDEN_PATH
-    assert plan_clip(replace(clip, root=None), PLAN, probe).reason == Reason.TOO_SHORT
+    assert plan_clip(clip, PLAN, probe_video).reason == Reason.FORBIDDEN_PATH
+    assert plan_clip(replace(clip, root=None), PLAN, probe_video).reason == Reason.TOO_SHORT
 
 
 def test_a_pipe_and_a_name_that_no_table_holds_are_rows_too(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
-    clips = [plan_clip(clip, PLAN, probe) for clip in list_clips([str(tmp_path)])]
+    clips = [plan_clip(clip, PLAN, probe_video) for clip in list_clips([str(tmp_path)])]
     assert {clip.reason for clip in clips} == {Reason.NOT_MEDIA, Reason.FORBIDDEN_PATH}
     pa.Table.from_pylist(plan_rows(clips, PLAN))
 
 
 def test_a_clip_without_room_for_a_window_is_too_short(tmp_path):
-    planned = plan_clip(Clip(uri=str(videos.swaying(tmp_path / "a.mp4", seconds=2))), PLAN, probe)
+    planned = plan_clip(Clip(uri=str(videos.write_swaying(tmp_path / "a.mp4", seconds=2))), PLAN, probe_video)
     assert (planned.reason, planned.detail) == (Reason.TOO_SHORT, "2.000 s, a window is 5 s (--frames 150)")
 
 
@@ -194,7 +194,7 @@ def test_a_bad_table_is_one_sentence(tmp_path, rows, words):
 
 def transport_stream(path: Path, seconds: float = 6.0) -> Path:
     """A stream whose time stamps begin over 1 s, as broadcasts do."""
-    whole = videos.swaying(path.with_suffix(".mp4"), seconds=seconds)
+    whole = videos.write_swaying(path.with_suffix(".mp4"), seconds=seconds)
     with av.open(str(whole)) as source, av.open(str(path), "w", format="mpegts") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -207,13 +207,13 @@ def transport_stream(path: Path, seconds: float = 6.0) -> Path:
 
 def test_cuts_and_windows_count_from_the_first_frame_whatever_the_container_says(tmp_path):
     stream, config = transport_stream(tmp_path / "a.ts"), PlanConfig(frames=30)
-    whole, same = (plan_clip(Clip(uri=str(path)), config, probe) for path in (stream, stream.with_suffix(".mp4")))
-    assert probe(str(stream)).times[0] > 1
+    whole, same = (plan_clip(Clip(uri=str(path)), config, probe_video) for path in (stream, stream.with_suffix(".mp4")))
+    assert probe_video(str(stream)).times[0] > 1
     assert [window.start_frame for window in whole.windows] == [window.start_frame for window in same.windows]
     assert [window.start_time_s for window in whole.windows] == pytest.approx([window.start_time_s for window in same.windows], abs=1e-3)
-    cut, same = (plan_clip(Clip(uri=str(path), start_s=1.0, end_s=2.0), config, probe) for path in (stream, stream.with_suffix(".mp4")))
+    cut, same = (plan_clip(Clip(uri=str(path), start_s=1.0, end_s=2.0), config, probe_video) for path in (stream, stream.with_suffix(".mp4")))
     assert [window.start_frame for window in cut.windows] == [window.start_frame for window in same.windows] == [30]
-    span, twin = (window_span(p.clip, probe(p.clip.uri), p.windows[0], config) for p in (cut, same))
+    span, twin = (window_span(p.clip, probe_video(p.clip.uri), p.windows[0], config) for p in (cut, same))
     assert span == twin == range(30, 60)
 
 
@@ -221,12 +221,12 @@ def test_cuts_and_windows_count_from_the_first_frame_whatever_the_container_says
 def test_a_cut_has_the_same_frames_wherever_the_time_stamps_begin(first):
     """Of a container that counts in 90,000ths of a second."""
     times = np.rint((first + np.arange(300) / 30) * 90_000) / 90_000
-    video = Video(
+    video = VideoInfo(
         times=times, end_s=float(times[-1]) + 1 / 30, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
     )
     for start, end in ((1, 2), (2, 7), (3, 4)):
         clip, config = Clip(uri="a", start_s=float(start), end_s=float(end)), PlanConfig(frames=30, stride=30)
-        windows = with_windows(identified(clip, "0" * 64, 1, config), video, config).windows
+        windows = with_windows(identify_clip(clip, "0" * 64, 1, config), video, config).windows
         spans = [window_span(clip, video, window, config) for window in windows]
         assert [(span.start, span.stop) for span in spans] == [(30 * i, 30 * i + 30) for i in range(start, end)]
 
@@ -247,14 +247,14 @@ def test_a_cut_has_the_same_frames_wherever_the_time_stamps_begin(first):
     ],
 )
 def test_whatever_the_times_of_a_cut_are_they_cost_only_its_row(tmp_path, suffix, start_s, end_s, windows):
-    videos.swaying(tmp_path / "a.mp4", seconds=50 / 30)
+    videos.write_swaying(tmp_path / "a.mp4", seconds=50 / 30)
     path, config = tmp_path / f"clips{suffix}", PlanConfig(frames=30)
     if suffix == ".csv":
         path.write_text(f"uri,start_s,end_s\na.mp4,{start_s},{end_s}\na.mp4,,\n")
     else:
         numbers = {name: [float(text) if text else None, None] for name, text in (("start_s", start_s), ("end_s", end_s))}
         pq.write_table(pa.table({"uri": ["a.mp4", "a.mp4"]} | numbers), path)
-    odd, sound = (plan_clip(clip, config, probe) for clip in list_clips([str(path)]))
+    odd, sound = (plan_clip(clip, config, probe_video) for clip in list_clips([str(path)]))
     assert [window.start_frame for window in odd.windows] == windows and odd.reason == (None if windows else Reason.TOO_SHORT)
     assert [window.start_frame for window in sound.windows] == [0, 10, 20]
     rows = plan_rows([odd], config)
@@ -279,11 +279,11 @@ def test_a_table_that_is_not_utf_8_is_refused_by_its_name(tmp_path, encoding, te
 def test_linked_and_closed_folders_below_the_one_given_are_rows(tmp_path):
     for name in ("clips", "clips/inside", "outside"):
         (tmp_path / name).mkdir()
-    videos.swaying(tmp_path / "outside" / "a.mp4", seconds=1)
-    videos.swaying(tmp_path / "clips" / "inside" / "b.mp4", seconds=1)
+    videos.write_swaying(tmp_path / "outside" / "a.mp4", seconds=1)
+    videos.write_swaying(tmp_path / "clips" / "inside" / "b.mp4", seconds=1)
     (tmp_path / "clips" / "linked").symlink_to(tmp_path / "outside")
     (tmp_path / "clips" / "again").symlink_to(tmp_path / "clips" / "inside")
-    planned = {Path(clip.uri).name: plan_clip(clip, PLAN, probe) for clip in list_clips([str(tmp_path / "clips")])}
+    planned = {Path(clip.uri).name: plan_clip(clip, PLAN, probe_video) for clip in list_clips([str(tmp_path / "clips")])}
     assert planned.keys() == {"linked", "b.mp4"}
     assert planned["linked"].reason == Reason.FORBIDDEN_PATH and planned["b.mp4"].reason == Reason.TOO_SHORT
 
@@ -292,14 +292,14 @@ def test_linked_and_closed_folders_below_the_one_given_are_rows(tmp_path):
 def test_a_folder_that_cannot_be_searched_is_a_row(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     (clip,) = list_clips([str(tmp_path)])
-    assert plan_clip(clip, PLAN, probe).reason == Reason.UNREADABLE
+    assert plan_clip(clip, PLAN, probe_video).reason == Reason.UNREADABLE
 
 
 CUT = PlanConfig(frames=24, test_fraction=0.5)
 
 
 def planned_row(clip: Clip, config: PlanConfig = CUT) -> dict:
-    (row,) = plan_rows([plan_clip(clip, config, probe)], config)
+    (row,) = plan_rows([plan_clip(clip, config, probe_video)], config)
     return pa.Table.from_pylist([row], PLAN_SCHEMA).to_pylist()[0]
 
 
@@ -307,9 +307,9 @@ def test_a_clip_that_is_tried_again_is_named_and_split_as_if_it_had_been_there(t
     unnamed, named = Clip(uri=str(tmp_path / "a.mp4")), Clip(uri=str(tmp_path / "a.mp4"), clip_id="mine", split="test", source="garden")
     rows = [planned_row(clip) for clip in (unnamed, named)]
     assert [(row["reason"], row["split"]) for row in rows] == [(Reason.MISSING, None), (Reason.MISSING, "test")]
-    videos.swaying(tmp_path / "a.mp4", seconds=1)
+    videos.write_swaying(tmp_path / "a.mp4", seconds=1)
     for row, clip in zip(rows, (unnamed, named), strict=True):
-        again, fresh = retry_clip(row, CUT, probe), plan_clip(clip, CUT, probe)
+        again, fresh = retry_clip(row, CUT, probe_video), plan_clip(clip, CUT, probe_video)
         assert replace(again, clip=clip, retried=None) == fresh and again.windows and again.retried == row["clip_id"]
 
 
@@ -322,35 +322,35 @@ def test_a_clip_that_is_tried_again_is_held_to_its_folder_and_its_content(tmp_pa
     row = planned_row(clip)
     assert row["reason"] == Reason.MISSING
     link.unlink()
-    link.symlink_to(videos.swaying(tmp_path / "outside.mp4", seconds=1))
-    assert retry_clip(row, CUT, probe).reason == Reason.FORBIDDEN_PATH
+    link.symlink_to(videos.write_swaying(tmp_path / "outside.mp4", seconds=1))
+    assert retry_clip(row, CUT, probe_video).reason == Reason.FORBIDDEN_PATH
     crashed = failed_clip(clip, Quarantined(Stage.PROBE, Reason.CRASH, "died"), CUT, "0" * 64, 1)
     link.unlink()
-    videos.swaying(link, seconds=1)
+    videos.write_swaying(link, seconds=1)
     (row,) = plan_rows([crashed], CUT)
-    again = retry_clip(row, CUT, probe)
+    again = retry_clip(row, CUT, probe_video)
     assert (again.reason, again.windows, again.retried) == (Reason.HASH_MISMATCH, (), "0" * 16)
 
 
 @pytest.mark.parametrize("broken_first", [True, False])
-@pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL))
+@pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL_REASONS))
 def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken_first):
     """Then, or when the same command goes on; of a file whose content was read, and of one that was not."""
-    clips = [Clip(uri=str(videos.swaying(tmp_path / f"{i}.mp4", seconds=1, seed=i))) for i in range(3)]
-    sound = [plan_clip(clip, CUT, probe) for clip in clips]
+    clips = [Clip(uri=str(videos.write_swaying(tmp_path / f"{i}.mp4", seconds=1, seed=i))) for i in range(3)]
+    sound = [plan_clip(clip, CUT, probe_video) for clip in clips]
     error = Quarantined(Stage.PROBE, reason, "as it was")
     broken = [sound[0], failed_clip(clips[1], error, CUT), failed_clip(clips[2], error, CUT, sound[2].sha256, sound[2].bytes)]
     first, now = (broken, sound) if broken_first else (sound, broken)
     before = plan_rows(first, CUT)
     assert inputs_digest(plan_rows(now, CUT)) != inputs_digest(before)
-    assert inputs_digest(plan_rows(keep_decided(now, before), CUT)) == inputs_digest(before)
+    assert inputs_digest(plan_rows(keep_earlier_decisions(now, before), CUT)) == inputs_digest(before)
     for change in (dict(licence="CC0-1.0"), dict(source="garden")):
         edited = [replace(planned, clip=replace(planned.clip, **change)) for planned in now]
-        assert inputs_digest(plan_rows(keep_decided(edited, before), CUT)) != inputs_digest(before)
+        assert inputs_digest(plan_rows(keep_earlier_decisions(edited, before), CUT)) != inputs_digest(before)
     for grown in (now[:2], [*now, failed_clip(Clip(uri="new.mp4"), error, CUT)]):
-        assert inputs_digest(plan_rows(keep_decided(grown, before), CUT)) != inputs_digest(before)
+        assert inputs_digest(plan_rows(keep_earlier_decisions(grown, before), CUT)) != inputs_digest(before)
     final = [replace(planned, reason=Reason.NOT_MEDIA, outcome=Outcome.QUARANTINED, windows=()) for planned in sound]
-    assert broken_first or keep_decided(final, before) == final, "what a video is now is not hidden"
+    assert broken_first or keep_earlier_decisions(final, before) == final, "what a video is now is not hidden"
 
 
 @pytest.mark.parametrize("clip_id", [None, "mine"])
@@ -363,9 +363,9 @@ def test_a_video_that_was_replaced_is_another_input_though_its_probe_fails(clip_
     sound = dict(windows=windows, outcome=None, stage=None, reason=None, detail=None)
     first, now = (first, replace(now, **sound)) if broken_first else (replace(first, **sound), now)
     before = plan_rows([first], CUT)
-    assert inputs_digest(plan_rows(keep_decided([now], before), CUT)) != inputs_digest(before)
+    assert inputs_digest(plan_rows(keep_earlier_decisions([now], before), CUT)) != inputs_digest(before)
     same = replace(now, sha256=first.sha256, clip_id=first.clip_id)
-    assert inputs_digest(plan_rows(keep_decided([same], before), CUT)) == inputs_digest(before)
+    assert inputs_digest(plan_rows(keep_earlier_decisions([same], before), CUT)) == inputs_digest(before)
 
 
 CRASHED = Quarantined(Stage.PROBE, Reason.CRASH, "died")
@@ -409,7 +409,7 @@ def test_a_folder_that_is_moved_is_the_same_input_though_a_clip_was_not_read(tmp
     first, now = fates.split()
     before = plan_rows(plan(tmp_path / "then", first), CUT)
     moved = (tmp_path / "then").rename(tmp_path / "now")
-    again = plan_rows(keep_decided(plan(moved, now), before), CUT)
+    again = plan_rows(keep_earlier_decisions(plan(moved, now), before), CUT)
     assert inputs_digest(again) == inputs_digest(before)
     assert all(row["uri"].startswith(str(moved)) for row in again)
 
@@ -439,6 +439,6 @@ def test_an_extraction_that_goes_on_holds_few_rows_of_the_plan(then, now):
     sound = [sound_clip(clip, f"{i:064d}"[::-1]) for i, clip in enumerate(clips)]
     broken = [*sound[:50], failed_clip(clips[50], CRASHED, CUT), *sound[51:]]
     before = Stored(plan_rows(broken if then else sound, CUT))
-    kept = keep_decided(broken if now else sound, before)
+    kept = keep_earlier_decisions(broken if now else sound, before)
     assert inputs_digest(plan_rows(kept, CUT)) == inputs_digest(before.rows)
     assert before.most < 10

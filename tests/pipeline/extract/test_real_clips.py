@@ -9,7 +9,7 @@ from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.clip import Clip
-from tests.support.building import probe, results
+from tests.support.building import probe_video, build_results
 
 # every 100th frame, and the faster preset: the whole table, by the default preset, is in docs/log.md
 CONFIG = BuildConfig(plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
@@ -33,10 +33,10 @@ EXPECTED = {
 
 def fates(path: Path) -> list[tuple[int | None, str]]:
     """(start frame, reason or `kept`) of each row of a clip."""
-    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan, probe)], CONFIG.plan)
+    rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan, probe_video)], CONFIG.plan)
     if rows[0]["key"] is None:
         return [(None, rows[0]["reason"])]
-    return [(row["start_frame"], result.row.get("reason", result.row["outcome"])) for row, result in zip(rows, results(rows, CONFIG), strict=True)]
+    return [(row["start_frame"], result.row.get("reason", result.row["outcome"])) for row, result in zip(rows, build_results(rows, CONFIG), strict=True)]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

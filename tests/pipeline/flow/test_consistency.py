@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.consistency import (
-    CONSISTENT_PX,
-    PULL,
-    TEXTURE,
+    TOLERANCE_PX,
+    REST_WEIGHT,
+    HALF_CONFIDENCE_TEXTURE,
     confidence,
-    consistent,
+    consistency_confidence,
     damp,
-    disagree,
+    relative_disagreements,
     disagreement,
-    texture,
-    textured,
+    texture_strength,
+    texture_confidence,
 )
 from pipeline.motion.spectrum import to_motion, to_spectrum
-from pipeline.synthetic.render import WORKING, Mode, Scene, render, true_motion, trustworthy, wave
-from pipeline.synthetic.scenes import Y, layer, noise
+from pipeline.synthetic.render import WORKING_SIZE, Mode, Scene, render_frame, true_motion, trusted_mask, wave
+from pipeline.synthetic.scenes import Y, make_layer, noise
 
 SHAPE = (160, 256)
 
@@ -47,24 +47,24 @@ def certain(value: int) -> np.ndarray:
 
 
 def test_consistent_flow_on_texture_is_believed():
-    assert confidence(paper(30), disagree([(moved(2, 1), moved(-2, -1))]))[8:-8, 8:-8].min() >= 250
+    assert confidence(paper(30), relative_disagreements([(moved(2, 1), moved(-2, -1))]))[8:-8, 8:-8].min() >= 250
 
 
 @pytest.mark.parametrize("grey", [certain(0), certain(200), np.tile(np.linspace(0, 255, 256), (160, 1)).astype(np.uint8)], ids=["black", "grey", "ramp"])
 def test_a_plain_area_is_not_believed_however_consistent_its_flow(grey):
-    assert confidence(grey, disagree([(moved(2, 1), moved(-2, -1))])).max() == 0
+    assert confidence(grey, relative_disagreements([(moved(2, 1), moved(-2, -1))])).max() == 0
 
 
 def test_a_straight_edge_is_not_believed_and_its_corner_is():
     grey = certain(50)
     grey[60:, 100:] = 200
-    believed = confidence(grey, disagree([(moved(0, 0), moved(0, 0))]))
+    believed = confidence(grey, relative_disagreements([(moved(0, 0), moved(0, 0))]))
     assert believed[110, 100] < 5 and believed[60, 100] > 250 and believed[60, 200] < 5
 
 
 def test_a_few_levels_of_grain_are_hardly_texture():
     grain = np.random.default_rng(0).normal(10, 1.0, SHAPE)
-    assert textured(np.rint(grain).astype(np.uint8)).mean() < 0.1 < 0.9 < textured(paper(15)).mean()
+    assert texture_confidence(np.rint(grain).astype(np.uint8)).mean() < 0.1 < 0.9 < texture_confidence(paper(15)).mean()
 
 
 @given(st.floats(2, 30))
@@ -73,17 +73,17 @@ def test_texture_is_the_gradients_variance(contrast):
     """Of isotropic noise both eigenvalues are the variance of a derivative, on average; the smaller is a little under it."""
     grey = paper(contrast)
     slope = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8).var()
-    assert 0.5 * slope < texture(grey).mean() < slope
+    assert 0.5 * slope < texture_strength(grey).mean() < slope
 
 
 def test_texture_of_the_constant_halves_the_confidence():
-    strength = texture(paper(8))
-    np.testing.assert_allclose(textured(paper(8))[strength > TEXTURE].min(), 0.5, atol=0.01)
+    strength = texture_strength(paper(8))
+    np.testing.assert_allclose(texture_confidence(paper(8))[strength > HALF_CONFIDENCE_TEXTURE].min(), 0.5, atol=0.01)
 
 
 def test_inconsistent_flow_is_not_believed():
-    assert confidence(paper(30), disagree([(moved(2, 1), moved(2, 1))])).max() == 0
-    at_tolerance = consistent(disagree([(moved(1, 0), moved(-1 - CONSISTENT_PX, 0))]))
+    assert confidence(paper(30), relative_disagreements([(moved(2, 1), moved(2, 1))])).max() == 0
+    at_tolerance = consistency_confidence(relative_disagreements([(moved(1, 0), moved(-1 - TOLERANCE_PX, 0))]))
     np.testing.assert_allclose(at_tolerance[:, :200], np.exp(-1), rtol=1e-5)
 
 
@@ -98,14 +98,14 @@ def test_disagreement_is_measured_where_the_pixel_went():
 
 def test_a_pixel_that_leaves_the_picture_is_judged_by_the_other_pairs_and_by_none_has_no_confidence():
     stays, leaves, wrong = (moved(0, 0), moved(0, 0)), (moved(1000, 0), moved(-1000, 0)), (moved(0, 0), moved(50, 0))
-    assert (consistent(disagree([stays, leaves])) == 1).all()
-    np.testing.assert_allclose(consistent(disagree([stays, leaves, wrong])), 0.5, atol=1e-6)
-    assert (consistent(disagree([leaves])) == 0).all()
+    assert (consistency_confidence(relative_disagreements([stays, leaves])) == 1).all()
+    np.testing.assert_allclose(consistency_confidence(relative_disagreements([stays, leaves, wrong])), 0.5, atol=1e-6)
+    assert (consistency_confidence(relative_disagreements([leaves])) == 0).all()
 
 
 def test_no_pair_of_flow_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
-        confidence(paper(30), disagree([]))
+        confidence(paper(30), relative_disagreements([]))
 
 
 def test_a_fully_confident_spectrum_keeps_its_bits():
@@ -125,7 +125,7 @@ def test_a_hole_amid_confident_motion_is_filled_by_it():
     believed, field = certain(255), np.full((1, 2, *SHAPE), 3 - 4j, np.complex64)
     believed[70:80, 120:130], field[..., 70:80, 120:130] = 0, 100
     filled = damp(field, believed)[..., 70:80, 120:130]
-    np.testing.assert_allclose(filled, (3 - 4j), rtol=1.5 * PULL)
+    np.testing.assert_allclose(filled, (3 - 4j), rtol=1.5 * REST_WEIGHT)
 
 
 def test_far_from_confident_motion_there_is_none():
@@ -172,16 +172,16 @@ def test_any_size_will_do(shape):
 def test_on_a_scene_before_a_plain_sky_damping_halves_the_error_of_the_sky_and_spares_the_rest():
     """A painted hill sways before a still sky with camera noise; DIS makes the sky sway."""
     rng = np.random.default_rng(0)
-    sky = layer(np.full((*Y.shape, 3), (150, 170, 200), np.float32), 1.0)
+    sky = make_layer(np.full((*Y.shape, 3), (150, 170, 200), np.float32), 1.0)
     sway = Mode(shape=wave(direction=(0.9, 0.44), cycles=(0.5, 0.0)), amplitude_px=2.5, frequency_hz=0.6)
-    hill = layer(np.clip(110 + 35 * noise(rng, 16, 4, 0.9), 0, 255)[..., None] * np.ones(3), np.clip((Y - 0.4) * 300, 0, 1), (sway,))
+    hill = make_layer(np.clip(110 + 35 * noise(rng, 16, 4, 0.9), 0, 255)[..., None] * np.ones(3), np.clip((Y - 0.4) * 300, 0, 1), (sway,))
     scene, times = Scene(layers=(sky, hill), grain=4.0), np.arange(0, 5, 0.25)
     estimator = make_estimator(FlowConfig())
-    frames = estimator.prepare([render(scene, t, WORKING) for t in times])
+    frames = estimator.prepare([render_frame(scene, t, WORKING_SIZE) for t in times])
     forward, back = estimator.displace([(frames[0], f) for f in frames]), estimator.displace([(f, frames[0]) for f in frames[5::5]])
-    believed = confidence(frames[0], disagree(list(zip(forward[5::5], back, strict=True))))
+    believed = confidence(frames[0], relative_disagreements(list(zip(forward[5::5], back, strict=True))))
     true = true_motion(scene, 0.0, times)
-    valid = trustworthy(scene, 0.0, true, times)
+    valid = trusted_mask(scene, 0.0, true, times)
     raw, damped = (np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0) for f in (forward, damp(forward, believed)))
     bare = np.hypot(*true[5]) == 0
     assert damped[valid & bare].mean() < 0.5 * raw[valid & bare].mean()

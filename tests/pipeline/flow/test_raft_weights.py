@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from pipeline import torchvision_import
 from pipeline.flow import FlowConfig, make_estimator
-from pipeline.flow.raft_weights import INSTALLED, load_network
+from pipeline.flow.raft_weights import INSTALLED_HUB_FOLDER, load_network
 
 MAKERS = {"raft_small": torchvision_import.raft_small, "raft_large": torchvision_import.raft_large}
 ROOT = Path(__file__).parents[3]
@@ -244,7 +244,7 @@ def test_folders_without_networks(tmp_path):
 
 def test_the_hubconf_of_the_installed_networks_travels_with_the_package():
     listed = (ROOT / "pyproject.toml").read_text()
-    assert INSTALLED.is_relative_to(ROOT) and f'"pipeline.flow" = ["{(INSTALLED / "hubconf.py").relative_to(ROOT / "pipeline" / "flow").as_posix()}"]' in listed
+    assert INSTALLED_HUB_FOLDER.is_relative_to(ROOT) and f'"pipeline.flow" = ["{(INSTALLED_HUB_FOLDER / "hubconf.py").relative_to(ROOT / "pipeline" / "flow").as_posix()}"]' in listed
 
 
 def fake_torchvision(folder: Path, first_line: str) -> Path:
@@ -269,7 +269,7 @@ def fake_torchvision(folder: Path, first_line: str) -> Path:
     ],
 )
 def test_missing_operators_are_declared_only_where_they_are_missed(tmp_path, first_line, seen):
-    code = "import pipeline.vision, torch; print('imported, hasattr', hasattr(torch.ops.torchvision, 'nms'))"
+    code = "import pipeline.torchvision_import, torch; print('imported, hasattr', hasattr(torch.ops.torchvision, 'nms'))"
     path = {"PYTHONPATH": f"{fake_torchvision(tmp_path, first_line)}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True)
     assert seen in done.stdout + done.stderr

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.flow_benchmark import metrics, run
-from pipeline.flow_benchmark.middlebury import TAG, encode, find_known, parse, read_known
+from pipeline.flow_benchmark.middlebury import FLO_TAG, encode_flo, find_known_pairs, parse_flo, read_known_pair
 from pipeline.motion.spectrum import to_spectrum
-from tests.support.videos import texture
+from tests.support.videos import make_texture
 
 H, W = 96, 128
 
@@ -27,7 +27,7 @@ def truth() -> metrics.Truth:
 
 
 def test_a_perfect_estimate_has_no_error(truth):
-    found = run.against(truth.flow.copy(), truth)
+    found = run.compare_with_truth(truth.flow.copy(), truth)
     assert found["epe_px"] == found["epe_near_px"] == found["epe_inside_px"] == found["blur_px"] == 0
     assert found["angle_deg"] == pytest.approx(0, abs=1e-4)
     for one in found["details"]:
@@ -35,7 +35,7 @@ def test_a_perfect_estimate_has_no_error(truth):
 
 
 def test_a_shift_raises_the_end_point_error_by_its_length_and_blurs_nothing(truth):
-    found = run.against(truth.flow + np.float32([[[0.3]], [[-0.4]]]), truth)
+    found = run.compare_with_truth(truth.flow + np.float32([[[0.3]], [[-0.4]]]), truth)
     assert found["epe_px"] == pytest.approx(0.5, abs=1e-5) and found["epe_inside_px"] == pytest.approx(0.5, abs=1e-5)
     assert found["details"][0]["kept"] == pytest.approx(1, abs=1e-3)
 
@@ -50,7 +50,7 @@ def test_the_angle_is_that_of_both_displacements_with_one_frame():
 
 @pytest.mark.parametrize("sigma", [0.7, 1.5, 3.0, 6.0])
 def test_a_blurred_truth_is_found_to_be_blurred_by_as_much(truth, sigma):
-    found = run.against(metrics.blurred(truth.flow, truth.valid, sigma), truth)
+    found = run.compare_with_truth(metrics.blur_masked(truth.flow, truth.valid, sigma), truth)
     assert found["blur_px"] == pytest.approx(sigma, rel=0.08)
     assert found["epe_near_px"] > 5 * found["epe_inside_px"]
     amounts = [one["amount"] for one in found["details"]]
@@ -58,7 +58,7 @@ def test_a_blurred_truth_is_found_to_be_blurred_by_as_much(truth, sigma):
 
 
 def test_more_blur_is_more_error_at_edges_and_less_detail(truth):
-    found = [run.against(metrics.blurred(truth.flow, truth.valid, sigma), truth) for sigma in (1.0, 2.0, 4.0)]
+    found = [run.compare_with_truth(metrics.blur_masked(truth.flow, truth.valid, sigma), truth) for sigma in (1.0, 2.0, 4.0)]
     assert sorted(one["epe_near_px"] for one in found) == [one["epe_near_px"] for one in found]
     for size in range(3):
         kept = [one["details"][size]["kept"] for one in found]
@@ -67,7 +67,7 @@ def test_more_blur_is_more_error_at_edges_and_less_detail(truth):
 
 def test_noise_is_an_error_but_no_blur(truth):
     noisy = truth.flow + np.random.default_rng(0).normal(0, 0.3, truth.flow.shape).astype(np.float32)
-    found = run.against(noisy, truth)
+    found = run.compare_with_truth(noisy, truth)
     assert found["blur_px"] < 0.2
     assert found["details"][0]["kept"] == pytest.approx(1, abs=0.1) and found["details"][0]["amount"] > 1.05
     assert found["epe_near_px"] == pytest.approx(found["epe_inside_px"], rel=0.1)
@@ -79,7 +79,7 @@ def test_what_is_not_known_does_not_count():
     truth = metrics.Truth(np.where(valid, flow, 0).astype(np.float32), valid)
     wild = flow.copy()
     wild[:, :, :20] = 1e6
-    found = run.against(wild, truth)
+    found = run.compare_with_truth(wild, truth)
     assert found["epe_px"] == found["blur_px"] == 0
     assert found["details"][1]["kept"] == pytest.approx(1, abs=1e-6)
 
@@ -88,7 +88,7 @@ def test_edges_stand_where_known_motion_steps():
     flow, valid = step_truth(), np.ones((H, W), bool)
     edges = metrics.motion_edges(flow, valid)
     assert edges[:, W // 2 - 1].all() and edges.sum() == H
-    near = metrics.near(edges)
+    near = metrics.dilate_edges(edges)
     assert np.flatnonzero(near[H // 2]).tolist() == list(range(W // 2 - 1 - metrics.NEAR_PX, W // 2 + metrics.NEAR_PX))
     valid[:, W // 2 :] = False
     assert not metrics.motion_edges(flow, valid).any(), "what is not known is no edge"
@@ -96,11 +96,11 @@ def test_edges_stand_where_known_motion_steps():
 
 def test_a_truth_without_edges_has_no_measures_near_them():
     still = metrics.Truth(np.zeros((2, H, W), np.float32), np.ones((H, W), bool))
-    found = run.against(np.ones((2, H, W), np.float32), still)
+    found = run.compare_with_truth(np.ones((2, H, W), np.float32), still)
     assert found["epe_near_px"] is None and found["blur_px"] is None and found["details"] == [None] * 5
     assert found["epe_px"] == found["epe_inside_px"] == pytest.approx(np.sqrt(2))
     constant = metrics.Truth(np.full((2, H, W), 1.3, np.float32), np.ones((H, W), bool))
-    assert run.against(np.zeros((2, H, W), np.float32), constant)["details"] == [None] * 5, "what rounding leaves is no detail"
+    assert run.compare_with_truth(np.zeros((2, H, W), np.float32), constant)["details"] == [None] * 5, "what rounding leaves is no detail"
 
 
 def test_a_sway_that_is_measured_too_small_is_told_by_its_band():
@@ -123,7 +123,7 @@ def test_flow_that_returns_is_consistent_and_one_that_does_not_is_not():
 
 
 def test_the_right_flow_makes_the_pictures_alike():
-    picture = texture(W, H)
+    picture = make_texture(W, H)
     moved = np.roll(picture, (2, 5), (0, 1))
     flow = np.stack([np.full((H, W), 5), np.full((H, W), 2)]).astype(np.float32)
     right, still = (metrics.photometric_error(picture, moved, one, metrics.stays_inside(flow)) for one in (flow, np.zeros_like(flow)))
@@ -134,19 +134,19 @@ def test_the_right_flow_makes_the_pictures_alike():
 def told(change) -> dict:
     """A card in which a learned estimator is `change` of the truth and a classical one the truth itself, slightly shifted."""
     truth = metrics.Truth(step_truth(), np.ones((H, W), bool))
-    case = dict(raft_small=run.against(change(truth), truth), dis_medium=run.against(truth.flow + np.float32(0.01), truth))
-    (entry,) = run.smoothing(dict(pair=case), {}, ["dis_medium", "raft_small"])
+    case = dict(raft_small=run.compare_with_truth(change(truth), truth), dis_medium=run.compare_with_truth(truth.flow + np.float32(0.01), truth))
+    (entry,) = run.compare_smoothing(dict(pair=case), {}, ["dis_medium", "raft_small"])
     return entry
 
 
 def test_the_claim_is_tested_and_not_repeated():
-    smooth = told(lambda truth: metrics.blurred(truth.flow, truth.valid, 6.0))
-    assert "raft_small smooths more than dis_medium" in run.claim(smooth)
+    smooth = told(lambda truth: metrics.blur_masked(truth.flow, truth.valid, 6.0))
+    assert "raft_small smooths more than dis_medium" in run.smoothing_sentence(smooth)
     assert smooth["measures"]["blur_px"]["learned"] == pytest.approx(6, rel=0.08)
     sharp = told(lambda truth: truth.flow)
-    assert "raft_small does not smooth more than dis_medium" in run.claim(sharp)
+    assert "raft_small does not smooth more than dis_medium" in run.smoothing_sentence(sharp)
     wrong = told(lambda truth: -truth.flow * np.float32(1.5))
-    assert "raft_small finds less detail but is not smoother than dis_medium" in run.claim(wrong)
+    assert "raft_small finds less detail but is not smoother than dis_medium" in run.smoothing_sentence(wrong)
 
 
 class Says:
@@ -169,7 +169,7 @@ class Says:
 
 def test_flow_that_leads_out_of_the_picture_has_no_numbers_and_spoils_no_card():
     pictures = [np.zeros((H, W, 3), np.uint8)] * 3
-    found, _ = run.on_clip("clip", pictures, {"away": Says(np.full((2, H, W), 1e4, np.float32))})
+    found, _ = run.evaluate_clip("clip", pictures, {"away": Says(np.full((2, H, W), 1e4, np.float32))})
     assert [found["away"][key] for key in ("disagreement_px", "inconsistent_share", "photometric")] == [None] * 3
     assert found["away"]["inside_share"] == found["away"]["common_share"] == 0
     json.dumps(found, allow_nan=False)
@@ -181,8 +181,8 @@ def test_an_estimator_does_not_choose_the_pixels_it_is_measured_by():
     gone[0, :, : W // 2] = -W
     before, after = np.zeros((H, W, 3), np.uint8), np.zeros((H, W, 3), np.uint8)
     after[:, : W // 2] = 100
-    alone, _ = run.on_clip("clip", [before, after, after], {"honest": Says(still)})
-    found, _ = run.on_clip("clip", [before, after, after], {"honest": Says(still), "sly": Says(gone)})
+    alone, _ = run.evaluate_clip("clip", [before, after, after], {"honest": Says(still)})
+    found, _ = run.evaluate_clip("clip", [before, after, after], {"honest": Says(still), "sly": Says(gone)})
     assert alone["honest"]["photometric"] == alone["honest"]["photometric_still"] == 50 and alone["honest"]["common_share"] == 1
     assert found["honest"]["photometric"] == found["sly"]["photometric"] == found["sly"]["photometric_still"] == 0
     assert (found["honest"]["inside_share"], found["sly"]["inside_share"], found["sly"]["common_share"]) == (1, 0.5, 0.5)
@@ -195,12 +195,12 @@ def test_an_estimator_does_not_choose_the_pixels_it_is_measured_by():
 def test_a_file_of_flow_is_read_as_it_was_written():
     flow, valid = step_truth(), np.ones((H, W), bool)
     valid[3, 4] = False
-    found, known = parse(encode(flow, valid))
+    found, known = parse_flo(encode_flo(flow, valid))
     assert np.array_equal(known, valid) and np.array_equal(found[:, valid], flow[:, valid])
     assert not found[:, 3, 4].any()
 
 
-def header(width: int, height: int, tag: float = TAG) -> bytes:
+def header(width: int, height: int, tag: float = FLO_TAG) -> bytes:
     return struct.pack("<fii", tag, width, height)
 
 
@@ -217,18 +217,18 @@ def header(width: int, height: int, tag: float = TAG) -> bytes:
 ])  # fmt: skip
 def test_a_damaged_file_of_flow_is_refused(data, sentence):
     with pytest.raises(ValueError, match=sentence):
-        parse(data)
+        parse_flo(data)
 
 
 @pytest.mark.parametrize(("pair", "dis", "raft"), [("RubberWhale", 0.226, 0.320)])
 def test_known_estimators_err_on_middlebury_as_was_measured_elsewhere(material, pair, dis, raft):
     from pipeline.flow import FlowConfig, make_estimator
 
-    ((name, path),) = [found for found in find_known(material / "flow" / "middlebury") if found[0] == pair]
-    known = read_known(name, path)
+    ((name, path),) = [found for found in find_known_pairs(material / "flow" / "middlebury") if found[0] == pair]
+    known = read_known_pair(name, path)
     configs = dict(
         dis_medium=FlowConfig(), raft_small=FlowConfig(flow="raft_small", weights=str(material / "weights/raft-small.pth"), updates=20, device="cpu")
     )
-    found, _ = run.on_known(known, {key: make_estimator(config) for key, config in configs.items()})
+    found, _ = run.evaluate_known_pair(known, {key: make_estimator(config) for key, config in configs.items()})
     assert found["dis_medium"]["epe_px"] == pytest.approx(dis, rel=0.02)
     assert found["raft_small"]["epe_px"] == pytest.approx(raft, rel=0.02)

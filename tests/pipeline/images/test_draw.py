@@ -7,27 +7,27 @@ import torch
 
 from pipeline import torchvision_import  # noqa: F401 - torchvision, where its plain import fails
 from pipeline.images.draw import (
-    GAP,
-    GROUND,
+    GAP_PX,
+    BACKGROUND_COLOR,
     amplitudes,
-    beneath,
-    beside,
-    broken,
+    stack_vertically,
+    stack_horizontally,
+    wrap_text,
     busiest_row,
-    colour_wheel,
-    displacement_at,
-    end_of_scale,
-    enlarged,
-    flow_colours,
-    heat,
-    inset,
-    notice,
+    draw_color_wheel,
+    invert_flow,
+    scale_limit,
+    enlarge,
+    flow_colors,
+    heat_map,
+    draw_inset,
+    draw_notice,
     slice_xt,
     warp,
 )
 from pipeline.motion.spectrum import to_spectrum
-from schemas.sample import to_channels
-from tests.support.videos import texture
+from schemas.sample import complex_to_channels
+from tests.support.videos import make_texture
 
 H, W, T = 40, 64, 30
 
@@ -42,46 +42,46 @@ def test_colours_are_those_of_torchvision():
 
     flow = np.random.default_rng(1).normal(size=(2, H, W)).astype(np.float32)
     theirs = flow_to_image(torch.from_numpy(flow)).permute(1, 2, 0).numpy()
-    assert np.abs(flow_colours(flow, float(np.hypot(*flow).max())).astype(int) - theirs).max() <= 2  # they round down, twice
+    assert np.abs(flow_colors(flow, float(np.hypot(*flow).max())).astype(int) - theirs).max() <= 2  # they round down, twice
 
 
 def test_rest_is_white_right_is_red_and_more_than_the_largest_is_no_more():
-    assert (flow_colours(field(0, 0), 1.0) == 255).all()
-    assert (flow_colours(field(2, 0), 2.0) == (255, 0, 0)).all()
-    assert (flow_colours(field(5, 0), 2.0) == (255, 0, 0)).all()
-    assert (flow_colours(field(1, 0), 2.0)[0, 0] == (255, 128, 128)).all()
+    assert (flow_colors(field(0, 0), 1.0) == 255).all()
+    assert (flow_colors(field(2, 0), 2.0) == (255, 0, 0)).all()
+    assert (flow_colors(field(5, 0), 2.0) == (255, 0, 0)).all()
+    assert (flow_colors(field(1, 0), 2.0)[0, 0] == (255, 128, 128)).all()
 
 
 def test_the_wheel_has_the_colour_of_each_direction_at_its_place():
-    wheel = colour_wheel(101)
+    wheel = draw_color_wheel(101)
     assert (wheel[50, 50] == 255).all() and not wheel[0, 0].any()
     for dx, dy in ((40, 0), (0, 40), (-30, -20)):
         flow = field(dx, dy)
-        assert np.abs(wheel[50 + dy, 50 + dx].astype(int) - flow_colours(flow, 50.5)[0, 0]).max() <= 1
+        assert np.abs(wheel[50 + dy, 50 + dx].astype(int) - flow_colors(flow, 50.5)[0, 0]).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_heat_rises_in_brightness_and_ends_at_the_largest(dtype):
     values = np.tile(np.linspace(0, 2, W, dtype=dtype), (H, 1))
-    brightness = heat(values, 1.0)[0].astype(int) @ [30, 59, 11]
-    assert (np.diff(brightness[: W // 2]) > 0).all() and (heat(values, 1.0)[:, W // 2 :] == heat(values, 1.0)[0, -1]).all()
-    assert heat(values, 1.0)[0, 0].max() < 10 and heat(values, 1.0)[0, -1, 0] > 240
+    brightness = heat_map(values, 1.0)[0].astype(int) @ [30, 59, 11]
+    assert (np.diff(brightness[: W // 2]) > 0).all() and (heat_map(values, 1.0)[:, W // 2 :] == heat_map(values, 1.0)[0, -1]).all()
+    assert heat_map(values, 1.0)[0, 0].max() < 10 and heat_map(values, 1.0)[0, -1, 0] > 240
 
 
 @pytest.mark.parametrize("largest", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_must_end_above_zero(largest):
-    for picture in (lambda: heat(np.ones((H, W)), largest), lambda: flow_colours(field(1, 1), largest)):
+    for picture in (lambda: heat_map(np.ones((H, W)), largest), lambda: flow_colors(field(1, 1), largest)):
         with pytest.raises(ValueError, match="the scale ends at"):
             picture()
 
 
 def test_a_scale_ends_at_a_round_number_that_few_values_pass():
     values = np.linspace(0, 1.234, 10_000)
-    assert end_of_scale(values) == 1.3
-    assert end_of_scale(np.append(values, 1000.0)) == 1.3
-    assert end_of_scale(np.full(10, 0.30)) == 0.3
-    assert end_of_scale(np.full(10, 31.2)) == 32
-    assert end_of_scale(np.zeros(10)) == 0.01
+    assert scale_limit(values) == 1.3
+    assert scale_limit(np.append(values, 1000.0)) == 1.3
+    assert scale_limit(np.full(10, 0.30)) == 0.3
+    assert scale_limit(np.full(10, 31.2)) == 32
+    assert scale_limit(np.zeros(10)) == 0.01
 
 
 def test_amplitudes_are_those_of_the_oscillations_put_in():
@@ -89,7 +89,7 @@ def test_amplitudes_are_those_of_the_oscillations_put_in():
     x = 0.5 + 0.75 * np.cos(2 * np.pi * 3 * t / T + 1) + 0.3 * np.cos(2 * np.pi * 5 * t / T)
     y = 0.4 * np.sin(2 * np.pi * 5 * t / T) + 0.2 * np.cos(np.pi * t)
     motion = np.broadcast_to(np.stack([x, y], 1), (T, 2, 4, 6))
-    spectrum = to_channels(to_spectrum(motion, T // 2 + 1).astype(np.complex64)).astype(np.float16)
+    spectrum = complex_to_channels(to_spectrum(motion, T // 2 + 1).astype(np.complex64)).astype(np.float16)
     found = amplitudes(spectrum, T)
     expected = np.zeros(T // 2 + 1)
     expected[[0, 3, 5, T // 2]] = 0.5, 0.75, 0.5, 0.2
@@ -115,7 +115,7 @@ def test_a_slice_is_one_row_of_every_frame():
 
 
 def test_a_translation_moves_the_picture_there():
-    image = texture(W, H)
+    image = make_texture(W, H)
     moved = warp(image, field(5, -3))
     assert (moved[: H - 3, 5:] == image[3:, : W - 5]).all()
     assert (moved[H - 3 :, 5:] == image[-1, : W - 5]).all()
@@ -133,7 +133,7 @@ def test_a_field_of_known_inverse_is_inverted():
     x = q.copy()
     for _ in range(50):
         x -= (x - a * np.sin(k * x) - q) / (1 - a * k * np.cos(k * x))
-    found = displacement_at(field(a * np.sin(k * x), 0.5))
+    found = invert_flow(field(a * np.sin(k * x), 0.5))
     assert np.abs(found[0, :, 5:-5] - a * np.sin(k * q[5:-5])).max() < 0.02 and np.allclose(found[1], 0.5)
 
 
@@ -146,45 +146,45 @@ def test_what_was_at_p_is_seen_at_p_plus_its_displacement():
 
 
 def test_pictures_stand_beside_each_other_under_their_captions():
-    a, b = texture(60, 40, 1), texture(90, 30, 2)
-    sheet = beside([a, b], ["start frame", "a caption that is longer than its picture is wide"])
-    row = sheet.shape[0] - 40 - GAP
+    a, b = make_texture(60, 40, 1), make_texture(90, 30, 2)
+    sheet = stack_horizontally([a, b], ["start frame", "a caption that is longer than its picture is wide"])
+    row = sheet.shape[0] - 40 - GAP_PX
     places = [np.argwhere((sheet[row : row + p.shape[0]] == p[:, :1]).all(axis=(0, 2))) for p in (a, b)]
     left_a, left_b = (int(place[0, 0]) for place in places)
     assert (sheet[row : row + 40, left_a : left_a + 60] == a).all() and (sheet[row : row + 30, left_b : left_b + 90] == b).all()
-    assert left_b >= left_a + 60 and (sheet[row + 30 :, left_b : left_b + 90] == GROUND).all()
+    assert left_b >= left_a + 60 and (sheet[row + 30 :, left_b : left_b + 90] == BACKGROUND_COLOR).all()
     above = sheet[:row]
-    assert (above[:, left_a : left_a + 60] != GROUND).any() and (above[row // 2 :, left_b : left_b + 90] != GROUND).any()
+    assert (above[:, left_a : left_a + 60] != BACKGROUND_COLOR).any() and (above[row // 2 :, left_b : left_b + 90] != BACKGROUND_COLOR).any()
     with pytest.raises(ValueError, match="2 pictures and 1 captions"):
-        beside([a, b], ["one"])
+        stack_horizontally([a, b], ["one"])
 
 
 def test_words_are_broken_into_lines_and_none_is_lost():
     text = "the file is gone or has another size than when it was planned"
-    lines = broken(text, 120)
+    lines = wrap_text(text, 120)
     assert " ".join(lines) == text and len(lines) > 2
-    assert broken("", 120) == [""] and broken("unbreakable", 10) == ["unbreakable"]
+    assert wrap_text("", 120) == [""] and wrap_text("unbreakable", 10) == ["unbreakable"]
 
 
 def test_a_notice_has_its_size_and_says_something():
     for height, width in ((40, 64), (160, 256), (5, 8)):
-        panel = notice("the file is gone or has another size than when it was planned", height, width)
+        panel = draw_notice("the file is gone or has another size than when it was planned", height, width)
         assert panel.shape == (height, width, 3)
-    assert (notice("gone", 160, 256) != GROUND).any() and (notice("", 160, 256) == GROUND).all()
+    assert (draw_notice("gone", 160, 256) != BACKGROUND_COLOR).any() and (draw_notice("", 160, 256) == BACKGROUND_COLOR).all()
 
 
 def test_small_pictures_are_enlarged_by_whole_factors():
-    image = texture(64, 40)
-    large = enlarged(image, 240)
+    image = make_texture(64, 40)
+    large = enlarge(image, 240)
     assert large.shape == (160, 256, 3) and (large[::4, ::4] == image).all()
-    assert (enlarged(image, 30) == image).all()
+    assert (enlarge(image, 30) == image).all()
 
 
 def test_rows_stand_beneath_each_other_and_a_legend_in_the_corner():
-    a, b = texture(60, 40, 1), texture(90, 30, 2)
-    sheet = beneath([a, b])
-    assert (sheet[:40, :60] == a).all() and sheet.shape[1] == 90 and (sheet[:40, 60:] == GROUND).all()
+    a, b = make_texture(60, 40, 1), make_texture(90, 30, 2)
+    sheet = stack_vertically([a, b])
+    assert (sheet[:40, :60] == a).all() and sheet.shape[1] == 90 and (sheet[:40, 60:] == BACKGROUND_COLOR).all()
     small = np.zeros((10, 12, 3), np.uint8)
     small[3:7] = 200
-    marked = inset(a, small)
+    marked = draw_inset(a, small)
     assert (marked[33:37, -12:] == 200).all() and (marked[:30] == a[:30]).all() and (marked[-3:, -12:] == a[-3:, -12:]).all()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from pipeline.images.encode import ENCODERS, encode, write_pictures
+from pipeline.images.encode import ENCODERS, encode_animation, write_pictures
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -40,7 +40,7 @@ def decoded(data: bytes) -> tuple[list[np.ndarray], list[float]]:
 @pytest.mark.parametrize("fps", [30.0, 10.0, 24000 / 1001])
 def test_a_film_has_the_frames_at_their_times_in_their_colours(fps, suffix, clock):
     frames = moving()
-    found, times = decoded(encode(iter(frames), fps, suffix))
+    found, times = decoded(encode_animation(iter(frames), fps, suffix))
     assert times == pytest.approx(np.arange(len(frames)) / fps, abs=0.51 / clock)
     for i, (image, original) in enumerate(zip(found, frames, strict=True)):
         block = np.s_[12:36, 8 + 8 * i : 24 + 8 * i]
@@ -50,20 +50,20 @@ def test_a_film_has_the_frames_at_their_times_in_their_colours(fps, suffix, cloc
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "h264"), (".webm", "vp9")])
 def test_a_film_says_which_colours_it_means(suffix, codec):
-    with av.open(io.BytesIO(encode(moving(), 30.0, suffix))) as file:
+    with av.open(io.BytesIO(encode_animation(moving(), 30.0, suffix))) as file:
         context = file.streams.video[0].codec_context
         assert (context.codec.canonical_name, context.pix_fmt) == (codec, "yuv420p")
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
 
 
 def test_an_mp4_begins_with_its_index():
-    data = encode(moving(), 30.0, ".mp4")
+    data = encode_animation(moving(), 30.0, ".mp4")
     assert 0 < data.find(b"moov") < data.find(b"mdat")
 
 
 def test_a_picture_of_odd_size_keeps_all_its_pixels():
     frames = moving(size=(97, 63))
-    found, _ = decoded(encode(frames, 30.0, ".mp4"))
+    found, _ = decoded(encode_animation(frames, 30.0, ".mp4"))
     assert found[0].shape == (64, 98, 3)
     assert np.abs(found[3][:63, :97].astype(int) - frames[3]).mean() < 3
 
@@ -71,7 +71,7 @@ def test_a_picture_of_odd_size_keeps_all_its_pixels():
 @pytest.mark.parametrize("suffix, clock", [(".gif", 100), (".webp", 1000)])
 def test_an_animation_has_the_frames_repeats_and_keeps_time(suffix, clock):
     frames, fps = moving(), 29.97
-    with Image.open(io.BytesIO(encode(frames, fps, suffix))) as file:
+    with Image.open(io.BytesIO(encode_animation(frames, fps, suffix))) as file:
         found = [(np.asarray(image.convert("RGB")), image.info["duration"]) for image in ImageSequence.Iterator(file)]
         assert file.info["loop"] == 0
     for (image, _), original in zip(found, frames, strict=True):
@@ -81,32 +81,32 @@ def test_an_animation_has_the_frames_repeats_and_keeps_time(suffix, clock):
 
 
 def test_what_stands_still_has_the_same_colours_in_every_frame_of_a_gif():
-    with Image.open(io.BytesIO(encode(moving(), 10.0, ".gif"))) as file:
+    with Image.open(io.BytesIO(encode_animation(moving(), 10.0, ".gif"))) as file:
         corners = [np.asarray(image.convert("RGB"))[:8] for image in ImageSequence.Iterator(file)]
     assert all((a == b).all() for a, b in pairwise(corners))
 
 
 def test_a_png_is_the_picture_itself():
     (frame,) = moving(1)
-    with Image.open(io.BytesIO(encode([frame], 30.0, ".png"))) as file:
+    with Image.open(io.BytesIO(encode_animation([frame], 30.0, ".png"))) as file:
         assert (np.asarray(file) == frame).all()
 
 
 @pytest.mark.parametrize("suffix", ENCODERS)
 def test_equal_frames_give_equal_bytes(suffix):
     frames = moving(1 if suffix == ".png" else 7)
-    assert encode(frames, 30.0, suffix) == encode(iter(frames), 30.0, suffix)
+    assert encode_animation(frames, 30.0, suffix) == encode_animation(iter(frames), 30.0, suffix)
 
 
 DIGEST = """
 import hashlib
 import numpy as np
-from pipeline.encode import encode
-from tests.videos import texture
+from pipeline.images.encode import encode_animation
+from tests.support.videos import make_texture
 
-image = texture(300, 182)
+image = make_texture(300, 182)
 frames = [np.roll(image, (i // 2, i), (0, 1)) for i in range(40)]
-print(hashlib.sha256(encode(frames, 30.0, ".mp4")).hexdigest())
+print(hashlib.sha256(encode_animation(frames, 30.0, ".mp4")).hexdigest())
 """
 
 
@@ -131,7 +131,7 @@ def test_an_mp4_is_encoded_as_its_frames_come():
             most = max(most, sum(one() is not None for one in made))
             yield frame
 
-    found, _ = decoded(encode(frames(), 30.0, ".mp4"))
+    found, _ = decoded(encode_animation(frames(), 30.0, ".mp4"))
     assert len(found) == len(made) == 300 and most < 10
 
 
@@ -152,7 +152,7 @@ def test_an_mp4_is_encoded_as_its_frames_come():
 )
 def test_what_cannot_be_encoded_is_refused_in_a_sentence(frames, fps, suffix, words):
     with pytest.raises(ValueError) as refused:
-        encode(iter(frames), fps, suffix)
+        encode_animation(iter(frames), fps, suffix)
     assert words in str(refused.value)
 
 

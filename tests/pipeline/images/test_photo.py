@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from pipeline.images.photo import at_size, read_photograph
+from pipeline.images.photo import crop_and_resize, read_photograph
 from tests.support import profiles
-from tests.support.videos import texture
+from tests.support.videos import make_texture
 
-PICTURE = texture(96, 64)
+PICTURE = make_texture(96, 64)
 CHROMA = dict(jpg=dict(subsampling="4:4:4"), avif=dict(subsampling="4:4:4"), heic=dict(chroma=444))
 """Of lossy formats: as many samples of color as of brightness."""
 LATTICE = np.stack(np.meshgrid(*[np.linspace(0, 255, 16)] * 3, indexing="ij"), axis=-1)
@@ -95,7 +95,7 @@ def test_every_orientation_of_every_format_comes_out_upright(tmp_path, suffix, o
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg", "heic", "avif"])
 @pytest.mark.parametrize(
     ("primaries", "exponent"),
-    [(profiles.ADOBE, 563 / 256), (profiles.P3, 2.0), (profiles.REC709, 1.0)],
+    [(profiles.ADOBE_PRIMARIES, 563 / 256), (profiles.P3_PRIMARIES, 2.0), (profiles.REC709_PRIMARIES, 1.0)],
 )
 def test_an_embedded_profile_says_what_the_colors_are(tmp_path, suffix, primaries, exponent):
     """Of lossy formats the colors are flat, so that what they lose is small."""
@@ -108,29 +108,29 @@ def test_an_embedded_profile_says_what_the_colors_are(tmp_path, suffix, primarie
     plain = read_photograph(saved(tmp_path / f"plain.{suffix}", Image.fromarray(colors), **options))
     icc = profiles.matrix_profile(primaries, exponent)
     path = saved(tmp_path / f"a.{suffix}", Image.fromarray(colors), icc_profile=icc, **options)
-    near(read_photograph(path), profiles.in_srgb((plain / 255) ** exponent, primaries))
+    near(read_photograph(path), profiles.rgb_to_srgb((plain / 255) ** exponent, primaries))
 
 
 def test_the_profile_of_a_palette_and_of_what_is_transparent_is_that_of_its_colors(tmp_path):
-    icc = profiles.matrix_profile(profiles.ADOBE, 563 / 256)
+    icc = profiles.matrix_profile(profiles.ADOBE_PRIMARIES, 563 / 256)
     palette = Image.fromarray(COLORS).quantize(64)
     levels = np.asarray(palette.convert("RGB"))
-    expected = profiles.in_srgb((levels / 255) ** (563 / 256), profiles.ADOBE)
+    expected = profiles.rgb_to_srgb((levels / 255) ** (563 / 256), profiles.ADOBE_PRIMARIES)
     near(read_photograph(saved(tmp_path / "a.png", palette, icc_profile=icc)), expected)
     clear = np.dstack([COLORS, np.full(COLORS.shape[:2], 51, np.uint8)])
-    laid = 0.8 * 255 + 0.2 * profiles.in_srgb((COLORS / 255) ** (563 / 256), profiles.ADOBE)
+    laid = 0.8 * 255 + 0.2 * profiles.rgb_to_srgb((COLORS / 255) ** (563 / 256), profiles.ADOBE_PRIMARIES)
     near(read_photograph(saved(tmp_path / "b.png", Image.fromarray(clear), icc_profile=icc)), laid)
 
 
 def test_gray_is_seen_by_its_profile_or_by_a_screens(tmp_path):
-    expected = np.dstack([profiles.encoded(GRAYS / 255)] * 3)
+    expected = np.dstack([profiles.encode_srgb(GRAYS / 255)] * 3)
     gray = profiles.gray_profile(1.0)
     for name, mode in (("a.png", "L"), ("b.tif", "L"), ("c.png", "LA")):
         near(
             read_photograph(saved(tmp_path / name, Image.fromarray(GRAYS).convert(mode), icc_profile=gray)),
             expected,
         )
-    screen = profiles.matrix_profile(profiles.P3, 1.0)
+    screen = profiles.matrix_profile(profiles.P3_PRIMARIES, 1.0)
     near(
         read_photograph(saved(tmp_path / "d.png", Image.fromarray(GRAYS), icc_profile=screen)),
         expected,
@@ -151,7 +151,7 @@ def test_cmyk_is_seen_by_its_profile_and_without_one_by_the_stated_rule(tmp_path
     )
     lab = lab * (1 - inks.prod(axis=-1, keepdims=True))
     flat = np.kron((255 * inks).astype(np.uint8).reshape(4, 4, 4), np.ones((16, 16, 1), np.uint8))
-    expected = np.kron(profiles.lab_in_srgb(np.rint(lab * 2.55) / 2.55).reshape(4, 4, 3), np.ones((16, 16, 1)))
+    expected = np.kron(profiles.lab_to_srgb(np.rint(lab * 2.55) / 2.55).reshape(4, 4, 3), np.ones((16, 16, 1)))
     picture = Image.frombytes("CMYK", (64, 64), flat.tobytes())
     for name in ("a.tif", "b.jpg"):
         options = dict(quality=100) if name == "b.jpg" else {}
@@ -170,15 +170,15 @@ def test_lab_is_a_color_as_well(tmp_path):
     )
     lab = lab.reshape(14, 49, 3)
     stored = np.dstack([np.rint(lab[..., 0] * 2.55), lab[..., 1], lab[..., 2]]).astype(np.int16).astype(np.uint8)
-    path = written(tmp_path / "a.tif", profiles.tiff(stored, photometric=8))
+    path = written(tmp_path / "a.tif", profiles.encode_tiff(stored, photometric=8))
     near(
         read_photograph(path),
-        profiles.lab_in_srgb(np.dstack([np.rint(lab[..., 0] * 2.55) / 2.55, lab[..., 1:]])),
+        profiles.lab_to_srgb(np.dstack([np.rint(lab[..., 0] * 2.55) / 2.55, lab[..., 1:]])),
     )
 
 
 def test_a_profile_that_cannot_be_used_is_a_sentence(tmp_path):
-    sound = profiles.matrix_profile(profiles.P3, 2.2)
+    sound = profiles.matrix_profile(profiles.P3_PRIMARIES, 2.2)
     other = profiles.cmyk_profile(np.zeros((2, 2, 2, 2, 3)))
     for number, broken in enumerate((sound[:100], b"nothing of the kind", sound.replace(b"TRC", b"XXX"), other)):
         refused(saved(tmp_path / f"{number}.png", Image.fromarray(COLORS), icc_profile=broken), UNUSABLE)
@@ -187,13 +187,13 @@ def test_a_profile_that_cannot_be_used_is_a_sentence(tmp_path):
 
 
 def test_changed_profiles_and_pictures_are_read_or_refused(tmp_path):
-    chance, icc = np.random.default_rng(0), profiles.matrix_profile(profiles.ADOBE, 2.2)
+    chance, icc = np.random.default_rng(0), profiles.matrix_profile(profiles.ADOBE_PRIMARIES, 2.2)
     gray, lut = profiles.gray_profile(2.2), profiles.cmyk_profile(np.full((2, 2, 2, 2, 3), 50))
     small = Image.fromarray(COLORS[:16, :16])
     wholes = [
         (saved(tmp_path / "a.png", small, icc_profile=icc), icc), (saved(tmp_path / "a.jpg", small, icc_profile=icc), b""),
-        (written(tmp_path / "a.tif", profiles.tiff(GRAYS, icc=gray)), gray), (saved(tmp_path / "a.webp", small, icc_profile=icc), b""),
-        (written(tmp_path / "b.tif", profiles.tiff(np.zeros((8, 8, 4), np.uint8), photometric=5, icc=lut)), lut),
+        (written(tmp_path / "a.tif", profiles.encode_tiff(GRAYS, icc=gray)), gray), (saved(tmp_path / "a.webp", small, icc_profile=icc), b""),
+        (written(tmp_path / "b.tif", profiles.encode_tiff(np.zeros((8, 8, 4), np.uint8), photometric=5, icc=lut)), lut),
         (saved(tmp_path / "a.avif", small, icc_profile=icc), b""),
     ]  # fmt: skip
     outcomes = set()
@@ -223,16 +223,16 @@ P3_CORNERS = be(31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 @pytest.mark.parametrize(
     ("chunks", "primaries", "exponent"),
     [
-        (dict(gAMA=be(100000)), profiles.REC709, 1.0),
-        (dict(cHRM=P3_CORNERS, gAMA=be(45455)), profiles.P3, 2.2),
-        (dict(cHRM=P3_CORNERS, gAMA=be(100000)), profiles.P3, 1.0),
-        (dict(cICP=bytes([12, 8, 0, 1])), profiles.P3, 1.0),
-        (dict(cICP=bytes([12, 4, 0, 1])), profiles.P3, 2.2),
+        (dict(gAMA=be(100000)), profiles.REC709_PRIMARIES, 1.0),
+        (dict(cHRM=P3_CORNERS, gAMA=be(45455)), profiles.P3_PRIMARIES, 2.2),
+        (dict(cHRM=P3_CORNERS, gAMA=be(100000)), profiles.P3_PRIMARIES, 1.0),
+        (dict(cICP=bytes([12, 8, 0, 1])), profiles.P3_PRIMARIES, 1.0),
+        (dict(cICP=bytes([12, 4, 0, 1])), profiles.P3_PRIMARIES, 2.2),
     ],
 )
 def test_chunks_of_a_png_say_what_its_colors_are(tmp_path, chunks, primaries, exponent):
-    path = written(tmp_path / "a.png", profiles.png(COLORS, **chunks))
-    near(read_photograph(path), profiles.in_srgb((COLORS / 255) ** exponent, primaries))
+    path = written(tmp_path / "a.png", profiles.encode_png(COLORS, **chunks))
+    near(read_photograph(path), profiles.rgb_to_srgb((COLORS / 255) ** exponent, primaries))
 
 
 @pytest.mark.parametrize(
@@ -243,16 +243,16 @@ def test_chunks_of_a_png_say_what_its_colors_are(tmp_path, chunks, primaries, ex
     ],
 )  # fmt: skip
 def test_chunks_that_say_nothing_else_leave_srgb_as_it_is(tmp_path, chunks):
-    np.testing.assert_array_equal(read_photograph(written(tmp_path / "a.png", profiles.png(COLORS, **chunks))), COLORS)
+    np.testing.assert_array_equal(read_photograph(written(tmp_path / "a.png", profiles.encode_png(COLORS, **chunks))), COLORS)
 
 
 def test_p3_of_a_phone_and_of_the_web_by_code_points_alone(tmp_path):
-    path = written(tmp_path / "a.png", profiles.png(COLORS, cICP=bytes([12, 13, 0, 1])))
-    expected = profiles.in_srgb(profiles.decoded(COLORS), profiles.P3)
+    path = written(tmp_path / "a.png", profiles.encode_png(COLORS, cICP=bytes([12, 13, 0, 1])))
+    expected = profiles.rgb_to_srgb(profiles.decode_srgb(COLORS), profiles.P3_PRIMARIES)
     near(read_photograph(path), expected)
-    icc = profiles.matrix_profile(profiles.ADOBE, 1.0)
+    icc = profiles.matrix_profile(profiles.ADOBE_PRIMARIES, 1.0)
     both = dict(cICP=bytes([12, 13, 0, 1]), iCCP=b"a\0\0" + zlib.compress(icc))
-    near(read_photograph(written(tmp_path / "b.png", profiles.png(COLORS, **both))), expected)
+    near(read_photograph(written(tmp_path / "b.png", profiles.encode_png(COLORS, **both))), expected)
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
     flat = np.kron(COLORS[::9, ::9], np.ones((16, 16, 1), np.uint8))
@@ -266,12 +266,12 @@ def test_p3_of_a_phone_and_of_the_web_by_code_points_alone(tmp_path):
     path = saved(tmp_path / "c.heic", Image.fromarray(flat), **tagged)
     with Image.open(path) as image:
         plain = np.asarray(image)
-    near(read_photograph(path), profiles.in_srgb(profiles.decoded(plain), profiles.P3))
+    near(read_photograph(path), profiles.rgb_to_srgb(profiles.decode_srgb(plain), profiles.P3_PRIMARIES))
 
 
 def test_hdr_is_refused(tmp_path):
     for transfer, name in ((16, "PQ"), (18, "HLG")):
-        path = written(tmp_path / "a.png", profiles.png(COLORS, cICP=bytes([9, transfer, 0, 1])))
+        path = written(tmp_path / "a.png", profiles.encode_png(COLORS, cICP=bytes([9, transfer, 0, 1])))
         refused(path, rf"is HDR \({name}\), expected a picture of standard dynamic range")
 
 
@@ -279,21 +279,21 @@ def test_samples_of_more_bits_are_scaled_by_the_stated_rule(tmp_path):
     sixteen, expected = GRAYS.astype(np.uint16) * 257, np.dstack([GRAYS] * 3)
     twelve = np.rint(GRAYS / 255 * 4095).astype(np.uint16)
     for data, name in (
-        (profiles.tiff(sixteen), "a.tif"),
-        (profiles.tiff(65535 - sixteen, photometric=0), "b.tif"),
-        (profiles.tiff(twelve, bits=12), "c.tif"),
-        (profiles.tiff(twelve, more={281: 4095}), "d.tif"),
-        (profiles.tiff(GRAYS.astype(np.float32) / 255), "e.tif"),
-        (profiles.tiff(1 - GRAYS.astype(np.float32) / 255, photometric=0), "f.tif"),
-        (profiles.png(sixteen), "g.png"),
-        (profiles.png(np.dstack([sixteen] * 3)), "h.png"),
-        (profiles.tiff(np.dstack([sixteen] * 3), photometric=2), "i.tif"),
-        (profiles.tiff(GRAYS), "j.tif"),
+        (profiles.encode_tiff(sixteen), "a.tif"),
+        (profiles.encode_tiff(65535 - sixteen, photometric=0), "b.tif"),
+        (profiles.encode_tiff(twelve, bits=12), "c.tif"),
+        (profiles.encode_tiff(twelve, more={281: 4095}), "d.tif"),
+        (profiles.encode_tiff(GRAYS.astype(np.float32) / 255), "e.tif"),
+        (profiles.encode_tiff(1 - GRAYS.astype(np.float32) / 255, photometric=0), "f.tif"),
+        (profiles.encode_png(sixteen), "g.png"),
+        (profiles.encode_png(np.dstack([sixteen] * 3)), "h.png"),
+        (profiles.encode_tiff(np.dstack([sixteen] * 3), photometric=2), "i.tif"),
+        (profiles.encode_tiff(GRAYS), "j.tif"),
     ):
         np.testing.assert_array_equal(read_photograph(written(tmp_path / name, data)), expected, name)
     black = np.zeros((4, 4), np.uint16)
-    assert (read_photograph(written(tmp_path / "k.png", profiles.png(black))) == 0).all()
-    keyed = profiles.png(sixteen, tRNS=struct.pack(">H", 0))
+    assert (read_photograph(written(tmp_path / "k.png", profiles.encode_png(black))) == 0).all()
+    keyed = profiles.encode_png(sixteen, tRNS=struct.pack(">H", 0))
     assert (read_photograph(written(tmp_path / "l.png", keyed))[:, 0] == 255).all()
 
 
@@ -322,14 +322,14 @@ def test_samples_of_more_bits_are_scaled_by_the_stated_rule(tmp_path):
     ],
 )
 def test_samples_whose_scale_is_not_known_are_refused(tmp_path, samples, words):
-    refused(written(tmp_path / "a.tif", profiles.tiff(samples)), words)
+    refused(written(tmp_path / "a.tif", profiles.encode_tiff(samples)), words)
 
 
 def test_twelve_bits_in_sixteen_of_a_color_picture_are_refused(tmp_path):
     twelve = COLORS.astype(np.uint16) * 16
     for name, data in (
-        ("a.png", profiles.png(twelve)),
-        ("a.tif", profiles.tiff(twelve, photometric=2)),
+        ("a.png", profiles.encode_png(twelve)),
+        ("a.tif", profiles.encode_tiff(twelve, photometric=2)),
     ):
         refused(
             written(tmp_path / name, data),
@@ -367,13 +367,13 @@ def test_avif_without_its_codec_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_a_bomb_of_text_is_refused_with_the_files_name(tmp_path):
-    data = profiles.png(COLORS, zTXt=b"Comment\0\0" + zlib.compress(bytes(80 << 20)))
+    data = profiles.encode_png(COLORS, zTXt=b"Comment\0\0" + zlib.compress(bytes(80 << 20)))
     refused(written(tmp_path / "a.png", data), "no picture that can be read")
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     head = struct.pack(">IIBBBBB", 20_000, 8_000, 8, 2, 0, 0, 0)
-    data = bytearray(profiles.png(COLORS))
+    data = bytearray(profiles.encode_png(COLORS))
     data[16:33] = head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
     refused(
         written(tmp_path / "a.png", bytes(data)),
@@ -391,6 +391,6 @@ def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path):
 def test_the_middle_is_taken_in_the_aspect_of_the_size():
     image = np.zeros((100, 400, 3), np.uint8)
     image[:, 120:280] = 255
-    assert (at_size(image, (80, 50)) == 255).all() and at_size(image, (80, 50)).shape == (50, 80, 3)
+    assert (crop_and_resize(image, (80, 50)) == 255).all() and crop_and_resize(image, (80, 50)).shape == (50, 80, 3)
     with pytest.raises(ValueError, match="400x100 pixels, expected at least 256x160"):
-        at_size(image, (256, 160))
+        crop_and_resize(image, (256, 160))

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.dataset.histogram import BINS
-from pipeline.motion.normalize import Normalisation, channel_scales, denormalise, normalise
+from pipeline.motion.normalize import Normalization, channel_scales, denormalize, normalize
 from tests.support.statistics_of import statistics_of
 
-ALL = get_args(Normalisation)
+ALL = get_args(Normalization)
 HALVES = st.floats(width=16, allow_nan=False, allow_infinity=False)
 SPECTRA = arrays(np.float16, (3, 4, 2, 5), elements=HALVES).map(lambda a: a.astype(np.float32))
 SCALES = arrays(np.float32, (3, 4, 1, 1), elements=st.floats(0.0009765625, 1000, width=32))
@@ -20,7 +20,7 @@ SCALES = arrays(np.float32, (3, 4, 1, 1), elements=st.floats(0.0009765625, 1000,
 @pytest.mark.parametrize("normalisation", ALL)
 @given(spectrum=SPECTRA, scale=SCALES)
 def test_it_comes_back_to_float32_accuracy(normalisation, spectrum, scale):
-    back = denormalise(normalise(spectrum, scale, normalisation), scale, normalisation)
+    back = denormalize(normalize(spectrum, scale, normalisation), scale, normalisation)
     assert back.dtype == np.float32
     # log2(1 + r) near 0 keeps r, and far from 0 a relative error e of the logarithm is log(1 + r) e of the value
     tolerance = 2e-6 if normalisation == "log" else 6e-7
@@ -30,8 +30,8 @@ def test_it_comes_back_to_float32_accuracy(normalisation, spectrum, scale):
 @pytest.mark.parametrize("normalisation", ALL)
 @given(spectrum=SPECTRA, scale=SCALES)
 def test_it_is_odd_and_keeps_order_and_zero(normalisation, spectrum, scale):
-    found = normalise(spectrum, scale, normalisation)
-    np.testing.assert_array_equal(normalise(-spectrum, scale, normalisation), -found)
+    found = normalize(spectrum, scale, normalisation)
+    np.testing.assert_array_equal(normalize(-spectrum, scale, normalisation), -found)
     assert ((found == 0) == (spectrum == 0)).all()
     flat, values = np.moveaxis(found, (0, 1), (-2, -1)), np.moveaxis(spectrum, (0, 1), (-2, -1))
     order = np.argsort(values.reshape(-1, 3, 4), axis=0)
@@ -41,22 +41,22 @@ def test_it_is_odd_and_keeps_order_and_zero(normalisation, spectrum, scale):
 @pytest.mark.parametrize("normalisation", ["adaptive", "linear", "log"])
 def test_the_scale_becomes_one(normalisation):
     scale = np.array([0.5, 3, 70], np.float32).reshape(3, 1, 1, 1).repeat(4, axis=1)
-    np.testing.assert_allclose(normalise(-scale, scale, normalisation), -1, rtol=1e-6)
+    np.testing.assert_allclose(normalize(-scale, scale, normalisation), -1, rtol=1e-6)
 
 
 def test_equation_four_by_hand():
     spectrum, scale = np.full((1, 4, 1, 1), -8, np.float32), np.full((1, 4, 1, 1), 2, np.float32)
-    assert (normalise(spectrum, scale) == -2).all() and (denormalise(np.full((1, 4, 1, 1), 3, np.float32), scale) == 18).all()
+    assert (normalize(spectrum, scale) == -2).all() and (denormalize(np.full((1, 4, 1, 1), 3, np.float32), scale) == 18).all()
 
 
 @pytest.mark.parametrize("normalisation", ALL)
 def test_tensors_give_what_arrays_give_and_carry_a_gradient(normalisation):
     rng = np.random.default_rng(0)
     spectrum, scale = rng.normal(size=(2, 3, 4, 5, 6)).astype(np.float32), rng.uniform(1, 2, (3, 4, 1, 1)).astype(np.float32)
-    found = normalise(spectrum, scale, normalisation)
-    np.testing.assert_allclose(normalise(torch.from_numpy(spectrum), torch.from_numpy(scale), normalisation).numpy(), found, rtol=1e-6)
+    found = normalize(spectrum, scale, normalisation)
+    np.testing.assert_allclose(normalize(torch.from_numpy(spectrum), torch.from_numpy(scale), normalisation).numpy(), found, rtol=1e-6)
     tensor = torch.from_numpy(found).requires_grad_()
-    back = denormalise(tensor, torch.from_numpy(scale), normalisation)
+    back = denormalize(tensor, torch.from_numpy(scale), normalisation)
     np.testing.assert_allclose(back.detach().numpy(), spectrum, rtol=2e-6)
     back.sum().backward()
     assert tensor.grad is not None and (tensor.grad > 0).all()

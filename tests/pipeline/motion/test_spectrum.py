@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from pipeline.motion.spectrum import (
-    BLOCK,
+    BLOCK_FRAMES,
     RunningSpectrum,
-    interpolation,
+    interpolation_matrix,
     modulus,
-    power,
+    power_spectrum,
     to_motion,
     to_spectrum,
 )
@@ -27,8 +27,8 @@ def sway(times: np.ndarray, hertz: float, size: tuple[int, int] = (12, 8), seed:
 
 def streamed(motion: np.ndarray, times: np.ndarray, frequencies: int = 16, time: int = T, fps: float = FPS) -> RunningSpectrum:
     running = RunningSpectrum(times, time=time, fps=fps, frequencies=frequencies, size=(motion.shape[3], motion.shape[2]))
-    for first in range(0, len(motion), BLOCK):
-        running.add(motion[first : first + BLOCK])
+    for first in range(0, len(motion), BLOCK_FRAMES):
+        running.add(motion[first : first + BLOCK_FRAMES])
     return running
 
 
@@ -97,7 +97,7 @@ def test_variable_frame_times_keep_the_phase_of_a_sway():
 
 
 def test_the_last_displacement_is_held_where_the_clip_ends_between_frames():
-    matrix = interpolation(np.arange(120) / 24, T, FPS)
+    matrix = interpolation_matrix(np.arange(120) / 24, T, FPS)
     np.testing.assert_allclose(matrix.sum(axis=1), 1)
     assert matrix[-1, -1] == 1 and matrix[-2, -1] < 1
 
@@ -106,7 +106,7 @@ def test_power_obeys_parseval():
     motion = np.random.default_rng(5).normal(size=(T, 2, 5, 6)).astype(np.float32)
     doubled = np.full(T // 2 + 1, 2.0)
     doubled[[0, -1]] = 1
-    np.testing.assert_allclose((power(motion) * doubled).sum(axis=1) / T, np.square(motion).sum(0).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose((power_spectrum(motion) * doubled).sum(axis=1) / T, np.square(motion).sum(0).mean((1, 2)), rtol=1e-5)
 
 
 def test_bits_do_not_depend_on_where_the_numbers_lie_in_memory():
@@ -132,5 +132,5 @@ def test_a_number_of_frequencies_that_the_window_has_not_is_refused(frequencies)
 def test_a_spectrum_of_missing_frames_is_refused():
     with pytest.raises(ValueError, match="32 displacement frames were added, expected 150"):
         running = RunningSpectrum(np.arange(T) / FPS, time=T, fps=FPS, frequencies=4, size=(4, 4))
-        running.add(np.zeros((BLOCK, 2, 4, 4), np.float32))
+        running.add(np.zeros((BLOCK_FRAMES, 2, 4, 4), np.float32))
         running.spectrum()

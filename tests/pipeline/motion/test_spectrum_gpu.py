@@ -14,15 +14,15 @@ from pipeline.dataset.folder import ContractMismatch, Dataset
 from pipeline.dataset.shards import read_sample
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.timing import Clock, Effort
-from pipeline.extract.window import BuildConfig, recorded, settle
+from pipeline.extract.timing import ShardTimer, ShardTiming
+from pipeline.extract.window import BuildConfig, to_contract, synchronize
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, describe, make_estimator
-from pipeline.motion.spectrum import BLOCK, RunningSpectrum
+from pipeline.flow import FlowConfig, describe_estimator, make_estimator
+from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
 from pipeline.motion.spectrum_gpu import BusyClock, DeviceSpectrum
 from pipeline.torchvision_import import raft_small
 from tests.support import videos
-from tests.support.building import begun, plan
+from tests.support.building import begin_video, plan_video
 
 
 @pytest.mark.parametrize("frequencies", [4, 24])
@@ -31,10 +31,10 @@ def test_sums_on_a_device_are_the_sums(frequencies):
     times, motion = np.cumsum(rng.uniform(0.02, 0.05, 130)), rng.normal(0, 3, (130, 2, 40, 64)).astype(np.float32)
     shape = dict(time=120, fps=30.0, frequencies=frequencies, size=(64, 40))
     here, there = RunningSpectrum(times - times[0], **shape), DeviceSpectrum(times - times[0], device="cpu", **shape)
-    for first in range(0, len(motion), BLOCK):
-        here.add(motion[first : first + BLOCK])
-        there.add(torch.from_numpy(motion[first : first + BLOCK]))
-    there.settle()
+    for first in range(0, len(motion), BLOCK_FRAMES):
+        here.add(motion[first : first + BLOCK_FRAMES])
+        there.add(torch.from_numpy(motion[first : first + BLOCK_FRAMES]))
+    there.synchronize()
     np.testing.assert_allclose(there.spectrum(), here.spectrum(), atol=1e-3)
     np.testing.assert_allclose(there.weight(), here.weight(), rtol=1e-5)
     np.testing.assert_allclose(there.total_energy(), here.total_energy(), rtol=1e-6)
@@ -47,7 +47,7 @@ def test_a_displacement_that_is_not_finite_is_seen_in_the_sums(bad):
         sums, block = make(np.arange(8) / 30, time=8, fps=30.0, frequencies=2, size=(16, 8)), np.zeros((8, 2, 8, 16), np.float32)
         block[3, 1, 2, 5] = bad
         sums.add(to(block))
-        sums.settle()
+        sums.synchronize()
         assert not sums.is_finite()
 
 
@@ -76,14 +76,14 @@ def config(weights) -> BuildConfig:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, config) -> list[dict]:
-    path = videos.swaying(tmp_path_factory.mktemp("clip") / "a.mp4", seconds=0.7, size=(128, 128), amplitude=2)
-    return plan(path, config)
+    path = videos.write_swaying(tmp_path_factory.mktemp("clip") / "a.mp4", seconds=0.7, size=(128, 128), amplitude=2)
+    return plan_video(path, config)
 
 
 def opened(folder: Path, rows: list[dict], config: BuildConfig) -> Dataset:
     dataset = Dataset(folder)
     dataset.root.mkdir()
-    dataset.open(rows, recorded(config), {})
+    dataset.create_or_resume(rows, to_contract(config), {})
     return dataset
 
 
@@ -91,21 +91,21 @@ def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
     dataset = opened(tmp_path / "out", rows, config)
     *decided, effort = build_shard(dataset, rows[0]["shard"], rows, config)
     assert {one.outcome for one in decided} == {"kept"} and [one.key for one in decided] == [row["key"] for row in rows] and len(rows) > 1
-    assert isinstance(effort, Effort) and 0 <= effort.idle_share < 1 and effort.seconds > 0
+    assert isinstance(effort, ShardTiming) and 0 <= effort.idle_share < 1 and effort.seconds > 0
     record = dataset.read_record(rows[0]["shard"])["rows"][0]
-    sample = read_sample(dataset.tar(rows[0]["shard"]), rows[0]["key"], record)
+    sample = read_sample(dataset.tar_path(rows[0]["shard"]), rows[0]["key"], record)
     assert sample.meta["flow"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert sample.meta["flow"]["flow"] == "raft_small" and sample.spectrum.any()
-    assert json.loads(dataset.run.read_bytes())["config"]["flow"] == sample.meta["flow"] == describe(config.flow)
+    assert json.loads(dataset.run_json.read_bytes())["config"]["flow"] == sample.meta["flow"] == describe_estimator(config.flow)
 
 
 def test_a_windows_sums_are_those_of_its_flow(rows, config):
-    for window in begun(rows, config):
-        frames = [one.prepared for one in window.seen]
+    for window in begin_video(rows, config):
+        frames = [one.flow_input for one in window.frames]
         flow = make_estimator(config.flow).displace([(frames[0], frame) for frame in frames]).numpy()
         assert not flow[0].any() and flow[1].any()
-        moved = settle(window.moving)
-        expected = RunningSpectrum(np.array([s.time - window.seen[0].time for s in window.seen]), time=10, fps=30.0, frequencies=4, size=(128, 128))
+        moved = synchronize(window.motion)
+        expected = RunningSpectrum(np.array([s.time - window.frames[0].time for s in window.frames]), time=10, fps=30.0, frequencies=4, size=(128, 128))
         expected.add(flow)
         np.testing.assert_allclose(moved.sums.spectrum(), expected.spectrum(), atol=1e-2 * np.abs(expected.spectrum()).max())
 
@@ -124,13 +124,13 @@ def test_a_moved_file_of_the_same_weights_is_the_same_run(tmp_path, rows, config
     dataset = opened(tmp_path / "out", rows, config)
     (tmp_path / "moved.pth").write_bytes(weights.read_bytes())
     moved = replace(config, flow=replace(config.flow, weights=str(tmp_path / "moved.pth")))
-    assert dataset.open(rows, recorded(moved), {}) == []
+    assert dataset.create_or_resume(rows, to_contract(moved), {}) == []
 
 
 def test_settings_of_raft_do_not_bind_a_run_with_dis():
     dis = BuildConfig()
-    assert recorded(dis) == recorded(replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere")))
-    assert recorded(dis) != recorded(replace(dis, flow=replace(dis.flow, dis_preset="fast")))
+    assert to_contract(dis) == to_contract(replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere")))
+    assert to_contract(dis) != to_contract(replace(dis, flow=replace(dis.flow, dis_preset="fast")))
 
 
 def test_a_clock_counts_the_wait_for_frames_and_for_the_error_after_them():
@@ -140,8 +140,8 @@ def test_a_clock_counts_the_wait_for_frames_and_for_the_error_after_them():
         time.sleep(0.15)
         raise ValueError("gives out")
 
-    clock = Clock()
+    clock = ShardTimer()
     with pytest.raises(ValueError, match="gives out"):
-        for _ in clock.waiting(frames()):
+        for _ in clock.measure_wait(frames()):
             time.sleep(0.3)
-    assert 0.35 < clock.effort().waiting_share < 0.65 and clock.effort().idle_share is None
+    assert 0.35 < clock.timing().waiting_share < 0.65 and clock.timing().idle_share is None

@@ -10,13 +10,13 @@ import pytest
 
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import Selection
+from pipeline.dataset.open import DatasetView
 from pipeline.decode import DecodeConfig
-from pipeline.decode.media_file import Picture
+from pipeline.decode.media_file import PictureResult
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, recorded, restored
+from pipeline.extract.window import BuildConfig, to_contract, from_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.images.draw import warp
@@ -24,17 +24,17 @@ from pipeline.motion.spectrum import to_motion
 from pipeline.preview.reconstruct import (
     Frame,
     Reconstruction,
-    nearest,
+    nearest_frames,
     read_settings,
     reconstruct,
-    repeated,
+    count_repeats,
 )
 from schemas.outcome import Quarantined, Reason
-from schemas.run_contract import plain
-from schemas.sample import from_channels
+from schemas.run_contract import to_json_value
+from schemas.sample import channels_to_complex
 from schemas.seal import seal
 from tests.support import videos
-from tests.support.building import plan
+from tests.support.building import plan_video
 
 CONFIG = BuildConfig(
     size=(96, 64), frequencies=12, plan=PlanConfig(frames=24, fps=15.0, stride=5), flow=FlowConfig(dis_preset="fine"), thresholds=PRESETS["none"]
@@ -44,10 +44,10 @@ CONFIG = BuildConfig(
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
     folder = tmp_path_factory.mktemp("reconstruction")
-    path = videos.swaying(folder / "a.mp4", seconds=2.5, amplitude=2.0, hertz=1.25)
-    rows, dataset = plan(path, CONFIG), Dataset(folder / "dataset")
-    with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {})
+    path = videos.write_swaying(folder / "a.mp4", seconds=2.5, amplitude=2.0, hertz=1.25)
+    rows, dataset = plan_video(path, CONFIG), Dataset(folder / "dataset")
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for _ in build_shard(dataset, rows[0]["shard"], rows, CONFIG):
             pass
     finalize(dataset)
@@ -56,7 +56,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def shown(dataset) -> Reconstruction:
-    return reconstruct(Selection(dataset), dataset.planned_rows()[1]["key"])
+    return reconstruct(DatasetView(dataset), dataset.planned_rows()[1]["key"])
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def moved(dataset, shown) -> Iterator[Path]:
 
 def test_the_motion_is_that_of_the_stored_coefficients(shown):
     assert shown.settings == (CONFIG.plan, CONFIG.decode, CONFIG.size)
-    assert np.array_equal(shown.motion, to_motion(from_channels(shown.sample.spectrum), 24))
+    assert np.array_equal(shown.motion, to_motion(channels_to_complex(shown.sample.spectrum), 24))
     assert 1 < np.abs(shown.motion[:, 0, 32]).max() < 5
 
 
@@ -108,15 +108,15 @@ def test_magnified_motion_is_that_many_times_as_large(shown):
 
 @pytest.mark.parametrize("instants, expected", [([0.0, 0.04, 0.06, 0.1, 0.14, 0.16, 0.9], [0, 0, 1, 1, 1, 2, 2]), ([0.5], [2]), ([0.05], [0])])
 def test_the_nearest_frame_is_taken_the_earlier_of_two(instants, expected):
-    frames = [Frame(i, t, Picture(np.full((1, 1, 3), i, np.uint8), "ours")) for i, t in enumerate((0.0, 0.1, 0.2))]
-    assert [int(image[0, 0, 0]) for image in nearest(iter(frames), np.array(instants))] == expected
+    frames = [Frame(i, t, PictureResult(np.full((1, 1, 3), i, np.uint8), "ours")) for i, t in enumerate((0.0, 0.1, 0.2))]
+    assert [int(image[0, 0, 0]) for image in nearest_frames(iter(frames), np.array(instants))] == expected
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(10.0, 0), (20.0, 0), (8.0, 4), (5.0, 10), (12.0, 0)])
 def test_frames_that_a_slow_video_shows_again_are_counted(fps, expected):
     """Of 20 at 10 a second: one in five has none of its own at 8, and every second at 5. That two frames look alike is no repetition."""
-    frames = (Frame(i, i / fps, Picture(np.zeros((1, 1, 3), np.uint8), "ours")) for i in range(100))
-    assert repeated(nearest(frames, np.arange(20) / 10)) == expected
+    frames = (Frame(i, i / fps, PictureResult(np.zeros((1, 1, 3), np.uint8), "ours")) for i in range(100))
+    assert count_repeats(nearest_frames(frames, np.arange(20) / 10)) == expected
 
 
 def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
@@ -126,7 +126,7 @@ def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
     elsewhere = replace(shown, row=shown.row | {"uri": "/not/mounted/a.mp4"})
     with pytest.raises(Quarantined, match="/not/mounted"):  # a data set is looked at where its videos are not
         list(elsewhere.real_frames())
-    videos.swaying(Path(shown.row["uri"]), seconds=2.5, seed=3)
+    videos.write_swaying(Path(shown.row["uri"]), seconds=2.5, seed=3)
     with pytest.raises(Quarantined) as replaced:
         list(shown.real_frames())
     assert replaced.value.reason == Reason.HASH_MISMATCH
@@ -135,7 +135,7 @@ def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
 
 def test_settings_come_back_as_they_were_recorded(dataset):
     config = BuildConfig(plan=PlanConfig(fps=12.5, test_fraction=0.0), decode=DecodeConfig(decoder="pyav", deadline_s=float("inf")), size=(320, 192))
-    assert restored(json.loads(json.dumps(plain(recorded(config))))) == config
+    assert from_contract(json.loads(json.dumps(to_json_value(to_contract(config))))) == config
     assert read_settings(dataset) == (CONFIG.plan, CONFIG.decode, CONFIG.size)
 
 
@@ -168,4 +168,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no data set: there is no run\.json"):
         read_settings(Dataset(tmp_path))
     with pytest.raises(ValueError, match=r"has no manifest\.parquet, expected a data set whose run has finished"):
-        reconstruct(Selection(Dataset(tmp_path)), "a-000000")
+        reconstruct(DatasetView(Dataset(tmp_path)), "a-000000")

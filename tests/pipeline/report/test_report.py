@@ -17,19 +17,19 @@ from PIL import Image
 from jobs.report_statistics import main
 from pipeline.dataset import scales
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import Dataset, sealed
-from pipeline.dataset.open import Selection
+from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig, recorded
+from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
-from pipeline.report import gallery, queries, report
+from pipeline.report import gallery, queries, render_report
 from schemas.clip import Clip
 from tests.support import datasets, videos
-from tests.support.building import probe
-from tests.support.pages import browser, until
+from tests.support.building import probe_video
+from tests.support.pages import open_browser, wait_until
 
 CONFIG = BuildConfig(
     size=(96, 64), frequencies=16, plan=PlanConfig(frames=75, fps=15.0, stride=3, test_fraction=0.0), flow=FlowConfig(dis_preset="fast"),
@@ -43,20 +43,20 @@ HOSTILE = [
 ]
 
 
-def page_of(*selections: Selection) -> str:
-    return report(selections, scales.compute(selections))
+def page_of(*selections: DatasetView) -> str:
+    return render_report(selections, scales.compute_statistics(selections))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Dataset:
     """Two clips that sway, one of which is gone by now, one that is too calm, and one that is broken."""
     folder = tmp_path_factory.mktemp("report")
-    clips = [videos.swaying(folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n) for n, a in enumerate((1.5, 2.5, 0.06))]
-    clips.append(videos.empty(folder / "<img src=x onerror=window.hacked=1>.mp4"))
-    rows = plan_rows([plan_clip(Clip(uri=str(path), clip_id=f"sway {path.stem}", licence="CC0-1.0"), CONFIG.plan, probe) for path in clips], CONFIG.plan)
+    clips = [videos.write_swaying(folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n) for n, a in enumerate((1.5, 2.5, 0.06))]
+    clips.append(videos.write_empty(folder / "<img src=x onerror=window.hacked=1>.mp4"))
+    rows = plan_rows([plan_clip(Clip(uri=str(path), clip_id=f"sway {path.stem}", licence="CC0-1.0"), CONFIG.plan, probe_video) for path in clips], CONFIG.plan)
     dataset = Dataset(folder / "dataset")
-    with dataset.held():
-        dataset.open(rows, recorded(CONFIG), {"python": "3"})
+    with dataset.lock():
+        dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
         for shard, some in groupby((row for row in rows if row["key"]), key=lambda row: row["shard"]):
             for _ in build_shard(dataset, shard, list(some), CONFIG):
                 pass
@@ -70,14 +70,14 @@ def real(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def real_page(real) -> str:
-    return page_of(Selection(real))
+    return page_of(DatasetView(real))
 
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("hostile")
     windows = {"train-000000": [{}, {}, {"mean_motion_px": 30.0}, {}], "test-000000": [{}, {"cut_correlation": 0.1}]}
-    return page_of(*(Selection(datasets.written(folder / f"{i}{SCRIPT.replace('/', '')}", windows, seed=i, **clip)) for i, clip in enumerate(HOSTILE)))
+    return page_of(*(DatasetView(datasets.write_dataset(folder / f"{i}{SCRIPT.replace('/', '')}", windows, seed=i, **clip)) for i, clip in enumerate(HOSTILE)))
 
 
 class Reader(HTMLParser):
@@ -103,7 +103,7 @@ class Reader(HTMLParser):
 
 
 def test_equal_data_sets_give_equal_bytes(real, real_page):
-    assert page_of(Selection(real)) == real_page
+    assert page_of(DatasetView(real)) == real_page
 
 
 def test_the_page_asks_for_nothing(real_page, hostile_page):
@@ -147,7 +147,7 @@ def test_the_run_is_told_from_the_lines_that_are_whole(real_page, hostile_page):
 def test_a_view_shows_what_it_keeps(real):
     motion = sorted(row["mean_motion_px"] for row in pq.read_table(real.manifest).to_pylist() if row["outcome"] == "kept")
     refilter(real, "calm", PRESETS["subtle"].__class__(no_motion_px=0.15, too_much_motion_px=motion[0] + 1e-6), lambda f, items: [(i, f(i)) for i in items])
-    text = Reader(page_of(Selection(real, "calm"))).text
+    text = Reader(page_of(DatasetView(real, "calm"))).text
     assert "dataset:calm" in text.replace(" :", ":") and "1 start frame from" in text and "Too much motion" in text
     assert "no pictures are stored" not in text  # a window that only the view rejects has its sample
 
@@ -160,39 +160,39 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     text = base64.b64encode(good.getvalue()).decode()
     assert queries.is_jpeg(text)
     assert not any(map(queries.is_jpeg, [None, 7, "", "%", text[:60], text + '"><script>', base64.b64encode(png.getvalue()).decode(), "A" * 300_000]))
-    dataset = datasets.written(tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]})
-    path = dataset.record("train-000000")
+    dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]})
+    path = dataset.record_path("train-000000")
     record, keys = json.loads(path.read_bytes()), [row["key"] for row in dataset.planned_rows()]
-    path.write_bytes(sealed({name: value for name, value in record.items() if name != "digest"} | dict(strips={keys[1]: text, keys[2]: '"><script>'})))
-    page = page_of(Selection(dataset))
+    path.write_bytes(dump_record({name: value for name, value in record.items() if name != "digest"} | dict(strips={keys[1]: text, keys[2]: '"><script>'})))
+    page = page_of(DatasetView(dataset))
     assert page.count(text) == 1 and "the stored pictures are damaged" in page and '"><script>' not in page
 
 
 def test_a_video_of_noise_does_not_make_the_page_too_large():
     frames = list(np.random.default_rng(0).integers(0, 255, (60, 160, 528, 3), np.uint8))
-    assert len(gallery.mp4(frames, 30.0)) < 4 / 3 * gallery.LARGEST + 100
+    assert len(gallery.mp4_uri(frames, 30.0)) < 4 / 3 * gallery.MAX_VIDEO_BYTES + 100
 
 
 def test_a_sample_that_cannot_be_read_is_told(tmp_path):
-    dataset = datasets.written(tmp_path, {"train-000000": [{}, {}]})
-    dataset.tar("train-000000").write_bytes(b"gone")
-    found = Reader(page_of(Selection(dataset))).text
+    dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {}]})
+    dataset.tar_path("train-000000").write_bytes(b"gone")
+    found = Reader(page_of(DatasetView(dataset))).text
     assert "This sample cannot be shown: member " in found and " is not in train-000000.tar" in found
 
 
 def test_windows_are_drawn_of_different_clips_and_read_in_their_order(tmp_path):
-    selections = [Selection(datasets.written(tmp_path / str(i), {"train-000000": [{}] * 7, "test-000000": [{}] * 2}, seed=i)) for i in range(2)]
-    rows = queries.rows(selections)
-    some = queries.varied(rows, 8)
-    assert len({(row["set"], row["clip_id"]) for row in some}) == 8 and some == queries.varied(rows.take(list(range(17, -1, -1))), 8)
-    chosen = queries.drawn(rows, 10)
-    expected = {(i, row["key"]): [row["power_x"], row["power_y"]] for i, one in enumerate(selections) for row in pq.read_table(one.table).to_pylist()}
+    selections = [DatasetView(datasets.write_dataset(tmp_path / str(i), {"train-000000": [{}] * 7, "test-000000": [{}] * 2}, seed=i)) for i in range(2)]
+    rows = queries.read_rows(selections)
+    some = queries.draw_varied_windows(rows, 8)
+    assert len({(row["set"], row["clip_id"]) for row in some}) == 8 and some == queries.draw_varied_windows(rows.take(list(range(17, -1, -1))), 8)
+    chosen = queries.draw_windows(rows, 10)
+    expected = {(i, row["key"]): [row["power_x"], row["power_y"]] for i, one in enumerate(selections) for row in pq.read_table(one.manifest_path).to_pylist()}
     wanted = [expected[place] for place in zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True)]
-    assert queries.powers(selections, chosen).tolist() == wanted
+    assert queries.read_powers(selections, chosen).tolist() == wanted
 
 
 def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
-    dataset = datasets.written(tmp_path / "set", {"train-000000": [{}, {}]})
+    dataset = datasets.write_dataset(tmp_path / "set", {"train-000000": [{}, {}]})
     main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])
     assert "report" not in capsys.readouterr().out and not dataset.report.exists()
     main([str(dataset.root)])
@@ -203,7 +203,7 @@ def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
 def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_computed(library, tmp_path, capsys, monkeypatch):
-    dataset = datasets.written(tmp_path / "set", {"train-000000": [{}, {}]})
+    dataset = datasets.write_dataset(tmp_path / "set", {"train-000000": [{}, {}]})
     dataset.statistics.unlink()
     for name in [name for name in sys.modules if name.startswith("pipeline.report")]:
         monkeypatch.delitem(sys.modules, name)
@@ -217,7 +217,7 @@ def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_co
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator:
-    with browser("--disable-gpu") as opened:
+    with open_browser("--disable-gpu") as opened:
         yield opened
 
 
@@ -233,7 +233,7 @@ def opened(chromium, real_page, hostile_page, tmp_path_factory) -> Iterator[dict
         tab.on("requestfailed", lambda request, to=complaints: to.append(request.url[:200]))
         tab.on("request", lambda request, to=complaints: None if request.url.startswith(("data:", "file:")) else to.append(request.url[:200]))
         tab.goto((folder / f"{name}.html").as_uri())
-        until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
+        wait_until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
         found[name] = (tab, complaints)
     yield found
 
@@ -249,7 +249,7 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     assert tab.evaluate(unseen) == [] and complaints == []
     assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate("document.querySelectorAll('svg').length") == 16 + (name == "real")
     tab.locator("video").first.scroll_into_view_if_needed()
-    until(tab, "!document.querySelector('video').paused")  # one out of sight waits
+    wait_until(tab, "!document.querySelector('video').paused")  # one out of sight waits
     assert tab.evaluate("window.hacked") is None
 
 
@@ -315,6 +315,6 @@ def test_one_who_wants_less_motion_gets_none(chromium, real_page, tmp_path):
     (tmp_path / "page.html").write_text(real_page, encoding="utf-8")
     tab = chromium.new_page(reduced_motion="reduce")
     tab.goto((tmp_path / "page.html").as_uri())
-    until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
+    wait_until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
     assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused && v.controls)")
     tab.close()

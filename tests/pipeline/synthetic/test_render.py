@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.make_clips import CLIPS, main, timestamps
+from jobs.make_clips import RECIPES, main, timestamps
 from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic import render as synthetic
 from pipeline.synthetic.render import (
-    CLOCK,
-    VIDEO,
-    WORKING,
+    TICKS_PER_SECOND,
+    VIDEO_SIZE,
+    WORKING_SIZE,
     Layer,
     Mode,
     Scene,
-    centres,
+    pixel_centers,
     displacement,
-    render,
+    render_frame,
     rest_points,
     true_motion,
-    trustworthy,
+    trusted_mask,
     wave,
     write_clip,
     write_truth,
@@ -57,19 +57,19 @@ def plain() -> Scene:
 
 def small(frame: np.ndarray) -> np.ndarray:
     """A frame of the video as the pipeline sees it."""
-    return cv2.resize(frame, WORKING, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(frame, WORKING_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def seen(scene: Scene, t: float, size: tuple[int, int]) -> np.ndarray:
     """At the working size as downsampled from the video, without the detail that a warp of so few pixels cannot carry."""
-    return cv2.GaussianBlur(small(render(scene, t)), (0, 0), 1) if size == WORKING else render(scene, t, size).astype(np.float32)
+    return cv2.GaussianBlur(small(render_frame(scene, t)), (0, 0), 1) if size == WORKING_SIZE else render_frame(scene, t, size).astype(np.float32)
 
 
-def warped_error(scene: Scene, start_s: float, later_s: float, size: tuple[int, int] = WORKING) -> tuple[float, float]:
+def warped_error(scene: Scene, start_s: float, later_s: float, size: tuple[int, int] = WORKING_SIZE) -> tuple[float, float]:
     """Mean |I_t(p + F_t(p)) - I_0(p)| where truth is trusted, levels, and the same without the motion."""
     times = np.linspace(0, later_s, 5)
     motion = true_motion(scene, start_s, times, size)
-    valid = trustworthy(scene, start_s, motion, times)
+    valid = trusted_mask(scene, start_s, motion, times)
     assert valid.mean() > 0.2
     first, last = seen(scene, start_s, size), seen(scene, start_s + later_s, size)
     columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32))
@@ -97,21 +97,21 @@ def test_truth_follows_the_material_point(plain):
     steep = Mode(shape=wave(direction=(1.0, 0.0), cycles=(3.0, 1.0)), amplitude_px=4.0, frequency_hz=0.5)
     scene = Scene(layers=(Layer(texture=plain.layers[0].texture, modes=(steep,)),))
     for start_s in (0.0, 0.2):
-        error, still = warped_error(scene, start_s, 0.8, VIDEO)
+        error, still = warped_error(scene, start_s, 0.8, VIDEO_SIZE)
         assert error < 0.7 and error < 0.02 * still
 
 
 def test_a_shift_of_one_pixel_is_one_pixel(plain):
     """Pixel centres: content moved right by one working pixel is the picture two video pixels further left."""
     layer = Layer(texture=plain.layers[0].texture)
-    before, after = (render(Scene(layers=(layer,), pan_px_per_s=(1.0, 0.0)), t).astype(int) for t in (0.0, 1.0))
+    before, after = (render_frame(Scene(layers=(layer,), pan_px_per_s=(1.0, 0.0)), t).astype(int) for t in (0.0, 1.0))
     assert np.abs(after[:, 2:] - before[:, :-2]).max() <= 1
 
 
 def test_sizes_agree(scene):
     """The truth at two resolutions is one field: nine tenths of the pixels within 0.01 px (layers' edges may differ)."""
     times = np.array([0.0, 0.8])
-    coarse, fine = true_motion(scene, 0.5, times), true_motion(scene, 0.5, times, VIDEO)
+    coarse, fine = true_motion(scene, 0.5, times), true_motion(scene, 0.5, times, VIDEO_SIZE)
     mean = fine.reshape(2, 2, 160, 2, 256, 2).mean(axis=(3, 5)) / 2
     assert np.quantile(np.abs(mean - coarse), 0.9) < 0.01
 
@@ -121,7 +121,7 @@ def test_motion_begins_at_nothing(scene):
 
 
 def test_rest_points_are_exact(scene):
-    x = centres(WORKING)
+    x = pixel_centers(WORKING_SIZE)
     for layer in scene.layers:
         q = rest_points(layer, x, 1.3)
         assert np.abs(q + displacement(layer, q, 1.3) - x).max() * 256 < 1e-3
@@ -129,15 +129,15 @@ def test_rest_points_are_exact(scene):
 
 def test_splines_between_the_nodes_are_exact(scene):
     for layer in scene.layers:
-        texels = (rest_points(layer, centres(VIDEO), 0.7) + synthetic.MARGIN) * synthetic.TEXELS - 0.5
-        looked_up = np.stack(synthetic._texel_map(scene, layer, 0.7, VIDEO))
-        assert np.abs(looked_up - texels).max() * 256 / synthetic.TEXELS < 1e-3
+        texels = (rest_points(layer, pixel_centers(VIDEO_SIZE), 0.7) + synthetic.MARGIN) * synthetic.TEXELS_PER_WIDTH - 0.5
+        looked_up = np.stack(synthetic._texel_map(scene, layer, 0.7, VIDEO_SIZE))
+        assert np.abs(looked_up - texels).max() * 256 / synthetic.TEXELS_PER_WIDTH < 1e-3
 
 
 def test_a_folding_motion_is_refused(plain):
     wild = Mode(shape=wave(direction=(1.0, 0.0), cycles=(20.0, 0.0)), amplitude_px=30.0, frequency_hz=1.0)
     with pytest.raises(ValueError, match="folds the picture"):
-        rest_points(Layer(texture=plain.layers[0].texture, modes=(wild,)), centres(WORKING), 0.0)
+        rest_points(Layer(texture=plain.layers[0].texture, modes=(wild,)), pixel_centers(WORKING_SIZE), 0.0)
 
 
 def test_spectrum_peaks_at_the_modes(plain):
@@ -160,7 +160,7 @@ def test_covered_pixels_are_not_trusted():
     scene = Scene(layers=(Layer(texture=texture), Layer(texture=disc, modes=(swing,))))
     times = np.linspace(0, 1, 11)
     motion = true_motion(scene, 0.0, times)
-    valid = trustworthy(scene, 0.0, motion, times)
+    valid = trusted_mask(scene, 0.0, motion, times)
     right = round(128 - 2.5 + 40)  # the disc's right end at the start, working pixels
     assert valid[80, right + 7 : right + 40].all() and not valid[80, right - 2 : right + 5].any()
     assert valid[80, 128] and motion[-1, 0, 80, 128] == pytest.approx(5)
@@ -173,7 +173,7 @@ def test_files_have_the_times_asked_for(tmp_path, plain, fps):
     write_clip(tmp_path / "clip.mp4", plain, times, (64, 48))
     with av.open(str(tmp_path / "clip.mp4")) as file:
         frames = list(file.decode(video=0))
-    assert [round(f.pts * f.time_base * CLOCK) for f in frames] == [round(t * CLOCK) for t in times]
+    assert [round(f.pts * f.time_base * TICKS_PER_SECOND) for f in frames] == [round(t * TICKS_PER_SECOND) for t in times]
     assert fps is None or np.allclose(times, np.arange(fps // 2) / fps)
     if fps is None:
         gaps = np.diff(times)
@@ -185,7 +185,7 @@ def test_files_look_like_the_frames(tmp_path, scene):
     write_clip(tmp_path / "clip.mp4", scene, np.arange(3) / 30)
     with av.open(str(tmp_path / "clip.mp4")) as file:
         decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    difference = np.stack([small(a) - small(render(scene, t / 30)) for t, a in enumerate(decoded)])
+    difference = np.stack([small(a) - small(render_frame(scene, t / 30)) for t, a in enumerate(decoded)])
     assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 2.0 and np.abs(difference).mean() < 3.0
 
 
@@ -223,7 +223,7 @@ def test_one_good_clip_is_held_out():
     def share(name: str) -> float:
         return int.from_bytes(hashlib.sha256(f"quiver-synthetic/{name}".encode()).digest()[:8], "big") / 2**64
 
-    good = [name for name in CLIPS if name.split("-")[0] in SCENES]
+    good = [name for name in RECIPES if name.split("-")[0] in SCENES]
     assert len(good) == 5 and [name for name in good if share(name) < 0.1] == ["reeds-25fps"]
 
 
