@@ -37,7 +37,7 @@ from benchmarks.rounds import (
 from benchmarks.windows import planned
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.outcome import Outcome

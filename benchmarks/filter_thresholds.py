@@ -21,12 +21,21 @@ import numpy as np
 
 from benchmarks.windows import first_window
 from pipeline import filters
-from pipeline.extract.window import BuildConfig, measure_window, synchronize
+from pipeline.extract.config import BuildConfig
+from pipeline.extract.window import measure_window, synchronize
 from pipeline.filters import PRESETS, FrameDelta
 from pipeline.flow import FlowConfig
 from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum
 from pipeline.synthetic import render as synthetic
-from pipeline.synthetic.render import VIDEO_SIZE, WORKING_SIZE, Layer, Mode, Scene, render_frame, wave
+from pipeline.synthetic.render import (
+    VIDEO_SIZE,
+    WORKING_SIZE,
+    Layer,
+    Mode,
+    Scene,
+    render_frame,
+    wave,
+)
 from pipeline.synthetic.scenes import SCENES
 from schemas.outcome import FilterMeasures
 

@@ -25,10 +25,18 @@ from scipy.stats import spearmanr
 from benchmarks.filter_thresholds import TIMES, film, lit, table
 from benchmarks.flat_scenes import CHOSEN_ON, HELD_OUT, STANDARD, STANDARD_CHOSEN_ON, Case, Scenes
 from benchmarks.windows import first_window
+from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
-from pipeline.extract.window import BuildConfig, backward_frame_indices
+from pipeline.extract.window import backward_frame_indices
 from pipeline.flow import make_estimator
-from pipeline.flow.consistency import Flow, confidence, consistency_confidence, damp, relative_disagreements, texture_confidence
+from pipeline.flow.consistency import (
+    Flow,
+    confidence,
+    consistency_confidence,
+    damp,
+    relative_disagreements,
+    texture_confidence,
+)
 from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 

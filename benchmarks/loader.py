@@ -32,13 +32,16 @@ from benchmarks.rounds import (
 )
 from benchmarks.shards import make_samples
 from model.data.augment import AugmentConfig
-from model.data.loader import SpectrumConfig, SpectrumDataset, EpochOrder, Position, load_batches
+from model.data.loader import load_batches
+from model.data.order import EpochOrder, Position
+from model.data.spectra import SpectrumConfig, SpectrumDataset
+from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import Dataset, ShardDraft
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
 from pipeline.dataset.scales import compute_statistics
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, to_contract
 from pipeline.motion.normalize import channel_scales
 from schemas.outcome import Outcome, Stage
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER

@@ -18,7 +18,7 @@ from unittest import mock
 from benchmarks.clips import ordinary_clip
 from benchmarks.extract import quiver
 from benchmarks.rounds import Target, Timing, arguments, interleaved, one_cpu, report, timings_table
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig
 from pipeline.filters import PRESETS
 
 CONFIG = BuildConfig(thresholds=PRESETS["none"])

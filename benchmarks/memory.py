@@ -14,8 +14,7 @@ from pathlib import Path
 from benchmarks.clips import ordinary_clip, repeated
 from benchmarks.extract import quiver
 from benchmarks.rounds import Target, arguments, one_cpu, report, table
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 

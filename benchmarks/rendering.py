@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from model.evaluate.image_quality import psnr, ssim
+from model.render.inference import load_renderer, to_unit_range
 from model.render.renderer import Renderer, RendererConfig
 from model.render.warp import warp_frame
-from model.train.renderer_task import load_renderer, to_unit_range
 from pipeline.dataset.open import iter_samples, open_dataset
 from schemas.sample import Sample
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import PendingWindow, start_windows
+from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig
 from pipeline.flow import make_estimator
 from schemas.clip import Clip
 

@@ -19,26 +19,33 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.cli.args import parse_args
-from jobs.cli.errors import check_output_file, print_output, error_boundary, print_message
-from jobs.cli.motion_source import Picture, MotionSource, load_motion
+from jobs.cli.args import check_output_file, parse_args
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
+from jobs.cli.motion_source import MotionSource, Picture, load_motion
 from model.evaluate.spectral import seam
 from model.motion.series import (
     MotionSeries,
-    start_at_rest,
     crossfade_loop,
+    extrapolate,
     magnify,
     mean_magnitude,
-    to_series,
     snap_loop,
-    extrapolate,
+    start_at_rest,
+    to_series,
 )
+from model.render.inference import load_renderer
 from model.render.renderer import NeuralRenderer, Renderer
 from model.render.warp import animate_frames
-from model.train.renderer_task import load_renderer
-from pipeline.dataset.shards import replace_file
-from pipeline.images.encode import MAX_FPS, encode_animation, pad_to_even, write_animation, write_pictures
-from pipeline.images.photo import crop_to_aspect, shrink_to_width, read_photograph
+from pipeline.atomic_files import replace_file
+from pipeline.images.encode import (
+    MAX_FPS,
+    encode_animation,
+    pad_to_even,
+    write_animation,
+    write_pictures,
+)
+from pipeline.images.photo import crop_to_aspect, read_photograph, shrink_to_width
 from pipeline.sizes import human_size
 from schemas.sample import channels_to_complex
 from schemas.spectral_volume import SpectralVolume

@@ -24,7 +24,8 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.cli.errors import ExitCode, print_raw, print_output, exit_with, interrupt_boundary
+from jobs.cli.console import print_output, print_raw
+from jobs.cli.errors import ExitCode, exit_with, interrupt_boundary
 
 MIN_MEMORY_GIB, MIN_DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
@@ -260,7 +261,7 @@ def encode_test_film(suffix: str) -> bytes:
 
 def check_splatting() -> Finding:
     """The kernel is built, or was."""
-    from model.render.splatting_cpu import load_kernel, kernel_path
+    from model.render.splatting_cpu import kernel_path, load_kernel
 
     if load_kernel() is None:
         return Finding(State.WARNING, "its kernel cannot be built: animations come out alike, several times slower", "install a C++ compiler (g++) and ninja")
@@ -269,7 +270,7 @@ def check_splatting() -> Finding:
 
 def check_raft_weights() -> Finding:
     """A cached file is the one that was published."""
-    from pipeline.flow.raft_weights import locate_default_weights, check_published_digest
+    from pipeline.flow.raft_weights import check_published_digest, locate_default_weights
 
     there = {flow: locate_default_weights(flow)[1].exists() for flow in ("raft_small", "raft_large")}
     try:
@@ -381,9 +382,9 @@ def check_disk(folder: Path) -> Finding:
 
 def check_output_folder(out: Path) -> Finding:
     """All that a data set asks of its folder's file system, done in a folder beside its files."""
+    from pipeline.atomic_files import create_file, replace_file
     from pipeline.dataset.folder import Dataset
     from pipeline.dataset.run_lock import FolderInUse
-    from pipeline.dataset.shards import create_file, replace_file
 
     within = nearest_existing(out)
     if not within.is_dir():

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cli.args import parse_args
-from jobs.cli.errors import check_output_file, print_output, error_boundary
+from jobs.cli.args import check_output_file, parse_args
+from jobs.cli.console import print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.motion_source import MotionSource, load_motion
 from model.pages.interactive import build_interactive_page
-from pipeline.dataset.shards import replace_file
+from pipeline.atomic_files import replace_file
 from pipeline.sizes import human_size
 
 

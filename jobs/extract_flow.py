@@ -24,9 +24,11 @@ import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import ExitCode, print_output, error_boundary, exit_with, print_message
-from jobs.cli.progress import RunProgress, pluralize, format_retry_hint, format_summary
-from pipeline.dataset.folder import AlreadyCommitted, ContractMismatch, Dataset
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import ExitCode, error_boundary, exit_with
+from jobs.cli.progress import RunProgress, format_retry_hint, format_summary, pluralize
+from pipeline.dataset.commit import AlreadyCommitted
+from pipeline.dataset.folder import ContractMismatch, Dataset
 from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote import locate_dataset
 from pipeline.dataset.remote_clips import local_clip_rows
@@ -35,24 +37,31 @@ from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
+from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import (
-    PlanConfig,
     PlannedClip,
     failed_clip,
     keep_earlier_decisions,
-    list_clips,
     plan_clip,
     plan_rows,
 )
 from pipeline.extract.timing import ShardTiming
-from pipeline.extract.window import BuildConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator, uses_gpu
 from pipeline.redact import check_not_url
 from pipeline.sizes import human_size
 from pipeline.version import quiver_version
 from schemas.clip import Clip
-from schemas.outcome import ENVIRONMENTAL_REASONS, WindowOutcome, Outcome, Quarantined, Reason, Stage, to_printable
+from schemas.outcome import (
+    ENVIRONMENTAL_REASONS,
+    Outcome,
+    Quarantined,
+    Reason,
+    Stage,
+    WindowOutcome,
+    to_printable,
+)
 
 MIN_JUDGED_WINDOWS, MIN_JUDGED_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are

@@ -18,7 +18,8 @@ import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.console import print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.progress import format_summary
 from jobs.report_statistics import PageMaker, load_report_maker
 from pipeline.dataset.finalize import DERIVED_FILES as DERIVED

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.console import print_output
+from jobs.cli.errors import error_boundary
 from pipeline.sizes import human_size
 from pipeline.synthetic import render
 from pipeline.synthetic.render import Layer, Scene

@@ -17,7 +17,8 @@ import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary
+from jobs.cli.console import print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.progress import format_counts
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView

@@ -13,50 +13,56 @@ measured otherwise than in the run (another --weights); 4 a run holds the folder
 or came out otherwise than it was.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import ExitCode, print_output, error_boundary, exit_with, print_message
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import ExitCode, error_boundary, exit_with
 from jobs.cli.progress import pluralize
 from jobs.extract_flow import WorkerOptions, build_on_cluster, library_versions
 from jobs.verify import shard_mapper, track_shards
 from pipeline.dataset import finalize as derived
-from pipeline.dataset import histogram
-from pipeline.dataset.folder import REMOVED_FOLDER, ContractMismatch, DamagedShard, Dataset, version_changes
+from pipeline.dataset.folder import (
+    REMOVED_FOLDER,
+    ContractMismatch,
+    DamagedShard,
+    Dataset,
+    version_changes,
+)
 from pipeline.dataset.remote_clips import local_clip_path
-from pipeline.dataset.rounds import EarlierFates
-from pipeline.dataset.shards import scan_samples
+from pipeline.dataset.repair import (
+    RowsByShard,
+    move_aside,
+    move_shard_aside,
+    original_tar_digests,
+    rebuild_histogram,
+    rows_to_rebuild,
+    tar_digest,
+)
 from pipeline.dataset.verify import (
     Fault,
     PlannedShard,
     Remedy,
     VerifyReport,
     check_is_dataset,
-    kept_rows,
     verify,
 )
-from pipeline.dataset.views import view_files, rebuild_views
+from pipeline.dataset.views import rebuild_views, view_files
+from pipeline.extract.config import BuildConfig, from_contract
 from pipeline.extract.plan import hash_file
-from pipeline.extract.window import BuildConfig, from_contract
 from pipeline.flow import describe_estimator
-from schemas.outcome import Outcome, Quarantined, is_environmental, to_printable
-from schemas.seal import open_seal
+from schemas.outcome import Outcome, Quarantined, to_printable
 
-RowsByShard = dict[str, list[dict]]
-"""Rows of the plan by shard."""
 BuildShards = Callable[[RowsByShard], list[str]]
 """Builds these shards; returns the names of those that failed."""
 
@@ -189,28 +195,6 @@ def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractCo
     return RepairResult(written and not lost and not changed, failed)
 
 
-def rows_to_rebuild(dataset: Dataset, names: set[str]) -> RowsByShard:
-    """The rows of these shards, as they are to be built: what failed for a reason that may be the
-    machine's is as it was.
-    """
-    shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
-    settled = EarlierFates(dataset.rounds())
-    asked = ((shard, settled.add_fates(rows)) for shard, rows in shards if shard in names)
-    return {shard: mark_settled(dataset, shard, rows) for shard, rows in asked}
-
-
-def mark_settled(dataset: Dataset, shard: str, rows: list[dict]) -> list[dict]:
-    """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver
-    retry tries these again.
-    """
-    try:
-        rows_then = dataset.read_record(shard)["rows"]
-        failed = {row["key"]: row for row in rows_then if is_environmental(row)}
-    except OSError:
-        return rows
-    return [row | ({"settled": failed[row["key"]]} if row["key"] in failed else {}) for row in rows]
-
-
 def describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
     videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
@@ -243,31 +227,6 @@ def apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
     dataset.remove_temporary_files()
 
 
-def move_aside(dataset: Dataset, path: str) -> Path:
-    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is. Raises FolderInUse after a take-over."""
-    dataset.check_not_taken_over()
-    goal = dataset.root / REMOVED_FOLDER / path
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    names = (goal.with_name(f"{goal.name}.{i}" if i else goal.name) for i in range(1_000_000))
-    free = next(name for name in names if not os.path.lexists(name))
-    return (dataset.root / path).rename(free)
-
-
-def rebuild_histogram(dataset: Dataset, shard: str) -> None:
-    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record, FolderInUse after a take-over."""
-    record = dataset.read_record(shard)
-    counts = np.zeros((dataset.contract().config["frequencies"], 2, histogram.BINS), np.int64)
-    if record["tar"]:
-        with open(dataset.tar_path(shard), "rb") as file:
-            for scanned in scan_samples(file, kept_rows(record), hashlib.sha256()):
-                if scanned.sample:
-                    histogram.add_sample(scanned.sample.spectrum, counts)
-    data = histogram.encode(counts)
-    if hashlib.sha256(data).hexdigest() != record["histogram"]:
-        raise DamagedShard(f"{dataset.tar_path(shard)} changed while it was repaired: the same command tries again")
-    dataset.publish(dataset.histogram_path(shard), data)
-
-
 def rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]) -> tuple[list[str], list[str]]:
     """Removes these shards and builds them again; returns those that failed, and those that came out otherwise."""
     before = original_tar_digests(dataset, shards)
@@ -291,40 +250,6 @@ def rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], Ab
     if changed:
         dataset.publish(dataset.report, None)
     return failed, changed
-
-
-def move_shard_aside(dataset: Dataset, shard: str) -> list[Path]:
-    """Moves a shard's files to REMOVED, the record first: without it, the others are what a run that was stopped leaves behind.
-
-    They are deleted when the shard has been built to the same bytes, and not before: a sound tar may be among them.
-    """
-    paths = [path for path in (dataset.record_path(shard), dataset.tar_path(shard), dataset.histogram_path(shard)) if path.exists()]
-    return [move_aside(dataset, str(path.relative_to(dataset.root))) for path in paths]
-
-
-def original_tar_digests(dataset: Dataset, shards: RowsByShard) -> dict[str, str | None]:
-    """The digest of each shard's tar when it was written, None for one without; of those of which it is known."""
-    try:
-        written = open_seal(dataset.index.read_bytes(), indent=1)["shards"]
-        index = {shard: entry["tar"] for shard, entry in written.items() if shard in shards}
-    except (AttributeError, KeyError, TypeError, ValueError, OSError):
-        index = {}
-    return index | dict(recorded_tar_digests(dataset, shards))
-
-
-def recorded_tar_digests(dataset: Dataset, shards: RowsByShard) -> Iterator[tuple[str, str | None]]:
-    """The same of the records that can be read and are of this run."""
-    for shard in filter(dataset.is_committed, shards):
-        try:
-            record = dataset.read_record(shard)
-        except OSError:
-            continue
-        if record.get("shard") == shard and record.get("run") == derived.run_digest(dataset):
-            yield shard, tar_digest(record)
-
-
-def tar_digest(record: Mapping[str, Any]) -> str | None:
-    return record["tar"] and record["tar"]["sha256"]
 
 
 def explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:

@@ -16,12 +16,13 @@ from typing import Annotated
 import tyro
 
 from jobs import cluster
-from jobs.cli.args import parse_args
-from jobs.cli.errors import check_output_file, print_output, error_boundary
+from jobs.cli.args import check_output_file, parse_args
+from jobs.cli.console import print_output
+from jobs.cli.errors import error_boundary
+from pipeline.atomic_files import replace_file
 from pipeline.dataset import scales
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.scales import FineCounts, ScaleConfig
-from pipeline.dataset.shards import replace_file
 from schemas.statistics import SpectrumStatistics, encode_statistics
 
 PageMaker = Callable[[Sequence[DatasetView], SpectrumStatistics], str]

@@ -26,9 +26,16 @@ import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import ExitCode, print_output, error_boundary, exit_with, print_message
-from jobs.cli.progress import pluralize, format_retry_hint, format_summary
-from jobs.extract_flow import build_on_cluster, check_quarantine_limit, check_out_folder, probe_all, collect_readable
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import ExitCode, error_boundary, exit_with
+from jobs.cli.progress import format_retry_hint, format_summary, pluralize
+from jobs.extract_flow import (
+    build_on_cluster,
+    check_out_folder,
+    check_quarantine_limit,
+    collect_readable,
+    probe_all,
+)
 from jobs.extract_flow import library_versions as versions_now
 from jobs.repair import MachineOptions, check_same_flow, make_run_config
 from pipeline.dataset.folder import Dataset, version_changes
@@ -36,9 +43,9 @@ from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote import locate_dataset
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
+from pipeline.extract.config import BuildConfig
 from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
 from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
-from pipeline.extract.window import BuildConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.cli.args import parse_args
-from jobs.cli.errors import check_output_file, print_output, error_boundary, print_message
-from model.prior.inference import check_device, sample_motion, load_prior
-from pipeline.dataset.shards import replace_file
+from jobs.cli.args import check_output_file, parse_args
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
+from model.prior.inference import check_device, load_prior, sample_motion
+from pipeline.atomic_files import replace_file
 from pipeline.images.photo import crop_and_resize, read_photograph
 from schemas.spectral_volume import SpectralVolume, encode_volume
 

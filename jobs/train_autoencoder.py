@@ -15,28 +15,28 @@ import tyro
 
 from jobs.cli.args import command_line_args
 from jobs.cli.errors import error_boundary
-from jobs.cli.presets import AUTOENCODERS, AUTOENCODER_CROPS, SLICES_PER_SAMPLE
+from jobs.cli.presets import AUTOENCODER_CROPS, AUTOENCODERS, SLICES_PER_SAMPLE
 from jobs.cli.training import (
-    TrainingOptions,
     ShowProgress,
-    load_matching_weights,
+    TrainingOptions,
     check_batch_divisible,
-    report_finished,
-    training_lock,
+    distributed_group,
+    launch_training,
+    load_matching_weights,
     parse_preset_args,
+    progress,
+    report_finished,
+    report_skipped_checkpoints,
     run_task,
     seed_weights,
-    progress,
-    launch_training,
+    training_lock,
     warn_without_test_split,
-    distributed_group,
-    report_skipped_checkpoints,
 )
 from model import checkpoints
 from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
 from model.prior.inference import load_autoencoder
-from model.train.denoiser_task import AutoencoderTask
+from model.train.autoencoder_task import AutoencoderTask
 from model.train.loop import TrainConfig
 from pipeline.motion.normalize import Normalization
 

@@ -18,29 +18,35 @@ import tyro
 from jobs.cli.errors import error_boundary
 from jobs.cli.presets import COORDINATION_SCHEDULES, DENOISERS, SLICES_PER_SAMPLE
 from jobs.cli.training import (
-    TrainingOptions,
     ShowProgress,
-    load_matching_weights,
+    TrainingOptions,
     check_batch_divisible,
-    report_finished,
-    training_lock,
+    distributed_group,
+    launch_training,
+    load_matching_weights,
     parse_preset_args,
+    progress,
+    report_finished,
+    report_skipped_checkpoints,
     run_task,
     seed_weights,
-    progress,
-    launch_training,
+    training_lock,
     warn_without_test_split,
-    distributed_group,
-    report_skipped_checkpoints,
 )
 from model import checkpoints
 from model.normalizer import normalizer_from_statistics
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
 from model.prior.frequency_attention import add_frequency_attention
-from model.prior.inference import load_checkpoint, load_autoencoder, load_prior
+from model.prior.inference import (
+    Denoiser,
+    TrainedAutoencoder,
+    load_autoencoder,
+    load_checkpoint,
+    load_prior,
+)
 from model.prior.inference import restore_config as settings_of
-from model.prior.pretrained import PRETRAINED_FIELDS, load_inpainting_weights, inpainting_config
-from model.train.denoiser_task import Denoiser, DenoiserTask, TrainedAutoencoder
+from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
+from model.train.denoiser_task import DenoiserTask
 from model.train.loop import TrainConfig
 from pipeline.dataset.open import DatasetView
 from pipeline.motion.normalize import Normalization

@@ -12,27 +12,29 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli.errors import error_boundary, print_message
+from jobs.cli.console import print_message
+from jobs.cli.errors import error_boundary
 from jobs.cli.presets import RENDERER_CROPS, RENDERERS
 from jobs.cli.training import (
-    TrainingOptions,
     ShowProgress,
+    TrainingOptions,
     check_batch_divisible,
-    report_finished,
-    training_lock,
-    parse_preset_args,
-    run_task,
-    seed_weights,
-    progress,
+    distributed_group,
     is_main_process,
     launch_training,
+    parse_preset_args,
+    progress,
+    report_finished,
+    run_task,
+    seed_weights,
+    training_lock,
     warn_without_test_split,
-    distributed_group,
 )
 from model.data.augment import NO_AUGMENT, AugmentConfig
+from model.data.pairs import PairDataset
 from model.render.renderer import RendererConfig
 from model.train.loop import TrainConfig
-from model.train.renderer_task import PairDataset, RendererTask, RenderingLoss
+from model.train.renderer_task import RendererTask, RenderingLoss
 
 
 @dataclass(frozen=True, kw_only=True)

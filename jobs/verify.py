@@ -19,10 +19,11 @@ from rich.progress import track
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.errors import ExitCode, print_raw, print_output, error_boundary
+from jobs.cli.console import print_output, print_raw
+from jobs.cli.errors import ExitCode, error_boundary
 from jobs.cli.progress import pluralize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.verify import ShardMap, Fault, PlannedShard, VerifyReport, verify
+from pipeline.dataset.verify import Fault, PlannedShard, ShardMap, VerifyReport, verify
 from schemas.outcome import to_printable
 
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.dataset.shards import sync_folder
+from pipeline.atomic_files import sync_folder
 
 CHECKPOINT_VERSION = 1
 STEP_FOLDER, TEMPORARY_FOLDER = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")

@@ -11,12 +11,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import tyro
 
 from jobs.cli.errors import ExitCode, exit_with
 from pipeline.redact import check_not_url
+
+
+def check_output_file(option: str, path: Path) -> None:
+    """Raises ValueError unless a file can be put there without overwriting one of a data set's own, OSError where the folder cannot be written."""
+    from pipeline.dataset.finalize import DERIVED_FILES
+
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
+    try:
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
+        raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
+
 
 Job = TypeVar("Job")
 HELP_FLAGS = {"-h", "--help"}

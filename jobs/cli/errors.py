@@ -6,21 +6,16 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
 from typing import NoReturn
 
+from jobs.cli.console import STDOUT_LABEL, _label_stdout_errors, print_message
 from jobs.cli.extras import explain_missing_package
-from pipeline.redact import redact_secrets
 from pipeline.sizes import human_size
 
-MAX_LINE_CHARACTERS = 2000
-"""Characters of a line that are shown."""
-STDOUT_LABEL = "standard output"
-"""What an OSError names instead of a file."""
 OUT_OF_MEMORY_PATTERN = re.compile(
     "not enough memory|out of memory|insufficient memory|cannot allocate memory|bad alloc",
     re.IGNORECASE,
@@ -131,7 +126,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _explain_job_error(error: Exception) -> tuple[ExitCode, str] | None:
     """The same for what the verbs raise."""
-    from jobs.cluster import TaskDied, RayNotStarted, InsecureCluster  # not above: doctor runs without any package
+    from jobs.cluster import (  # not above: doctor runs without any package
+        InsecureCluster,
+        RayNotStarted,
+        TaskDied,
+    )
     from pipeline.dataset.folder import ContractMismatch
     from pipeline.dataset.open import DamagedDerived
     from pipeline.dataset.run_lock import FolderInUse
@@ -196,55 +195,6 @@ def _describe_free_space(error: OSError) -> str:
     if hasattr(os, "statvfs") and (system := os.statvfs(folder)).f_files and not system.f_favail:
         return ", no more files can be made there (every inode is taken)"
     return f", {human_size(shutil.disk_usage(folder).free)} are free there"
-
-
-def check_output_file(option: str, path: Path) -> None:
-    """Raises ValueError unless a file can be put there without overwriting one of a data set's own, OSError where the folder cannot be written."""
-    from pipeline.dataset.finalize import DERIVED_FILES
-
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
-    try:
-        with TemporaryFile(dir=path.absolute().parent):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    if path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
-        raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
-
-
-def print_message(sentence: str, who: str = "quiver") -> None:
-    """Writes a sentence to standard error, if that can be written."""
-    with suppress(OSError):
-        # not printed: Ray logs in its processes what is printed, and so it would be said twice
-        sys.stderr.write(f"{who}: {sanitize_text(sentence)}\n")
-        sys.stderr.flush()
-
-
-def print_output(text: str) -> None:
-    """Prints lines to standard output, as a terminal may be shown them."""
-    print_raw(sanitize_text(text))
-
-
-def print_raw(text: str) -> None:
-    """Prints text to standard output as it is. Raises OSError, naming that, if it cannot be written."""
-    with _label_stdout_errors():
-        print(text, flush=True)
-
-
-@contextmanager
-def _label_stdout_errors() -> Iterator[None]:
-    """An error of writing to standard output, within, names that."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, STDOUT_LABEL) from error
-
-
-def sanitize_text(text: str) -> str:
-    """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
-    lines = redact_secrets(text).split("\n")  # before they are cut, or a cut password would not be known for one
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line[:MAX_LINE_CHARACTERS]) + "..." * (len(line) > MAX_LINE_CHARACTERS) for line in lines)
 
 
 def exit_with(code: ExitCode, sentence: str, who: str = "quiver") -> NoReturn:

@@ -4,7 +4,8 @@ import difflib
 import importlib
 import sys
 
-from jobs.cli.errors import ExitCode, print_raw, exit_with, interrupt_boundary
+from jobs.cli.console import print_raw
+from jobs.cli.errors import ExitCode, exit_with, interrupt_boundary
 from pipeline.version import quiver_version
 
 VERBS = {

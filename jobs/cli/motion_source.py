@@ -12,11 +12,11 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 
-from jobs.cli.errors import print_message
-from model.prior.inference import check_device, sample_motion, load_prior, make_loop_hook
+from jobs.cli.console import print_message
+from model.prior.inference import check_device, load_prior, make_loop_hook, sample_motion
 from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.images.photo import crop_and_resize, read_photograph
 from pipeline.preview.reconstruct import find_most_moving_key, reconstruct

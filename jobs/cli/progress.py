@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.cli.errors import print_output
-from pipeline.dataset.shards import add_path_to_errors
+from jobs.cli.console import print_output
+from pipeline.atomic_files import add_path_to_errors
 from pipeline.extract.timing import ShardTiming
 from pipeline.sizes import human_size
-from schemas.outcome import WindowOutcome, Outcome
+from schemas.outcome import Outcome, WindowOutcome
 
 
 class RunProgress:

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from pipeline.dataset.shards import replace_file, to_json
+from pipeline.atomic_files import replace_file
+from pipeline.dataset.shards import to_json
 from schemas.run_contract import to_json_value
 
 

@@ -26,13 +26,23 @@ from torch.distributed.rendezvous import rendezvous
 
 from jobs import cluster
 from jobs.cli.args import HELP_FLAGS, run_parser
-from jobs.cli.errors import ExitCode, print_output, exit_with, print_message
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import ExitCode, exit_with
 from model import checkpoints
 from model.checkpoints import summarize_error
 from model.data.augment import NO_AUGMENT, AugmentConfig
-from model.data.loader import SpectrumConfig, SpectrumDataset, EpochOrder, Position, ShardDataset, load_batches
+from model.data.loader import ShardDataset, load_batches
+from model.data.order import EpochOrder, Position
+from model.data.spectra import SpectrumConfig, SpectrumDataset
 from model.train.log import LogEntry as Logged
-from model.train.loop import DistributedGroup, Task, TrainConfig, current_group, resolve_device, train
+from model.train.loop import (
+    DistributedGroup,
+    Task,
+    TrainConfig,
+    current_group,
+    resolve_device,
+    train,
+)
 from pipeline.dataset import scales
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.run_lock import FolderInUse

@@ -17,11 +17,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary, print_message
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
-from pipeline.extract.plan import list_clips
+from pipeline.extract.list_clips import list_clips
 from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
 from pipeline.flow.dis import Preset
 from pipeline.flow_benchmark import metrics
@@ -159,7 +160,7 @@ def raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
 
 def find_cached_weights(name: str) -> Path | None:
     """torchvision's own weights, where they have been downloaded before. Raises ValueError where the file is not the one that was published."""
-    from pipeline.flow.raft_weights import locate_default_weights, check_published_digest
+    from pipeline.flow.raft_weights import check_published_digest, locate_default_weights
 
     path = locate_default_weights(name)[1]
     if not path.exists():

@@ -20,36 +20,39 @@ import numpy as np
 import tyro
 
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary, print_message
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
 from jobs.extract_flow import library_versions
 from model.evaluate.feature_networks import load_network
 from model.evaluate.lpips import load_lpips
-from model.evaluate.table import (
-    SPECTRUM_FPS,
+from model.evaluate.pairs import (
+    CROP_SIZE,
     FREQUENCIES,
     MIN_PAIR_FRAMES,
     NETWORK_SPECS,
-    PER_VIDEO_METRICS,
-    PAIRED_METRICS,
-    CROP_SIZE,
+    SPECTRUM_FPS,
     Evaluators,
     PairMetrics,
-    MetricRow,
     VideoMetrics,
     make_extractors,
     measure_pair,
-    build_frame_curves,
-    describe_rate_mismatch,
-    build_table,
-    build_sliding_curves,
+)
+from model.evaluate.table import (
+    PAIRED_METRICS,
+    PER_VIDEO_METRICS,
+    MetricRow,
     amplitude_spectra,
+    build_frame_curves,
+    build_sliding_curves,
+    build_table,
+    describe_rate_mismatch,
 )
 from model.prior.inference import check_device
 from pipeline.dataset.open import open_dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.motion.spectrum import GRID_STEP
 from pipeline.preview.reconstruct import read_manifest, read_settings
@@ -57,10 +60,10 @@ from pipeline.whole_clip.frames import (
     CROP_DESCRIPTION,
     ClipFrames,
     ClipSpan,
+    collect_videos,
     decode_clip,
     open_clip,
     open_window,
-    collect_videos,
 )
 from schemas.outcome import Outcome
 

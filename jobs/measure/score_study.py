@@ -14,16 +14,17 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_raw, print_output, error_boundary
+from jobs.cli.console import print_output, print_raw
+from jobs.cli.errors import error_boundary
 from model.pages.user_study_results import (
     MAX_FILE_BYTES,
     Choice,
     Preference,
     count_viewer_leanings,
+    merge_choices,
     overall_preference,
     preference_per_pair,
     read_choices,
-    merge_choices,
 )
 from schemas.outcome import to_printable
 

@@ -16,19 +16,34 @@ import numpy as np
 import tyro
 
 from jobs.cli.args import parse_args
-from jobs.cli.errors import print_output, error_boundary, print_message
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from jobs.extract_flow import registry, library_versions
-from model.evaluate.upper_bound import FREQUENCY_COUNTS, STILL_FRAME, TRUE_MOTION, UpperBound, measure_upper_bounds, count_frames_in_window
+from jobs.extract_flow import library_versions, registry
+from model.evaluate.upper_bound import (
+    FREQUENCY_COUNTS,
+    STILL_FRAME,
+    TRUE_MOTION,
+    UpperBound,
+    count_frames_in_window,
+    measure_upper_bounds,
+)
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.images.draw import busiest_row
 from pipeline.motion.spectrum import modulus
 from pipeline.whole_clip.first_window import MIN_VIDEO_S, match_aspect
 from pipeline.whole_clip.flow import flow_from_start
-from pipeline.whole_clip.frames import CROP_DESCRIPTION, ClipFrames, ClipSpan, decode_clip, open_clip, collect_videos
+from pipeline.whole_clip.frames import (
+    CROP_DESCRIPTION,
+    ClipFrames,
+    ClipSpan,
+    collect_videos,
+    decode_clip,
+    open_clip,
+)
 
 FPS = 30.0
 """The working rate of the paper's spectra."""

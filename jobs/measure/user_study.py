@@ -16,17 +16,25 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jobs.cli.args import parse_args
-from jobs.cli.errors import check_output_file, print_output, error_boundary, print_message
-from model.pages.user_study import Films, Pair, common_size, build_study_page, encode_to_fit, study_id
+from jobs.cli.args import check_output_file, parse_args
+from jobs.cli.console import print_message, print_output
+from jobs.cli.errors import error_boundary
+from model.pages.user_study import (
+    Films,
+    Pair,
+    build_study_page,
+    common_size,
+    encode_to_fit,
+    study_id,
+)
 from model.pages.user_study_results import MAX_FIELD_CHARS
-from pipeline.dataset.shards import replace_file
+from pipeline.atomic_files import replace_file
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, encode_h264
 from pipeline.sizes import human_size
 from pipeline.whole_clip.first_window import display_size
-from pipeline.whole_clip.frames import open_clip, collect_videos
+from pipeline.whole_clip.frames import collect_videos, open_clip
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 

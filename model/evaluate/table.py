@@ -4,114 +4,32 @@ A pair of videos is measured at a time (`measure`), and little is kept of it; nu
 at, how many, and by what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float
 
-from model.evaluate.distributions import Distance, bootstrap, frechet, kid, estimate_mean, sliding_distances
-from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, FeatureNetwork
-from model.evaluate.lpips import Lpips
-from model.evaluate.motion import magnitude_distance, oscillation_share, spatial_coherence
-from model.evaluate.pairs import SLIDING_FID_FRAMES, cut_excerpts, iter_feature_windows
-from model.evaluate.spectral import log_spectral_distance, phase_coherence, seam
-from model.evaluate.temporal import flicker, warping_error
-from model.evaluate.upper_bound import MAX_PSNR_DB, psnr_ssim
-from pipeline.flow import FlowEstimator
-from pipeline.images.draw import busiest_row
-from pipeline.motion.spectrum import GRID_STEP, modulus, power_spectrum, to_spectrum
-from pipeline.whole_clip.flow import resample_flow, flow_between, flow_from_start
+from model.evaluate.distributions import (
+    Distance,
+    bootstrap,
+    estimate_mean,
+    frechet,
+    kid,
+    sliding_distances,
+)
+from model.evaluate.pairs import (
+    SLIDING_FID_FRAMES,
+    SPECTRUM_FPS,
+    Evaluators,
+    FeatureExtractor,
+    PairMetrics,
+    iter_feature_windows,
+)
+from model.evaluate.upper_bound import MAX_PSNR_DB
+from pipeline.motion.spectrum import GRID_STEP
 
-CROP_SIZE = (256, 128)
-"""Of the paper's crop, width x height."""
-FREQUENCIES = 16
-SPECTRUM_FPS = 30.0
-"""To which displacements are brought before their spectrum is taken."""
-MIN_PAIR_FRAMES = 16
-"""Frames of a pair: one excerpt of FVD."""
-FEATURE_CELLS = (8, 4)
-"""Across and down, of features that need no weights."""
 SLIDING_STRIDE = 10
-MAX_BATCH_FRAMES = 300
-"""Frames that are looked at in one call."""
-
-Frames = UInt8[np.ndarray, "time height width 3"]
-Samples = UInt8[np.ndarray, "samples *time height width 3"]
-FeatureFunction = Callable[[Any], Any]
-
-
-@runtime_checkable
-class TimedFrames(Protocol):
-    """Frames of a video, and when each is shown, seconds after the first."""
-
-    @property
-    def frames(self) -> np.ndarray: ...
-    @property
-    def times(self) -> np.ndarray: ...
-
-
-class FeatureExtractor(NamedTuple):
-    """Features of a video: of its frames one by one (length 1), or of excerpts of it."""
-
-    name: str
-    length: int
-    stride: int
-    function: FeatureFunction | None
-    """Samples to features; None where its weights were not given."""
-    weights_option: str = ""
-    """By which they are given."""
-    protocol: Mapping[str, Any] = {}
-
-
-class Evaluators(NamedTuple):
-    """What a measurement is made with."""
-
-    estimator: FlowEstimator
-    extractors: Sequence[FeatureExtractor]
-    lpips: Lpips | None = None
-
-
-class VideoMetrics(NamedTuple):
-    """What is kept of one video of a pair."""
-
-    flicker: float
-    warping_error: float | None
-    """None where nothing is visible."""
-    visible: float
-    """Share of the pixels over which it is, 0 to 1."""
-    oscillation_share: float
-    spatial_coherence: float
-    phase_coherence: float
-    seam: float
-    motion_px: float
-    amplitude: Float[np.ndarray, " all_freq"]
-    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th pixel."""
-    features: Mapping[str, Float32[np.ndarray, "_ _"]]
-    """By the name of the look."""
-    xt_slice: UInt8[np.ndarray, "time width 3"]
-    """X-t, of the row in which the real video moves most."""
-
-
-class PairMetrics(NamedTuple):
-    """A pair."""
-
-    name: str
-    times: Float[np.ndarray, " time"]
-    window: int
-    """T, of the spectra, at FPS."""
-    slice_row: int
-    """Of the X-t slices."""
-    psnr_db: Float[np.ndarray, " later"]
-    """Of the frames after the first, which may be what the video was made from."""
-    ssim: Float[np.ndarray, " later"]
-    lpips: Float[np.ndarray, " later"] | None
-    spectral_db: Float[np.ndarray, " bands"]
-    """Log-spectral distance of bands 1 .. K-1."""
-    magnitude_px: float
-    real: VideoMetrics
-    generated: VideoMetrics
 
 
 class MetricRow(NamedTuple):
@@ -132,39 +50,6 @@ class MetricRow(NamedTuple):
     needs: str | None
     """What to give where there is no value."""
     protocol: Mapping[str, Any]
-
-
-def cell_colors(samples: UInt8[np.ndarray, "samples height width 3"]) -> Float32[np.ndarray, "samples features"]:
-    """Of pictures, 0 to 1: mean colours of CELLS, without weights (docs/maths.md, 42)."""
-    return np.stack([cv2.resize(one, FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel() for one in samples]).astype(np.float32) / 255
-
-
-def cell_changes(samples: UInt8[np.ndarray, "samples time height width 3"]) -> Float32[np.ndarray, "samples features"]:
-    """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and how far they range about their mean (docs/maths.md, 42)."""
-    found = []
-    for one in samples:
-        grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in one]).astype(np.float32) / 255
-        steps, spread = np.abs(np.diff(grey, axis=0)).mean(axis=0), grey.std(axis=0)
-        found.append(np.concatenate([cv2.resize(part, FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel() for part in (steps, spread)]))
-    return np.stack(found).astype(np.float32)
-
-
-NETWORK_SPECS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
-"""By the option that names its file: how each is called."""
-
-
-def make_extractors(networks: Mapping[str, FeatureNetwork]) -> list[FeatureExtractor]:
-    """All that are asked for, whether their network was given or not."""
-    plain = dict(features=f"mean colours of {FEATURE_CELLS[0]}x{FEATURE_CELLS[1]} cells"), dict(features=f"change and range of grey in {FEATURE_CELLS[0]}x{FEATURE_CELLS[1]} cells")
-    found = [FeatureExtractor("colours", 1, 1, cell_colors, protocol=plain[0]), *(FeatureExtractor(f"changes{n}", n, n // 2, cell_changes, protocol=plain[1]) for n in (16, 32))]
-    seen = (("inception", "inception", 1), ("i3d16", "i3d", 16), ("i3d32", "i3d", 32), ("dt-i3d16", "dt-i3d", 16), ("dt-i3d32", "dt-i3d-32", 32))
-    return found + [_make_network_extractor(networks, *names) for names in seen]
-
-
-def _make_network_extractor(networks: Mapping[str, FeatureNetwork], name: str, option: str, length: int) -> FeatureExtractor:
-    network = networks.get(option)
-    sees, protocol = (network.extract, network.protocol()) if network else (None, {})
-    return FeatureExtractor(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
 
 
 DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
@@ -198,46 +83,6 @@ PER_VIDEO_METRICS = (
     ("motion_px", "Mean motion", "px"),
 )
 """What each video has by itself; two are the nearer the less they differ."""
-
-
-def measure_pair(name: str, real: TimedFrames, generated: TimedFrames, given: Evaluators) -> PairMetrics:
-    """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for others, and where a network refuses them."""
-    if real.frames.shape != generated.frames.shape or len(real.frames) < MIN_PAIR_FRAMES:
-        raise ValueError(f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {MIN_PAIR_FRAMES} frames")
-    window = int(min(real.times[-1], generated.times[-1]) * SPECTRUM_FPS + 1e-6) + 1
-    motions = [resample_flow(flow_from_start(one.frames, given.estimator), one.times, window, SPECTRUM_FPS) for one in (real, generated)]
-    spectra = [to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64) for motion in motions]
-    row = busiest_row(motions[0])
-    sides = [measure_video(one.frames, motion, spectrum, row, given) for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)]
-    later = generated.frames[1:], real.frames[1:]
-    return PairMetrics(
-        name, real.times, window, row, *psnr_ssim(*later), given.lpips.measure_frames(*later) if given.lpips else None,
-        log_spectral_distance(spectra[1], spectra[0], window), magnitude_distance(*(one[:, :, ::GRID_STEP, ::GRID_STEP] for one in (motions[1], motions[0]))), *sides,
-    )  # fmt: skip
-
-
-def measure_video(frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, given: Evaluators) -> VideoMetrics:
-    """One video by itself."""
-    forward, backward = flow_between(frames, given.estimator), flow_between(frames[::-1], given.estimator)[::-1]
-    warping = warping_error(frames, list(zip(forward, backward, strict=True)))
-    amplitude = np.sqrt(power_spectrum(motion[:, :, ::GRID_STEP, ::GRID_STEP]).sum(axis=0)) * 2 / len(motion)
-    return VideoMetrics(
-        flicker(frames), *warping, oscillation_share(motion, len(spectrum)), spatial_coherence(motion), phase_coherence(spectrum), seam(motion).position_typical,
-        float(modulus(motion[:, 0], motion[:, 1]).mean()), amplitude, {look.name: extract(frames, look) for look in given.extractors if supports(look, len(frames))}, frames[:, row].copy(),
-    )  # fmt: skip
-
-
-def supports(look: FeatureExtractor, frames: int) -> bool:
-    """Whether it can see a video of so many frames."""
-    return look.function is not None and look.length <= frames
-
-
-def extract(frames: Frames, look: FeatureExtractor) -> Float32[np.ndarray, "samples features"]:
-    """Features of frames, or of excerpts."""
-    samples: Any = frames if look.length == 1 else cut_excerpts(frames, look.length, look.stride)
-    step = max(1, MAX_BATCH_FRAMES // look.length)
-    assert look.function is not None  # noqa: S101 - `supports` was asked
-    return np.concatenate([look.function(samples[i : i + step]) for i in range(0, len(samples), step)])
 
 
 def build_table(found: Sequence[PairMetrics], given: Evaluators, rounds: int = 100) -> list[MetricRow]:

@@ -15,8 +15,44 @@ from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.prior.denoiser import DenoiserConfig
 from model.prior.frequency_attention import build_denoiser
 from model.prior.loop_guidance import self_guidance
-from model.prior.sampling import GuidanceHook, check_finite, sample_latents, decode_spectrum
-from model.train.denoiser_task import ConditionedDenoiser, Denoiser, TrainedAutoencoder
+from model.prior.sampling import GuidanceHook, check_finite, decode_spectrum, sample_latents
+
+pass
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.prior.denoiser import SliceDenoiser, VolumeDenoiser
+from model.prior.diffusion import mask_features
+from model.prior.frequency_attention import CoordinatedDenoiser
+
+Denoiser = SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser
+
+
+class ConditionedDenoiser(nn.Module):
+    """A denoiser with the features of its photographs, as one step of training calls it."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        image: Float[Tensor, "batch 3 height width"],
+        kept: Bool[Tensor, " batch"],
+        bands: Int[Tensor, "batch freq"] | None,
+    ) -> Float[Tensor, "batch freq 4 h w"]:
+        features = mask_features(self.denoiser.features(image), kept)
+        return self.denoiser(z, n, features) if bands is None else self.denoiser(z, n, features, bands)
+
+
+class TrainedAutoencoder(NamedTuple):
+    """A trained autoencoder and what it was trained on."""
+
+    network: SliceAutoencoder
+    normalizer: SpectrumNormalizer
+
 
 Config = TypeVar("Config")
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.dataset.shards import add_path_to_errors, replace_file
+from pipeline.atomic_files import add_path_to_errors, replace_file
 
 
 class LogEntry(NamedTuple):

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import checkpoints
-from model.data.loader import Position
+from model.data.order import Position
 from model.train.log import Log, LogEntry
 
 

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.dataset.shards import CHUNK, open_to_replace
+from pipeline.atomic_files import open_to_replace
+from pipeline.dataset.shards import CHUNK
 from pipeline.redact import redact_secrets
 
 STORAGE_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)

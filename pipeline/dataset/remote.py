@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.atomic_files import create_file
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.finalize import DERIVED_FILES
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.object_store import Bucket, is_storage_url
 from pipeline.dataset.run_lock import LOCK_FOLDER, max_token
-from pipeline.dataset.shards import create_file
 
 UPLOADS = ".uploads/"
 FETCH_THREADS = 8

@@ -22,7 +22,8 @@ from stat import S_ISREG
 from threading import Event, Thread
 from typing import IO, Any, NamedTuple
 
-from pipeline.dataset.shards import open_to_create, add_path_to_errors, to_json
+from pipeline.atomic_files import add_path_to_errors, open_to_create
+from pipeline.dataset.shards import to_json
 from schemas.outcome import to_printable
 
 LOCK_FOLDER = ".fence"

@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from pipeline.atomic_files import TEMPORARY_NAME
 from pipeline.dataset import finalize, histogram, views
 from pipeline.dataset.finalize import kept_rows as kept_rows
 from pipeline.dataset.folder import (
     NEW_FOLDER_ADVICE,
-    RESTORE_ADVICE,
     REMOVED_FOLDER,
+    RESTORE_ADVICE,
     DamagedPlan,
     DamagedShard,
     Dataset,
@@ -36,7 +37,7 @@ from pipeline.dataset.folder import (
 from pipeline.dataset.open import DatasetView, file_sha256
 from pipeline.dataset.record import check_record_owner, load_record
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
-from pipeline.dataset.shards import TEMPORARY_NAME, scan_end, scan_samples
+from pipeline.dataset.shards import scan_end, scan_samples
 from schemas.records import MEMBER_COLUMNS
 from schemas.run_contract import RunContract
 from schemas.sample import Sample

@@ -20,21 +20,22 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline import filters
-from pipeline.dataset.folder import Dataset, ShardDraft
+from pipeline.dataset.commit import ShardDraft
+from pipeline.dataset.folder import Dataset
 from pipeline.decode.pool import DecoderPool, shared_pool
-from pipeline.extract.frame_stream import ChunkInfo, PreparedFrame, ChunkStream, iter_windows
+from pipeline.extract.config import BuildConfig
+from pipeline.extract.frame_stream import ChunkInfo, ChunkStream, PreparedFrame, iter_windows
 from pipeline.extract.timing import ShardTimer, ShardTiming
 from pipeline.extract.window import (
-    BuildConfig,
     PendingMotion,
-    make_sample,
-    measure_window,
-    measure_flow,
     make_measure_columns,
+    make_sample,
+    measure_flow,
+    measure_window,
     synchronize,
 )
 from pipeline.flow import FlowEstimator, make_estimator
-from schemas.outcome import WindowOutcome, Outcome, Quarantined, Reason, Stage
+from schemas.outcome import Outcome, Quarantined, Reason, Stage, WindowOutcome
 from schemas.run_contract import contract_provenance
 from schemas.sample import Sample
 

@@ -16,9 +16,10 @@ from jaxtyping import UInt8
 
 from pipeline import filters
 from pipeline.decode.media_file import PictureResult, file_signature
-from pipeline.decode.pool import Prefetcher, DecoderPool, damaged_frame_error, prefetch_depth
-from pipeline.extract.plan import PlanConfig, clip_from_row, times_since_first, window_from_row, window_span
-from pipeline.filters import FrameStats, FrameDelta
+from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, prefetch_depth
+from pipeline.extract.config import PlanConfig
+from pipeline.extract.plan import clip_from_row, times_since_first, window_from_row, window_span
+from pipeline.filters import FrameDelta, FrameStats
 from pipeline.flow import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from pipeline.dataset.finalize import iter_shard_rows
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rounds import FATE_COLUMNS, EarlierFates, shard_label
-from pipeline.extract.plan import PlanConfig, PlannedClip, plan_round
+from pipeline.extract.config import PlanConfig
+from pipeline.extract.plan import PlannedClip, plan_round
 from schemas.outcome import ENVIRONMENTAL_REASONS, is_environmental
 from schemas.records import PLAN_SCHEMA
 

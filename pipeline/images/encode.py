@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageChops
 from PIL.GifImagePlugin import getdata
 
-from pipeline.dataset.shards import sync_folder
+from pipeline.atomic_files import sync_folder
 
 TICKS_PER_SECOND = 90_000
 """Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""

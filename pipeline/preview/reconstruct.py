@@ -19,9 +19,8 @@ from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.dataset.shards import read_sample
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool
+from pipeline.extract.config import PlanConfig, from_contract
 from pipeline.extract.frame_stream import Frame, decode_chunk
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import from_contract
 from pipeline.images.draw import warp
 from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage

@@ -10,9 +10,10 @@ from jaxtyping import UInt8
 
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.build_shard import build_windows
-from pipeline.extract.plan import list_clips, plan_clip, plan_rows, plan_windows, times_since_first
+from pipeline.extract.config import BuildConfig
+from pipeline.extract.list_clips import list_clips
+from pipeline.extract.plan import plan_clip, plan_rows, plan_windows, times_since_first
 from pipeline.extract.timing import ShardTimer
-from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS, judge
 from pipeline.flow import make_estimator
 from schemas.clip import VideoInfo

@@ -13,7 +13,8 @@ from jaxtyping import Float64, UInt8
 from pipeline.decode.pool import DecoderPool
 from pipeline.decode.readers import center_crop, cover_size
 from pipeline.extract.frame_stream import probe_planned_video
-from pipeline.extract.plan import VIDEO_SUFFIXES, clip_from_row, hash_file, window_from_row, window_span
+from pipeline.extract.list_clips import VIDEO_SUFFIXES
+from pipeline.extract.plan import clip_from_row, hash_file, window_from_row, window_span
 from pipeline.preview.reconstruct import WindowSettings
 from pipeline.whole_clip.first_window import display_size
 from schemas.clip import VideoInfo

@@ -19,22 +19,30 @@ import pytest
 
 from jobs.cli.errors import error_boundary
 from jobs.cli.progress import RunProgress
-from jobs.extract_flow import parse_job, plan_in_worker, collect_readable, reject_relative_paths, library_versions
+from jobs.extract_flow import (
+    collect_readable,
+    library_versions,
+    parse_job,
+    plan_in_worker,
+    reject_relative_paths,
+)
+from pipeline.dataset.commit import AlreadyCommitted
 from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import AlreadyCommitted, Dataset
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.remote import locate_dataset
 from pipeline.dataset.remote_clips import local_clip_rows
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.run_lock import STALE_AFTER_S
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import keep_earlier_decisions, list_clips, plan_rows, retry_clip
+from pipeline.extract.config import BuildConfig, from_contract, to_contract
+from pipeline.extract.list_clips import list_clips
+from pipeline.extract.plan import keep_earlier_decisions, plan_rows, retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.timing import ShardTiming
-from pipeline.extract.window import BuildConfig, to_contract, from_contract
 from schemas.outcome import Outcome
-from tests.faults.reference import SINGLE_THREAD_ENV, ROOT, extract_command, extract
+from tests.faults.reference import ROOT, SINGLE_THREAD_ENV, extract, extract_command
 
 TAKE_OVER_OPTIONS = ("--take-over-s", f"{STALE_AFTER_S:.0f}")
 WORKER_COUNT = 2

@@ -12,16 +12,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import parse_job, plan_in_worker, library_versions
-from pipeline.dataset.crashpoint import SIGNAL_VARIABLE, CRASHPOINT_VARIABLE
+from jobs.extract_flow import library_versions, parse_job, plan_in_worker
+from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, SIGNAL_VARIABLE
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import list_clips, plan_rows
-from pipeline.extract.window import to_contract
+from pipeline.extract.config import to_contract
+from pipeline.extract.list_clips import list_clips
+from pipeline.extract.plan import plan_rows
 from schemas.outcome import Reason
-from tests.faults.reference import CLIP_COUNT, SHARDS, extract_command, count_windows, choose_count, promised_digests, write_table
-from tests.faults.runs import wait_for_exit, run_without_ray, start_without_ray, wait_until_stopped
+from tests.faults.reference import (
+    CLIP_COUNT,
+    SHARDS,
+    choose_count,
+    count_windows,
+    extract_command,
+    promised_digests,
+    write_table,
+)
+from tests.faults.runs import run_without_ray, start_without_ray, wait_for_exit, wait_until_stopped
 from tests.support import videos
 
 

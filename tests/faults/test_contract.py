@@ -11,8 +11,15 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from jobs.extract_flow import parse_job
-from pipeline.extract.window import BuildConfig
-from tests.faults.reference import CLIP_COUNT, Reference, extract_command, committed_files, promised_digests, write_table
+from pipeline.extract.config import BuildConfig
+from tests.faults.reference import (
+    CLIP_COUNT,
+    Reference,
+    committed_files,
+    extract_command,
+    promised_digests,
+    write_table,
+)
 from tests.faults.runs import build_in_process
 
 pytestmark = pytest.mark.promise("P13")

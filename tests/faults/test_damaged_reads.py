@@ -18,8 +18,9 @@ import pytest
 from jobs.cli.motion_source import dataset_motion
 from jobs.cli.training import TrainingOptions
 from jobs.measure.evaluate import find_real
-from model.data.loader import SampleDraw, ShardDataset
-from model.train.renderer_task import PairDataset
+from model.data.loader import ShardDataset
+from model.data.order import SampleDraw
+from model.data.pairs import PairDataset
 from pipeline.dataset.open import iter_samples, open_dataset
 from pipeline.decode import DecodeConfig
 from pipeline.decode.pool import shared_pool

@@ -20,28 +20,35 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from pipeline.dataset import object_store
-from pipeline.dataset.crashpoint import POINTS, REMOTE_POINTS, SIGNAL_VARIABLE, CRASHPOINT_VARIABLE
-from pipeline.dataset.folder import AlreadyCommitted, ShardDraft
+from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
+from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, POINTS, REMOTE_POINTS, SIGNAL_VARIABLE
 from pipeline.dataset.remote import RemoteDataset
 from pipeline.dataset.run_lock import LOCK_FOLDER
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.window import to_contract
+from pipeline.extract.config import to_contract
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
 from tests.faults import storage
 from tests.faults.reference import (
-    SINGLE_THREAD_ENV,
     FULL_COUNTS,
     PLACED_SHARDS,
     ROOT,
     SHARDS,
-    extract_command,
-    count_windows,
+    SINGLE_THREAD_ENV,
     choose_count,
+    count_windows,
+    extract_command,
     promised_digests,
 )
-from tests.faults.runs import TAKE_OVER_OPTIONS, build_in_process, wait_for_exit, run_forked, start_forked, wait_until_stopped
-from tests.faults.storage import FaultyProxy, download_dataset, bucket_url
-from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
+from tests.faults.runs import (
+    TAKE_OVER_OPTIONS,
+    build_in_process,
+    run_forked,
+    start_forked,
+    wait_for_exit,
+    wait_until_stopped,
+)
+from tests.faults.storage import FaultyProxy, bucket_url, download_dataset
+from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 
 pytestmark = pytest.mark.promise("P26")
 PASSES = {"mid-member": 3}

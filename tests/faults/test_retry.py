@@ -13,29 +13,35 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.repair import rows_to_rebuild
-from pipeline.dataset.crashpoint import ROUND_POINTS, CRASHPOINT_VARIABLE
+from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, ROUND_POINTS
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import DamagedPlan, Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
+from pipeline.dataset.repair import rows_to_rebuild
 from pipeline.dataset.verify import Remedy, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
+from pipeline.extract.config import from_contract
 from pipeline.extract.retry import find_retryable
-from pipeline.extract.window import from_contract
 from pipeline.filters import PRESETS
 from tests.faults import storage
 from tests.faults.reference import (
     FULL_COUNTS,
     SHARDS,
     Reference,
-    extract_command,
     committed_files,
     count_windows,
+    extract_command,
     promised_digests,
     tar_names,
 )
-from tests.faults.runs import build_in_process, run_without_ray, run_forked, kill_without_ray, retry_in_process
+from tests.faults.runs import (
+    build_in_process,
+    kill_without_ray,
+    retry_in_process,
+    run_forked,
+    run_without_ray,
+)
 
 WINDOWS, BARREN = (1, 3), 2
 """Clips of which the video is gone when the shards are built, and when the clips are planned."""

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import AlreadyCommitted, Dataset, ShardDraft
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import check_shard
 from pipeline.dataset.verify import kept_rows, verify
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.window import to_contract
+from pipeline.extract.config import to_contract
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
 from tests.faults.reference import choose_count
 from tests.faults.runs import FORKSERVER
-from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
+from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 
 pytestmark = [pytest.mark.promise("P5"), pytest.mark.timeout(choose_count(1800, 300))]
 SHARD = "train-000000"

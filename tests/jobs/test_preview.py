@@ -14,8 +14,7 @@ from jobs.preview import main
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import Thresholds
 from pipeline.flow import FlowConfig
 from tests.support import videos

@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.cli.training import run_task, seed_weights, distributed_group
+from jobs.cli.training import distributed_group, run_task, seed_weights
 from model import checkpoints
 from model.data.augment import AugmentConfig
-from model.data.loader import SpectrumConfig, SpectrumDataset
+from model.data.spectra import SpectrumConfig, SpectrumDataset
 from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
-from model.train.denoiser_task import AutoencoderTask
+from model.train.autoencoder_task import AutoencoderTask
 from model.train.loop import TrainConfig, current_group
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.scales import compute_statistics
-from tests.support.attempts import run_ranks, kill_self, checkpoint_bytes
+from tests.support.attempts import checkpoint_bytes, kill_self, run_ranks
 from tests.support.datasets import write_dataset
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}]}

@@ -14,7 +14,8 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from jobs.extract_flow import collect_readable
-from pipeline.extract.plan import PlanConfig, PlannedClip, failed_clip
+from pipeline.extract.config import PlanConfig
+from pipeline.extract.plan import PlannedClip, failed_clip
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL_REASONS, Outcome, Quarantined, Reason, Stage
 from tests.support import videos

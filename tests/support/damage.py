@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.extract_flow import library_versions
+from pipeline.atomic_files import TEMPORARY_NAME
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.record import load_record, dump_record
+from pipeline.dataset.record import dump_record, load_record
 from pipeline.dataset.run_lock import LOCK_FOLDER
-from pipeline.dataset.shards import TEMPORARY_NAME, ShardWriter, read_sample
+from pipeline.dataset.shards import ShardWriter, read_sample
 from pipeline.dataset.verify import kept_rows
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
+from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.clip import Clip

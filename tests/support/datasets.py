@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import Dataset, ShardDraft
+from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import outcome_row
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import judge
 from schemas.outcome import FilterMeasures, Outcome, Stage
 from schemas.records import PLAN_SCHEMA

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs import cluster, extract_flow, make_clips, status
-from jobs.cli.errors import ExitCode, sanitize_text
+from jobs.cli.console import sanitize_text
+from jobs.cli.errors import ExitCode
 from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderProcess
 from pipeline.redact import redact_secrets

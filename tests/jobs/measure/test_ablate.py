@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jobs import train_denoiser, train_renderer
+from jobs.ablation import steps
 from jobs.ablation.report import render_ablation_page
 from jobs.ablation.variants import VARIANTS, TrainingCommands, Variant, film_commands
 from jobs.measure import ablate
@@ -22,8 +23,7 @@ from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS as FILTERS
 from pipeline.flow import FlowConfig
 from tests.support import videos
@@ -218,13 +218,13 @@ def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     assert found(done)["protocol"]["repeated_frames"] == dict.fromkeys(found(done)["protocol"]["photographs"], "0 of 48")
     assert not any("again" in remark for remark in found(done)["remarks"])
     selection = open_dataset(str(extracted(tmp_path, {"test-000000": 30.0, "test-000001": 24.0}).root))
-    keys = list(ablate.select_held_out(selection, 2))
-    counts = ablate.write_real_films(selection, keys, tmp_path)
+    keys = list(steps.select_held_out(selection, 2))
+    counts = steps.write_real_films(selection, keys, tmp_path)
     assert sorted((one["frames"], one["repeated"]) for one in counts.values()) == [(48, 0), (48, 9)]
-    (said,) = ablate.remark_repeated_frames(counts, 30.0)
+    (said,) = steps.remark_repeated_frames(counts, 30.0)
     assert said.startswith("9 of 48 frames of 1 of 2 real films are the one before again") and "clips of 30 frames a second or a multiple avoid it" in said
     written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))]
-    assert ablate.write_real_films(selection, keys, tmp_path) == counts
+    assert steps.write_real_films(selection, keys, tmp_path) == counts
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("films/real/*.mp4"))] == written
 
 
@@ -242,7 +242,7 @@ def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
 
 
 def test_samples_are_steps_times_batch():
-    assert ablate.checkpoint_effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
+    assert steps.checkpoint_effort({"step": 60, "training": {"batch": 4}}) == dict(steps=60, batch=4, samples=240)
 
 
 def test_the_stages_of_a_variant_are_those_of_its_commands():

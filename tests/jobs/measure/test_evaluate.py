@@ -16,8 +16,7 @@ from model.backbones import AlexNet
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from tests.model.evaluate.test_feature_networks import Inception, Texture, Video, saved

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from jobs.animate import main as animate
+from model.render.inference import load_renderer
 from model.render.renderer import NeuralRenderer
-from model.train.renderer_task import load_renderer
 from schemas.spectral_volume import SpectralVolume, encode_volume
 from tests.support.datasets import write_dataset
 from tests.support.weights import BROKEN_WEIGHTS, copy_with_weights

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.augment import AugmentConfig
-from model.data.loader import SampleDraw, SpectrumConfig, SpectrumDataset, EpochOrder, Position, load_batches
+from model.data.loader import load_batches
+from model.data.order import EpochOrder, Position, SampleDraw
 from model.data.shard_reader import FileCache
+from model.data.spectra import SpectrumConfig, SpectrumDataset
 from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
 from pipeline.dataset.scales import ScaleConfig, compute_statistics
 from pipeline.dataset.views import refilter

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data.loader import SpectrumConfig, SpectrumDataset
 from model.data.shard_reader import MAX_HEADER_BYTES, decode_png
+from model.data.spectra import SpectrumConfig, SpectrumDataset
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.scales import compute_statistics

@@ -6,17 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
+from model.evaluate.pairs import Evaluators, PairMetrics, make_extractors, measure_pair
 from model.evaluate.table import (
-    Evaluators,
-    PairMetrics,
-    build_mean_row,
-    make_extractors,
-    measure_pair,
-    build_frame_curves,
-    describe_rate_mismatch,
-    build_table,
-    build_sliding_curves,
     amplitude_spectra,
+    build_frame_curves,
+    build_mean_row,
+    build_sliding_curves,
+    build_table,
+    describe_rate_mismatch,
 )
 from pipeline.flow.dis import DenseInverseSearch
 from tests.support import videos

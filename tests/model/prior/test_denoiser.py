@@ -7,7 +7,7 @@ from tiny import as_if_trained, random, tiny
 from model.prior.denoiser import DenoiserConfig, ImageEncoder, SliceDenoiser
 from model.prior.diffusion import amplitudes
 from model.prior.frequency_attention import build_denoiser
-from model.train.denoiser_task import ConditionedDenoiser
+from model.prior.inference import ConditionedDenoiser
 
 MODES = ["coordinated", "independent", "volume"]
 N = torch.tensor([0, 999])

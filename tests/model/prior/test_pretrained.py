@@ -16,10 +16,9 @@ from model.prior.denoiser import DenoiserConfig
 from model.prior.diffusers_modules import UNet2DConditionModel
 from model.prior.diffusion import DIFFUSION_STEPS
 from model.prior.frequency_attention import add_frequency_attention, build_denoiser
-from model.prior.inference import restore_denoiser
-from model.prior.pretrained import inpainting_config, build_meta_unet
+from model.prior.inference import ConditionedDenoiser, restore_denoiser
+from model.prior.pretrained import build_meta_unet, inpainting_config
 from model.prior.sampling import sample_latents
-from model.train.denoiser_task import ConditionedDenoiser
 
 N = torch.tensor([10, 700])
 

@@ -10,19 +10,21 @@ from torch import Tensor, nn
 
 from model.backbones import VGG16, ResNet34, load_torchvision_weights
 from model.data.augment import NO_AUGMENT
-from model.data.loader import SampleDraw
+from model.data.order import SampleDraw
+from model.data.pairs import PairBatch, PairDataset
 from model.evaluate.image_quality import psnr, ssim
 from model.render.renderer import NeuralRenderer, Renderer, RendererConfig
 from model.render.splatting import splat
-from model.train.renderer_task import PairBatch, PairDataset, RendererTask, RenderingLoss
+from model.train.renderer_task import RendererTask, RenderingLoss
 from pipeline import torchvision_import  # mends the import of torchvision, so it comes first
+from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import Dataset, ShardDraft
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.scales import compute_statistics
-from pipeline.extract.window import to_contract
+from pipeline.extract.config import to_contract
 from schemas.outcome import FilterMeasures
-from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
+from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 from tests.support.tiny import random_tensor
 
 TINY = dict(encoder_width=4, widths=(6, 6, 8, 8, 8), noise_channels=4, style_channels=8)

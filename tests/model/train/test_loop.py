@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from model import checkpoints
-from model.data.loader import EpochOrder, Position
-from model.train.loop import TrainingDiverged, TrainConfig, resolve_device, train
+from model.data.order import EpochOrder, Position
+from model.train.loop import TrainConfig, TrainingDiverged, resolve_device, train
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = TrainConfig(steps=12, batch=2, learning_rate=0.05, warm_up=3, ema=0.5, device="cpu", save_every=4, log_every=2, picture_every=6, keep=2)

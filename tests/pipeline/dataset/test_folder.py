@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset.folder import ContractMismatch, DamagedPlan, Dataset
-from pipeline.extract.window import to_contract
+from pipeline.extract.config import to_contract
 from tests.support.datasets import CONFIG, make_plan_row
 
 SHARD = "train-000000"

@@ -8,7 +8,7 @@ import pytest
 from pipeline.dataset import object_store
 from pipeline.dataset.object_store import Bucket, StorageError, is_storage_url
 from pipeline.dataset.remote_clips import local_clip_path
-from pipeline.extract.plan import list_clips
+from pipeline.extract.list_clips import list_clips
 from schemas.outcome import Quarantined
 from tests.faults import storage
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from jobs.extract_flow import build_in_worker
-from jobs.repair import RowsByShard, repair
+from jobs.repair import repair
 from jobs.verify import shard_mapper
 from pipeline.dataset import object_store
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
+from pipeline.dataset.repair import RowsByShard
 from pipeline.dataset.verify import verify
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.preview.reconstruct import Reconstruction, reconstruct
 from schemas.outcome import Quarantined

@@ -15,22 +15,24 @@ import pytest
 from jobs import extract_flow, repair
 from jobs import retry as retry_verb
 from jobs.cli.errors import ExitCode
+from pipeline.dataset import repair as dataset_repair
+from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset, ShardDraft
+from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.record import load_record, dump_record
+from pipeline.dataset.record import dump_record, load_record
 from pipeline.dataset.rounds import FATE_COLUMNS
 from pipeline.dataset.verify import map_serially, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard, outcome_row
-from pipeline.extract.plan import PlanConfig, retry_clip
+from pipeline.extract.config import PlanConfig, to_contract
+from pipeline.extract.plan import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
-from pipeline.extract.window import to_contract
 from pipeline.filters import PRESETS
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
 from schemas.records import PLAN_SCHEMA
 from tests.support.building import probe_video
-from tests.support.datasets import PASSING_MEASURES, CONFIG, judge_window, make_plan_row
+from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 
 SHARD, RETRIED = "train-000000", "train-retry001-000000"
 WINDOWS = 8
@@ -254,7 +256,7 @@ def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lack
     path.write_bytes(dump_record(record))
     with pytest.raises(DamagedShard):
         finalize(lacking)
-    assert repair.mark_settled(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
+    assert dataset_repair.mark_settled(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
 
 
 OPENED: list[str] = []
@@ -280,7 +282,7 @@ def test_a_round_is_read_as_often_for_many_shards_as_for_one(lacking, opened, pe
     unbuilt = unbuilt_shards(lacking)
     assert len(unbuilt) == WINDOWS // 2 // per_shard and len(opened) == 1
     opened.clear()
-    rows = repair.rows_to_rebuild(lacking, set(unbuilt))
+    rows = dataset_repair.rows_to_rebuild(lacking, set(unbuilt))
     assert rows == unbuilt and len(opened) <= 2
 
 

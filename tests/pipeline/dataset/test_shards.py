@@ -6,7 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipeline.dataset.shards import ShardWriter, create_file, read_sample
+from pipeline.atomic_files import create_file
+from pipeline.dataset.shards import ShardWriter, read_sample
 from schemas.sample import encode_sample
 from tests.schemas.test_sample import make_sample
 

@@ -15,8 +15,7 @@ from pipeline.dataset.folder import DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
 from pipeline.dataset.verify import Remedy, map_serially, verify
 from pipeline.dataset.views import refilter
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract, from_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, from_contract, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.version import quiver_version

@@ -13,9 +13,8 @@ from pipeline.decode.pool import DecoderPool
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_pictures
 from pipeline.extract.build_shard import build_windows
-from pipeline.extract.plan import PlanConfig
+from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.extract.timing import ShardTimer
-from pipeline.extract.window import BuildConfig
 from pipeline.filters import PRESETS
 from pipeline.flow import make_estimator
 from schemas.outcome import Outcome, Quarantined, Reason
@@ -24,10 +23,10 @@ from tests.support.building import plan_video
 from tests.support.numbered import (
     FRAME_COUNT,
     FRAME_DURATION,
-    VIDEO_KINDS,
     LEADING_PICTURE_OPTIONS,
     OPEN_GOP_OPTIONS,
     SIZE,
+    VIDEO_KINDS,
     encode_numbered,
     read_number,
     x264_options,

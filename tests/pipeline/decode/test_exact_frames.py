@@ -10,8 +10,9 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
 from pipeline.decode.readers import cover_size, read_frames
-from pipeline.extract.plan import PlanConfig, plan_windows
-from tests.support.numbered import VIDEO_KINDS, SIZE, encode_numbered, read_number, x265_options
+from pipeline.extract.config import PlanConfig
+from pipeline.extract.plan import plan_windows
+from tests.support.numbered import SIZE, VIDEO_KINDS, encode_numbered, read_number, x265_options
 
 
 @pytest.fixture(scope="session")

@@ -19,22 +19,22 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderProcess
 from pipeline.decode.pool import DecoderPool
 from pipeline.extract.build_shard import build_shard, build_windows
-from pipeline.extract.plan import PlanConfig
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.timing import ShardTimer
-from pipeline.extract.window import BuildConfig, choose_pair_frames, to_contract, synchronize
+from pipeline.extract.window import choose_pair_frames, synchronize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, make_estimator
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.images.encode import X264, TimedFrame, write_film
 from pipeline.motion.spectrum import to_motion, to_spectrum
 from pipeline.synthetic import render, scenes
-from pipeline.whole_clip.first_window import motion_of_video, fit_window
+from pipeline.whole_clip.first_window import fit_window, motion_of_video
 from schemas.clip import VideoInfo
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
-from schemas.sample import encode_sample, channels_to_complex
+from schemas.sample import channels_to_complex, encode_sample
 from tests.pipeline.decode.test_client import fake as misbehaving
 from tests.support import videos
-from tests.support.building import begin_video, plan_video, build_results
+from tests.support.building import begin_video, build_results, plan_video
 
 T, FPS = 150, 30.0
 SCENES = ["cloth-24fps", "reeds-25fps", "plant-30fps", "lantern-50fps", "ripples-vfr"]

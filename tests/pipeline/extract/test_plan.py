@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.folder import inputs_digest
+from pipeline.extract.config import PlanConfig
+from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import (
-    PlanConfig,
     PlannedClip,
+    choose_split,
     failed_clip,
     identify_clip,
     keep_earlier_decisions,
-    list_clips,
     plan_clip,
     plan_rows,
     plan_windows,
     retry_clip,
-    choose_split,
     window_span,
     with_windows,
 )

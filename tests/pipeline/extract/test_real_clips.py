@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig
+from pipeline.extract.config import BuildConfig, PlanConfig
+from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from schemas.clip import Clip
-from tests.support.building import probe_video, build_results
+from tests.support.building import build_results, probe_video
 
 # every 100th frame, and the faster preset: the whole table, by the default preset, is in docs/log.md
 CONFIG = BuildConfig(plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])

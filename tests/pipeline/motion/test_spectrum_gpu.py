@@ -13,9 +13,9 @@ import torch
 from pipeline.dataset.folder import ContractMismatch, Dataset
 from pipeline.dataset.shards import read_sample
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.timing import ShardTimer, ShardTiming
-from pipeline.extract.window import BuildConfig, to_contract, synchronize
+from pipeline.extract.window import synchronize
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig, describe_estimator, make_estimator
 from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum

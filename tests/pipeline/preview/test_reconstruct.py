@@ -15,8 +15,7 @@ from pipeline.decode import DecodeConfig
 from pipeline.decode.media_file import PictureResult
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig
-from pipeline.extract.window import BuildConfig, to_contract, from_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, from_contract, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.images.draw import warp
@@ -24,10 +23,10 @@ from pipeline.motion.spectrum import to_motion
 from pipeline.preview.reconstruct import (
     Frame,
     Reconstruction,
+    count_repeats,
     nearest_frames,
     read_settings,
     reconstruct,
-    count_repeats,
 )
 from schemas.outcome import Quarantined, Reason
 from schemas.run_contract import to_json_value

@@ -21,8 +21,8 @@ from pipeline.dataset.folder import Dataset, dump_record
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
-from pipeline.extract.plan import PlanConfig, plan_clip, plan_rows
-from pipeline.extract.window import BuildConfig, to_contract
+from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
+from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow import FlowConfig
 from pipeline.report import gallery, queries, render_report

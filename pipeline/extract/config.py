@@ -1,0 +1,99 @@
+"""TODO."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pipeline.decode import DecodeConfig
+
+pass
+
+
+from pipeline.filters import Thresholds
+from pipeline.flow import RAFT_TOO_SMALL_PX, FlowConfig, describe_estimator
+from pipeline.motion import spectrum
+from schemas.run_contract import to_json_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    frames: int = 150
+    """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s."""
+    fps: float = 30.0
+    """Working frame rate to which displacements are brought."""
+    stride: int = 10
+    """A window starts every this many frames at the working rate."""
+    windows_per_shard: int = 64
+    """Windows that are built and committed together, by one worker."""
+    test_fraction: float = 0.1
+    """Share of the videos held out for test, by hash of their source or content."""
+
+    def __post_init__(self):
+        for name, low in (("frames", 2), ("stride", 1), ("windows_per_shard", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}, expected more than 0 and at most 1000")
+        if not 0 <= self.test_fraction <= 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}, expected 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything that can change a byte of a shard."""
+
+    size: tuple[int, int] = (256, 160)
+    """Working resolution, width x height."""
+    frequencies: int = 16
+    """K: Fourier coefficients kept per displacement component."""
+    pairs: int = 4
+    """True later frames kept per sample, with their flow, for the renderer."""
+    checks: int = 8
+    """Frames of a window on which backward flow is computed too."""
+    damp: bool = False
+    """Replace displacements without confidence by what is confident around them, or by rest."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self):
+        if min(self.size) < 32 or max(self.size) > 4096:
+            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected 32 to 4096 pixels a side")
+        spectrum.check_frequencies(self.frequencies, self.plan.frames)
+        for name in ("pairs", "checks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.flow.flow != "dis" and min(self.size) <= RAFT_TOO_SMALL_PX:
+            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for {self.flow.flow}")
+
+
+def to_contract(config: BuildConfig) -> dict[str, Any]:
+    """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
+    return asdict(config) | {"flow": describe_estimator(config.flow)}
+
+
+def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConfig:
+    """Inverse of `to_contract`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
+    which is `weights` (FlowConfig).
+
+    Raises ValueError where a setting is missing, unknown or of another kind.
+    """
+    try:
+        flow = {name: value for name, value in config["flow"].items() if name != "weights"}
+        return _parse_setting(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"run.json has settings that cannot be read: {error}") from error
+
+
+def _parse_setting(kind: Any, value: Any, name: str = "config") -> Any:
+    """A setting from what JSON made of it: infinities are words there, and tuples lists."""
+    if hasattr(kind, "__dataclass_fields__"):
+        kinds = get_type_hints(kind)
+        if value.keys() != kinds.keys():
+            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}")
+        return kind(**{part: _parse_setting(kinds[part], value[part], part) for part in kinds})
+    if get_origin(kind) is tuple:
+        return tuple(_parse_setting(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
+    if not (value in get_args(kind) if get_origin(kind) is Literal else to_json_value(kind(value)) == value and kind in (float, type(value))):
+        raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return value if get_origin(kind) is Literal else kind(value)
