@@ -39,7 +39,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, to_contract
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from schemas.outcome import Outcome
 
 SIZES = ((640, 360), (1280, 720))

@@ -24,7 +24,7 @@ from pipeline import filters
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.window import measure_window, synchronize
 from pipeline.filters import PRESETS, FrameDelta
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum
 from pipeline.synthetic import render as synthetic
 from pipeline.synthetic.render import (

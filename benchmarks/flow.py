@@ -28,7 +28,8 @@ from benchmarks.rounds import (
     timed,
 )
 from pipeline import torchvision_import
-from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import FlowEstimator, make_estimator
 from pipeline.flow_benchmark.middlebury import read_known_pair
 from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 from pipeline.synthetic.scenes import SCENES

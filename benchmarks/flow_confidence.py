@@ -28,7 +28,6 @@ from benchmarks.windows import first_window
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
 from pipeline.extract.window import backward_frame_indices
-from pipeline.flow import make_estimator
 from pipeline.flow.consistency import (
     Flow,
     confidence,
@@ -37,6 +36,7 @@ from pipeline.flow.consistency import (
     relative_disagreements,
     texture_confidence,
 )
+from pipeline.flow.estimator import make_estimator
 from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 

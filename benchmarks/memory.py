@@ -16,7 +16,7 @@ from benchmarks.extract import quiver
 from benchmarks.rounds import Target, arguments, one_cpu, report, table
 from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 
 POLL_S = 0.05
 CONFIG = BuildConfig(plan=PlanConfig(stride=150), flow=FlowConfig(dis_preset="ultrafast"), thresholds=PRESETS["none"])

@@ -8,7 +8,7 @@ from pipeline.extract.build_shard import PendingWindow, start_windows
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
-from pipeline.flow import make_estimator
+from pipeline.flow.estimator import make_estimator
 from schemas.clip import Clip
 
 

@@ -204,7 +204,7 @@ def check_torchvision() -> Finding:
 
 def check_decoders() -> Finding:
     """A video of ours comes back from a decoder process, and none of the listed codecs is missing."""
-    from pipeline.decode import DecodeConfig
+    from pipeline.decode.config import DecodeConfig
     from pipeline.decode.container import ALLOWED_CODECS, missing_codecs
     from pipeline.decode.pool import DecoderPool
     from schemas.outcome import Quarantined
@@ -226,8 +226,8 @@ def check_decoders() -> Finding:
 
 def check_sandbox() -> Finding:
     """What a decoder process that a stranger's file has taken over cannot do here."""
-    from pipeline.decode import DecodeConfig
     from pipeline.decode.client import DecoderProcess
+    from pipeline.decode.config import DecodeConfig
     from pipeline.decode.sandbox import DEFENSES
 
     process = DecoderProcess(DecodeConfig())

@@ -48,7 +48,8 @@ from pipeline.extract.plan import (
 )
 from pipeline.extract.timing import ShardTiming
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, make_estimator, uses_gpu
+from pipeline.flow.config import FlowConfig, uses_gpu
+from pipeline.flow.estimator import make_estimator
 from pipeline.redact import check_not_url
 from pipeline.sizes import human_size
 from pipeline.version import quiver_version

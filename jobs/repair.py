@@ -40,7 +40,11 @@ from pipeline.dataset.folder import (
     version_changes,
 )
 from pipeline.dataset.remote_clips import local_clip_path
-from pipeline.dataset.repair import (
+from pipeline.dataset.views import rebuild_views, view_files
+from pipeline.extract.config import BuildConfig, from_contract
+from pipeline.extract.plan import hash_file
+from pipeline.flow.estimator import describe_estimator
+from pipeline.maintain.repair import (
     RowsByShard,
     move_aside,
     move_shard_aside,
@@ -49,7 +53,7 @@ from pipeline.dataset.repair import (
     rows_to_rebuild,
     tar_digest,
 )
-from pipeline.dataset.verify import (
+from pipeline.maintain.verify import (
     Fault,
     PlannedShard,
     Remedy,
@@ -57,10 +61,6 @@ from pipeline.dataset.verify import (
     check_is_dataset,
     verify,
 )
-from pipeline.dataset.views import rebuild_views, view_files
-from pipeline.extract.config import BuildConfig, from_contract
-from pipeline.extract.plan import hash_file
-from pipeline.flow import describe_estimator
 from schemas.outcome import Outcome, Quarantined, to_printable
 
 BuildShards = Callable[[RowsByShard], list[str]]

@@ -22,7 +22,7 @@ from jobs.cli.errors import error_boundary
 from jobs.cli.progress import format_counts, format_retry_hint, pluralize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.run_lock import STALE_AFTER_S, LockOwner
-from pipeline.dataset.status import read_status
+from pipeline.maintain.status import read_status
 from pipeline.sizes import human_size
 from schemas.outcome import to_printable
 

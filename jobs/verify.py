@@ -23,7 +23,7 @@ from jobs.cli.console import print_output, print_raw
 from jobs.cli.errors import ExitCode, error_boundary
 from jobs.cli.progress import pluralize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.verify import Fault, PlannedShard, ShardMap, VerifyReport, verify
+from pipeline.maintain.verify import Fault, PlannedShard, ShardMap, VerifyReport, verify
 from schemas.outcome import to_printable
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 import hashlib
 import importlib
@@ -42,7 +42,7 @@ from pipeline.atomic_files import replace_file
 from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import to_json
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.images.encode import encode_animation, write_animation
 from pipeline.preview.reconstruct import count_repeats, read_manifest, read_settings, reconstruct

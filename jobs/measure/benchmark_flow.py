@@ -20,11 +20,12 @@ from jobs.cli.args import parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.list_clips import list_clips
-from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
+from pipeline.flow.config import FlowConfig
 from pipeline.flow.dis import Preset
+from pipeline.flow.estimator import FlowEstimator, make_estimator
 from pipeline.flow_benchmark import metrics
 from pipeline.flow_benchmark import run as card
 from pipeline.flow_benchmark.middlebury import find_known_pairs, read_known_pair

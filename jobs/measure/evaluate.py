@@ -50,10 +50,11 @@ from model.evaluate.table import (
 )
 from model.prior.inference import check_device
 from pipeline.dataset.open import open_dataset
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.config import BuildConfig
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import make_estimator
 from pipeline.motion.spectrum import GRID_STEP
 from pipeline.preview.reconstruct import read_manifest, read_settings
 from pipeline.whole_clip.frames import (

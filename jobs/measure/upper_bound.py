@@ -28,10 +28,11 @@ from model.evaluate.upper_bound import (
     count_frames_in_window,
     measure_upper_bounds,
 )
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.config import BuildConfig
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import make_estimator
 from pipeline.images.draw import busiest_row
 from pipeline.motion.spectrum import modulus
 from pipeline.whole_clip.first_window import MIN_VIDEO_S, match_aspect

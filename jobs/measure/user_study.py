@@ -29,7 +29,7 @@ from model.pages.user_study import (
 )
 from model.pages.user_study_results import MAX_FIELD_CHARS
 from pipeline.atomic_files import replace_file
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, encode_h264
 from pipeline.sizes import human_size

@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -17,7 +17,7 @@ from model.evaluate.motion import magnitude_distance, oscillation_share, spatial
 from model.evaluate.spectral import log_spectral_distance, phase_coherence, seam
 from model.evaluate.temporal import flicker, warping_error
 from model.evaluate.upper_bound import psnr_ssim
-from pipeline.flow import FlowEstimator
+from pipeline.flow.estimator import FlowEstimator
 from pipeline.images.draw import busiest_row
 from pipeline.motion.spectrum import GRID_STEP, modulus, power_spectrum, to_spectrum
 from pipeline.whole_clip.flow import flow_between, flow_from_start, resample_flow

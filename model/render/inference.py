@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 import hashlib
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pipeline.atomic_files import open_to_create, open_to_replace
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.record import dump_record
+from schemas.shard_record import dump_record
 from pipeline.dataset.shards import ShardWriter
 from pipeline.version import quiver_version
 from schemas.sample import Sample

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic_files import TEMPORARY_NAME, open_to_create, open_to_replace
 from pipeline.dataset.crashpoint import crashpoint
-from pipeline.dataset.record import check_record_owner, load_record
+from schemas.shard_record import check_record_owner, load_record
 from pipeline.dataset.rounds import (
     DamagedRound,
     Round,

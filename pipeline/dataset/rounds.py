@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.dataset.record import dump_record
+from schemas.shard_record import dump_record
 from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.records import PLAN_SCHEMA
 

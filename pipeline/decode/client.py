@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.decode import DecodeConfig, sandbox
+from pipeline.decode import sandbox
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult
 from pipeline.decode.worker import (
     DONE,
-    RELEASE_SLOT,
     READY,
+    RELEASE_SLOT,
     SLOT_COUNT,
     batch_size,
     deserialize_video,

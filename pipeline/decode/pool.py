@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage

@@ -13,9 +13,21 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Float64, Int64
 
-from pipeline.decode import DecodeConfig
-from pipeline.decode.container import best_stream, check_pixel_count, check_stream, decode_frames, open_container
-from pipeline.decode.media_file import PacketInfo, Source, check_readable, quarantine_error, file_signature
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.container import (
+    best_stream,
+    check_pixel_count,
+    check_stream,
+    decode_frames,
+    open_container,
+)
+from pipeline.decode.media_file import (
+    PacketInfo,
+    Source,
+    check_readable,
+    file_signature,
+    quarantine_error,
+)
 from pipeline.decode.picture import Orientation, is_transposed, read_orientation
 from pipeline.decode.select_decoder import PYAV_NAME, choose_decoder
 from schemas.clip import VideoInfo

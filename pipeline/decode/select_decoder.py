@@ -15,14 +15,14 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.container import best_stream, codec_name
 from pipeline.decode.decord_reader import (
     DecordFailed,
     DecordReader,
     decord_name,
-    read_excerpt_images,
     is_decord_installed,
+    read_excerpt_images,
 )
 from pipeline.decode.media_file import PacketInfo, Source
 from pipeline.decode.picture import Image, cover_size, is_unlabeled_hd

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.decode import DecodeConfig, sandbox
+from pipeline.decode import sandbox
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult, Source, file_signature
 from schemas.clip import FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage

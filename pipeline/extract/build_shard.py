@@ -34,7 +34,7 @@ from pipeline.extract.window import (
     measure_window,
     synchronize,
 )
-from pipeline.flow import FlowEstimator, make_estimator
+from pipeline.flow.estimator import FlowEstimator, make_estimator
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, WindowOutcome
 from schemas.run_contract import contract_provenance
 from schemas.sample import Sample

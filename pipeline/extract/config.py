@@ -1,15 +1,16 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 
 pass
 
 
 from pipeline.filters import Thresholds
-from pipeline.flow import RAFT_TOO_SMALL_PX, FlowConfig, describe_estimator
+from pipeline.flow.config import RAFT_TOO_SMALL_PX, FlowConfig
+from pipeline.flow.estimator import describe_estimator
 from pipeline.motion import spectrum
 from schemas.run_contract import to_json_value
 

@@ -20,7 +20,7 @@ from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, p
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.plan import clip_from_row, times_since_first, window_from_row, window_span
 from pipeline.filters import FrameDelta, FrameStats
-from pipeline.flow import FlowEstimator
+from pipeline.flow.estimator import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 

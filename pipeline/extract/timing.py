@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.flow import FlowEstimator
+from pipeline.flow.estimator import FlowEstimator
 
 Item = TypeVar("Item")
 END = object()

@@ -12,8 +12,8 @@ from jaxtyping import Float16, Float32
 from pipeline import filters
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
-from pipeline.flow import FlowEstimator
 from pipeline.flow.consistency import confidence, damp, relative_disagreements
+from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion import spectrum
 from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
 from schemas.outcome import FilterMeasures, Quarantined, Reason, Stage

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipeline.flow import FlowConfig, describe_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import describe_estimator
 
 Preset = Literal["ultrafast", "fast", "medium", "fine"]
 GrayImage = UInt8[np.ndarray, "height width"]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from pipeline.flow import RAFT_TOO_SMALL_PX, FlowConfig
+from pipeline.flow.config import RAFT_TOO_SMALL_PX, FlowConfig
 from pipeline.flow.raft_weights import load_network
 
 STRIDE = 8

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import torchvision_import
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 
 INSTALLED_HUB_FOLDER = Path(__file__).parent / "hub"
 # torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in the tree

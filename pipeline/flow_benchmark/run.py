@@ -14,11 +14,18 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from pipeline.flow import FlowConfig, FlowEstimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import FlowEstimator
 from pipeline.flow_benchmark import metrics
 from pipeline.flow_benchmark.middlebury import KnownPair
 from pipeline.motion.spectrum import BLOCK_FRAMES, to_spectrum
-from pipeline.synthetic.render import VIDEO_SIZE, WORKING_SIZE, render_frame, true_motion, trusted_mask
+from pipeline.synthetic.render import (
+    VIDEO_SIZE,
+    WORKING_SIZE,
+    render_frame,
+    true_motion,
+    trusted_mask,
+)
 from pipeline.synthetic.scenes import SCENES
 
 FPS = 30.0

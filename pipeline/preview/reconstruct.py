@@ -17,7 +17,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.dataset.shards import read_sample
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import PlanConfig, from_contract
 from pipeline.extract.frame_stream import Frame, decode_chunk

@@ -15,7 +15,7 @@ from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import plan_clip, plan_rows, plan_windows, times_since_first
 from pipeline.extract.timing import ShardTimer
 from pipeline.filters import PRESETS, judge
-from pipeline.flow import make_estimator
+from pipeline.flow.estimator import make_estimator
 from schemas.clip import VideoInfo
 from schemas.outcome import FilterMeasures, Quarantined, Reason
 from schemas.sample import Sample

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from pipeline.extract.window import to_array
-from pipeline.flow import FlowEstimator
+from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion.spectrum import BLOCK_FRAMES, interpolation_matrix
 
 Frames = UInt8[np.ndarray, "time height width 3"]

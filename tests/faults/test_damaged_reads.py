@@ -22,7 +22,7 @@ from model.data.loader import ShardDataset
 from model.data.order import SampleDraw
 from model.data.pairs import PairDataset
 from pipeline.dataset.open import iter_samples, open_dataset
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.preview.reconstruct import read_manifest, reconstruct
 from tests.support import damage

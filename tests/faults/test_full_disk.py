@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.verify import Remedy, verify
+from pipeline.maintain.verify import Remedy, verify
 from tests.faults.injected import FaultCounter
 from tests.faults.reference import (
     SINGLE_THREAD_ENV,

@@ -30,9 +30,9 @@ from model.data.shard_reader import FileCache, read_pair, read_image, read_spect
 from pipeline.dataset import histogram
 from pipeline.dataset.folder import Dataset, dump_record
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.record import load_record
+from schemas.shard_record import load_record
 from pipeline.dataset.shards import read_sample
-from pipeline.dataset.verify import verify
+from pipeline.maintain.verify import verify
 from pipeline.flow.raft_weights import parse_weights
 from pipeline.report.queries import read_log
 from schemas import sample, spectral_volume

@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from schemas.outcome import Quarantined, Reason
 from tests.faults.reference import choose_count
 from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered

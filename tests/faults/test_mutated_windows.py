@@ -12,8 +12,8 @@ import av.logging
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderDied, DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from schemas.outcome import Quarantined
 from tests.faults.reference import choose_count
 from tests.faults.test_hostile_videos import mutated

@@ -17,8 +17,8 @@ from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, ROUND_POINTS
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import DamagedPlan, Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
-from pipeline.dataset.repair import rows_to_rebuild
-from pipeline.dataset.verify import Remedy, verify
+from pipeline.maintain.repair import rows_to_rebuild
+from pipeline.maintain.verify import Remedy, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import from_contract

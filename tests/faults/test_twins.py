@@ -12,7 +12,7 @@ from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import check_shard
-from pipeline.dataset.verify import kept_rows, verify
+from pipeline.maintain.verify import kept_rows, verify
 from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import to_contract
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage

@@ -16,7 +16,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import Thresholds
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from tests.support import videos
 from tests.support.building import plan_video
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import PendingWindow, WindowResult, build_windows, start_windows
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.extract.timing import ShardTimer
-from pipeline.flow import FlowEstimator, make_estimator
+from pipeline.flow.estimator import FlowEstimator, make_estimator
 from schemas.clip import Clip, VideoInfo
 
 

@@ -16,18 +16,18 @@ from jobs.extract_flow import library_versions
 from pipeline.atomic_files import TEMPORARY_NAME
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.record import dump_record, load_record
 from pipeline.dataset.run_lock import LOCK_FOLDER
 from pipeline.dataset.shards import ShardWriter, read_sample
-from pipeline.dataset.verify import kept_rows
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
+from pipeline.maintain.verify import kept_rows
 from schemas.clip import Clip
 from schemas.sample import Sample, motion_layout
 from schemas.seal import seal
+from schemas.shard_record import dump_record, load_record
 from tests.support import videos
 from tests.support.building import probe_video
 

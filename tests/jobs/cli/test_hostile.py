@@ -13,7 +13,7 @@ from jobs.cli.errors import ExitCode
 from pipeline.dataset.finalize import finalize as derive
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DamagedDerived, DatasetView, open_dataset
-from pipeline.dataset.record import dump_record
+from schemas.shard_record import dump_record
 from pipeline.dataset.views import refilter as make_view
 from pipeline.report import queries
 from pipeline.report.queries import read_log

@@ -13,8 +13,8 @@ import pytest
 from jobs import cluster, extract_flow, make_clips, status
 from jobs.cli.console import sanitize_text
 from jobs.cli.errors import ExitCode
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from pipeline.redact import redact_secrets
 from schemas.outcome import Quarantined
 from tests.jobs.test_extract_flow import SMALL

@@ -25,7 +25,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS as FILTERS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from tests.support import videos
 from tests.support.building import plan_video
 from tests.support.datasets import write_dataset

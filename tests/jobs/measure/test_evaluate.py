@@ -18,7 +18,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from tests.model.evaluate.test_feature_networks import Inception, Texture, Video, saved
 from tests.model.evaluate.test_lpips import HEADS
 from tests.support import videos

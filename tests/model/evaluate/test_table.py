@@ -134,7 +134,7 @@ def check_order(real: list[Clip]) -> None:
 
 
 def test_shuffled_frames_of_real_clips_are_worse(material):
-    from pipeline.decode import DecodeConfig
+    from pipeline.decode.config import DecodeConfig
     from pipeline.decode.pool import shared_pool
     from pipeline.whole_clip.frames import decode_clip, open_clip
 

@@ -61,7 +61,7 @@ def test_what_cannot_be_reached_is_said(swaying, count, times, said):
 
 @pytest.mark.slow
 def test_four_frequencies_are_worse_than_sixteen_on_real_clips(material):
-    from pipeline.decode import DecodeConfig
+    from pipeline.decode.config import DecodeConfig
     from pipeline.decode.pool import shared_pool
     from pipeline.flow.dis import DenseInverseSearch
     from pipeline.whole_clip.flow import flow_from_start

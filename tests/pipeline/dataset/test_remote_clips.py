@@ -15,8 +15,8 @@ from pipeline.dataset import object_store
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.repair import RowsByShard
-from pipeline.dataset.verify import verify
+from pipeline.maintain.repair import RowsByShard
+from pipeline.maintain.verify import verify
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS
 from pipeline.preview.reconstruct import Reconstruction, reconstruct

@@ -15,14 +15,14 @@ import pytest
 from jobs import extract_flow, repair
 from jobs import retry as retry_verb
 from jobs.cli.errors import ExitCode
-from pipeline.dataset import repair as dataset_repair
+from pipeline.maintain import repair as dataset_repair
 from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.record import dump_record, load_record
+from schemas.shard_record import dump_record, load_record
 from pipeline.dataset.rounds import FATE_COLUMNS
-from pipeline.dataset.verify import map_serially, verify
+from pipeline.maintain.verify import map_serially, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard, outcome_row
 from pipeline.extract.config import PlanConfig, to_contract

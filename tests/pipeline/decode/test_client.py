@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import COMMAND, DecoderDied, DecoderProcess
-from pipeline.decode.pool import MAX_ATTEMPTS, Prefetcher, DecoderPool, split_at_keyframes
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.pool import MAX_ATTEMPTS, DecoderPool, Prefetcher, split_at_keyframes
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_frames
 from schemas.outcome import Quarantined, Reason

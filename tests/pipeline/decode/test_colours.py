@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_frames
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import read_pictures
@@ -16,7 +16,7 @@ from pipeline.extract.build_shard import build_windows
 from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.extract.timing import ShardTimer
 from pipeline.filters import PRESETS
-from pipeline.flow import make_estimator
+from pipeline.flow.estimator import make_estimator
 from schemas.outcome import Outcome, Quarantined, Reason
 from tests.support import videos
 from tests.support.building import plan_video

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
 from pipeline.decode.readers import cover_size, read_frames

@@ -6,12 +6,20 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.probe import probe
 from pipeline.decode.readers import cover_size, read_frames
 from schemas.outcome import Quarantined, Reason
 from tests.support import videos
-from tests.support.numbered import FRAME_COUNT, FRAME_DURATION, encode_numbered, read_number, draw_number, x264_options, x265_options
+from tests.support.numbered import (
+    FRAME_COUNT,
+    FRAME_DURATION,
+    draw_number,
+    encode_numbered,
+    read_number,
+    x264_options,
+    x265_options,
+)
 
 CONFIG = DecodeConfig()
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode import DecodeConfig, sandbox
+from pipeline.decode import sandbox
 from pipeline.decode.client import DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from schemas.outcome import Quarantined
 from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_number
 

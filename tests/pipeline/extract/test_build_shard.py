@@ -15,16 +15,17 @@ from safetensors.numpy import load_file
 from jobs.make_clips import MakeClips, make_clip
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.decode import DecodeConfig
 from pipeline.decode.client import DecoderProcess
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool
 from pipeline.extract.build_shard import build_shard, build_windows
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.timing import ShardTimer
 from pipeline.extract.window import choose_pair_frames, synchronize
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.config import FlowConfig
 from pipeline.flow.dis import DenseInverseSearch
+from pipeline.flow.estimator import make_estimator
 from pipeline.images.encode import X264, TimedFrame, write_film
 from pipeline.motion.spectrum import to_motion, to_spectrum
 from pipeline.synthetic import render, scenes

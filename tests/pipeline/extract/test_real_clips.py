@@ -7,7 +7,7 @@ import pytest
 from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from schemas.clip import Clip
 from tests.support.building import build_results, probe_video
 

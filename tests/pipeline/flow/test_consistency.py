@@ -6,21 +6,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.config import FlowConfig
 from pipeline.flow.consistency import (
-    TOLERANCE_PX,
-    REST_WEIGHT,
     HALF_CONFIDENCE_TEXTURE,
+    REST_WEIGHT,
+    TOLERANCE_PX,
     confidence,
     consistency_confidence,
     damp,
-    relative_disagreements,
     disagreement,
-    texture_strength,
+    relative_disagreements,
     texture_confidence,
+    texture_strength,
 )
+from pipeline.flow.estimator import make_estimator
 from pipeline.motion.spectrum import to_motion, to_spectrum
-from pipeline.synthetic.render import WORKING_SIZE, Mode, Scene, render_frame, true_motion, trusted_mask, wave
+from pipeline.synthetic.render import (
+    WORKING_SIZE,
+    Mode,
+    Scene,
+    render_frame,
+    true_motion,
+    trusted_mask,
+    wave,
+)
 from pipeline.synthetic.scenes import Y, make_layer, noise
 
 SHAPE = (160, 256)

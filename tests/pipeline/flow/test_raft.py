@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import torchvision_import
-from pipeline.flow import FlowConfig, FlowEstimator, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import FlowEstimator, make_estimator
 from pipeline.flow.raft_weights import load_network
 
 MAKERS = {"raft_small": torchvision_import.raft_small, "raft_large": torchvision_import.raft_large}

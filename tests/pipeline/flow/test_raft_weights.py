@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import torchvision_import
-from pipeline.flow import FlowConfig, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import make_estimator
 from pipeline.flow.raft_weights import INSTALLED_HUB_FOLDER, load_network
 
 MAKERS = {"raft_small": torchvision_import.raft_small, "raft_large": torchvision_import.raft_large}

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from pipeline.flow_benchmark import metrics, run
-from pipeline.flow_benchmark.middlebury import FLO_TAG, encode_flo, find_known_pairs, parse_flo, read_known_pair
+from pipeline.flow_benchmark.middlebury import (
+    FLO_TAG,
+    encode_flo,
+    find_known_pairs,
+    parse_flo,
+    read_known_pair,
+)
 from pipeline.motion.spectrum import to_spectrum
 from tests.support.videos import make_texture
 
@@ -222,7 +228,8 @@ def test_a_damaged_file_of_flow_is_refused(data, sentence):
 
 @pytest.mark.parametrize(("pair", "dis", "raft"), [("RubberWhale", 0.226, 0.320)])
 def test_known_estimators_err_on_middlebury_as_was_measured_elsewhere(material, pair, dis, raft):
-    from pipeline.flow import FlowConfig, make_estimator
+    from pipeline.flow.config import FlowConfig
+    from pipeline.flow.estimator import make_estimator
 
     ((name, path),) = [found for found in find_known_pairs(material / "flow" / "middlebury") if found[0] == pair]
     known = read_known_pair(name, path)

@@ -17,7 +17,8 @@ from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.timing import ShardTimer, ShardTiming
 from pipeline.extract.window import synchronize
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig, describe_estimator, make_estimator
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import describe_estimator, make_estimator
 from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
 from pipeline.motion.spectrum_gpu import BusyClock, DeviceSpectrum
 from pipeline.torchvision_import import raft_small

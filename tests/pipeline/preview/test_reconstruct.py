@@ -11,13 +11,13 @@ import pytest
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.decode import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, from_contract, to_contract
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from pipeline.images.draw import warp
 from pipeline.motion.spectrum import to_motion
 from pipeline.preview.reconstruct import (

@@ -24,7 +24,7 @@ from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
 from pipeline.report import gallery, queries, render_report
 from schemas.clip import Clip
 from tests.support import datasets, videos

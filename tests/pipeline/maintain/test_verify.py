@@ -13,11 +13,11 @@ from jobs.repair import repair
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
-from pipeline.dataset.verify import Remedy, map_serially, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.config import BuildConfig, PlanConfig, from_contract, to_contract
 from pipeline.filters import PRESETS
-from pipeline.flow import FlowConfig
+from pipeline.flow.config import FlowConfig
+from pipeline.maintain.verify import Remedy, map_serially, verify
 from pipeline.version import quiver_version
 from schemas.run_contract import to_json_value
 from schemas.sample import encode_sample
@@ -325,7 +325,7 @@ def test_another_pyarrow_writes_other_bytes_and_is_no_fault(sound, tmp_path, mon
     digest = hashlib.sha256((root / "manifest.parquet").read_bytes()).hexdigest()
     damage.rewrite_sealed_file(root / "index.json", manifest=digest)
     assert names(verify(Dataset(root))) == {"manifest.parquet", "index.json"}
-    monkeypatch.setattr("pipeline.dataset.verify.pa.__version__", "0")
+    monkeypatch.setattr("pipeline.maintain.verify.pa.__version__", "0")
     assert verify(Dataset(root)).faults == []
     damage.rewrite_sealed_file(root / "index.json", manifest="0" * 64)
     assert names(verify(Dataset(root))) == {"index.json"}

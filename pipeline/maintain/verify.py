@@ -35,7 +35,7 @@ from pipeline.dataset.folder import (
     Dataset,
 )
 from pipeline.dataset.open import DatasetView, file_sha256
-from pipeline.dataset.record import check_record_owner, load_record
+from schemas.shard_record import check_record_owner, load_record
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
 from pipeline.dataset.shards import scan_end, scan_samples
 from schemas.records import MEMBER_COLUMNS

@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 import hashlib
 import os
@@ -18,9 +18,7 @@ from pipeline.dataset.folder import (
 )
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.shards import scan_samples
-from pipeline.dataset.verify import (
-    kept_rows,
-)
+from pipeline.maintain.verify import kept_rows
 from schemas.outcome import is_environmental
 from schemas.seal import open_seal
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""TODO: what this file is."""
 
 import hashlib
 import json
