@@ -23,7 +23,7 @@ GRAIN = 2.0
 
 
 def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: str = "plant") -> Path:
-    """The path of a clip of `format_size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
+    """The path of a clip of `_format_size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
     path = folder / f"{scene}-{size[0]}x{size[1]}-{seconds:g}s.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: st
 
 
 def pictures(name: str, size: tuple[int, int], count: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The scene's frames, cropped from its own aspect ratio to that of `format_size`."""
+    """The scene's frames, cropped from its own aspect ratio to that of `_format_size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
     whole = (size[0], round(size[0] * ASPECT))
     top = (whole[1] - size[1]) // 2

@@ -55,7 +55,7 @@ def painted_over(paint: Layer, where: np.ndarray, colour: tuple[int, int, int]) 
 
 
 def dimmed(paint: Layer, where: np.ndarray | float, gain: float, lift: float = 6.0) -> Layer:
-    """The layer with its colours times `gain` plus `lift` levels `filter_rows` that is 1: texture of a few grey levels."""
+    """The layer with its colours times `_gain` plus `lift` levels `filter_rows` that is 1: texture of a few grey levels."""
     rgb, alpha = paint.texture[..., :3], paint.texture[..., 3:]
     return replace(paint, texture=np.concatenate([rgb + where * ((gain - 1) * rgb + lift * alpha / 255), alpha], -1).astype(np.float32))
 

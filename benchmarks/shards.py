@@ -69,7 +69,7 @@ def compare(name: str, samples: Sequence[Sample], ours: Callable, peer: Callable
 
 
 def in_new_folder(folder: Path, write: Callable, *arguments: object) -> None:
-    """Calls `write_frames` with a path in a folder of its own, which is removed again."""
+    """Calls `_write_frames` with a path in a folder of its own, which is removed again."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(place) / "train-000000.tar", *arguments)
 

@@ -50,18 +50,18 @@ from pipeline.sizes import human_size
 from schemas.sample import channels_to_complex
 from schemas.spectral_volume import SpectralVolume
 
-MAX_WIDTHS_PX = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
+_MAX_WIDTHS_PX = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
 """Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder of png."""
-MAX_RENDERED_WIDTH_PX = 1024
+_MAX_RENDERED_WIDTH_PX = 1024
 """Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
-MAX_SECONDS = 600
-GAP_PX = 8
+_MAX_SECONDS = 600
+_GAP_PX = 8
 """Pixels between two pictures side by side."""
-MASK_MARGIN_SHARE = 1 / 64
+_MASK_MARGIN_SHARE = 1 / 64
 """Share of the picture's longer side within which what moves comes to rest beside what a mask keeps still."""
-MAX_SLICE_ASPECT = 4
+_MAX_SLICE_ASPECT = 4
 """A slice is at most so many times as wide as it is high: each frame has as many rows as that takes."""
-LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
+_LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
 """Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
 
@@ -98,7 +98,7 @@ class Animate(MotionSource):
         super().__post_init__()
         self.check_file_names()
         for name, value, low, high in (
-            ("seconds", self.output_seconds(1), 0.1, MAX_SECONDS),
+            ("seconds", self.output_seconds(1), 0.1, _MAX_SECONDS),
             ("fps", self.output_fps, 1, MAX_FPS.get(self.suffix, 1000)),
             ("slow", self.slow, 0.05, 100),
         ):
@@ -112,8 +112,8 @@ class Animate(MotionSource):
 
     def check_file_names(self) -> None:
         """Raises ValueError where a file is not of a kind that is made, or an option lacks another."""
-        if self.suffix not in MAX_WIDTHS_PX:
-            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, MAX_WIDTHS_PX))}, or in nothing for a folder of .png")
+        if self.suffix not in _MAX_WIDTHS_PX:
+            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, _MAX_WIDTHS_PX))}, or in nothing for a folder of .png")
         if self.loop == "guided" and (self.checkpoint is None or self.seconds is None):
             raise ValueError("--loop guided was asked for, expected --checkpoint, whose sampling it guides, and --seconds beside it")
         if self.slice is not None and self.slice.suffix.lower() != ".png":
@@ -131,11 +131,11 @@ class Animate(MotionSource):
     @property
     def bands(self) -> dict[tuple[float, float], float]:
         """What --magnify-band says. Raises ValueError where it is not of its form."""
-        return dict(map(parse_band, self.magnify_band))
+        return dict(map(_parse_band, self.magnify_band))
 
     @property
     def max_width(self) -> int:
-        return self.width if self.width is not None else min(MAX_WIDTHS_PX[self.suffix], MAX_RENDERED_WIDTH_PX if self.renderer else MAX_WIDTHS_PX[self.suffix])
+        return self.width if self.width is not None else min(_MAX_WIDTHS_PX[self.suffix], _MAX_RENDERED_WIDTH_PX if self.renderer else _MAX_WIDTHS_PX[self.suffix])
 
     @property
     def output_fps(self) -> float:
@@ -154,11 +154,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_args(Animate, "quiver animate", args, description=__doc__)
-        check_job(job)
-        run_job(job)
+        _check_job(job)
+        _run_job(job)
 
 
-def check_job(job: Animate) -> None:
+def _check_job(job: Animate) -> None:
     """Raises ValueError where what is made could not be put, or a mask is not of the photograph: before the motion, which takes long."""
     folder = not job.suffix and job.out.is_dir()
     if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
@@ -168,68 +168,68 @@ def check_job(job: Animate) -> None:
     if job.slice is not None:
         check_output_file("--slice", job.slice)
     if job.mask is not None and job.photo is not None:
-        read_mask(job.mask, read_photograph(job.photo))
+        _read_mask(job.mask, read_photograph(job.photo))
 
 
-def run_job(job: Animate) -> None:
+def _run_job(job: Animate) -> None:
     """Writes the file, whole or not at all."""
     import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
 
-    network = load_job_renderer(job)
+    network = _load_job_renderer(job)
     motion, picture = load_motion(job)
-    volume, photo = motion.volume, crop_to_motion(picture, motion.size)
+    volume, photo = motion.volume, _crop_to_motion(picture, motion.size)
     seconds = job.output_seconds(volume.frames / volume.fps)
-    if seconds > MAX_SECONDS:
-        raise ValueError(f"the motion would last {seconds:g} s, expected at most {MAX_SECONDS}: say --seconds")
-    series = build_motion_series(job, volume, seconds)
+    if seconds > _MAX_SECONDS:
+        raise ValueError(f"the motion would last {seconds:g} s, expected at most {_MAX_SECONDS}: say --seconds")
+    series = _build_motion_series(job, volume, seconds)
     times = np.arange(max(2, round(seconds * job.output_fps))) / job.output_fps / job.slow
     shown = shrink_to_width(photo, max(job.max_width, motion.size[0]))
-    share = None if job.mask is None else motion_mask(job.mask, picture, motion.size, shown)
+    share = None if job.mask is None else _motion_mask(job.mask, picture, motion.size, shown)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
     moving = weight if share is None else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
-    row, rows = most_moving_row(moving, len(shown)), []
+    row, rows = _most_moving_row(moving, len(shown)), []
     with closing(
         animate_frames(shown, series, weight, times, share, network and NeuralRenderer(network, shown, job.seed, job.device))
     ) as made:  # its threads end before anything else does
-        size = write_frames(job, (compose_frame(job, shown, record_row(frame, row, rows)) for frame in (made if job.quiet else report_progress(made, len(times)))))
+        size = _write_frames(job, (_compose_frame(job, shown, _record_row(frame, row, rows)) for frame in (made if job.quiet else _report_progress(made, len(times)))))
     if job.slice is not None:
-        thick = max(1, len(shown[0]) // (MAX_SLICE_ASPECT * len(rows)))
+        thick = max(1, len(shown[0]) // (_MAX_SLICE_ASPECT * len(rows)))
         replace_file(job.slice, encode_animation([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
         print_output(f"{job.slice}: row {row} of {len(shown)}, over time")
-    ending = f", {describe_seam(series, times)}" if job.loop_method != "none" and len(times) >= 4 else ""
-    down, across = output_shape(job, compose_frame(job, shown, shown))
+    ending = f", {_describe_seam(series, times)}" if job.loop_method != "none" and len(times) >= 4 else ""
+    down, across = _output_shape(job, _compose_frame(job, shown, shown))
     print_output(f"{job.out}: {len(times) / job.output_fps:.2f} s at {across}x{down}, {human_size(size)}{ending}")
 
 
-def write_frames(job: Animate, frames: Iterator[Picture]) -> int:
+def _write_frames(job: Animate, frames: Iterator[Picture]) -> int:
     """Whole or not at all; returns how many bytes."""
     return write_animation(job.out, frames, job.output_fps) if job.suffix else write_pictures(job.out, frames)
 
 
-def output_shape(job: Animate, frame: Picture) -> tuple[int, int]:
+def _output_shape(job: Animate, frame: Picture) -> tuple[int, int]:
     """Rows and columns, which are even in a film."""
     return (pad_to_even(frame) if job.suffix in (".mp4", ".webm") else frame).shape[:2]
 
 
-def most_moving_row(weight: np.ndarray, rows: int) -> int:
+def _most_moving_row(weight: np.ndarray, rows: int) -> int:
     """Of a picture of so many rows, that whose pixels move furthest on average."""
     return int((weight.mean(axis=1).argmax() + 0.5) / len(weight) * rows)
 
 
-def record_row(frame: Picture, row: int, rows: list[np.ndarray]) -> Picture:
+def _record_row(frame: Picture, row: int, rows: list[np.ndarray]) -> Picture:
     """The frame, of which a row is added to `rows`."""
     rows.append(frame[row].copy())
     return frame
 
 
-def compose_frame(job: Animate, still: Picture, frame: Picture) -> Picture:
+def _compose_frame(job: Animate, still: Picture, frame: Picture) -> Picture:
     """The frame, beside the photograph where that is asked for."""
     if not job.side_by_side:
         return frame
-    return np.concatenate([still, np.full((len(still), GAP_PX, 3), 255, np.uint8), frame], axis=1)
+    return np.concatenate([still, np.full((len(still), _GAP_PX, 3), 255, np.uint8), frame], axis=1)
 
 
-def parse_band(text: str) -> tuple[tuple[float, float], float]:
+def _parse_band(text: str) -> tuple[tuple[float, float], float]:
     """`0.5:1=3` as ((0.5, 1.0), 3.0). Raises ValueError naming what was given."""
     found = re.fullmatch(r"([0-9.]+):([0-9.]+)=(-?[0-9.]+)", text)
     try:
@@ -241,7 +241,7 @@ def parse_band(text: str) -> tuple[tuple[float, float], float]:
     return (low, high), factor
 
 
-def load_job_renderer(job: Animate) -> Renderer | None:
+def _load_job_renderer(job: Animate) -> Renderer | None:
     """That makes the frames, if one was given."""
     if job.renderer is None:
         return None
@@ -251,7 +251,7 @@ def load_job_renderer(job: Animate) -> Renderer | None:
     return network
 
 
-def crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:
+def _crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:
     """What of the photograph moves: its middle, in the motion's aspect. Says so where it is much less than the whole."""
     cut = crop_to_aspect(picture, size)
     if cut.size < 0.97 * picture.size:
@@ -261,7 +261,7 @@ def crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:
     return cut
 
 
-def read_mask(path: Path, picture: Picture) -> Picture:
+def _read_mask(path: Path, picture: Picture) -> Picture:
     """Raises ValueError where it is no picture, or one of another shape than the photograph."""
     mask, (rows, columns) = read_photograph(path), picture.shape[:2]
     if not 0.95 < mask.shape[1] / mask.shape[0] * rows / columns < 1.05:
@@ -269,36 +269,36 @@ def read_mask(path: Path, picture: Picture) -> Picture:
     return mask
 
 
-def motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
+def _motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
     """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
     import cv2
 
-    whole = crop_to_aspect(cv2.resize(read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
+    whole = crop_to_aspect(cv2.resize(_read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
     grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (MASK_MARGIN_SHARE * max(shown.shape))
+    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (_MASK_MARGIN_SHARE * max(shown.shape))
     return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)
 
 
-def build_motion_series(job: Animate, volume: SpectralVolume, seconds: float) -> MotionSeries:
+def _build_motion_series(job: Animate, volume: SpectralVolume, seconds: float) -> MotionSeries:
     """The motion as it is asked for, beginning at rest in the photograph."""
     spectrum, period = magnify(channels_to_complex(volume.spectrum), volume.frames, volume.fps, job.magnify, bands=job.bands), seconds / job.slow
     window = volume.frames, volume.fps
     if job.loop_method == "snap":
         series = snap_loop(spectrum, *window, period)
     elif job.loop_method != "none":
-        series = crossfade_loop(spectrum, *window, period, LOOP_BLEND_SHARES[job.loop_method] * period)
+        series = crossfade_loop(spectrum, *window, period, _LOOP_BLEND_SHARES[job.loop_method] * period)
     else:
         series = (to_series if period * volume.fps <= volume.frames else extrapolate)(spectrum, *window)
     return start_at_rest(series)
 
 
-def describe_seam(series: MotionSeries, times: Any) -> str:
+def _describe_seam(series: MotionSeries, times: Any) -> str:
     """How the loop closes."""
     found = seam(series.frames(times))
     return f"seam {found.position:.2f} in position and {found.velocity:.2f} in velocity of the greatest change inside (up to about 1 it is not seen)"
 
 
-def report_progress(frames: Iterator[Picture], count: int) -> Iterator[Picture]:
+def _report_progress(frames: Iterator[Picture], count: int) -> Iterator[Picture]:
     """The same frames, with a line of progress for each tenth of them."""
     for number, frame in enumerate(frames, 1):
         yield frame

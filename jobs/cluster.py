@@ -30,15 +30,15 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
-TOKEN_SOURCES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
-MAX_START_ATTEMPTS = 3
+_TOKEN_SOURCES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+_MAX_START_ATTEMPTS = 3
 """How often a Ray of our own is started before its failure is believed."""
-LONGEST_SOCKET_SUFFIX = "/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store"
-MAX_TEMP_PATH_BYTES = 107 - len(LONGEST_SOCKET_SUFFIX)
+_LONGEST_SOCKET_SUFFIX = "/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store"
+MAX_TEMP_PATH_BYTES = 107 - len(_LONGEST_SOCKET_SUFFIX)
 """Bytes of the path of the folder in which Ray's is made; a socket's may have 107."""
-PORT_TAKEN_PATTERN = re.compile(r"already in use|already used by other processes", re.IGNORECASE)
+_PORT_TAKEN_PATTERN = re.compile(r"already in use|already used by other processes", re.IGNORECASE)
 MAX_TASK_RETRIES = 3
 """How often Ray starts a task again whose process died."""
 
@@ -72,7 +72,7 @@ class Resources(NamedTuple):
 
 def is_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`, in an uploaded copy of the working folder."""
-    return SUBMITTED_JOB_VARIABLE in os.environ
+    return _SUBMITTED_JOB_VARIABLE in os.environ
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def ray_session(workers: int | None, needs: Resources) -> Iterator[None]:
     tasks of these needs, or as many as there are cores, which ends with the block. Raises Unsafe, NotStarted.
     """
     own = not os.environ.get("RAY_ADDRESS")
-    (secure_local_ray if own else require_token)()
+    (_secure_local_ray if own else _require_token)()
     import ray
 
     cpus = max(os.cpu_count() or 1, needs.cpus) if workers is None else workers * needs.cpus
@@ -90,7 +90,7 @@ def ray_session(workers: int | None, needs: Resources) -> Iterator[None]:
             if own:
                 _start_ray(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
             elif dashboard := _join_cluster(os.environ["RAY_ADDRESS"]):
-                check_dashboard_secured(dashboard)
+                _check_dashboard_secured(dashboard)
             yield
         finally:
             ray.shutdown()
@@ -108,7 +108,7 @@ def _start_ray(**options: Any) -> None:
 
         AuthenticationTokenLoader.instance().reset_cache()
     reason = ""
-    for _ in range(MAX_START_ATTEMPTS):
+    for _ in range(_MAX_START_ATTEMPTS):
         others = _child_processes()
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -123,11 +123,11 @@ def _start_ray(**options: Any) -> None:
             for process in _child_processes() - others:  # a part that did start would hinder the next try
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-            if PORT_TAKEN_PATTERN.search(reason):
+            if _PORT_TAKEN_PATTERN.search(reason):
                 words = "a port is taken, as by another Ray on this machine"
                 remedy = "end that one, or unset RAY_GCS_SERVER_PORT, and Ray takes free ports"
                 raise RayNotStarted(f"Ray did not start: {words}: {remedy}") from error
-    words = f"Ray did not start in {MAX_START_ATTEMPTS} tries ({reason[:300]})"
+    words = f"Ray did not start in {_MAX_START_ATTEMPTS} tries ({reason[:300]})"
     raise RayNotStarted(f"{words}: the same command tries again, best when the machine has less to do")
 
 
@@ -147,9 +147,9 @@ def _join_cluster(address: str) -> str:
     try:
         return ray.init(log_to_driver=False, logging_level=logging.ERROR).dashboard_url or ""
     except AuthenticationError as error:
-        raise InsecureCluster(f"RAY_ADDRESS is {address!r}, and no token is in {TOKEN_SOURCES}") from error
+        raise InsecureCluster(f"RAY_ADDRESS is {address!r}, and no token is in {_TOKEN_SOURCES}") from error
     except ConnectionError as error:  # another token than the cluster's is no other error
-        words = f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {TOKEN_SOURCES} ({error})"
+        words = f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {_TOKEN_SOURCES} ({error})"
         raise ConnectionError(words) from error
     except Exception as error:
         if type(error) not in (Exception, RuntimeError):
@@ -197,7 +197,7 @@ def capacity(workers: int | None, needs: Resources) -> int:
 
 def count_fitting_tasks(nodes: Sequence[Mapping[str, float]], needs: Resources) -> int:
     """How many tasks nodes of these resources run at once, each on one node. Raises ValueError where not one fits."""
-    fitting = sum(tasks_per_node(node, needs) for node in nodes)
+    fitting = sum(_tasks_per_node(node, needs) for node in nodes)
     if not fitting:
         most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
         has = f"the best node of the cluster has {most['CPU']:g} and {most['GPU']:g}"
@@ -205,13 +205,13 @@ def count_fitting_tasks(nodes: Sequence[Mapping[str, float]], needs: Resources) 
     return fitting
 
 
-def tasks_per_node(node: Mapping[str, float], needs: Resources) -> int:
+def _tasks_per_node(node: Mapping[str, float], needs: Resources) -> int:
     """How many tasks one node runs at once; Ray counts in ten-thousandths."""
     shares = [(node.get("CPU", 0), needs.cpus), (node.get("GPU", 0), needs.gpus)]
     return min(int(has / need + 1e-4) for has, need in shares if need)
 
 
-def secure_local_ray() -> None:
+def _secure_local_ray() -> None:
     """A Ray of our own answers only to a token that is made for this process, and only on this
     machine. Ray reads all of this when it is imported.
     """
@@ -223,14 +223,14 @@ def secure_local_ray() -> None:
     )
 
 
-def require_token() -> None:
+def _require_token() -> None:
     """Raises Unsafe where somebody else's Ray is to be used without a token: its ports listen on every interface too."""
     if (mode := os.environ.setdefault("RAY_AUTH_MODE", "token")).lower() != "token":
         words = "expected 'token': without it whoever reaches the cluster runs programs on it"
         raise InsecureCluster(f"RAY_AUTH_MODE is {mode!r} and RAY_ADDRESS {os.environ['RAY_ADDRESS']!r}, {words}")
 
 
-def check_dashboard_secured(dashboard: str) -> None:
+def _check_dashboard_secured(dashboard: str) -> None:
     """Raises Unsafe where the dashboard at `HOST:PORT`, through which jobs are submitted, answers without a token. One that cannot be
     reached from here says nothing of that.
     """
@@ -342,15 +342,15 @@ def _train_on_ray(function: Callable[[Callable[..., None]], None], show: Callabl
         if (fitting := capacity(workers, needs)) < workers:
             raise ValueError(f"--workers is {workers}, expected at most {fitting}, for which the cluster has room")
         heard = Queue(actor_options={"num_cpus": 0})
-        trainer = Thread(target=run_trainer, args=(function, heard, workers, gpu, scratch), daemon=True)
+        trainer = Thread(target=_run_trainer, args=(function, heard, workers, gpu, scratch), daemon=True)
         trainer.start()
-        errors = relay_messages(heard, show)
+        errors = _relay_messages(heard, show)
         trainer.join()  # Ray crashes when it is shut down under a thread that is still in it
         if errors:
             raise errors[0]
 
 
-def relay_messages(heard: Any, show: Callable[..., None]) -> list[Exception]:
+def _relay_messages(heard: Any, show: Callable[..., None]) -> list[Exception]:
     """Shows what the processes say until they have ended; returns what went wrong."""
     errors = []
     for said in iter(heard.get, None):
@@ -363,7 +363,7 @@ def relay_messages(heard: Any, show: Callable[..., None]) -> list[Exception]:
     return errors
 
 
-class QueueWriter(TextIOBase):
+class _QueueWriter(TextIOBase):
     """What a process says on standard error, handed on."""
 
     def __init__(self, heard: Any):
@@ -374,7 +374,7 @@ class QueueWriter(TextIOBase):
         return len(text)
 
 
-def run_trainer(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
+def _run_trainer(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
     """Trains to the end, and puts into the queue what went wrong, and at last None."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -385,7 +385,7 @@ def run_trainer(function: Callable[[Callable[..., None]], None], heard: Any, wor
         if hopeless.exists():
             return
         try:
-            with redirect_stderr(QueueWriter(heard)):
+            with redirect_stderr(_QueueWriter(heard)):
                 function(lambda *said: heard.put(said))
         except (OSError, ValueError) as error:  # beginning again would not mend it; raised, it ends the other processes
             heard.put(error)

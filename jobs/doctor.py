@@ -27,28 +27,28 @@ from typing import NamedTuple
 from jobs.cli.console import print_output, print_raw
 from jobs.cli.errors import ExitCode, exit_with, interrupt_boundary
 
-MIN_MEMORY_GIB, MIN_DISK_GIB = 4, (1, 10)
+_MIN_MEMORY_GIB, _MIN_DISK_GIB = 4, (1, 10)
 """Less is a warning; of a disk, less than the first is wrong."""
 MIN_SHARED_MIB = 2048
 """Less shared memory is a warning: the largest presets have eight processes read two batches ahead,
 each of 96 samples with 1.1 MiB at 256 x 160."""
-CGROUP_LIMIT_FILES = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
+_CGROUP_LIMIT_FILES = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
 """Files of a control group, of version 2 and 1: what it may take, and what it does."""
-REQUIREMENT_PATTERN = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
-EXTRAS = {
+_REQUIREMENT_PATTERN = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:.*extra == .(\w+))?")
+_EXTRAS = {
     "": ("packages", "every command"),
     "extract": ("packages of extract", "quiver extract-flow, repair, make-clips, and videos from animate"),
     "train": ("packages of train", "quiver train-..., sample and animate --checkpoint"),
     "report": ("packages of report", "quiver report-statistics and flow-card"),
 }
 """Of each extra of the package: the name of its check, and what cannot be done without it."""
-LOCAL_LOCK_OPTIONS = dict.fromkeys(("nfs", "nfs4"), ("local_lock=flock", "local_lock=all", "nolock")) | {
+_LOCAL_LOCK_OPTIONS = dict.fromkeys(("nfs", "nfs4"), ("local_lock=flock", "local_lock=all", "nolock")) | {
     "lustre": ("localflock",),
     "gfs2": ("localflocks",),
     "ocfs2": ("localflocks",),
 }
 """By kind of file system: options of a mount by which flock is had on one machine alone."""
-PACKAGE_ALTERNATIVES = {"decord": "--decoder pyav"}
+_PACKAGE_ALTERNATIVES = {"decord": "--decoder pyav"}
 """What is not made for every machine, and what does without it."""
 
 
@@ -80,13 +80,13 @@ class Doctor:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with interrupt_boundary("interrupted; nothing is left behind"):
-        job = parse_options(args)
+        job = _parse_options(args)
         found = {name: run_check(check) for name, check in list_checks(job.out).items()}
-        print_raw(format_json(found)) if job.json else print_output("\n".join(format_findings(found)))
+        print_raw(_format_json(found)) if job.json else print_output("\n".join(_format_findings(found)))
     raise SystemExit(exit_code(found))
 
 
-def parse_options(args: Sequence[str] | None) -> Doctor:
+def _parse_options(args: Sequence[str] | None) -> Doctor:
     """The command line; without what reads it, one of no options."""
     try:
         from jobs.cli.args import parse_args
@@ -100,36 +100,36 @@ def parse_options(args: Sequence[str] | None) -> Doctor:
 def list_checks(out: Path | None) -> dict[str, Callable[[], Finding]]:
     """Each check by its name, in the order in which a person reads them."""
     return {
-        "Python": check_python,
-        **{name: lambda extra=extra: check_packages(extra) for extra, (name, _) in EXTRAS.items()},
+        "Python": _check_python,
+        **{name: lambda extra=extra: _check_packages(extra) for extra, (name, _) in _EXTRAS.items()},
         "GPU": check_gpu,
-        "torchvision": check_torchvision,
-        "decoders": check_decoders,
+        "torchvision": _check_torchvision,
+        "decoders": _check_decoders,
         "decoder's sandbox": check_sandbox,
-        "encoders": check_encoders,
-        "splatting": check_splatting,
+        "encoders": _check_encoders,
+        "splatting": _check_splatting,
         "RAFT weights": check_raft_weights,
         "Ray": check_ray,
-        "memory": check_memory,
+        "memory": _check_memory,
         "shared memory": check_shared_memory,
-        "disk": lambda: check_disk(nearest_existing(out or Path.cwd())),
-        **({"output folder": lambda: check_output_folder(out)} if out else {}),
+        "disk": lambda: _check_disk(_nearest_existing(out or Path.cwd())),
+        **({"output folder": lambda: _check_output_folder(out)} if out else {}),
     }
 
 
-EXIT_CODES = {"disk": ExitCode.STORAGE, "output folder": ExitCode.STORAGE, "Ray": ExitCode.INSECURE_CLUSTER}
+_EXIT_CODES = {"disk": ExitCode.STORAGE, "output folder": ExitCode.STORAGE, "Ray": ExitCode.INSECURE_CLUSTER}
 
 
 def exit_code(found: dict[str, Finding]) -> ExitCode:
-    wrong = {EXIT_CODES.get(name, ExitCode.FAILURE) for name, finding in found.items() if finding.state == State.WRONG}
+    wrong = {_EXIT_CODES.get(name, ExitCode.FAILURE) for name, finding in found.items() if finding.state == State.WRONG}
     return ExitCode.SUCCESS if not wrong else wrong.pop() if len(wrong) == 1 else ExitCode.FAILURE
 
 
-def format_json(found: dict[str, Finding]) -> str:
+def _format_json(found: dict[str, Finding]) -> str:
     return json.dumps(dict(exit=exit_code(found), checks=[dict(what=name, **finding._asdict()) for name, finding in found.items()]), indent=1)
 
 
-def format_findings(found: dict[str, Finding]) -> list[str]:
+def _format_findings(found: dict[str, Finding]) -> list[str]:
     """One for each check, what to do under it, and how it stands with all."""
     told = [f"{finding.state:8} {name:19} {finding.says}" + f"\n{'':29}-> {finding.remedy}" * bool(finding.remedy) for name, finding in found.items()]
     counts = {state: sum(finding.state == state for finding in found.values()) for state in State}
@@ -146,38 +146,38 @@ def run_check(check: Callable[[], Finding]) -> Finding:
         return Finding(State.WRONG, f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}", "install the packages of constraints.txt again")
 
 
-def check_python() -> Finding:
+def _check_python() -> Finding:
     """Not an older one: that would have come no further than `import jobs`."""
     return Finding(State.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
-def check_packages(extra: str) -> Finding:
+def _check_packages(extra: str) -> Finding:
     """Those of an extra, against the oldest versions that will do."""
     try:
-        needed = [found.groups() for found in map(REQUIREMENT_PATTERN.match, requires("quiver-motion") or []) if found]
+        needed = [found.groups() for found in map(_REQUIREMENT_PATTERN.match, requires("quiver-motion") or []) if found]
     except PackageNotFoundError:
         return Finding(State.WARNING, "quiver itself is not installed, so that what it needs is not known", "pip install -e . in its checkout")
-    have = {name: installed_version(name) for name, _, of in needed if (of or "") == extra}
+    have = {name: _installed_version(name) for name, _, of in needed if (of or "") == extra}
     missing = [name for name, found in have.items() if found is None]
-    old = [f"{name} {have[name]} (needs {least})" for name, least, of in needed if (of or "") == extra and have[name] and version_numbers(have[name]) < version_numbers(least)]
+    old = [f"{name} {have[name]} (needs {least})" for name, least, of in needed if (of or "") == extra and have[name] and _version_numbers(have[name]) < _version_numbers(least)]
     install = f"pip install -c constraints.txt 'quiver-motion{f'[{extra}]' * bool(extra)}'"
     if old:
         return Finding(State.WRONG, f"too old: {', '.join(old)}", install)
     if not missing:
         return Finding(State.OK, ", ".join(f"{name} {found}" for name, found in have.items()))
-    if set(missing) <= PACKAGE_ALTERNATIVES.keys():
-        return Finding(State.WARNING, f"{', '.join(missing)} missing", f"{install}, or do without: {', '.join(map(PACKAGE_ALTERNATIVES.__getitem__, missing))}")
-    return Finding(State.WARNING if extra else State.WRONG, f"{', '.join(missing)} missing, for {EXTRAS[extra][1]}", install)
+    if set(missing) <= _PACKAGE_ALTERNATIVES.keys():
+        return Finding(State.WARNING, f"{', '.join(missing)} missing", f"{install}, or do without: {', '.join(map(_PACKAGE_ALTERNATIVES.__getitem__, missing))}")
+    return Finding(State.WARNING if extra else State.WRONG, f"{', '.join(missing)} missing, for {_EXTRAS[extra][1]}", install)
 
 
-def installed_version(name: str) -> str | None:
+def _installed_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def version_numbers(text: str | None) -> tuple[int, ...]:
+def _version_numbers(text: str | None) -> tuple[int, ...]:
     """The leading numbers of a version."""
     return tuple(int(part) for part in re.findall(r"\d+", (text or "").partition("+")[0])[:3])
 
@@ -196,13 +196,13 @@ def check_gpu() -> Finding:
     return Finding(State.WARNING, f"none; torch {version('torch')} computes on the CPU", without)
 
 
-def check_torchvision() -> Finding:
+def _check_torchvision() -> Finding:
     from pipeline import torchvision_import
 
     return Finding(State.OK, f"{version('torchvision')} brings {torchvision_import.raft_small.__name__} and {torchvision_import.raft_large.__name__}")
 
 
-def check_decoders() -> Finding:
+def _check_decoders() -> Finding:
     """A video of ours comes back from a decoder process, and none of the listed codecs is missing."""
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.container import ALLOWED_CODECS, missing_codecs
@@ -210,7 +210,7 @@ def check_decoders() -> Finding:
     from schemas.outcome import Quarantined
 
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
-        (path := Path(folder) / "a.mp4").write_bytes(encode_test_film(".mp4"))
+        (path := Path(folder) / "a.mp4").write_bytes(_encode_test_film(".mp4"))
         pool = DecoderPool(DecodeConfig())
         try:
             video = pool.probe(str(path))
@@ -242,15 +242,15 @@ def check_sandbox() -> Finding:
     return Finding(State.WARNING, f"{words} {'; '.join(missing)}", remedy)
 
 
-def check_encoders() -> Finding:
+def _check_encoders() -> Finding:
     """Each kind of animation is written, without an ffmpeg of the system."""
     from pipeline.images.encode import ENCODERS
 
-    sizes = {suffix: len(encode_test_film(suffix)) for suffix in ENCODERS if suffix != ".png"}
+    sizes = {suffix: len(_encode_test_film(suffix)) for suffix in ENCODERS if suffix != ".png"}
     return Finding(State.OK, f"{', '.join(sizes)} by PyAV {version('av')} and Pillow {version('pillow')}")
 
 
-def encode_test_film(suffix: str) -> bytes:
+def _encode_test_film(suffix: str) -> bytes:
     """Grey that becomes lighter."""
     import numpy as np
 
@@ -259,7 +259,7 @@ def encode_test_film(suffix: str) -> bytes:
     return encode_animation((np.full((64, 64, 3), 20 * i, np.uint8) for i in range(8)), 25.0, suffix)
 
 
-def check_splatting() -> Finding:
+def _check_splatting() -> Finding:
     """The kernel is built, or was."""
     from model.render.splatting_cpu import kernel_path, load_kernel
 
@@ -321,11 +321,11 @@ def check_local_ray() -> Finding:
     return Finding(State.WARNING, words, "name a shorter folder by RAY_TMPDIR, or leave it so")
 
 
-def check_memory() -> Finding:
+def _check_memory() -> Finding:
     """What can be had, of the machine's and of the container's."""
     if (free := available_memory_bytes()) is None:
         return Finding(State.OK, "how much is free is not known on this system")
-    if (gib := free / (1 << 30)) < MIN_MEMORY_GIB:
+    if (gib := free / (1 << 30)) < _MIN_MEMORY_GIB:
         return Finding(State.WARNING, f"{gib:.1f} GiB are free", "--workers 1; a decoder takes up to 2 GiB (--decoder-memory-mb)")
     return Finding(State.OK, f"{gib:.1f} GiB are free, for {os.cpu_count()} cores")
 
@@ -346,10 +346,10 @@ def available_memory_bytes(root: Path = Path("/")) -> float | None:
     """Of the machine and of the control groups in which this process is, which a container has; None where it is not known."""
     found = root / "proc/meminfo"
     kilobytes = re.search(r"MemAvailable:\s+(\d+)", found.read_text()) if found.exists() else None
-    return min(int(kilobytes[1]) << 10, *map(available_cgroup_bytes, control_groups(root))) if kilobytes else None
+    return min(int(kilobytes[1]) << 10, *map(_available_cgroup_bytes, _control_groups(root))) if kilobytes else None
 
 
-def control_groups(root: Path) -> Iterator[Path]:
+def _control_groups(root: Path) -> Iterator[Path]:
     """Folders of those that limit memory, by either version of them, and all above each; a container may see none but the last."""
     named, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in named.read_text().splitlines() if named.exists() else ():
@@ -359,34 +359,34 @@ def control_groups(root: Path) -> Iterator[Path]:
             yield from (place / part for part in (Path(path.strip("/")), *Path(path.strip("/")).parents))
 
 
-def available_cgroup_bytes(group: Path) -> float:
+def _available_cgroup_bytes(group: Path) -> float:
     """What a control group may still take: what it keeps of files that were read it would give back."""
-    for most, used in CGROUP_LIMIT_FILES.items():
+    for most, used in _CGROUP_LIMIT_FILES.items():
         if (group / most).exists() and (limit := (group / most).read_text().strip()).isdecimal():
             kept = re.search(r"^(?:total_)?inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
             return int(limit) - int((group / used).read_text()) + int(kept[1] if kept else 0)
     return inf
 
 
-def nearest_existing(folder: Path) -> Path:
+def _nearest_existing(folder: Path) -> Path:
     """The folder, or the nearest thing above it that is there."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def check_disk(folder: Path) -> Finding:
+def _check_disk(folder: Path) -> Finding:
     gib = shutil.disk_usage(folder).free / (1 << 30)
-    state = State.WRONG if gib < MIN_DISK_GIB[0] else State.WARNING if gib < MIN_DISK_GIB[1] else State.OK
+    state = State.WRONG if gib < _MIN_DISK_GIB[0] else State.WARNING if gib < _MIN_DISK_GIB[1] else State.OK
     remedy = "" if state == State.OK else "quiver extract-flow --dry-run says how much a data set takes; a full disk stops a run, which can be gone on with"
     return Finding(state, f"{gib:.1f} GiB are free at {folder}", remedy)
 
 
-def check_output_folder(out: Path) -> Finding:
+def _check_output_folder(out: Path) -> Finding:
     """All that a data set asks of its folder's file system, done in a folder beside its files."""
     from pipeline.atomic_files import create_file, replace_file
     from pipeline.dataset.folder import Dataset
     from pipeline.dataset.run_lock import FolderInUse
 
-    within = nearest_existing(out)
+    within = _nearest_existing(out)
     if not within.is_dir():
         return Finding(State.WRONG, f"{within} is a file", "name a folder, or one that is not there yet")
     try:
@@ -419,7 +419,7 @@ def find_local_lock_options(mounts: str, path: Path) -> str:
         _, escaped, kind, options, *_ = [*line.split(" "), "", "", ""]
         place = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), escaped))
         if path.is_relative_to(place) and len(place.parts) >= deepest:  # of two at one place the later one counts
-            deepest, found = len(place.parts), ", ".join(option for option in options.split(",") if option in LOCAL_LOCK_OPTIONS.get(kind, ()))
+            deepest, found = len(place.parts), ", ".join(option for option in options.split(",") if option in _LOCAL_LOCK_OPTIONS.get(kind, ()))
     return found
 
 

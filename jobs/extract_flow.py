@@ -64,11 +64,11 @@ from schemas.outcome import (
     to_printable,
 )
 
-MIN_JUDGED_WINDOWS, MIN_JUDGED_CLIPS = 20, 3
+_MIN_JUDGED_WINDOWS, _MIN_JUDGED_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
 once in a million times, and one long clip that cannot be read is no broken machine.
 """
-RECORDED_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
+_RECORDED_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class WorkerOptions:
     """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two workers share one."""
 
     def __post_init__(self):
-        check_positive(self, "workers", "decoders_per_worker")
+        _check_positive(self, "workers", "decoders_per_worker")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 8:
             raise ValueError(f"--gpus-per-worker is {self.gpus_per_worker}, expected 0 to 8")
 
@@ -97,7 +97,7 @@ class WorkerOptions:
         return cluster.Resources(self.decoders_per_worker, gpus)
 
 
-def check_positive(job: Any, *names: str) -> None:
+def _check_positive(job: Any, *names: str) -> None:
     """Raises ValueError where one of these options is a number under 1."""
     for name in names:
         if (value := getattr(job, name)) is not None and value < 1:
@@ -129,7 +129,7 @@ class ExtractFlow(WorkerOptions, FilterOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(self, "limit")
+        _check_positive(self, "limit")
         check_quarantine_limit(self.quarantine_limit)
         if self.take_over_s is not None and not self.take_over_s >= STALE_AFTER_S:
             raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STALE_AFTER_S:g}")
@@ -151,13 +151,13 @@ def _size_option(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constru
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="WIDTHxHEIGHT",
-        instance_from_str=lambda args: parse_size(args[0]),
+        instance_from_str=lambda args: _parse_size(args[0]),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda size: [f"{size[0]}x{size[1]}"],
     )
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     """`256x160` as (256, 160). Raises ValueError naming what was given."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
@@ -180,14 +180,14 @@ def main(args: Sequence[str] | None = None) -> None:
         reject_relative_paths(job)
         check_out_folder(job.out)
         clips = list_clips(job.clips)[: job.limit]
-        job = with_absolute_files(job)
+        job = _with_absolute_files(job)
         dataset, config = locate_dataset(job.out, job.staging), {} if job.dry_run else to_contract(job.build)
         needs = job.resources(job.build.flow)
         with nullcontext() if job.dry_run else dataset.lock(job.take_over_s), cluster.ray_session(job.workers, needs):
             at_once = 0 if job.dry_run else cluster.capacity(job.workers, needs)
             probed = probe_all(partial(plan_in_worker, job.build, job.staging), clips, job.build.plan)
             if job.dry_run:
-                print_plan(plan_rows(probed, job.build.plan), job)
+                _print_plan(plan_rows(probed, job.build.plan), job)
                 return
             before = dataset.earlier_plan()
             probed = keep_earlier_decisions(collect_readable(probed, len(clips), job.quarantine_limit), before)
@@ -207,20 +207,20 @@ def check_out_folder(out: str, option: str = "--out") -> None:
 
 def reject_relative_paths(job: ExtractFlow) -> None:
     """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
-    for path in (*job.clips, job.out, *flow_files(job.build.flow).values()):
+    for path in (*job.clips, job.out, *_flow_files(job.build.flow).values()):
         if cluster.is_submitted_job() and not os.path.isabs(path) and not is_storage_url(path):
             raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
 
 
-def flow_files(config: FlowConfig) -> dict[str, str]:
+def _flow_files(config: FlowConfig) -> dict[str, str]:
     """The settings of the flow that name files."""
     named = {"weights": "default", "networks": "torchvision hub"}
     return {name: getattr(config, name) for name, words in named.items() if getattr(config, name) not in words.split()}
 
 
-def with_absolute_files(job: ExtractFlow) -> ExtractFlow:
+def _with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     """The same job for workers whose current folder is another."""
-    files = {name: os.path.abspath(path) for name, path in flow_files(job.build.flow).items()}
+    files = {name: os.path.abspath(path) for name, path in _flow_files(job.build.flow).items()}
     staging = None if job.staging is None else job.staging.absolute()
     return replace(job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files)))
 
@@ -254,12 +254,12 @@ def collect_readable(probed: Iterable[PlannedClip], total: int, limit: float) ->
         clips.append(planned)
         if planned.reason in ENVIRONMENTAL_REASONS:
             failed.append(planned)
-            if len(failed) > limit * total and len(failed) >= min(MIN_JUDGED_CLIPS, total):
-                exit_with(ExitCode.QUARANTINE, describe_unreadable(failed, total, limit))
+            if len(failed) > limit * total and len(failed) >= min(_MIN_JUDGED_CLIPS, total):
+                exit_with(ExitCode.QUARANTINE, _describe_unreadable(failed, total, limit))
     return clips
 
 
-def describe_unreadable(failed: Sequence[PlannedClip], total: int, limit: float) -> str:
+def _describe_unreadable(failed: Sequence[PlannedClip], total: int, limit: float) -> str:
     """What could not be read and why, most often, and what to do."""
     ((reason, count),) = Counter(planned.reason for planned in failed).most_common(1)
     example = next(planned for planned in failed if planned.reason == reason)
@@ -275,18 +275,18 @@ def plan_in_worker(config: BuildConfig, staging: Path | None, clip: Clip) -> Pla
     return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
-def print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
+def _print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
     """What a run would do."""
     windows = [row for row in rows if row["key"]]
     clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
-    size = len(windows) * max_sample_bytes(job.build)
+    size = len(windows) * _max_sample_bytes(job.build)
     print_output(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}")
     for row in rows:
         if not row["key"]:
             print_output(f"  no window: {to_printable(row['uri'])}: {row['reason']}, {row['detail']}")
 
 
-def max_sample_bytes(config: BuildConfig) -> int:
+def _max_sample_bytes(config: BuildConfig) -> int:
     """Bytes of one sample in a shard at most: the start frame's PNG saves something of the 3 bytes a pixel assumed for it."""
     pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1) + 1
     return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
@@ -311,7 +311,7 @@ def run_job(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: di
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finalize_session():
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
-    before = describe_earlier_shards(job.out, len(shards) - len(left))
+    before = _describe_earlier_shards(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.display_path(dataset.manifest)}"
     retry = format_retry_hint(summary["retryable"], job.out)
     print_output("\n".join([*format_summary(summary), *list_hints(summary, job), *retry, *before, place]))
@@ -359,7 +359,7 @@ class QuarantineCounter:
         self.reasons[decided.reason] += 1
         self.examples.setdefault(decided.reason, decided.detail)
         self.clips.add(decided.key.rpartition("-")[0])
-        if self.windows >= MIN_JUDGED_WINDOWS and len(self.clips) >= MIN_JUDGED_CLIPS and self.reasons.total() > self.limit * self.windows:
+        if self.windows >= _MIN_JUDGED_WINDOWS and len(self.clips) >= _MIN_JUDGED_CLIPS and self.reasons.total() > self.limit * self.windows:
             exit_with(ExitCode.QUARANTINE, self.describe())
 
     def describe(self) -> str:
@@ -393,7 +393,7 @@ def list_hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
 
 
-def describe_earlier_shards(out: str, before: int) -> list[str]:
+def _describe_earlier_shards(out: str, before: int) -> list[str]:
     """How far shards that an earlier run committed were checked."""
     ends = "" if is_storage_url(out) else ", its first and its last sample"
     words = f"of an earlier run: of each the size{ends} were looked at, quiver verify reads all"
@@ -404,7 +404,7 @@ def library_versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
-    names = [*RECORDED_PACKAGES, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
+    names = [*_RECORDED_PACKAGES, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
     machine = {"machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()}
     found = {"quiver": quiver_version(), "python": platform.python_version()} | machine
     return found | {name: version(name) for name in names}

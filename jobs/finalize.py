@@ -29,7 +29,7 @@ from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import list_views, rebuild_views
 from schemas.statistics import decode_statistics
 
-FILES_BESIDE_MANIFEST = (*DERIVED[1:], "report.html")
+_FILES_BESIDE_MANIFEST = (*DERIVED[1:], "report.html")
 """Beside the manifest."""
 
 
@@ -52,16 +52,16 @@ def main(args: Sequence[str] | None = None) -> None:
         make_page = load_report_maker("--no-report") if job.report else None
         with dataset.lock(), dataset.finalize_session():
             summary = finalize(dataset)
-            reported = [DatasetView(dataset), *views_with_report(dataset)]
+            reported = [DatasetView(dataset), *_views_with_report(dataset)]
             made = [DatasetView(dataset), *rebuild_views(dataset, partial(cluster.parallel_map, workers=1))]
             if make_page:
                 for selection in reported:
                     write_report(selection, make_page)
-        written = [path.relative_to(dataset.root) for selection in made for path in [selection.manifest_path, *map(selection.derived_path, FILES_BESIDE_MANIFEST)] if path.exists()]
+        written = [path.relative_to(dataset.root) for selection in made for path in [selection.manifest_path, *map(selection.derived_path, _FILES_BESIDE_MANIFEST)] if path.exists()]
         print_output("\n".join([*format_summary(summary), f"written: {', '.join(map(str, written))}"]))
 
 
-def views_with_report(dataset: Dataset) -> list[DatasetView]:
+def _views_with_report(dataset: Dataset) -> list[DatasetView]:
     """The views of which a report was drawn."""
     return [view for view in (DatasetView(dataset, name) for name in list_views(dataset)) if view.derived_path("report.html").exists()]
 

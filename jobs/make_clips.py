@@ -56,17 +56,17 @@ class Recipe:
     """Share of the file's bytes that is kept; under 1 the index at its end is lost."""
 
 
-def panned_scene(rng: np.random.Generator) -> Scene:
+def _panned_scene(rng: np.random.Generator) -> Scene:
     """Ripples, from a camera that turns slowly: 6 px of displacement on average over a window."""
     return replace(SCENES["ripples"](rng), pan_px_per_s=(2.2, 0.5))
 
 
-def cut_scene(rng: np.random.Generator) -> Scene:
+def _cut_scene(rng: np.random.Generator) -> Scene:
     """Cloth, and from 3 s on ripples."""
     return replace(SCENES["cloth"](rng), cut_to=(3.0, SCENES["ripples"](rng)))
 
 
-def still_scene(rng: np.random.Generator) -> Scene:
+def _still_scene(rng: np.random.Generator) -> Scene:
     """A plant on a calm day; only the camera's noise moves."""
     layers = tuple(Layer(texture=layer.texture) for layer in SCENES["plant"](rng).layers)
     return Scene(layers=layers, grain=1.5)
@@ -78,9 +78,9 @@ RECIPES = {
     "plant-30fps": Recipe(scene=SCENES["plant"], fps=30),
     "cloth-24fps": Recipe(scene=SCENES["cloth"], fps=24),
     "ripples-vfr": Recipe(scene=SCENES["ripples"], fps=None),
-    "pan-30fps": Recipe(scene=panned_scene, fps=30, duration_share=0.75),
-    "cut-30fps": Recipe(scene=cut_scene, fps=30, has_truth=False, duration_share=0.75),
-    "still-30fps": Recipe(scene=still_scene, fps=30, has_truth=False, duration_share=0.75),
+    "pan-30fps": Recipe(scene=_panned_scene, fps=30, duration_share=0.75),
+    "cut-30fps": Recipe(scene=_cut_scene, fps=30, has_truth=False, duration_share=0.75),
+    "still-30fps": Recipe(scene=_still_scene, fps=30, has_truth=False, duration_share=0.75),
     "damaged-30fps": Recipe(scene=SCENES["ripples"], fps=30, has_truth=False, duration_share=0.25, kept_bytes_share=0.6),
 }
 
@@ -89,11 +89,11 @@ def main(args: list[str] | None = None) -> None:
     """Runs the job; a wrong request ends it with one sentence and exit code 2."""
     with error_boundary():
         config = parse_args(MakeClips, "quiver make-clips", args)
-        check_job(config)
-        run_job(config)
+        _check_job(config)
+        _run_job(config)
 
 
-def check_job(config: MakeClips) -> None:
+def _check_job(config: MakeClips) -> None:
     """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
     if not WINDOW_S <= config.seconds <= 600:
         raise ValueError(f"--seconds is {config.seconds:g}, expected 5 (one window) to 600")
@@ -108,12 +108,12 @@ def check_job(config: MakeClips) -> None:
         raise ValueError(f"--only names {', '.join(map(repr, unknown)) or 'nothing'}, expected some of {', '.join(RECIPES)}")
 
 
-def run_job(config: MakeClips) -> None:
+def _run_job(config: MakeClips) -> None:
     """Writes the clips, a few at a time, and then the list of them."""
     names = tuple(RECIPES) if config.only is None else config.only
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        write_clip_list(config.out / "clips.csv", [clip_name_at(name, config.fps) for name in names])
+        _write_clip_list(config.out / "clips.csv", [clip_name_at(name, config.fps) for name in names])
     except OSError as error:
         raise ValueError(f"--out is {config.out}, expected a folder that can be written to ({error.strerror})") from None
     with ProcessPoolExecutor(min(config.processes, len(names)), mp_context=get_context("spawn")) as pool:
@@ -127,7 +127,7 @@ def clip_name_at(name: str, fps: float | None) -> str:
     return name if fps is None else f"{name.rpartition('-')[0]}-{fps:g}fps"
 
 
-def write_clip_list(path: Path, names: Sequence[str]) -> None:
+def _write_clip_list(path: Path, names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["uri", "clip_id", "source", "licence"])

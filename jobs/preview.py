@@ -42,7 +42,7 @@ from pipeline.preview.reconstruct import Reconstruction, reconstruct
 from pipeline.sizes import human_size
 from schemas.outcome import Quarantined
 
-FRAME_STRIDES = {".gif": 3}
+_FRAME_STRIDES = {".gif": 3}
 """Kinds of file that show each so-manieth instant only."""
 
 
@@ -64,11 +64,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_args(Preview, "quiver preview", args)
-        check_job(job)
-        run_job(job)
+        _check_job(job)
+        _run_job(job)
 
 
-def check_job(job: Preview) -> None:
+def _check_job(job: Preview) -> None:
     """Raises ValueError, naming the value and what was expected, for a request that cannot be met."""
     if job.out.suffix.lower() not in ENCODERS:
         raise ValueError(f"--out is {job.out}, expected a name that ends in {', '.join(ENCODERS)}")
@@ -77,53 +77,53 @@ def check_job(job: Preview) -> None:
     check_output_file("--out", job.out)
 
 
-def run_job(job: Preview) -> None:
+def _run_job(job: Preview) -> None:
     """Writes the file, whole or not at all."""
     shown, suffix = reconstruct(open_dataset(job.dataset), job.key), job.out.suffix.lower()
-    step = FRAME_STRIDES.get(suffix, 1)
-    frames = iter([draw_sheet(shown, job.magnify)]) if suffix == ".png" else draw_motion_frames(shown, job.magnify, step)
+    step = _FRAME_STRIDES.get(suffix, 1)
+    frames = iter([_draw_sheet(shown, job.magnify)]) if suffix == ".png" else _draw_motion_frames(shown, job.magnify, step)
     data = encode_animation(frames, shown.settings.plan.fps / step, suffix)
     replace_file(job.out, data)
     print_output(f"{job.out}: {human_size(len(data))}")
 
 
-def draw_motion_frames(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:
+def _draw_motion_frames(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:
     """Every `step`-th instant: start frame, motion, start frame moved, real frame."""
     largest, start = scale_limit(displacement_magnitude(shown)), enlarge_to_panel(shown.sample.image)
     captions = ["start frame", f"stored motion, full colour at {largest:g} px", f"start frame moved by it{magnify_caption(magnify)}", "real frames"]
-    for flow, moved, real in zip(shown.motion[::step], shown.frames(magnify, step), draw_real_panels(shown, step), strict=False):
+    for flow, moved, real in zip(shown.motion[::step], shown.frames(magnify, step), _draw_real_panels(shown, step), strict=False):
         yield stack_horizontally([start, draw_flow_panel(flow, largest), enlarge_to_panel(moved), real], captions)
 
 
-def draw_real_panels(shown: Reconstruction, step: int) -> Iterator[Picture]:
+def _draw_real_panels(shown: Reconstruction, step: int) -> Iterator[Picture]:
     """The real frames; from where the video gives out on, for ever, a panel that says why."""
     try:
         yield from map(enlarge_to_panel, shown.real_frames(step))
     except Quarantined as error:
-        yield from repeat(draw_missing_panel(error, enlarge_to_panel(shown.sample.image).shape))
+        yield from repeat(_draw_missing_panel(error, enlarge_to_panel(shown.sample.image).shape))
 
 
-def draw_missing_panel(error: Quarantined, shape: tuple[int, ...]) -> Picture:
+def _draw_missing_panel(error: Quarantined, shape: tuple[int, ...]) -> Picture:
     """A panel that says why; so does a line on standard error."""
     print_message(f"no real frames: {error.detail} ({error.reason})")
     return draw_notice(f"no real frames: {error.detail}", *shape[:2])
 
 
-def draw_sheet(shown: Reconstruction, magnify: float) -> Picture:
+def _draw_sheet(shown: Reconstruction, magnify: float) -> Picture:
     """Everything of a sample that stands still."""
-    rows = [draw_overview(shown), draw_maps(shown), *draw_amplitudes(shown), draw_slices(shown, magnify)]
+    rows = [draw_overview(shown), draw_maps(shown), *draw_amplitudes(shown), _draw_slices(shown, magnify)]
     under_title = rows[0][:0, : -2 * draw.GAP_PX]
     return stack_vertically([stack_horizontally([under_title], [sheet_title(shown)]), *rows])
 
 
-def draw_slices(shown: Reconstruction, magnify: float) -> Picture:
+def _draw_slices(shown: Reconstruction, magnify: float) -> Picture:
     """X-t slices of the moved start frame and of the real frames."""
     row = draw.busiest_row(shown.motion)
     moved = enlarge_to_panel(draw.slice_xt(shown.frames(magnify), row))
     try:
         real = enlarge_to_panel(draw.slice_xt(shown.real_frames(), row))
     except Quarantined as error:
-        real = draw_missing_panel(error, moved.shape)
+        real = _draw_missing_panel(error, moved.shape)
     return stack_horizontally([moved, real], [f"X-t slice of the start frame moved{magnify_caption(magnify)}", "X-t slice of the real frames; time runs down"])
 
 

@@ -57,22 +57,22 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         args = sys.argv[1:] if args is None else args
-        asked = parse_job(args, dataset_thresholds(args))
+        asked = parse_job(args, _dataset_thresholds(args))
         whole = DatasetView(Dataset(asked.dataset.absolute()))
         whole.dataset.contract()
         job = parse_job(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
         with whole.dataset.lock(), whole.dataset.finalize_session():
             judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.parallel_map, workers=job.workers))
-        print_output("\n".join(format_view(job, judged)))
+        print_output("\n".join(_format_view(job, judged)))
 
 
-def dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
+def _dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
     """Of the data set that is named first, for the help; None where none is."""
     named = next((Dataset(arg) for arg in args if Dataset(arg).run_json.is_file()), None)
     return DatasetView(named).thresholds() if named else None
 
 
-def format_view(job: Refilter, judged: ViewCounts) -> list[str]:
+def _format_view(job: Refilter, judged: ViewCounts) -> list[str]:
     """What the view holds, for a terminal."""
     dropped = judged.dropped.total()
     found = [f"{job.dataset}:{job.name} keeps {judged.kept} of {judged.kept + dropped} stored windows"]

@@ -102,17 +102,17 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Repair, "quiver repair", args)
         dataset = Dataset(job.dataset.absolute())
         check_is_dataset(dataset)
-        with dataset.lock(), connect_workers(job) if job.is_parallel else nullcontext():
-            each = (lambda function, items: scan_on_cluster(function, items, job)) if job.is_parallel else shard_mapper(1)
+        with dataset.lock(), _connect_workers(job) if job.is_parallel else nullcontext():
+            each = (lambda function, items: _scan_on_cluster(function, items, job)) if job.is_parallel else shard_mapper(1)
             found = verify(dataset, each)
             damaged = any(fault.path.startswith("retries/") for fault in found.faults)
             lost = found.faults if damaged and not found.shards else []
             if any(fault.remedy == Remedy.MOVE for fault in lost):
                 print_output("\n".join(to_printable(str(fault)) for fault in lost))
-                apply_simple_repairs(dataset, lost)
+                _apply_simple_repairs(dataset, lost)
                 dataset.publish(dataset.report, None)  # it shows what the rounds held
                 found = verify(dataset, each)
-            done = repair(dataset, found, lambda: cluster_builder(job, dataset), job.staging)
+            done = repair(dataset, found, lambda: _cluster_builder(job, dataset), job.staging)
             done = done._replace(right=done.right and not lost)
     if done.failed:
         exit_with(ExitCode.FAILURE, f"{pluralize(len(done.failed), 'shard')} failed ({', '.join(done.failed[:5])}); the same command tries again")
@@ -120,17 +120,17 @@ def main(args: Sequence[str] | None = None) -> None:
         exit_with(ExitCode.STORAGE, f"{dataset.root} is not what it was; the lines above say what is left")
 
 
-def connect_workers(job: Repair) -> AbstractContextManager[None]:
+def _connect_workers(job: Repair) -> AbstractContextManager[None]:
     """A process connects to Ray once: another token would be refused."""
     return cluster.ray_session(job.workers, cluster.Resources(job.decoders_per_worker))
 
 
-def scan_on_cluster(function: Callable[[PlannedShard], list[Fault]], items: Sequence[PlannedShard], job: Repair) -> Iterator[list[Fault]]:
+def _scan_on_cluster(function: Callable[[PlannedShard], list[Fault]], items: Sequence[PlannedShard], job: Repair) -> Iterator[list[Fault]]:
     """What a function finds in each shard, on the cluster that is connected."""
-    return track_shards(raise_errors(cluster.map_unordered(function, items, cluster.capacity(job.workers, cluster.Resources()))), len(items))
+    return track_shards(_raise_errors(cluster.map_unordered(function, items, cluster.capacity(job.workers, cluster.Resources()))), len(items))
 
 
-def raise_errors(results: Iterable[tuple[PlannedShard, list[Fault] | Exception]]) -> Iterator[tuple[PlannedShard, list[Fault]]]:
+def _raise_errors(results: Iterable[tuple[PlannedShard, list[Fault] | Exception]]) -> Iterator[tuple[PlannedShard, list[Fault]]]:
     """The results; raises the first that is an error."""
     for item, value in results:
         if isinstance(value, Exception):
@@ -139,14 +139,14 @@ def raise_errors(results: Iterable[tuple[PlannedShard, list[Fault] | Exception]]
 
 
 @contextmanager
-def cluster_builder(job: Repair, dataset: Dataset) -> Iterator[BuildShards]:
+def _cluster_builder(job: Repair, dataset: Dataset) -> Iterator[BuildShards]:
     """What builds shards, after all has been checked that can be before anything is removed."""
     contract = dataset.contract()
     config = make_run_config(job, contract.config)
     check_same_flow(dataset, config)
     for warning in version_changes(contract, library_versions(config)):
         print_message(f"{warning}; shards may differ in their last bits")
-    with nullcontext() if job.is_parallel else connect_workers(job):
+    with nullcontext() if job.is_parallel else _connect_workers(job):
         at_once = cluster.capacity(job.workers, job.resources(config.flow))
         yield lambda shards: build_on_cluster(dataset, shards, config, job, at_once, job.staging and job.staging.absolute())
 
@@ -166,7 +166,7 @@ def make_run_config(job: MachineOptions, settings: dict[str, Any]) -> BuildConfi
     return replace(config, flow=replace(config.flow, **asked))
 
 
-class RepairResult(NamedTuple):
+class _RepairResult(NamedTuple):
     """What became of it."""
 
     right: bool
@@ -175,33 +175,33 @@ class RepairResult(NamedTuple):
     """Shards that could not be built."""
 
 
-def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractContextManager[BuildShards]], staging: Path | None = None) -> RepairResult:
+def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractContextManager[BuildShards]], staging: Path | None = None) -> _RepairResult:
     """Puts right what was found, in a folder that is held; says line by line what is done. Raises OSError where object storage does not give a clip."""
     for fault in found.faults:
         print_output(to_printable(str(fault)))
     if any(fault.remedy in (Remedy.NEW_FOLDER, Remedy.PUT_BACK) for fault in found.faults):
-        return RepairResult(False, [])
+        return _RepairResult(False, [])
     if not found.faults:
         print_output(f"{dataset.root}: nothing to repair")
-        return RepairResult(True, [])
+        return _RepairResult(True, [])
     shards = rows_to_rebuild(dataset, {fault.shard for fault in found.faults if fault.remedy == Remedy.REBUILD and fault.shard})
-    lost = {shard: words for shard, rows in shards.items() if (words := describe_lost_videos(rows, staging))}
+    lost = {shard: words for shard, rows in shards.items() if (words := _describe_lost_videos(rows, staging))}
     for shard, words in lost.items():
         print_output(f"shard {shard} is left as it is: {to_printable('; '.join(words))}")
-    apply_simple_repairs(dataset, [fault for fault in found.faults if fault.shard not in shards])
+    _apply_simple_repairs(dataset, [fault for fault in found.faults if fault.shard not in shards])
     again = {shard: rows for shard, rows in shards.items() if shard not in lost}
-    failed, changed = rebuild_shards(dataset, again, ready) if again else ([], [])
-    written = not failed and write_derived_files(dataset, found.unbuilt)
-    return RepairResult(written and not lost and not changed, failed)
+    failed, changed = _rebuild_shards(dataset, again, ready) if again else ([], [])
+    written = not failed and _write_derived_files(dataset, found.unbuilt)
+    return _RepairResult(written and not lost and not changed, failed)
 
 
-def describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
+def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
     videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
-    return [f"video {uri} {words}" for uri, content in videos.items() if (words := explain_lost_video(uri, content, staging))]
+    return [f"video {uri} {words}" for uri, content in videos.items() if (words := _explain_lost_video(uri, content, staging))]
 
 
-def explain_lost_video(uri: str, content: tuple[str, int], staging: Path | None) -> str | None:
+def _explain_lost_video(uri: str, content: tuple[str, int], staging: Path | None) -> str | None:
     """What is wrong with a video, if anything."""
     try:
         with local_clip_path(uri, staging) as path:
@@ -210,7 +210,7 @@ def explain_lost_video(uri: str, content: tuple[str, int], staging: Path | None)
         return f"cannot be read ({error.detail})"
 
 
-def apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
+def _apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
     """Everything that needs no video."""
     for fault in faults:
         if fault.remedy == Remedy.MOVE:
@@ -227,7 +227,7 @@ def apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
     dataset.remove_temporary_files()
 
 
-def rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]) -> tuple[list[str], list[str]]:
+def _rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]) -> tuple[list[str], list[str]]:
     """Removes these shards and builds them again; returns those that failed, and those that came out otherwise."""
     before = original_tar_digests(dataset, shards)
     with ready() as build:
@@ -243,7 +243,7 @@ def rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], Ab
             print_output(f"shard {shard} is built; nothing is left that says what its tar was")
         elif tar_digest(record) != before[shard]:
             changed.append(shard)
-            print_output(f"shard {shard} came out otherwise than it was: {explain_change(dataset, record)}; what it was stays in {REMOVED_FOLDER}")
+            print_output(f"shard {shard} came out otherwise than it was: {_explain_change(dataset, record)}; what it was stays in {REMOVED_FOLDER}")
         else:
             for path in aside[shard]:
                 path.unlink()
@@ -252,7 +252,7 @@ def rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], Ab
     return failed, changed
 
 
-def explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
+def _explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
     """What is known of the reason."""
     contract = dataset.contract()
     quarantined = sum(row["outcome"] == Outcome.QUARANTINED for row in record["rows"])
@@ -261,7 +261,7 @@ def explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
     return "; ".join(words) or "the versions of all libraries are those of the run"
 
 
-def write_derived_files(dataset: Dataset, left: Sequence[str]) -> bool:
+def _write_derived_files(dataset: Dataset, left: Sequence[str]) -> bool:
     """Writes the derived files; says why where they cannot be, which is right only while shards are left to build."""
     try:
         derived.finalize(dataset)

@@ -65,10 +65,10 @@ def main(args: Sequence[str] | None = None) -> None:
                 check_output_file(option, path)
         make_page = load_report_maker("--out FILE without a report") if job.out is None or job.report else None
         selections = [open_dataset(text) for text in job.datasets]
-        statistics = scales.compute_statistics(selections, job.scales, count_exactly(selections, job) if job.exact else None)
+        statistics = scales.compute_statistics(selections, job.scales, _count_exactly(selections, job) if job.exact else None)
         out = job.out or selections[0].derived_path("statistics.json")
         replace_file(out, encode_statistics(statistics))
-        print_output("\n".join([*format_scales(statistics), f"statistics: {out}"]))
+        print_output("\n".join([*_format_scales(statistics), f"statistics: {out}"]))
         if make_page:
             target = job.report or selections[0].derived_path("report.html")
             replace_file(target, make_page(selections, statistics).encode())
@@ -86,32 +86,32 @@ def load_report_maker(instead: str) -> PageMaker:
     return render_report
 
 
-def count_exactly(selections: Sequence[DatasetView], job: ReportStatistics) -> FineCounts:
+def _count_exactly(selections: Sequence[DatasetView], job: ReportStatistics) -> FineCounts:
     """The second pass: fine counts over every training shard."""
     wanted = scales.required_fine_bins(scales.merge_histograms(selections), job.scales)
     shards = [(str(selection.dataset.root.absolute()), selection.view, shard) for selection in selections for shard in selection.training_shards()]
     total: FineCounts = {}
-    for _, fine in cluster.parallel_map(partial(count_in_worker, wanted), shards, job.workers):
+    for _, fine in cluster.parallel_map(partial(_count_in_worker, wanted), shards, job.workers):
         total = {place: total[place] + counts if total else counts for place, counts in fine.items()}
     return total
 
 
-def count_in_worker(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> FineCounts:
+def _count_in_worker(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> FineCounts:
     """One shard, in a worker."""
     root, view, name = shard
     return scales.count_fine_bins(open_dataset(f"{root}:{view}" if view else root), name, wanted)
 
 
-def format_scales(statistics: SpectrumStatistics) -> list[str]:
+def _format_scales(statistics: SpectrumStatistics) -> list[str]:
     """The scales, for a terminal."""
     shards = sum(source.shards for source in statistics.sources)
     head = f"{statistics.windows} training windows in {shards} shards; {statistics.quantile:g} quantile of |S|, {statistics.method}, pixels"
     still = [f"{frequency.hz:g}" for frequency in statistics.frequencies if not frequency.scale]
     warning = [f"  nothing moves at {', '.join(still)} Hz: a scale of 0 cannot normalise"] if still else []
-    return [head, *(f"  {f.hz:5.2f} Hz  {format_scale(f.scale)}" for f in statistics.frequencies), *warning]
+    return [head, *(f"  {f.hz:5.2f} Hz  {_format_scale(f.scale)}" for f in statistics.frequencies), *warning]
 
 
-def format_scale(scale: float | tuple[float, float]) -> str:
+def _format_scale(scale: float | tuple[float, float]) -> str:
     return " ".join(f"{one:10.4f}" for one in (scale if isinstance(scale, tuple) else (scale,)))
 
 

@@ -102,9 +102,9 @@ def retry(dataset: Dataset, job: Retry) -> None:
             at_once = cluster.capacity(job.workers, needs)
             limit = 1.0 if unbuilt else job.quarantine_limit  # a round can only be finished
             if not unbuilt:
-                begin_next_round(dataset, retryable, config, job)
+                _begin_next_round(dataset, retryable, config, job)
                 unbuilt = unbuilt_shards(dataset)
-            staging = to_absolute(job.staging)
+            staging = _to_absolute(job.staging)
             failed = build_on_cluster(dataset, unbuilt, config, job, at_once, staging, limit)
         if failed:
             words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
@@ -115,7 +115,7 @@ def retry(dataset: Dataset, job: Retry) -> None:
     print_output("\n".join([*format_summary(summary), *format_retry_hint(summary["retryable"], job.dataset)]))
 
 
-def begin_next_round(
+def _begin_next_round(
     dataset: Dataset,
     retryable: RetryableRows,
     config: BuildConfig,
@@ -126,7 +126,7 @@ def begin_next_round(
     """
     windows, clips = pluralize(len(retryable.windows), "window"), pluralize(len(retryable.clips), "clip")
     print_output(f"trying again: {windows}, {clips} without any")
-    probe = partial(probe_again, config, to_absolute(job.staging))
+    probe = partial(_probe_again, config, _to_absolute(job.staging))
     rows = retryable.rows_to_probe()
     probed = probe_all(probe, rows, config.plan, clip_to_retry)
     readable = collect_readable(probed, len(rows), job.quarantine_limit)
@@ -134,12 +134,12 @@ def begin_next_round(
         print_output(f"{job.dataset}: all of it failed again; nothing was written")
 
 
-def probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
+def _probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
     """Probes the clip of a row again, in a worker process."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
-def to_absolute(folder: Path | None) -> Path | None:
+def _to_absolute(folder: Path | None) -> Path | None:
     """The absolute path of a folder, if one is given."""
     return folder and folder.absolute()
 

@@ -42,26 +42,26 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_args(Status, "quiver status", args)
         found = read_status(Dataset(job.dataset))
-        print_raw(json.dumps(found)) if job.json else print_output("\n".join(format_status(found)))
+        print_raw(json.dumps(found)) if job.json else print_output("\n".join(_format_status(found)))
 
 
-def format_status(found: dict[str, Any]) -> list[str]:
+def _format_status(found: dict[str, Any]) -> list[str]:
     """The same, for a person."""
     planned, left = found["planned"], found["left"]
     done = {name: planned[name] - left[name] for name in planned}
     head = f"{found['dataset']}: {done['shards']} of {pluralize(planned['shards'], 'shard')} built, {done['windows']} of {pluralize(planned['windows'], 'window')}"
     reasons = {name: f"  {found[name]} {name} {format_counts(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
     body = [f"  {found['kept']} kept {format_counts(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {human_size(found['bytes'])}"]
-    return [to_printable(head), *map(indent_line, body), *map(indent_line, list_notes(found))]
+    return [to_printable(head), *map(_indent_line, body), *map(_indent_line, _list_notes(found))]
 
 
-def indent_line(line: str) -> str:
+def _indent_line(line: str) -> str:
     return "  " + to_printable(line)
 
 
-def list_notes(found: dict[str, Any]) -> Iterator[str]:
+def _list_notes(found: dict[str, Any]) -> Iterator[str]:
     """What goes on, and what is to be done."""
-    yield from list_run_notes(found)
+    yield from _list_run_notes(found)
     if found["damaged_records"]:
         yield f"damaged records: {', '.join(found['damaged_records'])}; quiver repair builds their shards again"
     for what in ("missing", "out_of_date"):
@@ -73,22 +73,22 @@ def list_notes(found: dict[str, Any]) -> Iterator[str]:
         yield f"views: {', '.join(found['views'])}"
 
 
-def list_run_notes(found: dict[str, Any]) -> Iterator[str]:
+def _list_run_notes(found: dict[str, Any]) -> Iterator[str]:
     """Whether one lives, is paused, or died; and how long it takes."""
     last, speed = found["last_run"] and LockOwner(**found["last_run"]), found["windows_per_second"]
     pace = f", {speed:.2f} windows a second" if speed else ""
     if found["running"]:
-        remaining = f", about {format_duration(found['seconds_left'])} left" if found["seconds_left"] else ""
+        remaining = f", about {_format_duration(found['seconds_left'])} left" if found["seconds_left"] else ""
         still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
         yield still if last and last.is_stale else f"a run is writing to it now{pace}{remaining}"
     elif found["left"]["shards"]:
-        remaining = f" (at the last run's{pace[1:]} about {format_duration(found['seconds_left'])})" if speed else ""
+        remaining = f" (at the last run's{pace[1:]} about {_format_duration(found['seconds_left'])})" if speed else ""
         yield f"no run is going on; the same extract-flow command goes on{remaining}"
     if last:
         yield f"the run {'that holds it' if found['running'] else 'before died'}: {last}"
 
 
-def format_duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

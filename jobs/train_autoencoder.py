@@ -53,7 +53,7 @@ class TrainAutoencoder(TrainingOptions):
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
-PRESETS = {
+_PRESETS = {
     name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=AUTOENCODER_CROPS.get(name), slices=SLICES_PER_SAMPLE.get(name, 1)))
     for name, (text, network, config) in AUTOENCODERS.items()
 }
@@ -62,20 +62,20 @@ PRESETS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_preset_args("quiver train-autoencoder", PRESETS, args, __doc__)
+        job = parse_preset_args("quiver train-autoencoder", _PRESETS, args, __doc__)
         with progress() as show:
-            launch_training(run_training, job, job.train, show)
-        following = ["train-denoiser", command_line_args(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", suggest_prior_folder(job.out)]
+            launch_training(_run_training, job, job.train, show)
+        following = ["train-denoiser", command_line_args(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", _suggest_prior_folder(job.out)]
         report_finished("autoencoder", job.out, following)
 
 
-def suggest_prior_folder(out: Path) -> Path:
+def _suggest_prior_folder(out: Path) -> Path:
     """A name for the prior that is not the autoencoder's."""
     named = out if out.name else out.absolute()
     return named.with_name(f"{named.name}-prior")
 
 
-def run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
+def _run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     """The training, in one of its processes."""
     selections = job.open_datasets()
     statistics = job.load_statistics(selections)
@@ -84,7 +84,7 @@ def run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     whole = job.make_unaugmented(selections, statistics, job.normalisation, units.frequencies, "train")
     seed_weights(job.train)
     task = AutoencoderTask(job.network, units, whole, test, crop=job.crop)
-    check_divisible(task.network.downsampling_factor, size=units.size, crop=job.crop or units.size)
+    _check_divisible(task.network.downsampling_factor, size=units.size, crop=job.crop or units.size)
     if job.start and not checkpoints.step_folders(job.out):
         load_matching_weights(task.network, report_skipped_checkpoints(load_autoencoder(job.start)).network, job.start)
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
@@ -93,7 +93,7 @@ def run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
         run_task(task, training, job.train, job.out, "autoencoder", show)
 
 
-def check_divisible(factor: int, **sizes: tuple[int, int]) -> None:
+def _check_divisible(factor: int, **sizes: tuple[int, int]) -> None:
     """Raises ValueError unless the network can halve each size as often as it does."""
     for name, size in sizes.items():
         if any(length < 1 or length % factor for length in size):

@@ -103,12 +103,12 @@ class TrainDenoiser(TrainingOptions):
 
 SLICE_FOLDER = "slice"
 """Name of the folder of the first stage, in that of a coordinated training."""
-REQUIRED_OPTIONS = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
+_REQUIRED_OPTIONS = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
 PRESETS = {
     name: (
         text,
         TrainDenoiser(
-            **REQUIRED_OPTIONS,
+            **_REQUIRED_OPTIONS,
             network=NetworkOptions(**asdict(network)),
             train=config,
             slices=SLICES_PER_SAMPLE.get(name, 1),
@@ -124,40 +124,40 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_preset_args("quiver train-denoiser", PRESETS, args, __doc__)
-        check_folders_differ(job)
+        _check_folders_differ(job)
         with progress() as show:
-            launch_training(run_training, job, job.train, show)
+            launch_training(_run_training, job, job.train, show)
         out = job.first_stage_folder if job.stage == "slice" else job.out
         report_finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
 
 
-def check_folders_differ(job: TrainDenoiser) -> None:
+def _check_folders_differ(job: TrainDenoiser) -> None:
     """Raises ValueError where the checkpoints of the denoiser would come among the autoencoder's."""
     if job.autoencoder.resolve() in (folder.resolve() for folder in job.checkpoint_folders):
         raise ValueError(f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}")
 
 
-def run_training(job: TrainDenoiser, show: ShowProgress) -> None:
+def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
     """The training, in one of its processes."""
     selections = job.open_datasets()
     statistics = job.load_statistics(selections)
-    autoencoder = load_matching_autoencoder(job, statistics)
-    config = make_network_config(job, autoencoder.normalizer.frequencies)
+    autoencoder = _load_matching_autoencoder(job, statistics)
+    config = _make_network_config(job, autoencoder.normalizer.frequencies)
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
         check_batch_divisible(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
         warn_without_test_split(selections)
         if job.stage != "coordinate" or config.mode != "coordinated":
             seed_weights(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
-            load_start_weights(job, denoiser)
-            train_stage(job, selections, statistics, autoencoder, denoiser, job.train, job.first_stage_folder, show)
+            _load_start_weights(job, denoiser)
+            _train_stage(job, selections, statistics, autoencoder, denoiser, job.train, job.first_stage_folder, show)
         if job.stage != "slice" and config.mode == "coordinated":
-            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), load_first_stage(job, config, autoencoder)
+            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), _load_first_stage(job, config, autoencoder)
             seed_weights(job.train)
-            train_stage(job, selections, statistics, autoencoder, add_frequency_attention(first), second, job.out, show)
+            _train_stage(job, selections, statistics, autoencoder, add_frequency_attention(first), second, job.out, show)
 
 
-def make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
+def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
     """The network that is trained: with --pretrained its U-Net is that one or, in going on, which does without, the checkpoint's."""
     settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
     config = DenoiserConfig(**settings)
@@ -169,7 +169,7 @@ def make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
     return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
 
 
-def load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
+def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
     """With what the first stage begins, unless it goes on."""
     if checkpoints.step_folders(job.first_stage_folder):
         return
@@ -180,7 +180,7 @@ def load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoi
         load_inpainting_weights(denoiser, job.pretrained)
 
 
-def load_matching_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> TrainedAutoencoder:
+def _load_matching_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> TrainedAutoencoder:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
     found = report_skipped_checkpoints(load_autoencoder(job.autoencoder))
     saved = checkpoints.read_newest(job.autoencoder)[0].config
@@ -201,7 +201,7 @@ def load_matching_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics
     return found._replace(normalizer=found.normalizer.truncate(job.frequencies or found.normalizer.frequencies))
 
 
-def train_stage(
+def _train_stage(
     job: TrainDenoiser,
     selections: Sequence[DatasetView],
     statistics: SpectrumStatistics,
@@ -217,7 +217,7 @@ def train_stage(
     run_task(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
 
 
-def load_first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder) -> SliceDenoiser:
+def _load_first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder) -> SliceDenoiser:
     """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
     another autoencoder or on other shards.
     """

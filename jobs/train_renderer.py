@@ -57,11 +57,11 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_preset_args("quiver train-renderer", PRESETS, args, __doc__)
         with progress() as show:
-            launch_training(run_training, job, job.train, show)
+            launch_training(_run_training, job, job.train, show)
         report_finished("renderer", job.out, ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"])
 
 
-def run_training(job: TrainRenderer, show: ShowProgress) -> None:
+def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
     """The training, in one of its processes."""
     selections = job.open_datasets()
     statistics, augment = job.load_statistics(selections), AugmentConfig() if job.augment else NO_AUGMENT

@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_locked()
         found = verify(dataset, shard_mapper(job.workers), alone=not running)
-        print_raw(json.dumps(verify_record(dataset, found, running))) if job.json else print_output("\n".join(format_faults(dataset, found, running)))
+        print_raw(json.dumps(_verify_record(dataset, found, running))) if job.json else print_output("\n".join(_format_faults(dataset, found, running)))
     if found.faults:
         raise SystemExit(ExitCode.STORAGE)
 
@@ -67,13 +67,13 @@ def track_shards(found: Iterable[tuple[PlannedShard, list[Fault]]], total: int) 
         yield faults
 
 
-def verify_record(dataset: Dataset, found: VerifyReport, running: bool) -> dict:
+def _verify_record(dataset: Dataset, found: VerifyReport, running: bool) -> dict:
     """All that was found, for a program."""
     faults = [{"path": fault.path, "what": fault.what, "remedy": fault.remedy.name.lower(), "shard": fault.shard} for fault in found.faults]
     return dict(dataset=str(dataset.root), whole=not faults, shards=found.shards, left=found.unbuilt, running=running, compared=found.compared, faults=faults)
 
 
-def format_faults(dataset: Dataset, found: VerifyReport, running: bool) -> list[str]:
+def _format_faults(dataset: Dataset, found: VerifyReport, running: bool) -> list[str]:
     """One line for each fault, then what was checked, for a person."""
     faults = [to_printable(str(fault)) for fault in found.faults]
     if not found.shards:

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from pipeline.flow.raft_weights import parse_weights, read_weights
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB, 0 to 1."""
-RESNET34_STAGE_BLOCKS = (3, 4, 6)
+_RESNET34_STAGE_BLOCKS = (3, 4, 6)
 """Blocks of ResNet-34's first three stages (He et al. 2016, table 1)."""
-VGG16_CONVOLUTIONS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
+_VGG16_CONVOLUTIONS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
 """Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
-VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
+_VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
 """After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows each but the last."""
-UNUSED = ("layer4.", "fc.")
+_UNUSED = ("layer4.", "fc.")
 
 
-class ImageNetNormalize(nn.Module):
+class _ImageNetNormalize(nn.Module):
     """RGB of -1 to 1 as networks of ImageNet want it."""
 
     middle: Tensor
@@ -31,14 +31,14 @@ class ImageNetNormalize(nn.Module):
 
     def __init__(self):
         super().__init__()
-        for name, value in (("middle", IMAGENET_MEAN), ("width", IMAGENET_STD)):
+        for name, value in (("middle", _IMAGENET_MEAN), ("width", _IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         return ((image + 1) / 2 - self.middle) / self.width
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     """Two convolutions beside a shortcut."""
 
     def __init__(self, width: int, out: int, stride: int):
@@ -58,11 +58,11 @@ class ResNet34(nn.Module):
     def __init__(self, width: int = 64):
         super().__init__()
         self.widths = (width, width, 2 * width, 4 * width)
-        self.normalize = ImageNetNormalize()
+        self.normalize = _ImageNetNormalize()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1) for block in range(depth)))
-            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), RESNET34_STAGE_BLOCKS, strict=True)
+            nn.Sequential(*(_BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1) for block in range(depth)))
+            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), _RESNET34_STAGE_BLOCKS, strict=True)
         )
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
@@ -81,9 +81,9 @@ class VGG16(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.normalize, layers = ImageNetNormalize(), []
-        for number, (width, out) in enumerate(VGG16_CONVOLUTIONS):
-            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in VGG16_FEATURE_LAYERS[:-1] else [])
+        self.normalize, layers = _ImageNetNormalize(), []
+        for number, (width, out) in enumerate(_VGG16_CONVOLUTIONS):
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in _VGG16_FEATURE_LAYERS[:-1] else [])
         self.features = nn.Sequential(*layers)
         self.requires_grad_(False)
 
@@ -101,7 +101,7 @@ class AlexNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.normalize = ImageNetNormalize()
+        self.normalize = _ImageNetNormalize()
         convolutions = (nn.Conv2d(3, 64, 11, 4, 2), nn.Conv2d(64, 192, 5, 1, 2), *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))))
         first, second, *others = ([convolution, nn.ReLU()] for convolution in convolutions)
         self.features = nn.Sequential(*first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others))
@@ -123,19 +123,19 @@ def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file, expected torchvision's weights of {name}")
-    expected = {key: value.shape for key, value in network.state_dict().items() if not is_batch_counter(key)}
-    found = {key: value for key, value in parse_weights(read_weights(path), path).items() if key in expected or not (is_unused(key) or is_batch_counter(key))}
+    expected = {key: value.shape for key, value in network.state_dict().items() if not _is_batch_counter(key)}
+    found = {key: value for key, value in parse_weights(read_weights(path), path).items() if key in expected or not (_is_unused(key) or _is_batch_counter(key))}
     wrong = sorted({key for key, _ in expected.items() ^ {key: value.shape for key, value in found.items()}.items()})
     if wrong:
         raise ValueError(f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
     network.load_state_dict(found, strict=False)
 
 
-def is_unused(key: str) -> bool:
+def _is_unused(key: str) -> bool:
     """Whether a tensor is of the parts that are left out here."""
-    return key.startswith((*UNUSED, "classifier.", "features.24.", "features.26.", "features.28."))
+    return key.startswith((*_UNUSED, "classifier.", "features.24.", "features.26.", "features.28."))
 
 
-def is_batch_counter(key: str) -> bool:
+def _is_batch_counter(key: str) -> bool:
     """Whether it counts the batches that a norm has seen, which older files do not have."""
     return key.endswith(".num_batches_tracked")

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from pipeline.atomic_files import sync_folder
 
-CHECKPOINT_VERSION = 1
-STEP_FOLDER, TEMPORARY_FOLDER = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")
-CONFIG_FILE, TRAINING_FILE, DIGESTS_FILE = "config.json", "training.pt", "digests.json"
+_CHECKPOINT_VERSION = 1
+_STEP_FOLDER, _TEMPORARY_FOLDER = re.compile(r"step-\d{8}"), re.compile(r"\.[0-9a-f]{32}\.tmp")
+CONFIG_FILE, _TRAINING_FILE, DIGESTS_FILE = "config.json", "training.pt", "digests.json"
 
 
 class Checkpoint(NamedTuple):
@@ -55,7 +55,7 @@ class Checkpoint(NamedTuple):
 
     def load_training_state(self) -> dict[str, Any]:
         """Optimiser state and position."""
-        path = self.folder / TRAINING_FILE
+        path = self.folder / _TRAINING_FILE
         if not path.exists():
             raise ValueError(f"{self.folder} holds no training state, and cannot be gone on from")
         try:
@@ -77,12 +77,12 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
     """
     folder, temporary = out / f"step-{step:08d}", out / f".{uuid.uuid4().hex}.tmp"
     for left in out.glob(".*.tmp"):
-        if TEMPORARY_FOLDER.fullmatch(left.name):  # of a training that was killed while it wrote
+        if _TEMPORARY_FOLDER.fullmatch(left.name):  # of a training that was killed while it wrote
             shutil.rmtree(left)
     temporary.mkdir(parents=True)
     try:
-        digests = {name: write_synced(temporary / name, data, folder / name) for name, data in serialize_files(config, states, training)}
-        write_synced(temporary / DIGESTS_FILE, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS_FILE)
+        digests = {name: _write_synced(temporary / name, data, folder / name) for name, data in _serialize_files(config, states, training)}
+        _write_synced(temporary / DIGESTS_FILE, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS_FILE)
         sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(folder)
@@ -96,14 +96,14 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
     return folder
 
 
-def serialize_files(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
+def _serialize_files(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
     """The files of a checkpoint, by name, one after the other in memory."""
-    yield CONFIG_FILE, json.dumps({"format": CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
+    yield CONFIG_FILE, json.dumps({"format": _CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
     for name, state in states.items():
         yield f"{name}.safetensors", save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
     file = io.BytesIO()  # torch's own writer hides which error of the disk it met
     torch.save(dict(training), file)
-    yield TRAINING_FILE, file.getbuffer()
+    yield _TRAINING_FILE, file.getbuffer()
 
 
 def digest_weights(weights: Mapping[str, Tensor]) -> str:
@@ -115,7 +115,7 @@ def digest_weights(weights: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
+def _write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
     """Returns the file's sha256. Raises OSError, which says its later `name`."""
     try:
         path.write_bytes(data)
@@ -138,7 +138,7 @@ def sync_and_hash(path: Path) -> str:
 
 def step_folders(out: Path) -> list[Path]:
     """Folders of checkpoints, the oldest first."""
-    return sorted(path for path in out.glob("step-*") if STEP_FOLDER.fullmatch(path.name)) if out.is_dir() else []
+    return sorted(path for path in out.glob("step-*") if _STEP_FOLDER.fullmatch(path.name)) if out.is_dir() else []
 
 
 def read_newest(path: Path) -> tuple[Checkpoint, list[str]]:
@@ -163,10 +163,10 @@ def read(folder: Path) -> Checkpoint:
     try:
         digests = json.loads((folder / DIGESTS_FILE).read_bytes())
         for name, digest in digests.items():
-            check_file(folder, name, digest)
+            _check_file(folder, name, digest)
         config = json.loads((folder / CONFIG_FILE).read_bytes())
-        if config["format"] != CHECKPOINT_VERSION or CONFIG_FILE not in digests:
-            raise ValueError(f"format is {config['format']!r}, expected {CHECKPOINT_VERSION}")
+        if config["format"] != _CHECKPOINT_VERSION or CONFIG_FILE not in digests:
+            raise ValueError(f"format is {config['format']!r}, expected {_CHECKPOINT_VERSION}")
         if type(config["step"]) is not int:
             raise ValueError(f"step is {config['step']!r}, expected a whole number")
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
@@ -174,7 +174,7 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config)
 
 
-def check_file(folder: Path, name: str, digest: str) -> None:
+def _check_file(folder: Path, name: str, digest: str) -> None:
     """Raises ValueError where a file of a checkpoint is another."""
     if Path(name).name != name:
         raise ValueError(f"{name!r} is no file name")

@@ -18,9 +18,9 @@ from schemas.outcome import FilterMeasures, Reason
 
 _threads = ThreadpoolController()
 
-THUMBNAIL_SIZE = (64, 40)
+_THUMBNAIL_SIZE = (64, 40)
 """Width and height at which neighbouring frames are correlated: small enough that sway does not count."""
-HISTOGRAM_BINS = 32
+_HISTOGRAM_BINS = 32
 UNCHANGED_LEVELS = 0.02
 """A step between source frames under this mean absolute difference, in grey levels, changes nothing."""
 MOVING_PX = 1.0
@@ -119,8 +119,8 @@ class FrameDelta(NamedTuple):
 
 def compute_frame_stats(image: UInt8[np.ndarray, "height width 3"]) -> FrameStats:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    counts = np.bincount(grey.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS)
-    return FrameStats(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
+    counts = np.bincount(grey.ravel() // (256 // _HISTOGRAM_BINS), minlength=_HISTOGRAM_BINS)
+    return FrameStats(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
 
 
 def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
@@ -128,20 +128,20 @@ def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
     mean absolute difference in grey levels.
     """
     return FrameDelta(
-        correlation=correlation(before.thumbnail, after.thumbnail),
-        histogram_distance=histogram_distance(before.histogram, after.histogram),
+        correlation=_correlation(before.thumbnail, after.thumbnail),
+        histogram_distance=_histogram_distance(before.histogram, after.histogram),
         difference=float(cv2.norm(before.gray, after.gray, cv2.NORM_L1)) / before.gray.size,
     )
 
 
-def correlation(a: Float32[np.ndarray, "rows columns"], b: Float32[np.ndarray, "rows columns"]) -> float:
+def _correlation(a: Float32[np.ndarray, "rows columns"], b: Float32[np.ndarray, "rows columns"]) -> float:
     """Normalised cross-correlation, -1 to 1; 1 where both pictures are flat, since there is nothing to correlate."""
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     scale = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
     return float((a * b).sum()) / scale if scale > a.size else 1.0
 
 
-def histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, " bins"]) -> float:
+def _histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, " bins"]) -> float:
     """Half the L1 distance, 0 to 1, of the histograms smoothed over three bins, so that noise and a slight change of
     light, which move pixels to the next bin, do not count as a cut.
     """

@@ -5,18 +5,18 @@ A URL carries them before its host (`https://me:password@host/`) or among its pa
 
 import re
 
-USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
-SECRET_NAME_ENDINGS = (
+_USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
+_SECRET_NAME_ENDINGS = (
     r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
 )
-SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"
+_SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"
 """Of a parameter that is secret: what its name ends with, or is."""
-PARAMETER = re.compile(rf"(?<=[?&;#])([\w.-]*(?:{SECRET_NAME_ENDINGS})|{SECRET_NAMES})=[^&\s'\"#]+", re.IGNORECASE)
+_PARAMETER = re.compile(rf"(?<=[?&;#])([\w.-]*(?:{_SECRET_NAME_ENDINGS})|{_SECRET_NAMES})=[^&\s'\"#]+", re.IGNORECASE)
 
 
 def redact_secrets(text: str) -> str:
     """The text with what is secret in its URLs as `***`."""
-    return PARAMETER.sub(r"\1=***", USER_INFO.sub(r"\1***@", text)) if ":/" in text else text
+    return _PARAMETER.sub(r"\1=***", _USER_INFO.sub(r"\1***@", text)) if ":/" in text else text
 
 
 def check_no_secret(what: str, text: str) -> None:

@@ -2,12 +2,12 @@
 
 from math import floor, log10
 
-UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+_UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
 def human_size(count: int | float) -> str:
     """`12.6 GB`: three digits at most, in units of a thousand each; up to 999 bytes as they are."""
-    for unit, least in UNITS.items():
+    for unit, least in _UNITS.items():
         if count >= least:
             value = count / least
             text = f"{value:.{max(2 - floor(log10(value)), 0)}f}"

@@ -7,9 +7,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-DISTRIBUTION = "quiver-motion"
-COMMIT = re.compile(r"[0-9a-f]{40,64}")
-COMMIT_DIGITS = 12
+_DISTRIBUTION = "quiver-motion"
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_COMMIT_DIGITS = 12
 """Digits of a commit."""
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -23,17 +23,17 @@ def quiver_version(folder: Path = CHECKOUT) -> str:
     """
     if (release := _read_release(folder)) is None:
         with suppress(PackageNotFoundError):
-            return version(DISTRIBUTION)
+            return version(_DISTRIBUTION)
         return "unknown"
     commit = _read_commit(folder / ".git")
-    return release + (f"+g{commit[:COMMIT_DIGITS]}" if commit else "")
+    return release + (f"+g{commit[:_COMMIT_DIGITS]}" if commit else "")
 
 
 def _read_release(folder: Path) -> str | None:
     """The version that a checkout of Quiver states; None for the folder of another project."""
     with suppress(OSError, KeyError, ValueError):
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return project["version"] if project["name"] == DISTRIBUTION else None
+        return project["version"] if project["name"] == _DISTRIBUTION else None
     return None
 
 
@@ -44,7 +44,7 @@ def _read_commit(git: Path) -> str | None:
             git = git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
-            return head if COMMIT.fullmatch(head) else None
+            return head if _COMMIT.fullmatch(head) else None
         name = head.removeprefix("ref: ")
         common = git / "commondir"  # of a worktree: where its branches are
         places = [git]
@@ -62,4 +62,4 @@ def _resolve_branch(git: Path, name: str) -> str | None:
     lines += packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []
     fields = [line.split() for line in lines]
     found = [one[0] for one in fields if len(one) == 1 or (len(one) == 2 and one[1] == name)]
-    return next((one for one in found if COMMIT.fullmatch(one)), None)
+    return next((one for one in found if _COMMIT.fullmatch(one)), None)

@@ -32,7 +32,7 @@ class Clip:
     """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
     place: str | None = field(default=None, compare=False)
     """Its path as it was listed: in the folder in which it was found, or as the table says it. None:
-    `data_uri`. It names a clip whose content cannot be read, wherever the folder is moved.
+    `_data_uri`. It names a clip whose content cannot be read, wherever the folder is moved.
     """
 
     def __post_init__(self):

@@ -116,7 +116,7 @@ class WindowOutcome:
 
 
 class Quarantined(Exception):
-    """The input cannot become a sample: `stage` and `format_reason` say where and why, `mean_detail_kept` in words (<= 500 characters),
+    """The input cannot become a sample: `stage` and `_format_reason` say where and why, `_mean_detail_kept` in words (<= 500 characters),
     `attempts` after how many tries.
     """
 

@@ -18,14 +18,14 @@ CLIP_FIELDS = [
     pa.field("licence", pa.string()),
     pa.field("source", pa.string()),
 ]
-WINDOW_FIELDS = [
+_WINDOW_FIELDS = [
     pa.field("key", pa.string()),
     pa.field("start_frame", pa.int64()),
     pa.field("start_time_s", pa.float64()),
     pa.field("split", pa.string()),
     pa.field("shard", pa.string()),
 ]
-OUTCOME_FIELDS = [
+_OUTCOME_FIELDS = [
     pa.field("outcome", pa.string()),
     pa.field("stage", pa.string()),
     pa.field("reason", pa.string()),
@@ -33,8 +33,8 @@ OUTCOME_FIELDS = [
     pa.field("detail", pa.string()),
     pa.field("attempts", pa.int32()),
 ]
-MEASURE_FIELDS = [pa.field(f.name, pa.float64()) for f in fields(FilterMeasures)]
-POWER_FIELDS = [
+_MEASURE_FIELDS = [pa.field(f.name, pa.float64()) for f in fields(FilterMeasures)]
+_POWER_FIELDS = [
     pa.field("power_x", pa.list_(pa.float64())),
     pa.field("power_y", pa.list_(pa.float64())),
     pa.field("energy_x", pa.float64()),
@@ -61,18 +61,18 @@ MEMBER_COLUMNS = [
     *(name for member in MEMBERS for name in (*member_columns(member), checksum_column(member))),
     HEADER_CHECKSUM_COLUMN,
 ]
-MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
+_MEMBER_FIELDS = [pa.field(column, pa.int64()) for column in MEMBER_COLUMNS]
 
-ROOT_FIELD = pa.field("root", pa.string())
+_ROOT_FIELD = pa.field("root", pa.string())
 """The folder in which a clip was found, which a link must not leave; null if it was listed by name.
 """
-FATE_FIELDS = [field for field in OUTCOME_FIELDS if field.name != "verdicts"]
-PLAN_SCHEMA = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *FATE_FIELDS, ROOT_FIELD])
+_FATE_FIELDS = [field for field in _OUTCOME_FIELDS if field.name != "verdicts"]
+PLAN_SCHEMA = pa.schema([*_WINDOW_FIELDS, *CLIP_FIELDS, *_FATE_FIELDS, _ROOT_FIELD])
 """One row for every window planned; one with a null key and an outcome for every clip that gave
 none.
 
 `split` is null for a clip whose split its content decides, if the content could not be read.
 """
 
-MANIFEST_SCHEMA = pa.schema([*WINDOW_FIELDS, *CLIP_FIELDS, *OUTCOME_FIELDS, *MEASURE_FIELDS, *POWER_FIELDS, *MEMBER_FIELDS])
+MANIFEST_SCHEMA = pa.schema([*_WINDOW_FIELDS, *CLIP_FIELDS, *_OUTCOME_FIELDS, *_MEASURE_FIELDS, *_POWER_FIELDS, *_MEMBER_FIELDS])
 """The same rows with what became of each."""

@@ -9,7 +9,7 @@ FORMAT_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunContract:
-    """Written once as run.json. `config` and `inputs` decide the bytes of the shards; `library_versions` tells what made them."""
+    """Written once as run.json. `config` and `_inputs` decide the bytes of the shards; `library_versions` tells what made them."""
 
     config: dict[str, Any]
     """Every setting that can change a byte, by name."""

@@ -22,14 +22,14 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
 IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER = "image.png", "json", "motion.safetensors"
 MEMBERS = (IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER)
 """Members of a sample in the order in which they stand in the tar."""
-PNG_COMPRESS_TYPE = 3
+_PNG_COMPRESS_TYPE = 3
 """zlib's strategy for filtered pictures: half the time of its default, and no larger."""
-HALF_EXPONENT = np.uint16(0x7C00)
+_HALF_EXPONENT = np.uint16(0x7C00)
 MOTION_ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
 CHUNKED_ARRAYS = frozenset({"spectrum", "pair_flow", "pair_image"})
 """Arrays with a checksum for each entry of their first axis, which is read alone; others have one."""
-METADATA, CHECKSUMS = "__metadata__", "crc32"
+_METADATA, _CHECKSUMS = "__metadata__", "crc32"
 """Where the header of the motion member holds the checksums of its arrays: one entry, since
 safetensors writes several in no fixed order.
 """
@@ -97,11 +97,11 @@ def array_bytes(array: np.ndarray) -> memoryview:
 def encode_sample(sample: Sample) -> dict[str, bytes]:
     """The members of `sample` by name, in order; equal samples give equal bytes."""
     image = io.BytesIO()
-    Image.fromarray(sample.image).save(image, "png", compress_type=PNG_COMPRESS_TYPE)
+    Image.fromarray(sample.image).save(image, "png", compress_type=_PNG_COMPRESS_TYPE)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in MOTION_ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
     crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
-    motion = save(arrays, {CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
+    motion = save(arrays, {_CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
     return {IMAGE_MEMBER: image.getvalue(), META_MEMBER: meta, MOTION_MEMBER: motion}
 
 
@@ -110,8 +110,8 @@ def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
     try:
         motion = members[MOTION_MEMBER]
         arrays, meta = load(motion), json.loads(members[META_MEMBER])
-        arrays = {"image": decode_image(members[IMAGE_MEMBER], arrays["spectrum"].shape[2:])} | arrays
-        check_arrays(arrays, meta)
+        arrays = {"image": _decode_image(members[IMAGE_MEMBER], arrays["spectrum"].shape[2:])} | arrays
+        _check_arrays(arrays, meta)
         if checksums(arrays) != motion_layout(motion, len(motion)).checksums:
             raise ValueError(f"{MOTION_MEMBER} has other arrays than the checksums in its header say")
     except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError, RecursionError, Image.DecompressionBombError) as error:
@@ -119,7 +119,7 @@ def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
     return Sample(key=key, meta=meta, **arrays)
 
 
-def decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def _decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
@@ -132,7 +132,7 @@ def array_kinds(
     pairs: int,
     size: tuple[int, int],
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Type and shape of each array of a motion member at a working `format_size` (width, height)."""
+    """Type and shape of each array of a motion member at a working `_format_size` (width, height)."""
     width, height = size
     return {
         "spectrum": (np.float16, (frequencies, 4, height, width)),
@@ -144,7 +144,7 @@ def array_kinds(
     }
 
 
-class MotionLayout(NamedTuple):
+class _MotionLayout(NamedTuple):
     """Where the arrays of a motion member stand in it, and what their bytes are."""
 
     data_offset: int
@@ -171,8 +171,8 @@ def header_checksum(motion: bytes) -> int:
     return zlib.crc32(motion[: header_length(motion, len(motion) - 8)])
 
 
-def motion_layout(head: bytes, size: int) -> MotionLayout:
-    """The header at the beginning of `head`, of a motion member of `format_size` bytes.
+def motion_layout(head: bytes, size: int) -> _MotionLayout:
+    """The header at the beginning of `head`, of a motion member of `_format_size` bytes.
 
     Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the
     member without gap or overlap, and each has its checksums; RecursionError for JSON nested too
@@ -180,9 +180,9 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
     """
     begin = header_length(head, len(head) - 8)
     arrays = json.loads(head[8:begin])
-    if not isinstance(arrays, dict) or arrays.keys() != {METADATA, *MOTION_ARRAYS}:
-        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {METADATA}")
-    said = json.loads(arrays.pop(METADATA)[CHECKSUMS])
+    if not isinstance(arrays, dict) or arrays.keys() != {_METADATA, *MOTION_ARRAYS}:
+        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {_METADATA}")
+    said = json.loads(arrays.pop(_METADATA)[_CHECKSUMS])
     end = 0
     for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
         (first, after), shape = array["data_offsets"], array["shape"]
@@ -201,7 +201,7 @@ def motion_layout(head: bytes, size: int) -> MotionLayout:
         wanted = arrays[name]["shape"][0] if name in CHUNKED_ARRAYS else 1
         if len(parts) != wanted:
             raise ValueError(f"{name} has {len(parts)} checksums, expected {wanted}")
-    return MotionLayout(begin, arrays, found)
+    return _MotionLayout(begin, arrays, found)
 
 
 def _parse_checksums(text: str) -> list[int]:
@@ -209,7 +209,7 @@ def _parse_checksums(text: str) -> list[int]:
     return [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
 
 
-def check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def _check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
     if meta.get("format") != FORMAT_VERSION:
         raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
@@ -229,4 +229,4 @@ def is_finite(array: np.ndarray) -> bool:
     """Whether every number is; float16, which is slow to compute with, by its bits: an exponent of all ones is inf or NaN."""
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
-    return not ((np.ascontiguousarray(array).view(np.uint16) & HALF_EXPONENT) == HALF_EXPONENT).any()
+    return not ((np.ascontiguousarray(array).view(np.uint16) & _HALF_EXPONENT) == _HALF_EXPONENT).any()

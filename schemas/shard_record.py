@@ -20,17 +20,17 @@ def load_record(data: bytes) -> dict[str, Any]:
     not a record's.
     """
     record = open_seal(data)
-    if not has_fields(record):
+    if not _has_fields(record):
         raise ValueError("is no commit record: a field is missing, or of another kind")
     return record
 
 
-def has_fields(record: dict[str, Any]) -> bool:
+def _has_fields(record: dict[str, Any]) -> bool:
     """Whether it has what those who read a record rely on; a digest of its own, which anyone can make, says nothing of that."""
     rows, tar, strips = (record.get(name) for name in ("rows", "tar", "strips"))
     return (
         isinstance(rows, list)
-        and all(map(is_row, rows))
+        and all(map(_is_row, rows))
         and (tar is None or (isinstance(tar, dict) and isinstance(tar.get("sha256"), str) and type(tar.get("bytes")) is int))
         and isinstance(strips, dict)
         and isinstance(record.get("histogram"), str)
@@ -38,7 +38,7 @@ def has_fields(record: dict[str, Any]) -> bool:
     )
 
 
-def is_row(row: Any) -> bool:
+def _is_row(row: Any) -> bool:
     """Whether it says of a window what became of it, and, of one that was kept, all measures."""
     if not (isinstance(row, dict) and isinstance(row.get("key"), str)):
         return False

@@ -14,16 +14,16 @@ from safetensors.numpy import load, save
 from schemas.seal import open_seal, seal
 
 MOTION_VERSION = 2
-MAX_COEFFICIENT_PX = 1e9
+_MAX_COEFFICIENT_PX = 1e9
 """Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
-DECODE_ERRORS = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
+_DECODE_ERRORS = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
 MAX_FRAMES, MAX_FREQUENCIES = 100_000, 256
 """Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralVolume:
-    """The motion of a picture, as coefficients in pixels of `format_size`."""
+    """The motion of a picture, as coefficients in pixels of `_format_size`."""
 
     spectrum: Float32[np.ndarray, "freq 4 height width"]
     """re x, im x, re y, im y (docs/maths.md, 1)."""
@@ -48,7 +48,7 @@ def decode_volume(data: bytes) -> SpectralVolume:
     MOST_FREQUENCIES.
     """
     try:
-        spectrum, text = load(data)["spectrum"], read_metadata(data)["quiver"]
+        spectrum, text = load(data)["spectrum"], _read_metadata(data)["quiver"]
         about = json.loads(text)
         if about["format"] != MOTION_VERSION:
             words = f"format is {about['format']!r}, expected {MOTION_VERSION}"
@@ -57,12 +57,12 @@ def decode_volume(data: bytes) -> SpectralVolume:
         if type(frames) is not int or type(fps) not in (int, float):
             words = f"frames is {frames!r:.40} and fps {fps!r:.40}"
             raise ValueError(f"{words}, expected a whole number and a number")
-        check_spectrum(spectrum, float(fps), frames)
+        _check_spectrum(spectrum, float(fps), frames)
         if open_seal(text.encode())["spectrum"] != spectrum_sha256(spectrum):
             raise ValueError("its spectrum has changed since it was written")
         made = dict(about["made"])
         return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, provenance=made)
-    except DECODE_ERRORS as error:
+    except _DECODE_ERRORS as error:
         raise ValueError(f"not a file of a spectral volume: {error}") from error
 
 
@@ -71,13 +71,13 @@ def spectrum_sha256(spectrum: np.ndarray) -> str:
     return hashlib.sha256(spectrum.tobytes()).hexdigest()
 
 
-def read_metadata(data: bytes) -> dict[str, str]:
+def _read_metadata(data: bytes) -> dict[str, str]:
     """Of a safetensors file that was loaded before."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
-def check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
+def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
     """Raises ValueError unless these are finite coefficients of windows that have as many."""
     if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4 or min(spectrum.shape[2:]) < 2:
         raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels")
@@ -89,5 +89,5 @@ def check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
         raise ValueError(f"{words}, expected 1 to {min(frames // 2 + 1, MAX_FREQUENCIES)}")
     if not np.isfinite(spectrum).all():
         raise ValueError("spectrum has values that are not finite")
-    if (largest := float(np.abs(spectrum).max())) > MAX_COEFFICIENT_PX:
-        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {MAX_COEFFICIENT_PX:g}")
+    if (largest := float(np.abs(spectrum).max())) > _MAX_COEFFICIENT_PX:
+        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {_MAX_COEFFICIENT_PX:g}")

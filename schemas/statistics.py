@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from schemas.seal import open_seal, seal
 
-STATISTICS_VERSION = 2
+_STATISTICS_VERSION = 2
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of the coefficient modulus that are always listed."""
 
 Pool = Literal["components", "none", "all"]
-Method = Literal["histogram", "exact"]
+_Method = Literal["histogram", "exact"]
 DEFINITION = {
     "components": "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all training samples",
     "none": "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and for y",
@@ -67,7 +67,7 @@ class SpectrumStatistics:
     quantile: float
     """Which quantile of the modulus the scales are; the paper's is 0.95."""
     pool: Pool
-    method: Method
+    method: _Method
     """histogram: within 0.4 %; exact: the order statistic itself."""
     definition: str
     fps: float
@@ -80,7 +80,7 @@ class SpectrumStatistics:
     sources: tuple[Source, ...]
     shards: str
     """Digest of the exact set of training shards; a trainer refuses statistics of another set."""
-    format: int = STATISTICS_VERSION
+    format: int = _STATISTICS_VERSION
 
 
 def encode_statistics(statistics: SpectrumStatistics) -> bytes:
@@ -92,15 +92,15 @@ def decode_statistics(data: bytes) -> SpectrumStatistics:
     """Inverse of `encode`. Raises ValueError saying what is wrong with a file that is not statistics."""
     try:
         fields = json.loads(data)
-        if fields.get("format") != STATISTICS_VERSION:
-            raise ValueError(f"format is {fields.get('format')!r}, expected {STATISTICS_VERSION}")
+        if fields.get("format") != _STATISTICS_VERSION:
+            raise ValueError(f"format is {fields.get('format')!r}, expected {_STATISTICS_VERSION}")
         fields = open_seal(data, indent=2)
         frequencies = tuple(_frequency(one) for one in fields.pop("frequencies"))
         sources = tuple(Source(**one) for one in fields.pop("sources"))
         scale = tuple(_scale(one) for one in fields.pop("scale"))
         width, height = fields.pop("size")
         found = SpectrumStatistics(scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields)
-        check_statistics(found)
+        _check_statistics(found)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a statistics file: {error}") from error
     return found
@@ -115,7 +115,7 @@ def _scale(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_statistics(statistics: SpectrumStatistics) -> None:
+def _check_statistics(statistics: SpectrumStatistics) -> None:
     """Raises ValueError unless there is one scale, finite and at least 0, for each frequency."""
     if statistics.pool not in DEFINITION:
         raise ValueError(f"pool is {statistics.pool!r}, expected one of {', '.join(DEFINITION)}")

@@ -51,21 +51,21 @@ from schemas.outcome import Outcome, Quarantined
 from schemas.run_contract import flatten, to_json_value
 from schemas.seal import open_seal, seal
 
-SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
+_SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
 """Of the generated clips those that are to be learnt from."""
-GENERATED_FPS = 30.0
+_GENERATED_FPS = 30.0
 """Of all of them, since films are compared frame by frame with motion at the working rate."""
-CLIP_LIST_FILE = "clips.csv"
-CONTRACT_FILE, COMMAND_LOG_FILE, REAL_COUNTS_FILE = "ablation-run.json", "finished.json", "real.json"
-VARIANT_NAMES = [one.name for one in VARIANTS]
-MAX_PAGE_PHOTOGRAPHS = 2
+_CLIP_LIST_FILE = "clips.csv"
+_CONTRACT_FILE, _COMMAND_LOG_FILE, _REAL_COUNTS_FILE = "ablation-run.json", "finished.json", "real.json"
+_VARIANT_NAMES = [one.name for one in VARIANTS]
+_MAX_PAGE_PHOTOGRAPHS = 2
 """Photographs of which the page shows what became."""
-PAPER_CAPTION = "The paper's table 2: its data, its networks, its training"
-CAUTIONS = {
+_PAPER_CAPTION = "The paper's table 2: its data, its networks, its training"
+_CAUTIONS = {
     "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
     "small": "Ours, {films}: other clips and smaller networks than the paper's, so its order can be compared, and not its absolute numbers",
 }
-REAL_FRAMES_NOTE = "those nearest in time to the working rate, at the working size, compressed as the films are"
+_REAL_FRAMES_NOTE = "those nearest in time to the working rate, at the working size, compressed as the films are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class Ablate:
         for name, most in (("photographs", 100_000), ("steps", 1000)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {most}")
-        if strangers := [name for name in self.only if name not in VARIANT_NAMES]:
-            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(VARIANT_NAMES)}")
+        if strangers := [name for name in self.only if name not in _VARIANT_NAMES]:
+            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(_VARIANT_NAMES)}")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, expected at least 0")
 
@@ -134,7 +134,7 @@ class Ablate:
 
 def write_or_check_contract(job: Ablate) -> None:
     """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
-    path, asked = job.out / CONTRACT_FILE, make_contract(job)
+    path, asked = job.out / _CONTRACT_FILE, _make_contract(job)
     if not path.exists():
         if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
             raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
@@ -149,15 +149,15 @@ def write_or_check_contract(job: Ablate) -> None:
         raise ContractMismatch(different, "an ablation")
 
 
-def make_contract(job: Ablate) -> dict[str, Any]:
+def _make_contract(job: Ablate) -> dict[str, Any]:
     """What decides the films; which are made, and by which networks they are measured, may change."""
     left = {"out", "only", *(name.replace("-", "_") for name in NETWORK_SPECS)}
     settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
     content = hashlib.sha256(open_dataset(job.data).derived_path("index.json").read_bytes()).hexdigest() if job.data else None
-    return to_json_value(settings | dict(imagenet=job.imagenet and sha256_of_file(job.imagenet), content=content))
+    return to_json_value(settings | dict(imagenet=job.imagenet and _sha256_of_file(job.imagenet), content=content))
 
 
-def sha256_of_file(path: Path) -> str:
+def _sha256_of_file(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -165,10 +165,10 @@ def sha256_of_file(path: Path) -> str:
 
 def run_ablation(job: Ablate) -> None:
     """Everything that is left to do."""
-    make_page, log = load_page_maker("jobs.ablation.report", "render_ablation_page"), CommandLog(job.out / COMMAND_LOG_FILE)
+    make_page, log = load_page_maker("jobs.ablation.report", "render_ablation_page"), _CommandLog(job.out / _COMMAND_LOG_FILE)
     if not (job.clips or job.data):
-        write_generated_list(job)
-    log.run_pending(dataset_commands(job))
+        _write_generated_list(job)
+    log.run_pending(_dataset_commands(job))
     selection = open_dataset(job.dataset)
     windows = select_held_out(selection, job.photographs)
     keys = list(windows)
@@ -177,34 +177,34 @@ def run_ablation(job: Ablate) -> None:
     for variant in job.variants:
         films_folder(job.out, variant.name).mkdir(parents=True, exist_ok=True)
         log.run_pending(film_commands(job.training_commands, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
-    log.run_pending(map(evaluation_command(job), job.variants))
-    found = collect_results(job, windows, real, log)
-    files = write_results(job.out, "ablation", found, make_page(found, read_xt_slices(job, keys)))
+    log.run_pending(map(_evaluation_command(job), job.variants))
+    found = _collect_results(job, windows, real, log)
+    files = write_results(job.out, "ablation", found, make_page(found, _read_xt_slices(job, keys)))
     print_output("\n".join(["", *format_tables(found), "", *found["remarks"], *map(str, files)]))
 
 
-def generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
+def _generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
     """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
     learnt, seconds = job.generated
-    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(SWAYING_CLIPS)))}
+    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(_SWAYING_CLIPS)))}
 
 
-def write_generated_list(job: Ablate) -> None:
+def _write_generated_list(job: Ablate) -> None:
     """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
-    names = [clip_name_at(name, GENERATED_FPS) for name in SWAYING_CLIPS]
-    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in generated_sets(job).items() for name in names]
+    names = [clip_name_at(name, _GENERATED_FPS) for name in _SWAYING_CLIPS]
+    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in _generated_sets(job).items() for name in names]
     (job.out / "clips").mkdir(exist_ok=True)
-    replace_file(job.out / "clips" / CLIP_LIST_FILE, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
+    replace_file(job.out / "clips" / _CLIP_LIST_FILE, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
 
 
-def dataset_commands(job: Ablate) -> list[QuiverCommand]:
+def _dataset_commands(job: Ablate) -> list[QuiverCommand]:
     """The data set."""
     if job.data:
         return []
     made, folder = [], job.out / "clips"
-    for seed, (_, seconds) in {} if job.clips else generated_sets(job).items():
-        made.append(make_command("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", GENERATED_FPS, "--only", *SWAYING_CLIPS))
-    out, clips = job.out / "data", job.clips or [folder / CLIP_LIST_FILE]
+    for seed, (_, seconds) in {} if job.clips else _generated_sets(job).items():
+        made.append(make_command("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", _GENERATED_FPS, "--only", *_SWAYING_CLIPS))
+    out, clips = job.out / "data", job.clips or [folder / _CLIP_LIST_FILE]
     options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", DATASET_FREQUENCIES, *job.more.get("extract-flow", ()))
     return [*made, make_command("extract-flow", out, "--clips", *clips, "--out", out, *options)]
 
@@ -226,7 +226,7 @@ def write_real_films(selection: DatasetView, keys: Sequence[str], out: Path) -> 
     """
     for folder in (photograph_path(out, "").parent, films_folder(out, REAL_NAME)):
         folder.mkdir(parents=True, exist_ok=True)
-    counted = films_folder(out, REAL_COUNTS_FILE)
+    counted = films_folder(out, _REAL_COUNTS_FILE)
     counts: dict[str, dict[str, int]] = json.loads(counted.read_bytes()) if counted.exists() else {}
     for key in keys:
         if key in counts and film_path(out, REAL_NAME, key).exists():
@@ -254,7 +254,7 @@ def remark_repeated_frames(real: Mapping[str, Mapping[str, int]], fps: float) ->
     return [said] if films else []
 
 
-def evaluation_command(job: Ablate) -> Callable[[Variant], QuiverCommand]:
+def _evaluation_command(job: Ablate) -> Callable[[Variant], QuiverCommand]:
     """Of a variant's films."""
     weights = [word for name in NETWORK_SPECS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
     real, options = films_folder(job.out, REAL_NAME), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
@@ -266,13 +266,13 @@ def evaluation_command(job: Ablate) -> Callable[[Variant], QuiverCommand]:
     return of
 
 
-def collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "CommandLog") -> dict[str, Any]:
+def _collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "_CommandLog") -> dict[str, Any]:
     """What ablation.json says."""
-    measured = {one.name: json.loads(evaluation_command(job)(one).output.read_bytes()) for one in job.variants}
+    measured = {one.name: json.loads(_evaluation_command(job)(one).output.read_bytes()) for one in job.variants}
     full, fps = measured.get(FULL_NAME), read_settings(open_dataset(job.dataset).dataset).plan.fps
-    said = training_efforts(job)
+    said = _training_efforts(job)
     variants = [
-        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=differences_from_full(measured[one.name], full), trained=said[one.name])
+        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=_differences_from_full(measured[one.name], full), trained=said[one.name])
         for one in job.variants
     ]
     films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
@@ -283,16 +283,16 @@ def collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[s
         stages=list(STAGE_NAMES),
         trainings=len(job.training_commands.list_commands(job.variants)),
         ours=f"Ours: {films}",
-        caution=CAUTIONS[job.preset].format(films=films),
-        paper=dict(columns=list(PAPER_COLUMNS), words=PAPER_CAPTION),
+        caution=_CAUTIONS[job.preset].format(films=films),
+        paper=dict(columns=list(PAPER_COLUMNS), words=_PAPER_CAPTION),
         commands=log.entries,
-        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=REAL_FRAMES_NOTE, steps=job.steps)
+        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=_REAL_FRAMES_NOTE, steps=job.steps)
         | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
         | next(iter(measured.values()))["protocol"],
     )
 
 
-def training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
+def _training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
     """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
     stages = {one.name: job.training_commands.checkpoint_folders(one) for one in job.variants}
     spent = {folder: checkpoint_effort(read_newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
@@ -305,7 +305,7 @@ def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
     return dict(steps=steps, batch=batch, samples=steps * batch)
 
 
-def differences_from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _differences_from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
     if full is None or ours is full:
         return {}
@@ -313,19 +313,19 @@ def differences_from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | Non
     return {key: found._asdict() for key, found in compare_evaluations(ours["pairs"], full["pairs"], keys).items()}
 
 
-def read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Of some photographs, the row in which the real film moves most over time: of that film, and of each variant's."""
     pool = shared_pool(DecodeConfig(), 1)
-    pairs = json.loads(evaluation_command(job)(job.variants[-1]).output.read_bytes())["pairs"]
+    pairs = json.loads(_evaluation_command(job)(job.variants[-1]).output.read_bytes())["pairs"]
     rows = {pair["name"]: pair["row"] for pair in pairs}
     shown = {REAL_NAME: "real frames"} | {one.name: one.title for one in job.variants}
     return {
         key: {title: decode_clip(open_clip(film_path(job.out, name, key), pool), CROP_SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
-        for key in keys[:MAX_PAGE_PHOTOGRAPHS]
+        for key in keys[:_MAX_PAGE_PHOTOGRAPHS]
     }
 
 
-class CommandLog:
+class _CommandLog:
     """Which commands are finished, in a file: each is run once."""
 
     def __init__(self, path: Path):
@@ -338,13 +338,13 @@ class CommandLog:
             if one.output.exists() and any(entry["command"] == str(one) for entry in self.entries):
                 continue
             print_output(f"\n$ {one}")
-            began = time.monotonic(), cpu_seconds()
+            began = time.monotonic(), _cpu_seconds()
             importlib.import_module(f"jobs.{one.verb.replace('-', '_')}").main(list(one.args))
-            took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(cpu_seconds() - began[1], 2))
+            took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(_cpu_seconds() - began[1], 2))
             self.entries.append(dict(command=str(one)) | took)
             replace_file(self.path, to_json(self.entries, indent=1))
 
 
-def cpu_seconds() -> float:
+def _cpu_seconds() -> float:
     """Of this process and of those that it waited for; Ray's workers are none of them."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -14,7 +14,7 @@ REAL_NAME = "real"
 """The name of the held-out windows themselves, beside those of the variants."""
 FULL_NAME = "full"
 """The name of the variant that the others are compared with."""
-STAGE_NAMES = AUTOENCODER_STAGE, SLICE_STAGE, COORDINATION_STAGE, VOLUME_STAGE, RENDERER_STAGE = "autoencoder", "one frequency", "coordination", "volume", "renderer"
+STAGE_NAMES = _AUTOENCODER_STAGE, _SLICE_STAGE, _COORDINATION_STAGE, _VOLUME_STAGE, _RENDERER_STAGE = "autoencoder", "one frequency", "coordination", "volume", "renderer"
 """Of the trainings, in their order."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
 """Of the paper's table 2; less is better in each."""
@@ -102,9 +102,9 @@ class TrainingCommands:
         if variant.still:
             return {}
         prior = self.denoiser(variant).output
-        both = {SLICE_STAGE: prior / SLICE_FOLDER, COORDINATION_STAGE: prior}
-        first = {VOLUME_STAGE: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {SLICE_STAGE: prior / SLICE_FOLDER}
-        return {AUTOENCODER_STAGE: self.autoencoder(variant).output} | first | {RENDERER_STAGE: self.renderer(variant).output}
+        both = {_SLICE_STAGE: prior / SLICE_FOLDER, _COORDINATION_STAGE: prior}
+        first = {_VOLUME_STAGE: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {_SLICE_STAGE: prior / SLICE_FOLDER}
+        return {_AUTOENCODER_STAGE: self.autoencoder(variant).output} | first | {_RENDERER_STAGE: self.renderer(variant).output}
 
     def training_command(self, verb: str, name: str, *options: object) -> QuiverCommand:
         out = self.out / "trained" / name

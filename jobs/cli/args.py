@@ -37,9 +37,9 @@ def check_output_file(option: str, path: Path) -> None:
 
 Job = TypeVar("Job")
 HELP_FLAGS = {"-h", "--help"}
-METAVAR_MEANINGS = {"INT": "a whole number", "FLOAT": "a number"}
+_METAVAR_MEANINGS = {"INT": "a whole number", "FLOAT": "a number"}
 """What the capitals of --help mean."""
-OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
+_OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
 """Options that name what is to be written."""
 
 
@@ -53,28 +53,28 @@ def run_parser(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str]
     """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of usage."""
     args, said = command_line_args(args), StringIO()
     try:
-        with redirect_stderr(said), wide_terminal(HELP_FLAGS.isdisjoint(args)):
+        with redirect_stderr(said), _wide_terminal(HELP_FLAGS.isdisjoint(args)):
             job = parse(args)
-        check_output_options(job, args)
+        _check_output_options(job, args)
         return job
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        mistake = summarize_tyro_error(said.getvalue(), args)
+        mistake = _summarize_tyro_error(said.getvalue(), args)
     except ValueError as error:
         mistake = str(error)
     exit_with(ExitCode.USAGE, f"{mistake}; {prog} --help says more", prog)
 
 
-def check_output_options(job: Any, args: Sequence[str]) -> None:
+def _check_output_options(job: Any, args: Sequence[str]) -> None:
     """Raises ValueError where something is to be written to a URL as if it were a path, or to a
     name that is empty.
     """
-    for name in OUTPUT_OPTIONS:
-        if isinstance(getattr(job, name, None), str | Path) and not option_value(f"--{name}", args).strip():
-            raise ValueError(f"--{name} is {option_value(f'--{name}', args)!r}, expected a name")
+    for name in _OUTPUT_OPTIONS:
+        if isinstance(getattr(job, name, None), str | Path) and not _option_value(f"--{name}", args).strip():
+            raise ValueError(f"--{name} is {_option_value(f'--{name}', args)!r}, expected a name")
         if isinstance(getattr(job, name, None), Path):
-            check_not_url(f"--{name}", option_value(f"--{name}", args), "a path of this machine")
+            check_not_url(f"--{name}", _option_value(f"--{name}", args), "a path of this machine")
 
 
 def command_line_args(args: Sequence[str] | None) -> list[str]:
@@ -83,7 +83,7 @@ def command_line_args(args: Sequence[str] | None) -> list[str]:
 
 
 @contextmanager
-def wide_terminal(wide: bool) -> Iterator[None]:
+def _wide_terminal(wide: bool) -> Iterator[None]:
     """With a `wide` terminal, in which tyro breaks no line."""
     before = os.environ.get("COLUMNS")
     if wide:
@@ -95,17 +95,17 @@ def wide_terminal(wide: bool) -> Iterator[None]:
         os.environ |= {"COLUMNS": before} if before else {}
 
 
-def summarize_tyro_error(box: str, args: Sequence[str]) -> str:
+def _summarize_tyro_error(box: str, args: Sequence[str]) -> str:
     """What tyro says in a box of a mistake in `args`."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     text = "\n".join(line[2:].rstrip("│| ") for line in plain.splitlines()[1:-1])
     said, *more = re.split(r"\n[─-]+\n", re.sub(r"^-+\n", "", text))  # where there is no UTF-8, its title has a line of its own
     if said.startswith("Missing from"):
-        return f"missing {', '.join(extract_option_lines(said))}" + "".join(f"; {describe_unknown_options(part)}" for part in more if part.startswith("Unrecognized"))
+        return f"missing {', '.join(_extract_option_lines(said))}" + "".join(f"; {_describe_unknown_options(part)}" for part in more if part.startswith("Unrecognized"))
     if said.startswith("Unrecognized"):
-        return describe_unknown_options(said) + "".join(f", perhaps {name} was meant" for part in more if part.startswith("Perhaps") for name in extract_option_lines(part)[:1])
+        return _describe_unknown_options(said) + "".join(f", perhaps {name} was meant" for part in more if part.startswith("Perhaps") for name in _extract_option_lines(part)[:1])
     if found := re.match(r"Error parsing (--\S+): (?s:.*)\n {4}\1 (.*)", "\n".join((said, *more))):
-        return f"{found[1]} is {option_value(found[1], args)}, expected {describe_metavar(found[2])}"
+        return f"{found[1]} is {_option_value(found[1], args)}, expected {_describe_metavar(found[2])}"
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", said):
         choices = re.findall(r"\w+", found[3])
         return f"{found[2]} is {found[1]}, expected one of {', '.join(choices)}"
@@ -114,17 +114,17 @@ def summarize_tyro_error(box: str, args: Sequence[str]) -> str:
     return " ".join(re.sub(r"^Error parsing \w+: ", "", said).split())
 
 
-def extract_option_lines(text: str) -> list[str]:
+def _extract_option_lines(text: str) -> list[str]:
     """Options and their kinds, each on a line above its help."""
     return re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
 
 
-def describe_unknown_options(text: str) -> str:
+def _describe_unknown_options(text: str) -> str:
     """Of words after `Unrecognized options:`."""
     return f"{' '.join(text.partition(':')[2].replace(', ', ' ').split())} is not known"
 
 
-def option_value(option: str, args: Sequence[str]) -> str:
+def _option_value(option: str, args: Sequence[str]) -> str:
     """What stands after the option where it was last given."""
     last = max((place for place, word in enumerate(args) if word.partition("=")[0].replace("_", "-") == option), default=None)
     if last is None:
@@ -132,7 +132,7 @@ def option_value(option: str, args: Sequence[str]) -> str:
     return args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
 
 
-def describe_metavar(text: str) -> str:
+def _describe_metavar(text: str) -> str:
     """What an option takes, by its help."""
     bare = re.sub(r"\{None}\||[{}]", "", text)
-    return METAVAR_MEANINGS.get(bare, bare)
+    return _METAVAR_MEANINGS.get(bare, bare)

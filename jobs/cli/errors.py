@@ -16,7 +16,7 @@ from jobs.cli.console import STDOUT_LABEL, _label_stdout_errors, print_message
 from jobs.cli.extras import explain_missing_package
 from pipeline.sizes import human_size
 
-OUT_OF_MEMORY_PATTERN = re.compile(
+_OUT_OF_MEMORY_PATTERN = re.compile(
     "not enough memory|out of memory|insufficient memory|cannot allocate memory|bad alloc",
     re.IGNORECASE,
 )
@@ -81,7 +81,7 @@ def _handle_uncaught(kind: type[BaseException], error: BaseException, trace: Tra
     """Ends a verb's process by what nobody has caught."""
     program = Path(sys.argv[0]).absolute()
     ours = Path(__file__).parents[1] in program.parents or program.stem == "quiver"
-    if ours and isinstance(error, Exception) and (ending := explain_common_error(error)):
+    if ours and isinstance(error, Exception) and (ending := _explain_common_error(error)):
         exit_with(*ending)
     sys.__excepthook__(kind, error, trace)
 
@@ -95,12 +95,12 @@ def error_boundary() -> Iterator[None]:
         with interrupt_boundary("interrupted; what is committed stays, the same command goes on"):
             yield
     except Exception as error:
-        if (ending := explain_common_error(error) or _explain_job_error(error)) is None:
+        if (ending := _explain_common_error(error) or _explain_job_error(error)) is None:
             raise
         exit_with(*ending)
 
 
-def explain_common_error(error: Exception) -> tuple[ExitCode, str] | None:
+def _explain_common_error(error: Exception) -> tuple[ExitCode, str] | None:
     """The exit code and the sentence for what may happen to any program, and during its imports too;
     None for anything else.
     """
@@ -121,7 +121,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     theirs = type(error).__module__.partition(".")[0] not in ("jobs", "model", "pipeline", "schemas")
-    return theirs and not isinstance(error, ValueError) and OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
+    return theirs and not isinstance(error, ValueError) and _OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
 
 
 def _explain_job_error(error: Exception) -> tuple[ExitCode, str] | None:

@@ -6,16 +6,16 @@ from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 
-DISTRIBUTION_NAMES = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+_DISTRIBUTION_NAMES = {"cv2": "opencv-python-headless", "PIL": "pillow"}
 """Of modules that are not called as what is installed."""
 
 
-def find_extras(module: str) -> list[str]:
+def _find_extras(module: str) -> list[str]:
     """The extras of pyproject.toml that bring a module, in its order; "" is what every verb needs.
 
     Empty for a module that none of them names, and if Quiver itself is not installed.
     """
-    wanted = DISTRIBUTION_NAMES.get(module, module).replace("_", "-").lower()
+    wanted = _DISTRIBUTION_NAMES.get(module, module).replace("_", "-").lower()
     try:
         lines = requires("quiver-motion") or []
     except PackageNotFoundError:
@@ -28,11 +28,11 @@ def find_extras(module: str) -> list[str]:
 def explain_missing_package(error: ImportError) -> str | None:
     """What to install, as a sentence; None if nothing that Quiver asks for is missing."""
     module = (error.name or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or not (extras := find_extras(module)):
+    if not isinstance(error, ModuleNotFoundError) or not (extras := _find_extras(module)):
         return None
     if module in sys.modules or find_spec(module) is not None:  # only a part of it is missing
         return None
     verb = sys.argv[1:2] if Path(sys.argv[0]).stem == "quiver" else [Path(sys.argv[0]).stem]
     extra = "train" if "train" in extras and "train" in "".join(verb) else extras[0]
-    package, option = DISTRIBUTION_NAMES.get(module, module), f"'.[{extra}]'" if extra else "."
+    package, option = _DISTRIBUTION_NAMES.get(module, module), f"'.[{extra}]'" if extra else "."
     return f"the package {package} is not installed, expected it here: pip install {option}"

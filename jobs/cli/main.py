@@ -34,7 +34,7 @@ VERBS = {
     "score-study": ("jobs.measure.score_study", "evaluate the answers to a user study"),
 }
 """The module and the one-line description of each verb."""
-RENAMED = {
+_RENAMED = {
     "ceiling": "upper-bound",
     "flow-card": "benchmark-flow",
     "study": "user-study",
@@ -56,10 +56,10 @@ def main() -> None:
         print_raw(f"quiver {quiver_version()}")
     elif verb in VERBS:
         importlib.import_module(VERBS[verb][0]).main(args)
-    elif verb in RENAMED:
-        exit_with(ExitCode.USAGE, f"{verb} is now called {RENAMED[verb]}: quiver {RENAMED[verb]} --help")
-    elif near := difflib.get_close_matches(verb, [*VERBS, *RENAMED], n=1):
-        name = RENAMED.get(near[0], near[0])
+    elif verb in _RENAMED:
+        exit_with(ExitCode.USAGE, f"{verb} is now called {_RENAMED[verb]}: quiver {_RENAMED[verb]} --help")
+    elif near := difflib.get_close_matches(verb, [*VERBS, *_RENAMED], n=1):
+        name = _RENAMED.get(near[0], near[0])
         exit_with(ExitCode.USAGE, f"there is no verb {verb!r}, did you mean {name}?")
     else:
         exit_with(ExitCode.USAGE, f"there is no verb {verb!r}, expected one of {', '.join(VERBS)}")

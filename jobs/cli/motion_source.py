@@ -23,7 +23,7 @@ from pipeline.preview.reconstruct import find_most_moving_key, reconstruct
 from pipeline.whole_clip.first_window import covers_size, motion_of_video
 from schemas.spectral_volume import SpectralVolume, decode_volume
 
-MIN_IMAGE_CORRELATION = 0.5
+_MIN_IMAGE_CORRELATION = 0.5
 """Correlation of two pictures under which one sways like something else."""
 
 Picture = UInt8[np.ndarray, "rows columns 3"]
@@ -74,7 +74,7 @@ class MotionSource:
         return len(self.motion) == 1 and (self.motion[0].endswith(".safetensors") or Path(self.motion[0]).is_file())
 
 
-class Motion(NamedTuple):
+class _Motion(NamedTuple):
     """Where something moves, and what."""
 
     volume: SpectralVolume
@@ -89,34 +89,34 @@ class Motion(NamedTuple):
         return self.volume.spectrum.shape[3], self.volume.spectrum.shape[2]
 
 
-def load_motion(source: MotionSource) -> tuple[Motion, Picture]:
+def load_motion(source: MotionSource) -> tuple[_Motion, Picture]:
     """The motion, and the whole picture that it is to move. Raises ValueError, in a sentence, where either cannot be had.
 
     Warns where the photograph shows something else than the picture that the motion belongs to.
     """
     check_device(source.device)
     given = None if source.photo is None else read_photograph(source.photo)
-    motion = read_motion(source, given)
+    motion = _read_motion(source, given)
     picture = motion.picture if given is None else given
     if picture is None:
         raise ValueError("PHOTO is missing: the motion has no picture of its own")
-    if motion.picture is not None and image_correlation(picture, motion.picture, motion.size) < MIN_IMAGE_CORRELATION:
+    if motion.picture is not None and _image_correlation(picture, motion.picture, motion.size) < _MIN_IMAGE_CORRELATION:
         print_message("the photograph differs much from the picture that the motion belongs to: it will sway where that one does")
     return motion, picture
 
 
-def read_motion(source: MotionSource, photo: Picture | None) -> Motion:
+def _read_motion(source: MotionSource, photo: Picture | None) -> _Motion:
     """From the one source that was given."""
     if source.motion_from:
-        return video_motion(source.motion_from)
+        return _video_motion(source.motion_from)
     if source.checkpoint and photo is not None:
-        return prior_motion(source, source.checkpoint, photo)
+        return _prior_motion(source, source.checkpoint, photo)
     if source.is_motion_file:
-        return Motion(read_volume(path := Path(source.motion[0])), None, path.stem)
+        return _Motion(_read_volume(path := Path(source.motion[0])), None, path.stem)
     return dataset_motion(*source.motion)
 
 
-def video_motion(path: Path) -> Motion:
+def _video_motion(path: Path) -> _Motion:
     config = BuildConfig(thresholds=PRESETS["none"])
     found = motion_of_video(path, config)
     down, across = found.sample.spectrum.shape[2:]
@@ -124,21 +124,21 @@ def video_motion(path: Path) -> Motion:
         print_message(f"{path} has {found.size[0]}x{found.size[1]} pixels, fewer than motion is measured at, {across}x{down}: its frames are enlarged to it")
     if found.rejection_reasons:
         print_message(f"the motion of {path} may look wrong ({', '.join(found.rejection_reasons).replace('_', ' ')}): a data set would turn it away")
-    return Motion(make_volume(found.sample.spectrum, found.frames, config.plan.fps), found.frame, path.stem)
+    return _Motion(_make_volume(found.sample.spectrum, found.frames, config.plan.fps), found.frame, path.stem)
 
 
-def dataset_motion(dataset: str, key: str | None = None) -> Motion:
+def dataset_motion(dataset: str, key: str | None = None) -> _Motion:
     selection = open_dataset(dataset)
     found = reconstruct(selection, key or find_most_moving_key(selection))
-    return Motion(make_volume(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps), found.sample.image, Path(found.row["uri"]).stem)
+    return _Motion(_make_volume(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps), found.sample.image, Path(found.row["uri"]).stem)
 
 
-def make_volume(channels: np.ndarray, frames: int, fps: float) -> SpectralVolume:
+def _make_volume(channels: np.ndarray, frames: int, fps: float) -> SpectralVolume:
     """Of a sample's coefficients."""
     return SpectralVolume(spectrum=channels.astype(np.float32), frames=frames, fps=fps, provenance={})
 
 
-def read_volume(path: Path) -> SpectralVolume:
+def _read_volume(path: Path) -> SpectralVolume:
     try:
         return decode_volume(path.read_bytes())
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def read_volume(path: Path) -> SpectralVolume:
         raise ValueError(f"--motion is {str(path)!r}, {error}") from error
 
 
-def prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> Motion:
+def _prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> _Motion:
     prior, passed = load_prior(checkpoint)
     for sentence in passed:
         print_message(sentence)
@@ -155,10 +155,10 @@ def prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> Moti
     if source.loop_seconds is not None:
         options |= dict(hook=make_loop_hook(prior, source.loop_seconds, source.device), recurrence=LOOP_RECURRENCE)
     (spectrum,) = sample_motion(prior, [image], [source.seed], **options)
-    return Motion(make_volume(spectrum, prior.normalizer.frames, prior.normalizer.fps), photo, source.photo.stem if source.photo else "")
+    return _Motion(_make_volume(spectrum, prior.normalizer.frames, prior.normalizer.fps), photo, source.photo.stem if source.photo else "")
 
 
-def image_correlation(one: Picture, other: Picture, size: tuple[int, int]) -> float:
+def _image_correlation(one: Picture, other: Picture, size: tuple[int, int]) -> float:
     """Correlation of their grey levels, -1 to 1; 1 where one of them is of one grey."""
     greys = np.stack([cv2.cvtColor(crop_and_resize(picture, size), cv2.COLOR_RGB2GRAY).ravel() for picture in (one, other)]).astype(np.float64)
     deviations = greys - greys.mean(axis=1, keepdims=True)

@@ -13,23 +13,23 @@ from model.prior.denoiser import DenoiserConfig
 from model.render.renderer import RendererConfig
 from model.train.loop import TrainConfig
 
-TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
-TINY_DENOISER = DenoiserConfig(
+_TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
+_TINY_DENOISER = DenoiserConfig(
     prediction="velocity", channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32)
 )
-TINY_RENDERER = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
-SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
-SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
+_TINY_RENDERER = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
+_SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
+_SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
 AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
-        TINY_AUTOENCODER,
+        _TINY_AUTOENCODER,
         TrainConfig(steps=240, batch=2, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours.",
-        SMALL_AUTOENCODER,
+        _SMALL_AUTOENCODER,
         TrainConfig(steps=50_000, batch=64, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
     ),
     "paper": (
@@ -41,12 +41,12 @@ AUTOENCODERS = {
 DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
-        TINY_DENOISER,
+        _TINY_DENOISER,
         TrainConfig(steps=60, batch=4, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", loader_workers=1, save_every=50, log_every=10),
     ),
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",
-        SMALL_DENOISER,
+        _SMALL_DENOISER,
         TrainConfig(steps=200_000, batch=96, learning_rate=1e-4, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
     ),
     "paper": (
@@ -58,7 +58,7 @@ DENOISERS = {
 RENDERERS = {
     "smoke": (
         "Two cores, minutes: a tiny renderer.",
-        TINY_RENDERER,
+        _TINY_RENDERER,
         TrainConfig(steps=200, batch=2, learning_rate=2e-3, warm_up=10, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
     ),
     "small": (

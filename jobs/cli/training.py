@@ -53,7 +53,7 @@ Job = TypeVar("Job")
 Trained = TypeVar("Trained")
 ShowProgress = Callable[[str, TrainConfig, Logged, Path | None], None]
 """show(title, config, logged, kept): tells a person how far the training of that title has come, and which checkpoint is the last."""
-PRESET_HELP = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
+_PRESET_HELP = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
 a part of it; {prog} smoke --help names them all, with the preset's values."""
 
 
@@ -124,7 +124,7 @@ class TrainingOptions:
 
 
 def parse_preset_args(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
-    """The command line: a preset, with or without `--preset` before it, then what differs from it. `describe_reason` the job speaks --help."""
+    """The command line: a preset, with or without `--preset` before it, then what differs from it. `_describe_reason` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
         option, _, named = args[0].partition("=") if args else ("", "", "")
@@ -133,13 +133,13 @@ def parse_preset_args(prog: str, presets: dict[str, tuple[str, Job]], args: Sequ
         if not args or args[0] not in {*presets, *HELP_FLAGS}:
             raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
         style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{PRESET_HELP.format(prog=prog)}", args=args, config=style)
+        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{_PRESET_HELP.format(prog=prog)}", args=args, config=style)
 
     return run_parser(prog, preset_and_more, args)
 
 
 def launch_training(learn: Callable[[Any, ShowProgress], None], job: TrainingOptions, config: TrainConfig, show: ShowProgress) -> None:
-    """Runs `run_training(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
+    """Runs `_run_training(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
     workers = job.workers
     try:
         if workers is None:
@@ -255,20 +255,20 @@ def progress() -> Iterator[ShowProgress]:
                 bars[title] = bar.add_task(title, total=config.steps, note="")
             bar.update(bars[title], completed=logged.step, note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""))
             if not terminal:
-                print_output(f"{title}: {format_progress(config, logged)}" + (f", kept {kept}" if kept else ""))
+                print_output(f"{title}: {_format_progress(config, logged)}" + (f", kept {kept}" if kept else ""))
 
         yield show
 
 
-def format_progress(config: TrainConfig, logged: Logged) -> str:
+def _format_progress(config: TrainConfig, logged: Logged) -> str:
     """How far a training is; its log has more."""
     rate = logged.scalars["samples_a_second"]
-    left = format_duration((config.steps - logged.step) * config.batch / rate)
+    left = _format_duration((config.steps - logged.step) * config.batch / rate)
     measured = [f"{name} {value:.4g}" for name, value in logged.scalars.items() if name == "loss" or name.startswith("test_")]
     return f"step {logged.step} of {config.steps}, about {left} left, {', '.join(measured)}, {rate:.3g} samples/s"
 
 
-def format_duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `5 h`."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:

@@ -40,13 +40,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_preset_args("quiver ablate", PRESETS, args, __doc__)
-        check_job(job)
+        _check_job(job)
         with Dataset(job.out).lock():
             write_or_check_contract(job)
             run_ablation(job)
 
 
-def check_job(job: Ablate) -> None:
+def _check_job(job: Ablate) -> None:
     """Raises ValueError, before any work, where something is missing."""
     check_device(job.device)
     if job.imagenet is not None and not job.imagenet.is_file():

@@ -33,9 +33,9 @@ from pipeline.synthetic.render import WORKING_SIZE
 from pipeline.synthetic.scenes import SCENES
 from schemas.outcome import Quarantined, to_printable
 
-EstimatorName = Literal["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine", "raft_small", "raft_large"]
-DIS_CONFIGS = {f"dis_{preset}": FlowConfig(dis_preset=preset) for preset in get_args(Preset)}
-CLIP_SECONDS, TARGET_FRAMES = 5.0, 8
+_EstimatorName = Literal["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine", "raft_small", "raft_large"]
+_DIS_CONFIGS = {f"dis_{preset}": FlowConfig(dis_preset=preset) for preset in get_args(Preset)}
+_CLIP_SECONDS, _TARGET_FRAMES = 5.0, 8
 """Of a clip: how much of it, and to how many frames flow is measured, evenly spread."""
 
 
@@ -45,7 +45,7 @@ class BenchmarkFlow:
 
     out: Path
     """Folder to write to; made if it is not there."""
-    estimators: tuple[EstimatorName, ...] = ()
+    estimators: tuple[_EstimatorName, ...] = ()
     """Which; without a name all that can be had."""
     middlebury: Path | None = None
     """Folder with flow10.flo, frame10.png and frame11.png for each pair, in folders of their own."""
@@ -80,10 +80,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_args(BenchmarkFlow, "quiver flow-card", args)
         with results_folder(job.out):
-            run_job(job)
+            _run_job(job)
 
 
-def run_job(job: BenchmarkFlow) -> None:
+def _run_job(job: BenchmarkFlow) -> None:
     """Measures, and writes both files."""
     make_page = load_page_maker("pipeline.flow_benchmark.report", "render_page")
     known = find_known_pairs(job.middlebury) if job.middlebury else []
@@ -96,17 +96,17 @@ def run_job(job: BenchmarkFlow) -> None:
     cases: dict[str, list[card.Case]] = {part: [] for part in parts}
     protocols: dict[str, dict[str, Any]] = {part: {} for part in parts}
     count = len(known) + len(job.scenes) + len(clips)
-    for number, (part, protocol, measure) in enumerate(list_cases(job, known, [clip.uri for clip in clips]), 1):
+    for number, (part, protocol, measure) in enumerate(_list_cases(job, known, [clip.uri for clip in clips]), 1):
         found, case = measure(estimators)
         parts[part][case.name], protocols[part][case.name] = found, protocol
         cases[part].append(case)
         print_message(f"{number} of {count}: {case.name}")
     about = dict(
-        format=1, protocol=describe_protocol(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
+        format=1, protocol=_describe_protocol(job, protocols), estimators={name: one.description() for name, one in estimators.items()}, left_out=left_out,
         **parts, smoothing=card.compare_smoothing(parts["known"], parts["scenes"], list(estimators)),
     )  # fmt: skip
     files = write_results(job.out, "flow_card", about, make_page(about, cases))
-    print_output("\n".join([*format_tables(about), *map(str, files)]))
+    print_output("\n".join([*_format_tables(about), *map(str, files)]))
 
 
 # ---- Which estimators
@@ -114,16 +114,16 @@ def run_job(job: BenchmarkFlow) -> None:
 
 def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[str, str]]:
     """The configuration of each, and a sentence for each that is left out. Raises ValueError where one that was named cannot be had, or a file has no use."""
-    names = job.estimators or get_args(EstimatorName)
-    placed = {path: [flow for flow in ("raft_small", "raft_large") if weights_fit(flow, path, job)] for path in job.weights}
+    names = job.estimators or get_args(_EstimatorName)
+    placed = {path: [flow for flow in ("raft_small", "raft_large") if _weights_fit(flow, path, job)] for path in job.weights}
     for path, flows in placed.items():
         if not flows:
-            raise ValueError(f"--weights is {path}, expected the weights of raft_small or raft_large: {explain_misfit(path, job)}")
-    check_weights_used(placed, names)
+            raise ValueError(f"--weights is {path}, expected the weights of raft_small or raft_large: {_explain_misfit(path, job)}")
+    _check_weights_used(placed, names)
     configs, left_out = {}, {}
     for name in dict.fromkeys(names):
         try:
-            configs[name] = make_flow_config(name, job, placed)
+            configs[name] = _make_flow_config(name, job, placed)
         except ValueError as error:
             if job.estimators:
                 raise
@@ -131,7 +131,7 @@ def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[s
     return configs, left_out
 
 
-def check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
+def _check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
     """Raises ValueError where a file of weights fits none of these estimators, or one that another file is given for."""
     given: dict[str, Path] = {}
     for path, flows in placed.items():
@@ -144,22 +144,22 @@ def check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> N
             given[name] = path
 
 
-def make_flow_config(name: str, job: BenchmarkFlow, placed: dict[Path, list[str]]) -> FlowConfig:
+def _make_flow_config(name: str, job: BenchmarkFlow, placed: dict[Path, list[str]]) -> FlowConfig:
     """Raises ValueError where its weights are missing."""
-    if name in DIS_CONFIGS:
-        return DIS_CONFIGS[name]
-    path = next((path for path, flows in placed.items() if name in flows), None) or find_cached_weights(name)
+    if name in _DIS_CONFIGS:
+        return _DIS_CONFIGS[name]
+    path = next((path for path, flows in placed.items() if name in flows), None) or _find_cached_weights(name)
     if path is None:
         raise ValueError(f"no --weights FILE fits {name}, and torch.hub's cache has none of it")
-    return raft_config(name, path, job)
+    return _raft_config(name, path, job)
 
 
-def raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
+def _raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
     flow: Any = name
     return FlowConfig(flow=flow, weights=str(path), device=job.device, updates=job.updates)
 
 
-def find_cached_weights(name: str) -> Path | None:
+def _find_cached_weights(name: str) -> Path | None:
     """torchvision's own weights, where they have been downloaded before. Raises ValueError where the file is not the one that was published."""
     from pipeline.flow.raft_weights import check_published_digest, locate_default_weights
 
@@ -170,16 +170,16 @@ def find_cached_weights(name: str) -> Path | None:
     return path
 
 
-def weights_fit(flow: str, path: Path, job: BenchmarkFlow) -> bool:
-    return explain_misfit(path, job, flow) is None
+def _weights_fit(flow: str, path: Path, job: BenchmarkFlow) -> bool:
+    return _explain_misfit(path, job, flow) is None
 
 
-def explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") -> str | None:
+def _explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") -> str | None:
     """Why a file is not the weights of a network."""
     from pipeline.flow.raft_weights import load_network
 
     try:
-        load_network(replace(raft_config(flow, path, job), device="cpu"))
+        load_network(replace(_raft_config(flow, path, job), device="cpu"))
     except ValueError as error:
         return str(error)
     return None
@@ -188,10 +188,10 @@ def explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") -> 
 # ---- What they are measured on
 
 
-MeasureCase = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Case]]
+_MeasureCase = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Case]]
 
 
-def list_cases(job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], MeasureCase]]:
+def _list_cases(job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], _MeasureCase]]:
     """Each case: the part of the card it belongs to, what is to be said of it, and what measures it."""
     for name, path in known:
         pair = read_known_pair(name, path)
@@ -199,19 +199,19 @@ def list_cases(job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Seq
         yield "known", about, lambda estimators, pair=pair: card.evaluate_known_pair(pair, estimators)
     for name in job.scenes:
         yield "scenes", {}, lambda estimators, name=name: card.evaluate_scene(name, job.seed, job.frames, estimators)
-    for name, uri in zip(unique_names([Path(uri).name for uri in clips]), clips, strict=True):
-        images, times = read_first_images(uri)
+    for name, uri in zip(_unique_names([Path(uri).name for uri in clips]), clips, strict=True):
+        images, times = _read_first_images(uri)
         with Path(uri).open("rb") as file:
             about = dict(times_s=times, sha256=file_digest(file, "sha256").hexdigest())
         yield "clips", about, lambda estimators, name=name, images=images: card.evaluate_clip(name, images, estimators)
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
+def _unique_names(names: Sequence[str]) -> list[str]:
     """The names, with a number where one has been there before."""
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
+def _read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
     """The first frame of a clip and TARGETS later ones of its first SECONDS, at the working resolution, and their times.
 
     Raises ValueError where it cannot be read, or has one frame.
@@ -220,33 +220,33 @@ def read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
     try:
         video = pool.probe(uri)
         times = video.times - video.times[0]
-        last = int(np.flatnonzero(times <= CLIP_SECONDS)[-1])
+        last = int(np.flatnonzero(times <= _CLIP_SECONDS)[-1])
         if last < 1:
-            raise ValueError(f"{uri} has one frame in its first {CLIP_SECONDS:g} s, expected at least 2")
-        shown = sorted({round(i) for i in np.linspace(0, last, TARGET_FRAMES + 1)})
+            raise ValueError(f"{uri} has one frame in its first {_CLIP_SECONDS:g} s, expected at least 2")
+        shown = sorted({round(i) for i in np.linspace(0, last, _TARGET_FRAMES + 1)})
         return list(pool.frames(uri, video, shown, WORKING_SIZE)), [round(float(times[i]), 4) for i in shown]
     except Quarantined as error:
         raise ValueError(f"{uri} cannot be used: {error.detail} ({error.reason})") from error
 
 
-def describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All that decides the numbers."""
     import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
 
-    packages = ["numpy", "opencv-python-headless", "scipy", *(["torch", "torchvision"] if any(map(card.is_learned, job.estimators or get_args(EstimatorName))) else [])]
+    packages = ["numpy", "opencv-python-headless", "scipy", *(["torch", "torchvision"] if any(map(card.is_learned, job.estimators or get_args(_EstimatorName))) else [])]
     versions = dict(quiver=version("quiver-motion"), python=platform.python_version()) | {name: version(name) for name in packages}
     return dict(
         versions=versions, machine=platform.machine(), cpu=cv2.getCPUFeaturesLine(), device=job.device,
         known=dict(pairs=len(protocols["known"]), of=protocols["known"], edge_px=metrics.EDGE_STEP_PX, near_px=metrics.NEAR_PX, octaves_px=metrics.OCTAVE_SIGMAS_PX),
         scenes=dict(names=job.scenes, seed=job.seed, frames=job.frames, fps=card.FPS, size=WORKING_SIZE, frequencies=card.FREQUENCIES),
-        clips=dict(count=len(protocols["clips"]), of=protocols["clips"], size=WORKING_SIZE, seconds=CLIP_SECONDS, pairs=TARGET_FRAMES),
+        clips=dict(count=len(protocols["clips"]), of=protocols["clips"], size=WORKING_SIZE, seconds=_CLIP_SECONDS, pairs=_TARGET_FRAMES),
     )  # fmt: skip
 
 
 # ---- What is printed
 
 
-CARD_COLUMNS = (
+_CARD_COLUMNS = (
     ("known", "epe_px", "known: error, px", 1), ("known", "angle_deg", "angle, deg", 1), ("known", "epe_near_px", "near edges", 1),
     ("known", "epe_inside_px", "inside", 1), ("known", "blur_px", "blur, px", 1), ("scenes", "epe_px", "scenes: error, px", 1),
     ("scenes", "spectrum_error", "of spectrum, %", 100), ("clips", "inconsistent_share", "clips: inconsistent, %", 100),
@@ -255,9 +255,9 @@ CARD_COLUMNS = (
 """Part of the card, measure, heading and factor of each column."""
 
 
-def format_tables(about: dict[str, Any]) -> list[str]:
+def _format_tables(about: dict[str, Any]) -> list[str]:
     """For a terminal."""
-    columns = [column for column in CARD_COLUMNS if about[column[0]]]
+    columns = [column for column in _CARD_COLUMNS if about[column[0]]]
     rows = [["", *(title for _, _, title, _ in columns), "ms a pair"]]
     for name in about["estimators"]:
         found = [(card.mean_over_cases(about[part], name, key), factor) for part, key, _, factor in columns] + [(card.seconds_per_pair(about, name), 1000)]

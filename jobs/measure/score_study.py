@@ -28,7 +28,7 @@ from model.pages.user_study_results import (
 )
 from schemas.outcome import to_printable
 
-MAX_NAME_CHARACTERS = 40
+_MAX_NAME_CHARACTERS = 40
 """Characters of a pair's name that a table shows."""
 
 
@@ -50,11 +50,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_args(ScoreStudy, "quiver study-result", args)
-        choices = merge_choices([(str(path), read_answers(path)) for path in job.files])
-        print_raw(json.dumps(result_record(choices))) if job.json else print_output("\n".join(format_result(choices)))
+        choices = merge_choices([(str(path), _read_answers(path)) for path in job.files])
+        print_raw(json.dumps(_result_record(choices))) if job.json else print_output("\n".join(_format_result(choices)))
 
 
-def read_answers(path: Path) -> list[Choice]:
+def _read_answers(path: Path) -> list[Choice]:
     """Raises ValueError, naming the file, where it is not one that the page saved."""
     if not path.is_file():
         raise ValueError(f"{path} is not there, expected a file that the page of quiver study saved")
@@ -66,7 +66,7 @@ def read_answers(path: Path) -> list[Choice]:
         raise ValueError(f"{path} {error}") from error
 
 
-def result_record(choices: Sequence[Choice]) -> dict[str, Any]:
+def _result_record(choices: Sequence[Choice]) -> dict[str, Any]:
     total = overall_preference(choices)
     return dict(
         study=choices[0].study, viewers=len({one.viewer for one in choices}), preferred_a=asdict(total) | dict(share=total.share),
@@ -75,24 +75,24 @@ def result_record(choices: Sequence[Choice]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def format_result(choices: Sequence[Choice]) -> list[str]:
+def _format_result(choices: Sequence[Choice]) -> list[str]:
     """For a terminal."""
     total, (a, b, even), pairs = overall_preference(choices), count_viewer_leanings(choices), preference_per_pair(choices)
-    viewers, width = len({one.viewer for one in choices}), max(len(to_printable(name, MAX_NAME_CHARACTERS)) for name in (*pairs, "pair"))
+    viewers, width = len({one.viewer for one in choices}), max(len(to_printable(name, _MAX_NAME_CHARACTERS)) for name in (*pairs, "pair"))
     head = f"study {choices[0].study}: {total.of} choices of {viewers} viewer{'s' if viewers > 1 else ''} on {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
     return [
         f"{head}, {median(one.seconds for one in choices):.1f} s each (median)",
-        f"A was preferred {total.chosen} times of {total.of}: {format_share(total)}; were both alike, an outcome at least so uneven had a probability of {total.p:.2g}",
+        f"A was preferred {total.chosen} times of {total.of}: {_format_share(total)}; were both alike, an outcome at least so uneven had a probability of {total.p:.2g}",
         f"of the viewers {a} chose A more often, {b} chose B, {even} both alike",
         "",
         f"{'pair':{width}}     A of   share  95 % interval",
-        *(f"{to_printable(name, MAX_NAME_CHARACTERS):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %" for name, one in pairs.items()),
+        *(f"{to_printable(name, _MAX_NAME_CHARACTERS):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %" for name, one in pairs.items()),
         "",
         "Intervals are Wilson's, and take the choices as independent; those of one viewer, or on one pair, are less so the more viewers or pairs differ.",
     ]  # fmt: skip
 
 
-def format_share(one: Preference) -> str:
+def _format_share(one: Preference) -> str:
     return f"{100 * one.share:.1f} % (95 % interval {100 * one.low:.1f} to {100 * one.high:.1f} %)"
 
 

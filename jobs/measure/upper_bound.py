@@ -46,14 +46,14 @@ from pipeline.whole_clip.frames import (
     open_clip,
 )
 
-FPS = 30.0
+_FPS = 30.0
 """The working rate of the paper's spectra."""
-SLICE_MOTIONS = (STILL_FRAME, "K = 4", "K = 16", TRUE_MOTION)
+_SLICE_MOTIONS = (STILL_FRAME, "K = 4", "K = 16", TRUE_MOTION)
 """Of which the page has X-t slices."""
-TABLE_MEASURES = (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f"))
+_TABLE_MEASURES = (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f"))
 """Heading, name and form of what is shown."""
 
-XtSlices = dict[str, np.ndarray]
+_XtSlices = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +86,25 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_args(MeasureUpperBound, "quiver ceiling", args, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
         with results_folder(job.out):
-            run_job(job)
+            _run_job(job)
 
 
-def run_job(job: MeasureUpperBound) -> None:
+def _run_job(job: MeasureUpperBound) -> None:
     """Measures, and writes both files."""
     make_page = load_page_maker("model.evaluate.report", "render_upper_bound_page")
     pool, clips, slices = shared_pool(job.decode), [], {}
-    takes = {name: open_beginning(path, job, pool) for name, path in find_videos(job.clips).items()}
+    takes = {name: _open_beginning(path, job, pool) for name, path in _find_videos(job.clips).items()}
     for number, (name, (take, window)) in enumerate(takes.items(), 1):
         record, slices[name] = measure_clip(decode_clip(take, match_aspect(take.size, job.size), pool), window, job)
         clips.append(dict(name=name) | record)
         print_message(f"{number} of {len(takes)} clips")
-    mean = mean_over_clips(clips)
-    found = dict(protocol=describe_protocol(job), mean=mean, clips=clips)
+    mean = _mean_over_clips(clips)
+    found = dict(protocol=_describe_protocol(job), mean=mean, clips=clips)
     files = write_results(job.out, "ceiling", found, make_page(found, slices))
-    print_output("\n".join([align_columns(format_table(clips, mean)), *map(str, files)]))
+    print_output("\n".join([align_columns(_format_table(clips, mean)), *map(str, files)]))
 
 
-def find_videos(places: Sequence[Path]) -> dict[str, Path]:
+def _find_videos(places: Sequence[Path]) -> dict[str, Path]:
     """Videos by name. Raises ValueError where a folder has none, or two have one name."""
     found: dict[str, Path] = {}
     for place in places:
@@ -115,24 +115,24 @@ def find_videos(places: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def describe_protocol(job: MeasureUpperBound) -> dict[str, Any]:
+def _describe_protocol(job: MeasureUpperBound) -> dict[str, Any]:
     """What decides the numbers beside the clips."""
     return dict(
-        renderer="softmax splatting without a network (model/render/warp.py)", working_fps=FPS, cropping=CROP_DESCRIPTION, flow=make_estimator(job.flow).description(),
+        renderer="softmax splatting without a network (model/render/warp.py)", working_fps=_FPS, cropping=CROP_DESCRIPTION, flow=make_estimator(job.flow).description(),
         decoding=asdict(job.decode), versions=library_versions(BuildConfig(decode=job.decode, flow=job.flow)) ,
         psnr="of all colours, mean over the frames after the first, dB; 100 where a frame is the same", ssim="Gaussian window of 11 pixels, mean over channels and frames",
     )  # fmt: skip
 
 
-def measure_clip(clip: ClipFrames, window: int, job: MeasureUpperBound) -> tuple[dict[str, Any], XtSlices]:
+def measure_clip(clip: ClipFrames, window: int, job: MeasureUpperBound) -> tuple[dict[str, Any], _XtSlices]:
     """What a clip's record says, and its X-t slices."""
     flows = flow_from_start(clip.frames, make_estimator(job.flow))
-    found = measure_upper_bounds(clip.frames, flows, clip.times, window=window, fps=FPS, counts=sorted(set(job.frequencies)))
-    count, row = count_frames_in_window(clip.times, window, FPS), busiest_row(flows)
+    found = measure_upper_bounds(clip.frames, flows, clip.times, window=window, fps=_FPS, counts=sorted(set(job.frequencies)))
+    count, row = count_frames_in_window(clip.times, window, _FPS), busiest_row(flows)
     motions, slices = [], {"real frames": clip.frames[:count, row].copy()}
     for one in found:
-        motions.append(motion_record(one))
-        slices |= {one.name: one.frames[:, row].copy()} if one.name in SLICE_MOTIONS else {}
+        motions.append(_motion_record(one))
+        slices |= {one.name: one.frames[:, row].copy()} if one.name in _SLICE_MOTIONS else {}
     height, width = clip.frames.shape[1:3]
     record = dict(
         sha256=clip.sha256, size=list(clip.size), working_size=[width, height], decoder=clip.decoder, window=window, seconds=clip.times[:count].tolist(),
@@ -141,21 +141,21 @@ def measure_clip(clip: ClipFrames, window: int, job: MeasureUpperBound) -> tuple
     return record, slices
 
 
-def open_beginning(path: Path, job: MeasureUpperBound, pool: DecoderPool) -> tuple[ClipSpan, int]:
+def _open_beginning(path: Path, job: MeasureUpperBound, pool: DecoderPool) -> tuple[ClipSpan, int]:
     """A clip's first frames, not decoded yet, and how many displacements at FPS they cover. Raises ValueError, in a sentence, where it cannot be used."""
     if not path.is_file():
         raise ValueError(f"{path} is not there, expected a video or a folder of them")
     take = open_clip(path, pool)
-    window = int(min(round(job.seconds * FPS), np.floor(take.times[-1] * FPS + 1e-6) + 1))
-    if window < MIN_VIDEO_S * FPS:
+    window = int(min(round(job.seconds * _FPS), np.floor(take.times[-1] * _FPS + 1e-6) + 1))
+    if window < MIN_VIDEO_S * _FPS:
         raise ValueError(f"{path} has {len(take.times)} frames in {take.times[-1]:.2f} s, expected at least {MIN_VIDEO_S:g} s")
     if max(job.frequencies) > window // 2 + 1:
-        raise ValueError(f"--frequencies has {max(job.frequencies)}, expected 1 to {window // 2 + 1} for the {window / FPS:.2f} s of {path}")
-    reaching = int(np.searchsorted(take.times, (window - 1) / FPS - 1e-6)) + 1  # the last of them may stand after the window's end
+        raise ValueError(f"--frequencies has {max(job.frequencies)}, expected 1 to {window // 2 + 1} for the {window / _FPS:.2f} s of {path}")
+    reaching = int(np.searchsorted(take.times, (window - 1) / _FPS - 1e-6)) + 1  # the last of them may stand after the window's end
     return take.truncate(reaching), window
 
 
-def motion_record(one: UpperBound) -> dict[str, Any]:
+def _motion_record(one: UpperBound) -> dict[str, Any]:
     """As the file has them."""
     return dict(
         name=one.name, frequencies=one.frequencies, psnr_db=float(one.psnr_db.mean()), ssim=float(one.ssim.mean()), error_px=one.error_px,
@@ -163,18 +163,18 @@ def motion_record(one: UpperBound) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the motions come to over all clips, each counting as much as any other; nothing of a single one."""
     same = zip(*(clip["motions"] for clip in clips), strict=True) if len(clips) > 1 else ()
-    return [dict(name=each[0]["name"]) | {key: fmean(one[key] for one in each) for _, key, _ in TABLE_MEASURES} for each in same]
+    return [dict(name=each[0]["name"]) | {key: fmean(one[key] for one in each) for _, key, _ in _TABLE_MEASURES} for each in same]
 
 
-def format_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def _format_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """For a terminal: PSNR, SSIM and error of the motion, and their mean over clips last, where the eye is."""
     yield ["clip", "", *(motion["name"] for motion in clips[0]["motions"])]
     for name, motions in [*((clip["name"], clip["motions"]) for clip in clips), *([("mean over clips", mean)] if mean else [])]:
-        for title, key, form in TABLE_MEASURES:
-            yield [name if key == TABLE_MEASURES[0][1] else "", title, *(format(motion[key], form) for motion in motions)]
+        for title, key, form in _TABLE_MEASURES:
+            yield [name if key == _TABLE_MEASURES[0][1] else "", title, *(format(motion[key], form) for motion in motions)]
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ from pipeline.whole_clip.frames import collect_videos, open_clip
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 
-MIN_SECONDS = 0.5
+_MIN_SECONDS = 0.5
 """A shorter video shows no motion to judge."""
-MAX_EXAMPLE_NAMES = 3
+_MAX_EXAMPLE_NAMES = 3
 """Names that are given for an example."""
 
 
@@ -76,7 +76,7 @@ class UserStudy:
             raise ValueError(f"--question is {self.question!r}, expected words")
         if self.pairs is not None and self.pairs < 1:
             raise ValueError(f"--pairs is {self.pairs}, expected at least 1")
-        for name, least, most in (("width", 64, 1920), ("seconds", MIN_SECONDS, 60), ("look", 0, 60), ("megabytes", 0.1, 1000)):
+        for name, least, most in (("width", 64, 1920), ("seconds", _MIN_SECONDS, 60), ("look", 0, 60), ("megabytes", 0.1, 1000)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} is {getattr(self, name):g}, expected {least:g} to {most:g}")
 
@@ -88,9 +88,9 @@ def main(args: Sequence[str] | None = None) -> None:
         check_output_file("--out", job.out)
         if job.out.exists():
             raise ValueError(f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name")
-        a, b = find_videos(job.a, "DIR_A"), find_videos(job.b, "DIR_B")
-        names = choose_pairs(job, a, b)
-        made = [encode_pair(job, name, (a[name], b[name]), len(names)) for name in names]
+        a, b = _find_videos(job.a, "DIR_A"), _find_videos(job.b, "DIR_B")
+        names = _choose_pairs(job, a, b)
+        made = [_encode_pair(job, name, (a[name], b[name]), len(names)) for name in names]
         page = build_study_page(made, job.question.strip(), job.look).encode()
         replace_file(job.out, page)
         crf, alone = sorted({pair.crf for pair in made}), len(a.keys() ^ b.keys())
@@ -100,23 +100,23 @@ def main(args: Sequence[str] | None = None) -> None:
             print_message(f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out")
 
 
-def choose_pairs(job: UserStudy, a: dict[str, Path], b: dict[str, Path]) -> list[str]:
+def _choose_pairs(job: UserStudy, a: dict[str, Path], b: dict[str, Path]) -> list[str]:
     """Names of the pairs. Raises ValueError where there is none, or fewer than asked for."""
     names = sorted(a.keys() & b.keys())
     if not names:
-        raise ValueError(f"no names agree: {job.a} has {format_examples(a)}, and {job.b} has {format_examples(b)}")
+        raise ValueError(f"no names agree: {job.a} has {_format_examples(a)}, and {job.b} has {_format_examples(b)}")
     count = job.pairs or len(names)
     if count > len(names):
         raise ValueError(f"--pairs is {count}, expected at most {len(names)}, for which names agree")
     return sorted(Random(job.seed).sample(names, count))  # noqa: S311 - nothing secret
 
 
-def format_examples(found: dict[str, Path]) -> str:
+def _format_examples(found: dict[str, Path]) -> str:
     names = [path.name for path in found.values()]
-    return ", ".join(names[:MAX_EXAMPLE_NAMES]) + (f" and {len(names) - MAX_EXAMPLE_NAMES} more" if len(names) > MAX_EXAMPLE_NAMES else "")
+    return ", ".join(names[:_MAX_EXAMPLE_NAMES]) + (f" and {len(names) - _MAX_EXAMPLE_NAMES} more" if len(names) > _MAX_EXAMPLE_NAMES else "")
 
 
-def find_videos(folder: Path, option: str) -> dict[str, Path]:
+def _find_videos(folder: Path, option: str) -> dict[str, Path]:
     """Those of a folder, by name without suffix. Raises ValueError as videos_in does, and for a name that does not go into a table."""
     found = collect_videos(folder, option)
     for name in found:
@@ -125,14 +125,14 @@ def find_videos(folder: Path, option: str) -> dict[str, Path]:
     return found
 
 
-def encode_pair(job: UserStudy, name: str, paths: tuple[Path, Path], count: int) -> Pair:
+def _encode_pair(job: UserStudy, name: str, paths: tuple[Path, Path], count: int) -> Pair:
     """Both videos at one size and length, encoded alike; one of `count` pairs."""
     pool = shared_pool(DecodeConfig())
-    probed = [probe_video(pool, path) for path in paths]
-    seconds = min(job.seconds, *(video_seconds(video) for video in probed))
+    probed = [_probe_video(pool, path) for path in paths]
+    seconds = min(job.seconds, *(_video_seconds(video) for video in probed))
     try:
         size = common_size(display_size(probed[0]), display_size(probed[1]), job.width)
-        shown = [list(read_beginning(pool, path, video, size, seconds)) for path, video in zip(paths, probed, strict=True)]
+        shown = [list(_read_beginning(pool, path, video, size, seconds)) for path, video in zip(paths, probed, strict=True)]
         rates = [round(len(one) / seconds) or 1 for one in shown]
 
         def make(crf: int) -> Films:
@@ -145,21 +145,21 @@ def encode_pair(job: UserStudy, name: str, paths: tuple[Path, Path], count: int)
     return Pair(name, size, films, crf)
 
 
-def probe_video(pool: DecoderPool, path: Path) -> VideoInfo:
+def _probe_video(pool: DecoderPool, path: Path) -> VideoInfo:
     """Raises ValueError where the file is no video, or too short to be judged."""
     video = open_clip(path, pool).video
-    if len(video.times) < 2 or video_seconds(video) < MIN_SECONDS:
+    if len(video.times) < 2 or _video_seconds(video) < _MIN_SECONDS:
         count = len(video.times)
-        raise ValueError(f"{path} has {count} frame{'s' if count > 1 else ''} in {video_seconds(video):.2f} s, expected at least 2 in {MIN_SECONDS:g} s")
+        raise ValueError(f"{path} has {count} frame{'s' if count > 1 else ''} in {_video_seconds(video):.2f} s, expected at least 2 in {_MIN_SECONDS:g} s")
     return video
 
 
-def video_seconds(video: VideoInfo) -> float:
+def _video_seconds(video: VideoInfo) -> float:
     return float(video.end_s - video.times[0])
 
 
-def read_beginning(pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float) -> Iterator[TimedFrame]:
-    """The frames of the first `seconds_per_pair`, each at its time; the middle of the picture, at `format_size`."""
+def _read_beginning(pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float) -> Iterator[TimedFrame]:
+    """The frames of the first `seconds_per_pair`, each at its time; the middle of the picture, at `_format_size`."""
     times = video.times - video.times[0]
     shown = np.flatnonzero(times < seconds - 1e-6)
     ticks = np.rint(np.append(times[shown], seconds) * TICKS_PER_SECOND).astype(int)

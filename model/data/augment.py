@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-LUMA_WEIGHTS = np.array([[0.299, 0.587, 0.114]])
+_LUMA_WEIGHTS = np.array([[0.299, 0.587, 0.114]])
 """Weights of R, G and B in what the eye sees as brightness."""
 BYTE_TO_SIGNED_UNIT = (np.arange(256) / 127.5 - 1).astype(np.float32)
 """A byte's value as a network sees it, -1 to 1."""
@@ -74,7 +74,7 @@ class Augmentation(NamedTuple):
 
 
 def draw_augmentation(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
-    """What is done to one sample of `format_size` (width, height)."""
+    """What is done to one sample of `_format_size` (width, height)."""
     if config == NO_AUGMENT:
         return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
@@ -134,9 +134,9 @@ def color_transform(mean: Float64[np.ndarray, "3"], augmentation: Augmentation) 
 
     `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two keep its brightness.
     """
-    one, grey = np.eye(3), np.ones((3, 1)) @ LUMA_WEIGHTS
+    one, grey = np.eye(3), np.ones((3, 1)) @ _LUMA_WEIGHTS
     contrast = augmentation.light * augmentation.contrast * one
-    level = augmentation.light * (1 - augmentation.contrast) * (LUMA_WEIGHTS @ mean)
+    level = augmentation.light * (1 - augmentation.contrast) * (_LUMA_WEIGHTS @ mean)
     saturation = grey + augmentation.saturation * (one - grey)
     hue = grey + (one - grey) @ _rotate_about_gray(2 * np.pi * augmentation.hue)
     colours = hue @ saturation @ contrast

@@ -16,20 +16,20 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-NO_WORKERS_HINT = "--loader-workers 0 reads without such processes"
-SHARED_MEMORY_HINT = f"{NO_WORKERS_HINT}; in a container, docker run --shm-size=2g gives them more shared memory"
-MAX_TMPDIR_BYTES = 107 - len("/pymp-12345678/listener-12345678")
+_NO_WORKERS_HINT = "--loader-workers 0 reads without such processes"
+_SHARED_MEMORY_HINT = f"{_NO_WORKERS_HINT}; in a container, docker run --shm-size=2g gives them more shared memory"
+_MAX_TMPDIR_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 """Bytes of the path of the folder for temporary files: processes pass descriptors on by a socket in
 it, whose own path may have 107."""
-EXIT_BATCH_LOST = 70
+_EXIT_BATCH_LOST = 70
 """Exit code of a process whose batch could not be handed over."""
 
 
 def check_tmpdir() -> None:
     """Raises OSError if batches of other processes could not be received at all."""
-    if len(os.fsencode(place := tempfile.gettempdir())) > MAX_TMPDIR_BYTES:
-        limit = f"the {MAX_TMPDIR_BYTES} bytes that sockets of processes that read ahead leave"
-        raise OSError(f"TMPDIR is {place!r}, longer than {limit}: name a shorter folder; {NO_WORKERS_HINT}")
+    if len(os.fsencode(place := tempfile.gettempdir())) > _MAX_TMPDIR_BYTES:
+        limit = f"the {_MAX_TMPDIR_BYTES} bytes that sockets of processes that read ahead leave"
+        raise OSError(f"TMPDIR is {place!r}, longer than {limit}: name a shorter folder; {_NO_WORKERS_HINT}")
 
 
 def exit_on_lost_batch(_: int) -> None:
@@ -37,7 +37,7 @@ def exit_on_lost_batch(_: int) -> None:
     is missed.
     """
     signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch's handler says a sentence of its own
-    setattr(Queue, "_on_queue_feeder_error", lambda *_: os._exit(EXIT_BATCH_LOST))  # noqa: B010 - not public
+    setattr(Queue, "_on_queue_feeder_error", lambda *_: os._exit(_EXIT_BATCH_LOST))  # noqa: B010 - not public
 
 
 def share_batch(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
@@ -52,7 +52,7 @@ def share_batch(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
         size = sum(value.nbytes for value in batch if isinstance(value, Tensor))
         reason = " ".join(str(error).split())[-100:]
         words = f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason})"
-        return OSError(f"{words}: {SHARED_MEMORY_HINT}")
+        return OSError(f"{words}: {_SHARED_MEMORY_HINT}")
     return batch
 
 
@@ -71,7 +71,7 @@ def receive_batches(batches: Iterable[Any]) -> Iterator[Any]:
                 raise
             reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
             words = f"a process that reads ahead died, as for lack of memory ({reason})"
-            raise OSError(f"{words}: {SHARED_MEMORY_HINT}") from error
+            raise OSError(f"{words}: {_SHARED_MEMORY_HINT}") from error
         if batch is None:
             return
         yield batch

@@ -61,12 +61,12 @@ class PairDataset(ShardDataset):
         still = draw_augmentation(NO_AUGMENT, self.size, rng)._replace(affine=affine)
         pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later_image)]
         inverse = vector_map(affine)[::2, ::2]
-        flow = np.tensordot(inverse, warp_affine(pair.flow, still.is_affine_identity, affine), 1)
-        weight = warp_affine(pair.weight[None], still.is_affine_identity, affine) * np.sqrt(abs(np.linalg.det(inverse)))
+        flow = np.tensordot(inverse, _warp_affine(pair.flow, still.is_affine_identity, affine), 1)
+        weight = _warp_affine(pair.weight[None], still.is_affine_identity, affine) * np.sqrt(abs(np.linalg.det(inverse)))
         return pictures[0], pictures[1], flow.astype(np.float32), weight.astype(np.float32)
 
 
-def warp_affine(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
+def _warp_affine(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
     """x(A p), bilinear."""
     x = x.astype(np.float32)
     if still:

@@ -17,7 +17,7 @@ from pipeline.dataset.open import DamagedDerived, DatasetView
 from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
 
-LOCATION_COLUMNS = (*member_columns(IMAGE_MEMBER), *member_columns(MOTION_MEMBER), checksum_column(IMAGE_MEMBER), HEADER_CHECKSUM_COLUMN)
+_LOCATION_COLUMNS = (*member_columns(IMAGE_MEMBER), *member_columns(MOTION_MEMBER), checksum_column(IMAGE_MEMBER), HEADER_CHECKSUM_COLUMN)
 
 
 class SampleLocation(NamedTuple):
@@ -35,7 +35,7 @@ class SampleLocation(NamedTuple):
     """CRC-32 of the picture's bytes, and of the header of the arrays, in which each has its own."""
 
 
-class Shard(NamedTuple):
+class _Shard(NamedTuple):
     digest: str
     """sha256 of the tar."""
     path: Path
@@ -46,15 +46,15 @@ class ShardIndex:
     """A sequence of `Row`, held as a few arrays, which worker processes share or get as a copy in no time."""
 
     def __init__(self, selections: Sequence[DatasetView], split: str):
-        check_held_out(selections)
-        parts = [part for selection in selections for part in locate_kept_samples(selection, split)]
+        _check_held_out(selections)
+        parts = [part for selection in selections for part in _locate_kept_samples(selection, split)]
         parts.sort(key=lambda part: part[0].digest)
         self.shards = [shard for shard, _, _ in parts]
         if len({shard.digest for shard in self.shards}) != len(self.shards):
             raise ValueError(f"a {split} shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once")
         self.shard = np.repeat(np.arange(len(parts)), [len(keys) for _, keys, _ in parts])
         self.keys = np.concatenate([np.zeros(0, "S1"), *(keys for _, keys, _ in parts)])
-        self.locations = np.concatenate([np.zeros((0, len(LOCATION_COLUMNS)), np.int64), *(places for _, _, places in parts)])
+        self.locations = np.concatenate([np.zeros((0, len(_LOCATION_COLUMNS)), np.int64), *(places for _, _, places in parts)])
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -66,41 +66,41 @@ class ShardIndex:
         return SampleLocation(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
-def locate_kept_samples(selection: DatasetView, split: str) -> list[tuple[Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
+def _locate_kept_samples(selection: DatasetView, split: str) -> list[tuple[_Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
     """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
 
     Raises ValueError where the table of windows, or what stands in the folder, is not of the shards that the index names.
     """
     entries = {name: entry for name, entry in selection.read_index()["shards"].items() if entry["split"] == split and entry["kept"]}
-    table = selection.kept_windows(["shard", "key", *LOCATION_COLUMNS], split)
+    table = selection.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
     shards, frequencies = np.array(table["shard"].to_pylist(), str), selection.dataset.contract().config["frequencies"]
-    places = np.stack([table[name].to_numpy() for name in LOCATION_COLUMNS], axis=1)
+    places = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
     if Counter(shards.tolist()) != {name: entry["kept"] for name, entry in entries.items()} or places.dtype != np.int64:
         raise DamagedDerived(f"{selection.manifest_path} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it")
     keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
     for name, entry in entries.items():
-        check_shard_unchanged(selection, name, entry["tar"])
+        _check_shard_unchanged(selection, name, entry["tar"])
         here = np.flatnonzero(shards == name)
         here = here[np.argsort(keys[here], kind="stable")]
-        found.append((Shard(entry["tar"], selection.dataset.tar_path(name), frequencies), keys[here], places[here]))
+        found.append((_Shard(entry["tar"], selection.dataset.tar_path(name), frequencies), keys[here], places[here]))
     return found
 
 
-def check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> None:
+def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> None:
     """Raises ValueError where a shard was exchanged for another after the index was made, as far as its record and its length tell."""
     record, tar = selection.dataset.read_record(shard)["tar"], selection.dataset.tar_path(shard)
     if not tar.exists() or record != {"sha256": sha256, "bytes": tar.stat().st_size}:
         raise ValueError(f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault")
 
 
-def check_held_out(selections: Sequence[DatasetView]) -> None:
+def _check_held_out(selections: Sequence[DatasetView]) -> None:
     """Raises ValueError where a video is for training in one data set and held out for test in another."""
     for trained, tested in permutations(selections, 2):
-        if both := collect_video_ids(trained, "train") & collect_video_ids(tested, "test"):
+        if both := _collect_video_ids(trained, "train") & _collect_video_ids(tested, "test"):
             raise ValueError(f"{len(both)} videos are for training in {trained} and held out for test in {tested} ({min(both)[:16]}): split both alike")
 
 
-def collect_video_ids(selection: DatasetView, split: str) -> set[str]:
+def _collect_video_ids(selection: DatasetView, split: str) -> set[str]:
     """By content, and by the source of which they are clips."""
     table = selection.kept_windows(["sha256", "source"], split)
     return {name for column in table.columns for name in column.unique().to_pylist() if name}

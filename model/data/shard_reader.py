@@ -35,13 +35,13 @@ from schemas.sample import (
 
 MAX_HEADER_BYTES = (1 << 16) - 8
 """Bytes; that of a sample of 16 frequencies and 4 pairs has about 1,000."""
-TYPICAL_HEADER_BYTES = 4096 - 8
+_TYPICAL_HEADER_BYTES = 4096 - 8
 """Bytes that are read at once with the eight that say how many there are."""
-DTYPE_NAMES = {kind: name for name, kind in DTYPES.items()}
-IMREAD_RGB_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_DTYPE_NAMES = {kind: name for name, kind in DTYPES.items()}
+_IMREAD_RGB_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-class FramePair(NamedTuple):
+class _FramePair(NamedTuple):
     """A later frame of a sample, as it stands in a shard."""
 
     later_image: UInt8[np.ndarray, "height width 3"]
@@ -51,7 +51,7 @@ class FramePair(NamedTuple):
     """W, mean length of the motion, pixels."""
 
 
-class OpenFile:
+class _OpenFile:
     """A file that is closed when nobody reads from it any more."""
 
     def __init__(self, path: Path):
@@ -81,13 +81,13 @@ class FileCache:
 
     def __init__(self, most: int = 32):
         self.most = most
-        self.open_files: OrderedDict[Path, OpenFile] = OrderedDict()
+        self.open_files: OrderedDict[Path, _OpenFile] = OrderedDict()
 
     def __reduce__(self):
         return FileCache, (self.most,)
 
-    def __getitem__(self, path: Path) -> OpenFile:
-        file = self.open_files.pop(path, None) or OpenFile(path)
+    def __getitem__(self, path: Path) -> _OpenFile:
+        file = self.open_files.pop(path, None) or _OpenFile(path)
         self.open_files[path] = file
         if len(self.open_files) > self.most:
             self.open_files.popitem(last=False)
@@ -95,7 +95,7 @@ class FileCache:
 
 
 @contextmanager
-def name_sample_in_errors(row: SampleLocation) -> Iterator[None]:
+def _name_sample_in_errors(row: SampleLocation) -> Iterator[None]:
     """Whatever is wrong with a sample becomes a ValueError that names it and its shard."""
     try:
         yield
@@ -104,8 +104,8 @@ def name_sample_in_errors(row: SampleLocation) -> Iterator[None]:
 
 
 def read_image(files: FileCache, row: SampleLocation, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """Its start frame, RGB, of `format_size` (width, height). Raises ValueError where the bytes are not that."""
-    with name_sample_in_errors(row):
+    """Its start frame, RGB, of `_format_size` (width, height). Raises ValueError where the bytes are not that."""
+    with _name_sample_in_errors(row):
         offset, length = row.image_span
         file = files[row.tar_path]
         file.check_range(offset - BLOCKSIZE, BLOCKSIZE + length)
@@ -117,12 +117,12 @@ def read_image(files: FileCache, row: SampleLocation, size: tuple[int, int]) -> 
 
 
 def decode_png(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """A PNG of `format_size` with 8 bits for each of R, G and B, as the writer makes them; ValueError where it is another, or damaged."""
+    """A PNG of `_format_size` with 8 bits for each of R, G and B, as the writer makes them; ValueError where it is another, or damaged."""
     width, height = size
     expected = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\0\0\0"
     if data[: len(expected)].tobytes() != expected:
         raise ValueError(f"{IMAGE_MEMBER} is not an RGB picture of {width}x{height} pixels")
-    picture = cv2.imdecode(data, IMREAD_RGB_FLAGS)
+    picture = cv2.imdecode(data, _IMREAD_RGB_FLAGS)
     if picture is None or picture.shape != (height, width, 3):
         raise ValueError(f"{IMAGE_MEMBER} is damaged")
     return picture
@@ -138,39 +138,39 @@ def read_spectrum(
 
     One by one, each in the memory of the one before, which fits into the processor's cache.
     """
-    with name_sample_in_errors(row):
+    with _name_sample_in_errors(row):
         if max(bands) >= row.frequencies:
             raise ValueError(f"it has {row.frequencies} frequencies, expected {max(bands) + 1}")
-        arrays = StoredArrays(files, row, size)
+        arrays = _StoredArrays(files, row, size)
         channels = np.empty((4, size[1], size[0]), np.float16)
         for frequency in bands:
             yield arrays.read("spectrum", frequency, channels)
 
 
-def read_pair(files: FileCache, row: SampleLocation, place: float, size: tuple[int, int]) -> FramePair:
+def read_pair(files: FileCache, row: SampleLocation, place: float, size: tuple[int, int]) -> _FramePair:
     """The later frame at `place`, 0 to 1 (excluded) over all of them.
 
     Raises ValueError where the bytes are not that.
     """
-    with name_sample_in_errors(row):
-        arrays = StoredArrays(files, row, size)
+    with _name_sample_in_errors(row):
+        arrays = _StoredArrays(files, row, size)
         if arrays.pair_count < 1:
             raise ValueError("it has no later frames, expected at least 1: extract with --pairs")
         number = int(place * arrays.pair_count)
         later, flow = (arrays.read(name, number) for name in ("pair_image", "pair_flow"))
-        return FramePair(later, flow, arrays.read("weight"))
+        return _FramePair(later, flow, arrays.read("weight"))
 
 
-class StoredArrays:
+class _StoredArrays:
     """The arrays of a sample in its shard, each read when it is asked for."""
 
     def __init__(self, files: FileCache, row: SampleLocation, size: tuple[int, int]):
         """Reads the headers alone. Raises ValueError, or what `motion_layout` does, unless they are
-        those that were written, of arrays of the working `format_size` (width, height).
+        those that were written, of arrays of the working `_format_size` (width, height).
         """
         self.file, (self.offset, length) = files[row.tar_path], row.motion_span
         self.file.check_range(self.offset, length)
-        head = self._read_bytes(self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + TYPICAL_HEADER_BYTES))
+        head = self._read_bytes(self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + _TYPICAL_HEADER_BYTES))
         check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION_MEMBER}", length, length)
         begin = header_length(head[BLOCKSIZE:], min(length - 8, MAX_HEADER_BYTES))
         head = head[BLOCKSIZE:]
@@ -182,7 +182,7 @@ class StoredArrays:
         self.pair_count = self.layout.arrays["pair_time"]["shape"][0]
         self.array_specs = array_kinds(row.frequencies, self.pair_count, size)
         for name, (dtype, shape) in self.array_specs.items():
-            array, expected = self.layout.arrays[name], DTYPE_NAMES[dtype]
+            array, expected = self.layout.arrays[name], _DTYPE_NAMES[dtype]
             if (array["dtype"], array["shape"]) != (expected, [*shape]):
                 found = f"{array['dtype']}{array['shape']}"
                 raise ValueError(f"{name} is {found}, expected {expected}{[*shape]}")

@@ -49,7 +49,7 @@ class SpectrumBatch(NamedTuple):
     keys: tuple[str, ...]
 
 
-class SpectrumSample(NamedTuple):
+class _SpectrumSample(NamedTuple):
     image: Float32[Tensor, "3 height width"]
     spectrum: Float32[Tensor, "freq 4 height width"]
     frequency_index: Int64[Tensor, " freq"]
@@ -64,14 +64,14 @@ class SpectrumDataset(ShardDataset):
         self.config = config or SpectrumConfig()
         self.frequencies = check_frequencies(self.config.frequencies, len(statistics.scale))
         self.scale = channel_scales(replace(statistics, scale=statistics.scale[: self.frequencies]), self.config.normalisation)
-        self.lookup_tables = build_lookup_tables(self.scale, self.config.normalisation)
+        self.lookup_tables = _build_lookup_tables(self.scale, self.config.normalisation)
 
-    def __getitem__(self, index: int | SampleDraw) -> SpectrumSample:
+    def __getitem__(self, index: int | SampleDraw) -> _SpectrumSample:
         """A sample; by its bare number as the first epoch of seed 0 has it."""
         if not isinstance(index, SampleDraw):
             index = SampleDraw(0, 0, range(len(self))[index])
         batch = self.batch([index])
-        return SpectrumSample(batch.image[0], batch.spectrum[0], batch.frequency_index[0], batch.keys[0])
+        return _SpectrumSample(batch.image[0], batch.spectrum[0], batch.frequency_index[0], batch.keys[0])
 
     def batch(self, draws: Sequence[SampleDraw]) -> SpectrumBatch:
         """These samples, written side by side: nothing is copied once more."""
@@ -84,7 +84,7 @@ class SpectrumDataset(ShardDataset):
     def _read(self, place: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
         """Writes a sample's picture and frequencies to these arrays; returns which frequencies these are."""
         rng, row = place.rng(), self.shard_index[place.sample_index]
-        bands = draw_frequencies(self.frequencies, len(spectrum), rng) if self.config.drawn else [*range(self.frequencies)]
+        bands = _draw_frequencies(self.frequencies, len(spectrum), rng) if self.config.drawn else [*range(self.frequencies)]
         picture = read_image(self.files, row, self.size)
         frequencies = zip(bands, read_spectrum(self.files, row, bands, self.size), spectrum, strict=True)
         augmentation = draw_augmentation(self.config.augment, self.size, rng)
@@ -93,32 +93,32 @@ class SpectrumDataset(ShardDataset):
         cv2.split(augment_image(picture, augmentation), list(image))
         for k, raw, into in frequencies:
             if still:
-                normalize_by_lookup(raw, self.lookup_tables[k], into)
+                _normalize_by_lookup(raw, self.lookup_tables[k], into)
             else:
-                augment_spectrum(as_float32(raw), affine, vectors, into)
+                augment_spectrum(_as_float32(raw), affine, vectors, into)
                 into[:] = normalize(into[None], self.scale[k : k + 1], self.config.normalisation)[0]
         return bands
 
 
-def draw_frequencies(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
+def _draw_frequencies(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
     """So many different numbers under `count`, in order, by raw numbers of the generator, which every version of numpy must draw alike."""
     return sorted(np.argsort(rng.bit_generator.random_raw(count), kind="stable")[:wanted].tolist())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def build_lookup_tables(scale: Float32[np.ndarray, "freq 4 1 1"], normalisation: Normalization) -> list[list[np.ndarray]]:
+def _build_lookup_tables(scale: Float32[np.ndarray, "freq 4 1 1"], normalisation: Normalization) -> list[list[np.ndarray]]:
     """Of each frequency, S' of every float16 by its bits: for x and for y, one and the same where they share a scale."""
     with np.errstate(invalid="ignore"):  # the bits that are NaN, which no sample has
-        values = np.broadcast_to(as_float32(np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 1, -1)), (1, 4, 1, 1 << 16))
+        values = np.broadcast_to(_as_float32(np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 1, -1)), (1, 4, 1, 1 << 16))
         found = [normalize(values, one[None], normalisation)[0, ::2] for one in scale]
     return [[x, x if np.array_equal(x, y, equal_nan=True) else y] for x, y in found]
 
 
-def normalize_by_lookup(raw: Float16[np.ndarray, "4 height width"], components: Sequence[np.ndarray], out: Float32[np.ndarray, "4 height width"]) -> None:
+def _normalize_by_lookup(raw: Float16[np.ndarray, "4 height width"], components: Sequence[np.ndarray], out: Float32[np.ndarray, "4 height width"]) -> None:
     """Writes S' of raw coefficients to `out` by the tables of x and y, since a float16 is one of 65,536 values."""
     for bits, table, into in zip(raw.view(np.uint16).reshape(2, 1, -1), components, out.reshape(2, 1, -1), strict=True):
         cv2.LUT(bits, table, dst=into)
 
 
-def as_float32(half: np.ndarray) -> np.ndarray:
+def _as_float32(half: np.ndarray) -> np.ndarray:
     """Float16 as float32, by torch, which is fast at it."""
     return torch.from_numpy(half).float().numpy()

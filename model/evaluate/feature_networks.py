@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-PROBE_SHAPE = (64, 64, 3)
+_PROBE_SHAPE = (64, 64, 3)
 """Shape of the black pictures on which a network is tried when it is loaded."""
 
 
@@ -78,9 +78,9 @@ class FeatureNetwork:
         expected = (len(batch), self.spec.dimensions)
         try:
             with torch.inference_mode():
-                found = self.module(to_network_input(batch, self.spec).to(self.device), **self.spec.options)
+                found = self.module(_to_network_input(batch, self.spec).to(self.device), **self.spec.options)
         except (torch.jit.Error, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{self.path} cannot be called with {describe_input(batch, self.spec)}: {last_line(error)}") from error
+            raise ValueError(f"{self.path} cannot be called with {_describe_input(batch, self.spec)}: {_last_line(error)}") from error
         if not (isinstance(found, Tensor) and tuple(found.shape) == expected):
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self.path} gives {shape}, expected {list(expected)}: it is another network than was expected")
@@ -104,32 +104,32 @@ def load_network(path: Path, call: NetworkSpec, device: str = "cpu", batch: int 
     try:
         module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
     except (torch.jit.Error, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no TorchScript network: {last_line(error)}") from error
+        raise ValueError(f"{path} is no TorchScript network: {_last_line(error)}") from error
     network = FeatureNetwork(path=path, sha256=found, spec=call, module=module, device=device, batch=batch)
-    network.extract(np.zeros((2, *([call.frames] if call.kind == "video" else []), *PROBE_SHAPE), np.uint8))
+    network.extract(np.zeros((2, *([call.frames] if call.kind == "video" else []), *_PROBE_SHAPE), np.uint8))
     return network
 
 
-def to_network_input(samples: UInt8[np.ndarray, "samples *time height width 3"], call: NetworkSpec) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
+def _to_network_input(samples: UInt8[np.ndarray, "samples *time height width 3"], call: NetworkSpec) -> UInt8[Tensor, "samples 3 ..."] | Float32[Tensor, "samples 3 ..."]:
     """As the network takes them."""
     pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(samples, -1, 1)))
     if call.as_bytes:
         return pictures
     pictures = pictures.float() / 255 * (call.high - call.low) + call.low
-    return resize_frames(pictures, call.size, call.align_corners) if call.size else pictures
+    return _resize_frames(pictures, call.size, call.align_corners) if call.size else pictures
 
 
-def resize_frames(pictures: Float32[Tensor, "samples 3 *time height width"], size: int, align_corners: bool) -> Float32[Tensor, "samples 3 *time size size"]:
+def _resize_frames(pictures: Float32[Tensor, "samples 3 *time height width"], size: int, align_corners: bool) -> Float32[Tensor, "samples 3 *time size size"]:
     flat = pictures.flatten(0, -3)[:, None]
     return interpolate(flat, (size, size), mode="bilinear", align_corners=align_corners).reshape(*pictures.shape[:-2], size, size)
 
 
-def describe_input(batch: np.ndarray, call: NetworkSpec) -> str:
+def _describe_input(batch: np.ndarray, call: NetworkSpec) -> str:
     """For an error."""
     options = "".join(f", {name}={value}" for name, value in call.options.items())
     return f"({call.kind} of {'bytes' if call.as_bytes else 'floats'}, {list(batch.shape)}{options})"
 
 
-def last_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     """The cause stands there in errors of TorchScript."""
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -6,9 +6,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+_SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
 """Of SSIM's Gaussian, pixels (Wang et al. 2004)."""
-K1, K2 = 0.01, 0.03
+_K1, _K2 = 0.01, 0.03
 
 
 def psnr(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
@@ -22,13 +22,13 @@ def ssim(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch
     In float32. Raises ValueError for a picture smaller than the window, 11 pixels.
     """
     height, width = true.shape[-2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(f"the picture is {width}x{height}, expected at least {SSIM_WINDOW}x{SSIM_WINDOW} for SSIM")
+    if min(height, width) < _SSIM_WINDOW:
+        raise ValueError(f"the picture is {width}x{height}, expected at least {_SSIM_WINDOW}x{_SSIM_WINDOW} for SSIM")
     x, y = (one.float() for one in (made, true))
-    means = gaussian_blur(torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 1)).unflatten(0, (5, len(x)))
+    means = _gaussian_blur(torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 1)).unflatten(0, (5, len(x)))
     mx, my, xx, yy, xy = means
-    structure = (2 * (xy - mx * my) + K2**2) / (xx - mx * mx + yy - my * my + K2**2)
-    return ((2 * mx * my + K1**2) / (mx * mx + my * my + K1**2) * structure).mean(dim=(1, 2, 3))
+    structure = (2 * (xy - mx * my) + _K2**2) / (xx - mx * mx + yy - my * my + _K2**2)
+    return ((2 * mx * my + _K1**2) / (mx * mx + my * my + _K1**2) * structure).mean(dim=(1, 2, 3))
 
 
 def frame_psnr_ssim(
@@ -39,9 +39,9 @@ def frame_psnr_ssim(
     return psnr(*pair).numpy(), ssim(*pair).numpy()
 
 
-def gaussian_blur(x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h w"]:
+def _gaussian_blur(x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h w"]:
     """By SSIM's Gaussian, where it fits in."""
     with torch.autocast(x.device.type, enabled=False):
-        line = torch.exp(-(torch.arange(SSIM_WINDOW, device=x.device) - SSIM_WINDOW // 2).square() / (2 * SSIM_SIGMA**2))
-        line = (line / line.sum()).expand(3, 1, 1, SSIM_WINDOW)
+        line = torch.exp(-(torch.arange(_SSIM_WINDOW, device=x.device) - _SSIM_WINDOW // 2).square() / (2 * _SSIM_SIGMA**2))
+        line = (line / line.sum()).expand(3, 1, 1, _SSIM_WINDOW)
         return conv2d(conv2d(x, line, groups=3), line.mT, groups=3)

@@ -16,18 +16,18 @@ from pipeline.report.figures import ACCENT, INK, MUTED, Line
 from pipeline.report.gallery import webp_uri
 from pipeline.report.labels import format_count, format_number
 
-CURVE_STYLES = {
+_CURVE_STYLES = {
     "still": Line(np.empty(0), MUTED, (1, 2)),
     "K = 4": Line(np.empty(0), ACCENT, (4, 2)),
     "K = 16": Line(np.empty(0), ACCENT),
     "true motion": Line(np.empty(0), INK),
 }
 """What a clip's curves show of the ceiling, and how."""
-CURVE_LEGEND = Markup(
+_CURVE_LEGEND = Markup(
     '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span class="key">K = 16</span>, <span class="key true">true motion</span>'
 )
 
-MIN_SLICE_ROWS = 100
+_MIN_SLICE_ROWS = 100
 
 Slice = UInt8[np.ndarray, "time width 3"]
 
@@ -60,8 +60,8 @@ class Section(NamedTuple):
 def render_upper_bound_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
     """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
     clips = found["clips"]
-    sections = [Section("All clips", UPPER_BOUND_TEXTS, table=upper_bound_table(clips, found["mean"]))]
-    sections += [upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
+    sections = [Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, found["mean"]))]
+    sections += [_upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
     sections.append(protocol_section(found["protocol"]))
     gain = np.mean([clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips])
     tiles = [make_tile("clips", format_number(len(clips))), make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True)]
@@ -71,14 +71,14 @@ def render_upper_bound_page(found: Mapping[str, Any], slices: Mapping[str, Mappi
     )
 
 
-UPPER_BOUND_TEXTS = (
+_UPPER_BOUND_TEXTS = (
     "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. Here both are replaced by the truth as far as it is known: what is "
     "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would have said.",
     "PSNR and SSIM compare every later frame with the real one; the error of the motion is that of the displacements, as a root mean square over frames and pixels.",
 )
 
 
-def upper_bound_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
+def _upper_bound_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each clip and measure, and the `mean` over clips first, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
     measures = (("PSNR, dB", "psnr_db", "{:.2f}"), ("SSIM", "ssim", "{:.4f}"), ("error of the motion, px", "error_px", "{:.3f}"))
@@ -90,17 +90,17 @@ def upper_bound_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping
     return Table(["clip", "", *names], rows)
 
 
-def upper_bound_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]) -> Section:
+def _upper_bound_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]) -> Section:
     """One clip."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
     by_count = figures.plot_steps(f"count-{place}", names, [Line(np.array([one["psnr_db"] for one in motions.values()]))], "PSNR, dB")
     seconds = np.array(clip["seconds"][1:])
-    lines = [line._replace(values=np.array(motions[name]["psnr_db_of_frames"])) for name, line in CURVE_STYLES.items() if name in motions]
+    lines = [line._replace(values=np.array(motions[name]["psnr_db_of_frames"])) for name, line in _CURVE_STYLES.items() if name in motions]
     over_time = figures.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
     shown = [
         Figure(by_count, Markup("<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion.")),
-        Figure(over_time, Markup("<b>PSNR over time.</b> ") + CURVE_LEGEND),
+        Figure(over_time, Markup("<b>PSNR over time.</b> ") + _CURVE_LEGEND),
     ]
     size, crop = clip["size"], clip["working_size"]
     text = (
@@ -115,11 +115,11 @@ def render_evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[
     """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
     metrics, pairs = found["metrics"], found["pairs"]
     sections = [
-        Section("Numbers", [*EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])], table=metrics_table(metrics)),
-        curves_section(found["curves"]),
-        spectra_section(found["spectra"]),
+        Section("Numbers", [*_EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])], table=_metrics_table(metrics)),
+        _curves_section(found["curves"]),
+        _spectra_section(found["spectra"]),
     ]
-    sections += [pair_section(pair, *slices[pair["name"]]) for pair in pairs]
+    sections += [_pair_section(pair, *slices[pair["name"]]) for pair in pairs]
     sections.append(protocol_section(found["protocol"]))
     frames = sum(pair["frames"] for pair in pairs)
     tiles = [
@@ -133,31 +133,31 @@ def render_evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[
     )
 
 
-EVALUATION_TEXTS = (
+_EVALUATION_TEXTS = (
     "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
     "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
     "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
 )
-REAL_GENERATED_LEGEND = Markup('<span class="key real">Real</span> and <span class="key">generated</span>')
+_REAL_GENERATED_LEGEND = Markup('<span class="key real">Real</span> and <span class="key">generated</span>')
 
 
-def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
+def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each metric."""
-    return Table(["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"], [metric_row(one) for one in metrics])
+    return Table(["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"], [_metric_row(one) for one in metrics])
 
 
-def metric_row(one: Mapping[str, Any]) -> list[Cell]:
+def _metric_row(one: Mapping[str, Any]) -> list[Cell]:
     if one["needs"]:
         return [Cell(one["name"]), Cell(f"needs {one['needs']}", wide=6)]
     interval = f"{one['low']:.3g} – {one['high']:.3g}" if one["low"] is not None else "one pair"
     alone = ["" if one[side] is None else f"{one[side]:.3g}" for side in ("real", "generated")]
     return [
         Cell(text)
-        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], describe_measured_part(one["protocol"]))
+        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], _describe_measured_part(one["protocol"]))
     ]
 
 
-def describe_measured_part(protocol: Mapping[str, Any]) -> str:
+def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
     """How much of the videos, in few words; the file has all of it."""
     if "samples" in protocol:
         excerpts = f" of {protocol['window']} frames, every {protocol['stride']}" if protocol["window"] > 1 else " of 1 frame"
@@ -167,7 +167,7 @@ def describe_measured_part(protocol: Mapping[str, Any]) -> str:
     return format_count(protocol["frames"], "frame") if "frames" in protocol else format_count(protocol["pairs"], "pair")
 
 
-def curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
+def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     """Over time."""
     drawn = [
         Figure(
@@ -180,21 +180,21 @@ def curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     return Section("Over time", ["Generated videos decay: what is near at the beginning may not stay so.", *absent], figures=drawn)
 
 
-def spectra_section(spectra: Mapping[str, Any]) -> Section:
+def _spectra_section(spectra: Mapping[str, Any]) -> Section:
     """How far things sway, by frequency."""
     hz = np.array(spectra["hz"])
     lines = [Line(np.array(spectra["real_px"]), INK), Line(np.array(spectra["generated_px"]), ACCENT)]
     first = slice(1, int(np.searchsorted(hz, 4.0)))
     drawn = [
         Figure(figures.plot_curves("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
-               Markup("<b>Spectrum of the motion.</b> ") + REAL_GENERATED_LEGEND + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
+               Markup("<b>Spectrum of the motion.</b> ") + _REAL_GENERATED_LEGEND + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
         Figure(figures.plot_curves("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
-               Markup("The same up to 4 Hz, on a linear axis: ") + REAL_GENERATED_LEGEND + Markup(".")),
+               Markup("The same up to 4 Hz, on a linear axis: ") + _REAL_GENERATED_LEGEND + Markup(".")),
     ]  # fmt: skip
     return Section("How fast does it sway?", figures=drawn)
 
 
-def pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Section:
+def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Section:
     """One pair: X-t slices, and its own numbers."""
     text = (
         f"{pair['frames']} frames of {pair['real']['frames']} real and {pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM {pair['ssim']:.3f}, "
@@ -208,19 +208,19 @@ def pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Sect
 
 def stretch_rows(one: Slice) -> UInt8[np.ndarray, "rows width 3"]:
     """Each of few frames as several rows, so that there is something to see."""
-    return one.repeat(max(1, -(-MIN_SLICE_ROWS // len(one))), axis=0)
+    return one.repeat(max(1, -(-_MIN_SLICE_ROWS // len(one))), axis=0)
 
 
 def protocol_section(facts: Mapping[str, Any]) -> Section:
     """How all of it was measured, as the file has it."""
-    return Section("How it was measured", facts=[(name.replace("_", " "), format_value(value)) for name, value in facts.items()])
+    return Section("How it was measured", facts=[(name.replace("_", " "), _format_value(value)) for name, value in facts.items()])
 
 
-def format_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value of the protocol."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {format_value(one)}" for name, one in value.items())
-    return ", ".join(map(format_value, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {_format_value(one)}" for name, one in value.items())
+    return ", ".join(map(_format_value, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def make_tile(name: str, value: str, unit: str = "", *, accent: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float
 
 from pipeline.motion.spectrum import to_motion
 
-MIN_SWAY_PX = 0.01
+_MIN_SWAY_PX = 0.01
 """Amplitude of a sway that no estimator of flow tells from rest."""
 
 
@@ -32,7 +32,7 @@ def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Flo
 
     A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
     """
-    bands = band_vectors(spectrum)
+    bands = _band_vectors(spectrum)
     product = np.abs((bands[:-1].conj() * bands[1:]).sum(axis=1))
     length = np.linalg.norm(bands, axis=1)
     of_both = length[:-1] * length[1:]
@@ -44,12 +44,12 @@ def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> flo
 
     Strong bands count for more; 0 where nothing moves. Raises ValueError for fewer than three frequencies.
     """
-    bands = band_vectors(spectrum)
+    bands = _band_vectors(spectrum)
     products = bands[:-1].conj() * bands[1:]
     return safe_ratio(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
 
 
-def band_vectors(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
+def _band_vectors(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
     """All bands but the constant one, each as a vector. Raises ValueError where there are no two."""
     if len(spectrum) < 3:
         raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
@@ -66,7 +66,7 @@ def log_spectral_distance(
     """
     if len(found) < 2:
         raise ValueError(f"there are {len(found)} frequencies, expected at least 2: one band beside the constant one")
-    least = (MIN_SWAY_PX * frames / 2) ** 2
+    least = (_MIN_SWAY_PX * frames / 2) ** 2
     powers = [np.square(np.abs(one[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + least for one in (found, true)]
     return np.abs(10 * np.log10(powers[0] / powers[1]))
 
@@ -106,20 +106,20 @@ def seam(frames: Iterable[Any]) -> Seam:
     before: list[Any] = []
     for frame in chain(first, source, first):
         if before:
-            steps.append(root_mean_square(frame - before[-1]))
+            steps.append(_root_mean_square(frame - before[-1]))
         if len(before) == 2:
-            bends.append(root_mean_square(frame - 2 * before[-1] + before[-2]))
+            bends.append(_root_mean_square(frame - 2 * before[-1] + before[-2]))
         before = [*before, frame][-2:]
     if len(steps) < 5:
         raise ValueError(f"the loop has {max(len(steps) - 1, 0)} frames, expected at least 4")
     # the steps are 0-1, ..., (N-1)-0, 0-1, and the bends are at frames 1, ..., N-1, 0, of which the last two reach over the seam
     position, velocity = (steps[-2], steps[:-2]), (max(bends[-2:]), bends[:-2])
     return Seam(
-        *(safe_ratio(at, np.max(inside)) for at, inside in (position, velocity)), *(safe_ratio(at, root_mean_square(inside)) for at, inside in (position, velocity))
+        *(safe_ratio(at, np.max(inside)) for at, inside in (position, velocity)), *(safe_ratio(at, _root_mean_square(inside)) for at, inside in (position, velocity))
     )
 
 
-def root_mean_square(values: Any) -> float:
+def _root_mean_square(values: Any) -> float:
     """Over all numbers."""
     return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 

@@ -1,6 +1,6 @@
 """Generated videos beside real ones: every metric that can be computed with what is given, and what each of the others needs.
 
-A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `curve_records`). Which frames are looked
+A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `_curve_records`). Which frames are looked
 at, how many, and by what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
 """
 
@@ -29,7 +29,7 @@ from model.evaluate.pairs import (
 from model.evaluate.upper_bound import MAX_PSNR_DB
 from pipeline.motion.spectrum import GRID_STEP
 
-SLIDING_STRIDE = 10
+_SLIDING_STRIDE = 10
 
 
 class MetricRow(NamedTuple):
@@ -52,7 +52,7 @@ class MetricRow(NamedTuple):
     protocol: Mapping[str, Any]
 
 
-DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
+_DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
     ("fid", "FID", "inception", frechet, 1.0),
     ("kid", "KID x 100", "inception", kid, 100.0),
     ("fvd", "FVD", "i3d16", frechet, 1.0),
@@ -65,10 +65,10 @@ DISTRIBUTIONS: tuple[tuple[str, str, str, Distance, float], ...] = (
     ("changes32_frechet", "Frechet distance of changes x 10,000, 32 frames", "changes32", frechet, 1e4),
 )
 """Key, name, look, distance, and by what it is multiplied."""
-SLIDING_METRICS: tuple[tuple[str, str, str, int, int, float], ...] = (
-    ("sliding_fid", "FID of 30 frames", "inception", SLIDING_FID_FRAMES, SLIDING_STRIDE, 1.0),
+_SLIDING_METRICS: tuple[tuple[str, str, str, int, int, float], ...] = (
+    ("sliding_fid", "FID of 30 frames", "inception", SLIDING_FID_FRAMES, _SLIDING_STRIDE, 1.0),
     ("sliding_dt_fvd", "DT-FVD of 16 frames", "dt-i3d16", 1, 1, 1.0),
-    ("sliding_colours", "Frechet distance of colours x 100, of 30 frames", "colours", SLIDING_FID_FRAMES, SLIDING_STRIDE, 100.0),
+    ("sliding_colours", "Frechet distance of colours x 100, of 30 frames", "colours", SLIDING_FID_FRAMES, _SLIDING_STRIDE, 100.0),
     ("sliding_changes", "Frechet distance of changes x 10,000, of 16 frames", "changes16", 1, 1, 1e4),
 )
 """Key, name, look, samples of a window and from window to window, and by what it is multiplied."""
@@ -88,12 +88,12 @@ PER_VIDEO_METRICS = (
 def build_table(found: Sequence[PairMetrics], given: Evaluators, rounds: int = 100) -> list[MetricRow]:
     """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
     return [
-        *(build_paired_row(found, given, *names) for names in PAIRED_METRICS), *(build_per_video_row(found, *names) for names in PER_VIDEO_METRICS),
-        *build_spectral_rows(found), *(build_distribution_row(found, given, *names, rounds) for names in DISTRIBUTIONS),
+        *(_build_paired_row(found, given, *names) for names in PAIRED_METRICS), *(_build_per_video_row(found, *names) for names in PER_VIDEO_METRICS),
+        *_build_spectral_rows(found), *(_build_distribution_row(found, given, *names, rounds) for names in _DISTRIBUTIONS),
     ]  # fmt: skip
 
 
-def build_paired_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, unit: str, better: str) -> MetricRow:
+def _build_paired_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, unit: str, better: str) -> MetricRow:
     """Of frames beside the real ones."""
     values = [getattr(one, key) for one in found]
     protocol = dict(per="frame", frames=sum(len(one.times) - 1 for one in found), pairs=len(found), mean="over the frames after the first, then over pairs")
@@ -104,7 +104,7 @@ def build_paired_row(found: Sequence[PairMetrics], given: Evaluators, key: str, 
     return build_mean_row([float(value.mean()) for value in values], key, name, unit, better, protocol)
 
 
-def build_per_video_row(found: Sequence[PairMetrics], key: str, name: str, unit: str) -> MetricRow:
+def _build_per_video_row(found: Sequence[PairMetrics], key: str, name: str, unit: str) -> MetricRow:
     """How much what each video has by itself differs from the real one's."""
     both = [(getattr(one.real, key), getattr(one.generated, key)) for one in found]
     protocol: dict[str, Any] = dict(value="mean over pairs of |generated - real|", pairs=len(found))
@@ -116,7 +116,7 @@ def build_per_video_row(found: Sequence[PairMetrics], key: str, name: str, unit:
     return row._replace(real=float(np.mean([a for a, _ in both])), generated=float(np.mean([b for _, b in both])))
 
 
-def build_spectral_rows(found: Sequence[PairMetrics]) -> list[MetricRow]:
+def _build_spectral_rows(found: Sequence[PairMetrics]) -> list[MetricRow]:
     """Of displacements: distance of spectra, and of how far things move."""
     window = sorted({one.window for one in found})
     protocol = dict(window=window, fps=SPECTRUM_FPS, frequencies=sorted({len(one.spectral_db) + 1 for one in found}), pairs=len(found))
@@ -134,11 +134,11 @@ def build_mean_row(values: Sequence[float], key: str, name: str, unit: str, bett
     return MetricRow(key, name, unit, better, value, low, high, None, None, None, dict(protocol) | dict(interval="Student's t over pairs"))
 
 
-def build_distribution_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> MetricRow:
+def _build_distribution_row(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, distance: Distance, scale: float, rounds: int) -> MetricRow:
     """A distance of all videos' features."""
     look = next(look for look in given.extractors if look.name == of)
     protocol = dict(window=look.length, stride=look.stride, pairs=len(found), times=scale) | dict(look.protocol)
-    if needs := missing_input(found, look):
+    if needs := _missing_input(found, look):
         return MetricRow(key, name, "", "lower", None, None, None, None, None, needs, protocol)
     real, generated = ([getattr(one, which).features[of] for one in found] for which in ("real", "generated"))
     protocol |= dict(samples=sum(map(len, real)), dimensions=real[0].shape[1])
@@ -151,7 +151,7 @@ def build_distribution_row(found: Sequence[PairMetrics], given: Evaluators, key:
     return MetricRow(key, name, "", "lower", value, low, high, None, None, None, protocol)
 
 
-def missing_input(found: Sequence[PairMetrics], look: FeatureExtractor) -> str | None:
+def _missing_input(found: Sequence[PairMetrics], look: FeatureExtractor) -> str | None:
     """What a look needs that is not there."""
     if look.function is None:
         return look.weights_option
@@ -159,7 +159,7 @@ def missing_input(found: Sequence[PairMetrics], look: FeatureExtractor) -> str |
     return f"at least {look.length} frames, {shortest.name} has {len(shortest.times)}" if len(shortest.times) < look.length else None
 
 
-class Curve(NamedTuple):
+class _Curve(NamedTuple):
     """Numbers over time, or over frequency."""
 
     key: str
@@ -171,12 +171,12 @@ class Curve(NamedTuple):
     protocol: Mapping[str, Any] = {}
 
 
-def build_frame_curves(found: Sequence[PairMetrics]) -> list[Curve]:
+def build_frame_curves(found: Sequence[PairMetrics]) -> list[_Curve]:
     """Of each frame after the first beside the real one, averaged over pairs, as long as all last, at the instants of the pair that has the fewest a second."""
     clock = min(found, key=frame_rate).times[1:]
     clock = clock[clock <= min(one.times[-1] for one in found) + 1e-6]
     made = [(key, name, [(one.times[1:], getattr(one, key)) for one in found]) for key, name, *_ in PAIRED_METRICS if getattr(found[0], key) is not None]
-    return [Curve(key, name, clock.tolist(), np.mean([np.interp(clock, *course) for course in courses], axis=0).tolist()) for key, name, courses in made]
+    return [_Curve(key, name, clock.tolist(), np.mean([np.interp(clock, *course) for course in courses], axis=0).tolist()) for key, name, courses in made]
 
 
 def frame_rate(one: PairMetrics) -> float:
@@ -193,34 +193,34 @@ def describe_rate_mismatch(found: Sequence[PairMetrics]) -> str | None:
     return f"{rates[0]:.4g} to {rates[-1]:.4g} frames a second" if late > np.median(np.diff(first)) / 2 else None
 
 
-def build_sliding_curves(found: Sequence[PairMetrics], given: Evaluators) -> list[Curve]:
+def build_sliding_curves(found: Sequence[PairMetrics], given: Evaluators) -> list[_Curve]:
     """Distances of windows that slide over the videos, as long as all last."""
-    return [build_sliding_curve(found, given, *names) for names in SLIDING_METRICS]
+    return [_build_sliding_curve(found, given, *names) for names in _SLIDING_METRICS]
 
 
-def build_sliding_curve(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, length: int, stride: int, scale: float) -> Curve:
+def _build_sliding_curve(found: Sequence[PairMetrics], given: Evaluators, key: str, name: str, of: str, length: int, stride: int, scale: float) -> _Curve:
     look = next(look for look in given.extractors if look.name == of)
     protocol = dict(window=length * look.length, stride=stride * look.stride, pairs=len(found), times=scale) | dict(look.protocol)
     sets = [[getattr(one, which).features.get(of, np.empty((0, 1))) for one in found] for which in ("real", "generated")]
     samples = min(map(len, sets[0]))
-    needs = missing_input(found, look) or missing_samples(samples, length, len(found)) or missing_alignment(found)
+    needs = _missing_input(found, look) or _missing_samples(samples, length, len(found)) or _missing_alignment(found)
     if needs:
-        return Curve(key, name, [], [], needs, protocol)
+        return _Curve(key, name, [], [], needs, protocol)
     windows = [iter_feature_windows(np.stack([one[:samples] for one in part]), length, stride) for part in sets]
     values = [scale * value for value in sliding_distances(frechet, *windows)]
     last = (length - 1) * look.stride + look.length - 1
     ends = [found[0].times[[start, start + last]] for start in range(0, len(values) * stride * look.stride, stride * look.stride)]
-    return Curve(key, name, [float(one.mean()) for one in ends], values, None, protocol)
+    return _Curve(key, name, [float(one.mean()) for one in ends], values, None, protocol)
 
 
-def missing_samples(samples: int, length: int, pairs: int) -> str | None:
+def _missing_samples(samples: int, length: int, pairs: int) -> str | None:
     """What a sliding distance needs beside features."""
     if samples < length:
         return f"at least {length} frames, there are {samples}"
     return "at least 2 pairs" if pairs * length < 2 else None
 
 
-def missing_alignment(found: Sequence[PairMetrics]) -> str | None:
+def _missing_alignment(found: Sequence[PairMetrics]) -> str | None:
     rates = describe_rate_mismatch(found)
     return f"pairs whose frames are shown at the same instants, these have {rates}" if rates else None
 

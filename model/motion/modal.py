@@ -21,7 +21,7 @@ ALPHA = 0.4
 """1/s: what damps every mode alike."""
 BETA = 0.08
 """s: what damps fast modes more."""
-MIN_REACH_SHARE = 0.05
+_MIN_REACH_SHARE = 0.05
 """A point is pulled in full where, in that direction, it moves by at least this share of the picture's mean power; elsewhere by less."""
 
 
@@ -65,7 +65,7 @@ def to_modes(
     if gamma.shape != omega.shape or not (gamma >= 0).all():
         raise ValueError(f"damping is {gamma.tolist()}, expected a number of at least 0 for each of {len(omega)} modes")
     shapes = spectrum[1:].astype(np.complex128) / frames
-    return Modes(shapes, omega, gamma, MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size))
+    return Modes(shapes, omega, gamma, _MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size))
 
 
 def rest_state(modes: Modes) -> State:
@@ -128,7 +128,7 @@ def mode_energy(modes: Modes, state: State) -> Float64[np.ndarray, " modes"]:
     return (np.square(np.abs(state.velocity)) + np.square(modes.omega * np.abs(state.q))) / 2
 
 
-def solve_pull(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> Complex128[np.ndarray, " modes"]:
+def _solve_pull(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> Complex128[np.ndarray, " modes"]:
     """The smallest q that takes a pixel by `wanted` (x, y), pixels (docs/maths.md, 25).
 
     q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l such that the pixel goes where it is
@@ -144,13 +144,13 @@ def solve_pull(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, 
 
 def drag(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> State:
     """Held so that a pixel is displaced by `wanted`, pixels. To release it, go on with `step`."""
-    q = solve_pull(modes, row, column, wanted)
+    q = _solve_pull(modes, row, column, wanted)
     return State(q, np.zeros_like(q))
 
 
 def impulse(modes: Modes, state: State, row: int, column: int, velocity: Float64[np.ndarray, "2"]) -> State:
     """A blow that adds `velocity`, pixels per second, to that of a pixel."""
-    return State(state.q, state.velocity + solve_pull(modes, row, column, velocity))
+    return State(state.q, state.velocity + _solve_pull(modes, row, column, velocity))
 
 
 class Wind(NamedTuple):
@@ -169,9 +169,9 @@ class Wind(NamedTuple):
         return gust * (self.amplitude * np.exp(1j * self.omega * time)).sum(axis=1)
 
 
-WAVES_PER_MODE, GUST_COUNT, GUSTINESS = 4, 3, 0.6
+WAVES_PER_MODE, _GUST_COUNT, GUSTINESS = 4, 3, 0.6
 """Waves of a mode's force, waves of the gusts, and by which share these raise and lower it."""
-GUST_HZ = (0.05, 0.25)
+_GUST_HZ = (0.05, 0.25)
 
 
 def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
@@ -187,4 +187,4 @@ def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
     resistance = np.abs(np.square(modes.omega)[:, None] - np.square(omega) + 1j * modes.gamma[:, None] * omega)
     amplitude = 2 * strength / WAVES_PER_MODE**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
-    return Wind(omega, amplitude, 2 * pi * rng.uniform(*GUST_HZ, GUST_COUNT), rng.uniform(0, 2 * pi, GUST_COUNT))
+    return Wind(omega, amplitude, 2 * pi * rng.uniform(*_GUST_HZ, _GUST_COUNT), rng.uniform(0, 2 * pi, _GUST_COUNT))

@@ -21,15 +21,15 @@ from jaxtyping import Complex, Complex64, Complex128, Float, Float32, Float64
 from model.motion.sinusoids import matching_pursuit, phasor_sum
 from pipeline.motion.spectrum import check_frequencies, modulus
 
-MIN_CORRELATION = -0.5
+_MIN_CORRELATION = -0.5
 """A fade through motion in opposite phase is not amplified further than for this: by 2."""
 
 
-ENERGY_BATCH_TIMES, MAX_ENERGY_TIMES = 1 << 12, 1 << 17
+_ENERGY_BATCH_TIMES, _MAX_ENERGY_TIMES = 1 << 12, 1 << 17
 """Instants whose energy is added up at once, and at most in all: an hour at 30 frames a second."""
 
 
-class Fade(NamedTuple):
+class _Fade(NamedTuple):
     """How a series is faded into itself (docs/maths.md, 21)."""
 
     period: float
@@ -47,17 +47,17 @@ class MotionSeries:
     mean: Float32[np.ndarray, "2 height width"]
     waves: Complex64[np.ndarray, "waves 2 height width"]
     hz: Float64[np.ndarray, " waves"]
-    fade: Fade | None = None
+    fade: _Fade | None = None
 
     def weights(self, times: Float[np.ndarray, " time"]) -> Complex128[np.ndarray, "time waves"]:
         """What each wave is multiplied by, of which the real part is then taken."""
         times = times.astype(np.float64)
         if self.fade is None:
-            return phasor(np.outer(times, self.hz))
+            return _phasor(np.outer(times, self.hz))
         period, blend, correlation = self.fade
         since = times % period
-        later, now = fade_weights(np.clip(since / blend, 0, 1), correlation)
-        return phasor(np.outer(since, self.hz)) * (now[:, None] + later[:, None] * phasor(self.hz * period))
+        later, now = _fade_weights(np.clip(since / blend, 0, 1), correlation)
+        return _phasor(np.outer(since, self.hz)) * (now[:, None] + later[:, None] * _phasor(self.hz * period))
 
     def at(self, time: float) -> Float32[np.ndarray, "2 height width"]:
         """F at one time."""
@@ -70,7 +70,7 @@ class MotionSeries:
         return (self.at(float(time)) for time in times)
 
 
-def phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*shape"]:
+def _phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*shape"]:
     """exp(2 pi i cycles); whole cycles are taken off first, so that it is exact for any number of them."""
     return np.exp(2j * pi * (cycles % 1))
 
@@ -94,26 +94,26 @@ def motion_at(series: MotionSeries, times: Iterable[float]) -> Float32[np.ndarra
     return np.stack(list(series.frames(times)))
 
 
-Bands = Sequence[float] | Mapping[tuple[float, float], float]
+_Bands = Sequence[float] | Mapping[tuple[float, float], float]
 """K factors, one for each frequency, k = 0 with them; or factors of ranges in Hz, both ends included, where k = 0 is in none."""
 
 
 def magnify(
-    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, factor: float = 1.0, *, bands: Bands = (), mean: float | None = None
+    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, factor: float = 1.0, *, bands: _Bands = (), mean: float | None = None
 ) -> Complex[np.ndarray, "freq 2 height width"]:
     """Coefficients times `factor`, and times that of their band; band k is at k fps / T Hz (docs/maths.md, 18).
 
     The mean offset, k = 0, is multiplied like the rest, so that motion which begins at rest in the photograph still does, unless `mean`
     says by how much. Raises ValueError where there are not K factors, a factor is not finite, or a range holds no band or meets another.
     """
-    factors = factor * band_factors(bands, len(spectrum), fps / frames)
+    factors = factor * _band_factors(bands, len(spectrum), fps / frames)
     factors[0] = factors[0] if mean is None else mean
     if not np.isfinite(factors).all():
         raise ValueError(f"factors are {factors.tolist()}, expected finite numbers")
     return spectrum * factors.astype(np.real(spectrum).dtype)[:, None, None, None]
 
 
-def band_factors(bands: Bands, count: int, hz: float) -> Float64[np.ndarray, " freq"]:
+def _band_factors(bands: _Bands, count: int, hz: float) -> Float64[np.ndarray, " freq"]:
     """Of each frequency; 1 where nothing is said. Raises ValueError as `magnify` does."""
     if not isinstance(bands, Mapping):
         if len(bands) not in (0, count):
@@ -163,8 +163,8 @@ def energy(series: MotionSeries, times: Float[np.ndarray, " time"]) -> float:
     flat = series.waves.reshape(len(series.waves), series.mean.size)
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     total, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
-    for first in range(0, len(times), ENERGY_BATCH_TIMES):
-        weights = series.weights(times[first : first + ENERGY_BATCH_TIMES])
+    for first in range(0, len(times), _ENERGY_BATCH_TIMES):
+        weights = series.weights(times[first : first + _ENERGY_BATCH_TIMES])
         basis = np.concatenate([np.real(weights), -np.imag(weights)], axis=1)
         total, products = total + basis.sum(axis=0), products + basis.T @ basis
     products -= np.outer(total, total) / len(times)
@@ -185,13 +185,13 @@ def snap_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int,
     Waves that meet are added in step, with their energy kept. Raises ValueError as `to_series` does, and where the period is not over 0 and
     at least two frames.
     """
-    check_period(period, fps)
+    _check_period(period, fps)
     free = extrapolate(spectrum, frames, fps)
     cycles = np.maximum(np.rint(free.hz * period), 1)
     whole = np.unique(cycles)
     waves = [sum_in_phase(free.waves[cycles == number]) for number in whole]
     loop = replace(free, waves=np.stack(waves) if waves else free.waves, hz=whole / period)
-    return scale_to_energy(loop, period, fps, parseval_energy(to_series(spectrum, frames, fps), frames))
+    return _scale_to_energy(loop, period, fps, parseval_energy(to_series(spectrum, frames, fps), frames))
 
 
 def sum_in_phase(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[np.ndarray, "2 height width"]:
@@ -212,7 +212,7 @@ def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames:
     As it was recorded where period and blend lie within the window, else as `extrapolate` goes on. Raises ValueError as `snap_loop` does, and
     unless blend is over 0 and at most the period.
     """
-    check_period(period, fps)
+    _check_period(period, fps)
     if not 0 < blend <= period:
         raise ValueError(f"blend is {blend:g} s, expected over 0 and at most the loop's {period:g} s")
     recorded = to_series(spectrum, frames, fps)
@@ -220,11 +220,11 @@ def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames:
     powers = np.square(np.abs(base.waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     total = powers.sum()
     correlation = float(powers @ np.cos(2 * pi * base.hz * period) / total) if total else 0.0
-    loop = replace(base, fade=Fade(period, blend, max(correlation, MIN_CORRELATION)))
-    return scale_to_energy(loop, period, fps, parseval_energy(recorded, frames))
+    loop = replace(base, fade=_Fade(period, blend, max(correlation, _MIN_CORRELATION)))
+    return _scale_to_energy(loop, period, fps, parseval_energy(recorded, frames))
 
 
-def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
+def _fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
     """Of the motion that goes and of the one that comes, at a share of the blend: of unit energy for motions so correlated.
 
     Both change at rate 0 at the ends, so that velocity does not jump.
@@ -235,16 +235,16 @@ def fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tup
     return goes / length, comes / length
 
 
-def scale_to_energy(loop: MotionSeries, period: float, fps: float, wanted: float) -> MotionSeries:
+def _scale_to_energy(loop: MotionSeries, period: float, fps: float, wanted: float) -> MotionSeries:
     """The loop with waves multiplied by one number, so that it has the energy `wanted` over the frames of one period."""
     count = round(period * fps)
-    step = 1 / fps if count <= MAX_ENERGY_TIMES else period / MAX_ENERGY_TIMES
-    found = energy(loop, np.arange(min(count, MAX_ENERGY_TIMES)) * step)
+    step = 1 / fps if count <= _MAX_ENERGY_TIMES else period / _MAX_ENERGY_TIMES
+    found = energy(loop, np.arange(min(count, _MAX_ENERGY_TIMES)) * step)
     # what is left where nothing moves is rounding
     return replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found))) if found > 1e-12 else loop
 
 
-def check_period(period: float, fps: float) -> None:
+def _check_period(period: float, fps: float) -> None:
     """Raises ValueError unless a loop of that many seconds has at least two frames."""
     if not (isfinite(period) and period * fps >= 2):
         raise ValueError(f"a loop of {period:g} s was asked for, expected at least two frames, {2 / fps:g} s")

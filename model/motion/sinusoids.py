@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Complex128, Float64
 
-MIN_CYCLES = 0.5
+_MIN_CYCLES = 0.5
 """Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift. The fastest is as far from half the frame
 rate, where a wave's sine is seen no more and could be as large as it likes."""
-MIN_POWER_SHARE = 1e-9
+_MIN_POWER_SHARE = 1e-9
 """Share of a wave's power in the bands under which its cosine or its sine is not seen in them, and is taken as 0."""
-CANDIDATES_PER_BAND = 32
+_CANDIDATES_PER_BAND = 32
 """Frequencies tried per band at first; then the best one is refined, REFINED times, by 16."""
-REFINEMENT_STEPS = 4
-ROUNDS = 2
+_REFINEMENT_STEPS = 4
+_ROUNDS = 2
 """Times that each wave is found again once all are known."""
-RESIDUAL_POWER_SHARE = 1e-9
+_RESIDUAL_POWER_SHARE = 1e-9
 """What is left is nothing when it is this share of the power."""
 
 
@@ -36,13 +36,13 @@ def matching_pursuit(
     flat = bands.reshape(len(bands), prod(bands.shape[1:]))
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     gram = rows @ rows.T
-    waves = find_waves(gram, frames)
+    waves = _find_waves(gram, frames)
     real, imaginary = np.array([wave.fit for wave in waves]).reshape(len(waves), 2, len(rows)).transpose(1, 0, 2) @ rows
     amplitudes = (real + 1j * imaginary).reshape(len(waves), *bands.shape[1:])
-    return np.array([wave.cycles for wave in waves], np.float64), gain(waves, gram) * amplitudes
+    return np.array([wave.cycles for wave in waves], np.float64), _gain(waves, gram) * amplitudes
 
 
-class Wave(NamedTuple):
+class _Wave(NamedTuple):
     """One that was found in bands, whose real and imaginary parts are rows."""
 
     cycles: float
@@ -52,36 +52,36 @@ class Wave(NamedTuple):
     """Its bands, as weights of the rows."""
 
 
-def find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[Wave]:
+def _find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[_Wave]:
     """Strongest first, as many as bands, or fewer where they explain all."""
     count = len(gram) // 2
-    tried = np.linspace(MIN_CYCLES, min(count + 0.5, frames / 2 - MIN_CYCLES), count * CANDIDATES_PER_BAND + 1)
-    shapes = wave_spectra(tried, count, frames)
-    waves: list[Wave] = []
+    tried = np.linspace(_MIN_CYCLES, min(count + 0.5, frames / 2 - _MIN_CYCLES), count * _CANDIDATES_PER_BAND + 1)
+    shapes = _wave_spectra(tried, count, frames)
+    waves: list[_Wave] = []
     rest = np.eye(len(gram))
     for _ in range(count):
         left = rest @ gram @ rest.T
-        if np.trace(left) <= RESIDUAL_POWER_SHARE * np.trace(gram):
+        if np.trace(left) <= _RESIDUAL_POWER_SHARE * np.trace(gram):
             break
-        waves.append(fit_wave(float(tried[explained_power(shapes, left).argmax()]), rest, gram, frames))
+        waves.append(_fit_wave(float(tried[_explained_power(shapes, left).argmax()]), rest, gram, frames))
         rest = rest - waves[-1].projection
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         for j, wave in enumerate(waves):
             # found again beside all the others, of which the later ones were unknown at first
-            waves[j] = fit_wave(wave.cycles, rest + wave.projection, gram, frames)
+            waves[j] = _fit_wave(wave.cycles, rest + wave.projection, gram, frames)
             rest = rest + wave.projection - waves[j].projection
     return waves
 
 
-def fit_wave(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float64[np.ndarray, "rows rows"], frames: int) -> Wave:
+def _fit_wave(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float64[np.ndarray, "rows rows"], frames: int) -> _Wave:
     """The wave near `cycles` that explains most of what `rest` leaves of the bands."""
-    best = refine_frequency(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
-    shape = wave_spectra(np.array([best]), len(gram) // 2, frames)[0]
-    fit = np.linalg.pinv(shape, MIN_POWER_SHARE**0.5) @ rest
-    return Wave(best, fit, shape @ fit)
+    best = _refine_frequency(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
+    shape = _wave_spectra(np.array([best]), len(gram) // 2, frames)[0]
+    fit = np.linalg.pinv(shape, _MIN_POWER_SHARE**0.5) @ rest
+    return _Wave(best, fit, shape @ fit)
 
 
-def wave_spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
+def _wave_spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
     """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t / T), the parts of a wave of amplitude 1."""
     bands = np.arange(1, count + 1)
     forward, backward = (phasor_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
@@ -101,23 +101,23 @@ def phasor_sum(
     return share * np.exp(1j * pi * cycles * (frames - 1) / frames)
 
 
-def explained_power(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
+def _explained_power(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
     """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
     transposed = np.swapaxes(shapes, 1, 2)
-    return np.trace(np.linalg.pinv(transposed @ shapes, MIN_POWER_SHARE, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
+    return np.trace(np.linalg.pinv(transposed @ shapes, _MIN_POWER_SHARE, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
 
 
-def refine_frequency(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
-    """Cycles near `best_estimator` that explain most, to 1 / (32 x 16^4) of a band."""
-    reach = 1 / CANDIDATES_PER_BAND
-    for _ in range(REFINEMENT_STEPS):
-        tried = np.linspace(max(best - reach, MIN_CYCLES), min(best + reach, frames / 2 - MIN_CYCLES), 33)
-        best = float(tried[explained_power(wave_spectra(tried, count, frames), left).argmax()])
+def _refine_frequency(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
+    """Cycles near `_best_estimator` that explain most, to 1 / (32 x 16^4) of a band."""
+    reach = 1 / _CANDIDATES_PER_BAND
+    for _ in range(_REFINEMENT_STEPS):
+        tried = np.linspace(max(best - reach, _MIN_CYCLES), min(best + reach, frames / 2 - _MIN_CYCLES), 33)
+        best = float(tried[_explained_power(_wave_spectra(tried, count, frames), left).argmax()])
         reach /= 16
     return best
 
 
-def gain(waves: list[Wave], gram: Float64[np.ndarray, "rows rows"]) -> float:
+def _gain(waves: list[_Wave], gram: Float64[np.ndarray, "rows rows"]) -> float:
     """What gives the waves' bands the power of those that they were found in."""
     model = sum((wave.projection for wave in waves), np.zeros_like(gram))
     power = np.trace(model @ gram @ model.T)

@@ -22,19 +22,19 @@ from pipeline.motion.spectrum import to_motion
 from pipeline.sizes import human_size
 from schemas.spectral_volume import SpectralVolume
 
-TEMPLATE = Path(__file__).with_name("interactive.html")
-MAX_SIDE_PX = 1280
+_TEMPLATE = Path(__file__).with_name("interactive.html")
+_MAX_SIDE_PX = 1280
 """Pixels of the picture's longer side."""
-MESH = 160, 100
+_MESH = 160, 100
 """Most columns and rows of the mesh; a smaller volume keeps its own."""
-MAX_MODES = 128
+_MAX_MODES = 128
 """What every graphics card takes."""
-INSTANTS = 1024
+_INSTANTS = 1024
 """Eight in each period of the fastest of MOST_MODES: of a longer window no more would be seen."""
-MAX_PAGE_BYTES = 10_000_000
-MIN_MOVING_SHARE = 0.25
+_MAX_PAGE_BYTES = 10_000_000
+_MIN_MOVING_SHARE = 0.25
 """Share of the photograph under which its motion is taken to be of another one."""
-INT16_MAX = 32767
+_INT16_MAX = 32767
 
 
 def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: str) -> str:
@@ -44,28 +44,28 @@ def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: s
     MOST_MODES, or makes more than MOST_BYTES.
     """
     rows, columns = volume.spectrum.shape[2:]
-    crop = centered_crop(photograph.shape[1], photograph.shape[0], columns, rows)
+    crop = _centered_crop(photograph.shape[1], photograph.shape[0], columns, rows)
     crop_to_aspect(photograph, (columns, rows))  # refuses a smaller one
     spectrum = resample_to_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
-    if len(spectrum) > MAX_MODES + 1:
-        raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {MAX_MODES + 1}")
+    if len(spectrum) > _MAX_MODES + 1:
+        raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {_MAX_MODES + 1}")
     modes = to_modes(spectrum, volume.frames, volume.fps)
-    picture = shrink_photo(photograph)
+    picture = _shrink_photo(photograph)
     about = dict(
-        width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=to_base64(encode_jpeg(picture)), **modal_parameters(modes),
-        nyquist=len(modes.omega) * 2 == volume.frames, **pack_layers(modes, compute_mesh_weight(spectrum, volume.frames)),
+        width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=_to_base64(_encode_jpeg(picture)), **_modal_parameters(modes),
+        nyquist=len(modes.omega) * 2 == volume.frames, **_pack_layers(modes, _compute_mesh_weight(spectrum, volume.frames)),
     )  # fmt: skip
-    page = fill_template(TEMPLATE, title, about)
-    if len(page) > MAX_PAGE_BYTES:
-        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies")
+    page = fill_template(_TEMPLATE, title, about)
+    if len(page) > _MAX_PAGE_BYTES:
+        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(_MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies")
     return page
 
 
-def centered_crop(width: int, height: int, columns: int, rows: int) -> list[float]:
+def _centered_crop(width: int, height: int, columns: int, rows: int) -> list[float]:
     """Left, top, width and height of the middle in the aspect of `columns` by `rows`, in shares of the photograph (0 to 1)."""
     scale = min(width / columns, height / rows)
     across, down = columns * scale / width, rows * scale / height
-    if across * down < MIN_MOVING_SHARE:
+    if across * down < _MIN_MOVING_SHARE:
         raise ValueError(f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels, expected nearly the same aspect")
     return [(1 - across) / 2, (1 - down) / 2, across, down]
 
@@ -73,7 +73,7 @@ def centered_crop(width: int, height: int, columns: int, rows: int) -> list[floa
 def resample_to_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[np.ndarray, "freq 2 rows columns"]:
     """The volume at the vertices of the mesh, still in pixels of its own size."""
     height, width = spectrum.shape[2:]
-    scale = min(1, MESH[0] / width, MESH[1] / height)
+    scale = min(1, _MESH[0] / width, _MESH[1] / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     planes = [cv2.resize(np.ascontiguousarray(part(plane), np.float32), size, interpolation=cv2.INTER_AREA) for plane in
               spectrum.reshape(-1, height, width) for part in (np.real, np.imag)]  # fmt: skip
@@ -81,9 +81,9 @@ def resample_to_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Co
     return (np.stack(real) + 1j * np.stack(imaginary)).reshape(len(spectrum), 2, size[1], size[0]).astype(np.complex64)
 
 
-def compute_mesh_weight(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
+def _compute_mesh_weight(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
     """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
-    instants = min(frames, INSTANTS)
+    instants = min(frames, _INSTANTS)
     spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
     total = np.zeros(spectrum.shape[2:])
     for row in range(len(total)):  # by rows: the whole motion of a long window is large
@@ -92,20 +92,20 @@ def compute_mesh_weight(spectrum: Complex[np.ndarray, "freq 2 rows columns"], fr
     return total
 
 
-def shrink_photo(photograph: Picture) -> Picture:
+def _shrink_photo(photograph: Picture) -> Picture:
     """At most LONGEST pixels on its longer side."""
     image = Image.fromarray(photograph)
-    image.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
+    image.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
-def encode_jpeg(picture: Picture) -> bytes:
+def _encode_jpeg(picture: Picture) -> bytes:
     file = BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def modal_parameters(modes: Modes) -> dict[str, Any]:
+def _modal_parameters(modes: Modes) -> dict[str, Any]:
     """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in proportion to omega."""
     wind = make_wind(modes, 1.0, 0)
     waves = dict(ratio=(wind.omega / modes.omega[:, None]).tolist(), phase=np.angle(wind.amplitude).tolist(), loudness=2 / WAVES_PER_MODE**0.5)
@@ -113,19 +113,19 @@ def modal_parameters(modes: Modes) -> dict[str, Any]:
     return dict(alpha=ALPHA, beta=BETA, omega=modes.omega.tolist(), least=modes.min_power, waves=waves, gusts=gusts)
 
 
-def pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
-    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `display_factor`."""
+def _pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
+    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `_display_factor`."""
     rows, columns = weight.shape
     shapes = np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2).reshape(len(modes.omega), 4, rows, columns).transpose(0, 2, 3, 1)
-    scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / INT16_MAX
+    scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / _INT16_MAX
     depth = np.zeros((1, rows, columns, 4))
-    depth[0, :, :, 0] = INT16_MAX * depth_from_weight(weight)
+    depth[0, :, :, 0] = _INT16_MAX * depth_from_weight(weight)
     stacked: Int16[np.ndarray, "layers rows columns 4"] = np.rint(np.concatenate([depth, shapes / scale[:, None, None, None]])).astype("<i2")
     row, column = np.unravel_index(int(weight.argmax()), weight.shape)
-    return dict(columns=columns, rows=rows, scale=scale.tolist(), layers=to_base64(stacked.tobytes()), liveliest=[int(column), int(row)])
+    return dict(columns=columns, rows=rows, scale=scale.tolist(), layers=_to_base64(stacked.tobytes()), liveliest=[int(column), int(row)])
 
 
-def to_base64(data: bytes) -> str:
+def _to_base64(data: bytes) -> str:
     return b64encode(data).decode()
 
 
@@ -134,5 +134,5 @@ def fill_template(path: Path, title: str, about: dict[str, Any]) -> str:
     template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
     data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")
-    template = template.replace("@SCRIPT@", f"'sha256-{to_base64(sha256(script.encode()).digest())}'").replace("@DATA@", data)
+    template = template.replace("@SCRIPT@", f"'sha256-{_to_base64(sha256(script.encode()).digest())}'").replace("@DATA@", data)
     return template.replace("@TITLE@", escape(title))

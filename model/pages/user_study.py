@@ -15,10 +15,10 @@ from model.pages.interactive import fill_template
 from model.pages.user_study_results import CSV_COLUMNS, STUDY_DIGITS
 from pipeline.sizes import human_size
 
-TEMPLATE = Path(__file__).with_name("user_study.html")
-CRF_LADDER = (16, 20, 24, 28, 32)
+_TEMPLATE = Path(__file__).with_name("user_study.html")
+_CRF_LADDER = (16, 20, 24, 28, 32)
 """x264's CRF, of both videos of a pair alike: the first of which they are small enough."""
-MIN_ASPECT_RATIO = 0.5
+_MIN_ASPECT_RATIO = 0.5
 """Aspect of one video by that of the other under which there is too little that both show."""
 
 Films = tuple[bytes, bytes]
@@ -40,7 +40,7 @@ def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tu
     So neither is enlarged, or shown more of. Raises ValueError where the aspects differ by more than LEAST_ALIKE.
     """
     narrow, wide = sorted(width / height for width, height in (one, other))
-    if narrow < MIN_ASPECT_RATIO * wide:
+    if narrow < _MIN_ASPECT_RATIO * wide:
         raise ValueError(f"has videos of {one[0]}x{one[1]} and {other[0]}x{other[1]} pixels, expected nearly the same aspect")
     height = min(one[1], other[1], widest / narrow)
     return max(2, 2 * int(narrow * height / 2)), max(2, 2 * int(height / 2))
@@ -52,7 +52,7 @@ def encode_to_fit(make: Callable[[int], Films], most: float) -> tuple[Films, int
     Raises ValueError where they have more by any.
     """
     films: Films = (b"", b"")
-    for crf in CRF_LADDER:
+    for crf in _CRF_LADDER:
         films = make(crf)
         if sum(map(len, films)) <= most:
             return films, crf
@@ -71,4 +71,4 @@ def study_id(pairs: Sequence[Pair]) -> str:
 def build_study_page(pairs: Sequence[Pair], question: str, look_s: float) -> str:
     """The whole page. A pair must have been seen for `look_s` seconds before it can be judged."""
     shown = [dict(name=pair.name, width=pair.size[0], height=pair.size[1], films=[b64encode(film).decode() for film in pair.films]) for pair in pairs]
-    return fill_template(TEMPLATE, question, dict(study=study_id(pairs), columns=CSV_COLUMNS, look=look_s, pairs=shown))
+    return fill_template(_TEMPLATE, question, dict(study=study_id(pairs), columns=CSV_COLUMNS, look=look_s, pairs=shown))

@@ -16,7 +16,7 @@ from pipeline.sizes import human_size
 from schemas.outcome import to_printable
 
 CSV_COLUMNS = ("study", "viewer", "seed", "pair", "left", "right", "choice", "seconds")
-STUDY_DIGITS, VIEWER_DIGITS = 12, 8
+STUDY_DIGITS, _VIEWER_DIGITS = 12, 8
 """Hexadecimal, after a letter: a spreadsheet would take some of them for numbers, and write them otherwise."""
 MAX_FILE_BYTES, MAX_FIELD_CHARS = 1_000_000, 300
 """Of a file, and characters of a field."""
@@ -90,32 +90,32 @@ def read_choices(data: bytes) -> list[Choice]:
         raise ValueError(f"begins with {to_printable(','.join(rows[0]) if rows else '', 100)!r}, expected the columns {','.join(CSV_COLUMNS)}")
     if len(rows) == 1:
         raise ValueError("holds no choice, expected at least one")
-    return [parse_row(row, number) for number, row in enumerate(rows[1:], 2)]
+    return [_parse_row(row, number) for number, row in enumerate(rows[1:], 2)]
 
 
-def parse_row(row: Sequence[str], number: int) -> Choice:
+def _parse_row(row: Sequence[str], number: int) -> Choice:
     """Row `number` of a file."""
     if len(row) != len(CSV_COLUMNS):
         raise ValueError(f"has {len(row)} fields in row {number}, expected {len(CSV_COLUMNS)}")
     fields: dict[str, str] = dict(zip(CSV_COLUMNS, row, strict=True))
     for name, text in fields.items():
-        if not FIELD_PATTERNS[name].fullmatch(text):
-            raise ValueError(f"has {name} {to_printable(text, 60)!r} in row {number}, expected {FIELD_DESCRIPTIONS[name]}")
+        if not _FIELD_PATTERNS[name].fullmatch(text):
+            raise ValueError(f"has {name} {to_printable(text, 60)!r} in row {number}, expected {_FIELD_DESCRIPTIONS[name]}")
     if fields["left"] == fields["right"]:
         raise ValueError(f"has {fields['left']} on both sides in row {number}, expected A and B")
     seconds = float(fields["seconds"])
     return Choice(study=fields["study"], viewer=fields["viewer"], pair=fields["pair"], is_for_a=fields[fields["choice"]] == "A", seconds=seconds)
 
 
-FIELD_PATTERNS: dict[str, re.Pattern[str]] = {
+_FIELD_PATTERNS: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern)
     for name, pattern in dict(
-        study=rf"s[0-9a-f]{{{STUDY_DIGITS}}}", viewer=rf"v[0-9a-f]{{{VIEWER_DIGITS}}}", seed=r"[0-9]{1,10}", pair=rf".{{1,{MAX_FIELD_CHARS}}}",
+        study=rf"s[0-9a-f]{{{STUDY_DIGITS}}}", viewer=rf"v[0-9a-f]{{{_VIEWER_DIGITS}}}", seed=r"[0-9]{1,10}", pair=rf".{{1,{MAX_FIELD_CHARS}}}",
         left="[AB]", right="[AB]", choice="left|right", seconds=r"[0-9]{1,7}(\.[0-9]{1,3})?",
     ).items()
 }  # fmt: skip
-FIELD_DESCRIPTIONS: dict[str, str] = dict(
-    study=f"s and {STUDY_DIGITS} hexadecimal digits", viewer=f"v and {VIEWER_DIGITS} hexadecimal digits", seed="a whole number", left="A or B", right="A or B",
+_FIELD_DESCRIPTIONS: dict[str, str] = dict(
+    study=f"s and {STUDY_DIGITS} hexadecimal digits", viewer=f"v and {_VIEWER_DIGITS} hexadecimal digits", seed="a whole number", left="A or B", right="A or B",
     pair=f"a name of 1 to {MAX_FIELD_CHARS} characters", choice="left or right", seconds="a number of seconds",
 )  # fmt: skip
 

@@ -55,7 +55,7 @@ class Reconstruction(NamedTuple):
     log_variance: Float[Tensor, "batch latent h w"]
 
 
-class AutoencoderLoss(NamedTuple):
+class _AutoencoderLoss(NamedTuple):
     """The loss and what it is the weighted sum of."""
 
     total: Float[Tensor, ""]
@@ -106,9 +106,9 @@ class SliceAutoencoder(nn.Module):
     def forward(self, x: Float[Tensor, "batch 4 height width"], noise: Float[Tensor, "batch latent h w"] | None = None) -> Reconstruction:
         """`x` encoded and decoded, through the posterior's mean, or with standard normal `noise` through a sample of it."""
         mean, log_variance = self.encode(x)
-        return Reconstruction(self.decode(sample_posterior(mean, log_variance, noise)), mean, log_variance)
+        return Reconstruction(self.decode(_sample_posterior(mean, log_variance, noise)), mean, log_variance)
 
-    def loss(self, x: Float[Tensor, "batch 4 height width"], noise: Float[Tensor, "batch latent h w"] | None = None) -> AutoencoderLoss:
+    def loss(self, x: Float[Tensor, "batch 4 height width"], noise: Float[Tensor, "batch latent h w"] | None = None) -> _AutoencoderLoss:
         """Of `x` against its reconstruction."""
         return autoencoder_loss(x, self(x, noise), self.config)
 
@@ -117,7 +117,7 @@ class SliceAutoencoder(nn.Module):
     ) -> Float[Tensor, "*batch latent h w"]:
         """Whitened latents: of the posterior's mean, or with `noise` of a sample of it."""
         mean, log_variance = self.encode(x.flatten(0, -4))
-        z = sample_posterior(mean, log_variance, None if noise is None else noise.flatten(0, -4))
+        z = _sample_posterior(mean, log_variance, None if noise is None else noise.flatten(0, -4))
         return ((z - self.mean[:, None, None]) / self.deviation[:, None, None]).unflatten(0, x.shape[:-3])
 
     def decode_white(self, z: Float[Tensor, "*batch latent h w"]) -> Float[Tensor, "*batch 4 height width"]:
@@ -132,7 +132,7 @@ class SliceAutoencoder(nn.Module):
         self.deviation.copy_(deviation)
 
 
-def sample_posterior(
+def _sample_posterior(
     mean: Float[Tensor, "batch latent h w"], log_variance: Float[Tensor, "batch latent h w"], noise: Float[Tensor, "batch latent h w"] | None
 ) -> Float[Tensor, "batch latent h w"]:
     """A sample of the posterior made of standard normal `noise`, or its mean without."""
@@ -160,12 +160,12 @@ def moments(latents: Iterable[Float[Tensor, "... latent _ _"]]) -> tuple[Float[T
     return mean.float(), deviation.float()
 
 
-def autoencoder_loss(x: Float[Tensor, "batch 4 height width"], made: Reconstruction, config: AutoencoderConfig) -> AutoencoderLoss:
+def autoencoder_loss(x: Float[Tensor, "batch 4 height width"], made: Reconstruction, config: AutoencoderConfig) -> _AutoencoderLoss:
     """L1 + 0.2 multi-scale gradient consistency + 1e-6 KL, with the weights of `config`."""
     l1 = (made.slices - x).abs().mean()
     gradient = gradient_consistency(x, made.slices, config.gradient_scales)
     kl = divergence(made.mean, made.log_variance)
-    return AutoencoderLoss(l1 + config.gradient_weight * gradient + config.kl_weight * kl, l1, gradient, kl)
+    return _AutoencoderLoss(l1 + config.gradient_weight * gradient + config.kl_weight * kl, l1, gradient, kl)
 
 
 def gradient_consistency(x: Float[Tensor, "batch channels height width"], made: Float[Tensor, "batch channels height width"], scales: int) -> Float[Tensor, ""]:
@@ -175,10 +175,10 @@ def gradient_consistency(x: Float[Tensor, "batch channels height width"], made: 
     """
     residual = made - x
     strides = [2**s for s in range(scales) if 2**s < min(x.shape[-2:])]
-    return torch.stack([mean_gradient(residual[..., ::stride, ::stride]) for stride in strides]).sum()
+    return torch.stack([_mean_gradient(residual[..., ::stride, ::stride]) for stride in strides]).sum()
 
 
-def mean_gradient(residual: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+def _mean_gradient(residual: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
     """Mean difference between neighbours along x plus that along y."""
     return residual.diff(dim=-1).abs().mean() + residual.diff(dim=-2).abs().mean()
 

@@ -23,14 +23,14 @@ from model.prior.diffusers_modules import (
 )
 from model.prior.diffusion import Prediction, noise_from_output
 
-Mode = Literal["coordinated", "independent", "volume"]
+_Mode = Literal["coordinated", "independent", "volume"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
     """The paper's denoiser: base width 128, multipliers 1, 4, 8."""
 
-    mode: Mode = "coordinated"
+    mode: _Mode = "coordinated"
     frequencies: int = 16
     """K."""
     prediction: Prediction = "noise"
@@ -55,8 +55,8 @@ class DenoiserConfig:
     """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels` makes."""
 
     def __post_init__(self):
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(Mode))}")
+        if self.mode not in get_args(_Mode):
+            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(_Mode))}")
         if self.prediction not in get_args(Prediction):
             raise ValueError(f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}")
         if self.frequencies < 1:
@@ -88,9 +88,9 @@ class ImageEncoder(nn.Module):
         super().__init__()
         widths, groups = config.image_channels, config.norm_groups
         self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList([make_residual_block(widths[0], widths[0], groups)])
+        self.blocks = nn.ModuleList([_make_residual_block(widths[0], widths[0], groups)])
         for width, wider in pairwise(widths):
-            self.blocks += [make_residual_block(width, wider, groups, down=True), make_residual_block(wider, wider, groups)]
+            self.blocks += [_make_residual_block(width, wider, groups, down=True), _make_residual_block(wider, wider, groups)]
         # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
         # and the photograph would not be seen for hundreds of steps
         self.leave = nn.Sequential(
@@ -105,7 +105,7 @@ class ImageEncoder(nn.Module):
         return self.leave(x)
 
 
-def make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
+def _make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
     """A residual block without an embedding of the step; `down` halves the size first."""
     return ResnetBlock2D(in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down)  # pyright: ignore[reportArgumentType]
 
@@ -132,16 +132,16 @@ class SliceDenoiser(nn.Module):
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition.
 
-        `mean_bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
-        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `mean_bands`.
+        `_mean_bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
+        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `_mean_bands`.
         """
-        check_latent(z, self.config, every=bands is None)
+        _check_latent(z, self.config, every=bands is None)
         batch, freq = z.shape[:2]
         if bands is None:
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
-        condition = features_or_zeros(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        condition = _features_or_zeros(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
         x = torch.cat([z, condition], dim=2).flatten(0, 1)
-        output = run_unet(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
+        output = _run_unet(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
         return noise_from_output(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
 
 
@@ -162,9 +162,9 @@ class VolumeDenoiser(nn.Module):
         self, z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
-        check_latent(z, self.config)
-        x = torch.cat([z.flatten(1, 2), features_or_zeros(z, features, self.config)], dim=1)
-        return noise_from_output(run_unet(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
+        _check_latent(z, self.config)
+        x = torch.cat([z.flatten(1, 2), _features_or_zeros(z, features, self.config)], dim=1)
+        return noise_from_output(_run_unet(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
 
 
 def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
@@ -188,7 +188,7 @@ def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
     return UNet2DConditionModel(**settings, attention_head_dim=heads, cross_attention_dim=config.text_channels)
 
 
-def run_unet(
+def _run_unet(
     unet: Any,
     x: Float[Tensor, "slices channels h w"],
     n: Int[Tensor, " slices"],
@@ -200,14 +200,14 @@ def run_unet(
     return unet(x, n, class_labels=bands, **text).sample
 
 
-def features_or_zeros(
+def _features_or_zeros(
     z: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"] | None, config: DenoiserConfig
 ) -> Float[Tensor, "batch features h w"]:
     """The features, or the null condition: zeros."""
     return z.new_zeros(len(z), config.features, *z.shape[-2:]) if features is None else features
 
 
-def check_latent(z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True) -> None:
+def _check_latent(z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True) -> None:
     """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size that the U-Net can halve."""
     factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
     if every and z.shape[1] != config.frequencies:

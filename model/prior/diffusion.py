@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 DIFFUSION_STEPS = 1000
-BETA = (0.0015, 0.0195)
+_BETA = (0.0015, 0.0195)
 CLEAN_STEP = -1
 """The step that stands for no noise at all."""
 
@@ -29,16 +29,16 @@ Eps = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @cache
-def amplitude_table(device: torch.device) -> Float[Tensor, "2 steps"]:
+def _amplitude_table(device: torch.device) -> Float[Tensor, "2 steps"]:
     """sqrt(a_n) and sqrt(1 - a_n) for n = 0 .. 999, and at the end of no noise, so that index -1 is `CLEAN_STEP`; computed in float64."""
-    beta = torch.linspace(BETA[0] ** 0.5, BETA[1] ** 0.5, DIFFUSION_STEPS, dtype=torch.float64).square()
+    beta = torch.linspace(_BETA[0] ** 0.5, _BETA[1] ** 0.5, DIFFUSION_STEPS, dtype=torch.float64).square()
     a = torch.cat([(1 - beta).cumprod(0), torch.ones(1, dtype=torch.float64)])
     return torch.stack([a.sqrt(), (1 - a).sqrt()]).float().to(device)
 
 
 def amplitudes(n: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch 1 1 1 1"], Float[Tensor, "batch 1 1 1 1"]]:
     """Of the signal, sqrt(a_n), and of the noise, sigma_n = sqrt(1 - a_n): from (0.9992, 0.039) at n = 0 to (0.012, 0.9999) at 999."""
-    of_signal, of_noise = amplitude_table(n.device)[:, n].reshape(2, -1, 1, 1, 1, 1)
+    of_signal, of_noise = _amplitude_table(n.device)[:, n].reshape(2, -1, 1, 1, 1, 1)
     return of_signal, of_noise
 
 
@@ -48,7 +48,7 @@ def add_noise(z0: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n
     return of_signal * z0 + of_noise * noise
 
 
-class NoiseDraw(NamedTuple):
+class _NoiseDraw(NamedTuple):
     """What is random in a training step."""
 
     n: Int[Tensor, " batch"]
@@ -57,12 +57,12 @@ class NoiseDraw(NamedTuple):
     """Samples that keep their condition; the others learn the null condition, for classifier-free guidance."""
 
 
-def draw_noise(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> NoiseDraw:
+def draw_noise(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> _NoiseDraw:
     """Steps, noise and which conditions to keep for latents of `shape`, on the generator's device; `dropped` is the share to drop."""
     device = generator.device
     n = torch.randint(DIFFUSION_STEPS, shape[:1], generator=generator, device=device)
     noise = torch.randn(shape, generator=generator, device=device)
-    return NoiseDraw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
+    return _NoiseDraw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
 
 
 def mask_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch features h w"]:

@@ -49,7 +49,7 @@ class FrequencyAttention(nn.Module):
         return (weight.to(value.dtype) @ value).transpose(-3, -2).flatten(-2)
 
 
-class CoordinatedBlock(nn.Module):
+class _CoordinatedBlock(nn.Module):
     """A block of the U-Net, then attention across frequencies on what it hands on."""
 
     def __init__(self, block: Any, channels: int, config: DenoiserConfig):
@@ -89,11 +89,11 @@ class CoordinatedDenoiser(nn.Module):
         self.slices = denoiser.requires_grad_(False)
         unet, widths = self.slices.unet, self.config.channels
         unet.down_blocks = nn.ModuleList(self._with_attention(unet.down_blocks, widths))
-        unet.mid_block = CoordinatedBlock(unet.mid_block, widths[-1], self.config)
+        unet.mid_block = _CoordinatedBlock(unet.mid_block, widths[-1], self.config)
         unet.up_blocks = nn.ModuleList(self._with_attention(unet.up_blocks, widths[::-1]))
 
-    def _with_attention(self, blocks: Any, widths: tuple[int, ...]) -> list[CoordinatedBlock]:
-        return [CoordinatedBlock(block, width, self.config) for block, width in zip(blocks, widths, strict=True)]
+    def _with_attention(self, blocks: Any, widths: tuple[int, ...]) -> list[_CoordinatedBlock]:
+        return [_CoordinatedBlock(block, width, self.config) for block, width in zip(blocks, widths, strict=True)]
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""

@@ -71,7 +71,7 @@ def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
     Raises ValueError where there is none.
     """
     found, passed = load_checkpoint(path, "autoencoder")
-    return TrainedAutoencoder(restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))), passed
+    return TrainedAutoencoder(_restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))), passed
 
 
 def load_prior(path: Path) -> tuple[Prior, list[str]]:
@@ -81,7 +81,7 @@ def load_prior(path: Path) -> tuple[Prior, list[str]]:
     """
     found, passed = load_checkpoint(path, "denoiser")
     units = normalizer_from_config(found.config.get("units"))
-    prior = Prior(restore_denoiser(found), restore_autoencoder(found, "autoencoder"), units)
+    prior = Prior(restore_denoiser(found), _restore_autoencoder(found, "autoencoder"), units)
     if prior.denoiser.config.frequencies != units.frequencies:
         raise ValueError(f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}")
     return prior, passed
@@ -95,7 +95,7 @@ def load_checkpoint(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
     return found, passed
 
 
-def restore_autoencoder(found: Checkpoint, name: str) -> SliceAutoencoder:
+def _restore_autoencoder(found: Checkpoint, name: str) -> SliceAutoencoder:
     """From the weights of that name."""
     network = SliceAutoencoder(restore_config(found, "autoencoder", AutoencoderConfig))
     load_network_weights(network, found, name)
@@ -154,7 +154,7 @@ def sample_motion(
     denoiser, autoencoder = prior.denoiser.to(device), prior.autoencoder.to(device)
     shape = (prior.normalizer.frequencies, autoencoder.config.latent_channels, height // factor, width // factor)
     with torch.no_grad():
-        features = denoiser.features(images_to_tensor(images).to(device))
+        features = denoiser.features(_images_to_tensor(images).to(device))
         z = sample_latents(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
         return check_finite(decode_spectrum(autoencoder, z, prior.normalizer.scale_tensor(device), prior.normalizer.normalisation), seeds).cpu().numpy()
 
@@ -169,6 +169,6 @@ def make_loop_hook(prior: Prior, seconds: float, device: torch.device | str = "c
     return self_guidance(lambda z: decode_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period)
 
 
-def images_to_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
+def _images_to_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
     """Photographs as networks see them: [B, 3, H, W], -1 to 1."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

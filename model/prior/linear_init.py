@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-IDENTITY_1X1_KERNEL = torch.ones(1, 1)
-IDENTITY_3X3_KERNEL = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
-AVERAGE_2X2_KERNEL = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
+_IDENTITY_1X1_KERNEL = torch.ones(1, 1)
+_IDENTITY_3X3_KERNEL = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+_AVERAGE_2X2_KERNEL = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
 """For a convolution of stride 2 that begins at even pixels, as diffusers' does."""
-BILINEAR_KERNEL = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+_BILINEAR_KERNEL = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
 """After repeating each pixel, bilinear enlargement."""
-TO_SIGNED_PAIR = torch.cat([torch.eye(4), -torch.eye(4)])
-PASS_SIGNED_PAIR = torch.eye(8)
-FROM_SIGNED_PAIR = TO_SIGNED_PAIR.T
-LOG_VARIANCE = -6.0
+_TO_SIGNED_PAIR = torch.cat([torch.eye(4), -torch.eye(4)])
+_PASS_SIGNED_PAIR = torch.eye(8)
+_FROM_SIGNED_PAIR = _TO_SIGNED_PAIR.T
+_LOG_VARIANCE = -6.0
 """Of the posterior, at first: noise of 0.05, little beside the latents. 0 would drown them."""
 
 
@@ -32,34 +32,34 @@ def init_linear_pyramid(kl: Any) -> None:
         half.conv_norm_out = nn.Identity()
         for name, part in half.named_modules():
             _init_layer(name, part)
-        zero_layer(half.conv_out)
-        route_channels(half.conv_in, TO_SIGNED_PAIR, IDENTITY_3X3_KERNEL)
-        route_channels(half.conv_out, FROM_SIGNED_PAIR, IDENTITY_3X3_KERNEL)
+        _zero_layer(half.conv_out)
+        _route_channels(half.conv_in, _TO_SIGNED_PAIR, _IDENTITY_3X3_KERNEL)
+        _route_channels(half.conv_out, _FROM_SIGNED_PAIR, _IDENTITY_3X3_KERNEL)
     for one_by_one in (kl.quant_conv, kl.post_quant_conv):
-        zero_layer(one_by_one)
+        _zero_layer(one_by_one)
         one_by_one.weight += torch.eye(len(one_by_one.weight))[:, :, None, None]
-    kl.quant_conv.bias[len(kl.quant_conv.bias) // 2 :] = LOG_VARIANCE
+    kl.quant_conv.bias[len(kl.quant_conv.bias) // 2 :] = _LOG_VARIANCE
 
 
 def _init_layer(name: str, part: nn.Module) -> None:
     """Residual branches add nothing at first; what leads past them hands the pair on."""
     if name.endswith(("conv2", "to_out.0")):
-        zero_layer(part)
+        _zero_layer(part)
     elif name.endswith("conv_shortcut"):
-        route_channels(part, PASS_SIGNED_PAIR, IDENTITY_1X1_KERNEL)
+        _route_channels(part, _PASS_SIGNED_PAIR, _IDENTITY_1X1_KERNEL)
     elif name.endswith("downsamplers.0.conv"):
-        route_channels(part, PASS_SIGNED_PAIR, AVERAGE_2X2_KERNEL)
+        _route_channels(part, _PASS_SIGNED_PAIR, _AVERAGE_2X2_KERNEL)
     elif name.endswith("upsamplers.0.conv"):
-        route_channels(part, PASS_SIGNED_PAIR, BILINEAR_KERNEL)
+        _route_channels(part, _PASS_SIGNED_PAIR, _BILINEAR_KERNEL)
 
 
-def zero_layer(layer: Any) -> None:
+def _zero_layer(layer: Any) -> None:
     """Weights and biases of 0."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def route_channels(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
+def _route_channels(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
     """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend on no other."""
     outputs, inputs = matrix.shape
     convolution.weight[:outputs] = 0

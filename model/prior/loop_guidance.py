@@ -17,19 +17,19 @@ from torch import Tensor
 from model.prior.diffusion import amplitudes, predict_z0
 from model.prior.sampling import GuidanceHook
 
-STRENGTH = 200.0
+_STRENGTH = 200.0
 """The paper's u."""
-LOOP_SAMPLING_STEPS, LOOP_RECURRENCE, LOOP_GUIDANCE_WEIGHT = 500, 2, 1.75
+_LOOP_SAMPLING_STEPS, LOOP_RECURRENCE, LOOP_GUIDANCE_WEIGHT = 500, 2, 1.75
 """What the paper samples with where it guides."""
-MAX_STEP_SHARE = 1 / 3
+_MAX_STEP_SHARE = 1 / 3
 """A step goes at most this share of the way to where L_g would be 0 if it were linear. At 1 it would jump to and fro over its kinks; longer
 steps also raise the motion's energy, which is kept to first order."""
 
-SpectrumDecoder = Callable[[Tensor], Tensor]
+_SpectrumDecoder = Callable[[Tensor], Tensor]
 """White latents [B, K, 4, h, w] to coefficients in pixels [B, K, 4, H, W], differentiable: `model.prior.sampling.to_spectrum` of an autoencoder."""
 
 
-def self_guidance(to_spectrum: SpectrumDecoder, frames: int, period: int | None = None, strength: float = STRENGTH) -> GuidanceHook:
+def self_guidance(to_spectrum: _SpectrumDecoder, frames: int, period: int | None = None, strength: float = _STRENGTH) -> GuidanceHook:
     """For loops of `period` frames, of windows of T `read_frames`; of all T without.
 
     eps is taken to be constant in g. Raises ValueError unless the period is 2 to T and strength finite and at least 0.
@@ -43,16 +43,16 @@ def self_guidance(to_spectrum: SpectrumDecoder, frames: int, period: int | None 
     def hook(z: Float[Tensor, "batch freq 4 h w"], n: Tensor, eps: Float[Tensor, "batch freq 4 h w"]) -> Tensor:
         z0, (of_signal, of_noise) = predict_z0(z, eps, n), amplitudes(n)
         # one sample after another: the graph of a decoder is large
-        slopes = [seam_gradient(to_spectrum, one, frames, last) for one in z0]
+        slopes = [_seam_gradient(to_spectrum, one, frames, last) for one in z0]
         # eps + d moves z_0 by -d sigma / sqrt(a): so far at most
-        furthest = [MAX_STEP_SHARE * s.loss / s.gradient.square().sum().clamp(min=1e-30) for s in slopes]
+        furthest = [_MAX_STEP_SHARE * s.loss / s.gradient.square().sum().clamp(min=1e-30) for s in slopes]
         steps = torch.stack(furthest).view_as(of_noise).minimum(strength * of_noise.square())
         return eps + of_signal / of_noise * steps * torch.stack([s.gradient for s in slopes])
 
     return hook
 
 
-class SeamGradient(NamedTuple):
+class _SeamGradient(NamedTuple):
     """Of one sample."""
 
     loss: Float[Tensor, ""]
@@ -60,7 +60,7 @@ class SeamGradient(NamedTuple):
     """dL_g/dz_0, less its part along the gradient of the motion's energy: the seam shall not be closed by moving less."""
 
 
-def seam_gradient(to_spectrum: SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"], frames: int, last: int) -> SeamGradient:
+def _seam_gradient(to_spectrum: _SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"], frames: int, last: int) -> _SeamGradient:
     """Where L_g rises, at clean latents."""
     with torch.enable_grad():
         z0 = z0.detach().clone().requires_grad_()
@@ -69,7 +69,7 @@ def seam_gradient(to_spectrum: SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"],
         (gradient,) = torch.autograd.grad(loss, z0, retain_graph=True)
         (along,) = torch.autograd.grad(spectrum[:, 1:].square().sum(), z0)
     share = (gradient * along).sum() / along.square().sum().clamp(min=1e-30)
-    return SeamGradient(loss.detach(), gradient - share * along)
+    return _SeamGradient(loss.detach(), gradient - share * along)
 
 
 def seam_loss(spectrum: Float[Tensor, "batch freq 4 height width"], frames: int, last: int) -> Float[Tensor, " batch"]:

@@ -26,17 +26,17 @@ from torch import nn
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, build_unet
 from pipeline.sizes import human_size
 
-CONFIG_FILE, WEIGHTS_FILE, SCHEDULER_FILE = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
+_CONFIG_FILE, _WEIGHTS_FILE, _SCHEDULER_FILE = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
 PRETRAINED_FIELDS = ("channels", "attention_levels", "layers_per_block", "head_channels", "norm_groups", "text_channels", "heads")
 """Fields of a DenoiserConfig that a pretrained U-Net decides."""
-MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 1 << 20
 """Bytes of a file of settings."""
-MAX_LEVELS, MAX_WIDTH, MAX_LAYERS = 6, 4096, 4
+_MAX_LEVELS, _MAX_WIDTH, _MAX_LAYERS = 6, 4096, 4
 """The most that is believed; Stable Diffusion has 4, 1280, 2."""
-IGNORED_SETTINGS = {"sample_size", "attention_head_dim", "use_linear_projection", "upcast_attention"}
+_IGNORED_SETTINGS = {"sample_size", "attention_head_dim", "use_linear_projection", "upcast_attention"}
 """Settings that are read elsewhere, or make no difference: a linear projection is a convolution of one pixel."""
-FLOAT_DTYPES = ("F32", "F16", "BF16")
-ADDED_TENSOR_PREFIX = "class_embedding."
+_FLOAT_DTYPES = ("F32", "F16", "BF16")
+_ADDED_TENSOR_PREFIX = "class_embedding."
 """Tensors of our U-Net that a pretrained one does not have: the embedding of the frequency."""
 
 
@@ -47,17 +47,17 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
     """
     if config.prediction != "noise":
         raise ValueError(f"prediction is {config.prediction!r}, expected 'noise', which {path} predicts")
-    folder = unet_folder(path)
-    check_scheduler(folder.parent / SCHEDULER_FILE)
-    found = read_json(folder / CONFIG_FILE)
+    folder = _unet_folder(path)
+    _check_scheduler(folder.parent / _SCHEDULER_FILE)
+    found = _read_json(folder / _CONFIG_FILE)
     try:
-        made = replace(config, **parse_unet_config(found))
+        made = replace(config, **_parse_unet_config(found))
         network = build_meta_unet(made)
-        check_settings(found, dict(network.config), made.latent_channels)
+        _check_settings(found, dict(network.config), made.latent_channels)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
-    with open_safetensors(folder / WEIGHTS_FILE) as file:
-        check_tensors(file, network, made.latent_channels)
+        raise ValueError(f"{folder / _CONFIG_FILE}: {error}") from error
+    with _open_safetensors(folder / _WEIGHTS_FILE) as file:
+        _check_tensors(file, network, made.latent_channels)
     return made
 
 
@@ -70,8 +70,8 @@ def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     Raises ValueError, naming the file and the tensor, where the weights are not of this network or not finite.
     """
     latent, places = denoiser.config.latent_channels, denoiser.unet.state_dict()
-    with open_safetensors(unet_folder(path) / WEIGHTS_FILE) as file, torch.no_grad():
-        check_tensors(file, denoiser.unet, latent)
+    with _open_safetensors(_unet_folder(path) / _WEIGHTS_FILE) as file, torch.no_grad():
+        _check_tensors(file, denoiser.unet, latent)
         for name in file.keys():  # noqa: SIM118, it is no dict
             tensor = file.get_tensor(name)
             if not torch.isfinite(tensor).all():
@@ -85,23 +85,23 @@ def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     nn.init.zeros_(denoiser.unet.class_embedding.linear_2.bias)
 
 
-def unet_folder(path: Path) -> Path:
+def _unet_folder(path: Path) -> Path:
     """The U-Net's own folder, of a pipeline's or its own."""
     return path / "unet" if (path / "unet").is_dir() else path
 
 
-def check_scheduler(path: Path) -> None:
+def _check_scheduler(path: Path) -> None:
     """Raises ValueError where the pipeline's scheduler says that its U-Net predicts something else than noise."""
-    kind = read_json(path).get("prediction_type", "epsilon") if path.exists() else "epsilon"
+    kind = _read_json(path).get("prediction_type", "epsilon") if path.exists() else "epsilon"
     if kind != "epsilon":
         raise ValueError(f"{path}: prediction_type is {shown(kind)}, expected 'epsilon', the noise")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError unless it is a regular file of limited size with an object in it."""
-    check_file(path)
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(MAX_CONFIG_BYTES)}")
+    _check_file(path)
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(_MAX_CONFIG_BYTES)}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -111,19 +111,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_file(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Raises ValueError unless there is a regular file, or a link to one."""
     if not path.is_file():
-        why = " (a .bin is a pickle, which is not opened)" if path.name == WEIGHTS_FILE else ""
-        raise ValueError(f"{path} is no file, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}{why}, or one with unet/ in it")
+        why = " (a .bin is a pickle, which is not opened)" if path.name == _WEIGHTS_FILE else ""
+        raise ValueError(f"{path} is no file, expected a folder with {_CONFIG_FILE} and {_WEIGHTS_FILE}{why}, or one with unet/ in it")
 
 
-def parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
+def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
     """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing, of another type, or too large."""
     if found.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'")
-    channels = tuple(require_int(width, "block_out_channels", MAX_WIDTH) for width in require_list(found, "block_out_channels"))
-    blocks = require_list(found, "down_block_types")
+    channels = tuple(_require_int(width, "block_out_channels", _MAX_WIDTH) for width in _require_list(found, "block_out_channels"))
+    blocks = _require_list(found, "down_block_types")
     if len(blocks) != len(channels) or not all(block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks):
         raise ValueError(f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for each of {len(channels)} levels")
     heads = found.get("attention_head_dim")
@@ -131,23 +131,23 @@ def parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
     return dict(
         channels=channels,
         attention_levels=tuple(level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"),
-        layers_per_block=require_int(found.get("layers_per_block"), "layers_per_block", MAX_LAYERS),
+        layers_per_block=_require_int(found.get("layers_per_block"), "layers_per_block", _MAX_LAYERS),
         head_channels=gcd(64, *channels),  # of the attention across frequencies, which a pretrained network does not have
-        norm_groups=require_int(found.get("norm_num_groups"), "norm_num_groups", MAX_WIDTH),
-        text_channels=require_int(found.get("cross_attention_dim"), "cross_attention_dim", MAX_WIDTH),
-        heads=tuple(require_int(number, "attention_head_dim", MAX_WIDTH) for number in heads[: MAX_LEVELS + 1]),
+        norm_groups=_require_int(found.get("norm_num_groups"), "norm_num_groups", _MAX_WIDTH),
+        text_channels=_require_int(found.get("cross_attention_dim"), "cross_attention_dim", _MAX_WIDTH),
+        heads=tuple(_require_int(number, "attention_head_dim", _MAX_WIDTH) for number in heads[: _MAX_LEVELS + 1]),
     )
 
 
-def require_list(found: dict[str, Any], name: str) -> list[Any]:
+def _require_list(found: dict[str, Any], name: str) -> list[Any]:
     """One entry for each level. Raises ValueError where it is no list of a believable length."""
     value = found.get(name)
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_LEVELS:
-        raise ValueError(f"{name} is {shown(value)}, expected a list of 1 to {MAX_LEVELS}")
+    if not isinstance(value, list) or not 1 <= len(value) <= _MAX_LEVELS:
+        raise ValueError(f"{name} is {shown(value)}, expected a list of 1 to {_MAX_LEVELS}")
     return value
 
 
-def require_int(value: Any, name: str, most: int) -> int:
+def _require_int(value: Any, name: str, most: int) -> int:
     """Raises ValueError unless the value is a whole number from 1 to `most`."""
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} has {shown(value)}, expected a whole number from 1 to {most}")
@@ -160,23 +160,23 @@ def build_meta_unet(config: DenoiserConfig) -> Any:
         return build_unet(config, config.latent_channels, class_embed_type="timestep")
 
 
-def check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
+def _check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
     """Raises ValueError naming a setting of the pretrained U-Net that ours has not."""
-    expected = json.loads(json.dumps(ours | {"in_channels": inputs(latent), "class_embed_type": None}))
+    expected = json.loads(json.dumps(ours | {"in_channels": _inputs(latent), "class_embed_type": None}))
     for name, value in found.items():
-        if name not in IGNORED_SETTINGS and not name.startswith("_") and value != expected.get(name):
+        if name not in _IGNORED_SETTINGS and not name.startswith("_") and value != expected.get(name):
             raise ValueError(f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net")
 
 
-def inputs(latent: int) -> int:
+def _inputs(latent: int) -> int:
     """Channels that an inpainting U-Net takes: noisy latents, a mask, and latents of the masked image."""
     return latent + 1 + latent
 
 
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
+def _open_safetensors(path: Path) -> Iterator[Any]:
     """A safetensors file; a ValueError about its content is one about this file."""
-    check_file(path)
+    _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -184,21 +184,21 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def check_tensors(file: Any, network: Any, latent: int) -> None:
+def _check_tensors(file: Any, network: Any, latent: int) -> None:
     """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes, and no other."""
-    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith(ADDED_TENSOR_PREFIX)}
-    expected["conv_in.weight"][1] = inputs(latent)
+    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith(_ADDED_TENSOR_PREFIX)}
+    expected["conv_in.weight"][1] = _inputs(latent)
     found = set(file.keys())
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"there is no {name}, expected one of {shape}")
         piece = file.get_slice(name)
-        if piece.get_dtype() not in FLOAT_DTYPES or piece.get_shape() not in (shape, linear_shape(shape)):
-            raise ValueError(f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(FLOAT_DTYPES)}")
+        if piece.get_dtype() not in _FLOAT_DTYPES or piece.get_shape() not in (shape, _linear_shape(shape)):
+            raise ValueError(f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(_FLOAT_DTYPES)}")
     if found - expected.keys():
-        raise ValueError(f"{shown(min(found - expected.keys()))} has no place in the U-Net that {CONFIG_FILE} describes")
+        raise ValueError(f"{shown(min(found - expected.keys()))} has no place in the U-Net that {_CONFIG_FILE} describes")
 
 
-def linear_shape(shape: list[int]) -> list[int]:
+def _linear_shape(shape: list[int]) -> list[int]:
     """That of a linear map, where it is of a convolution of one pixel."""
     return shape[:2] if shape[2:] == [1, 1] else shape

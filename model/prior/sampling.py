@@ -21,15 +21,15 @@ GuidanceHook = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def initial_noise(shape: tuple[int, int, int, int], seeds: Sequence[int]) -> Float[Tensor, "batch freq 4 h w"]:
     """Standard normal numbers, each sample's from its own seed, on the CPU, so that they are the same on any machine."""
-    return draw_normal(shape, make_generators(seeds))
+    return _draw_normal(shape, _make_generators(seeds))
 
 
-def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+def _make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One for each sample, on the CPU."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def draw_normal(shape: tuple[int, int, int, int], of: Sequence[torch.Generator]) -> Float[Tensor, "batch freq 4 h w"]:
+def _draw_normal(shape: tuple[int, int, int, int], of: Sequence[torch.Generator]) -> Float[Tensor, "batch freq 4 h w"]:
     """The next standard normal numbers of each."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in of])
 
@@ -72,13 +72,13 @@ def sample_latents(
     if features is not None and len(features) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds for {len(features)} photographs, expected one for each")
     predict = apply_guidance(eps, guidance)
-    of = make_generators(seeds)
-    z = draw_normal(shape, of).to("cpu" if features is None else features.device)
+    of = _make_generators(seeds)
+    z = _draw_normal(shape, of).to("cpu" if features is None else features.device)
     schedule = [*ddim_schedule(steps), CLEAN_STEP]
     for now, after in pairwise(schedule):
         n, n_next = (torch.full((len(z),), step, device=z.device) for step in (now, after))
         for turn in range(recurrence):
-            z = z if turn == 0 else renoise(z, n_next, n, draw_normal(shape, of).to(z.device))
+            z = z if turn == 0 else renoise(z, n_next, n, _draw_normal(shape, of).to(z.device))
             noise = predict(z, n, features).float()
             z = ddim_step(z, noise if hook is None else hook(z, n, noise), n, n_next)
     return check_finite(z, seeds)
@@ -100,7 +100,7 @@ def decode_spectrum(
 ) -> Float[Tensor, "batch freq 4 height width"]:
     """Coefficients in pixels (re x, im x, re y, im y) of white latents; Im S_0 is exactly 0 (docs/maths.md, 10).
 
-    Differentiable, so that a `hook` can take gradients through it. `display_factor` is `pipeline.motion.normalize.channel_scales` of the statistics.
+    Differentiable, so that a `hook` can take gradients through it. `_display_factor` is `pipeline.motion.normalize.channel_scales` of the statistics.
     """
     # a sample at a time: decoding needs far more memory than what it gives
     normalised = torch.stack([autoencoder.decode_white(one) for one in z])

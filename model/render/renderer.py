@@ -22,21 +22,21 @@ from torch.nn.functional import interpolate, leaky_relu
 from model.backbones import ResNet34, load_torchvision_weights
 from model.render.splatting import splat_lost_detail, splat
 
-STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
+_STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
 MIN_SIDE_PX = 32
 """Pixels of a side, so that the coarsest level has two."""
-HEAD_INIT_STD = 1e-3
+_HEAD_INIT_STD = 1e-3
 """Deviation of the last layer's first weights: nothing that could be seen is added to the splatted photograph."""
-INITIAL_GATE_LOGIT = -2.0
+_INITIAL_GATE_LOGIT = -2.0
 """Logit of the gate at the start, where there is no hole."""
-Mode = Literal["pyramid", "single_scale", "average_rgb"]
+_Mode = Literal["pyramid", "single_scale", "average_rgb"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
     """The paper's renderer, and what it is compared with."""
 
-    mode: Mode = "pyramid"
+    mode: _Mode = "pyramid"
     """pyramid: the paper's. single_scale: its features merged into one scale, splatted with learnt weights (table 2). average_rgb: the photograph itself,
     splatted by the mean, with nothing to learn (supplement, figure 2a)."""
     imagenet: str | None = None
@@ -53,8 +53,8 @@ class RendererConfig:
     """Features are weighted by exp(alpha W), W the mean length of the motion in working pixels."""
 
     def __post_init__(self):
-        if len(self.widths) != len(STRIDES) or min(self.widths) < 1:
-            raise ValueError(f"widths are {self.widths}, expected {len(STRIDES)} of at least 1, one for each of the strides {STRIDES}")
+        if len(self.widths) != len(_STRIDES) or min(self.widths) < 1:
+            raise ValueError(f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each of the strides {_STRIDES}")
         for name in ("encoder_width", "noise_channels", "style_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
@@ -62,7 +62,7 @@ class RendererConfig:
             raise ValueError(f"encoder width is {self.encoder_width}, expected 64, for which there are weights of ImageNet")
 
 
-class WarpedFeatures(NamedTuple):
+class _WarpedFeatures(NamedTuple):
     """What a frame is made of."""
 
     features: tuple[Float[Tensor, "batch _ _ _"], ...]
@@ -76,7 +76,7 @@ class WarpedFeatures(NamedTuple):
     """What splatting has smoothed away of it, as `splat_lost_detail` finds it."""
 
 
-class ModulatedConv(nn.Module):
+class _ModulatedConv(nn.Module):
     """A convolution 3 x 3 whose input channels a style scales, and whose output is brought back to length 1 for white input.
 
     The same as modulated and demodulated weights of each sample (Karras et al. 2020, equations 1 and 3), with one convolution for all.
@@ -96,12 +96,12 @@ class ModulatedConv(nn.Module):
         return leaky_relu(y * length[:, :, None, None] + self.bias[:, None, None], 0.2)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """One level of the decoder: what the coarser one made, enlarged, beside this level's warped features and holes."""
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
-        self.first, self.second = ModulatedConv(width, out, style), ModulatedConv(out, out, style)
+        self.first, self.second = _ModulatedConv(width, out, style), _ModulatedConv(out, out, style)
 
     def forward(self, parts: Sequence[Float[Tensor, "batch _ _ _"]], style: Float[Tensor, "batch style"]) -> Float[Tensor, "batch _ _ _"]:
         size = parts[-1].shape[-2:]
@@ -117,26 +117,26 @@ class Renderer(nn.Module):
         self.config = config
         if config.mode == "average_rgb":
             return
-        self.strides: tuple[int, ...] = STRIDES if config.mode == "pyramid" else (config.single_stride,)
+        self.strides: tuple[int, ...] = _STRIDES if config.mode == "pyramid" else (config.single_stride,)
         self.stem, self.encoder = nn.Conv2d(3, config.widths[0], 3, padding=1), ResNet34(config.encoder_width)
         if config.imagenet is not None:
             load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
         found = (config.widths[0], *self.encoder.widths)
-        injected = dict(zip(STRIDES, found, strict=True))
+        injected = dict(zip(_STRIDES, found, strict=True))
         self.style = nn.Sequential(
             nn.Linear(config.noise_channels + injected[self.strides[-1]], config.style_channels), nn.LeakyReLU(0.2),
             nn.Linear(config.style_channels, config.style_channels), nn.LeakyReLU(0.2),
         )  # fmt: skip
         single, width = config.mode == "single_scale", injected[self.strides[0]]
         self.merge, self.metric = (nn.Conv2d(sum(found), width, 1), nn.Conv2d(width, 1, 1)) if single else (None, None)
-        used = [stride for stride in STRIDES if stride <= self.strides[-1]]
+        used = [stride for stride in _STRIDES if stride <= self.strides[-1]]
         widths = [*config.widths[: len(used)], 0]
         self.blocks = nn.ModuleList(
-            Block(coarser + (injected[stride] + 1 if stride in self.strides else 0) + (7 if stride == 1 else 0), width, config.style_channels)
+            _Block(coarser + (injected[stride] + 1 if stride in self.strides else 0) + (7 if stride == 1 else 0), width, config.style_channels)
             for stride, width, coarser in zip(used, widths[:-1], widths[1:], strict=True)
         )
         self.head = nn.Conv2d(config.widths[0], 5, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=HEAD_INIT_STD)
+        nn.init.normal_(self.head.weight, std=_HEAD_INIT_STD)
 
     def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch noise"]:
         """Standard normal z, on the generator's device or the CPU."""
@@ -150,8 +150,8 @@ class Renderer(nn.Module):
         found = (self.stem(image), *self.encoder(image))
         if self.merge is None:
             return found
-        like = found[STRIDES.index(self.strides[0])]
-        return (self.merge(torch.cat([resize_like(one, like) for one in found], dim=1)),)
+        like = found[_STRIDES.index(self.strides[0])]
+        return (self.merge(torch.cat([_resize_like(one, like) for one in found], dim=1)),)
 
     def warp(
         self,
@@ -159,18 +159,18 @@ class Renderer(nn.Module):
         features: tuple[Float[Tensor, "batch _ _ _"], ...],
         flow: Float[Tensor, "batch 2 height width"],
         weight: Float[Tensor, "batch 1 height width"],
-    ) -> WarpedFeatures:
-        """Photograph and features moved by `flow_name` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
+    ) -> _WarpedFeatures:
+        """Photograph and features moved by `_flow_name` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
         if self.config.mode == "average_rgb":
-            picture, hole = splat_and_fill(image, flow, None)
-            return WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
-        metrics = [self.config.alpha * resize_like(weight, one) if self.metric is None else self.metric(one) for one in features]
-        moved = [splat(one, rescale_flow(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
-        metric = self.config.alpha * weight if self.metric is None else resize_like(metrics[0], image)
-        picture, hole = splat_and_fill(image, flow, metric)
-        return WarpedFeatures(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, splat_lost_detail(image, picture, flow, metric))
+            picture, hole = _splat_and_fill(image, flow, None)
+            return _WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
+        metrics = [self.config.alpha * _resize_like(weight, one) if self.metric is None else self.metric(one) for one in features]
+        moved = [splat(one, _rescale_flow(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
+        metric = self.config.alpha * weight if self.metric is None else _resize_like(metrics[0], image)
+        picture, hole = _splat_and_fill(image, flow, metric)
+        return _WarpedFeatures(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, splat_lost_detail(image, picture, flow, metric))
 
-    def synthesize(self, warped: WarpedFeatures, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
+    def synthesize(self, warped: _WarpedFeatures, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
         """The frame, about -1 to 1, not clamped."""
         if self.config.mode == "average_rgb":
             return warped.picture
@@ -179,9 +179,9 @@ class Renderer(nn.Module):
         x: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
             own = (warped.picture, warped.picture_holes.to(warped.picture.dtype), warped.lost_detail) if level == 0 else ()
-            x = [self.blocks[level]([*x, *injected.get(STRIDES[level], ()), *own], style)]
+            x = [self.blocks[level]([*x, *injected.get(_STRIDES[level], ()), *own], style)]
         added = self.head(x[0]).float()
-        gate, sharpness = torch.sigmoid(added[:, 3:4] + INITIAL_GATE_LOGIT).masked_fill(warped.picture_holes, 1.0), torch.sigmoid(added[:, 4:])
+        gate, sharpness = torch.sigmoid(added[:, 3:4] + _INITIAL_GATE_LOGIT).masked_fill(warped.picture_holes, 1.0), torch.sigmoid(added[:, 4:])
         return warped.picture + sharpness * warped.lost_detail + gate * added[:, :3]
 
     def forward(
@@ -222,7 +222,7 @@ class NeuralRenderer:
             return ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
-def splat_and_fill(
+def _splat_and_fill(
     image: Float[Tensor, "batch 3 height width"], flow: Float[Tensor, "batch 2 height width"], metric: Float[Tensor, "batch 1 height width"] | None
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch 1 height width"]]:
     """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
@@ -230,7 +230,7 @@ def splat_and_fill(
     return torch.where(moved.holes, image, moved.features), moved.holes
 
 
-def resize_like(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:
+def _resize_like(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:
     """To the size of `match_aspect`: by means of areas where that is smaller."""
     size = like.shape[-2:]
     if x.shape[-2:] == size:
@@ -238,7 +238,7 @@ def resize_like(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "bat
     return interpolate(x, size, mode="area") if size < x.shape[-2:] else interpolate(x, size, mode="bilinear")
 
 
-def rescale_flow(flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 2 height width"]:
+def _rescale_flow(flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 2 height width"]:
     """A flow in the size and in the pixels of `match_aspect`."""
     (height, width), (h, w) = flow.shape[-2:], like.shape[-2:]
-    return resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)
+    return _resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)

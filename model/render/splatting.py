@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 from model.render.splatting_cpu import MIN_SHARE, SPLAT_MODES, SplatMode, splat_compiled, load_kernel
 
 
-class SplatResult(NamedTuple):
+class _SplatResult(NamedTuple):
     """What has arrived."""
 
     features: Float[Tensor, "batch channels height width"]
@@ -29,7 +29,7 @@ def splat(
     flow: Float[Tensor, "batch 2 height width"],
     mode: SplatMode = "softmax",
     metric: Float[Tensor, "batch 1 height width"] | None = None,
-) -> SplatResult:
+) -> _SplatResult:
     """Moves each pixel's features by its flow (pixels, x to the right, y down) and shares them out among the four pixels around the
     place where it lands, by the distance to each (docs/maths.md, 15 and 16).
 
@@ -41,11 +41,11 @@ def splat(
     Differentiable, once, by features, flow and metric. Computes in float32 (in float64 where the features are float64); the result has
     the features' type. Raises ValueError where the sizes do not fit, the mode is unknown, or it has no use for the metric or lacks it.
     """
-    check_splat_inputs(features, flow, mode, metric)
+    _check_splat_inputs(features, flow, mode, metric)
     wide = torch.promote_types(features.dtype, torch.float32)
     given = (features.to(wide), flow.to(wide), mode, None if metric is None else metric.to(wide))
     splatted, holes = splat_compiled(*given) if features.device.type == "cpu" and load_kernel() else splat_torch(*given)
-    return SplatResult(splatted.to(features.dtype), holes)
+    return _SplatResult(splatted.to(features.dtype), holes)
 
 
 def splat_lost_detail(
@@ -67,23 +67,23 @@ def splat_lost_detail(
     return splat(features - seen[:, :-1] / seen[:, -1:].clamp(min=MIN_SHARE), flow, "softmax", metric).features
 
 
-def check_splat_inputs(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:
+def _check_splat_inputs(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:
     """Raises ValueError for what cannot be splatted."""
     if mode not in SPLAT_MODES:
         raise ValueError(f"mode is {mode!r}, expected one of {', '.join(SPLAT_MODES)}")
     if features.ndim != 4 or not all(x.is_floating_point() for x in (features, flow)):
         raise ValueError(f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, expected [batch, channels, height, width] of real numbers")
     batch, _, height, width = features.shape
-    check_like_features("flow", flow, features, (batch, 2, height, width))
+    _check_like_features("flow", flow, features, (batch, 2, height, width))
     if (metric is not None) != (mode in ("linear", "softmax")):
         raise ValueError(f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, expected one in linear and softmax only")
     if metric is not None:
-        check_like_features("metric", metric, features, (batch, 1, height, width))
+        _check_like_features("metric", metric, features, (batch, 1, height, width))
         if mode == "linear" and bool((metric < 0).any()):
             raise ValueError(f"metric goes down to {float(metric.min()):g}, expected at least 0 in mode 'linear'")
 
 
-def check_like_features(name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]) -> None:
+def _check_like_features(name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]) -> None:
     if found.shape != shape or found.device != features.device:
         raise ValueError(f"{name} is {list(found.shape)} on {found.device}, expected {list(shape)} on {features.device}, as the features are")
 
@@ -95,12 +95,12 @@ def splat_torch(
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
     """`splat` in plain torch, of one type of numbers."""
-    at, share = find_targets(flow)
-    weight, holes = compute_weights(at, share, mode, None if metric is None else metric.flatten(2))
-    return scatter_features(features.flatten(2), at, weight).unflatten(2, features.shape[2:]), holes.unflatten(2, features.shape[2:])
+    at, share = _find_targets(flow)
+    weight, holes = _compute_weights(at, share, mode, None if metric is None else metric.flatten(2))
+    return _scatter_features(features.flatten(2), at, weight).unflatten(2, features.shape[2:]), holes.unflatten(2, features.shape[2:])
 
 
-def find_targets(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
+def _find_targets(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
     """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where that is outside or next to nothing."""
     height, width = flow.shape[2:]
     x = flow[:, 0] + torch.arange(width, device=flow.device)
@@ -119,7 +119,7 @@ def find_targets(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Ten
     return torch.stack(places, 1).flatten(2), torch.stack(shares, 1).flatten(2)
 
 
-def compute_weights(
+def _compute_weights(
     at: Int64[Tensor, "batch 4 pixels"], share: Float[Tensor, "batch 4 pixels"], mode: SplatMode, metric: Float[Tensor, "batch 1 pixels"] | None
 ) -> tuple[Float[Tensor, "batch 4 pixels"], Bool[Tensor, "batch 1 pixels"]]:
     """By what a pixel's features are multiplied on their way to each target, and which targets are holes."""
@@ -128,7 +128,7 @@ def compute_weights(
     if metric is None:
         weight = share
     else:
-        factor = softmax_factor(places, metric.expand_as(share)) if mode == "softmax" else metric
+        factor = _softmax_factor(places, metric.expand_as(share)) if mode == "softmax" else metric
         weight = (share * factor).where(at < pixels, 0)
     total = share.new_zeros(batch, pixels + 1).scatter_add(1, places, weight.flatten(1))
     holes = (total == 0)[:, None, :-1]
@@ -138,14 +138,14 @@ def compute_weights(
     return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(weight), holes
 
 
-def softmax_factor(places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]) -> Float[Tensor, "batch 4 pixels"]:
+def _softmax_factor(places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]) -> Float[Tensor, "batch 4 pixels"]:
     """exp(metric), over the largest of what comes to the same place: that cancels out, and there is always a 1 (docs/maths.md, 16)."""
     lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
     largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
     return (metric - largest.gather(1, places).view_as(metric)).exp()
 
 
-def scatter_features(
+def _scatter_features(
     features: Float[Tensor, "batch channels pixels"], at: Int64[Tensor, "batch 4 pixels"], weight: Float[Tensor, "batch 4 pixels"]
 ) -> Float[Tensor, "batch channels pixels"]:
     """Adds weight times features at the targets. Of each pixel the channels lie together: they go to the same place."""

@@ -21,30 +21,30 @@ from model.motion.series import MotionSeries
 from model.render.splatting import splat_lost_detail, splat
 from model.render.splatting_cpu import load_kernel, splat_photo
 
-COLOR_SIGMA = 25.0
+_COLOR_SIGMA = 25.0
 """Grey levels by which colours differ that are hardly alike any more."""
-MIN_COLOR_WEIGHT = 1e-3
+_MIN_COLOR_WEIGHT = 1e-3
 """Of a neighbour of quite another colour: where all are, nearness alone decides."""
-STRIP_ROWS = 128
+_STRIP_ROWS = 128
 """Rows that are placed at once."""
 MARGIN = 0.25
 """Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
 
-RESTORED_DETAIL_SHARE = 0.75
+_RESTORED_DETAIL_SHARE = 0.75
 """Share of what splatting by fractions of pixels smooths away (docs/maths.md, 29)."""
-MAX_METRIC_RANGE = 60.0
+_MAX_METRIC_RANGE = 60.0
 """Of a metric: exp(-60) times the least share of a pixel is still an ordinary float32."""
 THREADS = 2
 """Make frames; whoever encodes them takes longer than one of them."""
 
-Picture = UInt8[np.ndarray, "rows columns 3"]
-Colors = Float32[np.ndarray, "rows columns 3"]
-Holes = Bool[np.ndarray, "rows columns"]
-RenderFrame = Callable[[np.ndarray, np.ndarray], Picture]
+_Picture = UInt8[np.ndarray, "rows columns 3"]
+_Colors = Float32[np.ndarray, "rows columns 3"]
+_Holes = Bool[np.ndarray, "rows columns"]
+_RenderFrame = Callable[[np.ndarray, np.ndarray], _Picture]
 """A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns]."""
 
 
-class SamplingGrid(NamedTuple):
+class _SamplingGrid(NamedTuple):
     """Where in the working picture each pixel's motion is read."""
 
     x: Float32[np.ndarray, "rows columns"]
@@ -57,14 +57,14 @@ class SamplingGrid(NamedTuple):
         return cv2.remap(values, self.x, self.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def build_sampling_grid(photo: Picture, size: tuple[int, int]) -> SamplingGrid:
-    """For motion of the whole photograph at the working `format_size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
+def build_sampling_grid(photo: _Picture, size: tuple[int, int]) -> _SamplingGrid:
+    """For motion of the whole photograph at the working `_format_size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = photo.shape[:2]
     across, down = ((np.arange(many, dtype=np.float32) + 0.5) * few / many - 0.5 for many, few in ((columns, size[0]), (rows, size[1])))
-    strips = [_compute_strip_grid(photo[i : i + STRIP_ROWS].astype(np.float32), small, across, down[i : i + STRIP_ROWS]) for i in range(0, rows, STRIP_ROWS)]
+    strips = [_compute_strip_grid(photo[i : i + _STRIP_ROWS].astype(np.float32), small, across, down[i : i + _STRIP_ROWS]) for i in range(0, rows, _STRIP_ROWS)]
     x, y = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    return SamplingGrid(x, y, (columns / size[0], rows / size[1]))
+    return _SamplingGrid(x, y, (columns / size[0], rows / size[1]))
 
 
 def _compute_strip_grid(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
@@ -75,20 +75,20 @@ def _compute_strip_grid(strip: Any, small: Any, across: Any, down: Any) -> tuple
     for column, u in ((left, 1 - right), (left + 1, right)):
         for row, v in ((top, 1 - below), (top + 1, below)):
             unlike = np.square(strip - small[np.ix_(row, column)]).sum(axis=2)
-            weight = u * v * (np.exp(unlike / (-2 * COLOR_SIGMA**2)) + MIN_COLOR_WEIGHT)
+            weight = u * v * (np.exp(unlike / (-2 * _COLOR_SIGMA**2)) + _MIN_COLOR_WEIGHT)
             total, x, y = total + weight, x + weight * column, y + weight * row[:, None]
     return (x / total).astype(np.float32), (y / total).astype(np.float32)
 
 
 def animate_frames(
-    photo: Picture,
+    photo: _Picture,
     series: MotionSeries,
     weight: Float32[np.ndarray, "height width"],
     times: Iterable[float],
     moving: Float32[np.ndarray, "rows columns"] | None = None,
-    paint: RenderFrame | None = None,
+    paint: _RenderFrame | None = None,
     threads: int = THREADS,
-) -> Generator[Picture]:
+) -> Generator[_Picture]:
     """The photograph by the motion at each time, by `warp_frame` or another `paint`; `warp_frame` leaves what is still as it is to the last bit.
 
     `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
@@ -99,17 +99,17 @@ def animate_frames(
     share = np.float32(1) if moving is None else moving
     metric = place.sample(weight) * share
 
-    def frame(time: float) -> Picture:
+    def frame(time: float) -> _Picture:
         motion = zip(series.at(time), place.scale, strict=True)
         return (paint or partial(warp_frame, photo))(np.stack([place.sample(part) * (np.float32(scale) * share) for part, scale in motion]), metric)
 
     return map_in_order(frame, times, threads if paint is None else 1)
 
 
-def map_in_order(make: Callable[[float], Picture], times: Iterable[float], threads: int) -> Generator[Picture]:
+def map_in_order(make: Callable[[float], _Picture], times: Iterable[float], threads: int) -> Generator[_Picture]:
     """What is made of each, made by threads ahead of whoever takes them: at most one more than there are threads is held."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque[Future[Picture]]()
+        waiting = deque[Future[_Picture]]()
         try:
             for time in times:
                 waiting.append(pool.submit(make, time))
@@ -121,23 +121,23 @@ def map_in_order(make: Callable[[float], Picture], times: Iterable[float], threa
             pool.shutdown(cancel_futures=True)
 
 
-def warp_frame(photo: Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> Picture:
+def warp_frame(photo: _Picture, flow: Float32[np.ndarray, "2 rows columns"], metric: Float32[np.ndarray, "rows columns"]) -> _Picture:
     """Softmax splatting of the colours, by displacements in pixels of the photograph, nearly as sharp as they were (docs/maths.md, 29)."""
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
-    fits = metric.max() - metric.min() <= MAX_METRIC_RANGE
+    fits = metric.max() - metric.min() <= _MAX_METRIC_RANGE
     picture, holes = splat_fused(photo, flow, np.exp(metric - metric.max()), margin) if fits and load_kernel() else splat_padded(photo, flow, metric, margin)
     return cv2.convertScaleAbs(fill_holes(np.clip(picture, 0, 255, out=picture), holes))
 
 
-def splat_fused(photo: Picture, flow: Any, front: Any, margin: int) -> tuple[Colors, Holes]:
+def splat_fused(photo: _Picture, flow: Any, front: Any, margin: int) -> tuple[_Colors, _Holes]:
     """Splatted by the kernel, without a copy of the colours."""
     colours, motion, shares = (torch.from_numpy(np.require(part, requirements=["C", "W"])) for part in (photo, flow, front))
-    out, holes = splat_photo(colours, motion, shares, margin, RESTORED_DETAIL_SHARE)
+    out, holes = splat_photo(colours, motion, shares, margin, _RESTORED_DETAIL_SHARE)
     return out.numpy(), holes.numpy()
 
 
-def splat_padded(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[Colors, Holes]:
+def splat_padded(photo: _Picture, flow: Any, metric: Any, margin: int) -> tuple[_Colors, _Holes]:
     """The same for any metric and without the kernel, of a photograph that is continued in memory."""
     sides = ((margin, margin), (margin, margin))
     colours = np.pad(photo, (*sides, (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float32)  # stripes of the last column would be seen
@@ -147,11 +147,11 @@ def splat_padded(photo: Picture, flow: Any, metric: Any, margin: int) -> tuple[C
         image, motion, front = (torch.from_numpy(one)[None] for one in (colours, flow, metric[None]))
         found, shown = splat(image, motion, "softmax", front), torch.zeros_like(front)
         shown[..., *inside] = 1
-        picture = found.features + RESTORED_DETAIL_SHARE * splat_lost_detail(image, found.features, motion, front, shown)
+        picture = found.features + _RESTORED_DETAIL_SHARE * splat_lost_detail(image, found.features, motion, front, shown)
     return np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy()[inside]), found.holes[0, 0].numpy()[inside]
 
 
-def fill_holes(picture: Colors, holes: Holes) -> Colors:
+def fill_holes(picture: _Colors, holes: _Holes) -> _Colors:
     """Holes, which are 0, get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
     if not holes.any() or holes.all():
         return picture

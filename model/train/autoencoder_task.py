@@ -20,7 +20,7 @@ TEST_SAMPLE_COUNT = 4
 """Samples of the test split on which a network is measured, spread over all."""
 LOGGED_SAMPLE_COUNT = 2
 """Of these, how many are drawn."""
-MAX_WHITENING_SAMPLES = 16
+_MAX_WHITENING_SAMPLES = 16
 """Training samples, at most, by which latents are whitened."""
 
 
@@ -34,7 +34,7 @@ class AutoencoderTask:
     """Trains the autoencoder of frequency slices."""
 
     def __init__(self, config: AutoencoderConfig, units: SpectrumNormalizer, whole: SpectrumDataset, test: SpectrumDataset | None, *, crop: tuple[int, int] | None = None):
-        """`require_int` are training samples as they are, with all frequencies: what latents are whitened by."""
+        """`_require_int` are training samples as they are, with all frequencies: what latents are whitened by."""
         self.settings, self.normalizer, self.whitening_set, self.test_set, self.crop = config, units, whole, test, crop
         self.network = SliceAutoencoder(config)
 
@@ -62,14 +62,14 @@ class AutoencoderTask:
         for number, batch in enumerate(iterate_spread_samples(self.test_set, TEST_SAMPLE_COUNT)):
             x = batch.spectrum[0].to(device)
             made = network(x).slices
-            errors.append(reconstruction_errors(x, made, self.normalizer))
+            errors.append(_reconstruction_errors(x, made, self.normalizer))
             if number < LOGGED_SAMPLE_COUNT:
                 pictures[f"reconstruction/{batch.keys[0]}"] = draw_comparison(x, made)
         return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}, pictures
 
     def finalize_weights(self, network: SliceAutoencoder, device: torch.device) -> None:
         """Whitening, by the latents of training samples at all frequencies."""
-        network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in iterate_spread_samples(self.whitening_set, MAX_WHITENING_SAMPLES))
+        network.fit_whitening(network.encode(batch.spectrum.flatten(0, 1).to(device))[0] for batch in iterate_spread_samples(self.whitening_set, _MAX_WHITENING_SAMPLES))
 
 
 def random_crop(x: Float[Tensor, "batch channels _ _"], size: tuple[int, int] | None, generator: torch.Generator) -> Float[Tensor, "batch channels _ _"]:
@@ -82,7 +82,7 @@ def random_crop(x: Float[Tensor, "batch channels _ _"], size: tuple[int, int] | 
     return x
 
 
-def reconstruction_errors(x: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"], units: SpectrumNormalizer) -> dict[str, float]:
+def _reconstruction_errors(x: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"], units: SpectrumNormalizer) -> dict[str, float]:
     """Mean absolute error, normalised and of coefficients in pixels, and what share of the error of zeros each is."""
     true, found = (denormalize(one, units.scale_tensor(x.device), units.normalisation) for one in (x, made))
     errors = {"l1": (x - made).abs().mean(), "share_of_zeros": (x - made).abs().mean() / x.abs().mean()}

@@ -23,7 +23,7 @@ from model.train.autoencoder_task import (
 )
 from model.train.loop import to_device
 
-LOGGED_SAMPLING_STEPS = 20
+_LOGGED_SAMPLING_STEPS = 20
 """Of sampling, for the pictures, without guidance."""
 
 
@@ -57,7 +57,7 @@ class DenoiserTask:
 
     def loss(self, network: nn.Module, batch: SpectrumBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         z0 = self.encode(batch)
-        n, noise, kept = (part.to(z0.device) for part in draw_noise(latent_shape(z0), generator, self.dropout))
+        n, noise, kept = (part.to(z0.device) for part in draw_noise(_latent_shape(z0), generator, self.dropout))
         predicted = network(add_noise(z0, n, noise), n, batch.image, kept, batch.frequency_index if self.is_slice_denoiser else None)
         return denoising_error(predicted, noise, n, self.prediction).mean(), {}
 
@@ -75,19 +75,19 @@ class DenoiserTask:
 
     def test_loss(self, network: ConditionedDenoiser, batch: SpectrumBatch, seed: int) -> float:
         z0 = self.encode(batch)
-        n, noise, _ = (part.to(z0.device) for part in draw_noise(latent_shape(z0), torch.Generator().manual_seed(seed), 0.0))
+        n, noise, _ = (part.to(z0.device) for part in draw_noise(_latent_shape(z0), torch.Generator().manual_seed(seed), 0.0))
         predicted = network(add_noise(z0, n, noise), n, batch.image, torch.ones_like(n, dtype=torch.bool), None)
         return float(denoising_error(predicted, noise, n, self.prediction).mean())
 
     def sample_spectrum(self, denoiser: Denoiser, batch: SpectrumBatch) -> Float[Tensor, "batch freq 4 height width"]:
         """Normalised coefficients for the batch's photographs."""
-        z = sample_latents(denoiser, denoiser.features(batch.image), latent_shape(self.encode(batch))[1:], list(range(len(batch.image))), LOGGED_SAMPLING_STEPS, guidance=0.0)
+        z = sample_latents(denoiser, denoiser.features(batch.image), _latent_shape(self.encode(batch))[1:], list(range(len(batch.image))), _LOGGED_SAMPLING_STEPS, guidance=0.0)
         return torch.stack([self.autoencoder.network.decode_white(one) for one in z])
 
     def finalize_weights(self, network: nn.Module, device: torch.device) -> None:
         """Nothing is left to be done."""
 
 
-def latent_shape(z: Float[Tensor, "batch freq 4 h w"]) -> tuple[int, int, int, int, int]:
+def _latent_shape(z: Float[Tensor, "batch freq 4 h w"]) -> tuple[int, int, int, int, int]:
     batch, freq, channels, height, width = z.shape
     return batch, freq, channels, height, width

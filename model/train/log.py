@@ -36,8 +36,8 @@ class Log:
         self._reset()
         if not quiet:
             out.mkdir(parents=True, exist_ok=True)
-            truncate_after_step(self.file, step)
-            self.board = TensorBoardWriter(out, step)
+            _truncate_after_step(self.file, step)
+            self.board = _TensorBoardWriter(out, step)
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -82,15 +82,15 @@ class Log:
         return LogEntry(step, scalars)
 
 
-def truncate_after_step(path: Path, step: int) -> None:
+def _truncate_after_step(path: Path, step: int) -> None:
     """Takes out of a log what a training that was killed wrote after its last checkpoint, and a line that it did not finish."""
     before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line for line in before.splitlines(keepends=True) if line.endswith(b"\n") and entry_step(line) <= step)
+    kept = b"".join(line for line in before.splitlines(keepends=True) if line.endswith(b"\n") and _entry_step(line) <= step)
     if kept != before:
         replace_file(path, kept)
 
 
-def entry_step(line: bytes) -> float:
+def _entry_step(line: bytes) -> float:
     """Infinite of what is no line of a log."""
     try:
         return float(json.loads(line)["step"])
@@ -103,7 +103,7 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-class TensorBoardWriter:
+class _TensorBoardWriter:
     """A file of TensorBoard's events, each written at once: its own writer does it in a thread, where a full disk is heard of
     late and with a traceback. Raises ValueError where TensorBoard is not installed.
     """

@@ -139,11 +139,11 @@ def train(
 ) -> Iterator[LogEntry]:
     """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields what it logs.
 
-    `stream_batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `print_message` of each
+    `_stream_batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `print_message` of each
     torn checkpoint that is passed over. Raises Diverged, naming the samples, where the loss is not finite; ValueError where
     `out` holds the checkpoint of another training, or none that is whole; OSError, naming the file, where one cannot be written.
     """
-    state = State(task, config, resolve_device(config), current_group())
+    state = _State(task, config, resolve_device(config), current_group())
     position = state.resume(out, tell)
     log = Log(out, batch=config.batch, step=state.step, quiet=state.group.rank > 0)
     stream = batches(position)
@@ -162,7 +162,7 @@ def train(
                 state.save(out, position)
 
 
-class State:
+class _State:
     """Networks, optimiser and average, on this rank."""
 
     def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup):
@@ -176,8 +176,8 @@ class State:
     def run_step(self, step: int, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns scalars, still on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * learning_rate_factor(step, self.config)
-        generator = torch.Generator().manual_seed(combine_seed(self.config.seed, step, self.group.rank))
+            group["lr"] = self.config.learning_rate * _learning_rate_factor(step, self.config)
+        generator = torch.Generator().manual_seed(_combine_seed(self.config.seed, step, self.group.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss, scalars = self.task.loss(self.ddp_network, to_device(batch, self.device), generator)
         if not torch.isfinite(loss):
@@ -220,7 +220,7 @@ class State:
         found, passed = checkpoints.read_newest(out)
         for sentence in passed if self.group.rank == 0 else ():
             tell(sentence)
-        check_same_training(found.config, self.task.config(), self.config, out)
+        _check_same_training(found.config, self.task.config(), self.config, out)
         for name, state in self.task.constant_states().items():
             if not checkpoints.weights_equal(found.load_weights(name), state):
                 raise ValueError(f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out")
@@ -245,7 +245,7 @@ class State:
         return position
 
 
-def check_same_training(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+def _check_same_training(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
     """Raises ValueError naming what differs between a checkpoint and the training that would go on from it.
 
     How long it runs, how often it saves and logs, and where it runs may differ.
@@ -259,13 +259,13 @@ def check_same_training(found: Mapping[str, Any], task: Mapping[str, Any], confi
         raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
+def _learning_rate_factor(step: int, config: TrainConfig) -> float:
     """The learning rate of a step, as a share of the highest: a rise, a plateau, a fall."""
     rise, fall = (step + 1) / max(1, config.warm_up), (config.steps - step) / max(1.0, config.decay * config.steps)
     return min(1.0, rise, fall)
 
 
-def combine_seed(*numbers: int) -> int:
+def _combine_seed(*numbers: int) -> int:
     """One seed of several numbers."""
     seed = 0
     for number in numbers:

@@ -19,7 +19,7 @@ from model.render.renderer import MIN_SIDE_PX, Renderer, RendererConfig
 from model.train.autoencoder_task import random_crop
 from model.train.loop import to_device
 
-TEST_PAIR_COUNT, LOGGED_PAIR_COUNT = 8, 2
+_TEST_PAIR_COUNT, _LOGGED_PAIR_COUNT = 8, 2
 """Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
 
 
@@ -44,7 +44,7 @@ class RenderingLoss:
             raise ValueError(f"perceptual_weight is {self.perceptual_weight:g} and vgg is missing, expected the file of torchvision's weights of VGG-16")
 
 
-def perceptual_loss(vgg: VGG16, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
+def _perceptual_loss(vgg: VGG16, made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
     """Mean absolute difference of features, summed over four depths (Johnson et al. 2016, with the absolute value)."""
     return torch.stack([(one - other).abs().mean() for one, other in zip(vgg(made), vgg(true), strict=True)]).sum()
 
@@ -87,7 +87,7 @@ class RendererTask:
         parts["dissimilarity"] = 1 - ssim(to_unit_range(made), to_unit_range(true)).mean()
         total = parts["l1"] + weights.gradient_weight * parts["gradient"] + weights.ssim_weight * parts["dissimilarity"]
         if self.vgg is not None:
-            parts["perceptual"] = perceptual_loss(self.vgg.to(made.device), made, true)
+            parts["perceptual"] = _perceptual_loss(self.vgg.to(made.device), made, true)
             total = total + weights.perceptual_weight * parts["perceptual"]
         return total, parts
 
@@ -96,13 +96,13 @@ class RendererTask:
         if self.test_set is None:
             return {}, {}
         rows, pictures, average = [], {}, Renderer(replace(self.settings, mode="average_rgb"))
-        for number in sorted({round(i) for i in np.linspace(0, len(self.test_set) - 1, min(TEST_PAIR_COUNT, len(self.test_set)))}):
+        for number in sorted({round(i) for i in np.linspace(0, len(self.test_set) - 1, min(_TEST_PAIR_COUNT, len(self.test_set)))}):
             batch = to_device(self.test_set.batch([SampleDraw(0, 0, number)]), device)
             noise = network.sample_noise(1, torch.Generator().manual_seed(number)).to(device)
             motion = batch.image, batch.flow, batch.weight, noise
             made = {"": network(*motion).clamp(-1, 1), "average_": average(*motion), "still_": batch.image}
-            rows.append({name + key: float(value) for name, one in made.items() for key, value in frame_metrics(one, batch.later).items()})
-            if len(pictures) < LOGGED_PAIR_COUNT:
+            rows.append({name + key: float(value) for name, one in made.items() for key, value in _frame_metrics(one, batch.later).items()})
+            if len(pictures) < _LOGGED_PAIR_COUNT:
                 pictures[f"frame/{batch.keys[0]}"] = to_unit_range(torch.cat([batch.image[0], batch.later[0], made[""][0]], dim=2)).cpu()
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, pictures
 
@@ -110,7 +110,7 @@ class RendererTask:
         """Nothing is left to be done."""
 
 
-def frame_metrics(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+def _frame_metrics(made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
     """Of pictures of -1 to 1."""
     one, other = to_unit_range(made), to_unit_range(true)
     return {"psnr_db": psnr(one, other).clamp(max=99).mean(), "ssim": ssim(one, other).mean(), "l1": (made - true).abs().mean()}

@@ -11,7 +11,7 @@ from schemas.run_contract import RunContract
 from schemas.sample import MEMBERS
 from schemas.statistics import SpectrumStatistics
 
-KNOWN_LICENSES = frozenset(
+_KNOWN_LICENSES = frozenset(
     [
         "apache-2.0",
         "bsd-2-clause",
@@ -39,9 +39,9 @@ KNOWN_LICENSES = frozenset(
     ]
 )
 """Identifiers that Hugging Face knows; anything else is `other` there, and named in the text."""
-SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
+_SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
 
-BODY = """# Spectral volumes of {clips} clips
+_BODY = """# Spectral volumes of {clips} clips
 
 {kept} start frames, each with the motion of the {seconds:g} s that follow it as K = {frequencies} Fourier coefficients
 per pixel and displacement component, at {width} x {height} pixels; extracted by Quiver from {hours:.2f} h of video, after
@@ -71,7 +71,7 @@ The samples show frames of the videos, and carry their licences, as the list of 
 """
 
 
-READING = """ Read it with webdataset (never call its `.decode()` on shards of others,
+_READING = """ Read it with webdataset (never call its `.decode()` on shards of others,
 its defaults unpickle):
 ```python
 import webdataset as wds
@@ -96,29 +96,29 @@ def render_card(
     """The text of README.md. Whatever came from a file or a table is escaped."""
     config = contract.config
     plan, (width, height) = config["plan"], config["size"]
-    body = BODY.format(
-        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=counts_table(summary),
+    body = _BODY.format(
+        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=_counts_table(summary),
         frames=plan["frames"], fps=plan["fps"], seconds=plan["frames"] / plan["fps"], step=plan["fps"] / plan["frames"], frequencies=config["frequencies"],
-        width=width, height=height, flow=", ".join(f"{name} {escape_markup(str(value))}" for name, value in config["flow"].items()),
-        reading=reading_instructions(config, index), members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS), format=contract.format,
-        scales=scales_table(statistics), licences=table(sorted((escape_markup(name or "not stated"), count) for name, count in licences.items())),
+        width=width, height=height, flow=", ".join(f"{name} {_escape_markup(str(value))}" for name, value in config["flow"].items()),
+        reading=_reading_instructions(config, index), members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS), format=contract.format,
+        scales=_scales_table(statistics), licences=_table(sorted((_escape_markup(name or "not stated"), count) for name, count in licences.items())),
     )  # fmt: skip
-    return yaml_head(summary, licences) + "\n" + body
+    return _yaml_head(summary, licences) + "\n" + body
 
 
-def reading_instructions(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
+def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     """How to load the first shard that has a sample; nothing where none has."""
     shards = sorted((entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"])
     if not shards:
         return ""
     shard, (width, height) = shards[0][1], config["size"]
-    return READING.format(first=f"shards/{shard}.tar", split=index[shard]["split"], frequencies=config["frequencies"], width=width, height=height)
+    return _READING.format(first=f"shards/{shard}.tar", split=index[shard]["split"], frequencies=config["frequencies"], width=width, height=height)
 
 
-def yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
+def _yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
     """The YAML head; JSON strings are YAML."""
-    known = sorted({name.lower() if name and name.lower() in KNOWN_LICENSES else "other" for name in licences} or {"other"})
-    size = next((name for name, limit in SIZES if summary["kept"] < limit), "n>1M")
+    known = sorted({name.lower() if name and name.lower() in _KNOWN_LICENSES else "other" for name in licences} or {"other"})
+    size = next((name for name, limit in _SIZES if summary["kept"] < limit), "n>1M")
     lines = ["---", f"license: {json.dumps(known if len(known) > 1 else known[0])}", "task_categories: [image-to-video]", f'size_categories: ["{size}"]']
     lines += ["tags: [webdataset, optical-flow, motion, spectral-volume]"]
     if summary["kept_by_split"]:
@@ -127,31 +127,31 @@ def yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) ->
     return "\n".join([*lines, "---"])
 
 
-def counts_table(summary: Mapping[str, Any]) -> str:
-    rows = [(f"kept, {escape_unknown(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
+def _counts_table(summary: Mapping[str, Any]) -> str:
+    rows = [(f"kept, {_escape_unknown(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
     rows += [
-        (f"{outcome}, {escape_unknown(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
+        (f"{outcome}, {_escape_unknown(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
     ]
-    return table(rows)
+    return _table(rows)
 
 
-def scales_table(statistics: SpectrumStatistics | None) -> str:
+def _scales_table(statistics: SpectrumStatistics | None) -> str:
     """Of statistics.json."""
     if statistics is None:
         return "No training window was kept, so there are none."
     said = "The 95th percentile of |S_k| over all pixels, both components and all training samples, pixels (`statistics.json`):\n\n| Hz | scale |\n|---|---|\n"
-    return said + table([(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies])
+    return said + _table([(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies])
 
 
-def table(rows: list[tuple[Any, ...]]) -> str:
+def _table(rows: list[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-def escape_unknown(word: Any, known: Iterable[str]) -> str:
+def _escape_unknown(word: Any, known: Iterable[str]) -> str:
     """A word of ours as it is, any other one escaped."""
-    return word if word in set(known) else escape_markup(str(word))
+    return word if word in set(known) else _escape_markup(str(word))
 
 
-def escape_markup(text: str) -> str:
+def _escape_markup(text: str) -> str:
     """Text from outside, inert in Markdown and in HTML."""
     return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(to_printable(text, 200)))

@@ -14,7 +14,7 @@ POINTS = (
 )  # fmt: skip
 REMOTE_POINTS = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
 """Those of a data set in object storage (staging.py)."""
-ROUND_POINTS, REMOTE_ROUND_POINTS = ("mid-round", "after-round"), ("after-round-upload",)
+ROUND_POINTS, _REMOTE_ROUND_POINTS = ("mid-round", "after-round"), ("after-round-upload",)
 """Those of `quiver retry`, beside those of the shards that it builds; the shard is `run`."""
 _pass_counts: Counter[tuple[str, str]] = Counter()
 

@@ -40,7 +40,7 @@ ROW_GROUP = 1024
 """Rows of the manifest that are written, and can be read, together."""
 
 
-class ShardRows(NamedTuple):
+class _ShardRows(NamedTuple):
     """A shard, or at the end of the plan the clips that gave no window."""
 
     shard: str | None
@@ -78,14 +78,14 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     return summary
 
 
-def iter_shard_rows(dataset: Dataset) -> Iterator[ShardRows]:
+def iter_shard_rows(dataset: Dataset) -> Iterator[_ShardRows]:
     """The manifest, shard by shard, each with its record; at last the clips without a window."""
     superseded = SupersededRows(dataset.rounds())
     for shard, planned in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         rows, record = list(planned), dataset.read_record(shard) if shard else None
         if record:
             check_record_rows(dataset.record_path(record["shard"]), rows, record)
-            check_tar(dataset, record)
+            _check_tar(dataset, record)
         yield make_shard_rows(shard, rows, record, superseded)
 
 
@@ -94,12 +94,12 @@ def make_shard_rows(
     plan: Sequence[dict],
     record: dict[str, Any] | None,
     superseded: SupersededRows,
-) -> ShardRows:
+) -> _ShardRows:
     """The manifest's rows of a shard, or of clips without a window: those of the plan in whose
     place no later one stands.
     """
-    rows = [row for row in manifest_rows(plan, record) if row not in superseded]
-    return ShardRows(shard, rows, record, plan[0]["split"])
+    rows = [row for row in _manifest_rows(plan, record) if row not in superseded]
+    return _ShardRows(shard, rows, record, plan[0]["split"])
 
 
 def check_record_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ def check_record_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) 
         raise DamagedShard(f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again")
 
 
-def manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
+def _manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
     """The plan's rows of one shard, each with what its record says of it; a clip without a window has no shard."""
     outcomes = {row["key"]: row for row in record["rows"]} if record else {}
     return [row | outcomes[row["key"]] if row["key"] else row for row in plan]
@@ -140,14 +140,14 @@ def manifest_writer(goal: Dataset, path: Path, made: dict[str, str]) -> Iterator
         def write(rows: Sequence[dict], least: int = ROW_GROUP) -> None:
             waiting.extend(rows)
             while len(waiting) >= least and waiting:
-                writer.write_table(manifest_table(waiting[:ROW_GROUP]))
+                writer.write_table(_manifest_table(waiting[:ROW_GROUP]))
                 del waiting[:ROW_GROUP]
 
         yield write
         write([], least=1)
 
 
-def manifest_table(rows: list[dict]) -> pa.Table:
+def _manifest_table(rows: list[dict]) -> pa.Table:
     """Raises DamagedShard where a value is none that the manifest can hold."""
     try:
         return pa.Table.from_pylist(rows, MANIFEST_SCHEMA)
@@ -184,8 +184,8 @@ def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.n
     return counts
 
 
-def index_entry(part: ShardRows) -> dict[str, Any]:
-    """What a shard holds, for those who need not read its record; `cached_sha256` tells one set of kept samples from another."""
+def index_entry(part: _ShardRows) -> dict[str, Any]:
+    """What a shard holds, for those who need not read its record; `_cached_sha256` tells one set of kept samples from another."""
     kept = sum(row["outcome"] == Outcome.KEPT for row in part.rows)
     tar = part.record["tar"]["sha256"] if part.record and part.record["tar"] else None
     return dict(split=part.split, kept=kept, tar=tar, content=tar)
@@ -203,7 +203,7 @@ def write_statistics(selection: DatasetView) -> schema.SpectrumStatistics | None
     return found
 
 
-def check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
+def _check_tar(dataset: Dataset, record: dict[str, Any]) -> None:
     """Raises DamagedShard where a recorded tar is gone, has another size, or is seen to be another
     (shards.check_ends); in object storage its size alone is looked at. Only verify reads all of it.
     """
@@ -239,7 +239,7 @@ class SummaryCounter:
         self.retryable = {"clips": 0, "windows": 0}
         self.windows = self.clips_without_window = self.shards = self.bytes = 0
 
-    def add(self, part: ShardRows) -> None:
+    def add(self, part: _ShardRows) -> None:
         for row in part.rows:
             self.outcomes[row["outcome"]] += 1
             self.windows += row["key"] is not None

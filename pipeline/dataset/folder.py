@@ -64,7 +64,7 @@ COMMIT_TIMEOUT_S = 600.0
 """A commit moves a file and writes two small ones."""
 REMOVED_FOLDER = ".removed"
 """Where repair puts files that are none of the data set's."""
-REPLAN_ADVICE = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
+_REPLAN_ADVICE = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
 RESTORE_ADVICE = """put it back from a copy, or move index.json and all files of its shards and of later \
 rounds away: then quiver retry tries again what they held"""
 NEW_FOLDER_ADVICE = "it cannot be repaired; run the same extract-flow command with a new --out"
@@ -91,13 +91,13 @@ class Dataset:
         return dataset
 
     def tar_path(self, shard: str) -> Path:
-        return self.shards / f"{check_shard_name(shard)}.tar"
+        return self.shards / f"{_check_shard_name(shard)}.tar"
 
     def histogram_path(self, shard: str) -> Path:
-        return self.histograms / f"{check_shard_name(shard)}.safetensors"
+        return self.histograms / f"{_check_shard_name(shard)}.safetensors"
 
     def record_path(self, shard: str) -> Path:
-        return self.records / f"{check_shard_name(shard)}.json"
+        return self.records / f"{_check_shard_name(shard)}.json"
 
     def create_or_resume(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
@@ -108,7 +108,7 @@ class Dataset:
         self.check_no_foreign_files()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
-        plan = table_bytes(pa.Table.from_pylist(list(rows), PLAN_SCHEMA))
+        plan = _table_bytes(pa.Table.from_pylist(list(rows), PLAN_SCHEMA))
         contract = RunContract(config=to_json_value(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
         self.remove_temporary_files()
         if not self.run_json.exists():
@@ -119,7 +119,7 @@ class Dataset:
         self._restore_plan(contract, plan)
         lines = found.differences(contract)
         if found.inputs != contract.inputs:
-            changed = input_differences(list(self.stream_first_plan()), rows)
+            changed = _input_differences(list(self.stream_first_plan()), rows)
             lines += changed or ([] if lines else ["inputs: another plan"])
         if lines:
             raise ContractMismatch(lines)
@@ -151,7 +151,7 @@ class Dataset:
             self.check_plan()
         except (DamagedPlan, ValueError):  # open says so
             return []
-        return StoredRows(self.plan)
+        return _StoredRows(self.plan)
 
     def resume(self) -> None:
         """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
@@ -356,7 +356,7 @@ class Dataset:
         except FileNotFoundError:
             found = None
         if found != expected:
-            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {REPLAN_ADVICE}")
+            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {_REPLAN_ADVICE}")
 
     def check_finished(self) -> None:
         """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
@@ -382,7 +382,7 @@ class Dataset:
 
     def stream_first_plan(self) -> Iterator[dict]:
         """The rows with which the data set was begun, a few at a time."""
-        yield from StoredRows(self.plan)
+        yield from _StoredRows(self.plan)
 
     def is_committed(self, shard: str) -> bool:
         return self.record_path(shard).exists()
@@ -398,7 +398,7 @@ class Dataset:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
 
-class StoredRows:
+class _StoredRows:
     """The rows of a Parquet file, read anew each time, a few at a time."""
 
     def __init__(self, path: Path):
@@ -409,14 +409,14 @@ class StoredRows:
             yield from batch.to_pylist()
 
 
-def check_shard_name(shard: str) -> str:
+def _check_shard_name(shard: str) -> str:
     """The name of a shard. Raises ValueError for one that could lead out of the folder."""
     if not SHARD_NAME.fullmatch(shard):
         raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
     return shard
 
 
-def table_bytes(table: pa.Table) -> bytes:
+def _table_bytes(table: pa.Table) -> bytes:
     """A table as Parquet; equal tables give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -435,7 +435,7 @@ def inputs_digest(rows: Iterable[dict]) -> str:
     return hashlib.sha256(to_json(told)).hexdigest()
 
 
-def input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
+def _input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
     """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
     columns = {field.name for field in CLIP_FIELDS} | {"split"}
     before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))

@@ -19,7 +19,7 @@ from pipeline.motion.spectrum import modulus
 BINS = 1 << 15
 FINE_BINS = 1 << 16
 """Float32 values in one bin."""
-MAX_FREQUENCIES = 4096
+_MAX_FREQUENCIES = 4096
 FINITE_BINS = 0x7F80
 """Bins from here on hold infinities and NaN."""
 
@@ -72,7 +72,7 @@ def edges() -> Float64[np.ndarray, " edges"]:
     return (np.arange(FINITE_BINS + 1, dtype=np.uint32) << 16).view(np.float32).astype(np.float64).clip(max=np.finfo(np.float32).max)
 
 
-def bin_centers() -> Float64[np.ndarray, " bins"]:
+def _bin_centers() -> Float64[np.ndarray, " bins"]:
     """The value that stands for each bin; the first, which holds 0, is 0."""
     low = edges()
     middle = np.zeros(BINS)
@@ -83,7 +83,7 @@ def bin_centers() -> Float64[np.ndarray, " bins"]:
 
 def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
     """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError where nothing was counted."""
-    return interpolate_ranks([float(bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)], int(counts.sum()), q)
+    return interpolate_ranks([float(_bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)], int(counts.sum()), q)
 
 
 def ranks(count: int, q: float) -> tuple[int, int]:
@@ -138,9 +138,9 @@ def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
     try:
         arrays = load(data)
         freq, components, size = (int(n) for n in arrays["shape"])
-        if not (0 < freq <= MAX_FREQUENCIES and (components, size) == (2, BINS)):
+        if not (0 < freq <= _MAX_FREQUENCIES and (components, size) == (2, BINS)):
             raise ValueError(f"shape is {freq} x {components} x {size}")
-        check_counts(arrays["index"], arrays["count"], freq * components * size)
+        _check_counts(arrays["index"], arrays["count"], freq * components * size)
         counts = np.zeros((freq, components, size), np.int64)
         counts.ravel()[arrays["index"]] = arrays["count"]
     except (KeyError, IndexError, ValueError, TypeError, OverflowError, SafetensorError) as error:
@@ -148,7 +148,7 @@ def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
     return counts
 
 
-def check_counts(index: np.ndarray, count: np.ndarray, size: int) -> None:
+def _check_counts(index: np.ndarray, count: np.ndarray, size: int) -> None:
     """Raises ValueError unless these are counts of different bins of finite values."""
     if index.dtype != np.int64 or count.dtype != np.int64 or index.shape != count.shape or index.ndim != 1:
         raise ValueError(f"index is {index.dtype}{list(index.shape)}, count {count.dtype}{list(count.shape)}, expected two lists of int64, equally long")

@@ -18,19 +18,19 @@ from pipeline.atomic_files import open_to_replace
 from pipeline.dataset.shards import CHUNK
 from pipeline.redact import redact_secrets
 
-STORAGE_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
+_STORAGE_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
 ATTEMPTS = 10
 """With one call in five failing, one call in ten million fails so often."""
-PAUSE_S, MAX_RETRY_DELAY_S = 0.1, 5.0
+PAUSE_S, _MAX_RETRY_DELAY_S = 0.1, 5.0
 """Before the second attempt, and at most: it doubles with each."""
-TRANSIENT_ERROR_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict", "BadDigest"}
+_TRANSIENT_ERROR_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict", "BadDigest"}
 """Errors of the storage that another attempt may not meet, beside all of its own (5xx)."""
 Value = TypeVar("Value")
 
 
 def is_storage_url(text: str) -> bool:
     """Whether it names something in object storage, with no password in it."""
-    return STORAGE_URL.fullmatch(text) is not None and redact_secrets(text) == text
+    return _STORAGE_URL.fullmatch(text) is not None and redact_secrets(text) == text
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Bucket:
 
     @property
     def bucket_name(self) -> str:
-        return split_url(self.url)[0]
+        return _split_url(self.url)[0]
 
     def key(self, name: str) -> str:
-        prefix = split_url(self.url)[1]
+        prefix = _split_url(self.url)[1]
         return f"{prefix}/{name}" if prefix else name
 
     def put(self, name: str, data: bytes | Path) -> None:
@@ -63,7 +63,7 @@ class Bucket:
         try:
             self._send(name, data, IfNoneMatch="*")
         except StorageError as error:
-            if not isinstance(error.__cause__, ClientError) or error_code(error.__cause__) != "PreconditionFailed":
+            if not isinstance(error.__cause__, ClientError) or _error_code(error.__cause__) != "PreconditionFailed":
                 raise
             if self.get(name) != data:
                 raise FileExistsError(f"{self.url}: {name} is there already, with other bytes") from error
@@ -131,7 +131,7 @@ class Bucket:
         try:
             return self._call(name, call)
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) == "NoSuchKey":
+            if isinstance(error.__cause__, ClientError) and _error_code(error.__cause__) == "NoSuchKey":
                 return None
             raise
 
@@ -150,23 +150,23 @@ class Bucket:
             except (NoCredentialsError, PartialCredentialsError) as error:
                 raise StorageError(f"{self.url}: {error}, expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws") from error
             except (BotoCoreError, ClientError) as error:
-                if attempt == ATTEMPTS or not is_transient(error):
+                if attempt == ATTEMPTS or not _is_transient(error):
                     times = f", {attempt} times" if attempt > 1 else ""
                     raise StorageError(f"{self.url}: {name or 'its listing'}: the storage refused or did not answer{times}: {error}") from error
-                time.sleep(min(MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1))  # noqa: S311 - so that many do not come back at once
+                time.sleep(min(_MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1))  # noqa: S311 - so that many do not come back at once
         raise AssertionError("the last attempt returns or raises")
 
 
-def split_url(url: str) -> tuple[str, str]:
+def _split_url(url: str) -> tuple[str, str]:
     """Bucket and key."""
-    if (found := STORAGE_URL.fullmatch(url)) is None:
+    if (found := _STORAGE_URL.fullmatch(url)) is None:
         raise ValueError(f"{redact_secrets(url)!r} is not in object storage, expected s3://BUCKET/KEY")
     return found[1], found[2] or ""
 
 
 def bucket_and_key(url: str) -> tuple[Bucket, str]:
     """The whole bucket in which an object is, and its name there."""
-    name, key = split_url(url)
+    name, key = _split_url(url)
     return Bucket(f"s3://{name}"), key
 
 
@@ -174,12 +174,12 @@ class StorageError(OSError):
     """A call to object storage that failed for good; its cause is boto3's error."""
 
 
-def error_code(error: Any) -> str:
+def _error_code(error: Any) -> str:
     """The storage's own word for what is wrong."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def is_transient(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether an error may be gone at the next attempt: the storage's own, or one of the connection."""
     from botocore.exceptions import (
         ClientError,
@@ -191,7 +191,7 @@ def is_transient(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or error_code(error) in TRANSIENT_ERROR_CODES or error_code(error).isdigit()  # a number: the answer that says more was broken off
+        return status >= 500 or status == 429 or _error_code(error) in _TRANSIENT_ERROR_CODES or _error_code(error).isdigit()  # a number: the answer that says more was broken off
     return isinstance(error, ConnectionError | FlexibleChecksumError | HTTPClientError | IncompleteReadError)
 
 

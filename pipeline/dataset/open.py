@@ -35,7 +35,7 @@ TABLE_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, pa.Ar
 """What a flipped bit in a table may be to pyarrow, or to who uses what came of it."""
 
 
-MIN_CACHE_AGE_NS = 2_000_000_000
+_MIN_CACHE_AGE_NS = 2_000_000_000
 """Age of a file from which on another change of it shows in its time."""
 
 
@@ -102,7 +102,7 @@ class DatasetView:
         self.dataset.contract()
         try:
             found = open_seal(path.read_bytes(), indent=1)
-            run, tars = found["run"], check_index_tars(found)
+            run, tars = found["run"], _check_index_tars(found)
         except FileNotFoundError:
             self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
@@ -110,7 +110,7 @@ class DatasetView:
             raise DamagedDerived(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
         if run != hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
             raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
-        if self.view and tars != check_index_tars(self.base().read_index()):
+        if self.view and tars != _check_index_tars(self.base().read_index()):
             raise ValueError(f"{path} is of other tars than {self.dataset.index} names: {rebuild}")
         return found
 
@@ -179,7 +179,7 @@ class DatasetView:
 def file_sha256(path: Path) -> str:
     """sha256 of a file's content, read again only where the file may have changed."""
     found = path.stat()
-    if time.time_ns() - found.st_mtime_ns < MIN_CACHE_AGE_NS:
+    if time.time_ns() - found.st_mtime_ns < _MIN_CACHE_AGE_NS:
         return _cached_sha256.__wrapped__(path)
     return _cached_sha256(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -190,7 +190,7 @@ def _cached_sha256(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_index_tars(index: dict[str, Any]) -> dict[str, str | None]:
+def _check_index_tars(index: dict[str, Any]) -> dict[str, str | None]:
     """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
     for entry in index["shards"].values():
         if entry["split"] not in ("train", "test") or type(entry["kept"]) is not int or (entry["kept"] and not isinstance(entry["content"], str)):

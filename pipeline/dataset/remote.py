@@ -24,12 +24,12 @@ from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.object_store import Bucket, is_storage_url
 from pipeline.dataset.run_lock import LOCK_FOLDER, max_token
 
-UPLOADS = ".uploads/"
-FETCH_THREADS = 8
+_UPLOADS = ".uploads/"
+_FETCH_THREADS = 8
 """Small objects that are fetched together."""
 
 
-class RecordedFile(NamedTuple):
+class _RecordedFile(NamedTuple):
     """A file that a record names."""
 
     path: Path
@@ -42,10 +42,10 @@ class RecordedFile(NamedTuple):
 
 def locate_dataset(out: str, staging: Path | None = None) -> Dataset:
     """The data set of a folder, or of a URL of object storage, which is staged below that folder or the user's cache."""
-    return RemoteDataset(out, staging or cache_folder()) if is_storage_url(out) else Dataset(out)
+    return RemoteDataset(out, staging or _cache_folder()) if is_storage_url(out) else Dataset(out)
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Where a program of this user may keep what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quiver"
 
@@ -168,7 +168,7 @@ class RemoteDataset(Dataset):
 
     def _check_conditional_create(self) -> None:
         """Raises OSError where the storage creates what is there already."""
-        name = f"{UPLOADS}{os.urandom(8).hex()}"
+        name = f"{_UPLOADS}{os.urandom(8).hex()}"
         self.bucket.create(name, b"one")
         with suppress(FileExistsError):
             self.bucket.create(name, b"another")
@@ -178,23 +178,23 @@ class RemoteDataset(Dataset):
     def _fetch_records(self) -> set[str]:
         """Brings every record of the storage here; returns their shards."""
         shards = [Path(name).stem for name in self.bucket.list_sizes("records/")]
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        with ThreadPoolExecutor(_FETCH_THREADS) as pool:
             list(pool.map(self._fetch_record, shards))
         return set(shards)
 
     def _fetch_record(self, shard: str) -> bool:
         return self.bucket.download(f"records/{shard}.json", self.record_path(shard))
 
-    def _recorded_files(self, shard: str) -> list[RecordedFile]:
+    def _recorded_files(self, shard: str) -> list[_RecordedFile]:
         """What the record of a shard names."""
         record = self.read_record(shard)
         tar = [(self.tar_path(shard), record["tar"]["sha256"])] if record["tar"] else []
         both = [*tar, (self.histogram_path(shard), record["histogram"])]
-        return [RecordedFile(path, sha256, f"{UPLOADS}{shard}.{sha256}{path.suffix}", f"{path.parent.name}/{path.name}") for path, sha256 in both]
+        return [_RecordedFile(path, sha256, f"{_UPLOADS}{shard}.{sha256}{path.suffix}", f"{path.parent.name}/{path.name}") for path, sha256 in both]
 
     def _adopt_local(self, shard: str) -> bool:
         """Hands over a shard that a run which was stopped has built here; one that is not whole is forgotten."""
-        if all(has_sha256(file.path, file.sha256) for file in self._recorded_files(shard)):
+        if all(_has_sha256(file.path, file.sha256) for file in self._recorded_files(shard)):
             self._commit_remote(shard)
             return True
         self.record_path(shard).unlink()
@@ -253,14 +253,14 @@ class RemoteDataset(Dataset):
             crashpoint("after-copy", shard)
         self._delete_uploads(files)
 
-    def _promote_file(self, file: RecordedFile) -> bool:
+    def _promote_file(self, file: _RecordedFile) -> bool:
         """Copies a file to where it is looked for, over another of a record that was removed by hand; whether it is there then."""
         upload, place = self.bucket.etag(file.upload_key), self.bucket.etag(file.final_key)
         if upload in (None, place):
             return place is not None
         return self.bucket.copy(file.upload_key, file.final_key) or self.bucket.etag(file.final_key) is not None  # a twin may have done it meanwhile
 
-    def _delete_uploads(self, files: Iterable[RecordedFile]) -> None:
+    def _delete_uploads(self, files: Iterable[_RecordedFile]) -> None:
         for file in files:
             self.bucket.delete(file.upload_key)
 
@@ -270,20 +270,20 @@ class RemoteDataset(Dataset):
         self.check_not_taken_over()
         self._fetch_rounds()
         shards, self.tar_sizes = self._fetch_records(), self.bucket.list_sizes("shards/")
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        with ThreadPoolExecutor(_FETCH_THREADS) as pool:
             list(pool.map(self._fetch_histogram, shards))
         yield
         for path in (self.root / name for name in DERIVED_FILES):
             if path.exists():
                 self.bucket.put(path.name, path)
             crashpoint("after-derived", path.stem)
-        for name in self.bucket.list_sizes(UPLOADS):
+        for name in self.bucket.list_sizes(_UPLOADS):
             self.bucket.delete(name)
         self.clear_local()
 
     def _fetch_histogram(self, shard: str) -> None:
         path, sha256, _, place = self._recorded_files(shard)[-1]
-        if not has_sha256(path, sha256):
+        if not _has_sha256(path, sha256):
             self.bucket.download(place, path)
 
     def tar_size(self, shard: str) -> int | None:
@@ -303,7 +303,7 @@ class RemoteDataset(Dataset):
                 path.unlink()
 
 
-def has_sha256(path: Path, sha256: str) -> bool:
+def _has_sha256(path: Path, sha256: str) -> bool:
     """Whether there is a file of that content."""
     try:
         with open(path, "rb") as file:

@@ -22,14 +22,14 @@ from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.records import PLAN_SCHEMA
 
 _ROUND_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
-ROUND_READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+_ROUND_READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
 """What a file that is no round may be to its reader."""
 FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written, or `missing_input`."""
+    """A file of a round is not what was written, or `_missing_input`."""
 
     def __init__(self, path: Path, what: str, missing: bool = False):
         super().__init__(f"{path} {what}")
@@ -104,7 +104,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         record = json.loads(data)
         record.pop("digest")
         intact = dump_record(record) == data
-    except ROUND_READ_ERRORS as error:
+    except _ROUND_READ_ERRORS as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
         raise DamagedRound(path, "has changed since it was written")

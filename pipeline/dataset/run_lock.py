@@ -27,11 +27,11 @@ from pipeline.dataset.shards import to_json
 from schemas.outcome import to_printable
 
 LOCK_FOLDER = ".fence"
-TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 HEARTBEAT_S = 2.0
 STALE_AFTER_S = 60.0
 """A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only waits still beats, from a thread of its own."""
-MAX_OWNER_CHARACTERS = 80
+_MAX_OWNER_CHARACTERS = 80
 """Characters of a word in a token's file, which may be a stranger's."""
 
 
@@ -39,7 +39,7 @@ class FolderInUse(Exception):
     """Another run holds the folder, or has taken it over."""
 
 
-class NoToken(OSError):
+class _NoToken(OSError):
     """Something that no run has made, as a named pipe that would keep whoever opens it waiting, stands where a token would."""
 
 
@@ -80,7 +80,7 @@ class RunLock:
         """The last token; 0 before the first. Raises NoToken where what has its name cannot be a run's."""
         last = max_token(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
         if last and not S_ISREG(self.token_path(last).lstat().st_mode):
-            raise NoToken(f"{self.token_path(last)} is no run's token, which would be a file: remove it")
+            raise _NoToken(f"{self.token_path(last)} is no run's token, which would be a file: remove it")
         return last
 
     def owner(self) -> LockOwner | None:
@@ -161,14 +161,14 @@ class RunLock:
         """What a token's file says; None where that run has ended."""
         try:
             about, seen = json.loads(self.token_path(token).read_bytes()), self.token_path(token).stat().st_mtime
-            return LockOwner(to_printable(str(about["host"]), MAX_OWNER_CHARACTERS), int(about["pid"]), to_printable(str(about["since"]), MAX_OWNER_CHARACTERS), time.time() - seen)
+            return LockOwner(to_printable(str(about["host"]), _MAX_OWNER_CHARACTERS), int(about["pid"]), to_printable(str(about["since"]), _MAX_OWNER_CHARACTERS), time.time() - seen)
         except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
 
 def max_token(names: Iterable[str]) -> int:
     """The greatest of the tokens among these names; 0 without one."""
-    return max((int(name) for name in names if TOKEN.fullmatch(name)), default=0)
+    return max((int(name) for name in names if _TOKEN.fullmatch(name)), default=0)
 
 
 def try_lock(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:

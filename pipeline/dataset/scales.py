@@ -25,7 +25,7 @@ from schemas.statistics import (
     SpectrumStatistics,
 )
 
-Cell = tuple[tuple[int, int], ...]
+_Cell = tuple[tuple[int, int], ...]
 """(frequency, component) pairs whose values are taken together."""
 FineCounts = dict[tuple[int, int, int], np.ndarray]
 """By frequency, component and bin: counts of the lower 16 bits of the values in that bin."""
@@ -50,30 +50,30 @@ class Quantiles:
     counts: Int64[np.ndarray, "freq 2 bins"]
     fine_counts: FineCounts = field(default_factory=dict)
 
-    def cell_counts(self, cell: Cell) -> Int64[np.ndarray, " bins"]:
+    def cell_counts(self, cell: _Cell) -> Int64[np.ndarray, " bins"]:
         """Counts of a cell."""
         return np.sum([self.counts[k, c] for k, c in cell], axis=0)
 
-    def required_fine_bins(self, cell: Cell, q: float) -> set[tuple[int, int, int]]:
+    def required_fine_bins(self, cell: _Cell, q: float) -> set[tuple[int, int, int]]:
         """The (frequency, component, bin) whose fine counts an exact quantile needs."""
         counts = self.cell_counts(cell)
         wanted = {statistics.find_bin(counts, rank) for rank in statistics.ranks(int(counts.sum()), q)}
         return {(k, c, which) for k, c in cell for which in wanted}
 
-    def __call__(self, cell: Cell, q: float) -> float:
+    def __call__(self, cell: _Cell, q: float) -> float:
         counts = self.cell_counts(cell)
         if not self.fine_counts:
             return statistics.quantile(counts, q)
         count = int(counts.sum())
         return statistics.interpolate_ranks([self._order_statistic(cell, counts, rank) for rank in statistics.ranks(count, q)], count, q)
 
-    def _order_statistic(self, cell: Cell, counts: np.ndarray, rank: int) -> float:
+    def _order_statistic(self, cell: _Cell, counts: np.ndarray, rank: int) -> float:
         which = statistics.find_bin(counts, rank)
         fine = np.sum([self.fine_counts[k, c, which] for k, c in cell], axis=0)
         return statistics.fine_value(which, fine, rank - int(counts[:which].sum()))
 
 
-def scale_cells(frequencies: int, pool: Pool) -> list[tuple[Cell, ...]]:
+def _scale_cells(frequencies: int, pool: Pool) -> list[tuple[_Cell, ...]]:
     """Of each frequency, the cell, or the two of x and y, whose quantile is its scale."""
     if pool == "all":
         return [(tuple(product(range(frequencies), range(2))),)] * frequencies
@@ -88,7 +88,7 @@ def compute_statistics(selections: Sequence[DatasetView], config: ScaleConfig | 
     Raises ValueError where they do not fit together, or hold no training window.
     """
     common = check_compatible(selections)
-    sources = tuple(sorted(map(describe_source, selections), key=lambda source: (source.run, source.view or "")))
+    sources = tuple(sorted(map(_describe_source, selections), key=lambda source: (source.run, source.view or "")))
     return summarize_quantiles(Quantiles(merge_histograms(selections), fine or {}), config or ScaleConfig(), sources=sources, shards=training_digest(selections), **common)
 
 
@@ -96,7 +96,7 @@ def summarize_quantiles(quantiles: Quantiles, config: ScaleConfig, *, fps: float
     """Statistics of counted moduli; `said` are the fields that tell where they come from."""
     scale = tuple(compute_scales(quantiles, config))
     frequencies = [
-        FrequencyStatistics(hz=k * fps / frames, scale=one, x=component(quantiles, k, 0), y=component(quantiles, k, 1)) for k, one in enumerate(scale)
+        FrequencyStatistics(hz=k * fps / frames, scale=one, x=_component(quantiles, k, 0), y=_component(quantiles, k, 1)) for k, one in enumerate(scale)
     ]
     return SpectrumStatistics(
         scale=scale, quantile=config.quantile, pool=config.pool, method="exact" if quantiles.fine_counts else "histogram", definition=DEFINITION[config.pool],
@@ -112,13 +112,13 @@ def merge_histograms(selections: Sequence[DatasetView]) -> Int64[np.ndarray, "fr
 def compute_scales(quantiles: Quantiles, config: ScaleConfig) -> list[Any]:
     """s_f of each frequency, pixels; pairs (x, y) where components are not pooled."""
     if config.pool == "all":
-        (cell,) = scale_cells(len(quantiles.counts), "all")[0]
+        (cell,) = _scale_cells(len(quantiles.counts), "all")[0]
         return [quantiles(cell, config.quantile)] * len(quantiles.counts)
-    values = [tuple(quantiles(cell, config.quantile) for cell in cells) for cells in scale_cells(len(quantiles.counts), config.pool)]
+    values = [tuple(quantiles(cell, config.quantile) for cell in cells) for cells in _scale_cells(len(quantiles.counts), config.pool)]
     return values if config.pool == "none" else [value for (value,) in values]
 
 
-def component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
+def _component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
     """Statistics of one displacement component at one frequency."""
     counts, cell = quantiles.counts[k, c], ((k, c),)
     values = {str(q): quantiles(cell, q) for q in QUANTILES}
@@ -128,7 +128,7 @@ def component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
 def required_fine_bins(counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig) -> set[tuple[int, int, int]]:
     """The (frequency, component, bin) whose fine counts make every quantile of `compute_statistics` exact."""
     quantiles = Quantiles(counts)
-    pooled = [(cell, config.quantile) for cells in set(scale_cells(len(counts), config.pool)) for cell in cells]
+    pooled = [(cell, config.quantile) for cells in set(_scale_cells(len(counts), config.pool)) for cell in cells]
     alone = [(((k, c),), q) for k in range(len(counts)) for c in range(2) for q in QUANTILES]
     return set().union(*(quantiles.required_fine_bins(cell, q) for cell, q in pooled + alone))
 
@@ -151,22 +151,22 @@ def check_compatible(selections: Sequence[DatasetView]) -> dict[str, Any]:
         found.append(dict(fps=float(config["plan"]["fps"]), frames=config["plan"]["frames"], size=tuple(config["size"])))
     for selection, common in zip(selections, found, strict=True):
         if common != found[0]:
-            raise ValueError(f"{selection} has {describe_common_settings(common)}, and {selections[0]} {describe_common_settings(found[0])}: their scales cannot be merged")
-    check_unique_shards([entry["tar"] for selection in selections for entry in selection.training_shards().values()])
+            raise ValueError(f"{selection} has {_describe_common_settings(common)}, and {selections[0]} {_describe_common_settings(found[0])}: their scales cannot be merged")
+    _check_unique_shards([entry["tar"] for selection in selections for entry in selection.training_shards().values()])
     return found[0]
 
 
-def describe_common_settings(common: dict[str, Any]) -> str:
+def _describe_common_settings(common: dict[str, Any]) -> str:
     return f"{common['size'][0]}x{common['size'][1]} pixels and {common['frames']} frames at {common['fps']:g} a second"
 
 
-def check_unique_shards(tars: Sequence[str]) -> None:
+def _check_unique_shards(tars: Sequence[str]) -> None:
     """Raises ValueError where a shard is there twice."""
     if len(set(tars)) != len(tars):
         raise ValueError("a training shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once")
 
 
-def describe_source(selection: DatasetView) -> Source:
+def _describe_source(selection: DatasetView) -> Source:
     """What is counted of a data set."""
     training = selection.training_shards()
     run = selection.read_index()["run"]

@@ -105,7 +105,7 @@ class ShardWriter:
         self.temporary_path.unlink(missing_ok=True)
 
 
-class ScannedSample(NamedTuple):
+class _ScannedSample(NamedTuple):
     """A sample of a shard, as it was found; None where it is not the one that was written, and `faults` say why."""
 
     key: str
@@ -122,7 +122,7 @@ def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> Non
         raise ValueError(f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}")
 
 
-def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[ScannedSample]:
+def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[_ScannedSample]:
     """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest` takes the bytes.
 
     `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the file holds.
@@ -131,7 +131,7 @@ def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: 
     for key, columns in rows.items():
         members, faults = {}, []
         if file.tell() >= size:
-            yield ScannedSample(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
+            yield _ScannedSample(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
             continue
         for member in MEMBERS:
             members[member], fault = _scan_member(file, key, member, columns, digest)
@@ -151,7 +151,7 @@ def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, An
         (len(data) == size, f"ends after {len(data)} of {size} bytes, with the file"),
         (began == offset, f"begins at byte {began}, expected {offset}"),
         (header == tar_header(name, size), "has another header than was written"),
-        (has_checksum(data, columns, member), "has other bytes than were written"),
+        (_has_checksum(data, columns, member), "has other bytes than were written"),
         (padding == bytes(-size % tarfile.BLOCKSIZE), "is not followed by zeros"),
     )
     return data, [f"member {name} {what}" for sound, what in checks if not sound][:1]
@@ -162,18 +162,18 @@ def _decode_scanned(
     members: dict[str, bytes],
     columns: Mapping[str, Any],
     faults: list[str],
-) -> ScannedSample:
+) -> _ScannedSample:
     """The sample of these members, unless there is something wrong with it."""
     if faults:
-        return ScannedSample(key, None, faults)
+        return _ScannedSample(key, None, faults)
     try:
         sample = decode_sample(key, members)
     except ValueError as error:
-        return ScannedSample(key, None, [str(error)])
+        return _ScannedSample(key, None, [str(error)])
     if columns.get(HEADER_CHECKSUM_COLUMN) != header_checksum(members[MOTION_MEMBER]):
         words = f"the row of sample {key} has another checksum of the header of its arrays"
-        return ScannedSample(key, None, [words])
-    return ScannedSample(key, sample, [])
+        return _ScannedSample(key, None, [words])
+    return _ScannedSample(key, sample, [])
 
 
 def scan_end(file: BinaryIO, digest: Any) -> list[str]:
@@ -247,13 +247,13 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
             file.seek(offset - tarfile.BLOCKSIZE)
             header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
             check_member(header, f"{key}.{member}", size, len(data))
-            if not has_checksum(data, columns, member):
+            if not _has_checksum(data, columns, member):
                 raise ValueError(f"member {key}.{member} of {path.name} has other bytes than were written")
             members[member] = data
     return decode_sample(key, members)
 
 
-def has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
+def _has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
     """Whether a member's bytes have the checksum of its row; a row without one vouches for none."""
     return zlib.crc32(data) == columns.get(checksum_column(member))
 

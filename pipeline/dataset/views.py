@@ -39,12 +39,12 @@ from schemas.records import MANIFEST_SCHEMA
 from schemas.run_contract import contract_provenance, to_json_value
 from schemas.seal import seal
 
-VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
-VIEW_FILE_SUFFIXES = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
+_VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+_VIEW_FILE_SUFFIXES = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
 """Endings of the names of a view's files."""
-MEASURE_NAMES = [one.name for one in fields(FilterMeasures)]
+_MEASURE_NAMES = [one.name for one in fields(FilterMeasures)]
 
-UnorderedMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
+_UnorderedMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
 """(item, result) of a function for each item, in any order."""
 
 
@@ -61,12 +61,12 @@ class ViewCounts:
     """Not stored, and kept if they were: to be extracted again."""
 
 
-def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: UnorderedMap, into: Dataset | None = None) -> ViewCounts:
+def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: _UnorderedMap, into: Dataset | None = None) -> ViewCounts:
     """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
 
     Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
     """
-    view = new_view(dataset, name, into)
+    view = _new_view(dataset, name, into)
     before = view.base().read_index()["shards"]
     for name in ("index.json", "report.html"):
         view.derived_dataset.publish(view.derived_path(name), None)  # without its index the view is none, until all of it is written
@@ -74,11 +74,11 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Unorde
     view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
     tally, index = ViewCounts(), dict(before)  # a shard whose windows were all tried again has no row
     with manifest_writer(view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())) as write:
-        for shard, rows in groupby(read_manifest(dataset), key=lambda row: row["shard"]):
-            judged = [rejudge_row(row, thresholds, tally) for row in rows]
+        for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row["shard"]):
+            judged = [_rejudge_row(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
-                index[shard] = before.get(shard, {}) | update_index_entry(judged, before.get(shard, {}))
+                index[shard] = before.get(shard, {}) | _update_index_entry(judged, before.get(shard, {}))
     histogram = write_merged_histogram(view, [shard for shard, entry in index.items() if has_training_windows(entry)], index, mapped)
     path, run = view.derived_path("index.json"), run_digest(dataset)
     write_index(view.derived_dataset, path, run, index, histogram, view.manifest_path)
@@ -86,24 +86,24 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: Unorde
     return tally
 
 
-def write_merged_histogram(view: DatasetView, shards: list[str], index: dict[str, Any], mapped: UnorderedMap) -> str | None:
+def write_merged_histogram(view: DatasetView, shards: list[str], index: dict[str, Any], mapped: _UnorderedMap) -> str | None:
     """Adds up the histograms of the view's training shards: stored ones where nothing was dropped, else counted again."""
     merged = HistogramSum()
     untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
     for shard in untouched:
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
     written = replace(view, unsealed=True)
-    for _, counts in mapped(partial(recount_histogram, written), sorted(set(shards) - set(untouched))):
+    for _, counts in mapped(partial(_recount_histogram, written), sorted(set(shards) - set(untouched))):
         merged.add(counts)
     return merged.publish(view.derived_dataset, view.derived_path("histogram.safetensors"))
 
 
-def recount_histogram(view: DatasetView, shard: str) -> Any:
+def _recount_histogram(view: DatasetView, shard: str) -> Any:
     """The histogram of the samples of a shard that the view keeps."""
     return statistics.count_samples((sample.spectrum for sample in iter_samples(view, shard)), view.dataset.contract().config["frequencies"])
 
 
-def rebuild_views(dataset: Dataset, mapped: UnorderedMap, into: Dataset | None = None) -> list[DatasetView]:
+def rebuild_views(dataset: Dataset, mapped: _UnorderedMap, into: Dataset | None = None) -> list[DatasetView]:
     """Writes every view again, by its own thresholds; returns them."""
     views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
@@ -111,7 +111,7 @@ def rebuild_views(dataset: Dataset, mapped: UnorderedMap, into: Dataset | None =
     return views
 
 
-def finalize_with_views(dataset: Dataset, mapped: UnorderedMap) -> dict[str, Any]:
+def finalize_with_views(dataset: Dataset, mapped: _UnorderedMap) -> dict[str, Any]:
     """Writes every derived file, as `derived.finalize`; returns the summary. If something was tried
     again, every view too, even if the derived files were up to date: the run that wrote them may
     have been stopped before the views.
@@ -122,16 +122,16 @@ def finalize_with_views(dataset: Dataset, mapped: UnorderedMap) -> dict[str, Any
     return summary
 
 
-def new_view(dataset: Dataset, name: str, into: Dataset | None) -> DatasetView:
+def _new_view(dataset: Dataset, name: str, into: Dataset | None) -> DatasetView:
     """The selection of a view that is about to be made."""
-    if not VIEW_NAME.fullmatch(name):
+    if not _VIEW_NAME.fullmatch(name):
         raise ValueError(f"name is {name[:80]!r}, expected up to 60 letters, digits, - and _")
     (into or dataset).views.mkdir(exist_ok=True)
     return DatasetView(dataset, name, into)
 
 
 def list_views(dataset: Dataset, whole: bool = True) -> list[str]:
-    """Of the views that there are; not `require_int`: also of those whose definition is gone."""
+    """Of the views that there are; not `_require_int`: also of those whose definition is gone."""
     paths = [path for path in dataset.views.glob("*") if is_view_file(path)]
     defined = [path for path in paths if not whole or path.suffixes == [".json"]]
     return sorted({path.name.partition(".")[0] for path in defined})
@@ -140,15 +140,15 @@ def list_views(dataset: Dataset, whole: bool = True) -> list[str]:
 def is_view_file(path: Path) -> bool:
     """Whether a file in views/ has a name that a view's files have."""
     name, _, part = path.name.partition(".")
-    return VIEW_NAME.fullmatch(name) is not None and part in VIEW_FILE_SUFFIXES
+    return _VIEW_NAME.fullmatch(name) is not None and part in _VIEW_FILE_SUFFIXES
 
 
 def view_files(dataset: Dataset, name: str) -> list[Path]:
     """The files that there are of a view, its definition first."""
-    return [path for part in VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()]
+    return [path for part in _VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()]
 
 
-def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
@@ -169,11 +169,11 @@ def read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
-def rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) -> dict[str, Any]:
+def _rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) -> dict[str, Any]:
     """The row with its new outcome, which is also counted."""
-    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in MEASURE_NAMES):
+    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in _MEASURE_NAMES):
         return row
-    verdicts, stored = judge(FilterMeasures(**{name: row[name] for name in MEASURE_NAMES}), thresholds), row["outcome"] == Outcome.KEPT
+    verdicts, stored = judge(FilterMeasures(**{name: row[name] for name in _MEASURE_NAMES}), thresholds), row["outcome"] == Outcome.KEPT
     if not verdicts:
         tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
         return row
@@ -184,7 +184,7 @@ def rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) 
     return row | dict(outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts))
 
 
-def update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+def _update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a shard anew; where nothing is dropped, the same."""
     keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
     if len(keys) == before.get("kept"):

@@ -34,14 +34,14 @@ from pipeline.decode.worker import (
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage, to_printable
 
-ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.worker")
-MAX_READY_BYTES, MAX_MESSAGE_BYTES = 1 << 10, 64 << 20
-MALFORMED_MESSAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_MAX_READY_BYTES, _MAX_MESSAGE_BYTES = 1 << 10, 64 << 20
+_MALFORMED_MESSAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a message raises that is not one of ours."""
 START_TIMEOUT_S = 60.0
 """How long a process may take to load itself; on a busy machine many times what it takes on another."""
-MEMORY_POLL_S = 0.05
+_MEMORY_POLL_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _ALLOWED_VARIABLE_NAMES = (
@@ -53,16 +53,16 @@ _ALLOWED_VARIABLE_NAMES = (
     "PYTHONHOME PYTHONIOENCODING PYTHONNOUSERSITE PYTHONPATH PYTHONPYCACHEPREFIX PYTHONUSERBASE "
     "PYTHONUTF8 PYTHONWARNINGS"
 )
-ALLOWED_VARIABLES = frozenset(_ALLOWED_VARIABLE_NAMES.split())
+_ALLOWED_VARIABLES = frozenset(_ALLOWED_VARIABLE_NAMES.split())
 """Variables of the environment that a decoder is given, by name: each may change how Python or a
 library of the decoder loads. The file that it opens might have a use for any other."""
-STDERR_TAIL_BYTES = 4096
+_STDERR_TAIL_BYTES = 4096
 """How much of the end of a decoder's standard error is kept."""
-PIPE_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 20
 """More than a pipe holds."""
-MAX_DETAIL_LINES, MAX_DETAIL_CHARACTERS = 5, 500
+_MAX_DETAIL_LINES, _MAX_DETAIL_CHARACTERS = 5, 500
 """Lines of it in a crash's detail, and the characters of that."""
-VARYING_TEXT = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
+_VARYING_TEXT = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
 """What differs between two runs of one crash: addresses, days, clock times."""
 
 
@@ -90,7 +90,7 @@ class DecoderProcess:
         ours, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.errors = os.fdopen(ours, "rb", buffering=0)
         descriptors = theirs.fileno(), self.memory.fileno()
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         with theirs, os.fdopen(stderr, "wb"):
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
@@ -98,7 +98,7 @@ class DecoderProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=filter_environment(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=_filter_environment(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._await_start()
 
@@ -108,7 +108,7 @@ class DecoderProcess:
         message = self._receive()
         try:
             return deserialize_video(message)
-        except MALFORMED_MESSAGE_ERRORS as error:
+        except _MALFORMED_MESSAGE_ERRORS as error:
             raise self._fail(Reason.CRASH, "the decoder spoke nonsense") from error
 
     def pictures(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
@@ -127,7 +127,7 @@ class DecoderProcess:
             for turn in range(turns):
                 expected = min(batch, len(indices) - turn * batch)
                 count, others = self._receive_batch(expected)
-                images = copy_slot(memory, size, turn, count)
+                images = _copy_slot(memory, size, turn, count)
                 if turn + SLOT_COUNT < turns:
                     self._send(RELEASE_SLOT)
                 for i, image in enumerate(images):
@@ -158,7 +158,7 @@ class DecoderProcess:
         """Until it has loaded itself, which is no clip's time; where it does not, a request waits once more, and finds that out."""
         with suppress(EOFError, OSError):
             if not self.has_started and self.connection.poll(START_TIMEOUT_S):
-                ready, *defenses = self.connection.recv_bytes(MAX_READY_BYTES).split(b"\n")
+                ready, *defenses = self.connection.recv_bytes(_MAX_READY_BYTES).split(b"\n")
                 self.has_started = ready == READY
                 self.defenses += (name.decode() for name in defenses)
 
@@ -182,7 +182,7 @@ class DecoderProcess:
         those that the video's decoder did not give whole: who did, and what is wrong with them.
         """
         message = self._receive()
-        with suppress(*MALFORMED_MESSAGE_ERRORS):
+        with suppress(*_MALFORMED_MESSAGE_ERRORS):
             answer = json.loads(message)
             count = answer["pictures"]
             others = {int(i): (str(one["decoder"]), one["damage"] and to_printable(one["damage"])) for i, one in answer["others"].items()}
@@ -194,19 +194,19 @@ class DecoderProcess:
         """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
         try:
             with self._deadline():
-                while not self.connection.poll(MEMORY_POLL_S):
+                while not self.connection.poll(_MEMORY_POLL_S):
                     self._drain_stderr()
                     self._check_memory()
-                message = self.connection.recv_bytes(MAX_MESSAGE_BYTES)
+                message = self.connection.recv_bytes(_MAX_MESSAGE_BYTES)
         except (EOFError, OSError) as error:
             if not self.connection.readable:
-                raise self._fail(Reason.CRASH, f"the decoder announced a message of more than {MAX_MESSAGE_BYTES >> 20} MB") from error
+                raise self._fail(Reason.CRASH, f"the decoder announced a message of more than {_MAX_MESSAGE_BYTES >> 20} MB") from error
             if self.is_overdue:
                 raise self._fail(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
             raise self._fail(Reason.CRASH, self._exit_reason("the decoder closed its connection")) from error
         self._drain_stderr()
         self._check_memory()
-        raise_if_quarantined(message)
+        _raise_if_quarantined(message)
         return message
 
     @contextmanager
@@ -242,44 +242,44 @@ class DecoderProcess:
 
     def _drain_stderr(self) -> None:
         """Takes what the decoder has written to standard error, and keeps its end."""
-        self.stderr_tail = (self.stderr_tail + (self.errors.read(PIPE_BYTES) or b""))[-STDERR_TAIL_BYTES:]
+        self.stderr_tail = (self.stderr_tail + (self.errors.read(_PIPE_BYTES) or b""))[-_STDERR_TAIL_BYTES:]
 
     def _fail(self, reason: Reason, detail: str) -> DecoderDied:
         if reason == Reason.CRASH:
             self._drain_stderr()
             renamed = {str(self.process.pid): "PID", self.path: "the file"}
-            detail += format_stderr_tail(self.stderr_tail, renamed, MAX_DETAIL_CHARACTERS - len(detail))
+            detail += _format_stderr_tail(self.stderr_tail, renamed, _MAX_DETAIL_CHARACTERS - len(detail))
         self.close()
         return DecoderDied(reason, detail)
 
 
-def filter_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name in ALLOWED_VARIABLES}
+def _filter_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name in _ALLOWED_VARIABLES}
 
 
-def format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> str:
+def _format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> str:
     """The end of what a process said, printable, as `; it said: ...` of at most `capacity` characters;
     empty if it said nothing.
 
-    Two runs of one crash give the same text: `torchvision_name` says what stands for names that differ.
+    Two runs of one crash give the same text: `_torchvision_name` says what stands for names that differ.
     """
     words = said.decode(errors="replace")
     for name, other in renamed.items():
         words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other, words) if name else words
-    lines = [to_printable(line) for line in VARYING_TEXT.sub("?", words).splitlines() if line.strip()]
-    before, text = "; it said: ", " / ".join(lines[-MAX_DETAIL_LINES:])
+    lines = [to_printable(line) for line in _VARYING_TEXT.sub("?", words).splitlines() if line.strip()]
+    before, text = "; it said: ", " / ".join(lines[-_MAX_DETAIL_LINES:])
     return before + text[max(0, len(text) - max(0, room - len(before))) :] if text else ""
 
 
-def raise_if_quarantined(message: bytes) -> None:
+def _raise_if_quarantined(message: bytes) -> None:
     """Raises Quarantined where the message is one; any other passes."""
     if not message.startswith(b'{"stage"'):
         return
-    with suppress(*MALFORMED_MESSAGE_ERRORS):
+    with suppress(*_MALFORMED_MESSAGE_ERRORS):
         refusal = json.loads(message)
         raise Quarantined(Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"]))
 
 
-def copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int, count: int) -> UInt8[np.ndarray, "count height width 3"]:
+def _copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int, count: int) -> UInt8[np.ndarray, "count height width 3"]:
     """The first `count` pictures that stand in the slot of that turn."""
     return view_slots(memory, size)[turn % SLOT_COUNT, :count].copy()

@@ -23,7 +23,7 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import looks_like_video, quarantine_error
 from schemas.outcome import Reason
 
-ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
+_ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
 """Demuxers that may open a file."""
 ALLOWED_CODECS = frozenset(
     [
@@ -87,7 +87,7 @@ def open_container(path: str) -> Iterator[InputContainer]:
     opened or demuxed is Quarantined (not_media, truncated).
     """
     try:
-        container = av.open(path, options={"format_whitelist": ALLOWED_DEMUXERS, "protocol_whitelist": "file"})
+        container = av.open(path, options={"format_whitelist": _ALLOWED_DEMUXERS, "protocol_whitelist": "file"})
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -119,7 +119,7 @@ def best_stream(container: InputContainer) -> VideoStream:
     raise quarantine_error(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-FLAGGED_CORRUPT, BEFORE_FIRST_KEYFRAME = "FFmpeg flags it as corrupt", "it comes before the first key frame"
+_FLAGGED_CORRUPT, _BEFORE_FIRST_KEYFRAME = "FFmpeg flags it as corrupt", "it comes before the first key frame"
 """What is wrong with a frame of which no error was reported."""
 HARMLESS_PREFIXES = ("SEI type", "Overread ")
 """How errors begin that say nothing of the picture: of what stands beside it in the stream."""
@@ -192,8 +192,8 @@ class _DamageTracker:
         if sent.damage:
             return sent.damage
         if frame.is_corrupt or groups & self.flagged:
-            return FLAGGED_CORRUPT
-        return None if self.has_begun else BEFORE_FIRST_KEYFRAME
+            return _FLAGGED_CORRUPT
+        return None if self.has_begun else _BEFORE_FIRST_KEYFRAME
 
 
 def decode_frames(container: InputContainer) -> Iterator[DecodedFrame]:

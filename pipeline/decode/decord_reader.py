@@ -24,15 +24,15 @@ from pipeline.decode.pyav_reader import seek
 from schemas.clip import FileSignature
 from schemas.outcome import Quarantined
 
-CHUNK_FRAMES = 16
+_CHUNK_FRAMES = 16
 """Frames asked of decord at a time."""
-MAX_READER_USES = 8
+_MAX_READER_USES = 8
 """Pieces that one decord reader serves: it holds on to memory the longer it is used."""
-AV_LOG_ERROR = 16
+_AV_LOG_ERROR = 16
 """FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
-CONCEALMENT_PREFIX = b"concealing"
+_CONCEALMENT_PREFIX = b"concealing"
 """How the message begins, of a higher level, that says that a part of a picture is made up."""
-HARMLESS_BYTE_PREFIXES = (*(text.encode() for text in HARMLESS_PREFIXES), b"mmco: unref short failure")
+_HARMLESS_BYTE_PREFIXES = (*(text.encode() for text in HARMLESS_PREFIXES), b"mmco: unref short failure")
 """How errors begin that are no complaint. The last is one of a seek into an open group, where a picture
 is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says more.
 """
@@ -57,10 +57,10 @@ class _ErrorCounter:
             atexit.register(library.av_log_set_callback, library.av_log_default_callback)
 
     def _log(self, _context, level: int, text: bytes, _arguments) -> None:
-        if level <= AV_LOG_ERROR:
-            self.count += not text.startswith(HARMLESS_BYTE_PREFIXES)
+        if level <= _AV_LOG_ERROR:
+            self.count += not text.startswith(_HARMLESS_BYTE_PREFIXES)
         else:
-            self.count += text.startswith(CONCEALMENT_PREFIX)
+            self.count += text.startswith(_CONCEALMENT_PREFIX)
 
 
 def is_decord_installed() -> bool:
@@ -80,7 +80,7 @@ def _bundled_libraries(name: str) -> list[Path]:
 
 
 @lru_cache(1)
-def shared_error_counter() -> _ErrorCounter:
+def _shared_error_counter() -> _ErrorCounter:
     """The one counter of this process."""
     import decord
 
@@ -98,7 +98,7 @@ class DecordReader:
 
         self.is_limited_range = limited
         self.errors = (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError)
-        self.error_counter = shared_error_counter()
+        self.error_counter = _shared_error_counter()
         self.errors_before = self.error_counter.count
         self.reader: Any = self._call(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
 
@@ -109,8 +109,8 @@ class DecordReader:
     def read_images(self, indices: Sequence[int]) -> Iterator[Image]:
         """The frames at `indices` (ascending), after a seek to the first."""
         self._call(lambda: self.reader.seek_accurate(int(indices[0])))
-        for start in range(0, len(indices), CHUNK_FRAMES):
-            for image in self._decode([int(i) for i in indices[start : start + CHUNK_FRAMES]]):
+        for start in range(0, len(indices), _CHUNK_FRAMES):
+            for image in self._decode([int(i) for i in indices[start : start + _CHUNK_FRAMES]]):
                 yield undo_decord_rounding(image) if self.is_limited_range else image
 
     def _decode(self, indices: list[int]) -> np.ndarray:
@@ -131,7 +131,7 @@ class DecordReader:
 
 def read_decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
     """The frames at `indices` as decord gives them. Raises DecordFailed."""
-    if _shared_reader.cache_info().hits > MAX_READER_USES:
+    if _shared_reader.cache_info().hits > _MAX_READER_USES:
         _shared_reader.cache_clear()
     try:
         return list(_shared_reader(source.path, source.video.signature, cover, source.is_limited_range).read_images(indices))

@@ -26,11 +26,11 @@ MAX_ATTEMPTS = 3
 """How often a clip is tried whose decoder dies: it may have been the machine."""
 MAX_PROCESS_REQUESTS = 200
 """Requests after which a decoder process is replaced, whatever it may have leaked."""
-MIN_PIECE_FRAMES = 64
+_MIN_PIECE_FRAMES = 64
 """Frames of a stretch that are decoded in one piece, at least; pieces begin at key frames."""
-PREFETCH_BYTES = 32 << 20
+_PREFETCH_BYTES = 32 << 20
 """How much memory the frames may take that wait for the one who needs them."""
-END_OF_ITEMS = object()
+_END_OF_ITEMS = object()
 
 
 class DecoderPool:
@@ -64,7 +64,7 @@ class DecoderPool:
         """
         whole = os.path.abspath(path)
         pieces = (self._read_piece(whole, video, piece, size) for piece in split_at_keyframes(indices, video.keyframes))
-        return chain.from_iterable(pieces) if self.count == 1 else prefetch_in_order(pieces, self.count, prefetch_depth(size))
+        return chain.from_iterable(pieces) if self.count == 1 else _prefetch_in_order(pieces, self.count, prefetch_depth(size))
 
     def _read_piece(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
         return self._retry(Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size))
@@ -133,18 +133,18 @@ def split_at_keyframes(indices: Sequence[int], keyframes: Int64[np.ndarray, " ke
     starts = np.searchsorted(indices, keyframes)
     begin = 0
     for start in starts:
-        if start - begin >= MIN_PIECE_FRAMES and len(indices) - start >= MIN_PIECE_FRAMES:
+        if start - begin >= _MIN_PIECE_FRAMES and len(indices) - start >= _MIN_PIECE_FRAMES:
             yield indices[begin:start]
             begin = int(start)
     yield indices[begin:]
 
 
 def prefetch_depth(size: tuple[int, int]) -> int:
-    """How many pictures of `format_size` may wait."""
-    return max(2, PREFETCH_BYTES // (3 * size[0] * size[1]))
+    """How many pictures of `_format_size` may wait."""
+    return max(2, _PREFETCH_BYTES // (3 * size[0] * size[1]))
 
 
-def prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
+def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
     """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in all."""
     running: deque[Prefetcher[Item]] = deque()
     try:
@@ -183,7 +183,7 @@ class Prefetcher(Iterator[Item]):
                 items.close()
         except Exception as error:  # noqa: BLE001 - raised by the one who takes the items
             self.error = error
-        self._put(END_OF_ITEMS)
+        self._put(_END_OF_ITEMS)
 
     def _put(self, item: Any) -> None:
         while not self.stopped.is_set():
@@ -192,9 +192,9 @@ class Prefetcher(Iterator[Item]):
 
     def __next__(self) -> Item:
         item = self.ready.get()
-        if item is not END_OF_ITEMS:
+        if item is not _END_OF_ITEMS:
             return item
-        self.ready.put(END_OF_ITEMS)
+        self.ready.put(_END_OF_ITEMS)
         raise self.error or StopIteration
 
     def close(self) -> None:

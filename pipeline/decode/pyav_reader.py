@@ -16,14 +16,14 @@ from pipeline.decode.picture import Image, Scaling, undo_decord_rounding, to_rgb
 MISSING_FRAME = "the decoder gives no frame there"
 
 
-class LocatedFrame(NamedTuple):
+class _LocatedFrame(NamedTuple):
     """A frame that was asked for, or why there is none; `damage` says why its content may be wrong."""
 
     frame: VideoFrame | None
     damage: str | None
 
 
-def find_frames(source: Source, indices: Sequence[int]) -> Iterator[LocatedFrame]:
+def find_frames(source: Source, indices: Sequence[int]) -> Iterator[_LocatedFrame]:
     """The frames of the file at `indices` (ascending), each whole, damaged, or missing.
 
     Raises Quarantined (truncated, not_media) if the file cannot be opened or demuxed any more.
@@ -31,16 +31,16 @@ def find_frames(source: Source, indices: Sequence[int]) -> Iterator[LocatedFrame
     return _find_by_time(source, indices) if source.is_seekable else _find_by_count(source, indices)
 
 
-def _find_by_count(source: Source, indices: Sequence[int]) -> Iterator[LocatedFrame]:
+def _find_by_count(source: Source, indices: Sequence[int]) -> Iterator[_LocatedFrame]:
     """Frames by their place in the decoder's output from the beginning of the file."""
     with open_container(source.path) as container:
         output = enumerate(decode_frames(container))
         for ordinal in source.ordinals[list(indices)]:
             found = next((one for i, one in output if i == ordinal), None)
-            yield LocatedFrame(found.frame, found.damage) if found else LocatedFrame(None, MISSING_FRAME)
+            yield _LocatedFrame(found.frame, found.damage) if found else _LocatedFrame(None, MISSING_FRAME)
 
 
-def _find_by_time(source: Source, indices: Sequence[int]) -> Iterator[LocatedFrame]:
+def _find_by_time(source: Source, indices: Sequence[int]) -> Iterator[_LocatedFrame]:
     """Frames by their time stamps, from a seek on. Begins again one key frame earlier if there is a
     complaint about a frame before the second key frame: FFmpeg complains there of references to
     pictures that were not read, which a stream with open groups has.
@@ -55,20 +55,20 @@ def _find_by_time(source: Source, indices: Sequence[int]) -> Iterator[LocatedFra
             done += 1
 
 
-def _match_times(source: Source, indices: Sequence[int], earlier: int) -> Iterator[tuple[LocatedFrame, bool]]:
+def _match_times(source: Source, indices: Sequence[int], earlier: int) -> Iterator[tuple[_LocatedFrame, bool]]:
     """Each frame with whether it was decoded before the second key frame after a seek."""
-    output = decode_from(source, indices[0], earlier)
+    output = _decode_from(source, indices[0], earlier)
     one = next(output, None)
     for pts in source.pts[list(indices)]:
         while one is not None and (one.frame.pts is None or one.frame.pts < pts):
             one = next(output, None)
         if one is None or one.frame.pts != pts:
-            yield LocatedFrame(None, MISSING_FRAME), one is None or one.is_first_group
+            yield _LocatedFrame(None, MISSING_FRAME), one is None or one.is_first_group
         else:
-            yield LocatedFrame(one.frame, one.damage), one.is_first_group
+            yield _LocatedFrame(one.frame, one.damage), one.is_first_group
 
 
-def decode_from(source: Source, index: int, earlier: int = 0) -> Iterator[DecodedFrame]:
+def _decode_from(source: Source, index: int, earlier: int = 0) -> Iterator[DecodedFrame]:
     """Frames from that one, or from `earlier` key frames before the one that it needs, or from an
     earlier one on. If nothing comes out in time, as in a gradual refresh or a container whose index
     is coarse, begins 1, 3, 7, ... key frames earlier, at last at the beginning of the file.
@@ -88,7 +88,7 @@ def decode_from(source: Source, index: int, earlier: int = 0) -> Iterator[Decode
 
 
 def to_image(frame: VideoFrame, source: Source, size: tuple[int, int], scaling: Scaling) -> Image:
-    """RGB at `format_size` = (width, height), as shown; as decord would give it with scaling "decord"."""
+    """RGB at `_format_size` = (width, height), as shown; as decord would give it with scaling "decord"."""
     image = to_rgb(frame, size, source.orientation, scaling)
     return undo_decord_rounding(image) if scaling == "decord" and source.is_limited_range else image
 

@@ -20,7 +20,7 @@ MAX_BUFFER_BYTES = 128 << 20
 
 
 def read_pictures(source: Source, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
-    """The frames at `indices` (ascending), scaled to cover `format_size` = (width, height) and cropped about
+    """The frames at `indices` (ascending), scaled to cover `_format_size` = (width, height) and cropped about
     the centre, RGB, as shown. The same pixels whichever indices were read before.
 
     Raises Quarantined (too_many_pixels) for pictures over the limit, and (truncated, not_media) if

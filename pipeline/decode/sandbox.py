@@ -27,28 +27,28 @@ DEFENSES = {
     "parent": "it cannot read the memory and the environment of the process that started it",
 }
 """What is tried, and what holds of a decoder process if it worked."""
-MAX_DESCRIPTORS = 64
+_MAX_DESCRIPTORS = 64
 """How many files a decoder may have open: a video, and what its libraries read."""
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
-CLONE_THREAD, CLONE_NEWUSER, CLONE_NEWNET = 0x00010000, 0x10000000, 0x40000000
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_CLONE_THREAD, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00010000, 0x10000000, 0x40000000
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
 """To use any file, and to read any: of an administrator's rights a decoder keeps the least of the
 two that it has, since videos may be other users'."""
-CAPABILITY_VERSION_3 = 0x20080522
-LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF, LANDLOCK_VERSION = 444, 446, 1
-LANDLOCK_RIGHTS = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
+_CAPABILITY_VERSION_3 = 0x20080522
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF, _LANDLOCK_VERSION = 444, 446, 1
+_LANDLOCK_RIGHTS = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 """By version: executing, writing and removing of every kind; renaming across folders; truncating;
 control of devices. Reading is not among them, since a decoder is told its paths one by one."""
-LANDLOCK_TCP, LANDLOCK_SCOPES = (4, 0b11), (6, 0b11)
+_LANDLOCK_TCP, _LANDLOCK_SCOPES = (4, 0b11), (6, 0b11)
 """Binding and connecting TCP; abstract sockets of others and signals to them."""
 
 EPERM, ENOSYS = 1, 38
-WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
-SECCOMP_ALLOW, SECCOMP_ERRNO, SECCOMP_ALL_THREADS = 0x7FFF0000, 0x00050000, 1
+_WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+SECCOMP_ALLOW, SECCOMP_ERRNO, _SECCOMP_ALL_THREADS = 0x7FFF0000, 0x00050000, 1
 BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_JUMP_ANY_BIT, BPF_RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ARCHITECTURES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
 """AUDIT_ARCH of each, its column below, and its number of seccomp."""
-X32_CALL_BIT = 0x40000000
+_X32_CALL_BIT = 0x40000000
 """Added to the numbers of x86-64's second interface, under which they would pass the filter."""
 DENIED_CALLS = """
 socket=41,198 socketpair=53,199 connect=42,203 bind=49,200 listen=50,201 accept=43,202
@@ -77,7 +77,7 @@ shmget=29,194 shmat=30,196 msgget=68,186 semget=64,190 mq_open=240,180
 """System calls that end with EPERM, each with its number on x86-64 and on aarch64, `-` where it has
 none: connections, programs, other processes, mounts, the kernel, files, and memory that counts as
 no process's."""
-OPEN, OPENAT, OPENAT2 = "open=2,-", "openat=257,56", "openat2=437,437"
+OPEN, OPENAT, _OPENAT2 = "open=2,-", "openat=257,56", "openat2=437,437"
 CLONE, CLONE3 = "clone=56,220", "clone3=435,435"
 KILL, TGKILL, PRLIMIT = "kill=62,129", "tgkill=234,131", "prlimit64=302,261"
 """Those of which it depends on an argument."""
@@ -87,7 +87,7 @@ def isolate() -> list[str]:
     """Leaves the network. It takes a name space of users too, unless an administrator does it, who
     would lose the right to read others' files there. One thread may run.
     """
-    way = CLONE_NEWNET | (CLONE_NEWUSER if os.geteuid() else 0)
+    way = _CLONE_NEWNET | (_CLONE_NEWUSER if os.geteuid() else 0)
     return _run_steps({"network": lambda: ctypes.CDLL(None).unshare(way) == 0})
 
 
@@ -97,7 +97,7 @@ def confine() -> list[str]:
     """
     return _run_steps({
         "capabilities": _drop_capabilities,
-        "privileges": lambda: _prctl(PR_SET_NO_NEW_PRIVS, 1),
+        "privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
         "landlock": _apply_landlock,
         "system calls": _filter_system_calls,
         "descriptors": _limit_descriptors,
@@ -108,7 +108,7 @@ def conceal() -> list[str]:
     """Keeps other processes of this user from reading this one's memory and environment, as from
     `/proc`. A debugger then wants an administrator, and this process leaves no core dump.
     """
-    return _run_steps({"parent": lambda: _prctl(PR_SET_DUMPABLE, 0)})
+    return _run_steps({"parent": lambda: _prctl(_PR_SET_DUMPABLE, 0)})
 
 
 def _run_steps(steps: dict[str, Callable[[], bool]]) -> list[str]:
@@ -128,37 +128,37 @@ def _prctl(option: int, value: int) -> bool:
 def _drop_capabilities() -> bool:
     """All but that to read, which only an administrator's process has."""
     libc = ctypes.CDLL(None, use_errno=True)
-    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     held = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; twice 32 bits each
     if libc.capget(header, held) != 0:
         return False
     effective, permitted, _, *_ = struct.unpack("=6I", held.raw)
-    kept = effective & permitted & CAP_DAC_READ_SEARCH or effective & permitted & CAP_DAC_OVERRIDE
+    kept = effective & permitted & _CAP_DAC_READ_SEARCH or effective & permitted & _CAP_DAC_OVERRIDE
     return libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) == 0
 
 
 def _apply_landlock() -> bool:
     """A set of rules that handles every kind of writing and allows none."""
     libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_VERSION)
+    version = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION)
     if version < 1:
         return False
-    files = sum(rights for since, rights in LANDLOCK_RIGHTS.items() if version >= since)
-    more = LANDLOCK_TCP, LANDLOCK_SCOPES
+    files = sum(rights for since, rights in _LANDLOCK_RIGHTS.items() if version >= since)
+    more = _LANDLOCK_TCP, _LANDLOCK_SCOPES
     tcp, scopes = (bits if version >= since else 0 for since, bits in more)
-    fields = 1 + (version >= LANDLOCK_TCP[0]) + (version >= LANDLOCK_SCOPES[0])
+    fields = 1 + (version >= _LANDLOCK_TCP[0]) + (version >= _LANDLOCK_SCOPES[0])
     rules = struct.pack("=3Q", files, tcp, scopes)
-    ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, rules, ctypes.c_size_t(8 * fields), 0)
+    ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, rules, ctypes.c_size_t(8 * fields), 0)
     if ruleset < 0:
         return False
     try:
-        return libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0
+        return libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0
     finally:
         os.close(ruleset)
 
 
 def _limit_descriptors() -> bool:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     return True
 
@@ -171,7 +171,7 @@ def _filter_system_calls() -> bool:
     program = b"".join(build_filter(platform.machine(), os.getpid()))
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    return ctypes.CDLL(None).syscall(seccomp, 1, SECCOMP_ALL_THREADS, header) == 0
+    return ctypes.CDLL(None).syscall(seccomp, 1, _SECCOMP_ALL_THREADS, header) == 0
 
 
 def build_filter(machine: str, process: int) -> list[bytes]:
@@ -195,13 +195,13 @@ def build_filter(machine: str, process: int) -> list[bytes]:
 
     return [
         _instruction(BPF_LOAD, 4), _instruction(BPF_JUMP_EQUAL, architecture, 1, 0), *refuse,
-        _instruction(BPF_LOAD, 0), _instruction(BPF_JUMP_AT_LEAST, X32_CALL_BIT, 0, 1), *refuse,
-        *on([OPEN], flagged(1, WRITE_FLAGS, refuse, allow)),
-        *on([OPENAT], flagged(2, WRITE_FLAGS, refuse, allow)),
-        *on([CLONE], flagged(0, CLONE_THREAD, allow, refuse)),
+        _instruction(BPF_LOAD, 0), _instruction(BPF_JUMP_AT_LEAST, _X32_CALL_BIT, 0, 1), *refuse,
+        *on([OPEN], flagged(1, _WRITE_FLAGS, refuse, allow)),
+        *on([OPENAT], flagged(2, _WRITE_FLAGS, refuse, allow)),
+        *on([CLONE], flagged(0, _CLONE_THREAD, allow, refuse)),
         *on([KILL, TGKILL], of(process)),
         *on([PRLIMIT], of(0)),  # 0 is the one that calls
-        *on([CLONE3, OPENAT2], missing),  # flags out of sight; C libraries try the others
+        *on([CLONE3, _OPENAT2], missing),  # flags out of sight; C libraries try the others
         *on(DENIED_CALLS.split(), refuse),
         *allow,
     ]  # fmt: skip

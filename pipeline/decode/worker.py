@@ -32,19 +32,19 @@ from schemas.clip import FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
 SLOT_COUNT = 2
-SLOT_BYTES = 4 << 20
+_SLOT_BYTES = 4 << 20
 """About how much of the memory one batch of pictures takes."""
 RELEASE_SLOT = b""
 """The parent's message that the oldest slot may be filled again."""
 READY, DONE = b"ready", b"done"
-VIDEO_FIELDS = ("end_s", "aspect", "height", "decoder", "decoder_reason")
+_VIDEO_FIELDS = ("end_s", "aspect", "height", "decoder", "decoder_reason")
 """What is told of a video beside its signature, its times and its key frames."""
-ORPHAN_CHECK_S = 1.0
+_ORPHAN_CHECK_S = 1.0
 
 
 def batch_size(size: tuple[int, int]) -> int:
-    """Pictures of `format_size` in one batch."""
-    return max(1, SLOT_BYTES // (3 * size[0] * size[1]))
+    """Pictures of `_format_size` in one batch."""
+    return max(1, _SLOT_BYTES // (3 * size[0] * size[1]))
 
 
 def view_slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
@@ -54,28 +54,28 @@ def view_slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
 
 
 def memory_bytes(size: tuple[int, int]) -> int:
-    """How large the memory must be for pictures of `format_size`."""
+    """How large the memory must be for pictures of `_format_size`."""
     return SLOT_COUNT * batch_size(size) * 3 * size[0] * size[1]
 
 
-def serialize_video(video: VideoInfo) -> bytes:
+def _serialize_video(video: VideoInfo) -> bytes:
     """A video as a message."""
-    told = {name: getattr(video, name) for name in (*VIDEO_FIELDS, "signature")}
+    told = {name: getattr(video, name) for name in (*_VIDEO_FIELDS, "signature")}
     head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
     return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
 
 
 def deserialize_video(message: bytes) -> VideoInfo:
-    """Inverse of `serialize_video`. Raises ValueError, KeyError or TypeError where the message is another."""
+    """Inverse of `_serialize_video`. Raises ValueError, KeyError or TypeError where the message is another."""
     line, _, data = message.partition(b"\n")
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    told = {name: head[name] for name in VIDEO_FIELDS}
+    told = {name: head[name] for name in _VIDEO_FIELDS}
     return VideoInfo(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
 
 
-def serve(connection: Connection, descriptor: int) -> None:
+def _serve(connection: Connection, descriptor: int) -> None:
     """Answers requests until the parent is gone."""
     while True:
         message = connection.recv_bytes()
@@ -98,14 +98,14 @@ def answer_request(request: dict[str, Any], connection: Connection, descriptor: 
         found = file_signature(request["path"])
     if "indices" in request and list(found or ()) != request["signature"]:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
-    source = probe_cached(request["path"], found, config)
+    source = _probe_cached(request["path"], found, config)
     if "indices" not in request:
-        yield serialize_video(source.video)
+        yield _serialize_video(source.video)
         return
-    yield from stream_batches(source, request, connection, descriptor)
+    yield from _stream_batches(source, request, connection, descriptor)
 
 
-def stream_batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+def _stream_batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
     """Fills one slot after the other; waits for the parent to let one go that is filled again. If the
     file cannot be read any further, the pictures before that come first.
     """
@@ -113,7 +113,7 @@ def stream_batches(source: Source, request: dict[str, Any], connection: Connecti
 
     size = tuple(request["size"])
     memory = view_slots(mmap.mmap(descriptor, memory_bytes(size)), size)
-    pictures, end = take_until_quarantined(read_pictures(source, request["indices"], size))
+    pictures, end = _take_until_quarantined(read_pictures(source, request["indices"], size))
     for turn, batch in enumerate(iter(lambda: list(islice(pictures, batch_size(size))), [])):
         if turn >= SLOT_COUNT:
             connection.recv_bytes()
@@ -129,7 +129,7 @@ def stream_batches(source: Source, request: dict[str, Any], connection: Connecti
     yield DONE
 
 
-def take_until_quarantined(pictures: Iterator[PictureResult]) -> tuple[Iterator[PictureResult], list[Quarantined]]:
+def _take_until_quarantined(pictures: Iterator[PictureResult]) -> tuple[Iterator[PictureResult], list[Quarantined]]:
     """The pictures up to a refusal, which then stands in the list."""
     end: list[Quarantined] = []
 
@@ -143,19 +143,19 @@ def take_until_quarantined(pictures: Iterator[PictureResult]) -> tuple[Iterator[
 
 
 @lru_cache(1)
-def probe_cached(path: str, found: FileSignature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
+def _probe_cached(path: str, found: FileSignature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
     """The probe of the last file, kept for its pieces."""
     from pipeline.decode.probe import probe
 
     return probe(path, config)
 
 
-def exit_with_parent(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """Ends this process when its parent is gone, even if it is busy decoding."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(ORPHAN_CHECK_S)
+            time.sleep(_ORPHAN_CHECK_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -171,10 +171,10 @@ def main(arguments: list[str]) -> None:
     from pipeline.decode import probe, readers  # noqa: F401 - what the first clip would wait for
 
     defenses += sandbox.confine()
-    exit_with_parent(parent)  # only now: a thread that runs already might be left outside
+    _exit_with_parent(parent)  # only now: a thread that runs already might be left outside
     try:
         connection.send_bytes("\n".join([READY.decode(), *defenses]).encode())
-        serve(connection, descriptor)
+        _serve(connection, descriptor)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -39,7 +39,7 @@ from schemas.outcome import Outcome, Quarantined, Reason, Stage, WindowOutcome
 from schemas.run_contract import contract_provenance
 from schemas.sample import Sample
 
-STRIP_WIDTH = 96
+_STRIP_WIDTH = 96
 """Width of one frame in a rejected window's strip."""
 
 
@@ -62,7 +62,7 @@ class WindowResult(NamedTuple):
 
 
 def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[WindowOutcome | ShardTiming]:
-    """Builds and commits one shard of the plan with `check_decoders` decoder processes; yields what becomes of each window as soon
+    """Builds and commits one shard of the plan with `_check_decoders` decoder processes; yields what becomes of each window as soon
     as it is known, and at last what it took.
 
     Raises OSError where the data set cannot be written, ContractMismatch where this machine's weights are not the run's;
@@ -93,10 +93,10 @@ def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEsti
     stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row["clip_id"])]
     with closing(ChunkStream(stretches, pool, config.plan, config.size)) as decoded:
         for stretch, stream in decoded:
-            yield from build_chunk(stretch, clock.measure_wait(stream), config, estimator)
+            yield from _build_chunk(stretch, clock.measure_wait(stream), config, estimator)
 
 
-def build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[WindowResult]:
+def _build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[WindowResult]:
     """One result for each of these windows of one clip, from its stream (Stretches). A window that
     touches a damaged frame is quarantined; if the video cannot be read any further, so are those
     still to come. The others are what they would have been.
@@ -105,13 +105,13 @@ def build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig
     try:
         for begun in start_windows(rows, stream, config, estimator):
             if last is not None:
-                yield finish_window(last, config)
+                yield _finish_window(last, config)
             done, last = done + 1, begun
         left = []
     except Quarantined as error:
-        left = [quarantine_window(row, error) for row in rows[done:]]
+        left = [_quarantine_window(row, error) for row in rows[done:]]
     if last is not None:
-        yield finish_window(last, config)
+        yield _finish_window(last, config)
     yield from left
 
 
@@ -122,14 +122,14 @@ def start_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConf
     found: ChunkInfo = next(stream)
     for row, seen in zip(rows, iter_windows(found, stream, estimator), strict=True):
         if isinstance(seen, Quarantined):
-            yield quarantine_window(row, seen)
+            yield _quarantine_window(row, seen)
             continue
         decoders = " and ".join(dict.fromkeys(one.decoder for one in seen))
         described = dict(decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description())
         yield PendingWindow(row, seen, measure_flow(row["key"], seen, config, estimator), described)
 
 
-def finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
+def _finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
     """Measures one window, judges it, and makes its sample if it is kept."""
     if isinstance(begun, WindowResult):
         return begun
@@ -140,20 +140,20 @@ def finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> W
         columns = make_measure_columns(measures, moved)
         verdicts = filters.judge(measures, config.thresholds)
         if verdicts:
-            return reject_window(row, verdicts, columns, seen)
+            return _reject_window(row, verdicts, columns, seen)
         sample = make_sample(row, seen, moved, measures, config, **described)
     except Quarantined as error:
-        return quarantine_window(row, error)
+        return _quarantine_window(row, error)
     return WindowResult(outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns), sample)
 
 
-def reject_window(row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]) -> WindowResult:
-    strip = picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
+def _reject_window(row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]) -> WindowResult:
+    strip = _picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
     row = outcome_row(row, Outcome.REJECTED, Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts), **measured)
     return WindowResult(row, strip=strip)
 
 
-def quarantine_window(row: dict, error: Quarantined) -> WindowResult:
+def _quarantine_window(row: dict, error: Quarantined) -> WindowResult:
     return WindowResult(outcome_row(row, Outcome.QUARANTINED, error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts))
 
 
@@ -162,10 +162,10 @@ def outcome_row(row: dict, outcome: Outcome, stage: Stage, **columns: Any) -> di
     return dict(key=row["key"], outcome=outcome, stage=stage, attempts=1) | columns
 
 
-def picture_strip(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> str:
+def _picture_strip(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> str:
     """Small copies side by side, as a base64 JPEG of a few kB for the report."""
     height, width = images[0].shape[:2]
-    small = (STRIP_WIDTH, max(1, round(STRIP_WIDTH * height / width)))
+    small = (_STRIP_WIDTH, max(1, round(_STRIP_WIDTH * height / width)))
     strip = Image.fromarray(np.hstack([np.asarray(Image.fromarray(image).resize(small)) for image in images]))
     buffer = io.BytesIO()
     strip.save(buffer, "jpeg", quality=75)

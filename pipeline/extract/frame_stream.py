@@ -24,11 +24,11 @@ from pipeline.flow.estimator import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
-FRAMES_PER_BATCH = 16
+_FRAMES_PER_BATCH = 16
 """Frames that are prepared together."""
 
 
-TIME_TOLERANCE_S = 1e-5
+_TIME_TOLERANCE_S = 1e-5
 """Times of a frame that differ by less are equal: an hour of float64 subtractions, and far under
 any frame's duration.
 """
@@ -145,20 +145,20 @@ def probe_planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> 
     found = file_signature(clip.uri)
     if found is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
-    if (sha256 := cached_sha256(clip.uri, found)) != (planned := rows[0]["sha256"]):
+    if (sha256 := _cached_sha256(clip.uri, found)) != (planned := rows[0]["sha256"]):
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned")
     video = pool.probe(clip.uri)
     if video.signature != found:
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
     times = dict(enumerate(times_since_first(video)))
     starts = [(times.get(row["start_frame"], np.inf), row["start_time_s"]) for row in rows]
-    if any(abs(now - then) > TIME_TOLERANCE_S for now, then in starts):  # as another library sees it
+    if any(abs(now - then) > _TIME_TOLERANCE_S for now, then in starts):  # as another library sees it
         raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
     return video
 
 
 @lru_cache(4096)
-def cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - part of the key
+def _cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - part of the key
     """sha256 of a file, hexadecimal; read once while the file is the same, however many stretches and cuts are of it. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -169,7 +169,7 @@ def iter_windows(found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstim
 
     Raises Quarantined if the video cannot be read any further.
     """
-    stream = prepare_frames(frames, estimator)
+    stream = _prepare_frames(frames, estimator)
     seen: dict[int, PreparedFrame | Quarantined] = {}
     for span in found.spans:
         seen = {index: one for index, one in seen.items() if index >= span.start}
@@ -181,10 +181,10 @@ def iter_windows(found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstim
         yield refusal or [one for one in window if isinstance(one, PreparedFrame)]
 
 
-def prepare_frames(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
+def _prepare_frames(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
     """Every frame, by its index, with what is computed once for it, or its refusal if it is damaged."""
     before: FrameStats | None = None
-    for together in batch_frames(frames, FRAMES_PER_BATCH):
+    for together in _batch_frames(frames, _FRAMES_PER_BATCH):
         images = [frame.image for frame in together if not frame.picture.damage]
         all_prepared = iter(estimator.prepare(images) if images else [])
         for frame in together:
@@ -198,7 +198,7 @@ def prepare_frames(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterato
             before = look
 
 
-def batch_frames(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
+def _batch_frames(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
     """Lists of `count` frames; if the video cannot be read any further, those before that first."""
     batch, end = [], None
     try:

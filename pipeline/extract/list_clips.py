@@ -20,16 +20,16 @@ from schemas.outcome import (
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"]
 )
-MAX_TEXT_CHARACTERS = 4096
+_MAX_TEXT_CHARACTERS = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
-MAX_CUT_TIME_S = 1e9
+_MAX_CUT_TIME_S = 1e9
 """30 years: no time of a cut is later, or earlier, than that."""
-MISSING_NUMBER_WORDS = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
+_MISSING_NUMBER_WORDS = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"])
 """Words of other programs for a number that is missing. For a text there is none: a clip may be
 called NA.
 """
-TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
-OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
+_TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
+_OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
@@ -58,7 +58,7 @@ def _list_path(path: Path) -> list[Clip]:
         if not found:
             raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
         return found
-    if path.suffix.lower() in TABLE_SUFFIXES and path.exists():
+    if path.suffix.lower() in _TABLE_SUFFIXES and path.exists():
         return _read_clip_table(path)
     if not path.exists():
         raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
@@ -87,7 +87,7 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
 def _list_url(url: str) -> list[Clip]:
     """Of object storage; a table there is not read."""
     found = [one for one in list_object_urls(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
-    if not found or PurePosixPath(url).suffix.lower() in TABLE_SUFFIXES:
+    if not found or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
         raise ValueError(f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine")
     return [Clip(uri=one) for one in found]
 
@@ -95,13 +95,13 @@ def _list_url(url: str) -> list[Clip]:
 def _read_clip_table(path: Path) -> list[Clip]:
     """Relative uris are relative to the table's folder."""
     try:
-        table = read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
+        table = _read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeError) as error:
         words = f"{to_printable(str(error))}; expected Parquet, or CSV in UTF-8"
         raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
     if table.column_names.count("uri") != 1 or not len(table):
         raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
-    columns = {"uri": pa.string()} | {n: t for n, t in OPTIONAL_COLUMNS.items() if n in table.column_names}
+    columns = {"uri": pa.string()} | {n: t for n, t in _OPTIONAL_COLUMNS.items() if n in table.column_names}
     try:
         rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
     except (pa.ArrowException, KeyError) as error:
@@ -109,31 +109,31 @@ def _read_clip_table(path: Path) -> list[Clip]:
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
     for number, row in enumerate(rows, 1):
-        check_clip_row(f"of row {number} of table {str(path)!r}", row)
+        _check_clip_row(f"of row {number} of table {str(path)!r}", row)
     return [_clip_from_table_row(row, path.parent) for row in rows]
 
 
-def check_clip_row(which: str, row: dict[str, Any]) -> None:
+def _check_clip_row(which: str, row: dict[str, Any]) -> None:
     """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text without end."""
     for name, value in row.items():
         if isinstance(value, str):
-            if len(value) > MAX_TEXT_CHARACTERS:
-                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {MAX_TEXT_CHARACTERS}")
+            if len(value) > _MAX_TEXT_CHARACTERS:
+                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {_MAX_TEXT_CHARACTERS}")
             check_no_secret(f"{name} {which}", value)
     if not is_storage_url(row["uri"]):
         check_not_url(f"uri {which}", row["uri"])
 
 
-def read_csv(path: Path) -> pa.Table:
+def _read_csv(path: Path) -> pa.Table:
     """A CSV with a header; known columns keep their type, whatever their values look like, and only
     an empty text is none.
     """
-    texts = {name: pa.string() for name in ("uri", *OPTIONAL_COLUMNS)}
+    texts = {name: pa.string() for name in ("uri", *_OPTIONAL_COLUMNS)}
     options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""])
     table = csv.read_csv(path, convert_options=options)
     for place, name in enumerate(table.column_names):
-        if OPTIONAL_COLUMNS.get(name) == pa.float64():
-            numbers = [None if text in MISSING_NUMBER_WORDS else text for text in table[name].to_pylist()]
+        if _OPTIONAL_COLUMNS.get(name) == pa.float64():
+            numbers = [None if text in _MISSING_NUMBER_WORDS else text for text in table[name].to_pylist()]
             table = table.set_column(place, name, pa.array(numbers, pa.string()).cast(pa.float64()))
     return table
 
@@ -153,4 +153,4 @@ def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
 
 def _clamp_cut_time(seconds: float) -> float:
     """The time of a cut, or FARTHEST_S before or after the first frame."""
-    return min(max(seconds, -MAX_CUT_TIME_S), MAX_CUT_TIME_S)
+    return min(max(seconds, -_MAX_CUT_TIME_S), _MAX_CUT_TIME_S)

@@ -27,9 +27,9 @@ from schemas.outcome import (
 from schemas.records import PLAN_SCHEMA
 from schemas.sample import sample_key
 
-TIME_ROUNDING_S = 1e-6
+_TIME_ROUNDING_S = 1e-6
 """Times of frames that should be equal differ by less: by their containers' and float64's rounding."""
-MAX_MISSING_FRAMES = 2
+_MAX_MISSING_FRAMES = 2
 """Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
 a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
 3).
@@ -66,7 +66,7 @@ def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo],
     """
     sha256 = size = None
     try:
-        check_clip_path(clip)
+        _check_clip_path(clip)
         with local_clip_path(clip.uri, staging) as path:
             check_readable(path)
             sha256, size = hash_file(path)
@@ -77,7 +77,7 @@ def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo],
 
 def with_windows(planned: PlannedClip, video: VideoInfo, config: PlanConfig) -> PlannedClip:
     """The clip with its windows, or rejected as too short for one."""
-    (start_s, end_s), times = clip_range(planned.clip, video), times_since_first(video)
+    (start_s, end_s), times = _clip_range(planned.clip, video), times_since_first(video)
     first = int(np.searchsorted(times, start_s))
     starts = plan_windows(times[(times >= start_s) & (times < end_s)], end_s, config)
     windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
@@ -95,15 +95,15 @@ def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str 
     return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
 
 
-def check_clip_path(clip: Clip) -> None:
+def _check_clip_path(clip: Clip) -> None:
     """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
-    if readable_uri(clip.uri) != clip.uri:
+    if _readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
     if clip.root is not None and not _is_inside(clip.uri, clip.root):
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
 
 
-def readable_uri(uri: str) -> str:
+def _readable_uri(uri: str) -> str:
     """The path as a table can hold it: bytes that are not UTF-8 as escapes."""
     return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -119,21 +119,21 @@ def hash_file(path: str) -> tuple[str, int]:
 
 def identify_clip(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
     """The clip with its id and split: by its content, or if that cannot be read by its path."""
-    name = clip.clip_id or (sha256[:16] + cut_name(clip) if sha256 else unreadable_clip_id(clip))
+    name = clip.clip_id or (sha256[:16] + _cut_name(clip) if sha256 else _unreadable_clip_id(clip))
     identity = clip.source or sha256
     split = clip.split or (choose_split(identity, config.test_fraction) if identity else None)
     return PlannedClip(clip=clip, clip_id=name, split=split, sha256=sha256, bytes=size)
 
 
-def unreadable_clip_id(clip: Clip) -> str:
+def _unreadable_clip_id(clip: Clip) -> str:
     """The id of a clip whose content could not be read: `unread` and 10 hexadecimal digits of the
     sha256 of its place, which stays what it is if the folder is moved; then its cut.
     """
-    place = readable_uri(clip.place or clip.uri)
-    return "unread" + hashlib.sha256(place.encode()).hexdigest()[:10] + cut_name(clip)
+    place = _readable_uri(clip.place or clip.uri)
+    return "unread" + hashlib.sha256(place.encode()).hexdigest()[:10] + _cut_name(clip)
 
 
-def cut_name(clip: Clip) -> str:
+def _cut_name(clip: Clip) -> str:
     """What tells the cuts of one video apart, in milliseconds; nothing for a whole video."""
     if clip.start_s is None and clip.end_s is None:
         return ""
@@ -161,7 +161,7 @@ def _subtract_time(times: Any, first: float) -> Any:
     return times if first == 0 else np.round(times - first, 9)
 
 
-def clip_range(clip: Clip, video: VideoInfo) -> tuple[float, float]:
+def _clip_range(clip: Clip, video: VideoInfo) -> tuple[float, float]:
     """(start, end) of the clip within its file, seconds after the first frame."""
     start_s, end_s = clip.start_s or 0.0, float(_subtract_time(video.end_s, video.times[0]))
     return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
@@ -177,16 +177,16 @@ def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: Pl
     if len(times) < 2:
         return []
     seconds = config.frames / config.fps
-    frames = MAX_MISSING_FRAMES + 0.01  # time stamps are rounded
+    frames = _MAX_MISSING_FRAMES + 0.01  # time stamps are rounded
     slack = min(frames * np.median(np.diff(times)), seconds / 2)
-    grid = times[0] + candidate_strides(times, config) * config.stride / config.fps
+    grid = times[0] + _candidate_strides(times, config) * config.stride / config.fps
     right = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     starts = np.unique(np.where(grid - times[right - 1] <= times[right] - grid, right - 1, right))
     starts = starts[(starts < len(times) - 1) & (times[starts] + seconds <= end_s + slack)]
     return [(int(i), float(times[i])) for i in starts]
 
 
-def candidate_strides(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
+def _candidate_strides(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
     """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
     place = (times - times[0]) * config.fps / config.stride
     beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
@@ -195,9 +195,9 @@ def candidate_strides(times: Float64[np.ndarray, " frames"], config: PlanConfig)
 
 def window_span(clip: Clip, video: VideoInfo, window: Window, config: PlanConfig) -> range:
     """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
-    (_, end_s), times = clip_range(clip, video), times_since_first(video)
+    (_, end_s), times = _clip_range(clip, video), times_since_first(video)
     last_instant = window.start_time_s + (config.frames - 1) / config.fps
-    last = np.searchsorted(times, last_instant - TIME_ROUNDING_S)  # else rounding decides on one frame more
+    last = np.searchsorted(times, last_instant - _TIME_ROUNDING_S)  # else rounding decides on one frame more
     inside = np.searchsorted(times, end_s) - 1
     return range(window.start_frame, int(min(last, inside)) + 1)
 
@@ -220,7 +220,7 @@ def plan_round(
     label: str,
     config: PlanConfig,
 ) -> list[dict]:
-    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `clip_label` in their
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `_clip_label` in their
     names: clips that gave no window, probed again, and windows that are tried again, beside all
     that is `planned` already.
 
@@ -249,9 +249,9 @@ def _make_window_and_empty_clip_rows(clips: Iterable[PlannedClip], seen: set[str
 def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
     row = dict.fromkeys(PLAN_SCHEMA.names) | dict(
-        clip_id=planned.clip_id, uri=readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
+        clip_id=planned.clip_id, uri=_readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
         clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
-        root=clip.root and readable_uri(clip.root),
+        root=clip.root and _readable_uri(clip.root),
     )  # fmt: skip
     if planned.retried is not None:
         row["retried"] = planned.retried
@@ -315,10 +315,10 @@ def _clip_identities(planned: PlannedClip) -> list[Any]:
     clip, cut = planned.clip, (planned.clip.start_s, planned.clip.end_s)
     if clip.clip_id is not None:
         return [planned.clip_id]
-    places: list[tuple] = [(None, readable_uri(clip.uri), *cut)]
+    places: list[tuple] = [(None, _readable_uri(clip.uri), *cut)]
     if clip.root is not None and clip.place is not None:
-        places.append(("root", readable_uri(clip.place), *cut))
-    return [planned.clip_id, unreadable_clip_id(clip), *places]
+        places.append(("root", _readable_uri(clip.place), *cut))
+    return [planned.clip_id, _unreadable_clip_id(clip), *places]
 
 
 def _row_identities(row: dict) -> list[Any]:
@@ -340,7 +340,7 @@ def _apply_earlier_plan(
     that it had, which says its place in a folder that was moved. If its content was read then and
     now, and is another, it is another input, whatever became of its probe.
     """
-    uri = readable_uri(planned.clip.uri)
+    uri = _readable_uri(planned.clip.uri)
     clip_id, *others = _clip_identities(planned)
     places = [by_place.get(name) for name in others if isinstance(name, tuple)]
     named = by_id.get(clip_id, {})
@@ -366,7 +366,7 @@ def clip_to_retry(row: dict) -> Clip:
     names = ("uri", "licence", "source", "split", "root")
     columns: dict[str, Any] = {name: row.get(name) for name in names}
     clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
-    unread = f"unread[0-9a-f]{{10}}{re.escape(cut_name(clip))}"  # unread_name
+    unread = f"unread[0-9a-f]{{10}}{re.escape(_cut_name(clip))}"  # unread_name
     own = row["sha256"] is not None or not re.fullmatch(unread, row["clip_id"])
     return replace(clip, clip_id=row["clip_id"] if own else None)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.flow.estimator import FlowEstimator
 
 Item = TypeVar("Item")
-END = object()
+_END = object()
 
 
 class ShardTiming(NamedTuple):
@@ -33,10 +33,10 @@ class ShardTimer:
         while True:
             asked = time.monotonic()
             try:
-                item = next(items, END)
+                item = next(items, _END)
             finally:
                 self.wait_s += time.monotonic() - asked
-            if item is END:
+            if item is _END:
                 return
             yield item  # pyright: ignore[reportReturnType]
 
@@ -47,7 +47,7 @@ class ShardTimer:
         from pipeline.motion.spectrum_gpu import BusyClock
 
         self.busy_clock = BusyClock(estimator.device)
-        return TimedEstimator(estimator, self.busy_clock)
+        return _TimedEstimator(estimator, self.busy_clock)
 
     def timing(self) -> ShardTiming:
         """What it took so far."""
@@ -55,7 +55,7 @@ class ShardTimer:
         return ShardTiming(round(seconds, 2), round(self.wait_s / seconds, 3), round(self.busy_clock.idle_share(), 3) if self.busy_clock else None)
 
 
-class TimedEstimator:
+class _TimedEstimator:
     """An estimator whose work is done within a context."""
 
     def __init__(self, estimator: FlowEstimator, working: AbstractContextManager[Any]):

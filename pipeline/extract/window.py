@@ -19,9 +19,9 @@ from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
 from schemas.outcome import FilterMeasures, Quarantined, Reason, Stage
 from schemas.sample import FORMAT_VERSION, Sample
 
-MEASURE_DIGITS = 6
+_MEASURE_DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
-HALF_MAX = float(np.finfo(np.float16).max)
+_HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class PendingMotion(NamedTuple):
@@ -34,7 +34,7 @@ class PendingMotion(NamedTuple):
     """Flow [2, H, W] from each frame to check to the start frame, by index."""
 
 
-class WindowMotion(NamedTuple):
+class _WindowMotion(NamedTuple):
     """The motion of a window, in this process."""
 
     sums: RunningSpectrum
@@ -45,14 +45,14 @@ class WindowMotion(NamedTuple):
     """Of forward and backward flow, over what is tolerated."""
 
 
-def synchronize(moving: PendingMotion) -> WindowMotion:
+def synchronize(moving: PendingMotion) -> _WindowMotion:
     """Waits for the device. Raises Quarantined (nonfinite)."""
     sums = moving.sums
     sums.synchronize()
     if not sums.is_finite():
         raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
     forward, backward = ({i: to_array(flow) for i, flow in flows.items()} for flows in (moving.forward, moving.backward))
-    return WindowMotion(sums, sums.grid_motion(), forward, relative_disagreements([(forward[i], back) for i, back in backward.items()]))
+    return _WindowMotion(sums, sums.grid_motion(), forward, relative_disagreements([(forward[i], back) for i, back in backward.items()]))
 
 
 def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
@@ -64,7 +64,7 @@ def measure_flow(key: str, seen: Sequence[PreparedFrame], config: BuildConfig, e
     """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
     checks = backward_frame_indices(len(seen), config.checks)
     wanted = {*choose_pair_frames(key, len(seen), config.pairs), *checks}
-    sums, forward = running_sums(seen, config, estimator), {}
+    sums, forward = _running_sums(seen, config, estimator), {}
     for first in range(0, len(seen), BLOCK_FRAMES):
         block = estimator.displace([(seen[0].flow_input, one.flow_input) for one in seen[first : first + BLOCK_FRAMES]])
         sums.add(block)
@@ -73,7 +73,7 @@ def measure_flow(key: str, seen: Sequence[PreparedFrame], config: BuildConfig, e
     return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)))
 
 
-def running_sums(seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
+def _running_sums(seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
     """Empty sums for a window of these frames, where the estimator's results are."""
     times = np.array([one.time for one in seen]) - seen[0].time
     shape: dict[str, Any] = dict(time=config.plan.frames, fps=config.plan.fps, frequencies=config.frequencies, size=config.size)
@@ -96,21 +96,21 @@ def backward_frame_indices(frames: int, checks: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
 
 
-def measure_window(seen: Sequence[PreparedFrame], moved: WindowMotion) -> FilterMeasures:
+def measure_window(seen: Sequence[PreparedFrame], moved: _WindowMotion) -> FilterMeasures:
     """All measures of a window, rounded as they are recorded."""
     times = np.array([one.time for one in seen])
     values = filters.measure_frames([one.stats for one in seen], [one.delta for one in seen[1:] if one.delta], times)
     values |= filters.measure_motion(moved.sums.weight(), moved.coarse_motion)
     values["inconsistent_share"] = filters.inconsistent_share(moved.disagreements)
-    return FilterMeasures(**{name: round_measure(value) for name, value in values.items()})
+    return FilterMeasures(**{name: _round_measure(value) for name, value in values.items()})
 
 
-def round_measure(value: float) -> float:
+def _round_measure(value: float) -> float:
     """The number as it is recorded."""
-    return float(f"{value:.{MEASURE_DIGITS}g}")
+    return float(f"{value:.{_MEASURE_DIGITS}g}")
 
 
-def make_sample(row: dict, seen: Sequence[PreparedFrame], moved: WindowMotion, measures: FilterMeasures, config: BuildConfig, **described: Any) -> Sample:
+def make_sample(row: dict, seen: Sequence[PreparedFrame], moved: _WindowMotion, measures: FilterMeasures, config: BuildConfig, **described: Any) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
     targets = choose_pair_frames(row["key"], len(seen), config.pairs)
     certain, channels, weight = confidence(seen[0].stats.gray, moved.disagreements), moved.sums.channels(), moved.sums.weight()
@@ -119,26 +119,26 @@ def make_sample(row: dict, seen: Sequence[PreparedFrame], moved: WindowMotion, m
     return Sample(
         key=row["key"],
         image=seen[0].image,
-        spectrum=to_float16(channels),
-        weight=to_float16(weight),
+        spectrum=_to_float16(channels),
+        weight=_to_float16(weight),
         confidence=certain,
         pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
-        pair_flow=to_float16(np.stack([moved.forward[i] for i in targets])),
+        pair_flow=_to_float16(np.stack([moved.forward[i] for i in targets])),
         pair_image=np.stack([seen[i].image for i in targets]),
-        meta=sample_meta(row, measures, config, **described),
+        meta=_sample_meta(row, measures, config, **described),
     )
 
 
-def to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
+def _to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
     """float16, or Quarantined (overflow)."""
     largest = max(float(array.max()), -float(array.min()))
-    if largest > HALF_MAX:
+    if largest > _HALF_MAX:
         raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
     rows = cv2.add(array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F)  # numpy's astype takes ten times as long  # pyright: ignore
     return rows.reshape(array.shape)
 
 
-def sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any) -> dict[str, Any]:
+def _sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any) -> dict[str, Any]:
     """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
 
     Nothing is null: a reader that takes the kinds of columns from the first samples would take it
@@ -161,8 +161,8 @@ def sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **desc
     )
 
 
-def make_measure_columns(measures: FilterMeasures, moved: WindowMotion) -> dict[str, Any]:
+def make_measure_columns(measures: FilterMeasures, moved: _WindowMotion) -> dict[str, Any]:
     """Manifest columns of everything that was measured."""
-    power_x, power_y = ([round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion))
-    energy_x, energy_y = (round_measure(e) for e in moved.sums.total_energy())
+    power_x, power_y = ([_round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion))
+    energy_x, energy_y = (_round_measure(e) for e in moved.sums.total_energy())
     return asdict(measures) | dict(power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y)

@@ -11,7 +11,7 @@ from pipeline.flow.config import FlowConfig
 from pipeline.flow.estimator import describe_estimator
 
 Preset = Literal["ultrafast", "fast", "medium", "fine"]
-GrayImage = UInt8[np.ndarray, "height width"]
+_GrayImage = UInt8[np.ndarray, "height width"]
 
 
 class DenseInverseSearch:
@@ -27,10 +27,10 @@ class DenseInverseSearch:
             self.dis.setFinestScale(0)
         cv2.setNumThreads(1)
 
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[GrayImage]:
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_GrayImage]:
         return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
 
-    def displace(self, pairs: Sequence[tuple[GrayImage, GrayImage]]) -> Float32[np.ndarray, "pairs 2 height width"]:
+    def displace(self, pairs: Sequence[tuple[_GrayImage, _GrayImage]]) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
             if source is target:

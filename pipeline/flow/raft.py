@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from pipeline.flow.config import RAFT_TOO_SMALL_PX, FlowConfig
 from pipeline.flow.raft_weights import load_network
 
-STRIDE = 8
+_STRIDE = 8
 """Pixels per cell of the feature maps."""
 
-CorrelationPyramid = list[Float32[Tensor, "queries 1 _ _"]]
+_CorrelationPyramid = list[Float32[Tensor, "queries 1 _ _"]]
 """Correlations of each pair and source cell with the target's cells, one tensor per level."""
 
 
 @dataclass(eq=False)
-class RaftFrame:
+class _RaftFrame:
     """What is computed once for a frame, on the estimator's device."""
 
     image: UInt8[Tensor, "height width 3"]
@@ -36,10 +36,10 @@ class RaftFrame:
     """Initial hidden state, then the context's terms of each recurrent unit; from the first time it is a source."""
 
 
-class BatchEnd(NamedTuple):
+class _BatchEnd(NamedTuple):
     """Where a batch ended: its last pair."""
 
-    source: RaftFrame
+    source: _RaftFrame
     flow: Float32[Tensor, "1 2 rows columns"]
     hidden: Float[Tensor, "1 channels rows columns"]
 
@@ -49,13 +49,13 @@ class Raft:
 
     def __init__(self, config: FlowConfig):
         self.config = config
-        self.device = find_device(config.device)
+        self.device = _find_device(config.device)
         loaded, self.weights_digest = load_network(config)
         network: Any = loaded.to(self.device)
         self.feature_encoder, self.context_encoder = network.feature_encoder, network.context_encoder
         self.levels, self.mask_predictor = network.corr_block.num_levels, network.mask_predictor
-        self.update = FlowUpdate(network).to(self.device)
-        self.batch_end: BatchEnd | None = None
+        self.update = _FlowUpdate(network).to(self.device)
+        self.batch_end: _BatchEnd | None = None
         if config.compile:
             for module in (self.feature_encoder, self.context_encoder, self.update):
                 module.compile()
@@ -64,25 +64,25 @@ class Raft:
         return network_description(self.config, self.weights_digest)
 
     @torch.inference_mode()
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[RaftFrame]:
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
         """Raises ValueError for images too small for the correlations' four levels."""
         batches = (images[i : i + self.config.pairs_per_batch] for i in range(0, len(images), self.config.pairs_per_batch))
         return [frame for batch in batches for frame in self._prepare(batch)]
 
-    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[RaftFrame]:
-        check_image_size(images[0])
+    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
+        _check_image_size(images[0])
         pixels = torch.from_numpy(np.stack(images))
         pixels = pixels.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else pixels
         with self._autocast():
-            features = self.feature_encoder(to_network_input(pixels))
+            features = self.feature_encoder(_to_network_input(pixels))
         levels = [features.float()]
         for _ in range(self.levels - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
         flat = torch.cat([level.flatten(2) for level in levels], 2)
-        return [RaftFrame(image, one) for image, one in zip(pixels, flat, strict=True)]
+        return [_RaftFrame(image, one) for image, one in zip(pixels, flat, strict=True)]
 
     @torch.inference_mode()
-    def displace(self, pairs: Sequence[tuple[RaftFrame, RaftFrame]]) -> Float32[Tensor, "pairs 2 height width"]:
+    def displace(self, pairs: Sequence[tuple[_RaftFrame, _RaftFrame]]) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
         flow = torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
         for one, (source, target) in zip(flow, pairs, strict=True):
@@ -90,27 +90,27 @@ class Raft:
                 one.zero_()
         return flow
 
-    def _displace(self, sources: Sequence[RaftFrame], targets: Sequence[RaftFrame]) -> Float32[Tensor, "pairs 2 height width"]:
+    def _displace(self, sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame]) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
-        left, _, top, _ = cell_padding(height, width)
+        left, _, top, _ = _cell_padding(height, width)
         different = sources[:1] if all(one is sources[0] for one in sources) else sources
         hidden, *terms = self._contexts(different).split(self.update.context_sizes, 1)
-        volumes = correlations(different, targets, hidden.shape[2:], self.levels)
+        volumes = _correlations(different, targets, hidden.shape[2:], self.levels)
         flow, hidden = self._initial_state(sources, hidden)
         with self._autocast():
             for _ in range(self.config.updates):
                 flow, hidden = self.update(flow, hidden, volumes, terms)
-            self.batch_end = BatchEnd(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
+            self.batch_end = _BatchEnd(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
             return self._upsample(flow, hidden)[..., top : top + height, left : left + width]
 
-    def _contexts(self, sources: Sequence[RaftFrame]) -> Float[Tensor, "sources channels rows columns"]:
+    def _contexts(self, sources: Sequence[_RaftFrame]) -> Float[Tensor, "sources channels rows columns"]:
         for source in sources:
             if source.context is None:
                 with self._autocast():
-                    source.context = self.update.contexts(self.context_encoder(to_network_input(source.image[None])))
+                    source.context = self.update.contexts(self.context_encoder(_to_network_input(source.image[None])))
         return torch.cat([source.context for source in sources if source.context is not None])
 
-    def _initial_state(self, sources: Sequence[RaftFrame], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _initial_state(self, sources: Sequence[_RaftFrame], hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Flow and hidden state before the first update."""
         flow = torch.zeros_like(hidden[:, :2], dtype=torch.float32)
         if self.config.warm_start and self.batch_end and all(one is self.batch_end.source for one in sources):
@@ -120,14 +120,14 @@ class Raft:
     def _upsample(self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor) -> Float32[Tensor, "pairs 2 height width"]:
         """To full resolution, padding included: by learned weights of the 9 cells around, or bilinearly without them."""
         if self.mask_predictor is None:
-            return STRIDE * F.interpolate(flow, scale_factor=STRIDE, mode="bilinear", align_corners=True)
-        return convex_upsampling(flow, self.mask_predictor(hidden).float())
+            return _STRIDE * F.interpolate(flow, scale_factor=_STRIDE, mode="bilinear", align_corners=True)
+        return _convex_upsampling(flow, self.mask_predictor(hidden).float())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
-class FlowUpdate(nn.Module):
+class _FlowUpdate(nn.Module):
     """One refinement of the flow: looks up correlations where it points, and corrects it."""
 
     def __init__(self, network: Any):
@@ -136,7 +136,7 @@ class FlowUpdate(nn.Module):
         units = [unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)]
         self.radius = network.corr_block.radius
         self.motion_encoder, self.flow_head = block.motion_encoder, block.flow_head
-        self.units: Any = nn.ModuleList(RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
+        self.units: Any = nn.ModuleList(_RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
         self.context_sizes = [block.hidden_state_size] + [3 * block.hidden_state_size] * len(units)
 
     def contexts(self, encoded: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
@@ -145,15 +145,15 @@ class FlowUpdate(nn.Module):
         context = F.relu(context)
         return torch.cat([torch.tanh(hidden), *(unit.terms(context) for unit in self.units)], 1)
 
-    def forward(self, flow: Tensor, hidden: Tensor, volumes: CorrelationPyramid, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, flow: Tensor, hidden: Tensor, volumes: _CorrelationPyramid, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of one source serve all."""
-        motion = self.motion_encoder(flow, look_up_correlations(volumes, flow, self.radius))
+        motion = self.motion_encoder(flow, _look_up_correlations(volumes, flow, self.radius))
         for unit, term in zip(self.units, terms, strict=True):
             hidden = unit(hidden, motion, term)
         return flow + self.flow_head(hidden).float(), hidden
 
 
-class RecurrentUnit(nn.Module):
+class _RecurrentUnit(nn.Module):
     """A convolutional GRU; its convolutions of (hidden, context, motion) are split so that the context's part is done once."""
 
     context: Tensor
@@ -191,7 +191,7 @@ def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | {"weights": weights}
 
 
-def find_device(name: str) -> str:
+def _find_device(name: str) -> str:
     """Raises ValueError where there is no such device. On the CPU, work is spread over processes, not threads."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU")
@@ -200,26 +200,26 @@ def find_device(name: str) -> str:
     return name
 
 
-def check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
+def _check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
     """Raises ValueError for an image that RAFT cannot work on."""
     height, width = image.shape[:2]
     if min(height, width) <= RAFT_TOO_SMALL_PX:
         raise ValueError(f"the size is {width}x{height}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT")
 
 
-def cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
+def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
     """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's authors do."""
-    across, down = -width % STRIDE, -height % STRIDE
+    across, down = -width % _STRIDE, -height % _STRIDE
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def to_network_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
+def _to_network_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
     """From -1 to 1, padded to whole cells by repeating the edge."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.pad(pixels, cell_padding(*images.shape[1:3]), mode="replicate")
+    return F.pad(pixels, _cell_padding(*images.shape[1:3]), mode="replicate")
 
 
-def correlations(sources: Sequence[RaftFrame], targets: Sequence[RaftFrame], size: Sequence[int], levels: int) -> CorrelationPyramid:
+def _correlations(sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame], size: Sequence[int], levels: int) -> _CorrelationPyramid:
     """Of each source cell's features with those of all target cells, at each level; one source serves all targets.
 
     The features are averaged, not the volume as in the paper: averages are linear, and a frame's are computed once.
@@ -231,7 +231,7 @@ def correlations(sources: Sequence[RaftFrame], targets: Sequence[RaftFrame], siz
     return [part.reshape(-1, 1, h, w) for part, (h, w) in zip(parts, sizes, strict=True)]
 
 
-def look_up_correlations(volumes: CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
+def _look_up_correlations(volumes: _CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
     """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
     pairs, _, rows, columns = flow.shape
     x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
@@ -247,11 +247,11 @@ def look_up_correlations(volumes: CorrelationPyramid, flow: Float32[Tensor, "pai
     return torch.cat(found, 3).permute(0, 3, 1, 2)
 
 
-def convex_upsampling(
+def _convex_upsampling(
     flow: Float32[Tensor, "pairs 2 rows columns"], mask: Float32[Tensor, "pairs weights rows columns"]
 ) -> Float32[Tensor, "pairs 2 height width"]:
     """Each pixel's flow as a convex combination of the 3 x 3 cells around its own (RAFT, appendix B)."""
     pairs, _, rows, columns = flow.shape
-    weights = mask.view(pairs, 9, STRIDE, STRIDE, rows, columns).softmax(1)
-    cells = F.unfold(STRIDE * flow, 3, padding=1).view(pairs, 2, 9, rows, columns)
-    return torch.einsum("nkijhw,nckhw->nchiwj", weights, cells).reshape(pairs, 2, STRIDE * rows, STRIDE * columns)
+    weights = mask.view(pairs, 9, _STRIDE, _STRIDE, rows, columns).softmax(1)
+    cells = F.unfold(_STRIDE * flow, 3, padding=1).view(pairs, 2, 9, rows, columns)
+    return torch.einsum("nkijhw,nckhw->nchiwj", weights, cells).reshape(pairs, 2, _STRIDE * rows, _STRIDE * columns)

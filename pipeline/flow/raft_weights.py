@@ -20,13 +20,13 @@ from pipeline.flow.config import FlowConfig
 
 INSTALLED_HUB_FOLDER = Path(__file__).parent / "hub"
 # torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in the tree
-LOAD_ERRORS = (
+_LOAD_ERRORS = (
     torch.serialization.pickle.UnpicklingError,  # pyright: ignore[reportPrivateImportUsage]
     *(RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, AssertionError, ArithmeticError),
     *(struct.error, safetensors.SafetensorError),
 )
-NETWORK_PARTS = ("feature_encoder", "context_encoder", "update_block", "corr_block", "mask_predictor")
-RENAME_PATTERNS = [
+_NETWORK_PARTS = ("feature_encoder", "context_encoder", "update_block", "corr_block", "mask_predictor")
+_RENAME_PATTERNS = [
     (r"^module\.", ""),
     (r"^fnet\.", "feature_encoder."),
     (r"^cnet\.", "context_encoder."),
@@ -44,7 +44,7 @@ RENAME_PATTERNS = [
     (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
 ]
 """From the authors' names to torchvision's, in this order."""
-SHARED_NORM_PATTERN = re.compile(r"layer\d\.0\.norm[34]\.")
+_SHARED_NORM_PATTERN = re.compile(r"layer\d\.0\.norm[34]\.")
 """The authors' name the norm of a shortcut twice; the other name is downsample.1."""
 
 
@@ -53,25 +53,25 @@ def load_network(config: FlowConfig) -> tuple[nn.Module, str]:
 
     Raises ValueError where its code or its weights are missing, or are something else.
     """
-    network = build_network(config.flow, config.networks)
-    path = fetch_default_weights(config.flow) if config.weights == "default" else Path(config.weights)
+    network = _build_network(config.flow, config.networks)
+    path = _fetch_default_weights(config.flow) if config.weights == "default" else Path(config.weights)
     data = read_weights(path)
-    fill_network(network, parse_weights(data, path), path, config.flow)
+    _fill_network(network, parse_weights(data, path), path, config.flow)
     return network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest()
 
 
-def build_network(flow: str, where: str) -> nn.Module:
+def _build_network(flow: str, where: str) -> nn.Module:
     """torchvision's raft_small or raft_large, its weights at random; `filter_rows` as in FlowConfig.networks.
 
     Raises ValueError where there is no such code.
     """
-    network: object = load_from_hub(flow) if where == "hub" else load_from_folder(flow, INSTALLED_HUB_FOLDER if where == "torchvision" else Path(where))
-    if not isinstance(network, nn.Module) or not all(hasattr(network, part) for part in NETWORK_PARTS):
+    network: object = _load_from_hub(flow) if where == "hub" else _load_from_folder(flow, INSTALLED_HUB_FOLDER if where == "torchvision" else Path(where))
+    if not isinstance(network, nn.Module) or not all(hasattr(network, part) for part in _NETWORK_PARTS):
         raise ValueError(f"{flow} of networks {where} is a {type(network).__name__}, expected a network with the parts of torchvision's RAFT")
     return network
 
 
-def load_from_folder(flow: str, folder: Path) -> object:
+def _load_from_folder(flow: str, folder: Path) -> object:
     if not (folder / "hubconf.py").is_file():
         raise ValueError(f"networks is {folder}, expected torchvision, hub, or a folder with a hubconf.py")
     try:
@@ -80,7 +80,7 @@ def load_from_folder(flow: str, folder: Path) -> object:
         raise ValueError(f"torch.hub found no {flow} in {folder / 'hubconf.py'}: {first_line(error)}") from error
 
 
-def load_from_hub(flow: str) -> object:
+def _load_from_hub(flow: str) -> object:
     """The checkout's hubconf.py takes the parts it names from the torchvision that is imported already."""
     try:
         return torch.hub.load("pytorch/vision", flow, weights=None, skip_validation=True, verbose=False)
@@ -96,13 +96,13 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def fetch_default_weights(flow: str) -> Path:
+def _fetch_default_weights(flow: str) -> Path:
     """torchvision's own weights in torch.hub's cache, downloaded if they are not there. Raises ValueError where they
     cannot be had, or where the file is not the one that was published.
     """
     url, path = locate_default_weights(flow)
     if not path.exists():
-        download_weights(url, flow, path)
+        _download_weights(url, flow, path)
     check_published_digest(path)
     return path
 
@@ -120,7 +120,7 @@ def check_published_digest(path: Path) -> None:
         raise ValueError(f"{path} is not the file that torchvision published: its SHA-256 does not begin with {prefix}; delete it to download it again")
 
 
-def download_weights(url: str, flow: str, path: Path) -> None:
+def _download_weights(url: str, flow: str, path: Path) -> None:
     try:
         torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
@@ -142,17 +142,17 @@ def parse_weights(data: bytes, path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
+    except _LOAD_ERRORS as error:
         raise ValueError(f"{path} is not a file of weights: expected a state dict by torch.save, or safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names with one tensor each")
     return state
 
 
-def fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow: str) -> None:
+def _fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow: str) -> None:
     """Loads the weights, every one of them. Raises ValueError where names or shapes are not the network's."""
     if any("fnet." in name for name in state):
-        state = rename_to_torchvision(state)
+        state = _rename_to_torchvision(state)
     expected = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in state.items()}
     wrong = sorted({name for name, _ in expected.items() ^ found.items()})
@@ -164,18 +164,18 @@ def fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow:
     network.load_state_dict(state, strict=True)
 
 
-def rename_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, renamed from the layout of RAFT's authors, with or without the prefix of DataParallel."""
-    return {torchvision_name(name): value for name, value in state.items() if not SHARED_NORM_PATTERN.search(name) or not has_shortcut(state, name)}
+    return {_torchvision_name(name): value for name, value in state.items() if not _SHARED_NORM_PATTERN.search(name) or not _has_shortcut(state, name)}
 
 
-def has_shortcut(state: dict[str, Tensor], name: str) -> bool:
+def _has_shortcut(state: dict[str, Tensor], name: str) -> bool:
     """Whether the norm of this name is also there as its shortcut's."""
     return re.sub(r"norm[34]\.", "downsample.1.", name) in state
 
 
-def torchvision_name(name: str) -> str:
+def _torchvision_name(name: str) -> str:
     """torchvision's name of a tensor of this name by RAFT's authors."""
-    for pattern, replacement in RENAME_PATTERNS:
+    for pattern, replacement in _RENAME_PATTERNS:
         name = re.sub(pattern, replacement, name)
     return name

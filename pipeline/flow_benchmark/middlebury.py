@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float32, UInt8
 from pipeline.images.photo import read_photograph
 
 FLO_TAG = 202021.25
-UNKNOWN_FLOW_LIMIT = 1e9
-MAX_SIDE_PX = 8192
+_UNKNOWN_FLOW_LIMIT = 1e9
+_MAX_SIDE_PX = 8192
 """Pixels a side."""
 
-Picture = UInt8[np.ndarray, "height width 3"]
+_Picture = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class KnownPair:
     """A pair of pictures, and the displacement of what each pixel of the first shows; pixels. Where `valid` is False it is not known, and 0."""
 
     name: str
-    source: Picture
-    target: Picture
+    source: _Picture
+    target: _Picture
     flow: Float32[np.ndarray, "2 height width"]
     valid: Bool[np.ndarray, "height width"]
     digest: str
@@ -45,10 +45,10 @@ def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
     files = sorted(folder.rglob("flow*.flo"))
     if not files:
         raise ValueError(f"{folder} has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair")
-    return [(pair_name(path, folder), path) for path in files]
+    return [(_pair_name(path, folder), path) for path in files]
 
 
-def pair_name(path: Path, folder: Path) -> str:
+def _pair_name(path: Path, folder: Path) -> str:
     """What tells a pair from the others: its folder's name, and its own where one folder has several."""
     several = len(list(path.parent.glob("flow*.flo"))) > 1
     parts = [*path.parent.relative_to(folder).parts, *([path.stem] if several else [])]
@@ -62,7 +62,7 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
         raise ValueError(f"{path} has no number in its name, expected one such as flow10.flo")
     source, target = (read_photograph(path.with_name(f"frame{number:0{len(digits)}}.png")) for number in (int(digits), int(digits) + 1))
     with path.open("rb") as file:
-        data = file.read(12 + 8 * MAX_SIDE_PX**2 + 1)
+        data = file.read(12 + 8 * _MAX_SIDE_PX**2 + 1)
     try:
         flow, valid = parse_flo(data)
     except ValueError as error:
@@ -78,12 +78,12 @@ def parse_flo(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[
     if len(data) < 12 or struct.unpack("<f", data[:4])[0] != FLO_TAG:
         raise ValueError(f"is no file of flow, expected one that begins with the number {FLO_TAG}")
     width, height = struct.unpack("<ii", data[4:12])
-    if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
-        raise ValueError(f"says that it is {width}x{height}, expected 1 to {MAX_SIDE_PX} pixels a side")
+    if not (1 <= width <= _MAX_SIDE_PX and 1 <= height <= _MAX_SIDE_PX):
+        raise ValueError(f"says that it is {width}x{height}, expected 1 to {_MAX_SIDE_PX} pixels a side")
     if len(data) != 12 + 8 * width * height:
         raise ValueError(f"has {len(data)} bytes, expected {12 + 8 * width * height} for {width}x{height}")
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
-    valid = np.asarray((np.abs(flow) <= UNKNOWN_FLOW_LIMIT).all(axis=0))
+    valid = np.asarray((np.abs(flow) <= _UNKNOWN_FLOW_LIMIT).all(axis=0))
     if not valid.any():
         raise ValueError("knows the flow of no pixel, expected some")
     return np.where(valid, flow, 0).astype(np.float32), valid
@@ -91,5 +91,5 @@ def parse_flo(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[
 
 def encode_flo(flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]) -> bytes:
     """Inverse of `parse`."""
-    numbers = np.where(valid, flow, 2 * UNKNOWN_FLOW_LIMIT).transpose(1, 2, 0).astype("<f4")
+    numbers = np.where(valid, flow, 2 * _UNKNOWN_FLOW_LIMIT).transpose(1, 2, 0).astype("<f4")
     return struct.pack("<fii", FLO_TAG, flow.shape[2], flow.shape[1]) + numbers.tobytes()

@@ -15,20 +15,20 @@ from pipeline.flow.consistency import pixel_grid
 from pipeline.motion.spectrum import modulus
 
 Picture = UInt8[np.ndarray, "height width 3"]
-AnyPicture = UInt8[np.ndarray, "rows columns 3"]
+_AnyPicture = UInt8[np.ndarray, "rows columns 3"]
 
-HUE_STEPS = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
+_HUE_STEPS = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
 """The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to blue, to magenta, and back."""
-PRIMARIES = {"r": (1, 0, 0), "y": (1, 1, 0), "g": (0, 1, 0), "c": (0, 1, 1), "b": (0, 0, 1), "m": (1, 0, 1)}
-OUTLIER_SHARE = 0.005
+_PRIMARIES = {"r": (1, 0, 0), "y": (1, 1, 0), "g": (0, 1, 0), "c": (0, 1, 1), "b": (0, 0, 1), "m": (1, 0, 1)}
+_OUTLIER_SHARE = 0.005
 """Share of the values that may pass the end of a scale."""
-MAX_INVERSION_STEPS = 20
+_MAX_INVERSION_STEPS = 20
 """Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each."""
-CONVERGED_PX = 0.005
+_CONVERGED_PX = 0.005
 """A step that moves nothing further than this is the last."""
-BACKGROUND_COLOR, TEXT_COLOR = (24, 26, 30), (225, 228, 232)
+BACKGROUND_COLOR, _TEXT_COLOR = (24, 26, 30), (225, 228, 232)
 """Behind the pictures, and of the letters."""
-FONT_SIZE_PX, LINE_HEIGHT_PX, GAP_PX = 12, 16, 6
+_FONT_SIZE_PX, _LINE_HEIGHT_PX, GAP_PX = 12, 16, 6
 """Height of the letters, of a line of them, and the space between pictures, pixels."""
 
 
@@ -36,9 +36,9 @@ def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Pi
     """Flow by the usual wheel: hue is the direction (right red, down yellow, left cyan, up violet), white is rest, and a
     displacement of `largest` pixels or more has the full colour. Raises ValueError unless `largest` is over 0.
     """
-    check_largest(largest)
+    _check_largest(largest)
     x, y = flow.astype(np.float32)
-    wheel = wheel_hues()
+    wheel = _wheel_hues()
     place = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(wheel) - 1)
     before = place.astype(int)
     share = (place - before)[..., None]
@@ -48,9 +48,9 @@ def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Pi
 
 
 @cache
-def wheel_hues() -> Float32[np.ndarray, "hues 3"]:
+def _wheel_hues() -> Float32[np.ndarray, "hues 3"]:
     """The full colours of the wheel, 0 to 1, from red on."""
-    steps = [(PRIMARIES[a], PRIMARIES[b], i / count) for (a, b), count in HUE_STEPS for i in range(count)]
+    steps = [(_PRIMARIES[a], _PRIMARIES[b], i / count) for (a, b), count in _HUE_STEPS for i in range(count)]
     return np.array([(1 - share) * np.array(a) + share * np.array(b) for a, b, share in steps], np.float32)
 
 
@@ -69,21 +69,21 @@ def heat_map(values: Float[np.ndarray, "height width"], largest: float) -> Pictu
 
     Raises ValueError unless `largest` is over 0.
     """
-    return cv2.cvtColor(cv2.applyColorMap(to_levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap(_to_levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def gray_map(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
     """Values from 0 (black) to `largest` and more (white). Raises ValueError unless `largest` is over 0."""
-    return cv2.cvtColor(to_levels(values, largest), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_to_levels(values, largest), cv2.COLOR_GRAY2RGB)
 
 
-def to_levels(values: Float[np.ndarray, "height width"], largest: float) -> UInt8[np.ndarray, "height width"]:
+def _to_levels(values: Float[np.ndarray, "height width"], largest: float) -> UInt8[np.ndarray, "height width"]:
     """0 at 0 and below, 255 at `largest` and above. Raises ValueError unless `largest` is over 0."""
-    check_largest(largest)
+    _check_largest(largest)
     return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(np.uint8)
 
 
-def check_largest(largest: float) -> None:
+def _check_largest(largest: float) -> None:
     """Raises ValueError unless a scale can end there."""
     if not 0 < largest < np.inf:
         raise ValueError(f"the scale ends at {largest:g}, expected a number over 0")
@@ -93,7 +93,7 @@ def scale_limit(values: Float[np.ndarray, "*shape"]) -> float:
     """Where a scale from 0 may end: the least number of two digits that all but OUTLIERS of the values do not pass, and
     at least 0.01, so that what hardly moves looks like it.
     """
-    value = max(float(np.quantile(values, 1 - OUTLIER_SHARE)), 0.01)
+    value = max(float(np.quantile(values, 1 - _OUTLIER_SHARE)), 0.01)
     digit = 10.0 ** (np.floor(np.log10(value)) - 1)
     return float(f"{np.ceil(value / digit - 1e-6) * digit:.2g}")
 
@@ -145,14 +145,14 @@ def invert_flow(flow: Float32[np.ndarray, "2 height width"]) -> Float32[np.ndarr
     """
     x, y = pixel_grid(*flow.shape[1:])
     moved = u = cv2.merge(list(flow))
-    for _ in range(MAX_INVERSION_STEPS):
+    for _ in range(_MAX_INVERSION_STEPS):
         u, before = cv2.remap(moved, x - u[..., 0], y - u[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), u
-        if cv2.norm(u, before, cv2.NORM_INF) < CONVERGED_PX:
+        if cv2.norm(u, before, cv2.NORM_INF) < _CONVERGED_PX:
             break
     return np.stack(cv2.split(u))
 
 
-def enlarge(image: Picture, width: int) -> AnyPicture:
+def enlarge(image: Picture, width: int) -> _AnyPicture:
     """The picture, where it is narrower than `width`, by the least whole factor that makes it so wide; pixels stay square."""
     factor = max(1, -(-width // image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -165,7 +165,7 @@ def stack_horizontally(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: S
     """
     if len(images) != len(captions) or not images:
         raise ValueError(f"there are {len(images)} pictures and {len(captions)} captions, expected one for each")
-    texts = [draw_text(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)]
+    texts = [_draw_text(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)]
     above, below = max(map(len, texts)), max(map(len, images))
     columns = [np.vstack([pad_to_size(text, above, text.shape[1]), pad_to_size(image, below, image.shape[1])]) for image, text in zip(images, texts, strict=True)]
     gap = pad_to_size(columns[0][:0, :0], above + below, GAP_PX)
@@ -179,14 +179,14 @@ def stack_vertically(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Picture:
     return np.vstack([pad_to_size(image, len(image), width) for image in images])
 
 
-def pad_to_size(image: AnyPicture, height: int, width: int) -> Picture:
+def pad_to_size(image: _AnyPicture, height: int, width: int) -> Picture:
     """The picture at the upper left of a plain one."""
     ground = np.full((height, width, 3), BACKGROUND_COLOR, np.uint8)
     ground[: image.shape[0], : image.shape[1]] = image
     return ground
 
 
-def draw_inset(image: Picture, small: AnyPicture) -> Picture:
+def draw_inset(image: Picture, small: _AnyPicture) -> Picture:
     """The picture with a small one over its lower right corner, of which black is transparent."""
     result, (height, width) = image.copy(), small.shape[:2]
     corner = result[-height:, -width:]
@@ -195,20 +195,20 @@ def draw_inset(image: Picture, small: AnyPicture) -> Picture:
 
 
 @lru_cache(64)
-def draw_text(text: str, width: int) -> Picture:
+def _draw_text(text: str, width: int) -> Picture:
     """Words on a plain strip of that width, as many lines high as they need."""
-    font = ImageFont.load_default(FONT_SIZE_PX)
+    font = ImageFont.load_default(_FONT_SIZE_PX)
     lines = wrap_text(text, width)
-    strip = Image.new("RGB", (width, LINE_HEIGHT_PX * len(lines)), BACKGROUND_COLOR)
+    strip = Image.new("RGB", (width, _LINE_HEIGHT_PX * len(lines)), BACKGROUND_COLOR)
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
-        draw.text((0, LINE_HEIGHT_PX * number), line, TEXT_COLOR, font)
+        draw.text((0, _LINE_HEIGHT_PX * number), line, _TEXT_COLOR, font)
     return np.asarray(strip)
 
 
 def wrap_text(text: str, width: int) -> list[str]:
     """The words in lines of at most `width` pixels; a word that is wider has a line of its own."""
-    font, lines = ImageFont.load_default(FONT_SIZE_PX), [""]
+    font, lines = ImageFont.load_default(_FONT_SIZE_PX), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
@@ -220,7 +220,7 @@ def wrap_text(text: str, width: int) -> list[str]:
 
 def draw_notice(text: str, height: int, width: int) -> Picture:
     """A panel that says in words why there is no picture."""
-    words = draw_text(text, max(1, width - 2 * GAP_PX))[:height]
+    words = _draw_text(text, max(1, width - 2 * GAP_PX))[:height]
     panel = pad_to_size(words[:0, :0], height, width)
     top = (height - len(words)) // 2
     panel[top : top + len(words), GAP_PX : GAP_PX + words.shape[1]] = words[:, : width - GAP_PX]

@@ -25,18 +25,18 @@ from pipeline.atomic_files import sync_folder
 
 TICKS_PER_SECOND = 90_000
 """Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
-BT709_CODE, LIMITED_RANGE_CODE = 1, 1
+_BT709_CODE, _LIMITED_RANGE_CODE = 1, 1
 """Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
-PALETTE_FRAMES = 16
+_PALETTE_FRAMES = 16
 """Frames, spread over a gif, from which its palette is made."""
 
-TEMPORARY_PREFIX = ".quiver-"
+_TEMPORARY_PREFIX = ".quiver-"
 """How the names of temporary folders begin."""
 
-Picture = UInt8[np.ndarray, "height width 3"]
+_Picture = UInt8[np.ndarray, "height width 3"]
 
 
-class Codec(NamedTuple):
+class _Codec(NamedTuple):
     """A kind of film: its container, its encoder and what that is told."""
 
     container: str
@@ -44,8 +44,8 @@ class Codec(NamedTuple):
     options: dict[str, str]
 
 
-X264 = Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
-VP9 = Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
+X264 = _Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
+_VP9 = _Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
 DETERMINISTIC_OPTIONS = {"libx264": {"bf": "0", "threads": "1", "mbtree": "0"}, "libvpx-vp9": {"threads": "4"}}
 """What each encoder is told beside a film's options, so that equal frames give equal bytes and come in order: of x264 the macroblock tree reads
 memory that it never wrote; VP9's bits do not depend on its threads.
@@ -55,25 +55,25 @@ memory that it never wrote; VP9's bits do not depend on its threads.
 class TimedFrame(NamedTuple):
     """A frame of a film, with its presentation time and its duration in ticks of CLOCK."""
 
-    image: Picture
+    image: _Picture
     pts: int
     duration: int
 
 
-def encode_animation(frames: Iterable[Picture], fps: float, suffix: str) -> bytes:
+def encode_animation(frames: Iterable[_Picture], fps: float, suffix: str) -> bytes:
     """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and webp repeat for ever.
 
     An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
     of file cannot have, where there is no frame, frames differ in size, or a png is asked of more than one.
     """
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
-        return write_into_folder(Path(folder), frames, fps, suffix).read_bytes()
+        return _write_into_folder(Path(folder), frames, fps, suffix).read_bytes()
 
 
-def write_animation(path: Path, frames: Iterable[Picture], fps: float) -> int:
+def write_animation(path: Path, frames: Iterable[_Picture], fps: float) -> int:
     """Writes such a file, whole or not at all, over an older one; returns how many bytes. Raises as `encode` does, and OSError naming `path`."""
-    with temporary_folder_beside(path) as folder:
-        made = write_into_folder(folder, frames, fps, path.suffix.lower())
+    with _temporary_folder_beside(path) as folder:
+        made = _write_into_folder(folder, frames, fps, path.suffix.lower())
         with made.open("rb+") as file:
             os.fsync(file.fileno())
         made.replace(path)
@@ -81,22 +81,22 @@ def write_animation(path: Path, frames: Iterable[Picture], fps: float) -> int:
         return path.stat().st_size
 
 
-def write_into_folder(folder: Path, frames: Iterable[Picture], fps: float, suffix: str) -> Path:
+def _write_into_folder(folder: Path, frames: Iterable[_Picture], fps: float, suffix: str) -> Path:
     """Such a file in a folder."""
-    check_suffix(suffix)
+    _check_suffix(suffix)
     if not (isfinite(fps) and 0 < fps <= MAX_FPS[suffix]):
         raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {MAX_FPS[suffix]} for {suffix}")
     made = folder / f"made{suffix}"
-    ENCODERS[suffix](made, require_one_size(frames), fps)
+    ENCODERS[suffix](made, _require_one_size(frames), fps)
     return made
 
 
-def write_pictures(folder: Path, frames: Iterable[Picture]) -> int:
+def write_pictures(folder: Path, frames: Iterable[_Picture]) -> int:
     """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how many bytes. Raises OSError where there are files in it."""
-    with temporary_folder_beside(folder) as room:
+    with _temporary_folder_beside(folder) as room:
         made = room / "pictures"
         made.mkdir()
-        for number, frame in enumerate(require_one_size(frames)):
+        for number, frame in enumerate(_require_one_size(frames)):
             Image.fromarray(frame).save(made / f"frame-{number:04}.png", compress_level=3)
         size = sum(path.stat().st_size for path in made.iterdir())
         made.replace(folder)
@@ -104,24 +104,24 @@ def write_pictures(folder: Path, frames: Iterable[Picture]) -> int:
 
 
 @contextmanager
-def temporary_folder_beside(path: Path) -> Iterator[Path]:
+def _temporary_folder_beside(path: Path) -> Iterator[Path]:
     """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError from writing in it names `path`."""
     try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.absolute().parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, dir=path.absolute().parent) as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno is None or TEMPORARY_PREFIX not in str(error.filename or TEMPORARY_PREFIX):  # of something else that was done meanwhile
+        if error.errno is None or _TEMPORARY_PREFIX not in str(error.filename or _TEMPORARY_PREFIX):  # of something else that was done meanwhile
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
-def check_suffix(suffix: str) -> None:
+def _check_suffix(suffix: str) -> None:
     """Raises ValueError, naming the suffixes there are, unless `encode` knows this one."""
     if suffix not in ENCODERS:
         raise ValueError(f"suffix is {suffix!r}, expected one of {', '.join(ENCODERS)}")
 
 
-def require_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
+def _require_one_size(frames: Iterable[_Picture]) -> Iterator[_Picture]:
     """The same frames. Raises ValueError at the first of another size than those before, or where there is none."""
     shape = None
     for number, frame in enumerate(frames):
@@ -133,18 +133,18 @@ def require_one_size(frames: Iterable[Picture]) -> Iterator[Picture]:
         raise ValueError("there are 0 frames, expected at least 1")
 
 
-def _encode_film(path: Path, frames: Iterator[Picture], fps: float, codec: Codec) -> None:
+def _encode_film(path: Path, frames: Iterator[_Picture], fps: float, codec: _Codec) -> None:
     write_film(path, time_frames(map(pad_to_even, frames), fps), codec, rate=Fraction(fps).limit_denominator(1001), index_first=True)
 
 
-def time_frames(frames: Iterable[Picture], fps: float) -> Iterator[TimedFrame]:
+def time_frames(frames: Iterable[_Picture], fps: float) -> Iterator[TimedFrame]:
     """Each frame at its time, to the nearest tick."""
     for number, frame in enumerate(frames):
         begin, end = (round(i * TICKS_PER_SECOND / fps) for i in (number, number + 1))
         yield TimedFrame(frame, begin, end - begin)
 
 
-def pad_to_even(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
+def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
     height, width = image.shape[:2]
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else image
@@ -167,7 +167,7 @@ def encode_h264(frames: Iterable[TimedFrame], *, rate: Fraction | int, options: 
         return path.read_bytes()
 
 
-def write_film(path: Path, frames: Iterable[TimedFrame], codec: Codec, *, rate: Fraction | int, index_first: bool) -> None:
+def write_film(path: Path, frames: Iterable[TimedFrame], codec: _Codec, *, rate: Fraction | int, index_first: bool) -> None:
     """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}
     webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
@@ -183,20 +183,20 @@ def write_film(path: Path, frames: Iterable[TimedFrame], codec: Codec, *, rate: 
             file.mux(stream.encode())
 
 
-def _add_stream(file: Any, image: Picture, rate: Fraction | int, codec: Codec) -> Any:
+def _add_stream(file: Any, image: _Picture, rate: Fraction | int, codec: _Codec) -> Any:
     height, width = image.shape[:2]
     stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=codec.options | DETERMINISTIC_OPTIONS[codec.name])
     context = stream.codec_context
     context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
-    context.colorspace = context.color_primaries = context.color_trc = BT709_CODE
-    context.color_range = LIMITED_RANGE_CODE
+    context.colorspace = context.color_primaries = context.color_trc = _BT709_CODE
+    context.color_range = _LIMITED_RANGE_CODE
     return stream
 
 
-class SpooledFrames(Image.Image):
+class _SpooledFrames(Image.Image):
     """Frames in a file as one picture of many frames, of which it holds the current one. Raises OSError where they do not fit."""
 
-    def __init__(self, path: Path, frames: Iterator[Picture]):
+    def __init__(self, path: Path, frames: Iterator[_Picture]):
         self.path, self.n_frames, self.current = path, 0, 0
         with path.open("xb") as file:
             for frame in frames:
@@ -205,7 +205,7 @@ class SpooledFrames(Image.Image):
         super().__init__()
         self.seek(0)
 
-    def read_frame(self, number: int) -> Picture:
+    def read_frame(self, number: int) -> _Picture:
         size = int(np.prod(self.shape))
         return np.fromfile(self.path, np.uint8, size, offset=number * size).reshape(self.shape)
 
@@ -217,18 +217,18 @@ class SpooledFrames(Image.Image):
         return self.current
 
 
-def _encode_gif(path: Path, frames: Iterator[Picture], fps: float) -> None:
+def _encode_gif(path: Path, frames: Iterator[_Picture], fps: float) -> None:
     """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
-    kept = SpooledFrames(path.with_name("frames"), frames)
-    some = [kept.read_frame(i) for i in np.linspace(0, kept.n_frames - 1, PALETTE_FRAMES).astype(int).tolist()]
+    kept = _SpooledFrames(path.with_name("frames"), frames)
+    some = [kept.read_frame(i) for i in np.linspace(0, kept.n_frames - 1, _PALETTE_FRAMES).astype(int).tolist()]
     palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.FASTOCTREE)  # median cut drops colours that are rare
     quantised = (Image.fromarray(kept.read_frame(i)).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for i in range(kept.n_frames))
     with path.open("xb") as file:
-        for part in gif_chunks(changed_rectangles(quantised, frame_durations(kept.n_frames, fps, 100))):
+        for part in _gif_chunks(_changed_rectangles(quantised, _frame_durations(kept.n_frames, fps, 100))):
             file.write(part)
 
 
-def changed_rectangles(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
+def _changed_rectangles(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
     """The first picture, and of each later one the rectangle that has changed; with its corner, and how long it is shown. Equal ones are one."""
     before = next(images)
     waiting, corner, shown = before, (0, 0), ticks[0]
@@ -242,7 +242,7 @@ def changed_rectangles(images: Iterator[Image.Image], ticks: list[int]) -> Itera
     yield waiting, corner, shown
 
 
-def gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
+def _gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
     """A gif of pictures of one palette: Pillow's of the first, and the others in front of its last byte, which says that it ends. Each stays till it is covered."""
     for number, (image, corner, ticks) in enumerate(pictures):
         if number:
@@ -254,26 +254,26 @@ def gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> 
     yield b";"
 
 
-def _encode_webp(path: Path, frames: Iterator[Picture], fps: float) -> None:
-    kept = SpooledFrames(path.with_name("frames"), frames)
-    kept.save(path, "webp", save_all=True, duration=frame_durations(kept.n_frames, fps, 1000), loop=0, quality=85, method=3)
+def _encode_webp(path: Path, frames: Iterator[_Picture], fps: float) -> None:
+    kept = _SpooledFrames(path.with_name("frames"), frames)
+    kept.save(path, "webp", save_all=True, duration=_frame_durations(kept.n_frames, fps, 1000), loop=0, quality=85, method=3)
 
 
-def frame_durations(count: int, fps: float, clock: int) -> list[int]:
+def _frame_durations(count: int, fps: float, clock: int) -> list[int]:
     """How long each frame is shown, in whole ticks, such that rounding does not add up."""
     return np.diff([round(i * clock / fps) for i in range(count + 1)]).tolist()
 
 
-def _encode_png(path: Path, frames: Iterator[Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
+def _encode_png(path: Path, frames: Iterator[_Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
     image, more = next(frames), next(frames, None)
     if more is not None:
         raise ValueError("there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move")
     Image.fromarray(image).save(path, "png")
 
 
-ENCODERS: dict[str, Callable[[Path, Iterator[Picture], float], None]] = {
+ENCODERS: dict[str, Callable[[Path, Iterator[_Picture], float], None]] = {
     ".mp4": partial(_encode_film, codec=X264),
-    ".webm": partial(_encode_film, codec=VP9),
+    ".webm": partial(_encode_film, codec=_VP9),
     ".gif": _encode_gif,
     ".webp": _encode_webp,
     ".png": _encode_png,

@@ -33,28 +33,28 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Those that are always read. HEIF wants the extra `heif`, AVIF Pillow 11.3 (`heif` brings it)."""
-MAX_PIXELS = 150_000_000
+_MAX_PIXELS = 150_000_000
 """A larger picture is refused before it is decoded; Pillow's own limits are above."""
-HEAD_BYTES = 1 << 16
+_HEAD_BYTES = 1 << 16
 """Bytes at a file's beginning in which its kind and its code points of color stand."""
-HEIF_BRAND = re.compile(rb".{4}ftyp(avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
-CODE_POINTS = re.compile(rb"\0\0\0\x04cICP(?P<png>..)|colrnclx(?P<heif>....)", re.DOTALL)
+_HEIF_BRAND = re.compile(rb".{4}ftyp(avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+_CODE_POINTS = re.compile(rb"\0\0\0\x04cICP(?P<png>..)|colrnclx(?P<heif>....)", re.DOTALL)
 """Color primaries and transfer characteristics (ITU-T H.273), of one byte each or of two."""
-SRGB_CHROMATICITY = (0.3127, 0.3290, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)
+_SRGB_CHROMATICITY = (0.3127, 0.3290, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)
 """White, red, green and blue as CIE x, y."""
-CHROMATICITIES = {
+_CHROMATICITIES = {
     9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
     12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
 """Of BT.2020 and Display P3, by code point; all others are taken for sRGB's."""
-SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+_SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 """Of ICC's parametric curve of type 3: g, a, b, c, d."""
-GAMMA_EXPONENTS = {4: (2.2,), 8: (1.0,)}
+_GAMMA_EXPONENTS = {4: (2.2,), 8: (1.0,)}
 """Exponents by code point; video's other curves are shown as sRGB's, which is what players do."""
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-BRADFORD = np.array(
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_BRADFORD = np.array(
     [
         [0.8951, 0.2664, -0.1614],
         [-0.7502, 1.7135, 0.0367],
@@ -62,10 +62,10 @@ BRADFORD = np.array(
     ]
 )
 """From CIE XYZ to the cones' responses by which one white is adapted to another."""
-D50_WHITE = np.array([0.9642, 1.0, 0.8249])
-PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_D50_WHITE = np.array([0.9642, 1.0, 0.8249])
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 """The mode of a picture that a profile of this color space can be applied to."""
-ORIENTATION_TRANSFORMS = {
+_ORIENTATION_TRANSFORMS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -75,12 +75,12 @@ ORIENTATION_TRANSFORMS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by EXIF's orientation."""
-TIFF_MAX_SAMPLES = (1023, 4095, 16383)
+_TIFF_MAX_SAMPLES = (1023, 4095, 16383)
 """What TIFF's MaxSampleValue may say of samples of 16 bits: that they are of 10, 12 or 14."""
-ORIENTATION_TAG, PHOTOMETRIC_TAG, MAX_SAMPLE_TAG = 274, 262, 281
+_ORIENTATION_TAG, _PHOTOMETRIC_TAG, _MAX_SAMPLE_TAG = 274, 262, 281
 """Tags of EXIF and TIFF."""
-IMAGE_ERRORS = (SyntaxError, OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
-IMAGE_ERRORS += (RuntimeError, AttributeError, struct.error, zlib.error)
+_IMAGE_ERRORS = (SyntaxError, OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
+_IMAGE_ERRORS += (RuntimeError, AttributeError, struct.error, zlib.error)
 """What Pillow and its plugins raise for files that are damaged or hostile."""
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -106,26 +106,26 @@ def read_photograph(path: Path) -> Picture:
     except _PhotographRejected as error:
         raise ValueError(f"{path} {error}") from error
     except Image.DecompressionBombError as error:
-        limit = f"expected at most {MAX_PIXELS:,} in all"
+        limit = f"expected at most {_MAX_PIXELS:,} in all"
         raise ValueError(f"{path} has too many pixels, {limit} ({error})") from error
-    except IMAGE_ERRORS as error:
+    except _IMAGE_ERRORS as error:
         nameless = isinstance(error, UnidentifiedImageError) or not str(error)
-        why, kinds = "" if nameless else f" ({error})", ", ".join((*FORMATS, "HEIF", "AVIF"))
+        why, kinds = "" if nameless else f" ({error})", ", ".join((*_FORMATS, "HEIF", "AVIF"))
         sentence = f"{path} is no picture that can be read{why}, expected one of {kinds}"
         raise ValueError(sentence) from error
 
 
 def _read(file: BinaryIO) -> Picture:
-    head = file.read(HEAD_BYTES)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
     with warnings.catch_warnings(action="ignore"):  # of Pillow: of many pixels, of broken metadata
         image = Image.open(file, formats=_formats(head))
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > _MAX_PIXELS:
             size = f"{image.width}x{image.height}"
-            raise _PhotographRejected(f"has {size} pixels, expected at most {MAX_PIXELS:,} in all")
+            raise _PhotographRejected(f"has {size} pixels, expected at most {_MAX_PIXELS:,} in all")
         packed = str(image.tile)  # which is gone once the picture is loaded
         image.load()
-        turn = ORIENTATION_TRANSFORMS.get(image.getexif().get(ORIENTATION_TAG, 1))
+        turn = _ORIENTATION_TRANSFORMS.get(image.getexif().get(_ORIENTATION_TAG, 1))
         color, alpha = _to_eight_bits(image, packed)
         color = _to_srgb(color, _profile(image, head))
     if alpha is not None:
@@ -136,8 +136,8 @@ def _read(file: BinaryIO) -> Picture:
 
 def _formats(head: bytes) -> tuple[str, ...]:
     """Pillow's formats among which the file's is, which begins so."""
-    if not HEIF_BRAND.match(head):
-        return FORMATS
+    if not _HEIF_BRAND.match(head):
+        return _FORMATS
     if b"avi" in head[8 : int.from_bytes(head[:4])]:  # among the brands
         if not features.check("avif"):
             raise _PhotographRejected("is an AVIF picture, which wants Pillow 11.3: pip install '.[heif]'")
@@ -159,12 +159,12 @@ def _to_eight_bits(image: Image.Image, packed: str) -> tuple[Image.Image, Image.
     if image.mode.startswith(("I", "F")):
         tags = dict(getattr(image, "tag_v2", {}))
         samples = np.asarray(image)
-        most = _white_level(image, packed, samples, tags.get(MAX_SAMPLE_TAG))
+        most = _white_level(image, packed, samples, tags.get(_MAX_SAMPLE_TAG))
         sixteen = most == 65535
         if isinstance(key := image.info.get("transparency"), int):
             alpha = Image.fromarray(np.where(samples == key, np.uint8(0), np.uint8(255)))
         levels = np.rint(samples.astype(np.float32) * np.float32(255 / most)).astype(np.uint8)
-        color = Image.fromarray(255 - levels if tags.get(PHOTOMETRIC_TAG) == 0 else levels)
+        color = Image.fromarray(255 - levels if tags.get(_PHOTOMETRIC_TAG) == 0 else levels)
     elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A")
         color = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -191,21 +191,21 @@ def _white_level(image: Image.Image, packed: str, samples: np.ndarray, declared:
         raise _PhotographRejected(f"{kind}, expected unsigned ones of 8, 12 or 16 bits")
     if ";12" in packed:
         return 4095
-    return next((most for most in TIFF_MAX_SAMPLES if declared in (most, (most,)) and high <= most), 65535)
+    return next((most for most in _TIFF_MAX_SAMPLES if declared in (most, (most,)) and high <= most), 65535)
 
 
 def _profile(image: Image.Image, head: bytes) -> bytes | None:
     """The ICC profile of a picture whose file begins with `head`; None if it is sRGB."""
     embedded = image.info.get("icc_profile") or None
-    if image.format in ("PNG", "HEIF", "AVIF") and (points := CODE_POINTS.search(head)):
+    if image.format in ("PNG", "HEIF", "AVIF") and (points := _CODE_POINTS.search(head)):
         if points["png"]:
             return _profile_from_code_points(*points["png"])
         if not embedded:
             return _profile_from_code_points(*struct.unpack(">HH", points["heif"]))
     if embedded or image.format != "PNG" or "srgb" in image.info:
         return embedded
-    gamma, corners = image.info.get("gamma", 0), image.info.get("chromaticity", SRGB_CHROMATICITY)
-    near = np.allclose(corners, SRGB_CHROMATICITY, rtol=0, atol=0.005) and abs(gamma * 2.2 - 1) < 0.05
+    gamma, corners = image.info.get("gamma", 0), image.info.get("chromaticity", _SRGB_CHROMATICITY)
+    near = np.allclose(corners, _SRGB_CHROMATICITY, rtol=0, atol=0.005) and abs(gamma * 2.2 - 1) < 0.05
     if near or not 0.1 <= gamma <= 3:
         return None
     try:
@@ -216,11 +216,11 @@ def _profile(image: Image.Image, head: bytes) -> bytes | None:
 
 def _profile_from_code_points(primaries: int, transfer: int) -> bytes | None:
     """The profile of these code points; None for those of sRGB or not known."""
-    if transfer in HDR_TRANSFERS:
-        raise _PhotographRejected(f"is HDR ({HDR_TRANSFERS[transfer]}), expected a picture of standard dynamic range")
-    if primaries not in CHROMATICITIES and transfer not in GAMMA_EXPONENTS:
+    if transfer in _HDR_TRANSFERS:
+        raise _PhotographRejected(f"is HDR ({_HDR_TRANSFERS[transfer]}), expected a picture of standard dynamic range")
+    if primaries not in _CHROMATICITIES and transfer not in _GAMMA_EXPONENTS:
         return None
-    return _matrix_profile(CHROMATICITIES.get(primaries, SRGB_CHROMATICITY), GAMMA_EXPONENTS.get(transfer, SRGB_CURVE))
+    return _matrix_profile(_CHROMATICITIES.get(primaries, _SRGB_CHROMATICITY), _GAMMA_EXPONENTS.get(transfer, _SRGB_CURVE))
 
 
 def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
@@ -231,8 +231,8 @@ def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
     pairs = zip(corners[::2], corners[1::2], strict=True)
     white, *primaries = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in pairs)
     columns = np.stack(primaries, axis=1)
-    cones = np.diag(BRADFORD @ D50_WHITE / (BRADFORD @ white))
-    columns = np.linalg.inv(BRADFORD) @ cones @ BRADFORD @ columns * np.linalg.solve(columns, white)
+    cones = np.diag(_BRADFORD @ _D50_WHITE / (_BRADFORD @ white))
+    columns = np.linalg.inv(_BRADFORD) @ cones @ _BRADFORD @ columns * np.linalg.solve(columns, white)
 
     def fixed(*numbers: float) -> bytes:
         return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
@@ -247,7 +247,7 @@ def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
         table += name + struct.pack(">II", start, len(tag))
         start += len(tag)
     size, kind = struct.pack(">I", 128 + len(table) + len(data)), b"\x04\x20\0\0mntrRGB XYZ "
-    header = size + bytes(4) + kind + bytes(12) + b"acsp" + bytes(28) + fixed(*D50_WHITE)
+    header = size + bytes(4) + kind + bytes(12) + b"acsp" + bytes(28) + fixed(*_D50_WHITE)
     return header.ljust(128, b"\0") + table + data
 
 
@@ -261,7 +261,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         space = (profile or b"")[16:20].decode("ascii", "replace").strip() or "Lab"
         if space == "RGB" and image.mode == "L":  # gray in a file whose profile is a screen's
             image = image.convert("RGB")
-        if PROFILE_MODES.get(space) != image.mode:
+        if _PROFILE_MODES.get(space) != image.mode:
             raise ValueError(f"it is for {space}, and the samples are {image.mode}")
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
@@ -276,9 +276,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:
-    """The middle of the picture, as large as it can be in the aspect of `format_size` (width, height).
+    """The middle of the picture, as large as it can be in the aspect of `_format_size` (width, height).
 
-    Raises ValueError where it is smaller than `format_size`.
+    Raises ValueError where it is smaller than `_format_size`.
     """
     (width, height), (rows, columns) = size, image.shape[:2]
     scale = max(width / columns, height / rows)
@@ -290,7 +290,7 @@ def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:
 
 
 def crop_and_resize(image: Picture, size: tuple[int, int]) -> Picture:
-    """The middle of the picture, in the aspect of `format_size` (width, height), at that size. Raises ValueError as `crop_to_aspect` does."""
+    """The middle of the picture, in the aspect of `_format_size` (width, height), at that size. Raises ValueError as `crop_to_aspect` does."""
     return cv2.resize(crop_to_aspect(image, size), size, interpolation=cv2.INTER_AREA)
 
 

@@ -89,10 +89,10 @@ def original_tar_digests(dataset: Dataset, shards: RowsByShard) -> dict[str, str
         index = {shard: entry["tar"] for shard, entry in written.items() if shard in shards}
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
         index = {}
-    return index | dict(recorded_tar_digests(dataset, shards))
+    return index | dict(_recorded_tar_digests(dataset, shards))
 
 
-def recorded_tar_digests(dataset: Dataset, shards: RowsByShard) -> Iterator[tuple[str, str | None]]:
+def _recorded_tar_digests(dataset: Dataset, shards: RowsByShard) -> Iterator[tuple[str, str | None]]:
     """The same of the records that can be read and are of this run."""
     for shard in filter(dataset.is_committed, shards):
         try:

@@ -25,11 +25,11 @@ from pipeline.dataset.scales import check_matches_shards
 from pipeline.dataset.views import list_views
 from schemas import statistics
 
-SAME_RUN_TOLERANCE_S = 2.0
+_SAME_RUN_TOLERANCE_S = 2.0
 """Lines of the progress log are of one run where it began at the same time to within this."""
 
 
-class StatusCounter(SummaryCounter):
+class _StatusCounter(SummaryCounter):
     """What the committed records say, and what the plan says is left."""
 
     def __init__(self, superseded: SupersededRows) -> None:
@@ -63,11 +63,11 @@ def read_status(dataset: Dataset) -> dict[str, Any]:
     Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
     """
     dataset.check_plan()
-    counted, running, last = StatusCounter(SupersededRows(dataset.rounds())), dataset.is_locked(), dataset.run_lock.owner()
+    counted, running, last = _StatusCounter(SupersededRows(dataset.rounds())), dataset.is_locked(), dataset.run_lock.owner()
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         counted.add_shard(dataset, shard, list(rows))
-    summary, speed = counted.summary(), read_windows_per_second(dataset)
-    missing, old = ([], []) if counted.left["shards"] or counted.damaged else find_stale_files(dataset, counted, summary)
+    summary, speed = counted.summary(), _read_windows_per_second(dataset)
+    missing, old = ([], []) if counted.left["shards"] or counted.damaged else _find_stale_files(dataset, counted, summary)
     seconds_left = counted.left["windows"] / speed if speed else None
     return dict(
         dataset=str(dataset.root), running=running, last_run=last and last._asdict(), planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
@@ -76,18 +76,18 @@ def read_status(dataset: Dataset) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def read_windows_per_second(dataset: Dataset) -> float | None:
+def _read_windows_per_second(dataset: Dataset) -> float | None:
     """Windows a second of the last run, from its first moment to its last commit; None where nothing was committed."""
-    entries = list(read_progress_log(dataset.progress))
+    entries = list(_read_progress_log(dataset.progress))
     if not entries:
         return None
     began = entries[-1]["at"] - entries[-1]["elapsed_s"]
-    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < SAME_RUN_TOLERANCE_S, reversed(entries)))
+    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < _SAME_RUN_TOLERANCE_S, reversed(entries)))
     windows = sum(entry["kept"] + entry["rejected"] + entry["quarantined"] for entry in mine)
     return windows / entries[-1]["elapsed_s"] if entries[-1]["elapsed_s"] > 0 else None
 
 
-def read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
+def _read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of the progress log; one that was torn when a run was stopped is passed over."""
     numbers = ("kept", "rejected", "quarantined", "elapsed_s", "at")
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -98,23 +98,23 @@ def read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def find_stale_files(dataset: Dataset, counted: StatusCounter, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _find_stale_files(dataset: Dataset, counted: _StatusCounter, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Derived files that are not there, and those that are seen to be of other records, of a finished data set."""
     training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
     checks: dict[str, Callable[[], bool]] = {
         "manifest.parquet": lambda: pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values()),
         "index.json": lambda: {"run": run_digest(dataset), "shards": counted.index}.items() <= json.loads(dataset.index.read_bytes()).items(),
         "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,
-        "histogram.safetensors": lambda: sha256_of_file(dataset.merged_histogram) == json.loads(dataset.index.read_bytes())["histogram"],
-        "statistics.json": lambda: statistics_match(dataset),
+        "histogram.safetensors": lambda: _sha256_of_file(dataset.merged_histogram) == json.loads(dataset.index.read_bytes())["histogram"],
+        "statistics.json": lambda: _statistics_match(dataset),
         "README.md": lambda: True,
     }
     needed = [name for name in DERIVED_FILES if training or name not in ("histogram.safetensors", "statistics.json")]
     missing = [name for name in needed if not (dataset.root / name).exists()]
-    return missing, [name for name in needed if name not in missing and not is_intact(checks[name])]
+    return missing, [name for name in needed if name not in missing and not _is_intact(checks[name])]
 
 
-def is_intact(check: Callable[[], bool]) -> bool:
+def _is_intact(check: Callable[[], bool]) -> bool:
     """Whether a file is there, can be read, and is what it should be."""
     try:
         return check()
@@ -122,11 +122,11 @@ def is_intact(check: Callable[[], bool]) -> bool:
         return False
 
 
-def statistics_match(dataset: Dataset) -> bool:
+def _statistics_match(dataset: Dataset) -> bool:
     """Whether the statistics are of the training shards that are there. Raises ValueError where they are not."""
     check_matches_shards(statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)])
     return True
 
 
-def sha256_of_file(path: Path) -> str:
+def _sha256_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

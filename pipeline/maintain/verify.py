@@ -43,7 +43,7 @@ from schemas.run_contract import RunContract
 from schemas.sample import Sample
 from schemas.seal import open_seal
 
-CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s", "clip_id")
+_CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s", "clip_id")
 """Columns of the plan with which a sample must agree."""
 
 
@@ -97,32 +97,32 @@ ShardMap = Callable[[Callable[[PlannedShard], list[Fault]], Sequence[PlannedShar
 
 
 def verify(dataset: Dataset, each: ShardMap = map, alone: bool = True) -> VerifyReport:
-    """Reads every file once; memory holds the plan's names and one sample. Not `video_record`: a run is writing to the folder,
+    """Reads every file once; memory holds the plan's names and one sample. Not `_video_record`: a run is writing to the folder,
     whose files in the making are no faults.
 
     Raises ValueError where the folder holds no data set.
     """
     check_is_dataset(dataset)
-    if faults := check_contract(dataset):
+    if faults := _check_contract(dataset):
         return VerifyReport(faults)
-    if faults := check_rounds(dataset):
+    if faults := _check_rounds(dataset):
         return VerifyReport(faults)
-    planned = list(iter_planned_shards(dataset))
+    planned = list(_iter_planned_shards(dataset))
     left = [item.shard for item in planned if not dataset.is_committed(item.shard)]
     finished = any((dataset.root / name).exists() for name in finalize.DERIVED_FILES)
-    known = finished_shards(dataset, planned) if finished and alone else set()
+    known = _finished_shards(dataset, planned) if finished and alone else set()
     lost = [shard for shard in left if shard in known]
     faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
     unbuilt = set(left)
     committed = [item for item in planned if item.shard not in unbuilt]
-    faults += sorted((fault for found in each(check_shard, committed) for fault in found), key=lambda fault: fault.path)
-    faults += unexpected_files(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
+    faults += sorted((fault for found in each(_check_shard, committed) for fault in found), key=lambda fault: fault.path)
+    faults += _unexpected_files(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
-    compared = check_derived(dataset, known=bool(faults)) if sound else None
+    compared = _check_derived(dataset, known=bool(faults)) if sound else None
     return VerifyReport(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
 
 
-def finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[str]:
+def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[str]:
     """The shards with which the data set was finished: those of a round that is not finished yet
     are only left to build.
     """
@@ -134,7 +134,7 @@ def finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[st
     return {item.shard for item in planned if item.shard not in later or item.shard in named}
 
 
-def check_rounds(dataset: Dataset) -> list[Fault]:
+def _check_rounds(dataset: Dataset) -> list[Fault]:
     """The first round that is missing or damaged. If it is damaged, all that belongs to it and to
     those after it, its own file last: put aside in this order, whatever stops that, these leave what
     was before them.
@@ -164,7 +164,7 @@ def _later_files(dataset: Dataset, name: str) -> list[str]:
     later += [dataset.index] if dataset.index.exists() and dataset.newest_round_number() >= first else []
     for folder in folders[1:]:
         later += [path for path in files[folder] if round_of_shard(path.stem) >= first]
-    return [relative_path(dataset, path) for path in later]
+    return [_relative_path(dataset, path) for path in later]
 
 
 def check_is_dataset(dataset: Dataset) -> None:
@@ -173,13 +173,13 @@ def check_is_dataset(dataset: Dataset) -> None:
         dataset.contract()
 
 
-def check_contract(dataset: Dataset) -> list[Fault]:
+def _check_contract(dataset: Dataset) -> list[Fault]:
     """What is wrong with run.json, or else with the plan."""
     try:
         dataset.contract()
     except (ValueError, OSError) as error:
         return [Fault("run.json", f"{error}; {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
-    runs = {record.get("run") for record in iter_readable_records(dataset)}
+    runs = {record.get("run") for record in _iter_readable_records(dataset)}
     if runs and finalize.run_digest(dataset) not in runs:
         return [Fault("run.json", f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
     try:
@@ -189,7 +189,7 @@ def check_contract(dataset: Dataset) -> list[Fault]:
     return []
 
 
-def iter_readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _iter_readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The records that are what was written, whatever run they are of, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
@@ -198,20 +198,20 @@ def iter_readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
             continue
 
 
-def iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
+def _iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
     """Every shard of the plan."""
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         if shard:
-            yield PlannedShard(str(dataset.root), shard, [{name: row[name] for name in CHECKED_COLUMNS} for row in rows])
+            yield PlannedShard(str(dataset.root), shard, [{name: row[name] for name in _CHECKED_COLUMNS} for row in rows])
 
 
-def check_shard(planned: PlannedShard) -> list[Fault]:
+def _check_shard(planned: PlannedShard) -> list[Fault]:
     """Every fault of one committed shard."""
     dataset, shard = Dataset(planned.root), planned.shard
     contract = dataset.contract()
     try:
         record = load_record(dataset.record_path(shard).read_bytes())
-        check_record(record, planned, finalize.run_digest(dataset))
+        _check_record(record, planned, finalize.run_digest(dataset))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [Fault(f"records/{shard}.json", str(error), Remedy.REBUILD, shard)]
     except OSError as error:
@@ -219,11 +219,11 @@ def check_shard(planned: PlannedShard) -> list[Fault]:
     if record["tar"] is None and dataset.tar_path(shard).exists():
         return [Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)]
     counts = np.zeros((contract.config["frequencies"], 2, histogram.BINS), np.int64)
-    faults = [Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard) for what in check_tar(planned, record, contract, counts)]
-    return faults + list(check_histogram(dataset, shard, record, None if faults else counts))
+    faults = [Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard) for what in _check_tar(planned, record, contract, counts)]
+    return faults + list(_check_histogram(dataset, shard, record, None if faults else counts))
 
 
-def check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> None:
+def _check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> None:
     """Raises ValueError unless the record is of this run and this shard and holds just the plan's windows."""
     check_record_owner(record, planned.shard, run)
     if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
@@ -234,7 +234,7 @@ def check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> Non
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
 
 
-def check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def _check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
     """What is wrong with the shard's tar; its samples are counted in `counts`."""
     expected, digest, faults = record["tar"], hashlib.sha256(), []
     if expected is None:
@@ -245,7 +245,7 @@ def check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContra
             for key, sample, found in scan_samples(file, kept_rows(record), digest):
                 faults += found
                 if sample is not None:
-                    faults += check_and_count_sample(rows[key], sample, contract, counts)
+                    faults += _check_and_count_sample(rows[key], sample, contract, counts)
             faults += scan_end(file, digest)
     except FileNotFoundError:
         return ["is gone"]
@@ -255,19 +255,19 @@ def check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContra
     return faults or ([] if same else [f"has sha256 {digest.hexdigest()}, expected {expected['sha256']}"])
 
 
-def check_and_count_sample(row: dict[str, Any], sample: Sample, contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def _check_and_count_sample(row: dict[str, Any], sample: Sample, contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
     """Adds a sample to the counts, unless it is not what the plan and the run say, and then where."""
-    faults = check_meta(row, sample, contract)
+    faults = _check_meta(row, sample, contract)
     if not faults:
         histogram.add_sample(sample.spectrum, counts)
     return faults
 
 
-def check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> list[str]:
+def _check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> list[str]:
     """Where a sample says something else of itself than the plan and the run do."""
     (width, height), config = contract.config["size"], contract.config
     said, found = sample.meta, sample.spectrum.shape
-    expected = {name: row[name] for name in CHECKED_COLUMNS if name != "clip_id"} | {"clip": row["clip_id"], "size": [width, height]}
+    expected = {name: row[name] for name in _CHECKED_COLUMNS if name != "clip_id"} | {"clip": row["clip_id"], "size": [width, height]}
     shape = (config["frequencies"], 4, height, width)
     words = [f"{name} {said.get(name)!r}, expected {value!r}" for name, value in expected.items() if _meta_value(said, name) != value]
     words += [f"a spectrum of {list(found)}, expected {list(shape)}"] if found != shape else []
@@ -280,7 +280,7 @@ def _meta_value(meta: dict[str, Any], name: str) -> Any:
     return value.get("clip_id") if name == "clip" and isinstance(value, dict) else value
 
 
-def check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None) -> Iterator[Fault]:
+def _check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None) -> Iterator[Fault]:
     """What is wrong with the shard's histogram; `counts` are those of its samples, where all were sound."""
     path = dataset.histogram_path(shard)
     try:
@@ -294,45 +294,45 @@ def check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts
         yield Fault(f"records/{shard}.json", "does not name the histogram of its samples", Remedy.REBUILD, shard)
 
 
-def unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
+def _unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
     """Files of which no plan knows, and temporary ones, which are no fault while shards are left: the next run removes them."""
     found = []
     for folder, name in ((dataset.shards, "{}.tar"), (dataset.records, "{}.json"), (dataset.histograms, "{}.safetensors")):
         known = {name.format(shard) for shard in shards}
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        found += [Fault(relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not is_temporary(p)]
+        found += [Fault(_relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not _is_temporary(p)]
     paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
-    others = [path for path in paths if not round_number(path.name) and not is_temporary(path)]
+    others = [path for path in paths if not round_number(path.name) and not _is_temporary(path)]
     what = "is no round of quiver retry"
-    found += [Fault(relative_path(dataset, path), what, Remedy.MOVE) for path in others]
+    found += [Fault(_relative_path(dataset, path), what, Remedy.MOVE) for path in others]
     paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []
-    others = [path for path in paths if not (views.is_view_file(path) or is_temporary(path))]
-    found += [Fault(relative_path(dataset, path), "is of no view", Remedy.MOVE) for path in others]
+    others = [path for path in paths if not (views.is_view_file(path) or _is_temporary(path))]
+    found += [Fault(_relative_path(dataset, path), "is of no view", Remedy.MOVE) for path in others]
     paths = dataset.temporary_files() if temporary else []
-    return found + [Fault(relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
+    return found + [Fault(_relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
 
 
-def is_temporary(path: Path) -> bool:
+def _is_temporary(path: Path) -> bool:
     return TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
-def relative_path(dataset: Dataset, path: Path) -> str:
+def _relative_path(dataset: Dataset, path: Path) -> str:
     return str(path.relative_to(dataset.root))
 
 
-def check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `probe_cached`."""
+def _check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
+    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `_probe_cached`."""
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
             finalize.finalize(dataset, into=Path(folder))
         except DamagedShard as error:
             return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
         names = list(finalize.DERIVED_FILES)
-        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := describe_difference(dataset, Path(folder), name))]
-        return check_views(dataset, None if faults else Path(folder)) + faults
+        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := _describe_difference(dataset, Path(folder), name))]
+        return _check_views(dataset, None if faults else Path(folder)) + faults
 
 
-def check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
+def _check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
     """Every view whose definition is not what was written, and, if a folder holds the derived files as
     they should be, every file of a view that is not what its thresholds and the data set give. Its
     report is for people, and not compared.
@@ -350,7 +350,7 @@ def check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
             continue
         views.refilter(dataset, name, thresholds, map_serially, Dataset(folder))
         paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]
-        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := describe_difference(dataset, folder, path))]
+        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := _describe_difference(dataset, folder, path))]
     return found
 
 
@@ -358,7 +358,7 @@ def map_serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
     return ((item, function(item)) for item in items)
 
 
-def describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
+def _describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
     """What is wrong with a derived file, of which `read_built_shards` holds what it should be."""
     found, expected = dataset.root / name, built / name
     if not expected.exists():
@@ -369,11 +369,11 @@ def describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
     if same_pyarrow or not name.endswith((".parquet", "index.json")):
         same = filecmp.cmp(found, expected, shallow=False)
     else:  # which writes other bytes for the same table
-        same = (same_tables if name.endswith(".parquet") else same_indexes)(found, expected)
+        same = (_same_tables if name.endswith(".parquet") else _same_indexes)(found, expected)
     return None if same else "is not what the records give"
 
 
-def same_indexes(found: Path, expected: Path) -> bool:
+def _same_indexes(found: Path, expected: Path) -> bool:
     """Whether two indexes say the same but for the bytes of the table, and the first is of its own."""
     try:
         one, other = (open_seal(path.read_bytes(), indent=1) for path in (found, expected))
@@ -385,7 +385,7 @@ def same_indexes(found: Path, expected: Path) -> bool:
         return False
 
 
-def same_tables(found: Path, expected: Path) -> bool:
+def _same_tables(found: Path, expected: Path) -> bool:
     """Whether two Parquet files hold the same rows in the same groups."""
     try:
         tables = [pq.ParquetFile(path).iter_batches(finalize.ROW_GROUP) for path in (found, expected)]

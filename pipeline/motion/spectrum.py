@@ -26,7 +26,7 @@ _threads = ThreadpoolController()
 
 
 def to_spectrum(motion: Float[np.ndarray, "time 2 height width"], frequencies: int) -> Complex[np.ndarray, "freq 2 height width"]:
-    """The first `draw_amplitudes` coefficients of a motion texture sampled at the working rate (docs/maths.md, 1).
+    """The first `_draw_amplitudes` coefficients of a motion texture sampled at the working rate (docs/maths.md, 1).
 
     Raises ValueError unless 1 <= frequencies <= T/2 + 1.
     """
@@ -64,7 +64,7 @@ def interpolation_matrix(times: Float64[np.ndarray, " source"], time: int, fps: 
     return matrix
 
 
-def folded_basis(matrix: Float64[np.ndarray, "time source"], frequencies: int) -> Float32[np.ndarray, "rows source"]:
+def _folded_basis(matrix: Float64[np.ndarray, "time source"], frequencies: int) -> Float32[np.ndarray, "rows source"]:
     """Rows re S_0, im S_0, re S_1, ... as weights on the source frames (docs/maths.md, 3), padded to whole ROWS.
 
     The phase k t is reduced modulo T before the cosine, so that it is exact for any k.
@@ -88,7 +88,7 @@ class RunningSpectrum:
         self.frequencies, (self.width, self.height) = frequencies, size
         self.matrix = interpolation_matrix(times, time, fps)
         with _threads.limit(limits=1, user_api="blas"):
-            self.basis = folded_basis(self.matrix, frequencies)
+            self.basis = _folded_basis(self.matrix, frequencies)
             self.gram = self.matrix.T @ self.matrix
         self.frame_count = 0
         self.sums: Any = np.zeros((len(self.basis) // PRODUCT_ROWS, 2 * self.height * self.width, PRODUCT_ROWS), np.float32)

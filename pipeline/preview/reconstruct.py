@@ -26,7 +26,7 @@ from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import Sample, channels_to_complex
 
-EXAMPLE_KEY_COUNT = 3
+_EXAMPLE_KEY_COUNT = 3
 """Keys that are named to one who asked for another."""
 
 
@@ -61,7 +61,7 @@ class Reconstruction:
         Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
         """
         plan, decode, size = self.settings
-        with local_file(self.row["uri"]) as path:
+        with _local_file(self.row["uri"]) as path:
             stream = decode_chunk([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
             next(stream)  # what was found of the video
             instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
@@ -69,7 +69,7 @@ class Reconstruction:
 
 
 @contextmanager
-def local_file(uri: str) -> Iterator[str]:
+def _local_file(uri: str) -> Iterator[str]:
     """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
     try:
         with ExitStack() as stack:
@@ -101,7 +101,7 @@ def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
 
     Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are damaged.
     """
-    row = find_kept_row(selection, key)
+    row = _find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
     return reconstruct_sample(row, read_sample(selection.dataset.tar_path(row["shard"]), key, row), settings)
 
@@ -111,14 +111,14 @@ def reconstruct_sample(row: dict[str, Any], sample: Sample, settings: WindowSett
     return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(channels_to_complex(sample.spectrum), settings.plan.frames))
 
 
-def find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
+def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
     """The row of the manifest of a kept window. Raises ValueError saying what became of it, and naming some that are kept."""
     rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0]["outcome"] == Outcome.KEPT:
         return rows[0]
     kept = [row["key"] for row in read_manifest(selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
-    fate = f"was {describe_outcome(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
-    raise ValueError(f"key {key!r} {fate}; {format_example_keys(kept)}")
+    fate = f"was {_describe_outcome(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
+    raise ValueError(f"key {key!r} {fate}; {_format_example_keys(kept)}")
 
 
 def find_most_moving_key(selection: DatasetView) -> str:
@@ -129,16 +129,16 @@ def find_most_moving_key(selection: DatasetView) -> str:
     return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
 
 
-def describe_outcome(row: dict[str, Any]) -> str:
+def _describe_outcome(row: dict[str, Any]) -> str:
     """What became of a window, and why: `rejected (cut)`."""
     return f"{row['outcome']} ({', '.join(filter(None, [row['reason'], row['detail']]))})"
 
 
-def format_example_keys(kept: Sequence[str]) -> str:
+def _format_example_keys(kept: Sequence[str]) -> str:
     """Some of the keys, spread over all."""
     if not kept:
         return "no window of this data set was kept"
-    some = sorted({kept[i * len(kept) // EXAMPLE_KEY_COUNT] for i in range(EXAMPLE_KEY_COUNT)})
+    some = sorted({kept[i * len(kept) // _EXAMPLE_KEY_COUNT] for i in range(_EXAMPLE_KEY_COUNT)})
     return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
 
 

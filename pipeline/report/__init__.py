@@ -22,7 +22,7 @@ from pipeline.dataset.open import DatasetView
 from pipeline.report import labels, queries, sections
 from schemas.statistics import SpectrumStatistics
 
-TEMPLATE_FOLDER = Path(__file__).parent
+_TEMPLATE_FOLDER = Path(__file__).parent
 
 
 def render_report(selections: Sequence[DatasetView], statistics: SpectrumStatistics) -> str:
@@ -47,13 +47,13 @@ def render_report(selections: Sequence[DatasetView], statistics: SpectrumStatist
 
 def render_page(parts: dict) -> str:
     """page.html with its style and its one script inside."""
-    script = (TEMPLATE_FOLDER / "page.js").read_text("utf-8")
+    script = (_TEMPLATE_FOLDER / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render_template("page.html", parts | dict(words=labels.MEASURE_LABELS, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
 
 
-def render_template(template: str, parts: dict, folder: Path = TEMPLATE_FOLDER) -> str:
+def render_template(template: str, parts: dict, folder: Path = _TEMPLATE_FOLDER) -> str:
     """A page from the template of that name in `folder`, which may extend the base of this one."""
-    environment = Environment(loader=FileSystemLoader([folder, TEMPLATE_FOLDER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader([folder, _TEMPLATE_FOLDER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= labels.TEMPLATE_FILTERS
     return environment.get_template(template).render(**parts)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from pipeline.sizes import human_size
 from schemas.outcome import to_printable
 
-MAX_TEXT_CHARACTERS = 120
+_MAX_TEXT_CHARACTERS = 120
 """Characters of a text from a file that are shown."""
-CONTENT_ID = re.compile(r"[0-9a-f]{16}")
+_CONTENT_ID = re.compile(r"[0-9a-f]{16}")
 """The id of a clip to which the user gave no name."""
 
 
@@ -75,7 +75,7 @@ def format_threshold(value: float | int) -> str:
     return "off" if isinf(value) else f"{value:.3g}"
 
 
-def clean_text(text: Any, limit: int = MAX_TEXT_CHARACTERS) -> str:
+def _clean_text(text: Any, limit: int = _MAX_TEXT_CHARACTERS) -> str:
     """Text from a file: control characters gone, cut after `limit` characters."""
     flat = to_printable(str(text), limit + 1)
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
@@ -95,7 +95,7 @@ def format_count(count: int, noun: str) -> str:
     return f"{format_number(count)} {noun}{'' if count == 1 else 's'}"
 
 
-def format_size(count: int) -> tuple[str, str]:
+def _format_size(count: int) -> tuple[str, str]:
     """Bytes: a number, and its unit."""
     amount, _, unit = human_size(count).partition(" ")
     return amount, unit
@@ -106,16 +106,16 @@ def format_duration(hours: float) -> tuple[str, str]:
     return (format_number(hours), "h") if hours >= 1 else (format_number(hours * 60), "min") if hours * 60 >= 1 else (format_number(hours * 3600), "s")
 
 
-def clip_label(row: Mapping[str, Any]) -> str:
+def _clip_label(row: Mapping[str, Any]) -> str:
     """A clip's name; the file's, where the clip was named by its content."""
     named = row["clip_id"] or ""
-    return clean_text(PurePath(row["uri"] or "").name or named, 60) if CONTENT_ID.fullmatch(named) or not named else clean_text(named, 60)
+    return _clean_text(PurePath(row["uri"] or "").name or named, 60) if _CONTENT_ID.fullmatch(named) or not named else _clean_text(named, 60)
 
 
-def format_reason(name: Any) -> str:
+def _format_reason(name: Any) -> str:
     """A reason as words."""
-    return clean_text(name).replace("_", " ")
+    return _clean_text(name).replace("_", " ")
 
 
-TEMPLATE_FILTERS = dict(plain=clean_text, label=clip_label, number=format_number, many=format_count, size=format_size, duration=format_duration, reason=format_reason, shown=format_threshold)
+TEMPLATE_FILTERS = dict(plain=_clean_text, label=_clip_label, number=format_number, many=format_count, size=_format_size, duration=format_duration, reason=_format_reason, shown=format_threshold)
 """For the template."""

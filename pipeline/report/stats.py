@@ -12,8 +12,8 @@ from pipeline.dataset import histogram
 from pipeline.filters import RULES, Thresholds
 from schemas.outcome import Reason
 
-SLIDER_STEPS = 100
-START_TOLERANCE_S = 2.0
+_SLIDER_STEPS = 100
+_START_TOLERANCE_S = 2.0
 """Lines of a log are of one start of the command where it began at the same time to within this."""
 FAN_QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of the modulus that are drawn beside the scales."""
@@ -66,7 +66,7 @@ def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.
     return np.arange(frequencies) * fps / frames
 
 
-def frequency_energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
+def _frequency_energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
     """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands for two coefficients,
     but 0 and, where T is even, T/2.
     """
@@ -83,7 +83,7 @@ def truncation_errors(power: Float64[np.ndarray, "windows all_freq"], frames: in
     Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in pixels. `power` is that
     of x and y together. A window without motion has error 0.
     """
-    parts = frequency_energies(power, frames)
+    parts = _frequency_energies(power, frames)
     lost = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
     left = np.concatenate([lost[:, 1:], np.zeros((len(parts), 1))], axis=1)
     total = np.maximum(lost[:, :1], np.finfo(np.float64).tiny)
@@ -150,7 +150,7 @@ class MeasuredWindows:
     """Whether the window's sample is in a shard."""
 
 
-class ThresholdSweep(NamedTuple):
+class _ThresholdSweep(NamedTuple):
     """What would be kept for each value of one threshold."""
 
     values: list[float]
@@ -161,13 +161,13 @@ class ThresholdSweep(NamedTuple):
     """Index of the present threshold."""
 
 
-def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]) -> ThresholdSweep:
+def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]) -> _ThresholdSweep:
     """Counts for some hundred values of one threshold between `seam_weights`, and for `off`, with all others left as they are.
 
     Where the groups have different thresholds, each keeps its own others; the present one is the first's.
     """
     present = getattr(groups[0].thresholds, rule.threshold)
-    values = slider_values(rule, ends, present)
+    values = _slider_values(rule, ends, present)
     kept, stored = np.zeros(len(values), int), np.zeros(len(values), int)
     for group in groups:
         others = ~np.any([RULES[reason](group.measures, group.thresholds) for reason in RULES if reason != rule.reason], axis=0)
@@ -175,12 +175,12 @@ def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[f
             passes = others & ~RULES[rule.reason](group.measures, replace(group.thresholds, **{rule.threshold: value}))
             kept[i] += np.count_nonzero(passes)
             stored[i] += np.count_nonzero(passes & group.is_stored)
-    return ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(present))
+    return _ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(present))
 
 
-def slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
+def _slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
     """Values evenly spaced over the axis of a measure, the nearest one replaced by the present threshold, and `off`."""
-    spaced = np.geomspace(*ends, SLIDER_STEPS) if rule.measure in LOG_AXIS_MEASURES else np.linspace(*ends, SLIDER_STEPS)
+    spaced = np.geomspace(*ends, _SLIDER_STEPS) if rule.measure in LOG_AXIS_MEASURES else np.linspace(*ends, _SLIDER_STEPS)
     values = [float(f"{value:.3g}") for value in spaced]
     if isfinite(present):
         values[int(np.abs(spaced - present).argmin())] = present
@@ -199,7 +199,7 @@ def axis_limits(measure: str, measured: Float64[np.ndarray, " windows"], thresho
     return (low - room if low < 0 or low > room else 0.0), high + room
 
 
-class RunHistory(NamedTuple):
+class _RunHistory(NamedTuple):
     """A run, over all starts of its command."""
 
     minutes: Float64[np.ndarray, " shards"]
@@ -215,14 +215,14 @@ class RunHistory(NamedTuple):
     """Windows a second."""
 
 
-def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> RunHistory | None:
+def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> _RunHistory | None:
     """What the logs say together, one after the other; None where they say nothing. A start of the command is
     known by the moment at which it began.
     """
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:
         for i, entry in enumerate(log):
-            if minutes and (i == 0 or abs(entry.start_time - log[i - 1].start_time) > START_TOLERANCE_S):
+            if minutes and (i == 0 or abs(entry.start_time - log[i - 1].start_time) > _START_TOLERANCE_S):
                 began += last
                 restarts.append(began / 60)
             last = entry.elapsed_s
@@ -233,4 +233,4 @@ def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> RunHistory | None:
         return None
     seconds = sum(entry.seconds for entry in entries)
     waiting = sum(entry.seconds * entry.waiting_share for entry in entries) / max(seconds, 1e-9)
-    return RunHistory(np.array(minutes), np.cumsum(windows), restarts, waiting, seconds / 60, sum(windows) / max(60 * minutes[-1], 1e-9))
+    return _RunHistory(np.array(minutes), np.cumsum(windows), restarts, waiting, seconds / 60, sum(windows) / max(60 * minutes[-1], 1e-9))

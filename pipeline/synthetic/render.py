@@ -28,13 +28,13 @@ TEXELS_PER_WIDTH = 1024
 """Texture pixels per picture width: twice the video's."""
 MARGIN = 0.125
 """Painted beyond each side of the picture, in picture widths."""
-NODES_PER_WIDTH = 48
+_NODES_PER_WIDTH = 48
 """Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px)."""
-EDGE_PX = 3
+_EDGE_PX = 3
 """Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point."""
 
 Points = Float64[np.ndarray, "2 *points"]
-Shape = Callable[[Points], Points]
+_Shape = Callable[[Points], Points]
 """phi: positions at rest to directions, of length about 1 at its largest."""
 
 
@@ -42,7 +42,7 @@ Shape = Callable[[Points], Points]
 class Mode:
     """One oscillation of a layer."""
 
-    shape: Shape
+    shape: _Shape
     amplitude_px: float
     """a, pixels at 256 wide, where the shape is 1."""
     frequency_hz: float
@@ -81,7 +81,7 @@ class Scene:
 
 
 def pixel_centers(size: tuple[int, int]) -> Points:
-    """Positions [2, H, W] of the pixel centres of a picture of `format_size` (width, height)."""
+    """Positions [2, H, W] of the pixel centres of a picture of `_format_size` (width, height)."""
     width, height = size
     return np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height))
 
@@ -104,7 +104,7 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
 @functools.cache
 def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline weights at the pixel centres."""
-    nodes = (np.arange(round(length * NODES_PER_WIDTH) + 5) - 2) / NODES_PER_WIDTH
+    nodes = (np.arange(round(length * _NODES_PER_WIDTH) + 5) - 2) / _NODES_PER_WIDTH
     weights = make_interp_spline(nodes, np.eye(len(nodes)))((np.arange(count) + 0.5) * length / count)
     return nodes, np.ascontiguousarray(weights.T, np.float32)
 
@@ -134,7 +134,7 @@ def render_frame(scene: Scene, t: float, size: tuple[int, int] = VIDEO_SIZE) -> 
 def true_motion(
     scene: Scene, start_s: float, times: Float64[np.ndarray, " time"], size: tuple[int, int] = WORKING_SIZE
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `format_size` (PAPER, motion texture).
+    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `_format_size` (PAPER, motion texture).
 
     `magnify_caption` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
     """
@@ -155,7 +155,7 @@ def trusted_mask(
     """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `magnify_caption` (after the start)."""
     height, width = motion.shape[2:]
     front, edge = _front_layers(scene, start_s, (width, height))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EDGE_PX + 1, 2 * EDGE_PX + 1))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1))
     valid = cv2.dilate(edge.astype(np.uint8), kernel) == 0
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     for (dx, dy), t in zip(motion, times, strict=True):
@@ -202,8 +202,8 @@ def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 
     save_file({"motion": motion.astype(np.float16), "spectrum": channels.astype(np.float32), "valid": valid.astype(np.uint8)}, path)
 
 
-def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15) -> Shape:
-    """Cantilevers with their tips at the picture's top, clamped `video_seconds` below, in bending mode 1 or 2 (Euler-Bernoulli).
+def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15) -> _Shape:
+    """Cantilevers with their tips at the picture's top, clamped `_video_seconds` below, in bending mode 1 or 2 (Euler-Bernoulli).
 
     `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in `shift` (in cycles) and
     in phase make the gust run. `lift` is the vertical part.
@@ -220,12 +220,12 @@ def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.
     return shape
 
 
-def swing(*, pivot: tuple[float, float], length: float) -> Shape:
-    """A pendulum's small rotation about `pivot`, 1 at `video_seconds` from it."""
+def swing(*, pivot: tuple[float, float], length: float) -> _Shape:
+    """A pendulum's small rotation about `pivot`, 1 at `_video_seconds` from it."""
     return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
 
 
-def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: float = 0.0, envelope: Callable[[Points], np.ndarray] | None = None) -> Shape:
+def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: float = 0.0, envelope: Callable[[Points], np.ndarray] | None = None) -> _Shape:
     """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside a smooth envelope (none: everywhere)."""
 
     def shape(q: Points) -> Points:
@@ -235,7 +235,7 @@ def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: 
     return shape
 
 
-def traveling_wave(make: Callable[..., Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
+def traveling_wave(make: Callable[..., _Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
     """A travelling wave as two standing modes, a quarter cycle apart in space and in time."""
     return tuple(
         Mode(shape=make(shift=quarter, **kwargs), amplitude_px=amplitude_px, frequency_hz=frequency_hz, phase=phase + 2 * np.pi * quarter)

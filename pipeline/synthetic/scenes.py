@@ -66,7 +66,7 @@ def make_layer(colour: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode,
     return Layer(texture=cv2.GaussianBlur(rgba, (0, 0), 1.1), modes=modes)
 
 
-def layer_from_canvas(canvas: UInt8[np.ndarray, "rows columns 4"], rng: np.random.Generator, modes: tuple[Mode, ...], *, detail: float = 0.18) -> Layer:
+def _layer_from_canvas(canvas: UInt8[np.ndarray, "rows columns 4"], rng: np.random.Generator, modes: tuple[Mode, ...], *, detail: float = 0.18) -> Layer:
     """What was drawn on an empty canvas (colours come multiplied by alpha), with fine detail on it."""
     rgba = canvas.astype(np.float32)
     rgba[..., :3] = np.clip(rgba[..., :3] * (1 + detail * noise(rng, 48, 4, 1.0))[..., None], 0, rgba[..., 3:])
@@ -99,8 +99,8 @@ def make_canvas(colour: tuple[int, int, int] | None = None) -> UInt8[np.ndarray,
     return np.full((CANVAS_ROWS, CANVAS_COLUMNS, 4), (0, 0, 0, 0) if colour is None else (*colour, 255), np.uint8)
 
 
-GREENS = ((96, 132, 48), (136, 160, 62), (70, 112, 52), (168, 172, 84))
-STRAW = ((190, 170, 96), (158, 150, 72), (116, 140, 60), (206, 190, 128))
+_GREENS = ((96, 132, 48), (136, 160, 62), (70, 112, 52), (168, 172, 84))
+_STRAW = ((190, 170, 96), (158, 150, 72), (116, 140, 60), (206, 190, 128))
 
 
 def reeds(rng: np.random.Generator) -> Scene:
@@ -117,7 +117,7 @@ def reeds(rng: np.random.Generator) -> Scene:
     for centre in (0.14, 0.86):
         _draw_reed_bed(near, rng, 200, light=(0.9, 1.25), tips=(-0.1, 0.35), spread=(centre - 0.1, centre + 0.1), heads=8)
     lean = Mode(shape=bend(length=tall), amplitude_px=0.35, frequency_hz=0.8, phase=rng.uniform(0, 6.28))
-    return Scene(layers=(layer_from_canvas(wall, rng, gust), layer_from_canvas(near, rng, (*gust, lean))))
+    return Scene(layers=(_layer_from_canvas(wall, rng, gust), _layer_from_canvas(near, rng, (*gust, lean))))
 
 
 def _draw_reed_bed(
@@ -135,7 +135,7 @@ def _draw_reed_bed(
         root = np.array([rng.uniform(*spread), 0.8])
         tip = np.array([root[0] + rng.normal(0, 0.09), rng.uniform(*tips)])
         glow = light[0] + (light[1] - light[0]) * i / count
-        draw_blade(sheet, root, tip, bow=rng.normal(0, 0.05), width=rng.uniform(0.004, 0.011), colour=random_shade(rng, glow, *GREENS, *STRAW))
+        draw_blade(sheet, root, tip, bow=rng.normal(0, 0.05), width=rng.uniform(0.004, 0.011), colour=random_shade(rng, glow, *_GREENS, *_STRAW))
         if i % (count // heads) == 0:
             along = (tip - root) / np.hypot(*(tip - root))
             draw_blade(sheet, tip + 0.1 * along, tip - 0.005 * along, bow=0.0, width=0.012, leaf=0.8, colour=random_shade(rng, glow, (112, 70, 40)))
@@ -154,7 +154,7 @@ def plant(rng: np.random.Generator) -> Scene:
     )
     bob = Mode(shape=wave(direction=(0.2, 1.0), cycles=(0.5, 0.2), shift=0.1), amplitude_px=0.35, frequency_hz=1.4, phase=rng.uniform(0, 6.28))
     flutter = Mode(shape=wave(direction=(0.8, 0.6), cycles=(3.0, 1.5)), amplitude_px=0.35, frequency_hz=2.27, phase=rng.uniform(0, 6.28))
-    return Scene(layers=(layer_from_canvas(behind, rng, sway), layer_from_canvas(shrub, rng, (*sway, bob, flutter))))
+    return Scene(layers=(_layer_from_canvas(behind, rng, sway), _layer_from_canvas(shrub, rng, (*sway, bob, flutter))))
 
 
 def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> None:
@@ -168,7 +168,7 @@ def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> N
             turn = angle + side * rng.normal(0.9 - 0.5 * s, 0.15)
             at = root + s * (tip - root)
             leaf_tip = at + rng.uniform(0.06, 0.11) * np.array([np.sin(turn), -np.cos(turn)])
-            draw_blade(sheet, at, leaf_tip, bow=0.1 * side, width=rng.uniform(0.012, 0.018), leaf=1.0, colour=random_shade(rng, light, *GREENS, (150, 186, 78)))
+            draw_blade(sheet, at, leaf_tip, bow=0.1 * side, width=rng.uniform(0.012, 0.018), leaf=1.0, colour=random_shade(rng, light, *_GREENS, (150, 186, 78)))
 
 
 def cloth(rng: np.random.Generator) -> Scene:
@@ -205,7 +205,7 @@ def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
 def lantern(rng: np.random.Generator) -> Scene:
     """A paper lantern swings before a hedge in the wind."""
     hedge = make_canvas((20, 34, 24))
-    draw_foliage(hedge, rng, 3200, GREENS, size=0.05, light=0.75)
+    draw_foliage(hedge, rng, 3200, _GREENS, size=0.05, light=0.75)
     tall = 1.6
     sway = (
         *traveling_wave(bend, length=tall, waves=0.9, amplitude_px=1.6, frequency_hz=0.8, phase=rng.uniform(0, 6.28)),
@@ -215,7 +215,7 @@ def lantern(rng: np.random.Generator) -> Scene:
         Mode(shape=swing(pivot=(0.5, -0.25), length=0.6), amplitude_px=1.5, frequency_hz=0.6, phase=rng.uniform(0, 6.28)),
         Mode(shape=wave(direction=(0.0, 1.0), cycles=(0.0, 0.0)), amplitude_px=0.4, frequency_hz=1.2, phase=rng.uniform(0, 6.28)),
     )
-    return Scene(layers=(layer_from_canvas(hedge, rng, sway), _paper_lantern(rng, pendulum)))
+    return Scene(layers=(_layer_from_canvas(hedge, rng, sway), _paper_lantern(rng, pendulum)))
 
 
 def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:

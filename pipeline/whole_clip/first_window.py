@@ -22,11 +22,11 @@ from schemas.sample import Sample
 
 MIN_VIDEO_S = 1.0
 """A shorter video says nothing about a sway."""
-MAX_ASPECT = 8
+_MAX_ASPECT = 8
 """Aspect over which only the middle of a video is measured."""
 
 
-class VideoMotion(NamedTuple):
+class _VideoMotion(NamedTuple):
     sample: Sample
     frame: UInt8[np.ndarray, "rows columns 3"]
     """The start frame at the video's own size; of a video that does not cover the working size, its middle, enlarged to that."""
@@ -38,7 +38,7 @@ class VideoMotion(NamedTuple):
     """For which a data set of small motion would reject it."""
 
 
-def motion_of_video(path: Path, config: BuildConfig) -> VideoMotion:
+def motion_of_video(path: Path, config: BuildConfig) -> _VideoMotion:
     """The first window of a video; of all that there is, where that is shorter than a window.
 
     Measured at a size of the video's own aspect, with about as many pixels as the config's. Raises ValueError, in a sentence, where the video cannot be
@@ -51,11 +51,11 @@ def motion_of_video(path: Path, config: BuildConfig) -> VideoMotion:
         video = pool.probe(str(path))
         own = display_size(video)
         config = replace(fit_window(config, video, path), size=match_aspect(own, config.size))
-        sample = build_sample(path, config, pool)
+        sample = _build_sample(path, config, pool)
         (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own if covers_size(own, config.size) else config.size)
     except Quarantined as error:
         raise ValueError(f"{path} cannot be used: {error.detail}") from error
-    return VideoMotion(sample, frame, config.plan.frames, own, judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]))
+    return _VideoMotion(sample, frame, config.plan.frames, own, judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]))
 
 
 def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig:
@@ -71,7 +71,7 @@ def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig
     return replace(config, plan=replace(config.plan, frames=frames), frequencies=min(config.frequencies, frames // 2 + 1))
 
 
-def build_sample(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
+def _build_sample(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
     clips = [plan_clip(clip, config.plan, pool.probe) for clip in list_clips([str(path)])]
     row = plan_rows(clips, config.plan)[0]
     if row["outcome"]:
@@ -88,8 +88,8 @@ def display_size(video: VideoInfo) -> tuple[int, int]:
 
 
 def match_aspect(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height, even as those of films, of about as many pixels as `format_size` and in the aspect of `build_per_video_row`, or in one of WIDEST to 1 if it is wider."""
-    aspect = min(max(own[0] / own[1], 1 / MAX_ASPECT), MAX_ASPECT)
+    """Width and height, even as those of films, of about as many pixels as `_format_size` and in the aspect of `_build_per_video_row`, or in one of WIDEST to 1 if it is wider."""
+    aspect = min(max(own[0] / own[1], 1 / _MAX_ASPECT), _MAX_ASPECT)
     height = sqrt(size[0] * size[1] / aspect)
     tried = range(2 * round(0.46 * height), round(1.04 * height), 2)
     return min(

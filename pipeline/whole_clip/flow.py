@@ -25,19 +25,19 @@ def resample_flow(
 def flow_from_start(frames: Frames, estimator: FlowEstimator) -> Float32[np.ndarray, "time 2 height width"]:
     """Displacement of every pixel of the first frame to each frame, pixels; that to itself is 0."""
     prepared = estimator.prepare(list(frames))
-    return estimate_pairs([(prepared[0], one) for one in prepared], estimator)
+    return _estimate_pairs([(prepared[0], one) for one in prepared], estimator)
 
 
 def flow_between(frames: Frames, estimator: FlowEstimator) -> Float32[np.ndarray, "steps 2 height width"]:
     """Displacement of every pixel of each frame to the one after it, pixels."""
     prepared = estimator.prepare(list(frames))
-    return estimate_pairs(list(pairwise(prepared)), estimator)
+    return _estimate_pairs(list(pairwise(prepared)), estimator)
 
 
-def estimate_pairs(pairs: Sequence[tuple[Any, Any]], estimator: FlowEstimator) -> Float32[np.ndarray, "pairs 2 height width"]:
+def _estimate_pairs(pairs: Sequence[tuple[Any, Any]], estimator: FlowEstimator) -> Float32[np.ndarray, "pairs 2 height width"]:
     """Of prepared frames, in blocks."""
-    return np.concatenate([to_array(estimator.displace(some)) for some in split_blocks(pairs)])
+    return np.concatenate([to_array(estimator.displace(some)) for some in _split_blocks(pairs)])
 
 
-def split_blocks(pairs: Sequence[tuple[Any, Any]]) -> Iterator[Sequence[tuple[Any, Any]]]:
+def _split_blocks(pairs: Sequence[tuple[Any, Any]]) -> Iterator[Sequence[tuple[Any, Any]]]:
     return (pairs[i : i + BLOCK_FRAMES] for i in range(0, len(pairs), BLOCK_FRAMES))

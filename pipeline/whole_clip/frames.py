@@ -85,7 +85,7 @@ def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
     try:
         video = pool.probe(str(path))
     except Quarantined as error:
-        raise unusable_video_error(path, error) from error
+        raise _unusable_video_error(path, error) from error
     return ClipSpan(str(path), video, range(len(video.times)), display_size(video))
 
 
@@ -95,27 +95,27 @@ def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool
     try:
         video = probe_planned_video(clip, [row], pool)
     except Quarantined as error:
-        raise unusable_video_error(clip.uri, error) from error
+        raise _unusable_video_error(clip.uri, error) from error
     return ClipSpan(clip.uri, video, window_span(clip, video, window_from_row(row), settings.plan), settings.size, row["sha256"], row["split"])
 
 
 def decode_clip(take: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
-    """Its frames cropped to `format_size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
+    """Its frames cropped to `_format_size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
     try:
-        frames = np.stack([crop_to_size(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
+        frames = np.stack([_crop_to_size(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
         digest, _ = hash_file(take.path)
     except Quarantined as error:
-        raise unusable_video_error(take.path, error) from error
+        raise _unusable_video_error(take.path, error) from error
     if take.sha256 not in (None, digest):
         raise ValueError(f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made")
     return ClipFrames(frames, take.times, take.size, digest, take.video.decoder)
 
 
-def unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
+def _unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
     return ValueError(f"{path} cannot be used: {error.detail} ({error.reason})")
 
 
-def crop_to_size(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def _crop_to_size(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """The middle of the picture, as CROPPING says; a picture of that size is returned as it is."""
     rows, columns = image.shape[:2]
     cover = cover_size(columns / rows, size)

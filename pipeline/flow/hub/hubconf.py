@@ -3,4 +3,4 @@
 from pipeline.torchvision_import import raft_large, raft_small
 
 __all__ = ["raft_large", "raft_small"]
-dependencies = ["torch", "torchvision"]
+_dependencies = ["torch", "torchvision"]
