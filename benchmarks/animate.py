@@ -49,22 +49,52 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quiver-bench-animate-") as name:
         folder = Path(name)
         Image.fromarray(photograph()).save(folder / "photo.jpg", quality=95)
-        (folder / "motion.safetensors").write_bytes(encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, made={})))
+        (folder / "motion.safetensors").write_bytes(
+            encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, made={}))
+        )
         ours = animate(folder, seconds)
         peak = watched(ours)
-        run([ffmpeg, "-v", "error", "-i", str(folder / "film.mp4"), "-f", "rawvideo", "-pix_fmt", "yuv420p", str(folder / "frames.yuv")])
-        contenders = {"Quiver": partial(run, ours), "ffmpeg, encoding alone": partial(run, encoding(ffmpeg, folder))}
+        run(
+            [
+                ffmpeg,
+                "-v",
+                "error",
+                "-i",
+                str(folder / "film.mp4"),
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "yuv420p",
+                str(folder / "frames.yuv"),
+            ]
+        )
+        contenders = {
+            "Quiver": partial(run, ours),
+            "ffmpeg, encoding alone": partial(run, encoding(ffmpeg, folder)),
+        }
         timings = interleaved(contenders, 1 if options.quick else options.rounds, warm_up=False)
         megabytes = {path.name: path.stat().st_size / 1e6 for path in folder.glob("*.mp4")}
     quiver, peer = timings.values()
     targets = [
-        replace(speedup(f"a film of {seconds:g} s: Quiver / ffmpeg", GOAL, peer, quiver), at_most=True),
-        Target(name="largest memory of Quiver", goal=MOST_MB, reached=peak, unit="MB", at_most=True),
+        replace(
+            speedup(f"a film of {seconds:g} s: Quiver / ffmpeg", GOAL, peer, quiver), at_most=True
+        ),
+        Target(
+            name="largest memory of Quiver", goal=MOST_MB, reached=peak, unit="MB", at_most=True
+        ),
     ]
-    rate = f"{seconds * FPS / medians(quiver).clock:.3g} frames a second, start and end included. Files: " + ", ".join(
-        f"{name} {size:.1f} MB" for name, size in megabytes.items()
+    rate = (
+        f"{seconds * FPS / medians(quiver).clock:.3g} frames a second, start and end included. Files: "
+        + ", ".join(f"{name} {size:.1f} MB" for name, size in megabytes.items())
     )
-    report("animate", "A photograph moves", __doc__, f"{timings_table(timings)}\n\n{rate}.", targets, keep=not options.quick)
+    report(
+        "animate",
+        "A photograph moves",
+        __doc__,
+        f"{timings_table(timings)}\n\n{rate}.",
+        targets,
+        keep=not options.quick,
+    )
 
 
 def photograph() -> UInt8[np.ndarray, "rows columns 3"]:
@@ -72,8 +102,21 @@ def photograph() -> UInt8[np.ndarray, "rows columns 3"]:
     random = np.random.default_rng(0)
     picture = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     for size in np.geomspace(500, 8, 400):
-        centre, axes = random.integers(0, (WIDTH, HEIGHT)), (size * random.uniform(0.3, 1, 2)).astype(int)
-        cv2.ellipse(picture, centre.tolist(), axes.tolist(), random.uniform(0, 180), 0, 360, random.uniform(40, 215, 3).tolist(), cv2.FILLED, cv2.LINE_AA)
+        centre, axes = (
+            random.integers(0, (WIDTH, HEIGHT)),
+            (size * random.uniform(0.3, 1, 2)).astype(int),
+        )
+        cv2.ellipse(
+            picture,
+            centre.tolist(),
+            axes.tolist(),
+            random.uniform(0, 180),
+            0,
+            360,
+            random.uniform(40, 215, 3).tolist(),
+            cv2.FILLED,
+            cv2.LINE_AA,
+        )
     return np.clip(picture + 18 * noise(random)[..., None], 0, 255).astype(np.uint8)
 
 
@@ -89,26 +132,69 @@ def motion() -> Float32[np.ndarray, "freq 4 height width"]:
     """Smooth coefficients that fall with frequency; at rest in the mean."""
     random = np.random.default_rng(1)
     coarse = random.normal(size=(FREQUENCIES, 4, 6, 9)).astype(np.float32)
-    fine = np.stack([[cv2.resize(part, SIZE, interpolation=cv2.INTER_CUBIC) for part in one] for one in coarse])
+    fine = np.stack(
+        [[cv2.resize(part, SIZE, interpolation=cv2.INTER_CUBIC) for part in one] for one in coarse]
+    )
     falling = np.concatenate([[0], FRAMES / 2 / np.arange(1, FREQUENCIES)]).astype(np.float32)
     return fine * falling[:, None, None, None]
 
 
 def animate(folder: Path, seconds: float) -> list[str]:
     """The command."""
-    options = dict(motion=folder / "motion.safetensors", seconds=seconds, fps=FPS, out=folder / "film.mp4")
-    return [sys.executable, "-m", "jobs.animate", str(folder / "photo.jpg"), *(str(part) for name, one in options.items() for part in (f"--{name}", one))]
+    options = dict(
+        motion=folder / "motion.safetensors", seconds=seconds, fps=FPS, out=folder / "film.mp4"
+    )
+    return [
+        sys.executable,
+        "-m",
+        "jobs.animate",
+        str(folder / "photo.jpg"),
+        *(str(part) for name, one in options.items() for part in (f"--{name}", one)),
+    ]
 
 
 def encoding(ffmpeg: str, folder: Path) -> list[str]:
     """The same frames by the same settings."""
-    raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", str(folder / "frames.yuv")]
-    settings = [part for name, value in (X264.options | DETERMINISTIC_OPTIONS[X264.name]).items() for part in (f"-{name}", value)]
-    return [ffmpeg, "-v", "error", "-y", *raw, "-c:v", X264.name, *settings, "-movflags", "+faststart", str(folder / "ffmpeg.mp4")]
+    raw = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "yuv420p",
+        "-s",
+        f"{WIDTH}x{HEIGHT}",
+        "-r",
+        str(FPS),
+        "-i",
+        str(folder / "frames.yuv"),
+    ]
+    settings = [
+        part
+        for name, value in (X264.options | DETERMINISTIC_OPTIONS[X264.name]).items()
+        for part in (f"-{name}", value)
+    ]
+    return [
+        ffmpeg,
+        "-v",
+        "error",
+        "-y",
+        *raw,
+        "-c:v",
+        X264.name,
+        *settings,
+        "-movflags",
+        "+faststart",
+        str(folder / "ffmpeg.mp4"),
+    ]
 
 
 def run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ GRAIN = 2.0
 """Camera noise, levels."""
 
 
-def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: str = "plant") -> Path:
+def ordinary_clip(
+    folder: Path, size: tuple[int, int], seconds: float, scene: str = "plant"
+) -> Path:
     """The path of a clip of `_format_size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
     path = folder / f"{scene}-{size[0]}x{size[1]}-{seconds:g}s.mp4"
     if not path.exists():
@@ -33,7 +35,9 @@ def ordinary_clip(folder: Path, size: tuple[int, int], seconds: float, scene: st
     return path
 
 
-def pictures(name: str, size: tuple[int, int], count: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def pictures(
+    name: str, size: tuple[int, int], count: int
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """The scene's frames, cropped from its own aspect ratio to that of `_format_size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
     whole = (size[0], round(size[0] * ASPECT))
@@ -42,10 +46,19 @@ def pictures(name: str, size: tuple[int, int], count: int) -> Iterator[UInt8[np.
         yield render_frame(scene, i / FPS, whole)[top : top + size[1]]
 
 
-def encode(path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], size: tuple[int, int]) -> None:
+def encode(
+    path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], size: tuple[int, int]
+) -> None:
     """Writes `read_frames` as libx264 does by itself."""
     with av.open(str(path), "w", format="mp4") as file:
-        stream = file.add_stream("libx264", rate=FPS, width=size[0], height=size[1], pix_fmt="yuv420p", options={"preset": "medium", "g": "250"})
+        stream = file.add_stream(
+            "libx264",
+            rate=FPS,
+            width=size[0],
+            height=size[1],
+            pix_fmt="yuv420p",
+            options={"preset": "medium", "g": "250"},
+        )
         stream.codec_context.time_base = Fraction(1, FPS)
         for i, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
@@ -67,7 +80,11 @@ def repeated(path: Path, times: int) -> Path:
             for packet in source.demux(video=0):
                 if packet.size:
                     shift = turn * source.streams.video[0].frames * packet.duration
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    packet.pts, packet.dts, packet.stream = (
+                        packet.pts + shift,
+                        packet.dts + shift,
+                        stream,
+                    )
                     file.mux(packet)
     draft.replace(out)
     return out

@@ -21,7 +21,10 @@ GAP, HEAD = 6, 22
 
 
 def main(demo: Path, out: Path) -> None:
-    rows = pq.read_table(demo / "dataset" / "manifest.parquet", filters=[("outcome", "=", "kept"), ("start_frame", "=", 0)]).to_pylist()
+    rows = pq.read_table(
+        demo / "dataset" / "manifest.parquet",
+        filters=[("outcome", "=", "kept"), ("start_frame", "=", 0)],
+    ).to_pylist()
     by_clip = {row["clip_id"]: row for row in rows}
     strips = [strip(demo, by_clip[name]) for name in CLIPS]
     width = len(TITLES) * (256 + GAP) - GAP
@@ -42,7 +45,12 @@ def strip(demo: Path, row: dict) -> np.ndarray:
     k = 1 + int(np.square(true[1:]).sum(axis=(1, 2)).argmax())
     top = np.quantile(true[k], 0.99)
     weight = sample.weight.astype(np.float32)
-    panels = [sample.image, heat(weight, np.quantile(weight, 0.99)), labelled(heat(found[k], top), k), labelled(heat(true[k], top), k)]
+    panels = [
+        sample.image,
+        heat(weight, np.quantile(weight, 0.99)),
+        labelled(heat(found[k], top), k),
+        labelled(heat(true[k], top), k),
+    ]
     gap = np.full((sample.image.shape[0], GAP, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
@@ -59,7 +67,14 @@ def heat(values: np.ndarray, top: float) -> np.ndarray:
 
 def labelled(panel: np.ndarray, k: int) -> np.ndarray:
     image = Image.fromarray(panel)
-    ImageDraw.Draw(image).text((6, panel.shape[0] - 20), f"{0.2 * k:.1f} Hz", "white", ImageFont.load_default(13), stroke_width=2, stroke_fill="black")
+    ImageDraw.Draw(image).text(
+        (6, panel.shape[0] - 20),
+        f"{0.2 * k:.1f} Hz",
+        "white",
+        ImageFont.load_default(13),
+        stroke_width=2,
+        stroke_fill="black",
+    )
     return np.asarray(image)
 
 

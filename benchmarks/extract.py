@@ -51,9 +51,18 @@ WINDOW, FREQUENCIES = 150, 16
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the videos")
-    parser.add_argument("--windows", type=int, default=5, help="windows on which the scripts are timed")
-    parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "quiver-bench-clips", help="folder where the videos are kept")
-    parser.add_argument("--full", action="store_true", help="also one whole naive pass, to check the scaling")
+    parser.add_argument(
+        "--windows", type=int, default=5, help="windows on which the scripts are timed"
+    )
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "quiver-bench-clips",
+        help="folder where the videos are kept",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="also one whole naive pass, to check the scaling"
+    )
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.windows, options.rounds = 7.0, 2, 1
@@ -66,35 +75,55 @@ def main() -> None:
             found, text = compare(path, preset, options.rounds, options.windows, options.full)
             targets, tables = targets + found, [*tables, text]
             print(f"{text}\n", flush=True)
-    report("extract", "Video to shard", __doc__, "\n\n".join(tables), targets, keep=not options.quick)
+    report(
+        "extract", "Video to shard", __doc__, "\n\n".join(tables), targets, keep=not options.quick
+    )
 
 
-def compare(path: Path, preset: str, rounds: int, windows: int, full: bool) -> tuple[list[Target], str]:
+def compare(
+    path: Path, preset: str, rounds: int, windows: int, full: bool
+) -> tuple[list[Target], str]:
     """Quiver on the whole video and both scripts on some windows, in turns."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset), thresholds=PRESETS["none"])
     starts = [row["start_frame"] for row in planned(path, config)]
     some = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
     contenders: dict[str, Callable] = {"Quiver": functools.partial(quiver, path, config)}
     for script in (naive, smart):
-        contenders[f"{script.__name__} script, {len(some)} of {len(starts)} windows"] = functools.partial(script(path, config), some)
-    contenders[f"DIS alone, {len(some)} windows"] = functools.partial(flow_alone, ready(path, config, some), estimator(config))
+        contenders[f"{script.__name__} script, {len(some)} of {len(starts)} windows"] = (
+            functools.partial(script(path, config), some)
+        )
+    contenders[f"DIS alone, {len(some)} windows"] = functools.partial(
+        flow_alone, ready(path, config, some), estimator(config)
+    )
     timings = interleaved(contenders, rounds, warm_up=False)
     ours, *theirs, floor = timings.values()
     name = f"{path.stem.split('-')[1]}, {preset}"
     targets = [
-        speedup(f"{name}: {script} script / Quiver", goal, ours, seconds, share=len(some) / len(starts))
+        speedup(
+            f"{name}: {script} script / Quiver", goal, ours, seconds, share=len(some) / len(starts)
+        )
         for script, goal, seconds in zip(("naive", "smart"), GOALS[preset], theirs, strict=True)
     ]
-    limits = [f"{kind} {medians(seconds).cpu / medians(floor).cpu:.2g} times" for kind, seconds in zip(("naive", "smart"), theirs, strict=True)]
+    limits = [
+        f"{kind} {medians(seconds).cpu / medians(floor).cpu:.2g} times"
+        for kind, seconds in zip(("naive", "smart"), theirs, strict=True)
+    ]
     text = f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}\n\nProcessor time against DIS alone: {', '.join(limits)}."
     return targets, text + (f"\n\n{scaling(naive(path, config), starts, some)}" if full else "")
 
 
-def scaling(script: Callable[[Sequence[int]], None], starts: Sequence[int], some: Sequence[int]) -> str:
+def scaling(
+    script: Callable[[Sequence[int]], None], starts: Sequence[int], some: Sequence[int]
+) -> str:
     """Whether a few windows stand for all: one whole pass between two sampled ones."""
-    before, whole, after = (timed(functools.partial(script, windows)) for windows in (some, starts, some))
+    before, whole, after = (
+        timed(functools.partial(script, windows)) for windows in (some, starts, some)
+    )
     scaled = [(a + b) / 2 * len(starts) / len(some) for a, b in zip(before, after, strict=True)]
-    return table(("naive script", "clock, s", "processor, s"), [("all windows", *whole), ("scaled from the sample", *scaled)])
+    return table(
+        ("naive script", "clock, s", "processor, s"),
+        [("all windows", *whole), ("scaled from the sample", *scaled)],
+    )
 
 
 def quiver(path: Path, config: BuildConfig) -> None:
@@ -104,7 +133,10 @@ def quiver(path: Path, config: BuildConfig) -> None:
         with dataset.lock():
             dataset.create_or_resume(rows, to_contract(config), {})
             for shard, group in groupby(rows, key=lambda row: row["shard"]):
-                outcomes = {decided.outcome for decided in list(build_shard(dataset, shard, list(group), config))[:-1]}
+                outcomes = {
+                    decided.outcome
+                    for decided in list(build_shard(dataset, shard, list(group), config))[:-1]
+                }
                 assert outcomes == {Outcome.KEPT}, outcomes
 
 
@@ -128,10 +160,22 @@ def script(reader: decord.VideoReader, config: BuildConfig) -> Callable[[Sequenc
             for start in starts:
                 frames = reader.get_batch(range(start, start + WINDOW)).asnumpy()
                 if frames.shape[2:0:-1] != config.size:
-                    frames = [cv2.resize(frame, config.size, interpolation=cv2.INTER_AREA) for frame in frames]
+                    frames = [
+                        cv2.resize(frame, config.size, interpolation=cv2.INTER_AREA)
+                        for frame in frames
+                    ]
                 grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-                flow = np.stack([np.zeros((*grey[0].shape, 2), np.float32), *(dis.calc(grey[0], later, None) for later in grey[1:])])
-                np.savez(f"{folder}/{start}.npz", image=frames[0], spectrum=np.fft.rfft(flow, axis=0)[:FREQUENCIES])
+                flow = np.stack(
+                    [
+                        np.zeros((*grey[0].shape, 2), np.float32),
+                        *(dis.calc(grey[0], later, None) for later in grey[1:]),
+                    ]
+                )
+                np.savez(
+                    f"{folder}/{start}.npz",
+                    image=frames[0],
+                    spectrum=np.fft.rfft(flow, axis=0)[:FREQUENCIES],
+                )
 
     return run
 
@@ -144,8 +188,16 @@ def estimator(config: BuildConfig) -> cv2.DISOpticalFlow:
 
 def ready(path: Path, config: BuildConfig, starts: Sequence[int]) -> list[list[np.ndarray]]:
     """The grey frames of each window."""
-    reader = decord.VideoReader(str(path), width=config.size[0], height=config.size[1], num_threads=1)
-    return [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in reader.get_batch(range(start, start + WINDOW)).asnumpy()] for start in starts]
+    reader = decord.VideoReader(
+        str(path), width=config.size[0], height=config.size[1], num_threads=1
+    )
+    return [
+        [
+            cv2.cvtColor(f, cv2.COLOR_RGB2GRAY)
+            for f in reader.get_batch(range(start, start + WINDOW)).asnumpy()
+        ]
+        for start in starts
+    ]
 
 
 def flow_alone(windows: Sequence[Sequence[np.ndarray]], dis: cv2.DISOpticalFlow) -> None:
@@ -161,13 +213,22 @@ def decoded_target(path: Path) -> Target:
     Quiver decodes a stretch (a video's windows in one shard) once; a script goes back to a keyframe for each window.
     """
     with av.open(str(path)) as file:
-        packets = sorted((packet.pts, packet.is_keyframe) for packet in file.demux(video=0) if packet.size)
+        packets = sorted(
+            (packet.pts, packet.is_keyframe) for packet in file.demux(video=0) if packet.size
+        )
     keys = np.flatnonzero([key for _, key in packets])
     rows = planned(path, BuildConfig())
-    stretches = [[row["start_frame"] for row in group] for _, group in groupby(rows, key=lambda row: row["shard"])]
+    stretches = [
+        [row["start_frame"] for row in group]
+        for _, group in groupby(rows, key=lambda row: row["shard"])
+    ]
     ours = sum(decoded(keys, starts[0], starts[-1]) for starts in stretches) / len(rows)
     theirs = sum(decoded(keys, row["start_frame"], row["start_frame"]) for row in rows) / len(rows)
-    return Target(name=f"{path.stem.split('-')[1]}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}", goal=10, reached=theirs / ours)
+    return Target(
+        name=f"{path.stem.split('-')[1]}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}",
+        goal=10,
+        reached=theirs / ours,
+    )
 
 
 def decoded(keys: np.ndarray, first: int, last: int) -> int:

@@ -49,7 +49,9 @@ WINDOWS = 15
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--weights", type=Path, help="weights of raft_small; without them errors are not measured")
+    parser.add_argument(
+        "--weights", type=Path, help="weights of raft_small; without them errors are not measured"
+    )
     parser.add_argument("--middlebury", type=Path, help="folder of Middlebury's pairs")
     options = parser.parse_args()
     one_cpu()
@@ -83,11 +85,19 @@ def synchronised(work: Callable[[], Any]) -> Callable[[], None]:
 def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
     """Time per pair, and the largest difference from torchvision's result."""
     torch.manual_seed(0)
-    network = (torchvision_import.raft_large if flow == "raft_large" else torchvision_import.raft_small)().eval().to(DEVICE)
+    network = (
+        (torchvision_import.raft_large if flow == "raft_large" else torchvision_import.raft_small)()
+        .eval()
+        .to(DEVICE)
+    )
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
         estimator = make_estimator(FlowConfig(flow=flow, weights=file.name, device=DEVICE))
-    images = list(np.random.default_rng(0).integers(0, 256, (TARGETS + 1, WORKING_SIZE[1], WORKING_SIZE[0], 3), dtype=np.uint8))
+    images = list(
+        np.random.default_rng(0).integers(
+            0, 256, (TARGETS + 1, WORKING_SIZE[1], WORKING_SIZE[0], 3), dtype=np.uint8
+        )
+    )
     pixels = torch.from_numpy(np.stack(images[:5])).to(DEVICE).permute(0, 3, 1, 2) / 127.5 - 1
     later = estimator.prepare(images[1:])
 
@@ -100,19 +110,45 @@ def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
         return estimator.displace([(source, target) for target in later])
 
     off = float((displace()[:4] - loop()).abs().max())
-    works = {"torchvision, 4 pairs": loop, f"Quiver, {TARGETS} pairs": displace, "Quiver, 16 frames prepared": lambda: estimator.prepare(images[:16])}
-    peer, ours, prepared = interleaved({name: synchronised(work) for name, work in works.items()}, rounds).values()
-    pairs = [Timing(*(a / TARGETS + b / 16 / WINDOWS for a, b in zip(one, frame, strict=True))) for one, frame in zip(ours, prepared, strict=True)]
+    works = {
+        "torchvision, 4 pairs": loop,
+        f"Quiver, {TARGETS} pairs": displace,
+        "Quiver, 16 frames prepared": lambda: estimator.prepare(images[:16]),
+    }
+    peer, ours, prepared = interleaved(
+        {name: synchronised(work) for name, work in works.items()}, rounds
+    ).values()
+    pairs = [
+        Timing(*(a / TARGETS + b / 16 / WINDOWS for a, b in zip(one, frame, strict=True)))
+        for one, frame in zip(ours, prepared, strict=True)
+    ]
     loops = [Timing(*(a / 4 for a in one)) for one in peer]
     clock, cpu = (b / a for a, b in zip(medians(pairs), medians(loops), strict=True))
     ratios = [b.clock / a.clock for a, b in zip(pairs, loops, strict=True)]
     goal = 3 if DEVICE == "cuda" else 1.5
     targets = [
-        Target(name=f"{flow} on {DEVICE}: torchvision / Quiver, time of a pair", goal=goal, reached=clock, span=(min(ratios), max(ratios)), cpu=cpu),
-        Target(name=f"{flow}: largest difference from torchvision", goal=1e-3, reached=off, unit="px", at_most=True),
+        Target(
+            name=f"{flow} on {DEVICE}: torchvision / Quiver, time of a pair",
+            goal=goal,
+            reached=clock,
+            span=(min(ratios), max(ratios)),
+            cpu=cpu,
+        ),
+        Target(
+            name=f"{flow}: largest difference from torchvision",
+            goal=1e-3,
+            reached=off,
+            unit="px",
+            at_most=True,
+        ),
     ]
-    rows = [(name, 1000 * medians(t).clock, 1000 * medians(t).cpu) for name, t in (("torchvision", loops), ("Quiver", pairs))]
-    return targets + idle_target(flow, displace), table((f"{flow}, a pair", "ms on the clock", "ms of processor time"), rows)
+    rows = [
+        (name, 1000 * medians(t).clock, 1000 * medians(t).cpu)
+        for name, t in (("torchvision", loops), ("Quiver", pairs))
+    ]
+    return targets + idle_target(flow, displace), table(
+        (f"{flow}, a pair", "ms on the clock", "ms of processor time"), rows
+    )
 
 
 def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
@@ -122,7 +158,11 @@ def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         elapsed = timed(synchronised(work)).clock
     busy = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
-    return [Target(name=f"{flow}: GPU idle", goal=0.1, reached=1 - busy / elapsed, unit="", at_most=True)]
+    return [
+        Target(
+            name=f"{flow}: GPU idle", goal=0.1, reached=1 - busy / elapsed, unit="", at_most=True
+        )
+    ]
 
 
 # ---- error
@@ -136,19 +176,39 @@ def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
 
 def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
     """End-point errors at full resolution, on pixels whose motion is known, beside those measured independently."""
-    estimators = {"RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)), "DIS medium": make_estimator(FlowConfig())}
+    estimators = {
+        "RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)),
+        "DIS medium": make_estimator(FlowConfig()),
+    }
     rows, worst = [], dict.fromkeys(estimators, 0.0)
     for pair, known in REFERENCE.items():
         truth = read_known_pair(pair, folder / pair / "flow10.flo")
         row: list[Any] = [pair]
         for (name, estimator), expected in zip(estimators.items(), known, strict=True):
             source, target = estimator.prepare([truth.source, truth.target])
-            error = endpoint_error(estimator.displace([(source, target)])[0], truth.flow, truth.valid)
+            error = endpoint_error(
+                estimator.displace([(source, target)])[0], truth.flow, truth.valid
+            )
             row += [error, expected]
             worst[name] = max(worst[name], 100 * abs(error / expected - 1))
         rows.append(row)
-    targets = [Target(name=f"Middlebury, {name}: furthest from its reference", goal=5, reached=off, unit="%", at_most=True) for name, off in worst.items()]
-    return targets, table(("Middlebury, end-point error, px", *(word for name in estimators for word in (name, "reference"))), rows)
+    targets = [
+        Target(
+            name=f"Middlebury, {name}: furthest from its reference",
+            goal=5,
+            reached=off,
+            unit="%",
+            at_most=True,
+        )
+        for name, off in worst.items()
+    ]
+    return targets, table(
+        (
+            "Middlebury, end-point error, px",
+            *(word for name in estimators for word in (name, "reference")),
+        ),
+        rows,
+    )
 
 
 def raft(weights: Path, **changes: Any) -> FlowConfig:
@@ -157,14 +217,21 @@ def raft(weights: Path, **changes: Any) -> FlowConfig:
 
 def options_table(weights: Path) -> str:
     """Error and time of each option: the mean over scenes, and the median of the ratios of time to the first option."""
-    cases = {"float32, 12 updates": raft(weights), "bfloat16, 12 updates": raft(weights, precision="bfloat16")}
+    cases = {
+        "float32, 12 updates": raft(weights),
+        "bfloat16, 12 updates": raft(weights, precision="bfloat16"),
+    }
     cases |= {f"{updates} updates": raft(weights, updates=updates) for updates in (6, 4, 3)}
     cases |= {
-        f"warm start, {updates} updates, batches of {size}": raft(weights, updates=updates, warm_start=True, pairs_per_batch=size)
+        f"warm start, {updates} updates, batches of {size}": raft(
+            weights, updates=updates, warm_start=True, pairs_per_batch=size
+        )
         for size in (8, 1)
         for updates in (12, 6, 4, 3)
     }
-    estimators = {name: make_estimator(config) for name, config in cases.items()} | {"DIS medium": make_estimator(FlowConfig())}
+    estimators = {name: make_estimator(config) for name, config in cases.items()} | {
+        "DIS medium": make_estimator(FlowConfig())
+    }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in estimators}
     for scene in sequences():
         for name, estimator in estimators.items():
@@ -173,7 +240,14 @@ def options_table(weights: Path) -> str:
     rows = []
     for name, results in found.items():
         errors, times = zip(*results, strict=True)
-        rows.append((name, mean(errors), median(a / b for a, (_, b) in zip(times, first, strict=True)), *errors))
+        rows.append(
+            (
+                name,
+                mean(errors),
+                median(a / b for a, (_, b) in zip(times, first, strict=True)),
+                *errors,
+            )
+        )
     return table(("option of raft_small", "mean error, px", "time to the first", *SCENES), rows)
 
 
@@ -183,13 +257,23 @@ def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
     for make in SCENES.values():
         scene = make(np.random.default_rng(0))
         motion = true_motion(scene, 0.0, times)
-        yield [render_frame(scene, t, WORKING_SIZE) for t in (0.0, *times)], motion, trusted_mask(scene, 0.0, motion, times)
+        yield (
+            [render_frame(scene, t, WORKING_SIZE) for t in (0.0, *times)],
+            motion,
+            trusted_mask(scene, 0.0, motion, times),
+        )
 
 
-def tried(estimator: FlowEstimator, images: list[np.ndarray], true: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
+def tried(
+    estimator: FlowEstimator, images: list[np.ndarray], true: np.ndarray, valid: np.ndarray
+) -> tuple[float, float]:
     """(end-point error, px; processor time, or on a GPU the time on the clock)"""
     frames, found = estimator.prepare(images), []
-    spent = timed(synchronised(lambda: found.append(estimator.displace([(frames[0], one) for one in frames[1:]]))))
+    spent = timed(
+        synchronised(
+            lambda: found.append(estimator.displace([(frames[0], one) for one in frames[1:]]))
+        )
+    )
     return endpoint_error(found[0], true, valid), spent.clock if DEVICE == "cuda" else spent.cpu
 
 

@@ -82,7 +82,10 @@ class Judged(NamedTuple):
 def main(clips: Sequence[str]) -> None:
     cv2.setNumThreads(1)
     if clips:
-        table("clip | confidence, mean | share under 64 | W px, median | mean | 95 % | damped W px, median | mean | 95 %", map(real, clips))
+        table(
+            "clip | confidence, mean | share under 64 | W px, median | mean | 95 % | damped W px, median | mean | 95 %",
+            map(real, clips),
+        )
         return
     timing()
     for title, scenes in GROUPS.items():
@@ -93,19 +96,34 @@ def main(clips: Sequence[str]) -> None:
 def report(scenes: Scenes) -> None:
     judged = {name: judge(filmed(make())) for name, make in scenes.items()}
     head = "scene | bare share | true mean px | error raw: all | bare | textured | damped: all | bare | textured | spectrum error raw | damped | W error raw | damped"
-    table(head, ((name, j.bare_share, j.mean_px, *j.raw, *j.damped["both, 8"], *j.spectrum, *j.weight) for name, j in judged.items()))
+    table(
+        head,
+        (
+            (name, j.bare_share, j.mean_px, *j.raw, *j.damped["both, 8"], *j.spectrum, *j.weight)
+            for name, j in judged.items()
+        ),
+    )
     head = "confidence from | damped to raw error, geometric mean: all | bare | textured | worst scene: all | bare | textured | rank correlation with the error"
-    table(head, (summary(kind, list(judged.values())) for kind in next(iter(judged.values())).damped))
+    table(
+        head, (summary(kind, list(judged.values())) for kind in next(iter(judged.values())).damped)
+    )
     counts, errors = np.sum([j.bins for j in judged.values()], axis=0)
     spans = [f"{low} to {high - 1}" for low, high in pairwise(BINS)]
-    rows = ((span, count / counts.sum(), error / count) for span, count, error in zip(spans, counts, errors, strict=True) if count)
+    rows = (
+        (span, count / counts.sum(), error / count)
+        for span, count, error in zip(spans, counts, errors, strict=True)
+        if count
+    )
     table("confidence | share of pixels | mean error px", rows)
 
 
 def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
     ratios = np.log([np.divide(j.damped[kind], j.raw) for j in judged]).T
     present = [one[np.isfinite(one)] for one in ratios]
-    means, worst = ([float(np.exp(f(one))) if one.size else float("nan") for one in present] for f in (np.mean, np.max))
+    means, worst = (
+        [float(np.exp(f(one))) if one.size else float("nan") for one in present]
+        for f in (np.mean, np.max)
+    )
     return kind, *means, *worst, float(np.mean([j.rank[kind] for j in judged]))
 
 
@@ -130,7 +148,12 @@ def backward(seen: Sequence[PreparedFrame], checks: Sequence[int]) -> dict[int, 
 def filmed(case: Case) -> Filmed:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
-        film(path, (lit(render_frame(case.scene, i / 30), case.light(i / 30)) for i in range(156)), 30, case.crf)
+        film(
+            path,
+            (lit(render_frame(case.scene, i / 30), case.light(i / 30)) for i in range(156)),
+            30,
+            case.crf,
+        )
         seen = window(path)
     true = true_motion(case.scene, 0.0, TIMES)
     return Filmed(
@@ -150,13 +173,21 @@ def deviation(image: np.ndarray) -> np.ndarray:
 
 
 def checked(one: Filmed, count: int) -> list[tuple[Flow, Flow]]:
-    return [(one.forward[i], one.backward[i]) for i in backward_frame_indices(len(one.forward), count)]
+    return [
+        (one.forward[i], one.backward[i]) for i in backward_frame_indices(len(one.forward), count)
+    ]
 
 
 def kinds(one: Filmed) -> dict[str, np.ndarray]:
     """Confidence from all there is, and from parts of it."""
-    found = {f"both, {count}": confidence(one.grey, relative_disagreements(checked(one, count))) for count in (8, 4, 16, 29)}
-    parts = {"texture alone": texture_confidence(one.grey), "consistency alone, 8": consistency_confidence(relative_disagreements(checked(one, 8)))}
+    found = {
+        f"both, {count}": confidence(one.grey, relative_disagreements(checked(one, count)))
+        for count in (8, 4, 16, 29)
+    }
+    parts = {
+        "texture alone": texture_confidence(one.grey),
+        "consistency alone, 8": consistency_confidence(relative_disagreements(checked(one, 8))),
+    }
     return found | {name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()}
 
 
@@ -170,12 +201,25 @@ def judge(one: Filmed) -> Judged:
     return Judged(
         raw=over(error, areas),
         damped={kind: over(size(motion - one.true), areas) for kind, motion in damped.items()},
-        rank={kind: float(spearmanr(255 - certain[one.valid].astype(int), error[one.valid]).statistic) for kind, certain in found.items()},
-        spectrum=tuple(relative((found - known)[:, :, one.valid], known[:, :, one.valid]) for found in (volume, damp(volume, ours))),
-        weight=tuple(float(np.abs(weight - size(damped["both, 8"]))[one.valid].mean()) for weight in weights),
+        rank={
+            kind: float(spearmanr(255 - certain[one.valid].astype(int), error[one.valid]).statistic)
+            for kind, certain in found.items()
+        },
+        spectrum=tuple(
+            relative((found - known)[:, :, one.valid], known[:, :, one.valid])
+            for found in (volume, damp(volume, ours))
+        ),
+        weight=tuple(
+            float(np.abs(weight - size(damped["both, 8"]))[one.valid].mean()) for weight in weights
+        ),
         bare_share=float(areas[1].sum() / areas[0].sum()),
         mean_px=float(size(one.true)[one.valid].mean()),
-        bins=np.stack([np.histogram(ours[one.valid], BINS, weights=w)[0] for w in (np.ones(one.valid.sum()), error[one.valid])]),
+        bins=np.stack(
+            [
+                np.histogram(ours[one.valid], BINS, weights=w)[0]
+                for w in (np.ones(one.valid.sum()), error[one.valid])
+            ]
+        ),
     )
 
 
@@ -190,7 +234,9 @@ def over(error: np.ndarray, areas: Sequence[np.ndarray]) -> tuple[float, float, 
 
 
 def relative(difference: np.ndarray, known: np.ndarray) -> float:
-    return float(np.linalg.norm(difference) / np.linalg.norm(known)) if known.any() else float("nan")
+    return (
+        float(np.linalg.norm(difference) / np.linalg.norm(known)) if known.any() else float("nan")
+    )
 
 
 # ---- without truth
@@ -199,7 +245,9 @@ def relative(difference: np.ndarray, known: np.ndarray) -> float:
 def real(clip: str) -> Sequence[Any]:
     seen = window(Path(clip))
     forward, back = flow_to_all(seen), backward(seen, (8,))
-    ours = confidence(seen[0].stats.gray, relative_disagreements([(forward[i], b) for i, b in back.items()]))
+    ours = confidence(
+        seen[0].stats.gray, relative_disagreements([(forward[i], b) for i, b in back.items()])
+    )
     weights = size(forward), size(damp(forward, ours))
     figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]
     return Path(clip).name, float(ours.mean()), float((ours < 64).mean()), *figures
@@ -208,13 +256,26 @@ def real(clip: str) -> Sequence[Any]:
 def timing(repeats: int = 50) -> None:
     """Milliseconds a window, median, on one thread."""
     one = filmed(CHOSEN_ON["patches, grain 2"]())
-    ours, volume = confidence(one.grey, relative_disagreements(checked(one, 8))), to_spectrum(one.forward, 16).astype(np.complex64)
+    ours, volume = (
+        confidence(one.grey, relative_disagreements(checked(one, 8))),
+        to_spectrum(one.forward, 16).astype(np.complex64),
+    )
 
     def ms(call: Any) -> float:
         starts = [perf_counter() for _ in range(repeats + 1) if call() is not None]
         return 1e3 * float(np.median(np.diff(starts)))
 
-    rows = [(f"confidence, {count} checks", ms(lambda count=count: confidence(one.grey, relative_disagreements(checked(one, count))))) for count in CHECKS]
+    rows = [
+        (
+            f"confidence, {count} checks",
+            ms(
+                lambda count=count: confidence(
+                    one.grey, relative_disagreements(checked(one, count))
+                )
+            ),
+        )
+        for count in CHECKS
+    ]
     table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, ours)))])
 
 

@@ -61,16 +61,24 @@ def main() -> None:
         selection = make_dataset(Path(folder) / "dataset", count)
         statistics = compute_statistics([selection])
         check(selection, statistics)
-        contenders = {name: functools.partial(use, make(), count) for name, make in all_contenders(selection, statistics).items()}
+        contenders = {
+            name: functools.partial(use, make(), count)
+            for name, make in all_contenders(selection, statistics).items()
+        }
         timings = interleaved(contenders, 1 if options.quick else options.rounds)
     whole, whole_peer, one, one_peer, whole_bare, one_bare, *_ = timings.values()
     targets = [
         speedup("all 16 frequencies: webdataset + numpy / Quiver", 4, whole, whole_peer),
         speedup("one frequency: webdataset + numpy / Quiver", 4, one, one_peer),
-        speedup("all 16 frequencies: webdataset + numpy without batches / Quiver", 4, whole, whole_bare),
+        speedup(
+            "all 16 frequencies: webdataset + numpy without batches / Quiver", 4, whole, whole_bare
+        ),
         speedup("one frequency: webdataset + numpy without batches / Quiver", 4, one, one_bare),
     ]
-    rates = table(("", "samples a second"), [(name, count / medians(found).clock) for name, found in timings.items()])
+    rates = table(
+        ("", "samples a second"),
+        [(name, count / medians(found).clock) for name, found in timings.items()],
+    )
     body = timings_table(timings, f"ms for {count} samples,", 1e3) + "\n\n" + rates
     report("loader", "Loader", __doc__, body, targets, keep=not options.quick)
 
@@ -81,19 +89,36 @@ def make_dataset(root: Path, count: int) -> DatasetView:
     rows = [make_plan_row(SHARD, i) for i in range(count)]
     root.mkdir()
     dataset.create_or_resume(rows, to_contract(config), {})
-    draft, power = ShardDraft(dataset, SHARD, config.frequencies), [0.0] * (config.plan.frames // 2 + 1)
+    draft, power = (
+        ShardDraft(dataset, SHARD, config.frequencies),
+        [0.0] * (config.plan.frames // 2 + 1),
+    )
     for row, sample in zip(rows, make_samples(count), strict=True):
-        kept = outcome_row(row, Outcome.KEPT, Stage.WRITE, **PASSING_MEASURES, power_x=power, power_y=power, energy_x=1.0, energy_y=1.0)
+        kept = outcome_row(
+            row,
+            Outcome.KEPT,
+            Stage.WRITE,
+            **PASSING_MEASURES,
+            power_x=power,
+            power_y=power,
+            energy_x=1.0,
+            energy_y=1.0,
+        )
         draft.add(kept, replace(sample, key=row["key"]), None)
     draft.commit()
     finalize(dataset)
     return DatasetView(dataset)
 
 
-def all_contenders(selection: DatasetView, statistics: SpectrumStatistics) -> dict[str, Callable[[], Iterator]]:
+def all_contenders(
+    selection: DatasetView, statistics: SpectrumStatistics
+) -> dict[str, Callable[[], Iterator]]:
     """Name -> what makes an endless iterator of samples, or of batches of them."""
     url, scale = str(selection.dataset.tar_path(SHARD)), channel_scales(statistics)
-    ours, theirs = functools.partial(quiver, selection, statistics), functools.partial(webdataset, url, scale)
+    ours, theirs = (
+        functools.partial(quiver, selection, statistics),
+        functools.partial(webdataset, url, scale),
+    )
     stacked = functools.partial(batches, url, scale)
     return {
         "Quiver, all frequencies": functools.partial(ours, SpectrumConfig()),
@@ -101,15 +126,25 @@ def all_contenders(selection: DatasetView, statistics: SpectrumStatistics) -> di
         "Quiver, one frequency": functools.partial(ours, SpectrumConfig(drawn=1)),
         "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
         "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
-        "webdataset + numpy, one frequency, no batches": functools.partial(theirs, np.random.default_rng(0)),
-        "Quiver, all frequencies, augmented": functools.partial(ours, SpectrumConfig(augment=AugmentConfig())),
-        "Quiver, one frequency, augmented": functools.partial(ours, SpectrumConfig(drawn=1, augment=AugmentConfig())),
+        "webdataset + numpy, one frequency, no batches": functools.partial(
+            theirs, np.random.default_rng(0)
+        ),
+        "Quiver, all frequencies, augmented": functools.partial(
+            ours, SpectrumConfig(augment=AugmentConfig())
+        ),
+        "Quiver, one frequency, augmented": functools.partial(
+            ours, SpectrumConfig(drawn=1, augment=AugmentConfig())
+        ),
     }
 
 
-def quiver(selection: DatasetView, statistics: SpectrumStatistics, config: SpectrumConfig) -> Iterator[list]:
+def quiver(
+    selection: DatasetView, statistics: SpectrumStatistics, config: SpectrumConfig
+) -> Iterator[list]:
     examples = SpectrumDataset([selection], statistics, config)
-    for batch, _ in load_batches(examples, EpochOrder(count=len(examples), seed=0, global_batch=BATCH), Position()):
+    for batch, _ in load_batches(
+        examples, EpochOrder(count=len(examples), seed=0, global_batch=BATCH), Position()
+    ):
         yield list(zip(batch.image, batch.spectrum, batch.keys, strict=True))
 
 
@@ -118,7 +153,9 @@ def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> 
     while True:
         for sample in wds.WebDataset(url, shardshuffle=False):
             picture = np.asarray(Image.open(io.BytesIO(sample[IMAGE_MEMBER])))
-            image = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+            image = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(
+                1
+            )
             part = slice(None) if rng is None else slice(k := int(rng.integers(len(scale))), k + 1)
             ratio = load(sample[MOTION_MEMBER])["spectrum"][part].astype(np.float32) / scale[part]
             yield [(image, np.sign(ratio) * np.sqrt(np.abs(ratio)), sample["__key__"])]
@@ -128,7 +165,9 @@ def batches(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Ite
     """The same samples, BATCH of them stacked."""
     stream = webdataset(url, scale, rng)
     while True:
-        image, spectrum, keys = zip(*(sample for some in islice(stream, BATCH) for sample in some), strict=True)
+        image, spectrum, keys = zip(
+            *(sample for some in islice(stream, BATCH) for sample in some), strict=True
+        )
         yield list(zip(np.stack(image), np.stack(spectrum), keys, strict=True))
 
 
@@ -142,8 +181,16 @@ def check(selection: DatasetView, statistics: SpectrumStatistics) -> None:
     """That both give the same of each sample."""
     made = all_contenders(selection, statistics)
     count = len(list(iter_samples(selection, SHARD)))
-    ours = {key: (image.numpy(), spectrum.numpy()) for some in islice(made["Quiver, all frequencies"](), count // BATCH) for image, spectrum, key in some}
-    theirs = {key: (image, spectrum) for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH) for image, spectrum, key in some}
+    ours = {
+        key: (image.numpy(), spectrum.numpy())
+        for some in islice(made["Quiver, all frequencies"](), count // BATCH)
+        for image, spectrum, key in some
+    }
+    theirs = {
+        key: (image, spectrum)
+        for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH)
+        for image, spectrum, key in some
+    }
     assert ours.keys() == theirs.keys() and len(ours) == count
     for key, (image, spectrum) in theirs.items():
         assert np.abs(ours[key][0] - image).max() < 1e-6 and np.array_equal(ours[key][1], spectrum)

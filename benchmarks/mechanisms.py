@@ -28,27 +28,50 @@ GOAL = 1.05
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=7.0, help="length of the rendered video")
-    parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "quiver-bench-clips", help="folder where it is kept")
-    parser.add_argument("--videos", type=Path, nargs="*", default=[], help="videos of yours, instead of the rendered one")
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "quiver-bench-clips",
+        help="folder where it is kept",
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="videos of yours, instead of the rendered one",
+    )
     options = parser.parse_args()
     one_cpu()
-    videos = options.videos or [ordinary_clip(options.clips, (640, 360), 7.0 if options.quick else options.seconds)]
+    videos = options.videos or [
+        ordinary_clip(options.clips, (640, 360), 7.0 if options.quick else options.seconds)
+    ]
     found = {path.name: compare(path, 1 if options.quick else options.rounds) for path in videos}
     bodies = [f"{name}:\n\n{timings_table(timings)}" for name, timings in found.items()]
     targets = [paired(f"{name}: safe / bare", *timings.values()) for name, timings in found.items()]
-    report("mechanisms", "Mechanisms", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
+    report(
+        "mechanisms", "Mechanisms", __doc__, "\n\n".join(bodies), targets, keep=not options.quick
+    )
 
 
 def compare(path: Path, rounds: int) -> dict[str, list[Timing]]:
     """Both ways on one video, in turns."""
-    return interleaved({"safe": functools.partial(quiver, path, CONFIG), "bare": functools.partial(bare, path)}, rounds)
+    return interleaved(
+        {"safe": functools.partial(quiver, path, CONFIG), "bare": functools.partial(bare, path)},
+        rounds,
+    )
 
 
 def paired(name: str, safe: Sequence[Timing], without: Sequence[Timing]) -> Target:
     """The median ratio of the pairs; its range is that of their middle half."""
-    clock, cpu = ([a / b for a, b in zip(*times, strict=True)] for times in zip(zip(*safe, strict=True), zip(*without, strict=True), strict=True))
+    clock, cpu = (
+        [a / b for a, b in zip(*times, strict=True)]
+        for times in zip(zip(*safe, strict=True), zip(*without, strict=True), strict=True)
+    )
     low, _, high = quantiles(clock, n=4, method="inclusive") if len(clock) > 1 else clock * 3
-    return Target(name=name, goal=GOAL, reached=median(clock), at_most=True, span=(low, high), cpu=median(cpu))
+    return Target(
+        name=name, goal=GOAL, reached=median(clock), at_most=True, span=(low, high), cpu=median(cpu)
+    )
 
 
 def bare(path: Path) -> None:

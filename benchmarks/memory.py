@@ -19,13 +19,22 @@ from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 
 POLL_S = 0.05
-CONFIG = BuildConfig(plan=PlanConfig(stride=150), flow=FlowConfig(dis_preset="ultrafast"), thresholds=PRESETS["none"])
+CONFIG = BuildConfig(
+    plan=PlanConfig(stride=150), flow=FlowConfig(dis_preset="ultrafast"), thresholds=PRESETS["none"]
+)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "quiver-bench-clips", help="folder where the videos are kept")
-    parser.add_argument("--build", type=Path, help="only build this video (what the watched process does)")
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "quiver-bench-clips",
+        help="folder where the videos are kept",
+    )
+    parser.add_argument(
+        "--build", type=Path, help="only build this video (what the watched process does)"
+    )
     options = parser.parse_args()
     one_cpu()
     if options.build:
@@ -34,8 +43,21 @@ def main() -> None:
     repeats = {"28 s": 4, "70 s": 10} if options.quick else {"1 minute": 2, "20 minutes": 40}
     peaks = {name: peak_mb(repeated(clip, times)) for name, times in repeats.items()}
     short, long = peaks.values()
-    target = Target(name=" more than ".join(reversed(peaks)), goal=300, reached=long - short, unit="MB", at_most=True)
-    report("memory", "Memory", __doc__, table(("video", "peak, MB"), list(peaks.items())), [target], keep=not options.quick)
+    target = Target(
+        name=" more than ".join(reversed(peaks)),
+        goal=300,
+        reached=long - short,
+        unit="MB",
+        at_most=True,
+    )
+    report(
+        "memory",
+        "Memory",
+        __doc__,
+        table(("video", "peak, MB"), list(peaks.items())),
+        [target],
+        keep=not options.quick,
+    )
 
 
 def peak_mb(path: Path) -> float:
@@ -56,7 +78,9 @@ def watched(command: list[str]) -> float:
 
 def family(pid: int) -> list[int]:
     """A process and all its descendants."""
-    parents = {int(entry.name): parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    parents = {
+        int(entry.name): parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()
+    }
     found = [pid]
     for one in found:  # grows while it is walked
         found.extend(child for child, its_parent in parents.items() if its_parent == one)

@@ -17,34 +17,79 @@ from benchmarks.memory import watched
 from benchmarks.rounds import Target, arguments, report, table
 from pipeline.dataset.folder import Dataset
 
-OPTIONS = ["--filters", "none", "--stride", "1", "--windows-per-shard", "8", "--dis-preset", "ultrafast", "--test-fraction", "0"]
+OPTIONS = [
+    "--filters",
+    "none",
+    "--stride",
+    "1",
+    "--windows-per-shard",
+    "8",
+    "--dis-preset",
+    "ultrafast",
+    "--test-fraction",
+    "0",
+]
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "quiver-bench-clips", help="folder where the videos are kept")
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "quiver-bench-clips",
+        help="folder where the videos are kept",
+    )
     options = parser.parse_args()
     lengths = [5.3, 6.0] if options.quick else [10.0, 40.0]
     rows = [measured(ordinary_clip(options.clips, (512, 320), seconds)) for seconds in lengths]
     (few, _, _, small), (windows, _, seconds, large) = rows
     targets = [
-        Target(name=f"report of {windows} windows", goal=60, reached=seconds, unit="s", at_most=True),
-        Target(name=f"its memory, over that of {few} windows", goal=100, reached=large - small, unit="MB", at_most=True),
+        Target(
+            name=f"report of {windows} windows", goal=60, reached=seconds, unit="s", at_most=True
+        ),
+        Target(
+            name=f"its memory, over that of {few} windows",
+            goal=100,
+            reached=large - small,
+            unit="MB",
+            at_most=True,
+        ),
     ]
-    report("page", "The report", __doc__, table(("windows", "shards", "s", "peak, MB"), rows), targets, keep=not options.quick)
+    report(
+        "page",
+        "The report",
+        __doc__,
+        table(("windows", "shards", "s", "peak, MB"), rows),
+        targets,
+        keep=not options.quick,
+    )
 
 
 def measured(clip: Path) -> tuple[int, int, float, float]:
     """Windows, shards, seconds and largest memory of the report on this clip's data set."""
     root = Path(tempfile.mkdtemp(prefix="quiver-bench-page-"))
     try:
-        command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clip), "--out", str(root), *OPTIONS]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.extract_flow",
+            "--clips",
+            str(clip),
+            "--out",
+            str(root),
+            *OPTIONS,
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         began = time.perf_counter()
         peak = watched([sys.executable, "-m", "jobs.report_statistics", str(root)])
         seconds = time.perf_counter() - began
         records = list(Dataset(root).records.iterdir())
-        return sum(1 for row in Dataset(root).stream_plan() if row["key"]), len(records), seconds, peak
+        return (
+            sum(1 for row in Dataset(root).stream_plan() if row["key"]),
+            len(records),
+            seconds,
+            peak,
+        )
     finally:
         shutil.rmtree(root)
 

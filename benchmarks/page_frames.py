@@ -68,21 +68,49 @@ LOOP = """count => new Promise(done => { const begin = performance.now();
 def main() -> None:
     options = arguments(__doc__).parse_args()
     if find_chromium() is None:
-        raise SystemExit("there is no chromium and no google-chrome on this machine, so there is nothing to measure")
+        raise SystemExit(
+            "there is no chromium and no google-chrome on this machine, so there is nothing to measure"
+        )
     one_cpu()
     with tempfile.TemporaryDirectory(prefix="quiver-bench-frames-") as folder:
         page = Path(folder) / "page.html"
-        page.write_text(build_interactive_page(next(pictures("plant", (1920, 1080), 1)), volume(), "Frames"), encoding="utf-8")
+        page.write_text(
+            build_interactive_page(next(pictures("plant", (1920, 1080), 1)), volume(), "Frames"),
+            encoding="utf-8",
+        )
         with open_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
             timings, own = measured(tab, 1 if options.quick else options.rounds)
             assert not complaints, complaints
     targets = [
-        Target(name="the page's frame, as a multiple of two triangles", goal=GOAL, at_most=True, **ratio(timings["page"], timings["triangles"])),
-        Target(name="the page's frame, as a multiple of drawImage", goal=GOAL, at_most=True, **ratio(timings["page"], timings["drawImage"])),
-        Target(name="a frame of the page", goal=GOAL_MS, reached=1e3 * medians(timings["page"]).clock, unit="ms", at_most=True),
+        Target(
+            name="the page's frame, as a multiple of two triangles",
+            goal=GOAL,
+            at_most=True,
+            **ratio(timings["page"], timings["triangles"]),
+        ),
+        Target(
+            name="the page's frame, as a multiple of drawImage",
+            goal=GOAL,
+            at_most=True,
+            **ratio(timings["page"], timings["drawImage"]),
+        ),
+        Target(
+            name="a frame of the page",
+            goal=GOAL_MS,
+            reached=1e3 * medians(timings["page"]).clock,
+            unit="ms",
+            at_most=True,
+        ),
         Target(name="a frame of its own loop", goal=GOAL_MS, reached=own, unit="ms", at_most=True),
     ]
-    report("page_frames", "The page's frames", __doc__, timings_table(timings, "ms", 1e3), targets, keep=not options.quick)
+    report(
+        "page_frames",
+        "The page's frames",
+        __doc__,
+        timings_table(timings, "ms", 1e3),
+        targets,
+        keep=not options.quick,
+    )
 
 
 def volume() -> SpectralVolume:
@@ -100,7 +128,9 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
     tab.evaluate(PEERS)
     tab.evaluate("quiver.settings.wind = 1; quiver.tune(); quiver.advance(1)")
     own = tab.evaluate(LOOP, OWN) / OWN
-    tab.evaluate("document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()")  # its own loop stops
+    tab.evaluate(
+        "document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()"
+    )  # its own loop stops
     names = list(COUNTS)
     check(tab)
     timings: dict[str, list[Timing]] = {name: [] for name in names}
@@ -114,7 +144,9 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
 def check(tab: Any) -> None:
     """That all draw the picture: nearly the same colour in the middle."""
     tab.evaluate("quiver.settings.magnification = 0")
-    seen = np.array([tab.evaluate(f"Array.from(ways.{name}())") for name in ("page", "triangles", "drawImage")])
+    seen = np.array(
+        [tab.evaluate(f"Array.from(ways.{name}())") for name in ("page", "triangles", "drawImage")]
+    )
     assert np.ptp(seen, axis=0).max() <= 24, seen
     tab.evaluate("quiver.settings.magnification = 1")
 
@@ -131,7 +163,9 @@ def tree_seconds() -> float:
     ticks = 0
     for pid in family(os.getpid()):
         try:
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            ticks += sum(
+                map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+            )
         except OSError:  # it has ended
             continue
     return ticks / os.sysconf("SC_CLK_TCK")

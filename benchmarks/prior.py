@@ -16,7 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.evaluate.spectral import normalized_amplitude, amplitude_distance, initial_motion_ratio, shape_coherence
+from model.evaluate.spectral import (
+    normalized_amplitude,
+    amplitude_distance,
+    initial_motion_ratio,
+    shape_coherence,
+)
 from model.prior.inference import Prior, sample_motion, load_prior
 from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
 from pipeline.motion.normalize import normalize
@@ -30,7 +35,9 @@ class Scene(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--split", choices=("train", "test"), default="test")
@@ -41,14 +48,40 @@ def main() -> None:
     options = parser.parse_args()
     prior, _ = load_prior(options.checkpoint)
     selections = [open_dataset(text) for text in options.data]
-    scenes = list(first_of_each(read(selections, options.split), prior.normalizer.frequencies))[: options.most]
-    mean = np.mean([lengths(prior, scene.channels) for scene in first_of_each(read(selections, "train"), prior.normalizer.frequencies)], axis=0)
-    print(f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}")
-    print(f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}")
-    made = [[sample_motion(prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance)[0] for scene in scenes] for seed in range(options.seeds)]
+    scenes = list(first_of_each(read(selections, options.split), prior.normalizer.frequencies))[
+        : options.most
+    ]
+    mean = np.mean(
+        [
+            lengths(prior, scene.channels)
+            for scene in first_of_each(read(selections, "train"), prior.normalizer.frequencies)
+        ],
+        axis=0,
+    )
+    print(
+        f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}"
+    )
+    print(
+        f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}"
+    )
+    made = [
+        [
+            sample_motion(
+                prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance
+            )[0]
+            for scene in scenes
+        ]
+        for seed in range(options.seeds)
+    ]
     rows = [measured(prior, scenes, mean, one) for one in made]
-    for name, row in [*((str(seed), row) for seed, row in enumerate(rows)), ("mean", np.mean(rows, axis=0))]:
-        print(f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}", flush=True)
+    for name, row in [
+        *((str(seed), row) for seed, row in enumerate(rows)),
+        ("mean", np.mean(rows, axis=0)),
+    ]:
+        print(
+            f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}",
+            flush=True,
+        )
     means = np.mean([[lengths(prior, one) for one in of_seed] for of_seed in made], axis=0)
     apart = distances([lengths(prior, scene.channels) for scene in scenes], means)
     print(f"{'of mean':<8}{apart[0]:6.4f}{'':>16}{apart[1]:8.4f} | {'':>16} |")
@@ -74,18 +107,36 @@ def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
             yield scene._replace(channels=scene.channels[:frequencies])
 
 
-def measured(prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, made: Sequence[np.ndarray]) -> list[float]:
+def measured(
+    prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, made: Sequence[np.ndarray]
+) -> list[float]:
     """Of one sample for each scene."""
-    true, found = ([lengths(prior, channels) for channels in some] for some in ([scene.channels for scene in scenes], made))
+    true, found = (
+        [lengths(prior, channels) for channels in some]
+        for some in ([scene.channels for scene in scenes], made)
+    )
     own, other = distances(true, found)
-    baselines = [float(np.mean([amplitude_distance(base, one) for one in true])) for base in (np.zeros_like(mean), mean)]
-    alike = own_and_other(np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes]))
-    return [own, *baselines, other, *alike, *np.mean([motion_measures(prior, one) for one in made], axis=0)]
+    baselines = [
+        float(np.mean([amplitude_distance(base, one) for one in true]))
+        for base in (np.zeros_like(mean), mean)
+    ]
+    alike = own_and_other(
+        np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes])
+    )
+    return [
+        own,
+        *baselines,
+        other,
+        *alike,
+        *np.mean([motion_measures(prior, one) for one in made], axis=0),
+    ]
 
 
 def distances(true: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
     """Mean distance of each scene's truth to what was found for it, and to what was found for the others."""
-    return own_and_other(np.array([[amplitude_distance(one, other) for one in found] for other in true]))
+    return own_and_other(
+        np.array([[amplitude_distance(one, other) for one in found] for other in true])
+    )
 
 
 def own_and_other(table: np.ndarray) -> tuple[float, float]:
@@ -100,19 +151,26 @@ def as_complex(channels: np.ndarray) -> np.ndarray:
 
 
 def lengths(prior: Prior, channels: np.ndarray) -> np.ndarray:
-    return normalized_amplitude(as_complex(channels), prior.normalizer.scale_tensor().numpy()[:, ::2])
+    return normalized_amplitude(
+        as_complex(channels), prior.normalizer.scale_tensor().numpy()[:, ::2]
+    )
 
 
 def correlation(prior: Prior, made: np.ndarray, true: np.ndarray) -> float:
     """Pearson's, over all normalised coefficients."""
     scale = prior.normalizer.scale_tensor().numpy()
-    one, other = (normalize(channels, scale, prior.normalizer.normalisation).ravel() for channels in (made, true))
+    one, other = (
+        normalize(channels, scale, prior.normalizer.normalisation).ravel()
+        for channels in (made, true)
+    )
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def motion_measures(prior: Prior, channels: np.ndarray) -> tuple[float, float]:
     spectrum = as_complex(channels)
-    return float(shape_coherence(spectrum).mean()), initial_motion_ratio(spectrum, prior.normalizer.frames)
+    return float(shape_coherence(spectrum).mean()), initial_motion_ratio(
+        spectrum, prior.normalizer.frames
+    )
 
 
 if __name__ == "__main__":

@@ -33,12 +33,16 @@ class Scores(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("renderers", nargs="*", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--windows", type=int, default=8, help="of each clip, at most")
     options = parser.parse_args()
-    networks = {"average_rgb": Renderer(RendererConfig(mode="average_rgb"))} | {path.name: load_renderer(path)[0] for path in options.renderers}
+    networks = {"average_rgb": Renderer(RendererConfig(mode="average_rgb"))} | {
+        path.name: load_renderer(path)[0] for path in options.renderers
+    }
     found: dict[str, dict[str, Scores]] = defaultdict(lambda: defaultdict(lambda: Scores([], [])))
     for sample in tested(options.data, options.windows):
         for made in range(len(sample.pair_image)):
@@ -48,10 +52,18 @@ def main() -> None:
                 scores.psnr.append(float(psnr(one, true).clamp(max=99)))
                 scores.ssim.append(float(ssim(one, true)))
     for clip, rows in found.items():
-        print(f"\n{clip}, {len(next(iter(rows.values())).psnr)} pairs\n{'':<40}{'PSNR':>8}{'worst':>8}{'SSIM':>8}{'worst':>8}")
+        print(
+            f"\n{clip}, {len(next(iter(rows.values())).psnr)} pairs\n{'':<40}{'PSNR':>8}{'worst':>8}{'SSIM':>8}{'worst':>8}"
+        )
         for name, scores in rows.items():
-            print(f"{name:<40}{np.mean(scores.psnr):8.2f}{min(scores.psnr):8.2f}{np.mean(scores.ssim):8.4f}{min(scores.ssim):8.4f}", flush=True)
-    print("\nframes a second, one at a time, features made once:", {name: round(frames_a_second(one, sample), 1) for name, one in networks.items()})
+            print(
+                f"{name:<40}{np.mean(scores.psnr):8.2f}{min(scores.psnr):8.2f}{np.mean(scores.ssim):8.4f}{min(scores.ssim):8.4f}",
+                flush=True,
+            )
+    print(
+        "\nframes a second, one at a time, features made once:",
+        {name: round(frames_a_second(one, sample), 1) for name, one in networks.items()},
+    )
 
 
 def tested(data: str, windows: int) -> Iterator[Sample]:
@@ -62,7 +74,9 @@ def tested(data: str, windows: int) -> Iterator[Sample]:
         for sample in iter_samples(selection, shard) if entry["split"] == "test" else ():
             by_clip[clip_of(sample)].append(sample)
     for found in by_clip.values():
-        for i in sorted({round(i) for i in np.linspace(0, len(found) - 1, min(windows, len(found)))}):
+        for i in sorted(
+            {round(i) for i in np.linspace(0, len(found) - 1, min(windows, len(found)))}
+        ):
             yield found[i]
 
 
@@ -70,7 +84,9 @@ def clip_of(sample: Sample) -> str:
     return sample.key.rpartition("-")[0]
 
 
-def every_way(networks: dict[str, Renderer], sample: Sample, which: int) -> Iterator[tuple[str, Tensor]]:
+def every_way(
+    networks: dict[str, Renderer], sample: Sample, which: int
+) -> Iterator[tuple[str, Tensor]]:
     """The later frame by each of them, RGB of 0 to 1."""
     yield "still", picture(sample.image)
     flow, weight = sample.pair_flow[which].astype(np.float32), sample.weight.astype(np.float32)
@@ -78,7 +94,12 @@ def every_way(networks: dict[str, Renderer], sample: Sample, which: int) -> Iter
     for name, network in networks.items():
         noise = network.sample_noise(1, torch.Generator().manual_seed(0))
         with torch.no_grad():
-            made = network(2 * picture(sample.image) - 1, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise)
+            made = network(
+                2 * picture(sample.image) - 1,
+                torch.from_numpy(flow)[None],
+                torch.from_numpy(weight)[None, None],
+                noise,
+            )
         yield name, to_unit_range(made.clamp(-1, 1))
 
 
@@ -87,8 +108,14 @@ def picture(pixels: np.ndarray) -> Tensor:
 
 
 def frames_a_second(network: Renderer, sample: Sample, count: int = 20) -> float:
-    image, flow = 2 * picture(sample.image) - 1, torch.from_numpy(sample.pair_flow[0].astype(np.float32))[None]
-    weight, noise = torch.from_numpy(sample.weight.astype(np.float32))[None, None], network.sample_noise(1)
+    image, flow = (
+        2 * picture(sample.image) - 1,
+        torch.from_numpy(sample.pair_flow[0].astype(np.float32))[None],
+    )
+    weight, noise = (
+        torch.from_numpy(sample.weight.astype(np.float32))[None, None],
+        network.sample_noise(1),
+    )
     with torch.no_grad():
         features = network.encode(image)
         begin = perf_counter()

@@ -9,7 +9,20 @@ from typing import Any
 from benchmarks.rounds import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-ORDER = ("extract", "memory", "spectrum", "shards", "mechanisms", "statistics", "page", "loader", "flow", "splatting", "animate", "page_frames")
+ORDER = (
+    "extract",
+    "memory",
+    "spectrum",
+    "shards",
+    "mechanisms",
+    "statistics",
+    "page",
+    "loader",
+    "flow",
+    "splatting",
+    "animate",
+    "page_frames",
+)
 BEGIN, END = "<!-- notes: written by hand, kept -->", "<!-- end of the notes -->"
 HEAD = """# Benchmarks
 
@@ -24,16 +37,24 @@ def main() -> None:
         sys.exit("there are no results yet: run make bench")
     before, _, tables = (PAGE.read_text() if PAGE.exists() else "").partition(END)
     sections = standing(tables) | {name: section(name, result) for name, result in found.items()}
-    names = sorted(sections, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    names = sorted(
+        sections, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)
+    )
     notes = before.partition(BEGIN)[2].strip() or "## Notes"
-    PAGE.write_text("\n\n".join([HEAD, f"{BEGIN}\n{notes}\n{END}", *(sections[name] for name in names)]) + "\n")
+    PAGE.write_text(
+        "\n\n".join([HEAD, f"{BEGIN}\n{notes}\n{END}", *(sections[name] for name in names)]) + "\n"
+    )
     print(f"{PAGE.name} has new results of {', '.join(sorted(found))}")
 
 
 def standing(tables: str) -> dict[str, str]:
     """The sections that are on the page, by the benchmark whose command each names."""
     parts = (part.strip() for part in re.split(r"^(?=## )", tables, flags=re.MULTILINE))
-    return {made[1]: part for part in parts if (made := re.search(r"`python -m benchmarks\.(\w+)", part))}
+    return {
+        made[1]: part
+        for part in parts
+        if (made := re.search(r"`python -m benchmarks\.(\w+)", part))
+    }
 
 
 def section(name: str, result: dict[str, Any]) -> str:

@@ -25,7 +25,16 @@ import cv2
 import threadpoolctl
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "decord", "av", "webdataset", "safetensors", "pillow")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "decord",
+    "av",
+    "webdataset",
+    "safetensors",
+    "pillow",
+)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -59,8 +68,12 @@ class Timing(NamedTuple):
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median counts")
-    parser.add_argument("--quick", action="store_true", help="one small round, not kept: does it run at all?")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="interleaved rounds; the median counts"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one small round, not kept: does it run at all?"
+    )
     return parser
 
 
@@ -83,10 +96,16 @@ def quietest_cpu() -> int:
 def idle_ticks() -> dict[int, int]:
     """CPU -> clock ticks that it idled since the machine was started."""
     lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-    return {int(name[3:]): int(fields[3]) for name, *fields in lines if name.startswith("cpu") and name != "cpu"}
+    return {
+        int(name[3:]): int(fields[3])
+        for name, *fields in lines
+        if name.startswith("cpu") and name != "cpu"
+    }
 
 
-def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True) -> dict[str, list[Timing]]:
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[Timing]]:
     """How long each contender took in each round. `warm_up` runs each once before, unmeasured."""
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
     order = list(contenders)
@@ -108,7 +127,12 @@ def timed(call: Callable[[], Any]) -> Timing:
 def cpu_seconds() -> float:
     """Processor time of this process and of its children, those that have ended and those that live on."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(child_seconds, Path("/proc").glob("[0-9]*/stat")))
+    return (
+        time.process_time()
+        + ended.ru_utime
+        + ended.ru_stime
+        + sum(map(child_seconds, Path("/proc").glob("[0-9]*/stat")))
+    )
 
 
 def child_seconds(stat: Path) -> float:
@@ -117,14 +141,20 @@ def child_seconds(stat: Path) -> float:
         fields = stat.read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if int(fields[1]) == os.getpid() else 0.0
+    return (
+        (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if int(fields[1]) == os.getpid()
+        else 0.0
+    )
 
 
 def medians(timings: Sequence[Timing]) -> Timing:
     return Timing(*map(median, zip(*timings, strict=True)))
 
 
-def speedup(name: str, goal: float, ours: Sequence[Timing], theirs: Sequence[Timing], *, share: float = 1.0) -> Target:
+def speedup(
+    name: str, goal: float, ours: Sequence[Timing], theirs: Sequence[Timing], *, share: float = 1.0
+) -> Target:
     """How many times as long they take: the ratio of the medians, and the range of the ratios within a round.
 
     `share` of the work is what they were timed on.
@@ -136,8 +166,12 @@ def speedup(name: str, goal: float, ours: Sequence[Timing], theirs: Sequence[Tim
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Markdown; numbers with three digits."""
-    cells = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [list(header), ["---"] * len(header), *cells])
+    cells = [
+        [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in [list(header), ["---"] * len(header), *cells]
+    )
 
 
 def targets_table(targets: Sequence[Target]) -> str:
@@ -147,8 +181,19 @@ def targets_table(targets: Sequence[Target]) -> str:
         span = f"{target.span[0]:.3g} to {target.span[1]:.3g}" if target.span else ""
         goal = f"{'<=' if target.at_most else '>='} {target.goal:g} {target.unit}"
         cpu = f"{target.cpu:.3g} x" if target.cpu else ""
-        rows.append((target.name, goal, f"{target.reached:.3g} {target.unit}", span, cpu, "yes" if target.met else "no"))
-    return table(("measured", "goal", "reached", "range of the rounds", "by processor time", "met"), rows)
+        rows.append(
+            (
+                target.name,
+                goal,
+                f"{target.reached:.3g} {target.unit}",
+                span,
+                cpu,
+                "yes" if target.met else "no",
+            )
+        )
+    return table(
+        ("measured", "goal", "reached", "range of the rounds", "by processor time", "met"), rows
+    )
 
 
 def timings_table(timings: dict[str, list[Timing]], unit: str = "s", scale: float = 1.0) -> str:
@@ -157,14 +202,22 @@ def timings_table(timings: dict[str, list[Timing]], unit: str = "s", scale: floa
     return table(("median", f"{unit} on the clock", f"{unit} of processor time"), rows)
 
 
-def report(name: str, title: str, how: str, body: str, targets: Sequence[Target], *, keep: bool) -> None:
+def report(
+    name: str, title: str, how: str, body: str, targets: Sequence[Target], *, keep: bool
+) -> None:
     """Prints the tables, and with `keep` leaves them, with the machine they were measured on, in results/NAME.json."""
     text = "\n\n".join((how.strip(), targets_table(targets), body))
     print(f"## {title}\n\n{text}\n")
     if not keep:
         return
     RESULTS.mkdir(exist_ok=True)
-    found = dict(title=title, text=text, targets=[asdict(t) | {"met": t.met} for t in targets], machine=machine(), command=command())
+    found = dict(
+        title=title,
+        text=text,
+        targets=[asdict(t) | {"met": t.met} for t in targets],
+        machine=machine(),
+        command=command(),
+    )
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
@@ -177,20 +230,30 @@ def command() -> str:
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     return dict(
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), cpu=cpu_model(), cores=os.cpu_count(), load=round(os.getloadavg()[0], 1),
-        python=platform.python_version(), libraries={name: version(name) for name in LIBRARIES}, commit=commit(),
-    )  # fmt: skip
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        cpu=cpu_model(),
+        cores=os.cpu_count(),
+        load=round(os.getloadavg()[0], 1),
+        python=platform.python_version(),
+        libraries={name: version(name) for name in LIBRARIES},
+        commit=commit(),
+    )
 
 
 def cpu_model() -> str:
     """The processor's name as Linux knows it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def commit() -> str | None:
     """The checkout's commit, if git is there to say."""
     try:
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

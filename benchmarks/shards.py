@@ -33,31 +33,54 @@ from benchmarks.rounds import (
 from pipeline.dataset.shards import ShardWriter
 from pipeline.synthetic.render import WORKING_SIZE, render_frame
 from pipeline.synthetic.scenes import SCENES
-from schemas.sample import MOTION_ARRAYS, FORMAT_VERSION, IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER, Sample, decode_sample, encode_sample
+from schemas.sample import (
+    MOTION_ARRAYS,
+    FORMAT_VERSION,
+    IMAGE_MEMBER,
+    META_MEMBER,
+    MOTION_MEMBER,
+    Sample,
+    decode_sample,
+    encode_sample,
+)
 
 SAMPLES, FREQUENCIES, PAIRS = 64, 16, 4
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the shards are written")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where the shards are written",
+    )
     options = parser.parse_args()
     one_cpu()
     samples = make_samples(4 if options.quick else SAMPLES)
     encoded = {sample.key: encode_sample(sample) for sample in samples}
     targets, bodies = [], []
-    for name, peer, ours in (("arrays", from_arrays, quiver), ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded))):
-        found, body = compare(name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds)
+    for name, peer, ours in (
+        ("arrays", from_arrays, quiver),
+        ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded)),
+    ):
+        found, body = compare(
+            name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds
+        )
         targets, bodies = targets + found, [*bodies, body]
     report("shards", "Shards", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
 
 
-def compare(name: str, samples: Sequence[Sample], ours: Callable, peer: Callable, folder: Path, rounds: int) -> tuple[list[Target], str]:
+def compare(
+    name: str, samples: Sequence[Sample], ours: Callable, peer: Callable, folder: Path, rounds: int
+) -> tuple[list[Target], str]:
     """Quiver against the bare writer, and against the writer that also checks."""
     contenders = {
         "Quiver": functools.partial(in_new_folder, folder, ours, samples),
         "webdataset": functools.partial(in_new_folder, folder, webdataset, peer, samples),
-        "webdataset, synced and read back": functools.partial(in_new_folder, folder, checked_webdataset, peer, samples),
+        "webdataset, synced and read back": functools.partial(
+            in_new_folder, folder, checked_webdataset, peer, samples
+        ),
     }
     timings = interleaved(contenders, rounds)
     mine, bare, checked = timings.values()
@@ -82,7 +105,9 @@ def quiver(path: Path, samples: Sequence[Sample]) -> None:
     writer.publish()
 
 
-def quiver_bytes(encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]) -> None:
+def quiver_bytes(
+    encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]
+) -> None:
     """The writer without its encoder."""
     with mock.patch("pipeline.dataset.shards.encode", lambda sample: encoded[sample.key]):
         quiver(path, samples)
@@ -94,7 +119,9 @@ def webdataset(path: Path, members: Callable[[Sample], dict], samples: Sequence[
             writer.write({"__key__": sample.key, **members(sample)})
 
 
-def checked_webdataset(path: Path, members: Callable[[Sample], dict], samples: Sequence[Sample]) -> None:
+def checked_webdataset(
+    path: Path, members: Callable[[Sample], dict], samples: Sequence[Sample]
+) -> None:
     """The same promise as Quiver's: on the disk, with a known digest, and every sample whole."""
     webdataset(path, members, samples)
     with open(path, "rb") as file:
@@ -109,11 +136,22 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     with tarfile.open(path, "r:") as tar:
         names = [name.split(".", 1) for name in tar.getnames()]
         for key in dict.fromkeys(key for key, _ in names):
-            yield key, {member: tar.extractfile(f"{key}.{member}").read() for k, member in names if k == key}
+            yield (
+                key,
+                {
+                    member: tar.extractfile(f"{key}.{member}").read()
+                    for k, member in names
+                    if k == key
+                },
+            )
 
 
 def from_arrays(sample: Sample) -> dict:
-    return {IMAGE_MEMBER: sample.image, META_MEMBER: sample.meta, MOTION_MEMBER: save({name: getattr(sample, name) for name in MOTION_ARRAYS})}
+    return {
+        IMAGE_MEMBER: sample.image,
+        META_MEMBER: sample.meta,
+        MOTION_MEMBER: save({name: getattr(sample, name) for name in MOTION_ARRAYS}),
+    }
 
 
 def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
@@ -122,7 +160,10 @@ def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
 
 def make_samples(count: int) -> list[Sample]:
     """Rendered frames with camera grain, and smooth spectra that fall with the frequency."""
-    scene, rng = replace(SCENES["plant"](np.random.default_rng(0)), grain=2.0), np.random.default_rng(1)
+    scene, rng = (
+        replace(SCENES["plant"](np.random.default_rng(0)), grain=2.0),
+        np.random.default_rng(1),
+    )
     pictures = [render_frame(scene, i / 30, WORKING_SIZE) for i in range(count + PAIRS)]
     return [make_sample(i, pictures[i : i + 1 + PAIRS], rng) for i in range(count)]
 
@@ -138,14 +179,29 @@ def make_sample(index: int, pictures: Sequence[np.ndarray], rng: np.random.Gener
         pair_time=np.linspace(1, 4, PAIRS, dtype=np.float32),
         pair_flow=smooth(rng, PAIRS, 2).astype(np.float16),
         pair_image=np.stack(pictures[1:]),
-        meta=dict(format=FORMAT_VERSION, key=f"plant-{index:06d}", flow={"flow": "dis", "dis_preset": "medium"}, size=list(WORKING_SIZE)),
+        meta=dict(
+            format=FORMAT_VERSION,
+            key=f"plant-{index:06d}",
+            flow={"flow": "dis", "dis_preset": "medium"},
+            size=list(WORKING_SIZE),
+        ),
     )
 
 
 def smooth(rng: np.random.Generator, count: int, channels: int) -> np.ndarray:
     """Fields [count, channels, height, width] that vary over tens of pixels."""
     return np.stack(
-        [[cv2.resize(rng.standard_normal((10, 16), np.float32), WORKING_SIZE, interpolation=cv2.INTER_CUBIC) for _ in range(channels)] for _ in range(count)]
+        [
+            [
+                cv2.resize(
+                    rng.standard_normal((10, 16), np.float32),
+                    WORKING_SIZE,
+                    interpolation=cv2.INTER_CUBIC,
+                )
+                for _ in range(channels)
+            ]
+            for _ in range(count)
+        ]
     )
 
 

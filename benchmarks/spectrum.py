@@ -41,11 +41,33 @@ def main() -> None:
         speedup("scipy.fft.rfft, one worker / Quiver, coefficients", 1.3, ours, by_scipy),
         speedup("numpy.fft.rfft / Quiver, everything", 1, whole, by_numpy),
         speedup("scipy.fft.rfft, one worker / Quiver, everything", 1, whole, by_scipy),
-        Target(name="running state", goal=20, reached=state_bytes(motion) / 1e6, unit="MB", at_most=True),
-        Target(name="error, of the largest coefficient", goal=5e-7, reached=error(contenders["Quiver, everything"](), exact), unit="", at_most=True),
+        Target(
+            name="running state",
+            goal=20,
+            reached=state_bytes(motion) / 1e6,
+            unit="MB",
+            at_most=True,
+        ),
+        Target(
+            name="error, of the largest coefficient",
+            goal=5e-7,
+            reached=error(contenders["Quiver, everything"](), exact),
+            unit="",
+            at_most=True,
+        ),
     ]
-    errors = table(("peer", "error, of the largest coefficient"), [(n, error(contenders[n](), exact)) for n in list(contenders)[2:]])
-    report("spectrum", "Spectrum", __doc__, timings_table(timings, "ms", 1e3) + "\n\n" + errors, targets, keep=not options.quick)
+    errors = table(
+        ("peer", "error, of the largest coefficient"),
+        [(n, error(contenders[n](), exact)) for n in list(contenders)[2:]],
+    )
+    report(
+        "spectrum",
+        "Spectrum",
+        __doc__,
+        timings_table(timings, "ms", 1e3) + "\n\n" + errors,
+        targets,
+        keep=not options.quick,
+    )
 
 
 def texture() -> np.ndarray:
@@ -53,12 +75,16 @@ def texture() -> np.ndarray:
     rng = np.random.default_rng(0)
     t, y, x = np.arange(TIME) / FPS, np.linspace(0, 6, SIZE[1]), np.linspace(0, 9, SIZE[0])
     phase = np.add.outer(2 * np.pi * 0.7 * t, np.add.outer(y, x))
-    motion = np.stack([3 * np.cos(phase), np.sin(1.7 * phase)], axis=1) + 0.1 * rng.standard_normal((TIME, 2, *SIZE[::-1]))
+    motion = np.stack([3 * np.cos(phase), np.sin(1.7 * phase)], axis=1) + 0.1 * rng.standard_normal(
+        (TIME, 2, *SIZE[::-1])
+    )
     return (motion - motion[0]).astype(np.float32)
 
 
 def running() -> RunningSpectrum:
-    return RunningSpectrum(np.arange(TIME) / FPS, time=TIME, fps=FPS, frequencies=FREQUENCIES, size=SIZE)
+    return RunningSpectrum(
+        np.arange(TIME) / FPS, time=TIME, fps=FPS, frequencies=FREQUENCIES, size=SIZE
+    )
 
 
 def everything(motion: np.ndarray) -> RunningSpectrum:
@@ -81,7 +107,11 @@ def coefficients(motion: np.ndarray) -> np.ndarray:
 
 def state_bytes(motion: np.ndarray) -> int:
     """All arrays that a window's sums hold at its end."""
-    values = [item for value in vars(everything(motion)).values() for item in (value if isinstance(value, list) else [value])]
+    values = [
+        item
+        for value in vars(everything(motion)).values()
+        for item in (value if isinstance(value, list) else [value])
+    ]
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 

@@ -27,22 +27,47 @@ def main() -> None:
     torch.set_num_threads(1)
     if load_kernel() is None:
         raise SystemExit("the kernel cannot be built here, so there is nothing to compare")
-    contenders = {f"{mode}, {name}": functools.partial(both_ways, way, *scene(mode)) for mode in SPLAT_MODES for name, way in WAYS.items()}
+    contenders = {
+        f"{mode}, {name}": functools.partial(both_ways, way, *scene(mode))
+        for mode in SPLAT_MODES
+        for name, way in WAYS.items()
+    }
     check(contenders)
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    targets = [speedup(f"{mode}: plain torch / kernel", GOAL, timings[f"{mode}, kernel"], timings[f"{mode}, plain torch"]) for mode in SPLAT_MODES]
-    report("splatting", "Splatting", __doc__, timings_table(timings, "ms", 1e3), targets, keep=not options.quick)
+    targets = [
+        speedup(
+            f"{mode}: plain torch / kernel",
+            GOAL,
+            timings[f"{mode}, kernel"],
+            timings[f"{mode}, plain torch"],
+        )
+        for mode in SPLAT_MODES
+    ]
+    report(
+        "splatting",
+        "Splatting",
+        __doc__,
+        timings_table(timings, "ms", 1e3),
+        targets,
+        keep=not options.quick,
+    )
 
 
 def scene(mode: str) -> tuple[Tensor, Tensor, str, Tensor | None]:
     """Features, flow, mode and metric."""
     random = torch.Generator().manual_seed(0)
-    flow = interpolate(4 * torch.randn(1, 2, 10, 16, generator=random), (HEIGHT, WIDTH), mode="bicubic")
-    metric = torch.rand(1, 1, HEIGHT, WIDTH, generator=random) if mode in ("linear", "softmax") else None
+    flow = interpolate(
+        4 * torch.randn(1, 2, 10, 16, generator=random), (HEIGHT, WIDTH), mode="bicubic"
+    )
+    metric = (
+        torch.rand(1, 1, HEIGHT, WIDTH, generator=random) if mode in ("linear", "softmax") else None
+    )
     return torch.randn(1, CHANNELS, HEIGHT, WIDTH, generator=random), flow, mode, metric
 
 
-def both_ways(way: Callable[..., Any], features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> list[Tensor]:
+def both_ways(
+    way: Callable[..., Any], features: Tensor, flow: Tensor, mode: str, metric: Tensor | None
+) -> list[Tensor]:
     """What is splatted, and the gradients of half its square."""
     inputs = [x.detach().requires_grad_() for x in (features, flow, metric) if x is not None]
     splatted, _ = way(inputs[0], inputs[1], mode, inputs[2] if metric is not None else None)

@@ -41,16 +41,34 @@ def main() -> None:
         "Quiver, histograms": lambda: counts(values),
         "numpy.partition": lambda: [np.partition(one, place)[place] for one in apart],
         "Quiver, merging 8 shards' files": lambda: reduce(np.add, map(histogram.decode, parts)),
-        "Quiver, 16 scales from the histogram": lambda: compute_scales(Quantiles(merged), ScaleConfig()),
+        "Quiver, 16 scales from the histogram": lambda: compute_scales(
+            Quantiles(merged), ScaleConfig()
+        ),
     }
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
     ours, theirs, *_ = timings.values()
     targets = [
         speedup("numpy.partition / Quiver, histograms", 3, ours, theirs),
-        Target(name="largest relative error of a quantile against numpy", goal=0.4, reached=100 * largest_error(merged, apart), unit="%", at_most=True),
+        Target(
+            name="largest relative error of a quantile against numpy",
+            goal=0.4,
+            reached=100 * largest_error(merged, apart),
+            unit="%",
+            at_most=True,
+        ),
     ]
-    rates = table(("values a second", "millions"), [(name, values.size / medians(timings[name]).clock / 1e6) for name in list(contenders)[:2]])
-    report("statistics", "Statistics", __doc__, timings_table(timings, "ms", 1e3) + "\n\n" + rates, targets, keep=not options.quick)
+    rates = table(
+        ("values a second", "millions"),
+        [(name, values.size / medians(timings[name]).clock / 1e6) for name in list(contenders)[:2]],
+    )
+    report(
+        "statistics",
+        "Statistics",
+        __doc__,
+        timings_table(timings, "ms", 1e3) + "\n\n" + rates,
+        targets,
+        keep=not options.quick,
+    )
 
 
 def moduli(samples: int) -> np.ndarray:
@@ -70,7 +88,10 @@ def counts(values: np.ndarray) -> np.ndarray:
 
 def largest_error(merged: np.ndarray, apart: np.ndarray) -> float:
     """Over all listed quantiles of every frequency and component."""
-    found = [[histogram.quantile(one, q) for q in QUANTILES] for one in merged.reshape(-1, histogram.BINS)]
+    found = [
+        [histogram.quantile(one, q) for q in QUANTILES]
+        for one in merged.reshape(-1, histogram.BINS)
+    ]
     exact = np.quantile(apart.astype(np.float64), QUANTILES, axis=1).T
     return float(np.abs(np.array(found) / exact - 1).max())
 

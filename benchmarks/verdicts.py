@@ -16,14 +16,28 @@ from schemas.outcome import FilterMeasures
 
 def main(dataset: str) -> None:
     names = [field.name for field in fields(FilterMeasures)]
-    rows = sorted(pq.read_table(Path(dataset) / "manifest.parquet").to_pylist(), key=lambda row: (row["uri"], row["start_frame"] or 0))
+    rows = sorted(
+        pq.read_table(Path(dataset) / "manifest.parquet").to_pylist(),
+        key=lambda row: (row["uri"], row["start_frame"] or 0),
+    )
     print("| clip | windows | verdicts |", " | ".join(names), "|")
     print("|---" * (3 + len(names)) + "|")
     for uri, group in groupby(rows, key=lambda row: row["uri"]):
         clip = list(group)
         verdicts = Counter(row["reason"] or row["outcome"] for row in clip)
-        cells = [Path(uri).name, str(sum(row["key"] is not None for row in clip)), ", ".join(f"{v} {n}" for v, n in verdicts.most_common())]
-        print("|", " | ".join(cells + [span([row[name] for row in clip if row[name] is not None]) for name in names]), "|")
+        cells = [
+            Path(uri).name,
+            str(sum(row["key"] is not None for row in clip)),
+            ", ".join(f"{v} {n}" for v, n in verdicts.most_common()),
+        ]
+        print(
+            "|",
+            " | ".join(
+                cells
+                + [span([row[name] for row in clip if row[name] is not None]) for name in names]
+            ),
+            "|",
+        )
 
 
 def span(values: list[float]) -> str:

@@ -15,13 +15,23 @@ from schemas.clip import Clip
 def planned(path: Path, config: BuildConfig) -> list[dict]:
     """The windows of a video."""
     probe = shared_pool(config.decode, 1).probe
-    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan) if row["key"]]
+    return [
+        row
+        for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan)
+        if row["key"]
+    ]
 
 
 def begun(rows: list[dict], config: BuildConfig) -> list[PendingWindow]:
     """These windows of one video with their flow."""
-    with closing(ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
-        return [window for stretch, stream in decoded for window in start_windows(stretch, stream, config, make_estimator(config.flow))]
+    with closing(
+        ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
+    ) as decoded:
+        return [
+            window
+            for stretch, stream in decoded
+            for window in start_windows(stretch, stream, config, make_estimator(config.flow))
+        ]
 
 
 def first_window(path: Path, config: BuildConfig) -> PendingWindow:

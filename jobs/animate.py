@@ -104,7 +104,10 @@ class Animate(MotionSource):
         ):
             if not (isfinite(value) and low <= value <= high):
                 raise ValueError(f"--{name} is {value:g}, expected {low:g} to {high:g}")
-        for name, factor in (("magnify", self.magnify), *(("magnify-band", factor) for factor in self.bands.values())):
+        for name, factor in (
+            ("magnify", self.magnify),
+            *(("magnify-band", factor) for factor in self.bands.values()),
+        ):
             if not abs(factor) <= 100:
                 raise ValueError(f"--{name} is {factor:g}, expected -100 to 100")
         if not 16 <= self.max_width <= 8192:
@@ -113,9 +116,13 @@ class Animate(MotionSource):
     def check_file_names(self) -> None:
         """Raises ValueError where a file is not of a kind that is made, or an option lacks another."""
         if self.suffix not in _MAX_WIDTHS_PX:
-            raise ValueError(f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, _MAX_WIDTHS_PX))}, or in nothing for a folder of .png")
+            raise ValueError(
+                f"--out is {self.out}, expected a name that ends in {', '.join(filter(None, _MAX_WIDTHS_PX))}, or in nothing for a folder of .png"
+            )
         if self.loop == "guided" and (self.checkpoint is None or self.seconds is None):
-            raise ValueError("--loop guided was asked for, expected --checkpoint, whose sampling it guides, and --seconds beside it")
+            raise ValueError(
+                "--loop guided was asked for, expected --checkpoint, whose sampling it guides, and --seconds beside it"
+            )
         if self.slice is not None and self.slice.suffix.lower() != ".png":
             raise ValueError(f"--slice is {self.slice}, expected a name that ends in .png")
 
@@ -135,7 +142,14 @@ class Animate(MotionSource):
 
     @property
     def max_width(self) -> int:
-        return self.width if self.width is not None else min(_MAX_WIDTHS_PX[self.suffix], _MAX_RENDERED_WIDTH_PX if self.renderer else _MAX_WIDTHS_PX[self.suffix])
+        return (
+            self.width
+            if self.width is not None
+            else min(
+                _MAX_WIDTHS_PX[self.suffix],
+                _MAX_RENDERED_WIDTH_PX if self.renderer else _MAX_WIDTHS_PX[self.suffix],
+            )
+        )
 
     @property
     def output_fps(self) -> float:
@@ -143,7 +157,13 @@ class Animate(MotionSource):
 
     @property
     def loop_method(self) -> str:
-        return self.loop if self.loop != "auto" else "snap" if self.suffix in (".gif", ".webp") else "none"
+        return (
+            self.loop
+            if self.loop != "auto"
+            else "snap"
+            if self.suffix in (".gif", ".webp")
+            else "none"
+        )
 
     def output_seconds(self, recorded: float) -> float:
         """Seconds of the result, of motion that was recorded for so many."""
@@ -162,7 +182,9 @@ def _check_job(job: Animate) -> None:
     """Raises ValueError where what is made could not be put, or a mask is not of the photograph: before the motion, which takes long."""
     folder = not job.suffix and job.out.is_dir()
     if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
-        raise ValueError(f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty")
+        raise ValueError(
+            f"--out is {str(job.out)!r}, where there is something, expected a folder that is new or empty"
+        )
     if not folder:
         check_output_file("--out", job.out)
     if job.slice is not None:
@@ -180,30 +202,61 @@ def _run_job(job: Animate) -> None:
     volume, photo = motion.volume, _crop_to_motion(picture, motion.size)
     seconds = job.output_seconds(volume.frames / volume.fps)
     if seconds > _MAX_SECONDS:
-        raise ValueError(f"the motion would last {seconds:g} s, expected at most {_MAX_SECONDS}: say --seconds")
+        raise ValueError(
+            f"the motion would last {seconds:g} s, expected at most {_MAX_SECONDS}: say --seconds"
+        )
     series = _build_motion_series(job, volume, seconds)
     times = np.arange(max(2, round(seconds * job.output_fps))) / job.output_fps / job.slow
     shown = shrink_to_width(photo, max(job.max_width, motion.size[0]))
     share = None if job.mask is None else _motion_mask(job.mask, picture, motion.size, shown)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
-    moving = weight if share is None else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
+    moving = (
+        weight
+        if share is None
+        else weight * cv2.resize(share, weight.shape[::-1], interpolation=cv2.INTER_AREA)
+    )
     row, rows = _most_moving_row(moving, len(shown)), []
     with closing(
-        animate_frames(shown, series, weight, times, share, network and NeuralRenderer(network, shown, job.seed, job.device))
+        animate_frames(
+            shown,
+            series,
+            weight,
+            times,
+            share,
+            network and NeuralRenderer(network, shown, job.seed, job.device),
+        )
     ) as made:  # its threads end before anything else does
-        size = _write_frames(job, (_compose_frame(job, shown, _record_row(frame, row, rows)) for frame in (made if job.quiet else _report_progress(made, len(times)))))
+        size = _write_frames(
+            job,
+            (
+                _compose_frame(job, shown, _record_row(frame, row, rows))
+                for frame in (made if job.quiet else _report_progress(made, len(times)))
+            ),
+        )
     if job.slice is not None:
         thick = max(1, len(shown[0]) // (_MAX_SLICE_ASPECT * len(rows)))
-        replace_file(job.slice, encode_animation([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png"))
+        replace_file(
+            job.slice, encode_animation([np.stack(rows).repeat(thick, axis=0)], 1.0, ".png")
+        )
         print_output(f"{job.slice}: row {row} of {len(shown)}, over time")
-    ending = f", {_describe_seam(series, times)}" if job.loop_method != "none" and len(times) >= 4 else ""
+    ending = (
+        f", {_describe_seam(series, times)}"
+        if job.loop_method != "none" and len(times) >= 4
+        else ""
+    )
     down, across = _output_shape(job, _compose_frame(job, shown, shown))
-    print_output(f"{job.out}: {len(times) / job.output_fps:.2f} s at {across}x{down}, {human_size(size)}{ending}")
+    print_output(
+        f"{job.out}: {len(times) / job.output_fps:.2f} s at {across}x{down}, {human_size(size)}{ending}"
+    )
 
 
 def _write_frames(job: Animate, frames: Iterator[Picture]) -> int:
     """Whole or not at all; returns how many bytes."""
-    return write_animation(job.out, frames, job.output_fps) if job.suffix else write_pictures(job.out, frames)
+    return (
+        write_animation(job.out, frames, job.output_fps)
+        if job.suffix
+        else write_pictures(job.out, frames)
+    )
 
 
 def _output_shape(job: Animate, frame: Picture) -> tuple[int, int]:
@@ -235,7 +288,9 @@ def _parse_band(text: str) -> tuple[tuple[float, float], float]:
     try:
         low, high, factor = map(float, found.groups() if found else ())
     except ValueError:
-        raise ValueError(f"--magnify-band is {text!r}, expected LOW:HIGH=FACTOR, as 0.5:1=3") from None
+        raise ValueError(
+            f"--magnify-band is {text!r}, expected LOW:HIGH=FACTOR, as 0.5:1=3"
+        ) from None
     if low > high:
         raise ValueError(f"--magnify-band is {text!r}, expected LOW at most HIGH")
     return (low, high), factor
@@ -265,7 +320,9 @@ def _read_mask(path: Path, picture: Picture) -> Picture:
     """Raises ValueError where it is no picture, or one of another shape than the photograph."""
     mask, (rows, columns) = read_photograph(path), picture.shape[:2]
     if not 0.95 < mask.shape[1] / mask.shape[0] * rows / columns < 1.05:
-        raise ValueError(f"--mask is {path} of {mask.shape[1]}x{mask.shape[0]} pixels, expected the shape of the photograph, {columns}x{rows}")
+        raise ValueError(
+            f"--mask is {path} of {mask.shape[1]}x{mask.shape[0]} pixels, expected the shape of the photograph, {columns}x{rows}"
+        )
     return mask
 
 
@@ -273,22 +330,42 @@ def _motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Pic
     """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
     import cv2
 
-    whole = crop_to_aspect(cv2.resize(_read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), size)
-    grey = cv2.cvtColor(cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    away = cv2.distanceTransform((grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / (_MASK_MARGIN_SHARE * max(shown.shape))
+    whole = crop_to_aspect(
+        cv2.resize(_read_mask(path, picture), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR),
+        size,
+    )
+    grey = cv2.cvtColor(
+        cv2.resize(whole, shown.shape[1::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+    )
+    away = cv2.distanceTransform(
+        (grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    ) / (_MASK_MARGIN_SHARE * max(shown.shape))
     return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)
 
 
 def _build_motion_series(job: Animate, volume: SpectralVolume, seconds: float) -> MotionSeries:
     """The motion as it is asked for, beginning at rest in the photograph."""
-    spectrum, period = magnify(channels_to_complex(volume.spectrum), volume.frames, volume.fps, job.magnify, bands=job.bands), seconds / job.slow
+    spectrum, period = (
+        magnify(
+            channels_to_complex(volume.spectrum),
+            volume.frames,
+            volume.fps,
+            job.magnify,
+            bands=job.bands,
+        ),
+        seconds / job.slow,
+    )
     window = volume.frames, volume.fps
     if job.loop_method == "snap":
         series = snap_loop(spectrum, *window, period)
     elif job.loop_method != "none":
-        series = crossfade_loop(spectrum, *window, period, _LOOP_BLEND_SHARES[job.loop_method] * period)
+        series = crossfade_loop(
+            spectrum, *window, period, _LOOP_BLEND_SHARES[job.loop_method] * period
+        )
     else:
-        series = (to_series if period * volume.fps <= volume.frames else extrapolate)(spectrum, *window)
+        series = (to_series if period * volume.fps <= volume.frames else extrapolate)(
+            spectrum, *window
+        )
     return start_at_rest(series)
 
 

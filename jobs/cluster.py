@@ -35,7 +35,9 @@ _SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _TOKEN_SOURCES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 _MAX_START_ATTEMPTS = 3
 """How often a Ray of our own is started before its failure is believed."""
-_LONGEST_SOCKET_SUFFIX = "/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store"
+_LONGEST_SOCKET_SUFFIX = (
+    "/quiver-12345678/r/session_2026-01-02_03-04-05_678901_2345678/sockets/plasma_store"
+)
 MAX_TEMP_PATH_BYTES = 107 - len(_LONGEST_SOCKET_SUFFIX)
 """Bytes of the path of the folder in which Ray's is made; a socket's may have 107."""
 _PORT_TAKEN_PATTERN = re.compile(r"already in use|already used by other processes", re.IGNORECASE)
@@ -88,7 +90,9 @@ def ray_session(workers: int | None, needs: Resources) -> Iterator[None]:
     with _session_folder() if own else nullcontext() as folder:
         try:
             if own:
-                _start_ray(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
+                _start_ray(
+                    address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder
+                )
             elif dashboard := _join_cluster(os.environ["RAY_ADDRESS"]):
                 _check_dashboard_secured(dashboard)
             yield
@@ -103,7 +107,9 @@ def _start_ray(**options: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
-    with suppress(ImportError, AttributeError):  # Ray keeps the first token that this process has read
+    with suppress(
+        ImportError, AttributeError
+    ):  # Ray keeps the first token that this process has read
         from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
         AuthenticationTokenLoader.instance().reset_cache()
@@ -120,7 +126,9 @@ def _start_ray(**options: Any) -> None:
                 raise
             reason = " ".join(str(error).split()) or "it gives no reason"
             ray.shutdown()
-            for process in _child_processes() - others:  # a part that did start would hinder the next try
+            for process in (
+                _child_processes() - others
+            ):  # a part that did start would hinder the next try
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if _PORT_TAKEN_PATTERN.search(reason):
@@ -128,7 +136,9 @@ def _start_ray(**options: Any) -> None:
                 remedy = "end that one, or unset RAY_GCS_SERVER_PORT, and Ray takes free ports"
                 raise RayNotStarted(f"Ray did not start: {words}: {remedy}") from error
     words = f"Ray did not start in {_MAX_START_ATTEMPTS} tries ({reason[:300]})"
-    raise RayNotStarted(f"{words}: the same command tries again, best when the machine has less to do")
+    raise RayNotStarted(
+        f"{words}: the same command tries again, best when the machine has less to do"
+    )
 
 
 def _child_processes() -> set[int]:
@@ -147,7 +157,9 @@ def _join_cluster(address: str) -> str:
     try:
         return ray.init(log_to_driver=False, logging_level=logging.ERROR).dashboard_url or ""
     except AuthenticationError as error:
-        raise InsecureCluster(f"RAY_ADDRESS is {address!r}, and no token is in {_TOKEN_SOURCES}") from error
+        raise InsecureCluster(
+            f"RAY_ADDRESS is {address!r}, and no token is in {_TOKEN_SOURCES}"
+        ) from error
     except ConnectionError as error:  # another token than the cluster's is no other error
         words = f"RAY_ADDRESS is {address!r}, where no Ray answers to the token in {_TOKEN_SOURCES} ({error})"
         raise ConnectionError(words) from error
@@ -191,7 +203,9 @@ def capacity(workers: int | None, needs: Resources) -> int:
     """How many tasks of these needs run at once on the cluster, at most `find_workers`. Raises ValueError where not one fits."""
     import ray
 
-    fitting = count_fitting_tasks([node["Resources"] for node in ray.nodes() if node["Alive"]], needs)
+    fitting = count_fitting_tasks(
+        [node["Resources"] for node in ray.nodes() if node["Alive"]], needs
+    )
     return min(workers or fitting, fitting)
 
 
@@ -199,9 +213,13 @@ def count_fitting_tasks(nodes: Sequence[Mapping[str, float]], needs: Resources) 
     """How many tasks nodes of these resources run at once, each on one node. Raises ValueError where not one fits."""
     fitting = sum(_tasks_per_node(node, needs) for node in nodes)
     if not fitting:
-        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
+        most = {
+            name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")
+        }
         has = f"the best node of the cluster has {most['CPU']:g} and {most['GPU']:g}"
-        raise ValueError(f"a worker needs {needs.cpus} CPUs and {needs.gpus:g} GPUs, {has}; without a GPU: --device cpu")
+        raise ValueError(
+            f"a worker needs {needs.cpus} CPUs and {needs.gpus:g} GPUs, {has}; without a GPU: --device cpu"
+        )
     return fitting
 
 
@@ -227,7 +245,9 @@ def _require_token() -> None:
     """Raises Unsafe where somebody else's Ray is to be used without a token: its ports listen on every interface too."""
     if (mode := os.environ.setdefault("RAY_AUTH_MODE", "token")).lower() != "token":
         words = "expected 'token': without it whoever reaches the cluster runs programs on it"
-        raise InsecureCluster(f"RAY_AUTH_MODE is {mode!r} and RAY_ADDRESS {os.environ['RAY_ADDRESS']!r}, {words}")
+        raise InsecureCluster(
+            f"RAY_AUTH_MODE is {mode!r} and RAY_ADDRESS {os.environ['RAY_ADDRESS']!r}, {words}"
+        )
 
 
 def _check_dashboard_secured(dashboard: str) -> None:
@@ -239,7 +259,9 @@ def _check_dashboard_secured(dashboard: str) -> None:
         connection.request("GET", "/api/jobs/")
         if connection.getresponse().status < HTTPStatus.BAD_REQUEST:
             words = "start it with RAY_AUTH_MODE=token (docs/running.md)"
-            raise InsecureCluster(f"the dashboard of Ray at {dashboard} answers without a token, so that whoever reaches it runs programs on the cluster: {words}")
+            raise InsecureCluster(
+                f"the dashboard of Ray at {dashboard} answers without a token, so that whoever reaches it runs programs on the cluster: {words}"
+            )
 
 
 def find_exposed_token() -> Path | None:
@@ -254,7 +276,9 @@ def session_token() -> str:
     return secrets.token_hex(32)
 
 
-def parallel_map(function: Callable[[Item], Value], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Value]]:
+def parallel_map(
+    function: Callable[[Item], Value], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Value]]:
     """(item, result) as they come: in this process with one worker, else on the cluster. Raises what the function raised."""
     if workers == 1:
         yield from ((item, function(item)) for item in items)
@@ -266,7 +290,9 @@ def parallel_map(function: Callable[[Item], Value], items: Sequence[Item], worke
             yield item, value
 
 
-def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Value | Exception]]:
+def map_unordered(
+    function: Callable[[Item], Value], items: Iterable[Item], at_once: int
+) -> Iterator[tuple[Item, Value | Exception]]:
     """(item, result) as they come, each computed in a worker process; an exception where it raised or its process died."""
 
     def one(item: Item) -> Iterator[Value]:
@@ -278,14 +304,22 @@ def map_unordered(function: Callable[[Item], Value], items: Iterable[Item], at_o
 
 
 def stream_unordered(
-    function: Callable[[Item], Iterator[Value]], items: Iterable[Item], at_once: int, needs: Resources
+    function: Callable[[Item], Iterator[Value]],
+    items: Iterable[Item],
+    at_once: int,
+    needs: Resources,
 ) -> Iterator[tuple[Item, Value | Exception | None]]:
     """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or (item, error) where it
     raised, with Died where its process died more than RETRIES times.
     """
     import ray
 
-    @ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=MAX_TASK_RETRIES, num_returns="streaming")
+    @ray.remote(
+        num_cpus=needs.cpus,
+        num_gpus=needs.gpus,
+        max_retries=MAX_TASK_RETRIES,
+        num_returns="streaming",
+    )
     def task(item: Item) -> Iterator[Value]:
         yield from function(item)
 
@@ -315,12 +349,28 @@ def _next_value(generator: Any) -> Any:
     except StopIteration:
         return None
     except RayTaskError as error:
-        return error.cause if isinstance(error.cause, OSError | ContractMismatch | FolderInUse | NodeMisconfigured | ValueError) else error
+        return (
+            error.cause
+            if isinstance(
+                error.cause,
+                OSError | ContractMismatch | FolderInUse | NodeMisconfigured | ValueError,
+            )
+            else error
+        )
     except RayError as error:
-        return TaskDied(f"a process died {MAX_TASK_RETRIES + 1} times ({str(error).splitlines()[0]}): the same command tries again")
+        return TaskDied(
+            f"a process died {MAX_TASK_RETRIES + 1} times ({str(error).splitlines()[0]}): the same command tries again"
+        )
 
 
-def train_distributed(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, *, gpu: bool) -> None:
+def train_distributed(
+    function: Callable[[Callable[..., None]], None],
+    show: Callable[..., None],
+    workers: int,
+    out: Path,
+    *,
+    gpu: bool,
+) -> None:
     """Runs `function(show)` in so many processes at once, which Ray connects by torch.distributed; what they show is shown here.
 
     When one of them dies, all begin again, from the last checkpoint that they find. `out` is a folder that all nodes share. Raises
@@ -329,20 +379,35 @@ def train_distributed(function: Callable[[Callable[..., None]], None], show: Cal
     try:
         _train_on_ray(function, show, workers, out, gpu)
     except ImportError as error:
-        raise ValueError(f"--workers needs Ray and what it trains with ({error}), expected pip install 'quiver-motion[extract]'") from error
+        raise ValueError(
+            f"--workers needs Ray and what it trains with ({error}), expected pip install 'quiver-motion[extract]'"
+        ) from error
 
 
-def _train_on_ray(function: Callable[[Callable[..., None]], None], show: Callable[..., None], workers: int, out: Path, gpu: bool) -> None:
+def _train_on_ray(
+    function: Callable[[Callable[..., None]], None],
+    show: Callable[..., None],
+    workers: int,
+    out: Path,
+    gpu: bool,
+) -> None:
     needs = Resources(1, float(gpu))
     out.mkdir(parents=True, exist_ok=True)
-    with ray_session(workers, needs), tempfile.TemporaryDirectory(prefix=".ray-", dir=out, ignore_cleanup_errors=True) as scratch:
+    with (
+        ray_session(workers, needs),
+        tempfile.TemporaryDirectory(prefix=".ray-", dir=out, ignore_cleanup_errors=True) as scratch,
+    ):
         import ray.train.torch  # noqa: F401 - only now: Ray reads how it is to be closed to the world when it is imported
         from ray.util.queue import Queue
 
         if (fitting := capacity(workers, needs)) < workers:
-            raise ValueError(f"--workers is {workers}, expected at most {fitting}, for which the cluster has room")
+            raise ValueError(
+                f"--workers is {workers}, expected at most {fitting}, for which the cluster has room"
+            )
         heard = Queue(actor_options={"num_cpus": 0})
-        trainer = Thread(target=_run_trainer, args=(function, heard, workers, gpu, scratch), daemon=True)
+        trainer = Thread(
+            target=_run_trainer, args=(function, heard, workers, gpu, scratch), daemon=True
+        )
         trainer.start()
         errors = _relay_messages(heard, show)
         trainer.join()  # Ray crashes when it is shut down under a thread that is still in it
@@ -374,7 +439,13 @@ class _QueueWriter(TextIOBase):
         return len(text)
 
 
-def _run_trainer(function: Callable[[Callable[..., None]], None], heard: Any, workers: int, gpu: bool, scratch: str) -> None:
+def _run_trainer(
+    function: Callable[[Callable[..., None]], None],
+    heard: Any,
+    workers: int,
+    gpu: bool,
+    scratch: str,
+) -> None:
     """Trains to the end, and puts into the queue what went wrong, and at last None."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -387,15 +458,22 @@ def _run_trainer(function: Callable[[Callable[..., None]], None], heard: Any, wo
         try:
             with redirect_stderr(_QueueWriter(heard)):
                 function(lambda *said: heard.put(said))
-        except (OSError, ValueError) as error:  # beginning again would not mend it; raised, it ends the other processes
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # beginning again would not mend it; raised, it ends the other processes
             heard.put(error)
             hopeless.touch()
             raise
 
     trainer = TorchTrainer(
-        one, scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu), torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_TASK_RETRIES)),
-    )  # fmt: skip
+        one,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_TASK_RETRIES)
+        ),
+    )
     ended: TrainingDied | None = TrainingDied("Ray's trainer ended without a result")
     try:
         trainer.fit()

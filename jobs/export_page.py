@@ -42,9 +42,9 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(ExportPage, "quiver export-page", args)
         check_output_file("--out", job.out)
         motion, photograph = load_motion(job)
-        page = build_interactive_page(photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)).encode(
-            errors="replace"
-        )  # a file's name need not be text
+        page = build_interactive_page(
+            photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)
+        ).encode(errors="replace")  # a file's name need not be text
         replace_file(job.out, page)
         print_output(f"{job.out}: {human_size(len(page))}, {len(motion.volume.spectrum) - 1} modes")
 

@@ -68,7 +68,15 @@ _MIN_JUDGED_WINDOWS, _MIN_JUDGED_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
 once in a million times, and one long clip that cannot be read is no broken machine.
 """
-_RECORDED_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "av", "pillow", "safetensors", "pyarrow")
+_RECORDED_PACKAGES = (
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "av",
+    "pillow",
+    "safetensors",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +140,9 @@ class ExtractFlow(WorkerOptions, FilterOptions):
         _check_positive(self, "limit")
         check_quarantine_limit(self.quarantine_limit)
         if self.take_over_s is not None and not self.take_over_s >= STALE_AFTER_S:
-            raise ValueError(f"--take-over-s is {self.take_over_s:g}, expected at least {STALE_AFTER_S:g}")
+            raise ValueError(
+                f"--take-over-s is {self.take_over_s:g}, expected at least {STALE_AFTER_S:g}"
+            )
 
 
 def check_quarantine_limit(share: float) -> None:
@@ -145,7 +155,9 @@ registry = tyro.constructors.ConstructorRegistry()
 
 
 @registry.primitive_rule
-def _size_option(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+def _size_option(
+    type_info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
     if get_args(type_info.type) != (int, int):
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -167,10 +179,21 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 def parse_job(args: Sequence[str]) -> ExtractFlow:
     """The command line; --filters decides the defaults of the thresholds, which stand in --help."""
-    chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [a.split("=", 1)[1] for a in args if a.startswith("--filters=")]
+    chosen = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"] + [
+        a.split("=", 1)[1] for a in args if a.startswith("--filters=")
+    ]
     thresholds = PRESETS.get(chosen[-1] if chosen else "paper", PRESETS["paper"])
-    default = ExtractFlow(clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds))
-    return parse_args(ExtractFlow, "quiver extract-flow", args, default=default, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+    default = ExtractFlow(
+        clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds)
+    )
+    return parse_args(
+        ExtractFlow,
+        "quiver extract-flow",
+        args,
+        default=default,
+        registry=registry,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -181,16 +204,26 @@ def main(args: Sequence[str] | None = None) -> None:
         check_out_folder(job.out)
         clips = list_clips(job.clips)[: job.limit]
         job = _with_absolute_files(job)
-        dataset, config = locate_dataset(job.out, job.staging), {} if job.dry_run else to_contract(job.build)
+        dataset, config = (
+            locate_dataset(job.out, job.staging),
+            {} if job.dry_run else to_contract(job.build),
+        )
         needs = job.resources(job.build.flow)
-        with nullcontext() if job.dry_run else dataset.lock(job.take_over_s), cluster.ray_session(job.workers, needs):
+        with (
+            nullcontext() if job.dry_run else dataset.lock(job.take_over_s),
+            cluster.ray_session(job.workers, needs),
+        ):
             at_once = 0 if job.dry_run else cluster.capacity(job.workers, needs)
-            probed = probe_all(partial(plan_in_worker, job.build, job.staging), clips, job.build.plan)
+            probed = probe_all(
+                partial(plan_in_worker, job.build, job.staging), clips, job.build.plan
+            )
             if job.dry_run:
                 _print_plan(plan_rows(probed, job.build.plan), job)
                 return
             before = dataset.earlier_plan()
-            probed = keep_earlier_decisions(collect_readable(probed, len(clips), job.quarantine_limit), before)
+            probed = keep_earlier_decisions(
+                collect_readable(probed, len(clips), job.quarantine_limit), before
+            )
             run_job(dataset, plan_rows(probed, job.build.plan), job, config, at_once)
 
 
@@ -199,30 +232,42 @@ def check_out_folder(out: str, option: str = "--out") -> None:
     if is_storage_url(out):
         return
     if not out.strip():
-        raise ValueError(f"{option} is {out!r}, expected a folder, a name for a new one, or s3://BUCKET/PREFIX")
+        raise ValueError(
+            f"{option} is {out!r}, expected a folder, a name for a new one, or s3://BUCKET/PREFIX"
+        )
     check_not_url(option, out)
     if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"{option} is {out!r}, which is a file; expected a folder, or a name for a new one")
+        raise ValueError(
+            f"{option} is {out!r}, which is a file; expected a folder, or a name for a new one"
+        )
 
 
 def reject_relative_paths(job: ExtractFlow) -> None:
     """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
     for path in (*job.clips, job.out, *_flow_files(job.build.flow).values()):
         if cluster.is_submitted_job() and not os.path.isabs(path) and not is_storage_url(path):
-            raise ValueError(f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job")
+            raise ValueError(
+                f"{path!r} is a relative path, expected an absolute one that every node shares, in a submitted job"
+            )
 
 
 def _flow_files(config: FlowConfig) -> dict[str, str]:
     """The settings of the flow that name files."""
     named = {"weights": "default", "networks": "torchvision hub"}
-    return {name: getattr(config, name) for name, words in named.items() if getattr(config, name) not in words.split()}
+    return {
+        name: getattr(config, name)
+        for name, words in named.items()
+        if getattr(config, name) not in words.split()
+    }
 
 
 def _with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     """The same job for workers whose current folder is another."""
     files = {name: os.path.abspath(path) for name, path in _flow_files(job.build.flow).items()}
     staging = None if job.staging is None else job.staging.absolute()
-    return replace(job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files)))
+    return replace(
+        job, staging=staging, build=replace(job.build, flow=replace(job.build.flow, **files))
+    )
 
 
 def probe_all(
@@ -234,12 +279,16 @@ def probe_all(
     """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
     is to blame for a worker.
     """
-    for clip, planned in cluster.map_unordered(probe, clips, cluster.capacity(None, cluster.Resources())):
+    for clip, planned in cluster.map_unordered(
+        probe, clips, cluster.capacity(None, cluster.Resources())
+    ):
         if isinstance(planned, OSError | cluster.TaskDied):
             raise planned
         if isinstance(planned, Exception):
             words = f"the probe died ({type(planned).__name__})"
-            planned = failed_clip(as_clip(clip), Quarantined(Stage.PROBE, Reason.CRASH, words), config)
+            planned = failed_clip(
+                as_clip(clip), Quarantined(Stage.PROBE, Reason.CRASH, words), config
+            )
         yield planned
 
 
@@ -264,8 +313,12 @@ def _describe_unreadable(failed: Sequence[PlannedClip], total: int, limit: float
     ((reason, count),) = Counter(planned.reason for planned in failed).most_common(1)
     example = next(planned for planned in failed if planned.reason == reason)
     counts = f"{len(failed)} of {total} clips could not be read, over --quarantine-limit {limit:g}"
-    why = f"most often {reason} ({count}, as {to_printable(example.clip.uri, 200)}: {example.detail})"
-    check = "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
+    why = (
+        f"most often {reason} ({count}, as {to_printable(example.clip.uri, 200)}: {example.detail})"
+    )
+    check = (
+        "see whether every machine reads and decodes these videos (mounts, memory, quiver doctor)"
+    )
     go_on = "nothing was written; the same command tries again"
     return f"{counts}, {why}: {check}; {go_on}, with --quarantine-limit 1 whatever the share"
 
@@ -278,12 +331,19 @@ def plan_in_worker(config: BuildConfig, staging: Path | None, clip: Clip) -> Pla
 def _print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
     """What a run would do."""
     windows = [row for row in rows if row["key"]]
-    clips, shards = {(row["clip_id"], row["uri"]) for row in rows}, {row["shard"] for row in windows}
+    clips, shards = (
+        {(row["clip_id"], row["uri"]) for row in rows},
+        {row["shard"] for row in windows},
+    )
     size = len(windows) * _max_sample_bytes(job.build)
-    print_output(f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}")
+    print_output(
+        f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}"
+    )
     for row in rows:
         if not row["key"]:
-            print_output(f"  no window: {to_printable(row['uri'])}: {row['reason']}, {row['detail']}")
+            print_output(
+                f"  no window: {to_printable(row['uri'])}: {row['reason']}, {row['detail']}"
+            )
 
 
 def _max_sample_bytes(config: BuildConfig) -> int:
@@ -292,7 +352,9 @@ def _max_sample_bytes(config: BuildConfig) -> int:
     return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
 
 
-def run_job(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int) -> None:
+def run_job(
+    dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int
+) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
     if is_storage_url(job.out):
         print_output(f"{job.out} is built in {dataset.root}, which is emptied at the end")
@@ -306,28 +368,45 @@ def run_job(dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: di
     settled = EarlierFates(rounds)
     left = {shard: settled.add_fates(shards[shard]) for shard in open_shards}
     print_output(f"{len(shards)} shards: {len(shards) - len(left)} done, {len(left)} left")
-    if failed := build_on_cluster(dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit):
-        exit_with(ExitCode.FAILURE, f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again")
+    if failed := build_on_cluster(
+        dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit
+    ):
+        exit_with(
+            ExitCode.FAILURE,
+            f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again",
+        )
     dataset.remove_temporary_files()  # of workers that were killed
     with dataset.finalize_session():
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
     before = _describe_earlier_shards(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.display_path(dataset.manifest)}"
     retry = format_retry_hint(summary["retryable"], job.out)
-    print_output("\n".join([*format_summary(summary), *list_hints(summary, job), *retry, *before, place]))
+    print_output(
+        "\n".join([*format_summary(summary), *list_hints(summary, job), *retry, *before, place])
+    )
 
 
 def build_on_cluster(
-    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, workers: WorkerOptions, at_once: int, staging: Path | None = None, limit: float = 1.0
+    dataset: Dataset,
+    shards: dict[str, list[dict]],
+    config: BuildConfig,
+    workers: WorkerOptions,
+    at_once: int,
+    staging: Path | None = None,
+    limit: float = 1.0,
 ) -> list[str]:
     """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
     ContractMismatch where a node has other weights, FolderInUse where another run has taken over, ValueError where it lacks what the user asked for.
     Ends the process where more than a share `limit` of the windows is quarantined.
     """
     failed, quarantine = [], QuarantineCounter(limit)
-    build = partial(build_in_worker, dataset.absolute(), config, workers.decoders_per_worker, staging)
+    build = partial(
+        build_in_worker, dataset.absolute(), config, workers.decoders_per_worker, staging
+    )
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
-        for (shard, _), value in cluster.stream_unordered(build, shards.items(), at_once, workers.resources(config.flow)):
+        for (shard, _), value in cluster.stream_unordered(
+            build, shards.items(), at_once, workers.resources(config.flow)
+        ):
             if isinstance(value, OSError | ContractMismatch | FolderInUse):
                 raise value
             if isinstance(value, cluster.NodeMisconfigured):
@@ -359,7 +438,11 @@ class QuarantineCounter:
         self.reasons[decided.reason] += 1
         self.examples.setdefault(decided.reason, decided.detail)
         self.clips.add(decided.key.rpartition("-")[0])
-        if self.windows >= _MIN_JUDGED_WINDOWS and len(self.clips) >= _MIN_JUDGED_CLIPS and self.reasons.total() > self.limit * self.windows:
+        if (
+            self.windows >= _MIN_JUDGED_WINDOWS
+            and len(self.clips) >= _MIN_JUDGED_CLIPS
+            and self.reasons.total() > self.limit * self.windows
+        ):
             exit_with(ExitCode.QUARANTINE, self.describe())
 
     def describe(self) -> str:
@@ -371,7 +454,13 @@ class QuarantineCounter:
         return f"{counts}, most often {reason} ({count}, as: {self.examples[reason]}): {words}; {go_on}"
 
 
-def build_in_worker(dataset: Dataset, config: BuildConfig, decoders: int, staging: Path | None, shard: tuple[str, list[dict]]) -> Iterator[WindowOutcome | ShardTiming]:
+def build_in_worker(
+    dataset: Dataset,
+    config: BuildConfig,
+    decoders: int,
+    staging: Path | None,
+    shard: tuple[str, list[dict]],
+) -> Iterator[WindowOutcome | ShardTiming]:
     """One shard, in a worker; another attempt may have committed it, before its process died or since."""
     name, rows = shard
     try:
@@ -389,8 +478,16 @@ def list_hints(summary: dict[str, Any], job: ExtractFlow) -> list[str]:
     """What a person should know about an unexpected result."""
     unmoved = summary["rejected_by_reason"].get(Reason.NO_MOTION, 0)
     if job.filters != "subtle" and unmoved > 0.9 * summary["windows"]:
-        return [f"  {unmoved} of {summary['windows']} windows move too little for --filters {job.filters}: --filters subtle keeps motion under a pixel"]
-    return [] if summary["kept"] else ["  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"]
+        return [
+            f"  {unmoved} of {summary['windows']} windows move too little for --filters {job.filters}: --filters subtle keeps motion under a pixel"
+        ]
+    return (
+        []
+        if summary["kept"]
+        else [
+            "  nothing was kept: the columns reason and detail of the manifest say why, clip by clip"
+        ]
+    )
 
 
 def _describe_earlier_shards(out: str, before: int) -> list[str]:
@@ -404,7 +501,11 @@ def library_versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
     import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
 
-    names = [*_RECORDED_PACKAGES, *(["decord"] if config.decode.decoder == "auto" else []), *(["torch", "torchvision"] if config.flow.flow != "dis" else [])]
+    names = [
+        *_RECORDED_PACKAGES,
+        *(["decord"] if config.decode.decoder == "auto" else []),
+        *(["torch", "torchvision"] if config.flow.flow != "dis" else []),
+    ]
     machine = {"machine": platform.machine(), "cpu": cv2.getCPUFeaturesLine()}
     found = {"quiver": quiver_version(), "python": platform.python_version()} | machine
     return found | {name: version(name) for name in names}

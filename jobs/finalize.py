@@ -53,23 +53,44 @@ def main(args: Sequence[str] | None = None) -> None:
         with dataset.lock(), dataset.finalize_session():
             summary = finalize(dataset)
             reported = [DatasetView(dataset), *_views_with_report(dataset)]
-            made = [DatasetView(dataset), *rebuild_views(dataset, partial(cluster.parallel_map, workers=1))]
+            made = [
+                DatasetView(dataset),
+                *rebuild_views(dataset, partial(cluster.parallel_map, workers=1)),
+            ]
             if make_page:
                 for selection in reported:
                     write_report(selection, make_page)
-        written = [path.relative_to(dataset.root) for selection in made for path in [selection.manifest_path, *map(selection.derived_path, _FILES_BESIDE_MANIFEST)] if path.exists()]
-        print_output("\n".join([*format_summary(summary), f"written: {', '.join(map(str, written))}"]))
+        written = [
+            path.relative_to(dataset.root)
+            for selection in made
+            for path in [
+                selection.manifest_path,
+                *map(selection.derived_path, _FILES_BESIDE_MANIFEST),
+            ]
+            if path.exists()
+        ]
+        print_output(
+            "\n".join([*format_summary(summary), f"written: {', '.join(map(str, written))}"])
+        )
 
 
 def _views_with_report(dataset: Dataset) -> list[DatasetView]:
     """The views of which a report was drawn."""
-    return [view for view in (DatasetView(dataset, name) for name in list_views(dataset)) if view.derived_path("report.html").exists()]
+    return [
+        view
+        for view in (DatasetView(dataset, name) for name in list_views(dataset))
+        if view.derived_path("report.html").exists()
+    ]
 
 
 def write_report(selection: DatasetView, make_page: PageMaker) -> None:
     """The report of a data set, or of a view; none where no training window was kept."""
     statistics = selection.derived_path("statistics.json")
-    page = make_page([selection], decode_statistics(statistics.read_bytes())).encode() if statistics.exists() else None
+    page = (
+        make_page([selection], decode_statistics(statistics.read_bytes())).encode()
+        if statistics.exists()
+        else None
+    )
     selection.derived_dataset.publish(selection.derived_path("report.html"), page)
 
 

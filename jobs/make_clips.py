@@ -81,7 +81,9 @@ RECIPES = {
     "pan-30fps": Recipe(scene=_panned_scene, fps=30, duration_share=0.75),
     "cut-30fps": Recipe(scene=_cut_scene, fps=30, has_truth=False, duration_share=0.75),
     "still-30fps": Recipe(scene=_still_scene, fps=30, has_truth=False, duration_share=0.75),
-    "damaged-30fps": Recipe(scene=SCENES["ripples"], fps=30, has_truth=False, duration_share=0.25, kept_bytes_share=0.6),
+    "damaged-30fps": Recipe(
+        scene=SCENES["ripples"], fps=30, has_truth=False, duration_share=0.25, kept_bytes_share=0.6
+    ),
 }
 
 
@@ -105,7 +107,9 @@ def _check_job(config: MakeClips) -> None:
         raise ValueError(f"--processes is {config.processes}, expected 1 or more")
     unknown = [name for name in config.only or () if name not in RECIPES]
     if unknown or config.only == ():
-        raise ValueError(f"--only names {', '.join(map(repr, unknown)) or 'nothing'}, expected some of {', '.join(RECIPES)}")
+        raise ValueError(
+            f"--only names {', '.join(map(repr, unknown)) or 'nothing'}, expected some of {', '.join(RECIPES)}"
+        )
 
 
 def _run_job(config: MakeClips) -> None:
@@ -113,10 +117,16 @@ def _run_job(config: MakeClips) -> None:
     names = tuple(RECIPES) if config.only is None else config.only
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        _write_clip_list(config.out / "clips.csv", [clip_name_at(name, config.fps) for name in names])
+        _write_clip_list(
+            config.out / "clips.csv", [clip_name_at(name, config.fps) for name in names]
+        )
     except OSError as error:
-        raise ValueError(f"--out is {config.out}, expected a folder that can be written to ({error.strerror})") from None
-    with ProcessPoolExecutor(min(config.processes, len(names)), mp_context=get_context("spawn")) as pool:
+        raise ValueError(
+            f"--out is {config.out}, expected a folder that can be written to ({error.strerror})"
+        ) from None
+    with ProcessPoolExecutor(
+        min(config.processes, len(names)), mp_context=get_context("spawn")
+    ) as pool:
         for line in pool.map(make_clip, names, [config] * len(names)):
             print_output(line)
     print_output(f"{len(names)} clips are in {config.out}, listed in {config.out / 'clips.csv'}")
@@ -131,7 +141,9 @@ def _write_clip_list(path: Path, names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["uri", "clip_id", "source", "licence"])
-        rows.writerows([f"{name}.mp4", name, f"quiver-synthetic/{name}", "CC0-1.0"] for name in names)
+        rows.writerows(
+            [f"{name}.mp4", name, f"quiver-synthetic/{name}", "CC0-1.0"] for name in names
+        )
 
 
 def make_clip(name: str, config: MakeClips) -> str:
@@ -140,7 +152,10 @@ def make_clip(name: str, config: MakeClips) -> str:
 
     cv2.setNumThreads(1)
     recipe, rng = RECIPES[name], np.random.default_rng([config.seed, *name.encode()])
-    scene, times = recipe.scene(rng), timestamps(config.fps or recipe.fps, config.seconds * recipe.duration_share, rng)
+    scene, times = (
+        recipe.scene(rng),
+        timestamps(config.fps or recipe.fps, config.seconds * recipe.duration_share, rng),
+    )
     name = clip_name_at(name, config.fps)
     path = config.out / f"{name}.mp4"
     render.write_clip(path, scene, times)
@@ -148,7 +163,9 @@ def make_clip(name: str, config: MakeClips) -> str:
         path.write_bytes(path.read_bytes()[: int(recipe.kept_bytes_share * path.stat().st_size)])
     if recipe.has_truth:
         render.write_truth(config.out / f"{name}.truth.safetensors", scene)
-    return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (", with truth" if recipe.has_truth else "")
+    return f"{name}: {len(times)} frames, {human_size(path.stat().st_size)}" + (
+        ", with truth" if recipe.has_truth else ""
+    )
 
 
 def timestamps(fps: float | None, seconds: float, rng: np.random.Generator) -> np.ndarray:

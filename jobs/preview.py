@@ -81,7 +81,11 @@ def _run_job(job: Preview) -> None:
     """Writes the file, whole or not at all."""
     shown, suffix = reconstruct(open_dataset(job.dataset), job.key), job.out.suffix.lower()
     step = _FRAME_STRIDES.get(suffix, 1)
-    frames = iter([_draw_sheet(shown, job.magnify)]) if suffix == ".png" else _draw_motion_frames(shown, job.magnify, step)
+    frames = (
+        iter([_draw_sheet(shown, job.magnify)])
+        if suffix == ".png"
+        else _draw_motion_frames(shown, job.magnify, step)
+    )
     data = encode_animation(frames, shown.settings.plan.fps / step, suffix)
     replace_file(job.out, data)
     print_output(f"{job.out}: {human_size(len(data))}")
@@ -89,10 +93,25 @@ def _run_job(job: Preview) -> None:
 
 def _draw_motion_frames(shown: Reconstruction, magnify: float, step: int) -> Iterator[Picture]:
     """Every `step`-th instant: start frame, motion, start frame moved, real frame."""
-    largest, start = scale_limit(displacement_magnitude(shown)), enlarge_to_panel(shown.sample.image)
-    captions = ["start frame", f"stored motion, full colour at {largest:g} px", f"start frame moved by it{magnify_caption(magnify)}", "real frames"]
-    for flow, moved, real in zip(shown.motion[::step], shown.frames(magnify, step), _draw_real_panels(shown, step), strict=False):
-        yield stack_horizontally([start, draw_flow_panel(flow, largest), enlarge_to_panel(moved), real], captions)
+    largest, start = (
+        scale_limit(displacement_magnitude(shown)),
+        enlarge_to_panel(shown.sample.image),
+    )
+    captions = [
+        "start frame",
+        f"stored motion, full colour at {largest:g} px",
+        f"start frame moved by it{magnify_caption(magnify)}",
+        "real frames",
+    ]
+    for flow, moved, real in zip(
+        shown.motion[::step],
+        shown.frames(magnify, step),
+        _draw_real_panels(shown, step),
+        strict=False,
+    ):
+        yield stack_horizontally(
+            [start, draw_flow_panel(flow, largest), enlarge_to_panel(moved), real], captions
+        )
 
 
 def _draw_real_panels(shown: Reconstruction, step: int) -> Iterator[Picture]:
@@ -111,7 +130,12 @@ def _draw_missing_panel(error: Quarantined, shape: tuple[int, ...]) -> Picture:
 
 def _draw_sheet(shown: Reconstruction, magnify: float) -> Picture:
     """Everything of a sample that stands still."""
-    rows = [draw_overview(shown), draw_maps(shown), *draw_amplitudes(shown), _draw_slices(shown, magnify)]
+    rows = [
+        draw_overview(shown),
+        draw_maps(shown),
+        *draw_amplitudes(shown),
+        _draw_slices(shown, magnify),
+    ]
     under_title = rows[0][:0, : -2 * draw.GAP_PX]
     return stack_vertically([stack_horizontally([under_title], [sheet_title(shown)]), *rows])
 
@@ -124,7 +148,13 @@ def _draw_slices(shown: Reconstruction, magnify: float) -> Picture:
         real = enlarge_to_panel(draw.slice_xt(shown.real_frames(), row))
     except Quarantined as error:
         real = _draw_missing_panel(error, moved.shape)
-    return stack_horizontally([moved, real], [f"X-t slice of the start frame moved{magnify_caption(magnify)}", "X-t slice of the real frames; time runs down"])
+    return stack_horizontally(
+        [moved, real],
+        [
+            f"X-t slice of the start frame moved{magnify_caption(magnify)}",
+            "X-t slice of the real frames; time runs down",
+        ],
+    )
 
 
 if __name__ == "__main__":

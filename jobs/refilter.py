@@ -49,8 +49,12 @@ class Refilter:
 
 def parse_job(args: Sequence[str], thresholds: Thresholds | None = None) -> Refilter:
     """The command line, with these thresholds as defaults."""
-    default = Refilter(dataset=tyro.MISSING, name=tyro.MISSING, thresholds=thresholds or Thresholds())
-    return parse_args(Refilter, "quiver refilter", args, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    default = Refilter(
+        dataset=tyro.MISSING, name=tyro.MISSING, thresholds=thresholds or Thresholds()
+    )
+    return parse_args(
+        Refilter, "quiver refilter", args, default=default, config=(tyro.conf.OmitArgPrefixes,)
+    )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -62,7 +66,12 @@ def main(args: Sequence[str] | None = None) -> None:
         whole.dataset.contract()
         job = parse_job(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
         with whole.dataset.lock(), whole.dataset.finalize_session():
-            judged = refilter(whole.dataset, job.name, job.thresholds, partial(cluster.parallel_map, workers=job.workers))
+            judged = refilter(
+                whole.dataset,
+                job.name,
+                job.thresholds,
+                partial(cluster.parallel_map, workers=job.workers),
+            )
         print_output("\n".join(_format_view(job, judged)))
 
 
@@ -75,12 +84,16 @@ def _dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
 def _format_view(job: Refilter, judged: ViewCounts) -> list[str]:
     """What the view holds, for a terminal."""
     dropped = judged.dropped.total()
-    found = [f"{job.dataset}:{job.name} keeps {judged.kept} of {judged.kept + dropped} stored windows"]
+    found = [
+        f"{job.dataset}:{job.name} keeps {judged.kept} of {judged.kept + dropped} stored windows"
+    ]
     if dropped:
         found.append(f"  {dropped} dropped {format_counts(dict(judged.dropped.most_common()))}")
     if judged.to_extract:
         words = "would be kept too, but were not stored when the data set was extracted"
-        found.append(f"  {judged.to_extract} more {words}: extract-flow with these thresholds and another --out stores them")
+        found.append(
+            f"  {judged.to_extract} more {words}: extract-flow with these thresholds and another --out stores them"
+        )
     return found
 
 

@@ -103,7 +103,11 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset.absolute())
         check_is_dataset(dataset)
         with dataset.lock(), _connect_workers(job) if job.is_parallel else nullcontext():
-            each = (lambda function, items: _scan_on_cluster(function, items, job)) if job.is_parallel else shard_mapper(1)
+            each = (
+                (lambda function, items: _scan_on_cluster(function, items, job))
+                if job.is_parallel
+                else shard_mapper(1)
+            )
             found = verify(dataset, each)
             damaged = any(fault.path.startswith("retries/") for fault in found.faults)
             lost = found.faults if damaged and not found.shards else []
@@ -115,9 +119,14 @@ def main(args: Sequence[str] | None = None) -> None:
             done = repair(dataset, found, lambda: _cluster_builder(job, dataset), job.staging)
             done = done._replace(right=done.right and not lost)
     if done.failed:
-        exit_with(ExitCode.FAILURE, f"{pluralize(len(done.failed), 'shard')} failed ({', '.join(done.failed[:5])}); the same command tries again")
+        exit_with(
+            ExitCode.FAILURE,
+            f"{pluralize(len(done.failed), 'shard')} failed ({', '.join(done.failed[:5])}); the same command tries again",
+        )
     if not done.right:
-        exit_with(ExitCode.STORAGE, f"{dataset.root} is not what it was; the lines above say what is left")
+        exit_with(
+            ExitCode.STORAGE, f"{dataset.root} is not what it was; the lines above say what is left"
+        )
 
 
 def _connect_workers(job: Repair) -> AbstractContextManager[None]:
@@ -125,12 +134,23 @@ def _connect_workers(job: Repair) -> AbstractContextManager[None]:
     return cluster.ray_session(job.workers, cluster.Resources(job.decoders_per_worker))
 
 
-def _scan_on_cluster(function: Callable[[PlannedShard], list[Fault]], items: Sequence[PlannedShard], job: Repair) -> Iterator[list[Fault]]:
+def _scan_on_cluster(
+    function: Callable[[PlannedShard], list[Fault]], items: Sequence[PlannedShard], job: Repair
+) -> Iterator[list[Fault]]:
     """What a function finds in each shard, on the cluster that is connected."""
-    return track_shards(_raise_errors(cluster.map_unordered(function, items, cluster.capacity(job.workers, cluster.Resources()))), len(items))
+    return track_shards(
+        _raise_errors(
+            cluster.map_unordered(
+                function, items, cluster.capacity(job.workers, cluster.Resources())
+            )
+        ),
+        len(items),
+    )
 
 
-def _raise_errors(results: Iterable[tuple[PlannedShard, list[Fault] | Exception]]) -> Iterator[tuple[PlannedShard, list[Fault]]]:
+def _raise_errors(
+    results: Iterable[tuple[PlannedShard, list[Fault] | Exception]],
+) -> Iterator[tuple[PlannedShard, list[Fault]]]:
     """The results; raises the first that is an error."""
     for item, value in results:
         if isinstance(value, Exception):
@@ -148,7 +168,9 @@ def _cluster_builder(job: Repair, dataset: Dataset) -> Iterator[BuildShards]:
         print_message(f"{warning}; shards may differ in their last bits")
     with nullcontext() if job.is_parallel else _connect_workers(job):
         at_once = cluster.capacity(job.workers, job.resources(config.flow))
-        yield lambda shards: build_on_cluster(dataset, shards, config, job, at_once, job.staging and job.staging.absolute())
+        yield lambda shards: build_on_cluster(
+            dataset, shards, config, job, at_once, job.staging and job.staging.absolute()
+        )
 
 
 def check_same_flow(dataset: Dataset, config: BuildConfig) -> None:
@@ -156,13 +178,21 @@ def check_same_flow(dataset: Dataset, config: BuildConfig) -> None:
     try:
         dataset.check_flow_settings(describe_estimator(config.flow))
     except ContractMismatch as error:
-        exit_with(ExitCode.CONTRACT, "the flow of the run was measured otherwise (there -> asked for):\n  " + "\n  ".join(error.differences))
+        exit_with(
+            ExitCode.CONTRACT,
+            "the flow of the run was measured otherwise (there -> asked for):\n  "
+            + "\n  ".join(error.differences),
+        )
 
 
 def make_run_config(job: MachineOptions, settings: dict[str, Any]) -> BuildConfig:
     """The settings of the run, with what it does not hold."""
-    config = from_contract(settings, job.weights if job.weights == "default" else os.path.abspath(job.weights))
-    asked = {name: value for name in ("networks", "device") if (value := getattr(job, name)) is not None}
+    config = from_contract(
+        settings, job.weights if job.weights == "default" else os.path.abspath(job.weights)
+    )
+    asked = {
+        name: value for name in ("networks", "device") if (value := getattr(job, name)) is not None
+    }
     return replace(config, flow=replace(config.flow, **asked))
 
 
@@ -175,7 +205,12 @@ class _RepairResult(NamedTuple):
     """Shards that could not be built."""
 
 
-def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractContextManager[BuildShards]], staging: Path | None = None) -> _RepairResult:
+def repair(
+    dataset: Dataset,
+    found: VerifyReport,
+    ready: Callable[[], AbstractContextManager[BuildShards]],
+    staging: Path | None = None,
+) -> _RepairResult:
     """Puts right what was found, in a folder that is held; says line by line what is done. Raises OSError where object storage does not give a clip."""
     for fault in found.faults:
         print_output(to_printable(str(fault)))
@@ -184,8 +219,15 @@ def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractCo
     if not found.faults:
         print_output(f"{dataset.root}: nothing to repair")
         return _RepairResult(True, [])
-    shards = rows_to_rebuild(dataset, {fault.shard for fault in found.faults if fault.remedy == Remedy.REBUILD and fault.shard})
-    lost = {shard: words for shard, rows in shards.items() if (words := _describe_lost_videos(rows, staging))}
+    shards = rows_to_rebuild(
+        dataset,
+        {fault.shard for fault in found.faults if fault.remedy == Remedy.REBUILD and fault.shard},
+    )
+    lost = {
+        shard: words
+        for shard, rows in shards.items()
+        if (words := _describe_lost_videos(rows, staging))
+    }
     for shard, words in lost.items():
         print_output(f"shard {shard} is left as it is: {to_printable('; '.join(words))}")
     _apply_simple_repairs(dataset, [fault for fault in found.faults if fault.shard not in shards])
@@ -198,7 +240,11 @@ def repair(dataset: Dataset, found: VerifyReport, ready: Callable[[], AbstractCo
 def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
     videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
-    return [f"video {uri} {words}" for uri, content in videos.items() if (words := _explain_lost_video(uri, content, staging))]
+    return [
+        f"video {uri} {words}"
+        for uri, content in videos.items()
+        if (words := _explain_lost_video(uri, content, staging))
+    ]
 
 
 def _explain_lost_video(uri: str, content: tuple[str, int], staging: Path | None) -> str | None:
@@ -214,7 +260,9 @@ def _apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
     """Everything that needs no video."""
     for fault in faults:
         if fault.remedy == Remedy.MOVE:
-            print_output(f"{to_printable(fault.path)}: moved to {move_aside(dataset, fault.path).relative_to(dataset.root)}")
+            print_output(
+                f"{to_printable(fault.path)}: moved to {move_aside(dataset, fault.path).relative_to(dataset.root)}"
+            )
         elif fault.remedy == Remedy.MOVE_VIEW:
             name = Path(fault.path).stem
             for path in view_files(dataset, name):
@@ -227,14 +275,18 @@ def _apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
     dataset.remove_temporary_files()
 
 
-def _rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]) -> tuple[list[str], list[str]]:
+def _rebuild_shards(
+    dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]
+) -> tuple[list[str], list[str]]:
     """Removes these shards and builds them again; returns those that failed, and those that came out otherwise."""
     before = original_tar_digests(dataset, shards)
     with ready() as build:
         aside = {}
         for shard in shards:
             aside[shard] = move_shard_aside(dataset, shard)
-            print_output(f"shard {shard}: {', '.join(str(path.relative_to(dataset.root)) for path in aside[shard]) or 'nothing'} put aside; building it again")
+            print_output(
+                f"shard {shard}: {', '.join(str(path.relative_to(dataset.root)) for path in aside[shard]) or 'nothing'} put aside; building it again"
+            )
         failed = build(shards)
     changed = []
     for shard in shards.keys() - set(failed):
@@ -243,7 +295,9 @@ def _rebuild_shards(dataset: Dataset, shards: RowsByShard, ready: Callable[[], A
             print_output(f"shard {shard} is built; nothing is left that says what its tar was")
         elif tar_digest(record) != before[shard]:
             changed.append(shard)
-            print_output(f"shard {shard} came out otherwise than it was: {_explain_change(dataset, record)}; what it was stays in {REMOVED_FOLDER}")
+            print_output(
+                f"shard {shard} came out otherwise than it was: {_explain_change(dataset, record)}; what it was stays in {REMOVED_FOLDER}"
+            )
         else:
             for path in aside[shard]:
                 path.unlink()

@@ -50,7 +50,9 @@ class ReportStatistics:
             raise ValueError("no data set is named, expected the folder of at least one")
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}, expected at least 1")
-        if self.out is None and (len(self.datasets) > 1 or self.exact or self.scales != ScaleConfig()):
+        if self.out is None and (
+            len(self.datasets) > 1 or self.exact or self.scales != ScaleConfig()
+        ):
             raise ValueError(
                 "several data sets, --exact, --quantile and --pool want --out FILE: a data set's own statistics.json is always made the default way"
             )
@@ -59,13 +61,21 @@ class ReportStatistics:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_args(ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,))
+        job = parse_args(
+            ReportStatistics, "quiver report-statistics", args, config=(tyro.conf.OmitArgPrefixes,)
+        )
         for option, path in (("--out", job.out), ("--report", job.report)):
             if path is not None:
                 check_output_file(option, path)
-        make_page = load_report_maker("--out FILE without a report") if job.out is None or job.report else None
+        make_page = (
+            load_report_maker("--out FILE without a report")
+            if job.out is None or job.report
+            else None
+        )
         selections = [open_dataset(text) for text in job.datasets]
-        statistics = scales.compute_statistics(selections, job.scales, _count_exactly(selections, job) if job.exact else None)
+        statistics = scales.compute_statistics(
+            selections, job.scales, _count_exactly(selections, job) if job.exact else None
+        )
         out = job.out or selections[0].derived_path("statistics.json")
         replace_file(out, encode_statistics(statistics))
         print_output("\n".join([*_format_scales(statistics), f"statistics: {out}"]))
@@ -82,21 +92,31 @@ def load_report_maker(instead: str) -> PageMaker:
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
-        raise ValueError(f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or {instead}") from error
+        raise ValueError(
+            f"the report needs {error.name}, which is not installed: pip install 'quiver-motion[report]', or {instead}"
+        ) from error
     return render_report
 
 
 def _count_exactly(selections: Sequence[DatasetView], job: ReportStatistics) -> FineCounts:
     """The second pass: fine counts over every training shard."""
     wanted = scales.required_fine_bins(scales.merge_histograms(selections), job.scales)
-    shards = [(str(selection.dataset.root.absolute()), selection.view, shard) for selection in selections for shard in selection.training_shards()]
+    shards = [
+        (str(selection.dataset.root.absolute()), selection.view, shard)
+        for selection in selections
+        for shard in selection.training_shards()
+    ]
     total: FineCounts = {}
     for _, fine in cluster.parallel_map(partial(_count_in_worker, wanted), shards, job.workers):
-        total = {place: total[place] + counts if total else counts for place, counts in fine.items()}
+        total = {
+            place: total[place] + counts if total else counts for place, counts in fine.items()
+        }
     return total
 
 
-def _count_in_worker(wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]) -> FineCounts:
+def _count_in_worker(
+    wanted: set[tuple[int, int, int]], shard: tuple[str, str | None, str]
+) -> FineCounts:
     """One shard, in a worker."""
     root, view, name = shard
     return scales.count_fine_bins(open_dataset(f"{root}:{view}" if view else root), name, wanted)
@@ -107,8 +127,16 @@ def _format_scales(statistics: SpectrumStatistics) -> list[str]:
     shards = sum(source.shards for source in statistics.sources)
     head = f"{statistics.windows} training windows in {shards} shards; {statistics.quantile:g} quantile of |S|, {statistics.method}, pixels"
     still = [f"{frequency.hz:g}" for frequency in statistics.frequencies if not frequency.scale]
-    warning = [f"  nothing moves at {', '.join(still)} Hz: a scale of 0 cannot normalise"] if still else []
-    return [head, *(f"  {f.hz:5.2f} Hz  {_format_scale(f.scale)}" for f in statistics.frequencies), *warning]
+    warning = (
+        [f"  nothing moves at {', '.join(still)} Hz: a scale of 0 cannot normalise"]
+        if still
+        else []
+    )
+    return [
+        head,
+        *(f"  {f.hz:5.2f} Hz  {_format_scale(f.scale)}" for f in statistics.frequencies),
+        *warning,
+    ]
 
 
 def _format_scale(scale: float | tuple[float, float]) -> str:

@@ -112,7 +112,9 @@ def retry(dataset: Dataset, job: Retry) -> None:
     dataset.remove_temporary_files()
     with dataset.finalize_session():
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
-    print_output("\n".join([*format_summary(summary), *format_retry_hint(summary["retryable"], job.dataset)]))
+    print_output(
+        "\n".join([*format_summary(summary), *format_retry_hint(summary["retryable"], job.dataset)])
+    )
 
 
 def _begin_next_round(
@@ -124,7 +126,10 @@ def _begin_next_round(
     """Probes the videos again and begins a round. Ends the process if too many fail again, with
     nothing written.
     """
-    windows, clips = pluralize(len(retryable.windows), "window"), pluralize(len(retryable.clips), "clip")
+    windows, clips = (
+        pluralize(len(retryable.windows), "window"),
+        pluralize(len(retryable.clips), "clip"),
+    )
     print_output(f"trying again: {windows}, {clips} without any")
     probe = partial(_probe_again, config, _to_absolute(job.staging))
     rows = retryable.rows_to_probe()

@@ -47,7 +47,9 @@ class Sample:
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"--steps is {self.steps}, expected 1 to 1000")
         if not -1 <= self.guidance <= 100 or self.seed < 0:
-            raise ValueError(f"--guidance is {self.guidance:g} and --seed {self.seed}, expected -1 to 100 and at least 0")
+            raise ValueError(
+                f"--guidance is {self.guidance:g} and --seed {self.seed}, expected -1 to 100 and at least 0"
+            )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -60,10 +62,30 @@ def main(args: Sequence[str] | None = None) -> None:
         for sentence in passed:
             print_message(sentence)
         image = crop_and_resize(read_photograph(job.photo), prior.normalizer.size)
-        (spectrum,) = sample_motion(prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device)
-        made = dict(by="quiver sample", photo=job.photo.name, seed=job.seed, steps=job.steps, guidance=job.guidance)
-        replace_file(job.out, encode_volume(SpectralVolume(spectrum=spectrum, fps=prior.normalizer.fps, frames=prior.normalizer.frames, provenance=made)))
-        print_output(f"{job.out}: {len(spectrum)} frequencies at {prior.normalizer.size[0]}x{prior.normalizer.size[1]}")
+        (spectrum,) = sample_motion(
+            prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device
+        )
+        made = dict(
+            by="quiver sample",
+            photo=job.photo.name,
+            seed=job.seed,
+            steps=job.steps,
+            guidance=job.guidance,
+        )
+        replace_file(
+            job.out,
+            encode_volume(
+                SpectralVolume(
+                    spectrum=spectrum,
+                    fps=prior.normalizer.fps,
+                    frames=prior.normalizer.frames,
+                    provenance=made,
+                )
+            ),
+        )
+        print_output(
+            f"{job.out}: {len(spectrum)} frequencies at {prior.normalizer.size[0]}x{prior.normalizer.size[1]}"
+        )
 
 
 if __name__ == "__main__":

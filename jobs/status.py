@@ -50,8 +50,15 @@ def _format_status(found: dict[str, Any]) -> list[str]:
     planned, left = found["planned"], found["left"]
     done = {name: planned[name] - left[name] for name in planned}
     head = f"{found['dataset']}: {done['shards']} of {pluralize(planned['shards'], 'shard')} built, {done['windows']} of {pluralize(planned['windows'], 'window')}"
-    reasons = {name: f"  {found[name]} {name} {format_counts(found[f'{name}_by_reason'])}".rstrip() for name in ("rejected", "quarantined")}
-    body = [f"  {found['kept']} kept {format_counts(found['kept_by_split'])}".rstrip(), *reasons.values(), f"  {human_size(found['bytes'])}"]
+    reasons = {
+        name: f"  {found[name]} {name} {format_counts(found[f'{name}_by_reason'])}".rstrip()
+        for name in ("rejected", "quarantined")
+    }
+    body = [
+        f"  {found['kept']} kept {format_counts(found['kept_by_split'])}".rstrip(),
+        *reasons.values(),
+        f"  {human_size(found['bytes'])}",
+    ]
     return [to_printable(head), *map(_indent_line, body), *map(_indent_line, _list_notes(found))]
 
 
@@ -68,7 +75,9 @@ def _list_notes(found: dict[str, Any]) -> Iterator[str]:
         if found[f"derived_{what}"] and not found["running"]:
             yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
     if not found["left"]["shards"] and not found["running"]:
-        yield from (line.strip() for line in format_retry_hint(found["retryable"], found["dataset"]))
+        yield from (
+            line.strip() for line in format_retry_hint(found["retryable"], found["dataset"])
+        )
     if found["views"]:
         yield f"views: {', '.join(found['views'])}"
 
@@ -78,11 +87,19 @@ def _list_run_notes(found: dict[str, Any]) -> Iterator[str]:
     last, speed = found["last_run"] and LockOwner(**found["last_run"]), found["windows_per_second"]
     pace = f", {speed:.2f} windows a second" if speed else ""
     if found["running"]:
-        remaining = f", about {_format_duration(found['seconds_left'])} left" if found["seconds_left"] else ""
+        remaining = (
+            f", about {_format_duration(found['seconds_left'])} left"
+            if found["seconds_left"]
+            else ""
+        )
         still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
         yield still if last and last.is_stale else f"a run is writing to it now{pace}{remaining}"
     elif found["left"]["shards"]:
-        remaining = f" (at the last run's{pace[1:]} about {_format_duration(found['seconds_left'])})" if speed else ""
+        remaining = (
+            f" (at the last run's{pace[1:]} about {_format_duration(found['seconds_left'])})"
+            if speed
+            else ""
+        )
         yield f"no run is going on; the same extract-flow command goes on{remaining}"
     if last:
         yield f"the run {'that holds it' if found['running'] else 'before died'}: {last}"

@@ -49,12 +49,24 @@ class TrainAutoencoder(TrainingOptions):
     """Width and height of the part of each slice that a step learns from, multiples of 4; without it, the whole."""
     start: Path | None = None
     """A trained autoencoder to begin with."""
-    network: Annotated[AutoencoderConfig, tyro.conf.arg(name="")] = field(default_factory=AutoencoderConfig)
+    network: Annotated[AutoencoderConfig, tyro.conf.arg(name="")] = field(
+        default_factory=AutoencoderConfig
+    )
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 _PRESETS = {
-    name: (text, TrainAutoencoder(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=AUTOENCODER_CROPS.get(name), slices=SLICES_PER_SAMPLE.get(name, 1)))
+    name: (
+        text,
+        TrainAutoencoder(
+            data=tyro.MISSING,
+            out=tyro.MISSING,
+            network=network,
+            train=config,
+            crop=AUTOENCODER_CROPS.get(name),
+            slices=SLICES_PER_SAMPLE.get(name, 1),
+        ),
+    )
     for name, (text, network, config) in AUTOENCODERS.items()
 }
 
@@ -65,7 +77,16 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_preset_args("quiver train-autoencoder", _PRESETS, args, __doc__)
         with progress() as show:
             launch_training(_run_training, job, job.train, show)
-        following = ["train-denoiser", command_line_args(args)[0], "--data", *job.data, "--autoencoder", job.out, "--out", _suggest_prior_folder(job.out)]
+        following = [
+            "train-denoiser",
+            command_line_args(args)[0],
+            "--data",
+            *job.data,
+            "--autoencoder",
+            job.out,
+            "--out",
+            _suggest_prior_folder(job.out),
+        ]
         report_finished("autoencoder", job.out, following)
 
 
@@ -80,13 +101,19 @@ def _run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     selections = job.open_datasets()
     statistics = job.load_statistics(selections)
     units = normalizer_from_statistics(statistics, job.normalisation, job.frequencies)
-    training, test = job.make_train_and_test(selections, statistics, job.normalisation, units.frequencies)
-    whole = job.make_unaugmented(selections, statistics, job.normalisation, units.frequencies, "train")
+    training, test = job.make_train_and_test(
+        selections, statistics, job.normalisation, units.frequencies
+    )
+    whole = job.make_unaugmented(
+        selections, statistics, job.normalisation, units.frequencies, "train"
+    )
     seed_weights(job.train)
     task = AutoencoderTask(job.network, units, whole, test, crop=job.crop)
     _check_divisible(task.network.downsampling_factor, size=units.size, crop=job.crop or units.size)
     if job.start and not checkpoints.step_folders(job.out):
-        load_matching_weights(task.network, report_skipped_checkpoints(load_autoencoder(job.start)).network, job.start)
+        load_matching_weights(
+            task.network, report_skipped_checkpoints(load_autoencoder(job.start)).network, job.start
+        )
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
         check_batch_divisible(group, batch=job.train.batch)
         warn_without_test_split(selections)
@@ -97,7 +124,9 @@ def _check_divisible(factor: int, **sizes: tuple[int, int]) -> None:
     """Raises ValueError unless the network can halve each size as often as it does."""
     for name, size in sizes.items():
         if any(length < 1 or length % factor for length in size):
-            raise ValueError(f"the {name} is {size[0]}x{size[1]}, expected multiples of {factor}, by which the network makes it smaller")
+            raise ValueError(
+                f"the {name} is {size[0]}x{size[1]}, expected multiples of {factor}, by which the network makes it smaller"
+            )
 
 
 if __name__ == "__main__":

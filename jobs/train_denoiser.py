@@ -79,7 +79,9 @@ class TrainDenoiser(TrainingOptions):
     """A trained denoiser to begin the first stage with."""
     pretrained: Path | None = None
     """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its U-Net's widths and levels are taken."""
-    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
+    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(
+        default_factory=NetworkOptions
+    )
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def __post_init__(self):
@@ -87,9 +89,13 @@ class TrainDenoiser(TrainingOptions):
         if self.coordinate_steps < 1 or self.coordinate_batch < 1:
             raise ValueError("coordinate_steps and coordinate_batch are expected to be at least 1")
         if self.pretrained and self.start:
-            raise ValueError(f"--start is {self.start} and --pretrained is {self.pretrained}, expected one of them")
+            raise ValueError(
+                f"--start is {self.start} and --pretrained is {self.pretrained}, expected one of them"
+            )
         if self.pretrained and self.network.mode == "volume":
-            raise ValueError("--pretrained is of one image at a time, and --mode volume of all frequencies at once, expected another mode")
+            raise ValueError(
+                "--pretrained is of one image at a time, and --mode volume of all frequencies at once, expected another mode"
+            )
 
     @property
     def first_stage_folder(self) -> Path:
@@ -128,13 +134,17 @@ def main(args: Sequence[str] | None = None) -> None:
         with progress() as show:
             launch_training(_run_training, job, job.train, show)
         out = job.first_stage_folder if job.stage == "slice" else job.out
-        report_finished("denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"])
+        report_finished(
+            "denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"]
+        )
 
 
 def _check_folders_differ(job: TrainDenoiser) -> None:
     """Raises ValueError where the checkpoints of the denoiser would come among the autoencoder's."""
     if job.autoencoder.resolve() in (folder.resolve() for folder in job.checkpoint_folders):
-        raise ValueError(f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}")
+        raise ValueError(
+            f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}"
+        )
 
 
 def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
@@ -144,17 +154,42 @@ def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
     autoencoder = _load_matching_autoencoder(job, statistics)
     config = _make_network_config(job, autoencoder.normalizer.frequencies)
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
-        check_batch_divisible(group, batch=job.train.batch, **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}))
+        check_batch_divisible(
+            group,
+            batch=job.train.batch,
+            **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}),
+        )
         warn_without_test_split(selections)
         if job.stage != "coordinate" or config.mode != "coordinated":
             seed_weights(job.train)
             denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
             _load_start_weights(job, denoiser)
-            _train_stage(job, selections, statistics, autoencoder, denoiser, job.train, job.first_stage_folder, show)
+            _train_stage(
+                job,
+                selections,
+                statistics,
+                autoencoder,
+                denoiser,
+                job.train,
+                job.first_stage_folder,
+                show,
+            )
         if job.stage != "slice" and config.mode == "coordinated":
-            second, first = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch), _load_first_stage(job, config, autoencoder)
+            second, first = (
+                replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch),
+                _load_first_stage(job, config, autoencoder),
+            )
             seed_weights(job.train)
-            _train_stage(job, selections, statistics, autoencoder, add_frequency_attention(first), second, job.out, show)
+            _train_stage(
+                job,
+                selections,
+                statistics,
+                autoencoder,
+                add_frequency_attention(first),
+                second,
+                job.out,
+                show,
+            )
 
 
 def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
@@ -165,7 +200,9 @@ def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig
         return config
     if not checkpoints.step_folders(job.first_stage_folder):
         return inpainting_config(job.pretrained, config)
-    saved = settings_of(load_checkpoint(job.first_stage_folder, "denoiser")[0], "denoiser", DenoiserConfig)
+    saved = settings_of(
+        load_checkpoint(job.first_stage_folder, "denoiser")[0], "denoiser", DenoiserConfig
+    )
     return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
 
 
@@ -174,31 +211,54 @@ def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDeno
     if checkpoints.step_folders(job.first_stage_folder):
         return
     if job.start:
-        folder = job.start / SLICE_FOLDER if checkpoints.step_folders(job.start / SLICE_FOLDER) else job.start
-        load_matching_weights(denoiser, report_skipped_checkpoints(load_prior(folder)).denoiser, job.start)
+        folder = (
+            job.start / SLICE_FOLDER
+            if checkpoints.step_folders(job.start / SLICE_FOLDER)
+            else job.start
+        )
+        load_matching_weights(
+            denoiser, report_skipped_checkpoints(load_prior(folder)).denoiser, job.start
+        )
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
         load_inpainting_weights(denoiser, job.pretrained)
 
 
-def _load_matching_autoencoder(job: TrainDenoiser, statistics: SpectrumStatistics) -> TrainedAutoencoder:
+def _load_matching_autoencoder(
+    job: TrainDenoiser, statistics: SpectrumStatistics
+) -> TrainedAutoencoder:
     """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
     found = report_skipped_checkpoints(load_autoencoder(job.autoencoder))
     saved = checkpoints.read_newest(job.autoencoder)[0].config
     if saved["step"] < saved["training"]["steps"]:
-        raise ValueError(f"the autoencoder in {job.autoencoder} has come to step {saved['step']} of {saved['training']['steps']}: finish it first")
+        raise ValueError(
+            f"the autoencoder in {job.autoencoder} has come to step {saved['step']} of {saved['training']['steps']}: finish it first"
+        )
     if found.normalizer.shards != statistics.shards:
-        raise ValueError(f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}")
+        raise ValueError(
+            f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}"
+        )
     if job.normalisation not in (None, found.normalizer.normalisation):
-        raise ValueError(f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.normalizer.normalisation}")
-    if normalizer_from_statistics(statistics, found.normalizer.normalisation, found.normalizer.frequencies) != found.normalizer:
-        raise ValueError(f"the autoencoder in {job.autoencoder} was trained with other scales of these shards: give its file of them as --statistics")
+        raise ValueError(
+            f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.normalizer.normalisation}"
+        )
+    if (
+        normalizer_from_statistics(
+            statistics, found.normalizer.normalisation, found.normalizer.frequencies
+        )
+        != found.normalizer
+    ):
+        raise ValueError(
+            f"the autoencoder in {job.autoencoder} was trained with other scales of these shards: give its file of them as --statistics"
+        )
     latents, levels = found.network.config.latent_channels, len(found.network.config.channels)
     if (latents, levels) != (job.network.latent_channels, len(job.network.image_channels)):
         raise ValueError(
             f"the autoencoder in {job.autoencoder} has {latents} latent channels and {levels} levels, expected "
             f"{job.network.latent_channels} and the {len(job.network.image_channels)} of --image-channels"
         )
-    return found._replace(normalizer=found.normalizer.truncate(job.frequencies or found.normalizer.frequencies))
+    return found._replace(
+        normalizer=found.normalizer.truncate(job.frequencies or found.normalizer.frequencies)
+    )
 
 
 def _train_stage(
@@ -213,28 +273,56 @@ def _train_stage(
 ) -> None:
     """One stage."""
     one, units = isinstance(denoiser, SliceDenoiser), autoencoder.normalizer
-    training, test = job.make_train_and_test(selections, statistics, units.normalisation, units.frequencies, all_of_them=not one)
-    run_task(DenoiserTask(denoiser, autoencoder, test), training, config, out, "slices" if one else "all frequencies", show)
+    training, test = job.make_train_and_test(
+        selections, statistics, units.normalisation, units.frequencies, all_of_them=not one
+    )
+    run_task(
+        DenoiserTask(denoiser, autoencoder, test),
+        training,
+        config,
+        out,
+        "slices" if one else "all frequencies",
+        show,
+    )
 
 
-def _load_first_stage(job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder) -> SliceDenoiser:
+def _load_first_stage(
+    job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder
+) -> SliceDenoiser:
     """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
     another autoencoder or on other shards.
     """
     if not checkpoints.step_folders(job.first_stage_folder):
-        raise ValueError(f"{job.first_stage_folder} holds no first stage, expected --stage slice or both first")
+        raise ValueError(
+            f"{job.first_stage_folder} holds no first stage, expected --stage slice or both first"
+        )
     prior = report_skipped_checkpoints(load_prior(job.first_stage_folder))
     denoiser = prior.denoiser
     step = checkpoints.read_newest(job.first_stage_folder)[0].config["step"]
     if step < job.train.steps:
-        raise ValueError(f"the first stage in {job.first_stage_folder} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}")
+        raise ValueError(
+            f"the first stage in {job.first_stage_folder} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}"
+        )
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
-        raise ValueError(f"{job.first_stage_folder} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice")
-    different = [field.name for field in fields(config) if field.name != "mode" and getattr(config, field.name) != getattr(denoiser.config, field.name)]
+        raise ValueError(
+            f"{job.first_stage_folder} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice"
+        )
+    different = [
+        field.name
+        for field in fields(config)
+        if field.name != "mode"
+        and getattr(config, field.name) != getattr(denoiser.config, field.name)
+    ]
     if different:
-        raise ValueError(f"the first stage in {job.first_stage_folder} is of another network ({', '.join(different)} differ), expected the same settings")
-    if prior.normalizer != autoencoder.normalizer or not checkpoints.weights_equal(prior.autoencoder.state_dict(), autoencoder.network.state_dict()):
-        raise ValueError(f"the first stage in {job.first_stage_folder} was trained with another autoencoder, or on other shards, than {job.autoencoder}")
+        raise ValueError(
+            f"the first stage in {job.first_stage_folder} is of another network ({', '.join(different)} differ), expected the same settings"
+        )
+    if prior.normalizer != autoencoder.normalizer or not checkpoints.weights_equal(
+        prior.autoencoder.state_dict(), autoencoder.network.state_dict()
+    ):
+        raise ValueError(
+            f"the first stage in {job.first_stage_folder} was trained with another autoencoder, or on other shards, than {job.autoencoder}"
+        )
     return denoiser
 
 

@@ -39,7 +39,9 @@ from model.train.renderer_task import RendererTask, RenderingLoss
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRenderer(TrainingOptions):
-    network: Annotated[RendererConfig, tyro.conf.arg(name="")] = field(default_factory=RendererConfig)
+    network: Annotated[RendererConfig, tyro.conf.arg(name="")] = field(
+        default_factory=RendererConfig
+    )
     loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
     crop: tuple[int, int] | None = None
     """Width and height of the part of each pair that a step learns from; without, the whole."""
@@ -47,7 +49,16 @@ class TrainRenderer(TrainingOptions):
 
 
 PRESETS = {
-    name: (text, TrainRenderer(data=tyro.MISSING, out=tyro.MISSING, network=network, train=config, crop=RENDERER_CROPS.get(name)))
+    name: (
+        text,
+        TrainRenderer(
+            data=tyro.MISSING,
+            out=tyro.MISSING,
+            network=network,
+            train=config,
+            crop=RENDERER_CROPS.get(name),
+        ),
+    )
     for name, (text, network, config) in RENDERERS.items()
 }
 
@@ -58,13 +69,20 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_preset_args("quiver train-renderer", PRESETS, args, __doc__)
         with progress() as show:
             launch_training(_run_training, job, job.train, show)
-        report_finished("renderer", job.out, ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"])
+        report_finished(
+            "renderer",
+            job.out,
+            ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"],
+        )
 
 
 def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
     """The training, in one of its processes."""
     selections = job.open_datasets()
-    statistics, augment = job.load_statistics(selections), AugmentConfig() if job.augment else NO_AUGMENT
+    statistics, augment = (
+        job.load_statistics(selections),
+        AugmentConfig() if job.augment else NO_AUGMENT,
+    )
     training = PairDataset(selections, statistics, augment)
     test = PairDataset(selections, statistics, split="test")
     seed_weights(job.train)
@@ -73,7 +91,9 @@ def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
         check_batch_divisible(group, batch=job.train.batch)
         warn_without_test_split(selections)
         if job.network.imagenet is None and is_main_process():
-            print_message("without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights")
+            print_message(
+                "without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights"
+            )
         run_task(task, training, job.train, job.out, "renderer", show)
 
 

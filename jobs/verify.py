@@ -50,41 +50,96 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_locked()
         found = verify(dataset, shard_mapper(job.workers), alone=not running)
-        print_raw(json.dumps(_verify_record(dataset, found, running))) if job.json else print_output("\n".join(_format_faults(dataset, found, running)))
+        print_raw(
+            json.dumps(_verify_record(dataset, found, running))
+        ) if job.json else print_output("\n".join(_format_faults(dataset, found, running)))
     if found.faults:
         raise SystemExit(ExitCode.STORAGE)
 
 
 def shard_mapper(workers: int) -> ShardMap:
     """Applies a function to shards, on as many processes, with a bar on a terminal."""
-    return lambda function, items: track_shards(cluster.parallel_map(function, items, workers), len(items))
+    return lambda function, items: track_shards(
+        cluster.parallel_map(function, items, workers), len(items)
+    )
 
 
-def track_shards(found: Iterable[tuple[PlannedShard, list[Fault]]], total: int) -> Iterator[list[Fault]]:
+def track_shards(
+    found: Iterable[tuple[PlannedShard, list[Fault]]], total: int
+) -> Iterator[list[Fault]]:
     """What was found, shard by shard."""
     console = Console(stderr=True)
-    for _, faults in track(found, "shards", total=total, console=console, disable=not console.is_terminal, transient=True):
+    for _, faults in track(
+        found,
+        "shards",
+        total=total,
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ):
         yield faults
 
 
 def _verify_record(dataset: Dataset, found: VerifyReport, running: bool) -> dict:
     """All that was found, for a program."""
-    faults = [{"path": fault.path, "what": fault.what, "remedy": fault.remedy.name.lower(), "shard": fault.shard} for fault in found.faults]
-    return dict(dataset=str(dataset.root), whole=not faults, shards=found.shards, left=found.unbuilt, running=running, compared=found.compared, faults=faults)
+    faults = [
+        {
+            "path": fault.path,
+            "what": fault.what,
+            "remedy": fault.remedy.name.lower(),
+            "shard": fault.shard,
+        }
+        for fault in found.faults
+    ]
+    return dict(
+        dataset=str(dataset.root),
+        whole=not faults,
+        shards=found.shards,
+        left=found.unbuilt,
+        running=running,
+        compared=found.compared,
+        faults=faults,
+    )
 
 
 def _format_faults(dataset: Dataset, found: VerifyReport, running: bool) -> list[str]:
     """One line for each fault, then what was checked, for a person."""
     faults = [to_printable(str(fault)) for fault in found.faults]
     if not found.shards:
-        return [*faults, f"{pluralize(len(faults), 'fault')} in {dataset.root}; nothing else was checked"]
-    checked = f"{pluralize(found.shards - len(found.unbuilt), 'shard')} read" + (", derived files built again and compared" if found.compared else "")
+        return [
+            *faults,
+            f"{pluralize(len(faults), 'fault')} in {dataset.root}; nothing else was checked",
+        ]
+    checked = f"{pluralize(found.shards - len(found.unbuilt), 'shard')} read" + (
+        ", derived files built again and compared" if found.compared else ""
+    )
     sound = "sound so far" if found.unbuilt else "whole"
     head = f"{dataset.root}: {pluralize(len(faults), 'fault') if faults else sound} ({checked})"
-    notes = ["  a run is writing to it: its files in the making and the derived files were not looked at"] if running else []
-    notes += [f"  {pluralize(len(found.unbuilt), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"] if found.unbuilt else []
-    notes += ["  the derived files were not compared, since records or histograms are damaged"] if not (found.compared or running or found.unbuilt) else []
-    return [*faults, head, *notes, *([f"  quiver repair {dataset.root} puts right what can be"] if faults else [])]
+    notes = (
+        [
+            "  a run is writing to it: its files in the making and the derived files were not looked at"
+        ]
+        if running
+        else []
+    )
+    notes += (
+        [
+            f"  {pluralize(len(found.unbuilt), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"
+        ]
+        if found.unbuilt
+        else []
+    )
+    notes += (
+        ["  the derived files were not compared, since records or histograms are damaged"]
+        if not (found.compared or running or found.unbuilt)
+        else []
+    )
+    return [
+        *faults,
+        head,
+        *notes,
+        *([f"  quiver repair {dataset.root} puts right what can be"] if faults else []),
+    ]
 
 
 if __name__ == "__main__":

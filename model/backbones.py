@@ -16,7 +16,18 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB, 0 to 1."""
 _RESNET34_STAGE_BLOCKS = (3, 4, 6)
 """Blocks of ResNet-34's first three stages (He et al. 2016, table 1)."""
-_VGG16_CONVOLUTIONS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512), (512, 512))
+_VGG16_CONVOLUTIONS = (
+    (3, 64),
+    (64, 64),
+    (64, 128),
+    (128, 128),
+    (128, 256),
+    (256, 256),
+    (256, 256),
+    (256, 512),
+    (512, 512),
+    (512, 512),
+)
 """Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
 _VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
 """After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows each but the last."""
@@ -34,7 +45,9 @@ class _ImageNetNormalize(nn.Module):
         for name, value in (("middle", _IMAGENET_MEAN), ("width", _IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
         return ((image + 1) / 2 - self.middle) / self.width
 
 
@@ -45,7 +58,11 @@ class _BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
         self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-        self.downsample = None if stride == 1 else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        self.downsample = (
+            None
+            if stride == 1
+            else nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
@@ -61,14 +78,23 @@ class ResNet34(nn.Module):
         self.normalize = _ImageNetNormalize()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(_BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1) for block in range(depth)))
-            for before, out, stride, depth in zip(self.widths[:3], self.widths[1:], (1, 2, 2), _RESNET34_STAGE_BLOCKS, strict=True)
+            nn.Sequential(
+                *(
+                    _BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1)
+                    for block in range(depth)
+                )
+            )
+            for before, out, stride, depth in zip(
+                self.widths[:3], self.widths[1:], (1, 2, 2), _RESNET34_STAGE_BLOCKS, strict=True
+            )
         )
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> list[Float[Tensor, "batch _ _ _"]]:
         x = self.bn1(self.conv1(self.normalize(image))).relu()
         found = [x, self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))]
         for layer in (self.layer2, self.layer3):
@@ -83,11 +109,15 @@ class VGG16(nn.Module):
         super().__init__()
         self.normalize, layers = _ImageNetNormalize(), []
         for number, (width, out) in enumerate(_VGG16_CONVOLUTIONS):
-            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + ([nn.MaxPool2d(2)] if number in _VGG16_FEATURE_LAYERS[:-1] else [])
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.ReLU()] + (
+                [nn.MaxPool2d(2)] if number in _VGG16_FEATURE_LAYERS[:-1] else []
+            )
         self.features = nn.Sequential(*layers)
         self.requires_grad_(False)
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> list[Float[Tensor, "batch _ _ _"]]:
         x, found = self.normalize(image), []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
@@ -102,12 +132,20 @@ class AlexNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.normalize = _ImageNetNormalize()
-        convolutions = (nn.Conv2d(3, 64, 11, 4, 2), nn.Conv2d(64, 192, 5, 1, 2), *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))))
+        convolutions = (
+            nn.Conv2d(3, 64, 11, 4, 2),
+            nn.Conv2d(64, 192, 5, 1, 2),
+            *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))),
+        )
         first, second, *others = ([convolution, nn.ReLU()] for convolution in convolutions)
-        self.features = nn.Sequential(*first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others))
+        self.features = nn.Sequential(
+            *first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others)
+        )
         self.requires_grad_(False)
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> list[Float[Tensor, "batch _ _ _"]]:
         x, found = self.normalize(image), []
         for layer in self.features:
             x = layer(x)
@@ -123,11 +161,27 @@ def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file, expected torchvision's weights of {name}")
-    expected = {key: value.shape for key, value in network.state_dict().items() if not _is_batch_counter(key)}
-    found = {key: value for key, value in parse_weights(read_weights(path), path).items() if key in expected or not (_is_unused(key) or _is_batch_counter(key))}
-    wrong = sorted({key for key, _ in expected.items() ^ {key: value.shape for key, value in found.items()}.items()})
+    expected = {
+        key: value.shape
+        for key, value in network.state_dict().items()
+        if not _is_batch_counter(key)
+    }
+    found = {
+        key: value
+        for key, value in parse_weights(read_weights(path), path).items()
+        if key in expected or not (_is_unused(key) or _is_batch_counter(key))
+    }
+    wrong = sorted(
+        {
+            key
+            for key, _ in expected.items()
+            ^ {key: value.shape for key, value in found.items()}.items()
+        }
+    )
     if wrong:
-        raise ValueError(f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
+        raise ValueError(
+            f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one"
+        )
     network.load_state_dict(found, strict=False)
 
 

@@ -61,8 +61,18 @@ class Checkpoint(NamedTuple):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # torch's own words advise to load it none the less
-            raise ValueError(f"{path} cannot be read: it holds other things than tensors and numbers") from error
-        except (AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read: it holds other things than tensors and numbers"
+            ) from error
+        except (
+            AttributeError,
+            EOFError,
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ValueError(f"{path} cannot be read: {summarize_error(error)}") from error
 
 
@@ -71,7 +81,14 @@ def summarize_error(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any], keep: int) -> Path:
+def write(
+    out: Path,
+    step: int,
+    config: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Tensor]],
+    training: Mapping[str, Any],
+    keep: int,
+) -> Path:
     """Writes a checkpoint, and removes all older ones but the last, so that `keep` are left. A torn later one, which was
     passed over, does not count. Raises OSError, naming the file, where it cannot be written, and leaves nothing.
     """
@@ -81,8 +98,15 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
             shutil.rmtree(left)
     temporary.mkdir(parents=True)
     try:
-        digests = {name: _write_synced(temporary / name, data, folder / name) for name, data in _serialize_files(config, states, training)}
-        _write_synced(temporary / DIGESTS_FILE, json.dumps(digests, indent=2, sort_keys=True).encode(), folder / DIGESTS_FILE)
+        digests = {
+            name: _write_synced(temporary / name, data, folder / name)
+            for name, data in _serialize_files(config, states, training)
+        }
+        _write_synced(
+            temporary / DIGESTS_FILE,
+            json.dumps(digests, indent=2, sort_keys=True).encode(),
+            folder / DIGESTS_FILE,
+        )
         sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(folder)
@@ -96,11 +120,26 @@ def write(out: Path, step: int, config: Mapping[str, Any], states: Mapping[str, 
     return folder
 
 
-def _serialize_files(config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], training: Mapping[str, Any]) -> Iterator[tuple[str, bytes | memoryview]]:
+def _serialize_files(
+    config: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Tensor]],
+    training: Mapping[str, Any],
+) -> Iterator[tuple[str, bytes | memoryview]]:
     """The files of a checkpoint, by name, one after the other in memory."""
-    yield CONFIG_FILE, json.dumps({"format": _CHECKPOINT_VERSION} | dict(config), indent=2, sort_keys=True, allow_nan=False).encode()
+    yield (
+        CONFIG_FILE,
+        json.dumps(
+            {"format": _CHECKPOINT_VERSION} | dict(config),
+            indent=2,
+            sort_keys=True,
+            allow_nan=False,
+        ).encode(),
+    )
     for name, state in states.items():
-        yield f"{name}.safetensors", save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
+        yield (
+            f"{name}.safetensors",
+            save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}),
+        )
     file = io.BytesIO()  # torch's own writer hides which error of the disk it met
     torch.save(dict(training), file)
     yield _TRAINING_FILE, file.getbuffer()
@@ -126,7 +165,9 @@ def _write_synced(path: Path, data: bytes | memoryview, name: Path) -> str:
 
 def weights_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two states are the same, to the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())
+    return one.keys() == other.keys() and all(
+        torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items()
+    )
 
 
 def sync_and_hash(path: Path) -> str:
@@ -138,7 +179,11 @@ def sync_and_hash(path: Path) -> str:
 
 def step_folders(out: Path) -> list[Path]:
     """Folders of checkpoints, the oldest first."""
-    return sorted(path for path in out.glob("step-*") if _STEP_FOLDER.fullmatch(path.name)) if out.is_dir() else []
+    return (
+        sorted(path for path in out.glob("step-*") if _STEP_FOLDER.fullmatch(path.name))
+        if out.is_dir()
+        else []
+    )
 
 
 def read_newest(path: Path) -> tuple[Checkpoint, list[str]]:
@@ -155,7 +200,10 @@ def read_newest(path: Path) -> tuple[Checkpoint, list[str]]:
             return read(folder), passed
         except ValueError as error:
             passed.append(f"passed over {error}")
-    raise ValueError(f"{path} holds no checkpoint" + (f": {passed[0].removeprefix('passed over ')}" if path.exists() else ""))
+    raise ValueError(
+        f"{path} holds no checkpoint"
+        + (f": {passed[0].removeprefix('passed over ')}" if path.exists() else "")
+    )
 
 
 def read(folder: Path) -> Checkpoint:

@@ -25,7 +25,9 @@ def add_path_to_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or not str(error.filename or ".tmp").endswith(".tmp"):  # of something else that was done meanwhile
+        if error.errno is None or not str(error.filename or ".tmp").endswith(
+            ".tmp"
+        ):  # of something else that was done meanwhile
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -82,7 +84,11 @@ def open_to_create(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _open_temporary(path: Path) -> Iterator[BinaryIO]:
     """A synced file beside `path`; removed where writing it fails."""
-    with add_path_to_errors(path), open(temporary_path(path), "xb") as file, ExitStack() as unless_written:
+    with (
+        add_path_to_errors(path),
+        open(temporary_path(path), "xb") as file,
+        ExitStack() as unless_written,
+    ):
         unless_written.callback(Path(file.name).unlink, missing_ok=True)
         yield file
         file.flush()

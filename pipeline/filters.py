@@ -66,7 +66,9 @@ class Thresholds:
 
 PRESETS = {
     "paper": Thresholds(),
-    "subtle": Thresholds(no_motion_px=0.15, drift_share=0.35, drift_share_alone=0.85, inconsistent_share=0.4),
+    "subtle": Thresholds(
+        no_motion_px=0.15, drift_share=0.35, drift_share_alone=0.85, inconsistent_share=0.4
+    ),
     "none": Thresholds(
         cut_correlation=-inf,
         cut_histogram=inf,
@@ -82,14 +84,21 @@ PRESETS = {
 """paper: the paper's motion rules, and what its hand-picked videos never had; subtle: motion under a pixel; none."""
 
 RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
-    Reason.CUT: lambda m, t: (m.cut_correlation < t.cut_correlation) | (m.cut_histogram > t.cut_histogram),
+    Reason.CUT: lambda m, t: (
+        (m.cut_correlation < t.cut_correlation) | (m.cut_histogram > t.cut_histogram)
+    ),
     Reason.FADE: lambda m, t: m.fade_levels > t.fade_levels,
     Reason.FROZEN: lambda m, t: m.frozen_share > t.frozen_share,
-    Reason.LOW_FRAME_RATE: lambda m, t: (m.frame_rate < t.low_frame_rate) | (m.longest_gap_s > t.longest_gap_s),
+    Reason.LOW_FRAME_RATE: lambda m, t: (
+        (m.frame_rate < t.low_frame_rate) | (m.longest_gap_s > t.longest_gap_s)
+    ),
     Reason.NO_MOTION: lambda m, t: m.mean_motion_px < t.no_motion_px,
     Reason.TOO_MUCH_MOTION: lambda m, t: m.mean_motion_px > t.too_much_motion_px,
     Reason.CAMERA_MOTION: lambda m, t: m.moving_share >= t.camera_motion,
-    Reason.DRIFT: lambda m, t: ((m.trend_share > t.drift_share) & (m.drift_px > t.drift_px)) | (m.trend_share > t.drift_share_alone),
+    Reason.DRIFT: lambda m, t: (
+        ((m.trend_share > t.drift_share) & (m.drift_px > t.drift_px))
+        | (m.trend_share > t.drift_share_alone)
+    ),
     Reason.UNRELIABLE_FLOW: lambda m, t: m.inconsistent_share > t.inconsistent_share,
 }
 """Whether each rule rejects: of one window's Measures, or of columns of them (arrays, by the same names)."""
@@ -120,7 +129,12 @@ class FrameDelta(NamedTuple):
 def compute_frame_stats(image: UInt8[np.ndarray, "height width 3"]) -> FrameStats:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     counts = np.bincount(grey.ravel() // (256 // _HISTOGRAM_BINS), minlength=_HISTOGRAM_BINS)
-    return FrameStats(grey, float(cv2.mean(grey)[0]), cv2.resize(grey, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32), counts / grey.size)
+    return FrameStats(
+        grey,
+        float(cv2.mean(grey)[0]),
+        cv2.resize(grey, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32),
+        counts / grey.size,
+    )
 
 
 def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
@@ -134,7 +148,9 @@ def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
     )
 
 
-def _correlation(a: Float32[np.ndarray, "rows columns"], b: Float32[np.ndarray, "rows columns"]) -> float:
+def _correlation(
+    a: Float32[np.ndarray, "rows columns"], b: Float32[np.ndarray, "rows columns"]
+) -> float:
     """Normalised cross-correlation, -1 to 1; 1 where both pictures are flat, since there is nothing to correlate."""
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     scale = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
@@ -149,7 +165,9 @@ def _histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, 
     return float(np.abs(smooth).sum()) / 2
 
 
-def measure_frames(looks: Sequence[FrameStats], steps: Sequence[FrameDelta], times: Float64[np.ndarray, " frames"]) -> dict[str, float]:
+def measure_frames(
+    looks: Sequence[FrameStats], steps: Sequence[FrameDelta], times: Float64[np.ndarray, " frames"]
+) -> dict[str, float]:
     """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `magnify_caption` in seconds."""
     brightness = [one.brightness for one in looks]
     return dict(
@@ -162,7 +180,9 @@ def measure_frames(looks: Sequence[FrameStats], steps: Sequence[FrameDelta], tim
     )
 
 
-def measure_motion(weight: Float32[np.ndarray, "height width"], motion: Float32[np.ndarray, "time 2 rows columns"]) -> dict[str, float]:
+def measure_motion(
+    weight: Float32[np.ndarray, "height width"], motion: Float32[np.ndarray, "time 2 rows columns"]
+) -> dict[str, float]:
     """The measures of the displacements: W at every pixel, the motion texture on a coarse grid, pixels."""
     share, drift = trend(motion)
     return dict(
@@ -185,15 +205,22 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
     moving = flat - flat.mean(axis=0)
     with _threads.limit(limits=1, user_api="blas"):
         slope, drift = np.stack([time, fit]).astype(np.float32) @ moving
-        energy, explained = float(np.vdot(moving, moving)), float(np.vdot(slope, slope)) / float(np.square(time).sum())
-    return explained / energy if energy > 0 else 0.0, float(2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64))
+        energy, explained = (
+            float(np.vdot(moving, moving)),
+            float(np.vdot(slope, slope)) / float(np.square(time).sum()),
+        )
+    return explained / energy if energy > 0 else 0.0, float(
+        2 * np.hypot(*drift.reshape(2, -1)).mean(dtype=np.float64)
+    )
 
 
 def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
     """Weights of frames whose sum is what a straight line from -1 to 1 is to be multiplied by, fitted beside one whole oscillation (docs/maths.md, 6)."""
     time = np.linspace(-1, 1, frames)
     angle = 2 * np.pi * np.arange(frames) / frames
-    return np.linalg.pinv(np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1))[0]
+    return np.linalg.pinv(
+        np.stack([time, np.ones_like(time), np.sin(angle), np.cos(angle)], axis=1)
+    )[0]
 
 
 def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]) -> float:
@@ -201,4 +228,11 @@ def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]
     pixels that leave the picture do not count, and where all do the share is 1.
     """
     inside = ~np.isnan(disagreements)
-    return float(np.mean([(d[i] > 1).mean() if i.any() else 1.0 for d, i in zip(disagreements, inside, strict=True)]))
+    return float(
+        np.mean(
+            [
+                (d[i] > 1).mean() if i.any() else 1.0
+                for d, i in zip(disagreements, inside, strict=True)
+            ]
+        )
+    )

@@ -61,7 +61,9 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"
 
 
-ENVIRONMENTAL_REASONS = frozenset([Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH])
+ENVIRONMENTAL_REASONS = frozenset(
+    [Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH]
+)
 """Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries
 these again.
 """
@@ -71,7 +73,9 @@ def is_environmental(row: Mapping[str, Any]) -> bool:
     """Whether a row of a plan, a record or a manifest says that it failed for an environmental
     reason.
     """
-    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(ENVIRONMENTAL_REASONS)
+    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(
+        ENVIRONMENTAL_REASONS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,12 @@ class Quarantined(Exception):
 
     def __init__(self, stage: Stage, reason: Reason, detail: str, attempts: int = 1):
         super().__init__(stage, reason, to_printable(detail), attempts)
-        self.stage, self.reason, self.detail, self.attempts = stage, reason, to_printable(detail), attempts
+        self.stage, self.reason, self.detail, self.attempts = (
+            stage,
+            reason,
+            to_printable(detail),
+            attempts,
+        )
 
 
 def to_printable(text: str, limit: int = 500) -> str:

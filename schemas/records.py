@@ -74,5 +74,14 @@ none.
 `split` is null for a clip whose split its content decides, if the content could not be read.
 """
 
-MANIFEST_SCHEMA = pa.schema([*_WINDOW_FIELDS, *CLIP_FIELDS, *_OUTCOME_FIELDS, *_MEASURE_FIELDS, *_POWER_FIELDS, *_MEMBER_FIELDS])
+MANIFEST_SCHEMA = pa.schema(
+    [
+        *_WINDOW_FIELDS,
+        *CLIP_FIELDS,
+        *_OUTCOME_FIELDS,
+        *_MEASURE_FIELDS,
+        *_POWER_FIELDS,
+        *_MEMBER_FIELDS,
+    ]
+)
 """The same rows with what became of each."""

@@ -25,7 +25,11 @@ class RunContract:
         """One line for every setting that differs, with both values: this one's first."""
         mine, theirs = flatten(self.config), flatten(other.config)
         names = sorted(mine.keys() | theirs.keys())
-        lines = [f"{name}: {mine.get(name)} -> {theirs.get(name)}" for name in names if mine.get(name) != theirs.get(name)]
+        lines = [
+            f"{name}: {mine.get(name)} -> {theirs.get(name)}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
         if self.format != other.format:
             lines.insert(0, f"format: {self.format} -> {other.format}")
         return lines
@@ -36,7 +40,12 @@ def check_contract(contract: RunContract) -> None:
     config, versions = contract.config, contract.versions
     try:
         plan, (width, height), frequencies = config["plan"], config["size"], config["frequencies"]
-        whole = dict(width=(width, 1, 1 << 16), height=(height, 1, 1 << 16), frames=(plan["frames"], 2, 1 << 20), frequencies=(frequencies, 1, 1 << 12))
+        whole = dict(
+            width=(width, 1, 1 << 16),
+            height=(height, 1, 1 << 16),
+            frames=(plan["frames"], 2, 1 << 20),
+            frequencies=(frequencies, 1, 1 << 12),
+        )
         fps, sections = plan["fps"], (config["flow"], config["thresholds"], versions)
     except KeyError as error:
         raise ValueError(f"{error} is missing") from error
@@ -44,11 +53,17 @@ def check_contract(contract: RunContract) -> None:
         raise ValueError(f"its settings cannot be read: {error!r}") from error
     for name, (value, least, most) in whole.items():
         if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r:.80}, expected a whole number from {least} to {most}")
+            raise ValueError(
+                f"{name} is {value!r:.80}, expected a whole number from {least} to {most}"
+            )
     if type(fps) not in (int, float) or not 0 < fps <= 1e6:
         raise ValueError(f"fps is {fps!r:.80}, expected a number over 0")
-    if frequencies > plan["frames"] // 2 + 1 or not all(isinstance(section, dict) for section in sections):
-        raise ValueError("frequencies are more than half the frames, or flow, thresholds or versions are no table")
+    if frequencies > plan["frames"] // 2 + 1 or not all(
+        isinstance(section, dict) for section in sections
+    ):
+        raise ValueError(
+            "frequencies are more than half the frames, or flow, thresholds or versions are no table"
+        )
 
 
 def contract_provenance(contract: RunContract) -> dict[str, str]:
@@ -74,5 +89,9 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level of dotted names."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return flat

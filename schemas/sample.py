@@ -68,13 +68,17 @@ def sample_key(clip_id: str, start_frame: int) -> str:
     return f"{name}-{start_frame:06d}"
 
 
-def complex_to_channels(spectrum: Complex64[np.ndarray, "freq 2 height width"]) -> Float32[np.ndarray, "freq 4 height width"]:
+def complex_to_channels(
+    spectrum: Complex64[np.ndarray, "freq 2 height width"],
+) -> Float32[np.ndarray, "freq 4 height width"]:
     """Complex coefficients of (x, y) as the channels re x, im x, re y, im y."""
     pairs = np.stack([np.real(spectrum), np.imag(spectrum)], axis=2)
     return pairs.reshape(len(spectrum), 4, *spectrum.shape[2:])
 
 
-def channels_to_complex(channels: Float[np.ndarray, "freq 4 height width"]) -> Complex64[np.ndarray, "freq 2 height width"]:
+def channels_to_complex(
+    channels: Float[np.ndarray, "freq 4 height width"],
+) -> Complex64[np.ndarray, "freq 2 height width"]:
     """Inverse of `complex_to_channels`."""
     pairs = channels.astype(np.float32).reshape(len(channels), 2, 2, *channels.shape[2:])
     return pairs[:, :, 0] + 1j * pairs[:, :, 1]
@@ -110,11 +114,25 @@ def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
     try:
         motion = members[MOTION_MEMBER]
         arrays, meta = load(motion), json.loads(members[META_MEMBER])
-        arrays = {"image": _decode_image(members[IMAGE_MEMBER], arrays["spectrum"].shape[2:])} | arrays
+        arrays = {
+            "image": _decode_image(members[IMAGE_MEMBER], arrays["spectrum"].shape[2:])
+        } | arrays
         _check_arrays(arrays, meta)
         if checksums(arrays) != motion_layout(motion, len(motion)).checksums:
-            raise ValueError(f"{MOTION_MEMBER} has other arrays than the checksums in its header say")
-    except (KeyError, TypeError, AttributeError, OSError, SyntaxError, ValueError, SafetensorError, RecursionError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{MOTION_MEMBER} has other arrays than the checksums in its header say"
+            )
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        SafetensorError,
+        RecursionError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"sample {key!r} cannot be read: {error}") from error
     return Sample(key=key, meta=meta, **arrays)
 
@@ -123,7 +141,9 @@ def _decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
-            raise ValueError(f"spectrum is of {tuple(shape)}, expected {(image.height, image.width)}, as the image")
+            raise ValueError(
+                f"spectrum is of {tuple(shape)}, expected {(image.height, image.width)}, as the image"
+            )
         return np.asarray(image)
 
 
@@ -181,7 +201,9 @@ def motion_layout(head: bytes, size: int) -> _MotionLayout:
     begin = header_length(head, len(head) - 8)
     arrays = json.loads(head[8:begin])
     if not isinstance(arrays, dict) or arrays.keys() != {_METADATA, *MOTION_ARRAYS}:
-        raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {_METADATA}")
+        raise ValueError(
+            f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {_METADATA}"
+        )
     said = json.loads(arrays.pop(_METADATA)[_CHECKSUMS])
     end = 0
     for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
@@ -220,7 +242,9 @@ def _check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         raise ValueError(f"arrays are {sorted(arrays)}, expected {sorted(expected)}")
     for name, (dtype, shape) in expected.items():
         if arrays[name].dtype != dtype or arrays[name].shape != shape:
-            raise ValueError(f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected {np.dtype(dtype)}{list(shape)}")
+            raise ValueError(
+                f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected {np.dtype(dtype)}{list(shape)}"
+            )
         if not is_finite(arrays[name]):
             raise ValueError(f"{name} has values that are not finite")
 
@@ -229,4 +253,6 @@ def is_finite(array: np.ndarray) -> bool:
     """Whether every number is; float16, which is slow to compute with, by its bits: an exponent of all ones is inf or NaN."""
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
-    return not ((np.ascontiguousarray(array).view(np.uint16) & _HALF_EXPONENT) == _HALF_EXPONENT).any()
+    return not (
+        (np.ascontiguousarray(array).view(np.uint16) & _HALF_EXPONENT) == _HALF_EXPONENT
+    ).any()

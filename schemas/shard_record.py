@@ -31,7 +31,14 @@ def _has_fields(record: dict[str, Any]) -> bool:
     return (
         isinstance(rows, list)
         and all(map(_is_row, rows))
-        and (tar is None or (isinstance(tar, dict) and isinstance(tar.get("sha256"), str) and type(tar.get("bytes")) is int))
+        and (
+            tar is None
+            or (
+                isinstance(tar, dict)
+                and isinstance(tar.get("sha256"), str)
+                and type(tar.get("bytes")) is int
+            )
+        )
         and isinstance(strips, dict)
         and isinstance(record.get("histogram"), str)
         and type(record.get("values")) is int
@@ -44,10 +51,14 @@ def _is_row(row: Any) -> bool:
         return False
     if row.get("outcome") not in list(Outcome) or not isinstance(row.get("reason"), str | None):
         return False
-    return row["outcome"] != Outcome.KEPT or all(type(row.get(field.name)) in (int, float) for field in fields(FilterMeasures))
+    return row["outcome"] != Outcome.KEPT or all(
+        type(row.get(field.name)) in (int, float) for field in fields(FilterMeasures)
+    )
 
 
 def check_record_owner(record: dict[str, Any], shard: str, run: str) -> None:
     """Raises ValueError unless the record is of this shard of this run."""
     if record.get("run") != run or record.get("shard") != shard:
-        raise ValueError(f"is of shard {record.get('shard')} of run {str(record.get('run'))[:12]}, expected {shard} of run {run[:12]}")
+        raise ValueError(
+            f"is of shard {record.get('shard')} of run {str(record.get('run'))[:12]}, expected {shard} of run {run[:12]}"
+        )

@@ -37,7 +37,9 @@ class SpectralVolume:
 def encode_volume(volume: SpectralVolume) -> bytes:
     """safetensors; equal volumes give equal bytes."""
     spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
-    about = dict(format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.provenance)
+    about = dict(
+        format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.provenance
+    )
     text = seal(about | {"spectrum": spectrum_sha256(spectrum)}).decode()
     return save({"spectrum": spectrum}, {"quiver": text})
 
@@ -79,8 +81,15 @@ def _read_metadata(data: bytes) -> dict[str, str]:
 
 def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
     """Raises ValueError unless these are finite coefficients of windows that have as many."""
-    if spectrum.dtype != np.float32 or spectrum.ndim != 4 or spectrum.shape[1] != 4 or min(spectrum.shape[2:]) < 2:
-        raise ValueError(f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels")
+    if (
+        spectrum.dtype != np.float32
+        or spectrum.ndim != 4
+        or spectrum.shape[1] != 4
+        or min(spectrum.shape[2:]) < 2
+    ):
+        raise ValueError(
+            f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels"
+        )
     if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MAX_FRAMES):
         words = f"frames is {frames!s:.20} and fps {fps:g}"
         raise ValueError(f"{words}, expected 2 to {MAX_FRAMES}, and over 0 to 1000")
@@ -90,4 +99,6 @@ def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
     if not np.isfinite(spectrum).all():
         raise ValueError("spectrum has values that are not finite")
     if (largest := float(np.abs(spectrum).max())) > _MAX_COEFFICIENT_PX:
-        raise ValueError(f"spectrum has values of up to {largest:.3g} pixels, expected at most {_MAX_COEFFICIENT_PX:g}")
+        raise ValueError(
+            f"spectrum has values of up to {largest:.3g} pixels, expected at most {_MAX_COEFFICIENT_PX:g}"
+        )

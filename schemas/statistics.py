@@ -99,9 +99,18 @@ def decode_statistics(data: bytes) -> SpectrumStatistics:
         sources = tuple(Source(**one) for one in fields.pop("sources"))
         scale = tuple(_scale(one) for one in fields.pop("scale"))
         width, height = fields.pop("size")
-        found = SpectrumStatistics(scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields)
+        found = SpectrumStatistics(
+            scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields
+        )
         _check_statistics(found)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"not a statistics file: {error}") from error
     return found
 
@@ -120,9 +129,15 @@ def _check_statistics(statistics: SpectrumStatistics) -> None:
     if statistics.pool not in DEFINITION:
         raise ValueError(f"pool is {statistics.pool!r}, expected one of {', '.join(DEFINITION)}")
     if not statistics.scale or len(statistics.scale) != len(statistics.frequencies):
-        raise ValueError(f"{len(statistics.scale)} scales for {len(statistics.frequencies)} frequencies")
+        raise ValueError(
+            f"{len(statistics.scale)} scales for {len(statistics.frequencies)} frequencies"
+        )
     parts = 2 if statistics.pool == "none" else 1
     for scale in statistics.scale:
         numbers = scale if isinstance(scale, tuple) else (scale,)
-        if len(numbers) != parts or not all(type(n) in (int, float) and isfinite(n) and n >= 0 for n in numbers):
-            raise ValueError(f"scale is {scale!r}, expected {'two finite numbers' if parts == 2 else 'a finite number'} of at least 0")
+        if len(numbers) != parts or not all(
+            type(n) in (int, float) and isfinite(n) and n >= 0 for n in numbers
+        ):
+            raise ValueError(
+                f"scale is {scale!r}, expected {'two finite numbers' if parts == 2 else 'a finite number'} of at least 0"
+            )

@@ -16,12 +16,20 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def material() -> Path:
     """The folder of real test clips, where there is one."""
     if not SHARED.is_dir():
-        pytest.skip(f"no folder of real clips beside the checkout ({SHARED.parent.name}/{SHARED.name})")
+        pytest.skip(
+            f"no folder of real clips beside the checkout ({SHARED.parent.name}/{SHARED.name})"
+        )
     return SHARED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The report of the tests says which promise each one proves, with which counts, and, where the mark does, how often it injects: 0 where it reads source."""
     for item in items:
-        promises = [entry for mark in item.iter_markers("promise") for entry in (("promise", mark.args[0]), *mark.kwargs.items())]
-        item.user_properties += [*promises, ("counts", os.environ.get("QUIVER_FAULTS", "quick"))] if promises else []
+        promises = [
+            entry
+            for mark in item.iter_markers("promise")
+            for entry in (("promise", mark.args[0]), *mark.kwargs.items())
+        ]
+        item.user_properties += (
+            [*promises, ("counts", os.environ.get("QUIVER_FAULTS", "quick"))] if promises else []
+        )

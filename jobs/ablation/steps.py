@@ -56,7 +56,11 @@ _SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", 
 _GENERATED_FPS = 30.0
 """Of all of them, since films are compared frame by frame with motion at the working rate."""
 _CLIP_LIST_FILE = "clips.csv"
-_CONTRACT_FILE, _COMMAND_LOG_FILE, _REAL_COUNTS_FILE = "ablation-run.json", "finished.json", "real.json"
+_CONTRACT_FILE, _COMMAND_LOG_FILE, _REAL_COUNTS_FILE = (
+    "ablation-run.json",
+    "finished.json",
+    "real.json",
+)
 _VARIANT_NAMES = [one.name for one in VARIANTS]
 _MAX_PAGE_PHOTOGRAPHS = 2
 """Photographs of which the page shows what became."""
@@ -65,7 +69,9 @@ _CAUTIONS = {
     "smoke": "Ours, {films}: networks that have hardly learnt, so this says whether the way works, not which variant is better, and is not to be compared with the paper in absolute numbers",
     "small": "Ours, {films}: other clips and smaller networks than the paper's, so its order can be compared, and not its absolute numbers",
 }
-_REAL_FRAMES_NOTE = "those nearest in time to the working rate, at the working size, compressed as the films are"
+_REAL_FRAMES_NOTE = (
+    "those nearest in time to the working rate, at the working size, compressed as the films are"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +115,16 @@ class Ablate:
 
     def __post_init__(self):
         if self.clips and self.data:
-            raise ValueError(f"--clips is {' '.join(self.clips)} and --data is {self.data}, expected one of them")
+            raise ValueError(
+                f"--clips is {' '.join(self.clips)} and --data is {self.data}, expected one of them"
+            )
         for name, most in (("photographs", 100_000), ("steps", 1000)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {most}")
         if strangers := [name for name in self.only if name not in _VARIANT_NAMES]:
-            raise ValueError(f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(_VARIANT_NAMES)}")
+            raise ValueError(
+                f"--only names {', '.join(map(repr, strangers))}, expected some of {', '.join(_VARIANT_NAMES)}"
+            )
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, expected at least 0")
 
@@ -128,8 +138,15 @@ class Ablate:
 
     @property
     def training_commands(self) -> TrainingCommands:
-        renderer = self.more.get("train-renderer", ()) + (("--imagenet", str(self.imagenet)) if self.imagenet else ())
-        return TrainingCommands(preset=self.preset, data=self.dataset, out=self.out, extra_args=self.more | {"train-renderer": renderer})
+        renderer = self.more.get("train-renderer", ()) + (
+            ("--imagenet", str(self.imagenet)) if self.imagenet else ()
+        )
+        return TrainingCommands(
+            preset=self.preset,
+            data=self.dataset,
+            out=self.out,
+            extra_args=self.more | {"train-renderer": renderer},
+        )
 
 
 def write_or_check_contract(job: Ablate) -> None:
@@ -137,14 +154,20 @@ def write_or_check_contract(job: Ablate) -> None:
     path, asked = job.out / _CONTRACT_FILE, _make_contract(job)
     if not path.exists():
         if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
-            raise ValueError(f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation")
+            raise ValueError(
+                f"{job.out} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or an ablation"
+            )
         replace_file(path, seal(asked, indent=2))
         return
     try:
         there, now = flatten(open_seal(path.read_bytes(), indent=2)), flatten(asked)
     except ValueError as error:
         raise ValueError(f"{path} {error}; use another --out") from error
-    different = [f"{name}: {there.get(name)} -> {now.get(name)}" for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
+    different = [
+        f"{name}: {there.get(name)} -> {now.get(name)}"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
     if different:
         raise ContractMismatch(different, "an ablation")
 
@@ -153,8 +176,14 @@ def _make_contract(job: Ablate) -> dict[str, Any]:
     """What decides the films; which are made, and by which networks they are measured, may change."""
     left = {"out", "only", *(name.replace("-", "_") for name in NETWORK_SPECS)}
     settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
-    content = hashlib.sha256(open_dataset(job.data).derived_path("index.json").read_bytes()).hexdigest() if job.data else None
-    return to_json_value(settings | dict(imagenet=job.imagenet and _sha256_of_file(job.imagenet), content=content))
+    content = (
+        hashlib.sha256(open_dataset(job.data).derived_path("index.json").read_bytes()).hexdigest()
+        if job.data
+        else None
+    )
+    return to_json_value(
+        settings | dict(imagenet=job.imagenet and _sha256_of_file(job.imagenet), content=content)
+    )
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -165,7 +194,10 @@ def _sha256_of_file(path: Path) -> str:
 
 def run_ablation(job: Ablate) -> None:
     """Everything that is left to do."""
-    make_page, log = load_page_maker("jobs.ablation.report", "render_ablation_page"), _CommandLog(job.out / _COMMAND_LOG_FILE)
+    make_page, log = (
+        load_page_maker("jobs.ablation.report", "render_ablation_page"),
+        _CommandLog(job.out / _COMMAND_LOG_FILE),
+    )
     if not (job.clips or job.data):
         _write_generated_list(job)
     log.run_pending(_dataset_commands(job))
@@ -176,7 +208,15 @@ def run_ablation(job: Ablate) -> None:
     real = write_real_films(selection, keys, job.out)
     for variant in job.variants:
         films_folder(job.out, variant.name).mkdir(parents=True, exist_ok=True)
-        log.run_pending(film_commands(job.training_commands, variant, keys, ("--steps", job.steps, "--device", job.device), job.seed))
+        log.run_pending(
+            film_commands(
+                job.training_commands,
+                variant,
+                keys,
+                ("--steps", job.steps, "--device", job.device),
+                job.seed,
+            )
+        )
     log.run_pending(map(_evaluation_command(job), job.variants))
     found = _collect_results(job, windows, real, log)
     files = write_results(job.out, "ablation", found, make_page(found, _read_xt_slices(job, keys)))
@@ -186,15 +226,24 @@ def run_ablation(job: Ablate) -> None:
 def _generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
     """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
     learnt, seconds = job.generated
-    return {seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S) for seed in range(learnt + ceil(job.photographs / len(_SWAYING_CLIPS)))}
+    return {
+        seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S)
+        for seed in range(learnt + ceil(job.photographs / len(_SWAYING_CLIPS)))
+    }
 
 
 def _write_generated_list(job: Ablate) -> None:
     """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
     names = [clip_name_at(name, _GENERATED_FPS) for name in _SWAYING_CLIPS]
-    rows = [f"{seed}/{name}.mp4,{name}-{seed},{split}" for seed, (split, _) in _generated_sets(job).items() for name in names]
+    rows = [
+        f"{seed}/{name}.mp4,{name}-{seed},{split}"
+        for seed, (split, _) in _generated_sets(job).items()
+        for name in names
+    ]
     (job.out / "clips").mkdir(exist_ok=True)
-    replace_file(job.out / "clips" / _CLIP_LIST_FILE, "\n".join(["uri,clip_id,split", *rows, ""]).encode())
+    replace_file(
+        job.out / "clips" / _CLIP_LIST_FILE, "\n".join(["uri,clip_id,split", *rows, ""]).encode()
+    )
 
 
 def _dataset_commands(job: Ablate) -> list[QuiverCommand]:
@@ -203,9 +252,32 @@ def _dataset_commands(job: Ablate) -> list[QuiverCommand]:
         return []
     made, folder = [], job.out / "clips"
     for seed, (_, seconds) in {} if job.clips else _generated_sets(job).items():
-        made.append(make_command("make-clips", folder / str(seed), "--out", folder / str(seed), "--seed", seed, "--seconds", seconds, "--fps", _GENERATED_FPS, "--only", *_SWAYING_CLIPS))
+        made.append(
+            make_command(
+                "make-clips",
+                folder / str(seed),
+                "--out",
+                folder / str(seed),
+                "--seed",
+                seed,
+                "--seconds",
+                seconds,
+                "--fps",
+                _GENERATED_FPS,
+                "--only",
+                *_SWAYING_CLIPS,
+            )
+        )
     out, clips = job.out / "data", job.clips or [folder / _CLIP_LIST_FILE]
-    options = ("--filters", job.filters, "--test-fraction", job.test_fraction, "--frequencies", DATASET_FREQUENCIES, *job.more.get("extract-flow", ()))
+    options = (
+        "--filters",
+        job.filters,
+        "--test-fraction",
+        job.test_fraction,
+        "--frequencies",
+        DATASET_FREQUENCIES,
+        *job.more.get("extract-flow", ()),
+    )
     return [*made, make_command("extract-flow", out, "--clips", *clips, "--out", out, *options)]
 
 
@@ -214,13 +286,22 @@ def select_held_out(selection: DatasetView, most: int) -> dict[str, str]:
     kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
     rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
     if not rows:
-        raise ValueError(f"{selection} keeps no held-out window to be measured by, expected at least 1: more clips, or a greater --test-fraction")
-    clips = [list(windows) for _, windows in groupby(sorted(rows, key=itemgetter("clip_id", "start_time_s")), key=itemgetter("clip_id"))]
+        raise ValueError(
+            f"{selection} keeps no held-out window to be measured by, expected at least 1: more clips, or a greater --test-fraction"
+        )
+    clips = [
+        list(windows)
+        for _, windows in groupby(
+            sorted(rows, key=itemgetter("clip_id", "start_time_s")), key=itemgetter("clip_id")
+        )
+    ]
     turns = [row for turn in zip_longest(*clips) for row in turn if row]
     return {row["key"]: row["clip_id"] for row in turns[:most]}
 
 
-def write_real_films(selection: DatasetView, keys: Sequence[str], out: Path) -> dict[str, dict[str, int]]:
+def write_real_films(
+    selection: DatasetView, keys: Sequence[str], out: Path
+) -> dict[str, dict[str, int]]:
     """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
     repeated. Raises ValueError where a video is gone.
     """
@@ -256,38 +337,80 @@ def remark_repeated_frames(real: Mapping[str, Mapping[str, int]], fps: float) ->
 
 def _evaluation_command(job: Ablate) -> Callable[[Variant], QuiverCommand]:
     """Of a variant's films."""
-    weights = [word for name in NETWORK_SPECS if (path := getattr(job, name.replace("-", "_"))) for word in (f"--{name}", path)]
-    real, options = films_folder(job.out, REAL_NAME), (*weights, "--network-device", job.device, *job.more.get("evaluate", ()))
+    weights = [
+        word
+        for name in NETWORK_SPECS
+        if (path := getattr(job, name.replace("-", "_")))
+        for word in (f"--{name}", path)
+    ]
+    real, options = (
+        films_folder(job.out, REAL_NAME),
+        (*weights, "--network-device", job.device, *job.more.get("evaluate", ())),
+    )
 
     def of(variant: Variant) -> QuiverCommand:
         out = job.out / "evaluation" / variant.name
-        return make_command("evaluate", out / "evaluation.json", "--real", real, "--generated", films_folder(job.out, variant.name), *options, "--out", out)
+        return make_command(
+            "evaluate",
+            out / "evaluation.json",
+            "--real",
+            real,
+            "--generated",
+            films_folder(job.out, variant.name),
+            *options,
+            "--out",
+            out,
+        )
 
     return of
 
 
-def _collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "_CommandLog") -> dict[str, Any]:
+def _collect_results(
+    job: Ablate, windows: dict[str, str], real: dict[str, dict[str, int]], log: "_CommandLog"
+) -> dict[str, Any]:
     """What ablation.json says."""
-    measured = {one.name: json.loads(_evaluation_command(job)(one).output.read_bytes()) for one in job.variants}
+    measured = {
+        one.name: json.loads(_evaluation_command(job)(one).output.read_bytes())
+        for one in job.variants
+    }
     full, fps = measured.get(FULL_NAME), read_settings(open_dataset(job.dataset).dataset).plan.fps
     said = _training_efforts(job)
     variants = [
-        asdict(one) | dict(metrics=measured[one.name]["metrics"], differences=_differences_from_full(measured[one.name], full), trained=said[one.name])
+        asdict(one)
+        | dict(
+            metrics=measured[one.name]["metrics"],
+            differences=_differences_from_full(measured[one.name], full),
+            trained=said[one.name],
+        )
         for one in job.variants
     ]
-    films = f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
+    films = (
+        f"{len(windows)} films of {len(set(windows.values()))} held-out clips, {job.preset} preset"
+    )
     return dict(
         variants=variants,
         compared_with=FULL_NAME if full else None,
-        remarks=[*dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]), *remark_repeated_frames(real, fps)],
+        remarks=[
+            *dict.fromkeys(remark for one in measured.values() for remark in one["remarks"]),
+            *remark_repeated_frames(real, fps),
+        ],
         stages=list(STAGE_NAMES),
         trainings=len(job.training_commands.list_commands(job.variants)),
         ours=f"Ours: {films}",
         caution=_CAUTIONS[job.preset].format(films=films),
         paper=dict(columns=list(PAPER_COLUMNS), words=_PAPER_CAPTION),
         commands=log.entries,
-        protocol=dict(photographs=list(windows), seeds=f"{job.seed} for the first, and the next for each other", real=_REAL_FRAMES_NOTE, steps=job.steps)
-        | dict(repeated_frames={key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()})
+        protocol=dict(
+            photographs=list(windows),
+            seeds=f"{job.seed} for the first, and the next for each other",
+            real=_REAL_FRAMES_NOTE,
+            steps=job.steps,
+        )
+        | dict(
+            repeated_frames={
+                key: f"{one['repeated']} of {one['frames']}" for key, one in real.items()
+            }
+        )
         | next(iter(measured.values()))["protocol"],
     )
 
@@ -295,8 +418,14 @@ def _collect_results(job: Ablate, windows: dict[str, str], real: dict[str, dict[
 def _training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
     """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
     stages = {one.name: job.training_commands.checkpoint_folders(one) for one in job.variants}
-    spent = {folder: checkpoint_effort(read_newest(folder)[0].config) for folder in {path for one in stages.values() for path in one.values()}}
-    return {name: {stage: spent[folder] for stage, folder in one.items()} for name, one in stages.items()}
+    spent = {
+        folder: checkpoint_effort(read_newest(folder)[0].config)
+        for folder in {path for one in stages.values() for path in one.values()}
+    }
+    return {
+        name: {stage: spent[folder] for stage, folder in one.items()}
+        for name, one in stages.items()
+    }
 
 
 def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
@@ -305,12 +434,17 @@ def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
     return dict(steps=steps, batch=batch, samples=steps * batch)
 
 
-def _differences_from_full(ours: Mapping[str, Any], full: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _differences_from_full(
+    ours: Mapping[str, Any], full: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
     """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
     if full is None or ours is full:
         return {}
     keys = [one["key"] for one in ours["metrics"]]
-    return {key: found._asdict() for key, found in compare_evaluations(ours["pairs"], full["pairs"], keys).items()}
+    return {
+        key: found._asdict()
+        for key, found in compare_evaluations(ours["pairs"], full["pairs"], keys).items()
+    }
 
 
 def _read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -320,7 +454,12 @@ def _read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any
     rows = {pair["name"]: pair["row"] for pair in pairs}
     shown = {REAL_NAME: "real frames"} | {one.name: one.title for one in job.variants}
     return {
-        key: {title: decode_clip(open_clip(film_path(job.out, name, key), pool), CROP_SIZE, pool).frames[:, rows[key]].copy() for name, title in shown.items()}
+        key: {
+            title: decode_clip(open_clip(film_path(job.out, name, key), pool), CROP_SIZE, pool)
+            .frames[:, rows[key]]
+            .copy()
+            for name, title in shown.items()
+        }
         for key in keys[:_MAX_PAGE_PHOTOGRAPHS]
     }
 
@@ -340,11 +479,16 @@ class _CommandLog:
             print_output(f"\n$ {one}")
             began = time.monotonic(), _cpu_seconds()
             importlib.import_module(f"jobs.{one.verb.replace('-', '_')}").main(list(one.args))
-            took = dict(seconds=round(time.monotonic() - began[0], 2), cpu_seconds=round(_cpu_seconds() - began[1], 2))
+            took = dict(
+                seconds=round(time.monotonic() - began[0], 2),
+                cpu_seconds=round(_cpu_seconds() - began[1], 2),
+            )
             self.entries.append(dict(command=str(one)) | took)
             replace_file(self.path, to_json(self.entries, indent=1))
 
 
 def _cpu_seconds() -> float:
     """Of this process and of those that it waited for; Ray's workers are none of them."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )

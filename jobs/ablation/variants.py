@@ -14,7 +14,13 @@ REAL_NAME = "real"
 """The name of the held-out windows themselves, beside those of the variants."""
 FULL_NAME = "full"
 """The name of the variant that the others are compared with."""
-STAGE_NAMES = _AUTOENCODER_STAGE, _SLICE_STAGE, _COORDINATION_STAGE, _VOLUME_STAGE, _RENDERER_STAGE = "autoencoder", "one frequency", "coordination", "volume", "renderer"
+STAGE_NAMES = (
+    _AUTOENCODER_STAGE,
+    _SLICE_STAGE,
+    _COORDINATION_STAGE,
+    _VOLUME_STAGE,
+    _RENDERER_STAGE,
+) = "autoencoder", "one frequency", "coordination", "volume", "renderer"
 """Of the trainings, in their order."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
 """Of the paper's table 2; less is better in each."""
@@ -39,14 +45,33 @@ class Variant:
 
 
 VARIANTS = (
-    Variant(name="repeat", title="repeat I0", paper=(None, None, 237.5, 316.7, 5.30, 45.6), still=True),
+    Variant(
+        name="repeat", title="repeat I0", paper=(None, None, 237.5, 316.7, 5.30, 45.6), still=True
+    ),
     Variant(name="k4", title="K = 4", paper=(3.92, 0.07, 60.3, 78.4, 3.12, 8.59), frequencies=4),
     Variant(name="k8", title="K = 8", paper=(3.95, 0.07, 52.1, 68.7, 2.71, 7.37), frequencies=8),
     Variant(name="k24", title="K = 24", paper=(4.09, 0.08, 48.2, 65.1, 2.50, 6.94), frequencies=24),
-    Variant(name="resolution", title="no adaptive normalisation", paper=(4.53, 0.09, 62.7, 80.1, 3.16, 8.19), normalisation="resolution"),
-    Variant(name="independent", title="independent", paper=(4.00, 0.08, 52.5, 71.3, 2.70, 7.40), mode="independent"),
-    Variant(name="volume", title="volume", paper=(4.74, 0.09, 53.7, 71.1, 2.83, 7.79), mode="volume"),
-    Variant(name="splat", title="baseline splat", paper=(4.25, 0.09, 49.5, 66.8, 2.83, 7.27), renderer="single_scale"),
+    Variant(
+        name="resolution",
+        title="no adaptive normalisation",
+        paper=(4.53, 0.09, 62.7, 80.1, 3.16, 8.19),
+        normalisation="resolution",
+    ),
+    Variant(
+        name="independent",
+        title="independent",
+        paper=(4.00, 0.08, 52.5, 71.3, 2.70, 7.40),
+        mode="independent",
+    ),
+    Variant(
+        name="volume", title="volume", paper=(4.74, 0.09, 53.7, 71.1, 2.83, 7.79), mode="volume"
+    ),
+    Variant(
+        name="splat",
+        title="baseline splat",
+        paper=(4.25, 0.09, 49.5, 66.8, 2.83, 7.27),
+        renderer="single_scale",
+    ),
     Variant(name=FULL_NAME, title="full (K = 16)", paper=(4.03, 0.08, 47.1, 62.9, 2.53, 6.75)),
 )
 
@@ -81,21 +106,43 @@ class TrainingCommands:
 
     def list_commands(self, variants: Iterable[Variant]) -> list[QuiverCommand]:
         """Each once, and after those that it builds on."""
-        wanted = [one for variant in variants for one in (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))]
+        wanted = [
+            one
+            for variant in variants
+            for one in (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))
+        ]
         return list(dict.fromkeys(wanted))
 
     def autoencoder(self, variant: Variant) -> QuiverCommand:
         """Of all frequencies, whatever the variant's."""
-        return self.training_command("train-autoencoder", f"autoencoder-{variant.normalisation}", "--normalisation", variant.normalisation)
+        return self.training_command(
+            "train-autoencoder",
+            f"autoencoder-{variant.normalisation}",
+            "--normalisation",
+            variant.normalisation,
+        )
 
     def denoiser(self, variant: Variant) -> QuiverCommand:
         """Of a variant whose frequencies are independent, that whose first stage it is."""
         mode = "volume" if variant.mode == "volume" else "coordinated"
-        options = ("--autoencoder", self.autoencoder(variant).output, "--frequencies", variant.frequencies, "--mode", mode)
-        return self.training_command("train-denoiser", f"prior-{mode}-{variant.normalisation}-{variant.frequencies}", *options)
+        options = (
+            "--autoencoder",
+            self.autoencoder(variant).output,
+            "--frequencies",
+            variant.frequencies,
+            "--mode",
+            mode,
+        )
+        return self.training_command(
+            "train-denoiser",
+            f"prior-{mode}-{variant.normalisation}-{variant.frequencies}",
+            *options,
+        )
 
     def renderer(self, variant: Variant) -> QuiverCommand:
-        return self.training_command("train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer)
+        return self.training_command(
+            "train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer
+        )
 
     def checkpoint_folders(self, variant: Variant) -> dict[str, Path]:
         """Where the checkpoints of each stage are that its films come from; what is still comes from none."""
@@ -103,12 +150,32 @@ class TrainingCommands:
             return {}
         prior = self.denoiser(variant).output
         both = {_SLICE_STAGE: prior / SLICE_FOLDER, _COORDINATION_STAGE: prior}
-        first = {_VOLUME_STAGE: prior} if variant.mode == "volume" else both if variant.mode == "coordinated" else {_SLICE_STAGE: prior / SLICE_FOLDER}
-        return {_AUTOENCODER_STAGE: self.autoencoder(variant).output} | first | {_RENDERER_STAGE: self.renderer(variant).output}
+        first = (
+            {_VOLUME_STAGE: prior}
+            if variant.mode == "volume"
+            else both
+            if variant.mode == "coordinated"
+            else {_SLICE_STAGE: prior / SLICE_FOLDER}
+        )
+        return (
+            {_AUTOENCODER_STAGE: self.autoencoder(variant).output}
+            | first
+            | {_RENDERER_STAGE: self.renderer(variant).output}
+        )
 
     def training_command(self, verb: str, name: str, *options: object) -> QuiverCommand:
         out = self.out / "trained" / name
-        return make_command(verb, out, self.preset, "--data", self.data, *options, *self.extra_args.get(verb, ()), "--out", out)
+        return make_command(
+            verb,
+            out,
+            self.preset,
+            "--data",
+            self.data,
+            *options,
+            *self.extra_args.get(verb, ()),
+            "--out",
+            out,
+        )
 
     def prior_folder(self, variant: Variant) -> Path:
         """Where the variant's prior is."""
@@ -131,12 +198,28 @@ def film_path(out: Path, name: str, key: str) -> Path:
     return films_folder(out, name) / f"{key}.mp4"
 
 
-def film_commands(trainings: TrainingCommands, variant: Variant, keys: Sequence[str], options: Sequence[object], seed: int) -> list[QuiverCommand]:
+def film_commands(
+    trainings: TrainingCommands,
+    variant: Variant,
+    keys: Sequence[str],
+    options: Sequence[object],
+    seed: int,
+) -> list[QuiverCommand]:
     """A film for each photograph, as long as motion is recorded, with a seed of its own. What is still moves by no motion."""
-    paint = ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).output)
+    paint = (
+        ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).output)
+    )
     made = []
     for number, key in enumerate(keys):
         path = film_path(trainings.out, variant.name, key)
-        source = (photograph_path(trainings.out, key), "--checkpoint", trainings.prior_folder(variant), "--seed", seed + number)
-        made.append(make_command("animate", path, *source, *paint, *options, "--quiet", "--out", path))
+        source = (
+            photograph_path(trainings.out, key),
+            "--checkpoint",
+            trainings.prior_folder(variant),
+            "--seed",
+            seed + number,
+        )
+        made.append(
+            make_command("animate", path, *source, *paint, *options, "--quiet", "--out", path)
+        )
     return made

@@ -31,8 +31,13 @@ def check_output_file(option: str, path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    if path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html") and (path.parent / "run.json").exists():
-        raise ValueError(f"{option} is {str(path)!r}, which is a data set's own file, expected another name")
+    if (
+        path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
+        and (path.parent / "run.json").exists()
+    ):
+        raise ValueError(
+            f"{option} is {str(path)!r}, which is a data set's own file, expected another name"
+        )
 
 
 Job = TypeVar("Job")
@@ -43,10 +48,14 @@ _OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
 """Options that name what is to be written."""
 
 
-def parse_args(job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any) -> Job:
+def parse_args(
+    job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any
+) -> Job:
     """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an option leaves it out: None is no word for it."""
     config = (tyro.conf.DisallowNone, *options.pop("config", ()))
-    return run_parser(prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args)
+    return run_parser(
+        prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args
+    )
 
 
 def run_parser(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
@@ -71,7 +80,10 @@ def _check_output_options(job: Any, args: Sequence[str]) -> None:
     name that is empty.
     """
     for name in _OUTPUT_OPTIONS:
-        if isinstance(getattr(job, name, None), str | Path) and not _option_value(f"--{name}", args).strip():
+        if (
+            isinstance(getattr(job, name, None), str | Path)
+            and not _option_value(f"--{name}", args).strip()
+        ):
             raise ValueError(f"--{name} is {_option_value(f'--{name}', args)!r}, expected a name")
         if isinstance(getattr(job, name, None), Path):
             check_not_url(f"--{name}", _option_value(f"--{name}", args), "a path of this machine")
@@ -99,18 +111,35 @@ def _summarize_tyro_error(box: str, args: Sequence[str]) -> str:
     """What tyro says in a box of a mistake in `args`."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     text = "\n".join(line[2:].rstrip("│| ") for line in plain.splitlines()[1:-1])
-    said, *more = re.split(r"\n[─-]+\n", re.sub(r"^-+\n", "", text))  # where there is no UTF-8, its title has a line of its own
+    said, *more = re.split(
+        r"\n[─-]+\n", re.sub(r"^-+\n", "", text)
+    )  # where there is no UTF-8, its title has a line of its own
     if said.startswith("Missing from"):
-        return f"missing {', '.join(_extract_option_lines(said))}" + "".join(f"; {_describe_unknown_options(part)}" for part in more if part.startswith("Unrecognized"))
+        return f"missing {', '.join(_extract_option_lines(said))}" + "".join(
+            f"; {_describe_unknown_options(part)}"
+            for part in more
+            if part.startswith("Unrecognized")
+        )
     if said.startswith("Unrecognized"):
-        return _describe_unknown_options(said) + "".join(f", perhaps {name} was meant" for part in more if part.startswith("Perhaps") for name in _extract_option_lines(part)[:1])
+        return _describe_unknown_options(said) + "".join(
+            f", perhaps {name} was meant"
+            for part in more
+            if part.startswith("Perhaps")
+            for name in _extract_option_lines(part)[:1]
+        )
     if found := re.match(r"Error parsing (--\S+): (?s:.*)\n {4}\1 (.*)", "\n".join((said, *more))):
-        return f"{found[1]} is {_option_value(found[1], args)}, expected {_describe_metavar(found[2])}"
+        return (
+            f"{found[1]} is {_option_value(found[1], args)}, expected {_describe_metavar(found[2])}"
+        )
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", said):
         choices = re.findall(r"\w+", found[3])
         return f"{found[2]} is {found[1]}, expected one of {', '.join(choices)}"
     if found := re.match(r"Missing value for argument '(\S*)'", said):
-        return f"{found[1]} has no value" if found[1].startswith("-") else f"missing {found[1].upper()}"
+        return (
+            f"{found[1]} has no value"
+            if found[1].startswith("-")
+            else f"missing {found[1].upper()}"
+        )
     return " ".join(re.sub(r"^Error parsing \w+: ", "", said).split())
 
 
@@ -126,10 +155,19 @@ def _describe_unknown_options(text: str) -> str:
 
 def _option_value(option: str, args: Sequence[str]) -> str:
     """What stands after the option where it was last given."""
-    last = max((place for place, word in enumerate(args) if word.partition("=")[0].replace("_", "-") == option), default=None)
+    last = max(
+        (
+            place
+            for place, word in enumerate(args)
+            if word.partition("=")[0].replace("_", "-") == option
+        ),
+        default=None,
+    )
     if last is None:
         return "wrong"
-    return args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
+    return (
+        args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
+    )
 
 
 def _describe_metavar(text: str) -> str:

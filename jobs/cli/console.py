@@ -42,5 +42,11 @@ def _label_stdout_errors() -> Iterator[None]:
 
 def sanitize_text(text: str) -> str:
     """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
-    lines = redact_secrets(text).split("\n")  # before they are cut, or a cut password would not be known for one
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line[:_MAX_LINE_CHARACTERS]) + "..." * (len(line) > _MAX_LINE_CHARACTERS) for line in lines)
+    lines = redact_secrets(text).split(
+        "\n"
+    )  # before they are cut, or a cut password would not be known for one
+    return "\n".join(
+        "".join(c if c.isprintable() else "?" for c in line[:_MAX_LINE_CHARACTERS])
+        + "..." * (len(line) > _MAX_LINE_CHARACTERS)
+        for line in lines
+    )

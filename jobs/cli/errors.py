@@ -56,7 +56,10 @@ def prepare_process() -> None:
     try:
         os.getcwd()
     except OSError:  # or torch ends the process when it is loaded, with words of its own
-        exit_with(ExitCode.STORAGE, "the working folder was removed, or cannot be reached: go to another one")
+        exit_with(
+            ExitCode.STORAGE,
+            "the working folder was removed, or cannot be reached: go to another one",
+        )
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _handle_uncaught
 
@@ -77,7 +80,9 @@ def _open_dev_null(number: int, name: str) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
-def _handle_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _handle_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """Ends a verb's process by what nobody has caught."""
     program = Path(sys.argv[0]).absolute()
     ours = Path(__file__).parents[1] in program.parents or program.stem == "quiver"
@@ -120,8 +125,17 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory could not be had: by Python, numpy, torch, OpenCV, or what loads libraries."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    theirs = type(error).__module__.partition(".")[0] not in ("jobs", "model", "pipeline", "schemas")
-    return theirs and not isinstance(error, ValueError) and _OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
+    theirs = type(error).__module__.partition(".")[0] not in (
+        "jobs",
+        "model",
+        "pipeline",
+        "schemas",
+    )
+    return (
+        theirs
+        and not isinstance(error, ValueError)
+        and _OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
+    )
 
 
 def _explain_job_error(error: Exception) -> tuple[ExitCode, str] | None:
@@ -149,7 +163,9 @@ def _explain_job_error(error: Exception) -> tuple[ExitCode, str] | None:
     for kind, code in codes.items():
         if isinstance(error, kind):
             return code, str(error)
-    return (ExitCode.STORAGE, _describe_storage_error(error)) if isinstance(error, OSError) else None
+    return (
+        (ExitCode.STORAGE, _describe_storage_error(error)) if isinstance(error, OSError) else None
+    )
 
 
 @contextmanager

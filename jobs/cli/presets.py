@@ -13,11 +13,21 @@ from model.prior.denoiser import DenoiserConfig
 from model.render.renderer import RendererConfig
 from model.train.loop import TrainConfig
 
-_TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False)
-_TINY_DENOISER = DenoiserConfig(
-    prediction="velocity", channels=(16, 32, 32), attention_levels=(2,), layers_per_block=1, head_channels=16, norm_groups=8, image_channels=(8, 16, 32)
+_TINY_AUTOENCODER = AutoencoderConfig(
+    channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False
 )
-_TINY_RENDERER = RendererConfig(encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16)
+_TINY_DENOISER = DenoiserConfig(
+    prediction="velocity",
+    channels=(16, 32, 32),
+    attention_levels=(2,),
+    layers_per_block=1,
+    head_channels=16,
+    norm_groups=8,
+    image_channels=(8, 16, 32),
+)
+_TINY_RENDERER = RendererConfig(
+    encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16
+)
 _SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 _SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
@@ -25,54 +35,138 @@ AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
         _TINY_AUTOENCODER,
-        TrainConfig(steps=240, batch=2, learning_rate=2e-3, warm_up=20, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
+        TrainConfig(
+            steps=240,
+            batch=2,
+            learning_rate=2e-3,
+            warm_up=20,
+            decay=0.5,
+            ema=0.9,
+            device="cpu",
+            loader_workers=1,
+            save_every=100,
+            log_every=20,
+        ),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours.",
         _SMALL_AUTOENCODER,
-        TrainConfig(steps=50_000, batch=64, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
+        TrainConfig(
+            steps=50_000,
+            batch=64,
+            learning_rate=1e-4,
+            warm_up=1000,
+            ema=0.999,
+            precision="bfloat16",
+            loader_workers=8,
+        ),
     ),
     "paper": (
         "The paper's autoencoder: base 128, multipliers 1, 2, 4. 8 GPUs of 80 GB with --workers 8, about two days.",
         AutoencoderConfig(),
-        TrainConfig(steps=200_000, batch=96, learning_rate=5e-5, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8),
+        TrainConfig(
+            steps=200_000,
+            batch=96,
+            learning_rate=5e-5,
+            warm_up=1000,
+            ema=0.9999,
+            precision="bfloat16",
+            loader_workers=8,
+        ),
     ),
-}  # fmt: skip
+}
 DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
         _TINY_DENOISER,
-        TrainConfig(steps=60, batch=4, learning_rate=3e-3, warm_up=10, decay=0.8, ema=0.8, device="cpu", loader_workers=1, save_every=50, log_every=10),
+        TrainConfig(
+            steps=60,
+            batch=4,
+            learning_rate=3e-3,
+            warm_up=10,
+            decay=0.8,
+            ema=0.8,
+            device="cpu",
+            loader_workers=1,
+            save_every=50,
+            log_every=10,
+        ),
     ),
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",
         _SMALL_DENOISER,
-        TrainConfig(steps=200_000, batch=96, learning_rate=1e-4, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+        TrainConfig(
+            steps=200_000,
+            batch=96,
+            learning_rate=1e-4,
+            warm_up=2000,
+            ema=0.9999,
+            precision="bfloat16",
+            loader_workers=8,
+            save_every=5000,
+        ),
     ),
     "paper": (
         "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of 40 GB with --workers 16, about six days.",
         DenoiserConfig(),
-        TrainConfig(steps=750_000, batch=96, learning_rate=5e-5, warm_up=2000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+        TrainConfig(
+            steps=750_000,
+            batch=96,
+            learning_rate=5e-5,
+            warm_up=2000,
+            ema=0.9999,
+            precision="bfloat16",
+            loader_workers=8,
+            save_every=5000,
+        ),
     ),
-}  # fmt: skip
+}
 RENDERERS = {
     "smoke": (
         "Two cores, minutes: a tiny renderer.",
         _TINY_RENDERER,
-        TrainConfig(steps=200, batch=2, learning_rate=2e-3, warm_up=10, decay=0.5, ema=0.9, device="cpu", loader_workers=1, save_every=100, log_every=20),
+        TrainConfig(
+            steps=200,
+            batch=2,
+            learning_rate=2e-3,
+            warm_up=10,
+            decay=0.5,
+            ema=0.9,
+            device="cpu",
+            loader_workers=1,
+            save_every=100,
+            log_every=20,
+        ),
     ),
     "small": (
         "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
         RendererConfig(),
-        TrainConfig(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999, precision="bfloat16", loader_workers=8),
+        TrainConfig(
+            steps=50_000,
+            batch=16,
+            learning_rate=1e-4,
+            warm_up=1000,
+            ema=0.999,
+            precision="bfloat16",
+            loader_workers=8,
+        ),
     ),
     "paper": (
         "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day (reckoned, not timed). Give --imagenet, and for its loss "
         "--perceptual-weight and --vgg.",
         RendererConfig(),
-        TrainConfig(steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, precision="bfloat16", loader_workers=8, save_every=5000),
+        TrainConfig(
+            steps=300_000,
+            batch=32,
+            learning_rate=1e-4,
+            warm_up=1000,
+            ema=0.9999,
+            precision="bfloat16",
+            loader_workers=8,
+            save_every=5000,
+        ),
     ),
-}  # fmt: skip
+}
 AUTOENCODERS["paper_512"] = (
     "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training. 8 GPUs of 80 GB, about a day.",
     AutoencoderConfig(),
@@ -90,5 +184,10 @@ RENDERER_CROPS = {"smoke": (128, 96)}
 """Of the renderer's pairs."""
 SLICES_PER_SAMPLE = {"smoke": 4, "small": 4}
 """Frequencies of a photograph in a step that learns one at a time: its features are made once for all of them. The paper's: 1."""
-COORDINATION_SCHEDULES = {"smoke": (10, 2), "small": (50_000, 16), "paper": (250_000, 16), "paper_512": (50_000, 16)}
+COORDINATION_SCHEDULES = {
+    "smoke": (10, 2),
+    "small": (50_000, 16),
+    "paper": (250_000, 16),
+    "paper_512": (50_000, 16),
+}
 """Steps and batch of the denoiser's second stage."""

@@ -22,7 +22,13 @@ class RunProgress:
     def __init__(self, total: int, log: Path, token: int | None):
         self.log, self.token, self.started_at, self.counts = log, token, time.monotonic(), Counter()
         self.shard_counts: dict[str, Counter] = {}
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("windows"), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("windows"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, disable=not sys.stdout.isatty())
         self.task = self.bar.add_task("", total=total, note="")
 
@@ -44,9 +50,20 @@ class RunProgress:
     def record_shard(self, shard: str, effort: ShardTiming) -> None:
         """A shard is committed."""
         elapsed = round(time.monotonic() - self.started_at, 2)
-        counts = {outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome}
+        counts = {
+            outcome.value: self.shard_counts.get(shard, Counter())[outcome] for outcome in Outcome
+        }
         known = {name: value for name, value in effort._asdict().items() if value is not None}
-        line = json.dumps({"shard": shard, **counts, **known, "token": self.token, "elapsed_s": elapsed, "at": round(time.time(), 2)})
+        line = json.dumps(
+            {
+                "shard": shard,
+                **counts,
+                **known,
+                "token": self.token,
+                "elapsed_s": elapsed,
+                "at": round(time.time(), 2),
+            }
+        )
         with add_path_to_errors(self.log), self.log.open("a") as file:
             file.write(line + "\n")
         if self.bar.disable:
@@ -55,16 +72,26 @@ class RunProgress:
 
 def format_summary(summary: dict[str, Any]) -> list[str]:
     """A data set's summary, for a terminal."""
-    lines = [f"{pluralize(summary['clips'], 'clip')}, {pluralize(summary['windows'], 'window')}: {summary['kept']} kept {format_counts(summary['kept_by_split'])}".rstrip()]
-    lines += [f"  {summary[outcome]} {outcome} {format_counts(summary[f'{outcome}_by_reason'])}".rstrip() for outcome in ("rejected", "quarantined")]
+    lines = [
+        f"{pluralize(summary['clips'], 'clip')}, {pluralize(summary['windows'], 'window')}: {summary['kept']} kept {format_counts(summary['kept_by_split'])}".rstrip()
+    ]
+    lines += [
+        f"  {summary[outcome]} {outcome} {format_counts(summary[f'{outcome}_by_reason'])}".rstrip()
+        for outcome in ("rejected", "quarantined")
+    ]
     if barren := summary["clips_without_window"]:
         lines[-1] += f"; of these {pluralize(barren, 'whole clip')}, which gave no window"
-    return [*lines, f"  {pluralize(summary['shards'], 'shard')}, {human_size(summary['bytes'])}, {summary['hours']:.2f} h of video"]
+    return [
+        *lines,
+        f"  {pluralize(summary['shards'], 'shard')}, {human_size(summary['bytes'])}, {summary['hours']:.2f} h of video",
+    ]
 
 
 def format_retry_hint(retryable: dict[str, int], dataset: str) -> list[str]:
     """What can be tried again in a data set, and by which command."""
-    tries = " and ".join(pluralize(number, what[:-1]) for what, number in retryable.items() if number)
+    tries = " and ".join(
+        pluralize(number, what[:-1]) for what, number in retryable.items() if number
+    )
     words = f"  {tries} failed for a reason that may be the machine's"
     return [f"{words}: quiver retry {dataset} tries again"] if tries else []
 
@@ -75,4 +102,6 @@ def pluralize(number: int, what: str) -> str:
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    return "(" + ", ".join(f"{name} {count}" for name, count in counts.items()) + ")" if counts else ""
+    return (
+        "(" + ", ".join(f"{name} {count}" for name, count in counts.items()) + ")" if counts else ""
+    )

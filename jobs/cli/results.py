@@ -41,12 +41,17 @@ def load_page_maker(module: str, name: str) -> Callable[..., str]:
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
-        raise ValueError(f"the page needs {error.name}, which is not installed: pip install 'quiver-motion[report]'") from error
+        raise ValueError(
+            f"the page needs {error.name}, which is not installed: pip install 'quiver-motion[report]'"
+        ) from error
 
 
 def write_results(folder: Path, name: str, found: Mapping[str, Any], page: str) -> list[Path]:
     """Writes NAME.json and NAME.html, each whole or not at all."""
-    files = {folder / f"{name}.json": to_json(to_json_value(found), indent=1), folder / f"{name}.html": page.encode(errors="replace")}
+    files = {
+        folder / f"{name}.json": to_json(to_json_value(found), indent=1),
+        folder / f"{name}.html": page.encode(errors="replace"),
+    }
     for path, data in files.items():
         replace_file(path, data)
     return list(files)
@@ -57,5 +62,9 @@ def align_columns(rows: Iterable[Sequence[str]]) -> str:
     table = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
-        "  ".join(f"{word:{'<' if i == 0 else '>'}{width}}" for i, (word, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table
+        "  ".join(
+            f"{word:{'<' if i == 0 else '>'}{width}}"
+            for i, (word, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
     )

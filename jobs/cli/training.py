@@ -86,7 +86,11 @@ class TrainingOptions:
 
     def with_absolute_paths(self) -> Self:
         """Which mean the same in a process of another working folder."""
-        paths = {field.name: value.absolute() for field in fields(self) if isinstance(value := getattr(self, field.name), Path)}
+        paths = {
+            field.name: value.absolute()
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Path)
+        }
         return replace(self, data=tuple(os.path.abspath(text) for text in self.data), **paths)
 
     @property
@@ -108,22 +112,49 @@ class TrainingOptions:
         return found
 
     def make_train_and_test(
-        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int, *, all_of_them: bool = False
+        self,
+        selections: Sequence[DatasetView],
+        statistics: SpectrumStatistics,
+        normalisation: Normalization,
+        frequencies: int,
+        *,
+        all_of_them: bool = False,
     ) -> tuple[SpectrumDataset, SpectrumDataset | None]:
         """Training samples, of some frequencies each or of all; and test samples of all, if there are any."""
-        drawn, augment = None if all_of_them else self.slices, AugmentConfig() if self.augment else NO_AUGMENT
-        training = SpectrumDataset(selections, statistics, SpectrumConfig(frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment))
+        drawn, augment = (
+            None if all_of_them else self.slices,
+            AugmentConfig() if self.augment else NO_AUGMENT,
+        )
+        training = SpectrumDataset(
+            selections,
+            statistics,
+            SpectrumConfig(
+                frequencies=frequencies, drawn=drawn, normalisation=normalisation, augment=augment
+            ),
+        )
         test = self.make_unaugmented(selections, statistics, normalisation, frequencies, "test")
         return training, test if len(test) else None
 
     def make_unaugmented(
-        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int, split: str
+        self,
+        selections: Sequence[DatasetView],
+        statistics: SpectrumStatistics,
+        normalisation: Normalization,
+        frequencies: int,
+        split: str,
     ) -> SpectrumDataset:
         """Samples as they are, with all frequencies."""
-        return SpectrumDataset(selections, statistics, SpectrumConfig(frequencies=frequencies, normalisation=normalisation), split=split)
+        return SpectrumDataset(
+            selections,
+            statistics,
+            SpectrumConfig(frequencies=frequencies, normalisation=normalisation),
+            split=split,
+        )
 
 
-def parse_preset_args(prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None) -> Job:
+def parse_preset_args(
+    prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None
+) -> Job:
     """The command line: a preset, with or without `--preset` before it, then what differs from it. `_describe_reason` the job speaks --help."""
 
     def preset_and_more(args: list[str]) -> Job:
@@ -131,14 +162,27 @@ def parse_preset_args(prog: str, presets: dict[str, tuple[str, Job]], args: Sequ
         if option == "--preset":
             args = [*([named] if named else []), *args[1:]]
         if not args or args[0] not in {*presets, *HELP_FLAGS}:
-            raise ValueError(f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}")
+            raise ValueError(
+                f"the preset is {args[0] if args else 'missing'}, expected first one of {', '.join(presets)}"
+            )
         style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-        return tyro.extras.overridable_config_cli(presets, prog=prog, description=f"{about}\n{_PRESET_HELP.format(prog=prog)}", args=args, config=style)
+        return tyro.extras.overridable_config_cli(
+            presets,
+            prog=prog,
+            description=f"{about}\n{_PRESET_HELP.format(prog=prog)}",
+            args=args,
+            config=style,
+        )
 
     return run_parser(prog, preset_and_more, args)
 
 
-def launch_training(learn: Callable[[Any, ShowProgress], None], job: TrainingOptions, config: TrainConfig, show: ShowProgress) -> None:
+def launch_training(
+    learn: Callable[[Any, ShowProgress], None],
+    job: TrainingOptions,
+    config: TrainConfig,
+    show: ShowProgress,
+) -> None:
     """Runs `_run_training(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
     workers = job.workers
     try:
@@ -147,10 +191,20 @@ def launch_training(learn: Callable[[Any, ShowProgress], None], job: TrainingOpt
             learn(job, show)
         else:
             absolute = job.with_absolute_paths()
-            cluster.train_distributed(partial(learn, absolute), show, workers, absolute.out, gpu=config.device == "cuda")
+            cluster.train_distributed(
+                partial(learn, absolute), show, workers, absolute.out, gpu=config.device == "cuda"
+            )
     except KeyboardInterrupt:
-        kept = [path for folder in job.checkpoint_folders for path in reversed(checkpoints.step_folders(folder))]
-        what = f"{kept[0]} is kept, the same command goes on from there" if kept else "nothing is kept yet, the same command begins again"
+        kept = [
+            path
+            for folder in job.checkpoint_folders
+            for path in reversed(checkpoints.step_folders(folder))
+        ]
+        what = (
+            f"{kept[0]} is kept, the same command goes on from there"
+            if kept
+            else "nothing is kept yet, the same command begins again"
+        )
         if is_main_process():
             print_message(f"interrupted; {what}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
@@ -186,7 +240,9 @@ def training_lock(out: Path, group: DistributedGroup) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process's own: loader processes, forked later, do not have it
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # a process's own: loader processes, forked later, do not have it
         except BlockingIOError:
             raise FolderInUse(f"another training is writing to {out}") from None
         yield
@@ -196,7 +252,9 @@ def check_batch_divisible(group: DistributedGroup, **batches: int) -> None:
     """Raises ValueError unless the processes can share each batch evenly."""
     for name, batch in batches.items():
         if batch % group.world_size:
-            raise ValueError(f"--{name.replace('_', '-')} is {batch}, expected a multiple of the {group.world_size} processes")
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {batch}, expected a multiple of the {group.world_size} processes"
+            )
 
 
 @contextmanager
@@ -207,8 +265,12 @@ def distributed_group(device: str) -> Iterator[DistributedGroup]:
         return
     store, rank, world = next(iter(rendezvous("env://")))
     # torchrun hands every attempt the same store, in which stand the addresses of the attempt before, of processes that are dead
-    store = torch.distributed.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # pyright: ignore[reportPrivateImportUsage]
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+    store = torch.distributed.PrefixStore(
+        f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+    )  # pyright: ignore[reportPrivateImportUsage]
+    torch.distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world
+    )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
@@ -219,23 +281,44 @@ def distributed_group(device: str) -> Iterator[DistributedGroup]:
 
 def load_matching_weights(network: torch.nn.Module, trained: torch.nn.Module, path: Path) -> None:
     """Raises ValueError where the trained network is another than this one."""
-    ours, theirs = (getattr(getattr(one, "config", None), "prediction", None) for one in (network, trained))
+    ours, theirs = (
+        getattr(getattr(one, "config", None), "prediction", None) for one in (network, trained)
+    )
     if ours != theirs:
-        raise ValueError(f"--start is {path}, whose network predicts the {theirs}, and --prediction is {ours}")
+        raise ValueError(
+            f"--start is {path}, whose network predicts the {theirs}, and --prediction is {ours}"
+        )
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--start is {path}, whose network is another one: {summarize_error(error)}") from error
+        raise ValueError(
+            f"--start is {path}, whose network is another one: {summarize_error(error)}"
+        ) from error
 
 
-def run_task(task: Task, windows: ShardDataset, config: TrainConfig, out: Path, title: str, show: ShowProgress) -> None:
+def run_task(
+    task: Task,
+    windows: ShardDataset,
+    config: TrainConfig,
+    out: Path,
+    title: str,
+    show: ShowProgress,
+) -> None:
     """Trains to the end; its first process shows how it goes."""
     group = current_group()
     order = EpochOrder(count=len(windows), seed=config.seed, global_batch=config.batch)
 
     def batches(position: Position) -> Iterator[tuple[Any, Position]]:
         pinned = config.device == "cuda"
-        return load_batches(windows, order, position, rank=group.rank, world=group.world_size, workers=config.loader_workers, pinned=pinned)
+        return load_batches(
+            windows,
+            order,
+            position,
+            rank=group.rank,
+            world=group.world_size,
+            workers=config.loader_workers,
+            pinned=pinned,
+        )
 
     for logged in train(task, batches, config, out, print_message):
         if group.rank == 0:
@@ -246,16 +329,29 @@ def run_task(task: Task, windows: ShardDataset, config: TrainConfig, out: Path, 
 def progress() -> Iterator[ShowProgress]:
     """A live bar for each training on a terminal, else one sentence for each line of the log."""
     terminal = sys.stdout.isatty() and is_main_process()
-    columns = (TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(10),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=not terminal) as bar:
         bars: dict[str, TaskID] = {}
 
         def show(title: str, config: TrainConfig, logged: Logged, kept: Path | None) -> None:
             if title not in bars:
                 bars[title] = bar.add_task(title, total=config.steps, note="")
-            bar.update(bars[title], completed=logged.step, note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""))
+            bar.update(
+                bars[title],
+                completed=logged.step,
+                note=f"loss {logged.scalars['loss']:.4g}" + (f", kept {kept.name}" if kept else ""),
+            )
             if not terminal:
-                print_output(f"{title}: {_format_progress(config, logged)}" + (f", kept {kept}" if kept else ""))
+                print_output(
+                    f"{title}: {_format_progress(config, logged)}"
+                    + (f", kept {kept}" if kept else "")
+                )
 
         yield show
 
@@ -264,7 +360,11 @@ def _format_progress(config: TrainConfig, logged: Logged) -> str:
     """How far a training is; its log has more."""
     rate = logged.scalars["samples_a_second"]
     left = _format_duration((config.steps - logged.step) * config.batch / rate)
-    measured = [f"{name} {value:.4g}" for name, value in logged.scalars.items() if name == "loss" or name.startswith("test_")]
+    measured = [
+        f"{name} {value:.4g}"
+        for name, value in logged.scalars.items()
+        if name == "loss" or name.startswith("test_")
+    ]
     return f"step {logged.step} of {config.steps}, about {left} left, {', '.join(measured)}, {rate:.3g} samples/s"
 
 
@@ -278,11 +378,19 @@ def _format_duration(seconds: float) -> str:
 
 def warn_without_test_split(selections: Sequence[DatasetView]) -> None:
     """Says so where there are no test samples."""
-    if is_main_process() and not any(entry["split"] == "test" and entry["kept"] for one in selections for entry in one.read_index()["shards"].values()):
-        print_message("the data has no test split: nothing is held out, and no measure on held-out samples will be shown")
+    if is_main_process() and not any(
+        entry["split"] == "test" and entry["kept"]
+        for one in selections
+        for entry in one.read_index()["shards"].values()
+    ):
+        print_message(
+            "the data has no test split: nothing is held out, and no measure on held-out samples will be shown"
+        )
 
 
 def report_finished(what: str, out: Path, following: Sequence[object]) -> None:
     """Says where the trained network is, and the command that uses it."""
     if is_main_process():
-        print_output(f"{what}: {checkpoints.step_folders(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}")
+        print_output(
+            f"{what}: {checkpoints.step_folders(out)[-1]}\nnext: quiver {shlex.join(map(str, following))}"
+        )

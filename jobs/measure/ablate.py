@@ -27,11 +27,25 @@ from pipeline.dataset.open import open_dataset
 PRESETS = {
     "smoke": (
         "Two cores, under half an hour: tiny networks that have hardly learnt. Says whether the way works, not which variant is better.",
-        Ablate(out=tyro.MISSING, photographs=5, steps=20, device="cpu", preset="smoke", more={"extract-flow": ("--size", "128x80")}),
+        Ablate(
+            out=tyro.MISSING,
+            photographs=5,
+            steps=20,
+            device="cpu",
+            preset="smoke",
+            more={"extract-flow": ("--size", "128x80")},
+        ),
     ),
     "small": (
         "One GPU of 24 GB or more, about a week (reckoned, not timed): quiver's small networks. Wants --clips or --data of some hundred clips, and --imagenet.",
-        Ablate(out=tyro.MISSING, photographs=64, steps=100, device="cuda", preset="small", generated=(40, 8.0)),
+        Ablate(
+            out=tyro.MISSING,
+            photographs=64,
+            steps=100,
+            device="cuda",
+            preset="small",
+            generated=(40, 8.0),
+        ),
     ),
 }
 
@@ -50,7 +64,9 @@ def _check_job(job: Ablate) -> None:
     """Raises ValueError, before any work, where something is missing."""
     check_device(job.device)
     if job.imagenet is not None and not job.imagenet.is_file():
-        raise ValueError(f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34")
+        raise ValueError(
+            f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34"
+        )
     for name in NETWORK_SPECS:
         if path := getattr(job, name.replace("-", "_")):
             load_network(path, NETWORK_SPECS[name], job.device)

@@ -43,7 +43,9 @@ class ScoreStudy:
 
     def __post_init__(self):
         if not self.files:
-            raise ValueError("no file is named, expected at least one that the page of quiver study saved")
+            raise ValueError(
+                "no file is named, expected at least one that the page of quiver study saved"
+            )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -51,13 +53,17 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_args(ScoreStudy, "quiver study-result", args)
         choices = merge_choices([(str(path), _read_answers(path)) for path in job.files])
-        print_raw(json.dumps(_result_record(choices))) if job.json else print_output("\n".join(_format_result(choices)))
+        print_raw(json.dumps(_result_record(choices))) if job.json else print_output(
+            "\n".join(_format_result(choices))
+        )
 
 
 def _read_answers(path: Path) -> list[Choice]:
     """Raises ValueError, naming the file, where it is not one that the page saved."""
     if not path.is_file():
-        raise ValueError(f"{path} is not there, expected a file that the page of quiver study saved")
+        raise ValueError(
+            f"{path} is not there, expected a file that the page of quiver study saved"
+        )
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     try:
@@ -69,16 +75,29 @@ def _read_answers(path: Path) -> list[Choice]:
 def _result_record(choices: Sequence[Choice]) -> dict[str, Any]:
     total = overall_preference(choices)
     return dict(
-        study=choices[0].study, viewers=len({one.viewer for one in choices}), preferred_a=asdict(total) | dict(share=total.share),
-        pairs={name: asdict(one) | dict(share=one.share) for name, one in preference_per_pair(choices).items()},
-        leanings=dict(zip(("a", "b", "neither"), count_viewer_leanings(choices), strict=True)), median_seconds=median(one.seconds for one in choices),
-    )  # fmt: skip
+        study=choices[0].study,
+        viewers=len({one.viewer for one in choices}),
+        preferred_a=asdict(total) | dict(share=total.share),
+        pairs={
+            name: asdict(one) | dict(share=one.share)
+            for name, one in preference_per_pair(choices).items()
+        },
+        leanings=dict(zip(("a", "b", "neither"), count_viewer_leanings(choices), strict=True)),
+        median_seconds=median(one.seconds for one in choices),
+    )
 
 
 def _format_result(choices: Sequence[Choice]) -> list[str]:
     """For a terminal."""
-    total, (a, b, even), pairs = overall_preference(choices), count_viewer_leanings(choices), preference_per_pair(choices)
-    viewers, width = len({one.viewer for one in choices}), max(len(to_printable(name, _MAX_NAME_CHARACTERS)) for name in (*pairs, "pair"))
+    total, (a, b, even), pairs = (
+        overall_preference(choices),
+        count_viewer_leanings(choices),
+        preference_per_pair(choices),
+    )
+    viewers, width = (
+        len({one.viewer for one in choices}),
+        max(len(to_printable(name, _MAX_NAME_CHARACTERS)) for name in (*pairs, "pair")),
+    )
     head = f"study {choices[0].study}: {total.of} choices of {viewers} viewer{'s' if viewers > 1 else ''} on {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
     return [
         f"{head}, {median(one.seconds for one in choices):.1f} s each (median)",
@@ -86,10 +105,13 @@ def _format_result(choices: Sequence[Choice]) -> list[str]:
         f"of the viewers {a} chose A more often, {b} chose B, {even} both alike",
         "",
         f"{'pair':{width}}     A of   share  95 % interval",
-        *(f"{to_printable(name, _MAX_NAME_CHARACTERS):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %" for name, one in pairs.items()),
+        *(
+            f"{to_printable(name, _MAX_NAME_CHARACTERS):{width}}  {one.chosen:4}{one.of:5}  {100 * one.share:5.1f} %  {100 * one.low:.1f} to {100 * one.high:.1f} %"
+            for name, one in pairs.items()
+        ),
         "",
         "Intervals are Wilson's, and take the choices as independent; those of one viewer, or on one pair, are less so the more viewers or pairs differ.",
-    ]  # fmt: skip
+    ]
 
 
 def _format_share(one: Preference) -> str:

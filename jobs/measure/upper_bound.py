@@ -50,7 +50,11 @@ _FPS = 30.0
 """The working rate of the paper's spectra."""
 _SLICE_MOTIONS = (STILL_FRAME, "K = 4", "K = 16", TRUE_MOTION)
 """Of which the page has X-t slices."""
-_TABLE_MEASURES = (("PSNR dB", "psnr_db", ".2f"), ("SSIM", "ssim", ".4f"), ("motion px", "error_px", ".3f"))
+_TABLE_MEASURES = (
+    ("PSNR dB", "psnr_db", ".2f"),
+    ("SSIM", "ssim", ".4f"),
+    ("motion px", "error_px", ".3f"),
+)
 """Heading, name and form of what is shown."""
 
 _XtSlices = dict[str, np.ndarray]
@@ -77,14 +81,22 @@ class MeasureUpperBound:
         if not MIN_VIDEO_S <= self.seconds <= 60:
             raise ValueError(f"--seconds is {self.seconds:g}, expected {MIN_VIDEO_S:g} to 60")
         if not self.clips or not self.frequencies or min(self.frequencies) < 1:
-            raise ValueError(f"CLIPS are {len(self.clips)} and --frequencies {self.frequencies}, expected at least one clip, and numbers over 0")
+            raise ValueError(
+                f"CLIPS are {len(self.clips)} and --frequencies {self.frequencies}, expected at least one clip, and numbers over 0"
+            )
         BuildConfig(size=self.size, flow=self.flow)  # says what is wrong with a size
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_args(MeasureUpperBound, "quiver ceiling", args, registry=registry, config=(tyro.conf.OmitArgPrefixes,))
+        job = parse_args(
+            MeasureUpperBound,
+            "quiver ceiling",
+            args,
+            registry=registry,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         with results_folder(job.out):
             _run_job(job)
 
@@ -93,9 +105,13 @@ def _run_job(job: MeasureUpperBound) -> None:
     """Measures, and writes both files."""
     make_page = load_page_maker("model.evaluate.report", "render_upper_bound_page")
     pool, clips, slices = shared_pool(job.decode), [], {}
-    takes = {name: _open_beginning(path, job, pool) for name, path in _find_videos(job.clips).items()}
+    takes = {
+        name: _open_beginning(path, job, pool) for name, path in _find_videos(job.clips).items()
+    }
     for number, (name, (take, window)) in enumerate(takes.items(), 1):
-        record, slices[name] = measure_clip(decode_clip(take, match_aspect(take.size, job.size), pool), window, job)
+        record, slices[name] = measure_clip(
+            decode_clip(take, match_aspect(take.size, job.size), pool), window, job
+        )
         clips.append(dict(name=name) | record)
         print_message(f"{number} of {len(takes)} clips")
     mean = _mean_over_clips(clips)
@@ -108,9 +124,13 @@ def _find_videos(places: Sequence[Path]) -> dict[str, Path]:
     """Videos by name. Raises ValueError where a folder has none, or two have one name."""
     found: dict[str, Path] = {}
     for place in places:
-        for name, path in (collect_videos(place, "CLIPS") if place.is_dir() else {place.stem: place}).items():
+        for name, path in (
+            collect_videos(place, "CLIPS") if place.is_dir() else {place.stem: place}
+        ).items():
             if name in found:
-                raise ValueError(f"CLIPS has {found[name]} and {path}, expected one video of each name")
+                raise ValueError(
+                    f"CLIPS has {found[name]} and {path}, expected one video of each name"
+                )
             found[name] = path
     return found
 
@@ -118,16 +138,25 @@ def _find_videos(places: Sequence[Path]) -> dict[str, Path]:
 def _describe_protocol(job: MeasureUpperBound) -> dict[str, Any]:
     """What decides the numbers beside the clips."""
     return dict(
-        renderer="softmax splatting without a network (model/render/warp.py)", working_fps=_FPS, cropping=CROP_DESCRIPTION, flow=make_estimator(job.flow).description(),
-        decoding=asdict(job.decode), versions=library_versions(BuildConfig(decode=job.decode, flow=job.flow)) ,
-        psnr="of all colours, mean over the frames after the first, dB; 100 where a frame is the same", ssim="Gaussian window of 11 pixels, mean over channels and frames",
-    )  # fmt: skip
+        renderer="softmax splatting without a network (model/render/warp.py)",
+        working_fps=_FPS,
+        cropping=CROP_DESCRIPTION,
+        flow=make_estimator(job.flow).description(),
+        decoding=asdict(job.decode),
+        versions=library_versions(BuildConfig(decode=job.decode, flow=job.flow)),
+        psnr="of all colours, mean over the frames after the first, dB; 100 where a frame is the same",
+        ssim="Gaussian window of 11 pixels, mean over channels and frames",
+    )
 
 
-def measure_clip(clip: ClipFrames, window: int, job: MeasureUpperBound) -> tuple[dict[str, Any], _XtSlices]:
+def measure_clip(
+    clip: ClipFrames, window: int, job: MeasureUpperBound
+) -> tuple[dict[str, Any], _XtSlices]:
     """What a clip's record says, and its X-t slices."""
     flows = flow_from_start(clip.frames, make_estimator(job.flow))
-    found = measure_upper_bounds(clip.frames, flows, clip.times, window=window, fps=_FPS, counts=sorted(set(job.frequencies)))
+    found = measure_upper_bounds(
+        clip.frames, flows, clip.times, window=window, fps=_FPS, counts=sorted(set(job.frequencies))
+    )
     count, row = count_frames_in_window(clip.times, window, _FPS), busiest_row(flows)
     motions, slices = [], {"real frames": clip.frames[:count, row].copy()}
     for one in found:
@@ -135,9 +164,15 @@ def measure_clip(clip: ClipFrames, window: int, job: MeasureUpperBound) -> tuple
         slices |= {one.name: one.frames[:, row].copy()} if one.name in _SLICE_MOTIONS else {}
     height, width = clip.frames.shape[1:3]
     record = dict(
-        sha256=clip.sha256, size=list(clip.size), working_size=[width, height], decoder=clip.decoder, window=window, seconds=clip.times[:count].tolist(),
-        motion_px=float(modulus(flows[:, 0], flows[:, 1]).mean()), motions=motions,
-    )  # fmt: skip
+        sha256=clip.sha256,
+        size=list(clip.size),
+        working_size=[width, height],
+        decoder=clip.decoder,
+        window=window,
+        seconds=clip.times[:count].tolist(),
+        motion_px=float(modulus(flows[:, 0], flows[:, 1]).mean()),
+        motions=motions,
+    )
     return record, slices
 
 
@@ -148,33 +183,58 @@ def _open_beginning(path: Path, job: MeasureUpperBound, pool: DecoderPool) -> tu
     take = open_clip(path, pool)
     window = int(min(round(job.seconds * _FPS), np.floor(take.times[-1] * _FPS + 1e-6) + 1))
     if window < MIN_VIDEO_S * _FPS:
-        raise ValueError(f"{path} has {len(take.times)} frames in {take.times[-1]:.2f} s, expected at least {MIN_VIDEO_S:g} s")
+        raise ValueError(
+            f"{path} has {len(take.times)} frames in {take.times[-1]:.2f} s, expected at least {MIN_VIDEO_S:g} s"
+        )
     if max(job.frequencies) > window // 2 + 1:
-        raise ValueError(f"--frequencies has {max(job.frequencies)}, expected 1 to {window // 2 + 1} for the {window / _FPS:.2f} s of {path}")
-    reaching = int(np.searchsorted(take.times, (window - 1) / _FPS - 1e-6)) + 1  # the last of them may stand after the window's end
+        raise ValueError(
+            f"--frequencies has {max(job.frequencies)}, expected 1 to {window // 2 + 1} for the {window / _FPS:.2f} s of {path}"
+        )
+    reaching = (
+        int(np.searchsorted(take.times, (window - 1) / _FPS - 1e-6)) + 1
+    )  # the last of them may stand after the window's end
     return take.truncate(reaching), window
 
 
 def _motion_record(one: UpperBound) -> dict[str, Any]:
     """As the file has them."""
     return dict(
-        name=one.name, frequencies=one.frequencies, psnr_db=float(one.psnr_db.mean()), ssim=float(one.ssim.mean()), error_px=one.error_px,
-        error_share=one.error_share, psnr_db_of_frames=one.psnr_db.tolist(), ssim_of_frames=one.ssim.tolist(),
-    )  # fmt: skip
+        name=one.name,
+        frequencies=one.frequencies,
+        psnr_db=float(one.psnr_db.mean()),
+        ssim=float(one.ssim.mean()),
+        error_px=one.error_px,
+        error_share=one.error_share,
+        psnr_db_of_frames=one.psnr_db.tolist(),
+        ssim_of_frames=one.ssim.tolist(),
+    )
 
 
 def _mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the motions come to over all clips, each counting as much as any other; nothing of a single one."""
     same = zip(*(clip["motions"] for clip in clips), strict=True) if len(clips) > 1 else ()
-    return [dict(name=each[0]["name"]) | {key: fmean(one[key] for one in each) for _, key, _ in _TABLE_MEASURES} for each in same]
+    return [
+        dict(name=each[0]["name"])
+        | {key: fmean(one[key] for one in each) for _, key, _ in _TABLE_MEASURES}
+        for each in same
+    ]
 
 
-def _format_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def _format_table(
+    clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]
+) -> Iterator[list[str]]:
     """For a terminal: PSNR, SSIM and error of the motion, and their mean over clips last, where the eye is."""
     yield ["clip", "", *(motion["name"] for motion in clips[0]["motions"])]
-    for name, motions in [*((clip["name"], clip["motions"]) for clip in clips), *([("mean over clips", mean)] if mean else [])]:
+    for name, motions in [
+        *((clip["name"], clip["motions"]) for clip in clips),
+        *([("mean over clips", mean)] if mean else []),
+    ]:
         for title, key, form in _TABLE_MEASURES:
-            yield [name if key == _TABLE_MEASURES[0][1] else "", title, *(format(motion[key], form) for motion in motions)]
+            yield [
+                name if key == _TABLE_MEASURES[0][1] else "",
+                title,
+                *(format(motion[key], form) for motion in motions),
+            ]
 
 
 if __name__ == "__main__":

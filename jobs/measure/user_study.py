@@ -76,9 +76,16 @@ class UserStudy:
             raise ValueError(f"--question is {self.question!r}, expected words")
         if self.pairs is not None and self.pairs < 1:
             raise ValueError(f"--pairs is {self.pairs}, expected at least 1")
-        for name, least, most in (("width", 64, 1920), ("seconds", _MIN_SECONDS, 60), ("look", 0, 60), ("megabytes", 0.1, 1000)):
+        for name, least, most in (
+            ("width", 64, 1920),
+            ("seconds", _MIN_SECONDS, 60),
+            ("look", 0, 60),
+            ("megabytes", 0.1, 1000),
+        ):
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"--{name} is {getattr(self, name):g}, expected {least:g} to {most:g}")
+                raise ValueError(
+                    f"--{name} is {getattr(self, name):g}, expected {least:g} to {most:g}"
+                )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -87,7 +94,9 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(UserStudy, "quiver study", args)
         check_output_file("--out", job.out)
         if job.out.exists():
-            raise ValueError(f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name")
+            raise ValueError(
+                f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name"
+            )
         a, b = _find_videos(job.a, "DIR_A"), _find_videos(job.b, "DIR_B")
         names = _choose_pairs(job, a, b)
         made = [_encode_pair(job, name, (a[name], b[name]), len(names)) for name in names]
@@ -95,25 +104,35 @@ def main(args: Sequence[str] | None = None) -> None:
         replace_file(job.out, page)
         crf, alone = sorted({pair.crf for pair in made}), len(a.keys() ^ b.keys())
         quality = f"CRF {crf[0]}" + (f" to {crf[-1]}" if len(crf) > 1 else "")
-        print_output(f"{job.out}: {human_size(len(page))}, {len(made)} pairs, H.264 at {quality}; study {study_id(made)}: A is {job.a}, B is {job.b}")
+        print_output(
+            f"{job.out}: {human_size(len(page))}, {len(made)} pairs, H.264 at {quality}; study {study_id(made)}: A is {job.a}, B is {job.b}"
+        )
         if alone:
-            print_message(f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out")
+            print_message(
+                f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out"
+            )
 
 
 def _choose_pairs(job: UserStudy, a: dict[str, Path], b: dict[str, Path]) -> list[str]:
     """Names of the pairs. Raises ValueError where there is none, or fewer than asked for."""
     names = sorted(a.keys() & b.keys())
     if not names:
-        raise ValueError(f"no names agree: {job.a} has {_format_examples(a)}, and {job.b} has {_format_examples(b)}")
+        raise ValueError(
+            f"no names agree: {job.a} has {_format_examples(a)}, and {job.b} has {_format_examples(b)}"
+        )
     count = job.pairs or len(names)
     if count > len(names):
-        raise ValueError(f"--pairs is {count}, expected at most {len(names)}, for which names agree")
+        raise ValueError(
+            f"--pairs is {count}, expected at most {len(names)}, for which names agree"
+        )
     return sorted(Random(job.seed).sample(names, count))  # noqa: S311 - nothing secret
 
 
 def _format_examples(found: dict[str, Path]) -> str:
     names = [path.name for path in found.values()]
-    return ", ".join(names[:_MAX_EXAMPLE_NAMES]) + (f" and {len(names) - _MAX_EXAMPLE_NAMES} more" if len(names) > _MAX_EXAMPLE_NAMES else "")
+    return ", ".join(names[:_MAX_EXAMPLE_NAMES]) + (
+        f" and {len(names) - _MAX_EXAMPLE_NAMES} more" if len(names) > _MAX_EXAMPLE_NAMES else ""
+    )
 
 
 def _find_videos(folder: Path, option: str) -> dict[str, Path]:
@@ -121,7 +140,9 @@ def _find_videos(folder: Path, option: str) -> dict[str, Path]:
     found = collect_videos(folder, option)
     for name in found:
         if not name.isprintable() or len(name) > MAX_FIELD_CHARS:
-            raise ValueError(f"{option} has a video named {name[:60]!r}, expected up to {MAX_FIELD_CHARS} printable characters")
+            raise ValueError(
+                f"{option} has a video named {name[:60]!r}, expected up to {MAX_FIELD_CHARS} printable characters"
+            )
     return found
 
 
@@ -132,14 +153,22 @@ def _encode_pair(job: UserStudy, name: str, paths: tuple[Path, Path], count: int
     seconds = min(job.seconds, *(_video_seconds(video) for video in probed))
     try:
         size = common_size(display_size(probed[0]), display_size(probed[1]), job.width)
-        shown = [list(_read_beginning(pool, path, video, size, seconds)) for path, video in zip(paths, probed, strict=True)]
+        shown = [
+            list(_read_beginning(pool, path, video, size, seconds))
+            for path, video in zip(paths, probed, strict=True)
+        ]
         rates = [round(len(one) / seconds) or 1 for one in shown]
 
         def make(crf: int) -> Films:
-            films = [encode_h264(one, rate=rate, options=dict(crf=str(crf), preset="medium")) for one, rate in zip(shown, rates, strict=True)]
+            films = [
+                encode_h264(one, rate=rate, options=dict(crf=str(crf), preset="medium"))
+                for one, rate in zip(shown, rates, strict=True)
+            ]
             return films[0], films[1]
 
-        films, crf = encode_to_fit(make, 1e6 * job.megabytes * 3 / 4 / count)  # as text, three bytes are four letters
+        films, crf = encode_to_fit(
+            make, 1e6 * job.megabytes * 3 / 4 / count
+        )  # as text, three bytes are four letters
     except ValueError as error:
         raise ValueError(f"the pair {name} {error}") from error
     return Pair(name, size, films, crf)
@@ -150,7 +179,9 @@ def _probe_video(pool: DecoderPool, path: Path) -> VideoInfo:
     video = open_clip(path, pool).video
     if len(video.times) < 2 or _video_seconds(video) < _MIN_SECONDS:
         count = len(video.times)
-        raise ValueError(f"{path} has {count} frame{'s' if count > 1 else ''} in {_video_seconds(video):.2f} s, expected at least 2 in {_MIN_SECONDS:g} s")
+        raise ValueError(
+            f"{path} has {count} frame{'s' if count > 1 else ''} in {_video_seconds(video):.2f} s, expected at least 2 in {_MIN_SECONDS:g} s"
+        )
     return video
 
 
@@ -158,13 +189,20 @@ def _video_seconds(video: VideoInfo) -> float:
     return float(video.end_s - video.times[0])
 
 
-def _read_beginning(pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float) -> Iterator[TimedFrame]:
+def _read_beginning(
+    pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float
+) -> Iterator[TimedFrame]:
     """The frames of the first `seconds_per_pair`, each at its time; the middle of the picture, at `_format_size`."""
     times = video.times - video.times[0]
     shown = np.flatnonzero(times < seconds - 1e-6)
     ticks = np.rint(np.append(times[shown], seconds) * TICKS_PER_SECOND).astype(int)
     try:
-        for image, begin, end in zip(pool.frames(str(path), video, shown.tolist(), size), ticks[:-1].tolist(), ticks[1:].tolist(), strict=True):
+        for image, begin, end in zip(
+            pool.frames(str(path), video, shown.tolist(), size),
+            ticks[:-1].tolist(),
+            ticks[1:].tolist(),
+            strict=True,
+        ):
             yield TimedFrame(image, begin, end - begin)
     except Quarantined as error:
         raise ValueError(f"cannot be used: {path}: {error.detail} ({error.reason})") from error

@@ -48,7 +48,9 @@ class AugmentConfig:
                 raise ValueError(f"{field.name} is {value:g}, expected {least} to {most}")
 
 
-NO_AUGMENT = AugmentConfig(flip=0.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+NO_AUGMENT = AugmentConfig(
+    flip=0.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+)
 """Every sample as it is, to the last bit."""
 
 
@@ -73,17 +75,36 @@ class Augmentation(NamedTuple):
         return (self.light, self.contrast, self.saturation, self.hue) == (1, 1, 1, 0)
 
 
-def draw_augmentation(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+def draw_augmentation(
+    config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator
+) -> Augmentation:
     """What is done to one sample of `_format_size` (width, height)."""
     if config == NO_AUGMENT:
         return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
-    affine = crop_affine(size, mirrored, np.radians(config.rotation_deg) * rng.uniform(-1, 1), rng.uniform(1, config.scale), rng.uniform(-1, 1, 2))
-    colours = rng.uniform(-1, 1, 4) * (config.brightness, config.contrast, config.saturation, config.hue)
+    affine = crop_affine(
+        size,
+        mirrored,
+        np.radians(config.rotation_deg) * rng.uniform(-1, 1),
+        rng.uniform(1, config.scale),
+        rng.uniform(-1, 1, 2),
+    )
+    colours = rng.uniform(-1, 1, 4) * (
+        config.brightness,
+        config.contrast,
+        config.saturation,
+        config.hue,
+    )
     return Augmentation(affine, *map(float, 1 + colours[:3]), hue=float(colours[3]))
 
 
-def crop_affine(size: tuple[int, int], mirrored: bool, angle: float, zoom: float, place: Float64[np.ndarray, "2"]) -> Float64[np.ndarray, "2 3"]:
+def crop_affine(
+    size: tuple[int, int],
+    mirrored: bool,
+    angle: float,
+    zoom: float,
+    place: Float64[np.ndarray, "2"],
+) -> Float64[np.ndarray, "2 3"]:
     """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole result inside the picture.
 
     `place` (-1 to 1 in x and y) is where the cut-out lies in the room that is left.
@@ -97,7 +118,9 @@ def crop_affine(size: tuple[int, int], mirrored: bool, angle: float, zoom: float
     return np.column_stack([linear, centre - linear @ half])
 
 
-def augment_image(picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation) -> Float32[np.ndarray, "height width 3"]:
+def augment_image(
+    picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation
+) -> Float32[np.ndarray, "height width 3"]:
     """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel stands for the next."""
     moved = cv2.LUT(picture, BYTE_TO_SIGNED_UNIT)
     if augmentation.is_affine_identity and augmentation.is_color_identity:
@@ -105,7 +128,9 @@ def augment_image(picture: UInt8[np.ndarray, "height width 3"], augmentation: Au
     if not augmentation.is_affine_identity:
         moved = _warp(moved, augmentation.affine, cv2.INTER_CUBIC)
     if not augmentation.is_color_identity:
-        moved = cv2.transform(moved, color_transform(np.array(cv2.mean(picture)[:3]) / 255, augmentation))
+        moved = cv2.transform(
+            moved, color_transform(np.array(cv2.mean(picture)[:3]) / 255, augmentation)
+        )
     return np.clip(moved, -1, 1, out=moved)
 
 
@@ -126,10 +151,15 @@ def augment_spectrum(
 
     `vectors` is `vector_map(affine)`.
     """
-    cv2.split(cv2.transform(_warp(cv2.merge(list(channels)), affine, cv2.INTER_LINEAR), vectors), list(out))
+    cv2.split(
+        cv2.transform(_warp(cv2.merge(list(channels)), affine, cv2.INTER_LINEAR), vectors),
+        list(out),
+    )
 
 
-def color_transform(mean: Float64[np.ndarray, "3"], augmentation: Augmentation) -> Float64[np.ndarray, "3 4"]:
+def color_transform(
+    mean: Float64[np.ndarray, "3"], augmentation: Augmentation
+) -> Float64[np.ndarray, "3 4"]:
     """(M, v) of RGB' = M RGB + v in the range -1 to 1: light, then contrast, saturation and hue.
 
     `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two keep its brightness.
@@ -150,4 +180,10 @@ def _rotate_about_gray(angle: float) -> Float64[np.ndarray, "3 3"]:
 
 def _warp(picture: np.ndarray, affine: np.ndarray, interpolation: int) -> np.ndarray:
     size = picture.shape[1], picture.shape[0]
-    return cv2.warpAffine(picture, affine, size, flags=interpolation | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(
+        picture,
+        affine,
+        size,
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 _NO_WORKERS_HINT = "--loader-workers 0 reads without such processes"
-_SHARED_MEMORY_HINT = f"{_NO_WORKERS_HINT}; in a container, docker run --shm-size=2g gives them more shared memory"
+_SHARED_MEMORY_HINT = (
+    f"{_NO_WORKERS_HINT}; in a container, docker run --shm-size=2g gives them more shared memory"
+)
 _MAX_TMPDIR_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 """Bytes of the path of the folder for temporary files: processes pass descriptors on by a socket in
 it, whose own path may have 107."""
@@ -29,7 +31,9 @@ def check_tmpdir() -> None:
     """Raises OSError if batches of other processes could not be received at all."""
     if len(os.fsencode(place := tempfile.gettempdir())) > _MAX_TMPDIR_BYTES:
         limit = f"the {_MAX_TMPDIR_BYTES} bytes that sockets of processes that read ahead leave"
-        raise OSError(f"TMPDIR is {place!r}, longer than {limit}: name a shorter folder; {_NO_WORKERS_HINT}")
+        raise OSError(
+            f"TMPDIR is {place!r}, longer than {limit}: name a shorter folder; {_NO_WORKERS_HINT}"
+        )
 
 
 def exit_on_lost_batch(_: int) -> None:
@@ -51,7 +55,9 @@ def share_batch(batch: tuple[Any, ...]) -> tuple[Any, ...] | OSError:
     except (RuntimeError, OSError) as error:
         size = sum(value.nbytes for value in batch if isinstance(value, Tensor))
         reason = " ".join(str(error).split())[-100:]
-        words = f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason})"
+        words = (
+            f"a batch of {size / 1e6:.3g} MB does not fit into shared memory, /dev/shm ({reason})"
+        )
         return OSError(f"{words}: {_SHARED_MEMORY_HINT}")
     return batch
 

@@ -34,10 +34,16 @@ class ShardDataset(Dataset, ABC):
     set and not in another.
     """
 
-    def __init__(self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, split: str):
+    def __init__(
+        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, split: str
+    ):
         check_compatible(selections)
         check_matches_shards(statistics, selections)
-        self.size, self.shard_index, self.files = statistics.size, ShardIndex(selections, split), FileCache()
+        self.size, self.shard_index, self.files = (
+            statistics.size,
+            ShardIndex(selections, split),
+            FileCache(),
+        )
 
     def __len__(self) -> int:
         return len(self.shard_index)
@@ -52,7 +58,14 @@ class ShardDataset(Dataset, ABC):
 
 
 def load_batches(
-    windows: ShardDataset, order: EpochOrder, position: Position, *, rank: int = 0, world: int = 1, workers: int = 0, pinned: bool = False
+    windows: ShardDataset,
+    order: EpochOrder,
+    position: Position,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pinned: bool = False,
 ) -> Iterator[tuple[Any, Position]]:
     """Without end, the batches of a rank from `position` on, each with the position after it: where a training goes on once it has learnt from the batch.
 
@@ -65,11 +78,18 @@ def load_batches(
         check_tmpdir()
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
-        _BatchDataset(windows), batch_size=None, sampler=(some for some, _ in draws), num_workers=workers, pin_memory=pinned,
-        collate_fn=_identity, worker_init_fn=exit_on_lost_batch,
+        _BatchDataset(windows),
+        batch_size=None,
+        sampler=(some for some, _ in draws),
+        num_workers=workers,
+        pin_memory=pinned,
+        collate_fn=_identity,
+        worker_init_fn=exit_on_lost_batch,
         generator=torch.Generator(),  # else torch's global one is drawn from
-    )  # fmt: skip
-    return _raise_errors(receive_batches(batches) if workers else batches, (after for _, after in positions))
+    )
+    return _raise_errors(
+        receive_batches(batches) if workers else batches, (after for _, after in positions)
+    )
 
 
 def _raise_errors(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Any, Position]]:

@@ -17,7 +17,9 @@ class SampleDraw(NamedTuple):
     sample_index: int
 
     def rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, self.sample_index + 1])  # a last 0 would be the stream of [seed, epoch]
+        return np.random.default_rng(
+            [self.seed, self.epoch, self.sample_index + 1]
+        )  # a last 0 would be the stream of [seed, epoch]
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,26 @@ class EpochOrder:
                 epoch, consumed = epoch + 1, 0
         return draws, Position(epoch, consumed)
 
-    def batches(self, position: Position, rank: int = 0, world: int = 1) -> Iterator[tuple[list[SampleDraw], Position]]:
+    def batches(
+        self, position: Position, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[list[SampleDraw], Position]]:
         """Without end, this rank's part of each global batch, every `world`-th sample of it, and the position after the batch.
 
         Raises ValueError where ranks cannot share a batch evenly, or the position is of another set of samples.
         """
         if not 0 <= rank < world or self.global_batch % world:
-            raise ValueError(f"rank {rank} of {world} has no even share of a global batch of {self.global_batch}, expected a multiple of the number of ranks")
+            raise ValueError(
+                f"rank {rank} of {world} has no even share of a global batch of {self.global_batch}, expected a multiple of the number of ranks"
+            )
         if position.epoch < 0 or not 0 <= position.consumed < self.count:
-            raise ValueError(f"{position.consumed} samples of epoch {position.epoch} were consumed, expected 0 to {self.count - 1}: of another set of samples?")
+            raise ValueError(
+                f"{position.consumed} samples of epoch {position.epoch} were consumed, expected 0 to {self.count - 1}: of another set of samples?"
+            )
         return self._batches(position, rank, world)
 
-    def _batches(self, position: Position, rank: int, world: int) -> Iterator[tuple[list[SampleDraw], Position]]:
+    def _batches(
+        self, position: Position, rank: int, world: int
+    ) -> Iterator[tuple[list[SampleDraw], Position]]:
         while True:
             draws, position = self.next_batch(position)
             yield draws[rank::world], position

@@ -42,7 +42,14 @@ class PairDataset(ShardDataset):
     `ShardDataset` does.
     """
 
-    def __init__(self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, augment: AugmentConfig = NO_AUGMENT, *, split: str = "train"):
+    def __init__(
+        self,
+        selections: Sequence[DatasetView],
+        statistics: SpectrumStatistics,
+        augment: AugmentConfig = NO_AUGMENT,
+        *,
+        split: str = "train",
+    ):
         super().__init__(selections, statistics, split)
         self.augment = augment
 
@@ -50,19 +57,29 @@ class PairDataset(ShardDataset):
         """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
         parts = [self.load_pair(one) for one in draws]
         # rows in order: np.stack keeps channels last, and for those the gradients of oneDNN's strided convolutions 1x1 write where they must not
-        image, later, flow, weight = (torch.from_numpy(np.ascontiguousarray(np.stack(part))) for part in zip(*parts, strict=True))
+        image, later, flow, weight = (
+            torch.from_numpy(np.ascontiguousarray(np.stack(part)))
+            for part in zip(*parts, strict=True)
+        )
         return PairBatch(image, later, flow, weight, self.keys(draws))
 
     def load_pair(self, place: SampleDraw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p, and W grows by the zoom."""
         rng, row = place.rng(), self.shard_index[place.sample_index]
-        image, pair = read_image(self.files, row, self.size), read_pair(self.files, row, rng.random(), self.size)
+        image, pair = (
+            read_image(self.files, row, self.size),
+            read_pair(self.files, row, rng.random(), self.size),
+        )
         affine = draw_augmentation(self.augment, self.size, rng).affine
         still = draw_augmentation(NO_AUGMENT, self.size, rng)._replace(affine=affine)
-        pictures = [augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later_image)]
+        pictures = [
+            augment_image(one, still).transpose(2, 0, 1) for one in (image, pair.later_image)
+        ]
         inverse = vector_map(affine)[::2, ::2]
         flow = np.tensordot(inverse, _warp_affine(pair.flow, still.is_affine_identity, affine), 1)
-        weight = _warp_affine(pair.weight[None], still.is_affine_identity, affine) * np.sqrt(abs(np.linalg.det(inverse)))
+        weight = _warp_affine(pair.weight[None], still.is_affine_identity, affine) * np.sqrt(
+            abs(np.linalg.det(inverse))
+        )
         return pictures[0], pictures[1], flow.astype(np.float32), weight.astype(np.float32)
 
 
@@ -72,4 +89,11 @@ def _warp_affine(x: np.ndarray, still: bool, affine: np.ndarray) -> np.ndarray:
     if still:
         return x
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([cv2.warpAffine(one, affine, one.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE) for one in x])
+    return np.stack(
+        [
+            cv2.warpAffine(
+                one, affine, one.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
+            )
+            for one in x
+        ]
+    )

@@ -17,7 +17,12 @@ from pipeline.dataset.open import DamagedDerived, DatasetView
 from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
 
-_LOCATION_COLUMNS = (*member_columns(IMAGE_MEMBER), *member_columns(MOTION_MEMBER), checksum_column(IMAGE_MEMBER), HEADER_CHECKSUM_COLUMN)
+_LOCATION_COLUMNS = (
+    *member_columns(IMAGE_MEMBER),
+    *member_columns(MOTION_MEMBER),
+    checksum_column(IMAGE_MEMBER),
+    HEADER_CHECKSUM_COLUMN,
+)
 
 
 class SampleLocation(NamedTuple):
@@ -47,14 +52,20 @@ class ShardIndex:
 
     def __init__(self, selections: Sequence[DatasetView], split: str):
         _check_held_out(selections)
-        parts = [part for selection in selections for part in _locate_kept_samples(selection, split)]
+        parts = [
+            part for selection in selections for part in _locate_kept_samples(selection, split)
+        ]
         parts.sort(key=lambda part: part[0].digest)
         self.shards = [shard for shard, _, _ in parts]
         if len({shard.digest for shard in self.shards}) != len(self.shards):
-            raise ValueError(f"a {split} shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once")
+            raise ValueError(
+                f"a {split} shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once"
+            )
         self.shard = np.repeat(np.arange(len(parts)), [len(keys) for _, keys, _ in parts])
         self.keys = np.concatenate([np.zeros(0, "S1"), *(keys for _, keys, _ in parts)])
-        self.locations = np.concatenate([np.zeros((0, len(_LOCATION_COLUMNS)), np.int64), *(places for _, _, places in parts)])
+        self.locations = np.concatenate(
+            [np.zeros((0, len(_LOCATION_COLUMNS)), np.int64), *(places for _, _, places in parts)]
+        )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -66,23 +77,43 @@ class ShardIndex:
         return SampleLocation(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
-def _locate_kept_samples(selection: DatasetView, split: str) -> list[tuple[_Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
+def _locate_kept_samples(
+    selection: DatasetView, split: str
+) -> list[tuple[_Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
     """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
 
     Raises ValueError where the table of windows, or what stands in the folder, is not of the shards that the index names.
     """
-    entries = {name: entry for name, entry in selection.read_index()["shards"].items() if entry["split"] == split and entry["kept"]}
+    entries = {
+        name: entry
+        for name, entry in selection.read_index()["shards"].items()
+        if entry["split"] == split and entry["kept"]
+    }
     table = selection.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
-    shards, frequencies = np.array(table["shard"].to_pylist(), str), selection.dataset.contract().config["frequencies"]
+    shards, frequencies = (
+        np.array(table["shard"].to_pylist(), str),
+        selection.dataset.contract().config["frequencies"],
+    )
     places = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
-    if Counter(shards.tolist()) != {name: entry["kept"] for name, entry in entries.items()} or places.dtype != np.int64:
-        raise DamagedDerived(f"{selection.manifest_path} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it")
+    if (
+        Counter(shards.tolist()) != {name: entry["kept"] for name, entry in entries.items()}
+        or places.dtype != np.int64
+    ):
+        raise DamagedDerived(
+            f"{selection.manifest_path} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it"
+        )
     keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
     for name, entry in entries.items():
         _check_shard_unchanged(selection, name, entry["tar"])
         here = np.flatnonzero(shards == name)
         here = here[np.argsort(keys[here], kind="stable")]
-        found.append((_Shard(entry["tar"], selection.dataset.tar_path(name), frequencies), keys[here], places[here]))
+        found.append(
+            (
+                _Shard(entry["tar"], selection.dataset.tar_path(name), frequencies),
+                keys[here],
+                places[here],
+            )
+        )
     return found
 
 
@@ -90,14 +121,18 @@ def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> N
     """Raises ValueError where a shard was exchanged for another after the index was made, as far as its record and its length tell."""
     record, tar = selection.dataset.read_record(shard)["tar"], selection.dataset.tar_path(shard)
     if not tar.exists() or record != {"sha256": sha256, "bytes": tar.stat().st_size}:
-        raise ValueError(f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault")
+        raise ValueError(
+            f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault"
+        )
 
 
 def _check_held_out(selections: Sequence[DatasetView]) -> None:
     """Raises ValueError where a video is for training in one data set and held out for test in another."""
     for trained, tested in permutations(selections, 2):
         if both := _collect_video_ids(trained, "train") & _collect_video_ids(tested, "test"):
-            raise ValueError(f"{len(both)} videos are for training in {trained} and held out for test in {tested} ({min(both)[:16]}): split both alike")
+            raise ValueError(
+                f"{len(both)} videos are for training in {trained} and held out for test in {tested} ({min(both)[:16]}): split both alike"
+            )
 
 
 def _collect_video_ids(selection: DatasetView, split: str) -> set[str]:

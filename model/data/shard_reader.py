@@ -65,7 +65,9 @@ class _OpenFile:
     def check_range(self, offset: int, size: int) -> None:
         """Raises ValueError where these bytes are not in the file."""
         if offset < 0 or size < 0 or offset + size > self.size:
-            raise ValueError(f"{size} bytes from {offset} on are not in the file, which has {self.size}")
+            raise ValueError(
+                f"{size} bytes from {offset} on are not in the file, which has {self.size}"
+            )
 
     def read(self, offset: int, into: UInt8[np.ndarray, " size"]) -> UInt8[np.ndarray, " size"]:
         """The bytes from `offset` on, as many as `into` takes. Raises ValueError where they are not in the file."""
@@ -99,11 +101,21 @@ def _name_sample_in_errors(row: SampleLocation) -> Iterator[None]:
     """Whatever is wrong with a sample becomes a ValueError that names it and its shard."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, cv2.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        cv2.error,
+    ) as error:
         raise ValueError(f"sample {row.key!r} of {row.tar_path} cannot be read: {error}") from error
 
 
-def read_image(files: FileCache, row: SampleLocation, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(
+    files: FileCache, row: SampleLocation, size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
     """Its start frame, RGB, of `_format_size` (width, height). Raises ValueError where the bytes are not that."""
     with _name_sample_in_errors(row):
         offset, length = row.image_span
@@ -116,10 +128,17 @@ def read_image(files: FileCache, row: SampleLocation, size: tuple[int, int]) -> 
         return decode_png(data[BLOCKSIZE:], size)
 
 
-def decode_png(data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def decode_png(
+    data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
     """A PNG of `_format_size` with 8 bits for each of R, G and B, as the writer makes them; ValueError where it is another, or damaged."""
     width, height = size
-    expected = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\0\0\0"
+    expected = (
+        b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
+        + width.to_bytes(4)
+        + height.to_bytes(4)
+        + b"\x08\x02\0\0\0"
+    )
     if data[: len(expected)].tobytes() != expected:
         raise ValueError(f"{IMAGE_MEMBER} is not an RGB picture of {width}x{height} pixels")
     picture = cv2.imdecode(data, _IMREAD_RGB_FLAGS)
@@ -147,7 +166,9 @@ def read_spectrum(
             yield arrays.read("spectrum", frequency, channels)
 
 
-def read_pair(files: FileCache, row: SampleLocation, place: float, size: tuple[int, int]) -> _FramePair:
+def read_pair(
+    files: FileCache, row: SampleLocation, place: float, size: tuple[int, int]
+) -> _FramePair:
     """The later frame at `place`, 0 to 1 (excluded) over all of them.
 
     Raises ValueError where the bytes are not that.
@@ -170,7 +191,9 @@ class _StoredArrays:
         """
         self.file, (self.offset, length) = files[row.tar_path], row.motion_span
         self.file.check_range(self.offset, length)
-        head = self._read_bytes(self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + _TYPICAL_HEADER_BYTES))
+        head = self._read_bytes(
+            self.offset - BLOCKSIZE, BLOCKSIZE + min(length, 8 + _TYPICAL_HEADER_BYTES)
+        )
         check_member(head[:BLOCKSIZE], f"{row.key}.{MOTION_MEMBER}", length, length)
         begin = header_length(head[BLOCKSIZE:], min(length - 8, MAX_HEADER_BYTES))
         head = head[BLOCKSIZE:]

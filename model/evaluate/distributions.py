@@ -35,10 +35,17 @@ def frechet(real: _Features, generated: _Features) -> float:
     _check_features(real, generated)
     means, roots = zip(*(_moments(one) for one in (real, generated)), strict=True)
     shared = svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-    return max(0.0, float(norm(means[0] - means[1]) ** 2 + norm(roots[0]) ** 2 + norm(roots[1]) ** 2 - 2 * shared))
+    return max(
+        0.0,
+        float(
+            norm(means[0] - means[1]) ** 2 + norm(roots[0]) ** 2 + norm(roots[1]) ** 2 - 2 * shared
+        ),
+    )
 
 
-def _moments(features: _Features) -> tuple[Float[np.ndarray, " dimensions"], Float[np.ndarray, "rank dimensions"]]:
+def _moments(
+    features: _Features,
+) -> tuple[Float[np.ndarray, " dimensions"], Float[np.ndarray, "rank dimensions"]]:
     """Mean, and an R with R^T R the covariance (over n - 1), of as few rows as it can have without a look at its values."""
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
@@ -53,11 +60,18 @@ def kid(real: _Features, generated: _Features) -> float:
     it times 100 or 1000. Raises ValueError as `frechet`.
     """
     _check_features(real, generated)
-    one = precompute_kid(*([part[i : i + MAX_KERNEL_ROWS] for i in range(0, len(part), MAX_KERNEL_ROWS)] for part in (real, generated)))
+    one = precompute_kid(
+        *(
+            [part[i : i + MAX_KERNEL_ROWS] for i in range(0, len(part), MAX_KERNEL_ROWS)]
+            for part in (real, generated)
+        )
+    )
     return one(*(np.ones(-(-len(part) // MAX_KERNEL_ROWS)) for part in (real, generated)))
 
 
-def precompute_kid(real: Sequence[_Features], generated: Sequence[_Features]) -> Callable[[_DrawCounts, _DrawCounts], float]:
+def precompute_kid(
+    real: Sequence[_Features], generated: Sequence[_Features]
+) -> Callable[[_DrawCounts, _DrawCounts], float]:
     """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two videos, once."""
     sets = (real, generated)
     inside, between = [_kernel_sums(one, one) for one in sets], _kernel_sums(real, generated)
@@ -66,8 +80,15 @@ def precompute_kid(real: Sequence[_Features], generated: Sequence[_Features]) ->
 
     def distance(*times: _DrawCounts) -> float:
         n, m = (each @ drawn for each, drawn in zip(samples, times, strict=True))
-        sums = [drawn @ sums @ drawn - drawn @ same for drawn, sums, same in zip(times, inside, equal, strict=True)]
-        return float(sums[0] / (n * (n - 1)) + sums[1] / (m * (m - 1)) - 2 * (times[0] @ between @ times[1]) / (n * m))
+        sums = [
+            drawn @ sums @ drawn - drawn @ same
+            for drawn, sums, same in zip(times, inside, equal, strict=True)
+        ]
+        return float(
+            sums[0] / (n * (n - 1))
+            + sums[1] / (m * (m - 1))
+            - 2 * (times[0] @ between @ times[1]) / (n * m)
+        )
 
     return distance
 
@@ -77,9 +98,16 @@ def _kernel_diagonal_sum(x: _Features) -> float:
     return float(((np.square(x, dtype=np.float64).sum(axis=1) / x.shape[1] + 1) ** 3).sum())
 
 
-def _kernel_sums(x: Sequence[_Features], y: Sequence[_Features]) -> Float[np.ndarray, "videos others"]:
+def _kernel_sums(
+    x: Sequence[_Features], y: Sequence[_Features]
+) -> Float[np.ndarray, "videos others"]:
     """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at a time."""
-    return np.block([[_kernel_block(some, others) for others in _split_into_blocks(y)] for some in _split_into_blocks(x)])
+    return np.block(
+        [
+            [_kernel_block(some, others) for others in _split_into_blocks(y)]
+            for some in _split_into_blocks(x)
+        ]
+    )
 
 
 def _split_into_blocks(videos: Sequence[_Features]) -> list[Sequence[_Features]]:
@@ -89,9 +117,14 @@ def _split_into_blocks(videos: Sequence[_Features]) -> list[Sequence[_Features]]
     return [videos[start:end] for start, end in pairwise(borders)]
 
 
-def _kernel_block(x: Sequence[_Features], y: Sequence[_Features]) -> Float[np.ndarray, "videos others"]:
+def _kernel_block(
+    x: Sequence[_Features], y: Sequence[_Features]
+) -> Float[np.ndarray, "videos others"]:
     a, b = (np.concatenate(videos).astype(np.float64) for videos in (x, y))
-    whose, others = (np.repeat(np.eye(len(videos)), [len(video) for video in videos], axis=0) for videos in (x, y))
+    whose, others = (
+        np.repeat(np.eye(len(videos)), [len(video) for video in videos], axis=0)
+        for videos in (x, y)
+    )
     return whose.T @ (a @ b.T / a.shape[1] + 1) ** 3 @ others
 
 
@@ -106,12 +139,22 @@ class _Estimate(NamedTuple):
 def estimate_mean(values: Sequence[float]) -> _Estimate:
     """The mean of two or more independent values, with Student's interval (docs/maths.md, 32)."""
     mean = float(np.mean(values))
-    half = float(student.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    half = float(
+        student.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
+        * np.std(values, ddof=1)
+        / np.sqrt(len(values))
+    )
     return _Estimate(mean, mean - half, mean + half)
 
 
 def bootstrap(
-    distance: Distance, real: Sequence[_Features], generated: Sequence[_Features], rounds: int = 200, seed: int = 0, *, pairs: bool = False
+    distance: Distance,
+    real: Sequence[_Features],
+    generated: Sequence[_Features],
+    rounds: int = 200,
+    seed: int = 0,
+    *,
+    pairs: bool = False,
 ) -> _Estimate:
     """A distance between sets of so many videos, with an interval by drawing videos anew with replacement (docs/maths.md, 32).
 
@@ -119,39 +162,55 @@ def bootstrap(
     is drawn with its real one. Raises ValueError for fewer than two videos or rounds, a video without samples, and for pairs where one set has more videos.
     """
     if min(len(real), len(generated), rounds) < 2 or (pairs and len(real) != len(generated)):
-        raise ValueError(f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many")
+        raise ValueError(
+            f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many"
+        )
     if not all(map(len, (*real, *generated))):
         raise ValueError("a video has no samples, expected at least 1 of each")
     rng, of = np.random.default_rng(seed), _make_resampled_distance(distance, real, generated)
     found = of(np.arange(len(real)), np.arange(len(generated)))
-    drawn = np.array([of(*_resample_indices(len(real), len(generated), rng, pairs)) for _ in range(rounds)])
+    drawn = np.array(
+        [of(*_resample_indices(len(real), len(generated), rng, pairs)) for _ in range(rounds)]
+    )
     tail = (1 - _CONFIDENCE) / 2
     return _Estimate(found, *(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
 
 
-def _make_resampled_distance(distance: Distance, real: Sequence[_Features], generated: Sequence[_Features]) -> Callable[[_VideoIndices, _VideoIndices], float]:
+def _make_resampled_distance(
+    distance: Distance, real: Sequence[_Features], generated: Sequence[_Features]
+) -> Callable[[_VideoIndices, _VideoIndices], float]:
     """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken anew each time."""
     if distance is not kid:
-        return lambda which, others: distance(np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others]))
+        return lambda which, others: distance(
+            np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others])
+        )
     _check_features(np.concatenate(real), np.concatenate(generated))
     kernels = precompute_kid(real, generated)
-    return lambda which, others: kernels(np.bincount(which, minlength=len(real)), np.bincount(others, minlength=len(generated)))
+    return lambda which, others: kernels(
+        np.bincount(which, minlength=len(real)), np.bincount(others, minlength=len(generated))
+    )
 
 
-def _resample_indices(real: int, generated: int, rng: np.random.Generator, pairs: bool) -> tuple[_VideoIndices, _VideoIndices]:
+def _resample_indices(
+    real: int, generated: int, rng: np.random.Generator, pairs: bool
+) -> tuple[_VideoIndices, _VideoIndices]:
     """Places of as many videos, some of them several times."""
     which = rng.integers(real, size=real)
     return which, which if pairs else rng.integers(generated, size=generated)
 
 
-def sliding_distances(distance: Distance, real: Iterable[_Features], generated: Iterable[_Features]) -> list[float]:
+def sliding_distances(
+    distance: Distance, real: Iterable[_Features], generated: Iterable[_Features]
+) -> list[float]:
     """The distance at each place in time: of the first window's features of all videos, of the second's, ... (docs/maths.md, 33).
 
     How pictures decay as a video goes on. Raises ValueError where one has more windows than the other.
     """
     windows = [list(one) for one in (real, generated)]
     if len(windows[0]) != len(windows[1]):
-        raise ValueError(f"there are {len(windows[0])} windows of the real and {len(windows[1])} of the generated videos, expected as many")
+        raise ValueError(
+            f"there are {len(windows[0])} windows of the real and {len(windows[1])} of the generated videos, expected as many"
+        )
     return [distance(*pair) for pair in zip(*windows, strict=True)]
 
 
@@ -163,4 +222,6 @@ def _check_features(real: _Features, generated: _Features) -> None:
         if not np.isfinite(one).all():
             raise ValueError(f"features of the {name} samples are not finite")
     if real.shape[1] != generated.shape[1]:
-        raise ValueError(f"features have {real.shape[1]} dimensions of the real and {generated.shape[1]} of the generated samples, expected as many")
+        raise ValueError(
+            f"features have {real.shape[1]} dimensions of the real and {generated.shape[1]} of the generated samples, expected as many"
+        )

@@ -25,16 +25,30 @@ _Pictures = Float[Tensor, "batch 3 height width"]
 _FeatureFunction = Callable[[_Pictures], Sequence[Float[Tensor, "batch _ _ _"]]]
 
 
-def lpips(made: _Pictures, true: _Pictures, features: _FeatureFunction, heads: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, " batch"]:
+def lpips(
+    made: _Pictures,
+    true: _Pictures,
+    features: _FeatureFunction,
+    heads: Sequence[Float[Tensor, " _"]],
+) -> Float[Tensor, " batch"]:
     """Of each pair of pictures, -1 to 1: 0 for equal ones, else more.
 
     `features` gives layers of features, of which each pixel is brought to length 1; `_column_headings` weighs the squares of their differences, channel by channel.
     """
     layers = zip(features(made), features(true), heads, strict=True)
-    return torch.stack([torch.einsum("c,bchw->bhw", head, (_normalize_channels(a) - _normalize_channels(b)).square()).mean(dim=(1, 2)) for a, b, head in layers]).sum(dim=0)
+    return torch.stack(
+        [
+            torch.einsum(
+                "c,bchw->bhw", head, (_normalize_channels(a) - _normalize_channels(b)).square()
+            ).mean(dim=(1, 2))
+            for a, b, head in layers
+        ]
+    ).sum(dim=0)
 
 
-def _normalize_channels(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+def _normalize_channels(
+    features: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
     return features / (features.norm(dim=1, keepdim=True) + 1e-10)
 
 
@@ -47,13 +61,27 @@ class Lpips:
     files: dict[str, dict[str, str]]
     """Name and SHA-256 of both, by the option that names them."""
 
-    def measure_frames(self, made: UInt8[np.ndarray, "time height width 3"], true: UInt8[np.ndarray, "time height width 3"]) -> Float[np.ndarray, " time"]:
+    def measure_frames(
+        self,
+        made: UInt8[np.ndarray, "time height width 3"],
+        true: UInt8[np.ndarray, "time height width 3"],
+    ) -> Float[np.ndarray, " time"]:
         """Of each frame. Raises ValueError for frames of less than 31 pixels a side."""
         if min(true.shape[1:3]) < _MIN_SIDE_PX:
-            raise ValueError(f"the picture is {true.shape[2]}x{true.shape[1]}, expected at least {_MIN_SIDE_PX}x{_MIN_SIDE_PX} for LPIPS")
+            raise ValueError(
+                f"the picture is {true.shape[2]}x{true.shape[1]}, expected at least {_MIN_SIDE_PX}x{_MIN_SIDE_PX} for LPIPS"
+            )
         with torch.inference_mode():
             starts = range(0, len(true), _BATCH)
-            found = [lpips(_to_signed_tensor(made[i : i + _BATCH]), _to_signed_tensor(true[i : i + _BATCH]), self.network, self.heads) for i in starts]
+            found = [
+                lpips(
+                    _to_signed_tensor(made[i : i + _BATCH]),
+                    _to_signed_tensor(true[i : i + _BATCH]),
+                    self.network,
+                    self.heads,
+                )
+                for i in starts
+            ]
             return torch.cat(found).numpy()
 
 
@@ -69,10 +97,21 @@ def load_lpips(alexnet: Path, heads: Path) -> Lpips:
     network = AlexNet().eval()
     load_torchvision_weights(network, alexnet, "AlexNet")
     if not heads.is_file():
-        raise ValueError(f"{heads} is no file, expected LPIPS's weights of AlexNet's features, alex.pth of version 0.1")
+        raise ValueError(
+            f"{heads} is no file, expected LPIPS's weights of AlexNet's features, alex.pth of version 0.1"
+        )
     found = parse_weights(read_weights(heads), heads)
-    expected = {_HEAD_KEY.format(number): (1, channels, 1, 1) for number, channels in enumerate(_CHANNELS)}
+    expected = {
+        _HEAD_KEY.format(number): (1, channels, 1, 1) for number, channels in enumerate(_CHANNELS)
+    }
     if {name: tuple(value.shape) for name, value in found.items()} != expected:
-        raise ValueError(f"{heads} holds {', '.join(sorted(found)[:5])}, expected LPIPS's weights of AlexNet's features: {_HEAD_KEY.format(0)} and four more")
-    files = {option: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for option, path in (("alexnet", alexnet), ("lpips", heads))}
-    return Lpips(network=network, heads=[found[name].flatten().float() for name in expected], files=files)
+        raise ValueError(
+            f"{heads} holds {', '.join(sorted(found)[:5])}, expected LPIPS's weights of AlexNet's features: {_HEAD_KEY.format(0)} and four more"
+        )
+    files = {
+        option: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for option, path in (("alexnet", alexnet), ("lpips", heads))
+    }
+    return Lpips(
+        network=network, heads=[found[name].flatten().float() for name in expected], files=files
+    )

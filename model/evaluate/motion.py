@@ -13,7 +13,9 @@ Motion = Float[np.ndarray, "_ 2 _ _"]
 
 def magnitude_distance(found: Motion, true: Motion) -> float:
     """Wasserstein-1 distance, pixels, of how long displacements are, over all frames and pixels (docs/maths.md, 36). Sizes and lengths may differ."""
-    return float(wasserstein_distance(*(np.hypot(one[:, 0], one[:, 1]).ravel() for one in (found, true))))
+    return float(
+        wasserstein_distance(*(np.hypot(one[:, 0], one[:, 1]).ravel() for one in (found, true)))
+    )
 
 
 def spatial_coherence(motion: Motion) -> float:
@@ -31,9 +33,13 @@ def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
     """
     time = len(motion)
     if not (time > 4 and 2 <= frequencies <= time // 2):
-        raise ValueError(f"frequencies is {frequencies}, expected 2 to {time // 2} for a motion of {time} frames, of which it takes 5 or more")
+        raise ValueError(
+            f"frequencies is {frequencies}, expected 2 to {time // 2} for a motion of {time} frames, of which it takes 5 or more"
+        )
     moving = (motion - motion.mean(axis=0)).reshape(time, -1).astype(np.float64)
     drift = np.outer(np.linspace(-1, 1, time), drift_weights(time) @ moving)
     sway = np.abs(np.fft.rfft(moving - drift, axis=0)) ** 2
     inside = 2 * float(sway[1:frequencies].sum()) / time
-    return safe_ratio(inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift)))
+    return safe_ratio(
+        inside, float(np.vdot(moving - drift, moving - drift) + np.vdot(drift, drift))
+    )

@@ -24,14 +24,23 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> _Difference:
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"there are {len(ours)} and {len(theirs)} numbers, expected pairs of them")
     apart = [one - other for one, other in zip(ours, theirs, strict=True)]
-    return _Difference(*(estimate_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart))
+    return _Difference(
+        *(estimate_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart)
+    )
 
 
-def compare_evaluations(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, _Difference]:
+def compare_evaluations(
+    ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]
+) -> dict[str, _Difference]:
     """Of two evaluations' `pairs`, which have the same names: of each of the metrics that has a number for every pair."""
     sides = [{pair["name"]: pair for pair in side} for side in (ours, theirs)]
-    numbers = {key: [[pair_metric(side[name], key) for name in sides[0]] for side in sides] for key in keys}
-    whole = {key: [[one for one in side if one is not None] for side in both] for key, both in numbers.items()}
+    numbers = {
+        key: [[pair_metric(side[name], key) for name in sides[0]] for side in sides] for key in keys
+    }
+    whole = {
+        key: [[one for one in side if one is not None] for side in both]
+        for key, both in numbers.items()
+    }
     return {key: difference(*whole[key]) for key, both in numbers.items() if whole[key] == both}
 
 

@@ -57,17 +57,37 @@ class Section(NamedTuple):
     facts: Sequence[tuple[str, Any]] = ()
 
 
-def render_upper_bound_page(found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]) -> str:
+def render_upper_bound_page(
+    found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
+) -> str:
     """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
     clips = found["clips"]
-    sections = [Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, found["mean"]))]
-    sections += [_upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)]
+    sections = [
+        Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, found["mean"]))
+    ]
+    sections += [
+        _upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)
+    ]
     sections.append(protocol_section(found["protocol"]))
-    gain = np.mean([clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips])
-    tiles = [make_tile("clips", format_number(len(clips))), make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True)]
+    gain = np.mean(
+        [clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips]
+    )
+    tiles = [
+        make_tile("clips", format_number(len(clips))),
+        make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True),
+    ]
     lede = f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
     return render_template(
-        "report.html", dict(over="Ceiling of the representation", title="How good can it get?", lede=lede, tiles=tiles, sections=sections, across=5), Path(__file__).parent
+        "report.html",
+        dict(
+            over="Ceiling of the representation",
+            title="How good can it get?",
+            lede=lede,
+            tiles=tiles,
+            sections=sections,
+            across=5,
+        ),
+        Path(__file__).parent,
     )
 
 
@@ -78,28 +98,58 @@ _UPPER_BOUND_TEXTS = (
 )
 
 
-def _upper_bound_table(clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]) -> Table:
+def _upper_bound_table(
+    clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]
+) -> Table:
     """A line for each clip and measure, and the `mean` over clips first, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
-    measures = (("PSNR, dB", "psnr_db", "{:.2f}"), ("SSIM", "ssim", "{:.4f}"), ("error of the motion, px", "error_px", "{:.3f}"))
-    listed = [*([("mean over clips", mean)] if mean else []), *((clip["name"], clip["motions"]) for clip in clips)]
+    measures = (
+        ("PSNR, dB", "psnr_db", "{:.2f}"),
+        ("SSIM", "ssim", "{:.4f}"),
+        ("error of the motion, px", "error_px", "{:.3f}"),
+    )
+    listed = [
+        *([("mean over clips", mean)] if mean else []),
+        *((clip["name"], clip["motions"]) for clip in clips),
+    ]
     rows = [
-        [Cell(name if i == 0 else ""), Cell(title), *(Cell(form.format(motion[key])) for motion in motions)]
-        for name, motions in listed for i, (title, key, form) in enumerate(measures)
-    ]  # fmt: skip
+        [
+            Cell(name if i == 0 else ""),
+            Cell(title),
+            *(Cell(form.format(motion[key])) for motion in motions),
+        ]
+        for name, motions in listed
+        for i, (title, key, form) in enumerate(measures)
+    ]
     return Table(["clip", "", *names], rows)
 
 
-def _upper_bound_section(place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]) -> Section:
+def _upper_bound_section(
+    place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]
+) -> Section:
     """One clip."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
-    by_count = figures.plot_steps(f"count-{place}", names, [Line(np.array([one["psnr_db"] for one in motions.values()]))], "PSNR, dB")
+    by_count = figures.plot_steps(
+        f"count-{place}",
+        names,
+        [Line(np.array([one["psnr_db"] for one in motions.values()]))],
+        "PSNR, dB",
+    )
     seconds = np.array(clip["seconds"][1:])
-    lines = [line._replace(values=np.array(motions[name]["psnr_db_of_frames"])) for name, line in _CURVE_STYLES.items() if name in motions]
+    lines = [
+        line._replace(values=np.array(motions[name]["psnr_db_of_frames"]))
+        for name, line in _CURVE_STYLES.items()
+        if name in motions
+    ]
     over_time = figures.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
     shown = [
-        Figure(by_count, Markup("<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion.")),
+        Figure(
+            by_count,
+            Markup(
+                "<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion."
+            ),
+        ),
         Figure(over_time, Markup("<b>PSNR over time.</b> ") + _CURVE_LEGEND),
     ]
     size, crop = clip["size"], clip["working_size"]
@@ -107,15 +157,23 @@ def _upper_bound_section(place: int, clip: Mapping[str, Any], slices: Mapping[st
         f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, compared at {crop[0]}x{crop[1]}; "
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
-    pictures = [dict(picture=webp_uri(stretch_rows(one)), caption=name) for name, one in slices.items()]
+    pictures = [
+        dict(picture=webp_uri(stretch_rows(one)), caption=name) for name, one in slices.items()
+    ]
     return Section(clip["name"], [text], figures=shown, slices=pictures)
 
 
-def render_evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]) -> str:
+def render_evaluation_page(
+    found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]
+) -> str:
     """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
     metrics, pairs = found["metrics"], found["pairs"]
     sections = [
-        Section("Numbers", [*_EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])], table=_metrics_table(metrics)),
+        Section(
+            "Numbers",
+            [*_EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])],
+            table=_metrics_table(metrics),
+        ),
         _curves_section(found["curves"]),
         _spectra_section(found["spectra"]),
     ]
@@ -125,11 +183,23 @@ def render_evaluation_page(found: Mapping[str, Any], slices: Mapping[str, tuple[
     tiles = [
         make_tile("pairs", format_number(len(pairs))),
         make_tile("frames of each side", format_number(frames)),
-        *(make_tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True) for one in metrics[:2]),
+        *(
+            make_tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True)
+            for one in metrics[:2]
+        ),
     ]
     lede = f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
     return render_template(
-        "report.html", dict(over="Evaluation of generated videos", title="How near to real?", lede=lede, tiles=tiles, sections=sections, across=2), Path(__file__).parent
+        "report.html",
+        dict(
+            over="Evaluation of generated videos",
+            title="How near to real?",
+            lede=lede,
+            tiles=tiles,
+            sections=sections,
+            across=2,
+        ),
+        Path(__file__).parent,
     )
 
 
@@ -138,12 +208,17 @@ _EVALUATION_TEXTS = (
     "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
     "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
 )
-_REAL_GENERATED_LEGEND = Markup('<span class="key real">Real</span> and <span class="key">generated</span>')
+_REAL_GENERATED_LEGEND = Markup(
+    '<span class="key real">Real</span> and <span class="key">generated</span>'
+)
 
 
 def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each metric."""
-    return Table(["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"], [_metric_row(one) for one in metrics])
+    return Table(
+        ["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"],
+        [_metric_row(one) for one in metrics],
+    )
 
 
 def _metric_row(one: Mapping[str, Any]) -> list[Cell]:
@@ -153,44 +228,106 @@ def _metric_row(one: Mapping[str, Any]) -> list[Cell]:
     alone = ["" if one[side] is None else f"{one[side]:.3g}" for side in ("real", "generated")]
     return [
         Cell(text)
-        for text in (", ".join(filter(None, (one["name"], one["unit"]))), f"{one['value']:.4g}", interval, *alone, one["better"], _describe_measured_part(one["protocol"]))
+        for text in (
+            ", ".join(filter(None, (one["name"], one["unit"]))),
+            f"{one['value']:.4g}",
+            interval,
+            *alone,
+            one["better"],
+            _describe_measured_part(one["protocol"]),
+        )
     ]
 
 
 def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
     """How much of the videos, in few words; the file has all of it."""
     if "samples" in protocol:
-        excerpts = f" of {protocol['window']} frames, every {protocol['stride']}" if protocol["window"] > 1 else " of 1 frame"
+        excerpts = (
+            f" of {protocol['window']} frames, every {protocol['stride']}"
+            if protocol["window"] > 1
+            else " of 1 frame"
+        )
         return f"{protocol['samples']} samples{excerpts}"
     if "visible" in protocol:
-        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(format_count(protocol["pairs"], "pair"), **protocol["visible"])
-    return format_count(protocol["frames"], "frame") if "frames" in protocol else format_count(protocol["pairs"], "pair")
+        return "{}, {real:.0%} and {generated:.0%} of the pixels".format(
+            format_count(protocol["pairs"], "pair"), **protocol["visible"]
+        )
+    return (
+        format_count(protocol["frames"], "frame")
+        if "frames" in protocol
+        else format_count(protocol["pairs"], "pair")
+    )
 
 
 def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     """Over time."""
     drawn = [
         Figure(
-            figures.plot_curves(f"curve-{i}", np.array(one["seconds"]), [Line(np.array(one["values"]))], one["unit"] or one["name"].split(" x ")[0]),
-            Markup("<b>{}</b>{}").format(one["name"], " of each frame after the first beside the real one, averaged over pairs." if one["unit"] is not None else ", sliding over the videos."),
+            figures.plot_curves(
+                f"curve-{i}",
+                np.array(one["seconds"]),
+                [Line(np.array(one["values"]))],
+                one["unit"] or one["name"].split(" x ")[0],
+            ),
+            Markup("<b>{}</b>{}").format(
+                one["name"],
+                " of each frame after the first beside the real one, averaged over pairs."
+                if one["unit"] is not None
+                else ", sliding over the videos.",
+            ),
         )
-        for i, one in enumerate(curves) if len(one["values"]) > 1
-    ]  # fmt: skip
-    absent = [f"{one['name']}, sliding over the videos, needs {one['needs']}." for one in curves if one["needs"]]
-    return Section("Over time", ["Generated videos decay: what is near at the beginning may not stay so.", *absent], figures=drawn)
+        for i, one in enumerate(curves)
+        if len(one["values"]) > 1
+    ]
+    absent = [
+        f"{one['name']}, sliding over the videos, needs {one['needs']}."
+        for one in curves
+        if one["needs"]
+    ]
+    return Section(
+        "Over time",
+        ["Generated videos decay: what is near at the beginning may not stay so.", *absent],
+        figures=drawn,
+    )
 
 
 def _spectra_section(spectra: Mapping[str, Any]) -> Section:
     """How far things sway, by frequency."""
     hz = np.array(spectra["hz"])
-    lines = [Line(np.array(spectra["real_px"]), INK), Line(np.array(spectra["generated_px"]), ACCENT)]
+    lines = [
+        Line(np.array(spectra["real_px"]), INK),
+        Line(np.array(spectra["generated_px"]), ACCENT),
+    ]
     first = slice(1, int(np.searchsorted(hz, 4.0)))
     drawn = [
-        Figure(figures.plot_curves("spectrum", hz[1:], [one._replace(values=one.values[1:]) for one in lines], "amplitude, px", log=True, across="frequency, Hz"),
-               Markup("<b>Spectrum of the motion.</b> ") + _REAL_GENERATED_LEGEND + Markup(", root mean square of a sway's amplitude over every {}th pixel and pairs.").format(spectra["every_pixel"])),
-        Figure(figures.plot_curves("slow", hz[first], [one._replace(values=one.values[first]) for one in lines], "amplitude, px", across="frequency, Hz"),
-               Markup("The same up to 4 Hz, on a linear axis: ") + _REAL_GENERATED_LEGEND + Markup(".")),
-    ]  # fmt: skip
+        Figure(
+            figures.plot_curves(
+                "spectrum",
+                hz[1:],
+                [one._replace(values=one.values[1:]) for one in lines],
+                "amplitude, px",
+                log=True,
+                across="frequency, Hz",
+            ),
+            Markup("<b>Spectrum of the motion.</b> ")
+            + _REAL_GENERATED_LEGEND
+            + Markup(
+                ", root mean square of a sway's amplitude over every {}th pixel and pairs."
+            ).format(spectra["every_pixel"]),
+        ),
+        Figure(
+            figures.plot_curves(
+                "slow",
+                hz[first],
+                [one._replace(values=one.values[first]) for one in lines],
+                "amplitude, px",
+                across="frequency, Hz",
+            ),
+            Markup("The same up to 4 Hz, on a linear axis: ")
+            + _REAL_GENERATED_LEGEND
+            + Markup("."),
+        ),
+    ]
     return Section("How fast does it sway?", figures=drawn)
 
 
@@ -201,7 +338,11 @@ def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Sec
         f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion {pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px generated."
     )
     pictures = [
-        dict(picture=webp_uri(stretch_rows(one)), caption=f"{name}, row {pair['row']} over time, downwards") for name, one in (("real", real), ("generated", generated))
+        dict(
+            picture=webp_uri(stretch_rows(one)),
+            caption=f"{name}, row {pair['row']} over time, downwards",
+        )
+        for name, one in (("real", real), ("generated", generated))
     ]
     return Section(pair["name"], [text], slices=pictures)
 
@@ -213,7 +354,10 @@ def stretch_rows(one: Slice) -> UInt8[np.ndarray, "rows width 3"]:
 
 def protocol_section(facts: Mapping[str, Any]) -> Section:
     """How all of it was measured, as the file has it."""
-    return Section("How it was measured", facts=[(name.replace("_", " "), _format_value(value)) for name, value in facts.items()])
+    return Section(
+        "How it was measured",
+        facts=[(name.replace("_", " "), _format_value(value)) for name, value in facts.items()],
+    )
 
 
 def _format_value(value: Any) -> str:

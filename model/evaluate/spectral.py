@@ -17,17 +17,23 @@ _MIN_SWAY_PX = 0.01
 """Amplitude of a sway that no estimator of flow tells from rest."""
 
 
-def normalized_amplitude(spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]) -> Float[np.ndarray, "freq 2 height width"]:
+def normalized_amplitude(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]
+) -> Float[np.ndarray, "freq 2 height width"]:
     """sqrt(|S_k(p)| / s_k), the normalised length of a coefficient: 1 at the scale of its frequency (docs/maths.md, 12)."""
     return np.sqrt(np.abs(spectrum) / scale)
 
 
-def amplitude_distance(found: Float[np.ndarray, "freq 2 height width"], true: Float[np.ndarray, "freq 2 height width"]) -> float:
+def amplitude_distance(
+    found: Float[np.ndarray, "freq 2 height width"], true: Float[np.ndarray, "freq 2 height width"]
+) -> float:
     """Mean absolute difference of two amplitudes, 0 or more; of no motion at all it is the mean of the true ones."""
     return float(np.abs(found - true).mean())
 
 
-def shape_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Float[np.ndarray, " pairs"]:
+def shape_coherence(
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+) -> Float[np.ndarray, " pairs"]:
     """How alike neighbouring bands sway, 0 to 1: |<S_k, S_k+1>| / (|S_k| |S_k+1|) for k = 1 .. K-2 (docs/maths.md, 13).
 
     A band in which nothing moves is like no other. Raises ValueError for fewer than three frequencies.
@@ -49,15 +55,21 @@ def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> flo
     return safe_ratio(float(np.abs(products.sum(axis=1)).sum()), float(np.abs(products).sum()))
 
 
-def _band_vectors(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex[np.ndarray, "bands values"]:
+def _band_vectors(
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+) -> Complex[np.ndarray, "bands values"]:
     """All bands but the constant one, each as a vector. Raises ValueError where there are no two."""
     if len(spectrum) < 3:
-        raise ValueError(f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one")
+        raise ValueError(
+            f"there are {len(spectrum)} frequencies, expected at least 3: of two bands beside the constant one"
+        )
     return spectrum[1:].reshape(len(spectrum) - 1, -1)
 
 
 def log_spectral_distance(
-    found: Complex[np.ndarray, "freq 2 height width"], true: Complex[np.ndarray, "freq 2 _ _"], frames: int
+    found: Complex[np.ndarray, "freq 2 height width"],
+    true: Complex[np.ndarray, "freq 2 _ _"],
+    frames: int,
 ) -> Float[np.ndarray, " bands"]:
     """|10 log10 (P_k + e) / (P'_k + e)| for k = 1 .. K-1, dB, of powers averaged over pixels (docs/maths.md, 34).
 
@@ -65,13 +77,20 @@ def log_spectral_distance(
     ValueError for one frequency.
     """
     if len(found) < 2:
-        raise ValueError(f"there are {len(found)} frequencies, expected at least 2: one band beside the constant one")
+        raise ValueError(
+            f"there are {len(found)} frequencies, expected at least 2: one band beside the constant one"
+        )
     least = (_MIN_SWAY_PX * frames / 2) ** 2
-    powers = [np.square(np.abs(one[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + least for one in (found, true)]
+    powers = [
+        np.square(np.abs(one[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + least
+        for one in (found, true)
+    ]
     return np.abs(10 * np.log10(powers[0] / powers[1]))
 
 
-def initial_motion_ratio(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int) -> float:
+def initial_motion_ratio(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int
+) -> float:
     """|F_0| over |F|, roots of mean squares over all pixels, and for |F| all T `read_frames` (docs/maths.md, 14); 0 where nothing moves.
 
     The motion of a photograph starts at rest in it, F_0 = 0, which is a statement about the phases of all frequencies together.
@@ -115,7 +134,8 @@ def seam(frames: Iterable[Any]) -> Seam:
     # the steps are 0-1, ..., (N-1)-0, 0-1, and the bends are at frames 1, ..., N-1, 0, of which the last two reach over the seam
     position, velocity = (steps[-2], steps[:-2]), (max(bends[-2:]), bends[:-2])
     return Seam(
-        *(safe_ratio(at, np.max(inside)) for at, inside in (position, velocity)), *(safe_ratio(at, _root_mean_square(inside)) for at, inside in (position, velocity))
+        *(safe_ratio(at, np.max(inside)) for at, inside in (position, velocity)),
+        *(safe_ratio(at, _root_mean_square(inside)) for at, inside in (position, velocity)),
     )
 
 

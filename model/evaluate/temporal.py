@@ -28,18 +28,27 @@ class _WarpingResult(NamedTuple):
 
 def flicker(frames: Iterable[_Frame]) -> float:
     """Mean absolute difference of neighbouring frames, grey levels 0 to 255 (docs/maths.md, 39). Raises ValueError for fewer than two frames."""
-    steps = [float(np.abs(after.astype(np.int16) - before).mean()) for before, after in pairwise(frames)]
+    steps = [
+        float(np.abs(after.astype(np.int16) - before).mean()) for before, after in pairwise(frames)
+    ]
     return float(np.mean(_check_steps(steps)))
 
 
-def warping_error(frames: Sequence[_Frame] | UInt8[np.ndarray, "time height width 3"], flows: Sequence[tuple[Flow, Flow]]) -> _WarpingResult:
+def warping_error(
+    frames: Sequence[_Frame] | UInt8[np.ndarray, "time height width 3"],
+    flows: Sequence[tuple[Flow, Flow]],
+) -> _WarpingResult:
     """Of a video by the flow from each frame to the next and back, averaged (docs/maths.md, 40; Lai et al. 2018).
 
     Pixels count by how many are visible in their frame. Raises ValueError for fewer than two frames, or another number of flows than steps.
     """
     if len(flows) != len(frames) - 1:
-        raise ValueError(f"there are {len(flows)} flows between {len(frames)} frames, expected {len(frames) - 1}")
-    found = _check_steps([_step_warping(*pair, *flow) for pair, flow in zip(pairwise(frames), flows, strict=True)])
+        raise ValueError(
+            f"there are {len(flows)} flows between {len(frames)} frames, expected {len(frames) - 1}"
+        )
+    found = _check_steps(
+        [_step_warping(*pair, *flow) for pair, flow in zip(pairwise(frames), flows, strict=True)]
+    )
     visible = sum(one.visible for one in found)
     errors = [one.error * one.visible for one in found if one.error is not None]
     return _WarpingResult(sum(errors) / visible if errors else None, visible / len(found))
@@ -48,11 +57,21 @@ def warping_error(frames: Sequence[_Frame] | UInt8[np.ndarray, "time height widt
 def _step_warping(frame: _Frame, after: _Frame, forward: Flow, backward: Flow) -> _WarpingResult:
     """One step's: the frame against its successor, drawn back by the flow where that leads back too."""
     with np.errstate(invalid="ignore"):
-        visible: Bool[np.ndarray, "height width"] = disagreement(forward, backward) <= tolerance(forward)
+        visible: Bool[np.ndarray, "height width"] = disagreement(forward, backward) <= tolerance(
+            forward
+        )
     x, y = pixel_grid(*frame.shape[:2])
-    back = cv2.remap(after.astype(np.float32), x + forward[0], y + forward[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = cv2.remap(
+        after.astype(np.float32),
+        x + forward[0],
+        y + forward[1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     square = np.square((back - frame) / 255)[visible]
-    return _WarpingResult(float(square.mean(dtype=np.float64)) if square.size else None, float(visible.mean()))
+    return _WarpingResult(
+        float(square.mean(dtype=np.float64)) if square.size else None, float(visible.mean())
+    )
 
 
 def _check_steps(steps: list) -> list:

@@ -57,7 +57,15 @@ class UpperBound(NamedTuple):
     """All of them, the first included."""
 
 
-def measure_upper_bounds(frames: Frames, flows: _Flows, times: Float64[np.ndarray, " time"], *, window: int, fps: float, counts: Sequence[int] = FREQUENCY_COUNTS) -> Iterator[UpperBound]:
+def measure_upper_bounds(
+    frames: Frames,
+    flows: _Flows,
+    times: Float64[np.ndarray, " time"],
+    *,
+    window: int,
+    fps: float,
+    counts: Sequence[int] = FREQUENCY_COUNTS,
+) -> Iterator[UpperBound]:
     """Still, for each K, and by the true motion: the first frame moved, beside the true frames, at the frames' own times.
 
     `_estimate_pairs` lead from the first frame to each, pixels; the spectrum is that of `window` = T displacements at `fps`, as a data set has it (docs/maths.md,
@@ -67,7 +75,10 @@ def measure_upper_bounds(frames: Frames, flows: _Flows, times: Float64[np.ndarra
     count = count_frames_in_window(times, window, fps)
     if count < 2:
         raise ValueError(f"there are {count} frames within the window, expected at least 2")
-    return (_score_candidate(motion, frames[:count], flows[:count]) for motion in _iter_candidates(flows, times, window, fps, counts))
+    return (
+        _score_candidate(motion, frames[:count], flows[:count])
+        for motion in _iter_candidates(flows, times, window, fps, counts)
+    )
 
 
 def count_frames_in_window(times: Float64[np.ndarray, " time"], window: int, fps: float) -> int:
@@ -75,33 +86,72 @@ def count_frames_in_window(times: Float64[np.ndarray, " time"], window: int, fps
     return int(np.searchsorted(times, (window - 1) / fps + 1e-6, side="right"))
 
 
-def _iter_candidates(flows: _Flows, times: Float64[np.ndarray, " time"], window: int, fps: float, counts: Sequence[int]) -> Iterator[_CandidateMotion]:
+def _iter_candidates(
+    flows: _Flows,
+    times: Float64[np.ndarray, " time"],
+    window: int,
+    fps: float,
+    counts: Sequence[int],
+) -> Iterator[_CandidateMotion]:
     """One after the other, of which the spectrum is shared."""
     nothing = np.zeros_like(flows[0])
     yield _CandidateMotion(STILL_FRAME, lambda _: nothing, nothing[0])
-    spectrum = to_spectrum(resample_flow(flows, times, window, fps), max(counts)).astype(np.complex64)
+    spectrum = to_spectrum(resample_flow(flows, times, window, fps), max(counts)).astype(
+        np.complex64
+    )
     for count in counts:
         series = to_series(spectrum[:count], window, fps)
-        yield _CandidateMotion(f"K = {count}", lambda i, series=series: series.at(float(times[i])), mean_magnitude(series, np.arange(window) / fps), count)
-    yield _CandidateMotion(TRUE_MOTION, lambda i: flows[i], modulus(flows[:, 0], flows[:, 1]).mean(axis=0))
+        yield _CandidateMotion(
+            f"K = {count}",
+            lambda i, series=series: series.at(float(times[i])),
+            mean_magnitude(series, np.arange(window) / fps),
+            count,
+        )
+    yield _CandidateMotion(
+        TRUE_MOTION, lambda i: flows[i], modulus(flows[:, 0], flows[:, 1]).mean(axis=0)
+    )
 
 
 def _score_candidate(motion: _CandidateMotion, frames: Frames, flows: _Flows) -> UpperBound:
     """The frames that a motion makes of the first one, and how near they are to the true ones."""
-    errors = np.array([np.square(motion.displacement_to(i) - flow, dtype=np.float64).sum(axis=0).mean() for i, flow in enumerate(flows)])
+    errors = np.array(
+        [
+            np.square(motion.displacement_to(i) - flow, dtype=np.float64).sum(axis=0).mean()
+            for i, flow in enumerate(flows)
+        ]
+    )
     energy = np.square(flows, dtype=np.float64).sum(axis=1).mean()
-    made = np.stack(list(map_in_order(partial(_warp_to_frame, frames[0], motion), map(float, range(len(frames))), THREADS)))
+    made = np.stack(
+        list(
+            map_in_order(
+                partial(_warp_to_frame, frames[0], motion), map(float, range(len(frames))), THREADS
+            )
+        )
+    )
     decibels, structure = psnr_ssim(made[1:], frames[1:])
     share = float(np.sqrt(errors.mean() / energy)) if energy else 0.0
-    return UpperBound(motion.name, motion.frequencies, decibels, structure, float(np.sqrt(errors.mean())), share, made)
+    return UpperBound(
+        motion.name,
+        motion.frequencies,
+        decibels,
+        structure,
+        float(np.sqrt(errors.mean())),
+        share,
+        made,
+    )
 
 
 def _warp_to_frame(photo: Any, motion: _CandidateMotion, i: float) -> Any:
     return warp_frame(photo, motion.displacement_to(int(i)), motion.weight)
 
 
-def psnr_ssim(made: Frames, true: Frames) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
+def psnr_ssim(
+    made: Frames, true: Frames
+) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"]]:
     """PSNR (dB, at most SAME_DB) and SSIM of each frame, a few at a time."""
-    found = [frame_psnr_ssim(made[i : i + _BATCH_FRAMES], true[i : i + _BATCH_FRAMES]) for i in range(0, len(true), _BATCH_FRAMES)]
+    found = [
+        frame_psnr_ssim(made[i : i + _BATCH_FRAMES], true[i : i + _BATCH_FRAMES])
+        for i in range(0, len(true), _BATCH_FRAMES)
+    ]
     decibels, structure = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.minimum(decibels, MAX_PSNR_DB), structure

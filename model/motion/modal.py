@@ -47,9 +47,15 @@ class State(NamedTuple):
 
 
 def to_modes(
-    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, *,
-    alpha: float = ALPHA, beta: float = BETA, stiffness: float = 1.0, damping: Sequence[float] | None = None,
-) -> Modes:  # fmt: skip
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+    frames: int,
+    fps: float,
+    *,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    stiffness: float = 1.0,
+    damping: Sequence[float] | None = None,
+) -> Modes:
     """The K - 1 modes of a spectral volume of T `read_frames`; band 0, which nothing pulls back, is left out.
 
     `stiffness` multiplies omega^2; `damping` is the gamma_j of each mode in place of alpha + beta omega^2, 1/s. Raises ValueError where
@@ -57,15 +63,24 @@ def to_modes(
     """
     check_frequencies(len(spectrum), frames)
     if len(spectrum) < 2:
-        raise ValueError("there is 1 frequency, expected at least 2: of a band beside the constant one")
+        raise ValueError(
+            "there is 1 frequency, expected at least 2: of a band beside the constant one"
+        )
     if not (stiffness > 0 and fps > 0):
         raise ValueError(f"stiffness is {stiffness:g} and fps {fps:g}, expected both over 0")
     omega = 2 * pi * np.arange(1, len(spectrum)) * fps / frames * np.sqrt(stiffness)
     gamma = alpha + beta * np.square(omega) if damping is None else np.array(damping, np.float64)
     if gamma.shape != omega.shape or not (gamma >= 0).all():
-        raise ValueError(f"damping is {gamma.tolist()}, expected a number of at least 0 for each of {len(omega)} modes")
+        raise ValueError(
+            f"damping is {gamma.tolist()}, expected a number of at least 0 for each of {len(omega)} modes"
+        )
     shapes = spectrum[1:].astype(np.complex128) / frames
-    return Modes(shapes, omega, gamma, _MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size))
+    return Modes(
+        shapes,
+        omega,
+        gamma,
+        _MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size),
+    )
 
 
 def rest_state(modes: Modes) -> State:
@@ -78,13 +93,20 @@ def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height wi
     return np.real(np.tensordot(state.q, modes.shapes, 1))
 
 
-def depth_from_weight(weight: Float[np.ndarray, "height width"]) -> Float64[np.ndarray, "height width"]:
+def depth_from_weight(
+    weight: Float[np.ndarray, "height width"],
+) -> Float64[np.ndarray, "height width"]:
     """0 in front to 1 behind, of W: what moves most is nearest (docs/maths.md, 5). All behind where nothing moves."""
     most = float(weight.max())
     return 1 - weight.astype(np.float64) / most if most > 0 else np.ones(weight.shape)
 
 
-def exact_step(modes: Modes, state: State, seconds: float, force: Complex128[np.ndarray, " modes"] | None = None) -> State:
+def exact_step(
+    modes: Modes,
+    state: State,
+    seconds: float,
+    force: Complex128[np.ndarray, " modes"] | None = None,
+) -> State:
     """`seconds_per_pair` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any time of 0 or more (docs/maths.md, 24)."""
     decay, sine, cosine = propagator(modes.omega, modes.gamma, seconds)
     rest = 0 if force is None else force / np.square(modes.omega)
@@ -97,7 +119,9 @@ def exact_step(modes: Modes, state: State, seconds: float, force: Complex128[np.
 
 def propagator(
     omega: Float64[np.ndarray, " modes"], gamma: Float64[np.ndarray, " modes"], seconds: float
-) -> tuple[Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"]]:
+) -> tuple[
+    Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"]
+]:
     """A decay, sine and cosine (over mu: seconds, and 1) of which an exact step is made.
 
     mu^2 = omega^2 - gamma^2 / 4. Under 0, the growing half of sinh and cosh is drawn into the decay, so that nothing overflows:
@@ -116,9 +140,18 @@ def propagator(
     return np.exp(-slow * seconds), sine, cosine
 
 
-def euler_step(modes: Modes, state: State, seconds: float, force: Complex128[np.ndarray, " modes"] | None = None) -> State:
+def euler_step(
+    modes: Modes,
+    state: State,
+    seconds: float,
+    force: Complex128[np.ndarray, " modes"] | None = None,
+) -> State:
     """The paper's: velocity by the acceleration, then place by the new velocity. For comparison: bursts once `seconds_per_pair` are many."""
-    acceleration = (0 if force is None else force) - modes.gamma * state.velocity - np.square(modes.omega) * state.q
+    acceleration = (
+        (0 if force is None else force)
+        - modes.gamma * state.velocity
+        - np.square(modes.omega) * state.q
+    )
     velocity = state.velocity + seconds * acceleration
     return State(state.q + seconds * velocity, velocity)
 
@@ -128,7 +161,9 @@ def mode_energy(modes: Modes, state: State) -> Float64[np.ndarray, " modes"]:
     return (np.square(np.abs(state.velocity)) + np.square(modes.omega * np.abs(state.q))) / 2
 
 
-def _solve_pull(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> Complex128[np.ndarray, " modes"]:
+def _solve_pull(
+    modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]
+) -> Complex128[np.ndarray, " modes"]:
     """The smallest q that takes a pixel by `wanted` (x, y), pixels (docs/maths.md, 25).
 
     q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l such that the pixel goes where it is
@@ -148,7 +183,9 @@ def drag(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) 
     return State(q, np.zeros_like(q))
 
 
-def impulse(modes: Modes, state: State, row: int, column: int, velocity: Float64[np.ndarray, "2"]) -> State:
+def impulse(
+    modes: Modes, state: State, row: int, column: int, velocity: Float64[np.ndarray, "2"]
+) -> State:
     """A blow that adds `velocity`, pixels per second, to that of a pixel."""
     return State(state.q, state.velocity + _solve_pull(modes, row, column, velocity))
 
@@ -185,6 +222,15 @@ def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
     # within the width of the resonance, but neither near standing still nor, where nothing damps, all at its very middle
     width = np.clip(modes.gamma / 2, 0.02 * modes.omega, 0.25 * modes.omega)[:, None]
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
-    resistance = np.abs(np.square(modes.omega)[:, None] - np.square(omega) + 1j * modes.gamma[:, None] * omega)
-    amplitude = 2 * strength / WAVES_PER_MODE**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
-    return Wind(omega, amplitude, 2 * pi * rng.uniform(*_GUST_HZ, _GUST_COUNT), rng.uniform(0, 2 * pi, _GUST_COUNT))
+    resistance = np.abs(
+        np.square(modes.omega)[:, None] - np.square(omega) + 1j * modes.gamma[:, None] * omega
+    )
+    amplitude = (
+        2 * strength / WAVES_PER_MODE**0.5 * resistance * np.exp(1j * rng.uniform(0, 2 * pi, shape))
+    )
+    return Wind(
+        omega,
+        amplitude,
+        2 * pi * rng.uniform(*_GUST_HZ, _GUST_COUNT),
+        rng.uniform(0, 2 * pi, _GUST_COUNT),
+    )

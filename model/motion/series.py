@@ -57,7 +57,9 @@ class MotionSeries:
         period, blend, correlation = self.fade
         since = times % period
         later, now = _fade_weights(np.clip(since / blend, 0, 1), correlation)
-        return _phasor(np.outer(since, self.hz)) * (now[:, None] + later[:, None] * _phasor(self.hz * period))
+        return _phasor(np.outer(since, self.hz)) * (
+            now[:, None] + later[:, None] * _phasor(self.hz * period)
+        )
 
     def at(self, time: float) -> Float32[np.ndarray, "2 height width"]:
         """F at one time."""
@@ -75,7 +77,9 @@ def _phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*s
     return np.exp(2j * pi * (cycles % 1))
 
 
-def to_series(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> MotionSeries:
+def to_series(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
+) -> MotionSeries:
     """The Fourier series of coefficients of `read_frames` = T frames at `fps`: `pipeline.motion.spectrum.to_motion` at t = 0, 1 / fps, ... (docs/maths.md, 18).
 
     T / fps-periodic. Raises ValueError unless a window of T frames has so many coefficients, and fps is over 0.
@@ -86,10 +90,14 @@ def to_series(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int,
     k = np.arange(1, len(spectrum))
     terms = np.where(2 * k == frames, 1, 2) / frames
     waves = (terms[:, None, None, None] * spectrum[1:]).astype(np.complex64)
-    return MotionSeries(mean=(spectrum[0].real / frames).astype(np.float32), waves=waves, hz=k * fps / frames)
+    return MotionSeries(
+        mean=(spectrum[0].real / frames).astype(np.float32), waves=waves, hz=k * fps / frames
+    )
 
 
-def motion_at(series: MotionSeries, times: Iterable[float]) -> Float32[np.ndarray, "time 2 height width"]:
+def motion_at(
+    series: MotionSeries, times: Iterable[float]
+) -> Float32[np.ndarray, "time 2 height width"]:
     """The motion texture at these times, all at once; `MotionSeries.frames` gives a frame at a time."""
     return np.stack(list(series.frames(times)))
 
@@ -99,7 +107,13 @@ _Bands = Sequence[float] | Mapping[tuple[float, float], float]
 
 
 def magnify(
-    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, factor: float = 1.0, *, bands: _Bands = (), mean: float | None = None
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+    frames: int,
+    fps: float,
+    factor: float = 1.0,
+    *,
+    bands: _Bands = (),
+    mean: float | None = None,
 ) -> Complex[np.ndarray, "freq 2 height width"]:
     """Coefficients times `factor`, and times that of their band; band k is at k fps / T Hz (docs/maths.md, 18).
 
@@ -117,14 +131,22 @@ def _band_factors(bands: _Bands, count: int, hz: float) -> Float64[np.ndarray, "
     """Of each frequency; 1 where nothing is said. Raises ValueError as `magnify` does."""
     if not isinstance(bands, Mapping):
         if len(bands) not in (0, count):
-            raise ValueError(f"there are {len(bands)} factors, expected one for each of {count} frequencies")
+            raise ValueError(
+                f"there are {len(bands)} factors, expected one for each of {count} frequencies"
+            )
         return np.array(bands, np.float64) if len(bands) else np.ones(count)
     factors = np.full(count, np.nan)
     for (low, high), factor in bands.items():
         # a band's frequency may be a rounding away from the end that was meant to include it
-        inside = (np.arange(count) * hz >= low - 1e-9) & (np.arange(count) * hz <= high + 1e-9) & (np.arange(count) > 0)
+        inside = (
+            (np.arange(count) * hz >= low - 1e-9)
+            & (np.arange(count) * hz <= high + 1e-9)
+            & (np.arange(count) > 0)
+        )
         if not inside.any() or not np.isnan(factors[inside]).all():
-            raise ValueError(f"{low:g} to {high:g} Hz holds no band of its own, expected a part of {hz:g} to {(count - 1) * hz:g} Hz that no other range has")
+            raise ValueError(
+                f"{low:g} to {high:g} Hz holds no band of its own, expected a part of {hz:g} to {(count - 1) * hz:g} Hz that no other range has"
+            )
         factors[inside] = factor
     return np.nan_to_num(factors, nan=1.0)
 
@@ -137,7 +159,9 @@ def start_at_rest(series: MotionSeries, time: float = 0.0) -> MotionSeries:
     return replace(series, mean=series.mean - series.at(time))
 
 
-def extrapolate(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float) -> MotionSeries:
+def extrapolate(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
+) -> MotionSeries:
     """Motion that goes on past T frames without repeating: each wave at the frequency that it has by itself (docs/maths.md, 19).
 
     The frequencies are those of the whole picture, so that neighbours keep step. Raises ValueError as `to_series` does.
@@ -147,10 +171,14 @@ def extrapolate(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: in
     free = replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
     # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
     weights = phasor_sum(cycles, frames) / frames
-    return replace(free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32))
+    return replace(
+        free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32)
+    )
 
 
-def mean_magnitude(series: MotionSeries, times: Float[np.ndarray, " time"]) -> Float32[np.ndarray, "height width"]:
+def mean_magnitude(
+    series: MotionSeries, times: Float[np.ndarray, " time"]
+) -> Float32[np.ndarray, "height width"]:
     """W: mean over these times of |F|, pixels, a frame at a time (docs/maths.md, 5). For a volume that has none stored, and for other motion."""
     total = np.zeros(series.mean.shape[1:], np.float64)
     for x, y in series.frames(times):
@@ -179,7 +207,9 @@ def parseval_energy(series: MotionSeries, frames: int) -> float:
     return float(np.where(nyquist, real, (real + imaginary) / 2).sum() / series.mean[0].size)
 
 
-def snap_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float) -> MotionSeries:
+def snap_loop(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float
+) -> MotionSeries:
     """A loop of `period` seconds: each wave of `extrapolate` moved to the nearest whole number of cycles, at least 1 (docs/maths.md, 20).
 
     Waves that meet are added in step, with their energy kept. Raises ValueError as `to_series` does, and where the period is not over 0 and
@@ -191,10 +221,14 @@ def snap_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int,
     whole = np.unique(cycles)
     waves = [sum_in_phase(free.waves[cycles == number]) for number in whole]
     loop = replace(free, waves=np.stack(waves) if waves else free.waves, hz=whole / period)
-    return _scale_to_energy(loop, period, fps, parseval_energy(to_series(spectrum, frames, fps), frames))
+    return _scale_to_energy(
+        loop, period, fps, parseval_energy(to_series(spectrum, frames, fps), frames)
+    )
 
 
-def sum_in_phase(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Complex64[np.ndarray, "2 height width"]:
+def sum_in_phase(
+    waves: Complex64[np.ndarray, "waves 2 height width"],
+) -> Complex64[np.ndarray, "2 height width"]:
     """One wave of the energy of all: the weaker are turned, each as a whole, into step with the stronger, so that none cancels another."""
     powers = np.square(np.abs(waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     first, *others = np.argsort(-powers)
@@ -206,7 +240,13 @@ def sum_in_phase(waves: Complex64[np.ndarray, "waves 2 height width"]) -> Comple
     return total * np.float32(np.sqrt(powers.sum() / power)) if power else total
 
 
-def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float, blend: float) -> MotionSeries:
+def crossfade_loop(
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+    frames: int,
+    fps: float,
+    period: float,
+    blend: float,
+) -> MotionSeries:
     """A loop of `period` seconds: over its first `color_ramp` seconds the motion comes from that of `period` later (docs/maths.md, 21).
 
     As it was recorded where period and blend lie within the window, else as `extrapolate` goes on. Raises ValueError as `snap_loop` does, and
@@ -214,7 +254,9 @@ def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames:
     """
     _check_period(period, fps)
     if not 0 < blend <= period:
-        raise ValueError(f"blend is {blend:g} s, expected over 0 and at most the loop's {period:g} s")
+        raise ValueError(
+            f"blend is {blend:g} s, expected over 0 and at most the loop's {period:g} s"
+        )
     recorded = to_series(spectrum, frames, fps)
     base = recorded if (period + blend) * fps <= frames else extrapolate(spectrum, frames, fps)
     powers = np.square(np.abs(base.waves)).sum(axis=(1, 2, 3), dtype=np.float64)
@@ -224,7 +266,9 @@ def crossfade_loop(spectrum: Complex[np.ndarray, "freq 2 height width"], frames:
     return _scale_to_energy(loop, period, fps, parseval_energy(recorded, frames))
 
 
-def _fade_weights(share: Float64[np.ndarray, " time"], correlation: float) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
+def _fade_weights(
+    share: Float64[np.ndarray, " time"], correlation: float
+) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
     """Of the motion that goes and of the one that comes, at a share of the blend: of unit energy for motions so correlated.
 
     Both change at rate 0 at the ends, so that velocity does not jump.
@@ -241,10 +285,16 @@ def _scale_to_energy(loop: MotionSeries, period: float, fps: float, wanted: floa
     step = 1 / fps if count <= _MAX_ENERGY_TIMES else period / _MAX_ENERGY_TIMES
     found = energy(loop, np.arange(min(count, _MAX_ENERGY_TIMES)) * step)
     # what is left where nothing moves is rounding
-    return replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found))) if found > 1e-12 else loop
+    return (
+        replace(loop, waves=loop.waves * np.float32(np.sqrt(wanted / found)))
+        if found > 1e-12
+        else loop
+    )
 
 
 def _check_period(period: float, fps: float) -> None:
     """Raises ValueError unless a loop of that many seconds has at least two frames."""
     if not (isfinite(period) and period * fps >= 2):
-        raise ValueError(f"a loop of {period:g} s was asked for, expected at least two frames, {2 / fps:g} s")
+        raise ValueError(
+            f"a loop of {period:g} s was asked for, expected at least two frames, {2 / fps:g} s"
+        )

@@ -37,7 +37,10 @@ def matching_pursuit(
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     gram = rows @ rows.T
     waves = _find_waves(gram, frames)
-    real, imaginary = np.array([wave.fit for wave in waves]).reshape(len(waves), 2, len(rows)).transpose(1, 0, 2) @ rows
+    real, imaginary = (
+        np.array([wave.fit for wave in waves]).reshape(len(waves), 2, len(rows)).transpose(1, 0, 2)
+        @ rows
+    )
     amplitudes = (real + 1j * imaginary).reshape(len(waves), *bands.shape[1:])
     return np.array([wave.cycles for wave in waves], np.float64), _gain(waves, gram) * amplitudes
 
@@ -55,7 +58,9 @@ class _Wave(NamedTuple):
 def _find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[_Wave]:
     """Strongest first, as many as bands, or fewer where they explain all."""
     count = len(gram) // 2
-    tried = np.linspace(_MIN_CYCLES, min(count + 0.5, frames / 2 - _MIN_CYCLES), count * _CANDIDATES_PER_BAND + 1)
+    tried = np.linspace(
+        _MIN_CYCLES, min(count + 0.5, frames / 2 - _MIN_CYCLES), count * _CANDIDATES_PER_BAND + 1
+    )
     shapes = _wave_spectra(tried, count, frames)
     waves: list[_Wave] = []
     rest = np.eye(len(gram))
@@ -63,7 +68,9 @@ def _find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[_Wa
         left = rest @ gram @ rest.T
         if np.trace(left) <= _RESIDUAL_POWER_SHARE * np.trace(gram):
             break
-        waves.append(_fit_wave(float(tried[_explained_power(shapes, left).argmax()]), rest, gram, frames))
+        waves.append(
+            _fit_wave(float(tried[_explained_power(shapes, left).argmax()]), rest, gram, frames)
+        )
         rest = rest - waves[-1].projection
     for _ in range(_ROUNDS):
         for j, wave in enumerate(waves):
@@ -73,7 +80,12 @@ def _find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[_Wa
     return waves
 
 
-def _fit_wave(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float64[np.ndarray, "rows rows"], frames: int) -> _Wave:
+def _fit_wave(
+    cycles: float,
+    rest: Float64[np.ndarray, "rows rows"],
+    gram: Float64[np.ndarray, "rows rows"],
+    frames: int,
+) -> _Wave:
     """The wave near `cycles` that explains most of what `rest` leaves of the bands."""
     best = _refine_frequency(cycles, rest @ gram @ rest.T, len(gram) // 2, frames)
     shape = _wave_spectra(np.array([best]), len(gram) // 2, frames)[0]
@@ -81,7 +93,9 @@ def _fit_wave(cycles: float, rest: Float64[np.ndarray, "rows rows"], gram: Float
     return _Wave(best, fit, shape @ fit)
 
 
-def _wave_spectra(cycles: Float64[np.ndarray, " tried"], count: int, frames: int) -> Float64[np.ndarray, "tried rows 2"]:
+def _wave_spectra(
+    cycles: Float64[np.ndarray, " tried"], count: int, frames: int
+) -> Float64[np.ndarray, "tried rows 2"]:
     """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t / T), the parts of a wave of amplitude 1."""
     bands = np.arange(1, count + 1)
     forward, backward = (phasor_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
@@ -101,17 +115,30 @@ def phasor_sum(
     return share * np.exp(1j * pi * cycles * (frames - 1) / frames)
 
 
-def _explained_power(shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]) -> Float64[np.ndarray, " tried"]:
+def _explained_power(
+    shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]
+) -> Float64[np.ndarray, " tried"]:
     """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
     transposed = np.swapaxes(shapes, 1, 2)
-    return np.trace(np.linalg.pinv(transposed @ shapes, _MIN_POWER_SHARE, hermitian=True) @ transposed @ left @ shapes, axis1=1, axis2=2)
+    return np.trace(
+        np.linalg.pinv(transposed @ shapes, _MIN_POWER_SHARE, hermitian=True)
+        @ transposed
+        @ left
+        @ shapes,
+        axis1=1,
+        axis2=2,
+    )
 
 
-def _refine_frequency(best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int) -> float:
+def _refine_frequency(
+    best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int
+) -> float:
     """Cycles near `_best_estimator` that explain most, to 1 / (32 x 16^4) of a band."""
     reach = 1 / _CANDIDATES_PER_BAND
     for _ in range(_REFINEMENT_STEPS):
-        tried = np.linspace(max(best - reach, _MIN_CYCLES), min(best + reach, frames / 2 - _MIN_CYCLES), 33)
+        tried = np.linspace(
+            max(best - reach, _MIN_CYCLES), min(best + reach, frames / 2 - _MIN_CYCLES), 33
+        )
         best = float(tried[_explained_power(_wave_spectra(tried, count, frames), left).argmax()])
         reach /= 16
     return best

@@ -16,7 +16,16 @@ import numpy as np
 from jaxtyping import Complex, Complex64, Float64, Int16
 from PIL import Image
 
-from model.motion.modal import ALPHA, BETA, GUSTINESS, WAVES_PER_MODE, Modes, depth_from_weight, to_modes, make_wind
+from model.motion.modal import (
+    ALPHA,
+    BETA,
+    GUSTINESS,
+    WAVES_PER_MODE,
+    Modes,
+    depth_from_weight,
+    to_modes,
+    make_wind,
+)
 from pipeline.images.photo import Picture, crop_to_aspect
 from pipeline.motion.spectrum import to_motion
 from pipeline.sizes import human_size
@@ -48,16 +57,26 @@ def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: s
     crop_to_aspect(photograph, (columns, rows))  # refuses a smaller one
     spectrum = resample_to_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
     if len(spectrum) > _MAX_MODES + 1:
-        raise ValueError(f"the motion has {len(spectrum)} frequencies, expected at most {_MAX_MODES + 1}")
+        raise ValueError(
+            f"the motion has {len(spectrum)} frequencies, expected at most {_MAX_MODES + 1}"
+        )
     modes = to_modes(spectrum, volume.frames, volume.fps)
     picture = _shrink_photo(photograph)
     about = dict(
-        width=columns, height=rows, crop=crop, picture=[picture.shape[1], picture.shape[0]], jpeg=_to_base64(_encode_jpeg(picture)), **_modal_parameters(modes),
-        nyquist=len(modes.omega) * 2 == volume.frames, **_pack_layers(modes, _compute_mesh_weight(spectrum, volume.frames)),
-    )  # fmt: skip
+        width=columns,
+        height=rows,
+        crop=crop,
+        picture=[picture.shape[1], picture.shape[0]],
+        jpeg=_to_base64(_encode_jpeg(picture)),
+        **_modal_parameters(modes),
+        nyquist=len(modes.omega) * 2 == volume.frames,
+        **_pack_layers(modes, _compute_mesh_weight(spectrum, volume.frames)),
+    )
     page = fill_template(_TEMPLATE, title, about)
     if len(page) > _MAX_PAGE_BYTES:
-        raise ValueError(f"the page would have {human_size(len(page))}, expected at most {human_size(_MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies")
+        raise ValueError(
+            f"the page would have {human_size(len(page))}, expected at most {human_size(_MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies"
+        )
     return page
 
 
@@ -66,22 +85,37 @@ def _centered_crop(width: int, height: int, columns: int, rows: int) -> list[flo
     scale = min(width / columns, height / rows)
     across, down = columns * scale / width, rows * scale / height
     if across * down < _MIN_MOVING_SHARE:
-        raise ValueError(f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels, expected nearly the same aspect")
+        raise ValueError(
+            f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels, expected nearly the same aspect"
+        )
     return [(1 - across) / 2, (1 - down) / 2, across, down]
 
 
-def resample_to_mesh(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> Complex64[np.ndarray, "freq 2 rows columns"]:
+def resample_to_mesh(
+    spectrum: Complex[np.ndarray, "freq 2 height width"],
+) -> Complex64[np.ndarray, "freq 2 rows columns"]:
     """The volume at the vertices of the mesh, still in pixels of its own size."""
     height, width = spectrum.shape[2:]
     scale = min(1, _MESH[0] / width, _MESH[1] / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    planes = [cv2.resize(np.ascontiguousarray(part(plane), np.float32), size, interpolation=cv2.INTER_AREA) for plane in
-              spectrum.reshape(-1, height, width) for part in (np.real, np.imag)]  # fmt: skip
+    planes = [
+        cv2.resize(
+            np.ascontiguousarray(part(plane), np.float32), size, interpolation=cv2.INTER_AREA
+        )
+        for plane in spectrum.reshape(-1, height, width)
+        for part in (np.real, np.imag)
+    ]
     real, imaginary = planes[::2], planes[1::2]
-    return (np.stack(real) + 1j * np.stack(imaginary)).reshape(len(spectrum), 2, size[1], size[0]).astype(np.complex64)
+    return (
+        (np.stack(real) + 1j * np.stack(imaginary))
+        .reshape(len(spectrum), 2, size[1], size[0])
+        .astype(np.complex64)
+    )
 
 
-def _compute_mesh_weight(spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int) -> Float64[np.ndarray, "rows columns"]:
+def _compute_mesh_weight(
+    spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int
+) -> Float64[np.ndarray, "rows columns"]:
     """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
     instants = min(frames, _INSTANTS)
     spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
@@ -108,21 +142,46 @@ def _encode_jpeg(picture: Picture) -> bytes:
 def _modal_parameters(modes: Modes) -> dict[str, Any]:
     """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in proportion to omega."""
     wind = make_wind(modes, 1.0, 0)
-    waves = dict(ratio=(wind.omega / modes.omega[:, None]).tolist(), phase=np.angle(wind.amplitude).tolist(), loudness=2 / WAVES_PER_MODE**0.5)
-    gusts = dict(omega=wind.gust_omega.tolist(), phase=wind.gust_phase.tolist(), gustiness=GUSTINESS)
-    return dict(alpha=ALPHA, beta=BETA, omega=modes.omega.tolist(), least=modes.min_power, waves=waves, gusts=gusts)
+    waves = dict(
+        ratio=(wind.omega / modes.omega[:, None]).tolist(),
+        phase=np.angle(wind.amplitude).tolist(),
+        loudness=2 / WAVES_PER_MODE**0.5,
+    )
+    gusts = dict(
+        omega=wind.gust_omega.tolist(), phase=wind.gust_phase.tolist(), gustiness=GUSTINESS
+    )
+    return dict(
+        alpha=ALPHA,
+        beta=BETA,
+        omega=modes.omega.tolist(),
+        least=modes.min_power,
+        waves=waves,
+        gusts=gusts,
+    )
 
 
 def _pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
     """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `_display_factor`."""
     rows, columns = weight.shape
-    shapes = np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2).reshape(len(modes.omega), 4, rows, columns).transpose(0, 2, 3, 1)
+    shapes = (
+        np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2)
+        .reshape(len(modes.omega), 4, rows, columns)
+        .transpose(0, 2, 3, 1)
+    )
     scale = np.maximum(np.abs(shapes).max(axis=(1, 2, 3)), 1e-30) / _INT16_MAX
     depth = np.zeros((1, rows, columns, 4))
     depth[0, :, :, 0] = _INT16_MAX * depth_from_weight(weight)
-    stacked: Int16[np.ndarray, "layers rows columns 4"] = np.rint(np.concatenate([depth, shapes / scale[:, None, None, None]])).astype("<i2")
+    stacked: Int16[np.ndarray, "layers rows columns 4"] = np.rint(
+        np.concatenate([depth, shapes / scale[:, None, None, None]])
+    ).astype("<i2")
     row, column = np.unravel_index(int(weight.argmax()), weight.shape)
-    return dict(columns=columns, rows=rows, scale=scale.tolist(), layers=_to_base64(stacked.tobytes()), liveliest=[int(column), int(row)])
+    return dict(
+        columns=columns,
+        rows=rows,
+        scale=scale.tolist(),
+        layers=_to_base64(stacked.tobytes()),
+        liveliest=[int(column), int(row)],
+    )
 
 
 def _to_base64(data: bytes) -> str:
@@ -134,5 +193,7 @@ def fill_template(path: Path, title: str, about: dict[str, Any]) -> str:
     template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
     data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")
-    template = template.replace("@SCRIPT@", f"'sha256-{_to_base64(sha256(script.encode()).digest())}'").replace("@DATA@", data)
+    template = template.replace(
+        "@SCRIPT@", f"'sha256-{_to_base64(sha256(script.encode()).digest())}'"
+    ).replace("@DATA@", data)
     return template.replace("@TITLE@", escape(title))

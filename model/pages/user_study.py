@@ -41,7 +41,9 @@ def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tu
     """
     narrow, wide = sorted(width / height for width, height in (one, other))
     if narrow < _MIN_ASPECT_RATIO * wide:
-        raise ValueError(f"has videos of {one[0]}x{one[1]} and {other[0]}x{other[1]} pixels, expected nearly the same aspect")
+        raise ValueError(
+            f"has videos of {one[0]}x{one[1]} and {other[0]}x{other[1]} pixels, expected nearly the same aspect"
+        )
     height = min(one[1], other[1], widest / narrow)
     return max(2, 2 * int(narrow * height / 2)), max(2, 2 * int(height / 2))
 
@@ -56,7 +58,9 @@ def encode_to_fit(make: Callable[[int], Films], most: float) -> tuple[Films, int
         films = make(crf)
         if sum(map(len, films)) <= most:
             return films, crf
-    raise ValueError(f"has {human_size(sum(map(len, films)))} at the lowest quality, expected at most {human_size(most)}, its share of the page")
+    raise ValueError(
+        f"has {human_size(sum(map(len, films)))} at the lowest quality, expected at most {human_size(most)}, its share of the page"
+    )
 
 
 def study_id(pairs: Sequence[Pair]) -> str:
@@ -70,5 +74,17 @@ def study_id(pairs: Sequence[Pair]) -> str:
 
 def build_study_page(pairs: Sequence[Pair], question: str, look_s: float) -> str:
     """The whole page. A pair must have been seen for `look_s` seconds before it can be judged."""
-    shown = [dict(name=pair.name, width=pair.size[0], height=pair.size[1], films=[b64encode(film).decode() for film in pair.films]) for pair in pairs]
-    return fill_template(_TEMPLATE, question, dict(study=study_id(pairs), columns=CSV_COLUMNS, look=look_s, pairs=shown))
+    shown = [
+        dict(
+            name=pair.name,
+            width=pair.size[0],
+            height=pair.size[1],
+            films=[b64encode(film).decode() for film in pair.films],
+        )
+        for pair in pairs
+    ]
+    return fill_template(
+        _TEMPLATE,
+        question,
+        dict(study=study_id(pairs), columns=CSV_COLUMNS, look=look_s, pairs=shown),
+    )

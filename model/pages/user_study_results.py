@@ -54,7 +54,13 @@ def estimate_preference(chosen: int, of: int) -> Preference:
     """Choices count as independent of each other. Raises ValueError unless 0 <= chosen <= of and 1 <= of."""
     test = binomtest(chosen, of, 0.5)
     interval = test.proportion_ci(0.95, method="wilson")
-    return Preference(chosen=chosen, of=of, low=float(interval.low), high=float(interval.high), p=float(test.pvalue))
+    return Preference(
+        chosen=chosen,
+        of=of,
+        low=float(interval.low),
+        high=float(interval.high),
+        p=float(test.pvalue),
+    )
 
 
 def overall_preference(choices: Sequence[Choice]) -> Preference:
@@ -75,7 +81,11 @@ def count_viewer_leanings(choices: Iterable[Choice]) -> tuple[int, int, int]:
     lead = Counter[str]()
     for one in choices:
         lead[one.viewer] += 1 if one.is_for_a else -1
-    return sum(n > 0 for n in lead.values()), sum(n < 0 for n in lead.values()), sum(n == 0 for n in lead.values())
+    return (
+        sum(n > 0 for n in lead.values()),
+        sum(n < 0 for n in lead.values()),
+        sum(n == 0 for n in lead.values()),
+    )
 
 
 def read_choices(data: bytes) -> list[Choice]:
@@ -87,7 +97,9 @@ def read_choices(data: bytes) -> list[Choice]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"is no CSV file in UTF-8 ({to_printable(str(error), 100)})") from error
     if not rows or tuple(rows[0]) != CSV_COLUMNS:
-        raise ValueError(f"begins with {to_printable(','.join(rows[0]) if rows else '', 100)!r}, expected the columns {','.join(CSV_COLUMNS)}")
+        raise ValueError(
+            f"begins with {to_printable(','.join(rows[0]) if rows else '', 100)!r}, expected the columns {','.join(CSV_COLUMNS)}"
+        )
     if len(rows) == 1:
         raise ValueError("holds no choice, expected at least one")
     return [_parse_row(row, number) for number, row in enumerate(rows[1:], 2)]
@@ -100,24 +112,44 @@ def _parse_row(row: Sequence[str], number: int) -> Choice:
     fields: dict[str, str] = dict(zip(CSV_COLUMNS, row, strict=True))
     for name, text in fields.items():
         if not _FIELD_PATTERNS[name].fullmatch(text):
-            raise ValueError(f"has {name} {to_printable(text, 60)!r} in row {number}, expected {_FIELD_DESCRIPTIONS[name]}")
+            raise ValueError(
+                f"has {name} {to_printable(text, 60)!r} in row {number}, expected {_FIELD_DESCRIPTIONS[name]}"
+            )
     if fields["left"] == fields["right"]:
         raise ValueError(f"has {fields['left']} on both sides in row {number}, expected A and B")
     seconds = float(fields["seconds"])
-    return Choice(study=fields["study"], viewer=fields["viewer"], pair=fields["pair"], is_for_a=fields[fields["choice"]] == "A", seconds=seconds)
+    return Choice(
+        study=fields["study"],
+        viewer=fields["viewer"],
+        pair=fields["pair"],
+        is_for_a=fields[fields["choice"]] == "A",
+        seconds=seconds,
+    )
 
 
 _FIELD_PATTERNS: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern)
     for name, pattern in dict(
-        study=rf"s[0-9a-f]{{{STUDY_DIGITS}}}", viewer=rf"v[0-9a-f]{{{_VIEWER_DIGITS}}}", seed=r"[0-9]{1,10}", pair=rf".{{1,{MAX_FIELD_CHARS}}}",
-        left="[AB]", right="[AB]", choice="left|right", seconds=r"[0-9]{1,7}(\.[0-9]{1,3})?",
+        study=rf"s[0-9a-f]{{{STUDY_DIGITS}}}",
+        viewer=rf"v[0-9a-f]{{{_VIEWER_DIGITS}}}",
+        seed=r"[0-9]{1,10}",
+        pair=rf".{{1,{MAX_FIELD_CHARS}}}",
+        left="[AB]",
+        right="[AB]",
+        choice="left|right",
+        seconds=r"[0-9]{1,7}(\.[0-9]{1,3})?",
     ).items()
-}  # fmt: skip
+}
 _FIELD_DESCRIPTIONS: dict[str, str] = dict(
-    study=f"s and {STUDY_DIGITS} hexadecimal digits", viewer=f"v and {_VIEWER_DIGITS} hexadecimal digits", seed="a whole number", left="A or B", right="A or B",
-    pair=f"a name of 1 to {MAX_FIELD_CHARS} characters", choice="left or right", seconds="a number of seconds",
-)  # fmt: skip
+    study=f"s and {STUDY_DIGITS} hexadecimal digits",
+    viewer=f"v and {_VIEWER_DIGITS} hexadecimal digits",
+    seed="a whole number",
+    left="A or B",
+    right="A or B",
+    pair=f"a name of 1 to {MAX_FIELD_CHARS} characters",
+    choice="left or right",
+    seconds="a number of seconds",
+)
 
 
 def merge_choices(files: Iterable[tuple[str, Sequence[Choice]]]) -> list[Choice]:
@@ -127,9 +159,13 @@ def merge_choices(files: Iterable[tuple[str, Sequence[Choice]]]) -> list[Choice]
     for name, choices in files:
         for one in choices:
             if found and one.study != found[0].study:
-                raise ValueError(f"{name} is of study {one.study} and the files before of {found[0].study}, expected one study")
+                raise ValueError(
+                    f"{name} is of study {one.study} and the files before of {found[0].study}, expected one study"
+                )
             if (one.viewer, one.pair) in seen:
-                raise ValueError(f"viewer {one.viewer} judged {to_printable(one.pair, 60)!r} twice, in {seen[one.viewer, one.pair]} and {name}, expected once")
+                raise ValueError(
+                    f"viewer {one.viewer} judged {to_printable(one.pair, 60)!r} twice, in {seen[one.viewer, one.pair]} and {name}, expected once"
+                )
             seen[one.viewer, one.pair] = name
             found.append(one)
     return found

@@ -58,27 +58,42 @@ class DenoiserConfig:
         if self.mode not in get_args(_Mode):
             raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(_Mode))}")
         if self.prediction not in get_args(Prediction):
-            raise ValueError(f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}")
+            raise ValueError(
+                f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}"
+            )
         if self.frequencies < 1:
             raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
         check_widths(self.channels, self.norm_groups)
         check_widths(self.image_channels, self.norm_groups, "image channels")
         for name in ("layers_per_block", "head_channels", "latent_channels", "features"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1")
+                raise ValueError(
+                    f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1"
+                )
         if any(width % self.head_channels for width in self.channels):
-            raise ValueError(f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head")
+            raise ValueError(
+                f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head"
+            )
         if not set(self.attention_levels) <= set(range(len(self.channels))):
-            raise ValueError(f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}")
+            raise ValueError(
+                f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}"
+            )
         self._check_text()
 
     def _check_text(self):
         if self.text_channels < 0:
             raise ValueError(f"text channels are {self.text_channels}, expected at least 0")
         if self.heads and not (self.text_channels and len(self.heads) == len(self.channels)):
-            raise ValueError(f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, of a network with text, or none")
-        if any(heads < 1 or width % heads for width, heads in zip(self.channels, self.heads, strict=False)):
-            raise ValueError(f"heads are {self.heads}, expected divisors of the channels {self.channels}")
+            raise ValueError(
+                f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, of a network with text, or none"
+            )
+        if any(
+            heads < 1 or width % heads
+            for width, heads in zip(self.channels, self.heads, strict=False)
+        ):
+            raise ValueError(
+                f"heads are {self.heads}, expected divisors of the channels {self.channels}"
+            )
 
 
 class ImageEncoder(nn.Module):
@@ -90,14 +105,22 @@ class ImageEncoder(nn.Module):
         self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList([_make_residual_block(widths[0], widths[0], groups)])
         for width, wider in pairwise(widths):
-            self.blocks += [_make_residual_block(width, wider, groups, down=True), _make_residual_block(wider, wider, groups)]
+            self.blocks += [
+                _make_residual_block(width, wider, groups, down=True),
+                _make_residual_block(wider, wider, groups),
+            ]
         # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
         # and the photograph would not be seen for hundreds of steps
         self.leave = nn.Sequential(
-            nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.features, 3, padding=1), nn.GroupNorm(config.features, config.features)
+            nn.GroupNorm(groups, widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(widths[-1], config.features, 3, padding=1),
+            nn.GroupNorm(config.features, config.features),
         )
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features h w"]:
         """Features of photographs in -1 .. 1."""
         x = self.enter(image)
         for block in self.blocks:
@@ -107,7 +130,9 @@ class ImageEncoder(nn.Module):
 
 def _make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
     """A residual block without an embedding of the step; `down` halves the size first."""
-    return ResnetBlock2D(in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down)  # pyright: ignore[reportArgumentType]
+    return ResnetBlock2D(
+        in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down
+    )  # pyright: ignore[reportArgumentType]
 
 
 class SliceDenoiser(nn.Module):
@@ -119,7 +144,9 @@ class SliceDenoiser(nn.Module):
         self.encoder = ImageEncoder(config)
         self.unet = build_unet(config, config.latent_channels, class_embed_type="timestep")
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+    def features(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""
         return self.encoder(image)
 
@@ -139,7 +166,9 @@ class SliceDenoiser(nn.Module):
         batch, freq = z.shape[:2]
         if bands is None:
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
-        condition = _features_or_zeros(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        condition = (
+            _features_or_zeros(z, features, self.config).unsqueeze(1).expand(-1, freq, -1, -1, -1)
+        )
         x = torch.cat([z, condition], dim=2).flatten(0, 1)
         output = _run_unet(self.unet, x, n.repeat_interleave(freq), self.config, bands.flatten())
         return noise_from_output(output.unflatten(0, (batch, freq)), z, n, self.config.prediction)
@@ -154,17 +183,27 @@ class VolumeDenoiser(nn.Module):
         self.encoder = ImageEncoder(config)
         self.unet = build_unet(config, config.latent_channels * config.frequencies)
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+    def features(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""
         return self.encoder(image)
 
     def forward(
-        self, z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None
+        self,
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
         _check_latent(z, self.config)
         x = torch.cat([z.flatten(1, 2), _features_or_zeros(z, features, self.config)], dim=1)
-        return noise_from_output(_run_unet(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]), z, n, self.config.prediction)
+        return noise_from_output(
+            _run_unet(self.unet, x, n, self.config).unflatten(1, z.shape[1:3]),
+            z,
+            n,
+            self.config.prediction,
+        )
 
 
 def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
@@ -175,7 +214,9 @@ def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
         in_channels=latent + config.features,
         out_channels=latent,
         down_block_types=tuple(f"{attention if attend else ''}DownBlock2D" for attend in attends),
-        up_block_types=tuple(f"{attention if attend else ''}UpBlock2D" for attend in reversed(attends)),
+        up_block_types=tuple(
+            f"{attention if attend else ''}UpBlock2D" for attend in reversed(attends)
+        ),
         block_out_channels=config.channels,
         layers_per_block=config.layers_per_block,
         norm_num_groups=config.norm_groups,
@@ -185,7 +226,9 @@ def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
         return UNet2DModel(**settings, attention_head_dim=config.head_channels)
     heads = config.heads or tuple(width // config.head_channels for width in config.channels)
     # diffusers means the number of heads by this name here, and their width above
-    return UNet2DConditionModel(**settings, attention_head_dim=heads, cross_attention_dim=config.text_channels)
+    return UNet2DConditionModel(
+        **settings, attention_head_dim=heads, cross_attention_dim=config.text_channels
+    )
 
 
 def _run_unet(
@@ -196,21 +239,31 @@ def _run_unet(
     bands: Int[Tensor, " slices"] | None = None,
 ) -> Float[Tensor, "slices out h w"]:
     """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of zeros."""
-    text = {"encoder_hidden_states": x.new_zeros(len(x), 1, config.text_channels)} if config.text_channels else {}
+    text = (
+        {"encoder_hidden_states": x.new_zeros(len(x), 1, config.text_channels)}
+        if config.text_channels
+        else {}
+    )
     return unet(x, n, class_labels=bands, **text).sample
 
 
 def _features_or_zeros(
-    z: Float[Tensor, "batch freq 4 h w"], features: Float[Tensor, "batch features h w"] | None, config: DenoiserConfig
+    z: Float[Tensor, "batch freq 4 h w"],
+    features: Float[Tensor, "batch features h w"] | None,
+    config: DenoiserConfig,
 ) -> Float[Tensor, "batch features h w"]:
     """The features, or the null condition: zeros."""
     return z.new_zeros(len(z), config.features, *z.shape[-2:]) if features is None else features
 
 
-def _check_latent(z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True) -> None:
+def _check_latent(
+    z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True
+) -> None:
     """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size that the U-Net can halve."""
     factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
     if every and z.shape[1] != config.frequencies:
-        raise ValueError(f"the latents have {z.shape[1]} frequencies, expected {config.frequencies}")
+        raise ValueError(
+            f"the latents have {z.shape[1]} frequencies, expected {config.frequencies}"
+        )
     if height % factor or width % factor:
         raise ValueError(f"the latents are {width}x{height}, expected multiples of {factor}")

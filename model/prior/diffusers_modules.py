@@ -32,5 +32,11 @@ UNet2DConditionModel: Any = unet_2d_condition.UNet2DConditionModel
 
 def check_widths(channels: tuple[int, ...], norm_groups: int, name: str = "channels") -> None:
     """Raises ValueError unless there are levels, and the groups of the normalisation divide the width of each."""
-    if norm_groups < 1 or not channels or any(width < 1 or width % norm_groups for width in channels):
-        raise ValueError(f"{name} are {channels}, expected multiples of the {norm_groups} norm groups")
+    if (
+        norm_groups < 1
+        or not channels
+        or any(width < 1 or width % norm_groups for width in channels)
+    ):
+        raise ValueError(
+            f"{name} are {channels}, expected multiples of the {norm_groups} norm groups"
+        )

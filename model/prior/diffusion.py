@@ -31,18 +31,26 @@ Eps = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 @cache
 def _amplitude_table(device: torch.device) -> Float[Tensor, "2 steps"]:
     """sqrt(a_n) and sqrt(1 - a_n) for n = 0 .. 999, and at the end of no noise, so that index -1 is `CLEAN_STEP`; computed in float64."""
-    beta = torch.linspace(_BETA[0] ** 0.5, _BETA[1] ** 0.5, DIFFUSION_STEPS, dtype=torch.float64).square()
+    beta = torch.linspace(
+        _BETA[0] ** 0.5, _BETA[1] ** 0.5, DIFFUSION_STEPS, dtype=torch.float64
+    ).square()
     a = torch.cat([(1 - beta).cumprod(0), torch.ones(1, dtype=torch.float64)])
     return torch.stack([a.sqrt(), (1 - a).sqrt()]).float().to(device)
 
 
-def amplitudes(n: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch 1 1 1 1"], Float[Tensor, "batch 1 1 1 1"]]:
+def amplitudes(
+    n: Int[Tensor, " batch"],
+) -> tuple[Float[Tensor, "batch 1 1 1 1"], Float[Tensor, "batch 1 1 1 1"]]:
     """Of the signal, sqrt(a_n), and of the noise, sigma_n = sqrt(1 - a_n): from (0.9992, 0.039) at n = 0 to (0.012, 0.9999) at 999."""
     of_signal, of_noise = _amplitude_table(n.device)[:, n].reshape(2, -1, 1, 1, 1, 1)
     return of_signal, of_noise
 
 
-def add_noise(z0: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]) -> Float[Tensor, "batch freq 4 h w"]:
+def add_noise(
+    z0: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+    noise: Float[Tensor, "batch freq 4 h w"],
+) -> Float[Tensor, "batch freq 4 h w"]:
     """z_n of clean latents."""
     of_signal, of_noise = amplitudes(n)
     return of_signal * z0 + of_noise * noise
@@ -57,21 +65,30 @@ class _NoiseDraw(NamedTuple):
     """Samples that keep their condition; the others learn the null condition, for classifier-free guidance."""
 
 
-def draw_noise(shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1) -> _NoiseDraw:
+def draw_noise(
+    shape: tuple[int, int, int, int, int], generator: torch.Generator, dropped: float = 0.1
+) -> _NoiseDraw:
     """Steps, noise and which conditions to keep for latents of `shape`, on the generator's device; `dropped` is the share to drop."""
     device = generator.device
     n = torch.randint(DIFFUSION_STEPS, shape[:1], generator=generator, device=device)
     noise = torch.randn(shape, generator=generator, device=device)
-    return _NoiseDraw(n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped)
+    return _NoiseDraw(
+        n, noise, torch.rand(shape[:1], generator=generator, device=device) >= dropped
+    )
 
 
-def mask_features(features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch features h w"]:
+def mask_features(
+    features: Float[Tensor, "batch features h w"], kept: Bool[Tensor, " batch"]
+) -> Float[Tensor, "batch features h w"]:
     """The features of samples that keep them; zeros, the null condition, for the others."""
     return torch.where(kept[:, None, None, None], features, 0)
 
 
 def noise_from_output(
-    output: Float[Tensor, "batch freq 4 h w"], z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], prediction: Prediction
+    output: Float[Tensor, "batch freq 4 h w"],
+    z: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+    prediction: Prediction,
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """The noise in `z` by what a network gives out; of a velocity v it is sqrt(1 - a_n) z + sqrt(a_n) v."""
     if prediction == "noise":
@@ -81,28 +98,43 @@ def noise_from_output(
 
 
 def denoising_error(
-    eps: Float[Tensor, "batch freq 4 h w"], noise: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], prediction: Prediction = "noise"
+    eps: Float[Tensor, "batch freq 4 h w"],
+    noise: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+    prediction: Prediction = "noise",
 ) -> Float[Tensor, " batch"]:
     """Mean square, for each sample, of the error of what a network gives out, by the noise `eps` that it implies: the paper's loss for "noise"."""
     error = eps.float() - noise
-    return (error if prediction == "noise" else error / amplitudes(n)[0]).square().flatten(1).mean(1)
+    return (
+        (error if prediction == "noise" else error / amplitudes(n)[0]).square().flatten(1).mean(1)
+    )
 
 
-def predict_z0(z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"]) -> Float[Tensor, "batch freq 4 h w"]:
+def predict_z0(
+    z: Float[Tensor, "batch freq 4 h w"],
+    eps: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch freq 4 h w"]:
     """z_0 as the predicted noise implies it."""
     of_signal, of_noise = amplitudes(n)
     return (z - of_noise * eps) / of_signal
 
 
 def ddim_step(
-    z: Float[Tensor, "batch freq 4 h w"], eps: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_next: Int[Tensor, " batch"]
+    z: Float[Tensor, "batch freq 4 h w"],
+    eps: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+    n_next: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """z at the less noisy step `n_next` (`CLEAN_STEP` for the last), without fresh noise (Song et al. 2021, equation 12 with sigma = 0)."""
     return add_noise(predict_z0(z, eps, n), n_next, eps)
 
 
 def renoise(
-    z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], n_before: Int[Tensor, " batch"], noise: Float[Tensor, "batch freq 4 h w"]
+    z: Float[Tensor, "batch freq 4 h w"],
+    n: Int[Tensor, " batch"],
+    n_before: Int[Tensor, " batch"],
+    noise: Float[Tensor, "batch freq 4 h w"],
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """z at the noisier step `n_before`, by fresh noise: distributed as latents are there, if `z` was at `n`."""
     signal, signal_before = amplitudes(n)[0], amplitudes(n_before)[0]

@@ -30,15 +30,23 @@ class FrequencyAttention(nn.Module):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
         # sinusoidal, of the band's index: what the U-Net's own frequency embedding is made of
-        self.register_buffer("position", get_timestep_embedding(torch.arange(self.frequencies), channels), persistent=False)
+        self.register_buffer(
+            "position",
+            get_timestep_embedding(torch.arange(self.frequencies), channels),
+            persistent=False,
+        )
 
-    def forward(self, x: Float[Tensor, "slices channels h w"]) -> Float[Tensor, "slices channels h w"]:
+    def forward(
+        self, x: Float[Tensor, "slices channels h w"]
+    ) -> Float[Tensor, "slices channels h w"]:
         """Slices are samples x K frequencies, the frequencies of a sample one after another."""
         tokens = self.norm(x).unflatten(0, (-1, self.frequencies)).permute(0, 3, 4, 1, 2)
         mixed = self.projection(self.attend(tokens + self.position.to(tokens.dtype)))
         return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
 
-    def attend(self, tokens: Float[Tensor, "batch h w freq channels"]) -> Float[Tensor, "batch h w freq channels"]:
+    def attend(
+        self, tokens: Float[Tensor, "batch h w freq channels"]
+    ) -> Float[Tensor, "batch h w freq channels"]:
         """softmax(q k / sqrt(d)) v, the softmax in float32.
 
         Written out, since torch's fused kernels refuse more than 65,535 sequences on CUDA and there is one for each pixel; K x K is small.
@@ -93,14 +101,22 @@ class CoordinatedDenoiser(nn.Module):
         unet.up_blocks = nn.ModuleList(self._with_attention(unet.up_blocks, widths[::-1]))
 
     def _with_attention(self, blocks: Any, widths: tuple[int, ...]) -> list[_CoordinatedBlock]:
-        return [_CoordinatedBlock(block, width, self.config) for block, width in zip(blocks, widths, strict=True)]
+        return [
+            _CoordinatedBlock(block, width, self.config)
+            for block, width in zip(blocks, widths, strict=True)
+        ]
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features h w"]:
+    def features(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features h w"]:
         """The condition c of photographs in -1 .. 1."""
         return self.slices.features(image)
 
     def forward(
-        self, z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None
+        self,
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
         return self.slices(z, n, features)

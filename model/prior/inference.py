@@ -44,7 +44,9 @@ class ConditionedDenoiser(nn.Module):
         bands: Int[Tensor, "batch freq"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
         features = mask_features(self.denoiser.features(image), kept)
-        return self.denoiser(z, n, features) if bands is None else self.denoiser(z, n, features, bands)
+        return (
+            self.denoiser(z, n, features) if bands is None else self.denoiser(z, n, features, bands)
+        )
 
 
 class TrainedAutoencoder(NamedTuple):
@@ -71,7 +73,9 @@ def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
     Raises ValueError where there is none.
     """
     found, passed = load_checkpoint(path, "autoencoder")
-    return TrainedAutoencoder(_restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))), passed
+    return TrainedAutoencoder(
+        _restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))
+    ), passed
 
 
 def load_prior(path: Path) -> tuple[Prior, list[str]]:
@@ -83,7 +87,9 @@ def load_prior(path: Path) -> tuple[Prior, list[str]]:
     units = normalizer_from_config(found.config.get("units"))
     prior = Prior(restore_denoiser(found), _restore_autoencoder(found, "autoencoder"), units)
     if prior.denoiser.config.frequencies != units.frequencies:
-        raise ValueError(f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}")
+        raise ValueError(
+            f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}"
+        )
     return prior, passed
 
 
@@ -91,7 +97,9 @@ def load_checkpoint(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint. Raises ValueError where it is none of that kind."""
     found, passed = checkpoints.read_newest(path)
     if found.config.get("kind") != kind:
-        raise ValueError(f"{path} holds a checkpoint of kind {found.config.get('kind')!r}, expected {kind!r}")
+        raise ValueError(
+            f"{path} holds a checkpoint of kind {found.config.get('kind')!r}, expected {kind!r}"
+        )
     return found, passed
 
 
@@ -113,7 +121,12 @@ def restore_config(found: Checkpoint, name: str, kind: Callable[..., Config]) ->
     """The configuration of a network. Raises ValueError where a checkpoint does not have it."""
     try:
         fields = dict(found.config[name])
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # tuples are lists in JSON
+        return kind(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in fields.items()
+            }
+        )  # tuples are lists in JSON
     except (KeyError, TypeError) as error:
         raise ValueError(f"{found.folder} does not say what its {name} is: {error}") from error
 
@@ -123,7 +136,9 @@ def load_network_weights(network: torch.nn.Module, found: Checkpoint, name: str)
     try:
         network.load_state_dict(found.load_weights(name))
     except RuntimeError as error:
-        raise ValueError(f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG_FILE} says: {checkpoints.summarize_error(error)}") from error
+        raise ValueError(
+            f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG_FILE} says: {checkpoints.summarize_error(error)}"
+        ) from error
 
 
 def check_device(device: str, option: str = "--device") -> None:
@@ -150,23 +165,48 @@ def sample_motion(
     (width, height), factor = prior.normalizer.size, prior.autoencoder.downsampling_factor
     for image in images:
         if image.shape[:2] != (height, width):
-            raise ValueError(f"the photograph is {image.shape[1]}x{image.shape[0]}, expected {width}x{height}")
+            raise ValueError(
+                f"the photograph is {image.shape[1]}x{image.shape[0]}, expected {width}x{height}"
+            )
     denoiser, autoencoder = prior.denoiser.to(device), prior.autoencoder.to(device)
-    shape = (prior.normalizer.frequencies, autoencoder.config.latent_channels, height // factor, width // factor)
+    shape = (
+        prior.normalizer.frequencies,
+        autoencoder.config.latent_channels,
+        height // factor,
+        width // factor,
+    )
     with torch.no_grad():
         features = denoiser.features(_images_to_tensor(images).to(device))
         z = sample_latents(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
-        return check_finite(decode_spectrum(autoencoder, z, prior.normalizer.scale_tensor(device), prior.normalizer.normalisation), seeds).cpu().numpy()
+        return (
+            check_finite(
+                decode_spectrum(
+                    autoencoder,
+                    z,
+                    prior.normalizer.scale_tensor(device),
+                    prior.normalizer.normalisation,
+                ),
+                seeds,
+            )
+            .cpu()
+            .numpy()
+        )
 
 
-def make_loop_hook(prior: Prior, seconds: float, device: torch.device | str = "cpu") -> GuidanceHook:
+def make_loop_hook(
+    prior: Prior, seconds: float, device: torch.device | str = "cpu"
+) -> GuidanceHook:
     """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where that is not two frames to the window of the prior."""
     units, autoencoder = prior.normalizer, prior.autoencoder.to(device)
     longest, period = units.frames / units.fps, round(seconds * units.fps)
     if not 2 <= period <= units.frames:
-        raise ValueError(f"a loop of {seconds:g} s was asked for, expected {2 / units.fps:g} to {longest:g} s, as long as the motion that the prior makes")
+        raise ValueError(
+            f"a loop of {seconds:g} s was asked for, expected {2 / units.fps:g} to {longest:g} s, as long as the motion that the prior makes"
+        )
     scale = units.scale_tensor(device)
-    return self_guidance(lambda z: decode_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period)
+    return self_guidance(
+        lambda z: decode_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period
+    )
 
 
 def _images_to_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:

@@ -59,7 +59,9 @@ def _zero_layer(layer: Any) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _route_channels(convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]) -> None:
+def _route_channels(
+    convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]
+) -> None:
     """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend on no other."""
     outputs, inputs = matrix.shape
     convolution.weight[:outputs] = 0

@@ -29,23 +29,34 @@ _SpectrumDecoder = Callable[[Tensor], Tensor]
 """White latents [B, K, 4, h, w] to coefficients in pixels [B, K, 4, H, W], differentiable: `model.prior.sampling.to_spectrum` of an autoencoder."""
 
 
-def self_guidance(to_spectrum: _SpectrumDecoder, frames: int, period: int | None = None, strength: float = _STRENGTH) -> GuidanceHook:
+def self_guidance(
+    to_spectrum: _SpectrumDecoder,
+    frames: int,
+    period: int | None = None,
+    strength: float = _STRENGTH,
+) -> GuidanceHook:
     """For loops of `period` frames, of windows of T `read_frames`; of all T without.
 
     eps is taken to be constant in g. Raises ValueError unless the period is 2 to T and strength finite and at least 0.
     """
     last = frames if period is None else period
     if not 2 <= last <= frames:
-        raise ValueError(f"a loop of {last} frames was asked for, expected 2 to the window's {frames}")
+        raise ValueError(
+            f"a loop of {last} frames was asked for, expected 2 to the window's {frames}"
+        )
     if not 0 <= strength < float("inf"):
         raise ValueError(f"strength is {strength:g}, expected at least 0")
 
-    def hook(z: Float[Tensor, "batch freq 4 h w"], n: Tensor, eps: Float[Tensor, "batch freq 4 h w"]) -> Tensor:
+    def hook(
+        z: Float[Tensor, "batch freq 4 h w"], n: Tensor, eps: Float[Tensor, "batch freq 4 h w"]
+    ) -> Tensor:
         z0, (of_signal, of_noise) = predict_z0(z, eps, n), amplitudes(n)
         # one sample after another: the graph of a decoder is large
         slopes = [_seam_gradient(to_spectrum, one, frames, last) for one in z0]
         # eps + d moves z_0 by -d sigma / sqrt(a): so far at most
-        furthest = [_MAX_STEP_SHARE * s.loss / s.gradient.square().sum().clamp(min=1e-30) for s in slopes]
+        furthest = [
+            _MAX_STEP_SHARE * s.loss / s.gradient.square().sum().clamp(min=1e-30) for s in slopes
+        ]
         steps = torch.stack(furthest).view_as(of_noise).minimum(strength * of_noise.square())
         return eps + of_signal / of_noise * steps * torch.stack([s.gradient for s in slopes])
 
@@ -60,7 +71,9 @@ class _SeamGradient(NamedTuple):
     """dL_g/dz_0, less its part along the gradient of the motion's energy: the seam shall not be closed by moving less."""
 
 
-def _seam_gradient(to_spectrum: _SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"], frames: int, last: int) -> _SeamGradient:
+def _seam_gradient(
+    to_spectrum: _SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"], frames: int, last: int
+) -> _SeamGradient:
     """Where L_g rises, at clean latents."""
     with torch.enable_grad():
         z0 = z0.detach().clone().requires_grad_()
@@ -72,7 +85,9 @@ def _seam_gradient(to_spectrum: _SpectrumDecoder, z0: Float[Tensor, "freq 4 h w"
     return _SeamGradient(loss.detach(), gradient - share * along)
 
 
-def seam_loss(spectrum: Float[Tensor, "batch freq 4 height width"], frames: int, last: int) -> Float[Tensor, " batch"]:
+def seam_loss(
+    spectrum: Float[Tensor, "batch freq 4 height width"], frames: int, last: int
+) -> Float[Tensor, " batch"]:
     """L_g of coefficients (re x, im x, re y, im y): how far their motion is from closing after `last` frames, pixels, summed over all of them.
 
     Between F_0 and F_last. In a loop of all T frames those are equal whatever the coefficients, and F_{T-1} is compared, as the paper does:
@@ -80,7 +95,11 @@ def seam_loss(spectrum: Float[Tensor, "batch freq 4 height width"], frames: int,
     """
     apart = seam_weights(spectrum.shape[1], frames, min(last, frames - 1)).to(spectrum.device)
     real, imaginary = spectrum[:, :, 0::2], spectrum[:, :, 1::2]
-    place, velocity = (torch.einsum("k,bkchw->bchw", w.real, real) - torch.einsum("k,bkchw->bchw", w.imag, imaginary) for w in apart)
+    place, velocity = (
+        torch.einsum("k,bkchw->bchw", w.real, real)
+        - torch.einsum("k,bkchw->bchw", w.imag, imaginary)
+        for w in apart
+    )
     return (place.abs() + velocity.abs()).sum(dim=(1, 2, 3))
 
 

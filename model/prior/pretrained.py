@@ -26,14 +26,31 @@ from torch import nn
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, build_unet
 from pipeline.sizes import human_size
 
-_CONFIG_FILE, _WEIGHTS_FILE, _SCHEDULER_FILE = "config.json", "diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
-PRETRAINED_FIELDS = ("channels", "attention_levels", "layers_per_block", "head_channels", "norm_groups", "text_channels", "heads")
+_CONFIG_FILE, _WEIGHTS_FILE, _SCHEDULER_FILE = (
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "scheduler/scheduler_config.json",
+)
+PRETRAINED_FIELDS = (
+    "channels",
+    "attention_levels",
+    "layers_per_block",
+    "head_channels",
+    "norm_groups",
+    "text_channels",
+    "heads",
+)
 """Fields of a DenoiserConfig that a pretrained U-Net decides."""
 _MAX_CONFIG_BYTES = 1 << 20
 """Bytes of a file of settings."""
 _MAX_LEVELS, _MAX_WIDTH, _MAX_LAYERS = 6, 4096, 4
 """The most that is believed; Stable Diffusion has 4, 1280, 2."""
-_IGNORED_SETTINGS = {"sample_size", "attention_head_dim", "use_linear_projection", "upcast_attention"}
+_IGNORED_SETTINGS = {
+    "sample_size",
+    "attention_head_dim",
+    "use_linear_projection",
+    "upcast_attention",
+}
 """Settings that are read elsewhere, or make no difference: a linear projection is a convolution of one pixel."""
 _FLOAT_DTYPES = ("F32", "F16", "BF16")
 _ADDED_TENSOR_PREFIX = "class_embedding."
@@ -46,7 +63,9 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
     Only headers are read. Raises ValueError, naming the file and what was expected, unless all weights of the U-Net have a place in ours.
     """
     if config.prediction != "noise":
-        raise ValueError(f"prediction is {config.prediction!r}, expected 'noise', which {path} predicts")
+        raise ValueError(
+            f"prediction is {config.prediction!r}, expected 'noise', which {path} predicts"
+        )
     folder = _unet_folder(path)
     _check_scheduler(folder.parent / _SCHEDULER_FILE)
     found = _read_json(folder / _CONFIG_FILE)
@@ -101,7 +120,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError unless it is a regular file of limited size with an object in it."""
     _check_file(path)
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(_MAX_CONFIG_BYTES)}")
+        raise ValueError(
+            f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(_MAX_CONFIG_BYTES)}"
+        )
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -115,27 +136,49 @@ def _check_file(path: Path) -> None:
     """Raises ValueError unless there is a regular file, or a link to one."""
     if not path.is_file():
         why = " (a .bin is a pickle, which is not opened)" if path.name == _WEIGHTS_FILE else ""
-        raise ValueError(f"{path} is no file, expected a folder with {_CONFIG_FILE} and {_WEIGHTS_FILE}{why}, or one with unet/ in it")
+        raise ValueError(
+            f"{path} is no file, expected a folder with {_CONFIG_FILE} and {_WEIGHTS_FILE}{why}, or one with unet/ in it"
+        )
 
 
 def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
     """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing, of another type, or too large."""
     if found.get("_class_name") != "UNet2DConditionModel":
-        raise ValueError(f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'")
-    channels = tuple(_require_int(width, "block_out_channels", _MAX_WIDTH) for width in _require_list(found, "block_out_channels"))
+        raise ValueError(
+            f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'"
+        )
+    channels = tuple(
+        _require_int(width, "block_out_channels", _MAX_WIDTH)
+        for width in _require_list(found, "block_out_channels")
+    )
     blocks = _require_list(found, "down_block_types")
-    if len(blocks) != len(channels) or not all(block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks):
-        raise ValueError(f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for each of {len(channels)} levels")
+    if len(blocks) != len(channels) or not all(
+        block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks
+    ):
+        raise ValueError(
+            f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for each of {len(channels)} levels"
+        )
     heads = found.get("attention_head_dim")
     heads = heads if isinstance(heads, list) else [heads] * len(channels)
     return dict(
         channels=channels,
-        attention_levels=tuple(level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"),
-        layers_per_block=_require_int(found.get("layers_per_block"), "layers_per_block", _MAX_LAYERS),
-        head_channels=gcd(64, *channels),  # of the attention across frequencies, which a pretrained network does not have
+        attention_levels=tuple(
+            level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"
+        ),
+        layers_per_block=_require_int(
+            found.get("layers_per_block"), "layers_per_block", _MAX_LAYERS
+        ),
+        head_channels=gcd(
+            64, *channels
+        ),  # of the attention across frequencies, which a pretrained network does not have
         norm_groups=_require_int(found.get("norm_num_groups"), "norm_num_groups", _MAX_WIDTH),
-        text_channels=_require_int(found.get("cross_attention_dim"), "cross_attention_dim", _MAX_WIDTH),
-        heads=tuple(_require_int(number, "attention_head_dim", _MAX_WIDTH) for number in heads[: _MAX_LEVELS + 1]),
+        text_channels=_require_int(
+            found.get("cross_attention_dim"), "cross_attention_dim", _MAX_WIDTH
+        ),
+        heads=tuple(
+            _require_int(number, "attention_head_dim", _MAX_WIDTH)
+            for number in heads[: _MAX_LEVELS + 1]
+        ),
     )
 
 
@@ -162,10 +205,18 @@ def build_meta_unet(config: DenoiserConfig) -> Any:
 
 def _check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
     """Raises ValueError naming a setting of the pretrained U-Net that ours has not."""
-    expected = json.loads(json.dumps(ours | {"in_channels": _inputs(latent), "class_embed_type": None}))
+    expected = json.loads(
+        json.dumps(ours | {"in_channels": _inputs(latent), "class_embed_type": None})
+    )
     for name, value in found.items():
-        if name not in _IGNORED_SETTINGS and not name.startswith("_") and value != expected.get(name):
-            raise ValueError(f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net")
+        if (
+            name not in _IGNORED_SETTINGS
+            and not name.startswith("_")
+            and value != expected.get(name)
+        ):
+            raise ValueError(
+                f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net"
+            )
 
 
 def _inputs(latent: int) -> int:
@@ -186,17 +237,28 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
 
 def _check_tensors(file: Any, network: Any, latent: int) -> None:
     """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes, and no other."""
-    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith(_ADDED_TENSOR_PREFIX)}
+    expected = {
+        name: list(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(_ADDED_TENSOR_PREFIX)
+    }
     expected["conv_in.weight"][1] = _inputs(latent)
     found = set(file.keys())
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"there is no {name}, expected one of {shape}")
         piece = file.get_slice(name)
-        if piece.get_dtype() not in _FLOAT_DTYPES or piece.get_shape() not in (shape, _linear_shape(shape)):
-            raise ValueError(f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(_FLOAT_DTYPES)}")
+        if piece.get_dtype() not in _FLOAT_DTYPES or piece.get_shape() not in (
+            shape,
+            _linear_shape(shape),
+        ):
+            raise ValueError(
+                f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(_FLOAT_DTYPES)}"
+            )
     if found - expected.keys():
-        raise ValueError(f"{shown(min(found - expected.keys()))} has no place in the U-Net that {_CONFIG_FILE} describes")
+        raise ValueError(
+            f"{shown(min(found - expected.keys()))} has no place in the U-Net that {_CONFIG_FILE} describes"
+        )
 
 
 def _linear_shape(shape: list[int]) -> list[int]:

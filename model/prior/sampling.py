@@ -19,7 +19,9 @@ GuidanceHook = Callable[[Tensor, Tensor, Tensor], Tensor]
 """hook(z, n, eps) -> eps: changes the noise of a step, as motion self-guidance does. Gradients are off: it turns on what it needs."""
 
 
-def initial_noise(shape: tuple[int, int, int, int], seeds: Sequence[int]) -> Float[Tensor, "batch freq 4 h w"]:
+def initial_noise(
+    shape: tuple[int, int, int, int], seeds: Sequence[int]
+) -> Float[Tensor, "batch freq 4 h w"]:
     """Standard normal numbers, each sample's from its own seed, on the CPU, so that they are the same on any machine."""
     return _draw_normal(shape, _make_generators(seeds))
 
@@ -29,7 +31,9 @@ def _make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _draw_normal(shape: tuple[int, int, int, int], of: Sequence[torch.Generator]) -> Float[Tensor, "batch freq 4 h w"]:
+def _draw_normal(
+    shape: tuple[int, int, int, int], of: Sequence[torch.Generator]
+) -> Float[Tensor, "batch freq 4 h w"]:
     """The next standard normal numbers of each."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in of])
 
@@ -40,10 +44,16 @@ def apply_guidance(eps: Eps, weight: float) -> Eps:
     Both are asked for in one batch; with w = 0, or without features, there is only one to ask for.
     """
 
-    def with_guidance(z: Float[Tensor, "batch freq 4 h w"], n: Int[Tensor, " batch"], features: Float[Tensor, "batch features h w"] | None) -> Tensor:
+    def with_guidance(
+        z: Float[Tensor, "batch freq 4 h w"],
+        n: Int[Tensor, " batch"],
+        features: Float[Tensor, "batch features h w"] | None,
+    ) -> Tensor:
         if weight == 0 or features is None:
             return eps(z, n, features)
-        both = eps(torch.cat([z, z]), torch.cat([n, n]), torch.cat([features, torch.zeros_like(features)]))
+        both = eps(
+            torch.cat([z, z]), torch.cat([n, n]), torch.cat([features, torch.zeros_like(features)])
+        )
         conditional, unconditional = both.chunk(2)
         return (1 + weight) * conditional - weight * unconditional
 
@@ -70,7 +80,9 @@ def sample_latents(
     if recurrence < 1:
         raise ValueError(f"recurrence is {recurrence}, expected at least 1")
     if features is not None and len(features) != len(seeds):
-        raise ValueError(f"{len(seeds)} seeds for {len(features)} photographs, expected one for each")
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(features)} photographs, expected one for each"
+        )
     predict = apply_guidance(eps, guidance)
     of = _make_generators(seeds)
     z = _draw_normal(shape, of).to("cpu" if features is None else features.device)
@@ -84,11 +96,15 @@ def sample_latents(
     return check_finite(z, seeds)
 
 
-def check_finite(z: Float[Tensor, "batch freq 4 h w"], seeds: Sequence[int]) -> Float[Tensor, "batch freq 4 h w"]:
+def check_finite(
+    z: Float[Tensor, "batch freq 4 h w"], seeds: Sequence[int]
+) -> Float[Tensor, "batch freq 4 h w"]:
     """`z`. Raises ValueError naming the seeds of samples that have values that are not."""
     broken = [seed for seed, one in zip(seeds, z, strict=True) if not one.isfinite().all()]
     if broken:
-        raise ValueError(f"sampled values are not finite for seed {', '.join(map(str, broken))}: was the network trained, and with this normalisation?")
+        raise ValueError(
+            f"sampled values are not finite for seed {', '.join(map(str, broken))}: was the network trained, and with this normalisation?"
+        )
     return z
 
 

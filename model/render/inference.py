@@ -20,6 +20,8 @@ def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
     Raises ValueError where there is none.
     """
     found, passed = load_checkpoint(path, "renderer")
-    network = Renderer(replace(restore_config(found, "renderer", RendererConfig), imagenet=None))  # whose weights are in the checkpoint
+    network = Renderer(
+        replace(restore_config(found, "renderer", RendererConfig), imagenet=None)
+    )  # whose weights are in the checkpoint
     load_network_weights(network, found, "ema")
     return network.requires_grad_(False).eval(), passed

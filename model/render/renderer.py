@@ -54,12 +54,18 @@ class RendererConfig:
 
     def __post_init__(self):
         if len(self.widths) != len(_STRIDES) or min(self.widths) < 1:
-            raise ValueError(f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each of the strides {_STRIDES}")
+            raise ValueError(
+                f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each of the strides {_STRIDES}"
+            )
         for name in ("encoder_width", "noise_channels", "style_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
+                raise ValueError(
+                    f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1"
+                )
         if self.imagenet is not None and self.encoder_width != 64:
-            raise ValueError(f"encoder width is {self.encoder_width}, expected 64, for which there are weights of ImageNet")
+            raise ValueError(
+                f"encoder width is {self.encoder_width}, expected 64, for which there are weights of ImageNet"
+            )
 
 
 class _WarpedFeatures(NamedTuple):
@@ -85,13 +91,20 @@ class _ModulatedConv(nn.Module):
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
         # their length says nothing, only how fast a step turns them
-        self.weight, self.bias = nn.Parameter(torch.randn(out, width, 3, 3) / (3 * width**0.5)), nn.Parameter(torch.zeros(out))
+        self.weight, self.bias = (
+            nn.Parameter(torch.randn(out, width, 3, 3) / (3 * width**0.5)),
+            nn.Parameter(torch.zeros(out)),
+        )
         self.scale = nn.Linear(style, width)
         nn.init.ones_(self.scale.bias)
 
-    def forward(self, x: Float[Tensor, "batch _ height width"], style: Float[Tensor, "batch style"]) -> Float[Tensor, "batch _ height width"]:
+    def forward(
+        self, x: Float[Tensor, "batch _ height width"], style: Float[Tensor, "batch style"]
+    ) -> Float[Tensor, "batch _ height width"]:
         scale = self.scale(style)
-        length = (scale.float().square() @ self.weight.float().square().sum((2, 3)).mT + 1e-8).rsqrt()
+        length = (
+            scale.float().square() @ self.weight.float().square().sum((2, 3)).mT + 1e-8
+        ).rsqrt()
         y = nn.functional.conv2d(x * scale[:, :, None, None], self.weight, padding=1)
         return leaky_relu(y * length[:, :, None, None] + self.bias[:, None, None], 0.2)
 
@@ -103,9 +116,17 @@ class _Block(nn.Module):
         super().__init__()
         self.first, self.second = _ModulatedConv(width, out, style), _ModulatedConv(out, out, style)
 
-    def forward(self, parts: Sequence[Float[Tensor, "batch _ _ _"]], style: Float[Tensor, "batch style"]) -> Float[Tensor, "batch _ _ _"]:
+    def forward(
+        self, parts: Sequence[Float[Tensor, "batch _ _ _"]], style: Float[Tensor, "batch style"]
+    ) -> Float[Tensor, "batch _ _ _"]:
         size = parts[-1].shape[-2:]
-        x = torch.cat([interpolate(part, size, mode="bilinear") if part.shape[-2:] != size else part for part in parts], dim=1)
+        x = torch.cat(
+            [
+                interpolate(part, size, mode="bilinear") if part.shape[-2:] != size else part
+                for part in parts
+            ],
+            dim=1,
+        )
         return self.second(self.first(x, style), style)
 
 
@@ -117,33 +138,52 @@ class Renderer(nn.Module):
         self.config = config
         if config.mode == "average_rgb":
             return
-        self.strides: tuple[int, ...] = _STRIDES if config.mode == "pyramid" else (config.single_stride,)
-        self.stem, self.encoder = nn.Conv2d(3, config.widths[0], 3, padding=1), ResNet34(config.encoder_width)
+        self.strides: tuple[int, ...] = (
+            _STRIDES if config.mode == "pyramid" else (config.single_stride,)
+        )
+        self.stem, self.encoder = (
+            nn.Conv2d(3, config.widths[0], 3, padding=1),
+            ResNet34(config.encoder_width),
+        )
         if config.imagenet is not None:
             load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
         found = (config.widths[0], *self.encoder.widths)
         injected = dict(zip(_STRIDES, found, strict=True))
         self.style = nn.Sequential(
-            nn.Linear(config.noise_channels + injected[self.strides[-1]], config.style_channels), nn.LeakyReLU(0.2),
-            nn.Linear(config.style_channels, config.style_channels), nn.LeakyReLU(0.2),
-        )  # fmt: skip
+            nn.Linear(config.noise_channels + injected[self.strides[-1]], config.style_channels),
+            nn.LeakyReLU(0.2),
+            nn.Linear(config.style_channels, config.style_channels),
+            nn.LeakyReLU(0.2),
+        )
         single, width = config.mode == "single_scale", injected[self.strides[0]]
-        self.merge, self.metric = (nn.Conv2d(sum(found), width, 1), nn.Conv2d(width, 1, 1)) if single else (None, None)
+        self.merge, self.metric = (
+            (nn.Conv2d(sum(found), width, 1), nn.Conv2d(width, 1, 1)) if single else (None, None)
+        )
         used = [stride for stride in _STRIDES if stride <= self.strides[-1]]
         widths = [*config.widths[: len(used)], 0]
         self.blocks = nn.ModuleList(
-            _Block(coarser + (injected[stride] + 1 if stride in self.strides else 0) + (7 if stride == 1 else 0), width, config.style_channels)
+            _Block(
+                coarser
+                + (injected[stride] + 1 if stride in self.strides else 0)
+                + (7 if stride == 1 else 0),
+                width,
+                config.style_channels,
+            )
             for stride, width, coarser in zip(used, widths[:-1], widths[1:], strict=True)
         )
         self.head = nn.Conv2d(config.widths[0], 5, 3, padding=1)
         nn.init.normal_(self.head.weight, std=_HEAD_INIT_STD)
 
-    def sample_noise(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch noise"]:
+    def sample_noise(
+        self, batch: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch noise"]:
         """Standard normal z, on the generator's device or the CPU."""
         device = generator.device if generator else "cpu"
         return torch.randn((batch, self.config.noise_channels), generator=generator, device=device)
 
-    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
+    def encode(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
         """Of the photograph, -1 to 1, finest first: the same for all frames."""
         if self.config.mode == "average_rgb":
             return ()
@@ -164,24 +204,54 @@ class Renderer(nn.Module):
         if self.config.mode == "average_rgb":
             picture, hole = _splat_and_fill(image, flow, None)
             return _WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
-        metrics = [self.config.alpha * _resize_like(weight, one) if self.metric is None else self.metric(one) for one in features]
-        moved = [splat(one, _rescale_flow(flow, one), "softmax", metric) for one, metric in zip(features, metrics, strict=True)]
-        metric = self.config.alpha * weight if self.metric is None else _resize_like(metrics[0], image)
+        metrics = [
+            self.config.alpha * _resize_like(weight, one)
+            if self.metric is None
+            else self.metric(one)
+            for one in features
+        ]
+        moved = [
+            splat(one, _rescale_flow(flow, one), "softmax", metric)
+            for one, metric in zip(features, metrics, strict=True)
+        ]
+        metric = (
+            self.config.alpha * weight if self.metric is None else _resize_like(metrics[0], image)
+        )
         picture, hole = _splat_and_fill(image, flow, metric)
-        return _WarpedFeatures(tuple(one.features for one in moved), tuple(one.holes for one in moved), picture, hole, splat_lost_detail(image, picture, flow, metric))
+        return _WarpedFeatures(
+            tuple(one.features for one in moved),
+            tuple(one.holes for one in moved),
+            picture,
+            hole,
+            splat_lost_detail(image, picture, flow, metric),
+        )
 
-    def synthesize(self, warped: _WarpedFeatures, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "batch 3 height width"]:
+    def synthesize(
+        self, warped: _WarpedFeatures, noise: Float[Tensor, "batch noise"]
+    ) -> Float[Tensor, "batch 3 height width"]:
         """The frame, about -1 to 1, not clamped."""
         if self.config.mode == "average_rgb":
             return warped.picture
         style = self.style(torch.cat([noise, warped.features[-1].mean((2, 3))], dim=1))
-        injected = {stride: (one, hole.to(one.dtype)) for stride, one, hole in zip(self.strides, warped.features, warped.holes, strict=True)}
+        injected = {
+            stride: (one, hole.to(one.dtype))
+            for stride, one, hole in zip(self.strides, warped.features, warped.holes, strict=True)
+        }
         x: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            own = (warped.picture, warped.picture_holes.to(warped.picture.dtype), warped.lost_detail) if level == 0 else ()
+            own = (
+                (warped.picture, warped.picture_holes.to(warped.picture.dtype), warped.lost_detail)
+                if level == 0
+                else ()
+            )
             x = [self.blocks[level]([*x, *injected.get(_STRIDES[level], ()), *own], style)]
         added = self.head(x[0]).float()
-        gate, sharpness = torch.sigmoid(added[:, 3:4] + _INITIAL_GATE_LOGIT).masked_fill(warped.picture_holes, 1.0), torch.sigmoid(added[:, 4:])
+        gate, sharpness = (
+            torch.sigmoid(added[:, 3:4] + _INITIAL_GATE_LOGIT).masked_fill(
+                warped.picture_holes, 1.0
+            ),
+            torch.sigmoid(added[:, 4:]),
+        )
         return warped.picture + sharpness * warped.lost_detail + gate * added[:, :3]
 
     def forward(
@@ -194,51 +264,90 @@ class Renderer(nn.Module):
         """I_t of I_0 (-1 to 1), F_t and W (working pixels), about -1 to 1, not clamped. Raises ValueError for a side under 32 pixels."""
         height, width = image.shape[-2:]
         if min(height, width) < MIN_SIDE_PX:
-            raise ValueError(f"the photograph is {width}x{height}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX}")
+            raise ValueError(
+                f"the photograph is {width}x{height}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX}"
+            )
         return self.synthesize(self.warp(image, self.encode(image), flow, weight), noise)
 
 
 class NeuralRenderer:
     """Makes frames of one photograph, whose features are computed once."""
 
-    def __init__(self, renderer: Renderer, photo: UInt8[np.ndarray, "rows columns 3"], seed: int = 0, device: str = "cpu"):
+    def __init__(
+        self,
+        renderer: Renderer,
+        photo: UInt8[np.ndarray, "rows columns 3"],
+        seed: int = 0,
+        device: str = "cpu",
+    ):
         """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32 pixels."""
         rows, columns = photo.shape[:2]
         if min(rows, columns) < MIN_SIDE_PX:
-            raise ValueError(f"the photograph is {columns}x{rows}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX} for the renderer")
+            raise ValueError(
+                f"the photograph is {columns}x{rows}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX} for the renderer"
+            )
         self.renderer, self.device = renderer.to(device), device
-        self.image = torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None].to(device) / 127.5 - 1
+        self.image = (
+            torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None].to(
+                device
+            )
+            / 127.5
+            - 1
+        )
         self.noise = renderer.sample_noise(1, torch.Generator().manual_seed(seed)).to(device)
         with torch.no_grad():
             self.features = renderer.encode(self.image)
 
-    def __call__(self, flow: Float32[np.ndarray, "2 rows columns"], weight: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    def __call__(
+        self,
+        flow: Float32[np.ndarray, "2 rows columns"],
+        weight: Float32[np.ndarray, "rows columns"],
+    ) -> UInt8[np.ndarray, "rows columns 3"]:
         """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError where the network gives what is not finite."""
         with torch.no_grad():
-            motion = torch.from_numpy(flow)[None].to(self.device), torch.from_numpy(weight)[None, None].to(self.device)
-            made = self.renderer.synthesize(self.renderer.warp(self.image, self.features, *motion), self.noise)
+            motion = (
+                torch.from_numpy(flow)[None].to(self.device),
+                torch.from_numpy(weight)[None, None].to(self.device),
+            )
+            made = self.renderer.synthesize(
+                self.renderer.warp(self.image, self.features, *motion), self.noise
+            )
             if not made.isfinite().all():
                 raise ValueError("the renderer makes values that are not finite: was it trained?")
-            return ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            return (
+                ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            )
 
 
 def _splat_and_fill(
-    image: Float[Tensor, "batch 3 height width"], flow: Float[Tensor, "batch 2 height width"], metric: Float[Tensor, "batch 1 height width"] | None
+    image: Float[Tensor, "batch 3 height width"],
+    flow: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch 1 height width"]]:
     """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
-    moved = splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
+    moved = (
+        splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
+    )
     return torch.where(moved.holes, image, moved.features), moved.holes
 
 
-def _resize_like(x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch channels height width"]:
+def _resize_like(
+    x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]
+) -> Float[Tensor, "batch channels height width"]:
     """To the size of `match_aspect`: by means of areas where that is smaller."""
     size = like.shape[-2:]
     if x.shape[-2:] == size:
         return x
-    return interpolate(x, size, mode="area") if size < x.shape[-2:] else interpolate(x, size, mode="bilinear")
+    return (
+        interpolate(x, size, mode="area")
+        if size < x.shape[-2:]
+        else interpolate(x, size, mode="bilinear")
+    )
 
 
-def _rescale_flow(flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch 2 height width"]:
+def _rescale_flow(
+    flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]
+) -> Float[Tensor, "batch 2 height width"]:
     """A flow in the size and in the pixels of `match_aspect`."""
     (height, width), (h, w) = flow.shape[-2:], like.shape[-2:]
     return _resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)

@@ -12,7 +12,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from model.render.splatting_cpu import MIN_SHARE, SPLAT_MODES, SplatMode, splat_compiled, load_kernel
+from model.render.splatting_cpu import (
+    MIN_SHARE,
+    SPLAT_MODES,
+    SplatMode,
+    splat_compiled,
+    load_kernel,
+)
 
 
 class _SplatResult(NamedTuple):
@@ -44,7 +50,11 @@ def splat(
     _check_splat_inputs(features, flow, mode, metric)
     wide = torch.promote_types(features.dtype, torch.float32)
     given = (features.to(wide), flow.to(wide), mode, None if metric is None else metric.to(wide))
-    splatted, holes = splat_compiled(*given) if features.device.type == "cpu" and load_kernel() else splat_torch(*given)
+    splatted, holes = (
+        splat_compiled(*given)
+        if features.device.type == "cpu" and load_kernel()
+        else splat_torch(*given)
+    )
     return _SplatResult(splatted.to(features.dtype), holes)
 
 
@@ -60,11 +70,22 @@ def splat_lost_detail(
     Of `moved` only what is `inside`, 1 or 0, is seen (docs/maths.md, 29).
     """
     height, width = flow.shape[2:]
-    x, y = flow[:, 0] + torch.arange(width, device=flow.device), flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
+    x, y = (
+        flow[:, 0] + torch.arange(width, device=flow.device),
+        flow[:, 1] + torch.arange(height, device=flow.device)[:, None],
+    )
     at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     known = torch.ones_like(metric) if inside is None else inside
-    seen = grid_sample(torch.cat([moved * known, known.to(moved.dtype)], dim=1), at, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return splat(features - seen[:, :-1] / seen[:, -1:].clamp(min=MIN_SHARE), flow, "softmax", metric).features
+    seen = grid_sample(
+        torch.cat([moved * known, known.to(moved.dtype)], dim=1),
+        at,
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return splat(
+        features - seen[:, :-1] / seen[:, -1:].clamp(min=MIN_SHARE), flow, "softmax", metric
+    ).features
 
 
 def _check_splat_inputs(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:
@@ -72,20 +93,30 @@ def _check_splat_inputs(features: Tensor, flow: Tensor, mode: str, metric: Tenso
     if mode not in SPLAT_MODES:
         raise ValueError(f"mode is {mode!r}, expected one of {', '.join(SPLAT_MODES)}")
     if features.ndim != 4 or not all(x.is_floating_point() for x in (features, flow)):
-        raise ValueError(f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, expected [batch, channels, height, width] of real numbers")
+        raise ValueError(
+            f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, expected [batch, channels, height, width] of real numbers"
+        )
     batch, _, height, width = features.shape
     _check_like_features("flow", flow, features, (batch, 2, height, width))
     if (metric is not None) != (mode in ("linear", "softmax")):
-        raise ValueError(f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, expected one in linear and softmax only")
+        raise ValueError(
+            f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, expected one in linear and softmax only"
+        )
     if metric is not None:
         _check_like_features("metric", metric, features, (batch, 1, height, width))
         if mode == "linear" and bool((metric < 0).any()):
-            raise ValueError(f"metric goes down to {float(metric.min()):g}, expected at least 0 in mode 'linear'")
+            raise ValueError(
+                f"metric goes down to {float(metric.min()):g}, expected at least 0 in mode 'linear'"
+            )
 
 
-def _check_like_features(name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]) -> None:
+def _check_like_features(
+    name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]
+) -> None:
     if found.shape != shape or found.device != features.device:
-        raise ValueError(f"{name} is {list(found.shape)} on {found.device}, expected {list(shape)} on {features.device}, as the features are")
+        raise ValueError(
+            f"{name} is {list(found.shape)} on {found.device}, expected {list(shape)} on {features.device}, as the features are"
+        )
 
 
 def splat_torch(
@@ -97,15 +128,21 @@ def splat_torch(
     """`splat` in plain torch, of one type of numbers."""
     at, share = _find_targets(flow)
     weight, holes = _compute_weights(at, share, mode, None if metric is None else metric.flatten(2))
-    return _scatter_features(features.flatten(2), at, weight).unflatten(2, features.shape[2:]), holes.unflatten(2, features.shape[2:])
+    return _scatter_features(features.flatten(2), at, weight).unflatten(
+        2, features.shape[2:]
+    ), holes.unflatten(2, features.shape[2:])
 
 
-def _find_targets(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
+def _find_targets(
+    flow: Float[Tensor, "batch 2 height width"],
+) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
     """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where that is outside or next to nothing."""
     height, width = flow.shape[2:]
     x = flow[:, 0] + torch.arange(width, device=flow.device)
     y = flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
-    inside = (x > -1) & (x < width) & (y > -1) & (y < height)  # False of NaN, which may not reach the products: 0 times it is no 0
+    inside = (
+        (x > -1) & (x < width) & (y > -1) & (y < height)
+    )  # False of NaN, which may not reach the products: 0 times it is no 0
     x, y = x.where(inside, -2), y.where(inside, -2)
     left, top = x.detach().floor(), y.detach().floor()
     right, below = x - left, y - top
@@ -113,14 +150,23 @@ def _find_targets(flow: Float[Tensor, "batch 2 height width"]) -> tuple[Int64[Te
     places, shares = [], []
     for row, v in ((top, 1 - below), (top + 1, below)):
         for column, u in ((left, 1 - right), (left + 1, right)):
-            lands = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (u * v >= MIN_SHARE)
+            lands = (
+                (column >= 0)
+                & (column < width)
+                & (row >= 0)
+                & (row < height)
+                & (u * v >= MIN_SHARE)
+            )
             places.append((row * width + column).where(lands, height * width))
             shares.append((u * v).where(lands, 0))
     return torch.stack(places, 1).flatten(2), torch.stack(shares, 1).flatten(2)
 
 
 def _compute_weights(
-    at: Int64[Tensor, "batch 4 pixels"], share: Float[Tensor, "batch 4 pixels"], mode: SplatMode, metric: Float[Tensor, "batch 1 pixels"] | None
+    at: Int64[Tensor, "batch 4 pixels"],
+    share: Float[Tensor, "batch 4 pixels"],
+    mode: SplatMode,
+    metric: Float[Tensor, "batch 1 pixels"] | None,
 ) -> tuple[Float[Tensor, "batch 4 pixels"], Bool[Tensor, "batch 1 pixels"]]:
     """By what a pixel's features are multiplied on their way to each target, and which targets are holes."""
     batch, _, pixels = share.shape
@@ -135,10 +181,14 @@ def _compute_weights(
     if mode == "sum":
         return weight, holes
     # a share of nothing is 0, and so is its gradient
-    return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(weight), holes
+    return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(
+        weight
+    ), holes
 
 
-def _softmax_factor(places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]) -> Float[Tensor, "batch 4 pixels"]:
+def _softmax_factor(
+    places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]
+) -> Float[Tensor, "batch 4 pixels"]:
     """exp(metric), over the largest of what comes to the same place: that cancels out, and there is always a 1 (docs/maths.md, 16)."""
     lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
     largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
@@ -146,7 +196,9 @@ def _softmax_factor(places: Int64[Tensor, "batch corners"], metric: Float[Tensor
 
 
 def _scatter_features(
-    features: Float[Tensor, "batch channels pixels"], at: Int64[Tensor, "batch 4 pixels"], weight: Float[Tensor, "batch 4 pixels"]
+    features: Float[Tensor, "batch channels pixels"],
+    at: Int64[Tensor, "batch 4 pixels"],
+    weight: Float[Tensor, "batch 4 pixels"],
 ) -> Float[Tensor, "batch channels pixels"]:
     """Adds weight times features at the targets. Of each pixel the channels lie together: they go to the same place."""
     batch, channels, pixels = features.shape

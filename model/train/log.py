@@ -63,7 +63,12 @@ class Log:
         self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
         self.count += 1
 
-    def record_evaluation(self, step: int, scalars: dict[str, float], pictures: dict[str, Float[Tensor, "3 height width"]]) -> None:
+    def record_evaluation(
+        self,
+        step: int,
+        scalars: dict[str, float],
+        pictures: dict[str, Float[Tensor, "3 height width"]],
+    ) -> None:
         """On the test split; the scalars stand in the next line."""
         self.test_scalars = {f"test_{name}": value for name, value in scalars.items()}
         if self.board:
@@ -72,10 +77,17 @@ class Log:
     def write_entry(self, step: int) -> LogEntry:
         """Means since the last line."""
         seconds = time.monotonic() - self.started_at
-        scalars = {name: float(value) / self.count for name, value in self.sums.items()} | self.test_scalars
-        scalars |= dict(samples_a_second=self.batch * self.count / seconds, waiting_share=self.data_wait_s / seconds)
+        scalars = {
+            name: float(value) / self.count for name, value in self.sums.items()
+        } | self.test_scalars
+        scalars |= dict(
+            samples_a_second=self.batch * self.count / seconds,
+            waiting_share=self.data_wait_s / seconds,
+        )
         if self.board:
-            line = {"step": step, "at": round(time.time(), 2)} | {name: round(value, 6) for name, value in scalars.items()}
+            line = {"step": step, "at": round(time.time(), 2)} | {
+                name: round(value, 6) for name, value in scalars.items()
+            }
             append(self.file, (json.dumps(line) + "\n").encode())
             self.board.scalars(step, scalars)
         self._reset()
@@ -85,7 +97,11 @@ class Log:
 def _truncate_after_step(path: Path, step: int) -> None:
     """Takes out of a log what a training that was killed wrote after its last checkpoint, and a line that it did not finish."""
     before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line for line in before.splitlines(keepends=True) if line.endswith(b"\n") and _entry_step(line) <= step)
+    kept = b"".join(
+        line
+        for line in before.splitlines(keepends=True)
+        if line.endswith(b"\n") and _entry_step(line) <= step
+    )
     if kept != before:
         replace_file(path, kept)
 
@@ -114,13 +130,17 @@ class _TensorBoardWriter:
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard import summary
         except ImportError as error:
-            raise ValueError("TensorBoard is not installed, expected pip install 'quiver-motion[train]'") from error
+            raise ValueError(
+                "TensorBoard is not installed, expected pip install 'quiver-motion[train]'"
+            ) from error
         self.proto: Any = event_pb2
         self.summary, self.record_writer = summary, RecordWriter
         self.path = out / f"events.out.tfevents.{int(time.time())}.{uuid.uuid4().hex}"
         self._write(0, file_version="brain.Event:2")
         if step:  # what an earlier attempt has shown of later steps is taken back
-            self._write(step + 1, session_log=self.proto.SessionLog(status=self.proto.SessionLog.START))
+            self._write(
+                step + 1, session_log=self.proto.SessionLog(status=self.proto.SessionLog.START)
+            )
 
     def scalars(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():

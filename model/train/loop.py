@@ -64,11 +64,15 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name, low, high in (("learning_rate", 0, 1), ("ema", 0, 1)):
             if not low < getattr(self, name) < high:
-                raise ValueError(f"{name} is {getattr(self, name):g}, expected between {low} and {high}")
+                raise ValueError(
+                    f"{name} is {getattr(self, name):g}, expected between {low} and {high}"
+                )
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay:g}, expected 0 to 1")
         if not self.clip > 0 or self.warm_up < 0 or self.loader_workers < 0:
-            raise ValueError("clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0")
+            raise ValueError(
+                "clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0"
+            )
 
 
 @runtime_checkable
@@ -80,7 +84,9 @@ class Task(Protocol):
         """Its parameters that want a gradient are trained, and averaged."""
         ...
 
-    def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, network: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars for the log."""
         ...
 
@@ -96,7 +102,9 @@ class Task(Protocol):
         """Weights that are not trained, and go with a checkpoint, by name."""
         ...
 
-    def evaluate(self, network: Any, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(
+        self, network: Any, device: torch.device
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Scalars on the test split, and pictures [3, H, W] in 0 to 1, by averaged weights."""
         ...
 
@@ -126,8 +134,14 @@ def current_group() -> DistributedGroup:
 def resolve_device(config: TrainConfig) -> torch.device:
     """Raises ValueError where a GPU is asked for and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda and there is no GPU that torch can use, expected --device cpu here")
-    return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
+        raise ValueError(
+            "device is cuda and there is no GPU that torch can use, expected --device cpu here"
+        )
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if config.device == "cuda"
+        else torch.device("cpu")
+    )
 
 
 def train(
@@ -165,32 +179,52 @@ def train(
 class _State:
     """Networks, optimiser and average, on this rank."""
 
-    def __init__(self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup):
+    def __init__(
+        self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup
+    ):
         self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
         self.network = task.network.to(device)
-        self.ema_model = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
-        self.trainable_parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.ema_model = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
+        )
+        self.trainable_parameters = [
+            parameter for parameter in self.network.parameters() if parameter.requires_grad
+        ]
         self.optimizer = torch.optim.Adam(self.trainable_parameters, lr=config.learning_rate)
-        self.ddp_network = DistributedDataParallel(self.network) if group.world_size > 1 else self.network
+        self.ddp_network = (
+            DistributedDataParallel(self.network) if group.world_size > 1 else self.network
+        )
 
     def run_step(self, step: int, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns scalars, still on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * _learning_rate_factor(step, self.config)
-        generator = torch.Generator().manual_seed(_combine_seed(self.config.seed, step, self.group.rank))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss, scalars = self.task.loss(self.ddp_network, to_device(batch, self.device), generator)
+        generator = torch.Generator().manual_seed(
+            _combine_seed(self.config.seed, step, self.group.rank)
+        )
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        ):
+            loss, scalars = self.task.loss(
+                self.ddp_network, to_device(batch, self.device), generator
+            )
         if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
+            raise TrainingDiverged(
+                f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trainable_parameters, self.config.clip)
         if not torch.isfinite(norm):
-            raise TrainingDiverged(f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}")
+            raise TrainingDiverged(
+                f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}"
+            )
         self.optimizer.step()
         self.ema_model.update_parameters(self.network)
         self.step = step + 1
-        return {"loss": loss.detach(), "gradient": norm.detach()} | {name: value.detach() for name, value in scalars.items()}
+        return {"loss": loss.detach(), "gradient": norm.detach()} | {
+            name: value.detach() for name, value in scalars.items()
+        }
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -206,8 +240,15 @@ class _State:
         if self.group.rank == 0:
             with torch.no_grad():
                 self.task.finalize_weights(self.ema_model.module.eval(), self.device)
-            states = {"network": self.network.state_dict(), "ema": self.ema_model.module.state_dict()} | self.task.constant_states()
-            training = {"optimiser": self.optimizer.state_dict(), "averaged": int(self.ema_model.n_averaged), "position": asdict(position)}
+            states = {
+                "network": self.network.state_dict(),
+                "ema": self.ema_model.module.state_dict(),
+            } | self.task.constant_states()
+            training = {
+                "optimiser": self.optimizer.state_dict(),
+                "averaged": int(self.ema_model.n_averaged),
+                "position": asdict(position),
+            }
             config = self.task.config() | {"training": asdict(self.config), "step": self.step}
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
         if self.group.world_size > 1:
@@ -223,20 +264,30 @@ class _State:
         _check_same_training(found.config, self.task.config(), self.config, out)
         for name, state in self.task.constant_states().items():
             if not checkpoints.weights_equal(found.load_weights(name), state):
-                raise ValueError(f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out")
+                raise ValueError(
+                    f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out"
+                )
         return self.restore(found)
 
     def restore(self, found: checkpoints.Checkpoint) -> Position:
         """Raises ValueError where a file of the checkpoint does not hold what this training would have written."""
-        training, network, average = found.load_training_state(), found.load_weights("network"), found.load_weights("ema")
+        training, network, average = (
+            found.load_training_state(),
+            found.load_weights("network"),
+            found.load_weights("ema"),
+        )
         try:
             self.network.load_state_dict(network)
             self.ema_model.module.load_state_dict(average)
             self.ema_model.n_averaged.fill_(training["averaged"])
             self.optimizer.load_state_dict(training["optimiser"])
-            position = Position(int(training["position"]["epoch"]), int(training["position"]["consumed"]))
+            position = Position(
+                int(training["position"]["epoch"]), int(training["position"]["consumed"])
+            )
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{found.folder} does not hold the state of this training: {checkpoints.summarize_error(error)}") from error
+            raise ValueError(
+                f"{found.folder} does not hold the state of this training: {checkpoints.summarize_error(error)}"
+            ) from error
         self.step = found.config["step"]
         if self.step > self.config.steps:
             raise ValueError(
@@ -245,23 +296,47 @@ class _State:
         return position
 
 
-def _check_same_training(found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+def _check_same_training(
+    found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path
+) -> None:
     """Raises ValueError naming what differs between a checkpoint and the training that would go on from it.
 
     How long it runs, how often it saves and logs, and where it runs may differ.
     """
-    free = {*(() if config.decay else ("steps",)), "save_every", "keep", "log_every", "picture_every", "device", "loader_workers", "precision"}
-    now = json.loads(json.dumps(dict(task))) | {name: value for name, value in asdict(config).items() if name not in free}
-    then = {name: value for name, value in found.items() if name not in ("format", "step", "training")}
-    then |= {name: value for name, value in dict(found.get("training", {})).items() if name not in free}
-    different = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+    free = {
+        *(() if config.decay else ("steps",)),
+        "save_every",
+        "keep",
+        "log_every",
+        "picture_every",
+        "device",
+        "loader_workers",
+        "precision",
+    }
+    now = json.loads(json.dumps(dict(task))) | {
+        name: value for name, value in asdict(config).items() if name not in free
+    }
+    then = {
+        name: value for name, value in found.items() if name not in ("format", "step", "training")
+    }
+    then |= {
+        name: value for name, value in dict(found.get("training", {})).items() if name not in free
+    }
+    different = [
+        name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)
+    ]
     if different:
-        raise ValueError(f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out")
+        raise ValueError(
+            f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out"
+        )
 
 
 def _learning_rate_factor(step: int, config: TrainConfig) -> float:
     """The learning rate of a step, as a share of the highest: a rise, a plateau, a fall."""
-    rise, fall = (step + 1) / max(1, config.warm_up), (config.steps - step) / max(1.0, config.decay * config.steps)
+    rise, fall = (
+        (step + 1) / max(1, config.warm_up),
+        (config.steps - step) / max(1.0, config.decay * config.steps),
+    )
     return min(1.0, rise, fall)
 
 

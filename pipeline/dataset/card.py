@@ -91,46 +91,91 @@ for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, sp
 
 
 def render_card(
-    contract: RunContract, summary: Mapping[str, Any], index: Mapping[str, Any], statistics: SpectrumStatistics | None, licences: Mapping[str | None, int]
+    contract: RunContract,
+    summary: Mapping[str, Any],
+    index: Mapping[str, Any],
+    statistics: SpectrumStatistics | None,
+    licences: Mapping[str | None, int],
 ) -> str:
     """The text of README.md. Whatever came from a file or a table is escaped."""
     config = contract.config
     plan, (width, height) = config["plan"], config["size"]
     body = _BODY.format(
-        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")}, bytes=human_size(summary["bytes"]), counts=_counts_table(summary),
-        frames=plan["frames"], fps=plan["fps"], seconds=plan["frames"] / plan["fps"], step=plan["fps"] / plan["frames"], frequencies=config["frequencies"],
-        width=width, height=height, flow=", ".join(f"{name} {_escape_markup(str(value))}" for name, value in config["flow"].items()),
-        reading=_reading_instructions(config, index), members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS), format=contract.format,
-        scales=_scales_table(statistics), licences=_table(sorted((_escape_markup(name or "not stated"), count) for name, count in licences.items())),
-    )  # fmt: skip
+        **{name: summary[name] for name in ("clips", "kept", "hours", "shards")},
+        bytes=human_size(summary["bytes"]),
+        counts=_counts_table(summary),
+        frames=plan["frames"],
+        fps=plan["fps"],
+        seconds=plan["frames"] / plan["fps"],
+        step=plan["fps"] / plan["frames"],
+        frequencies=config["frequencies"],
+        width=width,
+        height=height,
+        flow=", ".join(
+            f"{name} {_escape_markup(str(value))}" for name, value in config["flow"].items()
+        ),
+        reading=_reading_instructions(config, index),
+        members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS),
+        format=contract.format,
+        scales=_scales_table(statistics),
+        licences=_table(
+            sorted(
+                (_escape_markup(name or "not stated"), count) for name, count in licences.items()
+            )
+        ),
+    )
     return _yaml_head(summary, licences) + "\n" + body
 
 
 def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     """How to load the first shard that has a sample; nothing where none has."""
-    shards = sorted((entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"])
+    shards = sorted(
+        (entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"]
+    )
     if not shards:
         return ""
     shard, (width, height) = shards[0][1], config["size"]
-    return _READING.format(first=f"shards/{shard}.tar", split=index[shard]["split"], frequencies=config["frequencies"], width=width, height=height)
+    return _READING.format(
+        first=f"shards/{shard}.tar",
+        split=index[shard]["split"],
+        frequencies=config["frequencies"],
+        width=width,
+        height=height,
+    )
 
 
 def _yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
     """The YAML head; JSON strings are YAML."""
-    known = sorted({name.lower() if name and name.lower() in _KNOWN_LICENSES else "other" for name in licences} or {"other"})
+    known = sorted(
+        {name.lower() if name and name.lower() in _KNOWN_LICENSES else "other" for name in licences}
+        or {"other"}
+    )
     size = next((name for name, limit in _SIZES if summary["kept"] < limit), "n>1M")
-    lines = ["---", f"license: {json.dumps(known if len(known) > 1 else known[0])}", "task_categories: [image-to-video]", f'size_categories: ["{size}"]']
+    lines = [
+        "---",
+        f"license: {json.dumps(known if len(known) > 1 else known[0])}",
+        "task_categories: [image-to-video]",
+        f'size_categories: ["{size}"]',
+    ]
     lines += ["tags: [webdataset, optical-flow, motion, spectral-volume]"]
     if summary["kept_by_split"]:
         lines += ["configs:", "- config_name: default", "  data_files:"]
-        lines += [f"  - {{split: {split}, path: shards/{split}-*.tar}}" for split in sorted(summary["kept_by_split"], reverse=True)]
+        lines += [
+            f"  - {{split: {split}, path: shards/{split}-*.tar}}"
+            for split in sorted(summary["kept_by_split"], reverse=True)
+        ]
     return "\n".join([*lines, "---"])
 
 
 def _counts_table(summary: Mapping[str, Any]) -> str:
-    rows = [(f"kept, {_escape_unknown(split, ('train', 'test'))}", count) for split, count in sorted(summary["kept_by_split"].items(), reverse=True)]
+    rows = [
+        (f"kept, {_escape_unknown(split, ('train', 'test'))}", count)
+        for split, count in sorted(summary["kept_by_split"].items(), reverse=True)
+    ]
     rows += [
-        (f"{outcome}, {_escape_unknown(reason, Reason)}", count) for outcome in ("rejected", "quarantined") for reason, count in summary[f"{outcome}_by_reason"].items()
+        (f"{outcome}, {_escape_unknown(reason, Reason)}", count)
+        for outcome in ("rejected", "quarantined")
+        for reason, count in summary[f"{outcome}_by_reason"].items()
     ]
     return _table(rows)
 
@@ -140,7 +185,9 @@ def _scales_table(statistics: SpectrumStatistics | None) -> str:
     if statistics is None:
         return "No training window was kept, so there are none."
     said = "The 95th percentile of |S_k| over all pixels, both components and all training samples, pixels (`statistics.json`):\n\n| Hz | scale |\n|---|---|\n"
-    return said + _table([(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies])
+    return said + _table(
+        [(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies]
+    )
 
 
 def _table(rows: list[tuple[Any, ...]]) -> str:
@@ -154,4 +201,6 @@ def _escape_unknown(word: Any, known: Iterable[str]) -> str:
 
 def _escape_markup(text: str) -> str:
     """Text from outside, inert in Markdown and in HTML."""
-    return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(to_printable(text, 200)))
+    return "".join(
+        f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(to_printable(text, 200))
+    )

@@ -53,12 +53,20 @@ class ShardDraft:
         has taken the folder over.
         """
         with self.dataset.detect_takeover():
-            tar, histogram = self.writer.finish() if self.writer.rows else None, statistics.encode(self.counts)
+            tar, histogram = (
+                self.writer.finish() if self.writer.rows else None,
+                statistics.encode(self.counts),
+            )
             record = dict(
-                shard=self.shard, tar=tar, histogram=hashlib.sha256(histogram).hexdigest(), values=int(self.counts.sum()),
-                run=hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest(), rows=self.rows, strips=self.strips,
+                shard=self.shard,
+                tar=tar,
+                histogram=hashlib.sha256(histogram).hexdigest(),
+                values=int(self.counts.sum()),
+                run=hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest(),
+                rows=self.rows,
+                strips=self.strips,
                 quiver=quiver_version(),
-            )  # fmt: skip
+            )
             with self.dataset.commit_lock():
                 if self.dataset.is_committed(self.shard):
                     raise AlreadyCommitted(self.shard)

@@ -9,10 +9,27 @@ CRASHPOINT_VARIABLE = "QUIVER_CRASHPOINT"
 SIGNAL_VARIABLE = "QUIVER_CRASHPOINT_SIGNAL"
 """What they get instead of SIGKILL."""
 POINTS = (
-    "before-open", "after-open", "mid-member", "after-json-member", "before-close", "after-fsync", "after-close", "after-verify", "after-rename",
-    "mid-record", "after-record", "mid-finalize",
-)  # fmt: skip
-REMOTE_POINTS = ("after-contract", "after-upload-tar", "after-upload-safetensors", "after-commit", "after-copy", "after-derived")
+    "before-open",
+    "after-open",
+    "mid-member",
+    "after-json-member",
+    "before-close",
+    "after-fsync",
+    "after-close",
+    "after-verify",
+    "after-rename",
+    "mid-record",
+    "after-record",
+    "mid-finalize",
+)
+REMOTE_POINTS = (
+    "after-contract",
+    "after-upload-tar",
+    "after-upload-safetensors",
+    "after-commit",
+    "after-copy",
+    "after-derived",
+)
 """Those of a data set in object storage (staging.py)."""
 ROUND_POINTS, _REMOTE_ROUND_POINTS = ("mid-round", "after-round"), ("after-round-upload",)
 """Those of `quiver retry`, beside those of the shards that it builds; the shard is `run`."""

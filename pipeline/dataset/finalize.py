@@ -35,7 +35,14 @@ from schemas.records import MANIFEST_SCHEMA
 from schemas.run_contract import contract_provenance
 from schemas.seal import seal
 
-DERIVED_FILES = ("manifest.parquet", "index.json", "histogram.safetensors", "statistics.json", "summary.json", "README.md")
+DERIVED_FILES = (
+    "manifest.parquet",
+    "index.json",
+    "histogram.safetensors",
+    "statistics.json",
+    "summary.json",
+    "README.md",
+)
 ROW_GROUP = 1024
 """Rows of the manifest that are written, and can be read, together."""
 
@@ -74,7 +81,9 @@ def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     summary = tally.summary()
     goal.publish(goal.summary, to_json(summary, indent=2))
     found = write_statistics(DatasetView(dataset, derived=goal))
-    goal.publish(goal.card, render_card(dataset.contract(), summary, index, found, tally.licences).encode())
+    goal.publish(
+        goal.card, render_card(dataset.contract(), summary, index, found, tally.licences).encode()
+    )
     return summary
 
 
@@ -105,7 +114,9 @@ def make_shard_rows(
 def check_record_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) -> None:
     """Raises DamagedShard unless a record holds just the plan's windows of its shard."""
     if [row["key"] for row in record["rows"]] != [row["key"] for row in plan]:
-        raise DamagedShard(f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again")
+        raise DamagedShard(
+            f"{path} does not hold the windows of the plan, in its order: quiver repair builds its shard again"
+        )
 
 
 def _manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
@@ -153,7 +164,9 @@ def _manifest_table(rows: list[dict]) -> pa.Table:
         return pa.Table.from_pylist(rows, MANIFEST_SCHEMA)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         shards = sorted({row["shard"] for row in rows if row["shard"]})
-        raise DamagedShard(f"a record of {shards[0]} to {shards[-1]} holds a value of another kind than the manifest: {error}") from error
+        raise DamagedShard(
+            f"a record of {shards[0]} to {shards[-1]} holds a value of another kind than the manifest: {error}"
+        ) from error
 
 
 class HistogramSum:
@@ -177,10 +190,14 @@ def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.n
     path = dataset.histogram_path(shard)
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
-        raise DamagedShard(f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again")
+        raise DamagedShard(
+            f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again"
+        )
     counts = statistics.decode(data)
     if counts.sum() != record["values"]:
-        raise DamagedShard(f"{path} counts {counts.sum()} values, its record says {record['values']}")
+        raise DamagedShard(
+            f"{path} counts {counts.sum()} values, its record says {record['values']}"
+        )
     return counts
 
 
@@ -198,8 +215,14 @@ def run_digest(dataset: Dataset) -> str:
 
 def write_statistics(selection: DatasetView) -> schema.SpectrumStatistics | None:
     """The statistics of the training windows; none, and no file, where none was kept."""
-    found = scales.compute_statistics([selection]) if any(has_training_windows(entry) for entry in selection.read_index()["shards"].values()) else None
-    selection.derived_dataset.publish(selection.derived_path("statistics.json"), found and schema.encode_statistics(found))
+    found = (
+        scales.compute_statistics([selection])
+        if any(has_training_windows(entry) for entry in selection.read_index()["shards"].values())
+        else None
+    )
+    selection.derived_dataset.publish(
+        selection.derived_path("statistics.json"), found and schema.encode_statistics(found)
+    )
     return found
 
 
@@ -234,7 +257,10 @@ class SummaryCounter:
 
     def __init__(self) -> None:
         self.outcomes, self.splits, self.licences = Counter(), Counter(), Counter()
-        self.reasons: dict[str, Counter] = {Outcome.REJECTED: Counter(), Outcome.QUARANTINED: Counter()}
+        self.reasons: dict[str, Counter] = {
+            Outcome.REJECTED: Counter(),
+            Outcome.QUARANTINED: Counter(),
+        }
         self.clips: dict[tuple[str, str], float] = {}
         self.retryable = {"clips": 0, "windows": 0}
         self.windows = self.clips_without_window = self.shards = self.bytes = 0

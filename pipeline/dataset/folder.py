@@ -75,11 +75,31 @@ class Dataset:
 
     def __init__(self, root: Path | str):
         self.root = root = Path(root)
-        self.shards, self.records, self.histograms = root / "shards", root / "records", root / "histograms"
-        self.run_json, self.plan, self.progress = root / "run.json", root / "plan.parquet", root / "progress.jsonl"
-        self.manifest, self.index, self.summary = root / "manifest.parquet", root / "index.json", root / "summary.json"
-        self.merged_histogram, self.statistics, self.card = root / "histogram.safetensors", root / "statistics.json", root / "README.md"
-        self.report, self.views, self.retries = root / "report.html", root / "views", root / "retries"
+        self.shards, self.records, self.histograms = (
+            root / "shards",
+            root / "records",
+            root / "histograms",
+        )
+        self.run_json, self.plan, self.progress = (
+            root / "run.json",
+            root / "plan.parquet",
+            root / "progress.jsonl",
+        )
+        self.manifest, self.index, self.summary = (
+            root / "manifest.parquet",
+            root / "index.json",
+            root / "summary.json",
+        )
+        self.merged_histogram, self.statistics, self.card = (
+            root / "histogram.safetensors",
+            root / "statistics.json",
+            root / "README.md",
+        )
+        self.report, self.views, self.retries = (
+            root / "report.html",
+            root / "views",
+            root / "retries",
+        )
         self.run_lock = RunLock(root)
         self.token: int | None = None
         """Of the run that holds the folder, in its workers too."""
@@ -99,7 +119,9 @@ class Dataset:
     def record_path(self, shard: str) -> Path:
         return self.records / f"{_check_shard_name(shard)}.json"
 
-    def create_or_resume(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
+    def create_or_resume(
+        self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
+    ) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
 
         Returns a sentence for each library that is another version than when the data set was begun. Raises ContractMismatch, ValueError
@@ -109,7 +131,12 @@ class Dataset:
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         plan = _table_bytes(pa.Table.from_pylist(list(rows), PLAN_SCHEMA))
-        contract = RunContract(config=to_json_value(config), inputs=inputs_digest(rows), plan=hashlib.sha256(plan).hexdigest(), versions=versions)
+        contract = RunContract(
+            config=to_json_value(config),
+            inputs=inputs_digest(rows),
+            plan=hashlib.sha256(plan).hexdigest(),
+            versions=versions,
+        )
         self.remove_temporary_files()
         if not self.run_json.exists():
             self._create_contract(contract, plan)
@@ -189,7 +216,9 @@ class Dataset:
             return read_rounds(self.retries, self.run_digest(), self.newest_round_number())
         except DamagedRound as error:
             words = "quiver repair puts it aside, then quiver retry tries again"
-            raise DamagedPlan(f"{error}: {RESTORE_ADVICE if error.is_missing else words}") from error
+            raise DamagedPlan(
+                f"{error}: {RESTORE_ADVICE if error.is_missing else words}"
+            ) from error
 
     def newest_round_number(self) -> int:
         """The number of the last round of which a shard is committed or was, by the names of the
@@ -205,9 +234,15 @@ class Dataset:
     def check_no_foreign_files(self) -> None:
         """Raises ValueError where the folder is to be begun and holds what is none of ours."""
         ours = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
-        others = sorted(path.name for path in self.root.iterdir() if path.name not in ours and not path.name.startswith("."))
+        others = sorted(
+            path.name
+            for path in self.root.iterdir()
+            if path.name not in ours and not path.name.startswith(".")
+        )
         if others and not self.run_json.exists():
-            raise ValueError(f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set")
+            raise ValueError(
+                f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set"
+            )
 
     @contextmanager
     def build_session(self, shard: str) -> Iterator[None]:  # noqa: ARG002
@@ -262,7 +297,9 @@ class Dataset:
         a run that is paused after this check publishes nothing either.
         """
         if self.token is not None and self.newest_token() > self.token:
-            raise FolderInUse(f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more")
+            raise FolderInUse(
+                f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more"
+            )
 
     @contextmanager
     def detect_takeover(self) -> Iterator[None]:
@@ -300,7 +337,11 @@ class Dataset:
             deadline = time.monotonic() + COMMIT_TIMEOUT_S
             while not try_lock(file, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, f"another process has been committing a shard for {COMMIT_TIMEOUT_S:g} s", str(path))
+                    raise TimeoutError(
+                        errno.ETIMEDOUT,
+                        f"another process has been committing a shard for {COMMIT_TIMEOUT_S:g} s",
+                        str(path),
+                    )
                 time.sleep(0.02)
             yield
 
@@ -321,17 +362,30 @@ class Dataset:
         """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
         made = (self.shards, self.records, self.histograms, self.views, self.retries)
         folders = (self.root, *made, self.run_lock.folder)
-        return sorted(path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY_NAME.fullmatch(path.name))
+        return sorted(
+            path
+            for folder in folders
+            for path in folder.glob(".*.tmp")
+            if TEMPORARY_NAME.fullmatch(path.name)
+        )
 
     def contract(self) -> RunContract:
         """The run contract. Raises ValueError where the folder holds none, or one of another format."""
         try:
             found = self._read_contract()
         except FileNotFoundError:
-            copied = " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)" if {"s3", "s3:"} & {*self.root.parts} else ""
-            raise ValueError(f"{self.root} holds no data set: there is no run.json{copied}") from None
+            copied = (
+                " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)"
+                if {"s3", "s3:"} & {*self.root.parts}
+                else ""
+            )
+            raise ValueError(
+                f"{self.root} holds no data set: there is no run.json{copied}"
+            ) from None
         if found.format != FORMAT_VERSION:
-            raise ValueError(f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again")
+            raise ValueError(
+                f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again"
+            )
         return found
 
     def _read_contract(self) -> RunContract:
@@ -356,7 +410,9 @@ class Dataset:
         except FileNotFoundError:
             found = None
         if found != expected:
-            raise DamagedPlan(f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {_REPLAN_ADVICE}")
+            raise DamagedPlan(
+                f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {_REPLAN_ADVICE}"
+            )
 
     def check_finished(self) -> None:
         """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
@@ -392,7 +448,9 @@ class Dataset:
         path = self.record_path(shard)
         try:
             record = load_record(path.read_bytes())
-            check_record_owner(record, shard, hashlib.sha256(self.run_json.read_bytes()).hexdigest())
+            check_record_owner(
+                record, shard, hashlib.sha256(self.run_json.read_bytes()).hexdigest()
+            )
             return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
@@ -425,7 +483,11 @@ def _table_bytes(table: pa.Table) -> bytes:
 
 def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str]:
     """A sentence for each library that is another version than when the data set was begun."""
-    return [f"{name} is {versions.get(name)} now and was {old}" for name, old in contract.versions.items() if versions.get(name) != old]
+    return [
+        f"{name} is {versions.get(name)} now and was {old}"
+        for name, old in contract.versions.items()
+        if versions.get(name) != old
+    ]
 
 
 def inputs_digest(rows: Iterable[dict]) -> str:
@@ -438,9 +500,16 @@ def inputs_digest(rows: Iterable[dict]) -> str:
 def _input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
     """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
     columns = {field.name for field in CLIP_FIELDS} | {"split"}
-    before, after = ({row["clip_id"]: {name: row[name] for name in columns} for row in rows} for rows in (old, new))
+    before, after = (
+        {row["clip_id"]: {name: row[name] for name in columns} for row in rows}
+        for rows in (old, new)
+    )
     lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
     lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]
-    lines += [f"clip changed: {after[i]['uri']}" for i in after.keys() & before.keys() if inputs_digest([after[i]]) != inputs_digest([before[i]])]
+    lines += [
+        f"clip changed: {after[i]['uri']}"
+        for i in after.keys() & before.keys()
+        if inputs_digest([after[i]]) != inputs_digest([before[i]])
+    ]
     more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
     return sorted(lines)[:10] + more

@@ -35,21 +35,27 @@ def count_bins(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray
     counts[: len(found)] += found
 
 
-def moduli(channels: Float16[np.ndarray, "freq 4 height width"]) -> Float32[np.ndarray, "freq 2 pixels"]:
+def moduli(
+    channels: Float16[np.ndarray, "freq 4 height width"],
+) -> Float32[np.ndarray, "freq 2 pixels"]:
     """|S_k| of each displacement component at each pixel, from a sample's channels; pixels."""
     floats = cv2.add(channels.reshape(-1, channels.shape[-1]), 0.0, dtype=cv2.CV_32F)  # pyright: ignore - numpy's astype is slow
     parts = floats.reshape(len(channels), 2, 2, -1)
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
 
-def add_sample(channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
+def add_sample(
+    channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]
+) -> None:
     """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at each frequency."""
     for values, into in zip(moduli(channels), counts, strict=True):
         for component in range(2):
             count_bins(values[component], into[component])
 
 
-def count_samples(samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
+def count_samples(
+    samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int
+) -> Int64[np.ndarray, "freq 2 bins"]:
     """Counts of |S_k| over these samples' channels; they add up to the number of coefficients."""
     counts = np.zeros((frequencies, 2, BINS), np.int64)
     for channels in samples:
@@ -69,7 +75,12 @@ def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarr
 
 def edges() -> Float64[np.ndarray, " edges"]:
     """Lower edge of every finite bin, and the upper one of the last; pixels."""
-    return (np.arange(FINITE_BINS + 1, dtype=np.uint32) << 16).view(np.float32).astype(np.float64).clip(max=np.finfo(np.float32).max)
+    return (
+        (np.arange(FINITE_BINS + 1, dtype=np.uint32) << 16)
+        .view(np.float32)
+        .astype(np.float64)
+        .clip(max=np.finfo(np.float32).max)
+    )
 
 
 def _bin_centers() -> Float64[np.ndarray, " bins"]:
@@ -83,7 +94,11 @@ def _bin_centers() -> Float64[np.ndarray, " bins"]:
 
 def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
     """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError where nothing was counted."""
-    return interpolate_ranks([float(_bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)], int(counts.sum()), q)
+    return interpolate_ranks(
+        [float(_bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)],
+        int(counts.sum()),
+        q,
+    )
 
 
 def ranks(count: int, q: float) -> tuple[int, int]:
@@ -114,7 +129,9 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
     return float(counts[used] @ squares / counts.sum())
 
 
-def fine_histogram(values: Float32[np.ndarray, " pixels"], which: int) -> Int64[np.ndarray, " fine"]:
+def fine_histogram(
+    values: Float32[np.ndarray, " pixels"], which: int
+) -> Int64[np.ndarray, " fine"]:
     """Counts of the lower 16 bits of the values in bin `which`."""
     bits = np.ascontiguousarray(values).view(np.int32)
     return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE_BINS)
@@ -129,7 +146,11 @@ def fine_value(which: int, counts: Int64[np.ndarray, " fine"], rank: int) -> flo
 def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:
     """Sparse: the flat indices of the bins that are not empty, and their counts."""
     index = np.flatnonzero(counts)
-    arrays = {"index": index.astype(np.int64), "count": counts.ravel()[index], "shape": np.array(counts.shape, np.int64)}
+    arrays = {
+        "index": index.astype(np.int64),
+        "count": counts.ravel()[index],
+        "shape": np.array(counts.shape, np.int64),
+    }
     return save(arrays)
 
 
@@ -150,9 +171,21 @@ def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
 
 def _check_counts(index: np.ndarray, count: np.ndarray, size: int) -> None:
     """Raises ValueError unless these are counts of different bins of finite values."""
-    if index.dtype != np.int64 or count.dtype != np.int64 or index.shape != count.shape or index.ndim != 1:
-        raise ValueError(f"index is {index.dtype}{list(index.shape)}, count {count.dtype}{list(count.shape)}, expected two lists of int64, equally long")
-    if not ((index[:-1] < index[1:]).all() and (index >= 0).all() and (index < size).all() and (count > 0).all()):
+    if (
+        index.dtype != np.int64
+        or count.dtype != np.int64
+        or index.shape != count.shape
+        or index.ndim != 1
+    ):
+        raise ValueError(
+            f"index is {index.dtype}{list(index.shape)}, count {count.dtype}{list(count.shape)}, expected two lists of int64, equally long"
+        )
+    if not (
+        (index[:-1] < index[1:]).all()
+        and (index >= 0).all()
+        and (index < size).all()
+        and (count > 0).all()
+    ):
         raise ValueError("indices are not in order within the shape, or counts are not positive")
     if (index % BINS >= FINITE_BINS).any():
         raise ValueError("values that are not finite were counted")

@@ -23,7 +23,15 @@ ATTEMPTS = 10
 """With one call in five failing, one call in ten million fails so often."""
 PAUSE_S, _MAX_RETRY_DELAY_S = 0.1, 5.0
 """Before the second attempt, and at most: it doubles with each."""
-_TRANSIENT_ERROR_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict", "BadDigest"}
+_TRANSIENT_ERROR_CODES = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "ConditionalRequestConflict",
+    "BadDigest",
+}
 """Errors of the storage that another attempt may not meet, beside all of its own (5xx)."""
 Value = TypeVar("Value")
 
@@ -63,24 +71,38 @@ class Bucket:
         try:
             self._send(name, data, IfNoneMatch="*")
         except StorageError as error:
-            if not isinstance(error.__cause__, ClientError) or _error_code(error.__cause__) != "PreconditionFailed":
+            if (
+                not isinstance(error.__cause__, ClientError)
+                or _error_code(error.__cause__) != "PreconditionFailed"
+            ):
                 raise
             if self.get(name) != data:
-                raise FileExistsError(f"{self.url}: {name} is there already, with other bytes") from error
+                raise FileExistsError(
+                    f"{self.url}: {name} is there already, with other bytes"
+                ) from error
 
     def _send(self, name: str, data: bytes | Path, **condition: str) -> None:
         def send(client: Any) -> None:
             if isinstance(data, bytes):
-                client.put_object(Bucket=self.bucket_name, Key=self.key(name), Body=data, **condition)
+                client.put_object(
+                    Bucket=self.bucket_name, Key=self.key(name), Body=data, **condition
+                )
                 return
             with open(data, "rb") as file:
-                client.put_object(Bucket=self.bucket_name, Key=self.key(name), Body=file, **condition)
+                client.put_object(
+                    Bucket=self.bucket_name, Key=self.key(name), Body=file, **condition
+                )
 
         self._call(name, send)
 
     def get(self, name: str) -> bytes | None:
         """An object's bytes; None where there is none."""
-        return self._call_if_exists(name, lambda client: client.get_object(Bucket=self.bucket_name, Key=self.key(name))["Body"].read())
+        return self._call_if_exists(
+            name,
+            lambda client: client.get_object(Bucket=self.bucket_name, Key=self.key(name))[
+                "Body"
+            ].read(),
+        )
 
     def download(self, name: str, path: Path) -> bool:
         """Copies an object to a file, which is there whole or not at all; whether there is one."""
@@ -97,32 +119,56 @@ class Bucket:
     def copy(self, name: str, goal: str) -> bool:
         """Copies an object within the storage, over an older one; whether there is one."""
         source = dict(Bucket=self.bucket_name, Key=self.key(name))
-        return bool(self._call_if_exists(name, lambda client: client.copy_object(Bucket=self.bucket_name, Key=self.key(goal), CopySource=source)))
+        return bool(
+            self._call_if_exists(
+                name,
+                lambda client: client.copy_object(
+                    Bucket=self.bucket_name, Key=self.key(goal), CopySource=source
+                ),
+            )
+        )
 
     def delete(self, name: str) -> None:
         """Removes an object, if it is there."""
-        self._call(name, lambda client: client.delete_object(Bucket=self.bucket_name, Key=self.key(name)))
+        self._call(
+            name, lambda client: client.delete_object(Bucket=self.bucket_name, Key=self.key(name))
+        )
 
     def list_sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of every object under a folder (its name ends with /), by name, in order of names."""
         top = self.key("")
         found: dict[str, int] = {}
         for page in self._pages(folder, Prefix=top + folder):
-            found |= {entry["Key"].removeprefix(top): entry["Size"] for entry in page.get("Contents", [])}
+            found |= {
+                entry["Key"].removeprefix(top): entry["Size"] for entry in page.get("Contents", [])
+            }
         return found
 
     def etag(self, name: str) -> str | None:
         """The storage's word for an object's content: equal for equal ones, unless it encrypts them, and for no others. None where there is none."""
-        entries = (entry for page in self._pages(name, Prefix=self.key(name)) for entry in page.get("Contents", []))
+        entries = (
+            entry
+            for page in self._pages(name, Prefix=self.key(name))
+            for entry in page.get("Contents", [])
+        )
         return next((entry["ETag"] for entry in entries if entry["Key"] == self.key(name)), None)
 
     def _pages(self, folder: str, **options: Any) -> Iterator[dict[str, Any]]:
         token: dict[str, str] | None = {}
         while token is not None:
             asked = options | token
-            page = self._call(folder, lambda client, asked=asked: client.list_objects_v2(Bucket=self.bucket_name, **asked))
+            page = self._call(
+                folder,
+                lambda client, asked=asked: client.list_objects_v2(
+                    Bucket=self.bucket_name, **asked
+                ),
+            )
             yield page
-            token = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+            token = (
+                {"ContinuationToken": page["NextContinuationToken"]}
+                if page.get("IsTruncated")
+                else None
+            )
 
     def _call_if_exists(self, name: str, call: Callable[[Any], Value]) -> Value | None:
         """What a call gives; None where there is no such object."""
@@ -131,7 +177,10 @@ class Bucket:
         try:
             return self._call(name, call)
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and _error_code(error.__cause__) == "NoSuchKey":
+            if (
+                isinstance(error.__cause__, ClientError)
+                and _error_code(error.__cause__) == "NoSuchKey"
+            ):
                 return None
             raise
 
@@ -148,19 +197,27 @@ class Bucket:
             try:
                 return call(client())
             except (NoCredentialsError, PartialCredentialsError) as error:
-                raise StorageError(f"{self.url}: {error}, expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws") from error
+                raise StorageError(
+                    f"{self.url}: {error}, expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws"
+                ) from error
             except (BotoCoreError, ClientError) as error:
                 if attempt == ATTEMPTS or not _is_transient(error):
                     times = f", {attempt} times" if attempt > 1 else ""
-                    raise StorageError(f"{self.url}: {name or 'its listing'}: the storage refused or did not answer{times}: {error}") from error
-                time.sleep(min(_MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1))  # noqa: S311 - so that many do not come back at once
+                    raise StorageError(
+                        f"{self.url}: {name or 'its listing'}: the storage refused or did not answer{times}: {error}"
+                    ) from error
+                time.sleep(
+                    min(_MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
+                )  # noqa: S311 - so that many do not come back at once
         raise AssertionError("the last attempt returns or raises")
 
 
 def _split_url(url: str) -> tuple[str, str]:
     """Bucket and key."""
     if (found := _STORAGE_URL.fullmatch(url)) is None:
-        raise ValueError(f"{redact_secrets(url)!r} is not in object storage, expected s3://BUCKET/KEY")
+        raise ValueError(
+            f"{redact_secrets(url)!r} is not in object storage, expected s3://BUCKET/KEY"
+        )
     return found[1], found[2] or ""
 
 
@@ -191,8 +248,15 @@ def _is_transient(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or _error_code(error) in _TRANSIENT_ERROR_CODES or _error_code(error).isdigit()  # a number: the answer that says more was broken off
-    return isinstance(error, ConnectionError | FlexibleChecksumError | HTTPClientError | IncompleteReadError)
+        return (
+            status >= 500
+            or status == 429
+            or _error_code(error) in _TRANSIENT_ERROR_CODES
+            or _error_code(error).isdigit()
+        )  # a number: the answer that says more was broken off
+    return isinstance(
+        error, ConnectionError | FlexibleChecksumError | HTTPClientError | IncompleteReadError
+    )
 
 
 @cache
@@ -203,7 +267,9 @@ def client() -> Any:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
-        raise ValueError(f"s3:// needs boto3 ({error}), expected pip install 'quiver-motion[s3]'") from error
+        raise ValueError(
+            f"s3:// needs boto3 ({error}), expected pip install 'quiver-motion[s3]'"
+        ) from error
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=20, read_timeout=60)
     try:
         return Session().client("s3", config=config)

@@ -78,10 +78,19 @@ class DatasetView:
         begun = self.dataset.contract()
         try:
             settings = self.read_definition() if self.view else begun.config
-            return Thresholds(**{name: float(value) for name, value in settings["thresholds"].items()})
+            return Thresholds(
+                **{name: float(value) for name, value in settings["thresholds"].items()}
+            )
         except FileNotFoundError:
             raise ValueError(f"{path} is not there: quiver refilter makes the view again") from None
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             words = f"{path} does not have the thresholds of the filters: {error}"
             again = f": quiver refilter {self.dataset.root} --name {self.view} makes the view again"
             raise ValueError(words + again * bool(self.view)) from error
@@ -98,7 +107,10 @@ class DatasetView:
         """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date, or,
         of a view, where it was made of other shards than are there now.
         """
-        path, rebuild = self.derived_path("index.json"), f"quiver finalize {self.dataset.root} rebuilds it"
+        path, rebuild = (
+            self.derived_path("index.json"),
+            f"quiver finalize {self.dataset.root} rebuilds it",
+        )
         self.dataset.contract()
         try:
             found = open_seal(path.read_bytes(), indent=1)
@@ -108,8 +120,12 @@ class DatasetView:
             raise ValueError(f"{path} is not there: {rebuild}") from None
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DamagedDerived(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
-        if run != hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest() or tars.keys() != {p.stem for p in self.dataset.records.glob("*.json")}:
-            raise ValueError(f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}")
+        if run != hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest() or tars.keys() != {
+            p.stem for p in self.dataset.records.glob("*.json")
+        }:
+            raise ValueError(
+                f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}"
+            )
         if self.view and tars != _check_index_tars(self.base().read_index()):
             raise ValueError(f"{path} is of other tars than {self.dataset.index} names: {rebuild}")
         return found
@@ -133,12 +149,17 @@ class DatasetView:
         path, sha256 = self.derived_path("histogram.safetensors"), self.read_index()["histogram"]
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise DamagedDerived(f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it")
+            raise DamagedDerived(
+                f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it"
+            )
         return statistics.decode(data)
 
     def kept_windows(self, columns: Sequence[str], split: str = "train") -> pa.Table:
         """These columns of the windows of a split that are kept."""
-        return self.read_table(columns=list(columns), filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)])
+        return self.read_table(
+            columns=list(columns),
+            filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)],
+        )
 
     def read_table(self, **selected: Any) -> pa.Table:
         """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError where there is none."""
@@ -149,7 +170,10 @@ class DatasetView:
     def iter_row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The same, of these columns, a part at a time."""
         self.check_manifest()
-        with self.wrap_read_errors(), pq.ParquetFile(self.manifest_path, page_checksum_verification=True) as file:
+        with (
+            self.wrap_read_errors(),
+            pq.ParquetFile(self.manifest_path, page_checksum_verification=True) as file,
+        ):
             for i in range(file.num_row_groups):
                 yield file.read_row_group(i, columns=list(columns))
 
@@ -173,7 +197,9 @@ class DatasetView:
             raise
         except TABLE_READ_ERRORS as error:
             words = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise DamagedDerived(f"{self.manifest_path} cannot be read ({to_printable(str(error))}): {words}") from error
+            raise DamagedDerived(
+                f"{self.manifest_path} cannot be read ({to_printable(str(error))}): {words}"
+            ) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -193,7 +219,11 @@ def _cached_sha256(path: Path, *_: int) -> str:
 def _check_index_tars(index: dict[str, Any]) -> dict[str, str | None]:
     """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
     for entry in index["shards"].values():
-        if entry["split"] not in ("train", "test") or type(entry["kept"]) is not int or (entry["kept"] and not isinstance(entry["content"], str)):
+        if (
+            entry["split"] not in ("train", "test")
+            or type(entry["kept"]) is not int
+            or (entry["kept"] and not isinstance(entry["content"], str))
+        ):
             raise ValueError(f"an entry is {entry}")
     if index["histogram"] is not None and not isinstance(index["histogram"], str):
         raise ValueError(f"histogram is {index['histogram']!r}")
@@ -216,14 +246,22 @@ def open_dataset(text: str) -> DatasetView:
     selection.dataset.contract()
     if view is not None and not (SHARD_NAME.fullmatch(view) and selection.manifest_path.exists()):
         views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
-        words = f"expected one of {', '.join(views)}" if views else f"and none at all: quiver refilter {folder} --name {view} makes one"
+        words = (
+            f"expected one of {', '.join(views)}"
+            if views
+            else f"and none at all: quiver refilter {folder} --name {view} makes one"
+        )
         raise ValueError(f"{folder} has no view {view!r}, {words}")
     return selection
 
 
 def training_digest(selections: Sequence[DatasetView]) -> str:
     """Of the exact set of training shards, in whatever order they are given."""
-    contents = sorted(entry["content"] for selection in selections for entry in selection.training_shards().values())
+    contents = sorted(
+        entry["content"]
+        for selection in selections
+        for entry in selection.training_shards().values()
+    )
     return hashlib.sha256(to_json(contents)).hexdigest()
 
 
@@ -234,5 +272,7 @@ def iter_samples(selection: DatasetView, shard: str) -> Iterator[Sample]:
         try:
             sample = read_sample(selection.dataset.tar_path(shard), row["key"], row)
         except ValueError as error:
-            raise DamagedShard(f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right") from error
+            raise DamagedShard(
+                f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right"
+            ) from error
         yield sample

@@ -55,7 +55,9 @@ class RemoteDataset(Dataset):
 
     def __init__(self, url: str, staging: Path):
         self.bucket, self.tar_sizes = Bucket(url.rstrip("/")), {}
-        super().__init__(staging.absolute() / hashlib.sha256(self.bucket.url.encode()).hexdigest()[:16])
+        super().__init__(
+            staging.absolute() / hashlib.sha256(self.bucket.url.encode()).hexdigest()[:16]
+        )
 
     def absolute(self) -> "RemoteDataset":
         return self
@@ -76,10 +78,14 @@ class RemoteDataset(Dataset):
         """Creates the next one, once."""
         while True:
             with suppress(FileExistsError):
-                self.bucket.create(f"{LOCK_FOLDER}/{(token := self.newest_token() + 1)}", os.urandom(16))
+                self.bucket.create(
+                    f"{LOCK_FOLDER}/{(token := self.newest_token() + 1)}", os.urandom(16)
+                )
                 return token
 
-    def create_or_resume(self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]) -> list[str]:
+    def create_or_resume(
+        self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
+    ) -> list[str]:
         """As of a folder; what is committed in the storage is then here too. Raises OSError where the storage cannot keep runs apart."""
         begun = self._fetch_contract()
         warnings = super().create_or_resume(rows, config, versions)
@@ -133,7 +139,10 @@ class RemoteDataset(Dataset):
         for shard in (path.stem for path in sorted(self.records.glob("*.json"))):
             if shard not in committed:
                 self._adopt_local(shard)
-            elif any(file.upload_key in there or file.final_key not in there for file in self._recorded_files(shard)):
+            elif any(
+                file.upload_key in there or file.final_key not in there
+                for file in self._recorded_files(shard)
+            ):
                 self._promote_uploads(shard)
 
     def _fetch_contract(self) -> bool:
@@ -172,7 +181,9 @@ class RemoteDataset(Dataset):
         self.bucket.create(name, b"one")
         with suppress(FileExistsError):
             self.bucket.create(name, b"another")
-            raise OSError(f"{self.bucket.url}: this storage overwrites what was only to be created (If-None-Match), expected one that refuses")
+            raise OSError(
+                f"{self.bucket.url}: this storage overwrites what was only to be created (If-None-Match), expected one that refuses"
+            )
         self.bucket.delete(name)
 
     def _fetch_records(self) -> set[str]:
@@ -190,7 +201,15 @@ class RemoteDataset(Dataset):
         record = self.read_record(shard)
         tar = [(self.tar_path(shard), record["tar"]["sha256"])] if record["tar"] else []
         both = [*tar, (self.histogram_path(shard), record["histogram"])]
-        return [_RecordedFile(path, sha256, f"{_UPLOADS}{shard}.{sha256}{path.suffix}", f"{path.parent.name}/{path.name}") for path, sha256 in both]
+        return [
+            _RecordedFile(
+                path,
+                sha256,
+                f"{_UPLOADS}{shard}.{sha256}{path.suffix}",
+                f"{path.parent.name}/{path.name}",
+            )
+            for path, sha256 in both
+        ]
 
     def _adopt_local(self, shard: str) -> bool:
         """Hands over a shard that a run which was stopped has built here; one that is not whole is forgotten."""
@@ -221,7 +240,9 @@ class RemoteDataset(Dataset):
             with suppress(FileExistsError):
                 create_file(self.run_json, contract)
         if self.run_json.read_bytes() != contract:
-            raise OSError(f"{self.root} is of another data set than {self.bucket.url} is now: remove the folder")
+            raise OSError(
+                f"{self.root} is of another data set than {self.bucket.url} is now: remove the folder"
+            )
 
     def _commit_remote(self, shard: str) -> None:
         """Commits a shard in the storage. Where a twin has done it, that one's record counts, and may name what we uploaded too.
@@ -236,7 +257,10 @@ class RemoteDataset(Dataset):
                 crashpoint(f"after-upload-{file.path.suffix[1:]}", shard)
             self.check_not_taken_over()
             self.bucket.create(f"records/{shard}.json", self.record_path(shard).read_bytes())
-        except (FileExistsError, FileNotFoundError):  # not found: a twin of this machine has handed the tar over
+        except (
+            FileExistsError,
+            FileNotFoundError,
+        ):  # not found: a twin of this machine has handed the tar over
             if not self._fetch_record(shard):
                 raise
         crashpoint("after-commit", shard)
@@ -249,7 +273,9 @@ class RemoteDataset(Dataset):
         files = self._recorded_files(shard)
         for file in files:
             if not self._promote_file(file):
-                raise DamagedShard(f"{self.bucket.url}/{file.final_key} is gone: remove records/{shard}.json there, and the same command builds it again")
+                raise DamagedShard(
+                    f"{self.bucket.url}/{file.final_key} is gone: remove records/{shard}.json there, and the same command builds it again"
+                )
             crashpoint("after-copy", shard)
         self._delete_uploads(files)
 
@@ -258,7 +284,10 @@ class RemoteDataset(Dataset):
         upload, place = self.bucket.etag(file.upload_key), self.bucket.etag(file.final_key)
         if upload in (None, place):
             return place is not None
-        return self.bucket.copy(file.upload_key, file.final_key) or self.bucket.etag(file.final_key) is not None  # a twin may have done it meanwhile
+        return (
+            self.bucket.copy(file.upload_key, file.final_key)
+            or self.bucket.etag(file.final_key) is not None
+        )  # a twin may have done it meanwhile
 
     def _delete_uploads(self, files: Iterable[_RecordedFile]) -> None:
         for file in files:

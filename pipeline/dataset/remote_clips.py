@@ -12,9 +12,15 @@ from schemas.outcome import Quarantined, Reason, Stage
 def list_object_urls(url: str) -> list[str]:
     """URLs of the object of that name, or of all below it, as of a folder. Raises ValueError where there is none."""
     bucket, key = bucket_and_key(url.rstrip("/"))
-    names = [key] if key in bucket.list_sizes(key) else list(bucket.list_sizes(f"{key}/" if key else ""))
+    names = (
+        [key]
+        if key in bucket.list_sizes(key)
+        else list(bucket.list_sizes(f"{key}/" if key else ""))
+    )
     if not names:
-        raise ValueError(f"--clips {url!r} does not exist, expected a folder or an object in storage")
+        raise ValueError(
+            f"--clips {url!r} does not exist, expected a folder or an object in storage"
+        )
     return [f"{bucket.url}/{name}" for name in names]
 
 

@@ -22,7 +22,14 @@ from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.records import PLAN_SCHEMA
 
 _ROUND_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
-_ROUND_READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError, IsADirectoryError)
+_ROUND_READ_ERRORS = (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    IsADirectoryError,
+)
 """What a file that is no round may be to its reader."""
 FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
 """Columns that a round keeps of the row in whose place a window's row stands."""

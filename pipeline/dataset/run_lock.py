@@ -80,7 +80,9 @@ class RunLock:
         """The last token; 0 before the first. Raises NoToken where what has its name cannot be a run's."""
         last = max_token(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
         if last and not S_ISREG(self.token_path(last).lstat().st_mode):
-            raise _NoToken(f"{self.token_path(last)} is no run's token, which would be a file: remove it")
+            raise _NoToken(
+                f"{self.token_path(last)} is no run's token, which would be a file: remove it"
+            )
         return last
 
     def owner(self) -> LockOwner | None:
@@ -121,7 +123,10 @@ class RunLock:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             last = self.newest_token()
-            with self._require_released(last, take_over_s), suppress(FileExistsError, FileNotFoundError):  # another was faster
+            with (
+                self._require_released(last, take_over_s),
+                suppress(FileExistsError, FileNotFoundError),
+            ):  # another was faster
                 return last + 1, self._create_token(last + 1)
 
     @contextmanager
@@ -130,8 +135,12 @@ class RunLock:
         if not last:
             yield
             return
-        with open(self.token_path(last), "r+b") as file:  # some network file systems lock only what could be written
-            ended = any(try_lock(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))  # is_held has it for an instant
+        with open(
+            self.token_path(last), "r+b"
+        ) as file:  # some network file systems lock only what could be written
+            ended = any(
+                try_lock(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1)
+            )  # is_held has it for an instant
             holder = self._read_owner(last)
             if not ended or (holder and holder.is_alive_elsewhere()):
                 self._check_takeover_allowed(holder, take_over_s)
@@ -143,12 +152,20 @@ class RunLock:
         if holder is None:
             raise FolderInUse(words)
         if take_over_s is None or holder.still_s < take_over_s:
-            advice = f"; extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place" if take_over_s is None and holder.is_stale else ""
+            advice = (
+                f"; extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
+                if take_over_s is None and holder.is_stale
+                else ""
+            )
             raise FolderInUse(f"{words}: {holder}{advice}")
 
     def _create_token(self, token: int) -> IO[bytes]:
         """A token's file, locked before it has its name. Raises FileExistsError where another run has it."""
-        about = dict(host=socket.gethostname(), pid=os.getpid(), since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
+        about = dict(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        )
         with ExitStack() as unless_created:
             with open_to_create(self.token_path(token)) as file:
                 kept = unless_created.enter_context(os.fdopen(os.dup(file.fileno()), "r+b"))
@@ -160,8 +177,16 @@ class RunLock:
     def _read_owner(self, token: int) -> LockOwner | None:
         """What a token's file says; None where that run has ended."""
         try:
-            about, seen = json.loads(self.token_path(token).read_bytes()), self.token_path(token).stat().st_mtime
-            return LockOwner(to_printable(str(about["host"]), _MAX_OWNER_CHARACTERS), int(about["pid"]), to_printable(str(about["since"]), _MAX_OWNER_CHARACTERS), time.time() - seen)
+            about, seen = (
+                json.loads(self.token_path(token).read_bytes()),
+                self.token_path(token).stat().st_mtime,
+            )
+            return LockOwner(
+                to_printable(str(about["host"]), _MAX_OWNER_CHARACTERS),
+                int(about["pid"]),
+                to_printable(str(about["since"]), _MAX_OWNER_CHARACTERS),
+                time.time() - seen,
+            )
         except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 

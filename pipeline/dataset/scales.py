@@ -57,7 +57,9 @@ class Quantiles:
     def required_fine_bins(self, cell: _Cell, q: float) -> set[tuple[int, int, int]]:
         """The (frequency, component, bin) whose fine counts an exact quantile needs."""
         counts = self.cell_counts(cell)
-        wanted = {statistics.find_bin(counts, rank) for rank in statistics.ranks(int(counts.sum()), q)}
+        wanted = {
+            statistics.find_bin(counts, rank) for rank in statistics.ranks(int(counts.sum()), q)
+        }
         return {(k, c, which) for k, c in cell for which in wanted}
 
     def __call__(self, cell: _Cell, q: float) -> float:
@@ -65,7 +67,11 @@ class Quantiles:
         if not self.fine_counts:
             return statistics.quantile(counts, q)
         count = int(counts.sum())
-        return statistics.interpolate_ranks([self._order_statistic(cell, counts, rank) for rank in statistics.ranks(count, q)], count, q)
+        return statistics.interpolate_ranks(
+            [self._order_statistic(cell, counts, rank) for rank in statistics.ranks(count, q)],
+            count,
+            q,
+        )
 
     def _order_statistic(self, cell: _Cell, counts: np.ndarray, rank: int) -> float:
         which = statistics.find_bin(counts, rank)
@@ -82,26 +88,63 @@ def _scale_cells(frequencies: int, pool: Pool) -> list[tuple[_Cell, ...]]:
     return [(((k, 0), (k, 1)),) for k in range(frequencies)]
 
 
-def compute_statistics(selections: Sequence[DatasetView], config: ScaleConfig | None = None, fine: FineCounts | None = None) -> SpectrumStatistics:
+def compute_statistics(
+    selections: Sequence[DatasetView],
+    config: ScaleConfig | None = None,
+    fine: FineCounts | None = None,
+) -> SpectrumStatistics:
     """Statistics of these data sets taken together; with the `fine` counts of `needed`, exact ones.
 
     Raises ValueError where they do not fit together, or hold no training window.
     """
     common = check_compatible(selections)
-    sources = tuple(sorted(map(_describe_source, selections), key=lambda source: (source.run, source.view or "")))
-    return summarize_quantiles(Quantiles(merge_histograms(selections), fine or {}), config or ScaleConfig(), sources=sources, shards=training_digest(selections), **common)
+    sources = tuple(
+        sorted(
+            map(_describe_source, selections), key=lambda source: (source.run, source.view or "")
+        )
+    )
+    return summarize_quantiles(
+        Quantiles(merge_histograms(selections), fine or {}),
+        config or ScaleConfig(),
+        sources=sources,
+        shards=training_digest(selections),
+        **common,
+    )
 
 
-def summarize_quantiles(quantiles: Quantiles, config: ScaleConfig, *, fps: float, frames: int, sources: tuple[Source, ...], **said: Any) -> SpectrumStatistics:
+def summarize_quantiles(
+    quantiles: Quantiles,
+    config: ScaleConfig,
+    *,
+    fps: float,
+    frames: int,
+    sources: tuple[Source, ...],
+    **said: Any,
+) -> SpectrumStatistics:
     """Statistics of counted moduli; `said` are the fields that tell where they come from."""
     scale = tuple(compute_scales(quantiles, config))
     frequencies = [
-        FrequencyStatistics(hz=k * fps / frames, scale=one, x=_component(quantiles, k, 0), y=_component(quantiles, k, 1)) for k, one in enumerate(scale)
+        FrequencyStatistics(
+            hz=k * fps / frames,
+            scale=one,
+            x=_component(quantiles, k, 0),
+            y=_component(quantiles, k, 1),
+        )
+        for k, one in enumerate(scale)
     ]
     return SpectrumStatistics(
-        scale=scale, quantile=config.quantile, pool=config.pool, method="exact" if quantiles.fine_counts else "histogram", definition=DEFINITION[config.pool],
-        frequencies=tuple(frequencies), windows=sum(source.windows for source in sources), sources=sources, fps=fps, frames=frames, **said,
-    )  # fmt: skip
+        scale=scale,
+        quantile=config.quantile,
+        pool=config.pool,
+        method="exact" if quantiles.fine_counts else "histogram",
+        definition=DEFINITION[config.pool],
+        frequencies=tuple(frequencies),
+        windows=sum(source.windows for source in sources),
+        sources=sources,
+        fps=fps,
+        frames=frames,
+        **said,
+    )
 
 
 def merge_histograms(selections: Sequence[DatasetView]) -> Int64[np.ndarray, "freq 2 bins"]:
@@ -114,7 +157,10 @@ def compute_scales(quantiles: Quantiles, config: ScaleConfig) -> list[Any]:
     if config.pool == "all":
         (cell,) = _scale_cells(len(quantiles.counts), "all")[0]
         return [quantiles(cell, config.quantile)] * len(quantiles.counts)
-    values = [tuple(quantiles(cell, config.quantile) for cell in cells) for cells in _scale_cells(len(quantiles.counts), config.pool)]
+    values = [
+        tuple(quantiles(cell, config.quantile) for cell in cells)
+        for cells in _scale_cells(len(quantiles.counts), config.pool)
+    ]
     return values if config.pool == "none" else [value for (value,) in values]
 
 
@@ -122,18 +168,31 @@ def _component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
     """Statistics of one displacement component at one frequency."""
     counts, cell = quantiles.counts[k, c], ((k, c),)
     values = {str(q): quantiles(cell, q) for q in QUANTILES}
-    return ComponentStatistics(count=int(counts.sum()), p95=values["0.95"], quantiles=values, mean_power=statistics.mean_power(counts))
+    return ComponentStatistics(
+        count=int(counts.sum()),
+        p95=values["0.95"],
+        quantiles=values,
+        mean_power=statistics.mean_power(counts),
+    )
 
 
-def required_fine_bins(counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig) -> set[tuple[int, int, int]]:
+def required_fine_bins(
+    counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig
+) -> set[tuple[int, int, int]]:
     """The (frequency, component, bin) whose fine counts make every quantile of `compute_statistics` exact."""
     quantiles = Quantiles(counts)
-    pooled = [(cell, config.quantile) for cells in set(_scale_cells(len(counts), config.pool)) for cell in cells]
+    pooled = [
+        (cell, config.quantile)
+        for cells in set(_scale_cells(len(counts), config.pool))
+        for cell in cells
+    ]
     alone = [(((k, c),), q) for k in range(len(counts)) for c in range(2) for q in QUANTILES]
     return set().union(*(quantiles.required_fine_bins(cell, q) for cell, q in pooled + alone))
 
 
-def count_fine_bins(selection: DatasetView, shard: str, wanted: set[tuple[int, int, int]]) -> FineCounts:
+def count_fine_bins(
+    selection: DatasetView, shard: str, wanted: set[tuple[int, int, int]]
+) -> FineCounts:
     """The fine counts of one shard's kept samples. Raises ValueError for a sample that cannot be read."""
     fine = {place: np.zeros(statistics.FINE_BINS, np.int64) for place in wanted}
     for sample in iter_samples(selection, shard):
@@ -148,11 +207,21 @@ def check_compatible(selections: Sequence[DatasetView]) -> dict[str, Any]:
     found = []
     for selection in selections:
         config = selection.dataset.contract().config
-        found.append(dict(fps=float(config["plan"]["fps"]), frames=config["plan"]["frames"], size=tuple(config["size"])))
+        found.append(
+            dict(
+                fps=float(config["plan"]["fps"]),
+                frames=config["plan"]["frames"],
+                size=tuple(config["size"]),
+            )
+        )
     for selection, common in zip(selections, found, strict=True):
         if common != found[0]:
-            raise ValueError(f"{selection} has {_describe_common_settings(common)}, and {selections[0]} {_describe_common_settings(found[0])}: their scales cannot be merged")
-    _check_unique_shards([entry["tar"] for selection in selections for entry in selection.training_shards().values()])
+            raise ValueError(
+                f"{selection} has {_describe_common_settings(common)}, and {selections[0]} {_describe_common_settings(found[0])}: their scales cannot be merged"
+            )
+    _check_unique_shards(
+        [entry["tar"] for selection in selections for entry in selection.training_shards().values()]
+    )
     return found[0]
 
 
@@ -163,7 +232,9 @@ def _describe_common_settings(common: dict[str, Any]) -> str:
 def _check_unique_shards(tars: Sequence[str]) -> None:
     """Raises ValueError where a shard is there twice."""
     if len(set(tars)) != len(tars):
-        raise ValueError("a training shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once")
+        raise ValueError(
+            "a training shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once"
+        )
 
 
 def _describe_source(selection: DatasetView) -> Source:
@@ -181,4 +252,6 @@ def check_matches_shards(statistics: SpectrumStatistics, selections: Sequence[Da
     if statistics.shards != training_digest(selections):
         names = ", ".join(map(str, selections))
         words = f"{statistics.windows} windows in {sum(source.shards for source in statistics.sources)} shards"
-        raise ValueError(f"the statistics are of another set of training shards ({words}) than {names}: quiver report-statistics makes them anew")
+        raise ValueError(
+            f"the statistics are of another set of training shards ({words}) than {names}: quiver report-statistics makes them anew"
+        )

@@ -52,7 +52,10 @@ class ShardWriter:
         columns: dict[str, int] = {}
         for member, data in encode_sample(sample).items():
             offset_column, size_column = member_columns(member)
-            columns[offset_column], columns[size_column] = self._write_member(f"{sample.key}.{member}", data), len(data)
+            columns[offset_column], columns[size_column] = (
+                self._write_member(f"{sample.key}.{member}", data),
+                len(data),
+            )
             columns[checksum_column(member)] = zlib.crc32(data)
             if member == MOTION_MEMBER:
                 columns[HEADER_CHECKSUM_COLUMN] = header_checksum(data)
@@ -117,12 +120,18 @@ def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> Non
     """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        faults = [fault for scanned in scan_samples(file, rows, digest) for fault in scanned.faults] + scan_end(file, digest)
+        faults = [
+            fault for scanned in scan_samples(file, rows, digest) for fault in scanned.faults
+        ] + scan_end(file, digest)
     if faults or digest.hexdigest() != sha256:
-        raise ValueError(f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}")
+        raise ValueError(
+            f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}"
+        )
 
 
-def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any) -> Iterator[_ScannedSample]:
+def scan_samples(
+    file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any
+) -> Iterator[_ScannedSample]:
     """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest` takes the bytes.
 
     `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the file holds.
@@ -131,7 +140,9 @@ def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: 
     for key, columns in rows.items():
         members, faults = {}, []
         if file.tell() >= size:
-            yield _ScannedSample(key, None, [f"sample {key} is not there: the file ends at byte {size}"])
+            yield _ScannedSample(
+                key, None, [f"sample {key} is not there: the file ends at byte {size}"]
+            )
             continue
         for member in MEMBERS:
             members[member], fault = _scan_member(file, key, member, columns, digest)
@@ -139,11 +150,16 @@ def scan_samples(file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: 
         yield _decode_scanned(key, members, columns, faults)
 
 
-def _scan_member(file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any) -> tuple[bytes, list[str]]:
+def _scan_member(
+    file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any
+) -> tuple[bytes, list[str]]:
     """The member that begins here, and what is wrong with it, if anything."""
     name, (offset, size) = f"{key}.{member}", (columns[column] for column in member_columns(member))
     left, began = os.fstat(file.fileno()).st_size - file.tell(), file.tell() + tarfile.BLOCKSIZE
-    parts = [file.read(min(length, left)) for length in (tarfile.BLOCKSIZE, size, -size % tarfile.BLOCKSIZE)]
+    parts = [
+        file.read(min(length, left))
+        for length in (tarfile.BLOCKSIZE, size, -size % tarfile.BLOCKSIZE)
+    ]
     for part in parts:
         digest.update(part)
     header, data, padding = parts
@@ -242,13 +258,21 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
     with open(path, "rb") as file:
         for member in MEMBERS:
             offset, size = (columns[name] for name in member_columns(member))
-            if offset < tarfile.BLOCKSIZE or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
-                raise ValueError(f"member {key}.{member}, {size} bytes from {offset} on, is not in {path.name}")
+            if (
+                offset < tarfile.BLOCKSIZE
+                or size < 0
+                or offset + size > os.fstat(file.fileno()).st_size
+            ):
+                raise ValueError(
+                    f"member {key}.{member}, {size} bytes from {offset} on, is not in {path.name}"
+                )
             file.seek(offset - tarfile.BLOCKSIZE)
             header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
             check_member(header, f"{key}.{member}", size, len(data))
             if not _has_checksum(data, columns, member):
-                raise ValueError(f"member {key}.{member} of {path.name} has other bytes than were written")
+                raise ValueError(
+                    f"member {key}.{member} of {path.name} has other bytes than were written"
+                )
             members[member] = data
     return decode_sample(key, members)
 
@@ -269,5 +293,7 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
     if info.type != tarfile.REGTYPE:
         raise ValueError(f"member {info.name[:200]!r} is of type {info.type!r}, expected a file")
     if (info.name, info.size, found) != (name, size, size):
-        raise ValueError(f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}")
+        raise ValueError(
+            f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}"
+        )
     raise ValueError(f"member {name!r} has another header than was written")

@@ -31,7 +31,13 @@ from pipeline.dataset.finalize import (
     write_statistics,
 )
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import TABLE_READ_ERRORS, DamagedDerived, DatasetView, has_training_windows, iter_samples
+from pipeline.dataset.open import (
+    TABLE_READ_ERRORS,
+    DamagedDerived,
+    DatasetView,
+    has_training_windows,
+    iter_samples,
+)
 from pipeline.dataset.shards import to_json
 from pipeline.filters import Thresholds, judge
 from schemas.outcome import FilterMeasures, Outcome, Stage
@@ -40,7 +46,14 @@ from schemas.run_contract import contract_provenance, to_json_value
 from schemas.seal import seal
 
 _VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
-_VIEW_FILE_SUFFIXES = ("json", "index.json", "parquet", "histogram.safetensors", "statistics.json", "report.html")
+_VIEW_FILE_SUFFIXES = (
+    "json",
+    "index.json",
+    "parquet",
+    "histogram.safetensors",
+    "statistics.json",
+    "report.html",
+)
 """Endings of the names of a view's files."""
 _MEASURE_NAMES = [one.name for one in fields(FilterMeasures)]
 
@@ -61,7 +74,13 @@ class ViewCounts:
     """Not stored, and kept if they were: to be extracted again."""
 
 
-def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: _UnorderedMap, into: Dataset | None = None) -> ViewCounts:
+def refilter(
+    dataset: Dataset,
+    name: str,
+    thresholds: Thresholds,
+    mapped: _UnorderedMap,
+    into: Dataset | None = None,
+) -> ViewCounts:
     """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
 
     Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
@@ -69,41 +88,66 @@ def refilter(dataset: Dataset, name: str, thresholds: Thresholds, mapped: _Unord
     view = _new_view(dataset, name, into)
     before = view.base().read_index()["shards"]
     for name in ("index.json", "report.html"):
-        view.derived_dataset.publish(view.derived_path(name), None)  # without its index the view is none, until all of it is written
-    definition = dict(view=view.view, run=run_digest(dataset), thresholds=to_json_value(asdict(thresholds)))
+        view.derived_dataset.publish(
+            view.derived_path(name), None
+        )  # without its index the view is none, until all of it is written
+    definition = dict(
+        view=view.view, run=run_digest(dataset), thresholds=to_json_value(asdict(thresholds))
+    )
     view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
-    tally, index = ViewCounts(), dict(before)  # a shard whose windows were all tried again has no row
-    with manifest_writer(view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())) as write:
+    tally, index = (
+        ViewCounts(),
+        dict(before),
+    )  # a shard whose windows were all tried again has no row
+    with manifest_writer(
+        view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())
+    ) as write:
         for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row["shard"]):
             judged = [_rejudge_row(row, thresholds, tally) for row in rows]
             write(judged)
             if shard:
-                index[shard] = before.get(shard, {}) | _update_index_entry(judged, before.get(shard, {}))
-    histogram = write_merged_histogram(view, [shard for shard, entry in index.items() if has_training_windows(entry)], index, mapped)
+                index[shard] = before.get(shard, {}) | _update_index_entry(
+                    judged, before.get(shard, {})
+                )
+    histogram = write_merged_histogram(
+        view,
+        [shard for shard, entry in index.items() if has_training_windows(entry)],
+        index,
+        mapped,
+    )
     path, run = view.derived_path("index.json"), run_digest(dataset)
     write_index(view.derived_dataset, path, run, index, histogram, view.manifest_path)
     write_statistics(view)
     return tally
 
 
-def write_merged_histogram(view: DatasetView, shards: list[str], index: dict[str, Any], mapped: _UnorderedMap) -> str | None:
+def write_merged_histogram(
+    view: DatasetView, shards: list[str], index: dict[str, Any], mapped: _UnorderedMap
+) -> str | None:
     """Adds up the histograms of the view's training shards: stored ones where nothing was dropped, else counted again."""
     merged = HistogramSum()
     untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
     for shard in untouched:
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
     written = replace(view, unsealed=True)
-    for _, counts in mapped(partial(_recount_histogram, written), sorted(set(shards) - set(untouched))):
+    for _, counts in mapped(
+        partial(_recount_histogram, written), sorted(set(shards) - set(untouched))
+    ):
         merged.add(counts)
     return merged.publish(view.derived_dataset, view.derived_path("histogram.safetensors"))
 
 
 def _recount_histogram(view: DatasetView, shard: str) -> Any:
     """The histogram of the samples of a shard that the view keeps."""
-    return statistics.count_samples((sample.spectrum for sample in iter_samples(view, shard)), view.dataset.contract().config["frequencies"])
+    return statistics.count_samples(
+        (sample.spectrum for sample in iter_samples(view, shard)),
+        view.dataset.contract().config["frequencies"],
+    )
 
 
-def rebuild_views(dataset: Dataset, mapped: _UnorderedMap, into: Dataset | None = None) -> list[DatasetView]:
+def rebuild_views(
+    dataset: Dataset, mapped: _UnorderedMap, into: Dataset | None = None
+) -> list[DatasetView]:
     """Writes every view again, by its own thresholds; returns them."""
     views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
@@ -145,7 +189,9 @@ def is_view_file(path: Path) -> bool:
 
 def view_files(dataset: Dataset, name: str) -> list[Path]:
     """The files that there are of a view, its definition first."""
-    return [path for part in _VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()]
+    return [
+        path for part in _VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()
+    ]
 
 
 def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -154,7 +200,10 @@ def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
     try:
         DatasetView(dataset).check_manifest()
         with pq.ParquetFile(dataset.manifest, page_checksum_verification=True) as file:
-            if file.schema_arrow.names != MANIFEST_SCHEMA.names or file.schema_arrow.types != MANIFEST_SCHEMA.types:
+            if (
+                file.schema_arrow.names != MANIFEST_SCHEMA.names
+                or file.schema_arrow.types != MANIFEST_SCHEMA.types
+            ):
                 raise ValueError("has other columns than a manifest")
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
@@ -165,15 +214,24 @@ def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     entries = DatasetView(dataset).read_index()["shards"]
     kept = {shard for shard, entry in entries.items() if entry["kept"]}
-    if not kept <= shards <= {None, *entries}:  # a shard whose windows were all tried again has no row
+    if (
+        not kept <= shards <= {None, *entries}
+    ):  # a shard whose windows were all tried again has no row
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
 def _rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) -> dict[str, Any]:
     """The row with its new outcome, which is also counted."""
-    if row["key"] is None or row["outcome"] == Outcome.QUARANTINED or any(row[name] is None for name in _MEASURE_NAMES):
+    if (
+        row["key"] is None
+        or row["outcome"] == Outcome.QUARANTINED
+        or any(row[name] is None for name in _MEASURE_NAMES)
+    ):
         return row
-    verdicts, stored = judge(FilterMeasures(**{name: row[name] for name in _MEASURE_NAMES}), thresholds), row["outcome"] == Outcome.KEPT
+    verdicts, stored = (
+        judge(FilterMeasures(**{name: row[name] for name in _MEASURE_NAMES}), thresholds),
+        row["outcome"] == Outcome.KEPT,
+    )
     if not verdicts:
         tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
         return row
@@ -181,7 +239,9 @@ def _rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts)
         tally.dropped[verdicts[0]] += 1
     else:
         tally.rejected += 1
-    return row | dict(outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts))
+    return row | dict(
+        outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts)
+    )
 
 
 def _update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
@@ -189,4 +249,6 @@ def _update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> d
     keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
     if len(keys) == before.get("kept"):
         return {}
-    return dict(kept=len(keys), content=hashlib.sha256(to_json([before.get("tar"), keys])).hexdigest())
+    return dict(
+        kept=len(keys), content=hashlib.sha256(to_json([before.get("tar"), keys])).hexdigest()
+    )

@@ -79,8 +79,12 @@ class DecoderProcess:
 
     def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
         self.config, self.request_count, self.resident_bytes = config, 0, 0
-        self.memory = os.fdopen(os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
-        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # memory that the child takes away would kill us
+        self.memory = os.fdopen(
+            os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b"
+        )
+        fcntl.fcntl(
+            self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK
+        )  # memory that the child takes away would kill us
         self.is_overdue = self.has_started = False
         self.path, self.stderr_tail = "", b""
         self.defenses = sandbox.conceal()
@@ -98,7 +102,8 @@ class DecoderProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=_filter_environment(os.environ) | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=_filter_environment(os.environ)
+                | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         self._await_start()
 
@@ -111,17 +116,25 @@ class DecoderProcess:
         except _MALFORMED_MESSAGE_ERRORS as error:
             raise self._fail(Reason.CRASH, "the decoder spoke nonsense") from error
 
-    def pictures(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
+    def pictures(
+        self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
+    ) -> Iterator[PictureResult]:
         """Copies of the frames at `indices` of a probed video, in order, or what is wrong with them.
 
         Raises Quarantined if the file cannot be read any further, or DecoderDied.
         """
-        needed, batch, turns = memory_bytes(size), batch_size(size), -(-len(indices) // batch_size(size))
+        needed, batch, turns = (
+            memory_bytes(size),
+            batch_size(size),
+            -(-len(indices) // batch_size(size)),
+        )
         if os.fstat(self.memory.fileno()).st_size < needed:
             self.memory.truncate(needed)
         if not turns:
             return
-        self._send_request(path, indices=[int(i) for i in indices], size=size, signature=video.signature)
+        self._send_request(
+            path, indices=[int(i) for i in indices], size=size, signature=video.signature
+        )
         done = 0
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
@@ -137,14 +150,18 @@ class DecoderProcess:
                 if count < expected:
                     break
         if self._receive() != DONE or done < len(indices):
-            raise self._fail(Reason.CRASH, f"the decoder spoke nonsense after {done} of {len(indices)} pictures")
+            raise self._fail(
+                Reason.CRASH, f"the decoder spoke nonsense after {done} of {len(indices)} pictures"
+            )
 
     def is_alive(self) -> bool:
         return self.process.poll() is None and not self.connection.closed
 
     def is_worn(self, most: int) -> bool:
         """Whether it has answered so many requests, or holds half of the memory that it may take."""
-        return self.request_count >= most or self.resident_bytes > self.config.decoder_memory_mb << 19
+        return (
+            self.request_count >= most or self.resident_bytes > self.config.decoder_memory_mb << 19
+        )
 
     def close(self) -> None:
         """Ends the process at once, whatever it is doing."""
@@ -166,15 +183,22 @@ class DecoderProcess:
         self.request_count += 1
         self._await_start()
         if self.connection.poll():  # it would pass for the answer
-            raise self._fail(Reason.CRASH, self._exit_reason("the decoder spoke without being asked"))
+            raise self._fail(
+                Reason.CRASH, self._exit_reason("the decoder spoke without being asked")
+            )
         if not self.has_started:
-            raise self._fail(Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_TIMEOUT_S:g} s")
+            raise self._fail(
+                Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_TIMEOUT_S:g} s"
+            )
         self._drain_stderr()
         self.path, self.stderr_tail = path, b""  # what it said before is of another clip
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError), self._deadline():  # receiving will find out and say why
+        with (
+            suppress(BrokenPipeError, ConnectionResetError),
+            self._deadline(),
+        ):  # receiving will find out and say why
             self.connection.send_bytes(message)
 
     def _receive_batch(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
@@ -185,10 +209,15 @@ class DecoderProcess:
         with suppress(*_MALFORMED_MESSAGE_ERRORS):
             answer = json.loads(message)
             count = answer["pictures"]
-            others = {int(i): (str(one["decoder"]), one["damage"] and to_printable(one["damage"])) for i, one in answer["others"].items()}
+            others = {
+                int(i): (str(one["decoder"]), one["damage"] and to_printable(one["damage"]))
+                for i, one in answer["others"].items()
+            }
             if type(count) is int and 0 < count <= most and all(0 <= i < count for i in others):
                 return count, others
-        raise self._fail(Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected")
+        raise self._fail(
+            Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected"
+        )
 
     def _receive(self) -> bytes:
         """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
@@ -200,10 +229,17 @@ class DecoderProcess:
                 message = self.connection.recv_bytes(_MAX_MESSAGE_BYTES)
         except (EOFError, OSError) as error:
             if not self.connection.readable:
-                raise self._fail(Reason.CRASH, f"the decoder announced a message of more than {_MAX_MESSAGE_BYTES >> 20} MB") from error
+                raise self._fail(
+                    Reason.CRASH,
+                    f"the decoder announced a message of more than {_MAX_MESSAGE_BYTES >> 20} MB",
+                ) from error
             if self.is_overdue:
-                raise self._fail(Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s") from error
-            raise self._fail(Reason.CRASH, self._exit_reason("the decoder closed its connection")) from error
+                raise self._fail(
+                    Reason.TIMEOUT, f"the decoder was silent for {self.config.deadline_s:g} s"
+                ) from error
+            raise self._fail(
+                Reason.CRASH, self._exit_reason("the decoder closed its connection")
+            ) from error
         self._drain_stderr()
         self._check_memory()
         _raise_if_quarantined(message)
@@ -227,28 +263,44 @@ class DecoderProcess:
     def _check_memory(self) -> None:
         """Kills a process that takes too much, and notes how much it takes."""
         try:
-            self.resident_bytes = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
-        except (OSError, IndexError):  # it is gone, or there is no /proc: its own limit on memory remains
+            self.resident_bytes = (
+                int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
+            )
+        except (
+            OSError,
+            IndexError,
+        ):  # it is gone, or there is no /proc: its own limit on memory remains
             return
         if self.resident_bytes > self.config.decoder_memory_mb << 20:
-            raise self._fail(Reason.OUT_OF_MEMORY, f"the decoder took {self.resident_bytes >> 20} MB, at most {self.config.decoder_memory_mb}")
+            raise self._fail(
+                Reason.OUT_OF_MEMORY,
+                f"the decoder took {self.resident_bytes >> 20} MB, at most {self.config.decoder_memory_mb}",
+            )
 
     def _exit_reason(self, otherwise: str) -> str:
         """How it ended, of a process that seems to be gone; or what else is wrong with it."""
         with suppress(subprocess.TimeoutExpired):
             code = self.process.wait(timeout=1)
-            return f"the decoder was ended by {signal.Signals(-code).name}" if code < 0 else f"the decoder exited with code {code}"
+            return (
+                f"the decoder was ended by {signal.Signals(-code).name}"
+                if code < 0
+                else f"the decoder exited with code {code}"
+            )
         return otherwise
 
     def _drain_stderr(self) -> None:
         """Takes what the decoder has written to standard error, and keeps its end."""
-        self.stderr_tail = (self.stderr_tail + (self.errors.read(_PIPE_BYTES) or b""))[-_STDERR_TAIL_BYTES:]
+        self.stderr_tail = (self.stderr_tail + (self.errors.read(_PIPE_BYTES) or b""))[
+            -_STDERR_TAIL_BYTES:
+        ]
 
     def _fail(self, reason: Reason, detail: str) -> DecoderDied:
         if reason == Reason.CRASH:
             self._drain_stderr()
             renamed = {str(self.process.pid): "PID", self.path: "the file"}
-            detail += _format_stderr_tail(self.stderr_tail, renamed, _MAX_DETAIL_CHARACTERS - len(detail))
+            detail += _format_stderr_tail(
+                self.stderr_tail, renamed, _MAX_DETAIL_CHARACTERS - len(detail)
+            )
         self.close()
         return DecoderDied(reason, detail)
 
@@ -266,7 +318,9 @@ def _format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> s
     words = said.decode(errors="replace")
     for name, other in renamed.items():
         words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other, words) if name else words
-    lines = [to_printable(line) for line in _VARYING_TEXT.sub("?", words).splitlines() if line.strip()]
+    lines = [
+        to_printable(line) for line in _VARYING_TEXT.sub("?", words).splitlines() if line.strip()
+    ]
     before, text = "; it said: ", " / ".join(lines[-_MAX_DETAIL_LINES:])
     return before + text[max(0, len(text) - max(0, room - len(before))) :] if text else ""
 
@@ -277,9 +331,13 @@ def _raise_if_quarantined(message: bytes) -> None:
         return
     with suppress(*_MALFORMED_MESSAGE_ERRORS):
         refusal = json.loads(message)
-        raise Quarantined(Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"]))
+        raise Quarantined(
+            Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"])
+        )
 
 
-def _copy_slot(memory: mmap.mmap, size: tuple[int, int], turn: int, count: int) -> UInt8[np.ndarray, "count height width 3"]:
+def _copy_slot(
+    memory: mmap.mmap, size: tuple[int, int], turn: int, count: int
+) -> UInt8[np.ndarray, "count height width 3"]:
     """The first `count` pictures that stand in the slot of that turn."""
     return view_slots(memory, size)[turn % SLOT_COUNT, :count].copy()

@@ -24,4 +24,6 @@ class DecodeConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if self.decoder_memory_mb < 256:
-            raise ValueError(f"decoder_memory_mb is {self.decoder_memory_mb}, expected at least 256")
+            raise ValueError(
+                f"decoder_memory_mb is {self.decoder_memory_mb}, expected at least 256"
+            )

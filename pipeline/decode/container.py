@@ -87,7 +87,9 @@ def open_container(path: str) -> Iterator[InputContainer]:
     opened or demuxed is Quarantined (not_media, truncated).
     """
     try:
-        container = av.open(path, options={"format_whitelist": _ALLOWED_DEMUXERS, "protocol_whitelist": "file"})
+        container = av.open(
+            path, options={"format_whitelist": _ALLOWED_DEMUXERS, "protocol_whitelist": "file"}
+        )
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -103,7 +105,9 @@ def open_container(path: str) -> Iterator[InputContainer]:
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
-            raise quarantine_error(Reason.TRUNCATED, f"cannot be read to its end ({type(error).__name__})") from error
+            raise quarantine_error(
+                Reason.TRUNCATED, f"cannot be read to its end ({type(error).__name__})"
+            ) from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:
@@ -111,7 +115,9 @@ def best_stream(container: InputContainer) -> VideoStream:
     stream = container.streams.best("video")
     if isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic:
         return stream
-    shown = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    shown = [
+        one for one in container.streams.video if not one.disposition & Disposition.attached_pic
+    ]
     if shown:
         return shown[0]
     if container.streams.audio:
@@ -119,7 +125,10 @@ def best_stream(container: InputContainer) -> VideoStream:
     raise quarantine_error(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-_FLAGGED_CORRUPT, _BEFORE_FIRST_KEYFRAME = "FFmpeg flags it as corrupt", "it comes before the first key frame"
+_FLAGGED_CORRUPT, _BEFORE_FIRST_KEYFRAME = (
+    "FFmpeg flags it as corrupt",
+    "it comes before the first key frame",
+)
 """What is wrong with a frame of which no error was reported."""
 HARMLESS_PREFIXES = ("SEI type", "Overread ")
 """How errors begin that say nothing of the picture: of what stands beside it in the stream."""
@@ -170,7 +179,9 @@ class _DamageTracker:
         if packet.is_keyframe:
             self.damage_before_key, self.damage = self.damage, None
             self.key_pts, self.group = packet.pts, self.group + 1
-        is_leading = packet.pts is not None and self.key_pts is not None and packet.pts < self.key_pts
+        is_leading = (
+            packet.pts is not None and self.key_pts is not None and packet.pts < self.key_pts
+        )
         known = (self.damage_before_key or self.damage) if is_leading else self.damage
         return _SentPacket(known, self.group, is_leading)
 
@@ -254,11 +265,16 @@ def codec_name(stream: VideoStream) -> str:
 def check_stream(stream: VideoStream, config: DecodeConfig) -> None:
     """Raises Quarantined (unsupported_codec, too_many_pixels) before anything is decoded."""
     if codec_name(stream) not in ALLOWED_CODECS:
-        raise quarantine_error(Reason.UNSUPPORTED_CODEC, f"codec {codec_name(stream)} is not on the list of those that are decoded")
+        raise quarantine_error(
+            Reason.UNSUPPORTED_CODEC,
+            f"codec {codec_name(stream)} is not on the list of those that are decoded",
+        )
     check_pixel_count(stream, config.max_pixels)
 
 
 def check_pixel_count(picture: VideoStream | VideoFrame, most: int) -> None:
     """Raises Quarantined (too_many_pixels)."""
     if picture.width * picture.height > most:
-        raise quarantine_error(Reason.TOO_MANY_PIXELS, f"{picture.width} x {picture.height} pixels, at most {most}")
+        raise quarantine_error(
+            Reason.TOO_MANY_PIXELS, f"{picture.width} x {picture.height} pixels, at most {most}"
+        )

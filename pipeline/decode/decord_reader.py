@@ -32,7 +32,10 @@ _AV_LOG_ERROR = 16
 """FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
 _CONCEALMENT_PREFIX = b"concealing"
 """How the message begins, of a higher level, that says that a part of a picture is made up."""
-_HARMLESS_BYTE_PREFIXES = (*(text.encode() for text in HARMLESS_PREFIXES), b"mmco: unref short failure")
+_HARMLESS_BYTE_PREFIXES = (
+    *(text.encode() for text in HARMLESS_PREFIXES),
+    b"mmco: unref short failure",
+)
 """How errors begin that are no complaint. The last is one of a seek into an open group, where a picture
 is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says more.
 """
@@ -49,7 +52,9 @@ class _ErrorCounter:
 
     def __init__(self):
         self.count = 0
-        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        callback = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
+        )
         self.callback = callback(self._log)
         for path in _bundled_libraries("libavutil"):
             library = ctypes.CDLL(str(path))
@@ -76,7 +81,11 @@ def decord_name() -> str:
 def _bundled_libraries(name: str) -> list[Path]:
     """The libraries of that name that decord's wheel brings along."""
     spec = find_spec("decord")
-    return list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*")) if spec and spec.origin else []
+    return (
+        list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*"))
+        if spec and spec.origin
+        else []
+    )
 
 
 @lru_cache(1)
@@ -100,11 +109,15 @@ class DecordReader:
         self.errors = (decord.DECORDError, RuntimeError, AssertionError, IndexError, ValueError)
         self.error_counter = _shared_error_counter()
         self.errors_before = self.error_counter.count
-        self.reader: Any = self._call(lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1))
+        self.reader: Any = self._call(
+            lambda: decord.VideoReader(file, width=size[0], height=size[1], num_threads=1)
+        )
 
     def read_times(self) -> np.ndarray:
         """When each frame is shown, seconds."""
-        return self._call(lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0])
+        return self._call(
+            lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0]
+        )
 
     def read_images(self, indices: Sequence[int]) -> Iterator[Image]:
         """The frames at `indices` (ascending), after a seek to the first."""
@@ -129,19 +142,27 @@ class DecordReader:
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
 
 
-def read_decord_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+def read_decord_images(
+    source: Source, indices: Sequence[int], cover: tuple[int, int]
+) -> list[Image]:
     """The frames at `indices` as decord gives them. Raises DecordFailed."""
     if _shared_reader.cache_info().hits > _MAX_READER_USES:
         _shared_reader.cache_clear()
     try:
-        return list(_shared_reader(source.path, source.video.signature, cover, source.is_limited_range).read_images(indices))
+        return list(
+            _shared_reader(
+                source.path, source.video.signature, cover, source.is_limited_range
+            ).read_images(indices)
+        )
     except DecordFailed:
         _shared_reader.cache_clear()
         raise
 
 
 @lru_cache(1)
-def _shared_reader(path: str, signature: FileSignature, cover: tuple[int, int], limited: bool) -> DecordReader:  # noqa: ARG001
+def _shared_reader(
+    path: str, signature: FileSignature, cover: tuple[int, int], limited: bool
+) -> DecordReader:  # noqa: ARG001
     """One reader for the pieces of a file: opening reads the whole index."""
     return DecordReader(path, cover, limited)
 
@@ -149,14 +170,18 @@ def _shared_reader(path: str, signature: FileSignature, cover: tuple[int, int], 
 atexit.register(_shared_reader.cache_clear)  # its threads must not outlive the interpreter
 
 
-def read_excerpt_images(source: Source, indices: Sequence[int], cover: tuple[int, int]) -> list[Image]:
+def read_excerpt_images(
+    source: Source, indices: Sequence[int], cover: tuple[int, int]
+) -> list[Image]:
     """The same frames from a copy in memory of the packets that they need, and of no other: what
     decord meets beyond them, sooner or later as its threads run, then has no part in the outcome.
 
     Raises DecordFailed.
     """
     first = int(source.video.keyframes[source.video.keyframes <= indices[0]][-1])
-    reader = DecordReader(_write_excerpt(source, first, int(indices[-1])), cover, source.is_limited_range)
+    reader = DecordReader(
+        _write_excerpt(source, first, int(indices[-1])), cover, source.is_limited_range
+    )
     return list(reader.read_images([int(i) - first for i in indices]))
 
 
@@ -170,7 +195,9 @@ def _write_excerpt(source: Source, first: int, last: int) -> io.BytesIO:
         with open_container(source.path) as container:
             seek(container, int(source.pts[first]))
             stream = best_stream(container)
-            with av.open(copy, "w", format="matroska" if "matroska" in container.format.name else "mov") as target:
+            with av.open(
+                copy, "w", format="matroska" if "matroska" in container.format.name else "mov"
+            ) as target:
                 output = target.add_stream_from_template(stream)
                 output.metadata.update(stream.metadata)
                 for packet in container.demux(stream):

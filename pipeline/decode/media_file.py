@@ -89,7 +89,10 @@ def looks_like_video(path: str) -> bool:
     """Whether the first bytes are those of an ISO, RIFF or Matroska file: what cannot be opened then was cut off."""
     with open(path, "rb") as file:
         head = file.read(12)
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3")
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (
+        b"RIFF",
+        b"\x1a\x45\xdf\xa3",
+    )
 
 
 def quarantine_error(reason: Reason, detail: str, stage: Stage = Stage.PROBE) -> Quarantined:

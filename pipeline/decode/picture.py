@@ -26,8 +26,16 @@ _SWS_BILINEAR = 0x2
 """libswscale: how decord scales; the same frame differs by 0.0 to 0.4 grey levels on average."""
 _DECORD_ROUNDING_LEVELS = (2.0, 1.0, 2.0, 0.0)
 """decord's conversion from limited range rounds down, by 2.0, 1.4 and 1.7 levels on average."""
-_ORIENTATIONS = ((1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
-                (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0))  # fmt: skip
+_ORIENTATIONS = (
+    (1, 0, 0, 1),
+    (-1, 0, 0, 1),
+    (1, 0, 0, -1),
+    (-1, 0, 0, -1),
+    (0, 1, 1, 0),
+    (0, 1, -1, 0),
+    (0, -1, 1, 0),
+    (0, -1, -1, 0),
+)
 """Display matrices (a, b, c, d) that mirror and turn by quarters: a stored point (x, y), right and
 down, is shown at (a x + c y, b x + d y).
 """
@@ -59,14 +67,18 @@ def _apply_orientation(image: UInt8[np.ndarray, "_ _ 3"], shown: Orientation) ->
     return image[:: b + d, :: a + c]
 
 
-def to_rgb(frame: VideoFrame, cover: tuple[int, int], shown: Orientation, scaling: Scaling) -> Image:
+def to_rgb(
+    frame: VideoFrame, cover: tuple[int, int], shown: Orientation, scaling: Scaling
+) -> Image:
     """RGB at the size `cover` = (width, height), as shown. Scaling "decord" gives what decord would,
     before its rounding is undone (`undo_decord_rounding`).
     """
     width, height = cover[::-1] if is_transposed(shown) else cover
     colors = Colorspace.ITU709 if is_unlabeled_hd(frame) else None
     flags = _SWS_BICUBIC_EXACT if scaling == "exact" else _SWS_BILINEAR
-    rgb = frame.reformat(width, height, "rgb24", src_colorspace=colors, dst_colorspace=colors, interpolation=flags)
+    rgb = frame.reformat(
+        width, height, "rgb24", src_colorspace=colors, dst_colorspace=colors, interpolation=flags
+    )
     return _apply_orientation(rgb.to_ndarray(), shown)
 
 

@@ -36,7 +36,12 @@ _END_OF_ITEMS = object()
 class DecoderPool:
     """Decoder processes that stay alive between clips. May be used from several threads."""
 
-    def __init__(self, config: DecodeConfig, count: int = 1, make: Callable[[DecodeConfig], DecoderProcess] = DecoderProcess):
+    def __init__(
+        self,
+        config: DecodeConfig,
+        count: int = 1,
+        make: Callable[[DecodeConfig], DecoderProcess] = DecoderProcess,
+    ):
         self.config, self.count, self.make = config, count, make
         self.idle_processes: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
         for _ in range(count):
@@ -48,14 +53,18 @@ class DecoderPool:
         (video,) = self._retry(Stage.PROBE, lambda process, _: iter([process.probe(whole)]))
         return video
 
-    def frames(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Image]:
+    def frames(
+        self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
+    ) -> Iterator[Image]:
         """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is damaged."""
         for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
             if picture.image is None:
                 raise damaged_frame_error(index, float(video.times[index]), picture.damage)
             yield picture.image
 
-    def pictures(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
+    def pictures(
+        self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
+    ) -> Iterator[PictureResult]:
         """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of
         the pool; of one that is damaged, why.
 
@@ -63,13 +72,26 @@ class DecoderPool:
         if the file cannot be read any further.
         """
         whole = os.path.abspath(path)
-        pieces = (self._read_piece(whole, video, piece, size) for piece in split_at_keyframes(indices, video.keyframes))
-        return chain.from_iterable(pieces) if self.count == 1 else _prefetch_in_order(pieces, self.count, prefetch_depth(size))
+        pieces = (
+            self._read_piece(whole, video, piece, size)
+            for piece in split_at_keyframes(indices, video.keyframes)
+        )
+        return (
+            chain.from_iterable(pieces)
+            if self.count == 1
+            else _prefetch_in_order(pieces, self.count, prefetch_depth(size))
+        )
 
-    def _read_piece(self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]) -> Iterator[PictureResult]:
-        return self._retry(Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size))
+    def _read_piece(
+        self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
+    ) -> Iterator[PictureResult]:
+        return self._retry(
+            Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size)
+        )
 
-    def _retry(self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]) -> Iterator[Any]:
+    def _retry(
+        self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]
+    ) -> Iterator[Any]:
         """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
         ATTEMPTS deaths.
         """
@@ -87,7 +109,9 @@ class DecoderPool:
                 raise
             except DecoderDied as error:
                 if attempt == MAX_ATTEMPTS:
-                    raise Quarantined(stage, error.reason, error.detail, attempts=attempt) from error
+                    raise Quarantined(
+                        stage, error.reason, error.detail, attempts=attempt
+                    ) from error
             finally:
                 if not whole:
                     process.close()  # dead, or in the middle of an answer that nobody wants any more
@@ -125,10 +149,14 @@ def shared_pool(config: DecodeConfig, count: int = 1) -> DecoderPool:
 
 def damaged_frame_error(index: int, time_s: float, damage: str | None) -> Quarantined:
     """The refusal of a frame that cannot be trusted."""
-    return Quarantined(Stage.DECODE, Reason.DECODE_ERROR, f"frame {index}, at {time_s:.3f} s: {damage}")
+    return Quarantined(
+        Stage.DECODE, Reason.DECODE_ERROR, f"frame {index}, at {time_s:.3f} s: {damage}"
+    )
 
 
-def split_at_keyframes(indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]) -> Iterator[Sequence[int]]:
+def split_at_keyframes(
+    indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]
+) -> Iterator[Sequence[int]]:
     """`indices` in pieces of at least PIECE that begin at or after a key frame, the first as it is."""
     starts = np.searchsorted(indices, keyframes)
     begin = 0
@@ -149,7 +177,10 @@ def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) 
     running: deque[Prefetcher[Item]] = deque()
     try:
         while True:
-            running.extend(Prefetcher(piece, max(1, most // count)) for piece in islice(pieces, count - len(running)))
+            running.extend(
+                Prefetcher(piece, max(1, most // count))
+                for piece in islice(pieces, count - len(running))
+            )
             if not running:
                 return
             yield from running[0]

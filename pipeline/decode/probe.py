@@ -63,8 +63,17 @@ def probe(path: str, config: DecodeConfig) -> Source:
         pts, ordinals, timed = _find_frame_times(path, container, packets, first)
         time_base = float(stream.time_base or 0)
         _check_frame_rate(pts * time_base, config.max_frame_rate)
-        keys = np.array(sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None and not p.is_discarded), np.int64)
-        keys = np.unique(np.searchsorted(pts, keys[keys >= pts[0]])) if timed else np.zeros(1, np.int64)
+        keys = np.array(
+            sorted(
+                p.pts for p in packets if p.is_keyframe and p.pts is not None and not p.is_discarded
+            ),
+            np.int64,
+        )
+        keys = (
+            np.unique(np.searchsorted(pts, keys[keys >= pts[0]]))
+            if timed
+            else np.zeros(1, np.int64)
+        )
         shown = read_orientation(first)
         video = VideoInfo(
             times=pts * time_base,
@@ -89,7 +98,9 @@ def probe(path: str, config: DecodeConfig) -> Source:
         return choose_decoder(source, container, packets, first, config)
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, most: int) -> Iterator[PacketInfo]:
+def _read_packets(
+    container: InputContainer, stream: VideoStream, most: int
+) -> Iterator[PacketInfo]:
     """The packets of the stream. Raises Quarantined (too_many_frames, truncated)."""
     count, end_s, ticks = 0, 0.0, [float(one.time_base or 0) for one in container.streams]
     is_corrupt = False
@@ -103,7 +114,14 @@ def _read_packets(container: InputContainer, stream: VideoStream, most: int) -> 
             count += 1
             if count > most:
                 raise quarantine_error(Reason.TOO_MANY_FRAMES, f"more than {most} frames")
-            yield PacketInfo(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+            yield PacketInfo(
+                packet.pts,
+                packet.dts,
+                packet.duration or 0,
+                packet.is_keyframe,
+                packet.is_discard,
+                packet.is_corrupt,
+            )
     if is_corrupt and not container.format.name.startswith(_UNBOUNDED_CONTAINERS):
         raise quarantine_error(Reason.TRUNCATED, "the file ends in the middle of a frame")
     _check_not_truncated(container, end_s)
@@ -112,17 +130,28 @@ def _read_packets(container: InputContainer, stream: VideoStream, most: int) -> 
 def _check_not_truncated(container: InputContainer, end_s: float) -> None:
     """Content that ends long before the container says means that the file was cut off."""
     said = (container.duration or 0) / av.time_base
-    if container.format.name.startswith(("mov", "matroska")) and said - end_s > max(1.0, 0.02 * said):
+    if container.format.name.startswith(("mov", "matroska")) and said - end_s > max(
+        1.0, 0.02 * said
+    ):
         raise quarantine_error(Reason.TRUNCATED, f"content ends at {end_s:.2f} s of {said:.2f} s")
 
 
-def _find_frame_times(path: str, container: InputContainer, packets: list[PacketInfo], first: VideoFrame) -> tuple[np.ndarray, np.ndarray, bool]:
+def _find_frame_times(
+    path: str, container: InputContainer, packets: list[PacketInfo], first: VideoFrame
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """(time stamp of every shown frame, its place in the decoder's output, whether seeking by time
     stamps can be trusted). A recording that begins in the middle of a group begins at `first`.
     """
     shown = [p.pts for p in packets if not p.is_discarded]
     complete = None not in shown and len(set(shown)) == len(shown) > 0 and first.pts is not None
-    if complete and _is_one_recording(container, packets) and (container.format.name.startswith(_FRAME_TIME_CONTAINERS) or not _has_reordered_frames(container, packets)):
+    if (
+        complete
+        and _is_one_recording(container, packets)
+        and (
+            container.format.name.startswith(_FRAME_TIME_CONTAINERS)
+            or not _has_reordered_frames(container, packets)
+        )
+    ):
         pts = np.array(sorted(shown), np.int64)  # pyright: ignore[reportArgumentType]
         pts = pts[pts >= (first.pts or 0)]
         return pts, np.arange(len(pts)), True
@@ -135,7 +164,11 @@ def _is_one_recording(container: InputContainer, packets: list[PacketInfo]) -> b
     """
     sent = [p.dts for p in packets if p.dts is not None]
     shown = sorted(p.pts for p in packets if p.pts is not None)
-    most = _MAX_GAP_S / float(best_stream(container).time_base or 1) if container.format.name.startswith(_UNBOUNDED_CONTAINERS) else np.inf
+    most = (
+        _MAX_GAP_S / float(best_stream(container).time_base or 1)
+        if container.format.name.startswith(_UNBOUNDED_CONTAINERS)
+        else np.inf
+    )
     return all(a <= b for a, b in pairwise(sent)) and all(b - a <= most for a, b in pairwise(shown))
 
 
@@ -156,7 +189,11 @@ def _times_by_decoding(path: str, packets: list[PacketInfo]) -> tuple[np.ndarray
         stamps = [(one.frame.pts, one.damage is None) for one in decode_frames(container)]
     begin = next((i for i, (_, whole) in enumerate(stamps) if whole), 0)
     timed = [(i, pts) for i, (pts, _) in enumerate(stamps) if pts is not None and i >= begin]
-    ordinals, pts = (np.array(column, np.int64) for column in zip(*timed, strict=True)) if timed else 2 * (np.zeros(0, np.int64),)
+    ordinals, pts = (
+        (np.array(column, np.int64) for column in zip(*timed, strict=True))
+        if timed
+        else 2 * (np.zeros(0, np.int64),)
+    )
     sensible = ~_find_stray_times(pts)
     ordinals, pts = ordinals[sensible], pts[sensible]
     if len(pts) and (np.diff(pts) > 0).all():
@@ -202,12 +239,19 @@ def _times_from_packets(packets: list[PacketInfo], count: int) -> Int64[np.ndarr
 
     Raises Quarantined (decode_error).
     """
-    given = np.unique(np.array([p.dts if p.pts is None else p.pts for p in packets if (p.pts, p.dts) != (None, None)], np.int64))
+    given = np.unique(
+        np.array(
+            [p.dts if p.pts is None else p.pts for p in packets if (p.pts, p.dts) != (None, None)],
+            np.int64,
+        )
+    )
     if len(given) == count:
         return given
     step = int(np.median(np.diff(given))) if len(given) > 1 else 0
     if not step or given[0] + step * (count - 1) != given[-1]:
-        raise quarantine_error(Reason.DECODE_ERROR, f"{count} frames have {len(given)} different times")
+        raise quarantine_error(
+            Reason.DECODE_ERROR, f"{count} frames have {len(given)} different times"
+        )
     return given[0] + step * np.arange(count)
 
 
@@ -215,7 +259,9 @@ def _check_frame_rate(times: Float64[np.ndarray, " frames"], most: int) -> None:
     """Raises Quarantined (too_many_frames)."""
     densest = int((np.searchsorted(times, times + 1) - np.arange(len(times))).max())
     if densest > most:
-        raise quarantine_error(Reason.TOO_MANY_FRAMES, f"{densest} frames within a second, at most {most}")
+        raise quarantine_error(
+            Reason.TOO_MANY_FRAMES, f"{densest} frames within a second, at most {most}"
+        )
 
 
 def _last_frame_duration(packets: list[PacketInfo], pts: Int64[np.ndarray, " frames"]) -> float:
@@ -236,8 +282,12 @@ def _decode_first_frame(path: str) -> VideoFrame:
             damage = one.damage
     damage = damage or (log[-1][2].strip() if log else None)
     if size := re.search(r"Picture size (\d+)x(\d+) is invalid", damage or ""):
-        raise quarantine_error(Reason.TOO_MANY_PIXELS, f"{size[1]} x {size[2]} pixels, more than any decoder takes")
-    raise quarantine_error(Reason.DECODE_ERROR, f"no frame can be decoded{f': {damage}' if damage else ''}")
+        raise quarantine_error(
+            Reason.TOO_MANY_PIXELS, f"{size[1]} x {size[2]} pixels, more than any decoder takes"
+        )
+    raise quarantine_error(
+        Reason.DECODE_ERROR, f"no frame can be decoded{f': {damage}' if damage else ''}"
+    )
 
 
 def _display_aspect(stream: VideoStream, frame: VideoFrame, shown: Orientation) -> float:

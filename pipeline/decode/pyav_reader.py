@@ -37,7 +37,11 @@ def _find_by_count(source: Source, indices: Sequence[int]) -> Iterator[_LocatedF
         output = enumerate(decode_frames(container))
         for ordinal in source.ordinals[list(indices)]:
             found = next((one for i, one in output if i == ordinal), None)
-            yield _LocatedFrame(found.frame, found.damage) if found else _LocatedFrame(None, MISSING_FRAME)
+            yield (
+                _LocatedFrame(found.frame, found.damage)
+                if found
+                else _LocatedFrame(None, MISSING_FRAME)
+            )
 
 
 def _find_by_time(source: Source, indices: Sequence[int]) -> Iterator[_LocatedFrame]:
@@ -55,7 +59,9 @@ def _find_by_time(source: Source, indices: Sequence[int]) -> Iterator[_LocatedFr
             done += 1
 
 
-def _match_times(source: Source, indices: Sequence[int], earlier: int) -> Iterator[tuple[_LocatedFrame, bool]]:
+def _match_times(
+    source: Source, indices: Sequence[int], earlier: int
+) -> Iterator[tuple[_LocatedFrame, bool]]:
     """Each frame with whether it was decoded before the second key frame after a seek."""
     output = _decode_from(source, indices[0], earlier)
     one = next(output, None)
@@ -75,14 +81,18 @@ def _decode_from(source: Source, index: int, earlier: int = 0) -> Iterator[Decod
     """
     before = source.video.keyframes[source.video.keyframes <= index][::-1]
     latest = source.pts[before[min(earlier, len(before) - 1)] if earlier and len(before) else index]
-    tried = [int(before[i]) for i in (2**n - 1 for n in range(len(before).bit_length())) if i >= earlier]
+    tried = [
+        int(before[i]) for i in (2**n - 1 for n in range(len(before).bit_length())) if i >= earlier
+    ]
     for start in (*tried, None):
         with open_container(source.path) as container:
             if start is not None:
                 seek(container, int(source.pts[start]))
             output = decode_frames(container)
             first = next(output, None)
-            if start is None or (first is not None and first.frame.pts is not None and first.frame.pts <= latest):
+            if start is None or (
+                first is not None and first.frame.pts is not None and first.frame.pts <= latest
+            ):
                 yield from chain([first] if first else [], output)
                 return
 

@@ -45,7 +45,13 @@ _LANDLOCK_TCP, _LANDLOCK_SCOPES = (4, 0b11), (6, 0b11)
 EPERM, ENOSYS = 1, 38
 _WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
 SECCOMP_ALLOW, SECCOMP_ERRNO, _SECCOMP_ALL_THREADS = 0x7FFF0000, 0x00050000, 1
-BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_JUMP_ANY_BIT, BPF_RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_JUMP_ANY_BIT, BPF_RETURN = (
+    0x20,
+    0x15,
+    0x35,
+    0x45,
+    0x06,
+)
 ARCHITECTURES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
 """AUDIT_ARCH of each, its column below, and its number of seccomp."""
 _X32_CALL_BIT = 0x40000000
@@ -95,13 +101,15 @@ def confine() -> list[str]:
     """Gives up what decoding does not need, in all threads but Landlock's, which is of this one and
     of those that it starts. Nothing can be written and no library be installed afterwards.
     """
-    return _run_steps({
-        "capabilities": _drop_capabilities,
-        "privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
-        "landlock": _apply_landlock,
-        "system calls": _filter_system_calls,
-        "descriptors": _limit_descriptors,
-    })  # fmt: skip
+    return _run_steps(
+        {
+            "capabilities": _drop_capabilities,
+            "privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+            "landlock": _apply_landlock,
+            "system calls": _filter_system_calls,
+            "descriptors": _limit_descriptors,
+        }
+    )
 
 
 def conceal() -> list[str]:
@@ -180,22 +188,42 @@ def build_filter(machine: str, process: int) -> list[bytes]:
     """
     architecture, column, _ = ARCHITECTURES[machine]
     allow = [_instruction(BPF_RETURN, SECCOMP_ALLOW)]
-    refuse, missing = ([_instruction(BPF_RETURN, SECCOMP_ERRNO | error)] for error in (EPERM, ENOSYS))
+    refuse, missing = (
+        [_instruction(BPF_RETURN, SECCOMP_ERRNO | error)] for error in (EPERM, ENOSYS)
+    )
 
     def on(calls: Iterable[str], body: list[bytes]) -> list[bytes]:
         numbers = [call.partition("=")[2].split(",")[column] for call in calls]
-        tests = [_instruction(BPF_JUMP_EQUAL, int(number), 0, len(body)) for number in numbers if number != "-"]
+        tests = [
+            _instruction(BPF_JUMP_EQUAL, int(number), 0, len(body))
+            for number in numbers
+            if number != "-"
+        ]
         return [op for test in tests for op in (test, *body)]
 
     def flagged(argument: int, bits: int, then: list[bytes], otherwise: list[bytes]) -> list[bytes]:
-        return [_instruction(BPF_LOAD, 16 + 8 * argument), _instruction(BPF_JUMP_ANY_BIT, bits, 0, 1), *then, *otherwise]
+        return [
+            _instruction(BPF_LOAD, 16 + 8 * argument),
+            _instruction(BPF_JUMP_ANY_BIT, bits, 0, 1),
+            *then,
+            *otherwise,
+        ]
 
     def of(process: int) -> list[bytes]:
-        return [_instruction(BPF_LOAD, 16), _instruction(BPF_JUMP_EQUAL, process, 0, 1), *allow, *refuse]
+        return [
+            _instruction(BPF_LOAD, 16),
+            _instruction(BPF_JUMP_EQUAL, process, 0, 1),
+            *allow,
+            *refuse,
+        ]
 
     return [
-        _instruction(BPF_LOAD, 4), _instruction(BPF_JUMP_EQUAL, architecture, 1, 0), *refuse,
-        _instruction(BPF_LOAD, 0), _instruction(BPF_JUMP_AT_LEAST, _X32_CALL_BIT, 0, 1), *refuse,
+        _instruction(BPF_LOAD, 4),
+        _instruction(BPF_JUMP_EQUAL, architecture, 1, 0),
+        *refuse,
+        _instruction(BPF_LOAD, 0),
+        _instruction(BPF_JUMP_AT_LEAST, _X32_CALL_BIT, 0, 1),
+        *refuse,
         *on([OPEN], flagged(1, _WRITE_FLAGS, refuse, allow)),
         *on([OPENAT], flagged(2, _WRITE_FLAGS, refuse, allow)),
         *on([CLONE], flagged(0, _CLONE_THREAD, allow, refuse)),
@@ -204,7 +232,7 @@ def build_filter(machine: str, process: int) -> list[bytes]:
         *on([CLONE3, _OPENAT2], missing),  # flags out of sight; C libraries try the others
         *on(DENIED_CALLS.split(), refuse),
         *allow,
-    ]  # fmt: skip
+    ]
 
 
 def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:

@@ -29,7 +29,10 @@ from pipeline.decode.picture import Image, cover_size, is_unlabeled_hd
 from pipeline.decode.pyav_reader import find_frames, to_image
 
 PYAV_NAME = f"PyAV {av.__version__}"
-_DECORD_CONTAINERS, _DECORD_CODECS = ("mov", "matroska"), frozenset({"h264", "vp8", "vp9", "mpeg4", "mjpeg"})
+_DECORD_CONTAINERS, _DECORD_CODECS = (
+    ("mov", "matroska"),
+    frozenset({"h264", "vp8", "vp9", "mpeg4", "mjpeg"}),
+)
 """Where decord finds the right frame after a seek. Elsewhere it does not: transport streams (the
 frames before the second key frame are lost), AVI and MPEG program streams with B-frames, HEVC.
 """
@@ -54,16 +57,31 @@ frames of a still scene are equal but for noise.
 """
 
 
-def choose_decoder(source: Source, container: InputContainer, packets: list[PacketInfo], first: VideoFrame, config: DecodeConfig) -> Source:
+def choose_decoder(
+    source: Source,
+    container: InputContainer,
+    packets: list[PacketInfo],
+    first: VideoFrame,
+    config: DecodeConfig,
+) -> Source:
     """The source with the decoder that reads it, and why that one."""
-    reason = "--decoder pyav" if config.decoder != "auto" else _find_decord_problem(source, container, packets, first) or _compare_decoders(source)
+    reason = (
+        "--decoder pyav"
+        if config.decoder != "auto"
+        else _find_decord_problem(source, container, packets, first) or _compare_decoders(source)
+    )
     decoder = PYAV_NAME
     if not reason:
-        decoder, reason = decord_name(), "its frames at the start, the middle and the end are PyAV's"
+        decoder, reason = (
+            decord_name(),
+            "its frames at the start, the middle and the end are PyAV's",
+        )
     return replace(source, video=replace(source.video, decoder=decoder, decoder_reason=reason))
 
 
-def _find_decord_problem(source: Source, container: InputContainer, packets: list[PacketInfo], first: VideoFrame) -> str | None:
+def _find_decord_problem(
+    source: Source, container: InputContainer, packets: list[PacketInfo], first: VideoFrame
+) -> str | None:
     """What tells before any frame is compared that decord is wrong about a file; None if nothing does."""
     codec, kind = codec_name(best_stream(container)), container.format.name.split(",")[0]
     checks = (
@@ -71,14 +89,29 @@ def _find_decord_problem(source: Source, container: InputContainer, packets: lis
         (len(container.streams.video) > 1, "there are several video streams"),
         (not kind.startswith(_DECORD_CONTAINERS), f"the container is {kind}"),
         (codec not in _DECORD_CODECS, f"the codec is {codec}"),
-        (first.format.name not in _DECORD_PIXEL_FORMATS, f"the pixel format is {first.format.name}"),
+        (
+            first.format.name not in _DECORD_PIXEL_FORMATS,
+            f"the pixel format is {first.format.name}",
+        ),
         (is_unlabeled_hd(first), "HD that does not name its colors"),
         (any(p.is_discarded for p in packets), "an edit list cuts frames away"),
         (any(p.is_corrupt for p in packets), "a part of it is missing"),
-        (codec != "h264" and any(p.pts != p.dts for p in packets), f"{codec} with reordered frames"),
-        (source.video.keyframes[:1].tolist() != [0], "its first frame is not marked as a key frame"),
-        (_longest_group_frames(source) > _MAX_GROUP_FRAMES, f"more than {_MAX_GROUP_FRAMES} frames stand between two key frames"),
-        (_has_leading_pictures(packets), "frames that are shown before a key frame are sent after it"),
+        (
+            codec != "h264" and any(p.pts != p.dts for p in packets),
+            f"{codec} with reordered frames",
+        ),
+        (
+            source.video.keyframes[:1].tolist() != [0],
+            "its first frame is not marked as a key frame",
+        ),
+        (
+            _longest_group_frames(source) > _MAX_GROUP_FRAMES,
+            f"more than {_MAX_GROUP_FRAMES} frames stand between two key frames",
+        ),
+        (
+            _has_leading_pictures(packets),
+            "frames that are shown before a key frame are sent after it",
+        ),
     )
     return next((reason for applies, reason in checks if applies), None)
 
@@ -107,15 +140,24 @@ def _compare_decoders(source: Source) -> str | None:
     try:
         reader = DecordReader(source.path, size, source.is_limited_range)
         found, times = reader.read_times(), source.video.times
-        if len(found) != len(times) or np.abs((found - found[0]) - (times - times[0])).max() > _MAX_TIME_ERROR_S:
+        if (
+            len(found) != len(times)
+            or np.abs((found - found[0]) - (times - times[0])).max() > _MAX_TIME_ERROR_S
+        ):
             return "decord has frames at other times"
         # all of decord's before any of PyAV's, since it decodes on in the background until it is closed
-        theirs = {indices: _read_decord_or_excerpt(reader, source, indices, size) for indices in _comparison_ranges(source)}
+        theirs = {
+            indices: _read_decord_or_excerpt(reader, source, indices, size)
+            for indices in _comparison_ranges(source)
+        }
         del reader
     except DecordFailed as error:
         return str(error)
     for indices, images in theirs.items():
-        ours = [one.frame and to_image(one.frame, source, size, "decord") for one in find_frames(source, indices)]
+        ours = [
+            one.frame and to_image(one.frame, source, size, "decord")
+            for one in find_frames(source, indices)
+        ]
         if not all(a is not None and a.shape == b.shape for a, b in zip(ours, images, strict=True)):
             return f"a frame near {indices[0]} is missing, or turned"
         if not are_same_frames(ours, images):  # pyright: ignore[reportArgumentType]
@@ -123,7 +165,9 @@ def _compare_decoders(source: Source) -> str | None:
     return None
 
 
-def _read_decord_or_excerpt(reader: DecordReader, source: Source, indices: range, size: tuple[int, int]) -> list[Image]:
+def _read_decord_or_excerpt(
+    reader: DecordReader, source: Source, indices: range, size: tuple[int, int]
+) -> list[Image]:
     """These frames; from a copy of the packets that they need if decord complains, perhaps of others."""
     with suppress(DecordFailed):
         return list(reader.read_images(indices))
@@ -147,16 +191,34 @@ def are_same_frames(ours: list[Image], theirs: list[Image]) -> bool:
     """Whether these are the same frames, in the same order, but for two ways of rounding: the brightness
     of each is near enough, and no nearer to the frame before or after; so are its colors, smoothed.
     """
-    brightness = [[cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(int) for image in images] for images in (ours, theirs)]
-    colors = [[cv2.resize(np.ascontiguousarray(image), (8, 8), interpolation=cv2.INTER_AREA).astype(int) for image in images] for images in (ours, theirs)]
+    brightness = [
+        [
+            cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(int)
+            for image in images
+        ]
+        for images in (ours, theirs)
+    ]
+    colors = [
+        [
+            cv2.resize(np.ascontiguousarray(image), (8, 8), interpolation=cv2.INTER_AREA).astype(
+                int
+            )
+            for image in images
+        ]
+        for images in (ours, theirs)
+    ]
 
     def distance(place: int, other: int) -> float:
         return float(np.abs(brightness[0][place] - brightness[1][other]).mean())
 
     for place in range(len(ours)):
         right = distance(place, place)
-        beside = [distance(place, other) for other in (place - 1, place + 1) if 0 <= other < len(ours)]
-        if right > _MAX_DIFFERENCE_LEVELS or any(right > one + _NEIGHBOR_MARGIN_LEVELS for one in beside):
+        beside = [
+            distance(place, other) for other in (place - 1, place + 1) if 0 <= other < len(ours)
+        ]
+        if right > _MAX_DIFFERENCE_LEVELS or any(
+            right > one + _NEIGHBOR_MARGIN_LEVELS for one in beside
+        ):
             return False
         if np.abs(colors[0][place] - colors[1][place]).mean() > _MAX_DIFFERENCE_LEVELS:
             return False

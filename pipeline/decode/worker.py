@@ -62,7 +62,12 @@ def _serialize_video(video: VideoInfo) -> bytes:
     """A video as a message."""
     told = {name: getattr(video, name) for name in (*_VIDEO_FIELDS, "signature")}
     head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
-    return json.dumps(head).encode() + b"\n" + video.times.astype("<f8").tobytes() + video.keyframes.astype("<i8").tobytes()
+    return (
+        json.dumps(head).encode()
+        + b"\n"
+        + video.times.astype("<f8").tobytes()
+        + video.keyframes.astype("<i8").tobytes()
+    )
 
 
 def deserialize_video(message: bytes) -> VideoInfo:
@@ -86,18 +91,30 @@ def _serve(connection: Connection, descriptor: int) -> None:
             for message in answer_request(request, connection, descriptor):
                 connection.send_bytes(message)
         except Quarantined as error:
-            connection.send_bytes(json.dumps(dict(stage=error.stage, reason=error.reason, detail=error.detail)).encode())
+            connection.send_bytes(
+                json.dumps(
+                    dict(stage=error.stage, reason=error.reason, detail=error.detail)
+                ).encode()
+            )
         except MemoryError:
-            words = dict(stage=Stage.DECODE, reason=Reason.OUT_OF_MEMORY, detail="the decoder asked for more memory than it may have")
+            words = dict(
+                stage=Stage.DECODE,
+                reason=Reason.OUT_OF_MEMORY,
+                detail="the decoder asked for more memory than it may have",
+            )
             connection.send_bytes(json.dumps(words).encode())
 
 
-def answer_request(request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+def answer_request(
+    request: dict[str, Any], connection: Connection, descriptor: int
+) -> Iterator[bytes]:
     config, found = DecodeConfig(**request["config"]), None
     with suppress(OSError):  # what is wrong is the parent's to say, who looks too
         found = file_signature(request["path"])
     if "indices" in request and list(found or ()) != request["signature"]:
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
+        raise Quarantined(
+            Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read"
+        )
     source = _probe_cached(request["path"], found, config)
     if "indices" not in request:
         yield _serialize_video(source.video)
@@ -105,7 +122,9 @@ def answer_request(request: dict[str, Any], connection: Connection, descriptor: 
     yield from _stream_batches(source, request, connection, descriptor)
 
 
-def _stream_batches(source: Source, request: dict[str, Any], connection: Connection, descriptor: int) -> Iterator[bytes]:
+def _stream_batches(
+    source: Source, request: dict[str, Any], connection: Connection, descriptor: int
+) -> Iterator[bytes]:
     """Fills one slot after the other; waits for the parent to let one go that is filled again. If the
     file cannot be read any further, the pictures before that come first.
     """
@@ -129,7 +148,9 @@ def _stream_batches(source: Source, request: dict[str, Any], connection: Connect
     yield DONE
 
 
-def _take_until_quarantined(pictures: Iterator[PictureResult]) -> tuple[Iterator[PictureResult], list[Quarantined]]:
+def _take_until_quarantined(
+    pictures: Iterator[PictureResult],
+) -> tuple[Iterator[PictureResult], list[Quarantined]]:
     """The pictures up to a refusal, which then stands in the list."""
     end: list[Quarantined] = []
 

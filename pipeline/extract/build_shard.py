@@ -61,7 +61,9 @@ class WindowResult(NamedTuple):
     strip: str | None = None
 
 
-def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1) -> Iterator[WindowOutcome | ShardTiming]:
+def build_shard(
+    dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1
+) -> Iterator[WindowOutcome | ShardTiming]:
     """Builds and commits one shard of the plan with `_check_decoders` decoder processes; yields what becomes of each window as soon
     as it is known, and at last what it took.
 
@@ -74,21 +76,34 @@ def build_shard(dataset: Dataset, shard: str, rows: Sequence[dict], config: Buil
     draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
         open_rows = [row for row in rows if "settled" not in row]
-        results = build_windows(open_rows, config, estimator, shared_pool(config.decode, decoders), clock)
+        results = build_windows(
+            open_rows, config, estimator, shared_pool(config.decode, decoders), clock
+        )
         for row in rows:
             if "settled" in row:  # its fate is known (rounds.Settled)
                 draft.add(row["settled"], None, None)
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)
-            yield WindowOutcome(result.row["key"], result.row["outcome"], result.row.get("reason"), result.row.get("detail"))
+            yield WindowOutcome(
+                result.row["key"],
+                result.row["outcome"],
+                result.row.get("reason"),
+                result.row.get("detail"),
+            )
         draft.commit()
         yield clock.timing()
     finally:
         draft.discard()
 
 
-def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator, pool: DecoderPool, clock: ShardTimer) -> Iterator[WindowResult]:
+def build_windows(
+    rows: Sequence[dict],
+    config: BuildConfig,
+    estimator: FlowEstimator,
+    pool: DecoderPool,
+    clock: ShardTimer,
+) -> Iterator[WindowResult]:
     """One result for each of these windows, which are in order of their clips."""
     stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row["clip_id"])]
     with closing(ChunkStream(stretches, pool, config.plan, config.size)) as decoded:
@@ -96,7 +111,9 @@ def build_windows(rows: Sequence[dict], config: BuildConfig, estimator: FlowEsti
             yield from _build_chunk(stretch, clock.measure_wait(stream), config, estimator)
 
 
-def _build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[WindowResult]:
+def _build_chunk(
+    rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
+) -> Iterator[WindowResult]:
     """One result for each of these windows of one clip, from its stream (Stretches). A window that
     touches a damaged frame is quarantined; if the video cannot be read any further, so are those
     still to come. The others are what they would have been.
@@ -115,7 +132,9 @@ def _build_chunk(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfi
     yield from left
 
 
-def start_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator) -> Iterator[PendingWindow | WindowResult]:
+def start_windows(
+    rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
+) -> Iterator[PendingWindow | WindowResult]:
     """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot be
     read any further.
     """
@@ -125,7 +144,9 @@ def start_windows(rows: Sequence[dict], stream: Iterator[Any], config: BuildConf
             yield _quarantine_window(row, seen)
             continue
         decoders = " and ".join(dict.fromkeys(one.decoder for one in seen))
-        described = dict(decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description())
+        described = dict(
+            decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description()
+        )
         yield PendingWindow(row, seen, measure_flow(row["key"], seen, config, estimator), described)
 
 
@@ -147,14 +168,27 @@ def _finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> 
     return WindowResult(outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns), sample)
 
 
-def _reject_window(row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]) -> WindowResult:
+def _reject_window(
+    row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]
+) -> WindowResult:
     strip = _picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
-    row = outcome_row(row, Outcome.REJECTED, Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts), **measured)
+    row = outcome_row(
+        row, Outcome.REJECTED, Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts), **measured
+    )
     return WindowResult(row, strip=strip)
 
 
 def _quarantine_window(row: dict, error: Quarantined) -> WindowResult:
-    return WindowResult(outcome_row(row, Outcome.QUARANTINED, error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts))
+    return WindowResult(
+        outcome_row(
+            row,
+            Outcome.QUARANTINED,
+            error.stage,
+            reason=error.reason,
+            detail=error.detail,
+            attempts=error.attempts,
+        )
+    )
 
 
 def outcome_row(row: dict, outcome: Outcome, stage: Stage, **columns: Any) -> dict[str, Any]:
@@ -166,7 +200,9 @@ def _picture_strip(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> str
     """Small copies side by side, as a base64 JPEG of a few kB for the report."""
     height, width = images[0].shape[:2]
     small = (_STRIP_WIDTH, max(1, round(_STRIP_WIDTH * height / width)))
-    strip = Image.fromarray(np.hstack([np.asarray(Image.fromarray(image).resize(small)) for image in images]))
+    strip = Image.fromarray(
+        np.hstack([np.asarray(Image.fromarray(image).resize(small)) for image in images])
+    )
     buffer = io.BytesIO()
     strip.save(buffer, "jpeg", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()

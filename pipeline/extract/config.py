@@ -59,13 +59,17 @@ class BuildConfig:
 
     def __post_init__(self):
         if min(self.size) < 32 or max(self.size) > 4096:
-            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected 32 to 4096 pixels a side")
+            raise ValueError(
+                f"size is {self.size[0]}x{self.size[1]}, expected 32 to 4096 pixels a side"
+            )
         spectrum.check_frequencies(self.frequencies, self.plan.frames)
         for name in ("pairs", "checks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.flow.flow != "dis" and min(self.size) <= RAFT_TOO_SMALL_PX:
-            raise ValueError(f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for {self.flow.flow}")
+            raise ValueError(
+                f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for {self.flow.flow}"
+            )
 
 
 def to_contract(config: BuildConfig) -> dict[str, Any]:
@@ -81,7 +85,9 @@ def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConf
     """
     try:
         flow = {name: value for name, value in config["flow"].items() if name != "weights"}
-        return _parse_setting(BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow})
+        return _parse_setting(
+            BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow}
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"run.json has settings that cannot be read: {error}") from error
 
@@ -91,10 +97,18 @@ def _parse_setting(kind: Any, value: Any, name: str = "config") -> Any:
     if hasattr(kind, "__dataclass_fields__"):
         kinds = get_type_hints(kind)
         if value.keys() != kinds.keys():
-            raise ValueError(f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}")
+            raise ValueError(
+                f"{sorted(value.keys() ^ kinds.keys())} are missing or not known in {name}"
+            )
         return kind(**{part: _parse_setting(kinds[part], value[part], part) for part in kinds})
     if get_origin(kind) is tuple:
-        return tuple(_parse_setting(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
-    if not (value in get_args(kind) if get_origin(kind) is Literal else to_json_value(kind(value)) == value and kind in (float, type(value))):
+        return tuple(
+            _parse_setting(part, one, name) for part, one in zip(get_args(kind), value, strict=True)
+        )
+    if not (
+        value in get_args(kind)
+        if get_origin(kind) is Literal
+        else to_json_value(kind(value)) == value and kind in (float, type(value))
+    ):
         raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
     return value if get_origin(kind) is Literal else kind(value)

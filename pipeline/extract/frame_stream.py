@@ -79,9 +79,17 @@ class ChunkStream:
     Quarantined where the video gives out. The next stretch is decoded while this one's frames are worked on.
     """
 
-    def __init__(self, stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]):
+    def __init__(
+        self,
+        stretches: Sequence[Sequence[dict]],
+        pool: DecoderPool,
+        plan: PlanConfig,
+        size: tuple[int, int],
+    ):
         self.chunks = stretches
-        self.prefetcher = Prefetcher(_decode_chunks(stretches, pool, plan, size), prefetch_depth(size))
+        self.prefetcher = Prefetcher(
+            _decode_chunks(stretches, pool, plan, size), prefetch_depth(size)
+        )
 
     def __iter__(self) -> Iterator[tuple[Sequence[dict], Iterator[Any]]]:
         for number, items in groupby(self.prefetcher, key=itemgetter(0)):
@@ -92,7 +100,9 @@ class ChunkStream:
         self.prefetcher.close()
 
 
-def _decode_chunks(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+def _decode_chunks(
+    stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
+) -> Iterator[tuple[int, Any]]:
     """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on. Raises OSError where the
     folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end. In a round of
     `quiver retry` that is an outcome too: these windows have failed so before, and without an end the round would lock the data set.
@@ -105,7 +115,10 @@ def _decode_chunks(stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan:
             if lost := _find_folder_error(rows[0]["uri"]):
                 if not rows[0].get("round"):
                     raise lost from error
-                yield number, Quarantined(Stage.DECODE, Reason.MISSING, f"its folder: {lost.strerror}")
+                yield (
+                    number,
+                    Quarantined(Stage.DECODE, Reason.MISSING, f"its folder: {lost.strerror}"),
+                )
             elif isinstance(error, Quarantined):
                 yield number, error
             else:
@@ -127,7 +140,9 @@ def _raise_quarantined(item: Any) -> Any:
     return item
 
 
-def decode_chunk(rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]) -> Iterator[ChunkInfo | Frame]:
+def decode_chunk(
+    rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
+) -> Iterator[ChunkInfo | Frame]:
     """Found, then every frame that a window of these rows needs. Raises Quarantined where the video is not the one planned."""
     clip = clip_from_row(rows[0])
     video = probe_planned_video(clip, rows, pool)
@@ -146,14 +161,24 @@ def probe_planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> 
     if found is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
     if (sha256 := _cached_sha256(clip.uri, found)) != (planned := rows[0]["sha256"]):
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned")
+        raise Quarantined(
+            Stage.DECODE,
+            Reason.HASH_MISMATCH,
+            f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned",
+        )
     video = pool.probe(clip.uri)
     if video.signature != found:
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read")
+        raise Quarantined(
+            Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read"
+        )
     times = dict(enumerate(times_since_first(video)))
     starts = [(times.get(row["start_frame"], np.inf), row["start_time_s"]) for row in rows]
-    if any(abs(now - then) > _TIME_TOLERANCE_S for now, then in starts):  # as another library sees it
-        raise Quarantined(Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned")
+    if any(
+        abs(now - then) > _TIME_TOLERANCE_S for now, then in starts
+    ):  # as another library sees it
+        raise Quarantined(
+            Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned"
+        )
     return video
 
 
@@ -164,7 +189,9 @@ def _cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - pa
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def iter_windows(found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[list[PreparedFrame] | Quarantined]:
+def iter_windows(
+    found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstimator
+) -> Iterator[list[PreparedFrame] | Quarantined]:
     """The frames of each window, the start frame first; of a window that touches a damaged frame, that.
 
     Raises Quarantined if the video cannot be read any further.
@@ -181,7 +208,9 @@ def iter_windows(found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstim
         yield refusal or [one for one in window if isinstance(one, PreparedFrame)]
 
 
-def _prepare_frames(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
+def _prepare_frames(
+    frames: Iterator[Frame], estimator: FlowEstimator
+) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
     """Every frame, by its index, with what is computed once for it, or its refusal if it is damaged."""
     before: FrameStats | None = None
     for together in _batch_frames(frames, _FRAMES_PER_BATCH):
@@ -189,12 +218,20 @@ def _prepare_frames(frames: Iterator[Frame], estimator: FlowEstimator) -> Iterat
         all_prepared = iter(estimator.prepare(images) if images else [])
         for frame in together:
             if frame.picture.damage:
-                yield frame.number, damaged_frame_error(frame.number, frame.time, frame.picture.damage)
+                yield (
+                    frame.number,
+                    damaged_frame_error(frame.number, frame.time, frame.picture.damage),
+                )
                 before = None
                 continue
             look = filters.compute_frame_stats(frame.image)
             step = None if before is None else filters.compute_frame_delta(before, look)
-            yield frame.number, PreparedFrame(frame.image, frame.time, frame.picture.decoder, next(all_prepared), look, step)
+            yield (
+                frame.number,
+                PreparedFrame(
+                    frame.image, frame.time, frame.picture.decoder, next(all_prepared), look, step
+                ),
+            )
             before = look
 
 

@@ -18,7 +18,25 @@ from schemas.outcome import (
 )
 
 VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"]
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".ogv",
+        ".flv",
+        ".wmv",
+        ".3gp",
+        ".gif",
+        ".dv",
+    ]
 )
 _MAX_TEXT_CHARACTERS = 4096
 """Characters of a text in a table of clips: each of its windows repeats it."""
@@ -29,7 +47,14 @@ _MISSING_NUMBER_WORDS = frozenset(["", "NA", "N/A", "NaN", "nan", "NULL", "null"
 called NA.
 """
 _TABLE_SUFFIXES = frozenset({".parquet", ".csv"})
-_OPTIONAL_COLUMNS = {"clip_id": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(), "licence": pa.string(), "source": pa.string(), "split": pa.string()}
+_OPTIONAL_COLUMNS = {
+    "clip_id": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "licence": pa.string(),
+    "source": pa.string(),
+    "split": pa.string(),
+}
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
@@ -38,11 +63,17 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
     Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what would write a secret down.
     """
     if not paths or not all(paths):
-        raise ValueError("--clips is empty, expected folders, video files, or a .parquet or .csv table")
+        raise ValueError(
+            "--clips is empty, expected folders, video files, or a .parquet or .csv table"
+        )
     for path in paths:
         if not is_storage_url(path):
             check_not_url("--clips", path)
-    clips = [clip for path in paths for clip in (_list_url(path) if is_storage_url(path) else _list_path(Path(path)))]
+    clips = [
+        clip
+        for path in paths
+        for clip in (_list_url(path) if is_storage_url(path) else _list_path(Path(path)))
+    ]
     named = [c.clip_id for c in clips if c.clip_id is not None]
     if len(named) != len(set(named)):
         twice = next(name for name in named if named.count(name) > 1)
@@ -54,14 +85,20 @@ def _list_path(path: Path) -> list[Clip]:
     if path.is_dir():
         files, root = sorted(_find_videos(path)), str(path.absolute())
         places = [os.path.relpath(file, path) for file in files]
-        found = [Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places]
+        found = [
+            Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places
+        ]
         if not found:
-            raise ValueError(f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
+            raise ValueError(
+                f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}"
+            )
         return found
     if path.suffix.lower() in _TABLE_SUFFIXES and path.exists():
         return _read_clip_table(path)
     if not path.exists():
-        raise ValueError(f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table")
+        raise ValueError(
+            f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table"
+        )
     return [Clip(uri=os.path.abspath(path))]
 
 
@@ -86,9 +123,15 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
 
 def _list_url(url: str) -> list[Clip]:
     """Of object storage; a table there is not read."""
-    found = [one for one in list_object_urls(url) if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url]
+    found = [
+        one
+        for one in list_object_urls(url)
+        if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url
+    ]
     if not found or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
-        raise ValueError(f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine")
+        raise ValueError(
+            f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine"
+        )
     return [Clip(uri=one) for one in found]
 
 
@@ -100,12 +143,18 @@ def _read_clip_table(path: Path) -> list[Clip]:
         words = f"{to_printable(str(error))}; expected Parquet, or CSV in UTF-8"
         raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
     if table.column_names.count("uri") != 1 or not len(table):
-        raise ValueError(f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row")
-    columns = {"uri": pa.string()} | {n: t for n, t in _OPTIONAL_COLUMNS.items() if n in table.column_names}
+        raise ValueError(
+            f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row"
+        )
+    columns = {"uri": pa.string()} | {
+        n: t for n, t in _OPTIONAL_COLUMNS.items() if n in table.column_names
+    }
     try:
         rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
     except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"table {str(path)!r} has a column twice or of the wrong type: {to_printable(str(error))}") from error
+        raise ValueError(
+            f"table {str(path)!r} has a column twice or of the wrong type: {to_printable(str(error))}"
+        ) from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
     for number, row in enumerate(rows, 1):
@@ -118,7 +167,9 @@ def _check_clip_row(which: str, row: dict[str, Any]) -> None:
     for name, value in row.items():
         if isinstance(value, str):
             if len(value) > _MAX_TEXT_CHARACTERS:
-                raise ValueError(f"{name} {which} has {len(value)} characters, expected at most {_MAX_TEXT_CHARACTERS}")
+                raise ValueError(
+                    f"{name} {which} has {len(value)} characters, expected at most {_MAX_TEXT_CHARACTERS}"
+                )
             check_no_secret(f"{name} {which}", value)
     if not is_storage_url(row["uri"]):
         check_not_url(f"uri {which}", row["uri"])
@@ -133,7 +184,9 @@ def _read_csv(path: Path) -> pa.Table:
     table = csv.read_csv(path, convert_options=options)
     for place, name in enumerate(table.column_names):
         if _OPTIONAL_COLUMNS.get(name) == pa.float64():
-            numbers = [None if text in _MISSING_NUMBER_WORDS else text for text in table[name].to_pylist()]
+            numbers = [
+                None if text in _MISSING_NUMBER_WORDS else text for text in table[name].to_pylist()
+            ]
             table = table.set_column(place, name, pa.array(numbers, pa.string()).cast(pa.float64()))
     return table
 
@@ -143,7 +196,9 @@ def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
     its row.
     """
     floats = {name: value for name, value in row.items() if isinstance(value, float)}
-    numbers = {name: _clamp_cut_time(value) for name, value in floats.items() if not np.isnan(value)}
+    numbers = {
+        name: _clamp_cut_time(value) for name, value in floats.items() if not np.isnan(value)
+    }
     texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
     given: dict[str, Any] = texts | numbers
     place = given.pop("uri")

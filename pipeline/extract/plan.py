@@ -59,7 +59,9 @@ class PlannedClip:
     """In a round of `quiver retry`, the id of the row in whose place this stands."""
 
 
-def plan_clip(clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo], staging: Path | None = None) -> PlannedClip:
+def plan_clip(
+    clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo], staging: Path | None = None
+) -> PlannedClip:
     """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in object storage (fetch.py).
 
     Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage does not answer.
@@ -80,19 +82,37 @@ def with_windows(planned: PlannedClip, video: VideoInfo, config: PlanConfig) -> 
     (start_s, end_s), times = _clip_range(planned.clip, video), times_since_first(video)
     first = int(np.searchsorted(times, start_s))
     starts = plan_windows(times[(times >= start_s) & (times < end_s)], end_s, config)
-    windows = tuple(Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t) for i, t in starts)
+    windows = tuple(
+        Window(key=sample_key(planned.clip_id, first + i), start_frame=first + i, start_time_s=t)
+        for i, t in starts
+    )
     planned = replace(planned, duration_s=max(0.0, end_s - start_s), windows=windows)
     if windows:
         return planned
     window = f"a window is {config.frames / config.fps:g} s (--frames {config.frames})"
     detail = f"{planned.duration_s:.3f} s, {window}"
-    return replace(planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail)
+    return replace(
+        planned, outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.TOO_SHORT, detail=detail
+    )
 
 
-def failed_clip(clip: Clip, error: Quarantined, config: PlanConfig, sha256: str | None = None, size: int | None = None) -> PlannedClip:
+def failed_clip(
+    clip: Clip,
+    error: Quarantined,
+    config: PlanConfig,
+    sha256: str | None = None,
+    size: int | None = None,
+) -> PlannedClip:
     """The row of a clip that could not be read."""
     planned = identify_clip(clip, sha256, size, config)
-    return replace(planned, outcome=Outcome.QUARANTINED, stage=error.stage, reason=error.reason, detail=error.detail, attempts=error.attempts)
+    return replace(
+        planned,
+        outcome=Outcome.QUARANTINED,
+        stage=error.stage,
+        reason=error.reason,
+        detail=error.detail,
+        attempts=error.attempts,
+    )
 
 
 def _check_clip_path(clip: Clip) -> None:
@@ -100,7 +120,9 @@ def _check_clip_path(clip: Clip) -> None:
     if _readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
     if clip.root is not None and not _is_inside(clip.uri, clip.root):
-        raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given")
+        raise Quarantined(
+            Stage.PROBE, Reason.FORBIDDEN_PATH, "a link that leads out of the folder given"
+        )
 
 
 def _readable_uri(uri: str) -> str:
@@ -114,10 +136,14 @@ def hash_file(path: str) -> tuple[str, int]:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
     except OSError as error:
-        raise Quarantined(Stage.PROBE, Reason.UNREADABLE, error.strerror or "cannot be read") from error
+        raise Quarantined(
+            Stage.PROBE, Reason.UNREADABLE, error.strerror or "cannot be read"
+        ) from error
 
 
-def identify_clip(clip: Clip, sha256: str | None, size: int | None, config: PlanConfig) -> PlannedClip:
+def identify_clip(
+    clip: Clip, sha256: str | None, size: int | None, config: PlanConfig
+) -> PlannedClip:
     """The clip with its id and split: by its content, or if that cannot be read by its path."""
     name = clip.clip_id or (sha256[:16] + _cut_name(clip) if sha256 else _unreadable_clip_id(clip))
     identity = clip.source or sha256
@@ -167,7 +193,9 @@ def _clip_range(clip: Clip, video: VideoInfo) -> tuple[float, float]:
     return max(start_s, 0.0), end_s if clip.end_s is None else min(clip.end_s, end_s)
 
 
-def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig) -> list[tuple[int, float]]:
+def plan_windows(
+    times: Float64[np.ndarray, " frames"], end_s: float, config: PlanConfig
+) -> list[tuple[int, float]]:
     """(index, time) of the source frame nearest to each multiple of the stride from which a whole
     window fits.
 
@@ -186,7 +214,9 @@ def plan_windows(times: Float64[np.ndarray, " frames"], end_s: float, config: Pl
     return [(int(i), float(times[i])) for i in starts]
 
 
-def _candidate_strides(times: Float64[np.ndarray, " frames"], config: PlanConfig) -> Float64[np.ndarray, " strides"]:
+def _candidate_strides(
+    times: Float64[np.ndarray, " frames"], config: PlanConfig
+) -> Float64[np.ndarray, " strides"]:
     """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
     place = (times - times[0]) * config.fps / config.stride
     beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
@@ -197,7 +227,9 @@ def window_span(clip: Clip, video: VideoInfo, window: Window, config: PlanConfig
     """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
     (_, end_s), times = _clip_range(clip, video), times_since_first(video)
     last_instant = window.start_time_s + (config.frames - 1) / config.fps
-    last = np.searchsorted(times, last_instant - _TIME_ROUNDING_S)  # else rounding decides on one frame more
+    last = np.searchsorted(
+        times, last_instant - _TIME_ROUNDING_S
+    )  # else rounding decides on one frame more
     inside = np.searchsorted(times, end_s) - 1
     return range(window.start_frame, int(min(last, inside)) + 1)
 
@@ -232,14 +264,21 @@ def plan_round(
     return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
 
 
-def _make_window_and_empty_clip_rows(clips: Iterable[PlannedClip], seen: set[str]) -> tuple[list[dict], list[dict]]:
+def _make_window_and_empty_clip_rows(
+    clips: Iterable[PlannedClip], seen: set[str]
+) -> tuple[list[dict], list[dict]]:
     """Rows of windows, and of clips that give none; a clip whose id was `extract` gives none."""
     windows: list[dict] = []
     barren: list[dict] = []
     for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
         if planned.windows and planned.clip_id in seen:
             planned = replace(
-                planned, windows=(), outcome=Outcome.REJECTED, stage=Stage.PROBE, reason=Reason.DUPLICATE_CLIP, detail="its content is listed twice"
+                planned,
+                windows=(),
+                outcome=Outcome.REJECTED,
+                stage=Stage.PROBE,
+                reason=Reason.DUPLICATE_CLIP,
+                detail="its content is listed twice",
             )
         seen.add(planned.clip_id)
         (windows if planned.windows else barren).extend(_make_clip_rows(planned))
@@ -249,21 +288,39 @@ def _make_window_and_empty_clip_rows(clips: Iterable[PlannedClip], seen: set[str
 def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
     clip = planned.clip
     row = dict.fromkeys(PLAN_SCHEMA.names) | dict(
-        clip_id=planned.clip_id, uri=_readable_uri(clip.uri), sha256=planned.sha256, bytes=planned.bytes, duration_s=planned.duration_s, split=planned.split,
-        clip_start_s=clip.start_s, clip_end_s=clip.end_s, licence=clip.licence, source=clip.source,
+        clip_id=planned.clip_id,
+        uri=_readable_uri(clip.uri),
+        sha256=planned.sha256,
+        bytes=planned.bytes,
+        duration_s=planned.duration_s,
+        split=planned.split,
+        clip_start_s=clip.start_s,
+        clip_end_s=clip.end_s,
+        licence=clip.licence,
+        source=clip.source,
         root=clip.root and _readable_uri(clip.root),
-    )  # fmt: skip
+    )
     if planned.retried is not None:
         row["retried"] = planned.retried
     if not planned.windows:
-        yield row | dict(outcome=planned.outcome, stage=planned.stage, reason=planned.reason, detail=planned.detail, attempts=planned.attempts)
+        yield row | dict(
+            outcome=planned.outcome,
+            stage=planned.stage,
+            reason=planned.reason,
+            detail=planned.detail,
+            attempts=planned.attempts,
+        )
     for window in planned.windows:
-        yield row | dict(key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s)
+        yield row | dict(
+            key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s
+        )
 
 
 def clip_from_row(row: dict) -> Clip:
     """The clip of a row of the plan."""
-    return Clip(uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"])
+    return Clip(
+        uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"]
+    )
 
 
 def window_from_row(row: dict) -> Window:
@@ -273,11 +330,15 @@ def window_from_row(row: dict) -> Window:
 
 def _check_unique_keys(keys: Sequence[str]) -> None:
     if len(keys) != len(set(keys)):
-        raise ValueError("two clips give the same sample key, expected clip_ids that differ in more than punctuation")
+        raise ValueError(
+            "two clips give the same sample key, expected clip_ids that differ in more than punctuation"
+        )
 
 
 def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list[dict]:
-    windows = sorted(windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"]))
+    windows = sorted(
+        windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"])
+    )
     counts = {"train": 0, "test": 0}
     for row in windows:
         row["shard"] = f"{row['split']}-{label}{counts[row['split']] // per_shard:06d}"
@@ -285,7 +346,9 @@ def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list
     return windows
 
 
-def keep_earlier_decisions(clips: Iterable[PlannedClip], before: Iterable[dict]) -> list[PlannedClip]:
+def keep_earlier_decisions(
+    clips: Iterable[PlannedClip], before: Iterable[dict]
+) -> list[PlannedClip]:
     """The clips of an extraction that goes on, as they were planned `before` if now or then they
     failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
     retry` decides the rest.

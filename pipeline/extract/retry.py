@@ -41,7 +41,9 @@ def find_retryable(dataset: Dataset) -> RetryableRows:
     """
     dataset.check_finished()
     rows = [row for part in iter_shard_rows(dataset) for row in part.rows if is_environmental(row)]
-    return RetryableRows([row for row in rows if row["key"]], [row for row in rows if not row["key"]])
+    return RetryableRows(
+        [row for row in rows if row["key"]], [row for row in rows if not row["key"]]
+    )
 
 
 def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:

@@ -52,7 +52,11 @@ class ShardTimer:
     def timing(self) -> ShardTiming:
         """What it took so far."""
         seconds = time.monotonic() - self.start_s
-        return ShardTiming(round(seconds, 2), round(self.wait_s / seconds, 3), round(self.busy_clock.idle_share(), 3) if self.busy_clock else None)
+        return ShardTiming(
+            round(seconds, 2),
+            round(self.wait_s / seconds, 3),
+            round(self.busy_clock.idle_share(), 3) if self.busy_clock else None,
+        )
 
 
 class _TimedEstimator:

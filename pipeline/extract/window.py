@@ -51,8 +51,16 @@ def synchronize(moving: PendingMotion) -> _WindowMotion:
     sums.synchronize()
     if not sums.is_finite():
         raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
-    forward, backward = ({i: to_array(flow) for i, flow in flows.items()} for flows in (moving.forward, moving.backward))
-    return _WindowMotion(sums, sums.grid_motion(), forward, relative_disagreements([(forward[i], back) for i, back in backward.items()]))
+    forward, backward = (
+        {i: to_array(flow) for i, flow in flows.items()}
+        for flows in (moving.forward, moving.backward)
+    )
+    return _WindowMotion(
+        sums,
+        sums.grid_motion(),
+        forward,
+        relative_disagreements([(forward[i], back) for i, back in backward.items()]),
+    )
 
 
 def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
@@ -60,23 +68,36 @@ def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
     return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
 
 
-def measure_flow(key: str, seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> PendingMotion:
+def measure_flow(
+    key: str, seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
+) -> PendingMotion:
     """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
     checks = backward_frame_indices(len(seen), config.checks)
     wanted = {*choose_pair_frames(key, len(seen), config.pairs), *checks}
     sums, forward = _running_sums(seen, config, estimator), {}
     for first in range(0, len(seen), BLOCK_FRAMES):
-        block = estimator.displace([(seen[0].flow_input, one.flow_input) for one in seen[first : first + BLOCK_FRAMES]])
+        block = estimator.displace(
+            [(seen[0].flow_input, one.flow_input) for one in seen[first : first + BLOCK_FRAMES]]
+        )
         sums.add(block)
-        forward |= {i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK_FRAMES}  # a copy: the block is dropped
+        forward |= {
+            i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK_FRAMES
+        }  # a copy: the block is dropped
     backward = estimator.displace([(seen[i].flow_input, seen[0].flow_input) for i in checks])
     return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)))
 
 
-def _running_sums(seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator) -> RunningSpectrum:
+def _running_sums(
+    seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
+) -> RunningSpectrum:
     """Empty sums for a window of these frames, where the estimator's results are."""
     times = np.array([one.time for one in seen]) - seen[0].time
-    shape: dict[str, Any] = dict(time=config.plan.frames, fps=config.plan.fps, frequencies=config.frequencies, size=config.size)
+    shape: dict[str, Any] = dict(
+        time=config.plan.frames,
+        fps=config.plan.fps,
+        frequencies=config.frequencies,
+        size=config.size,
+    )
     if estimator.device is None:
         return RunningSpectrum(times, **shape)
     from pipeline.motion.spectrum_gpu import DeviceSpectrum
@@ -87,7 +108,9 @@ def _running_sums(seen: Sequence[PreparedFrame], config: BuildConfig, estimator:
 def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
     """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's; repeated if too few."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    drawn = np.random.default_rng(seed).choice(np.arange(1, frames), pairs, replace=frames - 1 < pairs)
+    drawn = np.random.default_rng(seed).choice(
+        np.arange(1, frames), pairs, replace=frames - 1 < pairs
+    )
     return sorted(int(i) for i in drawn)
 
 
@@ -99,7 +122,9 @@ def backward_frame_indices(frames: int, checks: int) -> list[int]:
 def measure_window(seen: Sequence[PreparedFrame], moved: _WindowMotion) -> FilterMeasures:
     """All measures of a window, rounded as they are recorded."""
     times = np.array([one.time for one in seen])
-    values = filters.measure_frames([one.stats for one in seen], [one.delta for one in seen[1:] if one.delta], times)
+    values = filters.measure_frames(
+        [one.stats for one in seen], [one.delta for one in seen[1:] if one.delta], times
+    )
     values |= filters.measure_motion(moved.sums.weight(), moved.coarse_motion)
     values["inconsistent_share"] = filters.inconsistent_share(moved.disagreements)
     return FilterMeasures(**{name: _round_measure(value) for name, value in values.items()})
@@ -110,10 +135,21 @@ def _round_measure(value: float) -> float:
     return float(f"{value:.{_MEASURE_DIGITS}g}")
 
 
-def make_sample(row: dict, seen: Sequence[PreparedFrame], moved: _WindowMotion, measures: FilterMeasures, config: BuildConfig, **described: Any) -> Sample:
+def make_sample(
+    row: dict,
+    seen: Sequence[PreparedFrame],
+    moved: _WindowMotion,
+    measures: FilterMeasures,
+    config: BuildConfig,
+    **described: Any,
+) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
     targets = choose_pair_frames(row["key"], len(seen), config.pairs)
-    certain, channels, weight = confidence(seen[0].stats.gray, moved.disagreements), moved.sums.channels(), moved.sums.weight()
+    certain, channels, weight = (
+        confidence(seen[0].stats.gray, moved.disagreements),
+        moved.sums.channels(),
+        moved.sums.weight(),
+    )
     if config.damp:
         channels, weight = damp(channels, certain), damp(weight, certain)
     return Sample(
@@ -133,12 +169,18 @@ def _to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*s
     """float16, or Quarantined (overflow)."""
     largest = max(float(array.max()), -float(array.min()))
     if largest > _HALF_MAX:
-        raise Quarantined(Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range")
-    rows = cv2.add(array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F)  # numpy's astype takes ten times as long  # pyright: ignore
+        raise Quarantined(
+            Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range"
+        )
+    rows = cv2.add(
+        array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F
+    )  # numpy's astype takes ten times as long  # pyright: ignore
     return rows.reshape(array.shape)
 
 
-def _sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any) -> dict[str, Any]:
+def _sample_meta(
+    row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any
+) -> dict[str, Any]:
     """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
 
     Nothing is null: a reader that takes the kinds of columns from the first samples would take it
@@ -163,6 +205,10 @@ def _sample_meta(row: dict, measures: FilterMeasures, config: BuildConfig, **des
 
 def make_measure_columns(measures: FilterMeasures, moved: _WindowMotion) -> dict[str, Any]:
     """Manifest columns of everything that was measured."""
-    power_x, power_y = ([_round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion))
+    power_x, power_y = (
+        [_round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion)
+    )
     energy_x, energy_y = (_round_measure(e) for e in moved.sums.total_energy())
-    return asdict(measures) | dict(power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y)
+    return asdict(measures) | dict(
+        power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y
+    )

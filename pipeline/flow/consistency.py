@@ -33,23 +33,34 @@ REST_WEIGHT = 0.05
 """Mean confidence around a pixel at which the spread motion is halved: the weight of the belief that nothing moves."""
 
 
-def confidence(grey: UInt8[np.ndarray, "height width"], disagreements: _Disagreements) -> UInt8[np.ndarray, "height width"]:
+def confidence(
+    grey: UInt8[np.ndarray, "height width"], disagreements: _Disagreements
+) -> UInt8[np.ndarray, "height width"]:
     """0 (nothing to go by) to 255, from the start frame and the disagreements of its flow with the flow back."""
-    return np.rint(255 * texture_confidence(grey) * consistency_confidence(disagreements)).astype(np.uint8)
+    return np.rint(255 * texture_confidence(grey) * consistency_confidence(disagreements)).astype(
+        np.uint8
+    )
 
 
-def texture_confidence(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
+def texture_confidence(
+    grey: UInt8[np.ndarray, "height width"],
+) -> Float32[np.ndarray, "height width"]:
     """0 on a plain area to 1 where texture is well above TEXTURE."""
     strength = np.square(texture_strength(grey))
     return strength / (strength + np.float32(HALF_CONFIDENCE_TEXTURE) ** 2)
 
 
-def texture_strength(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
+def texture_strength(
+    grey: UInt8[np.ndarray, "height width"],
+) -> Float32[np.ndarray, "height width"]:
     """The smaller eigenvalue of the structure tensor, (grey levels per pixel)^2: how much the picture changes along the
     direction in which it changes least (Shi and Tomasi 1994). A plain area has none, a straight edge hardly any.
     """
     dx, dy = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), _TEXTURE_SIGMA_PX) for product in (dx * dx, dy * dy, dx * dy))
+    xx, yy, xy = (
+        cv2.GaussianBlur(product, (0, 0), _TEXTURE_SIGMA_PX)
+        for product in (dx * dx, dy * dy, dx * dy)
+    )
     return np.maximum((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), 0)
 
 
@@ -58,7 +69,9 @@ def consistency_confidence(disagreements: _Disagreements) -> Float32[np.ndarray,
     leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
     """
     inside = ~np.isnan(disagreements)
-    agreement = np.exp(-np.square(np.square(disagreements)), where=inside, out=np.zeros_like(disagreements))
+    agreement = np.exp(
+        -np.square(np.square(disagreements)), where=inside, out=np.zeros_like(disagreements)
+    )
     return agreement.sum(axis=0) / np.maximum(inside.sum(axis=0), 1, dtype=np.float32)
 
 
@@ -68,7 +81,9 @@ def relative_disagreements(flows: Sequence[tuple[Flow, Flow]]) -> _Disagreements
     """
     if not flows:
         raise ValueError("there are 0 pairs of flow, expected at least 1")
-    return np.stack([disagreement(forward, backward) / tolerance(forward) for forward, backward in flows])
+    return np.stack(
+        [disagreement(forward, backward) / tolerance(forward) for forward, backward in flows]
+    )
 
 
 def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height width"]:
@@ -88,7 +103,9 @@ def tolerance(forward: Flow) -> Float32[np.ndarray, "height width"]:
 
 
 @cache
-def pixel_grid(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
+def pixel_grid(
+    height: int, width: int
+) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
     """x and y of every pixel."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return x, y
@@ -115,6 +132,12 @@ def _local_mean(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarra
     """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and interpolated between them."""
     height, width = plane.shape
     parts = plane.view(np.finfo(plane.dtype).dtype).reshape(height, width, -1)
-    cells = cv2.resize(parts, (-(-width // _CELL_PX), -(-height // _CELL_PX)), interpolation=cv2.INTER_AREA)
-    smooth = cv2.resize(cv2.GaussianBlur(cells, (0, 0), _SPREAD_SIGMA_PX / _CELL_PX), (width, height), interpolation=cv2.INTER_LINEAR)
+    cells = cv2.resize(
+        parts, (-(-width // _CELL_PX), -(-height // _CELL_PX)), interpolation=cv2.INTER_AREA
+    )
+    smooth = cv2.resize(
+        cv2.GaussianBlur(cells, (0, 0), _SPREAD_SIGMA_PX / _CELL_PX),
+        (width, height),
+        interpolation=cv2.INTER_LINEAR,
+    )
     return smooth.reshape(height, -1).view(plane.dtype)

@@ -20,7 +20,10 @@ class DenseInverseSearch:
     device = None
 
     def __init__(self, preset: Preset):
-        presets = {"ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
+        presets = {
+            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+        }
         self.preset: Preset = preset
         self.dis = cv2.DISOpticalFlow.create(presets.get(preset, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
         if preset == "fine":
@@ -30,7 +33,9 @@ class DenseInverseSearch:
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_GrayImage]:
         return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
 
-    def displace(self, pairs: Sequence[tuple[_GrayImage, _GrayImage]]) -> Float32[np.ndarray, "pairs 2 height width"]:
+    def displace(
+        self, pairs: Sequence[tuple[_GrayImage, _GrayImage]]
+    ) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
         for out, (source, target) in zip(motion, pairs, strict=True):
             if source is target:

@@ -23,7 +23,9 @@ class FlowEstimator(Protocol[PreparedImage]):
         """What is computed once per frame, for these frames."""
         ...
 
-    def displace(self, pairs: Sequence[tuple[PreparedImage, PreparedImage]]) -> Float32[Any, "pairs 2 height width"]:
+    def displace(
+        self, pairs: Sequence[tuple[PreparedImage, PreparedImage]]
+    ) -> Float32[Any, "pairs 2 height width"]:
         """Displacement (x, y), in pixels, of every pixel of each pair's source to its target; of a frame to itself it is
         exactly 0. An array, or a tensor that stays on the device, which need not have finished.
         """

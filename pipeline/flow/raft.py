@@ -52,7 +52,10 @@ class Raft:
         self.device = _find_device(config.device)
         loaded, self.weights_digest = load_network(config)
         network: Any = loaded.to(self.device)
-        self.feature_encoder, self.context_encoder = network.feature_encoder, network.context_encoder
+        self.feature_encoder, self.context_encoder = (
+            network.feature_encoder,
+            network.context_encoder,
+        )
         self.levels, self.mask_predictor = network.corr_block.num_levels, network.mask_predictor
         self.update = _FlowUpdate(network).to(self.device)
         self.batch_end: _BatchEnd | None = None
@@ -66,13 +69,20 @@ class Raft:
     @torch.inference_mode()
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
         """Raises ValueError for images too small for the correlations' four levels."""
-        batches = (images[i : i + self.config.pairs_per_batch] for i in range(0, len(images), self.config.pairs_per_batch))
+        batches = (
+            images[i : i + self.config.pairs_per_batch]
+            for i in range(0, len(images), self.config.pairs_per_batch)
+        )
         return [frame for batch in batches for frame in self._prepare(batch)]
 
     def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
         _check_image_size(images[0])
         pixels = torch.from_numpy(np.stack(images))
-        pixels = pixels.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else pixels
+        pixels = (
+            pixels.pin_memory().to(self.device, non_blocking=True)
+            if self.device == "cuda"
+            else pixels
+        )
         with self._autocast():
             features = self.feature_encoder(_to_network_input(pixels))
         levels = [features.float()]
@@ -82,15 +92,24 @@ class Raft:
         return [_RaftFrame(image, one) for image, one in zip(pixels, flat, strict=True)]
 
     @torch.inference_mode()
-    def displace(self, pairs: Sequence[tuple[_RaftFrame, _RaftFrame]]) -> Float32[Tensor, "pairs 2 height width"]:
+    def displace(
+        self, pairs: Sequence[tuple[_RaftFrame, _RaftFrame]]
+    ) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
-        flow = torch.cat([self._displace(*zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)])
+        flow = torch.cat(
+            [
+                self._displace(*zip(*pairs[i : i + size], strict=True))
+                for i in range(0, len(pairs), size)
+            ]
+        )
         for one, (source, target) in zip(flow, pairs, strict=True):
             if source is target:
                 one.zero_()
         return flow
 
-    def _displace(self, sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame]) -> Float32[Tensor, "pairs 2 height width"]:
+    def _displace(
+        self, sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame]
+    ) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
         left, _, top, _ = _cell_padding(height, width)
         different = sources[:1] if all(one is sources[0] for one in sources) else sources
@@ -100,31 +119,49 @@ class Raft:
         with self._autocast():
             for _ in range(self.config.updates):
                 flow, hidden = self.update(flow, hidden, volumes, terms)
-            self.batch_end = _BatchEnd(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
+            self.batch_end = (
+                _BatchEnd(sources[-1], flow[-1:], hidden[-1:]) if self.config.warm_start else None
+            )
             return self._upsample(flow, hidden)[..., top : top + height, left : left + width]
 
-    def _contexts(self, sources: Sequence[_RaftFrame]) -> Float[Tensor, "sources channels rows columns"]:
+    def _contexts(
+        self, sources: Sequence[_RaftFrame]
+    ) -> Float[Tensor, "sources channels rows columns"]:
         for source in sources:
             if source.context is None:
                 with self._autocast():
-                    source.context = self.update.contexts(self.context_encoder(_to_network_input(source.image[None])))
+                    source.context = self.update.contexts(
+                        self.context_encoder(_to_network_input(source.image[None]))
+                    )
         return torch.cat([source.context for source in sources if source.context is not None])
 
-    def _initial_state(self, sources: Sequence[_RaftFrame], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _initial_state(
+        self, sources: Sequence[_RaftFrame], hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Flow and hidden state before the first update."""
         flow = torch.zeros_like(hidden[:, :2], dtype=torch.float32)
-        if self.config.warm_start and self.batch_end and all(one is self.batch_end.source for one in sources):
+        if (
+            self.config.warm_start
+            and self.batch_end
+            and all(one is self.batch_end.source for one in sources)
+        ):
             _, flow, hidden = self.batch_end
         return flow.expand(len(sources), -1, -1, -1), hidden.expand(len(sources), -1, -1, -1)
 
-    def _upsample(self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor) -> Float32[Tensor, "pairs 2 height width"]:
+    def _upsample(
+        self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor
+    ) -> Float32[Tensor, "pairs 2 height width"]:
         """To full resolution, padding included: by learned weights of the 9 cells around, or bilinearly without them."""
         if self.mask_predictor is None:
-            return _STRIDE * F.interpolate(flow, scale_factor=_STRIDE, mode="bilinear", align_corners=True)
+            return _STRIDE * F.interpolate(
+                flow, scale_factor=_STRIDE, mode="bilinear", align_corners=True
+            )
         return _convex_upsampling(flow, self.mask_predictor(hidden).float())
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )
 
 
 class _FlowUpdate(nn.Module):
@@ -133,19 +170,29 @@ class _FlowUpdate(nn.Module):
     def __init__(self, network: Any):
         super().__init__()
         block, recurrent = network.update_block, network.update_block.recurrent_block
-        units = [unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)]
+        units = [
+            unit for unit in (recurrent.convgru1, recurrent.convgru2) if isinstance(unit, nn.Module)
+        ]
         self.radius = network.corr_block.radius
         self.motion_encoder, self.flow_head = block.motion_encoder, block.flow_head
-        self.units: Any = nn.ModuleList(_RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units)
+        self.units: Any = nn.ModuleList(
+            _RecurrentUnit(unit, block.motion_encoder.out_channels) for unit in units
+        )
         self.context_sizes = [block.hidden_state_size] + [3 * block.hidden_state_size] * len(units)
 
-    def contexts(self, encoded: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
+    def contexts(
+        self, encoded: Float[Tensor, "sources channels rows columns"]
+    ) -> Float[Tensor, "sources terms rows columns"]:
         """Initial hidden state and each unit's terms, of the context encoder's output; sizes are `context_sizes`."""
-        hidden, context = encoded.split([self.context_sizes[0], encoded.shape[1] - self.context_sizes[0]], 1)
+        hidden, context = encoded.split(
+            [self.context_sizes[0], encoded.shape[1] - self.context_sizes[0]], 1
+        )
         context = F.relu(context)
         return torch.cat([torch.tanh(hidden), *(unit.terms(context) for unit in self.units)], 1)
 
-    def forward(self, flow: Tensor, hidden: Tensor, volumes: _CorrelationPyramid, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, flow: Tensor, hidden: Tensor, volumes: _CorrelationPyramid, terms: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of one source serve all."""
         motion = self.motion_encoder(flow, _look_up_correlations(volumes, flow, self.radius))
         for unit, term in zip(self.units, terms, strict=True):
@@ -166,35 +213,55 @@ class _RecurrentUnit(nn.Module):
         convolutions = (unit.convz, unit.convr, unit.convq)
         weight = torch.cat([one.weight for one in convolutions])
         self.hidden, self.padding = unit.convz.out_channels, unit.convz.padding
-        state, context, moved = weight.split([self.hidden, weight.shape[1] - self.hidden - motion, motion], 1)
+        state, context, moved = weight.split(
+            [self.hidden, weight.shape[1] - self.hidden - motion, motion], 1
+        )
         gates, candidate = torch.cat([state, moved], 1).split([2 * self.hidden, self.hidden])
         self.register_buffer("context", context.contiguous())
         self.register_buffer("bias", torch.cat([one.bias for one in convolutions]))
         self.register_buffer("gates", gates.contiguous())
         self.register_buffer("candidate", candidate.contiguous())
 
-    def terms(self, context: Float[Tensor, "sources channels rows columns"]) -> Float[Tensor, "sources terms rows columns"]:
+    def terms(
+        self, context: Float[Tensor, "sources channels rows columns"]
+    ) -> Float[Tensor, "sources terms rows columns"]:
         """What the context adds to update gate, reset gate and candidate, before their nonlinearities."""
         return F.conv2d(context, self.context, self.bias, padding=self.padding)
 
     def forward(self, hidden: Tensor, motion: Tensor, terms: Tensor) -> Tensor:
         gates, candidate = terms.split([2 * self.hidden, self.hidden], 1)
-        gates = torch.sigmoid(gates + F.conv2d(torch.cat([hidden, motion], 1), self.gates, padding=self.padding))
+        gates = torch.sigmoid(
+            gates + F.conv2d(torch.cat([hidden, motion], 1), self.gates, padding=self.padding)
+        )
         update, reset = gates.chunk(2, 1)
-        candidate = torch.tanh(candidate + F.conv2d(torch.cat([reset * hidden, motion], 1), self.candidate, padding=self.padding))
+        candidate = torch.tanh(
+            candidate
+            + F.conv2d(torch.cat([reset * hidden, motion], 1), self.candidate, padding=self.padding)
+        )
         return hidden + update * (candidate - hidden)
 
 
 def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
     """What decides the results of a network with weights of that SHA-256."""
-    names = ("flow", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start")
+    names = (
+        "flow",
+        "networks",
+        "updates",
+        "pairs_per_batch",
+        "device",
+        "precision",
+        "compile",
+        "warm_start",
+    )
     return {name: getattr(config, name) for name in names} | {"weights": weights}
 
 
 def _find_device(name: str) -> str:
     """Raises ValueError where there is no such device. On the CPU, work is spread over processes, not threads."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU")
+        raise ValueError(
+            "device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU"
+        )
     if name == "cpu":
         torch.set_num_threads(1)
     return name
@@ -204,7 +271,9 @@ def _check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
     """Raises ValueError for an image that RAFT cannot work on."""
     height, width = image.shape[:2]
     if min(height, width) <= RAFT_TOO_SMALL_PX:
-        raise ValueError(f"the size is {width}x{height}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT")
+        raise ValueError(
+            f"the size is {width}x{height}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT"
+        )
 
 
 def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
@@ -213,25 +282,33 @@ def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def _to_network_input(images: UInt8[Tensor, "n height width 3"]) -> Float32[Tensor, "n 3 rows columns"]:
+def _to_network_input(
+    images: UInt8[Tensor, "n height width 3"],
+) -> Float32[Tensor, "n 3 rows columns"]:
     """From -1 to 1, padded to whole cells by repeating the edge."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.pad(pixels, _cell_padding(*images.shape[1:3]), mode="replicate")
 
 
-def _correlations(sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame], size: Sequence[int], levels: int) -> _CorrelationPyramid:
+def _correlations(
+    sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame], size: Sequence[int], levels: int
+) -> _CorrelationPyramid:
     """Of each source cell's features with those of all target cells, at each level; one source serves all targets.
 
     The features are averaged, not the volume as in the paper: averages are linear, and a frame's are computed once.
     """
     rows, columns = size
-    volume = torch.stack([one.features[:, : rows * columns] for one in sources]).mT @ torch.stack([one.features for one in targets])
+    volume = torch.stack([one.features[:, : rows * columns] for one in sources]).mT @ torch.stack(
+        [one.features for one in targets]
+    )
     sizes = [(rows >> level, columns >> level) for level in range(levels)]
     parts = (volume / sources[0].features.shape[0] ** 0.5).split([h * w for h, w in sizes], 2)
     return [part.reshape(-1, 1, h, w) for part, (h, w) in zip(parts, sizes, strict=True)]
 
 
-def _look_up_correlations(volumes: _CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int) -> Float32[Tensor, "pairs channels rows columns"]:
+def _look_up_correlations(
+    volumes: _CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int
+) -> Float32[Tensor, "pairs channels rows columns"]:
     """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
     pairs, _, rows, columns = flow.shape
     x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
@@ -239,7 +316,10 @@ def _look_up_correlations(volumes: _CorrelationPyramid, flow: Float32[Tensor, "p
     reach = torch.arange(-radius, radius + 1, device=flow.device)
     found = []
     for level, volume in enumerate(volumes):
-        across, down = 2 / (volume.shape[3] - 1), 2 / (volume.shape[2] - 1)  # a cell, where grid_sample counts from -1 to 1
+        across, down = (
+            2 / (volume.shape[3] - 1),
+            2 / (volume.shape[2] - 1),
+        )  # a cell, where grid_sample counts from -1 to 1
         centres = torch.stack([x * (across / 2**level) - 1, y * (down / 2**level) - 1], 1)
         offsets = torch.stack(torch.meshgrid(reach * across, reach * down, indexing="ij"), 2)
         around = F.grid_sample(volume, centres[:, None, None] + offsets, align_corners=True)
@@ -248,10 +328,13 @@ def _look_up_correlations(volumes: _CorrelationPyramid, flow: Float32[Tensor, "p
 
 
 def _convex_upsampling(
-    flow: Float32[Tensor, "pairs 2 rows columns"], mask: Float32[Tensor, "pairs weights rows columns"]
+    flow: Float32[Tensor, "pairs 2 rows columns"],
+    mask: Float32[Tensor, "pairs weights rows columns"],
 ) -> Float32[Tensor, "pairs 2 height width"]:
     """Each pixel's flow as a convex combination of the 3 x 3 cells around its own (RAFT, appendix B)."""
     pairs, _, rows, columns = flow.shape
     weights = mask.view(pairs, 9, _STRIDE, _STRIDE, rows, columns).softmax(1)
     cells = F.unfold(_STRIDE * flow, 3, padding=1).view(pairs, 2, 9, rows, columns)
-    return torch.einsum("nkijhw,nckhw->nchiwj", weights, cells).reshape(pairs, 2, _STRIDE * rows, _STRIDE * columns)
+    return torch.einsum("nkijhw,nckhw->nchiwj", weights, cells).reshape(
+        pairs, 2, _STRIDE * rows, _STRIDE * columns
+    )

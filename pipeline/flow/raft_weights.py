@@ -22,10 +22,25 @@ INSTALLED_HUB_FOLDER = Path(__file__).parent / "hub"
 # torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in the tree
 _LOAD_ERRORS = (
     torch.serialization.pickle.UnpicklingError,  # pyright: ignore[reportPrivateImportUsage]
-    *(RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, AssertionError, ArithmeticError),
+    *(
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        AssertionError,
+        ArithmeticError,
+    ),
     *(struct.error, safetensors.SafetensorError),
 )
-_NETWORK_PARTS = ("feature_encoder", "context_encoder", "update_block", "corr_block", "mask_predictor")
+_NETWORK_PARTS = (
+    "feature_encoder",
+    "context_encoder",
+    "update_block",
+    "corr_block",
+    "mask_predictor",
+)
 _RENAME_PATTERNS = [
     (r"^module\.", ""),
     (r"^fnet\.", "feature_encoder."),
@@ -54,7 +69,9 @@ def load_network(config: FlowConfig) -> tuple[nn.Module, str]:
     Raises ValueError where its code or its weights are missing, or are something else.
     """
     network = _build_network(config.flow, config.networks)
-    path = _fetch_default_weights(config.flow) if config.weights == "default" else Path(config.weights)
+    path = (
+        _fetch_default_weights(config.flow) if config.weights == "default" else Path(config.weights)
+    )
     data = read_weights(path)
     _fill_network(network, parse_weights(data, path), path, config.flow)
     return network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest()
@@ -65,25 +82,41 @@ def _build_network(flow: str, where: str) -> nn.Module:
 
     Raises ValueError where there is no such code.
     """
-    network: object = _load_from_hub(flow) if where == "hub" else _load_from_folder(flow, INSTALLED_HUB_FOLDER if where == "torchvision" else Path(where))
-    if not isinstance(network, nn.Module) or not all(hasattr(network, part) for part in _NETWORK_PARTS):
-        raise ValueError(f"{flow} of networks {where} is a {type(network).__name__}, expected a network with the parts of torchvision's RAFT")
+    network: object = (
+        _load_from_hub(flow)
+        if where == "hub"
+        else _load_from_folder(
+            flow, INSTALLED_HUB_FOLDER if where == "torchvision" else Path(where)
+        )
+    )
+    if not isinstance(network, nn.Module) or not all(
+        hasattr(network, part) for part in _NETWORK_PARTS
+    ):
+        raise ValueError(
+            f"{flow} of networks {where} is a {type(network).__name__}, expected a network with the parts of torchvision's RAFT"
+        )
     return network
 
 
 def _load_from_folder(flow: str, folder: Path) -> object:
     if not (folder / "hubconf.py").is_file():
-        raise ValueError(f"networks is {folder}, expected torchvision, hub, or a folder with a hubconf.py")
+        raise ValueError(
+            f"networks is {folder}, expected torchvision, hub, or a folder with a hubconf.py"
+        )
     try:
         return torch.hub.load(str(folder), flow, source="local", weights=None)
     except RuntimeError as error:
-        raise ValueError(f"torch.hub found no {flow} in {folder / 'hubconf.py'}: {first_line(error)}") from error
+        raise ValueError(
+            f"torch.hub found no {flow} in {folder / 'hubconf.py'}: {first_line(error)}"
+        ) from error
 
 
 def _load_from_hub(flow: str) -> object:
     """The checkout's hubconf.py takes the parts it names from the torchvision that is imported already."""
     try:
-        return torch.hub.load("pytorch/vision", flow, weights=None, skip_validation=True, verbose=False)
+        return torch.hub.load(
+            "pytorch/vision", flow, weights=None, skip_validation=True, verbose=False
+        )
     except (OSError, RuntimeError) as error:
         cache = torch.hub.get_dir()
         raise ValueError(
@@ -109,7 +142,11 @@ def _fetch_default_weights(flow: str) -> Path:
 
 def locate_default_weights(flow: str) -> tuple[str, Path]:
     """Where torchvision's own weights are published, and where torch.hub keeps them."""
-    url = (torchvision_import.Raft_Small_Weights if flow == "raft_small" else torchvision_import.Raft_Large_Weights).DEFAULT.url
+    url = (
+        torchvision_import.Raft_Small_Weights
+        if flow == "raft_small"
+        else torchvision_import.Raft_Large_Weights
+    ).DEFAULT.url
     return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
@@ -117,12 +154,16 @@ def check_published_digest(path: Path) -> None:
     """Raises ValueError unless a cached file has the digest that its name says."""
     prefix = path.stem.rpartition("-")[2]
     if not hashlib.sha256(read_weights(path)).hexdigest().startswith(prefix):
-        raise ValueError(f"{path} is not the file that torchvision published: its SHA-256 does not begin with {prefix}; delete it to download it again")
+        raise ValueError(
+            f"{path} is not the file that torchvision published: its SHA-256 does not begin with {prefix}; delete it to download it again"
+        )
 
 
 def _download_weights(url: str, flow: str, path: Path) -> None:
     try:
-        torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
+        torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"the default weights of {flow} are not in torch.hub's cache as {path} and could not be downloaded from {url} ({first_line(error)}); "
@@ -143,9 +184,15 @@ def parse_weights(data: bytes, path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
-        raise ValueError(f"{path} is not a file of weights: expected a state dict by torch.save, or safetensors") from error
-    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names with one tensor each")
+        raise ValueError(
+            f"{path} is not a file of weights: expected a state dict by torch.save, or safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ValueError(
+            f"{path} holds a {type(state).__name__}, expected a state dict: names with one tensor each"
+        )
     return state
 
 
@@ -166,7 +213,11 @@ def _fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow
 
 def _rename_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, renamed from the layout of RAFT's authors, with or without the prefix of DataParallel."""
-    return {_torchvision_name(name): value for name, value in state.items() if not _SHARED_NORM_PATTERN.search(name) or not _has_shortcut(state, name)}
+    return {
+        _torchvision_name(name): value
+        for name, value in state.items()
+        if not _SHARED_NORM_PATTERN.search(name) or not _has_shortcut(state, name)
+    }
 
 
 def _has_shortcut(state: dict[str, Tensor], name: str) -> bool:

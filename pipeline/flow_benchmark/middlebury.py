@@ -41,10 +41,14 @@ def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
     Raises ValueError where there is no such folder, or none in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not there, expected a folder with flow10.flo, frame10.png and frame11.png for each pair")
+        raise ValueError(
+            f"{folder} is not there, expected a folder with flow10.flo, frame10.png and frame11.png for each pair"
+        )
     files = sorted(folder.rglob("flow*.flo"))
     if not files:
-        raise ValueError(f"{folder} has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair")
+        raise ValueError(
+            f"{folder} has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair"
+        )
     return [(_pair_name(path, folder), path) for path in files]
 
 
@@ -60,7 +64,10 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
     digits = path.stem.removeprefix("flow")
     if not (digits.isdecimal() and digits.isascii()):
         raise ValueError(f"{path} has no number in its name, expected one such as flow10.flo")
-    source, target = (read_photograph(path.with_name(f"frame{number:0{len(digits)}}.png")) for number in (int(digits), int(digits) + 1))
+    source, target = (
+        read_photograph(path.with_name(f"frame{number:0{len(digits)}}.png"))
+        for number in (int(digits), int(digits) + 1)
+    )
     with path.open("rb") as file:
         data = file.read(12 + 8 * _MAX_SIDE_PX**2 + 1)
     try:
@@ -70,18 +77,31 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
     if not (source.shape[:2] == target.shape[:2] == valid.shape):
         sizes = ", ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (source, target, valid))
         raise ValueError(f"{path} and its pictures are of {sizes} pixels, expected one size")
-    return KnownPair(name=name, source=source, target=target, flow=flow, valid=valid, digest=hashlib.sha256(data).hexdigest())
+    return KnownPair(
+        name=name,
+        source=source,
+        target=target,
+        flow=flow,
+        valid=valid,
+        digest=hashlib.sha256(data).hexdigest(),
+    )
 
 
-def parse_flo(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
+def parse_flo(
+    data: bytes,
+) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
     """Flow of a .flo file, and where it is known. Raises ValueError, in words that go on after the file's name."""
     if len(data) < 12 or struct.unpack("<f", data[:4])[0] != FLO_TAG:
         raise ValueError(f"is no file of flow, expected one that begins with the number {FLO_TAG}")
     width, height = struct.unpack("<ii", data[4:12])
     if not (1 <= width <= _MAX_SIDE_PX and 1 <= height <= _MAX_SIDE_PX):
-        raise ValueError(f"says that it is {width}x{height}, expected 1 to {_MAX_SIDE_PX} pixels a side")
+        raise ValueError(
+            f"says that it is {width}x{height}, expected 1 to {_MAX_SIDE_PX} pixels a side"
+        )
     if len(data) != 12 + 8 * width * height:
-        raise ValueError(f"has {len(data)} bytes, expected {12 + 8 * width * height} for {width}x{height}")
+        raise ValueError(
+            f"has {len(data)} bytes, expected {12 + 8 * width * height} for {width}x{height}"
+        )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
     valid = np.asarray((np.abs(flow) <= _UNKNOWN_FLOW_LIMIT).all(axis=0))
     if not valid.any():
@@ -89,7 +109,9 @@ def parse_flo(data: bytes) -> tuple[Float32[np.ndarray, "2 height width"], Bool[
     return np.where(valid, flow, 0).astype(np.float32), valid
 
 
-def encode_flo(flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]) -> bytes:
+def encode_flo(
+    flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]
+) -> bytes:
     """Inverse of `parse`."""
     numbers = np.where(valid, flow, 2 * _UNKNOWN_FLOW_LIMIT).transpose(1, 2, 0).astype("<f4")
     return struct.pack("<fii", FLO_TAG, flow.shape[2], flow.shape[1]) + numbers.tobytes()

@@ -19,7 +19,14 @@ _AnyPicture = UInt8[np.ndarray, "rows columns 3"]
 
 _HUE_STEPS = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
 """The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to blue, to magenta, and back."""
-_PRIMARIES = {"r": (1, 0, 0), "y": (1, 1, 0), "g": (0, 1, 0), "c": (0, 1, 1), "b": (0, 0, 1), "m": (1, 0, 1)}
+_PRIMARIES = {
+    "r": (1, 0, 0),
+    "y": (1, 1, 0),
+    "g": (0, 1, 0),
+    "c": (0, 1, 1),
+    "b": (0, 0, 1),
+    "m": (1, 0, 1),
+}
 _OUTLIER_SHARE = 0.005
 """Share of the values that may pass the end of a scale."""
 _MAX_INVERSION_STEPS = 20
@@ -50,8 +57,14 @@ def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Pi
 @cache
 def _wheel_hues() -> Float32[np.ndarray, "hues 3"]:
     """The full colours of the wheel, 0 to 1, from red on."""
-    steps = [(_PRIMARIES[a], _PRIMARIES[b], i / count) for (a, b), count in _HUE_STEPS for i in range(count)]
-    return np.array([(1 - share) * np.array(a) + share * np.array(b) for a, b, share in steps], np.float32)
+    steps = [
+        (_PRIMARIES[a], _PRIMARIES[b], i / count)
+        for (a, b), count in _HUE_STEPS
+        for i in range(count)
+    ]
+    return np.array(
+        [(1 - share) * np.array(a) + share * np.array(b) for a, b, share in steps], np.float32
+    )
 
 
 def draw_color_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -69,7 +82,9 @@ def heat_map(values: Float[np.ndarray, "height width"], largest: float) -> Pictu
 
     Raises ValueError unless `largest` is over 0.
     """
-    return cv2.cvtColor(cv2.applyColorMap(_to_levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        cv2.applyColorMap(_to_levels(values, largest), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
+    )
 
 
 def gray_map(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
@@ -77,10 +92,14 @@ def gray_map(values: Float[np.ndarray, "height width"], largest: float) -> Pictu
     return cv2.cvtColor(_to_levels(values, largest), cv2.COLOR_GRAY2RGB)
 
 
-def _to_levels(values: Float[np.ndarray, "height width"], largest: float) -> UInt8[np.ndarray, "height width"]:
+def _to_levels(
+    values: Float[np.ndarray, "height width"], largest: float
+) -> UInt8[np.ndarray, "height width"]:
     """0 at 0 and below, 255 at `largest` and above. Raises ValueError unless `largest` is over 0."""
     _check_largest(largest)
-    return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(np.uint8)
+    return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(
+        np.uint8
+    )
 
 
 def _check_largest(largest: float) -> None:
@@ -98,14 +117,20 @@ def scale_limit(values: Float[np.ndarray, "*shape"]) -> float:
     return float(f"{np.ceil(value / digit - 1e-6) * digit:.2g}")
 
 
-def amplitudes(spectrum: Float16[np.ndarray, "freq 4 height width"], time: int) -> Float32[np.ndarray, "freq height width"]:
+def amplitudes(
+    spectrum: Float16[np.ndarray, "freq 4 height width"], time: int
+) -> Float32[np.ndarray, "freq height width"]:
     """Amplitude in pixels of the oscillation at each frequency, from raw coefficients re x, im x, re y, im y (docs/maths.md, 2).
 
     A_k = 2/T sqrt(|S_k,x|^2 + |S_k,y|^2): along a line, x(t) = A cos(2 pi k t / T + phi); on an ellipse with half-axes a
     and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean displacement; k = T/2 has 1/T too.
     """
-    parts = cv2.add(spectrum.reshape(-1, spectrum.shape[-1]), 0.0, dtype=cv2.CV_32F).reshape(spectrum.shape)  # pyright: ignore
-    lengths = [modulus(modulus(re_x, im_x), modulus(re_y, im_y)) for re_x, im_x, re_y, im_y in parts]
+    parts = cv2.add(spectrum.reshape(-1, spectrum.shape[-1]), 0.0, dtype=cv2.CV_32F).reshape(
+        spectrum.shape
+    )  # pyright: ignore
+    lengths = [
+        modulus(modulus(re_x, im_x), modulus(re_y, im_y)) for re_x, im_x, re_y, im_y in parts
+    ]
     share = [(1 if k == 0 or 2 * k == time else 2) / time for k in range(len(parts))]
     return np.stack([np.float32(s) * length for s, length in zip(share, lengths, strict=True)])
 
@@ -138,7 +163,9 @@ def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture
     return cv2.remap(image, x - u[0], y - u[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def invert_flow(flow: Float32[np.ndarray, "2 height width"]) -> Float32[np.ndarray, "2 height width"]:
+def invert_flow(
+    flow: Float32[np.ndarray, "2 height width"],
+) -> Float32[np.ndarray, "2 height width"]:
     """u(x) = F(x - u(x)): the displacement of what is seen at x *after* moving by F, which says it of what is at x before.
 
     By fixed-point iteration; it converges where the gradient of F is under 1.
@@ -146,7 +173,16 @@ def invert_flow(flow: Float32[np.ndarray, "2 height width"]) -> Float32[np.ndarr
     x, y = pixel_grid(*flow.shape[1:])
     moved = u = cv2.merge(list(flow))
     for _ in range(_MAX_INVERSION_STEPS):
-        u, before = cv2.remap(moved, x - u[..., 0], y - u[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), u
+        u, before = (
+            cv2.remap(
+                moved,
+                x - u[..., 0],
+                y - u[..., 1],
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            ),
+            u,
+        )
         if cv2.norm(u, before, cv2.NORM_INF) < _CONVERGED_PX:
             break
     return np.stack(cv2.split(u))
@@ -158,16 +194,27 @@ def enlarge(image: Picture, width: int) -> _AnyPicture:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def stack_horizontally(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]) -> Picture:
+def stack_horizontally(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]
+) -> Picture:
     """Pictures from left to right, each under its caption, which is broken into lines as wide as the picture.
 
     Raises ValueError unless each picture has a caption.
     """
     if len(images) != len(captions) or not images:
-        raise ValueError(f"there are {len(images)} pictures and {len(captions)} captions, expected one for each")
-    texts = [_draw_text(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)]
+        raise ValueError(
+            f"there are {len(images)} pictures and {len(captions)} captions, expected one for each"
+        )
+    texts = [
+        _draw_text(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)
+    ]
     above, below = max(map(len, texts)), max(map(len, images))
-    columns = [np.vstack([pad_to_size(text, above, text.shape[1]), pad_to_size(image, below, image.shape[1])]) for image, text in zip(images, texts, strict=True)]
+    columns = [
+        np.vstack(
+            [pad_to_size(text, above, text.shape[1]), pad_to_size(image, below, image.shape[1])]
+        )
+        for image, text in zip(images, texts, strict=True)
+    ]
     gap = pad_to_size(columns[0][:0, :0], above + below, GAP_PX)
     row = np.hstack([part for column in columns for part in (gap, column)] + [gap])
     return pad_to_size(row, len(row) + GAP_PX, row.shape[1])

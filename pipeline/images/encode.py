@@ -45,8 +45,22 @@ class _Codec(NamedTuple):
 
 
 X264 = _Codec("mp4", "libx264", {"crf": "14", "preset": "fast"})
-_VP9 = _Codec("webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "lag-in-frames": "0"})
-DETERMINISTIC_OPTIONS = {"libx264": {"bf": "0", "threads": "1", "mbtree": "0"}, "libvpx-vp9": {"threads": "4"}}
+_VP9 = _Codec(
+    "webm",
+    "libvpx-vp9",
+    {
+        "crf": "20",
+        "b": "0",
+        "deadline": "good",
+        "cpu-used": "4",
+        "row-mt": "1",
+        "lag-in-frames": "0",
+    },
+)
+DETERMINISTIC_OPTIONS = {
+    "libx264": {"bf": "0", "threads": "1", "mbtree": "0"},
+    "libvpx-vp9": {"threads": "4"},
+}
 """What each encoder is told beside a film's options, so that equal frames give equal bytes and come in order: of x264 the macroblock tree reads
 memory that it never wrote; VP9's bits do not depend on its threads.
 """
@@ -85,7 +99,9 @@ def _write_into_folder(folder: Path, frames: Iterable[_Picture], fps: float, suf
     """Such a file in a folder."""
     _check_suffix(suffix)
     if not (isfinite(fps) and 0 < fps <= MAX_FPS[suffix]):
-        raise ValueError(f"fps is {fps:g}, expected more than 0 and at most {MAX_FPS[suffix]} for {suffix}")
+        raise ValueError(
+            f"fps is {fps:g}, expected more than 0 and at most {MAX_FPS[suffix]} for {suffix}"
+        )
     made = folder / f"made{suffix}"
     ENCODERS[suffix](made, _require_one_size(frames), fps)
     return made
@@ -107,10 +123,14 @@ def write_pictures(folder: Path, frames: Iterable[_Picture]) -> int:
 def _temporary_folder_beside(path: Path) -> Iterator[Path]:
     """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError from writing in it names `path`."""
     try:
-        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, dir=path.absolute().parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=_TEMPORARY_PREFIX, dir=path.absolute().parent
+        ) as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno is None or _TEMPORARY_PREFIX not in str(error.filename or _TEMPORARY_PREFIX):  # of something else that was done meanwhile
+        if error.errno is None or _TEMPORARY_PREFIX not in str(
+            error.filename or _TEMPORARY_PREFIX
+        ):  # of something else that was done meanwhile
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
@@ -127,14 +147,22 @@ def _require_one_size(frames: Iterable[_Picture]) -> Iterator[_Picture]:
     for number, frame in enumerate(frames):
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise ValueError(f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, expected {shape[1]}x{shape[0]} as those before it")
+            raise ValueError(
+                f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, expected {shape[1]}x{shape[0]} as those before it"
+            )
         yield frame
     if shape is None:
         raise ValueError("there are 0 frames, expected at least 1")
 
 
 def _encode_film(path: Path, frames: Iterator[_Picture], fps: float, codec: _Codec) -> None:
-    write_film(path, time_frames(map(pad_to_even, frames), fps), codec, rate=Fraction(fps).limit_denominator(1001), index_first=True)
+    write_film(
+        path,
+        time_frames(map(pad_to_even, frames), fps),
+        codec,
+        rate=Fraction(fps).limit_denominator(1001),
+        index_first=True,
+    )
 
 
 def time_frames(frames: Iterable[_Picture], fps: float) -> Iterator[TimedFrame]:
@@ -147,10 +175,21 @@ def time_frames(frames: Iterable[_Picture], fps: float) -> Iterator[TimedFrame]:
 def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
     height, width = image.shape[:2]
-    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else image
+    return (
+        np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if height % 2 or width % 2
+        else image
+    )
 
 
-def write_h264(path: Path, frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str], index_first: bool) -> None:
+def write_h264(
+    path: Path,
+    frames: Iterable[TimedFrame],
+    *,
+    rate: Fraction | int,
+    options: dict[str, str],
+    index_first: bool,
+) -> None:
     """Writes an mp4 (`write_film`); `options` are x264's.
 
     One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list. With the index at
@@ -159,7 +198,9 @@ def write_h264(path: Path, frames: Iterable[TimedFrame], *, rate: Fraction | int
     write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
 
 
-def encode_h264(frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str]) -> bytes:
+def encode_h264(
+    frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str]
+) -> bytes:
     """Such an mp4, its index first."""
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         path = Path(folder) / "film.mp4"
@@ -167,17 +208,35 @@ def encode_h264(frames: Iterable[TimedFrame], *, rate: Fraction | int, options: 
         return path.read_bytes()
 
 
-def write_film(path: Path, frames: Iterable[TimedFrame], codec: _Codec, *, rate: Fraction | int, index_first: bool) -> None:
+def write_film(
+    path: Path,
+    frames: Iterable[TimedFrame],
+    codec: _Codec,
+    *,
+    rate: Fraction | int,
+    index_first: bool,
+) -> None:
     """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}
     webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
-    with av.open(os.path.abspath(path), "w", format=codec.container, options=mp4 if codec.container == "mp4" else webm) as file:
+    with av.open(
+        os.path.abspath(path),
+        "w",
+        format=codec.container,
+        options=mp4 if codec.container == "mp4" else webm,
+    ) as file:
         stream = None
         for image, pts, duration in frames:
             stream = stream or _add_stream(file, image, rate, codec)
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.duration, frame.time_base = pts, duration, Fraction(1, TICKS_PER_SECOND)
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+            )
+            frame.pts, frame.duration, frame.time_base = (
+                pts,
+                duration,
+                Fraction(1, TICKS_PER_SECOND),
+            )
             file.mux(stream.encode(frame))
         if stream is not None:
             file.mux(stream.encode())
@@ -185,7 +244,14 @@ def write_film(path: Path, frames: Iterable[TimedFrame], codec: _Codec, *, rate:
 
 def _add_stream(file: Any, image: _Picture, rate: Fraction | int, codec: _Codec) -> Any:
     height, width = image.shape[:2]
-    stream = file.add_stream(codec.name, rate=rate, width=width, height=height, pix_fmt="yuv420p", options=codec.options | DETERMINISTIC_OPTIONS[codec.name])
+    stream = file.add_stream(
+        codec.name,
+        rate=rate,
+        width=width,
+        height=height,
+        pix_fmt="yuv420p",
+        options=codec.options | DETERMINISTIC_OPTIONS[codec.name],
+    )
     context = stream.codec_context
     context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
     context.colorspace = context.color_primaries = context.color_trc = _BT709_CODE
@@ -220,15 +286,29 @@ class _SpooledFrames(Image.Image):
 def _encode_gif(path: Path, frames: Iterator[_Picture], fps: float) -> None:
     """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
     kept = _SpooledFrames(path.with_name("frames"), frames)
-    some = [kept.read_frame(i) for i in np.linspace(0, kept.n_frames - 1, _PALETTE_FRAMES).astype(int).tolist()]
-    palette = Image.fromarray(np.concatenate(some)).quantize(256, Image.Quantize.FASTOCTREE)  # median cut drops colours that are rare
-    quantised = (Image.fromarray(kept.read_frame(i)).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for i in range(kept.n_frames))
+    some = [
+        kept.read_frame(i)
+        for i in np.linspace(0, kept.n_frames - 1, _PALETTE_FRAMES).astype(int).tolist()
+    ]
+    palette = Image.fromarray(np.concatenate(some)).quantize(
+        256, Image.Quantize.FASTOCTREE
+    )  # median cut drops colours that are rare
+    quantised = (
+        Image.fromarray(kept.read_frame(i)).quantize(
+            palette=palette, dither=Image.Dither.FLOYDSTEINBERG
+        )
+        for i in range(kept.n_frames)
+    )
     with path.open("xb") as file:
-        for part in _gif_chunks(_changed_rectangles(quantised, _frame_durations(kept.n_frames, fps, 100))):
+        for part in _gif_chunks(
+            _changed_rectangles(quantised, _frame_durations(kept.n_frames, fps, 100))
+        ):
             file.write(part)
 
 
-def _changed_rectangles(images: Iterator[Image.Image], ticks: list[int]) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
+def _changed_rectangles(
+    images: Iterator[Image.Image], ticks: list[int]
+) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
     """The first picture, and of each later one the rectangle that has changed; with its corner, and how long it is shown. Equal ones are one."""
     before = next(images)
     waiting, corner, shown = before, (0, 0), ticks[0]
@@ -249,14 +329,30 @@ def _gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) ->
             yield b"".join(getdata(image, corner, duration=10 * ticks, disposal=1))
         else:
             buffer = io.BytesIO()
-            image.save(buffer, "gif", duration=10 * ticks, loop=0, optimize=False, interlace=False, disposal=1)
+            image.save(
+                buffer,
+                "gif",
+                duration=10 * ticks,
+                loop=0,
+                optimize=False,
+                interlace=False,
+                disposal=1,
+            )
             yield buffer.getvalue().removesuffix(b";")
     yield b";"
 
 
 def _encode_webp(path: Path, frames: Iterator[_Picture], fps: float) -> None:
     kept = _SpooledFrames(path.with_name("frames"), frames)
-    kept.save(path, "webp", save_all=True, duration=_frame_durations(kept.n_frames, fps, 1000), loop=0, quality=85, method=3)
+    kept.save(
+        path,
+        "webp",
+        save_all=True,
+        duration=_frame_durations(kept.n_frames, fps, 1000),
+        loop=0,
+        quality=85,
+        method=3,
+    )
 
 
 def _frame_durations(count: int, fps: float, clock: int) -> list[int]:
@@ -267,7 +363,9 @@ def _frame_durations(count: int, fps: float, clock: int) -> list[int]:
 def _encode_png(path: Path, frames: Iterator[_Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
     image, more = next(frames), next(frames, None)
     if more is not None:
-        raise ValueError("there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move")
+        raise ValueError(
+            "there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move"
+        )
     Image.fromarray(image).save(path, "png")
 
 

@@ -79,7 +79,15 @@ _TIFF_MAX_SAMPLES = (1023, 4095, 16383)
 """What TIFF's MaxSampleValue may say of samples of 16 bits: that they are of 10, 12 or 14."""
 _ORIENTATION_TAG, _PHOTOMETRIC_TAG, _MAX_SAMPLE_TAG = 274, 262, 281
 """Tags of EXIF and TIFF."""
-_IMAGE_ERRORS = (SyntaxError, OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
+_IMAGE_ERRORS = (
+    SyntaxError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+)
 _IMAGE_ERRORS += (RuntimeError, AttributeError, struct.error, zlib.error)
 """What Pillow and its plugins raise for files that are damaged or hostile."""
 
@@ -140,12 +148,16 @@ def _formats(head: bytes) -> tuple[str, ...]:
         return _FORMATS
     if b"avi" in head[8 : int.from_bytes(head[:4])]:  # among the brands
         if not features.check("avif"):
-            raise _PhotographRejected("is an AVIF picture, which wants Pillow 11.3: pip install '.[heif]'")
+            raise _PhotographRejected(
+                "is an AVIF picture, which wants Pillow 11.3: pip install '.[heif]'"
+            )
         return ("AVIF",)
     try:
         from pillow_heif import register_heif_opener
     except ModuleNotFoundError:
-        raise _PhotographRejected("is a HEIF picture (HEIC), which wants pip install '.[heif]'") from None
+        raise _PhotographRejected(
+            "is a HEIF picture (HEIC), which wants pip install '.[heif]'"
+        ) from None
     register_heif_opener()
     return ("HEIF",)
 
@@ -175,7 +187,9 @@ def _to_eight_bits(image: Image.Image, packed: str) -> tuple[Image.Image, Image.
     brightest = int(np.asarray(color).max()) if sixteen and color.mode in ("L", "RGB") else 255
     if 0 < brightest < 64:
         bits = f"has samples of 16 bits that are nowhere brighter than {brightest} of 255"
-        raise _PhotographRejected(f"{bits}: it seems to hold fewer bits, expected those scaled to 16")
+        raise _PhotographRejected(
+            f"{bits}: it seems to hold fewer bits, expected those scaled to 16"
+        )
     return color, alpha
 
 
@@ -184,14 +198,18 @@ def _white_level(image: Image.Image, packed: str, samples: np.ndarray, declared:
     low, high = samples.min(), samples.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # NaN is neither
-            raise _PhotographRejected(f"has floating-point samples of {low:g} to {high:g}, expected 0 to 1")
+            raise _PhotographRejected(
+                f"has floating-point samples of {low:g} to {high:g}, expected 0 to 1"
+            )
         return 1
     if image.mode == "I" and image.format != "PNG":  # of 16 bits, as old versions of Pillow open it
         kind = f"has samples of mode I, integers with a sign or of 32 bits, of {low} to {high}"
         raise _PhotographRejected(f"{kind}, expected unsigned ones of 8, 12 or 16 bits")
     if ";12" in packed:
         return 4095
-    return next((most for most in _TIFF_MAX_SAMPLES if declared in (most, (most,)) and high <= most), 65535)
+    return next(
+        (most for most in _TIFF_MAX_SAMPLES if declared in (most, (most,)) and high <= most), 65535
+    )
 
 
 def _profile(image: Image.Image, head: bytes) -> bytes | None:
@@ -205,7 +223,9 @@ def _profile(image: Image.Image, head: bytes) -> bytes | None:
     if embedded or image.format != "PNG" or "srgb" in image.info:
         return embedded
     gamma, corners = image.info.get("gamma", 0), image.info.get("chromaticity", _SRGB_CHROMATICITY)
-    near = np.allclose(corners, _SRGB_CHROMATICITY, rtol=0, atol=0.005) and abs(gamma * 2.2 - 1) < 0.05
+    near = (
+        np.allclose(corners, _SRGB_CHROMATICITY, rtol=0, atol=0.005) and abs(gamma * 2.2 - 1) < 0.05
+    )
     if near or not 0.1 <= gamma <= 3:
         return None
     try:
@@ -217,10 +237,15 @@ def _profile(image: Image.Image, head: bytes) -> bytes | None:
 def _profile_from_code_points(primaries: int, transfer: int) -> bytes | None:
     """The profile of these code points; None for those of sRGB or not known."""
     if transfer in _HDR_TRANSFERS:
-        raise _PhotographRejected(f"is HDR ({_HDR_TRANSFERS[transfer]}), expected a picture of standard dynamic range")
+        raise _PhotographRejected(
+            f"is HDR ({_HDR_TRANSFERS[transfer]}), expected a picture of standard dynamic range"
+        )
     if primaries not in _CHROMATICITIES and transfer not in _GAMMA_EXPONENTS:
         return None
-    return _matrix_profile(_CHROMATICITIES.get(primaries, _SRGB_CHROMATICITY), _GAMMA_EXPONENTS.get(transfer, _SRGB_CURVE))
+    return _matrix_profile(
+        _CHROMATICITIES.get(primaries, _SRGB_CHROMATICITY),
+        _GAMMA_EXPONENTS.get(transfer, _SRGB_CURVE),
+    )
 
 
 def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
@@ -232,7 +257,9 @@ def _matrix_profile(corners: Sequence[float], curve: Sequence[float]) -> bytes:
     white, *primaries = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in pairs)
     columns = np.stack(primaries, axis=1)
     cones = np.diag(_BRADFORD @ _D50_WHITE / (_BRADFORD @ white))
-    columns = np.linalg.inv(_BRADFORD) @ cones @ _BRADFORD @ columns * np.linalg.solve(columns, white)
+    columns = (
+        np.linalg.inv(_BRADFORD) @ cones @ _BRADFORD @ columns * np.linalg.solve(columns, white)
+    )
 
     def fixed(*numbers: float) -> bytes:
         return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
@@ -283,7 +310,9 @@ def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:
     (width, height), (rows, columns) = size, image.shape[:2]
     scale = max(width / columns, height / rows)
     if scale > 1:
-        raise ValueError(f"the picture has {columns}x{rows} pixels, expected at least {width}x{height}, the working size")
+        raise ValueError(
+            f"the picture has {columns}x{rows} pixels, expected at least {width}x{height}, the working size"
+        )
     across, down = min(columns, round(width / scale)), min(rows, round(height / scale))
     left, top = (columns - across) // 2, (rows - down) // 2
     return np.ascontiguousarray(image[top : top + down, left : left + across])
@@ -299,4 +328,6 @@ def shrink_to_width(image: Picture, width: int) -> Picture:
     rows, columns = image.shape[:2]
     if columns <= width:
         return image
-    return cv2.resize(image, (width, max(1, round(rows * width / columns))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        image, (width, max(1, round(rows * width / columns))), interpolation=cv2.INTER_AREA
+    )

@@ -69,7 +69,9 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
                     histogram.add_sample(scanned.sample.spectrum, counts)
     data = histogram.encode(counts)
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
-        raise DamagedShard(f"{dataset.tar_path(shard)} changed while it was repaired: the same command tries again")
+        raise DamagedShard(
+            f"{dataset.tar_path(shard)} changed while it was repaired: the same command tries again"
+        )
     dataset.publish(dataset.histogram_path(shard), data)
 
 
@@ -78,7 +80,15 @@ def move_shard_aside(dataset: Dataset, shard: str) -> list[Path]:
 
     They are deleted when the shard has been built to the same bytes, and not before: a sound tar may be among them.
     """
-    paths = [path for path in (dataset.record_path(shard), dataset.tar_path(shard), dataset.histogram_path(shard)) if path.exists()]
+    paths = [
+        path
+        for path in (
+            dataset.record_path(shard),
+            dataset.tar_path(shard),
+            dataset.histogram_path(shard),
+        )
+        if path.exists()
+    ]
     return [move_aside(dataset, str(path.relative_to(dataset.root))) for path in paths]
 
 
@@ -92,7 +102,9 @@ def original_tar_digests(dataset: Dataset, shards: RowsByShard) -> dict[str, str
     return index | dict(_recorded_tar_digests(dataset, shards))
 
 
-def _recorded_tar_digests(dataset: Dataset, shards: RowsByShard) -> Iterator[tuple[str, str | None]]:
+def _recorded_tar_digests(
+    dataset: Dataset, shards: RowsByShard
+) -> Iterator[tuple[str, str | None]]:
     """The same of the records that can be read and are of this run."""
     for shard in filter(dataset.is_committed, shards):
         try:

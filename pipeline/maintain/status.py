@@ -47,7 +47,10 @@ class _StatusCounter(SummaryCounter):
         except DamagedShard:
             record = None
             self.damaged.append(shard)
-        for counts, there in ((self.planned, shard), (self.left, shard and not dataset.is_committed(shard))):
+        for counts, there in (
+            (self.planned, shard),
+            (self.left, shard and not dataset.is_committed(shard)),
+        ):
             counts["shards"] += bool(there)
             counts["windows"] += sum(row not in self.superseded for row in rows) if there else 0
         if record or not shard:
@@ -63,17 +66,34 @@ def read_status(dataset: Dataset) -> dict[str, Any]:
     Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
     """
     dataset.check_plan()
-    counted, running, last = _StatusCounter(SupersededRows(dataset.rounds())), dataset.is_locked(), dataset.run_lock.owner()
+    counted, running, last = (
+        _StatusCounter(SupersededRows(dataset.rounds())),
+        dataset.is_locked(),
+        dataset.run_lock.owner(),
+    )
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         counted.add_shard(dataset, shard, list(rows))
     summary, speed = counted.summary(), _read_windows_per_second(dataset)
-    missing, old = ([], []) if counted.left["shards"] or counted.damaged else _find_stale_files(dataset, counted, summary)
+    missing, old = (
+        ([], [])
+        if counted.left["shards"] or counted.damaged
+        else _find_stale_files(dataset, counted, summary)
+    )
     seconds_left = counted.left["windows"] / speed if speed else None
     return dict(
-        dataset=str(dataset.root), running=running, last_run=last and last._asdict(), planned=counted.planned, left=counted.left, damaged_records=counted.damaged, **summary,
-        windows_per_second=speed, seconds_left=seconds_left if counted.left["windows"] else 0.0, derived_missing=missing, derived_out_of_date=old,
+        dataset=str(dataset.root),
+        running=running,
+        last_run=last and last._asdict(),
+        planned=counted.planned,
+        left=counted.left,
+        damaged_records=counted.damaged,
+        **summary,
+        windows_per_second=speed,
+        seconds_left=seconds_left if counted.left["windows"] else 0.0,
+        derived_missing=missing,
+        derived_out_of_date=old,
         views=list_views(dataset),
-    )  # fmt: skip
+    )
 
 
 def _read_windows_per_second(dataset: Dataset) -> float | None:
@@ -82,7 +102,12 @@ def _read_windows_per_second(dataset: Dataset) -> float | None:
     if not entries:
         return None
     began = entries[-1]["at"] - entries[-1]["elapsed_s"]
-    mine = list(takewhile(lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < _SAME_RUN_TOLERANCE_S, reversed(entries)))
+    mine = list(
+        takewhile(
+            lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < _SAME_RUN_TOLERANCE_S,
+            reversed(entries),
+        )
+    )
     windows = sum(entry["kept"] + entry["rejected"] + entry["quarantined"] for entry in mine)
     return windows / entries[-1]["elapsed_s"] if entries[-1]["elapsed_s"] > 0 else None
 
@@ -98,33 +123,59 @@ def _read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _find_stale_files(dataset: Dataset, counted: _StatusCounter, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _find_stale_files(
+    dataset: Dataset, counted: _StatusCounter, summary: dict[str, Any]
+) -> tuple[list[str], list[str]]:
     """Derived files that are not there, and those that are seen to be of other records, of a finished data set."""
     training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
     checks: dict[str, Callable[[], bool]] = {
-        "manifest.parquet": lambda: pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values()),
-        "index.json": lambda: {"run": run_digest(dataset), "shards": counted.index}.items() <= json.loads(dataset.index.read_bytes()).items(),
+        "manifest.parquet": lambda: (
+            pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values())
+        ),
+        "index.json": lambda: (
+            {"run": run_digest(dataset), "shards": counted.index}.items()
+            <= json.loads(dataset.index.read_bytes()).items()
+        ),
         "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,
-        "histogram.safetensors": lambda: _sha256_of_file(dataset.merged_histogram) == json.loads(dataset.index.read_bytes())["histogram"],
+        "histogram.safetensors": lambda: (
+            _sha256_of_file(dataset.merged_histogram)
+            == json.loads(dataset.index.read_bytes())["histogram"]
+        ),
         "statistics.json": lambda: _statistics_match(dataset),
         "README.md": lambda: True,
     }
-    needed = [name for name in DERIVED_FILES if training or name not in ("histogram.safetensors", "statistics.json")]
+    needed = [
+        name
+        for name in DERIVED_FILES
+        if training or name not in ("histogram.safetensors", "statistics.json")
+    ]
     missing = [name for name in needed if not (dataset.root / name).exists()]
-    return missing, [name for name in needed if name not in missing and not _is_intact(checks[name])]
+    return missing, [
+        name for name in needed if name not in missing and not _is_intact(checks[name])
+    ]
 
 
 def _is_intact(check: Callable[[], bool]) -> bool:
     """Whether a file is there, can be read, and is what it should be."""
     try:
         return check()
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError, pa.ArrowException):
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        RecursionError,
+        pa.ArrowException,
+    ):
         return False
 
 
 def _statistics_match(dataset: Dataset) -> bool:
     """Whether the statistics are of the training shards that are there. Raises ValueError where they are not."""
-    check_matches_shards(statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)])
+    check_matches_shards(
+        statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)]
+    )
     return True
 
 

@@ -92,7 +92,9 @@ class PlannedShard(NamedTuple):
     """Of the plan, in order, with the columns of CHECKED."""
 
 
-ShardMap = Callable[[Callable[[PlannedShard], list[Fault]], Sequence[PlannedShard]], Iterable[list[Fault]]]
+ShardMap = Callable[
+    [Callable[[PlannedShard], list[Fault]], Sequence[PlannedShard]], Iterable[list[Fault]]
+]
 """Applies a function to each item, in whatever order and process."""
 
 
@@ -112,14 +114,29 @@ def verify(dataset: Dataset, each: ShardMap = map, alone: bool = True) -> Verify
     finished = any((dataset.root / name).exists() for name in finalize.DERIVED_FILES)
     known = _finished_shards(dataset, planned) if finished and alone else set()
     lost = [shard for shard in left if shard in known]
-    faults = [Fault(f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard) for shard in lost]
+    faults = [
+        Fault(
+            f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard
+        )
+        for shard in lost
+    ]
     unbuilt = set(left)
     committed = [item for item in planned if item.shard not in unbuilt]
-    faults += sorted((fault for found in each(_check_shard, committed) for fault in found), key=lambda fault: fault.path)
-    faults += _unexpected_files(dataset, [item.shard for item in planned], temporary=alone and (finished or not left))
+    faults += sorted(
+        (fault for found in each(_check_shard, committed) for fault in found),
+        key=lambda fault: fault.path,
+    )
+    faults += _unexpected_files(
+        dataset, [item.shard for item in planned], temporary=alone and (finished or not left)
+    )
     sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
     compared = _check_derived(dataset, known=bool(faults)) if sound else None
-    return VerifyReport(faults + (compared or []), len(planned), [shard for shard in left if shard not in lost], compared is not None)
+    return VerifyReport(
+        faults + (compared or []),
+        len(planned),
+        [shard for shard in left if shard not in lost],
+        compared is not None,
+    )
 
 
 def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[str]:
@@ -161,7 +178,9 @@ def _later_files(dataset: Dataset, name: str) -> list[str]:
     folders = [dataset.retries, dataset.histograms, dataset.shards, dataset.records]
     files = {folder: sorted(folder.iterdir()) if folder.is_dir() else [] for folder in folders}
     later = [path for path in files[dataset.retries] if (round_number(path.name) or 0) > first]
-    later += [dataset.index] if dataset.index.exists() and dataset.newest_round_number() >= first else []
+    later += (
+        [dataset.index] if dataset.index.exists() and dataset.newest_round_number() >= first else []
+    )
     for folder in folders[1:]:
         later += [path for path in files[folder] if round_of_shard(path.stem) >= first]
     return [_relative_path(dataset, path) for path in later]
@@ -181,11 +200,19 @@ def _check_contract(dataset: Dataset) -> list[Fault]:
         return [Fault("run.json", f"{error}; {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
     runs = {record.get("run") for record in _iter_readable_records(dataset)}
     if runs and finalize.run_digest(dataset) not in runs:
-        return [Fault("run.json", f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
+        return [
+            Fault(
+                "run.json",
+                f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}",
+                Remedy.NEW_FOLDER,
+            )
+        ]
     try:
         dataset.check_plan()
     except DamagedPlan as error:
-        return [Fault("plan.parquet", str(error).removeprefix(f"{dataset.plan} "), Remedy.NEW_FOLDER)]
+        return [
+            Fault("plan.parquet", str(error).removeprefix(f"{dataset.plan} "), Remedy.NEW_FOLDER)
+        ]
     return []
 
 
@@ -202,7 +229,11 @@ def _iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
     """Every shard of the plan."""
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
         if shard:
-            yield PlannedShard(str(dataset.root), shard, [{name: row[name] for name in _CHECKED_COLUMNS} for row in rows])
+            yield PlannedShard(
+                str(dataset.root),
+                shard,
+                [{name: row[name] for name in _CHECKED_COLUMNS} for row in rows],
+            )
 
 
 def _check_shard(planned: PlannedShard) -> list[Fault]:
@@ -215,11 +246,20 @@ def _check_shard(planned: PlannedShard) -> list[Fault]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [Fault(f"records/{shard}.json", str(error), Remedy.REBUILD, shard)]
     except OSError as error:
-        return [Fault(f"records/{shard}.json", f"cannot be read: {error.strerror}", Remedy.REBUILD, shard)]
+        return [
+            Fault(
+                f"records/{shard}.json", f"cannot be read: {error.strerror}", Remedy.REBUILD, shard
+            )
+        ]
     if record["tar"] is None and dataset.tar_path(shard).exists():
-        return [Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)]
+        return [
+            Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)
+        ]
     counts = np.zeros((contract.config["frequencies"], 2, histogram.BINS), np.int64)
-    faults = [Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard) for what in _check_tar(planned, record, contract, counts)]
+    faults = [
+        Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard)
+        for what in _check_tar(planned, record, contract, counts)
+    ]
     return faults + list(_check_histogram(dataset, shard, record, None if faults else counts))
 
 
@@ -230,11 +270,18 @@ def _check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> No
         raise ValueError("does not hold the windows of the plan, in its order")
     kept = kept_rows(record)
     places = [row.get(column) for row in kept.values() for column in MEMBER_COLUMNS]
-    if bool(kept) != bool(record["tar"]) or not all(isinstance(place, int) and place >= 0 for place in places):
+    if bool(kept) != bool(record["tar"]) or not all(
+        isinstance(place, int) and place >= 0 for place in places
+    ):
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
 
 
-def _check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def _check_tar(
+    planned: PlannedShard,
+    record: dict[str, Any],
+    contract: RunContract,
+    counts: Int64[np.ndarray, "freq 2 bins"],
+) -> list[str]:
     """What is wrong with the shard's tar; its samples are counted in `counts`."""
     expected, digest, faults = record["tar"], hashlib.sha256(), []
     if expected is None:
@@ -252,10 +299,17 @@ def _check_tar(planned: PlannedShard, record: dict[str, Any], contract: RunContr
     except OSError as error:
         return [*faults, f"cannot be read: {error.strerror}"]
     same = digest.hexdigest() == expected["sha256"]
-    return faults or ([] if same else [f"has sha256 {digest.hexdigest()}, expected {expected['sha256']}"])
+    return faults or (
+        [] if same else [f"has sha256 {digest.hexdigest()}, expected {expected['sha256']}"]
+    )
 
 
-def _check_and_count_sample(row: dict[str, Any], sample: Sample, contract: RunContract, counts: Int64[np.ndarray, "freq 2 bins"]) -> list[str]:
+def _check_and_count_sample(
+    row: dict[str, Any],
+    sample: Sample,
+    contract: RunContract,
+    counts: Int64[np.ndarray, "freq 2 bins"],
+) -> list[str]:
     """Adds a sample to the counts, unless it is not what the plan and the run say, and then where."""
     faults = _check_meta(row, sample, contract)
     if not faults:
@@ -267,9 +321,16 @@ def _check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> l
     """Where a sample says something else of itself than the plan and the run do."""
     (width, height), config = contract.config["size"], contract.config
     said, found = sample.meta, sample.spectrum.shape
-    expected = {name: row[name] for name in _CHECKED_COLUMNS if name != "clip_id"} | {"clip": row["clip_id"], "size": [width, height]}
+    expected = {name: row[name] for name in _CHECKED_COLUMNS if name != "clip_id"} | {
+        "clip": row["clip_id"],
+        "size": [width, height],
+    }
     shape = (config["frequencies"], 4, height, width)
-    words = [f"{name} {said.get(name)!r}, expected {value!r}" for name, value in expected.items() if _meta_value(said, name) != value]
+    words = [
+        f"{name} {said.get(name)!r}, expected {value!r}"
+        for name, value in expected.items()
+        if _meta_value(said, name) != value
+    ]
     words += [f"a spectrum of {list(found)}, expected {list(shape)}"] if found != shape else []
     return [f"sample {row['key']} has {word}" for word in words]
 
@@ -280,7 +341,9 @@ def _meta_value(meta: dict[str, Any], name: str) -> Any:
     return value.get("clip_id") if name == "clip" and isinstance(value, dict) else value
 
 
-def _check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None) -> Iterator[Fault]:
+def _check_histogram(
+    dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None
+) -> Iterator[Fault]:
     """What is wrong with the shard's histogram; `counts` are those of its samples, where all were sound."""
     path = dataset.histogram_path(shard)
     try:
@@ -290,17 +353,33 @@ def _check_histogram(dataset: Dataset, shard: str, record: dict[str, Any], count
     if found != record["histogram"]:
         what = "is not the histogram that was recorded" if path.is_file() else "is gone"
         yield Fault(f"histograms/{shard}.safetensors", what, Remedy.RECOUNT, shard)
-    if counts is not None and (hashlib.sha256(histogram.encode(counts)).hexdigest(), int(counts.sum())) != (record["histogram"], record["values"]):
-        yield Fault(f"records/{shard}.json", "does not name the histogram of its samples", Remedy.REBUILD, shard)
+    if counts is not None and (
+        hashlib.sha256(histogram.encode(counts)).hexdigest(),
+        int(counts.sum()),
+    ) != (record["histogram"], record["values"]):
+        yield Fault(
+            f"records/{shard}.json",
+            "does not name the histogram of its samples",
+            Remedy.REBUILD,
+            shard,
+        )
 
 
 def _unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
     """Files of which no plan knows, and temporary ones, which are no fault while shards are left: the next run removes them."""
     found = []
-    for folder, name in ((dataset.shards, "{}.tar"), (dataset.records, "{}.json"), (dataset.histograms, "{}.safetensors")):
+    for folder, name in (
+        (dataset.shards, "{}.tar"),
+        (dataset.records, "{}.json"),
+        (dataset.histograms, "{}.safetensors"),
+    ):
         known = {name.format(shard) for shard in shards}
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        found += [Fault(_relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE) for p in paths if p.name not in known and not _is_temporary(p)]
+        found += [
+            Fault(_relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE)
+            for p in paths
+            if p.name not in known and not _is_temporary(p)
+        ]
     paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
     others = [path for path in paths if not round_number(path.name) and not _is_temporary(path)]
     what = "is no round of quiver retry"
@@ -309,7 +388,12 @@ def _unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) 
     others = [path for path in paths if not (views.is_view_file(path) or _is_temporary(path))]
     found += [Fault(_relative_path(dataset, path), "is of no view", Remedy.MOVE) for path in others]
     paths = dataset.temporary_files() if temporary else []
-    return found + [Fault(_relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE) for p in paths]
+    return found + [
+        Fault(
+            _relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE
+        )
+        for p in paths
+    ]
 
 
 def _is_temporary(path: Path) -> bool:
@@ -328,7 +412,11 @@ def _check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
         except DamagedShard as error:
             return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
         names = list(finalize.DERIVED_FILES)
-        faults = [Fault(name, what, Remedy.FINALIZE) for name in names if (what := _describe_difference(dataset, Path(folder), name))]
+        faults = [
+            Fault(name, what, Remedy.FINALIZE)
+            for name in names
+            if (what := _describe_difference(dataset, Path(folder), name))
+        ]
         return _check_views(dataset, None if faults else Path(folder)) + faults
 
 
@@ -349,8 +437,15 @@ def _check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
         if folder is None:
             continue
         views.refilter(dataset, name, thresholds, map_serially, Dataset(folder))
-        paths = [f"views/{name}.{part}" for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")]
-        found += [Fault(path, what, Remedy.FINALIZE) for path in paths if (what := _describe_difference(dataset, folder, path))]
+        paths = [
+            f"views/{name}.{part}"
+            for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")
+        ]
+        found += [
+            Fault(path, what, Remedy.FINALIZE)
+            for path in paths
+            if (what := _describe_difference(dataset, folder, path))
+        ]
     return found
 
 
@@ -388,7 +483,9 @@ def _same_indexes(found: Path, expected: Path) -> bool:
 def _same_tables(found: Path, expected: Path) -> bool:
     """Whether two Parquet files hold the same rows in the same groups."""
     try:
-        tables = [pq.ParquetFile(path).iter_batches(finalize.ROW_GROUP) for path in (found, expected)]
+        tables = [
+            pq.ParquetFile(path).iter_batches(finalize.ROW_GROUP) for path in (found, expected)
+        ]
         return all(one is not None and one.equals(other) for one, other in zip_longest(*tables))
     except (pa.ArrowException, OSError):
         return False

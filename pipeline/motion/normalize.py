@@ -20,7 +20,9 @@ from schemas.statistics import SpectrumStatistics
 Normalization = Literal["adaptive", "linear", "log", "resolution"]
 
 
-def channel_scales(statistics: SpectrumStatistics, normalisation: Normalization = "adaptive") -> Float32[np.ndarray, "freq 4 1 1"]:
+def channel_scales(
+    statistics: SpectrumStatistics, normalisation: Normalization = "adaptive"
+) -> Float32[np.ndarray, "freq 4 1 1"]:
     """What each channel (re x, im x, re y, im y) of each frequency is divided by, pixels.
 
     Raises ValueError where a frequency's scale is 0, since nothing moves there.
@@ -32,12 +34,16 @@ def channel_scales(statistics: SpectrumStatistics, normalisation: Normalization 
         per_component = np.broadcast_to(scale.reshape(len(scale), -1), (len(scale), 2))
     if not (per_component > 0).all():
         k = int(np.flatnonzero((per_component <= 0).any(axis=1))[0])
-        raise ValueError(f"the scale at {statistics.frequencies[k].hz:g} Hz is 0, expected more: nothing moves there, keep fewer frequencies")
+        raise ValueError(
+            f"the scale at {statistics.frequencies[k].hz:g} Hz is 0, expected more: nothing moves there, keep fewer frequencies"
+        )
     return np.repeat(per_component, 2, axis=1).reshape(-1, 4, 1, 1).astype(np.float32)
 
 
 def normalize(
-    spectrum: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalization = "adaptive"
+    spectrum: Float32[Any, "*batch freq 4 height width"],
+    scale: Float32[Any, "freq 4 1 1"],
+    normalisation: Normalization = "adaptive",
 ) -> Float32[Any, "*batch freq 4 height width"]:
     """S' of raw coefficients in pixels."""
     ratio = spectrum / scale
@@ -49,7 +55,9 @@ def normalize(
 
 
 def denormalize(
-    normalised: Float32[Any, "*batch freq 4 height width"], scale: Float32[Any, "freq 4 1 1"], normalisation: Normalization = "adaptive"
+    normalised: Float32[Any, "*batch freq 4 height width"],
+    scale: Float32[Any, "freq 4 1 1"],
+    normalisation: Normalization = "adaptive",
 ) -> Float32[Any, "*batch freq 4 height width"]:
     """Raw coefficients in pixels: the inverse of `normalize`."""
     if normalisation == "adaptive":

@@ -25,7 +25,9 @@ GRID_STEP = 4
 _threads = ThreadpoolController()
 
 
-def to_spectrum(motion: Float[np.ndarray, "time 2 height width"], frequencies: int) -> Complex[np.ndarray, "freq 2 height width"]:
+def to_spectrum(
+    motion: Float[np.ndarray, "time 2 height width"], frequencies: int
+) -> Complex[np.ndarray, "freq 2 height width"]:
     """The first `_draw_amplitudes` coefficients of a motion texture sampled at the working rate (docs/maths.md, 1).
 
     Raises ValueError unless 1 <= frequencies <= T/2 + 1.
@@ -34,7 +36,9 @@ def to_spectrum(motion: Float[np.ndarray, "time 2 height width"], frequencies: i
     return np.fft.rfft(motion, axis=0)[:frequencies]
 
 
-def to_motion(spectrum: Complex[np.ndarray, "freq 2 height width"], time: int) -> Float[np.ndarray, "time 2 height width"]:
+def to_motion(
+    spectrum: Complex[np.ndarray, "freq 2 height width"], time: int
+) -> Float[np.ndarray, "time 2 height width"]:
     """The motion texture of `time` frames whose coefficients beyond those given are zero (docs/maths.md, 2).
 
     T-periodic, as the coefficients stand on whole bins. Inverse of `decode_spectrum` when all T/2 + 1 are given.
@@ -46,10 +50,14 @@ def to_motion(spectrum: Complex[np.ndarray, "freq 2 height width"], time: int) -
 def check_frequencies(frequencies: int, time: int) -> None:
     """Raises ValueError unless a window of `time` frames has that many coefficients."""
     if not 1 <= frequencies <= time // 2 + 1:
-        raise ValueError(f"frequencies is {frequencies}, expected 1 to {time // 2 + 1} for windows of {time} frames")
+        raise ValueError(
+            f"frequencies is {frequencies}, expected 1 to {time // 2 + 1} for windows of {time} frames"
+        )
 
 
-def interpolation_matrix(times: Float64[np.ndarray, " source"], time: int, fps: float) -> Float64[np.ndarray, "time source"]:
+def interpolation_matrix(
+    times: Float64[np.ndarray, " source"], time: int, fps: float
+) -> Float64[np.ndarray, "time source"]:
     """A with F = A f: displacements at `magnify_caption` (seconds after the start, increasing) to t = 0 .. time-1 at `fps`.
 
     Linear between neighbours; after the last source frame (at the end of a clip up to two may be missing) held.
@@ -64,7 +72,9 @@ def interpolation_matrix(times: Float64[np.ndarray, " source"], time: int, fps: 
     return matrix
 
 
-def _folded_basis(matrix: Float64[np.ndarray, "time source"], frequencies: int) -> Float32[np.ndarray, "rows source"]:
+def _folded_basis(
+    matrix: Float64[np.ndarray, "time source"], frequencies: int
+) -> Float32[np.ndarray, "rows source"]:
     """Rows re S_0, im S_0, re S_1, ... as weights on the source frames (docs/maths.md, 3), padded to whole ROWS.
 
     The phase k t is reduced modulo T before the cosine, so that it is exact for any k.
@@ -83,7 +93,15 @@ class RunningSpectrum:
     shorter). State at 256 x 160 and K = 16: 10 MB of coefficients, 3 MB of every fourth pixel.
     """
 
-    def __init__(self, times: Float64[np.ndarray, " source"], *, time: int, fps: float, frequencies: int, size: tuple[int, int]):
+    def __init__(
+        self,
+        times: Float64[np.ndarray, " source"],
+        *,
+        time: int,
+        fps: float,
+        frequencies: int,
+        size: tuple[int, int],
+    ):
         check_frequencies(frequencies, time)
         self.frequencies, (self.width, self.height) = frequencies, size
         self.matrix = interpolation_matrix(times, time, fps)
@@ -91,7 +109,10 @@ class RunningSpectrum:
             self.basis = _folded_basis(self.matrix, frequencies)
             self.gram = self.matrix.T @ self.matrix
         self.frame_count = 0
-        self.sums: Any = np.zeros((len(self.basis) // PRODUCT_ROWS, 2 * self.height * self.width, PRODUCT_ROWS), np.float32)
+        self.sums: Any = np.zeros(
+            (len(self.basis) // PRODUCT_ROWS, 2 * self.height * self.width, PRODUCT_ROWS),
+            np.float32,
+        )
         self.magnitude: Any = np.zeros((self.height, self.width), np.float32)
         self.energy: Any = np.zeros(2)
         self.last_frame: Any = None
@@ -103,14 +124,18 @@ class RunningSpectrum:
         self._add_coefficients(block, self.basis[:, columns])
         self._add_magnitude(block, self.matrix[:, columns].mean(axis=0))
         self._add_energy(block)
-        self.grid_blocks.append(block[:, :, ::GRID_STEP, ::GRID_STEP] + 0)  # a copy: the block is dropped
+        self.grid_blocks.append(
+            block[:, :, ::GRID_STEP, ::GRID_STEP] + 0
+        )  # a copy: the block is dropped
         self.frame_count += len(block)
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
         """sums += frames^T basis^T in place, a pixel's coefficients side by side: BLAS, which thinks in columns, is faster so."""
         frames = block.reshape(len(block), -1)
         with _threads.limit(limits=1, user_api="blas"):
-            for sums, rows in zip(self.sums, basis.reshape(-1, PRODUCT_ROWS, len(block)), strict=True):
+            for sums, rows in zip(
+                self.sums, basis.reshape(-1, PRODUCT_ROWS, len(block)), strict=True
+            ):
                 sgemm(1.0, rows, frames.T, beta=1.0, c=sums.T, trans_b=True, overwrite_c=True)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
@@ -120,9 +145,14 @@ class RunningSpectrum:
     def _add_energy(self, block: Any) -> None:
         """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix tridiagonal."""
         with _threads.limit(limits=1, user_api="blas"):
-            for frame, alone, across in zip(block.reshape(len(block), 2, -1), *self._gram_weights(len(block)), strict=True):
+            for frame, alone, across in zip(
+                block.reshape(len(block), 2, -1), *self._gram_weights(len(block)), strict=True
+            ):
                 before = frame if self.last_frame is None else self.last_frame
-                self.energy += [alone * np.dot(f, f) + 2 * across * np.dot(b, f) for b, f in zip(before, frame, strict=True)]
+                self.energy += [
+                    alone * np.dot(f, f) + 2 * across * np.dot(b, f)
+                    for b, f in zip(before, frame, strict=True)
+                ]
                 self.last_frame = frame
         self.last_frame = self.last_frame.copy()
 
@@ -140,17 +170,27 @@ class RunningSpectrum:
 
     def spectrum(self) -> Complex[np.ndarray, "freq 2 height width"]:
         """S, raw, in pixels; complex64. Raises ValueError unless every source frame was added."""
-        real, imaginary = np.moveaxis(self.channels().reshape(self.frequencies, 2, 2, self.height, self.width), 2, 0)
+        real, imaginary = np.moveaxis(
+            self.channels().reshape(self.frequencies, 2, 2, self.height, self.width), 2, 0
+        )
         return real + 1j * imaginary
 
     def channels(self) -> Float32[np.ndarray, "freq 4 height width"]:
         """S as re x, im x, re y, im y, raw, in pixels. Raises ValueError unless every source frame was added."""
         if self.frame_count != self.matrix.shape[1]:
-            raise ValueError(f"{self.frame_count} displacement frames were added, expected {self.matrix.shape[1]}")
-        channels = np.empty((len(self.sums), PRODUCT_ROWS // 2, 2, 2, self.height * self.width), np.float32)
-        for some, sums in zip(channels, self.sums.reshape(len(self.sums), 2, -1, PRODUCT_ROWS), strict=True):
+            raise ValueError(
+                f"{self.frame_count} displacement frames were added, expected {self.matrix.shape[1]}"
+            )
+        channels = np.empty(
+            (len(self.sums), PRODUCT_ROWS // 2, 2, 2, self.height * self.width), np.float32
+        )
+        for some, sums in zip(
+            channels, self.sums.reshape(len(self.sums), 2, -1, PRODUCT_ROWS), strict=True
+        ):
             for component in range(2):
-                some[:, component] = cv2.transpose(sums[component]).reshape(PRODUCT_ROWS // 2, 2, -1)
+                some[:, component] = cv2.transpose(sums[component]).reshape(
+                    PRODUCT_ROWS // 2, 2, -1
+                )
         return channels.reshape(-1, 4, self.height, self.width)[: self.frequencies]
 
     def weight(self) -> Float32[np.ndarray, "height width"]:
@@ -169,14 +209,22 @@ class RunningSpectrum:
         return flat.reshape(-1, *source.shape[1:])
 
 
-def modulus(x: Float32[np.ndarray, "*shape"], y: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+def modulus(
+    x: Float32[np.ndarray, "*shape"], y: Float32[np.ndarray, "*shape"]
+) -> Float32[np.ndarray, "*shape"]:
     """sqrt(x^2 + y^2), the same bits wherever the arrays lie: those of OpenCV's magnitude depend on their alignment."""
     squares = x * x
     squares += y * y
     return np.sqrt(squares, out=squares)
 
 
-def power_spectrum(motion: Float32[np.ndarray, "time 2 height width"]) -> Float64[np.ndarray, "2 all_freq"]:
+def power_spectrum(
+    motion: Float32[np.ndarray, "time 2 height width"],
+) -> Float64[np.ndarray, "2 all_freq"]:
     """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2, left)."""
     coefficients: Any = scipy.fft.rfft(motion, axis=0, workers=1)
-    return (np.square(coefficients.real) + np.square(coefficients.imag)).mean(axis=(2, 3), dtype=np.float64).T
+    return (
+        (np.square(coefficients.real) + np.square(coefficients.imag))
+        .mean(axis=(2, 3), dtype=np.float64)
+        .T
+    )

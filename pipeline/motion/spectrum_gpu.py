@@ -14,28 +14,44 @@ class DeviceSpectrum(RunningSpectrum):
 
     def __init__(self, *args: Any, device: str, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.sums, self.magnitude, self.energy = (torch.from_numpy(a).to(device) for a in (self.sums, self.magnitude, self.energy))
+        self.sums, self.magnitude, self.energy = (
+            torch.from_numpy(a).to(device) for a in (self.sums, self.magnitude, self.energy)
+        )
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         """Float32, beside the sums."""
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.sums.device, non_blocking=True)
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(
+            self.sums.device, non_blocking=True
+        )
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
-        for sums, rows in zip(self.sums, self._to_device(basis).reshape(-1, PRODUCT_ROWS, len(block)), strict=True):
+        for sums, rows in zip(
+            self.sums, self._to_device(basis).reshape(-1, PRODUCT_ROWS, len(block)), strict=True
+        ):
             sums.addmm_(block.reshape(len(block), -1).T, rows.T)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
-        self.magnitude += torch.einsum("b,bhw->hw", self._to_device(weights), torch.linalg.vector_norm(block, dim=1))
+        self.magnitude += torch.einsum(
+            "b,bhw->hw", self._to_device(weights), torch.linalg.vector_norm(block, dim=1)
+        )
 
     def _add_energy(self, block: Any) -> None:
         alone, across = self._gram_weights(len(block))
         steps = torch.cat([block[:1] if self.last_frame is None else self.last_frame, block])
-        self.energy += self._to_device(alone).double() @ block.square().sum(dim=(2, 3), dtype=torch.float64)
-        self.energy += 2 * self._to_device(across).double() @ (steps[1:] * steps[:-1]).sum(dim=(2, 3), dtype=torch.float64)
+        self.energy += self._to_device(alone).double() @ block.square().sum(
+            dim=(2, 3), dtype=torch.float64
+        )
+        self.energy += (
+            2
+            * self._to_device(across).double()
+            @ (steps[1:] * steps[:-1]).sum(dim=(2, 3), dtype=torch.float64)
+        )
         self.last_frame = block[-1:].clone()
 
     def synchronize(self) -> None:
-        self.sums, self.magnitude, self.energy = (a.cpu().numpy() for a in (self.sums, self.magnitude, self.energy))
+        self.sums, self.magnitude, self.energy = (
+            a.cpu().numpy() for a in (self.sums, self.magnitude, self.energy)
+        )
         self.grid_blocks = [torch.cat(self.grid_blocks).cpu().numpy()]
 
 
@@ -59,7 +75,9 @@ class BusyClock:
     def __enter__(self) -> None:
         self.entry_s = time.monotonic()
         if self.cuda:
-            self.events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+            self.events.append(
+                (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            )
             self.events[-1][0].record()
 
     def __exit__(self, *_: object) -> None:

@@ -50,7 +50,9 @@ class Reconstruction:
     motion: Float32[np.ndarray, "time 2 height width"]
     """Displacement from the start frame, pixels, of the stored frequencies alone."""
 
-    def frames(self, magnify: float = 1.0, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    def frames(
+        self, magnify: float = 1.0, step: int = 1
+    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """The start frame moved by `magnify` times the motion at every `step`-th instant (pictures.warp)."""
         for flow in self.motion[::step]:
             yield warp(self.sample.image, np.float32(magnify) * flow)
@@ -65,7 +67,12 @@ class Reconstruction:
             stream = decode_chunk([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
             next(stream)  # what was found of the video
             instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
-            yield from islice(nearest_frames((frame for frame in stream if isinstance(frame, Frame)), instants), 0, None, step)
+            yield from islice(
+                nearest_frames((frame for frame in stream if isinstance(frame, Frame)), instants),
+                0,
+                None,
+                step,
+            )
 
 
 @contextmanager
@@ -82,7 +89,9 @@ def _local_file(uri: str) -> Iterator[str]:
         raise Quarantined(Stage.DECODE, Reason.UNREADABLE, str(error)) from error
 
 
-def nearest_frames(frames: Iterator[Frame], instants: Float[np.ndarray, " time"]) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def nearest_frames(
+    frames: Iterator[Frame], instants: Float[np.ndarray, " time"]
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """At each instant the frame nearest to it, of two as near the earlier; both in order of time."""
     before = after = next(frames)
     for instant in instants:
@@ -103,12 +112,21 @@ def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
     """
     row = _find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
-    return reconstruct_sample(row, read_sample(selection.dataset.tar_path(row["shard"]), key, row), settings)
+    return reconstruct_sample(
+        row, read_sample(selection.dataset.tar_path(row["shard"]), key, row), settings
+    )
 
 
-def reconstruct_sample(row: dict[str, Any], sample: Sample, settings: WindowSettings) -> Reconstruction:
+def reconstruct_sample(
+    row: dict[str, Any], sample: Sample, settings: WindowSettings
+) -> Reconstruction:
     """A sample that has been read, with its row of the manifest."""
-    return Reconstruction(row=row, sample=sample, settings=settings, motion=to_motion(channels_to_complex(sample.spectrum), settings.plan.frames))
+    return Reconstruction(
+        row=row,
+        sample=sample,
+        settings=settings,
+        motion=to_motion(channels_to_complex(sample.spectrum), settings.plan.frames),
+    )
 
 
 def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
@@ -116,14 +134,25 @@ def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
     rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0]["outcome"] == Outcome.KEPT:
         return rows[0]
-    kept = [row["key"] for row in read_manifest(selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))])]
-    fate = f"was {_describe_outcome(rows[0])}, so there is no sample of it" if rows else f"is not in {selection}"
+    kept = [
+        row["key"]
+        for row in read_manifest(
+            selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))]
+        )
+    ]
+    fate = (
+        f"was {_describe_outcome(rows[0])}, so there is no sample of it"
+        if rows
+        else f"is not in {selection}"
+    )
     raise ValueError(f"key {key!r} {fate}; {_format_example_keys(kept)}")
 
 
 def find_most_moving_key(selection: DatasetView) -> str:
     """The key of the kept window of most motion. Raises ValueError where no window is kept."""
-    kept = read_manifest(selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))])
+    kept = read_manifest(
+        selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))]
+    )
     if not kept:
         raise ValueError(f"{selection} keeps no window, expected at least 1")
     return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
@@ -147,7 +176,9 @@ def read_manifest(selection: DatasetView, **selected: Any) -> list[dict[str, Any
     try:
         return selection.read_table(**selected).to_pylist()
     except FileNotFoundError as error:
-        raise ValueError(f"{selection} has no {selection.manifest_path.name}, expected a data set whose run has finished") from error
+        raise ValueError(
+            f"{selection} has no {selection.manifest_path.name}, expected a data set whose run has finished"
+        ) from error
 
 
 def read_settings(dataset: Dataset) -> WindowSettings:

@@ -49,11 +49,20 @@ def render_page(parts: dict) -> str:
     """page.html with its style and its one script inside."""
     script = (_TEMPLATE_FOLDER / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return render_template("page.html", parts | dict(words=labels.MEASURE_LABELS, script=Markup(script), script_digest=digest))  # noqa: S704 - our own file
+    return render_template(
+        "page.html",
+        parts | dict(words=labels.MEASURE_LABELS, script=Markup(script), script_digest=digest),
+    )  # noqa: S704 - our own file
 
 
 def render_template(template: str, parts: dict, folder: Path = _TEMPLATE_FOLDER) -> str:
     """A page from the template of that name in `folder`, which may extend the base of this one."""
-    environment = Environment(loader=FileSystemLoader([folder, _TEMPLATE_FOLDER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader([folder, _TEMPLATE_FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= labels.TEMPLATE_FILTERS
     return environment.get_template(template).render(**parts)

@@ -24,17 +24,51 @@ class MeasureLabel(NamedTuple):
 
 
 MEASURE_LABELS = {
-    "mean_motion_px": MeasureLabel("Motion", "px", "Displacement from the start frame, averaged over time and pixels. Logarithmic axis."),
-    "moving_share": MeasureLabel("Moving share", "", "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera."),
-    "trend_share": MeasureLabel("Trend", "", "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not."),
-    "drift_px": MeasureLabel("Drift", "px", "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share."),
-    "inconsistent_share": MeasureLabel("Inconsistent flow", "", "Share of the pixels where flow forward and backward disagree: the flow cannot be believed."),
-    "cut_correlation": MeasureLabel("Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."),
-    "cut_histogram": MeasureLabel("Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."),
-    "fade_levels": MeasureLabel("Brightness range", "grey levels", "How far the mean brightness ranges over the window."),
-    "frozen_share": MeasureLabel("Frozen share", "", "Share of the steps between frames that change nothing: repeated frames."),
-    "frame_rate": MeasureLabel("Frame rate", "frames/s", "Source frames a second. Too few cannot show fast motion."),
-    "longest_gap_s": MeasureLabel("Longest gap", "s", "Longest time between two neighbouring source frames. Logarithmic axis."),
+    "mean_motion_px": MeasureLabel(
+        "Motion",
+        "px",
+        "Displacement from the start frame, averaged over time and pixels. Logarithmic axis.",
+    ),
+    "moving_share": MeasureLabel(
+        "Moving share",
+        "",
+        "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera.",
+    ),
+    "trend_share": MeasureLabel(
+        "Trend",
+        "",
+        "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not.",
+    ),
+    "drift_px": MeasureLabel(
+        "Drift",
+        "px",
+        "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share.",
+    ),
+    "inconsistent_share": MeasureLabel(
+        "Inconsistent flow",
+        "",
+        "Share of the pixels where flow forward and backward disagree: the flow cannot be believed.",
+    ),
+    "cut_correlation": MeasureLabel(
+        "Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."
+    ),
+    "cut_histogram": MeasureLabel(
+        "Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."
+    ),
+    "fade_levels": MeasureLabel(
+        "Brightness range", "grey levels", "How far the mean brightness ranges over the window."
+    ),
+    "frozen_share": MeasureLabel(
+        "Frozen share",
+        "",
+        "Share of the steps between frames that change nothing: repeated frames.",
+    ),
+    "frame_rate": MeasureLabel(
+        "Frame rate", "frames/s", "Source frames a second. Too few cannot show fast motion."
+    ),
+    "longest_gap_s": MeasureLabel(
+        "Longest gap", "s", "Longest time between two neighbouring source frames. Logarithmic axis."
+    ),
 }
 """Every measure, in the order of the report: motion first."""
 
@@ -103,13 +137,23 @@ def _format_size(count: int) -> tuple[str, str]:
 
 def format_duration(hours: float) -> tuple[str, str]:
     """A number, and its unit."""
-    return (format_number(hours), "h") if hours >= 1 else (format_number(hours * 60), "min") if hours * 60 >= 1 else (format_number(hours * 3600), "s")
+    return (
+        (format_number(hours), "h")
+        if hours >= 1
+        else (format_number(hours * 60), "min")
+        if hours * 60 >= 1
+        else (format_number(hours * 3600), "s")
+    )
 
 
 def _clip_label(row: Mapping[str, Any]) -> str:
     """A clip's name; the file's, where the clip was named by its content."""
     named = row["clip_id"] or ""
-    return _clean_text(PurePath(row["uri"] or "").name or named, 60) if _CONTENT_ID.fullmatch(named) or not named else _clean_text(named, 60)
+    return (
+        _clean_text(PurePath(row["uri"] or "").name or named, 60)
+        if _CONTENT_ID.fullmatch(named) or not named
+        else _clean_text(named, 60)
+    )
 
 
 def _format_reason(name: Any) -> str:
@@ -117,5 +161,14 @@ def _format_reason(name: Any) -> str:
     return _clean_text(name).replace("_", " ")
 
 
-TEMPLATE_FILTERS = dict(plain=_clean_text, label=_clip_label, number=format_number, many=format_count, size=_format_size, duration=format_duration, reason=_format_reason, shown=format_threshold)
+TEMPLATE_FILTERS = dict(
+    plain=_clean_text,
+    label=_clip_label,
+    number=format_number,
+    many=format_count,
+    size=_format_size,
+    duration=format_duration,
+    reason=_format_reason,
+    shown=format_threshold,
+)
 """For the template."""

@@ -66,7 +66,9 @@ def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.
     return np.arange(frequencies) * fps / frames
 
 
-def _frequency_energies(power: Float64[np.ndarray, "*windows all_freq"], frames: int) -> Float64[np.ndarray, "*windows all_freq"]:
+def _frequency_energies(
+    power: Float64[np.ndarray, "*windows all_freq"], frames: int
+) -> Float64[np.ndarray, "*windows all_freq"]:
     """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands for two coefficients,
     but 0 and, where T is even, T/2.
     """
@@ -77,7 +79,9 @@ def _frequency_energies(power: Float64[np.ndarray, "*windows all_freq"], frames:
     return power * weights / frames
 
 
-def truncation_errors(power: Float64[np.ndarray, "windows all_freq"], frames: int) -> tuple[Any, Any]:
+def truncation_errors(
+    power: Float64[np.ndarray, "windows all_freq"], frames: int
+) -> tuple[Any, Any]:
     """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2 + 1] each (docs/maths.md, 11).
 
     Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in pixels. `power` is that
@@ -90,7 +94,9 @@ def truncation_errors(power: Float64[np.ndarray, "windows all_freq"], frames: in
     return np.sqrt(left / total), np.sqrt(left / frames)
 
 
-def rebin(counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]) -> Float64[np.ndarray, " cells"]:
+def rebin(
+    counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]
+) -> Float64[np.ndarray, " cells"]:
     """Share of the counted values between each two of the rising `edges` (pixels); a bin that an edge cuts is split
     evenly. What lies outside them is left out.
     """
@@ -101,7 +107,9 @@ def rebin(counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges
     return np.diff(inside) / max(float(counts.sum()), 1.0)
 
 
-def amplitude_shares(counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any) -> Float64[np.ndarray, " cells"]:
+def amplitude_shares(
+    counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any
+) -> Float64[np.ndarray, " cells"]:
     """Share of the coefficients of x and y whose normalised amplitude lies between each two `edges`.
 
     `pixels[c]` turns amplitudes of component c into pixels.
@@ -123,7 +131,9 @@ def adaptive_scalings(scale: float | tuple[float, float]) -> list[Any]:
 
 def quantile_fan(counts: Int64[np.ndarray, "freq 2 bins"]) -> Float64[np.ndarray, "quantiles freq"]:
     """Quantiles FAN of |S_k| of x and y together, pixels."""
-    return np.array([[histogram.quantile(one.sum(axis=0), q) for one in counts] for q in FAN_QUANTILES])
+    return np.array(
+        [[histogram.quantile(one.sum(axis=0), q) for one in counts] for q in FAN_QUANTILES]
+    )
 
 
 class ShardLogEntry(NamedTuple):
@@ -161,7 +171,9 @@ class _ThresholdSweep(NamedTuple):
     """Index of the present threshold."""
 
 
-def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]) -> _ThresholdSweep:
+def sweep_threshold(
+    groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]
+) -> _ThresholdSweep:
     """Counts for some hundred values of one threshold between `seam_weights`, and for `off`, with all others left as they are.
 
     Where the groups have different thresholds, each keeps its own others; the present one is the first's.
@@ -170,9 +182,18 @@ def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[f
     values = _slider_values(rule, ends, present)
     kept, stored = np.zeros(len(values), int), np.zeros(len(values), int)
     for group in groups:
-        others = ~np.any([RULES[reason](group.measures, group.thresholds) for reason in RULES if reason != rule.reason], axis=0)
+        others = ~np.any(
+            [
+                RULES[reason](group.measures, group.thresholds)
+                for reason in RULES
+                if reason != rule.reason
+            ],
+            axis=0,
+        )
         for i, value in enumerate(values):
-            passes = others & ~RULES[rule.reason](group.measures, replace(group.thresholds, **{rule.threshold: value}))
+            passes = others & ~RULES[rule.reason](
+                group.measures, replace(group.thresholds, **{rule.threshold: value})
+            )
             kept[i] += np.count_nonzero(passes)
             stored[i] += np.count_nonzero(passes & group.is_stored)
     return _ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(present))
@@ -180,14 +201,20 @@ def sweep_threshold(groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[f
 
 def _slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
     """Values evenly spaced over the axis of a measure, the nearest one replaced by the present threshold, and `off`."""
-    spaced = np.geomspace(*ends, _SLIDER_STEPS) if rule.measure in LOG_AXIS_MEASURES else np.linspace(*ends, _SLIDER_STEPS)
+    spaced = (
+        np.geomspace(*ends, _SLIDER_STEPS)
+        if rule.measure in LOG_AXIS_MEASURES
+        else np.linspace(*ends, _SLIDER_STEPS)
+    )
     values = [float(f"{value:.3g}") for value in spaced]
     if isfinite(present):
         values[int(np.abs(spaced - present).argmin())] = present
     return sorted({*values, present, rule.off_value})
 
 
-def axis_limits(measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]) -> tuple[float, float]:
+def axis_limits(
+    measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]
+) -> tuple[float, float]:
     """Ends of the axis of a measure: all but the outermost hundredth of the windows, and every finite threshold, with room."""
     finite = [value for value in thresholds if isfinite(value)]
     inner = np.quantile(measured, [0.005, 0.995]) if len(measured) else np.array([0.0, 1.0])
@@ -222,7 +249,9 @@ def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> _RunHistory | None:
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:
         for i, entry in enumerate(log):
-            if minutes and (i == 0 or abs(entry.start_time - log[i - 1].start_time) > _START_TOLERANCE_S):
+            if minutes and (
+                i == 0 or abs(entry.start_time - log[i - 1].start_time) > _START_TOLERANCE_S
+            ):
                 began += last
                 restarts.append(began / 60)
             last = entry.elapsed_s
@@ -233,4 +262,11 @@ def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> _RunHistory | None:
         return None
     seconds = sum(entry.seconds for entry in entries)
     waiting = sum(entry.seconds * entry.waiting_share for entry in entries) / max(seconds, 1e-9)
-    return _RunHistory(np.array(minutes), np.cumsum(windows), restarts, waiting, seconds / 60, sum(windows) / max(60 * minutes[-1], 1e-9))
+    return _RunHistory(
+        np.array(minutes),
+        np.cumsum(windows),
+        restarts,
+        waiting,
+        seconds / 60,
+        sum(windows) / max(60 * minutes[-1], 1e-9),
+    )

@@ -83,7 +83,9 @@ class Scene:
 def pixel_centers(size: tuple[int, int]) -> Points:
     """Positions [2, H, W] of the pixel centres of a picture of `_format_size` (width, height)."""
     width, height = size
-    return np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height))
+    return np.stack(
+        np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height)
+    )
 
 
 def displacement(layer: Layer, q: Points, t: float) -> Points:
@@ -105,11 +107,15 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
 def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline weights at the pixel centres."""
     nodes = (np.arange(round(length * _NODES_PER_WIDTH) + 5) - 2) / _NODES_PER_WIDTH
-    weights = make_interp_spline(nodes, np.eye(len(nodes)))((np.arange(count) + 0.5) * length / count)
+    weights = make_interp_spline(nodes, np.eye(len(nodes)))(
+        (np.arange(count) + 0.5) * length / count
+    )
     return nodes, np.ascontiguousarray(weights.T, np.float32)
 
 
-def _texel_map(scene: Scene, layer: Layer, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _texel_map(
+    scene: Scene, layer: Layer, t: float, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Where in the texture each pixel looks at time t: columns and rows, float32 [H, W]."""
     (xs, across), (ys, down) = _upsampling(size[0], 1.0), _upsampling(size[1], ASPECT)
     nodes = np.stack(np.meshgrid(xs, ys)) - scene.pan(t)[:, None, None]
@@ -117,29 +123,47 @@ def _texel_map(scene: Scene, layer: Layer, t: float, size: tuple[int, int]) -> t
     return tuple((part.T @ down).T @ across for part in texels.astype(np.float32))
 
 
-def render_frame(scene: Scene, t: float, size: tuple[int, int] = VIDEO_SIZE) -> UInt8[np.ndarray, "height width 3"]:
+def render_frame(
+    scene: Scene, t: float, size: tuple[int, int] = VIDEO_SIZE
+) -> UInt8[np.ndarray, "height width 3"]:
     """The frame at time t, RGB; layers cover each other by their alpha."""
     if scene.cut_to is not None and t >= scene.cut_to[0]:
         return render_frame(scene.cut_to[1], t, size)
     frame = np.zeros((size[1], size[0], 3), np.float32)
     for index, layer in enumerate(scene.layers):
-        look = cv2.remap(layer.texture, *_texel_map(scene, layer, t, size), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        look = cv2.remap(
+            layer.texture,
+            *_texel_map(scene, layer, t, size),
+            cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         light = 1 - cv2.cvtColor(look[..., 3], cv2.COLOR_GRAY2BGR) / 255 if index else 0.0
         frame = cv2.cvtColor(look, cv2.COLOR_BGRA2BGR) + frame * light
     if scene.grain:
-        frame += scene.grain * np.random.default_rng(round(t * TICKS_PER_SECOND)).standard_normal(frame.shape, np.float32)
+        frame += scene.grain * np.random.default_rng(round(t * TICKS_PER_SECOND)).standard_normal(
+            frame.shape, np.float32
+        )
     return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
 
 
 def true_motion(
-    scene: Scene, start_s: float, times: Float64[np.ndarray, " time"], size: tuple[int, int] = WORKING_SIZE
+    scene: Scene,
+    start_s: float,
+    times: Float64[np.ndarray, " time"],
+    size: tuple[int, int] = WORKING_SIZE,
 ) -> Float32[np.ndarray, "time 2 height width"]:
     """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `_format_size` (PAPER, motion texture).
 
     `magnify_caption` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
     """
-    front, x = _front_layers(scene, start_s, size)[0], pixel_centers(size) - scene.pan(start_s)[:, None, None]
-    changes, shapes = [scene.pan(times)[0], scene.pan(times)[1]], [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]]
+    front, x = (
+        _front_layers(scene, start_s, size)[0],
+        pixel_centers(size) - scene.pan(start_s)[:, None, None],
+    )
+    changes, shapes = (
+        [scene.pan(times)[0], scene.pan(times)[1]],
+        [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]],
+    )
     for index, layer in enumerate(scene.layers):
         q = rest_points(layer, x[:, front == index], start_s)
         for mode in layer.modes:
@@ -150,17 +174,32 @@ def true_motion(
 
 
 def trusted_mask(
-    scene: Scene, start_s: float, motion: Float32[np.ndarray, "time 2 height width"], times: Float64[np.ndarray, " time"]
+    scene: Scene,
+    start_s: float,
+    motion: Float32[np.ndarray, "time 2 height width"],
+    times: Float64[np.ndarray, " time"],
 ) -> Bool[np.ndarray, "height width"]:
     """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `magnify_caption` (after the start)."""
     height, width = motion.shape[2:]
     front, edge = _front_layers(scene, start_s, (width, height))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1))
     valid = cv2.dilate(edge.astype(np.uint8), kernel) == 0
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    columns, rows = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
     for (dx, dy), t in zip(motion, times, strict=True):
         later = _front_layers(scene, start_s + t, (width, height))[0]
-        valid &= cv2.remap(later, columns + dx, rows + dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1) == front
+        valid &= (
+            cv2.remap(
+                later,
+                columns + dx,
+                rows + dy,
+                cv2.INTER_NEAREST,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=-1,
+            )
+            == front
+        )
     return valid
 
 
@@ -174,22 +213,48 @@ def _front_layers(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.nda
     """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any alpha is in between."""
     front, edge = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], bool)
     for index, layer in enumerate(scene.layers[1:], 1):
-        seen = cv2.remap(_coverage(layer, size[0]), *_texel_map(scene, layer, t, size), cv2.INTER_LINEAR)
+        seen = cv2.remap(
+            _coverage(layer, size[0]), *_texel_map(scene, layer, t, size), cv2.INTER_LINEAR
+        )
         front[seen > 0.5] = index
         edge |= (seen > 0.02) & (seen < 0.98)
     return front, edge
 
 
-def write_clip(path: Path, scene: Scene, times: Float64[np.ndarray, " frames"], size: tuple[int, int] = VIDEO_SIZE) -> None:
+def write_clip(
+    path: Path,
+    scene: Scene,
+    times: Float64[np.ndarray, " frames"],
+    size: tuple[int, int] = VIDEO_SIZE,
+) -> None:
     """The frames at `magnify_caption` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
     ticks = np.rint(times * TICKS_PER_SECOND).astype(int)
     ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
     with threadpool_limits(1, "blas"):
-        shown = (TimedFrame(render_frame(scene, begin / TICKS_PER_SECOND, size), int(begin), int(end - begin)) for begin, end in zip(ticks, ends, strict=True))
-        write_h264(path, shown, rate=round(1 / np.diff(times).mean()), options=dict(crf="12", preset="superfast"), index_first=False)
+        shown = (
+            TimedFrame(
+                render_frame(scene, begin / TICKS_PER_SECOND, size), int(begin), int(end - begin)
+            )
+            for begin, end in zip(ticks, ends, strict=True)
+        )
+        write_h264(
+            path,
+            shown,
+            rate=round(1 / np.diff(times).mean()),
+            options=dict(crf="12", preset="superfast"),
+            index_first=False,
+        )
 
 
-def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 30.0, time: int = 150, frequencies: int = 16) -> None:
+def write_truth(
+    path: Path,
+    scene: Scene,
+    *,
+    start_s: float = 0.0,
+    fps: float = 30.0,
+    time: int = 150,
+    frequencies: int = 16,
+) -> None:
     """One window's truth at WORKING as safetensors: motion float16 [T, 2, H, W], spectrum [K, 4, H, W], valid uint8 [H, W].
 
     The four channels of the spectrum are re x, im x, re y, im y, raw; everything in pixels.
@@ -197,12 +262,23 @@ def write_truth(path: Path, scene: Scene, *, start_s: float = 0.0, fps: float = 
     times = np.arange(time) / fps
     motion = true_motion(scene, start_s, times)
     volume = to_spectrum(motion, frequencies)
-    channels = np.stack([np.real(volume), np.imag(volume)], axis=2).reshape(frequencies, 4, *motion.shape[2:])
+    channels = np.stack([np.real(volume), np.imag(volume)], axis=2).reshape(
+        frequencies, 4, *motion.shape[2:]
+    )
     valid = trusted_mask(scene, start_s, motion[::3], times[::3])
-    save_file({"motion": motion.astype(np.float16), "spectrum": channels.astype(np.float32), "valid": valid.astype(np.uint8)}, path)
+    save_file(
+        {
+            "motion": motion.astype(np.float16),
+            "spectrum": channels.astype(np.float32),
+            "valid": valid.astype(np.uint8),
+        },
+        path,
+    )
 
 
-def bend(*, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15) -> _Shape:
+def bend(
+    *, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15
+) -> _Shape:
     """Cantilevers with their tips at the picture's top, clamped `_video_seconds` below, in bending mode 1 or 2 (Euler-Bernoulli).
 
     `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in `shift` (in cycles) and
@@ -225,19 +301,39 @@ def swing(*, pivot: tuple[float, float], length: float) -> _Shape:
     return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
 
 
-def wave(*, direction: tuple[float, float], cycles: tuple[float, float], shift: float = 0.0, envelope: Callable[[Points], np.ndarray] | None = None) -> _Shape:
+def wave(
+    *,
+    direction: tuple[float, float],
+    cycles: tuple[float, float],
+    shift: float = 0.0,
+    envelope: Callable[[Points], np.ndarray] | None = None,
+) -> _Shape:
     """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside a smooth envelope (none: everywhere)."""
 
     def shape(q: Points) -> Points:
-        height = (envelope(q) if envelope else 1.0) * np.cos(2 * np.pi * (cycles[0] * q[0] + cycles[1] * q[1] + shift))
+        height = (envelope(q) if envelope else 1.0) * np.cos(
+            2 * np.pi * (cycles[0] * q[0] + cycles[1] * q[1] + shift)
+        )
         return np.stack([direction[0] * height, direction[1] * height])
 
     return shape
 
 
-def traveling_wave(make: Callable[..., _Shape], *, amplitude_px: float, frequency_hz: float, phase: float = 0.0, **kwargs) -> tuple[Mode, ...]:
+def traveling_wave(
+    make: Callable[..., _Shape],
+    *,
+    amplitude_px: float,
+    frequency_hz: float,
+    phase: float = 0.0,
+    **kwargs,
+) -> tuple[Mode, ...]:
     """A travelling wave as two standing modes, a quarter cycle apart in space and in time."""
     return tuple(
-        Mode(shape=make(shift=quarter, **kwargs), amplitude_px=amplitude_px, frequency_hz=frequency_hz, phase=phase + 2 * np.pi * quarter)
+        Mode(
+            shape=make(shift=quarter, **kwargs),
+            amplitude_px=amplitude_px,
+            frequency_hz=frequency_hz,
+            phase=phase + 2 * np.pi * quarter,
+        )
         for quarter in (0.0, 0.25)
     )

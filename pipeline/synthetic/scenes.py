@@ -21,28 +21,50 @@ from pipeline.synthetic.render import (
     wave,
 )
 
-CANVAS_ROWS, CANVAS_COLUMNS = round((ASPECT + 2 * MARGIN) * TEXELS_PER_WIDTH), round((1 + 2 * MARGIN) * TEXELS_PER_WIDTH)
-X, Y = (np.stack(np.meshgrid(np.arange(CANVAS_COLUMNS), np.arange(CANVAS_ROWS))) + 0.5) / TEXELS_PER_WIDTH - MARGIN
+CANVAS_ROWS, CANVAS_COLUMNS = (
+    round((ASPECT + 2 * MARGIN) * TEXELS_PER_WIDTH),
+    round((1 + 2 * MARGIN) * TEXELS_PER_WIDTH),
+)
+X, Y = (
+    np.stack(np.meshgrid(np.arange(CANVAS_COLUMNS), np.arange(CANVAS_ROWS))) + 0.5
+) / TEXELS_PER_WIDTH - MARGIN
 
 
-def noise(rng: np.random.Generator, cells: int = 4, octaves: int = 6, fall: float = 0.75) -> Float32[np.ndarray, "rows columns"]:
+def noise(
+    rng: np.random.Generator, cells: int = 4, octaves: int = 6, fall: float = 0.75
+) -> Float32[np.ndarray, "rows columns"]:
     """Cloudy noise of deviation 1: octaves from `cells` per picture width upwards, each `fall` times the last."""
     total = np.zeros((CANVAS_ROWS, CANVAS_COLUMNS), np.float32)
     for octave in range(octaves):
         count = cells * 2**octave
-        lattice = rng.standard_normal((round(count * 0.875) + 3, round(count * 1.25) + 3), np.float32)
-        total += fall**octave * cv2.resize(lattice, (CANVAS_COLUMNS, CANVAS_ROWS), interpolation=cv2.INTER_CUBIC)
+        lattice = rng.standard_normal(
+            (round(count * 0.875) + 3, round(count * 1.25) + 3), np.float32
+        )
+        total += fall**octave * cv2.resize(
+            lattice, (CANVAS_COLUMNS, CANVAS_ROWS), interpolation=cv2.INTER_CUBIC
+        )
     return (total - total.mean()) / total.std()
 
 
-def color_ramp(value: np.ndarray, *colours: tuple[int, int, int]) -> Float32[np.ndarray, "rows columns 3"]:
+def color_ramp(
+    value: np.ndarray, *colours: tuple[int, int, int]
+) -> Float32[np.ndarray, "rows columns 3"]:
     """A colour ramp looked up at values 0 to 1."""
     stops = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(value, stops, channel) for channel in np.transpose(colours)], -1).astype(np.float32)
+    return np.stack(
+        [np.interp(value, stops, channel) for channel in np.transpose(colours)], -1
+    ).astype(np.float32)
 
 
 def draw_blade(
-    canvas: UInt8[np.ndarray, "rows columns 4"], root: np.ndarray, tip: np.ndarray, *, bow: float, width: float, colour: np.ndarray, leaf: float = 0.0
+    canvas: UInt8[np.ndarray, "rows columns 4"],
+    root: np.ndarray,
+    tip: np.ndarray,
+    *,
+    bow: float,
+    width: float,
+    colour: np.ndarray,
+    leaf: float = 0.0,
 ) -> None:
     """One curved blade, its two halves lit differently: a tapered stalk, with `leaf` 1 widest in its middle.
 
@@ -56,32 +78,66 @@ def draw_blade(
     for side, light in ((half, 1.0), (-half, 0.78)):
         outline = np.concatenate([spine, (spine + side)[::-1]])
         ticks = np.rint(((outline + MARGIN) * TEXELS_PER_WIDTH - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(canvas, [ticks], (*(float(c) * light for c in colour), 255.0), cv2.LINE_AA, shift=4)
+        cv2.fillPoly(
+            canvas, [ticks], (*(float(c) * light for c in colour), 255.0), cv2.LINE_AA, shift=4
+        )
 
 
-def make_layer(colour: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode, ...] = ()) -> Layer:
+def make_layer(
+    colour: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode, ...] = ()
+) -> Layer:
     """Paint as a layer: alpha 0 to 1, colours not yet multiplied by it; blurred so that the video does not alias."""
-    alpha = np.broadcast_to(np.asarray(alpha, np.float32), (CANVAS_ROWS, CANVAS_COLUMNS))[..., None] * 255
-    rgba = np.concatenate([np.clip(colour, 0, 255) * alpha / 255, alpha], axis=-1).astype(np.float32)
+    alpha = (
+        np.broadcast_to(np.asarray(alpha, np.float32), (CANVAS_ROWS, CANVAS_COLUMNS))[..., None]
+        * 255
+    )
+    rgba = np.concatenate([np.clip(colour, 0, 255) * alpha / 255, alpha], axis=-1).astype(
+        np.float32
+    )
     return Layer(texture=cv2.GaussianBlur(rgba, (0, 0), 1.1), modes=modes)
 
 
-def _layer_from_canvas(canvas: UInt8[np.ndarray, "rows columns 4"], rng: np.random.Generator, modes: tuple[Mode, ...], *, detail: float = 0.18) -> Layer:
+def _layer_from_canvas(
+    canvas: UInt8[np.ndarray, "rows columns 4"],
+    rng: np.random.Generator,
+    modes: tuple[Mode, ...],
+    *,
+    detail: float = 0.18,
+) -> Layer:
     """What was drawn on an empty canvas (colours come multiplied by alpha), with fine detail on it."""
     rgba = canvas.astype(np.float32)
-    rgba[..., :3] = np.clip(rgba[..., :3] * (1 + detail * noise(rng, 48, 4, 1.0))[..., None], 0, rgba[..., 3:])
+    rgba[..., :3] = np.clip(
+        rgba[..., :3] * (1 + detail * noise(rng, 48, 4, 1.0))[..., None], 0, rgba[..., 3:]
+    )
     return Layer(texture=cv2.GaussianBlur(rgba, (0, 0), 1.1), modes=modes)
 
 
-def random_shade(rng: np.random.Generator, light: float, *colours: tuple[int, int, int]) -> np.ndarray:
+def random_shade(
+    rng: np.random.Generator, light: float, *colours: tuple[int, int, int]
+) -> np.ndarray:
     """One of the colours, varied, at this brightness."""
-    return np.clip(light * rng.uniform(0.7, 1.25) * (np.array(rng.choice(colours)) + rng.normal(0, 10, 3)), 4, 250)
+    return np.clip(
+        light * rng.uniform(0.7, 1.25) * (np.array(rng.choice(colours)) + rng.normal(0, 10, 3)),
+        4,
+        250,
+    )
 
 
-def draw_foliage(canvas: np.ndarray, rng: np.random.Generator, count: int, colours: tuple, *, size: float = 0.06, light: float = 1.0) -> None:
+def draw_foliage(
+    canvas: np.ndarray,
+    rng: np.random.Generator,
+    count: int,
+    colours: tuple,
+    *,
+    size: float = 0.06,
+    light: float = 1.0,
+) -> None:
     """Leaves in all directions over the whole canvas, the nearer ones brighter."""
     for i in range(count):
-        root, angle = rng.uniform((-MARGIN, -MARGIN), (1 + MARGIN, ASPECT + MARGIN)), rng.uniform(0, 2 * np.pi)
+        root, angle = (
+            rng.uniform((-MARGIN, -MARGIN), (1 + MARGIN, ASPECT + MARGIN)),
+            rng.uniform(0, 2 * np.pi),
+        )
         tip = root + size * rng.uniform(0.6, 1.4) * np.array([np.cos(angle), np.sin(angle)])
         draw_blade(
             canvas,
@@ -96,7 +152,11 @@ def draw_foliage(canvas: np.ndarray, rng: np.random.Generator, count: int, colou
 
 def make_canvas(colour: tuple[int, int, int] | None = None) -> UInt8[np.ndarray, "rows columns 4"]:
     """A transparent canvas, or a filled one."""
-    return np.full((CANVAS_ROWS, CANVAS_COLUMNS, 4), (0, 0, 0, 0) if colour is None else (*colour, 255), np.uint8)
+    return np.full(
+        (CANVAS_ROWS, CANVAS_COLUMNS, 4),
+        (0, 0, 0, 0) if colour is None else (*colour, 255),
+        np.uint8,
+    )
 
 
 _GREENS = ((96, 132, 48), (136, 160, 62), (70, 112, 52), (168, 172, 84))
@@ -107,17 +167,48 @@ def reeds(rng: np.random.Generator) -> Scene:
     """A wall of reeds in gusts, and a nearer clump of cattails before it."""
     tall = 2.6
     gust = (
-        Mode(shape=bend(length=tall), amplitude_px=1.0, frequency_hz=0.4, phase=rng.uniform(0, 6.28)),
-        *traveling_wave(bend, length=tall, waves=1.3, amplitude_px=1.35, frequency_hz=0.6, phase=rng.uniform(0, 6.28)),
-        Mode(shape=bend(length=tall, waves=0.8), amplitude_px=0.4, frequency_hz=1.13, phase=rng.uniform(0, 6.28)),
-        Mode(shape=bend(length=tall, order=2, waves=0.5), amplitude_px=0.3, frequency_hz=2.2, phase=rng.uniform(0, 6.28)),
+        Mode(
+            shape=bend(length=tall), amplitude_px=1.0, frequency_hz=0.4, phase=rng.uniform(0, 6.28)
+        ),
+        *traveling_wave(
+            bend,
+            length=tall,
+            waves=1.3,
+            amplitude_px=1.35,
+            frequency_hz=0.6,
+            phase=rng.uniform(0, 6.28),
+        ),
+        Mode(
+            shape=bend(length=tall, waves=0.8),
+            amplitude_px=0.4,
+            frequency_hz=1.13,
+            phase=rng.uniform(0, 6.28),
+        ),
+        Mode(
+            shape=bend(length=tall, order=2, waves=0.5),
+            amplitude_px=0.3,
+            frequency_hz=2.2,
+            phase=rng.uniform(0, 6.28),
+        ),
     )
     wall, near = make_canvas((40, 52, 30)), make_canvas()
     _draw_reed_bed(wall, rng, 1500, light=(0.3, 1.0), tips=(-0.15, 0.5), spread=(-0.15, 1.15))
     for centre in (0.14, 0.86):
-        _draw_reed_bed(near, rng, 200, light=(0.9, 1.25), tips=(-0.1, 0.35), spread=(centre - 0.1, centre + 0.1), heads=8)
-    lean = Mode(shape=bend(length=tall), amplitude_px=0.35, frequency_hz=0.8, phase=rng.uniform(0, 6.28))
-    return Scene(layers=(_layer_from_canvas(wall, rng, gust), _layer_from_canvas(near, rng, (*gust, lean))))
+        _draw_reed_bed(
+            near,
+            rng,
+            200,
+            light=(0.9, 1.25),
+            tips=(-0.1, 0.35),
+            spread=(centre - 0.1, centre + 0.1),
+            heads=8,
+        )
+    lean = Mode(
+        shape=bend(length=tall), amplitude_px=0.35, frequency_hz=0.8, phase=rng.uniform(0, 6.28)
+    )
+    return Scene(
+        layers=(_layer_from_canvas(wall, rng, gust), _layer_from_canvas(near, rng, (*gust, lean)))
+    )
 
 
 def _draw_reed_bed(
@@ -135,26 +226,68 @@ def _draw_reed_bed(
         root = np.array([rng.uniform(*spread), 0.8])
         tip = np.array([root[0] + rng.normal(0, 0.09), rng.uniform(*tips)])
         glow = light[0] + (light[1] - light[0]) * i / count
-        draw_blade(sheet, root, tip, bow=rng.normal(0, 0.05), width=rng.uniform(0.004, 0.011), colour=random_shade(rng, glow, *_GREENS, *_STRAW))
+        draw_blade(
+            sheet,
+            root,
+            tip,
+            bow=rng.normal(0, 0.05),
+            width=rng.uniform(0.004, 0.011),
+            colour=random_shade(rng, glow, *_GREENS, *_STRAW),
+        )
         if i % (count // heads) == 0:
             along = (tip - root) / np.hypot(*(tip - root))
-            draw_blade(sheet, tip + 0.1 * along, tip - 0.005 * along, bow=0.0, width=0.012, leaf=0.8, colour=random_shade(rng, glow, (112, 70, 40)))
+            draw_blade(
+                sheet,
+                tip + 0.1 * along,
+                tip - 0.005 * along,
+                bow=0.0,
+                width=0.012,
+                leaf=0.8,
+                colour=random_shade(rng, glow, (112, 70, 40)),
+            )
 
 
 def plant(rng: np.random.Generator) -> Scene:
     """A leafy shrub before a hedge: bending, bobbing and fluttering at once."""
     behind, shrub = make_canvas((24, 38, 28)), make_canvas()
-    draw_foliage(behind, rng, 2600, ((58, 92, 70), (80, 110, 84), (44, 80, 74)), size=0.05, light=0.8)
+    draw_foliage(
+        behind, rng, 2600, ((58, 92, 70), (80, 110, 84), (44, 80, 74)), size=0.05, light=0.8
+    )
     for i in range(64):
         _draw_branch(shrub, rng, 0.45 + 0.6 * i / 64)
     tall = 1.5
     sway = (
-        Mode(shape=bend(length=tall), amplitude_px=1.5, frequency_hz=0.6, phase=rng.uniform(0, 6.28)),
-        *traveling_wave(bend, length=tall, waves=1.0, lift=0.5, amplitude_px=1.05, frequency_hz=0.93, phase=rng.uniform(0, 6.28)),
+        Mode(
+            shape=bend(length=tall), amplitude_px=1.5, frequency_hz=0.6, phase=rng.uniform(0, 6.28)
+        ),
+        *traveling_wave(
+            bend,
+            length=tall,
+            waves=1.0,
+            lift=0.5,
+            amplitude_px=1.05,
+            frequency_hz=0.93,
+            phase=rng.uniform(0, 6.28),
+        ),
     )
-    bob = Mode(shape=wave(direction=(0.2, 1.0), cycles=(0.5, 0.2), shift=0.1), amplitude_px=0.35, frequency_hz=1.4, phase=rng.uniform(0, 6.28))
-    flutter = Mode(shape=wave(direction=(0.8, 0.6), cycles=(3.0, 1.5)), amplitude_px=0.35, frequency_hz=2.27, phase=rng.uniform(0, 6.28))
-    return Scene(layers=(_layer_from_canvas(behind, rng, sway), _layer_from_canvas(shrub, rng, (*sway, bob, flutter))))
+    bob = Mode(
+        shape=wave(direction=(0.2, 1.0), cycles=(0.5, 0.2), shift=0.1),
+        amplitude_px=0.35,
+        frequency_hz=1.4,
+        phase=rng.uniform(0, 6.28),
+    )
+    flutter = Mode(
+        shape=wave(direction=(0.8, 0.6), cycles=(3.0, 1.5)),
+        amplitude_px=0.35,
+        frequency_hz=2.27,
+        phase=rng.uniform(0, 6.28),
+    )
+    return Scene(
+        layers=(
+            _layer_from_canvas(behind, rng, sway),
+            _layer_from_canvas(shrub, rng, (*sway, bob, flutter)),
+        )
+    )
 
 
 def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> None:
@@ -162,13 +295,23 @@ def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> N
     root = np.array([rng.normal(0.5, 0.06), 0.78])
     angle, reach = rng.normal(0, 0.55), rng.uniform(0.35, 0.75)
     tip = root + reach * np.array([np.sin(angle), -np.cos(angle)])
-    draw_blade(sheet, root, tip, bow=0.0, width=0.006, colour=random_shade(rng, light, (104, 78, 50)))
+    draw_blade(
+        sheet, root, tip, bow=0.0, width=0.006, colour=random_shade(rng, light, (104, 78, 50))
+    )
     for s in np.linspace(0.25, 1, 13):
         for side in (-1, 1):
             turn = angle + side * rng.normal(0.9 - 0.5 * s, 0.15)
             at = root + s * (tip - root)
             leaf_tip = at + rng.uniform(0.06, 0.11) * np.array([np.sin(turn), -np.cos(turn)])
-            draw_blade(sheet, at, leaf_tip, bow=0.1 * side, width=rng.uniform(0.012, 0.018), leaf=1.0, colour=random_shade(rng, light, *_GREENS, (150, 186, 78)))
+            draw_blade(
+                sheet,
+                at,
+                leaf_tip,
+                bow=0.1 * side,
+                width=rng.uniform(0.012, 0.018),
+                leaf=1.0,
+                colour=random_shade(rng, light, *_GREENS, (150, 186, 78)),
+            )
 
 
 def cloth(rng: np.random.Generator) -> Scene:
@@ -178,18 +321,46 @@ def cloth(rng: np.random.Generator) -> Scene:
         return 1 - np.exp((0.028 - q[1]) / 0.11)
 
     modes = (
-        Mode(shape=wave(direction=(1.0, 0.1), cycles=(0.0, 0.0), envelope=hang), amplitude_px=1.15, frequency_hz=0.4, phase=rng.uniform(0, 6.28)),
-        *traveling_wave(wave, direction=(0.9, 0.5), cycles=(1.5, 0.4), envelope=hang, amplitude_px=1.5, frequency_hz=0.8, phase=rng.uniform(0, 6.28)),
-        Mode(shape=wave(direction=(0.3, 1.0), cycles=(1.0, 1.0), envelope=hang), amplitude_px=0.4, frequency_hz=1.37, phase=rng.uniform(0, 6.28)),
+        Mode(
+            shape=wave(direction=(1.0, 0.1), cycles=(0.0, 0.0), envelope=hang),
+            amplitude_px=1.15,
+            frequency_hz=0.4,
+            phase=rng.uniform(0, 6.28),
+        ),
+        *traveling_wave(
+            wave,
+            direction=(0.9, 0.5),
+            cycles=(1.5, 0.4),
+            envelope=hang,
+            amplitude_px=1.5,
+            frequency_hz=0.8,
+            phase=rng.uniform(0, 6.28),
+        ),
+        Mode(
+            shape=wave(direction=(0.3, 1.0), cycles=(1.0, 1.0), envelope=hang),
+            amplitude_px=0.4,
+            frequency_hz=1.37,
+            phase=rng.uniform(0, 6.28),
+        ),
     )
-    print_, inks = make_canvas((206, 192, 160)), ((150, 44, 40), (30, 62, 104), (196, 140, 50), (52, 96, 70))
+    print_, inks = (
+        make_canvas((206, 192, 160)),
+        ((150, 44, 40), (30, 62, 104), (196, 140, 50), (52, 96, 70)),
+    )
     draw_foliage(print_, rng, 900, inks, size=0.05, light=1.0)
     turn = 2 * np.pi * (6.5 * X + 0.2 * np.sin(5 * X) + 0.15 * np.sin(4 * Y + 9 * X))
     fold = (np.cos(turn) + 0.35 * np.cos(2 * turn + 1)) * (0.7 + 0.4 * Y)
     weave = np.cos(2 * np.pi * 110 * X) * np.cos(2 * np.pi * 110 * Y)
     light = 0.86 + 0.27 * fold + 0.05 * weave + 0.1 * noise(rng, 48, 5, 0.95)
-    shape = np.clip((0.46 - np.abs(X - 0.5)) * TEXELS_PER_WIDTH, 0, 1) * np.clip((Y - 0.028) * TEXELS_PER_WIDTH, 0, 1)
-    return Scene(layers=(make_layer(_paint_bricks(rng), 1.0), make_layer(print_[..., :3] * light[..., None], shape, modes)))
+    shape = np.clip((0.46 - np.abs(X - 0.5)) * TEXELS_PER_WIDTH, 0, 1) * np.clip(
+        (Y - 0.028) * TEXELS_PER_WIDTH, 0, 1
+    )
+    return Scene(
+        layers=(
+            make_layer(_paint_bricks(rng), 1.0),
+            make_layer(print_[..., :3] * light[..., None], shape, modes),
+        )
+    )
 
 
 def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
@@ -197,8 +368,16 @@ def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
     column = np.floor(X / 0.11 + 0.5 * (row % 2))
     tone = rng.uniform(0.2, 0.9, (64, 64))[row.astype(int) % 64, column.astype(int) % 64]
     mortar = np.minimum((Y / 0.045) % 1 * 0.045, (X / 0.11 + 0.5 * (row % 2)) % 1 * 0.11) < 0.006
-    wall = np.where(mortar[..., None], (150, 142, 130), color_ramp(tone, (92, 46, 36), (150, 82, 60), (176, 112, 84)))
-    rail = np.where((np.abs(Y - 0.026) < 0.009)[..., None], (104, 66, 36) * (1 - 60 * (Y - 0.026))[..., None], wall)
+    wall = np.where(
+        mortar[..., None],
+        (150, 142, 130),
+        color_ramp(tone, (92, 46, 36), (150, 82, 60), (176, 112, 84)),
+    )
+    rail = np.where(
+        (np.abs(Y - 0.026) < 0.009)[..., None],
+        (104, 66, 36) * (1 - 60 * (Y - 0.026))[..., None],
+        wall,
+    )
     return rail * (1 + 0.2 * noise(rng, 16, 6, 0.95))[..., None]
 
 
@@ -208,12 +387,34 @@ def lantern(rng: np.random.Generator) -> Scene:
     draw_foliage(hedge, rng, 3200, _GREENS, size=0.05, light=0.75)
     tall = 1.6
     sway = (
-        *traveling_wave(bend, length=tall, waves=0.9, amplitude_px=1.6, frequency_hz=0.8, phase=rng.uniform(0, 6.28)),
-        Mode(shape=bend(length=tall, lift=0.5), amplitude_px=0.8, frequency_hz=0.47, phase=rng.uniform(0, 6.28)),
+        *traveling_wave(
+            bend,
+            length=tall,
+            waves=0.9,
+            amplitude_px=1.6,
+            frequency_hz=0.8,
+            phase=rng.uniform(0, 6.28),
+        ),
+        Mode(
+            shape=bend(length=tall, lift=0.5),
+            amplitude_px=0.8,
+            frequency_hz=0.47,
+            phase=rng.uniform(0, 6.28),
+        ),
     )
     pendulum = (
-        Mode(shape=swing(pivot=(0.5, -0.25), length=0.6), amplitude_px=1.5, frequency_hz=0.6, phase=rng.uniform(0, 6.28)),
-        Mode(shape=wave(direction=(0.0, 1.0), cycles=(0.0, 0.0)), amplitude_px=0.4, frequency_hz=1.2, phase=rng.uniform(0, 6.28)),
+        Mode(
+            shape=swing(pivot=(0.5, -0.25), length=0.6),
+            amplitude_px=1.5,
+            frequency_hz=0.6,
+            phase=rng.uniform(0, 6.28),
+        ),
+        Mode(
+            shape=wave(direction=(0.0, 1.0), cycles=(0.0, 0.0)),
+            amplitude_px=0.4,
+            frequency_hz=1.2,
+            phase=rng.uniform(0, 6.28),
+        ),
     )
     return Scene(layers=(_layer_from_canvas(hedge, rng, sway), _paper_lantern(rng, pendulum)))
 
@@ -221,17 +422,36 @@ def lantern(rng: np.random.Generator) -> Scene:
 def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:
     """Ribbed paper lit from inside, with a printed pattern, caps, a cord and a tassel."""
     sheet = make_canvas()
-    draw_blade(sheet, np.array([0.5, 0.2]), np.array([0.5, -0.3]), bow=0.0, width=0.006, leaf=0.5, colour=np.array((70, 50, 40)))
+    draw_blade(
+        sheet,
+        np.array([0.5, 0.2]),
+        np.array([0.5, -0.3]),
+        bow=0.0,
+        width=0.006,
+        leaf=0.5,
+        colour=np.array((70, 50, 40)),
+    )
     for _ in range(60):
         root = np.array([rng.uniform(0.47, 0.53), 0.47])
-        draw_blade(sheet, root, root + np.array([rng.normal(0, 0.012), rng.uniform(0.1, 0.15)]), bow=0.0, width=0.004, colour=random_shade(rng, 1.0, (206, 150, 50)))
+        draw_blade(
+            sheet,
+            root,
+            root + np.array([rng.normal(0, 0.012), rng.uniform(0.1, 0.15)]),
+            bow=0.0,
+            width=0.004,
+            colour=random_shade(rng, 1.0, (206, 150, 50)),
+        )
     across, up = (X - 0.5) / 0.17, (Y - 0.3) / 0.17
     radius = np.hypot(across, up)
     motif = make_canvas((214, 72, 40))
     draw_foliage(motif, rng, 900, ((238, 176, 70), (160, 30, 28), (250, 206, 110)), size=0.04)
     rib = np.cos(2 * np.pi * 11 * np.arcsin(np.clip(up, -1, 1)) / np.pi)
     glow = (1.2 - 0.65 * radius**2) * (0.88 + 0.24 * rib) * (1 + 0.14 * noise(rng, 48, 4, 1.0))
-    paper = np.where((np.abs(up) > 0.9)[..., None], (52, 36, 32) * (1 + 0.3 * noise(rng, 40, 4, 0.9))[..., None], motif[..., :3] * glow[..., None])
+    paper = np.where(
+        (np.abs(up) > 0.9)[..., None],
+        (52, 36, 32) * (1 + 0.3 * noise(rng, 40, 4, 0.9))[..., None],
+        motif[..., :3] * glow[..., None],
+    )
     body = (np.clip((1 - radius) * 0.17 * TEXELS_PER_WIDTH, 0, 1) * (np.abs(up) < 0.98))[..., None]
     rest = sheet.astype(np.float32) * (1 - body)
     rgba = np.concatenate([np.clip(paper, 0, 255) * body, 255 * body], -1) + rest
@@ -244,7 +464,13 @@ def ripples(rng: np.random.Generator) -> Scene:
     def depth(q: Points) -> np.ndarray:
         return 1 / (1 + np.exp((0.16 - q[1]) / 0.04))
 
-    waves = ((2.0, 1.4, 0.6, 1.3), (-1.2, 2.4, 0.8, 1.1), (3.4, -1.1, 1.07, 0.6), (0.8, 4.2, 1.4, 0.45), (-4.2, 1.8, 1.73, 0.3))
+    waves = (
+        (2.0, 1.4, 0.6, 1.3),
+        (-1.2, 2.4, 0.8, 1.1),
+        (3.4, -1.1, 1.07, 0.6),
+        (0.8, 4.2, 1.4, 0.45),
+        (-4.2, 1.8, 1.73, 0.3),
+    )
     modes = tuple(
         mode
         for across, down, frequency, amplitude in waves
@@ -258,7 +484,10 @@ def ripples(rng: np.random.Generator) -> Scene:
             phase=rng.uniform(0, 6.28),
         )
     )
-    ground = np.maximum(_paint_pebbles(rng, 700), 0.8 * _paint_pebbles(rng, 4000)) * (1 + 0.2 * noise(rng, 48, 4, 1.0))[..., None]
+    ground = (
+        np.maximum(_paint_pebbles(rng, 700), 0.8 * _paint_pebbles(rng, 4000))
+        * (1 + 0.2 * noise(rng, 48, 4, 1.0))[..., None]
+    )
     water = depth(np.stack([X, Y]))[..., None]
     caustics = np.clip(1 - np.abs(noise(rng, 9, 2, 0.5)) * 2.5, 0, 1)[..., None] ** 2
     wet = ground * np.array([0.62, 0.82, 0.84]) + caustics * (50, 70, 62)
@@ -273,8 +502,16 @@ def _paint_pebbles(rng: np.random.Generator, count: int) -> np.ndarray:
     dome = np.clip((near[..., 1] - near[..., 0]) / near[..., 1] / 0.3, 0, 1) ** 0.8
     slope = (at - seeds[cell[..., 0]]).sum(-1) / near[..., 1]
     tone = rng.uniform(0, 1, count)[cell[..., 0]]
-    stone = color_ramp(tone, (84, 80, 78), (150, 132, 112), (188, 176, 160), (120, 96, 80), (214, 208, 196))
-    return cv2.resize(stone * (dome * (0.95 - 0.35 * slope) + 0.12)[..., None], (CANVAS_COLUMNS, CANVAS_ROWS), interpolation=cv2.INTER_CUBIC)
+    stone = color_ramp(
+        tone, (84, 80, 78), (150, 132, 112), (188, 176, 160), (120, 96, 80), (214, 208, 196)
+    )
+    return cv2.resize(
+        stone * (dome * (0.95 - 0.35 * slope) + 0.12)[..., None],
+        (CANVAS_COLUMNS, CANVAS_ROWS),
+        interpolation=cv2.INTER_CUBIC,
+    )
 
 
-SCENES: dict[str, Callable[[np.random.Generator], Scene]] = dict(reeds=reeds, plant=plant, cloth=cloth, lantern=lantern, ripples=ripples)
+SCENES: dict[str, Callable[[np.random.Generator], Scene]] = dict(
+    reeds=reeds, plant=plant, cloth=cloth, lantern=lantern, ripples=ripples
+)

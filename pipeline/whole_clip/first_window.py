@@ -52,10 +52,21 @@ def motion_of_video(path: Path, config: BuildConfig) -> _VideoMotion:
         own = display_size(video)
         config = replace(fit_window(config, video, path), size=match_aspect(own, config.size))
         sample = _build_sample(path, config, pool)
-        (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], own if covers_size(own, config.size) else config.size)
+        (frame,) = pool.frames(
+            str(path),
+            video,
+            [sample.meta["start_frame"]],
+            own if covers_size(own, config.size) else config.size,
+        )
     except Quarantined as error:
         raise ValueError(f"{path} cannot be used: {error.detail}") from error
-    return _VideoMotion(sample, frame, config.plan.frames, own, judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]))
+    return _VideoMotion(
+        sample,
+        frame,
+        config.plan.frames,
+        own,
+        judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]),
+    )
 
 
 def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig:
@@ -68,7 +79,11 @@ def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig
     if plan_windows(times_since_first(video), seconds, config.plan):
         return config
     frames = min(config.plan.frames, int(seconds * config.plan.fps))
-    return replace(config, plan=replace(config.plan, frames=frames), frequencies=min(config.frequencies, frames // 2 + 1))
+    return replace(
+        config,
+        plan=replace(config.plan, frames=frames),
+        frequencies=min(config.frequencies, frames // 2 + 1),
+    )
 
 
 def _build_sample(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
@@ -78,7 +93,9 @@ def _build_sample(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
         raise ValueError(f"{path} has no window: {row['detail']} ({row['reason']})")
     (result,) = build_windows([row], config, make_estimator(config.flow), pool, ShardTimer())
     if result.sample is None:
-        raise ValueError(f"{path} gives no motion: {result.row.get('detail') or ''} ({result.row['reason']})")
+        raise ValueError(
+            f"{path} gives no motion: {result.row.get('detail') or ''} ({result.row['reason']})"
+        )
     return result.sample
 
 
@@ -93,7 +110,8 @@ def match_aspect(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]
     height = sqrt(size[0] * size[1] / aspect)
     tried = range(2 * round(0.46 * height), round(1.04 * height), 2)
     return min(
-        ((2 * round(down * aspect / 2), down) for down in tried), key=lambda found: (round(abs(found[0] / found[1] / aspect - 1), 4), abs(found[1] - height))
+        ((2 * round(down * aspect / 2), down) for down in tried),
+        key=lambda found: (round(abs(found[0] / found[1] / aspect - 1), 4), abs(found[1] - height)),
     )
 
 

@@ -56,7 +56,9 @@ class ClipSpan(NamedTuple):
     @property
     def times(self) -> Float64[np.ndarray, " time"]:
         """Seconds after the first of them."""
-        return self.video.times[self.span.start : self.span.stop] - self.video.times[self.span.start]
+        return (
+            self.video.times[self.span.start : self.span.stop] - self.video.times[self.span.start]
+        )
 
     def truncate(self, count: int) -> "ClipSpan":
         """Its first frames."""
@@ -71,12 +73,20 @@ def collect_videos(folder: Path, option: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{option} is {str(folder)!r}, expected a folder of videos")
     found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()):
+    for path in sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    ):
         if path.stem in found:
-            raise ValueError(f"{option} has {path} and {found[path.stem]}, expected one video of each name")
+            raise ValueError(
+                f"{option} has {path} and {found[path.stem]}, expected one video of each name"
+            )
         found[path.stem] = path
     if not found:
-        raise ValueError(f"{option} is {str(folder)!r}, which has no video, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}")
+        raise ValueError(
+            f"{option} is {str(folder)!r}, which has no video, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}"
+        )
     return found
 
 
@@ -96,18 +106,32 @@ def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool
         video = probe_planned_video(clip, [row], pool)
     except Quarantined as error:
         raise _unusable_video_error(clip.uri, error) from error
-    return ClipSpan(clip.uri, video, window_span(clip, video, window_from_row(row), settings.plan), settings.size, row["sha256"], row["split"])
+    return ClipSpan(
+        clip.uri,
+        video,
+        window_span(clip, video, window_from_row(row), settings.plan),
+        settings.size,
+        row["sha256"],
+        row["split"],
+    )
 
 
 def decode_clip(take: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
     """Its frames cropped to `_format_size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
     try:
-        frames = np.stack([_crop_to_size(image, size) for image in pool.frames(take.path, take.video, take.span, take.size)])
+        frames = np.stack(
+            [
+                _crop_to_size(image, size)
+                for image in pool.frames(take.path, take.video, take.span, take.size)
+            ]
+        )
         digest, _ = hash_file(take.path)
     except Quarantined as error:
         raise _unusable_video_error(take.path, error) from error
     if take.sha256 not in (None, digest):
-        raise ValueError(f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made")
+        raise ValueError(
+            f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made"
+        )
     return ClipFrames(frames, take.times, take.size, digest, take.video.decoder)
 
 
@@ -115,10 +139,14 @@ def _unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
     return ValueError(f"{path} cannot be used: {error.detail} ({error.reason})")
 
 
-def _crop_to_size(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def _crop_to_size(
+    image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
     """The middle of the picture, as CROPPING says; a picture of that size is returned as it is."""
     rows, columns = image.shape[:2]
     cover = cover_size(columns / rows, size)
     if cover != (columns, rows):
-        image = cv2.resize(image, cover, interpolation=cv2.INTER_AREA if cover[0] < columns else cv2.INTER_LINEAR)
+        image = cv2.resize(
+            image, cover, interpolation=cv2.INTER_AREA if cover[0] < columns else cv2.INTER_LINEAR
+        )
     return center_crop(image, size)

@@ -9,7 +9,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-PINS = {pin.name.lower().replace("_", "-"): pin.specifier for pin in map(Requirement, (ROOT / "constraints.txt").read_text().split())}
+PINS = {
+    pin.name.lower().replace("_", "-"): pin.specifier
+    for pin in map(Requirement, (ROOT / "constraints.txt").read_text().split())
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"].values()
 ASKED = [*PROJECT["dependencies"], *(line for lines in EXTRAS for line in lines)]
@@ -36,7 +39,9 @@ PRERELEASES = {"opentelemetry-exporter-prometheus", "opentelemetry-semantic-conv
 @pytest.mark.parametrize("line", ASKED)
 def test_what_is_asked_for_is_pinned_within_its_range(line):
     asked = Requirement(line)
-    assert asked.name == "quiver-motion" or asked.specifier.contains(pinned(asked.name), prereleases=True)
+    assert asked.name == "quiver-motion" or asked.specifier.contains(
+        pinned(asked.name), prereleases=True
+    )
 
 
 def test_torch_and_torchvision_belong_together():

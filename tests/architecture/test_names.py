@@ -26,9 +26,21 @@ from tests.support import datasets
 
 pytestmark = pytest.mark.promise("P21")
 NAMES = {
-    "up": "../x", "far up": "../../../../tmp/x", "the folder above": "..", "down and up": "a/../../x", "absolute": "/tmp/quiver-escaped", "below": "a/b",
-    "NUL": "a\0b", "4 kB": "x" * 4096, "a dot": "a.b", "empty": "", "a line": "a\nb", "home": "~/x", "backslash": "..\\x", "other digits": "\uff11\u2215x",
-}  # fmt: skip
+    "up": "../x",
+    "far up": "../../../../tmp/x",
+    "the folder above": "..",
+    "down and up": "a/../../x",
+    "absolute": "/tmp/quiver-escaped",
+    "below": "a/b",
+    "NUL": "a\0b",
+    "4 kB": "x" * 4096,
+    "a dot": "a.b",
+    "empty": "",
+    "a line": "a\nb",
+    "home": "~/x",
+    "backslash": "..\\x",
+    "other digits": "\uff11\u2215x",
+}
 TYPES = {
     "symbolic link": tarfile.SYMTYPE,
     "hard link": tarfile.LNKTYPE,
@@ -52,8 +64,14 @@ def root(sound, tmp_path) -> Path:
     inner.mkdir(parents=True)
     before = set(os.listdir("/tmp"))
     yield Path(shutil.copytree(sound, inner / "a"))
-    assert [path.name for path in tmp_path.iterdir()] == ["outer"] and os.listdir(inner.parent) == ["inner"] and os.listdir(inner) == ["a"]
-    assert not [name for name in set(os.listdir("/tmp")) - before if name in ("x", "quiver-escaped")]
+    assert (
+        [path.name for path in tmp_path.iterdir()] == ["outer"]
+        and os.listdir(inner.parent) == ["inner"]
+        and os.listdir(inner) == ["a"]
+    )
+    assert not [
+        name for name in set(os.listdir("/tmp")) - before if name in ("x", "quiver-escaped")
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
@@ -67,7 +85,9 @@ def test_a_key_of_a_sample(root, name):
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_an_id_of_a_clip_becomes_a_plain_key(name):
     """An id is text, and stays it in the manifest; what names files is made of it."""
-    assert KEY_PATTERN.fullmatch(sample_key(name, 7)) and sample_key(name, 7) != sample_key(name + "x", 7)
+    assert KEY_PATTERN.fullmatch(sample_key(name, 7)) and sample_key(name, 7) != sample_key(
+        name + "x", 7
+    )
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
@@ -84,11 +104,20 @@ def test_a_shard(root, name):
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_shard_of_the_plan(root, name):
     rows = pq.read_table(root / "plan.parquet").to_pylist()
-    pq.write_table(pa.Table.from_pylist([row | dict(shard=name) for row in rows], pq.read_schema(root / "plan.parquet")), root / "plan.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(
+            [row | dict(shard=name) for row in rows], pq.read_schema(root / "plan.parquet")
+        ),
+        root / "plan.parquet",
+    )
     stopped(verify.main, str(root), "--workers", "1")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES.values() if "\0" not in name], ids=[name for name in NAMES if name != "NUL"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NAMES.values() if "\0" not in name],
+    ids=[name for name in NAMES if name != "NUL"],
+)
 def test_a_view(root, name):
     stopped(refilter.main, str(root), "--name", name, "--filters", "none")
     with pytest.raises(ValueError, match=r"has no view|holds no data set"):
@@ -104,14 +133,22 @@ def stopped(main: Callable[[list[str]], None], *arguments: str) -> None:
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     """One block, of a name that fits into it."""
     info = tarfile.TarInfo("x")
-    info.size, info.mode, info.type, info.linkname = size, 0o644, kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    info.size, info.mode, info.type, info.linkname = (
+        size,
+        0o644,
+        kind,
+        "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else "",
+    )
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
     block[:100] = name.encode()[:100].ljust(100, b"\0")
     block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
     return bytes(block)
 
 
-MEMBERS = {**{what: (name, tarfile.REGTYPE) for what, name in NAMES.items()}, **{what: (None, kind) for what, kind in TYPES.items()}}
+MEMBERS = {
+    **{what: (name, tarfile.REGTYPE) for what, name in NAMES.items()},
+    **{what: (None, kind) for what, kind in TYPES.items()},
+}
 
 
 @pytest.mark.parametrize("name, kind", MEMBERS.values(), ids=MEMBERS)
@@ -122,14 +159,20 @@ def test_a_member_of_a_tar(root, name, kind):
     row = record["rows"][0]
     with dataset.tar_path(SHARD).open("r+b") as tar:
         tar.seek(row["image_offset"] - 512)
-        tar.write(header(f"{row['key']}.{IMAGE_MEMBER}" if name is None else name, row["image_size"], kind))
+        tar.write(
+            header(
+                f"{row['key']}.{IMAGE_MEMBER}" if name is None else name, row["image_size"], kind
+            )
+        )
     with pytest.raises(ValueError, match=r"member|header"):
         read_sample(dataset.tar_path(SHARD), row["key"], row)
     rows = ShardIndex([DatasetView(dataset)], "train")
     with pytest.raises(ValueError, match=r"cannot be read: (member|no member)"):
         [read_image(FileCache(), rows[i], datasets.CONFIG.size) for i in range(len(rows))]
     digest = hashlib.sha256(dataset.tar_path(SHARD).read_bytes()).hexdigest()
-    dataset.record_path(SHARD).write_bytes(dump_record(record | dict(tar=record["tar"] | dict(sha256=digest))))
+    dataset.record_path(SHARD).write_bytes(
+        dump_record(record | dict(tar=record["tar"] | dict(sha256=digest)))
+    )
     stopped(verify.main, str(root), "--workers", "1")
 
 

@@ -17,7 +17,10 @@ def main(clips: str, folder: str, *options: str) -> None:
     context = multiprocessing.get_context("fork")
     for number in map(int, sys.stdin):
         out, left = Path(folder) / f"{number}", context.Value("l", -1)
-        process = context.Process(target=build_on_full_disk, args=(extract_command(Path(clips), out, *options), out, number, left))
+        process = context.Process(
+            target=build_on_full_disk,
+            args=(extract_command(Path(clips), out, *options), out, number, left),
+        )
         process.start()
         process.join()
         print(json.dumps([process.exitcode, left.value]), flush=True)

@@ -19,7 +19,11 @@ class FaultCounter:
     def record_ended(self, root: Path, injections: int = 1) -> None:
         """Counts injections, and compares the data set at which they ended: nothing lost, nothing twice, the same bytes."""
         found, losses_duplicates = promised_digests(root), count_windows(self.reference, root)
-        different = {name for name in found.keys() | self.reference.digests.keys() if found.get(name) != self.reference.digests.get(name)}
+        different = {
+            name
+            for name in found.keys() | self.reference.digests.keys()
+            if found.get(name) != self.reference.digests.get(name)
+        }
         self.injections += injections
         self.losses = (self.losses or 0) + losses_duplicates.losses
         self.duplicates = (self.duplicates or 0) + losses_duplicates.duplicates
@@ -27,4 +31,8 @@ class FaultCounter:
         assert losses_duplicates == (0, 0) and not different, (losses_duplicates, sorted(different))
 
     def to_counts(self) -> dict[str, int]:
-        return {name: value for name in ("injections", "losses", "duplicates", "different") if (value := getattr(self, name)) is not None}
+        return {
+            name: value
+            for name in ("injections", "losses", "duplicates", "different")
+            if (value := getattr(self, name)) is not None
+        }

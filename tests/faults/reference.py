@@ -27,8 +27,26 @@ SIZE, FRAMES, FPS, AMPLITUDE = 64, 24, 30, 1.5
 SHARDS = [f"train-{i:06d}" for i in range(TRAIN_CLIP_COUNT // CLIPS_PER_SHARD)]
 SHARDS += [f"test-{i:06d}" for i in range(CLIP_COUNT // CLIPS_PER_SHARD - len(SHARDS))]
 PLACED_SHARDS = {"first": SHARDS[0], "middle": SHARDS[len(SHARDS) // 2], "last": SHARDS[-1]}
-OPTIONS = ["--size", f"{SIZE}x{SIZE}", "--frames", str(FRAMES), "--stride", str(FRAMES), "--frequencies", "6", "--pairs", "1", "--checks", "2",
-           "--dis-preset", "fast", "--filters", "subtle", "--windows-per-shard", str(CLIPS_PER_SHARD)]  # fmt: skip
+OPTIONS = [
+    "--size",
+    f"{SIZE}x{SIZE}",
+    "--frames",
+    str(FRAMES),
+    "--stride",
+    str(FRAMES),
+    "--frequencies",
+    "6",
+    "--pairs",
+    "1",
+    "--checks",
+    "2",
+    "--dis-preset",
+    "fast",
+    "--filters",
+    "subtle",
+    "--windows-per-shard",
+    str(CLIPS_PER_SHARD),
+]
 SINGLE_THREAD_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -60,8 +78,13 @@ def draw_frame(clip: int, frame: int) -> np.ndarray:
     """Waves that are looked up where each pixel was: exact, since a row moves as a whole."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(float)
     x, turn = columns - clip_displacement(clip, frame) * envelope()[:, None], 2 * np.pi / SIZE
-    waves = [np.cos(turn * (a * x + b * rows) + clip_phase(clip) + a * b) for a, b in ((5, 1), (-3, 4), (8, -3), (2, 7), (11, 5))]
-    return np.repeat(np.rint(128 + 20 * sum(waves)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    waves = [
+        np.cos(turn * (a * x + b * rows) + clip_phase(clip) + a * b)
+        for a, b in ((5, 1), (-3, 4), (8, -3), (2, 7), (11, 5))
+    ]
+    return np.repeat(
+        np.rint(128 + 20 * sum(waves)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2
+    )
 
 
 def write_clips(folder: Path, count: int = CLIP_COUNT) -> Path:
@@ -75,18 +98,41 @@ def write_clips(folder: Path, count: int = CLIP_COUNT) -> Path:
 
 def write_table(path: Path, clips: Sequence[int]) -> Path:
     """Lists these clips, in this order."""
-    rows = [f"{i:03d}.mp4,clip-{i:03d},{'train' if i < TRAIN_CLIP_COUNT else 'test'}" for i in clips]
+    rows = [
+        f"{i:03d}.mp4,clip-{i:03d},{'train' if i < TRAIN_CLIP_COUNT else 'test'}" for i in clips
+    ]
     path.write_text("\n".join(["uri,clip_id,split", *rows]) + "\n")
     return path
 
 
 def extract_command(clips: Path, out: Path, *options: str, workers: int = 2) -> list[str]:
-    return [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *OPTIONS, "--workers", str(workers), *options]
+    return [
+        sys.executable,
+        "-m",
+        "jobs.extract_flow",
+        "--clips",
+        str(clips),
+        "--out",
+        str(out),
+        *OPTIONS,
+        "--workers",
+        str(workers),
+        *options,
+    ]
 
 
-def extract(clips: Path, out: Path, *options: str, workers: int = 2, **env: str) -> subprocess.CompletedProcess[str]:
+def extract(
+    clips: Path, out: Path, *options: str, workers: int = 2, **env: str
+) -> subprocess.CompletedProcess[str]:
     """The real command, to its end."""
-    return subprocess.run(extract_command(clips, out, *options, workers=workers), cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        extract_command(clips, out, *options, workers=workers),
+        cwd=ROOT,
+        env=os.environ | SINGLE_THREAD_ENV | env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 class Reference(NamedTuple):
@@ -100,8 +146,14 @@ class Reference(NamedTuple):
 
 def promised_digests(root: Path) -> dict[str, str]:
     """What has to be equal: each shard, histogram and record, contract and plan, and all that is derived."""
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and LOCK_FOLDER not in path.parts)
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "progress.jsonl" and LOCK_FOLDER not in path.parts
+    )
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
 
 
 class WindowCount(NamedTuple):
@@ -114,10 +166,21 @@ class WindowCount(NamedTuple):
 def count_windows(reference: Reference, root: Path) -> WindowCount:
     """Windows that were planned and became nothing, and those that stand in the manifest or in tars more than once."""
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
-    planned = [row["key"] for row in pq.read_table(reference.root / "plan.parquet").to_pylist() if row["key"]]
-    fates = [row["key"] for row in rows if row["key"] and row["outcome"] in ("kept", "rejected", "quarantined")]
+    planned = [
+        row["key"]
+        for row in pq.read_table(reference.root / "plan.parquet").to_pylist()
+        if row["key"]
+    ]
+    fates = [
+        row["key"]
+        for row in rows
+        if row["key"] and row["outcome"] in ("kept", "rejected", "quarantined")
+    ]
     members = [name for path in (root / "shards").glob("*.tar") for name in tar_names(path)]
-    return WindowCount(len(set(planned) - set(fates)), len(fates) - len(set(fates)) + len(members) - len(set(members)))
+    return WindowCount(
+        len(set(planned) - set(fates)),
+        len(fates) - len(set(fates)) + len(members) - len(set(members)),
+    )
 
 
 def tar_names(path: Path) -> list[str]:
@@ -129,5 +192,16 @@ def committed_files(root: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of the files of every committed shard."""
     dataset = Dataset(root)
     shards = [path.stem for path in (root / "records").glob("*.json")]
-    paths = [path for shard in shards for path in (dataset.record_path(shard), dataset.tar_path(shard), dataset.histogram_path(shard)) if path.exists()]
-    return {str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+    paths = [
+        path
+        for shard in shards
+        for path in (
+            dataset.record_path(shard),
+            dataset.tar_path(shard),
+            dataset.histogram_path(shard),
+        )
+        if path.exists()
+    ]
+    return {
+        str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths
+    }

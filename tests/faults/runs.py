@@ -47,7 +47,9 @@ from tests.faults.reference import ROOT, SINGLE_THREAD_ENV, extract, extract_com
 TAKE_OVER_OPTIONS = ("--take-over-s", f"{STALE_AFTER_S:.0f}")
 WORKER_COUNT = 2
 FORKSERVER = get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"])
+FORKSERVER.set_forkserver_preload(
+    ["pytest", "pandas", "tests.faults.runs", "tests.faults.test_twins"]
+)
 
 
 def build_in_process(arguments: list[str]) -> None:
@@ -57,24 +59,39 @@ def build_in_process(arguments: list[str]) -> None:
         reject_relative_paths(job)
         clips, dataset = list_clips(job.clips), locate_dataset(job.out, job.staging)
         with dataset.lock(job.take_over_s):
-            probed = collect_readable((plan_in_worker(job.build, job.staging, clip) for clip in clips), len(clips), job.quarantine_limit)
+            probed = collect_readable(
+                (plan_in_worker(job.build, job.staging, clip) for clip in clips),
+                len(clips),
+                job.quarantine_limit,
+            )
             rows = plan_rows(keep_earlier_decisions(probed, dataset.earlier_plan()), job.build.plan)
             dataset.create_or_resume(rows, to_contract(job.build), library_versions(job.build))
-            mine = {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
+            mine = {
+                shard: [row for row in rows if row["shard"] == shard]
+                for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])
+            }
             build_missing(dataset, mine | unbuilt_shards(dataset), job.build, job.staging)
 
 
-def build_missing(dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None) -> None:
+def build_missing(
+    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None
+) -> None:
     """Those that are not committed, and then the derived files."""
     settled = EarlierFates(dataset.rounds())
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for shard, rows in shards.items():
             results: list[Outcome | ShardTiming] = []
             if not dataset.is_committed(shard):
-                with dataset.build_session(shard), local_clip_rows(settled.add_fates(rows), staging) as here, suppress(AlreadyCommitted):
+                with (
+                    dataset.build_session(shard),
+                    local_clip_rows(settled.add_fates(rows), staging) as here,
+                    suppress(AlreadyCommitted),
+                ):
                     results += build_shard(dataset, shard, here, config)
             for value in results:
-                progress.record_shard(shard, value) if isinstance(value, ShardTiming) else progress.record_window(shard, value)
+                progress.record_shard(shard, value) if isinstance(
+                    value, ShardTiming
+                ) else progress.record_window(shard, value)
     with dataset.finalize_session():
         finalize(dataset)
 
@@ -88,7 +105,12 @@ def retry_in_process(out: str, staging: Path | None) -> None:
             config = from_contract(dataset.contract().config)
             if not unbuilt_shards(dataset):
                 found, probe = find_retryable(dataset), shared_pool(config.decode, 1).probe
-                begin_round(dataset, found.windows, [retry_clip(row, config.plan, probe, staging) for row in found.clips], config.plan)
+                begin_round(
+                    dataset,
+                    found.windows,
+                    [retry_clip(row, config.plan, probe, staging) for row in found.clips],
+                    config.plan,
+                )
             build_missing(dataset, unbuilt_shards(dataset), config, staging)
 
 
@@ -97,7 +119,9 @@ def run_forked(function: Callable[..., None], *args: Any, output: Path, **env: s
     return wait_for_exit(start_forked(function, *args, output=output, **env))
 
 
-def start_forked(function: Callable[..., None], *args: Any, output: Path, **env: str) -> BaseProcess:
+def start_forked(
+    function: Callable[..., None], *args: Any, output: Path, **env: str
+) -> BaseProcess:
     process = FORKSERVER.Process(target=enter_process, args=(function, args, str(output), env))
     process.start()
     return process
@@ -112,7 +136,9 @@ def wait_for_exit(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def enter_process(function: Callable[..., None], args: tuple, output: str, env: dict[str, str]) -> None:
+def enter_process(
+    function: Callable[..., None], args: tuple, output: str, env: dict[str, str]
+) -> None:
     """In the new process."""
     with open(output, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -121,9 +147,13 @@ def enter_process(function: Callable[..., None], args: tuple, output: str, env: 
     function(*args)
 
 
-def start_without_ray(clips: Path, out: Path, output: Path, *options: str, **env: str) -> BaseProcess:
+def start_without_ray(
+    clips: Path, out: Path, output: Path, *options: str, **env: str
+) -> BaseProcess:
     """A run without Ray that has begun."""
-    return start_forked(build_in_process, extract_command(clips, out, *options)[3:], output=output, **env)
+    return start_forked(
+        build_in_process, extract_command(clips, out, *options)[3:], output=output, **env
+    )
 
 
 def start_command(clips: Path, out: Path, output: Path, *options: str) -> BaseProcess:
@@ -133,7 +163,9 @@ def start_command(clips: Path, out: Path, output: Path, *options: str) -> BasePr
 
 def wait_until_stopped(process: BaseProcess) -> None:
     """By SIGSTOP; fails where it ends instead."""
-    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+    while (
+        state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    ) != "T":
         assert state != "Z"
         time.sleep(0.01)
 
@@ -146,12 +178,19 @@ def read_built_shards(output: Path) -> list[str]:
 
 def kill_without_ray(clips: Path, out: Path, armed: str) -> int:
     """Exit code of a run without Ray that is killed at a crash point."""
-    return run_forked(build_in_process, extract_command(clips, out)[3:], output=out.with_suffix(".log"), **{CRASHPOINT_VARIABLE: armed})
+    return run_forked(
+        build_in_process,
+        extract_command(clips, out)[3:],
+        output=out.with_suffix(".log"),
+        **{CRASHPOINT_VARIABLE: armed},
+    )
 
 
 def kill_command(clips: Path, out: Path, armed: str) -> int:
     """Exit code of the real command, which is killed together with its worker when that one passes a crash point."""
-    return run_forked(exec_command, extract_command(clips, out), armed, output=out.with_suffix(".log"))
+    return run_forked(
+        exec_command, extract_command(clips, out), armed, output=out.with_suffix(".log")
+    )
 
 
 def exec_command(arguments: list[str], armed: str | None = None) -> None:
@@ -164,7 +203,12 @@ def exec_command(arguments: list[str], armed: str | None = None) -> None:
 
 def run_without_ray(clips: Path, out: Path, options: Sequence[str] = (), **env: str) -> int:
     """Exit code of a run without Ray."""
-    return run_forked(build_in_process, extract_command(clips, out, *options)[3:], output=out.with_suffix(".log"), **env)
+    return run_forked(
+        build_in_process,
+        extract_command(clips, out, *options)[3:],
+        output=out.with_suffix(".log"),
+        **env,
+    )
 
 
 def run_command(clips: Path, out: Path) -> int:
@@ -178,7 +222,13 @@ def run_command(clips: Path, out: Path) -> int:
 def running_command(clips: Path, out: Path, **env: str) -> Iterator[subprocess.Popen]:
     """The real command; killed at the end of the block where it still runs."""
     with out.with_suffix(".log").open("ab") as log:
-        run = subprocess.Popen(extract_command(clips, out, workers=WORKER_COUNT), cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, stdout=log, stderr=log)
+        run = subprocess.Popen(
+            extract_command(clips, out, workers=WORKER_COUNT),
+            cwd=ROOT,
+            env=os.environ | SINGLE_THREAD_ENV | env,
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield run
     finally:
@@ -191,12 +241,21 @@ def descendants(process: int) -> dict[int, str]:
     parents, lines = {}, {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
-            lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parents[int(entry)] = int(
+                Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]
+            )
+            lines[int(entry)] = (
+                Path(f"/proc/{entry}/cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+            )
         except OSError:  # it has ended
             continue
     found, new = {}, {process}
-    while new := {child for child, parent in parents.items() if parent in new and child not in found}:
+    while new := {
+        child for child, parent in parents.items() if parent in new and child not in found
+    }:
         found |= {child: lines.get(child, "") for child in new}
     return found
 
@@ -219,7 +278,17 @@ def build_preload_library(source: str, folder: Path) -> Path:
     """A C file of this folder as a library to preload; without a compiler the test is skipped."""
     library = folder / Path(source).with_suffix(".so").name
     try:
-        arguments = ["cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name(source)), "-ldl"]
+        arguments = [
+            "cc",
+            "-O2",
+            "-Wall",
+            "-shared",
+            "-fPIC",
+            "-o",
+            str(library),
+            str(Path(__file__).with_name(source)),
+            "-ldl",
+        ]
         subprocess.run(arguments, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no C compiler for the library to preload")

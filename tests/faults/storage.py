@@ -16,7 +16,11 @@ from threading import Lock, Thread
 
 import boto3
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 SMALL_PAGES = {"MOTO_S3_DEFAULT_MAX_KEYS": "5"}
 """So that listings come in several."""
 BUCKET = "quiver-test"
@@ -37,7 +41,10 @@ def s3_server(log: Path) -> Iterator[str]:
     port = free_port()
     with log.open("wb") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=file, stderr=file, env=os.environ | CREDENTIALS | SMALL_PAGES
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=file,
+            stderr=file,
+            env=os.environ | CREDENTIALS | SMALL_PAGES,
         )
     try:
         for _ in range(600):
@@ -54,7 +61,11 @@ def s3_server(log: Path) -> Iterator[str]:
 
 def s3_client(address: str):
     """boto3's own, past the proxy."""
-    session = boto3.session.Session(CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"], region_name=CREDENTIALS["AWS_DEFAULT_REGION"])
+    session = boto3.session.Session(
+        CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=CREDENTIALS["AWS_DEFAULT_REGION"],
+    )
     return session.client("s3", endpoint_url=address)
 
 
@@ -81,10 +92,21 @@ class FaultyProxy(ThreadingHTTPServer):
 
     def choose_fault(self, method: str, length: int) -> str | None:
         """What befalls a request, if anything: it is refused, broken off on its way there, or its answer is lost or broken off."""
-        kinds = ["refused", "answer lost", *(["upload broken off"] if length else []), *(["answer broken off"] if method == "GET" else [])]
+        kinds = [
+            "refused",
+            "answer lost",
+            *(["upload broken off"] if length else []),
+            *(["answer broken off"] if method == "GET" else []),
+        ]
         with self.lock:
             gone = self.max_requests is not None and self.faults.total() >= self.max_requests
-            kind = "refused" if gone else self.chance.choice(kinds) if self.chance.random() < self.share else None
+            kind = (
+                "refused"
+                if gone
+                else self.chance.choice(kinds)
+                if self.chance.random() < self.share
+                else None
+            )
             self.faults[kind or "none"] += 1
         return kind
 
@@ -117,14 +139,22 @@ class ProxyHandler(BaseHTTPRequestHandler):
         if kind == "answer lost":
             self.close_connection = True
             return
-        self.send_answer(status, headers, data, len(data) // 2 if kind == "answer broken off" else len(data))
+        self.send_answer(
+            status, headers, data, len(data) // 2 if kind == "answer broken off" else len(data)
+        )
 
     def ask_upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """What the server answers."""
         with closing(HTTPConnection(self.server.upstream, timeout=60)) as connection:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect", *(["if-none-match"] if self.server.ignores_conditions else [])):
+                if name.lower() not in (
+                    "connection",
+                    "expect",
+                    *(["if-none-match"] if self.server.ignores_conditions else []),
+                ):
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             response: HTTPResponse = connection.getresponse()
@@ -133,13 +163,20 @@ class ProxyHandler(BaseHTTPRequestHandler):
             self.server.changes.append((self.command, self.path))
         return response.status, dict(response.getheaders()), data
 
-    def send_answer(self, status: int, headers: dict[str, str], data: bytes, sent: int | None = None) -> None:
+    def send_answer(
+        self, status: int, headers: dict[str, str], data: bytes, sent: int | None = None
+    ) -> None:
         """All of it, or the first so many bytes, after which the connection is closed."""
         self.send_response_only(status)
         for name, value in headers.items():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))) if self.command == "HEAD" else str(len(data)))
+        self.send_header(
+            "Content-Length",
+            headers.get("Content-Length", str(len(data)))
+            if self.command == "HEAD"
+            else str(len(data)),
+        )
         self.end_headers()
         self.wfile.write(data[:sent])
         self.close_connection = self.close_connection or (sent is not None and sent < len(data))

@@ -70,7 +70,11 @@ class PromiseResult:
     @property
     def numbers(self) -> dict[str, int]:
         ran = self.tests.values()
-        return {name: sum(one.numbers.get(name, 0) for one in ran) for name in COUNT_NAMES if any(name in one.numbers for one in ran)}
+        return {
+            name: sum(one.numbers.get(name, 0) for one in ran)
+            for name in COUNT_NAMES
+            if any(name in one.numbers for one in ran)
+        }
 
     def why_not_held(self, least: int) -> str:
         """Why it is not held; nothing where it is."""
@@ -82,7 +86,9 @@ class PromiseResult:
             return f"{len(absent)} of {len(self.expected)} tests are in no report, as {absent[0]}"
         if quick := [name for (_, name), one in self.tests.items() if one.count_mode == "quick"]:
             return f"{len(quick)} of {len(self.tests)} tests ran with quick counts, as {quick[0]}"
-        if harm := [f"{self.numbers[name]} {name}" for name in COUNT_NAMES[1:] if self.numbers.get(name)]:
+        if harm := [
+            f"{self.numbers[name]} {name}" for name in COUNT_NAMES[1:] if self.numbers.get(name)
+        ]:
             return ", ".join(harm)
         made = self.numbers["injections"]
         return f"{made} injections made, expected at least {least}" if made < least else ""
@@ -98,14 +104,22 @@ class PromiseCollector:
         for item in session.items:
             for mark in item.iter_markers("promise"):
                 module, *names = item.nodeid.partition("[")[0].split("::")
-                self.tests[mark.args[0]].add((".".join([module.removesuffix(".py").replace("/", "."), *names[:-1]]), item.name))
+                self.tests[mark.args[0]].add(
+                    (
+                        ".".join([module.removesuffix(".py").replace("/", "."), *names[:-1]]),
+                        item.name,
+                    )
+                )
 
 
 def collect_promise_tests() -> dict[str, set[CaseName]]:
     """Those of each promise, with full counts. Raises ValueError where they cannot be collected."""
     os.environ["QUIVER_FAULTS"] = "full"
     collector = PromiseCollector()
-    if code := pytest.main(["--collect-only", "-qq", "--no-header", "-p", "no:cacheprovider", "-m", "promise"], plugins=[collector]):
+    if code := pytest.main(
+        ["--collect-only", "-qq", "--no-header", "-p", "no:cacheprovider", "-m", "promise"],
+        plugins=[collector],
+    ):
         raise ValueError(f"the tests cannot be collected ({code!s})")
     return collector.tests
 
@@ -117,13 +131,17 @@ def read_report(report: Path) -> Iterator[tuple[str, CaseName, CaseResult]]:
         numbers = {name: int(value) for name, value in properties if name in COUNT_NAMES}
         skipped = case.find("skipped") is not None
         passed = not skipped and case.find("failure") is None and case.find("error") is None
-        ran = CaseResult(passed, {"injections": int(not skipped)} | numbers, dict(properties).get("counts", ""))
+        ran = CaseResult(
+            passed, {"injections": int(not skipped)} | numbers, dict(properties).get("counts", "")
+        )
         for name, value in properties:
             if name == "promise":
                 yield value, (case.get("classname"), case.get("name")), ran
 
 
-def collect_results(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) -> dict[str, PromiseResult]:
+def collect_results(
+    reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]
+) -> dict[str, PromiseResult]:
     found = {promise: PromiseResult(wanted[promise]) for promise in PROMISES}
     for report in reports:
         for promise, name, ran in read_report(report):
@@ -144,21 +162,34 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
     """The whole of docs/promises.md."""
     found = collect_results(reports, wanted)
     suites = [suite for report in reports for suite in ElementTree.parse(report).iter("testsuite")]
-    seconds, dates = sum(float(s.get("time")) for s in suites), sorted(s.get("timestamp")[:10] for s in suites)
+    seconds, dates = (
+        sum(float(s.get("time")) for s in suites),
+        sorted(s.get("timestamp")[:10] for s in suites),
+    )
     tests = {name: ran for one in found.values() for name, ran in one.tests.items()}
     silent = sum(not one.count_mode for one in tests.values())
     ran = f"{len(tests)} tests{f' ({silent} of them in reports that do not say with which counts)' if silent else ''}"
     date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    open_ones = [f"- {promise}: {reason}" for promise, one in found.items() if (reason := one.why_not_held(PROMISES[promise][1]))]
-    return "\n".join([
-        "# What a dataset run promises, and what became of it when it was broken", "",
-        f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
-        "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
-        "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.", "",
-        "| | promise | injections | losses | duplicates | byte-identical | held |", "|---|---|---|---|---|---|---|",
-        *(format_row(promise, one) for promise, one in found.items()), "",
-        *(["## Not held, and why", "", *open_ones, ""] if open_ones else []),
-    ])  # fmt: skip
+    open_ones = [
+        f"- {promise}: {reason}"
+        for promise, one in found.items()
+        if (reason := one.why_not_held(PROMISES[promise][1]))
+    ]
+    return "\n".join(
+        [
+            "# What a dataset run promises, and what became of it when it was broken",
+            "",
+            f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
+            "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
+            "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.",
+            "",
+            "| | promise | injections | losses | duplicates | byte-identical | held |",
+            "|---|---|---|---|---|---|---|",
+            *(format_row(promise, one) for promise, one in found.items()),
+            "",
+            *(["## Not held, and why", "", *open_ones, ""] if open_ones else []),
+        ]
+    )
 
 
 if __name__ == "__main__":

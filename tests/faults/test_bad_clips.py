@@ -79,11 +79,23 @@ def links_out(folder: Path, good: Path, number: int) -> Path:
     return folder
 
 
-def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their_record(reference, tmp_path):
+def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their_record(
+    reference, tmp_path
+):
     """One of the videos was not to be had while the shards were built; docs/running.md says what to do then."""
     out = tmp_path / "dataset"
-    job, video, away = parse_job(extract_command(reference.clips, out)[3:]), reference.clips.with_name("001.mp4"), tmp_path / "away.mp4"
-    rows, dataset = plan_rows((plan_in_worker(job.build, None, clip) for clip in list_clips(job.clips)), job.build.plan), Dataset(out)
+    job, video, away = (
+        parse_job(extract_command(reference.clips, out)[3:]),
+        reference.clips.with_name("001.mp4"),
+        tmp_path / "away.mp4",
+    )
+    rows, dataset = (
+        plan_rows(
+            (plan_in_worker(job.build, None, clip) for clip in list_clips(job.clips)),
+            job.build.plan,
+        ),
+        Dataset(out),
+    )
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(job.build), library_versions(job.build))
         video.rename(away)
@@ -91,8 +103,16 @@ def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their
             list(build_shard(dataset, shard, list(mine), job.build))
         away.rename(video)
         finalize(dataset)
-    lost = [row["shard"] for row in pq.read_table(out / "manifest.parquet").to_pylist() if row["outcome"] == "quarantined"]
-    assert lost == [SHARDS[0]] and run_without_ray(reference.clips, out) == 0 and promised_digests(out) != reference.promised
+    lost = [
+        row["shard"]
+        for row in pq.read_table(out / "manifest.parquet").to_pylist()
+        if row["outcome"] == "quarantined"
+    ]
+    assert (
+        lost == [SHARDS[0]]
+        and run_without_ray(reference.clips, out) == 0
+        and promised_digests(out) != reference.promised
+    )
     dataset.record_path(SHARDS[0]).unlink()
     assert run_without_ray(reference.clips, out) == 0, out.with_suffix(".log").read_text()
     assert promised_digests(out) == reference.promised
@@ -101,36 +121,71 @@ def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their
 def test_a_run_whose_folder_of_videos_goes_away_commits_no_quarantine(reference, tmp_path):
     """After the plan, as a mount does; when it is there again, the same command ends the run."""
     out, log, folder = tmp_path / "dataset", tmp_path / "log", reference.clips.parent
-    run = start_without_ray(reference.clips, out, log, **{CRASHPOINT_VARIABLE: f"before-open {SHARDS[1]} 1", SIGNAL_VARIABLE: "SIGSTOP"})
+    run = start_without_ray(
+        reference.clips,
+        out,
+        log,
+        **{CRASHPOINT_VARIABLE: f"before-open {SHARDS[1]} 1", SIGNAL_VARIABLE: "SIGSTOP"},
+    )
     wait_until_stopped(run)
     folder.rename(tmp_path / "unmounted")
     try:
         os.kill(run.pid, signal.SIGCONT)
-        assert wait_for_exit(run) == ExitCode.STORAGE and log.read_text().splitlines()[1:] == [f"quiver: {folder}: No such file or directory"], log.read_text()
+        assert wait_for_exit(run) == ExitCode.STORAGE and log.read_text().splitlines()[1:] == [
+            f"quiver: {folder}: No such file or directory"
+        ], log.read_text()
     finally:
         (tmp_path / "unmounted").rename(folder)
     assert [path.stem for path in (out / "records").iterdir()] == [SHARDS[0]]
-    assert run_without_ray(reference.clips, out) == 0 and promised_digests(out) == reference.promised
+    assert (
+        run_without_ray(reference.clips, out) == 0 and promised_digests(out) == reference.promised
+    )
 
 
 @pytest.mark.promise("P8")
 def test_bad_clips_among_good_ones_cost_themselves(reference, tmp_path, record_property):
     """With names that a shell or a table could stumble over."""
-    folder, out, expected, number = reference.clips.parent, tmp_path / "dataset", {}, choose_count(5, 1)
+    folder, out, expected, number = (
+        reference.clips.parent,
+        tmp_path / "dataset",
+        {},
+        choose_count(5, 1),
+    )
     for kind, (make, reasons) in BAD.items():
         for i in range(number):
             expected[make(folder / f"bad {kind} $(x) ' ä{i}.mp4").name] = reasons
     table = write_table(folder / "with bad.csv", range(CLIP_COUNT))
-    table.write_text(table.read_text() + "".join(f"{name},bad-{i},train\n" for i, name in enumerate(expected)))
+    table.write_text(
+        table.read_text() + "".join(f"{name},bad-{i},train\n" for i, name in enumerate(expected))
+    )
     links = links_out(tmp_path / "links", folder / "000.mp4", number)
     expected |= {path.name: {Reason.FORBIDDEN_PATH} for path in links.iterdir()}
-    assert run_without_ray(table, out, options=("--clips", str(table), str(links))) == 0, out.with_suffix(".log").read_text()
-    rows = [row for row in pq.read_table(out / "manifest.parquet").to_pylist() if Path(row["uri"]).name in expected]
+    assert run_without_ray(table, out, options=("--clips", str(table), str(links))) == 0, (
+        out.with_suffix(".log").read_text()
+    )
+    rows = [
+        row
+        for row in pq.read_table(out / "manifest.parquet").to_pylist()
+        if Path(row["uri"]).name in expected
+    ]
     assert {Path(row["uri"]).name for row in rows} == expected.keys()
     for row in rows:
-        assert row["outcome"] == "quarantined" and row["reason"] in expected[Path(row["uri"]).name], row
-    found, wanted, counts = members(out), members(reference.root), count_windows(reference._replace(root=out), out)
+        assert (
+            row["outcome"] == "quarantined" and row["reason"] in expected[Path(row["uri"]).name]
+        ), row
+    found, wanted, counts = (
+        members(out),
+        members(reference.root),
+        count_windows(reference._replace(root=out), out),
+    )
     came = dict(injections=len(expected), losses=counts.losses, duplicates=counts.duplicates)
-    for name, value in (came | dict(different=sum(found.get(name) != wanted.get(name) for name in found.keys() | wanted.keys()))).items():
+    for name, value in (
+        came
+        | dict(
+            different=sum(
+                found.get(name) != wanted.get(name) for name in found.keys() | wanted.keys()
+            )
+        )
+    ).items():
         record_property(name, value)
     assert found == wanted and counts == (0, 0)

@@ -23,7 +23,16 @@ from tests.faults.reference import (
 from tests.faults.runs import build_in_process
 
 pytestmark = pytest.mark.promise("P13")
-NEUTRAL = {"weights", "networks", "updates", "pairs_per_batch", "device", "precision", "compile", "warm_start"}
+NEUTRAL = {
+    "weights",
+    "networks",
+    "updates",
+    "pairs_per_batch",
+    "device",
+    "precision",
+    "compile",
+    "warm_start",
+}
 """What says something of RAFT alone changes nothing of a run with DIS."""
 
 
@@ -44,7 +53,14 @@ def changed(name: str, kind: Any, value: Any) -> list[str]:
     if kind is bool:
         return [f"--no-{option[2:]}" if value else option]
     if get_origin(kind) is Literal:
-        return [option, next(other for other in get_args(kind) if other != value and not str(other).startswith("raft"))]
+        return [
+            option,
+            next(
+                other
+                for other in get_args(kind)
+                if other != value and not str(other).startswith("raft")
+            ),
+        ]
     if kind is str:
         return [option, "hub" if name == "networks" else __file__]
     if kind == tuple[int, int]:
@@ -72,14 +88,21 @@ def code_of(capsys, clips: Path, out: Path, *options: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, kind, value", [s for s in SETTINGS if s[0] != "flow"], ids=lambda item: item if isinstance(item, str) else "")
+@pytest.mark.parametrize(
+    "name, kind, value",
+    [s for s in SETTINGS if s[0] != "flow"],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
 def test_another_value_of(reference, begun, capsys, name, kind, value):
     before, option = committed_files(begun), changed(name, kind, value)
     code, said = code_of(capsys, reference.clips, begun, *option)
     if name in NEUTRAL:
         assert code == 0, said
     else:
-        assert code == ExitCode.CONTRACT and f"{name}: {value if kind != tuple[int, int] else list(value)} -> " in said
+        assert (
+            code == ExitCode.CONTRACT
+            and f"{name}: {value if kind != tuple[int, int] else list(value)} -> " in said
+        )
     assert committed_files(begun) == before and promised_digests(begun) == reference.promised
 
 
@@ -92,7 +115,10 @@ def test_every_setting_is_one_or_the_other(record_property):
 def moved(reference: Reference, folder: Path) -> Path:
     """The same clips and table, elsewhere."""
     others = shutil.ignore_patterns("bad *")  # other tests put them beside
-    return Path(shutil.copytree(reference.clips.parent, folder / "elsewhere", ignore=others)) / reference.clips.name
+    return (
+        Path(shutil.copytree(reference.clips.parent, folder / "elsewhere", ignore=others))
+        / reference.clips.name
+    )
 
 
 def reordered(table: Path) -> None:
@@ -122,8 +148,17 @@ def replaced(table: Path) -> None:
     shutil.copy(table.with_name("002.mp4"), table.with_name("001.mp4"))
 
 
-@pytest.mark.parametrize("change, words", [(reordered, ""), (grown, "clip added"), (shrunk, "clip removed"), (edited, "clip changed"), (renamed, "clip added"),
-                                           (replaced, "clip changed")])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (reordered, ""),
+        (grown, "clip added"),
+        (shrunk, "clip removed"),
+        (edited, "clip changed"),
+        (renamed, "clip added"),
+        (replaced, "clip changed"),
+    ],
+)
 def test_clips_that_were(reference, begun, tmp_path, capsys, change, words):
     table, before = moved(reference, tmp_path), committed_files(begun)
     change(table)

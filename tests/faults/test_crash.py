@@ -11,7 +11,12 @@ from tests.faults.runs import run_command, run_without_ray, kill_command, kill_w
 pytestmark = pytest.mark.promise("P1")
 PASSES = {"mid-member": 3}
 """Which passage of a point ends the run: of the members, the largest."""
-CRASHES = [(point, place) for i, point in enumerate(POINTS) for j, place in enumerate(PLACED_SHARDS) if FULL_COUNTS or i % 3 == j]
+CRASHES = [
+    (point, place)
+    for i, point in enumerate(POINTS)
+    for j, place in enumerate(PLACED_SHARDS)
+    if FULL_COUNTS or i % 3 == j
+]
 """All in `make test-faults`; each point once in `make test`."""
 
 
@@ -29,7 +34,11 @@ def test_a_run_killed_at(reference, injected, tmp_path, point, place):
     injected.ended(out)
 
 
-@pytest.mark.parametrize("point, place", [crash for i, crash in enumerate(CRASHES) if FULL_COUNTS and i % 3 == i // 3 % 3], ids=lambda value: value)
+@pytest.mark.parametrize(
+    "point, place",
+    [crash for i, crash in enumerate(CRASHES) if FULL_COUNTS and i % 3 == i // 3 % 3],
+    ids=lambda value: value,
+)
 def test_the_command_and_its_worker_killed_at(reference, injected, tmp_path, point, place):
     """Each point once, with two workers, in the full counts."""
     out = tmp_path / "dataset"

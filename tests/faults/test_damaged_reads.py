@@ -38,15 +38,22 @@ Reads = Iterator[tuple[Any, Callable[[], Any]]]
 def drawn(windows: ShardDataset) -> Reads:
     """Every sample, as the second epoch of seed 3 draws it, alone in its batch."""
     for number in range(len(windows)):
-        yield windows.shard_index[number].key, lambda number=number: windows.batch([SampleDraw(3, 1, number)])
+        yield (
+            windows.shard_index[number].key,
+            lambda number=number: windows.batch([SampleDraw(3, 1, number)]),
+        )
 
 
 def trained(root: Path, statistics: Path | None, **more: Any) -> Reads:
     """Samples of both splits, as train-denoiser and train-autoencoder open them."""
-    data = TrainingOptions(data=(str(root),), out=root / "out", statistics=statistics, augment=False)
+    data = TrainingOptions(
+        data=(str(root),), out=root / "out", statistics=statistics, augment=False
+    )
     selections = data.open_datasets()
     scales = data.load_statistics(selections)
-    for windows in data.make_train_and_test(selections, scales, "adaptive", damage.CONFIG.frequencies, **more):
+    for windows in data.make_train_and_test(
+        selections, scales, "adaptive", damage.CONFIG.frequencies, **more
+    ):
         yield from drawn(windows) if windows else ()
 
 

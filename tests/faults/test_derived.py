@@ -22,7 +22,11 @@ def shuffled(items: list, seed: int) -> list:
 
 def test_histograms_of_shards_merge_in_any_order(reference, record_property):
     dataset = Dataset(reference.root)
-    counts = [histogram.decode(dataset.histogram_path(shard).read_bytes()) for shard in SHARDS if shard.startswith("train")]
+    counts = [
+        histogram.decode(dataset.histogram_path(shard).read_bytes())
+        for shard in SHARDS
+        if shard.startswith("train")
+    ]
     merged = dataset.merged_histogram.read_bytes()
     record_property("injections", ORDERS)
     for seed in range(ORDERS):
@@ -33,7 +37,13 @@ def test_histograms_of_shards_merge_in_any_order(reference, record_property):
 
 
 def test_statistics_of_data_sets_are_the_same_in_any_order(tmp_path, record_property):
-    selections = [DatasetView(write_dataset(tmp_path / f"{i}", {"train-000000": [{}] * (i + 1)}, seed=i)) for i in range(4)]
+    selections = [
+        DatasetView(write_dataset(tmp_path / f"{i}", {"train-000000": [{}] * (i + 1)}, seed=i))
+        for i in range(4)
+    ]
     found = encode_statistics(compute_statistics(selections))
     record_property("injections", ORDERS)
-    assert all(encode_statistics(compute_statistics(shuffled(selections, seed))) == found for seed in range(ORDERS))
+    assert all(
+        encode_statistics(compute_statistics(shuffled(selections, seed))) == found
+        for seed in range(ORDERS)
+    )

@@ -29,7 +29,11 @@ from tests.faults.runs import run_without_ray, build_preload_library
 
 pytestmark = pytest.mark.promise("P7")
 CLIPS = choose_count(16, 8)
-NUMBERS = [*range(1, 201)] if FULL_COUNTS else [1, 5, 8, 12, 19, 27, 31, 34, 38, 41, 70, 124, 132, 136, 140, 144, 148]
+NUMBERS = (
+    [*range(1, 201)]
+    if FULL_COUNTS
+    else [1, 5, 8, 12, 19, 27, 31, 34, 38, 41, 70, 124, 132, 136, 140, 144, 148]
+)
 """Which call finds the disk full: of the quick ones, each kind of file's."""
 
 
@@ -42,7 +46,10 @@ class Filled(NamedTuple):
 @pytest.fixture(scope="module")
 def small(reference, tmp_path_factory) -> Reference:
     """A run of fewer clips, whose calls can all be counted."""
-    table, out = write_table(reference.clips.with_name("few.csv"), range(CLIPS)), tmp_path_factory.mktemp("small") / "dataset"
+    table, out = (
+        write_table(reference.clips.with_name("few.csv"), range(CLIPS)),
+        tmp_path_factory.mktemp("small") / "dataset",
+    )
     assert run_without_ray(table, out, options=PER_SHARD) == 0
     return Reference(table, out, promised_digests(out))
 
@@ -55,8 +62,22 @@ def folder(small, tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]:
     """Where each run is, and the process that makes them, one after the other."""
     folder = tmp_path_factory.mktemp("full")
     shim = build_preload_library("full_disk.c", tmp_path_factory.mktemp("shim"))
-    arguments = [sys.executable, "-m", "tests.faults.full_disk", str(small.clips), str(folder), *PER_SHARD]
-    with subprocess.Popen(arguments, cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | {"LD_PRELOAD": str(shim)}, text=True, stdin=-1, stdout=-1) as runs:
+    arguments = [
+        sys.executable,
+        "-m",
+        "tests.faults.full_disk",
+        str(small.clips),
+        str(folder),
+        *PER_SHARD,
+    ]
+    with subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=os.environ | SINGLE_THREAD_ENV | {"LD_PRELOAD": str(shim)},
+        text=True,
+        stdin=-1,
+        stdout=-1,
+    ) as runs:
         yield folder, runs
         runs.stdin.close()
 
@@ -72,11 +93,27 @@ def filled(folder: Path, runs: subprocess.Popen, number: int) -> Filled:
 def test_the_disk_is_full_at_call(small, folder, record_property, number):
     out, found = folder[0] / f"{number}", filled(*folder, number)
     assert found == (ExitCode.STORAGE, 0)
-    said, dataset = [line for line in out.with_suffix(".log").read_text().splitlines() if not line.startswith("{")], Dataset(out)
-    sentence = re.fullmatch(r"quiver: (\S+): No space left on device, [\d.]+ (?:bytes?|[kMGT]B) are free there", said[0])
-    assert len(said) == 1 and sentence and sentence[1].startswith(f"{out}/") and ".tmp" not in sentence[1], said
+    said, dataset = (
+        [
+            line
+            for line in out.with_suffix(".log").read_text().splitlines()
+            if not line.startswith("{")
+        ],
+        Dataset(out),
+    )
+    sentence = re.fullmatch(
+        r"quiver: (\S+): No space left on device, [\d.]+ (?:bytes?|[kMGT]B) are free there", said[0]
+    )
+    assert (
+        len(said) == 1
+        and sentence
+        and sentence[1].startswith(f"{out}/")
+        and ".tmp" not in sentence[1]
+    ), said
     faults = verify(dataset).faults if dataset.run_json.exists() else []
-    assert dataset.temporary_files() == [] and {(fault.what, fault.remedy) for fault in faults} <= {("is not there", Remedy.FINALIZE)}
+    assert dataset.temporary_files() == [] and {(fault.what, fault.remedy) for fault in faults} <= {
+        ("is not there", Remedy.FINALIZE)
+    }
     before = committed_files(out)
     assert run_without_ray(small.clips, out, options=PER_SHARD) == 0
     assert {path: stamp for path, stamp in committed_files(out).items() if path in before} == before
@@ -92,5 +129,9 @@ def test_a_disk_with_room_for_every_call_is_not_full(small, folder, record_prope
     """So that the runs above are those that were meant."""
     record_property("injections", 0)
     code, left = filled(*folder, 100_000)
-    assert code == 0 and max(NUMBERS) <= 100_000 - left and (FULL_COUNTS or 100_000 - left < max(NUMBERS) + 10)
+    assert (
+        code == 0
+        and max(NUMBERS) <= 100_000 - left
+        and (FULL_COUNTS or 100_000 - left < max(NUMBERS) + 10)
+    )
     assert promised_digests(folder[0] / "100000") == small.promised

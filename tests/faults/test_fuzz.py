@@ -43,16 +43,57 @@ COUNT = int(os.environ.get("QUIVER_FUZZ", "25"))
 ROOM = 1 << 30
 """Bytes of address space that a reader may take."""
 usual = settings(
-    max_examples=COUNT, deadline=None, derandomize="QUIVER_FUZZ" not in os.environ, suppress_health_check=list(HealthCheck), database=None, print_blob=True
-)  # fmt: skip
+    max_examples=COUNT,
+    deadline=None,
+    derandomize="QUIVER_FUZZ" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    print_blob=True,
+)
 slow = settings(usual, max_examples=max(8, COUNT // 5))
 pytestmark = pytest.mark.timeout(max(300, 3 * COUNT))
-INTERESTING = [0, 1, -1, 7, 2**31, 2**32 - 1, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63), 0.5, 1e308, float("inf"), float("nan")]
+INTERESTING = [
+    0,
+    1,
+    -1,
+    7,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**53,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**400,
+    -(2**63),
+    0.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+]
 values = st.recursive(
-    st.none() | st.booleans() | st.sampled_from(INTERESTING) | st.text(max_size=8) | st.sampled_from(["kept", "train", "F16", "../x", "x" * 5000, "\0"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4), max_leaves=6,
-)  # fmt: skip
-deep = st.sampled_from([b"[" * 100_000, b'{"a":' * 100_000, b"", b"\xff\xfe", b"nul", b"1" * 5000, b'"' + b"\\ud800" + b'"'])
+    st.none()
+    | st.booleans()
+    | st.sampled_from(INTERESTING)
+    | st.text(max_size=8)
+    | st.sampled_from(["kept", "train", "F16", "../x", "x" * 5000, "\0"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=6,
+)
+deep = st.sampled_from(
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"",
+        b"\xff\xfe",
+        b"nul",
+        b"1" * 5000,
+        b'"' + b"\\ud800" + b'"',
+    ]
+)
 
 
 @contextmanager
@@ -67,7 +108,10 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def reads(reader: Callable[[], Any], documented: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Any:
+def reads(
+    reader: Callable[[], Any],
+    documented: type[Exception] | tuple[type[Exception], ...] = ValueError,
+) -> Any:
     """What it reads, or None where it refuses as it says it does."""
     with bounded():
         try:
@@ -83,13 +127,17 @@ def changed(draw: st.DrawFn, data: bytes) -> bytes:
     found = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(len(found) - 1, 0)))
-        kind = draw(st.sampled_from(["flip", "number", "cut", "insert", "remove", "repeat", "zero"]))
+        kind = draw(
+            st.sampled_from(["flip", "number", "cut", "insert", "remove", "repeat", "zero"])
+        )
         length = draw(st.integers(1, 64))
         if kind == "flip" and found:
             found[at] ^= 1 << draw(st.integers(0, 7))
         elif kind == "number":
             width = draw(st.sampled_from([1, 2, 4, 8]))
-            found[at : at + width] = (int(draw(st.integers(0, 2**64 - 1))) % 256**width).to_bytes(width, draw(st.sampled_from(["little", "big"])))
+            found[at : at + width] = (int(draw(st.integers(0, 2**64 - 1))) % 256**width).to_bytes(
+                width, draw(st.sampled_from(["little", "big"]))
+            )
         elif kind == "cut":
             del found[at:]
         elif kind == "insert":
@@ -106,7 +154,13 @@ def changed(draw: st.DrawFn, data: bytes) -> bytes:
 def places(value: Any, above: tuple = ()) -> Iterator[tuple]:
     """Where something stands in a JSON value."""
     yield above
-    for name, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for name, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from places(inner, (*above, name))
 
 
@@ -125,7 +179,12 @@ def put(value: Any, place: tuple, new: Any, remove: bool) -> Any:
 def other(draw: st.DrawFn, value: Any) -> Any:
     """A JSON value of which something is missing, or is something else."""
     for _ in range(draw(st.integers(1, 3))):
-        value = put(value, draw(st.sampled_from(list(places(value)))), draw(values), draw(st.integers(0, 3)) == 0)
+        value = put(
+            value,
+            draw(st.sampled_from(list(places(value)))),
+            draw(values),
+            draw(st.integers(0, 3)) == 0,
+        )
     return value
 
 
@@ -144,14 +203,19 @@ def safetensors(draw: st.DrawFn, data: bytes) -> bytes:
     if draw(st.booleans()):
         return draw(changed(data))
     length = int.from_bytes(data[:8], "little")
-    header = draw(other(json.loads(data[8 : 8 + length])).map(text) | changed(data[8 : 8 + length]) | deep)
+    header = draw(
+        other(json.loads(data[8 : 8 + length])).map(text) | changed(data[8 : 8 + length]) | deep
+    )
     says = draw(st.just(len(header)) | st.sampled_from([0, 1, 2**31, 2**63, 2**64 - 1, 10**8]))
     return struct.pack("<Q", says) + header + data[8 + length :]
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Dataset:
-    return write_dataset(tmp_path_factory.mktemp("fuzz") / "sound", {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]})
+    return write_dataset(
+        tmp_path_factory.mktemp("fuzz") / "sound",
+        {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +253,10 @@ def pair_of(row: SampleLocation) -> list[bytes]:
 @given(data=st.data())
 def test_a_tar(dataset, data):
     """Every reader of it: the sample that was written, or a ValueError; verify names it."""
-    path, rows = dataset.tar(SHARD), [row for row in dataset.read_record(SHARD)["rows"] if row["outcome"] == "kept"]
+    path, rows = (
+        dataset.tar(SHARD),
+        [row for row in dataset.read_record(SHARD)["rows"] if row["outcome"] == "kept"],
+    )
     whole = path.read_bytes()
     at = data.draw(st.sampled_from([512 * i for i in range(len(whole) // 512)]))
     new = whole[:at] + data.draw(changed(whole[at : at + 512])) + whole[at + 512 :]
@@ -214,10 +281,17 @@ def test_the_offsets_of_a_manifest(dataset, data):
     """As somebody else's manifest may have them."""
     row = dataset.read_record(SHARD)["rows"][0]
     names = [name for name in row if name.endswith(("_offset", "_size", "_crc32"))]
-    new = row | {data.draw(st.sampled_from(names)): data.draw(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10_000)) for _ in range(2)}
+    new = row | {
+        data.draw(st.sampled_from(names)): data.draw(
+            st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10_000)
+        )
+        for _ in range(2)
+    }
     reads(lambda: read_sample(dataset.tar(SHARD), row["key"], new))
     places = [(new["image_offset"], new["image_size"]), (new["motion_offset"], new["motion_size"])]
-    found = ShardIndex([DatasetView(dataset)], "train")[0]._replace(key=row["key"], image=places[0], motion=places[1])
+    found = ShardIndex([DatasetView(dataset)], "train")[0]._replace(
+        key=row["key"], image=places[0], motion=places[1]
+    )
     reads(lambda: read_image(FileCache(), found, CONFIG.size))
     reads(lambda: [band.copy() for band in read_spectrum(FileCache(), found, [0], CONFIG.size)])
 
@@ -230,16 +304,32 @@ def test_the_header_of_a_motion_member(dataset, data):
     whole = dataset.tar(SHARD).read_bytes()
     begin = row["motion_offset"] + 8
     length = int.from_bytes(whole[begin - 8 : begin], "little")
-    header = data.draw(other(json.loads(whole[begin : begin + length])).map(text) | changed(whole[begin : begin + length]))[:length].ljust(length)
+    header = data.draw(
+        other(json.loads(whole[begin : begin + length])).map(text)
+        | changed(whole[begin : begin + length])
+    )[:length].ljust(length)
     rows = ShardIndex([DatasetView(dataset)], "train")
     new = whole[:begin] + header + whole[begin + length :]
     member = new[row["motion_offset"] :][: row["motion_size"]]
     with replaced(dataset.tar(SHARD), new):
         for i in range(len(rows)):
-            for one in (rows[i], rows[i]._replace(checksums=(rows[i].checksums[0], zlib.crc32(member[: 8 + length])))):
-                reads(lambda one=one: [band.copy() for band in read_spectrum(FileCache(), one, [0, 3], CONFIG.size)])
+            for one in (
+                rows[i],
+                rows[i]._replace(
+                    checksums=(rows[i].checksums[0], zlib.crc32(member[: 8 + length]))
+                ),
+            ):
+                reads(
+                    lambda one=one: [
+                        band.copy() for band in read_spectrum(FileCache(), one, [0, 3], CONFIG.size)
+                    ]
+                )
                 reads(lambda one=one: read_pair(FileCache(), one, 0.7, CONFIG.size))
-        reads(lambda: read_sample(dataset.tar(SHARD), row["key"], row | {"motion_crc32": zlib.crc32(member)}))
+        reads(
+            lambda: read_sample(
+                dataset.tar(SHARD), row["key"], row | {"motion_crc32": zlib.crc32(member)}
+            )
+        )
 
 
 @usual
@@ -248,7 +338,9 @@ def test_the_members_of_a_sample(sound, data):
     row = sound.read_record(SHARD)["rows"][0]
     members = sample.encode_sample(read_sample(sound.tar(SHARD), row["key"], row))
     which = data.draw(st.sampled_from(sorted(members)))
-    new = data.draw({"json": files, "motion.safetensors": safetensors}.get(which, changed)(members[which]))
+    new = data.draw(
+        {"json": files, "motion.safetensors": safetensors}.get(which, changed)(members[which])
+    )
     reads(lambda: sample.decode_sample("key", members | {which: new}))
 
 
@@ -259,10 +351,17 @@ def png(width: int, height: int) -> bytes:
         return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
 
     head = chunk(b"IHDR", width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\0\0\0")
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize("size", [(13_000, 13_000), (1, 150_000_000), (2**31 - 1, 2**31 - 1), (0, 5)])
+@pytest.mark.parametrize(
+    "size", [(13_000, 13_000), (1, 150_000_000), (2**31 - 1, 2**31 - 1), (0, 5)]
+)
 def test_a_picture_that_says_it_is_huge(sound, size):
     """It is compared with the other arrays of its sample before room is made for it."""
     row = sound.read_record(SHARD)["rows"][0]
@@ -274,8 +373,13 @@ def test_a_picture_that_says_it_is_huge(sound, size):
 @given(data=st.data())
 def test_a_record(dataset, data):
     path = dataset.record(SHARD)
-    record = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"}
-    new = data.draw(files(path.read_bytes()) | other(record).filter(lambda value: isinstance(value, dict)).map(resealed))
+    record = {
+        name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"
+    }
+    new = data.draw(
+        files(path.read_bytes())
+        | other(record).filter(lambda value: isinstance(value, dict)).map(resealed)
+    )
     reads(lambda: load_record(new))
     with replaced(path, new):
         reads(lambda: dataset.read_record(SHARD), (ValueError, OSError))
@@ -312,8 +416,17 @@ def test_the_manifest(dataset, data):
         new = data.draw(changed(whole))
     else:
         rows = pq.read_table(dataset.manifest).to_pylist()
-        row, name = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.sampled_from(["shard", "key", "split", "outcome", "image_offset", "motion_size"]))
-        value = data.draw(st.integers(-(2**63), 2**63 - 1) if name.endswith(("offset", "size")) else st.none() | st.text(max_size=9) | st.just("../../x"))
+        row, name = (
+            data.draw(st.integers(0, len(rows) - 1)),
+            data.draw(
+                st.sampled_from(["shard", "key", "split", "outcome", "image_offset", "motion_size"])
+            ),
+        )
+        value = data.draw(
+            st.integers(-(2**63), 2**63 - 1)
+            if name.endswith(("offset", "size"))
+            else st.none() | st.text(max_size=9) | st.just("../../x")
+        )
         rows[row] = rows[row] | {name: value}
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(dataset.manifest)), sink)
@@ -342,7 +455,11 @@ def test_a_histogram(dataset, data):
     reads(lambda: histogram.decode(new))
 
 
-MOTION = spectral_volume.encode_volume(spectral_volume.SpectralVolume(spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, made={"seed": 1}))
+MOTION = spectral_volume.encode_volume(
+    spectral_volume.SpectralVolume(
+        spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, made={"seed": 1}
+    )
+)
 
 
 @usual
@@ -354,8 +471,21 @@ def test_a_file_of_motion(data):
 @usual
 @given(data=st.data())
 def test_a_log(dataset, data):
-    line = dict(shard=SHARD, kept=1, rejected=0, quarantined=0, elapsed_s=1.0, seconds=1.0, waiting_share=0.0, at=1.0)
-    dataset.progress.write_bytes(b"\n".join(data.draw(st.lists(files(text(line)) | st.just(text(line)), min_size=1, max_size=3))))
+    line = dict(
+        shard=SHARD,
+        kept=1,
+        rejected=0,
+        quarantined=0,
+        elapsed_s=1.0,
+        seconds=1.0,
+        waiting_share=0.0,
+        at=1.0,
+    )
+    dataset.progress.write_bytes(
+        b"\n".join(
+            data.draw(st.lists(files(text(line)) | st.just(text(line)), min_size=1, max_size=3))
+        )
+    )
     reads(lambda: read_log(DatasetView(dataset)), ())  # it documents none
 
 
@@ -363,7 +493,12 @@ def test_a_log(dataset, data):
 def checkpoint(tmp_path_factory) -> Path:
     state = {"a": torch.ones(3, 4), "b": torch.zeros(2, dtype=torch.int64)}
     return checkpoints.write(
-        tmp_path_factory.mktemp("out"), 1, dict(kind="x", step=1), {"network": state}, {"averaged": 1, "optimiser": {"a": torch.ones(9)}}, 1
+        tmp_path_factory.mktemp("out"),
+        1,
+        dict(kind="x", step=1),
+        {"network": state},
+        {"averaged": 1, "optimiser": {"a": torch.ones(9)}},
+        1,
     )
 
 
@@ -371,11 +506,26 @@ def checkpoint(tmp_path_factory) -> Path:
 @given(data=st.data())
 def test_a_checkpoint(checkpoint, data):
     """Also where its digests agree."""
-    name = data.draw(st.sampled_from(["config.json", "network.safetensors", "training.pt", "digests.json"]))
+    name = data.draw(
+        st.sampled_from(["config.json", "network.safetensors", "training.pt", "digests.json"])
+    )
     whole = (checkpoint / name).read_bytes()
-    new = data.draw((files if name.endswith("json") else safetensors if name.endswith("safetensors") else changed)(whole))
-    digests = json.loads((checkpoint / "digests.json").read_bytes()) | {name: hashlib.sha256(new).hexdigest()}
-    with replaced(checkpoint / name, new), replaced(checkpoint / "digests.json", new if name == "digests.json" else text(digests)):
+    new = data.draw(
+        (
+            files
+            if name.endswith("json")
+            else safetensors
+            if name.endswith("safetensors")
+            else changed
+        )(whole)
+    )
+    digests = json.loads((checkpoint / "digests.json").read_bytes()) | {
+        name: hashlib.sha256(new).hexdigest()
+    }
+    with (
+        replaced(checkpoint / name, new),
+        replaced(checkpoint / "digests.json", new if name == "digests.json" else text(digests)),
+    ):
         found = reads(lambda: checkpoints.read_newest(checkpoint.parent))
         if found is not None:
             reads(lambda: found[0].weights("network"))
@@ -386,5 +536,7 @@ def test_a_checkpoint(checkpoint, data):
 @given(data=st.data())
 def test_a_file_of_weights(checkpoint, data):
     name = data.draw(st.sampled_from(["network.safetensors", "training.pt"]))
-    new = data.draw((safetensors if name.endswith("safetensors") else changed)((checkpoint / name).read_bytes()))
+    new = data.draw(
+        (safetensors if name.endswith("safetensors") else changed)((checkpoint / name).read_bytes())
+    )
     reads(lambda: parse_weights(new, checkpoint / name))

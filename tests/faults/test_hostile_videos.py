@@ -25,10 +25,14 @@ SECONDS = 15.0
 def still(path: Path, size: tuple[int, int], count: int, rate: float) -> Path:
     """One grey picture over and over, in few bytes."""
     with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast", "threads": "1", "g": "100000"})
+        stream = file.add_stream(
+            "libx264", rate=30, options={"preset": "ultrafast", "threads": "1", "g": "100000"}
+        )
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = TIME_BASE
-        frame = av.VideoFrame.from_ndarray(np.full((size[1] * 3 // 2, size[0]), 128, np.uint8), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(
+            np.full((size[1] * 3 // 2, size[0]), 128, np.uint8), format="yuv420p"
+        )
         for number in range(count):
             frame.pts, frame.time_base = round(number / rate / TIME_BASE), TIME_BASE
             file.mux(stream.encode(frame))
@@ -53,7 +57,12 @@ def growing(path: Path) -> Path:
             with av.open(str(still(path.with_suffix(".mkv"), size, 10, 30))) as part:
                 stream = stream or file.add_stream_from_template(part.streams.video[0])
                 filters = av.BitStreamFilterContext("h264_mp4toannexb", part.streams.video[0])
-                for packet in [one for whole in part.demux(video=0) if whole.size for one in filters.filter(whole)]:
+                for packet in [
+                    one
+                    for whole in part.demux(video=0)
+                    if whole.size
+                    for one in filters.filter(whole)
+                ]:
                     packet.pts = packet.dts = next(ticks)
                     packet.time_base, packet.stream = TIME_BASE, stream
                     file.mux(packet)
@@ -61,12 +70,21 @@ def growing(path: Path) -> Path:
 
 
 BOMBS = {
-    "8192 x 8192": (lambda path: still(path, (8192, 8192), choose_count(30, 3), 30), {Reason.TOO_MANY_PIXELS}),
+    "8192 x 8192": (
+        lambda path: still(path, (8192, 8192), choose_count(30, 3), 30),
+        {Reason.TOO_MANY_PIXELS},
+    ),
     "300,000 frames": (lambda path: still(path, (32, 32), 300_000, 30), {Reason.TOO_MANY_FRAMES}),
-    "a header that says less": (lambda path: said(path, (8192, 8192), (64, 64)), {Reason.TOO_MANY_PIXELS}),
+    "a header that says less": (
+        lambda path: said(path, (8192, 8192), (64, 64)),
+        {Reason.TOO_MANY_PIXELS},
+    ),
     "a header that says more": (lambda path: said(path, (64, 64), (16384, 16384)), {None}),
     "pictures that grow": (growing, {Reason.TOO_MANY_PIXELS}),
-    "1000 frames a second": (lambda path: still(path, (64, 64), 3000, 1000), {Reason.TOO_MANY_FRAMES}),
+    "1000 frames a second": (
+        lambda path: still(path, (64, 64), 3000, 1000),
+        {Reason.TOO_MANY_FRAMES},
+    ),
     "ten hours": (lambda path: still(path, (32, 32), 36_000, 1), {None}),
 }
 """None: it is what it is, and its frames come."""
@@ -107,7 +125,10 @@ def sound(tmp_path_factory) -> Path:
 def test_a_bomb_is_refused_in_time_and_within_the_memory(tmp_path, sound, bomb):
     """By one process, which goes on to a sound video."""
     make, reasons = BOMBS[bomb]
-    path, config = make(tmp_path / "bomb.mp4"), DecodeConfig(deadline_s=SECONDS, decoder_memory_mb=1024)
+    path, config = (
+        make(tmp_path / "bomb.mp4"),
+        DecodeConfig(deadline_s=SECONDS, decoder_memory_mb=1024),
+    )
     process = DecoderProcess(config)
     peak, before = Peak(process.process.pid), time.monotonic()
     assert decoded(process, path) in reasons

@@ -12,15 +12,27 @@ import pytest
 from jobs.cli.errors import ExitCode
 from jobs.cluster import MAX_TASK_RETRIES
 from tests.faults.reference import committed_files, choose_count
-from tests.faults.runs import WORKER_COUNT, run_command, running_command, is_running_after, find_workers
+from tests.faults.runs import (
+    WORKER_COUNT,
+    run_command,
+    running_command,
+    is_running_after,
+    find_workers,
+)
 
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
 
 
 def in_flight(root: Path) -> set[str]:
     """Shards that were begun, by what stands of their tars, and not committed."""
-    tars = {path.name.removeprefix(".").partition(".tar")[0] for path in (root / "shards").glob("*.tar*")}
-    tars |= {path.name.removeprefix(".").partition(".tar")[0] for path in (root / "shards").glob(".*.tmp")}
+    tars = {
+        path.name.removeprefix(".").partition(".tar")[0]
+        for path in (root / "shards").glob("*.tar*")
+    }
+    tars |= {
+        path.name.removeprefix(".").partition(".tar")[0]
+        for path in (root / "shards").glob(".*.tmp")
+    }
     return tars - {path.stem for path in (root / "records").glob("*.json")}
 
 
@@ -44,7 +56,9 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
 @pytest.mark.slow  # Ray waits a minute for a worker that was killed as it began
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
-def test_a_random_worker_is_killed_every_half_to_two_seconds(reference, injected, record_property, tmp_path):
+def test_a_random_worker_is_killed_every_half_to_two_seconds(
+    reference, injected, record_property, tmp_path
+):
     """Until so many are; how many commands that takes, and how far each comes, is the machine's speed: the report has it."""
     rng, runs, commands = random.Random(SEED), 0, 0
     while (left := choose_count(100, 2) - injected.injections) > 0:
@@ -70,7 +84,9 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
-def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(reference, injected, tmp_path):
+def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
+    reference, injected, tmp_path
+):
     """The run ends before it has a plan; the same command then has all that the clips are."""
     out, kills = tmp_path / "dataset", 0
     with running_command(reference.clips, out) as run:
@@ -79,8 +95,16 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(ref
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
                     kills += 1
-    said = [line for line in out.with_suffix(".log").read_text().splitlines() if line.startswith("quiver:")]
-    assert run.returncode == ExitCode.FAILURE and not (out / "run.json").exists() and "a process died 4 times" in said[-1], said
+    said = [
+        line
+        for line in out.with_suffix(".log").read_text().splitlines()
+        if line.startswith("quiver:")
+    ]
+    assert (
+        run.returncode == ExitCode.FAILURE
+        and not (out / "run.json").exists()
+        and "a process died 4 times" in said[-1]
+    ), said
     assert kills > MAX_TASK_RETRIES
     injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
 
@@ -102,7 +126,11 @@ def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):
                 goes_on = is_running_after(run, rng.uniform(0, choose_count(15, 4)))
             kills += goes_on
             assert goes_on or run.returncode == 0, out.with_suffix(".log").read_text()
-            assert len(in_flight(out)) <= WORKER_COUNT and done.items() <= committed_files(out).items()
+            assert (
+                len(in_flight(out)) <= WORKER_COUNT and done.items() <= committed_files(out).items()
+            )
         done = committed_files(out)
-        assert run_command(reference.clips, out) == 0 and done.items() <= committed_files(out).items()
+        assert (
+            run_command(reference.clips, out) == 0 and done.items() <= committed_files(out).items()
+        )
         injected.ended(out, kills - before)

@@ -22,7 +22,9 @@ def lose(node: int) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def lost_during(run: subprocess.Popen, others: list[int], join: Callable[[], int], rng: random.Random) -> int:
+def lost_during(
+    run: subprocess.Popen, others: list[int], join: Callable[[], int], rng: random.Random
+) -> int:
     """How many nodes were lost, each while it worked, and replaced, until the run has ended."""
     lost = 0
     while is_running_after(run, rng.uniform(0, 1)):
@@ -46,7 +48,12 @@ def test_a_node_is_lost_while_it_works_and_another_joins(reference, injected, tm
             out, lost, code = tmp_path / f"{injected.injections}", 0, None
             while code != 0:
                 with running_command(reference.clips, out, **head.env, RAY_ADDRESS=head.gcs) as run:
-                    during = lost_during(run, others, lambda: joined.enter_context(nodes.start_node(head, cpus=1)), rng)
+                    during = lost_during(
+                        run,
+                        others,
+                        lambda: joined.enter_context(nodes.start_node(head, cpus=1)),
+                        rng,
+                    )
                 code, lost = run.returncode, lost + during
                 assert code == 0 or during > MAX_TASK_RETRIES, out.with_suffix(".log").read_text()
             injected.ended(out, lost)

@@ -17,7 +17,10 @@ ALL = choose_count(2000, 40)
 
 def listed(path: Path) -> Path:
     """A table of as many clips, the same few over and over."""
-    path.write_text("uri,clip_id,split\n" + "".join(f"{i % CLIP_COUNT:03d}.mp4,clip-{i:04d},train\n" for i in range(ALL)))
+    path.write_text(
+        "uri,clip_id,split\n"
+        + "".join(f"{i % CLIP_COUNT:03d}.mp4,clip-{i:04d},train\n" for i in range(ALL))
+    )
     return path
 
 
@@ -50,6 +53,10 @@ def test_memory_does_not_grow_with_the_clips(reference, tmp_path, record_propert
     """Not even in the making of what follows from the records."""
     seen = list(watched(listed(reference.clips.with_name("many.csv")), tmp_path / "dataset"))
     after = [held for done, held in seen if done >= ALL // 10]
-    for name, value in {"clips": ALL, "MB after a tenth": after[0] >> 20, "MB at most": max(after) >> 20}.items():
+    for name, value in {
+        "clips": ALL,
+        "MB after a tenth": after[0] >> 20,
+        "MB at most": max(after) >> 20,
+    }.items():
         record_property(name, value)
     assert max(after) <= after[0] + MOST

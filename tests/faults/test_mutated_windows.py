@@ -31,7 +31,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "h264.mkv": lambda p: busy(p),
     "h264.ts": lambda p: busy(p, options=LEADING_PICTURE_OPTIONS),
     "hevc.mp4": lambda p: busy(p, "libx265", x265_options("open-gop=1:bframes=3")),
-    "vp9.webm": lambda p: busy(p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}),
+    "vp9.webm": lambda p: busy(
+        p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}
+    ),
     "mpeg2.ts": lambda p: busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAME_DURATION),
     "mpeg4.mp4": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION),
     "mpeg4.avi": lambda p: busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION),
@@ -63,7 +65,14 @@ def shown_by_ffmpeg(path: Path) -> dict[int, tuple[np.ndarray, bool]]:
                 bad.add(number)
             for frame in (one for one in output if one.pts is not None):
                 image = luma(frame.reformat(*SIZE, "rgb24").to_ndarray())
-                frames.append((round(1000 * frame.pts * float(stream.time_base)), image, frame.is_corrupt, frame.opaque))
+                frames.append(
+                    (
+                        round(1000 * frame.pts * float(stream.time_base)),
+                        image,
+                        frame.is_corrupt,
+                        frame.opaque,
+                    )
+                )
     return {time: (image, corrupt or number in bad) for time, image, corrupt, number in frames}
 
 
@@ -74,9 +83,16 @@ def kept_windows(process: DecoderProcess, path: Path) -> list[list[tuple[int, np
         pictures = list(process.pictures(str(path), video, range(len(video.times)), SIZE))
     except (Quarantined, DecoderDied):
         return []
-    frames = [(round(1000 * time), one.image) for time, one in zip(video.times, pictures, strict=True)]
+    frames = [
+        (round(1000 * time), one.image) for time, one in zip(video.times, pictures, strict=True)
+    ]
     windows = (frames[i : i + WINDOW] for i in range(0, len(frames) - WINDOW + 1, STRIDE))
-    return [one for one in windows if all(image is not None for _, image in one) and all(b[0] - a[0] < 100 for a, b in pairwise(one))]
+    return [
+        one
+        for one in windows
+        if all(image is not None for _, image in one)
+        and all(b[0] - a[0] < 100 for a, b in pairwise(one))
+    ]
 
 
 def same(a: np.ndarray | None, b: np.ndarray) -> bool:
@@ -86,11 +102,18 @@ def same(a: np.ndarray | None, b: np.ndarray) -> bool:
 @pytest.mark.promise("P11")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_kept_window_has_a_frame_that_ffmpeg_flags_or_shows_otherwise(tmp_path, record_property, capsys, kind):
+def test_no_kept_window_has_a_frame_that_ffmpeg_flags_or_shows_otherwise(
+    tmp_path, record_property, capsys, kind
+):
     sound = KINDS[kind](tmp_path / kind)
     right = {time: image for time, (image, _) in shown_by_ffmpeg(sound).items()}
     data, rng = sound.read_bytes(), random.Random(f"windows {kind}")
-    process, count, kept, silent = DecoderProcess(DecodeConfig(deadline_s=20.0)), choose_count(38, 3), 0, 0
+    process, count, kept, silent = (
+        DecoderProcess(DecodeConfig(deadline_s=20.0)),
+        choose_count(38, 3),
+        0,
+        0,
+    )
     assert len(kept_windows(process, sound)) >= 13
     for number in range(count):
         path = tmp_path / f"{number}{sound.suffix}"
@@ -100,14 +123,23 @@ def test_no_kept_window_has_a_frame_that_ffmpeg_flags_or_shows_otherwise(tmp_pat
             process = DecoderProcess(DecodeConfig(deadline_s=20.0))
         windows = kept_windows(process, path)
         kept += len(windows)
-        wrong = [window for window in windows if not all(same(right.get(time), image) for time, image in window)]
+        wrong = [
+            window
+            for window in windows
+            if not all(same(right.get(time), image) for time, image in window)
+        ]
         if wrong:
             shown = shown_by_ffmpeg(path)
             for time, image in (frame for window in wrong for frame in window):
                 theirs, flagged = shown.get(time, (None, True))
-                assert same(right.get(time), image) or (same(theirs, image) and not flagged), f"{path.name}: frame at {time} ms"
+                assert same(right.get(time), image) or (same(theirs, image) and not flagged), (
+                    f"{path.name}: frame at {time} ms"
+                )
         silent += len(wrong)
     process.close()
     record_property("injections", count)
     with capsys.disabled():
-        print(f" [{kind}: {count} mutated files, {kept} windows kept, {silent} of them wrong without any flag of FFmpeg's] ", end="")
+        print(
+            f" [{kind}: {count} mutated files, {kept} windows kept, {silent} of them wrong without any flag of FFmpeg's] ",
+            end="",
+        )

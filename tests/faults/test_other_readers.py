@@ -41,19 +41,29 @@ def kept(reference) -> list[dict]:
 
 
 def test_plain_tar_finds_what_the_manifest_says(plain, kept, record_property):
-    assert list(plain) == [row["key"] for row in kept] and all(tuple(sample) == MEMBERS for sample in plain.values())
+    assert list(plain) == [row["key"] for row in kept] and all(
+        tuple(sample) == MEMBERS for sample in plain.values()
+    )
     record_property("injections", len(plain))
 
 
 def test_our_reader(reference, plain, kept, record_property):
-    assert {row["key"]: encode_sample(read_sample(reference.root / "shards" / f"{row['shard']}.tar", row["key"], row)) for row in kept} == plain
+    assert {
+        row["key"]: encode_sample(
+            read_sample(reference.root / "shards" / f"{row['shard']}.tar", row["key"], row)
+        )
+        for row in kept
+    } == plain
     record_property("injections", len(plain))
 
 
 def test_webdataset(tars, plain, record_property):
     import webdataset as wds
 
-    found = {one["__key__"]: {name: one[name] for name in MEMBERS} for one in wds.WebDataset([str(path) for path in tars], shardshuffle=False)}
+    found = {
+        one["__key__"]: {name: one[name] for name in MEMBERS}
+        for one in wds.WebDataset([str(path) for path in tars], shardshuffle=False)
+    }
     assert found == plain and list(found) == list(plain)
     record_property("injections", len(plain))
 
@@ -61,13 +71,23 @@ def test_webdataset(tars, plain, record_property):
 def test_hugging_face_datasets(tars, plain, tmp_path, record_property):
     """It reads JSON itself, and makes one table of it: what a sample does not say is None there."""
     datasets = pytest.importorskip("datasets")
-    table = datasets.load_dataset("webdataset", data_files=[str(path) for path in tars], split="train", cache_dir=str(tmp_path / "cache"))
+    table = datasets.load_dataset(
+        "webdataset",
+        data_files=[str(path) for path in tars],
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
     rows = list(table.cast_column(IMAGE_MEMBER, datasets.Image(decode=False)))
     assert [row["__key__"] for row in rows] == list(plain)
     for row in rows:
         sample = plain[row["__key__"]]
-        assert (row[MOTION_MEMBER], row[IMAGE_MEMBER]["bytes"]) == (sample[MOTION_MEMBER], sample[IMAGE_MEMBER])
-        assert {name: value for name, value in row[META_MEMBER].items() if value is not None} == json.loads(sample[META_MEMBER])
+        assert (row[MOTION_MEMBER], row[IMAGE_MEMBER]["bytes"]) == (
+            sample[MOTION_MEMBER],
+            sample[IMAGE_MEMBER],
+        )
+        assert {
+            name: value for name, value in row[META_MEMBER].items() if value is not None
+        } == json.loads(sample[META_MEMBER])
     record_property("injections", len(plain))
 
 
@@ -76,7 +96,9 @@ STATED = [(None, None, "CC0-1.0", "CC0-1.0", None), ("CC0-1.0", None, None, None
 
 @pytest.mark.parametrize("licences", STATED)
 @pytest.mark.parametrize("order", [1, -1])
-def test_hugging_face_datasets_if_a_licence_is_not_stated(tmp_path, licences, order, record_property):
+def test_hugging_face_datasets_if_a_licence_is_not_stated(
+    tmp_path, licences, order, record_property
+):
     """It takes the kind of each field from the first samples, whichever these are."""
     datasets = pytest.importorskip("datasets")
     root = damage.make_dataset(tmp_path, licences)

@@ -8,16 +8,32 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
-from tests.faults.reference import CLIP_COUNT, FRAMES, SHARDS, SIZE, count_windows, envelope, harmonic, clip_displacement
+from tests.faults.reference import (
+    CLIP_COUNT,
+    FRAMES,
+    SHARDS,
+    SIZE,
+    count_windows,
+    envelope,
+    harmonic,
+    clip_displacement,
+)
 
 
 def test_the_closed_form_is_what_the_reference_holds(reference):
     """Its clips sway as they say: S_k of the middle row is that of the sine, to a tenth."""
-    found = [sample for shard in SHARDS for sample in iter_samples(DatasetView(Dataset(reference.root)), shard)]
+    found = [
+        sample
+        for shard in SHARDS
+        for sample in iter_samples(DatasetView(Dataset(reference.root)), shard)
+    ]
     assert len(found) == sum(harmonic(clip) > 0 for clip in range(CLIP_COUNT))
     for sample in found:
         clip, middle = int(sample.key.split("-")[1]), slice(SIZE // 2 - 8, SIZE // 2 + 8)
-        expected = np.fft.rfft(clip_displacement(clip, np.arange(FRAMES)))[harmonic(clip)] * envelope()[middle].mean()
+        expected = (
+            np.fft.rfft(clip_displacement(clip, np.arange(FRAMES)))[harmonic(clip)]
+            * envelope()[middle].mean()
+        )
         channels = sample.spectrum[harmonic(clip), :2, middle, 8:-8].astype(float).mean(axis=(1, 2))
         assert abs(channels[0] + 1j * channels[1] - expected) < 0.1 * abs(expected), sample.key
 

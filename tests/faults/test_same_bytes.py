@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from tests.faults.reference import SINGLE_THREAD_ENV, CLIP_COUNT, FULL_COUNTS, ROOT, extract_command, choose_count, extract, write_table
+from tests.faults.reference import (
+    SINGLE_THREAD_ENV,
+    CLIP_COUNT,
+    FULL_COUNTS,
+    ROOT,
+    extract_command,
+    choose_count,
+    extract,
+    write_table,
+)
 from tests.faults.runs import build_preload_library
 
 pytestmark = pytest.mark.promise("P12")
@@ -25,15 +34,29 @@ CASES = list(CHANGES) if FULL_COUNTS else ["all of these"]
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case):
     """In a new interpreter, without Ray."""
-    env = CHANGES[case] if FULL_COUNTS else {name: value for changes in CHANGES.values() for name, value in changes.items()}
+    env = (
+        CHANGES[case]
+        if FULL_COUNTS
+        else {name: value for changes in CHANGES.values() for name, value in changes.items()}
+    )
     clips, out = reference.clips, tmp_path / "dataset"
     if "ORDER" in env:
-        clips = write_table(clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIP_COUNT for i in range(CLIP_COUNT)])
+        clips = write_table(
+            clips.with_name("shuffled.csv"), [(7 * i + 3) % CLIP_COUNT for i in range(CLIP_COUNT)]
+        )
     if "CLOCK" in env:
         env = env | {"LD_PRELOAD": str(build_preload_library("other_clock.c", tmp_path))}
     arguments = [sys.executable, "-m", "tests.faults.runs", *extract_command(clips, out)[3:]]
     umask = int(env.get("UMASK", "022"), 8)
-    done = subprocess.run(arguments, cwd=ROOT, env=os.environ | SINGLE_THREAD_ENV | env, umask=umask, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=os.environ | SINGLE_THREAD_ENV | env,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     if "UMASK" in env:
         assert out.joinpath("run.json").stat().st_mode & 0o777 == 0o600
@@ -52,6 +75,10 @@ def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path
 def test_the_clock_is_another(tmp_path, record_property):
     """So that the run above is the one that was meant."""
     record_property("injections", 0)
-    year = subprocess.run([sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
-                          env=os.environ | {"LD_PRELOAD": str(build_preload_library("other_clock.c", tmp_path))}, capture_output=True, text=True).stdout  # fmt: skip
+    year = subprocess.run(
+        [sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
+        env=os.environ | {"LD_PRELOAD": str(build_preload_library("other_clock.c", tmp_path))},
+        capture_output=True,
+        text=True,
+    ).stdout
     assert int(year) >= datetime.date.today().year + 9

@@ -32,7 +32,11 @@ def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: boo
     As a run's workers get them: with the token of the run that holds the folder.
     """
     for dataset in datasets:
-        draft, rng, root = ShardDraft(dataset, SHARD, CONFIG.frequencies), np.random.default_rng(twin), dataset.root
+        draft, rng, root = (
+            ShardDraft(dataset, SHARD, CONFIG.frequencies),
+            np.random.default_rng(twin),
+            dataset.root,
+        )
         for row in ROWS:
             draft.add(*judge_window(row, FilterMeasures(**PASSING_MEASURES), rng, CONFIG))
         together.wait(240)
@@ -59,12 +63,18 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
     roots, together = [tmp_path / f"{i}" for i in range(ROUNDS)], FORKSERVER.Barrier(TWINS)
     with ExitStack() as held:
         datasets = [begun(root, held) for root in roots]
-        twins = [FORKSERVER.Process(target=attempt, args=(datasets, twin, together, late and twin == 0)) for twin in range(TWINS)]
+        twins = [
+            FORKSERVER.Process(target=attempt, args=(datasets, twin, together, late and twin == 0))
+            for twin in range(TWINS)
+        ]
         for twin in twins:
             twin.start()
         for twin in twins:
             twin.join(choose_count(1700, 280))
-        assert all(dataset.token and dataset.run_lock.commit_lock_path(dataset.token).exists() for dataset in datasets)
+        assert all(
+            dataset.token and dataset.run_lock.commit_lock_path(dataset.token).exists()
+            for dataset in datasets
+        )
     assert [twin.exitcode for twin in twins] == [0] * TWINS
     record_property("injections", ROUNDS)
     won = {root.name: sorted(tmp_path.glob(f"{root.name}-*")) for root in roots}
@@ -72,13 +82,17 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
     record_property("duplicates", extra)
     assert extra == 0
     for root in roots:
-        assert [path.name for path in root.glob("shards/*")] == [f"{SHARD}.tar"] and not (late and won[root.name][0].name.endswith("-0"))
+        assert [path.name for path in root.glob("shards/*")] == [f"{SHARD}.tar"] and not (
+            late and won[root.name][0].name.endswith("-0")
+        )
         record = Dataset(root).read_record(SHARD)
         check_shard(Dataset(root).tar_path(SHARD), kept_rows(record), record["tar"]["sha256"])
         finalize(Dataset(root))  # reads the histogram
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["", "and the second was stopped after its record"])
+@pytest.mark.parametrize(
+    "stopped", [False, True], ids=["", "and the second was stopped after its record"]
+)
 def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped):
     """The first was killed when its tar had its name; of the second every window timed out."""
     dataset = Dataset(tmp_path)
@@ -86,8 +100,23 @@ def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped
         dataset.create_or_resume(ROWS, to_contract(CONFIG), {"python": "3"})
         first, second = (ShardDraft(dataset, SHARD, CONFIG.frequencies) for _ in range(2))
         for row in ROWS:
-            first.add(*judge_window(row, FilterMeasures(**PASSING_MEASURES), np.random.default_rng(0), CONFIG))
-            second.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, reason=Reason.TIMEOUT, detail="", attempts=3), None, None)
+            first.add(
+                *judge_window(
+                    row, FilterMeasures(**PASSING_MEASURES), np.random.default_rng(0), CONFIG
+                )
+            )
+            second.add(
+                outcome_row(
+                    row,
+                    Outcome.QUARANTINED,
+                    Stage.DECODE,
+                    reason=Reason.TIMEOUT,
+                    detail="",
+                    attempts=3,
+                ),
+                None,
+                None,
+            )
         first.writer.finish()
         first.writer.publish()
         left = dataset.tar_path(SHARD).read_bytes()
@@ -104,6 +133,10 @@ def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeyp
     monkeypatch.setattr("pipeline.dataset.folder.COMMIT_TIMEOUT_S", 0.2)
     dataset = Dataset(tmp_path)
     dataset.run_json.write_text("{}")
-    with Dataset(tmp_path).commit_lock(), pytest.raises(TimeoutError, match="has been committing a shard for") as said, dataset.commit_lock():
+    with (
+        Dataset(tmp_path).commit_lock(),
+        pytest.raises(TimeoutError, match="has been committing a shard for") as said,
+        dataset.commit_lock(),
+    ):
         pass
     assert said.value.filename == str(dataset.run_json)

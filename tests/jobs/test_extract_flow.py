@@ -45,13 +45,31 @@ GOOD, WINDOWS = 7, 7 * 4
 
 
 def extract(clips: Path, out: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *SMALL, *options]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=240)
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.extract_flow",
+        "--clips",
+        str(clips),
+        "--out",
+        str(out),
+        *SMALL,
+        *options,
+    ]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=240
+    )
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
     """Every file of a data set of which bytes are promised."""
-    names = [*dataset.glob("shards/*"), *dataset.glob("records/*"), *dataset.glob("histograms/*"), dataset / "manifest.parquet", dataset / "summary.json"]
+    names = [
+        *dataset.glob("shards/*"),
+        *dataset.glob("records/*"),
+        *dataset.glob("histograms/*"),
+        dataset / "manifest.parquet",
+        dataset / "summary.json",
+    ]
     return {str(path.relative_to(dataset)): path.read_bytes() for path in names}
 
 
@@ -60,7 +78,14 @@ def clips(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     (folder / "deep").mkdir()
     for i in range(GOOD):
-        videos.write_swaying(folder / ("deep" if i % 2 else ".") / f"good {i}.mp4", seconds=2, amplitude=1.5, hertz=1.0 + 0.25 * i, size=(96, 60), seed=i)
+        videos.write_swaying(
+            folder / ("deep" if i % 2 else ".") / f"good {i}.mp4",
+            seconds=2,
+            amplitude=1.5,
+            hertz=1.0 + 0.25 * i,
+            size=(96, 60),
+            seed=i,
+        )
     for reason, make in videos.BROKEN_VIDEO_WRITERS.items():
         make(folder / f"{reason}.mp4")
     (folder / "notes.txt").write_text("not listed")
@@ -82,17 +107,33 @@ def rows(reference) -> list[dict]:
 
 
 def test_every_window_and_every_barren_clip_is_one_row(rows):
-    assert len([row for row in rows if row["key"]]) == len({row["key"] for row in rows if row["key"]}) == WINDOWS
-    assert Counter(row["reason"] for row in rows if row["key"] is None) == Counter(list(videos.BROKEN_VIDEO_WRITERS))
-    assert all(row["outcome"] == "quarantined" and row["shard"] is None and row["start_frame"] is None for row in rows if row["key"] is None)
+    assert (
+        len([row for row in rows if row["key"]])
+        == len({row["key"] for row in rows if row["key"]})
+        == WINDOWS
+    )
+    assert Counter(row["reason"] for row in rows if row["key"] is None) == Counter(
+        list(videos.BROKEN_VIDEO_WRITERS)
+    )
+    assert all(
+        row["outcome"] == "quarantined" and row["shard"] is None and row["start_frame"] is None
+        for row in rows
+        if row["key"] is None
+    )
 
 
 def test_the_readmes_own_code_reads_a_data_set(reference, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "dataset").symlink_to(reference)
-    (code,) = [block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:]]
+    (code,) = [
+        block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:]
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", code + "print(motion.shape)"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, "-c", code + "print(motion.shape)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "(150, 2, 40, 64)\n", done.stderr
 
@@ -103,7 +144,10 @@ def test_every_kept_row_leads_to_its_sample(reference, rows):
     for row in kept:
         sample = read_sample(Dataset(reference).tar_path(row["shard"]), row["key"], row)
         assert sample.spectrum.shape == (12, 4, 40, 64)
-        assert sample.meta["start_time_s"] == row["start_time_s"] and sample.meta["split"] == row["split"] == row["shard"].split("-")[0]
+        assert (
+            sample.meta["start_time_s"] == row["start_time_s"]
+            and sample.meta["split"] == row["split"] == row["shard"].split("-")[0]
+        )
 
 
 def test_histograms_count_every_coefficient_of_their_shard(reference, rows):
@@ -116,12 +160,27 @@ def test_histograms_count_every_coefficient_of_their_shard(reference, rows):
 def test_every_measure_is_recorded_whatever_the_fate(rows):
     for row in rows:
         if row["key"]:
-            assert row["mean_motion_px"] > 0 and row["frame_rate"] == pytest.approx(30, abs=0.1) and len(row["power_x"]) == 13
+            assert (
+                row["mean_motion_px"] > 0
+                and row["frame_rate"] == pytest.approx(30, abs=0.1)
+                and len(row["power_x"]) == 13
+            )
 
 
 @pytest.mark.slow
-def test_one_worker_two_decoders_and_two_blas_threads_give_the_same_bytes(clips, reference, tmp_path):
-    done = extract(clips, tmp_path / "again", "--workers", "1", "--decoders-per-worker", "2", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
+def test_one_worker_two_decoders_and_two_blas_threads_give_the_same_bytes(
+    clips, reference, tmp_path
+):
+    done = extract(
+        clips,
+        tmp_path / "again",
+        "--workers",
+        "1",
+        "--decoders-per-worker",
+        "2",
+        OMP_NUM_THREADS="2",
+        OPENBLAS_NUM_THREADS="2",
+    )
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "again") == contents(reference)
 
@@ -129,7 +188,18 @@ def test_one_worker_two_decoders_and_two_blas_threads_give_the_same_bytes(clips,
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes_and_rewrites_nothing(clips, reference, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(clips), "--out", str(out), *SMALL, "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.extract_flow",
+        "--clips",
+        str(clips),
+        "--out",
+        str(out),
+        *SMALL,
+        "--workers",
+        "1",
+    ]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob("records/*.json")) and time.monotonic() < deadline:
@@ -149,7 +219,10 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     before = contents(reference)
     done = extract(clips, reference)
     assert done.returncode == 0 and " 0 left" in done.stdout
-    assert "of an earlier run: of each the size, its first and its last sample were looked at, quiver verify reads all" in done.stdout
+    assert (
+        "of an earlier run: of each the size, its first and its last sample were looked at, quiver verify reads all"
+        in done.stdout
+    )
     assert contents(reference) == before
 
 
@@ -174,7 +247,10 @@ def test_another_configuration_is_refused_with_both_values(clips, reference):
     before = contents(reference)
     done = extract(clips, reference, "--frequencies", "8", "--no-motion-px", "0.2")
     assert done.returncode == 3
-    assert "frequencies: 12 -> 8" in done.stderr and "thresholds.no_motion_px: 0.15 -> 0.2" in done.stderr
+    assert (
+        "frequencies: 12 -> 8" in done.stderr
+        and "thresholds.no_motion_px: 0.15 -> 0.2" in done.stderr
+    )
     assert contents(reference) == before
 
 
@@ -182,7 +258,10 @@ def test_another_configuration_is_refused_with_both_values(clips, reference):
 def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     done = extract(clips, tmp_path)
-    assert done.returncode == 2 and "holds other files (README.md), expected a new or an empty folder" in done.stderr
+    assert (
+        done.returncode == 2
+        and "holds other files (README.md), expected a new or an empty folder" in done.stderr
+    )
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "run.json").exists()
 
 
@@ -198,7 +277,12 @@ def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
 @pytest.mark.slow
 def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     done = extract(clips, tmp_path / "out", "--dry-run", "--limit", "3")
-    assert done.returncode == 0 and "3 clips" in done.stdout and "shards" in done.stdout and "B\n" in done.stdout
+    assert (
+        done.returncode == 0
+        and "3 clips" in done.stdout
+        and "shards" in done.stdout
+        and "B\n" in done.stdout
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -209,17 +293,65 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
         (["--clips", "{tmp}", "--out", "{tmp}/out"], "no video files in"),
         (["--clips", "{tmp}/typo.mp4", "--out", "{tmp}/out"], "typo.mp4' does not exist"),
         (["--clips", "--out", "{tmp}/out"], "--clips is empty"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--workers", "0"], "--workers is 0, expected at least 1"),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--workers", "0"],
+            "--workers is 0, expected at least 1",
+        ),
         (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--filters", "strict"], "strict"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--size", "big"], "--size is big, expected WIDTHxHEIGHT"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--frequencies", "90"], "frequencies is 90, expected 1 to 76"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--decoders-per-worker", "0"], "--decoders-per-worker is 0, expected at least 1"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "-1"], "--gpus-per-worker is -1.0, expected 0 to 8"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--deadline-s", "0"], "deadline_s is 0.0, expected more than 0"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--size", "64x40"], "size is 64x40, expected more than 120 pixels"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--flow", "raft_small", "--weights", "{tmp}/no.pth"], "no.pth, expected default or a file"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "4"], "a worker needs 1 CPUs and 4 GPUs, the best node of the cluster has"),
-        (["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--no-motion-pix", "1"], "--no-motion-pix"),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--size", "big"],
+            "--size is big, expected WIDTHxHEIGHT",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--frequencies", "90"],
+            "frequencies is 90, expected 1 to 76",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--decoders-per-worker", "0"],
+            "--decoders-per-worker is 0, expected at least 1",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "-1"],
+            "--gpus-per-worker is -1.0, expected 0 to 8",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--deadline-s", "0"],
+            "deadline_s is 0.0, expected more than 0",
+        ),
+        (
+            [
+                "--clips",
+                "{tmp}/a.mp4",
+                "--out",
+                "{tmp}/out",
+                "--flow",
+                "raft_small",
+                "--size",
+                "64x40",
+            ],
+            "size is 64x40, expected more than 120 pixels",
+        ),
+        (
+            [
+                "--clips",
+                "{tmp}/a.mp4",
+                "--out",
+                "{tmp}/out",
+                "--flow",
+                "raft_small",
+                "--weights",
+                "{tmp}/no.pth",
+            ],
+            "no.pth, expected default or a file",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--gpus-per-worker", "4"],
+            "a worker needs 1 CPUs and 4 GPUs, the best node of the cluster has",
+        ),
+        (
+            ["--clips", "{tmp}/a.mp4", "--out", "{tmp}/out", "--no-motion-pix", "1"],
+            "--no-motion-pix",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, capsys, arguments, words):
@@ -244,19 +376,29 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     """Its first shard is committed and stays; four clips of which only the beginning can be decoded follow."""
-    names, windows = ["a good", *[f"b bad {i}" for i in range(4)]], ["--stride", "2", "--windows-per-shard", "8", "--test-fraction", "0", "--workers", "1"]
+    names, windows = (
+        ["a good", *[f"b bad {i}" for i in range(4)]],
+        ["--stride", "2", "--windows-per-shard", "8", "--test-fraction", "0", "--workers", "1"],
+    )
     for i, name in enumerate(names):
-        path = videos.write_swaying(tmp_path / f"{name}.mp4", seconds=1.3, amplitude=1.5, hertz=1.25, seed=i)
+        path = videos.write_swaying(
+            tmp_path / f"{name}.mp4", seconds=1.3, amplitude=1.5, hertz=1.25, seed=i
+        )
         if i:
             data = path.read_bytes()
             end = data.index(b"moov") - 4
             start = end * 7 // 10
             path.write_bytes(data[:start] + bytes(end - start) + data[end:])
-    (tmp_path / "clips.csv").write_text("\n".join(["uri,clip_id", *(f"{name}.mp4,{name}" for name in names)]) + "\n")
+    (tmp_path / "clips.csv").write_text(
+        "\n".join(["uri,clip_id", *(f"{name}.mp4,{name}" for name in names)]) + "\n"
+    )
     table, out = tmp_path / "clips.csv", tmp_path / "out"
     done = extract(table, out, *windows)
     assert done.returncode == ExitCode.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
-    said = re.fullmatch(r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, most often decode_error \((\d+), as: .*", done.stderr.strip())
+    said = re.fullmatch(
+        r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, most often decode_error \((\d+), as: .*",
+        done.stderr.strip(),
+    )
     assert said and 20 <= int(said[2]) < 2 * int(said[1]) and said[1] == said[3], done.stderr
     before = contents_of_records(out)
     assert before and not (out / "manifest.parquet").exists()
@@ -264,7 +406,9 @@ def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     assert before.items() < contents_of_records(out).items()
     rows = pq.read_table(out / "manifest.parquet").to_pylist()
-    assert {row["outcome"] for row in rows if row["clip_id"] == "a good"} == {"kept"} and {row["reason"] for row in rows} == {None, "decode_error"}
+    assert {row["outcome"] for row in rows if row["clip_id"] == "a good"} == {"kept"} and {
+        row["reason"] for row in rows
+    } == {None, "decode_error"}
 
 
 def contents_of_records(out: Path) -> dict[str, tuple[bytes, int]]:
@@ -272,7 +416,11 @@ def contents_of_records(out: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> WindowOutcome:
-    return WindowOutcome(f"clip-{clip}-000000", outcome, *((Reason.TIMEOUT, "too late") if outcome == Outcome.QUARANTINED else ()))
+    return WindowOutcome(
+        f"clip-{clip}-000000",
+        outcome,
+        *((Reason.TIMEOUT, "too late") if outcome == Outcome.QUARANTINED else ()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +447,10 @@ def test_a_quarantine_ends_the_run_when_it_is_over_its_limit(capsys):
     with pytest.raises(SystemExit) as stopped:
         quarantine.add(decided(10))
     assert stopped.value.code == ExitCode.QUARANTINE
-    assert "11 of the 101 windows" in (said := capsys.readouterr().err) and "timeout (11, as: too late)" in said
+    assert (
+        "11 of the 101 windows" in (said := capsys.readouterr().err)
+        and "timeout (11, as: too late)" in said
+    )
 
 
 def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
@@ -307,12 +458,19 @@ def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     job = parse_job(["--clips", "a", "--out", "b"])
     assert "--filters subtle" in " ".join(list_hints(summary, job))
     assert list_hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
-    assert "nothing was kept" in list_hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
+    assert (
+        "nothing was kept"
+        in list_hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]
+    )
 
 
-@pytest.mark.parametrize("command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]])
+@pytest.mark.parametrize(
+    "command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]]
+)
 def test_help_needs_no_cluster(command):
-    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and ("extract-flow" in done.stdout or "--clips" in done.stdout)
 
 

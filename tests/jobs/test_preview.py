@@ -22,7 +22,11 @@ from tests.support.building import plan_video
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = BuildConfig(
-    size=(64, 40), frequencies=12, plan=PlanConfig(frames=24, fps=30.0, stride=12), flow=FlowConfig(dis_preset="fast"), thresholds=Thresholds(no_motion_px=0.3)
+    size=(64, 40),
+    frequencies=12,
+    plan=PlanConfig(frames=24, fps=30.0, stride=12),
+    flow=FlowConfig(dis_preset="fast"),
+    thresholds=Thresholds(no_motion_px=0.3),
 )
 
 
@@ -31,13 +35,23 @@ def dataset(tmp_path_factory) -> Dataset:
     """Windows of a swaying video, which are kept, of one that hardly sways, which are rejected, and of one that is gone."""
     folder = tmp_path_factory.mktemp("preview")
     paths = [
-        videos.write_swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i) for i, (name, a) in enumerate([("sways", 3.0), ("still", 0.1)])
+        videos.write_swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i)
+        for i, (name, a) in enumerate([("sways", 3.0), ("still", 0.1)])
     ]
-    rows, dataset = [{**row, "shard": f"train-{i:06d}"} for i, path in enumerate(paths) for row in plan_video(path, CONFIG)], Dataset(folder / "dataset")
+    rows, dataset = (
+        [
+            {**row, "shard": f"train-{i:06d}"}
+            for i, path in enumerate(paths)
+            for row in plan_video(path, CONFIG)
+        ],
+        Dataset(folder / "dataset"),
+    )
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for shard in ("train-000000", "train-000001"):
-            list(build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG))
+            list(
+                build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG)
+            )
         finalize(dataset)
     return dataset
 
@@ -46,7 +60,10 @@ def dataset(tmp_path_factory) -> Dataset:
 def rows(dataset) -> dict[str, list[dict]]:
     """Rows of the manifest by outcome."""
     found = pq.read_table(dataset.manifest).to_pylist()
-    return {outcome: [row for row in found if row["outcome"] == outcome] for outcome in ("kept", "rejected")}
+    return {
+        outcome: [row for row in found if row["outcome"] == outcome]
+        for outcome in ("kept", "rejected")
+    }
 
 
 def preview(dataset: Dataset, key: str, out: Path, *options: str) -> Path:
@@ -71,9 +88,21 @@ def refused(capsys, *args: str) -> str:
 def test_the_command_writes_a_video_at_the_working_rate(dataset, rows, tmp_path):
     out = tmp_path / "a.mp4"
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli.main", "preview", str(dataset.root), rows["kept"][0]["key"], "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jobs.cli.main",
+            "preview",
+            str(dataset.root),
+            rows["kept"][0]["key"],
+            "--out",
+            str(out),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and str(out) in done.stdout and not done.stderr, done.stderr
     with av.open(str(out)) as file:
         assert file.streams.video[0].average_rate == 30
@@ -83,13 +112,22 @@ def test_the_command_writes_a_video_at_the_working_rate(dataset, rows, tmp_path)
     assert np.abs(start - start[0].astype(int)).mean() < 1
     for panel in (motion, moved, real):
         assert max(np.abs(panel[i].astype(int) - panel[0]).mean() for i in range(24)) > 5
-    assert np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(moved, real, strict=True)]) < 0.7 * np.abs(start - real.astype(int)).mean()
+    assert (
+        np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(moved, real, strict=True)])
+        < 0.7 * np.abs(start - real.astype(int)).mean()
+    )
 
 
-@pytest.mark.parametrize("suffix, count, milliseconds", [(".gif", 8, 800), (".webp", 24, 800), (".GIF", 8, 800)])
-def test_an_animation_lasts_as_long_as_the_window(dataset, rows, tmp_path, suffix, count, milliseconds):
+@pytest.mark.parametrize(
+    "suffix, count, milliseconds", [(".gif", 8, 800), (".webp", 24, 800), (".GIF", 8, 800)]
+)
+def test_an_animation_lasts_as_long_as_the_window(
+    dataset, rows, tmp_path, suffix, count, milliseconds
+):
     with Image.open(preview(dataset, rows["kept"][0]["key"], tmp_path / f"a{suffix}")) as file:
-        times = [image.copy().info["duration"] for image in ImageSequence.Iterator(file)]  # a copy reads it
+        times = [
+            image.copy().info["duration"] for image in ImageSequence.Iterator(file)
+        ]  # a copy reads it
     assert len(times) == count and sum(times) == milliseconds
 
 
@@ -100,14 +138,23 @@ def test_a_sheet_is_one_tall_picture(dataset, rows, tmp_path):
 
 
 def test_the_same_sample_gives_the_same_bytes(dataset, rows, tmp_path):
-    one, two = (preview(dataset, rows["kept"][0]["key"], tmp_path / f"{name}.mp4").read_bytes() for name in "ab")
+    one, two = (
+        preview(dataset, rows["kept"][0]["key"], tmp_path / f"{name}.mp4").read_bytes()
+        for name in "ab"
+    )
     assert one == two
 
 
 def test_magnified_motion_is_larger_and_says_so(dataset, rows, tmp_path):
-    plain, larger = (mp4_frames(preview(dataset, rows["kept"][0]["key"], tmp_path / f"{m}.mp4", "--magnify", m)) for m in ("1", "2"))
+    plain, larger = (
+        mp4_frames(preview(dataset, rows["kept"][0]["key"], tmp_path / f"{m}.mp4", "--magnify", m))
+        for m in ("1", "2")
+    )
     columns = np.s_[:, 6 + 2 * 262 : 3 * 262]
-    change = [np.abs(frames[6][-166:-6][columns].astype(int) - frames[0][-166:-6][columns]).mean() for frames in (plain, larger)]
+    change = [
+        np.abs(frames[6][-166:-6][columns].astype(int) - frames[0][-166:-6][columns]).mean()
+        for frames in (plain, larger)
+    ]
     assert change[1] > 1.1 * change[0]
     assert not np.array_equal(plain[0][:16], larger[0][:16])
 
@@ -123,19 +170,32 @@ def test_without_the_video_the_preview_says_so_in_words(dataset, rows, tmp_path,
     assert "no real frames: the file is gone" in capsys.readouterr().err
     with_it = preview(dataset, rows["kept"][0]["key"], tmp_path / f"b{suffix}")
     if suffix == ".mp4":
-        without, real = (np.stack(mp4_frames(path))[:, -166:-6, -256:] for path in (tmp_path / "a.mp4", with_it))
-        assert np.abs(without - without[0].astype(int)).mean() < 1 and without.mean() < 60 < real.mean()
+        without, real = (
+            np.stack(mp4_frames(path))[:, -166:-6, -256:] for path in (tmp_path / "a.mp4", with_it)
+        )
+        assert (
+            np.abs(without - without[0].astype(int)).mean() < 1
+            and without.mean() < 60 < real.mean()
+        )
 
 
 def test_an_unknown_key_is_answered_with_some_that_are_there(dataset, rows, tmp_path, capsys):
     error = refused(capsys, str(dataset.root), "nowhere-000000", "--out", str(tmp_path / "a.mp4"))
-    assert f"key 'nowhere-000000' is not in {dataset.root}; expected one of {len(rows['kept'])} that are kept, as {rows['kept'][0]['key']}" in error
+    assert (
+        f"key 'nowhere-000000' is not in {dataset.root}; expected one of {len(rows['kept'])} that are kept, as {rows['kept'][0]['key']}"
+        in error
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_rejected_window_is_answered_with_its_reason(dataset, rows, tmp_path, capsys):
-    error = refused(capsys, str(dataset.root), rows["rejected"][0]["key"], "--out", str(tmp_path / "a.mp4"))
-    assert "was rejected (no_motion), so there is no sample of it" in error and rows["kept"][0]["key"] in error
+    error = refused(
+        capsys, str(dataset.root), rows["rejected"][0]["key"], "--out", str(tmp_path / "a.mp4")
+    )
+    assert (
+        "was rejected (no_motion), so there is no sample of it" in error
+        and rows["kept"][0]["key"] in error
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,8 +208,12 @@ def test_a_rejected_window_is_answered_with_its_reason(dataset, rows, tmp_path, 
         ("a.mp4", ("--magnify", "nan"), "--magnify is nan"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_no_file(dataset, rows, tmp_path, capsys, out, options, words):
-    assert words in refused(capsys, str(dataset.root), rows["kept"][0]["key"], "--out", str(tmp_path / out), *options)
+def test_a_mistake_is_one_sentence_and_no_file(
+    dataset, rows, tmp_path, capsys, out, options, words
+):
+    assert words in refused(
+        capsys, str(dataset.root), rows["kept"][0]["key"], "--out", str(tmp_path / out), *options
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -160,7 +224,9 @@ def test_the_file_asked_for_is_judged_before_any_work(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, capsys):
-    assert "holds no data set: there is no run.json" in refused(capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4"))
+    assert "holds no data set: there is no run.json" in refused(
+        capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4")
+    )
 
 
 def test_a_damaged_shard_is_one_sentence(dataset, rows, tmp_path, capsys):
@@ -171,7 +237,9 @@ def test_a_damaged_shard_is_one_sentence(dataset, rows, tmp_path, capsys):
     with open(copy.tar_path(row["shard"]), "r+b") as file:
         file.seek(row["motion_offset"] - 512)
         file.write(b"nonsense")
-    assert f"{row['key']}.motion.safetensors" in refused(capsys, str(copy.root), row["key"], "--out", str(tmp_path / "a.mp4"))
+    assert f"{row['key']}.motion.safetensors" in refused(
+        capsys, str(copy.root), row["key"], "--out", str(tmp_path / "a.mp4")
+    )
     copy.tar_path(row["shard"]).unlink()
     with pytest.raises(SystemExit) as stopped:
         main([str(copy.root), row["key"], "--out", str(tmp_path / "a.mp4")])

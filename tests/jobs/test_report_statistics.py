@@ -19,9 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}] * 2}
 
 
-def run(job: str, *arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    job: str, *arguments: object, cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"jobs.{job}", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +42,18 @@ def dataset(tmp_path_factory):
 def test_any_number_of_workers_gives_the_same_bytes_and_touches_nothing_else(dataset, tmp_path):
     before = {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()}
     for workers in (1, 2):
-        done = run("report_statistics", dataset.root, "--exact", "--workers", workers, "--out", tmp_path / f"{workers}.json")
-        assert done.returncode == 0 and f"statistics: {tmp_path / f'{workers}.json'}" in done.stdout, done.stderr
+        done = run(
+            "report_statistics",
+            dataset.root,
+            "--exact",
+            "--workers",
+            workers,
+            "--out",
+            tmp_path / f"{workers}.json",
+        )
+        assert (
+            done.returncode == 0 and f"statistics: {tmp_path / f'{workers}.json'}" in done.stdout
+        ), done.stderr
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
     assert {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()} == before
 
@@ -43,50 +62,88 @@ def test_other_quantiles_and_pools_need_no_tar(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS)
     for tar in dataset.shards.iterdir():
         tar.unlink()
-    done = run("report_statistics", dataset.root, "--quantile", "0.9", "--pool", "none", "--out", tmp_path / "s.json")
+    done = run(
+        "report_statistics",
+        dataset.root,
+        "--quantile",
+        "0.9",
+        "--pool",
+        "none",
+        "--out",
+        tmp_path / "s.json",
+    )
     assert done.returncode == 0, done.stderr
     found = decode_statistics((tmp_path / "s.json").read_bytes())
-    assert (found.quantile, found.pool) == (0.9, "none") and [f.scale for f in found.frequencies] == list(found.scale)
+    assert (found.quantile, found.pool) == (0.9, "none") and [
+        f.scale for f in found.frequencies
+    ] == list(found.scale)
     assert all(f.scale == (f.x.quantiles["0.9"], f.y.quantiles["0.9"]) for f in found.frequencies)
 
 
 def test_several_data_sets_are_merged(dataset, tmp_path):
     other = write_dataset(tmp_path / "b", SHARDS, seed=5)
     done = run("report_statistics", dataset.root, other.root, "--out", tmp_path / "s.json")
-    assert done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 14, done.stderr
+    assert (
+        done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 14
+    ), done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ((), "no data set is named"),
-    (("nowhere",), "nowhere holds no data set: there is no run.json"),
-    (("DATASET", "DATASET"), "want --out FILE"),
-    (("DATASET", "--exact"), "want --out FILE"),
-    (("DATASET", "--quantile", "0.9"), "want --out FILE"),
-    (("DATASET", "--quantile", "95", "--out", "s.json"), "quantile is 95, expected a number between 0 and 1"),
-    (("DATASET", "DATASET", "--out", "s.json"), "there twice"),
-    (("DATASET:strict",), "has no view 'strict'"),
-    (("DATASET", "--workers", "0"), "--workers is 0, expected at least 1"),
-    (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that is there"),
-    (("DATASET", "--report", "nowhere/a.html"), "--report is 'nowhere/a.html', expected a file in a folder"),
-    (("DATASET", "--out", "DATASET/run.json"), "which is a data set's own file, expected another name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no data set is named"),
+        (("nowhere",), "nowhere holds no data set: there is no run.json"),
+        (("DATASET", "DATASET"), "want --out FILE"),
+        (("DATASET", "--exact"), "want --out FILE"),
+        (("DATASET", "--quantile", "0.9"), "want --out FILE"),
+        (
+            ("DATASET", "--quantile", "95", "--out", "s.json"),
+            "quantile is 95, expected a number between 0 and 1",
+        ),
+        (("DATASET", "DATASET", "--out", "s.json"), "there twice"),
+        (("DATASET:strict",), "has no view 'strict'"),
+        (("DATASET", "--workers", "0"), "--workers is 0, expected at least 1"),
+        (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that is there"),
+        (
+            ("DATASET", "--report", "nowhere/a.html"),
+            "--report is 'nowhere/a.html', expected a file in a folder",
+        ),
+        (
+            ("DATASET", "--out", "DATASET/run.json"),
+            "which is a data set's own file, expected another name",
+        ),
+    ],
+)
 def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
-    done = run("report_statistics", *(word.replace("DATASET", str(dataset.root)) for word in arguments), cwd=tmp_path)
+    done = run(
+        "report_statistics",
+        *(word.replace("DATASET", str(dataset.root)) for word in arguments),
+        cwd=tmp_path,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
     command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {tmp_path / 's.json'}; echo $? >&2"
-    done = subprocess.run(["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stderr.split() in (["141"], ["0"]) and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 7
+    done = subprocess.run(
+        ["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (
+        done.stderr.split() in (["141"], ["0"])
+        and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 7
+    )
 
 
 def test_an_unfinished_data_set_says_what_is_left(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS, finished=False)
     dataset.record_path("train-000001").unlink()
     done = run("report_statistics", dataset.root)
-    assert done.returncode == 2 and "1 of 3 shards" in done.stderr and "the same extract-flow command builds them" in done.stderr
+    assert (
+        done.returncode == 2
+        and "1 of 3 shards" in done.stderr
+        and "the same extract-flow command builds them" in done.stderr
+    )
 
 
 def test_refilter_shows_the_data_sets_own_thresholds(dataset):
@@ -95,12 +152,21 @@ def test_refilter_shows_the_data_sets_own_thresholds(dataset):
 
 
 def test_refilter_and_its_view_from_the_command_line(tmp_path):
-    dataset = write_dataset(tmp_path / "a", {"train-000000": [{"moving_share": 0.1 * i} for i in range(6)]})
+    dataset = write_dataset(
+        tmp_path / "a", {"train-000000": [{"moving_share": 0.1 * i} for i in range(6)]}
+    )
     done = run("refilter", dataset.root, "--camera-motion", "0.25", "--name", "strict")
-    assert done.returncode == 0 and "strict keeps 3 of 6 stored windows\n  3 dropped (camera_motion 3)" in done.stdout, done.stderr
+    assert (
+        done.returncode == 0
+        and "strict keeps 3 of 6 stored windows\n  3 dropped (camera_motion 3)" in done.stdout
+    ), done.stderr
     done = run("report_statistics", f"{dataset.root}:strict", "--out", tmp_path / "s.json")
-    assert done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 3, done.stderr
-    done = run("refilter", dataset.root, "--name", "loose", "--filters", "none", "--camera-motion", "0.35")
+    assert (
+        done.returncode == 0 and decode_statistics((tmp_path / "s.json").read_bytes()).windows == 3
+    ), done.stderr
+    done = run(
+        "refilter", dataset.root, "--name", "loose", "--filters", "none", "--camera-motion", "0.35"
+    )
     assert done.returncode == 0 and "loose keeps 4 of 6" in done.stdout, done.stderr
 
 
@@ -110,8 +176,22 @@ def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
     clips, out, amplitude = tmp_path / "clips", tmp_path / "dataset", 1.5
     clips.mkdir()
     image, times = videos.make_texture(256, 160), np.arange(150) / 30
-    videos.write_video(clips / "a.mp4", [videos.shift_image(image, amplitude * np.sin(2 * np.pi * 0.8 * t), 0) for t in times], times, crf="8")
-    options = ("--filters", "none", "--test-fraction", "0", "--workers", "1", "--dis-preset", "fine")
+    videos.write_video(
+        clips / "a.mp4",
+        [videos.shift_image(image, amplitude * np.sin(2 * np.pi * 0.8 * t), 0) for t in times],
+        times,
+        crf="8",
+    )
+    options = (
+        "--filters",
+        "none",
+        "--test-fraction",
+        "0",
+        "--workers",
+        "1",
+        "--dis-preset",
+        "fine",
+    )
     done = run("extract_flow", "--clips", clips, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     statistics = decode_statistics(Dataset(out).statistics.read_bytes())
@@ -126,8 +206,14 @@ def test_the_cards_own_code_reads_the_data_set(dataset):
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     assert len(blocks) == 2
     for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block + "    print(spectrum.shape)"], cwd=dataset.root, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", block + "    print(spectrum.shape)"],
+            cwd=dataset.root,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.stdout.splitlines() == ["(4, 4, 32, 40)"] * 4, done.stderr
 
 
@@ -139,8 +225,9 @@ def test_the_cards_head_is_yaml_and_its_text_is_inert(tmp_path):
     _, head, body = dataset.card.read_text().split("---\n", 2)
     fields = yaml.safe_load(head)
     assert fields["license"] == "other" and fields["configs"][0]["data_files"] == [
-        {"split": "train", "path": "shards/train-*.tar"}, {"split": "test", "path": "shards/test-*.tar"},
-    ]  # fmt: skip
+        {"split": "train", "path": "shards/train-*.tar"},
+        {"split": "test", "path": "shards/test-*.tar"},
+    ]
     (line,) = [line for line in body.splitlines() if "alert" in line]
     assert line.count("|") == 3 and not set(line) & set("<>[]`")
     assert "| kept, train | 7 |" in body
@@ -150,11 +237,20 @@ def test_the_cards_head_is_yaml_and_its_text_is_inert(tmp_path):
 
 def test_derived_files_are_rebuilt_to_the_same_bytes(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS)
-    derived = [dataset.manifest, dataset.index, dataset.merged_histogram, dataset.statistics, dataset.summary, dataset.card]
+    derived = [
+        dataset.manifest,
+        dataset.index,
+        dataset.merged_histogram,
+        dataset.statistics,
+        dataset.summary,
+        dataset.card,
+    ]
     before = [path.read_bytes() for path in derived]
     for path in derived[::2]:
         path.unlink()
     for path in derived[1::2]:
         path.write_bytes(b"damage")
     finalize(dataset)
-    assert [path.read_bytes() for path in derived] == before and json.loads(dataset.summary.read_bytes())["kept"] == 9
+    assert [path.read_bytes() for path in derived] == before and json.loads(
+        dataset.summary.read_bytes()
+    )["kept"] == 9

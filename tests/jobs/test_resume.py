@@ -25,11 +25,18 @@ from tests.support.datasets import write_dataset
 
 SHARDS = {"train-000000": [{}] * 4, "train-000001": [{}] * 3, "test-000000": [{}]}
 WINDOWS, STEPS, BATCH = 7, 24, 4
-NETWORK = AutoencoderConfig(channels=(8, 16), layers_per_block=1, norm_groups=4, middle_attention=False)
+NETWORK = AutoencoderConfig(
+    channels=(8, 16), layers_per_block=1, norm_groups=4, middle_attention=False
+)
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
 KILLS = int(os.environ.get("QUIVER_KILLS", "0"))
 """Of each training; without it, 20 are spread over all of them."""
-SETUPS = {(workers, ranks): kills for (workers, ranks), kills in zip([(w, r) for r in (1, 2) for w in (0, 1, 4)], (5, 4, 3, 3, 3, 2), strict=True)}
+SETUPS = {
+    (workers, ranks): kills
+    for (workers, ranks), kills in zip(
+        [(w, r) for r in (1, 2) for w in (0, 1, 4)], (5, 4, 3, 3, 3, 2), strict=True
+    )
+}
 
 
 class Kill(NamedTuple):
@@ -57,16 +64,37 @@ class Watched(AutoencoderTask):
 def learn(data: Path, out: Path, workers: int, kill: Kill | None) -> None:
     """What jobs.train_autoencoder does, of a smaller network."""
     config = TrainConfig(
-        steps=STEPS, batch=BATCH, learning_rate=1e-2, warm_up=3, decay=0.5, ema=0.8, device="cpu", save_every=4, log_every=1, picture_every=10,
-        loader_workers=workers, seed=5,
-    )  # fmt: skip
+        steps=STEPS,
+        batch=BATCH,
+        learning_rate=1e-2,
+        warm_up=3,
+        decay=0.5,
+        ema=0.8,
+        device="cpu",
+        save_every=4,
+        log_every=1,
+        picture_every=10,
+        loader_workers=workers,
+        seed=5,
+    )
     selections = [open_dataset(str(data))]
     statistics = compute_statistics(selections)
-    training = SpectrumDataset(selections, statistics, SpectrumConfig(drawn=1, augment=AugmentConfig()))
+    training = SpectrumDataset(
+        selections, statistics, SpectrumConfig(drawn=1, augment=AugmentConfig())
+    )
     test = SpectrumDataset(selections, statistics, split="test")
     begun = checkpoints.read_newest(out)[0].config["step"] if checkpoints.step_folders(out) else 0
     seed_weights(config)
-    task = Watched(NETWORK, normalizer_from_statistics(statistics, "adaptive"), training, test, crop=(24, 16), seen=out / "seen", step=begun, kill=kill)
+    task = Watched(
+        NETWORK,
+        normalizer_from_statistics(statistics, "adaptive"),
+        training,
+        test,
+        crop=(24, 16),
+        seen=out / "seen",
+        step=begun,
+        kill=kill,
+    )
     with distributed_group("cpu"):
         run_task(task, training, config, out, "autoencoder", lambda *_: None)
 
@@ -77,7 +105,9 @@ def ended(data: Path, out: Path, workers: int, ranks: int, kills: list[int], see
     out.mkdir()
     for kill in [*(Kill(step, rng.randrange(ranks)) for step in kills), None]:
         codes = run_ranks(learn, data, out, workers, kill, output=out / "output", ranks=ranks)
-        assert codes[kill.rank] == -signal.SIGKILL if kill else codes == [0] * ranks, (out / "output").read_text()
+        assert codes[kill.rank] == -signal.SIGKILL if kill else codes == [0] * ranks, (
+            out / "output"
+        ).read_text()
     return out
 
 
@@ -88,7 +118,14 @@ def learnt(out: Path) -> list[tuple[str, ...]]:
         step, rank, keys = json.loads(line)
         steps.setdefault(step, {})[rank] = keys
     assert list(range(STEPS)) == sorted(steps)
-    return [tuple(key for together in zip(*(found[rank] for rank in sorted(found)), strict=True) for key in together) for _, found in sorted(steps.items())]
+    return [
+        tuple(
+            key
+            for together in zip(*(found[rank] for rank in sorted(found)), strict=True)
+            for key in together
+        )
+        for _, found in sorted(steps.items())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +143,9 @@ def undisturbed(data, tmp_path_factory) -> dict[int, Path]:
 @pytest.mark.slow
 @pytest.mark.promise("P18")
 @pytest.mark.parametrize(("workers", "ranks"), SETUPS)
-def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(data, undisturbed, tmp_path, record_property, workers, ranks):
+def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(
+    data, undisturbed, tmp_path, record_property, workers, ranks
+):
     """P18: SIGKILL at random steps, for 0, 1 and 4 loader workers and 1 and 2 ranks at one global batch."""
     seed = SEED + 10 * workers + ranks
     kills = sorted(random.Random(seed).choices(range(STEPS), k=KILLS or SETUPS[workers, ranks]))
@@ -122,8 +161,12 @@ def test_each_sample_is_learnt_from_once_an_epoch(undisturbed, record_property):
     record_property("injections", 0)
     stream = [key for keys in learnt(undisturbed[1]) for key in keys]
     epochs = [stream[begin : begin + WINDOWS] for begin in range(0, len(stream) - WINDOWS, WINDOWS)]
-    assert len(epochs) > 10 and all(set(epoch) == set(epochs[0]) and len(set(epoch)) == WINDOWS for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 10 and all(len(keys) == BATCH for keys in learnt(undisturbed[1]))
+    assert len(epochs) > 10 and all(
+        set(epoch) == set(epochs[0]) and len(set(epoch)) == WINDOWS for epoch in epochs
+    )
+    assert len({tuple(epoch) for epoch in epochs}) > 10 and all(
+        len(keys) == BATCH for keys in learnt(undisturbed[1])
+    )
 
 
 def lines(out: Path) -> Iterator[int]:

@@ -23,21 +23,35 @@ def weights(value: float) -> dict[str, torch.Tensor]:
 
 def written(out: Path, step: int, keep: int = 3, value: float | None = None) -> Path:
     state = {"network": weights(step if value is None else value), "ema": weights(-step)}
-    return write(out, step, {"kind": "test", "step": step}, state, {"optimiser": {"lr": 0.1}, "position": {"epoch": 1, "consumed": 7}}, keep)
+    return write(
+        out,
+        step,
+        {"kind": "test", "step": step},
+        state,
+        {"optimiser": {"lr": 0.1}, "position": {"epoch": 1, "consumed": 7}},
+        keep,
+    )
 
 
 def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
     for step in (10, 20, 30, 40):
         written(tmp_path, step, keep=2)
-    assert [path.name for path in step_folders(tmp_path)] == ["step-00000030", "step-00000040"] and not list(tmp_path.glob(".*"))
+    assert [path.name for path in step_folders(tmp_path)] == [
+        "step-00000030",
+        "step-00000040",
+    ] and not list(tmp_path.glob(".*"))
     found, passed = read_newest(tmp_path)
     assert found.config == {"format": 1, "kind": "test", "step": 40} and not passed
-    assert torch.equal(found.load_weights("network")["a"], torch.full((3, 4), 40.0)) and found.load_training_state()["position"] == {"epoch": 1, "consumed": 7}
+    assert torch.equal(
+        found.load_weights("network")["a"], torch.full((3, 4), 40.0)
+    ) and found.load_training_state()["position"] == {"epoch": 1, "consumed": 7}
     assert read(tmp_path / "step-00000030").config["step"] == 30
 
 
 @pytest.mark.promise("P19")
-@pytest.mark.parametrize("name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"]
+)
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "longer"])
 def test_a_torn_newest_one_is_passed_over(tmp_path, record_property, name, how):
     """P19: each file of it, gone, or cut or with a flipped bit at several places."""
@@ -48,7 +62,11 @@ def test_a_torn_newest_one_is_passed_over(tmp_path, record_property, name, how):
     for place in PLACES:
         damage(path, whole, how, int(place * len(whole)))
         found, passed = read_newest(tmp_path)
-        assert found.config["step"] == 10 and len(passed) == 1 and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
+        assert (
+            found.config["step"] == 10
+            and len(passed) == 1
+            and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
+        )
     path.write_bytes(whole)
     assert read_newest(tmp_path)[0].config["step"] == 20
 
@@ -59,7 +77,11 @@ def damage(path: Path, whole: bytes, how: str, place: int) -> None:
     if how == "gone":
         path.unlink(missing_ok=True)
     else:
-        path.write_bytes({"empty": b"", "cut": whole[:place], "flipped": bytes(data), "longer": whole + b"\0"}[how])
+        path.write_bytes(
+            {"empty": b"", "cut": whole[:place], "flipped": bytes(data), "longer": whole + b"\0"}[
+                how
+            ]
+        )
 
 
 def test_none_that_is_whole_is_a_sentence(tmp_path):
@@ -102,12 +124,20 @@ def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property
         codes += run_ranks(write_until, out, point, output=tmp_path / "output")
         found, _ = read_newest(out)
         assert found.config["step"] in (10, 20)
-        assert torch.equal(found.load_weights("network")["a"], torch.full((3, 4), float(found.config["step"])))
+        assert torch.equal(
+            found.load_weights("network")["a"], torch.full((3, 4), float(found.config["step"]))
+        )
         written(out, 30, keep=1)
-        assert [path.name for path in out.iterdir()] == ["step-00000030"] and read_newest(out)[0].config["step"] == 30
+        assert [path.name for path in out.iterdir()] == ["step-00000030"] and read_newest(out)[
+            0
+        ].config["step"] == 30
     kills = codes.count(-signal.SIGKILL)
     record_property("injections", kills)
-    assert kills >= 8 and codes == [-signal.SIGKILL] * kills + [0] * (POINTS - kills) and kills < POINTS, codes
+    assert (
+        kills >= 8
+        and codes == [-signal.SIGKILL] * kills + [0] * (POINTS - kills)
+        and kills < POINTS
+    ), codes
 
 
 @pytest.mark.promise("P19")

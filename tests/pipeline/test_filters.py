@@ -27,14 +27,27 @@ from tests.support.videos import shift_image, make_texture
 
 T = 150
 SOUND = FilterMeasures(
-    cut_correlation=0.99, cut_histogram=0.01, fade_levels=1.0, frozen_share=0.0, frame_rate=30.0, longest_gap_s=1 / 30,
-    mean_motion_px=1.5, moving_share=0.3, trend_share=0.1, drift_px=0.2, inconsistent_share=0.05,
-)  # fmt: skip
+    cut_correlation=0.99,
+    cut_histogram=0.01,
+    fade_levels=1.0,
+    frozen_share=0.0,
+    frame_rate=30.0,
+    longest_gap_s=1 / 30,
+    mean_motion_px=1.5,
+    moving_share=0.3,
+    trend_share=0.1,
+    drift_px=0.2,
+    inconsistent_share=0.05,
+)
 
 
 def frame_measures(images: list[np.ndarray], rate: float = 30.0) -> dict[str, float]:
     looks = [compute_frame_stats(image) for image in images]
-    return measure_frames(looks, [compute_frame_delta(a, b) for a, b in pairwise(looks)], np.arange(len(images)) / rate)
+    return measure_frames(
+        looks,
+        [compute_frame_delta(a, b) for a, b in pairwise(looks)],
+        np.arange(len(images)) / rate,
+    )
 
 
 def verdicts(**measured: float) -> list[Reason]:
@@ -53,7 +66,10 @@ def test_a_cut_between_two_scenes_is_a_cut():
 
 def test_sway_and_noise_of_the_sensor_are_no_cut():
     rng, image = np.random.default_rng(0), make_texture(256, 160)
-    images = [shift_image(image, 3 * np.sin(i / 3), 0).astype(float) + rng.normal(0, 3, image.shape) for i in range(20)]
+    images = [
+        shift_image(image, 3 * np.sin(i / 3), 0).astype(float) + rng.normal(0, 3, image.shape)
+        for i in range(20)
+    ]
     assert verdicts(**frame_measures([np.clip(i, 0, 255).astype(np.uint8) for i in images])) == []
 
 
@@ -112,7 +128,9 @@ def test_growth_is_a_drift_also_under_sway():
     field = sway(0.6, 0.5)
     field[:, 1] -= np.linspace(0, 6, T)[:, None, None].astype(np.float32)
     measured = motion_of(field)
-    assert measured["drift_px"] == pytest.approx(6, rel=0.05) and Reason.DRIFT in verdicts(**measured)
+    assert measured["drift_px"] == pytest.approx(6, rel=0.05) and Reason.DRIFT in verdicts(
+        **measured
+    )
 
 
 @given(st.floats(0.01, 20), st.floats(-3, 3))
@@ -137,25 +155,45 @@ def test_flow_that_comes_back_is_consistent_and_flow_that_does_not_is_not():
     backward[0] = -2.0
     assert inconsistent_share(relative_disagreements([(forward, backward)])) == 0.0
     backward[0, :, 32:] = 1.0
-    assert inconsistent_share(relative_disagreements([(forward, backward)])) == pytest.approx(0.5, abs=0.05)
-    assert inconsistent_share(relative_disagreements([(forward, -forward), (forward, backward)])) == pytest.approx(0.25, abs=0.03)
+    assert inconsistent_share(relative_disagreements([(forward, backward)])) == pytest.approx(
+        0.5, abs=0.05
+    )
+    assert inconsistent_share(
+        relative_disagreements([(forward, -forward), (forward, backward)])
+    ) == pytest.approx(0.25, abs=0.03)
     assert inconsistent_share(relative_disagreements([(forward + 100, backward)])) == 1.0
     assert verdicts(inconsistent_share=0.5) == [Reason.UNRELIABLE_FLOW]
 
 
 def test_all_verdicts_are_kept_in_the_order_of_the_rules():
     worst = FilterMeasures(
-        cut_correlation=-1.0, cut_histogram=1.0, fade_levels=255.0, frozen_share=1.0, frame_rate=1.0, longest_gap_s=9.0,
-        mean_motion_px=99.0, moving_share=1.0, trend_share=1.0, drift_px=99.0, inconsistent_share=1.0,
-    )  # fmt: skip
-    assert judge(worst, PRESETS["subtle"]) == [reason for reason in RULES if reason != Reason.NO_MOTION]
+        cut_correlation=-1.0,
+        cut_histogram=1.0,
+        fade_levels=255.0,
+        frozen_share=1.0,
+        frame_rate=1.0,
+        longest_gap_s=9.0,
+        mean_motion_px=99.0,
+        moving_share=1.0,
+        trend_share=1.0,
+        drift_px=99.0,
+        inconsistent_share=1.0,
+    )
+    assert judge(worst, PRESETS["subtle"]) == [
+        reason for reason in RULES if reason != Reason.NO_MOTION
+    ]
     assert judge(worst, PRESETS["none"]) == []
 
 
 def test_the_papers_rules_reject_a_mean_under_one_pixel_and_subtle_keeps_it():
     small = replace(SOUND, mean_motion_px=0.4)
-    assert judge(small, PRESETS["paper"]) == [Reason.NO_MOTION] and judge(small, PRESETS["subtle"]) == []
+    assert (
+        judge(small, PRESETS["paper"]) == [Reason.NO_MOTION]
+        and judge(small, PRESETS["subtle"]) == []
+    )
 
 
 def test_every_threshold_can_be_switched_off():
-    assert {abs(value) for value in asdict(PRESETS["none"]).values()} - {inf} <= {Thresholds().drift_px}
+    assert {abs(value) for value in asdict(PRESETS["none"]).values()} - {inf} <= {
+        Thresholds().drift_px
+    }

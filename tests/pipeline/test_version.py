@@ -48,9 +48,14 @@ def test_the_commit_of_a_checkout(tmp_path, make):
 
 
 HEADS = [
-    None, "", "ref: refs/heads/none\n", "no commit", "ref: " + "x" * 5000, "\0",
+    None,
+    "",
+    "ref: refs/heads/none\n",
+    "no commit",
+    "ref: " + "x" * 5000,
+    "\0",
     "ref: ../../pyproject.toml",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -79,5 +84,7 @@ HERE = (CHECKOUT / ".git").exists() and shutil.which("git") is not None
 @pytest.mark.skipif(not HERE, reason="no checkout, or no git")
 def test_git_says_the_same():
     command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
     assert quiver_version().partition("+g")[2] == commit[:12]

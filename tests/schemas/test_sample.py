@@ -20,7 +20,9 @@ from schemas.sample import (
 )
 
 
-def make_sample(key: str = "reeds-000010", size: tuple[int, int] = (32, 24), seed: int = 0) -> Sample:
+def make_sample(
+    key: str = "reeds-000010", size: tuple[int, int] = (32, 24), seed: int = 0
+) -> Sample:
     rng, (width, height) = np.random.default_rng(seed), size
     return Sample(
         key=key,
@@ -46,7 +48,9 @@ def test_a_sample_survives_its_members():
 def test_channels_stand_as_re_x_im_x_re_y_im_y():
     spectrum = np.array([[[[1 + 2j]], [[3 + 4j]]]], np.complex64)
     assert complex_to_channels(spectrum).ravel().tolist() == [1, 2, 3, 4]
-    np.testing.assert_array_equal(channels_to_complex(complex_to_channels(spectrum).astype(np.float16)), spectrum)
+    np.testing.assert_array_equal(
+        channels_to_complex(complex_to_channels(spectrum).astype(np.float16)), spectrum
+    )
 
 
 @given(st.text(min_size=1, max_size=120), st.integers(0, 10**7))
@@ -70,7 +74,9 @@ def test_ids_that_differ_in_punctuation_give_different_keys():
 )
 def test_a_damaged_member_is_refused_by_name(member, data, words):
     members = encode_sample(make_sample())
-    members = {name: value for name, value in (members | {member: data}).items() if value is not None}
+    members = {
+        name: value for name, value in (members | {member: data}).items() if value is not None
+    }
     with pytest.raises(ValueError, match="reeds-000010.*" + words):
         decode_sample("reeds-000010", members)
 

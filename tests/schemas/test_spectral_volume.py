@@ -17,23 +17,38 @@ from schemas.spectral_volume import (
     encode_volume,
 )
 
-VOLUME = SpectralVolume(spectrum=np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32), fps=30.0, frames=150, made={"seed": 1})
+VOLUME = SpectralVolume(
+    spectrum=np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32),
+    fps=30.0,
+    frames=150,
+    made={"seed": 1},
+)
 
 
 def test_it_survives_its_file_and_equal_ones_have_equal_bytes():
     found = decode_volume(encode_volume(VOLUME))
     np.testing.assert_array_equal(found.spectrum, VOLUME.spectrum)
-    assert (found.fps, found.frames, found.made) == (30.0, 150, {"seed": 1}) and encode_volume(found) == encode_volume(VOLUME)
+    assert (found.fps, found.frames, found.made) == (30.0, 150, {"seed": 1}) and encode_volume(
+        found
+    ) == encode_volume(VOLUME)
 
 
 def test_what_is_no_volume_is_refused():
     about = {"quiver": json.dumps(dict(format=MOTION_VERSION, fps=30.0, frames=150, made={}))}
     bad = VOLUME.spectrum.copy()
     bad[0, 0, 0, 0] = np.nan
-    files = [b"", b"\xff" * 8 + b"{}", save({"spectrum": VOLUME.spectrum}), save({"other": VOLUME.spectrum}, about), save({"spectrum": bad}, about),
-             save({"spectrum": VOLUME.spectrum[:, :3]}, about), save({"spectrum": VOLUME.spectrum.astype(np.float64)}, about),
-             save({"spectrum": np.zeros((80, 4, 2, 2), np.float32)}, about), save({"spectrum": VOLUME.spectrum}, {"quiver": "[" * 50_000}),
-             encode_volume(VOLUME)[:-1]]  # fmt: skip
+    files = [
+        b"",
+        b"\xff" * 8 + b"{}",
+        save({"spectrum": VOLUME.spectrum}),
+        save({"other": VOLUME.spectrum}, about),
+        save({"spectrum": bad}, about),
+        save({"spectrum": VOLUME.spectrum[:, :3]}, about),
+        save({"spectrum": VOLUME.spectrum.astype(np.float64)}, about),
+        save({"spectrum": np.zeros((80, 4, 2, 2), np.float32)}, about),
+        save({"spectrum": VOLUME.spectrum}, {"quiver": "[" * 50_000}),
+        encode_volume(VOLUME)[:-1],
+    ]
     for data in files:
         with pytest.raises(ValueError, match="not a file of a spectral volume"):
             decode_volume(data)

@@ -18,13 +18,18 @@ from jobs import train_autoencoder, train_denoiser  # noqa: F401 - loaded before
 from model import checkpoints
 
 FORKSERVER = get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["pytest", "torch.distributed", "torch.utils.tensorboard.summary", "tests.support.attempts"])
+FORKSERVER.set_forkserver_preload(
+    ["pytest", "torch.distributed", "torch.utils.tensorboard.summary", "tests.support.attempts"]
+)
 
 
 def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
     """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are killed too, as torchrun does."""
     port = free_port()
-    processes = [FORKSERVER.Process(target=enter_process, args=(function, args, output, rank, ranks, port)) for rank in range(ranks)]
+    processes = [
+        FORKSERVER.Process(target=enter_process, args=(function, args, output, rank, ranks, port))
+        for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     running = {process.sentinel: process for process in processes}
@@ -37,15 +42,25 @@ def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: in
     return [process.exitcode for process in processes]
 
 
-def enter_process(function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int) -> None:
+def enter_process(
+    function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int
+) -> None:
     """In the new process."""
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    set_start_method("fork", force=True)  # of loader workers, as in a process that a shell has started
+    set_start_method(
+        "fork", force=True
+    )  # of loader workers, as in a process that a shell has started
     torch.set_num_threads(1)
     if ranks > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
     function(*args)
 
 
@@ -63,7 +78,9 @@ def checkpoint_bytes(out: Path) -> dict[str, bytes]:
     """The last checkpoint's files that hold weights."""
     (folder,) = checkpoints.step_folders(out)[-1:]
     assert checkpoints.read(folder)
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {"step": folder.name.encode()}
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {
+        "step": folder.name.encode()
+    }
 
 
 def run_until_rename(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:

@@ -22,15 +22,41 @@ def probe_video(path: str) -> VideoInfo:
 
 def plan_video(path: Path, config: BuildConfig) -> list[dict]:
     """The windows of a video."""
-    return [row for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe_video)], config.plan) if row["key"]]
+    return [
+        row
+        for row in plan_rows(
+            [plan_clip(Clip(uri=str(path)), config.plan, probe_video)], config.plan
+        )
+        if row["key"]
+    ]
 
 
-def build_results(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[WindowResult]:
+def build_results(
+    rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None
+) -> list[WindowResult]:
     """What becomes of each window."""
-    return list(build_windows(rows, config, estimator or make_estimator(config.flow), shared_pool(config.decode, 1), ShardTimer()))
+    return list(
+        build_windows(
+            rows,
+            config,
+            estimator or make_estimator(config.flow),
+            shared_pool(config.decode, 1),
+            ShardTimer(),
+        )
+    )
 
 
-def begin_video(rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None) -> list[PendingWindow]:
+def begin_video(
+    rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None
+) -> list[PendingWindow]:
     """The windows of one video with their flow."""
-    with closing(ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)) as decoded:
-        return [window for stretch, stream in decoded for window in start_windows(stretch, stream, config, estimator or make_estimator(config.flow))]
+    with closing(
+        ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
+    ) as decoded:
+        return [
+            window
+            for stretch, stream in decoded
+            for window in start_windows(
+                stretch, stream, config, estimator or make_estimator(config.flow)
+            )
+        ]

@@ -32,9 +32,14 @@ from tests.support import videos
 from tests.support.building import probe_video
 
 CONFIG = BuildConfig(
-    size=(64, 40), frequencies=6, pairs=1, checks=2, flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"],
+    size=(64, 40),
+    frequencies=6,
+    pairs=1,
+    checks=2,
+    flow=FlowConfig(dis_preset="fast"),
+    thresholds=PRESETS["subtle"],
     plan=PlanConfig(frames=24, stride=12, windows_per_shard=4),
-)  # fmt: skip
+)
 FULL_COUNTS = os.environ.get("QUIVER_FAULTS") == "full"
 MUTATION_COUNT = int(os.environ.get("QUIVER_MUTATIONS", "500" if FULL_COUNTS else "26"))
 """How many mutations of all kinds every reader is given."""
@@ -50,10 +55,24 @@ def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> 
     """
     for name in ("clips", "dataset"):
         (folder / name).mkdir()
-    clips = [Clip(uri=str(folder / "clips" / f"{i}.mp4"), clip_id=f"clip-{i}", split="test" if i == 4 else "train", licence=said, source=said)
-             for i, said in enumerate(licences)]  # fmt: skip
+    clips = [
+        Clip(
+            uri=str(folder / "clips" / f"{i}.mp4"),
+            clip_id=f"clip-{i}",
+            split="test" if i == 4 else "train",
+            licence=said,
+            source=said,
+        )
+        for i, said in enumerate(licences)
+    ]
     for i, clip in enumerate(clips):
-        videos.write_swaying(Path(clip.uri), seconds=1.3, amplitude=0.0 if i == 2 else 1.5, hertz=1.0 + 0.3 * i, seed=i)
+        videos.write_swaying(
+            Path(clip.uri),
+            seconds=1.3,
+            amplitude=0.0 if i == 2 else 1.5,
+            hertz=1.0 + 0.3 * i,
+            seed=i,
+        )
     dataset = Dataset(folder / "dataset")
     rows = plan_rows([plan_clip(clip, CONFIG.plan, probe_video) for clip in clips], CONFIG.plan)
     dataset.create_or_resume(rows, to_contract(CONFIG), library_versions(CONFIG))
@@ -63,7 +82,10 @@ def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> 
 
 
 def group_by_shard(rows: list[dict]) -> dict[str, list[dict]]:
-    return {shard: [row for row in rows if row["shard"] == shard] for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])}
+    return {
+        shard: [row for row in rows if row["shard"] == shard]
+        for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])
+    }
 
 
 def build_directly(dataset: Dataset, shards: dict[str, list[dict]]) -> list[str]:
@@ -80,7 +102,13 @@ def in_process_builder(dataset: Dataset) -> Iterator[Callable[[dict[str, list[di
 
 def read_promised_files(root: Path) -> dict[str, bytes]:
     """Every file of a data set that is promised."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "progress.jsonl" and not {LOCK_FOLDER, ".removed"} & {*path.parts}]
+    paths = [
+        path
+        for path in root.rglob("*")
+        if path.is_file()
+        and path.name != "progress.jsonl"
+        and not {LOCK_FOLDER, ".removed"} & {*path.parts}
+    ]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
@@ -100,7 +128,9 @@ def flip_bit(path: str, place: float, bit: int, root: Path) -> tuple[set[str], s
     return {path}, sample_at(root, path, at)
 
 
-def flip_bit_at(path: str, where: Callable[[Path], int], words: str, root: Path) -> tuple[set[str], str]:
+def flip_bit_at(
+    path: str, where: Callable[[Path], int], words: str, root: Path
+) -> tuple[set[str], str]:
     """One bit of the byte there, and the words for it."""
     data = bytearray((root / path).read_bytes())
     data[where(root / path)] ^= 1
@@ -148,14 +178,20 @@ def delete_file(path: str, root: Path) -> tuple[set[str], str]:
 
 def add_file(path: str, root: Path) -> tuple[set[str], str]:
     (root / path).write_bytes(b"someone's")
-    return {path}, "left behind" if TEMPORARY_NAME.fullmatch(Path(path).name) else "no shard of the plan"
+    return {path}, "left behind" if TEMPORARY_NAME.fullmatch(
+        Path(path).name
+    ) else "no shard of the plan"
 
 
-def rewrite_tar(shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path) -> tuple[set[str], str]:
+def rewrite_tar(
+    shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path
+) -> tuple[set[str], str]:
     """Writes a tar with its first sample changed, and with `seal` a record that agrees with it."""
     dataset = Dataset(root)
     record = dataset.read_record(shard)
-    samples = [read_sample(dataset.tar_path(shard), key, row) for key, row in kept_rows(record).items()]
+    samples = [
+        read_sample(dataset.tar_path(shard), key, row) for key, row in kept_rows(record).items()
+    ]
     writer = ShardWriter(dataset.tar_path(shard))
     for sample in [change(samples[0]), *samples[1:]]:
         columns = writer.add(sample)
@@ -176,14 +212,19 @@ def spectrum_bytes(root: Path, shard: str, number: int, frequency: int | None) -
     with Dataset(root).tar_path(shard).open("rb") as tar:
         tar.seek(row["motion_offset"])
         layout = motion_layout(tar.read(row["motion_size"]), row["motion_size"])
-    first, after = (row["motion_offset"] + layout.data_offset + at for at in layout.arrays["spectrum"]["data_offsets"])
+    first, after = (
+        row["motion_offset"] + layout.data_offset + at
+        for at in layout.arrays["spectrum"]["data_offsets"]
+    )
     if frequency is None:
         return slice(first, after)
     length = (after - first) // CONFIG.frequencies
     return slice(first + frequency * length, first + (frequency + 1) * length)
 
 
-def change_spectrum(shard: str, number: int, frequency: int | None, change: Callable[[np.ndarray], Any], root: Path) -> tuple[set[str], str]:
+def change_spectrum(
+    shard: str, number: int, frequency: int | None, change: Callable[[np.ndarray], Any], root: Path
+) -> tuple[set[str], str]:
     """Changes the bits of a sample's coefficients, uint16, in place."""
     path, part = f"shards/{shard}.tar", spectrum_bytes(root, shard, number, frequency)
     data = bytearray((root / path).read_bytes())
@@ -204,7 +245,9 @@ def reverse_order(bits: np.ndarray) -> None:
     bits[:] = bits[::-1].copy()
 
 
-def write_elsewhere(path: str, source: float, goal: float, length: int, root: Path) -> tuple[set[str], str]:
+def write_elsewhere(
+    path: str, source: float, goal: float, length: int, root: Path
+) -> tuple[set[str], str]:
     """A part of a file stands over another part, as after a misdirected write."""
     data = bytearray((root / path).read_bytes())
     begin, at = (int(place * (len(data) - length)) for place in (source, goal))
@@ -261,7 +304,15 @@ def rewrite_sealed_file(path: Path, **changes: Any) -> None:
 
 SHARDS = ("train-000000", "train-000001", "test-000000")
 TARS = tuple(f"shards/{shard}.tar" for shard in SHARDS)
-DAMAGED_FILES = (*(f"{folder}/{shard}.{suffix}" for shard in SHARDS for folder, suffix in (("records", "json"), ("histograms", "safetensors"))), *TARS, *DERIVED_FILES)
+DAMAGED_FILES = (
+    *(
+        f"{folder}/{shard}.{suffix}"
+        for shard in SHARDS
+        for folder, suffix in (("records", "json"), ("histograms", "safetensors"))
+    ),
+    *TARS,
+    *DERIVED_FILES,
+)
 CONTRACT_FILES = ("run.json", "plan.parquet")
 SHARD_FILE_KINDS = (("shards", "tar"), ("records", "json"), ("histograms", "safetensors"))
 CUT_LENGTHS: dict[str, Callable[[Path], int]] = {
@@ -287,8 +338,14 @@ def first_row(file: Path) -> dict:
 
 
 FLIP_PLACES: dict[str, tuple[Callable[[Path], int], str]] = {
-    "a header": (lambda file: first_row(file)["json_offset"] - 100, "clip-0-000000.json has another header"),
-    "padding": (lambda file: first_row(file)["json_offset"] + first_row(file)["json_size"], "clip-0-000000.json is not followed by zeros"),
+    "a header": (
+        lambda file: first_row(file)["json_offset"] - 100,
+        "clip-0-000000.json has another header",
+    ),
+    "padding": (
+        lambda file: first_row(file)["json_offset"] + first_row(file)["json_size"],
+        "clip-0-000000.json is not followed by zeros",
+    ),
     "its end": (lambda file: file.stat().st_size - 1, "the blocks that end it are not zeros"),
 }
 
@@ -297,25 +354,69 @@ def listed_mutations() -> list[Mutation]:
     """Each kind at least once."""
     tar, shard = TARS[0], SHARDS[0]
     strangers = [
-        "shards/train-000009.tar", "shards/notes.txt", "records/old.json", "histograms/x.safetensors", "shards/.notes.tmp",
-        f"shards/.a.tar.{'0' * 32}.tmp", f".run.json.{'1' * 32}.tmp",
-    ]  # fmt: skip
-    found = [Mutation(f"cut {tar} {name}", partial(truncate_file, tar, length)) for name, length in CUT_LENGTHS.items()]
-    found += [Mutation(f"flip a bit of {name} of {tar}", partial(flip_bit_at, tar, where, words)) for name, (where, words) in FLIP_PLACES.items()]
-    found += [Mutation(f"zero {tar} from {share}", partial(zero_tail, tar, share)) for share in (0.3, 0.95)]
-    found += [Mutation(f"swap {folder}", partial(swap_files, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"))
-              for folder, end in (("shards", ".tar"), ("records", ".json"), ("histograms", ".safetensors"))]  # fmt: skip
+        "shards/train-000009.tar",
+        "shards/notes.txt",
+        "records/old.json",
+        "histograms/x.safetensors",
+        "shards/.notes.tmp",
+        f"shards/.a.tar.{'0' * 32}.tmp",
+        f".run.json.{'1' * 32}.tmp",
+    ]
+    found = [
+        Mutation(f"cut {tar} {name}", partial(truncate_file, tar, length))
+        for name, length in CUT_LENGTHS.items()
+    ]
+    found += [
+        Mutation(f"flip a bit of {name} of {tar}", partial(flip_bit_at, tar, where, words))
+        for name, (where, words) in FLIP_PLACES.items()
+    ]
+    found += [
+        Mutation(f"zero {tar} from {share}", partial(zero_tail, tar, share))
+        for share in (0.3, 0.95)
+    ]
+    found += [
+        Mutation(
+            f"swap {folder}",
+            partial(swap_files, f"{folder}/{SHARDS[0]}{end}", f"{folder}/{SHARDS[1]}{end}"),
+        )
+        for folder, end in (
+            ("shards", ".tar"),
+            ("records", ".json"),
+            ("histograms", ".safetensors"),
+        )
+    ]
     found += [Mutation(f"delete {path}", partial(delete_file, path)) for path in DAMAGED_FILES]
     found += [Mutation(f"add {path}", partial(add_file, path)) for path in strangers]
     found += [
-        Mutation("write NaN", partial(rewrite_tar, shard, with_nan, False, "motion.safetensors has other bytes")),
-        Mutation("write a wrong shape", partial(rewrite_tar, shard, without_last_frequency, False, "motion.safetensors")),
-        Mutation("write NaN, and a record that agrees", partial(rewrite_tar, shard, with_nan, True, "spectrum has values that are not finite")),
-        Mutation("write a wrong shape, and a record that agrees", partial(rewrite_tar, shard, without_last_frequency, True, "has a spectrum of [5, 4, 40, 64]")),
-        Mutation("write another split, and a record that agrees", partial(rewrite_tar, shard, with_other_split, True, "has split 'holdout', expected 'train'")),
+        Mutation(
+            "write NaN",
+            partial(rewrite_tar, shard, with_nan, False, "motion.safetensors has other bytes"),
+        ),
+        Mutation(
+            "write a wrong shape",
+            partial(rewrite_tar, shard, without_last_frequency, False, "motion.safetensors"),
+        ),
+        Mutation(
+            "write NaN, and a record that agrees",
+            partial(rewrite_tar, shard, with_nan, True, "spectrum has values that are not finite"),
+        ),
+        Mutation(
+            "write a wrong shape, and a record that agrees",
+            partial(
+                rewrite_tar, shard, without_last_frequency, True, "has a spectrum of [5, 4, 40, 64]"
+            ),
+        ),
+        Mutation(
+            "write another split, and a record that agrees",
+            partial(
+                rewrite_tar, shard, with_other_split, True, "has split 'holdout', expected 'train'"
+            ),
+        ),
         Mutation("zero a spectrum", partial(change_spectrum, shard, 0, None, zero_bits)),
         Mutation("zero a frequency", partial(change_spectrum, shard, 1, 3, zero_bits)),
-        Mutation("flip the signs of a frequency", partial(change_spectrum, shard, 1, 2, flip_signs)),
+        Mutation(
+            "flip the signs of a frequency", partial(change_spectrum, shard, 1, 2, flip_signs)
+        ),
         Mutation("turn a frequency round", partial(change_spectrum, shard, 0, 1, reverse_order)),
         Mutation("another run, sealed", partial(rewrite_record, shard, {"run": "0" * 64})),
         Mutation("no rows, sealed", partial(rewrite_record, shard, {"rows": []})),
@@ -329,16 +430,30 @@ def listed_mutations() -> list[Mutation]:
 
 def make_cuts(count: int) -> list[Mutation]:
     """Each tar, cut at so many places."""
-    return [Mutation(f"cut {path} at {i} of {count}", partial(truncate_file, path, lambda file, i=i: i * file.stat().st_size // count))
-            for path in TARS for i in range(count)]  # fmt: skip
+    return [
+        Mutation(
+            f"cut {path} at {i} of {count}",
+            partial(truncate_file, path, lambda file, i=i: i * file.stat().st_size // count),
+        )
+        for path in TARS
+        for i in range(count)
+    ]
 
 
 def make_flips(count: int, seed: int = 0) -> list[Mutation]:
     """Single bits that flip by chance, half of them in shards."""
     rng = np.random.default_rng(seed)
-    paths = [DAMAGED_FILES[i % len(DAMAGED_FILES)] if i % 2 else TARS[i // 2 % len(TARS)] for i in range(count)]
+    paths = [
+        DAMAGED_FILES[i % len(DAMAGED_FILES)] if i % 2 else TARS[i // 2 % len(TARS)]
+        for i in range(count)
+    ]
     drawn = [(path, float(rng.uniform()), int(rng.integers(8))) for path in paths]
-    return [Mutation(f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip_bit, path, place, bit)) for i, (path, place, bit) in enumerate(drawn)]
+    return [
+        Mutation(
+            f"{i}: flip bit {bit} of {path} at {place:.4f}", partial(flip_bit, path, place, bit)
+        )
+        for i, (path, place, bit) in enumerate(drawn)
+    ]
 
 
 def make_random_mutations(count: int, seed: int = 0) -> list[Mutation]:
@@ -350,21 +465,63 @@ def make_random_mutations(count: int, seed: int = 0) -> list[Mutation]:
 
     kinds: dict[str, Callable[[], Callable[[Path], tuple[set[str], str]]]] = {
         "flip": lambda: partial(flip_bit, some(TARS), rng.uniform(), int(rng.integers(8))),
-        "flip elsewhere": lambda: partial(flip_bit, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform(), int(rng.integers(8))),
+        "flip elsewhere": lambda: partial(
+            flip_bit, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform(), int(rng.integers(8))
+        ),
         "zero the tail": lambda: partial(zero_tail, some(TARS), rng.uniform()),
-        "zero the tail elsewhere": lambda: partial(zero_tail, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform()),
+        "zero the tail elsewhere": lambda: partial(
+            zero_tail, some((*DAMAGED_FILES, *CONTRACT_FILES)), rng.uniform()
+        ),
         "zero a page": lambda: partial(zero_page, some(TARS), rng.uniform()),
-        "cut": lambda: partial(truncate_file, some((*TARS, *DERIVED_FILES)), partial(length_share, rng.uniform())),
-        "write elsewhere": lambda: partial(write_elsewhere, some(TARS), rng.uniform(), rng.uniform(), 512 * int(rng.integers(1, 40))),
-        "zero a spectrum": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), None, zero_bits),
-        "zero a frequency": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), zero_bits),
-        "flip signs": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), flip_signs),
-        "turn round": lambda: partial(change_spectrum, some(SHARDS), int(rng.integers(9)), int(rng.integers(CONFIG.frequencies)), reverse_order),
-        "swap": lambda: partial(swap_files, *(f"{kind[0]}/{shard}.{kind[1]}" for kind in [some(SHARD_FILE_KINDS)] for shard in rng.permutation(SHARDS)[:2])),
+        "cut": lambda: partial(
+            truncate_file, some((*TARS, *DERIVED_FILES)), partial(length_share, rng.uniform())
+        ),
+        "write elsewhere": lambda: partial(
+            write_elsewhere,
+            some(TARS),
+            rng.uniform(),
+            rng.uniform(),
+            512 * int(rng.integers(1, 40)),
+        ),
+        "zero a spectrum": lambda: partial(
+            change_spectrum, some(SHARDS), int(rng.integers(9)), None, zero_bits
+        ),
+        "zero a frequency": lambda: partial(
+            change_spectrum,
+            some(SHARDS),
+            int(rng.integers(9)),
+            int(rng.integers(CONFIG.frequencies)),
+            zero_bits,
+        ),
+        "flip signs": lambda: partial(
+            change_spectrum,
+            some(SHARDS),
+            int(rng.integers(9)),
+            int(rng.integers(CONFIG.frequencies)),
+            flip_signs,
+        ),
+        "turn round": lambda: partial(
+            change_spectrum,
+            some(SHARDS),
+            int(rng.integers(9)),
+            int(rng.integers(CONFIG.frequencies)),
+            reverse_order,
+        ),
+        "swap": lambda: partial(
+            swap_files,
+            *(
+                f"{kind[0]}/{shard}.{kind[1]}"
+                for kind in [some(SHARD_FILE_KINDS)]
+                for shard in rng.permutation(SHARDS)[:2]
+            ),
+        ),
         "delete": lambda: partial(delete_file, some((*DAMAGED_FILES, *CONTRACT_FILES))),
     }
     names = list(kinds)
-    return [Mutation(f"{i}: {names[i % len(names)]}", kinds[names[i % len(names)]]()) for i in range(count)]
+    return [
+        Mutation(f"{i}: {names[i % len(names)]}", kinds[names[i % len(names)]]())
+        for i in range(count)
+    ]
 
 
 def copy_dataset(root: Path, folder: Path) -> Path:

@@ -41,7 +41,9 @@ def modules_by_extra() -> dict[str, set[str]]:
         return {MODULE_NAMES.get(name, name).replace("-", "_") for name in names}
 
     always = modules(project["dependencies"])
-    found = {extra: modules(lines) - always for extra, lines in project["optional-dependencies"].items()}
+    found = {
+        extra: modules(lines) - always for extra, lines in project["optional-dependencies"].items()
+    }
     del found["dev"]
     return found
 
@@ -53,7 +55,9 @@ def make_environment(folder: Path, modules: set[str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "HIDDEN": ",".join(sorted(modules)), "COLUMNS": "100"}
 
 
-def run_without(command: list[str], folder: Path, modules: set[str], **options) -> subprocess.CompletedProcess:
+def run_without(
+    command: list[str], folder: Path, modules: set[str], **options
+) -> subprocess.CompletedProcess:
     """A process in which these modules cannot be imported."""
     return subprocess.run(
         [sys.executable, *command],
@@ -101,7 +105,9 @@ for command in commands:
 """
 
 
-def run_commands_without(commands: list[list[str]], folder: Path, modules: set[str]) -> list[tuple[int, str, str]]:
+def run_commands_without(
+    commands: list[list[str]], folder: Path, modules: set[str]
+) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each command, `quiver VERB ...`, in a process of its own.
 
     They are forked from one that has imported what can be imported of all these verbs: a verb of

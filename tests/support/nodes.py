@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 RAY_COMMAND = str(Path(sys.executable).with_name("ray"))
 
-AGENT_PORT_OPTIONS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
+AGENT_PORT_OPTIONS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+)
 
 
 class ClusterHead(NamedTuple):
@@ -40,12 +45,22 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def start_head(cpus: int, authenticated: bool = True) -> Iterator[ClusterHead]:
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if authenticated else {"RAY_AUTH_MODE": "disabled"}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token | {"RAY_USAGE_STATS_ENABLED": "0"}
+    token = (
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if authenticated
+        else {"RAY_AUTH_MODE": "disabled"}
+    )
+    env = (
+        {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        | token
+        | {"RAY_USAGE_STATS_ENABLED": "0"}
+    )
     gcs, dashboard, client = free_ports(3)
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     found = ClusterHead(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
-    with run_node(found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'):
+    with run_node(
+        found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'
+    ):
         yield found
 
 
@@ -53,7 +68,9 @@ def start_head(cpus: int, authenticated: bool = True) -> Iterator[ClusterHead]:
 def start_node(of: ClusterHead, cpus: int) -> Iterator[int]:
     """One more, which has joined when the block begins: the process of which all others of it descend."""
     name = secrets.token_hex(8)
-    with run_node(of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()) as process:
+    with run_node(
+        of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()
+    ) as process:
         yield process
 
 
@@ -62,16 +79,31 @@ def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> I
     """A node that stands with these words in the cluster's list. Ray gives one up whose agents take more than 15 s to begin, as where the
     machine has much else to do: another is started then.
     """
-    ports = [f"--{name}={port}" for name, port in zip(AGENT_PORT_OPTIONS, free_ports(len(AGENT_PORT_OPTIONS)), strict=True)]
-    command = [RAY_COMMAND, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", *ports, *options]
+    ports = [
+        f"--{name}={port}"
+        for name, port in zip(AGENT_PORT_OPTIONS, free_ports(len(AGENT_PORT_OPTIONS)), strict=True)
+    ]
+    command = [
+        RAY_COMMAND,
+        "start",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--num-cpus={cpus}",
+        *ports,
+        *options,
+    ]
     deadline = time.monotonic() + 300
-    process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     try:
         while not is_node_listed(of, listed):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node within 300 s by {command}")
             if process.poll() is not None:
-                process = subprocess.Popen(command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+                process = subprocess.Popen(
+                    command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+                )
             time.sleep(0.5)
         yield process.pid
     finally:
@@ -80,7 +112,10 @@ def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> I
 
 
 def is_node_listed(of: ClusterHead, words: bytes) -> bool:
-    request = urllib.request.Request(f"http://{of.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"})
+    request = urllib.request.Request(
+        f"http://{of.dashboard}/api/v0/nodes",
+        headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"},
+    )
     try:
         return words in urllib.request.urlopen(request, timeout=5).read()
     except OSError:

@@ -24,7 +24,9 @@ def draw_number(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     width, height = size
     image, side = np.full((height, width, 3), 96, np.uint8), width // 8
     for bit in range(8):
-        image[height // 2 - height // 8 : height // 2 + height // 8, bit * side : (bit + 1) * side] = 235 if number >> bit & 1 else 16
+        image[
+            height // 2 - height // 8 : height // 2 + height // 8, bit * side : (bit + 1) * side
+        ] = 235 if number >> bit & 1 else 16
     image[: height // 5, : width // 5] = (200, 40, 40)
     return image
 
@@ -72,7 +74,9 @@ def encode_numbered(
             frame.pts, frame.time_base = round(time / ticks), ticks
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # SVT-AV1 makes a process of root's a real-time one, beside which nothing else runs
+    os.sched_setscheduler(
+        0, os.SCHED_OTHER, os.sched_param(0)
+    )  # SVT-AV1 makes a process of root's a real-time one, beside which nothing else runs
     return NumberedVideo(path, [i % 256 for i in range(len(times))], times)
 
 
@@ -90,25 +94,48 @@ def copy_packets(source: Path, path: Path, *, skip: int = 0, filters: str | None
     return path
 
 
-def encode_headless(path: Path, codec: str, options: dict[str, str], skip: int, first: int, clock: Fraction = STREAM_TIME_BASE) -> NumberedVideo:
+def encode_headless(
+    path: Path,
+    codec: str,
+    options: dict[str, str],
+    skip: int,
+    first: int,
+    clock: Fraction = STREAM_TIME_BASE,
+) -> NumberedVideo:
     """A recording that begins between two key frames: frame `first` is the first that can be decoded."""
-    whole = encode_numbered(path.with_name(f"whole-{path.name}"), codec, options=options, clock=clock)
-    return NumberedVideo(copy_packets(whole.path, path, skip=skip), range(first, FRAME_COUNT), np.arange(FRAME_COUNT - first) / 30)
+    whole = encode_numbered(
+        path.with_name(f"whole-{path.name}"), codec, options=options, clock=clock
+    )
+    return NumberedVideo(
+        copy_packets(whole.path, path, skip=skip),
+        range(first, FRAME_COUNT),
+        np.arange(FRAME_COUNT - first) / 30,
+    )
 
 
 def encode_rotated(path: Path) -> NumberedVideo:
     """Stored lying on its side, with a display matrix that a copy into another container keeps."""
-    whole = encode_numbered(path.with_suffix(".mp4"), stored=np.rot90, setup=lambda stream: stream.set_display_rotation(270))
+    whole = encode_numbered(
+        path.with_suffix(".mp4"),
+        stored=np.rot90,
+        setup=lambda stream: stream.set_display_rotation(270),
+    )
     return whole._replace(path=copy_packets(whole.path, path))
 
 
 def encode_rotated_by_sei(path: Path) -> NumberedVideo:
     """Stored lying on its side; the orientation stands in the stream alone, before its first picture."""
     whole = encode_numbered(path.with_name("whole.mp4"), stored=np.rot90)
-    return whole._replace(path=copy_packets(whole.path, path, filters="h264_metadata=display_orientation=insert:rotate=270"))
+    return whole._replace(
+        path=copy_packets(
+            whole.path, path, filters="h264_metadata=display_orientation=insert:rotate=270"
+        )
+    )
 
 
-def encode_trimmed(path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction) -> NumberedVideo:
+def encode_trimmed(
+    path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction
+) -> NumberedVideo:
     """A copy of the packets whose beginning an edit list cuts away, as cutting without encoding does: frame `first` is shown first."""
     whole = encode_numbered(path.with_name("whole.mp4"), codec, options=options, clock=clock)
     with av.open(str(whole.path)) as source, av.open(str(path), "w") as target:
@@ -117,7 +144,11 @@ def encode_trimmed(path: Path, codec: str, options: dict[str, str], first: int, 
         skipped = round(first * FRAME_DURATION / stream.time_base)
         for packet in source.demux(stream):
             if packet.dts is not None:
-                packet.pts, packet.dts, packet.stream = packet.pts - skipped, packet.dts - skipped, copy
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - skipped,
+                    packet.dts - skipped,
+                    copy,
+                )
                 target.mux(packet)
     return NumberedVideo(path, range(first, FRAME_COUNT), np.arange(FRAME_COUNT - first) / 30)
 
@@ -172,24 +203,74 @@ VIDEO_KINDS: dict[str, tuple[str, Callable[[Path], NumberedVideo]]] = {
     "h264_without_b_frames.mp4": ("decord", lambda p: encode_numbered(p, options={"bf": "0"})),
     "h264_open_gop.mp4": ("decord", lambda p: encode_numbered(p, options=OPEN_GOP_OPTIONS)),
     "h264_open_gop.mkv": ("decord", lambda p: encode_numbered(p, options=OPEN_GOP_OPTIONS)),
-    "h264_eight_b_frames.mp4": ("decord", lambda p: encode_numbered(p, options=x264_options("bframes=8:b-adapt=0:b-pyramid=strict", 100))),
-    "h264_fragmented.mp4": ("decord", lambda p: encode_numbered(p, options={"g": "48"}, container={"movflags": "frag_keyframe+empty_moov"})),
-    "h264_without_edit_list.mp4": ("decord", lambda p: encode_numbered(p, options={"g": "48"}, container={"use_editlist": "0"})),
-    "h264_leading_pictures.mp4": ("PyAV", lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30)),
-    "h264_leading_pictures.mkv": ("PyAV", lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30)),
-    "h264_leading_pictures.ts": ("PyAV", lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30)),
-    "h264_leading_references.mkv": ("PyAV", lambda p: encode_numbered(p, options=x264_options("open-gop=1:keyint=25:bframes=6:b-adapt=0:b-pyramid=normal:scenecut=0"))),
+    "h264_eight_b_frames.mp4": (
+        "decord",
+        lambda p: encode_numbered(
+            p, options=x264_options("bframes=8:b-adapt=0:b-pyramid=strict", 100)
+        ),
+    ),
+    "h264_fragmented.mp4": (
+        "decord",
+        lambda p: encode_numbered(
+            p, options={"g": "48"}, container={"movflags": "frag_keyframe+empty_moov"}
+        ),
+    ),
+    "h264_without_edit_list.mp4": (
+        "decord",
+        lambda p: encode_numbered(p, options={"g": "48"}, container={"use_editlist": "0"}),
+    ),
+    "h264_leading_pictures.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30),
+    ),
+    "h264_leading_pictures.mkv": (
+        "PyAV",
+        lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30),
+    ),
+    "h264_leading_pictures.ts": (
+        "PyAV",
+        lambda p: encode_numbered(p, options=LEADING_PICTURE_OPTIONS, times=np.arange(330) / 30),
+    ),
+    "h264_leading_references.mkv": (
+        "PyAV",
+        lambda p: encode_numbered(
+            p,
+            options=x264_options(
+                "open-gop=1:keyint=25:bframes=6:b-adapt=0:b-pyramid=normal:scenecut=0"
+            ),
+        ),
+    ),
     "h264_headless.mp4": ("PyAV", lambda p: encode_headless(p, "libx264", {"g": "48"}, 25, 48)),
     "h264_headless.ts": ("PyAV", lambda p: encode_headless(p, "libx264", {"g": "48"}, 25, 48)),
-    "h264_headless_open_gop.ts": ("PyAV", lambda p: encode_headless(p, "libx264", LEADING_PICTURE_OPTIONS, 25, 30)),
-    "mpeg4_headless.mp4": ("PyAV", lambda p: encode_headless(p, "mpeg4", {"g": "40"}, 25, 40, FRAME_DURATION)),
-    "vp9_headless.webm": ("PyAV", lambda p: encode_headless(p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}, 25, 40)),
+    "h264_headless_open_gop.ts": (
+        "PyAV",
+        lambda p: encode_headless(p, "libx264", LEADING_PICTURE_OPTIONS, 25, 30),
+    ),
+    "mpeg4_headless.mp4": (
+        "PyAV",
+        lambda p: encode_headless(p, "mpeg4", {"g": "40"}, 25, 40, FRAME_DURATION),
+    ),
+    "vp9_headless.webm": (
+        "PyAV",
+        lambda p: encode_headless(
+            p, "libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}, 25, 40
+        ),
+    ),
     "h264_turned.mkv": ("PyAV", encode_rotated),
     "h264_turned.mov": ("decord", encode_rotated),
     "h264_turned_by_sei.mp4": ("PyAV", encode_rotated_by_sei),
-    "h264_gradual_refresh.mp4": ("PyAV", lambda p: encode_numbered(p, options=x264_options("intra-refresh=1:bframes=2"))),
-    "h264_interlaced.mp4": ("decord", lambda p: encode_numbered(p, options={"x264-params": "tff=1"}, setup=set_interlaced)),
-    "h264_10_bit.mp4": ("PyAV", lambda p: encode_numbered(p, options={"g": "48"}, pixels="yuv420p10le")),
+    "h264_gradual_refresh.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, options=x264_options("intra-refresh=1:bframes=2")),
+    ),
+    "h264_interlaced.mp4": (
+        "decord",
+        lambda p: encode_numbered(p, options={"x264-params": "tff=1"}, setup=set_interlaced),
+    ),
+    "h264_10_bit.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, options={"g": "48"}, pixels="yuv420p10le"),
+    ),
     "h264_422.mov": ("PyAV", lambda p: encode_numbered(p, options={"g": "48"}, pixels="yuv422p")),
     "h264_odd_size.mp4": ("PyAV", lambda p: encode_numbered(p, size=(131, 83), pixels="yuv444p")),
     "h264_wide_pixels.mp4": ("decord", lambda p: encode_numbered(p, setup=set_wide_pixels)),
@@ -198,43 +279,156 @@ VIDEO_KINDS: dict[str, tuple[str, Callable[[Path], NumberedVideo]]] = {
     "h264_long_gap.mp4": ("decord", lambda p: encode_numbered(p, times=times_with_gap())),
     "h264_long_gap.mkv": ("decord", lambda p: encode_numbered(p, times=times_with_gap())),
     "h264_late.mp4": ("decord", lambda p: encode_numbered(p, times=late_times())),
-    "h264_negative.mp4": ("PyAV", lambda p: skip_30_frames(encode_numbered(p, times=negative_times()))),
-    "h264_negative.mkv": ("PyAV", lambda p: skip_30_frames(encode_numbered(p, times=negative_times(), container={"avoid_negative_ts": "disabled"}))),
-    "h264_edit_list.mp4": ("PyAV", lambda p: encode_trimmed(p, "libx264", {"g": "250"}, 50, STREAM_TIME_BASE)),
-    "h264_edit_list_short_gop.mp4": ("PyAV", lambda p: encode_trimmed(p, "libx264", {"g": "10"}, 52, STREAM_TIME_BASE)),
-    "mpeg4_edit_list.mp4": ("PyAV", lambda p: encode_trimmed(p, "mpeg4", {"g": "40"}, 50, FRAME_DURATION)),
-    "h264_without_times.avi": ("PyAV", lambda p: encode_numbered(p, options={"g": "24"}, clock=FRAME_DURATION)),
+    "h264_negative.mp4": (
+        "PyAV",
+        lambda p: skip_30_frames(encode_numbered(p, times=negative_times())),
+    ),
+    "h264_negative.mkv": (
+        "PyAV",
+        lambda p: skip_30_frames(
+            encode_numbered(p, times=negative_times(), container={"avoid_negative_ts": "disabled"})
+        ),
+    ),
+    "h264_edit_list.mp4": (
+        "PyAV",
+        lambda p: encode_trimmed(p, "libx264", {"g": "250"}, 50, STREAM_TIME_BASE),
+    ),
+    "h264_edit_list_short_gop.mp4": (
+        "PyAV",
+        lambda p: encode_trimmed(p, "libx264", {"g": "10"}, 52, STREAM_TIME_BASE),
+    ),
+    "mpeg4_edit_list.mp4": (
+        "PyAV",
+        lambda p: encode_trimmed(p, "mpeg4", {"g": "40"}, 50, FRAME_DURATION),
+    ),
+    "h264_without_times.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, options={"g": "24"}, clock=FRAME_DURATION),
+    ),
     "h264_open_gop.ts": ("PyAV", lambda p: encode_numbered(p, options=OPEN_GOP_OPTIONS)),
     "h264_late.ts": ("PyAV", lambda p: encode_numbered(p, times=late_times(), options={"g": "48"})),
-    "h264.flv": ("PyAV", lambda p: encode_numbered(p, options={"g": "48"}, clock=Fraction(1, 1000))),
-    "hevc_open_gop.mp4": ("PyAV", lambda p: encode_numbered(p, "libx265", options=x265_options("open-gop=1:bframes=3"))),
-    "hevc_closed_gop.mp4": ("PyAV", lambda p: encode_numbered(p, "libx265", options=x265_options("open-gop=0"))),
-    "hevc_10_bit.mkv": ("PyAV", lambda p: encode_numbered(p, "libx265", options=x265_options("open-gop=1"), pixels="yuv420p10le")),
-    "vp9.webm": ("decord", lambda p: encode_numbered(p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"})),
-    "vp9_hidden_frames.webm": ("decord", lambda p: encode_numbered(p, "libvpx-vp9", options={"g": "40", "auto-alt-ref": "1", "lag-in-frames": "25", "cpu-used": "8"})),
-    "vp9.mp4": ("decord", lambda p: encode_numbered(p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"})),
-    "vp9_odd_size.webm": ("decord", lambda p: encode_numbered(p, "libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}, size=(131, 83))),
-    "vp8.webm": ("decord", lambda p: encode_numbered(p, "libvpx", options={"g": "40", "auto-alt-ref": "1"})),
-    "av1.mp4": ("PyAV", lambda p: encode_numbered(p, "libsvtav1", options={"g": "40", "preset": "11"})),
-    "av1.webm": ("PyAV", lambda p: encode_numbered(p, "libsvtav1", options={"g": "40", "preset": "11"})),
-    "mpeg4.mp4": ("decord", lambda p: encode_numbered(p, "mpeg4", options={"g": "40"}, clock=FRAME_DURATION)),
-    "mpeg4_b_frames.mp4": ("PyAV", lambda p: encode_numbered(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAME_DURATION)),
-    "mpeg4_b_frames.avi": ("PyAV", lambda p: encode_numbered(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAME_DURATION)),
-    "mpeg4.avi": ("PyAV", lambda p: encode_numbered(p, "mpeg4", options={"g": "40"}, clock=FRAME_DURATION)),
-    "mpeg2.mpg": ("PyAV", lambda p: encode_numbered(p, "mpeg2video", options={"g": "15", "bf": "2"}, clock=FRAME_DURATION)),
-    "mpeg2_interlaced.ts": ("PyAV", lambda p: encode_numbered(p, "mpeg2video", options={"g": "15", "bf": "2"}, clock=FRAME_DURATION, setup=set_interlaced)),
-    "mjpeg.avi": ("PyAV", lambda p: encode_numbered(p, "mjpeg", pixels="yuvj420p", clock=FRAME_DURATION)),
+    "h264.flv": (
+        "PyAV",
+        lambda p: encode_numbered(p, options={"g": "48"}, clock=Fraction(1, 1000)),
+    ),
+    "hevc_open_gop.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, "libx265", options=x265_options("open-gop=1:bframes=3")),
+    ),
+    "hevc_closed_gop.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, "libx265", options=x265_options("open-gop=0")),
+    ),
+    "hevc_10_bit.mkv": (
+        "PyAV",
+        lambda p: encode_numbered(
+            p, "libx265", options=x265_options("open-gop=1"), pixels="yuv420p10le"
+        ),
+    ),
+    "vp9.webm": (
+        "decord",
+        lambda p: encode_numbered(
+            p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"}
+        ),
+    ),
+    "vp9_hidden_frames.webm": (
+        "decord",
+        lambda p: encode_numbered(
+            p,
+            "libvpx-vp9",
+            options={"g": "40", "auto-alt-ref": "1", "lag-in-frames": "25", "cpu-used": "8"},
+        ),
+    ),
+    "vp9.mp4": (
+        "decord",
+        lambda p: encode_numbered(
+            p, "libvpx-vp9", options={"g": "40", "deadline": "realtime", "cpu-used": "8"}
+        ),
+    ),
+    "vp9_odd_size.webm": (
+        "decord",
+        lambda p: encode_numbered(
+            p, "libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}, size=(131, 83)
+        ),
+    ),
+    "vp8.webm": (
+        "decord",
+        lambda p: encode_numbered(p, "libvpx", options={"g": "40", "auto-alt-ref": "1"}),
+    ),
+    "av1.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, "libsvtav1", options={"g": "40", "preset": "11"}),
+    ),
+    "av1.webm": (
+        "PyAV",
+        lambda p: encode_numbered(p, "libsvtav1", options={"g": "40", "preset": "11"}),
+    ),
+    "mpeg4.mp4": (
+        "decord",
+        lambda p: encode_numbered(p, "mpeg4", options={"g": "40"}, clock=FRAME_DURATION),
+    ),
+    "mpeg4_b_frames.mp4": (
+        "PyAV",
+        lambda p: encode_numbered(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAME_DURATION),
+    ),
+    "mpeg4_b_frames.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, "mpeg4", options={"g": "40", "bf": "2"}, clock=FRAME_DURATION),
+    ),
+    "mpeg4.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, "mpeg4", options={"g": "40"}, clock=FRAME_DURATION),
+    ),
+    "mpeg2.mpg": (
+        "PyAV",
+        lambda p: encode_numbered(
+            p, "mpeg2video", options={"g": "15", "bf": "2"}, clock=FRAME_DURATION
+        ),
+    ),
+    "mpeg2_interlaced.ts": (
+        "PyAV",
+        lambda p: encode_numbered(
+            p,
+            "mpeg2video",
+            options={"g": "15", "bf": "2"},
+            clock=FRAME_DURATION,
+            setup=set_interlaced,
+        ),
+    ),
+    "mjpeg.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, "mjpeg", pixels="yuvj420p", clock=FRAME_DURATION),
+    ),
     "prores.mov": ("PyAV", lambda p: encode_numbered(p, "prores_ks", pixels="yuv422p10le")),
     "wmv2.asf": ("PyAV", lambda p: encode_numbered(p, "wmv2", clock=FRAME_DURATION)),
-    "rawvideo.avi": ("PyAV", lambda p: encode_numbered(p, "rawvideo", pixels="bgr24", clock=FRAME_DURATION)),
-    "huffyuv.avi": ("PyAV", lambda p: encode_numbered(p, "huffyuv", pixels="yuv422p", clock=FRAME_DURATION)),
+    "rawvideo.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, "rawvideo", pixels="bgr24", clock=FRAME_DURATION),
+    ),
+    "huffyuv.avi": (
+        "PyAV",
+        lambda p: encode_numbered(p, "huffyuv", pixels="yuv422p", clock=FRAME_DURATION),
+    ),
     "ffvhuff.avi": ("PyAV", lambda p: encode_numbered(p, "ffvhuff", clock=FRAME_DURATION)),
     "utvideo.avi": ("PyAV", lambda p: encode_numbered(p, "utvideo", clock=FRAME_DURATION)),
     "png.mov": ("PyAV", lambda p: encode_numbered(p, "png", pixels="rgb24", clock=FRAME_DURATION)),
-    "qtrle.mov": ("PyAV", lambda p: encode_numbered(p, "qtrle", pixels="rgb24", clock=FRAME_DURATION)),
+    "qtrle.mov": (
+        "PyAV",
+        lambda p: encode_numbered(p, "qtrle", pixels="rgb24", clock=FRAME_DURATION),
+    ),
     "msmpeg4v2.avi": ("PyAV", lambda p: encode_numbered(p, "msmpeg4v2", clock=FRAME_DURATION)),
     "msmpeg4v3.avi": ("PyAV", lambda p: encode_numbered(p, "msmpeg4", clock=FRAME_DURATION)),
-    "dv.dv": ("PyAV", lambda p: encode_numbered(p, "dvvideo", pixels="yuv411p", size=(720, 480), clock=None, times=np.arange(FRAME_COUNT) * 1001 / 30000)),
+    "dv.dv": (
+        "PyAV",
+        lambda p: encode_numbered(
+            p,
+            "dvvideo",
+            pixels="yuv411p",
+            size=(720, 480),
+            clock=None,
+            times=np.arange(FRAME_COUNT) * 1001 / 30000,
+        ),
+    ),
     "animation.gif": ("PyAV", lambda p: encode_numbered(p, "gif", pixels="rgb8", clock=None)),
 }
 """Which decoder reads a kind of file, and how to make it."""

@@ -36,7 +36,9 @@ def open_browser(graphics: str = SOFTWARE_GRAPHICS) -> Iterator:
     """A chromium, closed at the end."""
     if (path := find_chromium()) is None:
         pytest.skip("no chromium and no google-chrome on this machine")
-    chromium = start_playwright().chromium.launch(executable_path=path, args=[*CHROMIUM_FLAGS.split(), *graphics.split()])
+    chromium = start_playwright().chromium.launch(
+        executable_path=path, args=[*CHROMIUM_FLAGS.split(), *graphics.split()]
+    )
     try:
         yield chromium
     finally:
@@ -44,14 +46,30 @@ def open_browser(graphics: str = SOFTWARE_GRAPHICS) -> Iterator:
 
 
 @contextmanager
-def open_page(file: Path, graphics: str = SOFTWARE_GRAPHICS, *, ready: str = "Boolean(window.quiver)", **device: Any) -> Iterator[tuple]:
+def open_page(
+    file: Path,
+    graphics: str = SOFTWARE_GRAPHICS,
+    *,
+    ready: str = "Boolean(window.quiver)",
+    **device: Any,
+) -> Iterator[tuple]:
     """A tab of a window or a `device`, and what the browser complained of or asked the network for."""
     with open_browser(graphics) as chromium:
-        tab, complaints = chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device), []
+        tab, complaints = (
+            chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device),
+            [],
+        )
         tab.set_default_timeout(120_000)  # of a machine with other work
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: None if request.url.startswith(("data:", "file:", "blob:")) else complaints.append(request.url[:200]))
+        tab.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("data:", "file:", "blob:"))
+                else complaints.append(request.url[:200])
+            ),
+        )
         tab.goto(file.as_uri())
         wait_until(tab, ready)
         yield tab, complaints

@@ -10,7 +10,9 @@ P3_PRIMARIES = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
 REC709_PRIMARIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 """Red, green and blue as CIE x, y; white is D65."""
 D65, D50 = (0.3127, 0.3290), (0.9642, 1.0, 0.8249)
-BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 
 
 def xy_to_xyz(x: float, y: float) -> np.ndarray:
@@ -43,7 +45,10 @@ def decode_srgb(levels: np.ndarray) -> np.ndarray:
 
 def rgb_to_srgb(linear: np.ndarray, primaries) -> np.ndarray:
     """Levels of sRGB of linear RGB [..., 3] of these primaries."""
-    return encode_srgb(linear @ (np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ rgb_to_xyz_matrix(primaries)).T)
+    return encode_srgb(
+        linear
+        @ (np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ rgb_to_xyz_matrix(primaries)).T
+    )
 
 
 def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
@@ -52,7 +57,9 @@ def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
     fy = (level + 16) / 116
     f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
     linear = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
-    to_srgb = np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ np.linalg.inv(d65_to_d50_matrix())
+    to_srgb = np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ np.linalg.inv(
+        d65_to_d50_matrix()
+    )
     return encode_srgb(linear * D50 @ to_srgb.T)
 
 
@@ -60,7 +67,9 @@ def pack_fixed_point(*numbers: float) -> bytes:
     return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
 
 
-def make_icc_profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+def make_icc_profile(
+    kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]
+) -> bytes:
     """An ICC profile of version 2.1."""
     start, table, data = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, tag in tags.items():
@@ -88,9 +97,14 @@ def gamma_curve(exponent: float) -> bytes:
 
 def matrix_profile(primaries, exponent: float) -> bytes:
     columns = (d65_to_d50_matrix() @ rgb_to_xyz_matrix(primaries)).T
-    tags = {f"{name}XYZ".encode(): b"XYZ \0\0\0\0" + pack_fixed_point(*column) for name, column in zip("rgb", columns, strict=True)}
+    tags = {
+        f"{name}XYZ".encode(): b"XYZ \0\0\0\0" + pack_fixed_point(*column)
+        for name, column in zip("rgb", columns, strict=True)
+    }
     tags |= {f"{name}TRC".encode(): gamma_curve(exponent) for name in "rgb"}
-    return make_icc_profile(b"mntr", b"RGB ", b"XYZ ", tags | {b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)})
+    return make_icc_profile(
+        b"mntr", b"RGB ", b"XYZ ", tags | {b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)}
+    )
 
 
 def gray_profile(exponent: float) -> bytes:
@@ -106,8 +120,17 @@ def cmyk_profile(corners: np.ndarray) -> bytes:
     """Of the Lab of each mixture of full inks, [C, M, Y, K, 3] of two each; L is 0 to 100."""
     table = np.rint(np.asarray(corners) * [2.55, 1, 1] + [0, 128, 128]).astype(np.uint8)
     line = bytes(range(256))
-    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + pack_fixed_point(*np.eye(3).ravel()) + 4 * line + table.tobytes() + 3 * line
-    return make_icc_profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut, b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)})
+    lut = (
+        b"mft1\0\0\0\0"
+        + bytes([4, 3, 2, 0])
+        + pack_fixed_point(*np.eye(3).ravel())
+        + 4 * line
+        + table.tobytes()
+        + 3 * line
+    )
+    return make_icc_profile(
+        b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut, b"wtpt": b"XYZ \0\0\0\0" + pack_fixed_point(*D50)}
+    )
 
 
 def encode_tiff(
@@ -127,7 +150,9 @@ def encode_tiff(
         packed = (pairs[:, 0] << 12) | pairs[:, 1]
         data = packed.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
     each = bits or 8 * samples.dtype.itemsize
-    shorts = {256: columns, 257: rows, 259: 1, 262: photometric, 277: channels, 278: rows} | (more or {})
+    shorts = {256: columns, 257: rows, 259: 1, 262: photometric, 277: channels, 278: rows} | (
+        more or {}
+    )
     entries = {tag: (3, 1, struct.pack("<HH", value, 0)) for tag, value in shorts.items()}
     extra, at = b"", 8 + len(data)
 
@@ -154,7 +179,9 @@ def encode_png(samples: np.ndarray, **chunks: bytes) -> bytes:
     rows, columns = samples.shape[:2]
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     head = struct.pack(
         ">IIBBBBB",
@@ -166,6 +193,14 @@ def encode_png(samples: np.ndarray, **chunks: bytes) -> bytes:
         0,
         0,
     )
-    lines = b"".join(b"\0" + line.astype(line.dtype.newbyteorder(">")).tobytes() for line in samples)
+    lines = b"".join(
+        b"\0" + line.astype(line.dtype.newbyteorder(">")).tobytes() for line in samples
+    )
     between = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + between + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + between
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from model.prior.denoiser import DenoiserConfig
 
-TINY_SETTINGS: dict[str, Any] = dict(channels=(16, 32), attention_levels=(1,), layers_per_block=1, head_channels=8, norm_groups=4, image_channels=(8, 8, 16))
+TINY_SETTINGS: dict[str, Any] = dict(
+    channels=(16, 32),
+    attention_levels=(1,),
+    layers_per_block=1,
+    head_channels=8,
+    norm_groups=4,
+    image_channels=(8, 8, 16),
+)
 
 
 def tiny_config(**fields: Any) -> DenoiserConfig:

@@ -14,23 +14,44 @@ TIME_BASE = Fraction(1, 30000)
 def make_texture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture with detail at several scales, uint8 [H, W, 3]."""
     rng = np.random.default_rng(seed)
-    layers = [gaussian_filter(rng.normal(size=(height, width)), s, mode="wrap") for s in (1.0, 2.0, 5.0)]
+    layers = [
+        gaussian_filter(rng.normal(size=(height, width)), s, mode="wrap") for s in (1.0, 2.0, 5.0)
+    ]
     grey = sum(layer / layer.std() for layer in layers)
-    return np.clip(128 + 32 * np.stack([grey, np.roll(grey, 7, 1), np.roll(grey, 13, 0)], axis=2), 0, 255).astype(np.uint8)
+    return np.clip(
+        128 + 32 * np.stack([grey, np.roll(grey, 7, 1), np.roll(grey, 13, 0)], axis=2), 0, 255
+    ).astype(np.uint8)
 
 
 def shift_image(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
     """The picture moved by (dx, dy) pixels, wrapping around."""
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype(float)
-    moved = [map_coordinates(image[..., c].astype(float), [rows - dy, columns - dx], order=3, mode="grid-wrap") for c in range(3)]
+    moved = [
+        map_coordinates(
+            image[..., c].astype(float), [rows - dy, columns - dx], order=3, mode="grid-wrap"
+        )
+        for c in range(3)
+    ]
     return np.clip(np.stack(moved, axis=2), 0, 255).round().astype(np.uint8)
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float], codec: str = "libx264", **options: str) -> Path:
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    times: Sequence[float],
+    codec: str = "libx264",
+    **options: str,
+) -> Path:
     """Encodes RGB frames at these presentation times (seconds)."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options={"crf": "14", "threads": "1"} | options)
-        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
+        stream = container.add_stream(
+            codec, rate=30, options={"crf": "14", "threads": "1"} | options
+        )
+        stream.width, stream.height, stream.pix_fmt = (
+            frames[0].shape[1],
+            frames[0].shape[0],
+            "yuv420p",
+        )
         stream.time_base = stream.codec_context.time_base = TIME_BASE
         for image, time in zip(frames, times, strict=True):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -41,7 +62,14 @@ def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float]
 
 
 def write_swaying(
-    path: Path, *, seconds: float = 6.0, fps: float = 30.0, amplitude: float = 1.0, hertz: float = 0.4, size: tuple[int, int] = (96, 64), seed: int = 0
+    path: Path,
+    *,
+    seconds: float = 6.0,
+    fps: float = 30.0,
+    amplitude: float = 1.0,
+    hertz: float = 0.4,
+    size: tuple[int, int] = (96, 64),
+    seed: int = 0,
 ) -> Path:
     """A texture of which the middle third sways left and right by `normalized_amplitude` pixels, wide of a camera's motion."""
     image, times = make_texture(*size, seed), np.arange(round(seconds * fps)) / fps
@@ -50,7 +78,12 @@ def write_swaying(
 
     def frame(time: float) -> np.ndarray:
         dx = amplitude * soft * np.sin(2 * np.pi * hertz * time)
-        moved = [map_coordinates(image[..., c].astype(float), [rows, columns - dx], order=3, mode="grid-wrap") for c in range(3)]
+        moved = [
+            map_coordinates(
+                image[..., c].astype(float), [rows, columns - dx], order=3, mode="grid-wrap"
+            )
+            for c in range(3)
+        ]
         return np.clip(np.stack(moved, axis=2), 0, 255).round().astype(np.uint8)
 
     return write_video(path, [frame(t) for t in times], times)
@@ -67,7 +100,9 @@ def write_text_file(path: Path) -> Path:
 
 
 def write_playlist(path: Path) -> Path:
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/hostname\n#EXT-X-ENDLIST\n")
+    path.write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/hostname\n#EXT-X-ENDLIST\n"
+    )
     return path
 
 
@@ -88,8 +123,18 @@ def write_truncated(path: Path) -> Path:
 
 def write_cut_off(path: Path) -> Path:
     """With its index at the beginning, but not all of its content."""
-    whole = write_video(path, [make_texture(96, 64, i % 3) for i in range(60)], np.arange(60) / 30, preset="ultrafast")
-    with av.open(str(whole)) as source, av.open(str(path.with_suffix(".tmp.mp4")), "w", options={"movflags": "faststart"}) as target:
+    whole = write_video(
+        path,
+        [make_texture(96, 64, i % 3) for i in range(60)],
+        np.arange(60) / 30,
+        preset="ultrafast",
+    )
+    with (
+        av.open(str(whole)) as source,
+        av.open(
+            str(path.with_suffix(".tmp.mp4")), "w", options={"movflags": "faststart"}
+        ) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
@@ -105,7 +150,9 @@ def write_audio_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         for i in range(50):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
             frame.sample_rate, frame.pts = 44100, 1024 * i
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

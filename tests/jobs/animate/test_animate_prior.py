@@ -26,17 +26,49 @@ def called(job, *arguments: object) -> None:
 def folder(tmp_path_factory) -> Path:
     """A photograph and a prior of windows of 24 frames at 30 a second, hardly trained."""
     folder = tmp_path_factory.mktemp("prior")
-    write_dataset(folder / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
-    called(train_autoencoder, "smoke", "--data", folder / "data", "--out", folder / "ae", "--steps", 4, *QUICK)
+    write_dataset(
+        folder / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48))
+    )
+    called(
+        train_autoencoder,
+        "smoke",
+        "--data",
+        folder / "data",
+        "--out",
+        folder / "ae",
+        "--steps",
+        4,
+        *QUICK,
+    )
     options = ["--steps", 4, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
-    called(train_denoiser, "smoke", "--data", folder / "data", "--autoencoder", folder / "ae", "--out", folder / "prior", *options)
+    called(
+        train_denoiser,
+        "smoke",
+        "--data",
+        folder / "data",
+        "--autoencoder",
+        folder / "ae",
+        "--out",
+        folder / "prior",
+        *options,
+    )
     Image.fromarray(make_texture(128, 96)).save(folder / "photo.png")
     return folder
 
 
 def film(folder: Path, *options: object) -> bytes:
     out = folder / "film.webp"
-    called(animate, folder / "photo.png", "--checkpoint", folder / "prior", "--steps", 3, "--out", out, *options)
+    called(
+        animate,
+        folder / "photo.png",
+        "--checkpoint",
+        folder / "prior",
+        "--steps",
+        3,
+        "--out",
+        out,
+        *options,
+    )
     return out.read_bytes()
 
 
@@ -47,21 +79,42 @@ def test_a_prior_imagines_motion_of_its_seed(folder):
 
 def test_a_guided_loop_closes(folder, capsys):
     film(folder, "--seconds", 0.6, "--loop", "guided")
-    position, velocity = (float(word) for word in capsys.readouterr().out.split("seam ")[1].replace(" in position and ", " ").split()[:2])
+    position, velocity = (
+        float(word)
+        for word in capsys.readouterr()
+        .out.split("seam ")[1]
+        .replace(" in position and ", " ")
+        .split()[:2]
+    )
     assert position <= 1.01 and velocity <= 1.01
 
 
 def test_guidance_brings_the_ends_of_the_motion_together(folder):
-    options = dict[str, Any](photo=folder / "photo.png", checkpoint=folder / "prior", seconds=1.2, slow=2.0, steps=20, guidance=1.0, out=folder / "film.mp4")
-    volumes = [load_motion(animate.Animate(**options, loop=loop))[0].volume for loop in ("none", "guided")]
-    before, after = (float(seam_loss(torch.from_numpy(volume.spectrum)[None], 24, 18)) for volume in volumes)
+    options = dict[str, Any](
+        photo=folder / "photo.png",
+        checkpoint=folder / "prior",
+        seconds=1.2,
+        slow=2.0,
+        steps=20,
+        guidance=1.0,
+        out=folder / "film.mp4",
+    )
+    volumes = [
+        load_motion(animate.Animate(**options, loop=loop))[0].volume for loop in ("none", "guided")
+    ]
+    before, after = (
+        float(seam_loss(torch.from_numpy(volume.spectrum)[None], 24, 18)) for volume in volumes
+    )
     assert after < 0.8 * before
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--seconds", "0.9"], "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s, as long as the motion that the prior makes"),
+        (
+            ["--seconds", "0.9"],
+            "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s, as long as the motion that the prior makes",
+        ),
         ([], "expected --checkpoint, whose sampling it guides, and --seconds beside it"),
     ],
 )
@@ -74,10 +127,26 @@ def test_loops_that_cannot_be_guided(folder, capsys, options, said):
 @pytest.mark.parametrize("state", ["ema", "autoencoder"])
 @pytest.mark.parametrize("how", BROKEN_WEIGHTS)
 def test_a_prior_of_numbers_that_are_not_finite_or_make_such(folder, tmp_path, capsys, state, how):
-    broken, out = copy_with_weights(folder / "prior", tmp_path / "broken", state, BROKEN_WEIGHTS[how]), tmp_path / "out"
+    broken, out = (
+        copy_with_weights(folder / "prior", tmp_path / "broken", state, BROKEN_WEIGHTS[how]),
+        tmp_path / "out",
+    )
     out.mkdir()
     with pytest.raises(SystemExit) as stopped:
-        called(animate, folder / "photo.png", "--checkpoint", broken, "--steps", 3, "--out", out / "film.mp4")
+        called(
+            animate,
+            folder / "photo.png",
+            "--checkpoint",
+            broken,
+            "--steps",
+            3,
+            "--out",
+            out / "film.mp4",
+        )
     (said,) = capsys.readouterr().err.splitlines()
-    expected = "sampled values are not finite for seed 0" if how == "huge" else f"{broken / state}.safetensors has values that are not finite in "
+    expected = (
+        "sampled values are not finite for seed 0"
+        if how == "huge"
+        else f"{broken / state}.safetensors has values that are not finite in "
+    )
     assert stopped.value.code == 2 and expected in said and not list(out.iterdir())

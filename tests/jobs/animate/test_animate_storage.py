@@ -21,7 +21,9 @@ SUFFIXES = [".mp4", ".webm", ".gif", ".webp", ""]
 def folder(tmp_path_factory) -> Path:
     """A photograph of grain, which no codec makes small, and motion of all of it."""
     folder = tmp_path_factory.mktemp("made")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 360, 3), np.uint8)).save(folder / "photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 360, 3), np.uint8)).save(
+        folder / "photo.png"
+    )
     (folder / "motion.safetensors").write_bytes(encode_volume(volume()))
     return folder
 
@@ -37,7 +39,9 @@ def volume(worst: float = 60.0) -> SpectralVolume:
 def disk(tmp_path_factory) -> Iterator[Path]:
     """A small one."""
     root = tmp_path_factory.mktemp("disk")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(root)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(root)], capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a file system")
     yield root
     # lazily: PyAV leaves a file open of which not even the beginning could be written
@@ -54,7 +58,9 @@ def fill(disk: Path, left: int) -> None:
 def refused(capsys, folder: Path, *arguments: object) -> tuple[int, str]:
     """Exit code and the one sentence that is not about progress."""
     with pytest.raises(SystemExit) as stopped:
-        animate.main([str(argument) for argument in (folder / "photo.png", "--seconds", 1, *arguments)])
+        animate.main(
+            [str(argument) for argument in (folder / "photo.png", "--seconds", 1, *arguments)]
+        )
     said = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" frames")]
     assert len(said) == 1, said
     return int(str(stopped.value.code)), said[0].removeprefix("quiver: ")
@@ -69,7 +75,9 @@ def test_a_full_disk(folder, disk, capsys, suffix, room):
     fill(disk, room << 10)
     before = sorted(path.name for path in disk.iterdir())
     code, said = refused(capsys, folder, "--motion", folder / "motion.safetensors", "--out", out)
-    assert code == ExitCode.STORAGE and re.fullmatch(rf"{out}: No space left on device, [\d.]+ (bytes|[kMG]B) are free there", said)
+    assert code == ExitCode.STORAGE and re.fullmatch(
+        rf"{out}: No space left on device, [\d.]+ (bytes|[kMG]B) are free there", said
+    )
     assert sorted(path.name for path in disk.iterdir()) == before
     assert not suffix or out.read_bytes() == b"an older one"
 
@@ -82,7 +90,9 @@ def test_a_folder_that_may_not_be_written_to(folder, disk, capsys, suffix):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     code, said = refused(capsys, folder, "--motion", folder / "motion.safetensors", "--out", out)
     assert (code, said) == (ExitCode.STORAGE, f"{out}: Read-only file system")
-    assert list(disk.iterdir()) == ([out] if suffix else []) and (not suffix or out.read_bytes() == b"an older one")
+    assert list(disk.iterdir()) == ([out] if suffix else []) and (
+        not suffix or out.read_bytes() == b"an older one"
+    )
 
 
 @pytest.mark.parametrize("worst", [np.nan, np.inf])
@@ -90,6 +100,12 @@ def test_motion_that_is_not_finite(folder, tmp_path, capsys, worst):
     whole = encode_volume(volume(worst))
     (tmp_path / "broken.safetensors").write_bytes(whole)
     (tmp_path / "film.mp4").write_bytes(b"an older one")
-    code, said = refused(capsys, folder, "--motion", tmp_path / "broken.safetensors", "--out", tmp_path / "film.mp4")
-    assert code == ExitCode.USAGE and said.endswith("not a file of a spectral volume: spectrum has values that are not finite")
-    assert (tmp_path / "film.mp4").read_bytes() == b"an older one" and len(list(tmp_path.iterdir())) == 2
+    code, said = refused(
+        capsys, folder, "--motion", tmp_path / "broken.safetensors", "--out", tmp_path / "film.mp4"
+    )
+    assert code == ExitCode.USAGE and said.endswith(
+        "not a file of a spectral volume: spectrum has values that are not finite"
+    )
+    assert (tmp_path / "film.mp4").read_bytes() == b"an older one" and len(
+        list(tmp_path.iterdir())
+    ) == 2

@@ -22,17 +22,33 @@ from tests.pipeline.dataset.test_views import one_by_one
 from tests.support.damage import rewrite_sealed_file
 from tests.support.datasets import write_dataset
 
-SHARDS = {"train-000000": [{}] * 3, "train-000001": [{}, {"mean_motion_px": 3.0}, {"mean_motion_px": 0.1}], "test-000000": [{}]}
+SHARDS = {
+    "train-000000": [{}] * 3,
+    "train-000001": [{}, {"mean_motion_px": 3.0}, {"mean_motion_px": 0.1}],
+    "test-000000": [{}],
+}
 DEEP, HUGE = b"[" * 100_000, 10**400
 ONE = "train-000001"
 LINE = dict(kept=1, rejected=0, quarantined=0, elapsed_s=1, seconds=1, waiting_share=0, at=1)
-JOBS = {"status": status, "verify": verify, "finalize": finalize, "report": report_statistics, "view": report_statistics, "refilter": refilter}
+JOBS = {
+    "status": status,
+    "verify": verify,
+    "finalize": finalize,
+    "report": report_statistics,
+    "view": report_statistics,
+    "refilter": refilter,
+}
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sound") / "a"
-    make_view(write_dataset(root, SHARDS), "strict", DatasetView(Dataset(root)).thresholds().__class__(no_motion_px=2.5), one_by_one)
+    make_view(
+        write_dataset(root, SHARDS),
+        "strict",
+        DatasetView(Dataset(root)).thresholds().__class__(no_motion_px=2.5),
+        one_by_one,
+    )
     return root
 
 
@@ -43,7 +59,10 @@ def root(sound, tmp_path) -> Path:
 
 def code_of(name: str, root: Path, capsys) -> tuple[int, str]:
     """Exit code and all output; any error but the end of the job goes on."""
-    more = dict(refilter=["--name", "b", "--no-motion-px", "2.5"], view=["--out", f"{root}.json", "--report", f"{root}.html"]).get(name, [])
+    more = dict(
+        refilter=["--name", "b", "--no-motion-px", "2.5"],
+        view=["--out", f"{root}.json", "--report", f"{root}.html"],
+    ).get(name, [])
     try:
         JOBS[name].main([f"{root}:strict" if name == "view" else str(root), *more])
         code = 0
@@ -78,7 +97,16 @@ def run(root: Path, versions: Any = None, plan: Any = None, **changes: Any) -> N
     )
     digest = hashlib.sha256((root / "run.json").read_bytes()).hexdigest()
     for path in (root / "records").iterdir():
-        path.write_bytes(dump_record({name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"} | dict(run=digest)))
+        path.write_bytes(
+            dump_record(
+                {
+                    name: value
+                    for name, value in json.loads(path.read_bytes()).items()
+                    if name != "digest"
+                }
+                | dict(run=digest)
+            )
+        )
     for path in (root / "index.json", root / "views" / "strict.index.json"):
         rewrite_sealed_file(path, run=digest)
 
@@ -95,17 +123,29 @@ HARM = {
     "an index without shards": lambda root: rewrite_sealed_file(root / "index.json", shards=[]),
     "an index entry of another kind": lambda root: entry(root / "index.json", kept="9"),
     "an index entry without content": lambda root: entry(root / "index.json", content=None),
-    "an index without histogram": lambda root: rewrite_sealed_file(root / "index.json", histogram=3),
+    "an index without histogram": lambda root: rewrite_sealed_file(
+        root / "index.json", histogram=3
+    ),
     "a deep index": lambda root: (root / "index.json").write_bytes(DEEP),
     "a deep run.json": lambda root: (root / "run.json").write_bytes(DEEP),
-    "an index entry of a view": lambda root: entry(root / "views" / "strict.index.json", split=None),
+    "an index entry of a view": lambda root: entry(
+        root / "views" / "strict.index.json", split=None
+    ),
     "deep thresholds": lambda root: (root / "views" / "strict.json").write_bytes(DEEP),
-    "huge thresholds": lambda root: rewrite_sealed_file(root / "views" / "strict.json", thresholds=dict(no_motion_px=HUGE)),
+    "huge thresholds": lambda root: rewrite_sealed_file(
+        root / "views" / "strict.json", thresholds=dict(no_motion_px=HUGE)
+    ),
     "no thresholds": lambda root: (root / "views" / "strict.json").write_bytes(b"{"),
-    "a manifest of other columns": lambda root: shutil.copy(root / "plan.parquet", root / "manifest.parquet"),
+    "a manifest of other columns": lambda root: shutil.copy(
+        root / "plan.parquet", root / "manifest.parquet"
+    ),
     "a deep log": lambda root: (root / "progress.jsonl").write_bytes(DEEP),
-    "a huge count in a log": lambda root: (root / "progress.jsonl").write_text(json.dumps(LINE | dict(kept=HUGE))),
-    "a huge time in a log": lambda root: (root / "progress.jsonl").write_text(json.dumps(LINE | dict(elapsed_s=HUGE))),
+    "a huge count in a log": lambda root: (root / "progress.jsonl").write_text(
+        json.dumps(LINE | dict(kept=HUGE))
+    ),
+    "a huge time in a log": lambda root: (root / "progress.jsonl").write_text(
+        json.dumps(LINE | dict(elapsed_s=HUGE))
+    ),
     "huge scales": lambda root: rewrite_sealed_file(root / "statistics.json", scale=[HUGE] * 4),
     "no settings": lambda root: rewrite_sealed_file(root / "run.json", config={}),
     "settings in a list": lambda root: run(root, plan=None, size="ab"),
@@ -119,7 +159,9 @@ HARM = {
     "versions in a list": lambda root: run(root, versions=[]),
     "a record without rows": lambda root: record(root, rows=None),
     "a record with rows in words": lambda root: record(root, rows="x"),
-    "a record with some rows": lambda root: record(root, rows=Dataset(root).read_record(ONE)["rows"][:1]),
+    "a record with some rows": lambda root: record(
+        root, rows=Dataset(root).read_record(ONE)["rows"][:1]
+    ),
     "a record without size": lambda root: record(root, tar=dict(sha256="0")),
     "a record with a tar in words": lambda root: record(root, tar="x"),
     "a record of elsewhere": lambda root: record(root, shard="../../x"),
@@ -128,7 +170,7 @@ HARM = {
     "a measure in words": lambda root: row(root, mean_motion_px="x"),
     "a row without measure": lambda root: row(root, mean_motion_px=None),
     "a row with another outcome": lambda root: row(root, outcome="evil"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -153,7 +195,9 @@ def test_a_flipped_bit_in_the_manifest_is_named(root):
         try:
             DatasetView(Dataset(root)).read_table()
         except ValueError as error:
-            assert str(error).startswith(f"{path} cannot be read (") and "quiver finalize" in str(error)
+            assert str(error).startswith(f"{path} cannot be read (") and "quiver finalize" in str(
+                error
+            )
             said += 1
     assert said == len(places)
 
@@ -172,7 +216,9 @@ def test_a_report_of_a_manifest_with_a_flipped_bit_names_the_manifest(root):
             queries.read_powers(selection, rows.slice(0, 5))
             queries.read_quarantined(selection, 5)
         except DamagedDerived as error:
-            assert str(error).startswith(f"{path} cannot be read (") and str(error).endswith(f"quiver finalize {root} rebuilds it")
+            assert str(error).startswith(f"{path} cannot be read (") and str(error).endswith(
+                f"quiver finalize {root} rebuilds it"
+            )
             said += 1
     assert said == len(places)
 
@@ -183,20 +229,31 @@ def test_a_manifest_that_was_damaged_after_the_run_ends_the_report_as_storage_do
     data[len(data) // 4] ^= 1
     path.write_bytes(data)
     code, said = code_of("report", root, capsys)
-    assert code == ExitCode.STORAGE and f"{path} cannot be read" in said and f"quiver finalize {root} rebuilds it" in said
+    assert (
+        code == ExitCode.STORAGE
+        and f"{path} cannot be read" in said
+        and f"quiver finalize {root} rebuilds it" in said
+    )
     assert code_of("status", root, capsys)[0] == 0 and code_of("finalize", root, capsys)[0] == 0
     assert code_of("report", root, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("shard", ["../../x", "/x", "a.b", "", "x" * 61, "a\n"])
 def test_a_shard_cannot_lead_out_of_its_folder(tmp_path, shard):
-    for place in (Dataset(tmp_path).tar_path, Dataset(tmp_path).record_path, Dataset(tmp_path).histogram_path):
+    for place in (
+        Dataset(tmp_path).tar_path,
+        Dataset(tmp_path).record_path,
+        Dataset(tmp_path).histogram_path,
+    ):
         with pytest.raises(ValueError, match="expected up to 60 letters"):
             place(shard)
 
 
 def test_a_view_that_was_not_written_to_its_end_is_none(root, monkeypatch):
-    monkeypatch.setattr("pipeline.dataset.views.write_merged_histogram", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
+    monkeypatch.setattr(
+        "pipeline.dataset.views.write_merged_histogram",
+        lambda *_: (_ for _ in ()).throw(ValueError("stopped")),
+    )
     with pytest.raises(ValueError, match="stopped"):
         make_view(Dataset(root), "strict", DatasetView(Dataset(root)).thresholds(), one_by_one)
     with pytest.raises(ValueError, match="is not there: quiver finalize"):
@@ -214,28 +271,48 @@ def test_a_view_of_other_tars_than_there_are_is_refused(root):
 def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         refilter.main([str(tmp_path / "typo"), "--filters", "none", "--name", "x"])
-    assert stopped.value.code == 2 and "holds no data set" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert (
+        stopped.value.code == 2
+        and "holds no data set" in capsys.readouterr().err
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_preview_takes_a_view(root, tmp_path, capsys):
-    keys = {outcome: DatasetView(Dataset(root), "strict").kept_windows(["key"])["key"].to_pylist() for outcome in ("kept",)}["kept"]
+    keys = {
+        outcome: DatasetView(Dataset(root), "strict").kept_windows(["key"])["key"].to_pylist()
+        for outcome in ("kept",)
+    }["kept"]
     assert keys == ["clip-train-000001-0-000001"]
     preview.main([f"{root}:strict", keys[0], "--out", str(tmp_path / "a.png")])
     with pytest.raises(SystemExit) as stopped:
-        preview.main([f"{root}:strict", "clip-train-000000-0-000000", "--out", str(tmp_path / "b.png")])
+        preview.main(
+            [f"{root}:strict", "clip-train-000000-0-000000", "--out", str(tmp_path / "b.png")]
+        )
     assert stopped.value.code == 2 and "was rejected (no_motion)" in capsys.readouterr().err
 
 
 def test_a_start_that_was_slow_to_its_first_shard_is_a_start_of_its_own(root):
     """Stopped after its first shard at 60 s; started an hour later, its first shard took 100 s."""
-    lines = [LINE | dict(kept=6, elapsed_s=60, at=1060), LINE | dict(kept=6, elapsed_s=100, at=4700)]
+    lines = [
+        LINE | dict(kept=6, elapsed_s=60, at=1060),
+        LINE | dict(kept=6, elapsed_s=100, at=4700),
+    ]
     (root / "progress.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = merge_logs([read_log(DatasetView(Dataset(root)))])
-    assert found is not None and found.minutes[-1] == pytest.approx(160 / 60) and found.rate == pytest.approx(12 / 160) and len(found.restarts) == 1
+    assert (
+        found is not None
+        and found.minutes[-1] == pytest.approx(160 / 60)
+        and found.rate == pytest.approx(12 / 160)
+        and len(found.restarts) == 1
+    )
 
 
 def test_words_of_a_record_are_inert_in_the_card(root):
     rows = Dataset(root).read_record(ONE)["rows"]
     record(root, rows=[*rows[:-1], rows[-1] | dict(reason="<script>alert(1)</script> | [x](y)")])
     derive(Dataset(root))
-    assert "<script" not in Dataset(root).card.read_text() and "[x]" not in Dataset(root).card.read_text()
+    assert (
+        "<script" not in Dataset(root).card.read_text()
+        and "[x]" not in Dataset(root).card.read_text()
+    )

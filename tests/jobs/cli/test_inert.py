@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parents[3]
 CODES = "\x1b[2J\x1b]0;title\x07\x1b]52;c;Y2FuYXJ5\x07\x9b31m\r\b\u202e\u2066\x7f"
 """Clears the screen, names the window, writes to the clipboard, colours, goes back, turns the text around."""
 MARKUP = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>](javascript:x) {{ 7 * 7 }} \"' onload='x"
-TEXTS = {"markup": MARKUP, "terminal codes": CODES + MARKUP, "10 MB": (CODES + MARKUP).ljust(10_000_000, "x")}
+TEXTS = {
+    "markup": MARKUP,
+    "terminal codes": CODES + MARKUP,
+    "10 MB": (CODES + MARKUP).ljust(10_000_000, "x"),
+}
 CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u2070-\U0010ffff]")
 
 
@@ -43,12 +47,26 @@ def hostile(request, tmp_path_factory) -> Path:
     text = TEXTS[request.param]
     root = tmp_path_factory.mktemp("hostile") / "a"
     clip = dict(clip_id=text, uri=f"/gone/{text}.mp4", licence=text, source=text)
-    dataset = datasets.write_dataset(root, {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]}, **clip)
+    dataset = datasets.write_dataset(
+        root, {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]}, **clip
+    )
     record = dataset.read_record("train-000000")
     last = record["rows"][-1] | dict(reason=text, detail=text, verdicts=[text], stage=text)
-    dataset.record_path("train-000000").write_bytes(dump_record(record | dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text})))
+    dataset.record_path("train-000000").write_bytes(
+        dump_record(record | dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text}))
+    )
     derive(dataset)
-    line = dict(shard=text, kept=1, rejected=0, quarantined=0, elapsed_s=1, seconds=1, waiting_share=0, at=1, note=text)
+    line = dict(
+        shard=text,
+        kept=1,
+        rejected=0,
+        quarantined=0,
+        elapsed_s=1,
+        seconds=1,
+        waiting_share=0,
+        at=1,
+        note=text,
+    )
     dataset.progress.write_text(json.dumps(line) + "\n" + text + "\n")
     return root
 
@@ -59,7 +77,10 @@ def test_the_report_and_the_card(hostile, tmp_path, capfd):
     page, card = (root / "report.html").read_text(), (root / "README.md").read_text()
     reader = Reader(page)
     assert reader.tags.count("script") == 1
-    assert not [name for _, name, _ in reader.attributes if name.startswith("on")] and "window.hacked" in reader.text
+    assert (
+        not [name for _, name, _ in reader.attributes if name.startswith("on")]
+        and "window.hacked" in reader.text
+    )
     for text in (page, card):
         assert not CONTROL.search(text) and len(text) < 15_000_000
     assert "<script" not in card and "](javascript" not in card and len(card) < 100_000
@@ -71,14 +92,27 @@ def test_a_terminal(hostile, tmp_path, capfd):
     (root / "shards" / f"{CODES.replace('/', '')}.tar").write_text("")
     run = json.loads((root / "run.json").read_bytes())
     for main, arguments in (
-        (status.main, [root]), (verify.main, [root, "--workers", 1]), (finalize.main, [root, "--no-report"]), (preview.main, [root, CODES, "--out", tmp_path / "a.png"]),
-        (refilter.main, [root, "--name", "b", "--no-motion-px", "2.5"]), (refilter.main, [root, "--name", CODES, "--filters", "none"]),
-        (status.main, [f"{root}{CODES}"]), (report_statistics.main, [f"{root}:{CODES}"]),
-    ):  # fmt: skip
+        (status.main, [root]),
+        (verify.main, [root, "--workers", 1]),
+        (finalize.main, [root, "--no-report"]),
+        (preview.main, [root, CODES, "--out", tmp_path / "a.png"]),
+        (refilter.main, [root, "--name", "b", "--no-motion-px", "2.5"]),
+        (refilter.main, [root, "--name", CODES, "--filters", "none"]),
+        (status.main, [f"{root}{CODES}"]),
+        (report_statistics.main, [f"{root}:{CODES}"]),
+    ):
         told(capfd, main, *arguments)
-    for name, value in (("versions", {CODES: MARKUP}), ("config", {CODES: CODES}), ("inputs", CODES)):
+    for name, value in (
+        ("versions", {CODES: MARKUP}),
+        ("config", {CODES: CODES}),
+        ("inputs", CODES),
+    ):
         damage.rewrite_sealed_file(root / "run.json", **(run | {name: value}))
-        for main, arguments in ((status.main, [root]), (verify.main, [root, "--workers", 1]), (finalize.main, [root, "--no-report"])):
+        for main, arguments in (
+            (status.main, [root]),
+            (verify.main, [root, "--workers", 1]),
+            (finalize.main, [root, "--no-report"]),
+        ):
             told(capfd, main, *arguments)
 
 
@@ -102,5 +136,12 @@ def test_names_of_videos(tmp_path, capfd):
 def test_a_name_that_is_no_utf8(tmp_path):
     """The real command, which could not print it."""
     path = bytes(tmp_path) + b"/\xff\x1b[2J.mp4"
-    done = subprocess.run([sys.executable, "-m", "jobs.status", path], cwd=ROOT, capture_output=True, timeout=120)
-    assert done.returncode == 2 and b"\x1b" not in done.stderr and b"holds no data set" in done.stderr and b"Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.status", path], cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert (
+        done.returncode == 2
+        and b"\x1b" not in done.stderr
+        and b"holds no data set" in done.stderr
+        and b"Traceback" not in done.stderr
+    )

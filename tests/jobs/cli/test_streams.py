@@ -33,10 +33,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def quiver(folder: Path, *words: str, before=lambda: None, **streams) -> subprocess.CompletedProcess:
+def quiver(
+    folder: Path, *words: str, before=lambda: None, **streams
+) -> subprocess.CompletedProcess:
     """The verb as a process of its own, in which `before` was called."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    options = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) | streams
+    options = (
+        dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) | streams
+    )
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli.main", *words],
         cwd=folder,
@@ -90,14 +94,27 @@ def test_a_run_with_closed_streams_commits_the_same(folder, tmp_path):
     size = ["--size", "96x64", "--frames", "48", "--fps", "12", "--filters", "none"]
     shards = []
     for name, before in (("open", lambda: None), ("closed", closing(0, 1, 2))):
-        words = ["extract-flow", "--clips", "clip.mp4", "--out", str(tmp_path / name), "--workers", "1", *size]
+        words = [
+            "extract-flow",
+            "--clips",
+            "clip.mp4",
+            "--out",
+            str(tmp_path / name),
+            "--workers",
+            "1",
+            *size,
+        ]
         found = quiver(folder, *words, before=before)
         assert found.returncode == 0, found.stderr
-        shards.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).rglob("*.tar"))})
+        shards.append(
+            {path.name: path.read_bytes() for path in sorted((tmp_path / name).rglob("*.tar"))}
+        )
     assert shards[0] and shards[0] == shards[1]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor", "--json"], ANIMATE], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["doctor", "--json"], ANIMATE], ids=" ".join
+)
 def test_a_full_standard_output_is_named(folder, tmp_path, words):
     words = [*words, "--out", str(tmp_path / "a.mp4")] if words == ANIMATE else words
     with open("/dev/full", "w") as full:
@@ -120,7 +137,10 @@ def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
         gone.mkdir(exist_ok=True)
         found = quiver(gone, *words, "--out", "a.mp4", before=remove)
         assert found.returncode == ExitCode.STORAGE
-        assert found.stderr == "quiver: the working folder was removed, or cannot be reached: go to another one\n"
+        assert (
+            found.stderr
+            == "quiver: the working folder was removed, or cannot be reached: go to another one\n"
+        )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
@@ -138,7 +158,9 @@ def test_clips_and_runs_under_a_limit_on_the_size_of_files_name_what_it_stopped(
     for words in (["make-clips", "--out", str(tmp_path / "clips"), "--seconds", "5"],):
         found = quiver(folder, *words, before=limit)
         assert found.returncode == ExitCode.STORAGE and "None" not in found.stderr
-        assert found.stderr.splitlines()[-1].endswith("File too large, a file may have 2 kB (ulimit -f)")
+        assert found.stderr.splitlines()[-1].endswith(
+            "File too large, a file may have 2 kB (ulimit -f)"
+        )
         assert "Traceback" not in found.stderr, found.stderr
 
 
@@ -160,7 +182,9 @@ def test_too_little_memory_is_a_sentence(folder, words):
         (folder / "large.safetensors").write_bytes(encode_volume(volume))
     found = quiver(folder, *words, before=limited(resource.RLIMIT_DATA, 1000 << 20))
     assert found.returncode == ExitCode.FAILURE and found.stdout == ""
-    assert re.fullmatch(r"quiver: there is not enough memory for this \(.*\)\n", found.stderr), found.stderr
+    assert re.fullmatch(r"quiver: there is not enough memory for this \(.*\)\n", found.stderr), (
+        found.stderr
+    )
 
 
 def test_every_librarys_words_for_too_little_memory_are_understood():

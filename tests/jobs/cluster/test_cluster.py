@@ -36,7 +36,11 @@ def test_as_many_tasks_as_their_needs_allow(resources, needs, fitting):
 
 
 @pytest.mark.parametrize(
-    "resources, needs, words", [([{"CPU": 8.0}], Resources(gpus=1.0), "1 GPUs, .* has 8 and 0"), ([{"CPU": 4.0}] * 4, Resources(cpus=8), "8 CPUs .* has 4")]
+    "resources, needs, words",
+    [
+        ([{"CPU": 8.0}], Resources(gpus=1.0), "1 GPUs, .* has 8 and 0"),
+        ([{"CPU": 4.0}] * 4, Resources(cpus=8), "8 CPUs .* has 4"),
+    ],
 )
 def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
     with pytest.raises(ValueError, match=words):
@@ -46,8 +50,20 @@ def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
 def extract(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The real command on one clip, which gives no window."""
     write_swaying(folder / "clips" / "a.mp4", seconds=1)
-    command = [sys.executable, "-m", "jobs.extract_flow", "--clips", str(folder / "clips"), "--out", str(folder / "out"), "--workers", "1"]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=280)
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.extract_flow",
+        "--clips",
+        str(folder / "clips"),
+        "--out",
+        str(folder / "out"),
+        "--workers",
+        "1",
+    ]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=280
+    )
 
 
 @pytest.fixture
@@ -59,16 +75,27 @@ def clips(tmp_path) -> Path:
 @pytest.mark.slow
 def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
     """Its own daemon ends at once; Ray waits half a minute for it, each time."""
-    done = extract(clips, LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet")
+    done = extract(
+        clips, LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet"
+    )
     words = r"quiver: Ray did not start in 3 tries \(.*\): the same command tries again, best when the machine has less to do\n"
     assert done.returncode == ExitCode.FAILURE and re.fullmatch(words, done.stderr), done.stderr
 
 
 @pytest.mark.slow
 def test_a_ray_that_does_not_start_is_started_again(clips):
-    env = dict(LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet", NOT_STARTED_ONCE=str(clips / "tried"))
+    env = dict(
+        LD_PRELOAD=str(build_preload_library("not_started.c", clips)),
+        NOT_STARTED="raylet",
+        NOT_STARTED_ONCE=str(clips / "tried"),
+    )
     done = extract(clips, **env)
-    assert (clips / "tried").exists() and done.returncode == ExitCode.SUCCESS and done.stderr == "" and "too_short 1" in done.stdout, done.stderr
+    assert (
+        (clips / "tried").exists()
+        and done.returncode == ExitCode.SUCCESS
+        and done.stderr == ""
+        and "too_short 1" in done.stdout
+    ), done.stderr
 
 
 LISTENING = """
@@ -113,9 +140,17 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
     """Its ports, and the folder of its sockets and logs, which does not outlast it; by a TMPDIR too deep for sockets."""
     (deep := tmp_path / ("d" * 90)).mkdir()
-    env = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | dict(TMPDIR=str(deep))
+    env = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | dict(
+        TMPDIR=str(deep)
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", LISTENING], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", LISTENING],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         session = Path(process.stdout.readline().strip())
         outer = session.parents[1]
@@ -131,11 +166,22 @@ def test_a_port_that_another_has_is_a_sentence(clips):
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = extract(clips, RAY_GCS_SERVER_PORT=str(server.getsockname()[1]))
     assert done.returncode == ExitCode.FAILURE and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("quiver: Ray did not start: a port is taken, as by another Ray on this machine"), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "quiver: Ray did not start: a port is taken, as by another Ray on this machine"
+    ), done.stderr
 
 
-@pytest.mark.parametrize("named, place", [(dict(), "/tmp"), (dict(TMPDIR="{short}"), "{short}"), (dict(TMPDIR="{deep}"), "/tmp"), (dict(TMPDIR="/proc"), "/tmp"),
-                                          (dict(TMPDIR="/tmp", RAY_TMPDIR="{short}"), "{short}"), (dict(TMPDIR="{short}", RAY_TMPDIR="{deep}"), "{short}")])  # fmt: skip
+@pytest.mark.parametrize(
+    "named, place",
+    [
+        (dict(), "/tmp"),
+        (dict(TMPDIR="{short}"), "{short}"),
+        (dict(TMPDIR="{deep}"), "/tmp"),
+        (dict(TMPDIR="/proc"), "/tmp"),
+        (dict(TMPDIR="/tmp", RAY_TMPDIR="{short}"), "{short}"),
+        (dict(TMPDIR="{short}", RAY_TMPDIR="{deep}"), "{short}"),
+    ],
+)
 def test_where_the_files_of_ray_go(tmp_path, monkeypatch, named, place):
     with tempfile.TemporaryDirectory(prefix="q-", dir="/tmp") as short:
         (deep := tmp_path / ("d" * 90)).mkdir()
@@ -166,6 +212,12 @@ def test_a_token_that_was_read_before_is_forgotten():
         "assert loader.instance().get_raw_token() == '0' * 64\n"
         "with cluster.ray_session(1, cluster.Resources()): print('started')"
     )
-    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    env = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0" * 64,
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0 and done.stdout == "started\n", done.stderr

@@ -26,17 +26,37 @@ def cluster() -> Iterator[nodes.ClusterHead]:
         yield head
 
 
-def submit(cluster: nodes.ClusterHead, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    cluster: nodes.ClusterHead, *arguments: str, **env: str
+) -> subprocess.CompletedProcess[str]:
     address = f"http://{cluster.dashboard}"
-    command = [nodes.RAY_COMMAND, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/extract_flow.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=cluster.env | env, capture_output=True, text=True, timeout=240)
+    command = [
+        nodes.RAY_COMMAND,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        sys.executable,
+        "jobs/extract_flow.py",
+        *arguments,
+    ]
+    return subprocess.run(
+        command, cwd=ROOT, env=cluster.env | env, capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.mark.slow
 def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(cluster, tmp_path):
     (tmp_path / "clips").mkdir()
-    videos.write_swaying(tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60))
-    done = submit(cluster, "--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "dataset"), *SMALL)
+    videos.write_swaying(
+        tmp_path / "clips" / "a.mp4", seconds=2, amplitude=1.5, hertz=1.2, size=(96, 60)
+    )
+    done = submit(
+        cluster, "--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "dataset"), *SMALL
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(pq.read_table(tmp_path / "dataset" / "manifest.parquet")) == 4
     alone = extract(tmp_path / "clips", tmp_path / "alone", "--workers", "1")
@@ -45,7 +65,10 @@ def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(clust
 
 def test_relative_paths_are_refused_in_a_submitted_job(cluster):
     done = submit(cluster, "--clips", "clips", "--out", "/tmp/nowhere")
-    assert done.returncode != 0 and "'clips' is a relative path, expected an absolute one" in done.stdout + done.stderr
+    assert (
+        done.returncode != 0
+        and "'clips' is a relative path, expected an absolute one" in done.stdout + done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -56,26 +79,58 @@ def test_another_token_gets_nowhere(cluster, tmp_path):
     assert done.returncode != 0 and "uthenti" in done.stdout + done.stderr
     for name in ("0" * 64, ""):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(f"http://{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {name}"} if name else {}))
+            urllib.request.urlopen(
+                urllib.request.Request(
+                    f"http://{cluster.dashboard}/api/jobs/",
+                    headers={"Authorization": f"Bearer {name}"} if name else {},
+                )
+            )
         assert refused.value.code in (401, 403)
-    refused_by_quiver(tmp_path, cluster.env | {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_TOKEN": "0" * 64}, "no Ray answers to the token in", ExitCode.STORAGE)
-    env = {name: value for name, value in cluster.env.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": str(tmp_path)}
+    refused_by_quiver(
+        tmp_path,
+        cluster.env | {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_TOKEN": "0" * 64},
+        "no Ray answers to the token in",
+        ExitCode.STORAGE,
+    )
+    env = {name: value for name, value in cluster.env.items() if name != "RAY_AUTH_TOKEN"} | {
+        "HOME": str(tmp_path)
+    }
     refused_by_quiver(tmp_path, env | {"RAY_ADDRESS": cluster.gcs}, "and no token is in")
 
 
-def refused_by_quiver(tmp_path: Path, env: dict[str, str], words: str, code: ExitCode = ExitCode.INSECURE_CLUSTER) -> None:
+def refused_by_quiver(
+    tmp_path: Path, env: dict[str, str], words: str, code: ExitCode = ExitCode.INSECURE_CLUSTER
+) -> None:
     videos.write_swaying(tmp_path / "a.mp4", seconds=1, amplitude=1.5, hertz=1.2, size=(96, 60))
-    command = [sys.executable, "-m", "jobs.cli.main", "extract-flow", "--clips", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.cli.main",
+        "extract-flow",
+        "--clips",
+        str(tmp_path / "a.mp4"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code and words in done.stderr and done.stderr.count("quiver: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.returncode == code
+        and words in done.stderr
+        and done.stderr.count("quiver: ") == 1
+        and "Traceback" not in done.stderr
+    ), done.stderr
     assert not [path for path in (tmp_path / "out").rglob("*") if LOCK_FOLDER not in path.parts]
 
 
 @pytest.mark.promise("P23")
-@pytest.mark.parametrize("address", ["203.0.113.7:6379", "127.0.0.1:6379", "ray://203.0.113.7:10001", "auto"])
+@pytest.mark.parametrize(
+    "address", ["203.0.113.7:6379", "127.0.0.1:6379", "ray://203.0.113.7:10001", "auto"]
+)
 def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
     env = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
-    refused_by_quiver(tmp_path, env, f"RAY_AUTH_MODE is 'disabled' and RAY_ADDRESS '{address}', expected 'token'")
+    refused_by_quiver(
+        tmp_path, env, f"RAY_AUTH_MODE is 'disabled' and RAY_ADDRESS '{address}', expected 'token'"
+    )
 
 
 @pytest.mark.slow
@@ -83,4 +138,9 @@ def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
 def test_a_dashboard_that_answers_without_a_token_is_refused(tmp_path):
     """Though we have a token: others need none. Its ports listen on every interface, whatever address it has."""
     with nodes.start_head(cpus=1, authenticated=False) as head:
-        refused_by_quiver(tmp_path, head.env | {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "answers without a token")
+        refused_by_quiver(
+            tmp_path,
+            head.env
+            | {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            "answers without a token",
+        )

@@ -20,7 +20,13 @@ NAMES = [f'clip {i}, "x"' for i in range(5)]
 SECRET = {"a": "made-by-our-model", "b": "what-others-made"}
 
 
-def film(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (128, 80), count: int = 24, fps: float = 24) -> Path:
+def film(
+    path: Path,
+    colour: tuple[int, int, int],
+    size: tuple[int, int] = (128, 80),
+    count: int = 24,
+    fps: float = 24,
+) -> Path:
     """A lighter bar wanders over a colour."""
     frames = np.full((count, size[1], size[0], 3), colour, np.uint8)
     for i, frame in enumerate(frames):
@@ -57,7 +63,17 @@ def refused(capsys, job, *args: str | Path) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def page(folders, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    user_study.main([*map(str, folders), "--out", str(path), "--look", "0.5", "--question", "Which moves like <water> & wind?"])
+    user_study.main(
+        [
+            *map(str, folders),
+            "--out",
+            str(path),
+            "--look",
+            "0.5",
+            "--question",
+            "Which moves like <water> & wind?",
+        ]
+    )
     return path
 
 
@@ -87,7 +103,11 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
         tab.goto(page.as_uri() + "#seed=7")
         tab.reload()
         wait_until(tab, "Boolean(window.quiver)")
-        assert tab.evaluate("document.title") == "Which moves like <water> & wind?" == tab.inner_text("#start h1")
+        assert (
+            tab.evaluate("document.title")
+            == "Which moves like <water> & wind?"
+            == tab.inner_text("#start h1")
+        )
         tab.click("#begin")
         tab.keyboard.press("ArrowLeft")  # before anything was seen
         wait_until(tab, "quiver.awake()")
@@ -98,7 +118,9 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
             wait_until(tab, f"quiver.shown() === {number} && quiver.awake()")
             seen, visible = colours(tab), tab.inner_text("body")
             assert sorted(seen) == ["A", "B"]
-            assert tab.evaluate("quiver.films.map(film => [film.videoWidth, film.videoHeight, film.duration])") == [[106, 80, 1], [106, 80, 1]]
+            assert tab.evaluate(
+                "quiver.films.map(film => [film.videoWidth, film.videoHeight, film.duration])"
+            ) == [[106, 80, 1], [106, 80, 1]]
             assert not any(word in visible for word in (*SECRET.values(), *NAMES, "mp4", "mkv"))
             side = ["left", "right"][number % 2]
             expected.append((*seen, side))
@@ -119,7 +141,16 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
         wait_until(tab, "!document.getElementById('done').hidden")
         rows = saved(tab)
         assert not complaints
-    assert list(rows[0]) == ["study", "viewer", "seed", "pair", "left", "right", "choice", "seconds"]
+    assert list(rows[0]) == [
+        "study",
+        "viewer",
+        "seed",
+        "pair",
+        "left",
+        "right",
+        "choice",
+        "seconds",
+    ]
     assert [(row["left"], row["right"], row["choice"]) for row in rows] == expected
     assert sorted(row["pair"] for row in rows) == NAMES != [row["pair"] for row in rows]
     assert {row["seed"] for row in rows} == {"7"} and len({row["viewer"] for row in rows}) == 1
@@ -132,7 +163,11 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
         table.writerows(rows)
     for_a = sum((row["left"] if row["choice"] == "left" else row["right"]) == "A" for row in rows)
     told = json.loads(run(capsys, score_study, answers, "--json").out)
-    assert told["preferred_a"]["chosen"] == for_a and told["preferred_a"]["of"] == 5 and told["viewers"] == 1
+    assert (
+        told["preferred_a"]["chosen"] == for_a
+        and told["preferred_a"]["of"] == 5
+        and told["viewers"] == 1
+    )
     assert set(told["pairs"]) == set(NAMES)
     assert f"A was preferred {for_a} times of 5" in run(capsys, score_study, answers).out
 
@@ -144,7 +179,9 @@ def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
             tab.goto(page.as_uri() + seed)
             tab.reload()
             wait_until(tab, "Boolean(window.quiver)")
-            found.append(tab.evaluate("[quiver.seed, quiver.viewer, JSON.stringify(quiver.trials)]"))
+            found.append(
+                tab.evaluate("[quiver.seed, quiver.viewer, JSON.stringify(quiver.trials)]")
+            )
         lefts = tab.evaluate("quiver.trials.map(trial => trial.left)")
     assert found[0][2] == found[1][2]
     assert len({viewer for _, viewer, _ in found}) == 4
@@ -153,11 +190,18 @@ def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
 
 
 def test_both_videos_repeat_together_on_a_phone_and_a_tap_chooses(page):
-    with open_page(page, viewport=dict(width=390, height=760), has_touch=True, is_mobile=True) as (tab, complaints):
+    with open_page(page, viewport=dict(width=390, height=760), has_touch=True, is_mobile=True) as (
+        tab,
+        complaints,
+    ):
         tab.tap("#begin")
-        tab.evaluate("quiver.times = quiver.films.map(film => { const kept = []; film.addEventListener('seeking', () => kept.push(1)); return kept; })")
+        tab.evaluate(
+            "quiver.times = quiver.films.map(film => { const kept = []; film.addEventListener('seeking', () => kept.push(1)); return kept; })"
+        )
         wait_until(tab, "quiver.times.every(kept => kept.length >= 3)")
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight")
+        assert tab.evaluate(
+            "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+        )
         upper, lower = tab.locator("#left").bounding_box(), tab.locator("#right").bounding_box()
         assert upper["y"] + upper["height"] <= lower["y"]
         tab.tap("#right")
@@ -173,33 +217,80 @@ def test_the_page_says_nothing_of_the_folders_and_asks_for_nothing(page, capsys,
 
 
 def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
-    out, err = run(capsys, user_study, *folders, "--out", tmp_path / "page.html", "--pairs", 2, "--seed", 1)
+    out, err = run(
+        capsys, user_study, *folders, "--out", tmp_path / "page.html", "--pairs", 2, "--seed", 1
+    )
     assert f"{human_size((tmp_path / 'page.html').stat().st_size)}, 2 pairs" in out
     assert f"A is {folders[0]}, B is {folders[1]}" in out
     assert "1 video has no partner of that name and is left out" in err
     study_of_two = out.split("study ")[1].split(":")[0]
     assert study_of_two in (tmp_path / "page.html").read_text()
-    swapped = run(capsys, user_study, *folders[::-1], "--out", tmp_path / "swapped.html", "--pairs", 2, "--seed", 1).out
+    swapped = run(
+        capsys,
+        user_study,
+        *folders[::-1],
+        "--out",
+        tmp_path / "swapped.html",
+        "--pairs",
+        2,
+        "--seed",
+        1,
+    ).out
     assert study_of_two not in swapped, "answers for A would count for B"
     before = (tmp_path / "page.html").read_bytes()
     code, said = refused(capsys, user_study, *folders, "--out", tmp_path / "page.html")
-    assert code == ExitCode.USAGE and "which is there: answers to a page belong to it alone" in said and (tmp_path / "page.html").read_bytes() == before
+    assert (
+        code == ExitCode.USAGE
+        and "which is there: answers to a page belong to it alone" in said
+        and (tmp_path / "page.html").read_bytes() == before
+    )
 
 
 MISTAKES = {
     "no folder": ({}, ["{a}", "{root}/nowhere"], "nowhere', expected a folder of videos"),
-    "no video": ({"c/notes.txt": None}, ["{a}", "{root}/c"], "which has no video, expected some of "),
+    "no video": (
+        {"c/notes.txt": None},
+        ["{a}", "{root}/c"],
+        "which has no video, expected some of ",
+    ),
     "no names agree": ({"c/other.mp4": film}, ["{a}", "{root}/c"], "no names agree: "),
-    "text": ({"c/alone.mp4": videos.write_text_file}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
-    "truncated": ({"c/alone.mp4": videos.write_truncated}, ["{a}", "{root}/c"], "alone.mp4 cannot be used: "),
-    "one frame": ({"c/alone.mp4": lambda path: film(path, BLUE, count=1)}, ["{a}", "{root}/c"], "alone.mp4 has 1 frame in "),
-    "other aspect": ({"c/alone.mp4": lambda path: film(path, BLUE, (64, 128))}, ["{a}", "{root}/c"],
-                     "the pair alone has videos of 128x80 and 64x128 pixels, expected nearly the same aspect"),
-    "twice": ({"c/alone.mp4": film, "c/alone.mkv": film}, ["{a}", "{root}/c"], "alone.mkv, expected one video of each name"),
-    "too many pairs": ({}, ["{a}", "{b}", "--pairs", "6"], "--pairs is 6, expected at most 5, for which names agree"),
+    "text": (
+        {"c/alone.mp4": videos.write_text_file},
+        ["{a}", "{root}/c"],
+        "alone.mp4 cannot be used: ",
+    ),
+    "truncated": (
+        {"c/alone.mp4": videos.write_truncated},
+        ["{a}", "{root}/c"],
+        "alone.mp4 cannot be used: ",
+    ),
+    "one frame": (
+        {"c/alone.mp4": lambda path: film(path, BLUE, count=1)},
+        ["{a}", "{root}/c"],
+        "alone.mp4 has 1 frame in ",
+    ),
+    "other aspect": (
+        {"c/alone.mp4": lambda path: film(path, BLUE, (64, 128))},
+        ["{a}", "{root}/c"],
+        "the pair alone has videos of 128x80 and 64x128 pixels, expected nearly the same aspect",
+    ),
+    "twice": (
+        {"c/alone.mp4": film, "c/alone.mkv": film},
+        ["{a}", "{root}/c"],
+        "alone.mkv, expected one video of each name",
+    ),
+    "too many pairs": (
+        {},
+        ["{a}", "{b}", "--pairs", "6"],
+        "--pairs is 6, expected at most 5, for which names agree",
+    ),
     "no question": ({}, ["{a}", "{b}", "--question", " "], "--question is ' ', expected words"),
-    "suffix": ({}, ["{a}", "{b}", "--out", "{root}/page.txt"], "page.txt, expected a name that ends in .html"),
-}  # fmt: skip
+    "suffix": (
+        {},
+        ["{a}", "{b}", "--out", "{root}/page.txt"],
+        "page.txt, expected a name that ends in .html",
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -221,17 +312,40 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write_video(tmp_path / folder / "noise.mp4", list(rng.integers(0, 256, (24, 160, 256, 3), np.uint8)), np.arange(24) / 24)
-    code, err = refused(capsys, user_study, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "page.html", "--megabytes", 0.1)
-    assert code == ExitCode.USAGE and "the pair noise has " in err and "B at the lowest quality, expected at most 75 kB, its share of the page" in err
+        write_video(
+            tmp_path / folder / "noise.mp4",
+            list(rng.integers(0, 256, (24, 160, 256, 3), np.uint8)),
+            np.arange(24) / 24,
+        )
+    code, err = refused(
+        capsys,
+        user_study,
+        tmp_path / "a",
+        tmp_path / "b",
+        "--out",
+        tmp_path / "page.html",
+        "--megabytes",
+        0.1,
+    )
+    assert (
+        code == ExitCode.USAGE
+        and "the pair noise has " in err
+        and "B at the lowest quality, expected at most 75 kB, its share of the page" in err
+    )
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (None, "answers.csv is not there"),
-    (b"a,b\n1,2\n", "answers.csv begins with 'a,b', expected the columns study,viewer"),
-    (b"\x1b]0;title\x07[bold]x[/bold]\n", "answers.csv begins with '?]0;title?[bold]x[/bold]', expected"),
-    (b"x" * 1_000_001, "answers.csv is too large, expected at most 1 MB"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "answers.csv is not there"),
+        (b"a,b\n1,2\n", "answers.csv begins with 'a,b', expected the columns study,viewer"),
+        (
+            b"\x1b]0;title\x07[bold]x[/bold]\n",
+            "answers.csv begins with '?]0;title?[bold]x[/bold]', expected",
+        ),
+        (b"x" * 1_000_001, "answers.csv is too large, expected at most 1 MB"),
+    ],
+)
 def test_a_hostile_file_of_answers_is_one_sentence(content, sentence, tmp_path, capsys):
     if content is not None:
         (tmp_path / "answers.csv").write_bytes(content)
@@ -241,6 +355,9 @@ def test_a_hostile_file_of_answers_is_one_sentence(content, sentence, tmp_path, 
 
 def test_names_of_pairs_reach_the_terminal_as_text(tmp_path, capsys):
     name = "[bold red]x[/bold red]\x1b[31m"
-    (tmp_path / "answers.csv").write_text(f"study,viewer,seed,pair,left,right,choice,seconds\ns0123456789ab,v00000001,7,{name},A,B,left,2.0\n", newline="")
+    (tmp_path / "answers.csv").write_text(
+        f"study,viewer,seed,pair,left,right,choice,seconds\ns0123456789ab,v00000001,7,{name},A,B,left,2.0\n",
+        newline="",
+    )
     out = run(capsys, score_study, tmp_path / "answers.csv").out
     assert "[bold red]x[/bold red]?[31m" in out and "\x1b" not in out

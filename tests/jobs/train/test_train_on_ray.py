@@ -18,25 +18,52 @@ from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).parents[3]
 STEPS = 12
-OPTIONS = ["--steps", str(STEPS), "--batch", "2", "--slices", "1", "--loader-workers", "0", "--log-every", "1", "--save-every", "1"]
+OPTIONS = [
+    "--steps",
+    str(STEPS),
+    "--batch",
+    "2",
+    "--slices",
+    "1",
+    "--loader-workers",
+    "0",
+    "--log-every",
+    "1",
+    "--save-every",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ray")
-    write_dataset(folder / "data", {"train-000000": [{}] * 6, "test-000000": [{}]}, config=replace(CONFIG, size=(64, 48)))
+    write_dataset(
+        folder / "data",
+        {"train-000000": [{}] * 6, "test-000000": [{}]},
+        config=replace(CONFIG, size=(64, 48)),
+    )
     return folder
 
 
 def descendants(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True).stdout.split()
-    return [int(child) for child in found] + [grandchild for child in found for grandchild in descendants(int(child))]
+    found = subprocess.run(
+        ["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True
+    ).stdout.split()
+    return [int(child) for child in found] + [
+        grandchild for child in found for grandchild in descendants(int(child))
+    ]
 
 
 def kill_a_worker(pid: int) -> None:
     """One of Ray Train's processes below this one."""
-    titles = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in descendants(pid) if Path(f"/proc/{one}/cmdline").exists()}
-    os.kill(next(one for one, title in titles.items() if b"RayTrainWorker" in title), signal.SIGKILL)
+    titles = {
+        one: Path(f"/proc/{one}/cmdline").read_bytes()
+        for one in descendants(pid)
+        if Path(f"/proc/{one}/cmdline").exists()
+    }
+    os.kill(
+        next(one for one, title in titles.items() if b"RayTrainWorker" in title), signal.SIGKILL
+    )
 
 
 @pytest.mark.slow
@@ -45,9 +72,22 @@ def test_a_killed_worker_costs_nothing(folder):
     """Training ends at the bytes of two processes that were left in peace, and every step is shown. Relative paths mean what they mean here."""
     options = ["smoke", "--data", "data", *OPTIONS]
     run = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train_autoencoder", *options, "--out", "ray", "--workers", "2"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jobs.train_autoencoder",
+            *options,
+            "--out",
+            "ray",
+            "--workers",
+            "2",
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         while not checkpoints.step_folders(folder / "ray"):
             assert run.poll() is None, run.communicate()[1]
@@ -57,11 +97,20 @@ def test_a_killed_worker_costs_nothing(folder):
     finally:
         run.kill()
     assert run.returncode == 0, said
-    steps = [int(step) for step in re.findall(rf"^autoencoder: step (\d+) of {STEPS},", shown, re.MULTILINE)]
-    assert set(steps) == {*range(1, STEPS + 1)} and steps[-1] == STEPS and shown.splitlines()[-2] == f"autoencoder: ray/step-{STEPS:08d}"
+    steps = [
+        int(step)
+        for step in re.findall(rf"^autoencoder: step (\d+) of {STEPS},", shown, re.MULTILINE)
+    ]
+    assert (
+        set(steps) == {*range(1, STEPS + 1)}
+        and steps[-1] == STEPS
+        and shown.splitlines()[-2] == f"autoencoder: ray/step-{STEPS:08d}"
+    )
     assert not [*(folder / "ray").glob(".ray-*")]
     peace = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--out", str(folder / "peace")]
-    assert run_ranks(run_until_rename, train_autoencoder.main, peace, "", output=folder / "output", ranks=2) == [0, 0], (folder / "output").read_text()
+    assert run_ranks(
+        run_until_rename, train_autoencoder.main, peace, "", output=folder / "output", ranks=2
+    ) == [0, 0], (folder / "output").read_text()
     assert checkpoint_bytes(folder / "ray") == checkpoint_bytes(folder / "peace")
 
 
@@ -71,8 +120,19 @@ def without_ray(arguments: list[str]) -> None:
 
 
 def test_one_process_does_without_ray(folder):
-    arguments = ["smoke", "--data", str(folder / "data"), *OPTIONS, "--steps", "2", "--out", str(folder / "alone")]
-    assert run_ranks(without_ray, arguments, output=folder / "said") == [0], (folder / "said").read_text()
+    arguments = [
+        "smoke",
+        "--data",
+        str(folder / "data"),
+        *OPTIONS,
+        "--steps",
+        "2",
+        "--out",
+        str(folder / "alone"),
+    ]
+    assert run_ranks(without_ray, arguments, output=folder / "said") == [0], (
+        folder / "said"
+    ).read_text()
     assert checkpoints.read_newest(folder / "alone")[0].config["step"] == 2
     assert run_ranks(without_ray, [*arguments, "--workers", "2"], output=folder / "refused") == [2]
     assert "--workers needs Ray and what it trains with" in (folder / "refused").read_text()
@@ -80,15 +140,45 @@ def test_one_process_does_without_ray(folder):
 
 @pytest.mark.slow
 def test_of_all_processes_one_speaks(tmp_path, capfd):
-    write_dataset(tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48)))
-    train_autoencoder.main(["smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "x"), *OPTIONS, "--steps", "1", "--workers", "2"])
+    write_dataset(
+        tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48))
+    )
+    train_autoencoder.main(
+        [
+            "smoke",
+            "--data",
+            str(tmp_path / "data"),
+            "--out",
+            str(tmp_path / "x"),
+            *OPTIONS,
+            "--steps",
+            "1",
+            "--workers",
+            "2",
+        ]
+    )
     assert capfd.readouterr().err.count("nothing is held out") == 1
 
 
 @pytest.mark.slow
 def test_a_wrong_request_ends_it_at_once_with_the_same_sentence(tmp_path, capsys):
-    write_dataset(tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48)))
-    for workers, words in (("0", "--workers is 0, expected at least 1"), ("1", "held out for test")):
+    write_dataset(
+        tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48))
+    )
+    for workers, words in (
+        ("0", "--workers is 0, expected at least 1"),
+        ("1", "held out for test"),
+    ):
         with pytest.raises(SystemExit) as stopped:
-            train_autoencoder.main(["smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "x"), "--workers", workers])
+            train_autoencoder.main(
+                [
+                    "smoke",
+                    "--data",
+                    str(tmp_path / "data"),
+                    "--out",
+                    str(tmp_path / "x"),
+                    "--workers",
+                    workers,
+                ]
+            )
         assert stopped.value.code == 2 and words in capsys.readouterr().err

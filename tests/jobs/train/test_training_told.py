@@ -21,7 +21,9 @@ from tests.support.videos import make_texture
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 QUICK = ["--batch", "2", "--log-every", "2", "--save-every", "2"]
-LINE = re.compile(r"([\w ]+): step (\d+) of (\d+), about \d+ (?:s|min|h) left, loss [\d.e+-]+, (.*)")
+LINE = re.compile(
+    r"([\w ]+): step (\d+) of (\d+), about \d+ (?:s|min|h) left, loss [\d.e+-]+, (.*)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,14 @@ def folder(tmp_path_factory) -> Path:
 
 def command(folder: Path, *words: str) -> list[str]:
     """What a training says on standard output, and on standard error."""
-    done = subprocess.run([sys.executable, "-m", "jobs.cli.main", *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli.main", *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return [done.stdout, done.stderr]
 
@@ -53,22 +62,73 @@ def following(shown: str, *, kept: str) -> list[str]:
 @pytest.mark.timeout(900)
 def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatch):
     """The commands that they name work one after the other; of a library nothing is heard."""
-    shown, said = command(folder, "train-autoencoder", "smoke", "--data", "data", "--out", "ae", "--steps", "4", *QUICK)
+    shown, said = command(
+        folder,
+        "train-autoencoder",
+        "smoke",
+        "--data",
+        "data",
+        "--out",
+        "ae",
+        "--steps",
+        "4",
+        *QUICK,
+    )
     lines = [found.groups() for line in shown.splitlines()[:-2] if (found := LINE.fullmatch(line))]
-    assert said == "" and [line[:3] for line in lines] == [("autoencoder", "2", "4"), ("autoencoder", "4", "4")]
-    assert "kept" not in lines[0][3] and lines[1][3].endswith("kept ae/step-00000002") and "test_l1" in lines[1][3]
+    assert said == "" and [line[:3] for line in lines] == [
+        ("autoencoder", "2", "4"),
+        ("autoencoder", "4", "4"),
+    ]
+    assert (
+        "kept" not in lines[0][3]
+        and lines[1][3].endswith("kept ae/step-00000002")
+        and "test_l1" in lines[1][3]
+    )
     words = following(shown, kept="autoencoder: ae/step-00000004")
-    assert words == ["train-denoiser", "smoke", "--data", "data", "--autoencoder", "ae", "--out", "ae-prior"]
-    shown, said = command(folder, *words, "--steps", "4", *QUICK, "--coordinate-steps", "2", "--coordinate-batch", "1")
+    assert words == [
+        "train-denoiser",
+        "smoke",
+        "--data",
+        "data",
+        "--autoencoder",
+        "ae",
+        "--out",
+        "ae-prior",
+    ]
+    shown, said = command(
+        folder, *words, "--steps", "4", *QUICK, "--coordinate-steps", "2", "--coordinate-batch", "1"
+    )
     told = [found.groups()[:3] for line in shown.splitlines() if (found := LINE.fullmatch(line))]
-    assert said == "" and told == [("slices", "2", "4"), ("slices", "4", "4"), ("all frequencies", "2", "2")]
+    assert said == "" and told == [
+        ("slices", "2", "4"),
+        ("slices", "4", "4"),
+        ("all frequencies", "2", "2"),
+    ]
     words = following(shown, kept="denoiser: ae-prior/step-00000002")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["quiver", *words, "--steps", "1", "--seconds", "0.2"])
     quiver()
-    shown, said = command(folder, "train-renderer", "smoke", "--data", "data", "--out", "renderer", "--steps", "2", "--crop", "32", "32", *QUICK)
+    shown, said = command(
+        folder,
+        "train-renderer",
+        "smoke",
+        "--data",
+        "data",
+        "--out",
+        "renderer",
+        "--steps",
+        "2",
+        "--crop",
+        "32",
+        "32",
+        *QUICK,
+    )
     assert said.count("\n") == 1 and "without --imagenet" in said
-    monkeypatch.setattr(sys, "argv", ["quiver", *following(shown, kept="renderer: renderer/step-00000002"), "--seconds", "0.2"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["quiver", *following(shown, kept="renderer: renderer/step-00000002"), "--seconds", "0.2"],
+    )
     (folder / "film.mp4").unlink()
     quiver()
     assert (folder / "film.mp4").exists()
@@ -77,9 +137,29 @@ def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatc
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_terminal_sees_a_bar(folder):
-    command = [sys.executable, "-m", "jobs.cli.main", "train-autoencoder", "smoke", "--data", "data", "--out", "bar", "--steps", "4", *QUICK]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.cli.main",
+        "train-autoencoder",
+        "smoke",
+        "--data",
+        "data",
+        "--out",
+        "bar",
+        "--steps",
+        "4",
+        *QUICK,
+    ]
     environment = ENVIRONMENT | {"COLUMNS": "80", "TERM": "xterm"}
-    done = subprocess.run(["script", "-qec", shlex.join(command), "/dev/null"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["script", "-qec", shlex.join(command), "/dev/null"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (
         done.returncode == 0
         and re.search("4/4.*loss [0-9.]+, kept step-00000002", done.stdout)
@@ -92,11 +172,36 @@ def test_a_terminal_sees_a_bar(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_says_once_that_nothing_is_held_out(folder):
-    shown, said = command(folder, "train-autoencoder", "smoke", "--data", "all", "--out", "all ae", "--steps", "2", *QUICK)
-    assert said == "quiver: the data has no test split: nothing is held out, and no measure on held-out samples will be shown\n"
+    shown, said = command(
+        folder,
+        "train-autoencoder",
+        "smoke",
+        "--data",
+        "all",
+        "--out",
+        "all ae",
+        "--steps",
+        "2",
+        *QUICK,
+    )
+    assert (
+        said
+        == "quiver: the data has no test split: nothing is held out, and no measure on held-out samples will be shown\n"
+    )
     assert "test_" not in shown and "'all ae'" in shown.splitlines()[-1]
     options = ["--steps", "2", *QUICK, "--coordinate-steps", "1", "--coordinate-batch", "1"]
-    shown, again = command(folder, "train-denoiser", "smoke", "--data", "all", "--autoencoder", "all ae", "--out", "all prior", *options)
+    shown, again = command(
+        folder,
+        "train-denoiser",
+        "smoke",
+        "--data",
+        "all",
+        "--autoencoder",
+        "all ae",
+        "--out",
+        "all prior",
+        *options,
+    )
     assert again == said and "test_" not in shown
 
 
@@ -111,12 +216,35 @@ def interruptible():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command begins again")])
+@pytest.mark.parametrize(
+    ("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command begins again")]
+)
 def test_interrupted_it_says_what_is_kept(folder, every, kept):
     """By Ctrl-C, which all processes of a terminal's job get; nothing else is said."""
-    options = ["--data", "data", "--out", "interrupted" + every, "--steps", "100000", "--decay", "0", "--log-every", "1", "--save-every", every]
+    options = [
+        "--data",
+        "data",
+        "--out",
+        "interrupted" + every,
+        "--steps",
+        "100000",
+        "--decay",
+        "0",
+        "--log-every",
+        "1",
+        "--save-every",
+        every,
+    ]
     words = [sys.executable, "-m", "jobs.cli.main", "train-autoencoder", "smoke", *options]
-    run = subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        words,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert run.stdout
     for line in run.stdout:
         if "step 3 of" in line:

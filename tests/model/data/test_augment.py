@@ -53,7 +53,9 @@ def motion(x, y):
 
 
 def spectrum_of(texture):
-    return complex_to_channels(to_spectrum(texture.astype(np.float32), FREQUENCIES).astype(np.complex64))
+    return complex_to_channels(
+        to_spectrum(texture.astype(np.float32), FREQUENCIES).astype(np.complex64)
+    )
 
 
 @pytest.mark.parametrize("how", MAPS)
@@ -83,10 +85,22 @@ def measured(frames):
 @pytest.mark.parametrize("how", MAPS[:3])
 def test_flow_of_a_warped_video_is_the_augmented_flow(frames, how):
     affine = affine_of(*how, WORKING_SIZE)
-    warped = [cv2.warpAffine(f, affine, WORKING_SIZE, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE) for f in frames]
+    warped = [
+        cv2.warpAffine(
+            f,
+            affine,
+            WORKING_SIZE,
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        for f in frames
+    ]
     inner = (..., slice(12, -12), slice(12, -12))
     plain, wanted = measured(frames), measured(warped)[inner]
-    found, without, backwards = (augmented(plain, affine, v)[inner] for v in (vector_map(affine), np.eye(4), np.linalg.inv(vector_map(affine))))
+    found, without, backwards = (
+        augmented(plain, affine, v)[inner]
+        for v in (vector_map(affine), np.eye(4), np.linalg.inv(vector_map(affine)))
+    )
     assert relative(found, wanted) < 0.08
     assert relative(without, wanted) > 0.15 and relative(backwards, wanted) > 0.25
     picture = augment_image(frames[0], Augmentation(affine))
@@ -111,9 +125,14 @@ def test_nothing_from_outside_the_picture_is_looked_at():
 
 def test_a_mirror_alone_is_exact():
     rng = np.random.default_rng(1)
-    picture, channels = rng.integers(0, 256, (40, 64, 3), np.uint8), rng.normal(size=(2, 4, 40, 64)).astype(np.float32)
+    picture, channels = (
+        rng.integers(0, 256, (40, 64, 3), np.uint8),
+        rng.normal(size=(2, 4, 40, 64)).astype(np.float32),
+    )
     affine = crop_affine(SIZE, True, 0.0, 1.0, np.zeros(2))
-    np.testing.assert_array_equal(augment_image(picture, Augmentation(affine)), BYTE_TO_SIGNED_UNIT[picture[:, ::-1]])
+    np.testing.assert_array_equal(
+        augment_image(picture, Augmentation(affine)), BYTE_TO_SIGNED_UNIT[picture[:, ::-1]]
+    )
     wanted = channels[..., ::-1] * np.array([-1, -1, 1, 1], np.float32).reshape(4, 1, 1)
     np.testing.assert_array_equal(augmented(channels, affine, vector_map(affine)), wanted)
 
@@ -133,30 +152,48 @@ def test_colours_are_varied_as_they_are_said_to_be():
     y, still = picture / 255, np.eye(2, 3)
     grey = y @ [0.299, 0.587, 0.114]
     for name, value, wanted in (
-        ("light", 1.2, 1.2 * y), ("contrast", 0.7, grey.mean() + 0.7 * (y - grey.mean())), ("saturation", 0.5, grey[..., None] + 0.5 * (y - grey[..., None])),
-    ):  # fmt: skip
-        np.testing.assert_allclose((augment_image(picture, Augmentation(still, **{name: value})) + 1) / 2, wanted, atol=1e-6)
+        ("light", 1.2, 1.2 * y),
+        ("contrast", 0.7, grey.mean() + 0.7 * (y - grey.mean())),
+        ("saturation", 0.5, grey[..., None] + 0.5 * (y - grey[..., None])),
+    ):
+        np.testing.assert_allclose(
+            (augment_image(picture, Augmentation(still, **{name: value})) + 1) / 2,
+            wanted,
+            atol=1e-6,
+        )
     turned = (augment_image(picture, Augmentation(still, hue=1 / 3)) + 1) / 2
     np.testing.assert_allclose(turned @ [0.299, 0.587, 0.114], grey, atol=1e-6)
     assert np.abs(turned - y).max() > 0.1
     red = color_transform(np.zeros(3), Augmentation(still, hue=1 / 3))[:, :3] @ [1, 0, 0]
     assert red.argmax() == 1
     plain = np.repeat(rng.integers(0, 256, (40, 64, 1), np.uint8), 3, axis=2)
-    np.testing.assert_allclose(augment_image(plain, Augmentation(still, hue=0.2, saturation=1.4)), BYTE_TO_SIGNED_UNIT[plain], atol=1e-6)
+    np.testing.assert_allclose(
+        augment_image(plain, Augmentation(still, hue=0.2, saturation=1.4)),
+        BYTE_TO_SIGNED_UNIT[plain],
+        atol=1e-6,
+    )
 
 
 def test_pictures_stay_in_range():
     rng = np.random.default_rng(4)
     picture = rng.integers(0, 2, (40, 64, 3), np.uint8) * 255
     strong = AugmentConfig(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
-    found = np.stack([augment_image(picture, draw_augmentation(strong, SIZE, rng)) for _ in range(20)])
+    found = np.stack(
+        [augment_image(picture, draw_augmentation(strong, SIZE, rng)) for _ in range(20)]
+    )
     assert found.min() == -1 and found.max() == 1 and found.dtype == np.float32
 
 
-@pytest.mark.parametrize(("name", "value", "words"), [
-    ("flip", 1.5, "flip is 1.5, expected 0 to 1"), ("scale", 0.9, "scale is 0.9, expected 1 to 4"), ("rotation_deg", -1.0, "rotation_deg is -1"),
-    ("hue", 0.6, "hue is 0.6, expected 0 to 0.5"), ("contrast", float("nan"), "contrast is nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("flip", 1.5, "flip is 1.5, expected 0 to 1"),
+        ("scale", 0.9, "scale is 0.9, expected 1 to 4"),
+        ("rotation_deg", -1.0, "rotation_deg is -1"),
+        ("hue", 0.6, "hue is 0.6, expected 0 to 0.5"),
+        ("contrast", float("nan"), "contrast is nan"),
+    ],
+)
 def test_what_cannot_be_is_refused(name, value, words):
     with pytest.raises(ValueError, match=words):
         AugmentConfig(**{name: value})

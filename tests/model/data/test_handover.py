@@ -22,7 +22,9 @@ class Odd(Dataset):
 @pytest.mark.timeout(60)
 def test_an_item_that_is_lost_on_the_way_is_missed():
     before = signal.getsignal(signal.SIGCHLD)
-    loader = DataLoader(Odd(), batch_size=None, num_workers=1, worker_init_fn=handover.exit_on_lost_batch)
+    loader = DataLoader(
+        Odd(), batch_size=None, num_workers=1, worker_init_fn=handover.exit_on_lost_batch
+    )
     items = handover.receive_batches(loader)
     with pytest.raises(OSError, match=r"a process that reads ahead died, .*--loader-workers 0"):
         list(items)

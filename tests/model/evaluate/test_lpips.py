@@ -45,14 +45,29 @@ def theirs(alexnet: Path, made: np.ndarray, true: np.ndarray) -> list[float]:
 
 def test_it_agrees_with_torchmetrics(alexnet):
     made, true = film(0), film(1)
-    np.testing.assert_allclose(load_lpips(alexnet, HEADS).measure_frames(made, true), theirs(alexnet, made, true), rtol=1e-4)
+    np.testing.assert_allclose(
+        load_lpips(alexnet, HEADS).measure_frames(made, true),
+        theirs(alexnet, made, true),
+        rtol=1e-4,
+    )
 
 
 def test_it_rises_with_noise_and_is_nothing_for_the_same(alexnet):
     measure, true = load_lpips(alexnet, HEADS), film(1, 2)
-    found = [measure.measure_frames(np.clip(true + amount * default_rng(2).normal(size=true.shape), 0, 255).astype(np.uint8), true).mean() for amount in (0, 10, 40)]
+    found = [
+        measure.measure_frames(
+            np.clip(true + amount * default_rng(2).normal(size=true.shape), 0, 255).astype(
+                np.uint8
+            ),
+            true,
+        ).mean()
+        for amount in (0, 10, 40)
+    ]
     assert found[0] == 0 and found == sorted(found) and found[1] > 0
-    assert {name: (one["file"], len(one["sha256"])) for name, one in measure.files.items()} == {"alexnet": ("alexnet.pth", 64), "lpips": ("alex.pth", 64)}
+    assert {name: (one["file"], len(one["sha256"])) for name, one in measure.files.items()} == {
+        "alexnet": ("alexnet.pth", 64),
+        "lpips": ("alex.pth", 64),
+    }
 
 
 def test_the_smallest_pictures(alexnet):
@@ -72,17 +87,24 @@ def test_likeness_agrees_with_torchmetrics():
     )
     for ours, reference_of in zip(frame_psnr_ssim(made, true), by_them, strict=True):
         np.testing.assert_allclose(ours, reference_of, rtol=2e-3)
-    assert np.isinf(frame_psnr_ssim(true, true)[0]).all() and frame_psnr_ssim(true, true)[1] == pytest.approx(1)
+    assert np.isinf(frame_psnr_ssim(true, true)[0]).all() and frame_psnr_ssim(true, true)[
+        1
+    ] == pytest.approx(1)
 
 
 def test_other_files_are_refused(alexnet, tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no file, expected torchvision's weights of AlexNet"):
+    with pytest.raises(
+        ValueError, match="nowhere is no file, expected torchvision's weights of AlexNet"
+    ):
         load_lpips(tmp_path / "nowhere", HEADS)
     with pytest.raises(ValueError, match="nowhere is no file, expected LPIPS's weights"):
         load_lpips(alexnet, tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"alex.pth holds no weights of AlexNet"):
         load_lpips(HEADS, HEADS)
-    with pytest.raises(ValueError, match=r"alexnet.pth holds classifier.1.weight, .* expected LPIPS's weights of AlexNet's features: lin0.model.1.weight"):
+    with pytest.raises(
+        ValueError,
+        match=r"alexnet.pth holds classifier.1.weight, .* expected LPIPS's weights of AlexNet's features: lin0.model.1.weight",
+    ):
         load_lpips(alexnet, alexnet)
     with pytest.raises(ValueError, match=r"vgg.pth holds .* expected LPIPS's weights"):
         load_lpips(alexnet, HEADS.with_name("vgg.pth"))

@@ -20,7 +20,9 @@ def swaying() -> np.ndarray:
     """F [T, 2, H, W] of three smooth shapes that sway between the bands, some pixels far, at rest at t = 0."""
     rng, t = default_rng(0), np.arange(T)
     shapes = np.stack([gaussian_filter(rng.normal(size=(2, H, W)), (0, 6, 6)) for _ in range(3)])
-    courses = np.stack([np.sin(2 * np.pi * cycles * t / T + rng.uniform(0, 6)) for cycles in (2.4, 4.6, 7.3)])
+    courses = np.stack(
+        [np.sin(2 * np.pi * cycles * t / T + rng.uniform(0, 6)) for cycles in (2.4, 4.6, 7.3)]
+    )
     motion = np.einsum("mt,mcyx->tcyx", courses - courses[:, :1], shapes / shapes.std() / 2)
     return motion.astype(np.float32)
 
@@ -28,14 +30,18 @@ def swaying() -> np.ndarray:
 def scrambled(motion: np.ndarray) -> np.ndarray:
     """Every band and pixel at a phase of its own; its power stays."""
     spectrum = to_spectrum(motion, T // 2 + 1)
-    phase = default_rng(1).uniform(0, 2 * np.pi, (T // 2 + 1, 1, H, W)) * ((BANDS > 0) & (BANDS < T // 2))
+    phase = default_rng(1).uniform(0, 2 * np.pi, (T // 2 + 1, 1, H, W)) * (
+        (BANDS > 0) & (BANDS < T // 2)
+    )
     return to_motion(spectrum * np.exp(1j * phase), T).astype(np.float32)
 
 
 def banded(motion: np.ndarray) -> np.ndarray:
     """Every band and quarter of the picture at a phase of its own, as when bands are drawn one by one; neighbours keep together."""
     spectrum = to_spectrum(motion, T // 2 + 1)
-    phase = default_rng(2).uniform(0, 2 * np.pi, (T // 2 + 1, 1, 2, 2)).repeat(H // 2, axis=2).repeat(W // 2, axis=3) * ((BANDS > 0) & (BANDS < T // 2))
+    phase = default_rng(2).uniform(0, 2 * np.pi, (T // 2 + 1, 1, 2, 2)).repeat(
+        H // 2, axis=2
+    ).repeat(W // 2, axis=3) * ((BANDS > 0) & (BANDS < T // 2))
     return to_motion(spectrum * np.exp(1j * phase), T).astype(np.float32)
 
 
@@ -79,14 +85,31 @@ class Metric:
 METRICS = {
     "log spectral distance": Metric(
         lambda motion: float(log_spectral_distance(to_spectrum(motion, K), POWER, T).mean()) / 6,
-        {doubled, shuffled, jittering, drifting}, {scrambled, banded, later},
+        {doubled, shuffled, jittering, drifting},
+        {scrambled, banded, later},
     ),
-    "magnitude distance": Metric(lambda motion: magnitude_distance(motion, TRUE), {doubled, drifting, jittering}, {shuffled, later}),
-    "spatial coherence": Metric(lambda motion: 1 - spatial_coherence(motion), {scrambled}, {doubled, shuffled, later}),
-    "phase coherence": Metric(lambda motion: 1 - phase_coherence(to_spectrum(motion, K)), {scrambled, banded}, {doubled, later}),
-    "shape coherence": Metric(lambda motion: 1 - float(shape_coherence(to_spectrum(motion, K)).mean()), {scrambled, banded}, {doubled, later}),
-    "oscillation share": Metric(lambda motion: 1 - oscillation_share(motion, K), {drifting, jittering, shuffled}, {doubled}),
-}  # fmt: skip
+    "magnitude distance": Metric(
+        lambda motion: magnitude_distance(motion, TRUE),
+        {doubled, drifting, jittering},
+        {shuffled, later},
+    ),
+    "spatial coherence": Metric(
+        lambda motion: 1 - spatial_coherence(motion), {scrambled}, {doubled, shuffled, later}
+    ),
+    "phase coherence": Metric(
+        lambda motion: 1 - phase_coherence(to_spectrum(motion, K)),
+        {scrambled, banded},
+        {doubled, later},
+    ),
+    "shape coherence": Metric(
+        lambda motion: 1 - float(shape_coherence(to_spectrum(motion, K)).mean()),
+        {scrambled, banded},
+        {doubled, later},
+    ),
+    "oscillation share": Metric(
+        lambda motion: 1 - oscillation_share(motion, K), {drifting, jittering, shuffled}, {doubled}
+    ),
+}
 DAMAGES = [doubled, later, scrambled, banded, shuffled, drifting, jittering]
 
 
@@ -111,8 +134,12 @@ def test_magnitudes_of_known_distance():
 
 def test_a_spectral_distance_of_known_decibels():
     spectrum = np.full((4, 2, 3, 5), 100 + 0j)
-    np.testing.assert_allclose(log_spectral_distance(10 * spectrum, spectrum, T), [20, 20, 20], atol=1e-3)
-    np.testing.assert_allclose(log_spectral_distance(spectrum, 10 * spectrum[:, :, :2], T), [20, 20, 20], atol=1e-3)
+    np.testing.assert_allclose(
+        log_spectral_distance(10 * spectrum, spectrum, T), [20, 20, 20], atol=1e-3
+    )
+    np.testing.assert_allclose(
+        log_spectral_distance(spectrum, 10 * spectrum[:, :, :2], T), [20, 20, 20], atol=1e-3
+    )
 
 
 def test_what_stands_still_is_as_far_from_a_sway_as_a_hundredth_of_a_pixel_is():
@@ -157,20 +184,41 @@ def share_of(course: np.ndarray, frequencies: int = K) -> float:
 def test_oscillation_shares_of_known_motions():
     t = np.arange(T)
     sway = np.sin(2 * np.pi * t / T)
-    assert share_of(sway + 7) == pytest.approx(1) and share_of(np.cos(2 * np.pi * 5 * t / T)) == pytest.approx(1, abs=0.01)
+    assert share_of(sway + 7) == pytest.approx(1) and share_of(
+        np.cos(2 * np.pi * 5 * t / T)
+    ) == pytest.approx(1, abs=0.01)
     assert share_of(t.astype(float)) == pytest.approx(0, abs=1e-9) and share_of(np.ones(T)) == 0
     assert share_of((-1.0) ** t) < 0.01 and share_of(np.sin(2 * np.pi * 20 * t / T)) < 0.01
     # as much energy in a line as in a sway
     line = np.linspace(-1, 1, T)
-    assert share_of(sway + line * np.sqrt(np.square(sway).sum() / np.square(line).sum())) == pytest.approx(0.5, abs=1e-6)
+    assert share_of(
+        sway + line * np.sqrt(np.square(sway).sum() / np.square(line).sum())
+    ) == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: log_spectral_distance(np.zeros((1, 2, 3, 5), complex), np.zeros((1, 2, 3, 5), complex), T), "there are 1 frequencies, expected at least 2"),
-    (lambda: phase_coherence(np.zeros((2, 2, 3, 5), complex)), "there are 2 frequencies, expected at least 3"),
-    (lambda: share_of(np.zeros(30), 16), "frequencies is 16, expected 2 to 15 for a motion of 30 frames"),
-    (lambda: share_of(np.zeros(4), 2), "expected 2 to 2 for a motion of 4 frames, of which it takes 5 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: log_spectral_distance(
+                np.zeros((1, 2, 3, 5), complex), np.zeros((1, 2, 3, 5), complex), T
+            ),
+            "there are 1 frequencies, expected at least 2",
+        ),
+        (
+            lambda: phase_coherence(np.zeros((2, 2, 3, 5), complex)),
+            "there are 2 frequencies, expected at least 3",
+        ),
+        (
+            lambda: share_of(np.zeros(30), 16),
+            "frequencies is 16, expected 2 to 15 for a motion of 30 frames",
+        ),
+        (
+            lambda: share_of(np.zeros(4), 2),
+            "expected 2 to 2 for a motion of 4 frames, of which it takes 5 or more",
+        ),
+    ],
+)
 def test_too_little_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
-from model.evaluate.spectral import normalized_amplitude, amplitude_distance, initial_motion_ratio, seam, shape_coherence
+from model.evaluate.spectral import (
+    normalized_amplitude,
+    amplitude_distance,
+    initial_motion_ratio,
+    seam,
+    shape_coherence,
+)
 from pipeline.motion.spectrum import to_spectrum
 
 T, K, H, W = 60, 8, 12, 16
@@ -36,12 +42,18 @@ def test_an_amplitude_is_one_at_the_scale_and_knows_no_phase():
 
 def test_a_distance_is_that_of_numbers():
     a, b = np.full((K, 2, H, W), 1.5), np.full((K, 2, H, W), 0.5)
-    assert amplitude_distance(a, a) == 0 and amplitude_distance(a, b) == amplitude_distance(b, a) == 1 and amplitude_distance(np.zeros_like(a), a) == 1.5
+    assert (
+        amplitude_distance(a, a) == 0
+        and amplitude_distance(a, b) == amplitude_distance(b, a) == 1
+        and amplitude_distance(np.zeros_like(a), a) == 1.5
+    )
 
 
 def test_bands_of_the_same_shape_are_coherent_whatever_their_common_phase():
     shape = default_rng(0).normal(size=(2, H, W)) + 1j * default_rng(1).normal(size=(2, H, W))
-    spectrum = shape * np.exp(1j * np.arange(K))[:, None, None, None] * np.arange(K)[:, None, None, None]
+    spectrum = (
+        shape * np.exp(1j * np.arange(K))[:, None, None, None] * np.arange(K)[:, None, None, None]
+    )
     np.testing.assert_allclose(shape_coherence(spectrum), 1)
     apart = np.zeros((3, 2, H, W), complex)
     apart[1, 0], apart[2, 1] = 1, 1
@@ -61,7 +73,9 @@ def test_bands_drawn_one_by_one_lose_coherence_and_rest():
 def test_a_true_motion_rests_at_the_start():
     motion = default_rng(0).normal(size=(T, 2, H, W))
     motion[0] = 0
-    assert initial_motion_ratio(to_spectrum(motion, T // 2 + 1).astype(np.complex128), T) == pytest.approx(0, abs=1e-5)
+    assert initial_motion_ratio(
+        to_spectrum(motion, T // 2 + 1).astype(np.complex128), T
+    ) == pytest.approx(0, abs=1e-5)
     assert initial_motion_ratio(np.zeros((K, 2, H, W), complex), T) == 0
 
 
@@ -84,7 +98,10 @@ def test_a_loop_that_closes_has_a_seam_like_any_other_frame():
 def test_a_jump_and_a_stop_are_seen():
     """A quarter turn is missing: the jump is sqrt(2) of the radius, and a step is 2 pi 0.75 / 40 of it."""
     jump = seam(turning(40, 0.75))
-    assert jump.position_typical == pytest.approx(2**0.5 / (2 * np.pi * 0.75 / 40), rel=0.1) and jump.velocity > 10
+    assert (
+        jump.position_typical == pytest.approx(2**0.5 / (2 * np.pi * 0.75 / 40), rel=0.1)
+        and jump.velocity > 10
+    )
     there_and_back = [np.full((2, H, W), float(x)) for x in (0, 1, 2, 3, 4, 3, 2, 1)]
     assert seam(there_and_back) == pytest.approx((1, 1, 1, 6**0.5), rel=1e-6)
 

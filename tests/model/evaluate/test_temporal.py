@@ -20,16 +20,29 @@ T, H, W = 24, 64, 96
 def filmed(amplitude: float) -> np.ndarray:
     """One period of a textured picture that sways from left to right, bytes [T, H, W, 3]."""
     rng = default_rng(0)
-    picture = 128 + 300 * np.stack([gaussian_filter(rng.normal(size=(H, W)), 2, mode="wrap") for _ in range(3)], axis=-1)
+    picture = 128 + 300 * np.stack(
+        [gaussian_filter(rng.normal(size=(H, W)), 2, mode="wrap") for _ in range(3)], axis=-1
+    )
     y, x = np.mgrid[:H, :W].astype(float)
     places = amplitude * np.sin(2 * np.pi * np.arange(T) / T)
-    frames = [np.stack([map_coordinates(picture[..., c], [y, x - place], order=3, mode="grid-wrap") for c in range(3)], axis=-1) for place in places]
+    frames = [
+        np.stack(
+            [
+                map_coordinates(picture[..., c], [y, x - place], order=3, mode="grid-wrap")
+                for c in range(3)
+            ],
+            axis=-1,
+        )
+        for place in places
+    ]
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
 def flickering(frames: np.ndarray) -> np.ndarray:
     """Brighter and darker from frame to frame."""
-    return np.clip(frames + default_rng(1).normal(0, 10, (len(frames), 1, 1, 1)), 0, 255).astype(np.uint8)
+    return np.clip(frames + default_rng(1).normal(0, 10, (len(frames), 1, 1, 1)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def shuffled(frames: np.ndarray) -> np.ndarray:
@@ -50,7 +63,10 @@ def measured(frames: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 TRUE = filmed(3)
-METRICS = {"flicker": flicker, "warping error": lambda frames: warping_error(frames, measured(frames)).error}
+METRICS = {
+    "flicker": flicker,
+    "warping error": lambda frames: warping_error(frames, measured(frames)).error,
+}
 
 
 @pytest.mark.parametrize("damage", [flickering, noisy])
@@ -69,7 +85,10 @@ def test_shuffled_frames_are_unsteady(name, amplitude):
 @pytest.mark.parametrize("clip", ["breathing_seated.mp4", "opencv_tree.avi", "tacoma_bridge.mp4"])
 def test_shuffled_frames_of_a_real_clip_are_unsteady(material, clip):
     with av.open(str(material / "clips" / "oscillating" / clip)) as video:
-        seen = [cv2.resize(frame.to_ndarray(format="rgb24"), (128, 80), interpolation=cv2.INTER_AREA) for frame in islice(video.decode(video=0), T)]
+        seen = [
+            cv2.resize(frame.to_ndarray(format="rgb24"), (128, 80), interpolation=cv2.INTER_AREA)
+            for frame in islice(video.decode(video=0), T)
+        ]
     frames = np.stack(seen)
     for metric in METRICS.values():
         assert metric(shuffled(frames)) > 1.3 * metric(frames)
@@ -87,7 +106,9 @@ def test_motion_is_flicker_but_no_error_of_warping():
     slow, fast = filmed(2), filmed(8)
     assert flicker(fast) > 2 * flicker(slow)
     error = warping_error(fast, measured(fast))
-    assert error.error < 0.05 * np.square(np.diff(fast / 255, axis=0)).mean() and error.visible > 0.8
+    assert (
+        error.error < 0.05 * np.square(np.diff(fast / 255, axis=0)).mean() and error.visible > 0.8
+    )
 
 
 def test_flicker_of_a_known_number():
@@ -117,9 +138,13 @@ def test_a_step_counts_by_what_is_visible_in_it():
     frames[2] = 255
     still, half = np.zeros((2, 8, 16), np.float32), np.zeros((2, 8, 16), np.float32)
     half[0, :, :8] = 5
-    assert warping_error(frames, [(still, still), (half, np.zeros_like(half))]) == pytest.approx((0.5 / 1.5, 0.75))
+    assert warping_error(frames, [(still, still), (half, np.zeros_like(half))]) == pytest.approx(
+        (0.5 / 1.5, 0.75)
+    )
     lost = np.full_like(half, 5)
-    assert warping_error(frames[1:].repeat(2, axis=0)[:3], [(lost, still), (still, still)]) == pytest.approx((1, 0.5))
+    assert warping_error(
+        frames[1:].repeat(2, axis=0)[:3], [(lost, still), (still, still)]
+    ) == pytest.approx((1, 0.5))
 
 
 def test_a_film_of_one_turn_closes_and_a_film_of_most_of_one_does_not():
@@ -128,14 +153,26 @@ def test_a_film_of_one_turn_closes_and_a_film_of_most_of_one_does_not():
     assert seam(TRUE[: T * 3 // 4]).position > 1.3
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: flicker(TRUE[:1]), "the video has fewer than 2 frames, expected at least 2"),
-    (lambda: warping_error(TRUE[:1], []), "the video has fewer than 2 frames, expected at least 2"),
-    (lambda: warping_error(TRUE[:3], [(np.zeros((2, H, W), np.float32),) * 2]), "there are 1 flows between 3 frames, expected 2"),
-    (lambda: cut_excerpts(TRUE, 25, 1), "excerpts of 25 frames every 1 of a video of 24"),
-    (lambda: cut_excerpts(TRUE, 8, 0), "excerpts of 8 frames every 0 of a video of 24"),
-    (lambda: iter_feature_windows(np.zeros((3, 4, 2)), 5, 1), "excerpts of 5 frames every 1 of a video of 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: flicker(TRUE[:1]), "the video has fewer than 2 frames, expected at least 2"),
+        (
+            lambda: warping_error(TRUE[:1], []),
+            "the video has fewer than 2 frames, expected at least 2",
+        ),
+        (
+            lambda: warping_error(TRUE[:3], [(np.zeros((2, H, W), np.float32),) * 2]),
+            "there are 1 flows between 3 frames, expected 2",
+        ),
+        (lambda: cut_excerpts(TRUE, 25, 1), "excerpts of 25 frames every 1 of a video of 24"),
+        (lambda: cut_excerpts(TRUE, 8, 0), "excerpts of 8 frames every 0 of a video of 24"),
+        (
+            lambda: iter_feature_windows(np.zeros((3, 4, 2)), 5, 1),
+            "excerpts of 5 frames every 1 of a video of 4",
+        ),
+    ],
+)
 def test_too_few_frames_are_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
@@ -151,5 +188,12 @@ def test_excerpts_are_the_frames_from_every_stride_on():
 
 def test_features_over_time_are_those_of_all_videos_in_each_excerpt():
     features = np.arange(2 * 7 * 1.0).reshape(2, 7, 1)
-    assert [one.ravel().tolist() for one in iter_feature_windows(features, 3, 2)] == [[0, 1, 2, 7, 8, 9], [2, 3, 4, 9, 10, 11], [4, 5, 6, 11, 12, 13]]
-    assert [one.ravel().tolist() for one in iter_feature_windows(features[:, :2], 1, 1)] == [[0, 7], [1, 8]]
+    assert [one.ravel().tolist() for one in iter_feature_windows(features, 3, 2)] == [
+        [0, 1, 2, 7, 8, 9],
+        [2, 3, 4, 9, 10, 11],
+        [4, 5, 6, 11, 12, 13],
+    ]
+    assert [one.ravel().tolist() for one in iter_feature_windows(features[:, :2], 1, 1)] == [
+        [0, 7],
+        [1, 8],
+    ]

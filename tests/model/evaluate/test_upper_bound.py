@@ -20,7 +20,18 @@ def swaying() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     flows[:, 0] = course[:, None, None] * soft
     rows, columns = np.mgrid[: SIZE[1], : SIZE[0]].astype(float)
     moved = [
-        np.stack([map_coordinates(image[..., c].astype(float), [rows, columns - dx * soft], order=3, mode="nearest") for c in range(3)], axis=2)
+        np.stack(
+            [
+                map_coordinates(
+                    image[..., c].astype(float),
+                    [rows, columns - dx * soft],
+                    order=3,
+                    mode="nearest",
+                )
+                for c in range(3)
+            ],
+            axis=2,
+        )
         for dx in course
     ]
     return np.clip(np.rint(moved), 0, 255).astype(np.uint8), flows, times
@@ -28,31 +39,60 @@ def swaying() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_more_frequencies_come_nearer_and_the_true_motion_is_nearest(swaying):
     frames, flows, times = swaying
-    found = {one.name: one for one in measure_upper_bounds(frames, flows, times, window=T, fps=FPS, counts=(2, 4, 8))}
+    found = {
+        one.name: one
+        for one in measure_upper_bounds(frames, flows, times, window=T, fps=FPS, counts=(2, 4, 8))
+    }
     assert list(found) == [STILL_FRAME, "K = 2", "K = 4", "K = 8", TRUE_MOTION]
-    for measure in (lambda one: one.psnr_db.mean(), lambda one: one.ssim.mean(), lambda one: -one.error_px):
+    for measure in (
+        lambda one: one.psnr_db.mean(),
+        lambda one: one.ssim.mean(),
+        lambda one: -one.error_px,
+    ):
         values = [measure(one) for one in found.values()]
         assert np.all(np.diff(values) >= -1e-9) and values[1] < values[2] < values[3], values
     # K = 2 leaves out the sways of 1.5 and 1 px, K = 4 that of 1 px, K = 8 nothing
     energies = np.array([2.0, 1.5, 1.0]) ** 2
-    assert found[STILL_FRAME].error_share == pytest.approx(1) and found["K = 2"].error_share == pytest.approx(np.sqrt(energies[1:].sum() / energies.sum()), rel=1e-4)
-    assert found["K = 8"].error_px == pytest.approx(0, abs=1e-5) and found[TRUE_MOTION].error_px == 0
+    assert found[STILL_FRAME].error_share == pytest.approx(1) and found[
+        "K = 2"
+    ].error_share == pytest.approx(np.sqrt(energies[1:].sum() / energies.sum()), rel=1e-4)
+    assert (
+        found["K = 8"].error_px == pytest.approx(0, abs=1e-5) and found[TRUE_MOTION].error_px == 0
+    )
 
 
 def test_what_stands_still_is_reached_to_the_last_bit(swaying):
     frames = np.repeat(swaying[0][:1], T, axis=0)
-    found = list(measure_upper_bounds(frames, np.zeros_like(swaying[1]), swaying[2], window=T, fps=FPS, counts=(4,)))
-    assert all(np.all(one.psnr_db == MAX_PSNR_DB) and np.allclose(one.ssim, 1) and one.error_share == 0 for one in found)
+    found = list(
+        measure_upper_bounds(
+            frames, np.zeros_like(swaying[1]), swaying[2], window=T, fps=FPS, counts=(4,)
+        )
+    )
+    assert all(
+        np.all(one.psnr_db == MAX_PSNR_DB) and np.allclose(one.ssim, 1) and one.error_share == 0
+        for one in found
+    )
 
 
 def test_frames_between_those_of_the_working_rate_are_compared_at_their_own_times(swaying):
     """At 29 frames a second the spectrum stands on a grid of 30."""
     frames, flows, times = swaying
-    found = {one.name: one for one in measure_upper_bounds(frames, flows, times * 30 / 29, window=T, fps=FPS, counts=(4, 8))}
-    assert len(found[TRUE_MOTION].psnr_db) == 28 and found["K = 8"].error_share < 0.2 < found["K = 4"].error_share
+    found = {
+        one.name: one
+        for one in measure_upper_bounds(
+            frames, flows, times * 30 / 29, window=T, fps=FPS, counts=(4, 8)
+        )
+    }
+    assert (
+        len(found[TRUE_MOTION].psnr_db) == 28
+        and found["K = 8"].error_share < 0.2 < found["K = 4"].error_share
+    )
 
 
-@pytest.mark.parametrize(("count", "times", "said"), [((17,), slice(None), "expected 1 to 16"), ((4,), slice(0, 1), "there are 1 frames")])
+@pytest.mark.parametrize(
+    ("count", "times", "said"),
+    [((17,), slice(None), "expected 1 to 16"), ((4,), slice(0, 1), "there are 1 frames")],
+)
 def test_what_cannot_be_reached_is_said(swaying, count, times, said):
     frames, flows, at = (part[times] for part in swaying)
     with pytest.raises(ValueError, match=said):
@@ -73,6 +113,16 @@ def test_four_frequencies_are_worse_than_sixteen_on_real_clips(material):
         count = int(np.searchsorted(take.times, 149 / 30 - 1e-6)) + 1
         clip = decode_clip(take.truncate(count), (128, 80), pool)
         flows = flow_from_start(clip.frames, estimator)
-        found = {one.frequencies: one for one in measure_upper_bounds(clip.frames, flows, clip.times, window=150, fps=30.0, counts=(4, 16)) if one.frequencies}
-        for measure in (lambda one: one.psnr_db.mean(), lambda one: one.ssim.mean(), lambda one: -one.error_px):
+        found = {
+            one.frequencies: one
+            for one in measure_upper_bounds(
+                clip.frames, flows, clip.times, window=150, fps=30.0, counts=(4, 16)
+            )
+            if one.frequencies
+        }
+        for measure in (
+            lambda one: one.psnr_db.mean(),
+            lambda one: one.ssim.mean(),
+            lambda one: -one.error_px,
+        ):
             assert measure(found[4]) < measure(found[16]), path.name

@@ -27,7 +27,9 @@ P = (2, 3)
 def spectrum(seed: int = 0) -> np.ndarray:
     """Coefficients that fall with frequency; nothing moves in the last two columns."""
     rng = default_rng(seed)
-    drawn = (rng.normal(size=(K, 2, H, W)) + 1j * rng.normal(size=(K, 2, H, W))) * (T / (1 + np.arange(K)))[:, None, None, None]
+    drawn = (rng.normal(size=(K, 2, H, W)) + 1j * rng.normal(size=(K, 2, H, W))) * (
+        T / (1 + np.arange(K))
+    )[:, None, None, None]
     drawn[..., -2:] = 0
     return drawn.astype(np.complex64)
 
@@ -69,7 +71,9 @@ def test_damped_modes_sway_slower_by_the_rule(damping):
     expected = np.sqrt(modes.omega**2 - modes.gamma**2 / 4) / (2 * np.pi)
     q = followed(modes, any_state(modes), 2000, 0.01)
     for j in range(K - 1):
-        assert frequency(q[:, j].real * np.exp(modes.gamma[j] / 2 * 0.01 * np.arange(2000)), 20.0) == pytest.approx(expected[j], rel=0.01)
+        assert frequency(
+            q[:, j].real * np.exp(modes.gamma[j] / 2 * 0.01 * np.arange(2000)), 20.0
+        ) == pytest.approx(expected[j], rel=0.01)
     if damping is None:
         np.testing.assert_allclose(modes.gamma, 0.4 + 0.08 * modes.omega**2)
 
@@ -95,7 +99,10 @@ def test_energy_never_grows_without_a_force(damping):
 def test_a_step_of_a_second_is_a_thousand_of_a_millisecond(damping):
     plain = to_modes(spectrum(), T, FPS)
     gamma = 2 * plain.omega if DAMPINGS[damping] is None else np.full(K - 1, DAMPINGS[damping])
-    modes, force = to_modes(spectrum(), T, FPS, damping=gamma.tolist()), np.linspace(1, 9, K - 1) * (1 - 0.5j)
+    modes, force = (
+        to_modes(spectrum(), T, FPS, damping=gamma.tolist()),
+        np.linspace(1, 9, K - 1) * (1 - 0.5j),
+    )
     once = state = any_state(modes)
     once = exact_step(modes, once, 1.0, force)
     for _ in range(1000):
@@ -107,21 +114,29 @@ def test_a_step_of_a_second_is_a_thousand_of_a_millisecond(damping):
 def test_a_step_is_the_solution():
     """By the equation itself: at a force held long enough a mode comes to rest at f / omega^2, and meanwhile q'' is what the equation says."""
     modes, force = to_modes(spectrum(), T, FPS), np.linspace(1, 9, K - 1) * (1 - 0.5j)
-    np.testing.assert_allclose(exact_step(modes, any_state(modes), 1e4, force).q, force / modes.omega**2)
+    np.testing.assert_allclose(
+        exact_step(modes, any_state(modes), 1e4, force).q, force / modes.omega**2
+    )
     h, state = 1e-4, any_state(modes)
     before, here, after = (exact_step(modes, state, 0.3 + d, force) for d in (-h, 0.0, h))
     np.testing.assert_allclose((after.q - before.q) / (2 * h), here.velocity, rtol=1e-4, atol=1e-5)
     expected = force - modes.gamma * here.velocity - modes.omega**2 * here.q
-    np.testing.assert_allclose((after.velocity - before.velocity) / (2 * h), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        (after.velocity - before.velocity) / (2 * h), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_critical_limit_is_continuous():
     omega = np.full(7, 5.0)
     for seconds in (0.01, 0.3, 5.0):
-        near = propagator(omega, 10 * (1 + np.array([-1e-7, -1e-10, -1e-14, 0, 1e-14, 1e-10, 1e-7])), seconds)
+        near = propagator(
+            omega, 10 * (1 + np.array([-1e-7, -1e-10, -1e-14, 0, 1e-14, 1e-10, 1e-7])), seconds
+        )
         decay, sine, cosine = near
         at = np.array([decay * sine, decay * cosine])
-        np.testing.assert_allclose(at, np.exp(-5 * seconds) * np.array([[seconds], [1.0]]) * np.ones(7), rtol=1e-4)
+        np.testing.assert_allclose(
+            at, np.exp(-5 * seconds) * np.array([[seconds], [1.0]]) * np.ones(7), rtol=1e-4
+        )
 
 
 def test_euler_comes_near_to_the_solution_and_bursts_where_that_does_not():
@@ -136,7 +151,9 @@ def test_euler_comes_near_to_the_solution_and_bursts_where_that_does_not():
     for share, bursts in ((0.98, False), (1.02, True)):
         q = followed(modes, any_state(modes), 2000, share * float(limit.min()), euler_step)
         assert bool(np.abs(q[-1]).max() > 1e3) is bursts
-    assert np.abs(followed(modes, any_state(modes), 2000, 1.02 * float(limit.min()))[-1]).max() < 1e-9
+    assert (
+        np.abs(followed(modes, any_state(modes), 2000, 1.02 * float(limit.min()))[-1]).max() < 1e-9
+    )
 
 
 @pytest.mark.parametrize("wanted", [(3.0, 0.0), (0.0, -2.0), (1.5, 4.0)])
@@ -194,7 +211,9 @@ def test_a_blow_gives_a_point_its_velocity():
     modes = to_modes(spectrum(), T, FPS)
     state = impulse(modes, rest_state(modes), *P, np.array([20.0, -10.0]))
     assert np.abs(displacement(modes, state)).max() == 0
-    np.testing.assert_allclose(displacement(modes, exact_step(modes, state, 1e-5))[:, *P] / 1e-5, [20, -10], rtol=1e-2)
+    np.testing.assert_allclose(
+        displacement(modes, exact_step(modes, state, 1e-5))[:, *P] / 1e-5, [20, -10], rtol=1e-2
+    )
 
 
 def test_wind_is_smooth_its_seed_s_own_and_as_strong_as_the_recorded_motion():
@@ -223,7 +242,9 @@ def test_wind_in_finer_steps_is_the_same_wind():
 
 
 def test_stiffness_and_depth():
-    assert to_modes(spectrum(), T, FPS, stiffness=4.0).omega[0] == pytest.approx(2 * 2 * np.pi * 0.2)
+    assert to_modes(spectrum(), T, FPS, stiffness=4.0).omega[0] == pytest.approx(
+        2 * 2 * np.pi * 0.2
+    )
     weight = np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)
     assert depth_from_weight(weight).tolist() == [[1, 0.75], [0.5, 0]]
     assert depth_from_weight(0 * weight).tolist() == [[1, 1], [1, 1]]

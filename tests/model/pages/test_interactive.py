@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.motion.modal import Modes, displacement, drag, impulse, to_modes, rest_state, exact_step, make_wind
+from model.motion.modal import (
+    Modes,
+    displacement,
+    drag,
+    impulse,
+    to_modes,
+    rest_state,
+    exact_step,
+    make_wind,
+)
 from model.pages.interactive import resample_to_mesh, build_interactive_page
 from pipeline.motion.spectrum import to_motion
 from schemas.spectral_volume import SpectralVolume
@@ -29,11 +38,21 @@ def volume(height: int = H, width: int = W) -> SpectralVolume:
     y, x = np.mgrid[:height, :width] / height
     envelope = np.clip(1.2 - 2 * x * height / width, 0, None) * (x * height / width < 0.5)
     amplitudes = rng.normal(size=(K, 4, 1, 1)) * (2 * T / (1 + np.arange(K)))[:, None, None, None]
-    return SpectralVolume(spectrum=(amplitudes * envelope * np.cos(x + y)).astype(np.float32), fps=FPS, frames=T, made={})
+    return SpectralVolume(
+        spectrum=(amplitudes * envelope * np.cos(x + y)).astype(np.float32),
+        fps=FPS,
+        frames=T,
+        made={},
+    )
 
 
 def photograph(height: int = 2 * H, width: int = 2 * W) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    return (
+        np.random.default_rng(1)
+        .integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)
+    )
 
 
 def modes() -> Modes:
@@ -73,13 +92,17 @@ def test_a_drag_and_its_release_are_those_of_modal(tab):
     for index, wanted in enumerate(np.linspace((1, 0), (9, -4), 5)):
         state = drag(m, row, column, wanted)
         tab.evaluate(f"quiver.dragTo({column}, {row}, {wanted[0]}, {wanted[1]})")
-        np.testing.assert_allclose(moved(tab, row, column), displacement(m, state)[:, row, column], atol=0.05)
+        np.testing.assert_allclose(
+            moved(tab, row, column), displacement(m, state)[:, row, column], atol=0.05
+        )
         assert index or np.abs(displacement(m, state)[:, row, column]).max() > 0.5
     for _ in range(20):
         tab.evaluate("quiver.advance(0.1)")
         state = exact_step(m, state, 0.1)
         for place in (POINT, (10, 10), (70, 50), (40, 100)):
-            np.testing.assert_allclose(moved(tab, *place), displacement(m, state)[:, place[0], place[1]], atol=0.05)
+            np.testing.assert_allclose(
+                moved(tab, *place), displacement(m, state)[:, place[0], place[1]], atol=0.05
+            )
 
 
 @pytest.mark.parametrize(("stiffness", "damping"), [(1.0, 1.0), (0.5, 0.1), (2.0, 4.0)])
@@ -88,13 +111,17 @@ def test_a_blow_in_any_damping_is_that_of_modal(tab, stiffness, damping):
     m = modes()
     omega = m.omega * stiffness**0.5
     m = m._replace(omega=omega, gamma=damping * (0.4 + 0.08 * omega**2))
-    tab.evaluate(f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}}); quiver.tune()")
+    tab.evaluate(
+        f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}}); quiver.tune()"
+    )
     state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
     tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20)")
     for _ in range(20):
         tab.evaluate("quiver.advance(0.05)")
         state = exact_step(m, state, 0.05)
-        np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
+        np.testing.assert_allclose(
+            moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05
+        )
     tab.evaluate("Object.assign(quiver.settings, {stiffness: 1, damping: 1}); quiver.tune()")
 
 
@@ -108,13 +135,17 @@ def test_the_wind_is_that_of_modal(tab):
         state = exact_step(m, state, dt, wind.force((tick + 0.5) * dt))
         if tick % 12 == 11:
             tab.evaluate("quiver.advance(0.1)")
-            np.testing.assert_allclose(moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05)
+            np.testing.assert_allclose(
+                moved(tab, *POINT), displacement(m, state)[:, POINT[0], POINT[1]], atol=0.05
+            )
     tab.evaluate("quiver.settings.wind = 0; quiver.tune()")
 
 
 def test_it_plays_the_recorded_motion_in_a_loop(tab):
-    spectrum = volume().spectrum[:, ::2, POINT[0] : POINT[0] + 1, POINT[1] : POINT[1] + 1] + 1j * volume().spectrum[:, 1::2, POINT[0] : POINT[0] + 1,
-        POINT[1] : POINT[1] + 1]  # fmt: skip
+    spectrum = (
+        volume().spectrum[:, ::2, POINT[0] : POINT[0] + 1, POINT[1] : POINT[1] + 1]
+        + 1j * volume().spectrum[:, 1::2, POINT[0] : POINT[0] + 1, POINT[1] : POINT[1] + 1]
+    )
     expected = to_motion(spectrum, T)[:, :, 0, 0]
     expected -= expected.mean(axis=0)
     tab.click("#play")
@@ -134,7 +165,9 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     np.testing.assert_allclose(moved(tab, H // 2, W // 4), (0.02 * W, 0), atol=0.5)
     tab.mouse.move(x + 0.2 * box["width"], y, steps=3)
     tab.evaluate("quiver.advance(1)")
-    farthest = max(np.hypot(*moved(tab, row, column)) for row in range(0, H, 4) for column in range(0, W, 4))
+    farthest = max(
+        np.hypot(*moved(tab, row, column)) for row in range(0, H, 4) for column in range(0, W, 4)
+    )
     assert 0.07 * W < farthest < 0.09 * W  # however far it is pulled, nothing is torn away
     pulled = screenshot_canvas(tab)
     changed = np.abs(pulled.astype(int) - still).max(axis=2) > 24
@@ -151,7 +184,10 @@ def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
 @pytest.fixture(scope="module")
 def phone(file) -> Iterator:
     """A tab under fingers; nothing moves by itself."""
-    with open_page(file, viewport=dict(width=390, height=844), has_touch=True, is_mobile=True) as (tab, complaints):
+    with open_page(file, viewport=dict(width=390, height=844), has_touch=True, is_mobile=True) as (
+        tab,
+        complaints,
+    ):
         tab.evaluate("quiver.pause(true)")
         yield tab
         assert not complaints
@@ -161,10 +197,21 @@ class Hand:
     """Fingers on a tab, at places given in shares of the canvas; `touch` says where each is now and what has just happened."""
 
     def __init__(self, tab):
-        self.tab, self.box, self.driver = tab, tab.locator("canvas").bounding_box(), tab.context.new_cdp_session(tab)
+        self.tab, self.box, self.driver = (
+            tab,
+            tab.locator("canvas").bounding_box(),
+            tab.context.new_cdp_session(tab),
+        )
 
     def touch(self, event: str, *places: tuple[float, float]) -> None:
-        points = [dict(id=i, x=self.box["x"] + x * self.box["width"], y=self.box["y"] + y * self.box["height"]) for i, (x, y) in enumerate(places)]
+        points = [
+            dict(
+                id=i,
+                x=self.box["x"] + x * self.box["width"],
+                y=self.box["y"] + y * self.box["height"],
+            )
+            for i, (x, y) in enumerate(places)
+        ]
         self.driver.send("Input.dispatchTouchEvent", dict(type=event, touchPoints=points))
 
     def pull(self) -> None:
@@ -222,19 +269,29 @@ def test_a_lost_context_is_told_of_and_the_picture_comes_back(file):
         wait_until(tab, "document.getElementById('lost').hidden")
         np.testing.assert_array_equal(screenshot_canvas(tab), before)
         assert np.abs(gone.astype(int) - before).mean() > 20
-        assert all("CONTEXT_LOST_WEBGL" in complaint for complaint in complaints)  # by which the browser reports our own call
+        assert all(
+            "CONTEXT_LOST_WEBGL" in complaint for complaint in complaints
+        )  # by which the browser reports our own call
 
 
 def test_without_webgl_2_there_is_a_sentence_and_nothing_to_press(file):
-    with open_page(file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden") as (tab, _):
+    with open_page(
+        file, "--disable-gpu --disable-3d-apis", ready="!document.getElementById('sorry').hidden"
+    ) as (tab, _):
         assert "needs WebGL 2" in tab.inner_text("main")
         assert not tab.locator("canvas, button, input").locator("visible=true").count()
-        assert tab.locator("img").bounding_box()["width"] > 500 and tab.locator("img").get_attribute("alt") == TITLE
+        assert (
+            tab.locator("img").bounding_box()["width"] > 500
+            and tab.locator("img").get_attribute("alt") == TITLE
+        )
 
 
 def test_a_page_whose_picture_is_damaged_says_so(file, tmp_path):
     damaged = tmp_path / "damaged.html"
-    damaged.write_text(re.sub(r'"jpeg": "[^"]{1000}', '"jpeg": "' + "A" * 1000, file.read_text(encoding="utf-8")), encoding="utf-8")
+    damaged.write_text(
+        re.sub(r'"jpeg": "[^"]{1000}', '"jpeg": "' + "A" * 1000, file.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     with open_page(damaged, ready="!document.getElementById('sorry').hidden") as (tab, _):
         assert "cannot move here" in tab.inner_text("main")
 
@@ -254,7 +311,9 @@ def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
     m, tick = modes(), 1 / 120
     state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
     path = [state := exact_step(m, state, tick) for _ in range(1200)]
-    path = np.stack([np.stack([displacement(m, at)[:, row, column] for row, column in PLACES]) for at in path])
+    path = np.stack(
+        [np.stack([displacement(m, at)[:, row, column] for row, column in PLACES]) for at in path]
+    )
     tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20); quiver.pause(false)")
     seen = np.array(tab.evaluate(SLEEP, [12, PLACES]))
     tab.evaluate("quiver.pause(true)")
@@ -269,14 +328,18 @@ def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
 def hidden(tab) -> Iterator[None]:
     """The page believes that it is in a tab behind another; the browser itself cannot be brought to hide one while it is driven."""
     say = "document.dispatchEvent(new Event('visibilitychange'))"
-    tab.evaluate(f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {say}")
+    tab.evaluate(
+        f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {say}"
+    )
     yield
     tab.evaluate(f"delete document.hidden; {say}")
 
 
 def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
     with open_page(file) as (tab, complaints):
-        tab.evaluate("window.frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = f => { window.frames++; return ask(f); }; 0")
+        tab.evaluate(
+            "window.frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = f => { window.frames++; return ask(f); }; 0"
+        )
         hand = tab.locator("canvas").bounding_box()
         tab.mouse.move(hand["x"] + 0.25 * hand["width"], hand["y"] + 0.5 * hand["height"])
         tab.mouse.down()
@@ -288,13 +351,17 @@ def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
             assert tab.evaluate("window.frames") == asked
             np.testing.assert_array_equal(moved(tab, *POINT), at)
         wait_until(tab, f"window.frames > {asked + 5}")
-        wait_until(tab, f"Math.abs(quiver.displacement({POINT[1]}, {POINT[0]})[0]) < 0.1")  # though the button is still down
+        wait_until(
+            tab, f"Math.abs(quiver.displacement({POINT[1]}, {POINT[0]})[0]) < 0.1"
+        )  # though the button is still down
         assert not complaints
 
 
 def test_what_stands_still_is_not_drawn_again(tab):
-    tab.evaluate("window.draws = 0; const draw = WebGL2RenderingContext.prototype.drawArrays;"
-                 "WebGL2RenderingContext.prototype.drawArrays = function (...what) { window.draws++; draw.apply(this, what); }; 0")  # fmt: skip
+    tab.evaluate(
+        "window.draws = 0; const draw = WebGL2RenderingContext.prototype.drawArrays;"
+        "WebGL2RenderingContext.prototype.drawArrays = function (...what) { window.draws++; draw.apply(this, what); }; 0"
+    )
     screenshot_canvas(tab)
     before = tab.evaluate("window.draws")
     tab.wait_for_timeout(300)
@@ -306,7 +373,9 @@ def test_what_stands_still_is_not_drawn_again(tab):
 
 def test_keys_nudge(tab):
     tab.focus("canvas")
-    tab.evaluate("document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())")  # goes back otherwise
+    tab.evaluate(
+        "document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())"
+    )  # goes back otherwise
     for key in ("Alt+ArrowLeft", "Control+ArrowUp", "a"):
         tab.keyboard.press(key)
     tab.evaluate("quiver.advance(0.1)")
@@ -333,8 +402,10 @@ def test_every_control_is_reached_by_tab_seen_in_focus_and_named(tab):
     assert tab.evaluate(plain) == "none"
     for name in CONTROLS:
         tab.keyboard.press("Tab")
-        focused, style, width = tab.evaluate("""(e => [e.tagName === 'CANVAS' ? 'canvas' : (e.labels?.[0] ?? e).textContent.trim(),
+        focused, style, width = (
+            tab.evaluate("""(e => [e.tagName === 'CANVAS' ? 'canvas' : (e.labels?.[0] ?? e).textContent.trim(),
             getComputedStyle(e).outlineStyle, parseFloat(getComputedStyle(e).outlineWidth)])(document.activeElement)""")
+        )
         assert focused.startswith(name) and style == "solid" and width >= 2
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate("quiver.settings.wind") == pytest.approx(0.1)
@@ -343,13 +414,18 @@ def test_every_control_is_reached_by_tab_seen_in_focus_and_named(tab):
     tab.focus("#play")
     tab.keyboard.press("Space")
     assert tab.get_attribute("#play", "aria-pressed") == "true"
-    assert "arrow keys" in tab.get_attribute("canvas", "aria-label") and tab.get_attribute("canvas", "role") == "application"
+    assert (
+        "arrow keys" in tab.get_attribute("canvas", "aria-label")
+        and tab.get_attribute("canvas", "role") == "application"
+    )
 
 
 @pytest.fixture(scope="module")
 def upright(file) -> Path:
     path = file.with_name("upright.html")
-    path.write_text(build_interactive_page(photograph(256, 192), volume(), "Upright"), encoding="utf-8")
+    path.write_text(
+        build_interactive_page(photograph(256, 192), volume(), "Upright"), encoding="utf-8"
+    )
     return path
 
 
@@ -367,9 +443,24 @@ def test_picture_and_controls_are_seen_together(request, shape):
             tab.set_viewport_size(dict(width=size[0], height=size[1]))
             assert tab.evaluate(OUTSIDE, size) == [], size
             assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
-            assert len(set(tab.evaluate("[...document.querySelectorAll('label')].map(label => label.offsetHeight)"))) == 1, size  # none in two lines
-            picture, first = tab.locator("canvas").bounding_box(), tab.locator("#play").bounding_box()
-            assert first["y"] >= picture["y"] + picture["height"] or first["x"] >= picture["x"] + picture["width"]
+            assert (
+                len(
+                    set(
+                        tab.evaluate(
+                            "[...document.querySelectorAll('label')].map(label => label.offsetHeight)"
+                        )
+                    )
+                )
+                == 1
+            ), size  # none in two lines
+            picture, first = (
+                tab.locator("canvas").bounding_box(),
+                tab.locator("#play").bounding_box(),
+            )
+            assert (
+                first["y"] >= picture["y"] + picture["height"]
+                or first["x"] >= picture["x"] + picture["width"]
+            )
 
 
 def test_the_title_is_text(tab):
@@ -380,9 +471,21 @@ def test_the_title_is_text(tab):
 def test_a_large_volume_is_thinned_to_the_mesh_in_its_own_pixels():
     page = build_interactive_page(photograph(200, 320), volume(200, 320), "leaf")
     about = json.loads(re.findall(r'id="about">(.*?)</script>', page)[0])
-    assert (about["columns"], about["rows"], about["width"], about["height"]) == (160, 100, 320, 200)
-    fine, coarse = volume(200, 320).spectrum, resample_to_mesh(volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2])
-    np.testing.assert_allclose(coarse[1, 0, 50, 40].real, fine[1, 0, 100:102, 80:82].mean(), rtol=1e-4)
+    assert (about["columns"], about["rows"], about["width"], about["height"]) == (
+        160,
+        100,
+        320,
+        200,
+    )
+    fine, coarse = (
+        volume(200, 320).spectrum,
+        resample_to_mesh(
+            volume(200, 320).spectrum[:, ::2] + 1j * volume(200, 320).spectrum[:, 1::2]
+        ),
+    )
+    np.testing.assert_allclose(
+        coarse[1, 0, 50, 40].real, fine[1, 0, 100:102, 80:82].mean(), rtol=1e-4
+    )
     assert len(page) < 10_000_000
 
 

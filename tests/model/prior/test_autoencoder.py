@@ -36,7 +36,9 @@ def test_gradients_of_a_ramp():
     ramp = torch.arange(32.0).expand_as(x)
     torch.testing.assert_close(gradient_consistency(x, x + ramp, 4), torch.tensor(15.0))
     torch.testing.assert_close(gradient_consistency(x, x - 2 * ramp, 2), torch.tensor(6.0))
-    torch.testing.assert_close(gradient_consistency(x, x + 3, 4), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        gradient_consistency(x, x + 3, 4), torch.tensor(0.0), atol=1e-5, rtol=0
+    )
     diagonal = ramp + torch.arange(16.0)[:, None]
     torch.testing.assert_close(gradient_consistency(x, x + diagonal, 1), torch.tensor(2.0))
 
@@ -69,14 +71,22 @@ def test_the_loss_is_the_weighted_sum():
 def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
     """Exactly, but for the last 8 pixels before the border, where convolutions see the padding's zeros."""
     torch.manual_seed(0)
-    autoencoder = SliceAutoencoder(replace(TINY, channels=channels, layers_per_block=2, middle_attention=attention))
+    autoencoder = SliceAutoencoder(
+        replace(TINY, channels=channels, layers_per_block=2, middle_attention=attention)
+    )
     x = 5 * slices(2, 4, 64, 64)
     with torch.no_grad():
         made = autoencoder(x)
     small = nn.functional.avg_pool2d(x, 4)
-    twice = nn.functional.interpolate(nn.functional.interpolate(small, scale_factor=2, mode="bilinear"), scale_factor=2, mode="bilinear")
+    twice = nn.functional.interpolate(
+        nn.functional.interpolate(small, scale_factor=2, mode="bilinear"),
+        scale_factor=2,
+        mode="bilinear",
+    )
     torch.testing.assert_close(made.mean, small, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(made.slices[..., 8:-8, 8:-8], twice[..., 8:-8, 8:-8], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        made.slices[..., 8:-8, 8:-8], twice[..., 8:-8, 8:-8], atol=1e-4, rtol=1e-4
+    )
     assert (made.log_variance == -6).all()
 
 
@@ -127,11 +137,15 @@ def test_noise_makes_a_sample_of_the_posterior(autoencoder):
     x, noise = slices(2, 4, 16, 16), slices(2, 4, 4, 4, seed=1)
     mean, log_variance = autoencoder.encode(x)
     torch.testing.assert_close(autoencoder.encode_white(x), mean)
-    torch.testing.assert_close(autoencoder.encode_white(x, noise), mean + (log_variance / 2).exp() * noise)
+    torch.testing.assert_close(
+        autoencoder.encode_white(x, noise), mean + (log_variance / 2).exp() * noise
+    )
 
 
 def test_moments_do_not_depend_on_the_batches():
-    z = slices(7, 3, 4, 5, 6) * torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1) + torch.tensor([100.0, 0, -1, 5]).view(4, 1, 1)
+    z = slices(7, 3, 4, 5, 6) * torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1) + torch.tensor(
+        [100.0, 0, -1, 5]
+    ).view(4, 1, 1)
     mean, deviation = moments([z])
     torch.testing.assert_close(mean, z.mean(dim=(0, 1, 3, 4)))
     torch.testing.assert_close(deviation, z.std(dim=(0, 1, 3, 4), correction=0), rtol=1e-5, atol=0)

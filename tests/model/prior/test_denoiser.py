@@ -34,19 +34,34 @@ def test_no_features_are_features_of_zero(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
-    by_noise, by_velocity = (as_if_trained(build_denoiser(tiny(mode=mode, prediction=prediction))) for prediction in ("noise", "velocity"))
+    by_noise, by_velocity = (
+        as_if_trained(build_denoiser(tiny(mode=mode, prediction=prediction)))
+        for prediction in ("noise", "velocity")
+    )
     by_velocity.load_state_dict(by_noise.state_dict())
     z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
     of_signal, of_noise = amplitudes(N)
     with torch.no_grad():
-        torch.testing.assert_close(by_velocity(z, N, features), of_noise * z + of_signal * by_noise(z, N, features), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            by_velocity(z, N, features),
+            of_noise * z + of_signal * by_noise(z, N, features),
+            atol=1e-6,
+            rtol=1e-6,
+        )
 
 
 def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped():
     network = ConditionedDenoiser(as_if_trained(build_denoiser(tiny())))
-    z, photographs, bands = random(2, 3, 4, 8, 8), random(2, 3, 32, 32), torch.arange(3).expand(2, 3)
+    z, photographs, bands = (
+        random(2, 3, 4, 8, 8),
+        random(2, 3, 32, 32),
+        torch.arange(3).expand(2, 3),
+    )
     with torch.no_grad():
-        seen, some, none = (network(z, N, photographs, torch.tensor(kept), bands) for kept in ([True, True], [True, False], [False, False]))
+        seen, some, none = (
+            network(z, N, photographs, torch.tensor(kept), bands)
+            for kept in ([True, True], [True, False], [False, False])
+        )
         assert torch.equal(none, network.denoiser(z, N, None))
     assert torch.equal(some[0], seen[0]) and torch.equal(some[1], none[1])
     assert (seen - none).abs().max() > 1e-3
@@ -79,7 +94,9 @@ def test_a_slice_depends_on_its_band_alone():
     picked = torch.stack([z[i, bands[i]] for i in range(2)])
     with torch.no_grad():
         every, some = eps(z, N, features), eps(picked, N, features, bands)
-    torch.testing.assert_close(some, torch.stack([every[i, bands[i]] for i in range(2)]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        some, torch.stack([every[i, bands[i]] for i in range(2)]), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_photograph_is_seen_where_it_is():
@@ -110,7 +127,9 @@ def test_channels_last_gives_the_same():
     z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
     with torch.no_grad():
         before = eps(z, N, features)
-        after = eps.to(memory_format=torch.channels_last)(z, N, features.to(memory_format=torch.channels_last))
+        after = eps.to(memory_format=torch.channels_last)(
+            z, N, features.to(memory_format=torch.channels_last)
+        )
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
@@ -139,5 +158,10 @@ def test_settings_that_do_not_fit_are_named(fields, message):
 
 def test_the_paper_s_numbers_are_the_defaults():
     config = DenoiserConfig()
-    assert (config.channels, config.features, config.frequencies, config.mode) == ((128, 512, 1024), 16, 16, "coordinated")
+    assert (config.channels, config.features, config.frequencies, config.mode) == (
+        (128, 512, 1024),
+        16,
+        16,
+        "coordinated",
+    )
     assert config.prediction == "noise"

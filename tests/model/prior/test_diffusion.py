@@ -19,7 +19,13 @@ from model.prior.diffusion import (
     add_noise,
 )
 
-SCHEDULER = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing")
+SCHEDULER = DDIMScheduler(
+    beta_start=0.0015,
+    beta_end=0.0195,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    timestep_spacing="trailing",
+)
 
 
 def at(*n: int) -> torch.Tensor:
@@ -53,7 +59,9 @@ def test_ddim_is_that_of_diffusers(steps):
         z, eps = random(1, 2, 4, 4, 4, seed=now), random(1, 2, 4, 4, 4, seed=now + 1)
         expected = SCHEDULER.step(eps, now, z).prev_sample
         found = ddim_step(z, eps, at(now), at(after))
-        assert (found - expected).abs().max() < 1e-6 * max(1, expected.abs().max().item()) + 1e-6, now
+        assert (found - expected).abs().max() < 1e-6 * max(1, expected.abs().max().item()) + 1e-6, (
+            now
+        )
 
 
 def test_steps_begin_at_the_noisiest_and_are_even():
@@ -82,12 +90,23 @@ def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
     z0, noise, n = random(3, 2, 4, 8, 8), random(3, 2, 4, 8, 8, seed=1), at(3, 400, 999)
     of_signal, of_noise = amplitudes(n)
     velocity, z = of_signal * noise - of_noise * z0, add_noise(z0, n, noise)
-    torch.testing.assert_close(noise_from_output(velocity, z, n, "velocity"), noise, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(predict_z0(z, noise_from_output(velocity + 0.5, z, n, "velocity"), n), z0 - 0.5 * of_noise, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        noise_from_output(velocity, z, n, "velocity"), noise, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        predict_z0(z, noise_from_output(velocity + 0.5, z, n, "velocity"), n),
+        z0 - 0.5 * of_noise,
+        atol=2e-3,
+        rtol=1e-3,
+    )
     assert noise_from_output(velocity, z, n, "noise") is velocity
     off = noise_from_output(velocity + 0.5, z, n, "velocity")
-    assert denoising_error(off, noise, n, "velocity").tolist() == pytest.approx([0.25] * 3, rel=1e-2)
-    assert denoising_error(off, noise, n).tolist() == pytest.approx((0.25 * of_signal.square().flatten()).tolist(), rel=1e-2)
+    assert denoising_error(off, noise, n, "velocity").tolist() == pytest.approx(
+        [0.25] * 3, rel=1e-2
+    )
+    assert denoising_error(off, noise, n).tolist() == pytest.approx(
+        (0.25 * of_signal.square().flatten()).tolist(), rel=1e-2
+    )
 
 
 def test_dropped_features_are_zero_even_if_they_were_not_numbers():
@@ -97,7 +116,9 @@ def test_dropped_features_are_zero_even_if_they_were_not_numbers():
 
 def test_draws_are_seeded_and_uniform():
     shape = (4000, 1, 1, 1, 1)
-    drawn, again, other = (draw_noise(shape, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    drawn, again, other = (
+        draw_noise(shape, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
     assert not torch.equal(drawn.noise, other.noise)
     assert drawn.n.min() < 5 and drawn.n.max() > 994 and abs(drawn.n.float().mean() - 499.5) < 20

@@ -6,7 +6,11 @@ from tiny import as_if_trained, random, tiny
 from torch import Tensor, nn
 
 from model.prior.denoiser import SliceDenoiser
-from model.prior.frequency_attention import CoordinatedDenoiser, FrequencyAttention, add_frequency_attention
+from model.prior.frequency_attention import (
+    CoordinatedDenoiser,
+    FrequencyAttention,
+    add_frequency_attention,
+)
 
 N = torch.tensor([10, 700])
 
@@ -51,7 +55,9 @@ def test_it_starts_exactly_at_stage_1(freq, autocast):
     eps = add_frequency_attention(slices)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for features in (inputs()[2], None):
-            assert torch.equal(eps(inputs(freq)[0], N, features), slices(inputs(freq)[0], N, features))
+            assert torch.equal(
+                eps(inputs(freq)[0], N, features), slices(inputs(freq)[0], N, features)
+            )
 
 
 def test_there_is_attention_after_every_block():
@@ -65,7 +71,11 @@ def test_only_the_attention_is_trained_and_all_of_it():
     eps.zero_grad()
     (eps(z, n, features) - z.roll(1, dims=1)).square().mean().backward()
     trains = {name for name, p in eps.named_parameters() if p.requires_grad}
-    assert trains == {name for name, _ in eps.named_parameters() if ".attention.norm" in name or "query_key_value" in name or ".projection." in name}
+    assert trains == {
+        name
+        for name, _ in eps.named_parameters()
+        if ".attention.norm" in name or "query_key_value" in name or ".projection." in name
+    }
     assert len(trains) == len(eps.trainable_parameters()) == 5 * 6
     for name, parameter in eps.named_parameters():
         moved = parameter.grad is not None and bool((parameter.grad != 0).any())
@@ -75,7 +85,11 @@ def test_only_the_attention_is_trained_and_all_of_it():
 def test_frozen_weights_do_not_change():
     before = stage_1().state_dict()
     after = trained(steps=3).slices.state_dict()
-    frozen = {name.replace(".block.", "."): value for name, value in after.items() if ".attention." not in name}
+    frozen = {
+        name.replace(".block.", "."): value
+        for name, value in after.items()
+        if ".attention." not in name
+    }
     assert frozen.keys() == before.keys()
     assert all(torch.equal(frozen[name], value) for name, value in before.items())
 
@@ -101,7 +115,9 @@ def test_skip_states_carry_the_attention_too():
     block = eps.slices.unet.down_blocks[0]
     hidden, skips = block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))
     assert hidden is skips[-1]
-    assert not torch.equal(hidden, block.block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))[0])
+    assert not torch.equal(
+        hidden, block.block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))[0]
+    )
 
 
 def test_attention_is_along_frequencies_at_each_pixel():
@@ -113,7 +129,9 @@ def test_attention_is_along_frequencies_at_each_pixel():
         found = attention(x) - x
         tokens = attention.norm(x)[:5, :, 2, 1] + attention.position
         query, key, value = attention.query_key_value(tokens).view(5, 3, 2, 8).permute(1, 2, 0, 3)
-        expected = attention.projection(nn.functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1))
+        expected = attention.projection(
+            nn.functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
+        )
     torch.testing.assert_close(found[:5, :, 2, 1], expected, atol=1e-5, rtol=1e-4)
 
 

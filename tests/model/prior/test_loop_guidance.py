@@ -23,7 +23,9 @@ SCALE = (0.3 * T / (1 + torch.arange(K))).view(K, 1, 1, 1).expand(K, 4, 1, 1)
 
 def enlarged(z: Tensor) -> Tensor:
     """Coefficients of white latents: four times as large, bilinear, by the adaptive normalisation."""
-    slices = torch.nn.functional.interpolate(z.flatten(0, 1), scale_factor=4, mode="bilinear").unflatten(0, z.shape[:2])
+    slices = torch.nn.functional.interpolate(
+        z.flatten(0, 1), scale_factor=4, mode="bilinear"
+    ).unflatten(0, z.shape[:2])
     return denormalize(slices, SCALE)
 
 
@@ -40,8 +42,12 @@ def test_the_loss_is_that_of_the_motion_itself():
         for one in spectrum:
             motion, k = to_motion(volume(one[None]), T), np.arange(K)[:, None, None, None]
             speed = to_motion(2j * np.pi * k / T * volume(one[None]), T)
-            expected.append(np.abs(motion[last] - motion[0]).sum() + np.abs(speed[last] - speed[0]).sum())
-        torch.testing.assert_close(seam_loss(spectrum, T, last), torch.tensor(expected).float(), rtol=1e-4, atol=1e-2)
+            expected.append(
+                np.abs(motion[last] - motion[0]).sum() + np.abs(speed[last] - speed[0]).sum()
+            )
+        torch.testing.assert_close(
+            seam_loss(spectrum, T, last), torch.tensor(expected).float(), rtol=1e-4, atol=1e-2
+        )
     torch.testing.assert_close(seam_loss(spectrum, T, T), seam_loss(spectrum, T, T - 1))
 
 
@@ -56,18 +62,40 @@ def test_guided_samples_close_and_move_as_much(period, lower):
     guide = self_guidance(enlarged, T, period)
     found = []
     for hook in (None, guide):
-        spectrum = enlarged(sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=200, hook=hook, recurrence=2))
+        spectrum = enlarged(
+            sample_latents(
+                of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=200, hook=hook, recurrence=2
+            )
+        )
         series = to_series(volume(spectrum), T, FPS)
-        found.append((float(seam_loss(spectrum, T, period)), seam(series.frames(np.arange(period) / FPS)), energy(series, np.arange(T) / FPS)))
+        found.append(
+            (
+                float(seam_loss(spectrum, T, period)),
+                seam(series.frames(np.arange(period) / FPS)),
+                energy(series, np.arange(T) / FPS),
+            )
+        )
     (loss, score, moved), (guided_loss, guided_score, guided_moved) = found
     assert guided_loss < lower * loss
-    assert guided_score.position < (lower + 0.1) * score.position and guided_score.velocity < score.velocity
+    assert (
+        guided_score.position < (lower + 0.1) * score.position
+        and guided_score.velocity < score.velocity
+    )
     assert guided_moved == pytest.approx(moved, rel=0.1)
 
 
 def test_no_strength_bursts_and_more_than_the_paper_s_is_no_more():
     usual, huge = (
-        sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=20, hook=self_guidance(enlarged, T, 90, strength), recurrence=2) for strength in (200.0, 1e12)
+        sample_latents(
+            of_gaussian(0.0, 1.0),
+            None,
+            SHAPE,
+            [0],
+            steps=20,
+            hook=self_guidance(enlarged, T, 90, strength),
+            recurrence=2,
+        )
+        for strength in (200.0, 1e12)
     )
     assert huge.std() == pytest.approx(float(usual.std()), rel=0.05)
     losses = [float(seam_loss(enlarged(z), T, 90)) for z in (usual, huge)]
@@ -85,8 +113,13 @@ def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
 def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
     """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear loss to 0; energy keeps to first order."""
     z, n, eps = random(1, *SHAPE), torch.tensor([600]), random(1, *SHAPE, seed=1)
-    moves = [predict_z0(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - predict_z0(z, eps, n) for u in (1e-4, 2e-4, 1e6)]
-    torch.testing.assert_close(2 * moves[0], moves[1], rtol=0.05, atol=1e-3 * float(moves[1].abs().max()))
+    moves = [
+        predict_z0(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - predict_z0(z, eps, n)
+        for u in (1e-4, 2e-4, 1e6)
+    ]
+    torch.testing.assert_close(
+        2 * moves[0], moves[1], rtol=0.05, atol=1e-3 * float(moves[1].abs().max())
+    )
     z0 = predict_z0(z, eps, n).requires_grad_()
     loss, moving = seam_loss(enlarged(z0), T, 90).sum(), enlarged(z0)[:, 1:].square().sum()
     (slope,) = torch.autograd.grad(loss, z0)
@@ -99,16 +132,29 @@ def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
 
 
 def test_gradients_come_through_an_autoencoder():
-    autoencoder = SliceAutoencoder(AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)).requires_grad_(False)
+    autoencoder = SliceAutoencoder(
+        AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
+    ).requires_grad_(False)
     guide = self_guidance(lambda z: decode_spectrum(autoencoder, z, SCALE[:3].contiguous()), T, 90)
-    z = sample_latents(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, hook=guide, recurrence=2)
-    plain = sample_latents(of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, recurrence=2)
-    before, after = (seam_loss(decode_spectrum(autoencoder, x, SCALE[:3].contiguous()), T, 90) for x in (plain, z))
+    z = sample_latents(
+        of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, hook=guide, recurrence=2
+    )
+    plain = sample_latents(
+        of_gaussian(0.0, 1.0), None, (3, 4, 8, 8), [0, 1], steps=10, recurrence=2
+    )
+    before, after = (
+        seam_loss(decode_spectrum(autoencoder, x, SCALE[:3].contiguous()), T, 90)
+        for x in (plain, z)
+    )
     assert (after < 0.7 * before).all()
 
 
 def test_mistakes_are_named():
-    for period, strength, match in [(1, 1.0, "a loop of 1 frames was asked for, expected 2 to the window's 150"), (151, 1.0, "a loop of 151"),
-                                    (90, -1.0, "strength is -1"), (90, float("nan"), "strength is nan")]:  # fmt: skip
+    for period, strength, match in [
+        (1, 1.0, "a loop of 1 frames was asked for, expected 2 to the window's 150"),
+        (151, 1.0, "a loop of 151"),
+        (90, -1.0, "strength is -1"),
+        (90, float("nan"), "strength is nan"),
+    ]:
         with pytest.raises(ValueError, match=match):
             self_guidance(enlarged, T, period, strength)

@@ -32,7 +32,9 @@ def by_itself(network: Any, z: Tensor, n: Tensor) -> Tensor:
     batch, freq = z.shape[:2]
     x = torch.cat([z.flatten(0, 1), torch.zeros(batch * freq, 5, *z.shape[-2:])], dim=1)
     with torch.no_grad():
-        made = network(x, n.repeat_interleave(freq), encoder_hidden_states=torch.zeros(len(x), 1, TEXT)).sample
+        made = network(
+            x, n.repeat_interleave(freq), encoder_hidden_states=torch.zeros(len(x), 1, TEXT)
+        ).sample
     return made.unflatten(0, (batch, freq))
 
 
@@ -47,7 +49,9 @@ def learnt(network: Any, parameters: Any, steps: int) -> None:
     for _ in range(steps):
         optimiser.zero_grad()
         image = random(2, 3, 32, 32, seed=3).clamp(-1, 1)
-        (network(inputs()[0], N, network.features(image)) - inputs()[0].roll(1, dims=1)).square().mean().backward()
+        (
+            network(inputs()[0], N, network.features(image)) - inputs()[0].roll(1, dims=1)
+        ).square().mean().backward()
         optimiser.step()
 
 
@@ -60,7 +64,10 @@ def test_it_starts_exactly_at_the_pretrained_network(tmp_path, heads):
         for condition in (None, torch.zeros_like(features), features):
             assert torch.equal(denoiser(z, n, condition), by_itself(pretrained, z, n))
     assert by_itself(pretrained, z, n).std() > 0.1
-    assert (denoiser.config.heads, denoiser.config.text_channels) == (tuple(heads) if isinstance(heads, list) else (heads, heads), TEXT)
+    assert (denoiser.config.heads, denoiser.config.text_channels) == (
+        tuple(heads) if isinstance(heads, list) else (heads, heads),
+        TEXT,
+    )
 
 
 def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
@@ -68,14 +75,18 @@ def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
     pretrained = inpainting(tmp_path, use_linear_projection=True)
     z, n, _ = inputs()
     with torch.no_grad():
-        torch.testing.assert_close(begun(tmp_path)(z, n, None), by_itself(pretrained, z, n), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            begun(tmp_path)(z, n, None), by_itself(pretrained, z, n), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_half_precision_files_are_read(tmp_path):
     inpainting(tmp_path).half().save_pretrained(tmp_path)
     denoiser = begun(tmp_path)
     assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
-    assert torch.equal(denoiser.unet.conv_out.weight.half(), load_file(tmp_path / WEIGHTS)["conv_out.weight"])
+    assert torch.equal(
+        denoiser.unet.conv_out.weight.half(), load_file(tmp_path / WEIGHTS)["conv_out.weight"]
+    )
 
 
 def test_a_pipeline_s_folder_its_unet_s_and_links_are_the_same(folder):
@@ -85,15 +96,24 @@ def test_a_pipeline_s_folder_its_unet_s_and_links_are_the_same(folder):
         (links / name).symlink_to(folder / "unet" / name)
     first = begun(folder).state_dict()
     for path in (folder / "unet", links):
-        assert all(torch.equal(value, first[name]) for name, value in begun(path).state_dict().items())
+        assert all(
+            torch.equal(value, first[name]) for name, value in begun(path).state_dict().items()
+        )
 
 
 def test_the_photograph_and_the_frequency_are_learnt(folder):
     denoiser = begun(folder)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     learnt(denoiser, denoiser.parameters(), steps=2)
-    assert all(parameter.grad is not None for parameter in denoiser.parameters())  # training in several processes wants that of each
-    for name in ("encoder.enter.weight", "unet.class_embedding.linear_1.weight", "unet.conv_in.weight", "unet.down_blocks.0.attentions.0.proj_in.weight"):
+    assert all(
+        parameter.grad is not None for parameter in denoiser.parameters()
+    )  # training in several processes wants that of each
+    for name in (
+        "encoder.enter.weight",
+        "unet.class_embedding.linear_1.weight",
+        "unet.conv_in.weight",
+        "unet.down_blocks.0.attentions.0.proj_in.weight",
+    ):
         assert not torch.equal(denoiser.state_dict()[name], before[name]), name
     z, n, features = inputs()
     with torch.no_grad():
@@ -111,7 +131,11 @@ def test_stage_2_starts_there_and_leaves_it_frozen(folder):
             assert torch.equal(eps(inputs()[0], N, features), slices(inputs()[0], N, features))
         start = eps(*inputs())
     learnt(eps, eps.trainable_parameters(), steps=2)
-    frozen = {name.replace(".block.", "."): value for name, value in eps.slices.state_dict().items() if ".attention." not in name}
+    frozen = {
+        name.replace(".block.", "."): value
+        for name, value in eps.slices.state_dict().items()
+        if ".attention." not in name
+    }
     assert frozen.keys() == slices.state_dict().keys()
     assert all(torch.equal(frozen[name], value) for name, value in slices.state_dict().items())
     assert (eps(*inputs()) - start).abs().max() > 1e-3
@@ -121,11 +145,21 @@ def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
     eps = add_frequency_attention(begun(folder, mode="coordinated"))
     learnt(eps, eps.trainable_parameters(), steps=1)
     fields = {name: getattr(eps.config, name) for name in DenoiserConfig.__dataclass_fields__}
-    checkpoints.write(tmp_path / "out", 1, {"denoiser": fields, "step": 1}, {"ema": ConditionedDenoiser(eps).state_dict()}, {}, keep=1)
+    checkpoints.write(
+        tmp_path / "out",
+        1,
+        {"denoiser": fields, "step": 1},
+        {"ema": ConditionedDenoiser(eps).state_dict()},
+        {},
+        keep=1,
+    )
     (folder / "unet").rename(folder / "away")
     again: Any = restore_denoiser(checkpoints.read_newest(tmp_path / "out")[0])
     features = inputs()[2]
-    first, second = (sample_latents(network, features, (3, 4, 8, 8), [0, 1], steps=2) for network in (eps.eval(), again))
+    first, second = (
+        sample_latents(network, features, (3, 4, 8, 8), [0, 1], steps=2)
+        for network in (eps.eval(), again)
+    )
     assert torch.equal(first, second) and torch.isfinite(first).all()
 
 
@@ -133,15 +167,32 @@ def test_autocast_takes_it(folder):
     denoiser = begun(folder)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rough = denoiser(*inputs()).float()
-    torch.testing.assert_close(rough, by_itself(UNet2DConditionModel.from_pretrained(folder / "unet"), *inputs()[:2]), atol=0.15, rtol=0.1)
+    torch.testing.assert_close(
+        rough,
+        by_itself(UNet2DConditionModel.from_pretrained(folder / "unet"), *inputs()[:2]),
+        atol=0.15,
+        rtol=0.1,
+    )
 
 
 def test_four_levels_meet_the_latents_of_512_x_288():
-    levels: dict[str, Any] = dict(channels=(8, 8, 8, 8), attention_levels=(3,), text_channels=TEXT, heads=(1, 1, 1, 1), image_channels=(4, 4, 4))
+    levels: dict[str, Any] = dict(
+        channels=(8, 8, 8, 8),
+        attention_levels=(3,),
+        text_channels=TEXT,
+        heads=(1, 1, 1, 1),
+        image_channels=(4, 4, 4),
+    )
     eps = build_denoiser(tiny(**levels, frequencies=1))
     with torch.no_grad():
         features = eps.features(torch.zeros(1, 3, 288, 512))
-        assert eps(random(1, 1, 4, 72, 128), torch.tensor([5]), features).shape == (1, 1, 4, 72, 128)
+        assert eps(random(1, 1, 4, 72, 128), torch.tensor([5]), features).shape == (
+            1,
+            1,
+            4,
+            72,
+            128,
+        )
 
 
 @pytest.mark.parametrize("mode", ["independent", "coordinated", "volume"])
@@ -153,17 +204,54 @@ def test_every_mode_can_have_text(mode):
 
 def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
     """Its configuration as it is published; 859 million weights in our U-Net, counted without making them."""
-    fields = dict(attention_head_dim=8, block_out_channels=[320, 640, 1280, 1280], layers_per_block=2, norm_num_groups=32, cross_attention_dim=768)
-    cross, plain = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
-    rest = dict(act_fn="silu", center_input_sample=False, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, mid_block_scale_factor=1)
-    rest |= dict(norm_eps=1e-05, in_channels=9, out_channels=4, sample_size=64, _class_name="UNet2DConditionModel", _diffusers_version="0.6.0.dev0")
+    fields = dict(
+        attention_head_dim=8,
+        block_out_channels=[320, 640, 1280, 1280],
+        layers_per_block=2,
+        norm_num_groups=32,
+        cross_attention_dim=768,
+    )
+    cross, plain = (
+        ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    )
+    rest = dict(
+        act_fn="silu",
+        center_input_sample=False,
+        downsample_padding=1,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        mid_block_scale_factor=1,
+    )
+    rest |= dict(
+        norm_eps=1e-05,
+        in_channels=9,
+        out_channels=4,
+        sample_size=64,
+        _class_name="UNet2DConditionModel",
+        _diffusers_version="0.6.0.dev0",
+    )
     with torch.device("meta"):
-        tensors = {name: list(tensor.shape) for name, tensor in UNet2DConditionModel(**fields, in_channels=9).state_dict().items()}
+        tensors = {
+            name: list(tensor.shape)
+            for name, tensor in UNet2DConditionModel(**fields, in_channels=9).state_dict().items()
+        }
     header_only(tmp_path / WEIGHTS, tensors)
-    (tmp_path / CONFIG).write_text(json.dumps(fields | rest | dict(down_block_types=cross, up_block_types=plain)))
+    (tmp_path / CONFIG).write_text(
+        json.dumps(fields | rest | dict(down_block_types=cross, up_block_types=plain))
+    )
     config = inpainting_config(tmp_path, DenoiserConfig())
-    assert (config.channels, config.attention_levels, config.heads, config.head_channels) == ((320, 640, 1280, 1280), (0, 1, 2), (8, 8, 8, 8), 64)
-    assert 859e6 < sum(p.numel() for p in build_meta_unet(config).parameters()) < 862e6 and config.mode == "coordinated" and DIFFUSION_STEPS == 1000
+    assert (config.channels, config.attention_levels, config.heads, config.head_channels) == (
+        (320, 640, 1280, 1280),
+        (0, 1, 2),
+        (8, 8, 8, 8),
+        64,
+    )
+    assert (
+        859e6 < sum(p.numel() for p in build_meta_unet(config).parameters()) < 862e6
+        and config.mode == "coordinated"
+        and DIFFUSION_STEPS == 1000
+    )
 
 
 def header_only(path: Path, tensors: dict[str, list[int]]) -> None:

@@ -20,17 +20,29 @@ def folder(tmp_path) -> Path:
 
 
 HOSTILE = [
-    (dict(_class_name="UNet2DModel"), "_class_name is 'UNet2DModel', expected 'UNet2DConditionModel'"),
+    (
+        dict(_class_name="UNet2DModel"),
+        "_class_name is 'UNet2DModel', expected 'UNet2DConditionModel'",
+    ),
     (dict(in_channels=4), "in_channels is 4, expected 9"),
     (dict(out_channels=8), "out_channels is 8, expected 4"),
-    (dict(block_out_channels=[16, 10**9]), "block_out_channels has 1000000000, expected a whole number from 1 to 4096"),
+    (
+        dict(block_out_channels=[16, 10**9]),
+        "block_out_channels has 1000000000, expected a whole number from 1 to 4096",
+    ),
     (dict(block_out_channels=[16, True]), "block_out_channels has True"),
     (dict(block_out_channels=[16, -32]), "block_out_channels has -32"),
     (dict(block_out_channels=[16, 30]), "expected multiples of the 4 norm groups"),
-    (dict(block_out_channels=[16] * 100_000), "block_out_channels is [16, 16, 16, 16, 16, 16, ...], expected a list of 1 to 6"),
+    (
+        dict(block_out_channels=[16] * 100_000),
+        "block_out_channels is [16, 16, 16, 16, 16, 16, ...], expected a list of 1 to 6",
+    ),
     (dict(block_out_channels="16, 32"), "block_out_channels is '16, 32'"),
     (dict(block_out_channels=None), "block_out_channels is None"),
-    (dict(layers_per_block=10**9), "layers_per_block has 1000000000, expected a whole number from 1 to 4"),
+    (
+        dict(layers_per_block=10**9),
+        "layers_per_block has 1000000000, expected a whole number from 1 to 4",
+    ),
     (dict(layers_per_block=[1, 1]), "layers_per_block has [1, 1]"),
     (dict(norm_num_groups=None), "norm_num_groups has None"),
     (dict(cross_attention_dim=1e300), "cross_attention_dim has 1e+300"),
@@ -38,23 +50,41 @@ HOSTILE = [
     (dict(attention_head_dim=[4] * 100_000), "expected some for each of 2 levels"),
     (dict(attention_head_dim=[4, 0]), "attention_head_dim has 0"),
     (dict(attention_head_dim=5), "heads are (5, 5), expected divisors of the channels (16, 32)"),
-    (dict(down_block_types=["CrossAttnDownBlock2D", "KDownBlock2D"]), "expected CrossAttnDownBlock2D or DownBlock2D for each of 2 levels"),
+    (
+        dict(down_block_types=["CrossAttnDownBlock2D", "KDownBlock2D"]),
+        "expected CrossAttnDownBlock2D or DownBlock2D for each of 2 levels",
+    ),
     (dict(down_block_types=["DownBlock2D"]), "for each of 2 levels"),
     (dict(down_block_types=[{}, []]), "for each of 2 levels"),
-    (dict(up_block_types=["UpBlock2D", "UpBlock2D"]), "up_block_types is ['UpBlock2D', 'UpBlock2D']"),
+    (
+        dict(up_block_types=["UpBlock2D", "UpBlock2D"]),
+        "up_block_types is ['UpBlock2D', 'UpBlock2D']",
+    ),
     (dict(mid_block_type=None), "mid_block_type is None, expected 'UNetMidBlock2DCrossAttn'"),
-    (dict(transformer_layers_per_block=10**9), "transformer_layers_per_block is 1000000000, expected 1"),
+    (
+        dict(transformer_layers_per_block=10**9),
+        "transformer_layers_per_block is 1000000000, expected 1",
+    ),
     (dict(class_embed_type="identity"), "class_embed_type is 'identity', expected None"),
     (dict(flip_sin_to_cos=False), "flip_sin_to_cos is False, expected True"),
     (dict(only_in_the_future=3), "only_in_the_future is 3, expected None"),
     (dict(layers_per_block=2), "there is no down_blocks.0.attentions.1."),
     (dict(block_out_channels=[16, 64]), "is [32, 16, 3, 3] of F32, expected [64, 16, 3, 3]"),
-    (dict(block_out_channels=[4096] * 6, down_block_types=["DownBlock2D"] * 6, up_block_types=["UpBlock2D"] * 6), "expected [4096, 9, 3, 3]"),
+    (
+        dict(
+            block_out_channels=[4096] * 6,
+            down_block_types=["DownBlock2D"] * 6,
+            up_block_types=["UpBlock2D"] * 6,
+        ),
+        "expected [4096, 9, 3, 3]",
+    ),
     (dict(cross_attention_dim=16), "is [16, 8] of F32, expected [16, 16]"),
 ]
 
 
-@pytest.mark.parametrize(("fields", "words"), HOSTILE, ids=lambda value: value[:60] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("fields", "words"), HOSTILE, ids=lambda value: value[:60] if isinstance(value, str) else ""
+)
 def test_settings_that_do_not_fit_are_named(folder, fields, words):
     path = folder / "unet" / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -140,7 +170,10 @@ def whole_numbers(path: Path) -> None:
         (truncated, "safetensors: "),
         (boastful, "safetensors: "),
         (disguised, "safetensors: "),
-        (pickled, "is no file, expected a folder with config.json and diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)"),
+        (
+            pickled,
+            "is no file, expected a folder with config.json and diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)",
+        ),
         (dangling, "is no file"),
         (endless, "is no file"),
         (waiting, "is no file"),
@@ -153,7 +186,10 @@ def whole_numbers(path: Path) -> None:
 def test_weights_that_do_not_fit_are_named(folder, harm, words):
     denoiser = begun(folder)
     harm(folder / "unet" / WEIGHTS)
-    for attempt in (lambda: inpainting_config(folder, tiny()), lambda: load_inpainting_weights(denoiser, folder)):
+    for attempt in (
+        lambda: inpainting_config(folder, tiny()),
+        lambda: load_inpainting_weights(denoiser, folder),
+    ):
         with pytest.raises(ValueError, match=WEIGHTS) as found:
             attempt()
         assert words in str(found.value) and "\n" not in str(found.value)
@@ -164,7 +200,10 @@ def test_weights_that_are_no_numbers_are_named(folder):
     broken = load(path.read_bytes())
     broken["mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     save_file(broken, path)
-    with pytest.raises(ValueError, match=r"safetensors: mid_block.resnets.0.conv1.weight has values that are not finite"):
+    with pytest.raises(
+        ValueError,
+        match=r"safetensors: mid_block.resnets.0.conv1.weight has values that are not finite",
+    ):
         begun(folder)
 
 
@@ -183,7 +222,9 @@ def test_a_network_that_does_not_predict_noise_is_refused(folder):
         if fits:
             assert inpainting_config(folder, tiny()).text_channels == TEXT
             continue
-        with pytest.raises(ValueError, match=r"scheduler_config\.json: prediction_type is .*expected 'epsilon'"):
+        with pytest.raises(
+            ValueError, match=r"scheduler_config\.json: prediction_type is .*expected 'epsilon'"
+        ):
             inpainting_config(folder / "unet", tiny())
 
 

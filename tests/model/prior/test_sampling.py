@@ -30,7 +30,9 @@ def test_samples_of_a_gaussian_have_its_mean_and_deviation(m, s):
     it ends at m + s (noise - 0.012 m) / sqrt(0.00014 s^2 + 0.99986)."""
     z = sample_latents(of_gaussian(m, s), None, (16, 4, 16, 16), seeds=[1, 2], steps=500)
     a, sigma = (float(x) for x in amplitudes(torch.tensor([999])))
-    expected = m + s * (initial_noise((16, 4, 16, 16), [1, 2]) - a * m) / (a**2 * s**2 + sigma**2) ** 0.5
+    expected = (
+        m + s * (initial_noise((16, 4, 16, 16), [1, 2]) - a * m) / (a**2 * s**2 + sigma**2) ** 0.5
+    )
     torch.testing.assert_close(z, expected, atol=0.04, rtol=0.02)
     assert z.mean().item() == pytest.approx(m, abs=0.08 * s * abs(m) + 0.03)
     assert z.std().item() == pytest.approx(s, rel=0.03)
@@ -39,7 +41,13 @@ def test_samples_of_a_gaussian_have_its_mean_and_deviation(m, s):
 def test_more_steps_come_nearer_to_the_flow():
     a, sigma = (float(x) for x in amplitudes(torch.tensor([999])))
     expected = 2 + 0.5 * (initial_noise(SHAPE, [0]) - a * 2) / (a**2 * 0.25 + sigma**2) ** 0.5
-    errors = [(sample_latents(of_gaussian(2.0, 0.5), None, SHAPE, [0], steps) - expected).abs().max().item() for steps in (10, 50, 250)]
+    errors = [
+        (sample_latents(of_gaussian(2.0, 0.5), None, SHAPE, [0], steps) - expected)
+        .abs()
+        .max()
+        .item()
+        for steps in (10, 50, 250)
+    ]
     assert errors[0] > 3 * errors[1] > 9 * errors[2]
 
 
@@ -49,7 +57,9 @@ def test_a_sample_does_not_depend_on_its_batch(mode):
     features = random(3, 16, 8, 8)
     together = sample_latents(eps, features, SHAPE, [7, 8, 9], steps=4, guidance=1.0)
     alone = sample_latents(eps, features[1:2], SHAPE, [8], steps=4, guidance=1.0)
-    torch.testing.assert_close(together[1:2], alone, atol=1e-4 * float(alone.abs().max()), rtol=1e-4)
+    torch.testing.assert_close(
+        together[1:2], alone, atol=1e-4 * float(alone.abs().max()), rtol=1e-4
+    )
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
@@ -69,7 +79,9 @@ def test_guidance_goes_from_the_unconditional_past_the_conditional():
 
     z, n, features = random(2, *SHAPE), torch.tensor([3, 4]), torch.ones(2, 16, 8, 8)
     for weight in (0.0, 1.0, 1.75):
-        torch.testing.assert_close(apply_guidance(eps, weight)(z, n, features), torch.full_like(z, 1 + weight))
+        torch.testing.assert_close(
+            apply_guidance(eps, weight)(z, n, features), torch.full_like(z, 1 + weight)
+        )
 
 
 def test_guidance_of_a_network_is_its_formula_and_weight_0_is_the_plain_condition():
@@ -78,7 +90,12 @@ def test_guidance_of_a_network_is_its_formula_and_weight_0_is_the_plain_conditio
     with torch.no_grad():
         assert torch.equal(apply_guidance(eps, 0.0)(z, n, features), eps(z, n, features))
         assert torch.equal(apply_guidance(eps, 2.0)(z, n, None), eps(z, n, None))
-        torch.testing.assert_close(apply_guidance(eps, 1.5)(z, n, features), 2.5 * eps(z, n, features) - 1.5 * eps(z, n, None), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            apply_guidance(eps, 1.5)(z, n, features),
+            2.5 * eps(z, n, features) - 1.5 * eps(z, n, None),
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 def test_a_hook_steers_by_a_gradient():
@@ -98,12 +115,22 @@ def test_a_hook_steers_by_a_gradient():
     assert (steered - 5).abs().mean() < 0.9 * (plain - 5).abs().mean()
     assert steps == [999 - 100 * i for i in range(10)]
     assert not steered.requires_grad
-    assert torch.equal(plain, sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=10, hook=lambda z, n, eps: eps))
+    assert torch.equal(
+        plain,
+        sample_latents(
+            of_gaussian(0.0, 1.0), None, SHAPE, [0], steps=10, hook=lambda z, n, eps: eps
+        ),
+    )
 
 
 def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
     """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and deviation."""
-    once, twice = (sample_latents(of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times) for times in (1, 2))
+    once, twice = (
+        sample_latents(
+            of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times
+        )
+        for times in (1, 2)
+    )
     assert (once - twice).abs().mean() > 0.1
     assert twice.mean().item() == pytest.approx(2, abs=0.05)
     assert twice.std().item() == pytest.approx(0.5, rel=0.05)
@@ -111,7 +138,10 @@ def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
 
 def test_a_sample_of_several_turns_does_not_depend_on_its_batch():
     together = sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [7, 8, 9], steps=10, recurrence=2)
-    torch.testing.assert_close(together[1:2], sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [8], steps=10, recurrence=2))
+    torch.testing.assert_close(
+        together[1:2],
+        sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [8], steps=10, recurrence=2),
+    )
     assert (together[0] - together[1]).abs().max() > 0.1
     with pytest.raises(ValueError, match="recurrence is 0, expected at least 1"):
         sample_latents(of_gaussian(0.0, 1.0), None, SHAPE, [7], recurrence=0)
@@ -133,7 +163,9 @@ def test_a_seed_is_needed_for_each_photograph():
 @pytest.mark.parametrize("normalisation", ["adaptive", "linear", "log", "resolution"])
 def test_latents_become_pixels_with_a_real_mean(normalisation):
     torch.manual_seed(0)
-    autoencoder = SliceAutoencoder(AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4))
+    autoencoder = SliceAutoencoder(
+        AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
+    )
     autoencoder.fit_whitening([random(4, 4, 8, 8) * 2 + 1])
     scale = torch.tensor([100.0, 30, 10]).view(3, 1, 1, 1).expand(3, 4, 1, 1)
     z = random(2, 3, 4, 8, 8)
@@ -143,11 +175,15 @@ def test_latents_become_pixels_with_a_real_mean(normalisation):
     assert (spectrum[:, 0, ::2] != 0).any() and (spectrum[:, 1:] != 0).any()
     expected = autoencoder.decode_white(z)
     expected[:, 0, 1::2] = 0
-    torch.testing.assert_close(normalize(spectrum, scale, normalisation), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        normalize(spectrum, scale, normalisation), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_gradients_of_pixels_reach_the_latents():
-    autoencoder = SliceAutoencoder(AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4))
+    autoencoder = SliceAutoencoder(
+        AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
+    )
     z = random(1, 3, 4, 8, 8).requires_grad_()
     decode_spectrum(autoencoder, z, torch.ones(3, 4, 1, 1)).square().sum().backward()
     assert z.grad is not None and z.grad.isfinite().all()

@@ -43,7 +43,12 @@ def photograph(batch: int = 2, height: int = 32, width: int = 48, seed: int = 0)
 
 def shift(image: Tensor, x: float, y: float = 0.0) -> tuple[Tensor, Tensor]:
     """A flow that is the same everywhere, and W."""
-    flow = torch.tensor([x, y], dtype=torch.float32).view(1, 2, 1, 1).expand(len(image), 2, *image.shape[-2:]).contiguous()
+    flow = (
+        torch.tensor([x, y], dtype=torch.float32)
+        .view(1, 2, 1, 1)
+        .expand(len(image), 2, *image.shape[-2:])
+        .contiguous()
+    )
     return flow, flow.square().sum(1, keepdim=True).sqrt()
 
 
@@ -86,7 +91,9 @@ def test_the_flow_becomes_smaller_with_the_level():
     with torch.no_grad():
         features = network.encode(image)
         warped = network.warp(image, features, *shift(image, 16))
-    for level, (before, after, hole) in enumerate(zip(features, warped.features, warped.holes, strict=True)):
+    for level, (before, after, hole) in enumerate(
+        zip(features, warped.features, warped.holes, strict=True)
+    ):
         moved = 16 >> level
         torch.testing.assert_close(after[..., moved:], before[..., :-moved], atol=1e-4, rtol=1e-4)
         assert hole[..., :moved].all() and not hole[..., moved:].any()
@@ -110,25 +117,40 @@ def test_every_level_has_a_part(level):
         warped = network.warp(image, network.encode(image), *shift(image, 2))
         features = list(warped.features)
         features[level] = torch.zeros_like(features[level])
-        assert not torch.equal(network.synthesize(warped, noise), network.synthesize(warped._replace(features=tuple(features)), noise))
+        assert not torch.equal(
+            network.synthesize(warped, noise),
+            network.synthesize(warped._replace(features=tuple(features)), noise),
+        )
         holes = list(warped.holes)
         holes[level] = ~holes[level]
-        assert not torch.equal(network.synthesize(warped, noise), network.synthesize(warped._replace(holes=tuple(holes)), noise))
+        assert not torch.equal(
+            network.synthesize(warped, noise),
+            network.synthesize(warped._replace(holes=tuple(holes)), noise),
+        )
 
 
 def test_the_noise_has_a_part():
     network, image = renderer(), photograph()
     with torch.no_grad():
         warped = network.warp(image, network.encode(image), *shift(image, 2))
-        assert not torch.equal(network.synthesize(warped, random_tensor(2, 4)), network.synthesize(warped, random_tensor(2, 4, seed=1)))
+        assert not torch.equal(
+            network.synthesize(warped, random_tensor(2, 4)),
+            network.synthesize(warped, random_tensor(2, 4, seed=1)),
+        )
 
 
 @pytest.mark.parametrize("mode", ["pyramid", "single_scale"])
 def test_gradients_reach_every_weight(mode):
     network, image = renderer(mode=mode), photograph()
     flow = random_tensor(2, 2, 32, 48, seed=3)
-    network(image, flow, flow.abs().mean(1, keepdim=True), random_tensor(2, 4)).square().mean().backward()
-    without = [name for name, one in network.named_parameters() if one.grad is None or not one.grad.isfinite().all() or not one.grad.any()]
+    network(
+        image, flow, flow.abs().mean(1, keepdim=True), random_tensor(2, 4)
+    ).square().mean().backward()
+    without = [
+        name
+        for name, one in network.named_parameters()
+        if one.grad is None or not one.grad.isfinite().all() or not one.grad.any()
+    ]
     assert without == []
 
 
@@ -150,7 +172,11 @@ def test_two_pairs_are_learnt():
     losses = []
     for step in range(60):
         optimiser.zero_grad()
-        loss, _ = task.loss(task.network, PairBatch(image, true, flow, weight, ("a", "b")), torch.Generator().manual_seed(step))
+        loss, _ = task.loss(
+            task.network,
+            PairBatch(image, true, flow, weight, ("a", "b")),
+            torch.Generator().manual_seed(step),
+        )
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -165,14 +191,22 @@ def moving(tmp_path_factory):
     row = make_plan_row("train-000000", 0)
     dataset.create_or_resume([row], to_contract(CONFIG), {"python": "3"})
     outcome, made, reason = judge_window(row, FilterMeasures(**PASSING_MEASURES), rng, CONFIG)
-    flow = np.ones((2, 2, 32, 40), np.float16) * np.array([[3, 1], [6, 2]], np.float16)[:, :, None, None]
-    made = replace(made, pair_image=rng.integers(0, 255, made.pair_image.shape, np.uint8), pair_flow=flow)
+    flow = (
+        np.ones((2, 2, 32, 40), np.float16)
+        * np.array([[3, 1], [6, 2]], np.float16)[:, :, None, None]
+    )
+    made = replace(
+        made, pair_image=rng.integers(0, 255, made.pair_image.shape, np.uint8), pair_flow=flow
+    )
     draft = ShardDraft(dataset, "train-000000", CONFIG.frequencies)
     draft.add(outcome, made, reason)
     draft.commit()
     finalize(dataset)
     selection = open_dataset(str(dataset.root))
-    return made, lambda augment: PairDataset([selection], compute_statistics([selection]), augment).batch
+    return (
+        made,
+        lambda augment: PairDataset([selection], compute_statistics([selection]), augment).batch,
+    )
 
 
 def test_pairs_are_those_of_the_shard(moving):
@@ -183,8 +217,13 @@ def test_pairs_are_those_of_the_shard(moving):
         batch = batch_of([SampleDraw(0, epoch, 0)])
         which = int(batch.flow[0, 0, 0, 0]) // 3 - 1
         seen.add(which)
-        torch.testing.assert_close(batch.image[0], torch.from_numpy(made.image / 127.5 - 1).permute(2, 0, 1).float())
-        torch.testing.assert_close(batch.later[0], torch.from_numpy(made.pair_image[which] / 127.5 - 1).permute(2, 0, 1).float())
+        torch.testing.assert_close(
+            batch.image[0], torch.from_numpy(made.image / 127.5 - 1).permute(2, 0, 1).float()
+        )
+        torch.testing.assert_close(
+            batch.later[0],
+            torch.from_numpy(made.pair_image[which] / 127.5 - 1).permute(2, 0, 1).float(),
+        )
         torch.testing.assert_close(batch.flow[0], torch.from_numpy(made.pair_flow[which]).float())
         torch.testing.assert_close(batch.weight[0, 0], torch.from_numpy(made.weight).float())
         assert all(part.is_contiguous() for part in batch[:4])
@@ -194,9 +233,14 @@ def test_pairs_are_those_of_the_shard(moving):
 def test_augmented_pairs_still_fit(moving):
     """The mirror of a motion to the right is one to the left; zoomed, it is longer, and so is W."""
     _, pairs = moving
-    plain, mirrored, zoomed = (pairs(augment)([SampleDraw(0, 0, 0)]) for augment in (NO_AUGMENT, replace(NO_AUGMENT, flip=1.0), replace(NO_AUGMENT, scale=2.0)))
+    plain, mirrored, zoomed = (
+        pairs(augment)([SampleDraw(0, 0, 0)])
+        for augment in (NO_AUGMENT, replace(NO_AUGMENT, flip=1.0), replace(NO_AUGMENT, scale=2.0))
+    )
     for name in ("image", "later", "weight"):
-        torch.testing.assert_close(getattr(mirrored, name), getattr(plain, name).flip(-1), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            getattr(mirrored, name), getattr(plain, name).flip(-1), atol=1e-3, rtol=0
+        )
     torch.testing.assert_close(mirrored.flow, plain.flow * torch.tensor([-1.0, 1]).view(2, 1, 1))
     zoom = float(zoomed.flow.mean() / plain.flow.mean())
     assert 1 < zoom < 2
@@ -208,11 +252,20 @@ def test_a_loss_of_features_is_learnt_from(tmp_path):
     """It alone: nothing of the true frame itself, and VGG stays as it is."""
     torch.manual_seed(0)
     torch.save(VGG16().state_dict(), tmp_path / "vgg16.pth")
-    only = RenderingLoss(gradient_weight=0.0, ssim_weight=0.0, perceptual_weight=100.0, vgg=str(tmp_path / "vgg16.pth"))
+    only = RenderingLoss(
+        gradient_weight=0.0,
+        ssim_weight=0.0,
+        perceptual_weight=100.0,
+        vgg=str(tmp_path / "vgg16.pth"),
+    )
     task, image = RendererTask(RendererConfig(**TINY), only, None), photograph()
     assert task.rendering_loss(image, image)[1]["perceptual"] == 0
     flow, weight = shift(image, 2)
-    batch, optimiser, losses = PairBatch(image, image.flip(-1), flow, weight, ("a", "b")), torch.optim.Adam(task.network.parameters(), 1e-3), []
+    batch, optimiser, losses = (
+        PairBatch(image, image.flip(-1), flow, weight, ("a", "b")),
+        torch.optim.Adam(task.network.parameters(), 1e-3),
+        [],
+    )
     for _ in range(8):
         optimiser.zero_grad()
         loss, parts = task.loss(task.network, batch, torch.Generator().manual_seed(0))
@@ -225,12 +278,23 @@ def test_a_loss_of_features_is_learnt_from(tmp_path):
 
 def test_a_painter_makes_the_networks_frames_of_a_photograph():
     """Of pixels and of numpy's arrays; the noise is the seed's."""
-    network, pixels = renderer().eval(), np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    network, pixels = (
+        renderer().eval(),
+        np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8),
+    )
     nn.init.normal_(network.head.weight)
-    flow, weight = np.random.default_rng(1).normal(size=(2, 40, 56)).astype(np.float32), np.ones((40, 56), np.float32)
-    image, noise = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float(), network.sample_noise(1, torch.Generator().manual_seed(3))
+    flow, weight = (
+        np.random.default_rng(1).normal(size=(2, 40, 56)).astype(np.float32),
+        np.ones((40, 56), np.float32),
+    )
+    image, noise = (
+        torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float(),
+        network.sample_noise(1, torch.Generator().manual_seed(3)),
+    )
     with torch.no_grad():
-        made = network(image, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise)
+        made = network(
+            image, torch.from_numpy(flow)[None], torch.from_numpy(weight)[None, None], noise
+        )
     paint = NeuralRenderer(network, pixels, seed=3)
     expected = ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(paint(flow, weight), expected)
@@ -242,14 +306,18 @@ def test_a_painter_makes_the_networks_frames_of_a_photograph():
 @pytest.mark.parametrize(("difference", "decibels"), [(0.1, 20.0), (0.5, -20 * log10(0.5))])
 def test_psnr_of_a_constant_difference(difference, decibels):
     true = torch.full((2, 3, 16, 16), 0.3)
-    torch.testing.assert_close(psnr(true + difference, true), torch.full((2,), decibels), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        psnr(true + difference, true), torch.full((2,), decibels), atol=1e-3, rtol=0
+    )
 
 
 def test_ssim_of_constants_and_of_itself():
     """Of two greys only the term of light is left."""
     true = torch.full((2, 3, 16, 20), 0.5)
     expected = (2 * 0.5 * 0.7 + 1e-4) / (0.25 + 0.49 + 1e-4)
-    torch.testing.assert_close(ssim(true + 0.2, true), torch.full((2,), expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        ssim(true + 0.2, true), torch.full((2,), expected), atol=1e-4, rtol=0
+    )
     noise = torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ssim(noise, noise), torch.ones(2))
     assert (ssim(1 - noise, noise) < 0).all()

@@ -28,11 +28,19 @@ MOST_PX = 3.0
 
 def pink(rng: np.random.Generator, power: float = 1.0) -> np.ndarray:
     """A texture whose amplitude falls as 1 / f ** power, of a quarter of its mean, as in photographs; alpha 1."""
-    f = np.hypot(np.fft.fftfreq(CANVAS_ROWS, 1 / CANVAS_ROWS)[:, None], np.fft.fftfreq(CANVAS_COLUMNS, 1 / CANVAS_COLUMNS)) ** power
+    f = (
+        np.hypot(
+            np.fft.fftfreq(CANVAS_ROWS, 1 / CANVAS_ROWS)[:, None],
+            np.fft.fftfreq(CANVAS_COLUMNS, 1 / CANVAS_COLUMNS),
+        )
+        ** power
+    )
     f[0, 0] = np.inf
     x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, CANVAS_ROWS, CANVAS_COLUMNS))) / f).real
     colours = np.clip(x / x.std((1, 2), keepdims=True) * 32 + 128, 0, 255).transpose(1, 2, 0)
-    return np.concatenate([colours, np.full((CANVAS_ROWS, CANVAS_COLUMNS, 1), 255)], axis=2).astype(np.float32)
+    return np.concatenate([colours, np.full((CANVAS_ROWS, CANVAS_COLUMNS, 1), 255)], axis=2).astype(
+        np.float32
+    )
 
 
 def swaying(seed: int, power: float) -> Scene:
@@ -42,20 +50,41 @@ def swaying(seed: int, power: float) -> Scene:
     for hz in (0.37, 0.83, 1.31):
         angle, phase = rng.uniform(0, 2 * np.pi, 2)
         direction, cycles = (np.cos(angle), np.sin(angle)), tuple(rng.uniform(0.5, 2, 2))
-        modes.extend(traveling_wave(wave, direction=direction, cycles=cycles, amplitude_px=1 / hz, frequency_hz=hz, phase=phase))
+        modes.extend(
+            traveling_wave(
+                wave,
+                direction=direction,
+                cycles=cycles,
+                amplitude_px=1 / hz,
+                frequency_hz=hz,
+                phase=phase,
+            )
+        )
     return Scene(layers=(Layer(texture=pink(rng, power), modes=tuple(modes)),))
 
 
 def gentle(scene: Scene) -> Scene:
     """The same, its largest displacement MOST_PX."""
     factor = MOST_PX / float(np.linalg.norm(true_motion(scene, 0.0, TIMES), axis=1).max())
-    layers = [replace(layer, modes=tuple(replace(mode, amplitude_px=mode.amplitude_px * factor) for mode in layer.modes)) for layer in scene.layers]
+    layers = [
+        replace(
+            layer,
+            modes=tuple(
+                replace(mode, amplitude_px=mode.amplitude_px * factor) for mode in layer.modes
+            ),
+        )
+        for layer in scene.layers
+    ]
     return replace(scene, layers=tuple(layers))
 
 
 def seen(scene: Scene, t: float) -> np.ndarray:
     """At the working size as a camera sees it: each pixel the mean over its area."""
-    return cv2.resize(render_frame(scene, t, (TEXELS_PER_WIDTH, TEXELS_PER_WIDTH * 5 // 8)), WORKING_SIZE, interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        render_frame(scene, t, (TEXELS_PER_WIDTH, TEXELS_PER_WIDTH * 5 // 8)),
+        WORKING_SIZE,
+        interpolation=cv2.INTER_AREA,
+    )
 
 
 def fidelity(name: str, scene: Scene) -> tuple[float, float]:
@@ -63,7 +92,12 @@ def fidelity(name: str, scene: Scene) -> tuple[float, float]:
     scene = gentle(scene)
     first, motion = seen(scene, 0.0), true_motion(scene, 0.0, TIMES)
     weight = np.linalg.norm(motion, axis=1).mean(0)
-    pictures = np.stack([np.stack([warp_frame(first, flow, weight), seen(scene, t)]) for flow, t in zip(motion, TIMES, strict=True)])
+    pictures = np.stack(
+        [
+            np.stack([warp_frame(first, flow, weight), seen(scene, t)])
+            for flow, t in zip(motion, TIMES, strict=True)
+        ]
+    )
     made, true = torch.from_numpy(pictures.transpose(1, 0, 4, 2, 3).astype(np.float32) / 255)
     found = psnr(made, true)
     print(f"{name}: {found.mean():.2f} dB, worst frame {found.min():.2f}")

@@ -36,21 +36,34 @@ def scene(shape=(2, 5, 9, 12), *, mode="softmax", reach=3.0, seed=0, dtype=torch
     """Features, flow, mode, metric: all random, much of it leaving the picture where `reach` is large."""
     random = torch.Generator().manual_seed(seed)
     batch, _, height, width = shape
-    features, flow = torch.randn(shape, generator=random, dtype=dtype), reach * torch.randn(batch, 2, height, width, generator=random, dtype=dtype)
+    features, flow = (
+        torch.randn(shape, generator=random, dtype=dtype),
+        reach * torch.randn(batch, 2, height, width, generator=random, dtype=dtype),
+    )
     metric = 0.1 + 3 * torch.rand(batch, 1, height, width, generator=random, dtype=dtype)
     return features, flow, mode, metric if mode in ("linear", "softmax") else None
 
 
 def uniform(x, y, *, like):
     """One flow everywhere."""
-    return torch.tensor([x, y], dtype=like.dtype)[:, None, None].expand(len(like), 2, *like.shape[2:])
+    return torch.tensor([x, y], dtype=like.dtype)[:, None, None].expand(
+        len(like), 2, *like.shape[2:]
+    )
 
 
 def with_gradients(way, features, flow, mode, metric, weight=None):
     """Splatted, holes, and the gradients of a random linear function of it."""
-    inputs = [x.detach().clone().requires_grad_() for x in (features, flow, metric) if x is not None]
+    inputs = [
+        x.detach().clone().requires_grad_() for x in (features, flow, metric) if x is not None
+    ]
     splatted, holes = way(inputs[0], inputs[1], mode, inputs[2] if metric is not None else None)
-    weight = torch.randn(splatted.shape, generator=torch.Generator().manual_seed(9), dtype=splatted.dtype) if weight is None else weight
+    weight = (
+        torch.randn(
+            splatted.shape, generator=torch.Generator().manual_seed(9), dtype=splatted.dtype
+        )
+        if weight is None
+        else weight
+    )
     return [splatted.detach(), holes, *torch.autograd.grad((splatted * weight).sum(), inputs)]
 
 
@@ -68,7 +81,10 @@ def test_whole_pixels_are_a_shift_and_leave_holes_behind(way, mode, x, y):
     features, _, _, metric = scene(mode=mode)
     splatted, holes = way(features, uniform(x, y, like=features), mode, metric)
     expected, empty = torch.zeros_like(features), torch.ones(2, 1, 9, 12, dtype=torch.bool)
-    to, of = (slice(max(y, 0), 9 + min(y, 0)), slice(max(x, 0), 12 + min(x, 0))), (slice(max(-y, 0), 9 + min(-y, 0)), slice(max(-x, 0), 12 + min(-x, 0)))
+    to, of = (
+        (slice(max(y, 0), 9 + min(y, 0)), slice(max(x, 0), 12 + min(x, 0))),
+        (slice(max(-y, 0), 9 + min(-y, 0)), slice(max(-x, 0), 12 + min(-x, 0))),
+    )
     expected[..., *to], empty[..., *to] = features[..., *of], False
     assert torch.equal(splatted, expected)
     assert torch.equal(holes, empty)
@@ -96,14 +112,18 @@ def test_a_sum_loses_nothing_that_stays_in_the_picture(seed, reach):
     features[..., :5, :] = features[..., -5:, :] = features[..., :5] = features[..., -5:] = 0
     for way in (splat_torch, splat):
         splatted, _ = way(features, flow.clamp(-1, 1) * reach, "sum", None)
-        assert torch.allclose(splatted.sum((2, 3)), features.sum((2, 3)), rtol=0, atol=1e-4)  # shares under 2^-20 are dropped
+        assert torch.allclose(
+            splatted.sum((2, 3)), features.sum((2, 3)), rtol=0, atol=1e-4
+        )  # shares under 2^-20 are dropped
 
 
 @pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_it_is_linear_in_the_features(way, mode):
     features, flow, _, metric = scene(mode=mode, dtype=torch.float64)
     other = scene(seed=1, dtype=torch.float64)[0]
-    mixed, a, b = (way(x, flow, mode, metric)[0] for x in (2 * features - 3 * other, features, other))
+    mixed, a, b = (
+        way(x, flow, mode, metric)[0] for x in (2 * features - 3 * other, features, other)
+    )
     torch.testing.assert_close(mixed, 2 * a - 3 * b)
 
 
@@ -123,7 +143,9 @@ def test_the_larger_metric_is_in_front(way):
         assert splatted[0, 0, 0].tolist() == pytest.approx([0, 1, 1, seen, 1, 1])
         assert holes.flatten().tolist() == [True] + [False] * 5
     assert way(features, flow, "average", None)[0][0, 0, 0, 3] == 3
-    assert way(features, flow, "linear", 3 * torch.eye(6)[:1, None, None] + 1)[0][0, 0, 0, 3] == pytest.approx((4 * 5 + 1) / 5)
+    assert way(features, flow, "linear", 3 * torch.eye(6)[:1, None, None] + 1)[0][
+        0, 0, 0, 3
+    ] == pytest.approx((4 * 5 + 1) / 5)
     assert way(features, flow, "sum", None)[0][0, 0, 0, 3] == 6
 
 
@@ -165,7 +187,9 @@ def test_a_shift_of_all_shifts_the_result(way, mode):
     features[..., :5, :] = features[..., -5:, :] = features[..., :5] = features[..., -5:] = 0
     moved = [None if x is None else x.roll((2, -1), (2, 3)) for x in (features, flow, metric)]
     before, after = way(features, flow, mode, metric)[0], way(moved[0], moved[1], mode, moved[2])[0]
-    torch.testing.assert_close(after[..., 5:-3, 4:-5], before.roll((2, -1), (2, 3))[..., 5:-3, 4:-5])
+    torch.testing.assert_close(
+        after[..., 5:-3, 4:-5], before.roll((2, -1), (2, 3))[..., 5:-3, 4:-5]
+    )
 
 
 @pytest.mark.parametrize("mode", SPLAT_MODES)
@@ -183,13 +207,17 @@ def test_gradients(way, mode):
 @pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_both_ways_are_equal(mode):
     compiled = kernel_or_skip()
-    for seed, (shape, reach) in enumerate([((2, 5, 9, 12), 3), ((1, 64, 40, 30), 2), ((3, 8, 17, 5), 50), ((1, 17, 31, 43), 0.3)]):
+    for seed, (shape, reach) in enumerate(
+        [((2, 5, 9, 12), 3), ((1, 64, 40, 30), 2), ((3, 8, 17, 5), 50), ((1, 17, 31, 43), 0.3)]
+    ):
         inputs = scene(shape, mode=mode, reach=reach, seed=seed)
         ours, theirs = with_gradients(compiled, *inputs), with_gradients(splat_torch, *inputs)
         assert torch.equal(ours[1], theirs[1])
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
         for a, b in zip(ours[2:], theirs[2:], strict=True):
-            assert (a - b).norm() <= 1e-5 * b.norm() + 1e-4  # rounding alone, where nothing meets anything
+            assert (
+                a - b
+            ).norm() <= 1e-5 * b.norm() + 1e-4  # rounding alone, where nothing meets anything
 
 
 def bits(tensors):
@@ -214,7 +242,13 @@ def test_the_kernel_s_bits_depend_on_nothing_else(mode):
 
 def test_plain_torch_gives_the_same_bits_from_run_to_run():
     inputs = scene((1, 8, 100, 120), reach=5)
-    assert all(map(torch.equal, bits(with_gradients(splat_torch, *inputs)), bits(with_gradients(splat_torch, *inputs))))
+    assert all(
+        map(
+            torch.equal,
+            bits(with_gradients(splat_torch, *inputs)),
+            bits(with_gradients(splat_torch, *inputs)),
+        )
+    )
 
 
 @pytest.mark.parametrize("mode", SPLAT_MODES)
@@ -223,7 +257,14 @@ def test_a_sample_knows_nothing_of_the_others(way, mode):
     together = with_gradients(way, features, flow, mode, metric, torch.ones_like(features))
     for b in range(3):
         one = slice(b, b + 1)
-        alone = with_gradients(way, features[one], flow[one], mode, None if metric is None else metric[one], torch.ones_like(features[one]))
+        alone = with_gradients(
+            way,
+            features[one],
+            flow[one],
+            mode,
+            None if metric is None else metric[one],
+            torch.ones_like(features[one]),
+        )
         for a, t in zip(alone, together, strict=True):
             torch.testing.assert_close(a, t[one])
 
@@ -235,7 +276,10 @@ def test_what_flows_nowhere_is_dropped(way, mode, value):
     for axis in (0, 1):
         broken, outside = flow.clone(), flow.clone()
         broken[:, axis, 3:5, 2:9], outside[:, axis, 3:5, 2:9] = value, -100
-        ours, expected = with_gradients(way, features, broken, mode, metric), with_gradients(way, features, outside, mode, metric)
+        ours, expected = (
+            with_gradients(way, features, broken, mode, metric),
+            with_gradients(way, features, outside, mode, metric),
+        )
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b)
         assert not ours[3][:, :, 3:5, 2:9].any()
@@ -251,7 +295,19 @@ def test_nothing_that_is_dropped_is_seen(way):
 
 
 @pytest.mark.parametrize("mode", SPLAT_MODES)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 7), (2, 9, 6, 1), (1, 65, 2, 3), (0, 3, 4, 5), (1, 0, 4, 5), (1, 3, 0, 5)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 1),
+        (1, 3, 1, 7),
+        (2, 9, 6, 1),
+        (1, 65, 2, 3),
+        (0, 3, 4, 5),
+        (1, 0, 4, 5),
+        (1, 3, 0, 5),
+    ],
+    ids=str,
+)
 def test_any_size(way, mode, shape):
     features, flow, _, metric = scene(shape, mode=mode, reach=0.3)
     splatted, holes, *gradients = with_gradients(way, features, flow, mode, metric)
@@ -265,7 +321,10 @@ def test_any_size(way, mode, shape):
 def test_any_layout(way, mode):
     features, flow, _, metric = scene(mode=mode)
     expected = with_gradients(way, features, flow, mode, metric)
-    last = features.to(memory_format=torch.channels_last), flow.to(memory_format=torch.channels_last)
+    last = (
+        features.to(memory_format=torch.channels_last),
+        flow.to(memory_format=torch.channels_last),
+    )
     for a, b in zip(with_gradients(way, *last, mode, metric), expected, strict=True):
         torch.testing.assert_close(a, b)
     wide = [x.repeat_interleave(2, 3)[..., ::2] for x in (features, flow)]
@@ -282,12 +341,23 @@ def test_many_small_things_add_up_in_half_precision(dtype):
         assert splatted.dtype == dtype
         assert float(splatted[0, 0, 32, 32]) == pytest.approx(4128, rel=0.005)
         assert float(splat(features, moved, "average").features[0, 1, 32, 32]) == 1 + 1 / 128
-        assert float(splat(features, moved, "softmax", torch.ones(1, 1, 64, 64, dtype=dtype)).features[0, 1, 32, 32]) == 1 + 1 / 128
+        assert (
+            float(
+                splat(features, moved, "softmax", torch.ones(1, 1, 64, 64, dtype=dtype)).features[
+                    0, 1, 32, 32
+                ]
+            )
+            == 1 + 1 / 128
+        )
 
 
 def test_gradients_come_back_in_the_types_of_the_inputs():
     features, flow, mode, metric = scene()
-    inputs = [features.half().requires_grad_(), flow.requires_grad_(), metric.bfloat16().requires_grad_()]
+    inputs = [
+        features.half().requires_grad_(),
+        flow.requires_grad_(),
+        metric.bfloat16().requires_grad_(),
+    ]
     with torch.autocast("cpu", torch.bfloat16):
         splatted = splat(inputs[0], inputs[1], mode, inputs[2]).features
     splatted.float().square().sum().backward()
@@ -305,7 +375,11 @@ def test_autocast_computes_in_float32():
 def test_only_once_differentiable():
     kernel_or_skip()
     features, flow, mode, metric = scene()
-    (gradient,) = torch.autograd.grad(splat(features, flow.requires_grad_(), mode, metric).features.square().sum(), flow, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        splat(features, flow.requires_grad_(), mode, metric).features.square().sum(),
+        flow,
+        create_graph=True,
+    )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -316,12 +390,21 @@ def test_only_once_differentiable():
         (dict(mode="mean"), "mode is 'mean', expected one of sum, average, linear, softmax"),
         (dict(mode="average"), "metric is given in mode 'average'"),
         (dict(metric=None), "metric is missing in mode 'softmax'"),
-        (dict(flow=torch.zeros(2, 2, 9, 11)), r"flow is \[2, 2, 9, 11\] on cpu, expected \[2, 2, 9, 12\]"),
+        (
+            dict(flow=torch.zeros(2, 2, 9, 11)),
+            r"flow is \[2, 2, 9, 11\] on cpu, expected \[2, 2, 9, 12\]",
+        ),
         (dict(flow=torch.zeros(1, 2, 9, 12)), r"flow is \[1, 2, 9, 12\]"),
-        (dict(metric=torch.zeros(2, 2, 9, 12)), r"metric is \[2, 2, 9, 12\] on cpu, expected \[2, 1, 9, 12\]"),
+        (
+            dict(metric=torch.zeros(2, 2, 9, 12)),
+            r"metric is \[2, 2, 9, 12\] on cpu, expected \[2, 1, 9, 12\]",
+        ),
         (dict(features=torch.zeros(9, 12)), r"features are \[9, 12\]"),
         (dict(features=torch.zeros(2, 5, 9, 12, dtype=torch.uint8)), r"torch.uint8.*real numbers"),
-        (dict(mode="linear", metric=torch.full((2, 1, 9, 12), -0.5)), "metric goes down to -0.5, expected at least 0 in mode 'linear'"),
+        (
+            dict(mode="linear", metric=torch.full((2, 1, 9, 12), -0.5)),
+            "metric goes down to -0.5, expected at least 0 in mode 'linear'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(monkeypatch, change, message):
@@ -344,7 +427,14 @@ print(load_kernel() is not None, splatted.double().sum().item())
 
 def python(**environment):
     """What the program prints, in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_without_a_compiler_one_line_says_so(tmp_path):
@@ -375,14 +465,20 @@ def test_two_processes_build_at_once(tmp_path):
     found = [one.communicate(timeout=200) for one in both]
     assert [out.split()[0] for out, _ in found] == ["True", "True"], found
     assert found[0][0] == found[1][0]
-    assert [path.suffix for path in sorted((tmp_path / "quiver").iterdir()) if path.name != "lock"] == [".so"]
+    assert [
+        path.suffix for path in sorted((tmp_path / "quiver").iterdir()) if path.name != "lock"
+    ] == [".so"]
 
 
 def test_a_smooth_flow_is_followed_there_and_back():
     """Splatted by a flow, a smooth picture seen at the targets is the picture at the sources."""
     y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
     picture = (torch.sin(x / 6) * torch.cos(y / 7))[None, None]
-    flow = interpolate(torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(3)), (60, 80), mode="bicubic")
+    flow = interpolate(
+        torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(3)),
+        (60, 80),
+        mode="bicubic",
+    )
     splatted, holes = splat(picture, flow, "average")
     grid = torch.stack(((x + flow[:, 0]) / 79 * 2 - 1, (y + flow[:, 1]) / 59 * 2 - 1), -1)
     found = torch.nn.functional.grid_sample(splatted, grid, align_corners=True)

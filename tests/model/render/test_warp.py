@@ -8,13 +8,23 @@ import pytest
 
 from model.motion.series import MotionSeries
 from model.render.splatting_cpu import load_kernel
-from model.render.warp import splat_padded, warp_frame, fill_holes, splat_fused, map_in_order, animate_frames, build_sampling_grid
+from model.render.warp import (
+    splat_padded,
+    warp_frame,
+    fill_holes,
+    splat_fused,
+    map_in_order,
+    animate_frames,
+    build_sampling_grid,
+)
 from tests.support.videos import make_texture
 
 
 def steady(flow: np.ndarray) -> MotionSeries:
     """Motion that stays where it is."""
-    return MotionSeries(mean=flow.astype(np.float32), waves=np.zeros((0, *flow.shape), np.complex64), hz=np.zeros(0))
+    return MotionSeries(
+        mean=flow.astype(np.float32), waves=np.zeros((0, *flow.shape), np.complex64), hz=np.zeros(0)
+    )
 
 
 def constant(dx: float, dy: float, height: int, width: int) -> np.ndarray:
@@ -24,21 +34,29 @@ def constant(dx: float, dy: float, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(48, 32), (96, 64), (17, 11)])
 def test_without_motion_it_is_the_photograph(size):
     photo = make_texture(96, 64)
-    (frame,) = animate_frames(photo, steady(constant(0, 0, *size[::-1])), np.zeros(size[::-1], np.float32), [0.0])
+    (frame,) = animate_frames(
+        photo, steady(constant(0, 0, *size[::-1])), np.zeros(size[::-1], np.float32), [0.0]
+    )
     assert np.array_equal(frame, photo)
 
 
 def test_motion_is_in_pixels_of_the_working_size():
     photo = make_texture(96, 64)
-    (frame,) = animate_frames(photo, steady(constant(2, -1, 32, 48)), np.ones((32, 48), np.float32), [0.0])
+    (frame,) = animate_frames(
+        photo, steady(constant(2, -1, 32, 48)), np.ones((32, 48), np.float32), [0.0]
+    )
     assert np.array_equal(frame[:-2, 4:], photo[2:, :-4])
 
 
 def test_what_a_mask_keeps_does_not_move():
     photo, moving = make_texture(96, 64), np.zeros((64, 96), np.float32)
     moving[:, 48:] = 1
-    (frame,) = animate_frames(photo, steady(constant(0, 1, 32, 48)), np.ones((32, 48), np.float32), [0.0], moving)
-    assert np.array_equal(frame[:, :48], photo[:, :48]) and np.array_equal(frame[2:, 48:], photo[:-2, 48:])
+    (frame,) = animate_frames(
+        photo, steady(constant(0, 1, 32, 48)), np.ones((32, 48), np.float32), [0.0], moving
+    )
+    assert np.array_equal(frame[:, :48], photo[:, :48]) and np.array_equal(
+        frame[2:, 48:], photo[:-2, 48:]
+    )
 
 
 def test_at_the_working_size_each_pixel_has_its_own_motion():
@@ -49,14 +67,18 @@ def test_at_the_working_size_each_pixel_has_its_own_motion():
 
 def test_an_edge_of_motion_lies_on_the_edge_of_the_colours():
     photo = np.zeros((80, 80, 3), np.uint8)
-    photo[:, 40:] = 255  # in the middle between two working pixels of the eight: nearness alone would blur it over eight columns
+    photo[:, 40:] = (
+        255  # in the middle between two working pixels of the eight: nearness alone would blur it over eight columns
+    )
     values = np.zeros((10, 10), np.float32)
     values[:, 5:] = 1
     found = build_sampling_grid(photo, (10, 10)).sample(values)
     assert found[:, :40].max() < 0.05 and found[:, 40:].min() > 0.95
 
 
-@pytest.mark.parametrize(("left", "right", "share"), [(160, 240, 0), (158, 242, 0), (153, 247, 0), (156, 244, 0.01)])
+@pytest.mark.parametrize(
+    ("left", "right", "share"), [(160, 240, 0), (158, 242, 0), (153, 247, 0), (156, 244, 0.01)]
+)
 def test_motion_does_not_bleed_across_an_edge_of_the_photograph(left, right, share):
     """A light blade of texture moves by 16 pixels over dark ground, at a working size of an eighth: the ground stays, and the blade moves as one, but for
     3 pixels at its edges. In the last the edges halve working pixels, which are half of each.
@@ -69,7 +91,10 @@ def test_motion_does_not_bleed_across_an_edge_of_the_photograph(left, right, sha
     (frame,) = animate_frames(photo, steady(flow), 10 * flow[0], [0.0])  # far in front
     wrong = np.abs(frame.astype(int) - photo).max(axis=2) > 2
     assert not wrong[:, : left - 3].any() and not wrong[:, right + 16 + 3 :].any()
-    torn = np.abs(np.roll(frame, -16, axis=1).astype(int) - photo).max(axis=2)[:, left + 3 : right - 3] > 2
+    torn = (
+        np.abs(np.roll(frame, -16, axis=1).astype(int) - photo).max(axis=2)[:, left + 3 : right - 3]
+        > 2
+    )
     assert torn.mean() <= share
 
 
@@ -99,7 +124,12 @@ def test_what_moves_more_is_in_front():
 def swirl(height: int, width: int, length: float) -> tuple[np.ndarray, np.ndarray]:
     """Smooth motion this way and that, and its length."""
     random = np.random.default_rng(3)
-    flow = np.stack([cv2.resize(random.normal(0, length, (5, 7)).astype(np.float32), (width, height)) for _ in range(2)])
+    flow = np.stack(
+        [
+            cv2.resize(random.normal(0, length, (5, 7)).astype(np.float32), (width, height))
+            for _ in range(2)
+        ]
+    )
     return flow, np.hypot(*flow)
 
 
@@ -110,8 +140,13 @@ def test_one_pass_over_the_colours_is_splatting_of_the_photograph_that_goes_on(l
     photo, (flow, metric) = make_texture(97, 63), swirl(63, 97, length)
     metric = np.minimum(metric, 20)
     flow[:, 3, 4] = np.nan
-    (picture, holes), (expected, laid_bare) = splat_fused(photo, flow, np.exp(metric - metric.max()), margin), splat_padded(photo, flow, metric, margin)
-    assert np.array_equal(holes, laid_bare) and np.abs(picture - expected).max() < 0.2  # places are rounded elsewhere
+    (picture, holes), (expected, laid_bare) = (
+        splat_fused(photo, flow, np.exp(metric - metric.max()), margin),
+        splat_padded(photo, flow, metric, margin),
+    )
+    assert (
+        np.array_equal(holes, laid_bare) and np.abs(picture - expected).max() < 0.2
+    )  # places are rounded elsewhere
     assert length < 100 or holes.mean() > 0.1
 
 
@@ -119,11 +154,17 @@ def test_one_pass_over_the_colours_is_splatting_of_the_photograph_that_goes_on(l
 def test_half_a_pixel_leaves_stripes_nearly_as_sharp_as_they_were(way):
     """Of stripes of 4 pixels half a pixel keeps a = cos(pi / 4); given back, a + 3/4 a (1 - a^2)."""
     stripes = np.cos(np.pi / 2 * np.arange(64))
-    photo = np.broadcast_to((120 + 100 * stripes)[None, :, None], (16, 64, 3)).round().astype(np.uint8)
+    photo = (
+        np.broadcast_to((120 + 100 * stripes)[None, :, None], (16, 64, 3)).round().astype(np.uint8)
+    )
     still, flow = np.zeros((16, 64), np.float32), constant(0.5, 0, 16, 64)
-    found = (way(photo, flow, still) if way is warp_frame else way(photo, flow, still, 1)[0])[8, 8:56, 0].astype(float)
+    found = (way(photo, flow, still) if way is warp_frame else way(photo, flow, still, 1)[0])[
+        8, 8:56, 0
+    ].astype(float)
     moved_by_half = np.cos(np.pi / 2 * (np.arange(8, 56) - 0.5))
-    assert (found - 120) @ moved_by_half / (100 * moved_by_half @ moved_by_half) == pytest.approx(0.5**0.5 * (1 + 0.75 * 0.5), abs=0.01)
+    assert (found - 120) @ moved_by_half / (100 * moved_by_half @ moved_by_half) == pytest.approx(
+        0.5**0.5 * (1 + 0.75 * 0.5), abs=0.01
+    )
 
 
 def test_however_much_more_one_pixel_moves_than_another_both_are_seen():
@@ -135,8 +176,13 @@ def test_however_much_more_one_pixel_moves_than_another_both_are_seen():
 
 def test_frames_are_the_same_for_any_number_of_threads():
     photo, (flow, metric) = make_texture(192, 120), swirl(30, 48, 2.0)
-    wave = MotionSeries(mean=np.zeros_like(flow), waves=flow[None].astype(np.complex64), hz=np.array([1.0]))
-    films = [np.stack(list(animate_frames(photo, wave, metric, np.arange(12) / 10, threads=threads))) for threads in (1, 2, 5)]
+    wave = MotionSeries(
+        mean=np.zeros_like(flow), waves=flow[None].astype(np.complex64), hz=np.array([1.0])
+    )
+    films = [
+        np.stack(list(animate_frames(photo, wave, metric, np.arange(12) / 10, threads=threads)))
+        for threads in (1, 2, 5)
+    ]
     assert np.array_equal(films[0], films[1]) and np.array_equal(films[0], films[2])
     assert (films[0][1:] != films[0][:-1]).any(axis=(1, 2, 3)).all()
 

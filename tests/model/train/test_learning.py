@@ -29,12 +29,16 @@ def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
     torch.manual_seed(0)
     eps, generator = build_denoiser(CONFIG), torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(eps.parameters(), RATE, weight_decay=0.0)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1, (i + 1) / 20) * (1 - i / STEPS))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda i: min(1, (i + 1) / 20) * (1 - i / STEPS)
+    )
     many = z0.repeat(REPEATS, 1, 1, 1, 1)
     for _ in range(STEPS):
         n, noise, kept = draw_noise(tuple(many.shape), generator)
         features = mask_features(eps.features(photographs).repeat(REPEATS, 1, 1, 1), kept)
-        loss = denoising_error(eps(add_noise(many, n, noise), n, features), noise, n, CONFIG.prediction).mean()
+        loss = denoising_error(
+            eps(add_noise(many, n, noise), n, features), noise, n, CONFIG.prediction
+        ).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(eps.parameters(), 1.0)
@@ -45,7 +49,9 @@ def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
 
 def correlations(found: Tensor, true: Tensor) -> Tensor:
     """Of each sample found with each true one."""
-    return torch.corrcoef(torch.cat([found.flatten(1), true.flatten(1)]))[: len(found), len(found) :]
+    return torch.corrcoef(torch.cat([found.flatten(1), true.flatten(1)]))[
+        : len(found), len(found) :
+    ]
 
 
 @pytest.mark.slow
@@ -57,7 +63,9 @@ def test_samples_are_the_motion_of_their_photograph():
     photographs, z0 = random(4, 3, 32, 32).clamp(-1, 1), random(4, 2, 4, 8, 8, seed=11)
     eps = overfitted(photographs, z0)
     features = eps.features(photographs).detach().repeat_interleave(4, dim=0)
-    found = correlations(sample_latents(eps, features, (2, 4, 8, 8), [1, 2, 3, 4] * 4, steps=20, guidance=1.0), z0)
+    found = correlations(
+        sample_latents(eps, features, (2, 4, 8, 8), [1, 2, 3, 4] * 4, steps=20, guidance=1.0), z0
+    )
     own = torch.arange(4).repeat_interleave(4)
     right, wrong = found[range(16), own], found[own[:, None] != torch.arange(4)]
     assert right.median() > 0.95

@@ -19,7 +19,18 @@ from model.data.order import EpochOrder, Position
 from model.train.loop import TrainConfig, TrainingDiverged, resolve_device, train
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = TrainConfig(steps=12, batch=2, learning_rate=0.05, warm_up=3, ema=0.5, device="cpu", save_every=4, log_every=2, picture_every=6, keep=2)
+CONFIG = TrainConfig(
+    steps=12,
+    batch=2,
+    learning_rate=0.05,
+    warm_up=3,
+    ema=0.5,
+    device="cpu",
+    save_every=4,
+    log_every=2,
+    picture_every=6,
+    keep=2,
+)
 
 
 class Numbers(NamedTuple):
@@ -46,7 +57,9 @@ class Line:
     def loss(self, network, batch: Numbers, generator):
         x = batch.x + 0.01 * torch.randn(batch.x.shape, generator=generator)
         loss = (network(x) - 2 * x).square().mean()
-        return loss * (float("nan") if self.broken_at in batch.x.flatten().tolist() else 1), {"error": loss}
+        return loss * (float("nan") if self.broken_at in batch.x.flatten().tolist() else 1), {
+            "error": loss
+        }
 
     def evaluate(self, network, device):
         return {"weight": float(network.weight)}, {}
@@ -59,13 +72,18 @@ def batches(position: Position) -> Iterator[tuple[Numbers, Position]]:
     order = EpochOrder(count=5, seed=1, global_batch=2)
     for draws, after in order.batches(position):
         numbers = [float(draw.sample_index) for draw in draws]
-        yield Numbers(torch.tensor(numbers)[:, None], tuple(f"n{int(number)}" for number in numbers)), after
+        yield (
+            Numbers(torch.tensor(numbers)[:, None], tuple(f"n{int(number)}" for number in numbers)),
+            after,
+        )
 
 
 def weights(out: Path) -> dict[str, Tensor]:
     found, _ = checkpoints.read_newest(out)
     assert found.config["step"] == 12
-    return found.load_weights("network") | {f"ema {name}": value for name, value in found.load_weights("ema").items()}
+    return found.load_weights("network") | {
+        f"ema {name}": value for name, value in found.load_weights("ema").items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +97,17 @@ def undisturbed(tmp_path_factory) -> Path:
 def test_it_writes_a_log_and_the_last_checkpoints(undisturbed):
     lines = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert all(0 <= line["waiting_share"] <= 1 and line["samples_a_second"] > 0 and line["loss"] == pytest.approx(line["error"]) for line in lines)
+    assert all(
+        0 <= line["waiting_share"] <= 1
+        and line["samples_a_second"] > 0
+        and line["loss"] == pytest.approx(line["error"])
+        for line in lines
+    )
     assert "test_weight" in lines[2] and "test_weight" not in lines[1]
-    assert [path.name for path in checkpoints.step_folders(undisturbed)] == ["step-00000008", "step-00000012"] and list(undisturbed.glob("events.*"))
+    assert [path.name for path in checkpoints.step_folders(undisturbed)] == [
+        "step-00000008",
+        "step-00000012",
+    ] and list(undisturbed.glob("events.*"))
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 6])
@@ -103,10 +129,19 @@ for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
     if logged.step == 10:
         os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == -signal.SIGKILL and checkpoints.read_newest(tmp_path)[0].config["step"] == 8
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (
+        done.returncode == -signal.SIGKILL
+        and checkpoints.read_newest(tmp_path)[0].config["step"] == 8
+    )
     list(train(Line(), batches, CONFIG, tmp_path))
-    assert all(torch.equal(weights(tmp_path)[name], value) for name, value in weights(undisturbed).items())
+    assert all(
+        torch.equal(weights(tmp_path)[name], value) for name, value in weights(undisturbed).items()
+    )
 
 
 def test_a_loss_that_is_no_number_stops_it_and_names_the_samples(tmp_path):
@@ -119,7 +154,9 @@ def test_another_training_in_the_same_folder_is_refused(undisturbed):
         list(train(Line(), batches, replace(CONFIG, learning_rate=0.1), undisturbed))
     with pytest.raises(ValueError, match=r"another training \(broken differ"):
         list(train(Line(broken_at=9.0), batches, CONFIG, undisturbed))
-    assert list(train(Line(), batches, replace(CONFIG, log_every=5, save_every=1), undisturbed)) == []
+    assert (
+        list(train(Line(), batches, replace(CONFIG, log_every=5, save_every=1), undisturbed)) == []
+    )
 
 
 def test_a_gpu_that_is_not_there_is_a_sentence():
@@ -129,7 +166,9 @@ def test_a_gpu_that_is_not_there_is_a_sentence():
         resolve_device(replace(CONFIG, device="cuda"))
 
 
-@pytest.mark.parametrize("wrong", [dict(steps=0), dict(batch=0), dict(learning_rate=0.0), dict(ema=1.0), dict(clip=0.0)])
+@pytest.mark.parametrize(
+    "wrong", [dict(steps=0), dict(batch=0), dict(learning_rate=0.0), dict(ema=1.0), dict(clip=0.0)]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         replace(CONFIG, **wrong)

@@ -13,9 +13,19 @@ from tests.support.datasets import CONFIG, make_plan_row
 SHARD = "train-000000"
 ROWS = [make_plan_row(SHARD, i) for i in range(2)]
 DIGITS = "0123456789abcdef" * 2
-OURS = [f".plan.parquet.{DIGITS}.tmp", f"shards/.{SHARD}.tar.{DIGITS}.tmp", f".fence/.1.{DIGITS}.tmp"]
-THEIRS = [".config/app/.state.tmp", ".state.tmp", "shards/.notes.tmp", f".git/.index.{DIGITS}.tmp", f"shards/mine/.a.tar.{DIGITS}.tmp",
-          f".removed/shards/.a.tar.{DIGITS}.tmp"]  # fmt: skip
+OURS = [
+    f".plan.parquet.{DIGITS}.tmp",
+    f"shards/.{SHARD}.tar.{DIGITS}.tmp",
+    f".fence/.1.{DIGITS}.tmp",
+]
+THEIRS = [
+    ".config/app/.state.tmp",
+    ".state.tmp",
+    "shards/.notes.tmp",
+    f".git/.index.{DIGITS}.tmp",
+    f"shards/mine/.a.tar.{DIGITS}.tmp",
+    f".removed/shards/.a.tar.{DIGITS}.tmp",
+]
 
 
 def begin(root: Path, rows: Sequence[dict] = ROWS) -> list[str]:
@@ -32,13 +42,17 @@ def test_a_run_removes_its_own_files_in_the_making_and_nobody_elses(tmp_path, be
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
     begin(tmp_path)
-    assert all((tmp_path / name).exists() for name in THEIRS) and not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in THEIRS) and not any(
+        (tmp_path / name).exists() for name in ours
+    )
 
 
 def config_of(depth: int) -> str:
     """Settings as they are written, with one that is nested so deep."""
     whole = dict(config=to_contract(CONFIG), inputs="", plan="", versions={})
-    return json.dumps(whole).replace('"flow": {', '"flow": {"a": ' + '{"a": ' * depth + "1" + "}" * depth + ", ")
+    return json.dumps(whole).replace(
+        '"flow": {', '"flow": {"a": ' + '{"a": ' * depth + "1" + "}" * depth + ", "
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +82,11 @@ def test_a_run_json_that_is_none_is_a_sentence(tmp_path, text):
 
 def test_a_data_set_of_another_format_is_a_difference(tmp_path):
     begin(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps(json.loads((tmp_path / "run.json").read_text()) | {"format": 3, "config": {"size": 1}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps(
+            json.loads((tmp_path / "run.json").read_text()) | {"format": 3, "config": {"size": 1}}
+        )
+    )
     with pytest.raises(ContractMismatch, match=r"^format: 3 -> 4$"):
         begin(tmp_path)
 
@@ -83,11 +101,18 @@ def test_a_plan_that_is_lost_is_written_again_before_any_shard_is_built(tmp_path
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"damage")])
-@pytest.mark.parametrize("rows", [ROWS[:1], [row | {"uri": f"/elsewhere/{row['uri']}"} for row in ROWS]], ids=["fewer clips", "clips that were moved"])
+@pytest.mark.parametrize(
+    "rows",
+    [ROWS[:1], [row | {"uri": f"/elsewhere/{row['uri']}"} for row in ROWS]],
+    ids=["fewer clips", "clips that were moved"],
+)
 def test_a_plan_that_is_lost_and_cannot_be_made_again_is_said_at_once(tmp_path, harm, rows):
     begin(tmp_path)
     harm(tmp_path / "plan.parquet")
-    with pytest.raises(DamagedPlan, match="the same extract-flow command writes it again while its clips are what and where they were"):
+    with pytest.raises(
+        DamagedPlan,
+        match="the same extract-flow command writes it again while its clips are what and where they were",
+    ):
         begin(tmp_path, rows)
 
 

@@ -41,7 +41,9 @@ def test_counts_add_up_and_survive_the_file():
 
 
 def test_an_empty_histogram_survives_the_file():
-    np.testing.assert_array_equal(decode(encode(np.zeros((2, 2, BINS), np.int64))), np.zeros((2, 2, BINS)))
+    np.testing.assert_array_equal(
+        decode(encode(np.zeros((2, 2, BINS), np.int64))), np.zeros((2, 2, BINS))
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, encode(np.zeros((1, 2, BINS), np.int64))[:-8]])
@@ -57,23 +59,33 @@ def counted(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("q", [0.001, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
 def test_quantiles_of_heavy_tails_are_within_the_bound_of_numpys(q):
     values = np.random.default_rng(2).lognormal(1, 3, 1_000_000).astype(np.float32)
-    assert quantile(counted(values), q) == pytest.approx(np.quantile(values.astype(np.float64), q), rel=0.004)
+    assert quantile(counted(values), q) == pytest.approx(
+        np.quantile(values.astype(np.float64), q), rel=0.004
+    )
 
 
 @pytest.mark.promise("P17")
 def test_the_95th_percentile_of_merged_histograms_is_numpys_and_always_the_same():
     """Of 1e7 values with heavy tails, counted in unequal parts and merged in several orders."""
     rng = np.random.default_rng(5)
-    values = np.concatenate([rng.lognormal(0, 2, 5_000_000), rng.pareto(1.1, 5_000_000)]).astype(np.float32)
+    values = np.concatenate([rng.lognormal(0, 2, 5_000_000), rng.pareto(1.1, 5_000_000)]).astype(
+        np.float32
+    )
     parts = [counted(part) for part in np.split(values, [10, 1_000, 3_000_000, 7_777_777])]
     found = {quantile(sum(parts[i] for i in rng.permutation(len(parts))), 0.95) for _ in range(10)}
-    assert len(found) == 1 and found.pop() == pytest.approx(np.quantile(values.astype(np.float64), 0.95), rel=0.005)
+    assert len(found) == 1 and found.pop() == pytest.approx(
+        np.quantile(values.astype(np.float64), 0.95), rel=0.005
+    )
 
 
 def test_the_95th_percentile_of_a_rayleigh_distribution_is_the_closed_form():
     rng = np.random.default_rng(3)
-    modulus = np.abs(5 * (rng.normal(size=1_000_000) + 1j * rng.normal(size=1_000_000))).astype(np.float32)
-    assert quantile(counted(modulus), 0.95) == pytest.approx(5 * np.sqrt(-2 * np.log(0.05)), rel=0.01)
+    modulus = np.abs(5 * (rng.normal(size=1_000_000) + 1j * rng.normal(size=1_000_000))).astype(
+        np.float32
+    )
+    assert quantile(counted(modulus), 0.95) == pytest.approx(
+        5 * np.sqrt(-2 * np.log(0.05)), rel=0.01
+    )
     assert mean_power(counted(modulus)) == pytest.approx(50, rel=0.005)
 
 
@@ -118,16 +130,19 @@ def test_nothing_counted_has_no_quantile():
         quantile(np.zeros(BINS, np.int64), 0.95)
 
 
-@pytest.mark.parametrize("arrays", [
-    dict(index=np.array([1, 1]), count=np.array([1, 1]), shape=np.array([1, 2, BINS])),
-    dict(index=np.array([-1]), count=np.array([1]), shape=np.array([1, 2, BINS])),
-    dict(index=np.array([2 * BINS]), count=np.array([1]), shape=np.array([1, 2, BINS])),
-    dict(index=np.array([1]), count=np.array([-1]), shape=np.array([1, 2, BINS])),
-    dict(index=np.array([1]), count=np.array([1.0]), shape=np.array([1, 2, BINS])),
-    dict(index=np.array([1]), count=np.array([1]), shape=np.array([10**9, 2, BINS])),
-    dict(index=np.array([1]), count=np.array([1]), shape=np.array([2])),
-    dict(index=np.array([1]), count=np.array([1])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        dict(index=np.array([1, 1]), count=np.array([1, 1]), shape=np.array([1, 2, BINS])),
+        dict(index=np.array([-1]), count=np.array([1]), shape=np.array([1, 2, BINS])),
+        dict(index=np.array([2 * BINS]), count=np.array([1]), shape=np.array([1, 2, BINS])),
+        dict(index=np.array([1]), count=np.array([-1]), shape=np.array([1, 2, BINS])),
+        dict(index=np.array([1]), count=np.array([1.0]), shape=np.array([1, 2, BINS])),
+        dict(index=np.array([1]), count=np.array([1]), shape=np.array([10**9, 2, BINS])),
+        dict(index=np.array([1]), count=np.array([1]), shape=np.array([2])),
+        dict(index=np.array([1]), count=np.array([1])),
+    ],
+)
 def test_a_hostile_file_is_refused(arrays):
     with pytest.raises(ValueError, match="not a histogram file"):
         decode(save(arrays))

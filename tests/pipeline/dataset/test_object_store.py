@@ -40,10 +40,20 @@ def through(address, monkeypatch):
         entered.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("text, found", [
-    ("s3://bucket/a/b", True), ("s3://bucket", True), ("s3://bucket/", True), ("s3://key:secret@bucket/a", False), ("s3:/bucket/a", False),
-    ("https://host/a", False), ("s3://bucket/a?X-Amz-Signature=1", False), ("s3://", False), ("/data", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("s3://bucket/a/b", True),
+        ("s3://bucket", True),
+        ("s3://bucket/", True),
+        ("s3://key:secret@bucket/a", False),
+        ("s3:/bucket/a", False),
+        ("https://host/a", False),
+        ("s3://bucket/a?X-Amz-Signature=1", False),
+        ("s3://", False),
+        ("/data", False),
+    ],
+)
 def test_what_is_a_url_of_object_storage(text, found):
     assert is_storage_url(text) is found
 
@@ -57,13 +67,28 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     bucket.put("big", tmp_path / "big")
     assert bucket.download("big", tmp_path / "again") and (tmp_path / "again").read_bytes() == big
     assert {name: bucket.get(name) for name in written} == written
-    assert bucket.list_sizes("a/") == {name: len(data) for name, data in written.items()} and bucket.list_sizes().keys() == {*written, "big"}
+    assert bucket.list_sizes("a/") == {
+        name: len(data) for name, data in written.items()
+    } and bucket.list_sizes().keys() == {*written, "big"}
     assert bucket.copy("big", "copied") and bucket.get("copied") == big
-    assert bucket.etag("copied") == bucket.etag("big") != bucket.etag("a/01 é") is not None and bucket.etag("a/01") is None
+    assert (
+        bucket.etag("copied") == bucket.etag("big") != bucket.etag("a/01 é") is not None
+        and bucket.etag("a/01") is None
+    )
     bucket.delete("big")
     bucket.delete("big")
-    assert bucket.get("big") is None and not bucket.download("big", tmp_path / "none") and not bucket.copy("big", "b") and not (tmp_path / "none").exists()
-    assert {kind for kind in proxy.faults if kind != "none"} == {"refused", "answer lost", "upload broken off", "answer broken off"}
+    assert (
+        bucket.get("big") is None
+        and not bucket.download("big", tmp_path / "none")
+        and not bucket.copy("big", "b")
+        and not (tmp_path / "none").exists()
+    )
+    assert {kind for kind in proxy.faults if kind != "none"} == {
+        "refused",
+        "answer lost",
+        "upload broken off",
+        "answer broken off",
+    }
 
 
 @pytest.mark.slow
@@ -108,7 +133,9 @@ def test_clips_of_a_name_in_the_storage(through, tmp_path):
     bucket = Bucket(storage.bucket_url("clips"))
     for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4", "notes.txt"):
         bucket.put(name, name.encode())
-    assert [clip.uri for clip in list_clips([bucket.url])] == [f"{bucket.url}/{name}" for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4")]
+    assert [clip.uri for clip in list_clips([bucket.url])] == [
+        f"{bucket.url}/{name}" for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4")
+    ]
     (one,) = list_clips([f"{bucket.url}/b/e#f?.mp4"])
     with local_clip_path(one.uri, tmp_path) as path:
         assert Path(path).read_bytes() == b"b/e#f?.mp4" and Path(path).is_relative_to(tmp_path)
@@ -116,21 +143,32 @@ def test_clips_of_a_name_in_the_storage(through, tmp_path):
     for url in (f"{bucket.url}/none", f"{bucket.url}/a"):
         with pytest.raises(ValueError, match=r"does not exist"):
             list_clips([url])
-    with pytest.raises(Quarantined, match="no such object"), local_clip_path(f"{bucket.url}/none.mp4", tmp_path):
+    with (
+        pytest.raises(Quarantined, match="no such object"),
+        local_clip_path(f"{bucket.url}/none.mp4", tmp_path),
+    ):
         pass
 
 
 def test_a_storage_that_never_answers_is_one_sentence(through, monkeypatch):
     monkeypatch.setattr(object_store, "PAUSE_S", 0.001)
     proxy, bucket = through(1.0), Bucket(storage.bucket_url("none"))
-    with pytest.raises(StorageError, match=r"^s3://quiver-test/none: record: the storage refused or did not answer, 10 times: [^\n]+$"):
+    with pytest.raises(
+        StorageError,
+        match=r"^s3://quiver-test/none: record: the storage refused or did not answer, 10 times: [^\n]+$",
+    ):
         bucket.put("record", b"data")
     assert proxy.injected == object_store.ATTEMPTS
 
 
 def test_a_bucket_that_is_not_there_is_not_asked_again(through):
     proxy = through(0.0)
-    for call in (lambda b: b.get("a"), lambda b: b.put("a", b""), lambda b: b.list(), lambda b: b.create("a", b"")):
+    for call in (
+        lambda b: b.get("a"),
+        lambda b: b.put("a", b""),
+        lambda b: b.list(),
+        lambda b: b.create("a", b""),
+    ):
         with pytest.raises(StorageError, match=r"s3://nowhere-here/a: .*NoSuchBucket"):
             call(Bucket("s3://nowhere-here/a"))
     assert proxy.faults["none"] == 4

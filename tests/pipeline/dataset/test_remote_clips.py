@@ -25,13 +25,21 @@ from tests.faults import storage
 from tests.support import videos
 from tests.support.building import plan_video
 
-CONFIG = BuildConfig(size=(96, 64), frequencies=4, plan=PlanConfig(frames=12, fps=15.0, stride=30), thresholds=PRESETS["none"])
+CONFIG = BuildConfig(
+    size=(96, 64),
+    frequencies=4,
+    plan=PlanConfig(frames=12, fps=15.0, stride=30),
+    thresholds=PRESETS["none"],
+)
 NAME = "a.mp4"
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory) -> Iterator[object_store.Bucket]:
-    with storage.s3_server(tmp_path_factory.mktemp("storage") / "log") as address, pytest.MonkeyPatch.context() as patched:
+    with (
+        storage.s3_server(tmp_path_factory.mktemp("storage") / "log") as address,
+        pytest.MonkeyPatch.context() as patched,
+    ):
         storage.s3_client(address).create_bucket(Bucket=storage.BUCKET)
         for name, value in (storage.CREDENTIALS | {"AWS_ENDPOINT_URL": address}).items():
             patched.setenv(name, value)
@@ -65,9 +73,16 @@ def shown(dataset: Dataset) -> Reconstruction:
 
 def test_the_real_frames_are_those_of_the_clip(dataset, clip):
     stored = shown(dataset)
-    there = Reconstruction(row=stored.row | {"uri": str(clip)}, sample=stored.sample, settings=stored.settings, motion=stored.motion)
+    there = Reconstruction(
+        row=stored.row | {"uri": str(clip)},
+        sample=stored.sample,
+        settings=stored.settings,
+        motion=stored.motion,
+    )
     frames = list(stored.real_frames())
-    assert len(frames) == 12 and all(np.array_equal(a, b) for a, b in zip(frames, there.real_frames(), strict=True))
+    assert len(frames) == 12 and all(
+        np.array_equal(a, b) for a, b in zip(frames, there.real_frames(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("words", ["no such object", "NoSuchBucket", "needs boto3"])
@@ -96,8 +111,20 @@ def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
     tar.write_bytes(sound[:-3000] + b"?" + sound[-2999:])
     bucket.put(NAME, b"another")
     with dataset.held():
-        assert not repair(dataset, verify(dataset, shard_mapper(1)), lambda: nullcontext(build), tmp_path / "staging").right
-        assert f"video {bucket.url}/{NAME} is not the one that was planned" in capsys.readouterr().out
+        assert not repair(
+            dataset,
+            verify(dataset, shard_mapper(1)),
+            lambda: nullcontext(build),
+            tmp_path / "staging",
+        ).right
+        assert (
+            f"video {bucket.url}/{NAME} is not the one that was planned" in capsys.readouterr().out
+        )
         bucket.put(NAME, clip)
-        assert repair(dataset, verify(dataset, shard_mapper(1)), lambda: nullcontext(build), tmp_path / "staging").right
+        assert repair(
+            dataset,
+            verify(dataset, shard_mapper(1)),
+            lambda: nullcontext(build),
+            tmp_path / "staging",
+        ).right
     assert tar.read_bytes() == sound and not list((tmp_path / "staging").iterdir())

@@ -198,7 +198,9 @@ def run_retry(dataset: Dataset, *options: str) -> subprocess.CompletedProcess[st
 def test_a_retry_begins_no_round_of_what_fails_again_and_finishes_one_that_was_begun(tmp_path):
     dataset = with_lost_windows(tmp_path / "dataset", 48)
     done = run_retry(dataset)
-    assert done.returncode == ExitCode.QUARANTINE and "nothing was written" in done.stderr, done.stderr
+    assert done.returncode == ExitCode.QUARANTINE and "nothing was written" in done.stderr, (
+        done.stderr
+    )
     assert not dataset.retries.exists()
     begin(dataset)
     done = run_retry(dataset, "--quarantine-limit", "0")

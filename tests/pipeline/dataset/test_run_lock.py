@@ -35,7 +35,10 @@ def test_tokens_grow_by_one_and_say_whose_they_are_until_the_run_ends(tmp_path):
     for number in (1, 2):
         with fence.acquire() as token:
             assert token == number == fence.newest_token() and fence.is_locked()
-            assert fence.owner()[:2] == (os.uname().nodename, os.getpid()) and not fence.owner().is_stale
+            assert (
+                fence.owner()[:2] == (os.uname().nodename, os.getpid())
+                and not fence.owner().is_stale
+            )
         assert fence.owner() is None and not fence.is_locked()
 
 
@@ -51,10 +54,18 @@ def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended(tmp_path):
     code = f"import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\nwith RunLock(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as process:
         process.stdout.readline()
         assert RunLock(tmp_path).is_locked()
-        with pytest.raises(FolderInUse, match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, last seen [0-9]+ s ago$"):
+        with pytest.raises(
+            FolderInUse,
+            match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, last seen [0-9]+ s ago$",
+        ):
             RunLock(tmp_path).acquire().__enter__()
         process.send_signal(signal.SIGKILL)
     assert not RunLock(tmp_path).is_locked() and RunLock(tmp_path).owner().pid == process.pid
@@ -65,7 +76,10 @@ def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended
 def test_a_run_that_lives_on_another_machine_holds_the_folder_where_flock_does_not_reach(tmp_path):
     fence = elsewhere(tmp_path, STALE_AFTER_S / 2)
     assert fence.is_locked()
-    with pytest.raises(FolderInUse, match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, last seen 3[0-9] s ago"):
+    with pytest.raises(
+        FolderInUse,
+        match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, last seen 3[0-9] s ago",
+    ):
         fence.acquire().__enter__()
 
 
@@ -77,7 +91,16 @@ def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "since": ""}', '{"host": "a", "pid": Infinity, "since": ""}', "[" * 100_000]
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        '{"host": 1}',
+        '{"host": "a", "pid": "x", "since": ""}',
+        '{"host": "a", "pid": Infinity, "since": ""}',
+        "[" * 100_000,
+    ],
 )
 def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
     fence = elsewhere(tmp_path, 0)
@@ -87,12 +110,19 @@ def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
         assert token == 2
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["a pipe", "a folder", "a link"])
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)],
+    ids=["a pipe", "a folder", "a link"],
+)
 def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
     fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
     make(fence.token_path(2))
     for look in (fence.owner, fence.is_locked, fence.acquire().__enter__):
-        with pytest.raises(OSError, match=rf"^{fence.token_path(2)} is no run's token, which would be a file: remove it$"):
+        with pytest.raises(
+            OSError,
+            match=rf"^{fence.token_path(2)} is no run's token, which would be a file: remove it$",
+        ):
             look()
     (tmp_path / "a.mp4").touch()
     with pytest.raises(SystemExit) as ended:
@@ -110,7 +140,11 @@ def test_what_has_another_name_is_no_token(tmp_path, name):
 
 def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
     fence = elsewhere(tmp_path, 0)
-    fence.token_path(1).write_text(json.dumps(ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)))
+    fence.token_path(1).write_text(
+        json.dumps(
+            ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)
+        )
+    )
     assert str(fence.owner()).isprintable() and len(str(fence.owner())) < 300
 
 
@@ -132,7 +166,10 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     dataset = Dataset(tmp_path)
     dataset.run_json.write_text("{}")
     monkeypatch.setattr(fcntl, "flock", refused)
-    for block, path in ((dataset.lock(), f"{tmp_path}/.fence/1"), (dataset.commit_lock(), str(dataset.run_json))):
+    for block, path in (
+        (dataset.lock(), f"{tmp_path}/.fence/1"),
+        (dataset.commit_lock(), str(dataset.run_json)),
+    ):
         with pytest.raises(OSError, match="No locks available") as said, block:
             pass
         assert said.value.filename == path
@@ -140,5 +177,10 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
 def test_a_run_is_not_taken_over_at_once(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        extract_flow(["--clips", str(tmp_path), "--out", str(tmp_path / "out"), "--take-over-s", "5"])
-    assert ended.value.code == ExitCode.USAGE and "--take-over-s is 5, expected at least 60" in capsys.readouterr().err
+        extract_flow(
+            ["--clips", str(tmp_path), "--out", str(tmp_path / "out"), "--take-over-s", "5"]
+        )
+    assert (
+        ended.value.code == ExitCode.USAGE
+        and "--take-over-s is 5, expected at least 60" in capsys.readouterr().err
+    )

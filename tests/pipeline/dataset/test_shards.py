@@ -21,7 +21,10 @@ def shard(tmp_path):
         writer.add(sample)
     receipt = writer.finish()
     writer.publish()
-    assert receipt == {"sha256": hashlib.sha256(writer.path.read_bytes()).hexdigest(), "bytes": writer.path.stat().st_size}
+    assert receipt == {
+        "sha256": hashlib.sha256(writer.path.read_bytes()).hexdigest(),
+        "bytes": writer.path.stat().st_size,
+    }
     return writer.path, writer.rows, samples
 
 
@@ -53,12 +56,18 @@ def test_plain_tar_reads_it(shard):
     path, _, samples = shard
     with tarfile.open(path) as tar:
         found = {member.name: tar.extractfile(member).read() for member in tar}
-    assert found == {f"{key}.{name}": data for key, sample in samples.items() for name, data in encode_sample(sample).items()}
+    assert found == {
+        f"{key}.{name}": data
+        for key, sample in samples.items()
+        for name, data in encode_sample(sample).items()
+    }
     with tarfile.open(path) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped motion", "zeroed tail", "shifted"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "flipped motion", "zeroed tail", "shifted"]
+)
 def test_a_damaged_shard_raises_before_a_wrong_sample_is_given(shard, damage):
     path, rows, _ = shard
     data, last = bytearray(path.read_bytes()), list(rows)[-1]
@@ -69,7 +78,9 @@ def test_a_damaged_shard_raises_before_a_wrong_sample_is_given(shard, damage):
     elif damage == "flipped motion":
         data[rows[last]["motion_offset"] + rows[last]["motion_size"] - 1] ^= 1
     elif damage == "zeroed tail":
-        data[rows[last]["image_offset"] - 512 :] = bytes(len(data) - rows[last]["image_offset"] + 512)
+        data[rows[last]["image_offset"] - 512 :] = bytes(
+            len(data) - rows[last]["image_offset"] + 512
+        )
     else:
         data[:0] = bytes(512)
     path.write_bytes(data)

@@ -15,7 +15,11 @@ from schemas.statistics import decode_statistics
 from tests.support.datasets import CONFIG, write_dataset
 
 MOVING = [{"moving_share": 0.1 * i} for i in range(6)]
-SHARDS = {"train-000000": MOVING, "train-000001": [{"moving_share": 0.1}] * 3, "test-000000": [*MOVING, {"mean_motion_px": 0.5}]}
+SHARDS = {
+    "train-000000": MOVING,
+    "train-000001": [{"moving_share": 0.1}] * 3,
+    "test-000000": [*MOVING, {"mean_motion_px": 0.5}],
+}
 
 
 def one_by_one(function, items):
@@ -28,17 +32,38 @@ def dataset(tmp_path):
 
 
 def keys(selection: DatasetView) -> list[str]:
-    return [key for split in ("train", "test") for key in selection.kept_windows(["key"], split)["key"].to_pylist()]
+    return [
+        key
+        for split in ("train", "test")
+        for key in selection.kept_windows(["key"], split)["key"].to_pylist()
+    ]
 
 
 def test_a_view_drops_what_its_thresholds_reject_and_has_statistics_of_its_own(dataset):
     judged = refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
-    assert (judged.kept, judged.dropped, judged.rejected, judged.to_extract) == (9, {"camera_motion": 6}, 1, 0)
+    assert (judged.kept, judged.dropped, judged.rejected, judged.to_extract) == (
+        9,
+        {"camera_motion": 6},
+        1,
+        0,
+    )
     view = open_dataset(f"{dataset.root}:strict")
     rows = {row["key"]: row for row in pq.read_table(view.manifest_path).to_pylist()}
-    assert set(keys(view)) == {key for key, row in rows.items() if row["outcome"] == "kept"} < set(keys(DatasetView(dataset))) and len(rows) == 16
+    assert (
+        set(keys(view))
+        == {key for key, row in rows.items() if row["outcome"] == "kept"}
+        < set(keys(DatasetView(dataset)))
+        and len(rows) == 16
+    )
     assert {row["reason"] for row in rows.values()} == {None, "camera_motion", "no_motion"}
-    again = count_samples((sample.spectrum for shard in ("train-000000", "train-000001") for sample in iter_samples(view, shard)), 4)
+    again = count_samples(
+        (
+            sample.spectrum
+            for shard in ("train-000000", "train-000001")
+            for sample in iter_samples(view, shard)
+        ),
+        4,
+    )
     np.testing.assert_array_equal(merge_histograms([view]), again)
     statistics = decode_statistics(view.derived_path("statistics.json").read_bytes())
     assert statistics == compute_statistics([view]) and statistics.windows == 6
@@ -50,15 +75,22 @@ def test_a_view_drops_what_its_thresholds_reject_and_has_statistics_of_its_own(d
 def test_a_view_that_drops_nothing_is_the_same_set(dataset):
     judged = refilter(dataset, "all", PRESETS["none"], one_by_one)
     assert (judged.kept, judged.to_extract) == (15, 1)
-    check_matches_shards(decode_statistics(dataset.statistics.read_bytes()), [open_dataset(f"{dataset.root}:all")])
+    check_matches_shards(
+        decode_statistics(dataset.statistics.read_bytes()), [open_dataset(f"{dataset.root}:all")]
+    )
     assert keys(open_dataset(f"{dataset.root}:all")) == keys(DatasetView(dataset))
 
 
 def test_none_brings_back_what_was_stored(tmp_path):
-    dataset = write_dataset(tmp_path / "a", SHARDS, config=replace(CONFIG, thresholds=PRESETS["none"]))
+    dataset = write_dataset(
+        tmp_path / "a", SHARDS, config=replace(CONFIG, thresholds=PRESETS["none"])
+    )
     assert refilter(dataset, "paper", PRESETS["paper"], one_by_one).dropped == {"no_motion": 1}
     assert refilter(dataset, "none", PRESETS["none"], one_by_one).kept == 16
-    assert list_views(dataset) == ["none", "paper"] and open_dataset(f"{dataset.root}:paper").thresholds() == PRESETS["paper"]
+    assert (
+        list_views(dataset) == ["none", "paper"]
+        and open_dataset(f"{dataset.root}:paper").thresholds() == PRESETS["paper"]
+    )
 
 
 def test_a_view_in_which_nothing_is_left_says_so(dataset):

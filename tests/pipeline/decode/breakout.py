@@ -106,7 +106,9 @@ def signal(path: str) -> str:
 
 
 def limit(path: str) -> str:
-    resource.prlimit(PARENT, resource.RLIMIT_NOFILE, resource.prlimit(PARENT, resource.RLIMIT_NOFILE))
+    resource.prlimit(
+        PARENT, resource.RLIMIT_NOFILE, resource.prlimit(PARENT, resource.RLIMIT_NOFILE)
+    )
     return "done"
 
 

@@ -78,7 +78,9 @@ WAYS = {
     "aborts": lambda connection: os.abort(),
     "exits": lambda connection: os._exit(0),
     "leaks": lambda connection: leak(),
-    "speaks_nonsense": lambda connection: connection.send_bytes(b'{"pictures": -5, "frames": "\xff"}'),
+    "speaks_nonsense": lambda connection: connection.send_bytes(
+        b'{"pictures": -5, "frames": "\xff"}'
+    ),
     "sends_too_much": send_too_much,
     "sends_a_part": send_part,
     "leaks_shared": lambda connection: leak_shared(),

@@ -35,7 +35,9 @@ def video(tmp_path_factory) -> Path:
 
 def children() -> set[int]:
     """Processes of ours that are still there, the dead ones that nobody waited for included."""
-    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True
+    ).stdout
     return {int(pid) for pid in found.split() if Path(f"/proc/{pid}").exists()}
 
 
@@ -59,7 +61,9 @@ def children() -> set[int]:
         ("nests_deeply", Reason.CRASH, "nonsense"),
     ],
 )
-def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path, attempt, how, reason, words):
+def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(
+    video, tmp_path, attempt, how, reason, words
+):
     path = shutil.copy(video, tmp_path / f"{how}.mp4")
     process, before = fake(CONFIG), time.monotonic()
     memory = process.memory.fileno()
@@ -76,11 +80,15 @@ def test_a_decoder_that_misbehaves_is_ended_within_its_deadline(video, tmp_path,
 def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
     """Reading memory that is gone would end the parent by SIGBUS."""
     process = fake(CONFIG)
-    pictures = process.pictures(str(video), process.probe(str(video)), range(FRAME_COUNT), (640, 400))
+    pictures = process.pictures(
+        str(video), process.probe(str(video)), range(FRAME_COUNT), (640, 400)
+    )
     first = next(pictures)
     with pytest.raises(PermissionError):
         os.ftruncate(process.memory.fileno(), 0)
-    assert read_number(first.image) == 0 and [read_number(one.image) for one in pictures] == list(range(1, FRAME_COUNT))
+    assert read_number(first.image) == 0 and [read_number(one.image) for one in pictures] == list(
+        range(1, FRAME_COUNT)
+    )
     process.close()
 
 
@@ -103,20 +111,29 @@ def test_a_leak_from_clip_to_clip_costs_no_clip(video, tmp_path, record_property
     path = str(shutil.copy(video, tmp_path / "leaks_a_clip.mp4"))
     for _ in range(clips):
         assert len(pool.probe(path).times) == FRAME_COUNT
-    assert clips // 3 <= len(made) and max(one.resident for one in made) <= 1.1 * CONFIG.decoder_memory_mb * 2**20
+    assert (
+        clips // 3 <= len(made)
+        and max(one.resident for one in made) <= 1.1 * CONFIG.decoder_memory_mb * 2**20
+    )
     pool.close()
     assert not {one.process.pid for one in made} & children()
     record_property("injections", clips)
 
 
 @pytest.mark.promise("P10")
-def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_decoded(video, tmp_path):
+def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_decoded(
+    video, tmp_path
+):
     pool = DecoderPool(CONFIG, 1, fake)
     with pytest.raises(Quarantined) as caught:
         pool.probe(str(shutil.copy(video, tmp_path / "aborts.mp4")))
     assert (caught.value.reason, caught.value.attempts) == (Reason.CRASH, MAX_ATTEMPTS)
     found = pool.probe(str(video))
-    assert [read_number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [0, 30, 31]
+    assert [read_number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [
+        0,
+        30,
+        31,
+    ]
     pool.close()
 
 
@@ -141,10 +158,15 @@ def detail_of(path: str, *earlier: str) -> str:
 
 def test_the_last_words_of_a_crash_are_told_and_are_the_same_each_time(video, tmp_path):
     """Printable, no more than a table takes, and without what differs from run to run, or is another clip's."""
-    path, talkative = (str(shutil.copy(video, tmp_path / f"{how}.mp4")) for how in ("says_and_aborts", "says_much"))
+    path, talkative = (
+        str(shutil.copy(video, tmp_path / f"{how}.mp4")) for how in ("says_and_aborts", "says_much")
+    )
     detail, again = detail_of(path), detail_of(path, talkative)
     assert detail == again and len(detail) <= 500 and detail.isprintable()
-    assert detail.startswith("the decoder was ended by SIGABRT; it said: ") and "line 1999 / [h264 @ ?] broken?[31m" in detail
+    assert (
+        detail.startswith("the decoder was ended by SIGABRT; it said: ")
+        and "line 1999 / [h264 @ ?] broken?[31m" in detail
+    )
     assert " / ==PID== " in detail and detail.endswith(": the heap is corrupt")
     assert str(tmp_path) not in detail and "words" not in detail
 
@@ -155,12 +177,16 @@ def test_a_decoder_that_does_not_load_says_why(tmp_path):
     with pytest.raises(DecoderDied) as caught:
         process.probe(str(tmp_path / "a.mp4"))
     assert caught.value.reason == Reason.CRASH and "exited with code 1" in caught.value.detail
-    assert caught.value.detail.endswith("ModuleNotFoundError: No module named 'av.of_another_version'")
+    assert caught.value.detail.endswith(
+        "ModuleNotFoundError: No module named 'av.of_another_version'"
+    )
 
 
 def test_a_decoder_that_says_much_waits_for_nobody(video, tmp_path):
     process = fake(CONFIG)
-    assert len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == FRAME_COUNT
+    assert (
+        len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == FRAME_COUNT
+    )
     process.close()
 
 
@@ -171,7 +197,9 @@ def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, cou
     found, seen = pool.probe(path), []
     size = (512, 320)
     with pytest.raises(Quarantined):
-        seen.extend(read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), size))
+        seen.extend(
+            read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), size)
+        )
     assert 0 < len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
     pool.close()
 
@@ -181,10 +209,14 @@ def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_p
     """The pictures of a slot that is not full are not lost, the process lives on, and one refusal is final."""
     path = str(with_a_lost_picture(tmp_path / "hevc.mp4", "hevc.mp4", 100))
     made = []
-    pool = DecoderPool(DecodeConfig(), count, lambda config: made.append(DecoderProcess(config)) or made[-1])
+    pool = DecoderPool(
+        DecodeConfig(), count, lambda config: made.append(DecoderProcess(config)) or made[-1]
+    )
     found, seen = pool.probe(path), []
     with pytest.raises(Quarantined) as caught:
-        seen.extend(read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), SIZE))
+        seen.extend(
+            read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), SIZE)
+        )
     assert (caught.value.reason, caught.value.attempts) == (Reason.DECODE_ERROR, 1)
     assert 90 <= len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
     assert len(made) <= count
@@ -198,10 +230,20 @@ def test_a_lost_picture_costs_no_frame_before_it_and_no_other_clip(video, tmp_pa
     path = str(with_a_lost_picture(tmp_path / "h264.mp4", "h264.mp4", 44))
     pool = DecoderPool(DecodeConfig(), 1)
     found = pool.probe(path)
-    assert [read_number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(range(24, 44))
+    assert [read_number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(
+        range(24, 44)
+    )
     pictures = list(pool.pictures(path, found, range(40, 51), size))
     assert [one.damage is None for one in pictures] == 4 * [True] + 4 * [False] + 3 * [True]
-    assert [read_number(one.image) for one in pictures if not one.damage] == [40, 41, 42, 43, 48, 49, 50]
+    assert [read_number(one.image) for one in pictures if not one.damage] == [
+        40,
+        41,
+        42,
+        43,
+        48,
+        49,
+        50,
+    ]
     assert len(pool.probe(str(video)).times) == FRAME_COUNT
     pool.close()
 
@@ -281,7 +323,10 @@ def test_frames_that_nobody_takes_do_not_keep_a_program_from_ending(video):
 
 def test_pictures_of_the_largest_size_are_decoded_within_the_memory(video):
     pool = DecoderPool(DecodeConfig(), 1)
-    assert [image.shape for image in pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))] == [(2560, 4096, 3)] * 40
+    assert [
+        image.shape
+        for image in pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))
+    ] == [(2560, 4096, 3)] * 40
     pool.close()
 
 
@@ -309,7 +354,9 @@ def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(vide
         f"p = DecoderProcess(DecodeConfig(), (sys.executable, {str(Path(__file__).with_name('misbehaving.py'))!r}));"
         f"print(p.process.pid, flush=True); p.probe({str(path)!r})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     child = int(parent.stdout.readline())
     assert Path(f"/proc/{child}").exists()
     parent.kill()
@@ -326,7 +373,9 @@ def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, c
     pool = DecoderPool(DecodeConfig(), count)
     indices = range(3, FRAME_COUNT - 2)
     found = np.stack(list(pool.frames(str(video), pool.probe(str(video)), indices, size)))
-    np.testing.assert_array_equal(found, np.stack(list(read_frames(probe(str(video), DecodeConfig()), indices, size))))
+    np.testing.assert_array_equal(
+        found, np.stack(list(read_frames(probe(str(video), DecodeConfig()), indices, size)))
+    )
     pool.close()
 
 
@@ -337,14 +386,19 @@ def test_a_reader_that_is_left_in_the_middle_harms_nobody(video):
         images = pool.frames(str(video), found, range(FRAME_COUNT), (640, 400))
         assert read_number(next(images)) == 0
         images.close()
-    assert [read_number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [7, 100]
+    assert [read_number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [
+        7,
+        100,
+    ]
     pool.close()
 
 
 def test_a_worn_process_is_replaced(video, monkeypatch):
     monkeypatch.setattr("pipeline.decode.pool.MAX_PROCESS_REQUESTS", 2)
     made = []
-    pool = DecoderPool(DecodeConfig(), 1, lambda config: made.append(DecoderProcess(config)) or made[-1])
+    pool = DecoderPool(
+        DecodeConfig(), 1, lambda config: made.append(DecoderProcess(config)) or made[-1]
+    )
     for _ in range(5):
         pool.probe(str(video))
     assert len(made) == 3 and [one.is_alive() for one in made] == [False, False, True]
@@ -353,7 +407,9 @@ def test_a_worn_process_is_replaced(video, monkeypatch):
 
 def test_pieces_begin_at_key_frames_and_hold_every_index_once():
     pieces = list(split_at_keyframes(range(10, 500), np.array([0, 100, 130, 250, 480])))
-    assert [int(piece[0]) for piece in pieces] == [10, 100, 250] and [i for piece in pieces for i in piece] == list(range(10, 500))
+    assert [int(piece[0]) for piece in pieces] == [10, 100, 250] and [
+        i for piece in pieces for i in piece
+    ] == list(range(10, 500))
     assert [list(piece) for piece in split_at_keyframes([5, 6, 7], np.array([0]))] == [[5, 6, 7]]
 
 

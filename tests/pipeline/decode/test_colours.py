@@ -14,7 +14,19 @@ from pipeline.decode.readers import read_frames
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 H273 = {"bt601": 6, "bt709": 1}
 """Matrix coefficients by their number in H.273."""
-PATCHES = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [128, 128, 128], [235, 235, 235], [20, 20, 20], [220, 210, 60], [60, 200, 210]], np.uint8)
+PATCHES = np.array(
+    [
+        [200, 40, 40],
+        [40, 200, 40],
+        [40, 40, 200],
+        [128, 128, 128],
+        [235, 235, 235],
+        [20, 20, 20],
+        [220, 210, 60],
+        [60, 200, 210],
+    ],
+    np.uint8,
+)
 
 
 def painted(size: tuple[int, int]) -> np.ndarray:
@@ -29,7 +41,11 @@ def planes(image: np.ndarray, matrix: str, full: bool) -> list[np.ndarray]:
     r, g, b = (image[..., i] / 255 for i in range(3))
     y = kr * r + (1 - kr - kb) * g + kb * b
     chroma = [((c - y) / (2 * (1 - k)))[::2, ::2] for c, k in ((b, kb), (r, kr))]
-    scaled = [255 * y, *(128 + 255 * c for c in chroma)] if full else [16 + 219 * y, *(128 + 224 * c for c in chroma)]
+    scaled = (
+        [255 * y, *(128 + 255 * c for c in chroma)]
+        if full
+        else [16 + 219 * y, *(128 + 224 * c for c in chroma)]
+    )
     return [np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in scaled]
 
 
@@ -43,7 +59,9 @@ def write(path: Path, size: tuple[int, int], matrix: str, full: bool, told: bool
             context.color_range = 2 if full else 1
         for i in range(5):
             frame = av.VideoFrame(*size, "yuv420p")
-            for plane, values in zip(frame.planes, planes(painted(size), matrix, full), strict=True):
+            for plane, values in zip(
+                frame.planes, planes(painted(size), matrix, full), strict=True
+            ):
                 padded = np.zeros((plane.height, plane.line_size), np.uint8)
                 padded[:, : values.shape[1]] = values
                 plane.update(padded.tobytes())
@@ -55,10 +73,17 @@ def write(path: Path, size: tuple[int, int], matrix: str, full: bool, told: bool
 
 def worst(path: Path, decoder: str, size: tuple[int, int]) -> float:
     """Largest difference from what was painted, grey levels, in the middle of the patches."""
-    image = next(read_frames(probe(str(path), DecodeConfig(decoder=decoder)), [2], size)).astype(float)
+    image = next(read_frames(probe(str(path), DecodeConfig(decoder=decoder)), [2], size)).astype(
+        float
+    )
     rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in ((2, size[1]), (4, size[0])))
-    middles = [image[int(r) - 3 : int(r) + 3, int(c) - 3 : int(c) + 3] for r in rows for c in columns]
-    return max(np.abs(middle - patch).max() for middle, patch in zip(middles, PATCHES.astype(float), strict=True))
+    middles = [
+        image[int(r) - 3 : int(r) + 3, int(c) - 3 : int(c) + 3] for r in rows for c in columns
+    ]
+    return max(
+        np.abs(middle - patch).max()
+        for middle, patch in zip(middles, PATCHES.astype(float), strict=True)
+    )
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
@@ -72,5 +97,10 @@ def test_colours_come_out_within_two_levels(tmp_path, matrix, full, decoder):
 
 @pytest.mark.parametrize("size, matrix", [((640, 360), "bt601"), ((1280, 720), "bt709")])
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_a_video_that_does_not_name_its_colours_has_those_of_its_size(tmp_path, size, matrix, decoder):
-    assert worst(write(tmp_path / "a.mp4", size, matrix, full=False, told=False), decoder, (128, 80)) <= 2
+def test_a_video_that_does_not_name_its_colours_has_those_of_its_size(
+    tmp_path, size, matrix, decoder
+):
+    assert (
+        worst(write(tmp_path / "a.mp4", size, matrix, full=False, told=False), decoder, (128, 80))
+        <= 2
+    )

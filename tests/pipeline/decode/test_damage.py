@@ -51,7 +51,9 @@ def with_noise(path: Path, packet_number: int) -> Path:
     """A file of which the middle of a packet is something else: of that one, or of the largest of the ten from it on."""
     with av.open(str(path)) as file:
         packets = [one for one in file.demux(video=0) if one.size][packet_number:]
-        packet = packets[0] if packets[0].is_keyframe else max(packets[:10], key=lambda one: one.size)
+        packet = (
+            packets[0] if packets[0].is_keyframe else max(packets[:10], key=lambda one: one.size)
+        )
         begin, length = packet.pos + packet.size // 3, packet.size // 2
     data, rng = bytearray(path.read_bytes()), np.random.default_rng(packet_number)
     data[begin : begin + length] = rng.bytes(length)
@@ -63,7 +65,12 @@ def flagged_frames(path: Path) -> list[int]:
     """Time stamps of the frames that FFmpeg flags in a read from the beginning."""
     with av.open(str(path)) as file:
         file.streams.video[0].codec_context.thread_count = 1
-        return [frame.pts for packet in file.demux(video=0) for frame in packet.decode() if frame.is_corrupt]
+        return [
+            frame.pts
+            for packet in file.demux(video=0)
+            for frame in packet.decode()
+            if frame.is_corrupt
+        ]
 
 
 def with_flags(path: Path) -> list[int]:
@@ -105,7 +112,9 @@ def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = No
         shift = 3 * read_number(image) % SIZE[0]
         return np.concatenate([image[:-16], noise[:, shift : shift + SIZE[0]]])
 
-    return encode_numbered(path, codec, options={"g": "24"} if options is None else options, stored=stored, **more).path
+    return encode_numbered(
+        path, codec, options={"g": "24"} if options is None else options, stored=stored, **more
+    ).path
 
 
 def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
@@ -120,17 +129,40 @@ def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
 
 DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
     "a piece of a transport stream.ts": (lambda p: without_a_piece(busy(p), 0.5), 24),
-    "a piece of an open one.ts": (lambda p: without_a_piece(busy(p, options=LEADING_PICTURE_OPTIONS), 0.5), 34),
+    "a piece of an open one.ts": (
+        lambda p: without_a_piece(busy(p, options=LEADING_PICTURE_OPTIONS), 0.5),
+        34,
+    ),
     "a picture of mp4.mp4": (lambda p: with_noise(busy(p), 60), 24),
     "a picture of mkv.mkv": (lambda p: with_noise(busy(p), 60), 24),
-    "a picture of an open group.mp4": (lambda p: with_noise(busy(p, options=OPEN_GOP_OPTIONS), 60), 28),
+    "a picture of an open group.mp4": (
+        lambda p: with_noise(busy(p, options=OPEN_GOP_OPTIONS), 60),
+        28,
+    ),
     "a key frame.mp4": (lambda p: with_noise(busy(p), 48), 24),
-    "a picture of hevc.mp4": (lambda p: with_noise(busy(p, "libx265", x265_options("open-gop=1:bframes=3")), 60), 28),
-    "a picture of mpeg4.mp4": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION), 60), 24),
+    "a picture of hevc.mp4": (
+        lambda p: with_noise(busy(p, "libx265", x265_options("open-gop=1:bframes=3")), 60),
+        28,
+    ),
+    "a picture of mpeg4.mp4": (
+        lambda p: with_noise(busy(p, "mpeg4", {"g": "24"}, clock=FRAME_DURATION), 60),
+        24,
+    ),
     "a slice of four.mp4": (lambda p: without_a_slice(busy(p, options=SLICES), 60), 24),
-    "a key frame of an open group.ts": (lambda p: with_noise(busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAME_DURATION), 43), 20),
-    "a picture before a key frame.avi": (lambda p: with_noise(busy(p, "mpeg4", {"g": "24", "bf": "2"}, clock=FRAME_DURATION), 61), 28),
-    "a picture of mjpeg.avi": (lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAME_DURATION), 60), 1),
+    "a key frame of an open group.ts": (
+        lambda p: with_noise(
+            busy(p, "mpeg2video", {"g": "15", "bf": "2"}, clock=FRAME_DURATION), 43
+        ),
+        20,
+    ),
+    "a picture before a key frame.avi": (
+        lambda p: with_noise(busy(p, "mpeg4", {"g": "24", "bf": "2"}, clock=FRAME_DURATION), 61),
+        28,
+    ),
+    "a picture of mjpeg.avi": (
+        lambda p: with_noise(busy(p, "mjpeg", {}, pixels="yuvj420p", clock=FRAME_DURATION), 60),
+        1,
+    ),
 }
 """What is damaged, and how many frames may be refused for it: to the next key frame, and those that refer to both groups."""
 
@@ -153,8 +185,12 @@ def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path):
     np.testing.assert_allclose(np.diff(source.video.times), 1 / 30, atol=0.002)
     found = pictures(tmp_path / "a.ts")
     assert len(found) >= 2 * FRAME_COUNT - 3
-    assert found[: FRAME_COUNT - 24] == list(range(FRAME_COUNT - 24)) and found[-FRAME_COUNT:][24:] == list(range(24, FRAME_COUNT))
-    assert all(one is None or one in (i, i - (len(found) - FRAME_COUNT)) for i, one in enumerate(found))
+    assert found[: FRAME_COUNT - 24] == list(range(FRAME_COUNT - 24)) and found[-FRAME_COUNT:][
+        24:
+    ] == list(range(24, FRAME_COUNT))
+    assert all(
+        one is None or one in (i, i - (len(found) - FRAME_COUNT)) for i, one in enumerate(found)
+    )
 
 
 def test_frames_that_ffmpeg_flags_are_refused(tmp_path):
@@ -167,14 +203,32 @@ def test_frames_that_ffmpeg_flags_are_refused(tmp_path):
     assert all(found[int(np.searchsorted(source.pts, pts))] is None for pts in flagged)
 
 
-SMALL = BuildConfig(size=(64, 40), frequencies=4, plan=PlanConfig(frames=10, stride=10, test_fraction=0.0), thresholds=PRESETS["none"])
+SMALL = BuildConfig(
+    size=(64, 40),
+    frequencies=4,
+    plan=PlanConfig(frames=10, stride=10, test_fraction=0.0),
+    thresholds=PRESETS["none"],
+)
 
 
 def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[tuple]:
     pool = DecoderPool(SMALL.decode, decoders)
-    results = list(build_windows(plan_video(path, SMALL)[rows], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()))
+    results = list(
+        build_windows(
+            plan_video(path, SMALL)[rows], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()
+        )
+    )
     pool.close()
-    return [(r.row["key"], r.row["outcome"], r.row.get("reason"), r.row.get("detail"), r.sample and r.sample.spectrum.tobytes()) for r in results]
+    return [
+        (
+            r.row["key"],
+            r.row["outcome"],
+            r.row.get("reason"),
+            r.row.get("detail"),
+            r.sample and r.sample.spectrum.tobytes(),
+        )
+        for r in results
+    ]
 
 
 def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_path):
@@ -184,23 +238,35 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
     found = outcomes(tmp_path / "a.mp4")
     away = [i for i in range(len(found)) if 10 * i + 10 <= 48 or 10 * i >= 72]
     assert [one[1] for one in sound] == len(sound) * [Outcome.KEPT]
-    assert {i for i, one in enumerate(found) if one[1] == Outcome.KEPT} >= set(away) and len(away) < len(found)
+    assert {i for i, one in enumerate(found) if one[1] == Outcome.KEPT} >= set(away) and len(
+        away
+    ) < len(found)
     assert any(one[1] == Outcome.QUARANTINED for one in found)
-    assert {one[1:3] for i, one in enumerate(found) if i not in away and one[1] != Outcome.KEPT} == {(Outcome.QUARANTINED, Reason.DECODE_ERROR)}
+    assert {
+        one[1:3] for i, one in enumerate(found) if i not in away and one[1] != Outcome.KEPT
+    } == {(Outcome.QUARANTINED, Reason.DECODE_ERROR)}
     assert [found[i][4] for i in away] == [sound[i][4] for i in away]
     assert outcomes(tmp_path / "a.mp4", decoders=2) == found
-    assert [outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(0, len(found), 2)] == found[::2]
-    assert all("frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED)
+    assert [
+        outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(0, len(found), 2)
+    ] == found[::2]
+    assert all(
+        "frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED
+    )
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"]
+)
 def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
     source = probe(str(VIDEO_KINDS[kind][1](tmp_path / kind).path), DecodeConfig())
     whole = list(read_pictures(source, range(len(source.video.times)), (64, 40)))
     for first in (30, 47, 100):
         part = list(read_pictures(source, range(first, first + 10), (64, 40)))
         assert [one.decoder for one in part] == [one.decoder for one in whole[first : first + 10]]
-        assert all(np.array_equal(a.image, b.image) for a, b in zip(part, whole[first:], strict=False))
+        assert all(
+            np.array_equal(a.image, b.image) for a, b in zip(part, whole[first:], strict=False)
+        )
 
 
 @pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
@@ -212,13 +278,21 @@ def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch
         monkeypatch.setattr("pipeline.decode.readers.MAX_BUFFER_BYTES", held)
         source = probe(str(path), DecodeConfig())
         pictures = list(read_pictures(source, range(FRAME_COUNT), SIZE))
-        found.add((source.video.decoder, b"".join(b"" if one.image is None else one.image.tobytes() for one in pictures)))
+        found.add(
+            (
+                source.video.decoder,
+                b"".join(b"" if one.image is None else one.image.tobytes() for one in pictures),
+            )
+        )
     assert len(found) == 1
 
 
 def test_what_stands_beside_the_picture_in_the_stream_damages_none(tmp_path):
     """Cameras write messages (SEI) that are shorter than they say."""
-    path, sei = busy(tmp_path / "a.h264", options={"g": "24", "bf": "0"}), b"\0\0\0\1\x06\xc3\xc8" + 40 * b"x" + b"\x80"
+    path, sei = (
+        busy(tmp_path / "a.h264", options={"g": "24", "bf": "0"}),
+        b"\0\0\0\1\x06\xc3\xc8" + 40 * b"x" + b"\x80",
+    )
     with av.open(str(path), format="h264") as raw, av.open(str(tmp_path / "b.ts"), "w") as target:
         stream = target.add_stream_from_template(raw.streams.video[0])
         for number, packet in enumerate(one for one in raw.demux(video=0) if one.size):
@@ -250,12 +324,16 @@ def test_sound_with_a_picture_on_its_cover_is_no_video(tmp_path):
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
         sound = file.add_stream("aac", rate=44100)
-        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), "rgb24").reformat(format="yuvj420p")
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), "rgb24").reformat(
+            format="yuvj420p"
+        )
         frame.pts = 0
         file.mux(cover.encode(frame))
         file.mux(cover.encode())
         for i in range(50):
-            piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            piece = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
             piece.sample_rate, piece.pts = 44100, 1024 * i
             file.mux(sound.encode(piece))
         file.mux(sound.encode())
@@ -267,6 +345,11 @@ def test_sound_with_a_picture_on_its_cover_is_no_video(tmp_path):
 def test_the_decoder_and_why_it_is_that_one_stand_in_the_sample(tmp_path):
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1.5)
     pool = DecoderPool(SMALL.decode, 1)
-    (result,) = build_windows(plan_video(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, ShardTimer())
+    (result,) = build_windows(
+        plan_video(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()
+    )
     pool.close()
-    assert result.sample.meta["decoder"].startswith("decord") and "PyAV" in result.sample.meta["decoder_reason"]
+    assert (
+        result.sample.meta["decoder"].startswith("decord")
+        and "PyAV" in result.sample.meta["decoder_reason"]
+    )

@@ -29,7 +29,10 @@ def file(tmp_path_factory):
 
 
 def seen(source, indices) -> list[int]:
-    return [read_number(image) for image in read_frames(source, indices, cover_size(source.video.aspect, SIZE))]
+    return [
+        read_number(image)
+        for image in read_frames(source, indices, cover_size(source.video.aspect, SIZE))
+    ]
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
@@ -37,11 +40,19 @@ def seen(source, indices) -> list[int]:
 def test_every_frame_is_the_one_asked_for(file, kind, decoder):
     path, numbers, times = file(kind)
     source = probe(str(path), DecodeConfig(decoder=decoder))
-    assert source.video.decoder.split()[0] == ("PyAV" if decoder == "pyav" else VIDEO_KINDS[kind][0])
+    assert source.video.decoder.split()[0] == (
+        "PyAV" if decoder == "pyav" else VIDEO_KINDS[kind][0]
+    )
     assert len(source.video.times) == len(numbers)
-    np.testing.assert_allclose(source.video.times - source.video.times[0], np.asarray(times) - times[0], atol=0.011 if path.suffix == ".gif" else 0.0011)
+    np.testing.assert_allclose(
+        source.video.times - source.video.times[0],
+        np.asarray(times) - times[0],
+        atol=0.011 if path.suffix == ".gif" else 0.0011,
+    )
     assert seen(source, range(len(numbers))) == list(numbers)
-    starts = [i for i, _ in plan_windows(source.video.times, source.video.end_s, PlanConfig(frames=15))]
+    starts = [
+        i for i, _ in plan_windows(source.video.times, source.video.end_s, PlanConfig(frames=15))
+    ]
     assert len(starts) >= 8
     for start in (*starts[::-1], *starts[::3]):
         indices = [start, start + 1, start + 4]
@@ -77,7 +88,12 @@ def with_matrix(path, matrix):
 def test_all_eight_display_matrices_show_the_picture_upright(tmp_path, turn, codec, decoder):
     matrix, stored = TURNS[turn]
     options = {"libx265": x265_options("open-gop=0")}.get(codec, {"g": "24"})
-    path = with_matrix(encode_numbered(tmp_path / "a.mp4", codec, options=options, times=np.arange(40) / 30, stored=stored).path, matrix)
+    path = with_matrix(
+        encode_numbered(
+            tmp_path / "a.mp4", codec, options=options, times=np.arange(40) / 30, stored=stored
+        ).path,
+        matrix,
+    )
     source = probe(str(path), DecodeConfig(decoder=decoder))
     assert source.video.aspect == pytest.approx(SIZE[0] / SIZE[1])
     images = list(read_frames(source, [7, 30], SIZE))
@@ -90,10 +106,14 @@ def colored_blocks(path, pixels):
     rng = np.random.default_rng(0)
     big = rng.integers(0, 256, (20, 30, 3), np.uint8).repeat(24, 0).repeat(24, 1)
     with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=30, options={"g": "30", "threads": "1", "x264-params": "scenecut=0"})
+        stream = file.add_stream(
+            "libx264", rate=30, options={"g": "30", "threads": "1", "x264-params": "scenecut=0"}
+        )
         stream.width, stream.height, stream.pix_fmt = 192, 128, pixels
         for i in range(90):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(big[i : i + 128, 3 * i : 3 * i + 192]), "rgb24").reformat(format=pixels)
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(big[i : i + 128, 3 * i : 3 * i + 192]), "rgb24"
+            ).reformat(format=pixels)
             frame.pts = i
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
@@ -115,18 +135,27 @@ def test_frames_after_a_seek_are_those_of_a_read_from_the_beginning(tmp_path):
     assert all(np.array_equal(frame.to_ndarray(), whole[frame.pts]) for frame in sought)
 
 
-@pytest.mark.parametrize("name, start", [("h264_late.mp4", 7.3), ("h264_late.ts", 7.3), ("h264_long_gop.mp4", 0.0)])
+@pytest.mark.parametrize(
+    "name, start", [("h264_late.mp4", 7.3), ("h264_late.ts", 7.3), ("h264_long_gop.mp4", 0.0)]
+)
 def test_times_are_the_files_own(file, name, start):
-    assert probe(str(file(name).path), DecodeConfig()).video.times[0] == pytest.approx(start, abs=1e-4)
+    assert probe(str(file(name).path), DecodeConfig()).video.times[0] == pytest.approx(
+        start, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotated_video_shows_its_frames_upright(tmp_path, degrees, decoder):
     """A picture is stored turned, and shown as it was: the corner stands where it stands unturned."""
-    path = encode_numbered(tmp_path / "a.mp4", setup=lambda stream: stream.set_display_rotation(degrees)).path
+    path = encode_numbered(
+        tmp_path / "a.mp4", setup=lambda stream: stream.set_display_rotation(degrees)
+    ).path
     source = probe(str(path), DecodeConfig(decoder=decoder))
-    turned = [np.rot90(image, -degrees // 90) for image in read_frames(source, [7, 60], SIZE if degrees == 180 else SIZE[::-1])]
+    turned = [
+        np.rot90(image, -degrees // 90)
+        for image in read_frames(source, [7, 60], SIZE if degrees == 180 else SIZE[::-1])
+    ]
     assert [read_number(image) for image in turned] == [7, 60]
     assert turned[0][2, 2, 0] > 150 and turned[0][2, 2, 1] < 90
 
@@ -136,9 +165,18 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     assert video.aspect == pytest.approx(2 * SIZE[0] / SIZE[1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord" and kind != "h264_interlaced.mp4"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for kind, (decoder, _) in VIDEO_KINDS.items()
+        if decoder == "decord" and kind != "h264_interlaced.mp4"
+    ],
+)
 def test_both_decoders_show_the_same_picture(file, kind):
     """Which one reads a clip is seen in its metadata, not in its pixels (but for interlaced ones, of which PyAV scales each field)."""
-    sources = [probe(str(file(kind).path), DecodeConfig(decoder=decoder)) for decoder in ("auto", "pyav")]
+    sources = [
+        probe(str(file(kind).path), DecodeConfig(decoder=decoder)) for decoder in ("auto", "pyav")
+    ]
     a, b = (next(read_frames(source, [40], (64, 40))).astype(int) for source in sources)
     assert np.abs(a - b).mean() < 2.5  # hard edges, and two ways of rounding

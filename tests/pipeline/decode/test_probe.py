@@ -26,14 +26,22 @@ CONFIG = DecodeConfig()
 
 @pytest.mark.parametrize("rate", [24, 25, 30000 / 1001, 50])
 def test_times_are_the_presentation_times_and_the_end_is_the_last_frames_end(tmp_path, rate):
-    path = videos.write_video(tmp_path / "a.mp4", [draw_number(i) for i in range(60)], np.arange(60) / rate)
+    path = videos.write_video(
+        tmp_path / "a.mp4", [draw_number(i) for i in range(60)], np.arange(60) / rate
+    )
     video = probe(str(path), CONFIG).video
     np.testing.assert_allclose(video.times, np.arange(60) / rate, atol=1e-4)
     assert video.end_s == pytest.approx(60 / rate, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    "aspect, size, expected", [(16 / 9, (256, 160), (284, 160)), (4 / 3, (256, 160), (256, 192)), (1.6, (256, 160), (256, 160)), (0.5, (64, 64), (64, 128))]
+    "aspect, size, expected",
+    [
+        (16 / 9, (256, 160), (284, 160)),
+        (4 / 3, (256, 160), (256, 192)),
+        (1.6, (256, 160), (256, 160)),
+        (0.5, (64, 64), (64, 128)),
+    ],
 )
 def test_the_picture_covers_the_size_with_its_own_aspect(aspect, size, expected):
     assert cover_size(aspect, size) == expected
@@ -73,7 +81,9 @@ def test_a_matroska_file_that_ends_early_is_truncated(tmp_path):
 def test_the_crop_is_about_the_centre(tmp_path):
     wide = [np.pad(draw_number(i), ((0, 0), (64, 64), (0, 0))) for i in range(10)]
     path = videos.write_video(tmp_path / "a.mp4", wide, np.arange(10) / 30)
-    assert [read_number(image) for image in read_frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))] == [0, 5, 9]
+    assert [
+        read_number(image) for image in read_frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))
+    ] == [0, 5, 9]
 
 
 def refusal(path, **limits) -> Quarantined:
@@ -87,7 +97,11 @@ def test_a_codec_that_is_not_on_the_list_is_refused(tmp_path):
     assert error.reason == Reason.UNSUPPORTED_CODEC and "magicyuv" in error.detail
 
 
-DAMAGED = {"h264.mp4": ("libx264", x264_options("scenecut=0:bframes=0")), "hevc.mp4": ("libx265", x265_options("open-gop=1")), "mpeg4.avi": ("mpeg4", {"g": "24"})}
+DAMAGED = {
+    "h264.mp4": ("libx264", x264_options("scenecut=0:bframes=0")),
+    "hevc.mp4": ("libx265", x265_options("open-gop=1")),
+    "mpeg4.avi": ("mpeg4", {"g": "24"}),
+}
 
 
 def with_a_lost_picture(path, kind: str, lost: int):
@@ -113,7 +127,9 @@ def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):
     except Quarantined as error:
         assert error.reason == Reason.DECODE_ERROR
     assert seen == list(indices)[: len(seen)]
-    given_up = first == 24 or (first == 0 and kind == "h264.mp4")  # decord reads ahead of what is asked
+    given_up = first == 24 or (
+        first == 0 and kind == "h264.mp4"
+    )  # decord reads ahead of what is asked
     assert len(seen) == 24 or given_up
 
 
@@ -122,15 +138,23 @@ def test_limits_hold_before_anything_is_decoded(tmp_path):
     assert refusal(path, max_pixels=128 * 79).reason == Reason.TOO_MANY_PIXELS
     error = refusal(path, max_frames=FRAME_COUNT - 1)
     assert error.reason == Reason.TOO_MANY_FRAMES and str(FRAME_COUNT - 1) in error.detail
-    assert len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=FRAME_COUNT)).video.times) == FRAME_COUNT
+    assert (
+        len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=FRAME_COUNT)).video.times)
+        == FRAME_COUNT
+    )
 
 
 def test_a_thousand_frames_a_second_are_refused(tmp_path):
-    error = refusal(encode_numbered(tmp_path / "a.mkv", times=np.arange(FRAME_COUNT) / 1000).path, max_frame_rate=120)
+    error = refusal(
+        encode_numbered(tmp_path / "a.mkv", times=np.arange(FRAME_COUNT) / 1000).path,
+        max_frame_rate=120,
+    )
     assert error.reason == Reason.TOO_MANY_FRAMES and "within a second" in error.detail
 
 
-@pytest.mark.parametrize("values", [{"max_frames": 0}, {"deadline_s": float("nan")}, {"decoder_memory_mb": 10}])
+@pytest.mark.parametrize(
+    "values", [{"max_frames": 0}, {"deadline_s": float("nan")}, {"decoder_memory_mb": 10}]
+)
 def test_a_limit_without_sense_is_refused(values):
     with pytest.raises(ValueError, match="expected"):
         DecodeConfig(**values)

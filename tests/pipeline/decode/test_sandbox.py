@@ -23,11 +23,25 @@ ALONE = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS"
 """A process with no thread but its first, which alone may leave the name space of its users."""
 DENIED = "Operation not permitted"
 WAYS = {
-    "write": "landlock", "overwrite": "landlock", "remove": "landlock", "rename": "landlock", "change": "system calls",
-    "connect": "system calls", "environment": "landlock", "memory": "landlock",
-    "peek": "system calls", "trace": "system calls", "execute": "system calls", "spawn": "system calls", "signal": "system calls",
-    "limit": "system calls", "open_many": "descriptors", "hoard": "system calls", "unconfine": "system calls", "in_a_thread": "system calls",
-}  # fmt: skip
+    "write": "landlock",
+    "overwrite": "landlock",
+    "remove": "landlock",
+    "rename": "landlock",
+    "change": "system calls",
+    "connect": "system calls",
+    "environment": "landlock",
+    "memory": "landlock",
+    "peek": "system calls",
+    "trace": "system calls",
+    "execute": "system calls",
+    "spawn": "system calls",
+    "signal": "system calls",
+    "limit": "system calls",
+    "open_many": "descriptors",
+    "hoard": "system calls",
+    "unconfine": "system calls",
+    "in_a_thread": "system calls",
+}
 """Each way of tests/pipeline/decode/breakout.py, and what stops it: without that it is not tried."""
 
 
@@ -55,7 +69,14 @@ def outcome(process: DecoderProcess, path: Path) -> str:
 def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
     """And what it tries is no empty threat: a process like it without a sandbox can."""
     (path := tmp_path / f"{way}.mp4").write_text(str(port))
-    done = subprocess.run([*BREAKOUT, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ | ALONE)
+    done = subprocess.run(
+        [*BREAKOUT, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | ALONE,
+    )
     if way in ("memory", "peek"):  # where an address is ours alone
         assert done.stdout.strip() in ("done", "Bad address", "Input/output error"), done.stderr
     elif way == "execute":
@@ -73,17 +94,31 @@ def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
 def test_a_confined_decoder_decodes_all_the_same(decoder, tmp_path):
     path = str(encode_numbered(tmp_path / "good.mp4", options={"g": "24"}).path)
     found = decoder.probe(path)
-    assert [read_number(one.image) for one in decoder.pictures(path, found, range(FRAME_COUNT), SIZE)] == list(range(FRAME_COUNT))
+    assert [
+        read_number(one.image) for one in decoder.pictures(path, found, range(FRAME_COUNT), SIZE)
+    ] == list(range(FRAME_COUNT))
     assert set(decoder.defenses) <= sandbox.DEFENSES.keys()
 
 
 STEPS = {
     "network": ("sandbox.isolate()", "connect", "Network is unreachable"),
     "landlock": ("sandbox._prctl(38, 1); sandbox._apply_landlock()", "write", "Permission denied"),
-    "landlock, others": ("sandbox._drop_capabilities(); sandbox._prctl(38, 1); sandbox._apply_landlock()", "environment", "Permission denied"),
-    "landlock, programs": ("sandbox._prctl(38, 1); sandbox._apply_landlock()", "execute", "Permission denied"),
+    "landlock, others": (
+        "sandbox._drop_capabilities(); sandbox._prctl(38, 1); sandbox._apply_landlock()",
+        "environment",
+        "Permission denied",
+    ),
+    "landlock, programs": (
+        "sandbox._prctl(38, 1); sandbox._apply_landlock()",
+        "execute",
+        "Permission denied",
+    ),
     "system calls": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "write", DENIED),
-    "system calls, threads": ("sandbox._prctl(38, 1); sandbox._filter_system_calls()", "in_a_thread", DENIED),
+    "system calls, threads": (
+        "sandbox._prctl(38, 1); sandbox._filter_system_calls()",
+        "in_a_thread",
+        DENIED,
+    ),
 }
 
 
@@ -117,21 +152,68 @@ def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_us
         "if sys.argv[1] == 'open': sandbox._prctl(4, 1)\n"  # changing the user conceals, too
         "sys.exit(subprocess.run(['/bin/cat', f'/proc/{os.getpid()}/environ'], capture_output=True).returncode)"
     )
-    codes = {how: subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, timeout=60).returncode for how in ("open", "concealed")}
+    codes = {
+        how: subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, timeout=60).returncode
+        for how in ("open", "concealed")
+    }
     assert codes == {"open": 0, "concealed": 1}
 
 
-@pytest.mark.parametrize("machine, calls", [
-    ("x86_64", dict(socket=41, connect=42, execve=59, ptrace=101, unlink=87, x32_socket=41 + 0x40000000, read=0, mmap=9, futex=202, exit_group=231, clone3=435)),
-    ("aarch64", dict(socket=198, connect=203, execve=221, ptrace=117, unlinkat=35, read=63, mmap=222, futex=98, exit_group=94, clone3=435)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "machine, calls",
+    [
+        (
+            "x86_64",
+            dict(
+                socket=41,
+                connect=42,
+                execve=59,
+                ptrace=101,
+                unlink=87,
+                x32_socket=41 + 0x40000000,
+                read=0,
+                mmap=9,
+                futex=202,
+                exit_group=231,
+                clone3=435,
+            ),
+        ),
+        (
+            "aarch64",
+            dict(
+                socket=198,
+                connect=203,
+                execve=221,
+                ptrace=117,
+                unlinkat=35,
+                read=63,
+                mmap=222,
+                futex=98,
+                exit_group=94,
+                clone3=435,
+            ),
+        ),
+    ],
+)
 def test_the_filter_on_either_kind_of_processor(machine, calls):
     """Run by an interpreter of the few instructions that it has."""
-    allowed, refused, missing = sandbox.SECCOMP_ALLOW, sandbox.SECCOMP_ERRNO | sandbox.EPERM, sandbox.SECCOMP_ERRNO | sandbox.ENOSYS
+    allowed, refused, missing = (
+        sandbox.SECCOMP_ALLOW,
+        sandbox.SECCOMP_ERRNO | sandbox.EPERM,
+        sandbox.SECCOMP_ERRNO | sandbox.ENOSYS,
+    )
     wanted = dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed) | {"clone3": missing}
-    assert {name: verdict(machine, call) for name, call in calls.items()} == {name: wanted.get(name, refused) for name in calls}
-    opening, cloning, killing = (int(call.partition("=")[2].split(",")[machine == "aarch64"]) for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL))
-    assert [verdict(machine, opening, 0, 0, flags) for flags in (os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR, os.O_CREAT, os.O_TRUNC)] == [allowed] + [refused] * 3
+    assert {name: verdict(machine, call) for name, call in calls.items()} == {
+        name: wanted.get(name, refused) for name in calls
+    }
+    opening, cloning, killing = (
+        int(call.partition("=")[2].split(",")[machine == "aarch64"])
+        for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL)
+    )
+    assert [
+        verdict(machine, opening, 0, 0, flags)
+        for flags in (os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
+    ] == [allowed] + [refused] * 3
     assert [verdict(machine, cloning, flags) for flags in (0x3D0F00, 0x11)] == [allowed, refused]
     assert [verdict(machine, killing, process) for process in (77, 78)] == [allowed, refused]
     assert verdict(machine, calls["read"], architecture=0x40000003) == refused
@@ -139,8 +221,17 @@ def test_the_filter_on_either_kind_of_processor(machine, calls):
 
 def verdict(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
     """What the filter of process 77 says to a system call."""
-    words = [call, architecture or sandbox.ARCHITECTURES[machine][0], 0, 0, *(half for value in (*arguments, *[0] * 6)[:6] for half in (value, 0))]
-    program = [(int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little")) for op in sandbox.build_filter(machine, 77)]
+    words = [
+        call,
+        architecture or sandbox.ARCHITECTURES[machine][0],
+        0,
+        0,
+        *(half for value in (*arguments, *[0] * 6)[:6] for half in (value, 0)),
+    ]
+    program = [
+        (int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little"))
+        for op in sandbox.build_filter(machine, 77)
+    ]
     at = held = 0
     while True:
         code, then, otherwise, value = program[at]
@@ -148,22 +239,51 @@ def verdict(machine: str, call: int, *arguments: int, architecture: int | None =
             return value
         if code == sandbox.BPF_LOAD:
             held, then, otherwise = words[value // 4], 0, 0
-        is_so = {sandbox.BPF_LOAD: True, sandbox.BPF_JUMP_EQUAL: held == value, sandbox.BPF_JUMP_AT_LEAST: held >= value, sandbox.BPF_JUMP_ANY_BIT: bool(held & value)}[code]
+        is_so = {
+            sandbox.BPF_LOAD: True,
+            sandbox.BPF_JUMP_EQUAL: held == value,
+            sandbox.BPF_JUMP_AT_LEAST: held >= value,
+            sandbox.BPF_JUMP_ANY_BIT: bool(held & value),
+        }[code]
         at += 1 + (then if is_so else otherwise)
 
 
 @pytest.mark.parametrize(
-    "column, header, options", [(0, "asm/unistd_64.h", []), (1, "asm-generic/unistd.h", ["-D__BITS_PER_LONG=64", "-D__ARCH_WANT_RENAMEAT"])]
+    "column, header, options",
+    [
+        (0, "asm/unistd_64.h", []),
+        (1, "asm-generic/unistd.h", ["-D__BITS_PER_LONG=64", "-D__ARCH_WANT_RENAMEAT"]),
+    ],
 )
 def test_the_numbers_are_those_of_the_kernels_headers(column, header, options):
     """Where there are a compiler and headers; an older one lacks the newest calls."""
     calls = dict(
         call.split("=")
-        for call in (*sandbox.DENIED_CALLS.split(), sandbox.OPEN, sandbox.OPENAT, sandbox.CLONE, sandbox.KILL, sandbox.TGKILL, sandbox.PRLIMIT, sandbox.CLONE3)
+        for call in (
+            *sandbox.DENIED_CALLS.split(),
+            sandbox.OPEN,
+            sandbox.OPENAT,
+            sandbox.CLONE,
+            sandbox.KILL,
+            sandbox.TGKILL,
+            sandbox.PRLIMIT,
+            sandbox.CLONE3,
+        )
     )
-    program = f"#include <{header}>\n" + "".join(f"=={name} __NR_{name}\n#ifdef __NR3264_{name}\n=={name} __NR3264_{name}\n#endif\n" for name in calls)
-    done = subprocess.run(["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True) if shutil.which("cc") else None
+    program = f"#include <{header}>\n" + "".join(
+        f"=={name} __NR_{name}\n#ifdef __NR3264_{name}\n=={name} __NR3264_{name}\n#endif\n"
+        for name in calls
+    )
+    done = (
+        subprocess.run(
+            ["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True
+        )
+        if shutil.which("cc")
+        else None
+    )
     if done is None or done.returncode:
         pytest.skip("there is no compiler with the kernel's headers")
     numbers = dict(re.findall(r"==(\w+) (\d+)$", done.stdout, re.MULTILINE))
-    assert len(numbers) > 60 and {name: calls[name].split(",")[column] for name in numbers} == numbers
+    assert (
+        len(numbers) > 60 and {name: calls[name].split(",")[column] for name in numbers} == numbers
+    )

@@ -39,13 +39,22 @@ from tests.support.building import begin_video, build_results, plan_video
 
 T, FPS = 150, 30.0
 SCENES = ["cloth-24fps", "reeds-25fps", "plant-30fps", "lantern-50fps", "ripples-vfr"]
-SMALL = BuildConfig(size=(64, 40), frequencies=12, plan=PlanConfig(frames=24, stride=6), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["none"])
+SMALL = BuildConfig(
+    size=(64, 40),
+    frequencies=12,
+    plan=PlanConfig(frames=24, stride=6),
+    flow=FlowConfig(dis_preset="fast"),
+    thresholds=PRESETS["none"],
+)
 
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
     """scene -> (true motion, valid pixels, measured motion) of its first window, flow by `fine`; made once each."""
-    folder, config = tmp_path_factory.mktemp("scenes"), BuildConfig(frequencies=T // 2 + 1, flow=FlowConfig(dis_preset="fine"))
+    folder, config = (
+        tmp_path_factory.mktemp("scenes"),
+        BuildConfig(frequencies=T // 2 + 1, flow=FlowConfig(dis_preset="fine")),
+    )
     known = {}
 
     def measure(name: str):
@@ -53,7 +62,11 @@ def measured(tmp_path_factory):
             make_clip(name, MakeClips(out=folder, seconds=5.2))
             truth = load_file(folder / f"{name}.truth.safetensors")
             (window,) = begin_video(plan_video(folder / f"{name}.mp4", config)[:1], config)
-            known[name] = truth["motion"].astype(np.float32), truth["valid"] > 0, to_motion(synchronize(window.motion).sums.spectrum(), T)
+            known[name] = (
+                truth["motion"].astype(np.float32),
+                truth["valid"] > 0,
+                to_motion(synchronize(window.motion).sums.spectrum(), T),
+            )
         return known[name]
 
     return measure
@@ -76,23 +89,44 @@ def test_amplitude_and_phase_are_those_of_the_true_spectrum(measured, name):
     for k in bands:
         size = [np.sqrt(np.square(np.abs(s[k][strong[k]])).mean()) for s in (true, estimate)]
         assert size[1] / size[0] == pytest.approx(1, abs=0.10), f"amplitude of band {k}"
-        assert np.quantile(np.abs(np.angle(estimate[k][strong[k]] / true[k][strong[k]])), 0.9) < 0.2, f"phase of band {k}"
+        assert (
+            np.quantile(np.abs(np.angle(estimate[k][strong[k]] / true[k][strong[k]])), 0.9) < 0.2
+        ), f"phase of band {k}"
 
 
 @pytest.mark.parametrize("name", SCENES)
 def test_peaks_stand_at_the_true_bins(measured, name):
     truth, valid, found = measured(name)
-    power = [np.square(np.abs(to_spectrum(m, 16)))[:, :, valid].sum(axis=(1, 2)) for m in (truth, found)]
-    true_peaks, found_peaks = (set(1 + np.flatnonzero((p[1:-1] > p[:-2]) & (p[1:-1] > p[2:]) & (p[1:-1] > 0.03 * p[1:].max()))) for p in power)
+    power = [
+        np.square(np.abs(to_spectrum(m, 16)))[:, :, valid].sum(axis=(1, 2)) for m in (truth, found)
+    ]
+    true_peaks, found_peaks = (
+        set(
+            1
+            + np.flatnonzero(
+                (p[1:-1] > p[:-2]) & (p[1:-1] > p[2:]) & (p[1:-1] > 0.03 * p[1:].max())
+            )
+        )
+        for p in power
+    )
     assert true_peaks and true_peaks <= found_peaks
 
 
-def built(path: Path, out: Path, config: BuildConfig = SMALL) -> tuple[Dataset, list[dict], list[Outcome]]:
+def built(
+    path: Path, out: Path, config: BuildConfig = SMALL
+) -> tuple[Dataset, list[dict], list[Outcome]]:
     """One shard of all windows of a video, built in this process, and what became of each."""
     rows, dataset = plan_video(path, config), Dataset(out)
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(config), {})
-        return dataset, rows, [decided.outcome for decided in list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]]
+        return (
+            dataset,
+            rows,
+            [
+                decided.outcome
+                for decided in list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]
+            ],
+        )
 
 
 @pytest.mark.slow
@@ -105,13 +139,24 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     found = synchronize(window.motion).sums.spectrum()
     true = to_spectrum(render.true_motion(scene, 50 / 30, np.arange(T) / FPS), 16)
     strong = 2 * np.abs(true) / T > 0.3
-    assert np.sqrt(np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()) < 0.1
+    assert (
+        np.sqrt(
+            np.square(np.abs(found - true))[strong].mean() / np.square(np.abs(true))[strong].mean()
+        )
+        < 0.1
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, reason",
-    [("still-30fps", Reason.NO_MOTION), ("cut-30fps", Reason.CUT), ("pan-30fps", Reason.CAMERA_MOTION), ("lantern-50fps", None), ("ripples-vfr", None)],
+    [
+        ("still-30fps", Reason.NO_MOTION),
+        ("cut-30fps", Reason.CUT),
+        ("pan-30fps", Reason.CAMERA_MOTION),
+        ("lantern-50fps", None),
+        ("ripples-vfr", None),
+    ],
 )
 def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
     config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
@@ -130,21 +175,33 @@ def test_every_frame_of_a_stretch_is_prepared_once_however_many_windows_need_it(
             return super().prepare(images)
 
     rows = plan_video(path, SMALL)
-    assert sum(len(window.frames) for window in begin_video(rows, SMALL, Counting("fast"))) > 3 * len(prepared)
+    assert sum(
+        len(window.frames) for window in begin_video(rows, SMALL, Counting("fast"))
+    ) > 3 * len(prepared)
     assert len(prepared) <= 90
 
 
 def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1.5, amplitude=2)
     rows, estimator = plan_video(path, SMALL)[:2], make_estimator(SMALL.flow)
-    for (row, seen, moving, _), result in zip(begin_video(rows, SMALL), build_results(rows, SMALL), strict=True):
+    for (row, seen, moving, _), result in zip(
+        begin_video(rows, SMALL), build_results(rows, SMALL), strict=True
+    ):
         sample = result.sample
-        targets = [np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0] for t in sample.pair_time]
+        targets = [
+            np.flatnonzero(np.isclose([s.time - seen[0].time for s in seen], t, atol=1e-4))[0]
+            for t in sample.pair_time
+        ]
         np.testing.assert_array_equal(sample.image, seen[0].image)
         np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
         flow = estimator.displace([(seen[0].flow_input, seen[i].prepared) for i in targets])
         np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
-        np.testing.assert_allclose(channels_to_complex(sample.spectrum), synchronize(moving).sums.spectrum(), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            channels_to_complex(sample.spectrum),
+            synchronize(moving).sums.spectrum(),
+            rtol=2e-3,
+            atol=2e-3,
+        )
         assert targets == choose_pair_frames(row["key"], len(seen), 4) and 0 not in targets
 
 
@@ -168,8 +225,12 @@ def test_a_sample_says_where_its_motion_is_to_be_believed_and_damping_quiets_the
         image = videos.shift_image(videos.make_texture(96, 64), 2 * np.sin(i / 4), 0)
         image[:, 48:] = np.clip(90 + rng.normal(0, 3, (64, 48, 3)), 0, 255)
         pictures.append(image)
-    rows = plan_video(videos.write_video(tmp_path / "a.mp4", pictures, np.arange(45) / 30), SMALL)[:1]
-    ((raw,), (damped,)) = ([r.sample for r in build_results(rows, replace(SMALL, damp=damp))] for damp in (False, True))
+    rows = plan_video(videos.write_video(tmp_path / "a.mp4", pictures, np.arange(45) / 30), SMALL)[
+        :1
+    ]
+    ((raw,), (damped,)) = (
+        [r.sample for r in build_results(rows, replace(SMALL, damp=damp))] for damp in (False, True)
+    )
     np.testing.assert_array_equal(raw.confidence, damped.confidence)
     assert raw.confidence[:, 4:28].mean() > 3 * raw.confidence[:, 40:].mean()
     energy = [np.square(sample.spectrum.astype(float)).sum(axis=(0, 1)) for sample in (raw, damped)]
@@ -180,7 +241,13 @@ def test_a_sample_says_where_its_motion_is_to_be_believed_and_damping_quiets_the
 
 
 def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_path):
-    rows = [row for seed in range(2) for row in plan_video(videos.write_swaying(tmp_path / f"{seed}.mp4", seconds=1.2, seed=seed), SMALL)]
+    rows = [
+        row
+        for seed in range(2)
+        for row in plan_video(
+            videos.write_swaying(tmp_path / f"{seed}.mp4", seconds=1.2, seed=seed), SMALL
+        )
+    ]
     decoded, seen_ahead = threading.Event(), []
 
     class Watching(DecoderProcess):
@@ -195,7 +262,9 @@ def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_
             return super().displace(pairs)
 
     pool = DecoderPool(SMALL.decode, 1, Watching)
-    assert len(list(build_windows(rows, SMALL, Waiting("fast"), pool, ShardTimer()))) == len(rows) > 2
+    assert (
+        len(list(build_windows(rows, SMALL, Waiting("fast"), pool, ShardTimer()))) == len(rows) > 2
+    )
     assert seen_ahead[0]
     pool.close()
 
@@ -208,7 +277,9 @@ class DyingAfter(DecoderProcess):
         self.frames_left = frames
 
     def pictures(self, path, video, indices, size):
-        for index, picture in zip(indices, super().pictures(path, video, indices, size), strict=True):
+        for index, picture in zip(
+            indices, super().pictures(path, video, indices, size), strict=True
+        ):
             if index >= self.frames_left:
                 raise Quarantined(Stage.DECODE, Reason.DECODE_ERROR, "gives out")
             yield picture
@@ -250,28 +321,51 @@ def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path
 
 def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
     """Its neighbours, before and after it in the shard, are byte for byte what they are without it."""
-    rows = [plan_video(videos.write_swaying(tmp_path / f"{name}.mp4", seconds=1.5, seed=seed), SMALL) for seed, name in enumerate(("first", "aborts", "last"))]
+    rows = [
+        plan_video(videos.write_swaying(tmp_path / f"{name}.mp4", seconds=1.5, seed=seed), SMALL)
+        for seed, name in enumerate(("first", "aborts", "last"))
+    ]
     pool = DecoderPool(SMALL.decode, 1, misbehaving)
     for order in ((0, 1, 2), (1, 0, 2)):
-        found = list(build_windows([row for i in order for row in rows[i]], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()))
+        found = list(
+            build_windows(
+                [row for i in order for row in rows[i]],
+                SMALL,
+                make_estimator(SMALL.flow),
+                pool,
+                ShardTimer(),
+            )
+        )
         kept = {r.sample.key: encode_sample(r.sample) for r in found if r.sample}
-        assert kept == {r.sample.key: encode_sample(r.sample) for i in (0, 2) for r in build_results(rows[i], SMALL)}
+        assert kept == {
+            r.sample.key: encode_sample(r.sample)
+            for i in (0, 2)
+            for r in build_results(rows[i], SMALL)
+        }
         dead = [r.row for r in found if not r.sample]
         assert [row["key"] for row in dead] == [row["key"] for row in rows[1]]
-        assert {(row["outcome"], row["stage"], row["reason"], row["attempts"]) for row in dead} == {("quarantined", "probe", Reason.CRASH, 3)}
+        assert {(row["outcome"], row["stage"], row["reason"], row["attempts"]) for row in dead} == {
+            ("quarantined", "probe", Reason.CRASH, 3)
+        }
     pool.close()
 
 
 def test_windows_before_the_place_where_a_video_gives_out_are_what_they_would_have_been(tmp_path):
     """Every picture of the second half of this file is destroyed."""
-    path = videos.write_video(tmp_path / "a.mp4", [videos.shift_image(videos.make_texture(96, 64), i / 10, 0) for i in range(60)], np.arange(60) / 30)
+    path = videos.write_video(
+        tmp_path / "a.mp4",
+        [videos.shift_image(videos.make_texture(96, 64), i / 10, 0) for i in range(60)],
+        np.arange(60) / 30,
+    )
     rows = plan_video(path, SMALL)
     whole = {r.sample.key: encode_sample(r.sample) for r in build_results(rows, SMALL)}
     pool = DecoderPool(SMALL.decode, 1, partial(DyingAfter, frames=40))
     found = list(build_windows(rows, SMALL, make_estimator(SMALL.flow), pool, ShardTimer()))
     kept = {r.sample.key: encode_sample(r.sample) for r in found if r.sample}
     assert 0 < len(kept) < len(rows) and all(whole[key] == members for key, members in kept.items())
-    assert {row["start_frame"] + 24 > 40 for row, r in zip(rows, found, strict=True) if not r.sample} == {True}
+    assert {
+        row["start_frame"] + 24 > 40 for row, r in zip(rows, found, strict=True) if not r.sample
+    } == {True}
     assert all(row["start_frame"] + 24 > 40 or r.sample for row, r in zip(rows, found, strict=True))
     pool.close()
 
@@ -280,7 +374,9 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1.5)
     rows = plan_video(path, SMALL)
     videos.write_swaying(path, seconds=2.5, seed=4)
-    assert [(r.row["stage"], r.row["reason"]) for r in build_results(rows, SMALL)] == [("decode", Reason.HASH_MISMATCH)] * len(rows)
+    assert [(r.row["stage"], r.row["reason"]) for r in build_results(rows, SMALL)] == [
+        ("decode", Reason.HASH_MISMATCH)
+    ] * len(rows)
     path.unlink()
     assert [r.row["reason"] for r in build_results(rows, SMALL)] == [Reason.MISSING] * len(rows)
 
@@ -292,14 +388,25 @@ def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path)
     place = data.index(b"mdat") + 200
     data[place] ^= 1
     path.write_bytes(data)
-    assert [row["start_time_s"] for row in plan_video(path, SMALL)] == [row["start_time_s"] for row in rows]
-    assert [r.row.get("reason") for r in build_results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
+    assert [row["start_time_s"] for row in plan_video(path, SMALL)] == [
+        row["start_time_s"] for row in rows
+    ]
+    assert [r.row.get("reason") for r in build_results(rows, SMALL)] == [
+        Reason.HASH_MISMATCH
+    ] * len(rows)
 
 
 def test_a_folder_of_videos_that_is_gone_ends_the_run(tmp_path):
     """As a mount that is lost, before a clip is begun or while it is read: no clip is to blame."""
     (tmp_path / "videos").mkdir()
-    rows = [row for name in ("a", "b") for row in plan_video(videos.write_swaying(tmp_path / "videos" / f"{name}.mp4", seconds=1.5, seed=ord(name)), SMALL)]
+    rows = [
+        row
+        for name in ("a", "b")
+        for row in plan_video(
+            videos.write_swaying(tmp_path / "videos" / f"{name}.mp4", seconds=1.5, seed=ord(name)),
+            SMALL,
+        )
+    ]
     folder = re.escape(f"'{tmp_path / 'videos'}'")
     pool = DecoderPool(SMALL.decode, 1, partial(Unmounting, folder=tmp_path / "videos"))
     with pytest.raises(FileNotFoundError, match=folder):
@@ -321,7 +428,9 @@ def test_a_file_system_that_does_not_tell_ends_the_run(tmp_path):
 
 def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
     config = replace(SMALL, thresholds=PRESETS["paper"])
-    path = videos.write_video(tmp_path / "still.mp4", [videos.make_texture(96, 64)] * 45, np.arange(45) / 30)
+    path = videos.write_video(
+        tmp_path / "still.mp4", [videos.make_texture(96, 64)] * 45, np.arange(45) / 30
+    )
     dataset, rows, outcomes = built(path, tmp_path / "out", config)
     assert set(outcomes) == {Outcome.REJECTED} and list(dataset.shards.iterdir()) == []
     assert dataset.read_record(rows[0]["shard"])["tar"] is None
@@ -332,14 +441,23 @@ def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
 def test_a_folder_is_held_by_one_writer(tmp_path):
     from pipeline.dataset.run_lock import FolderInUse
 
-    with Dataset(tmp_path).lock(), pytest.raises(FolderInUse, match="another run is writing"), Dataset(tmp_path).lock():
+    with (
+        Dataset(tmp_path).lock(),
+        pytest.raises(FolderInUse, match="another run is writing"),
+        Dataset(tmp_path).lock(),
+    ):
         pass
 
 
 def test_a_sample_has_all_its_pairs_where_there_are_fewer_frames(tmp_path):
     config = replace(SMALL, pairs=40)
-    (result,) = build_results(plan_video(videos.write_swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config)
-    assert result.sample.pair_image.shape == (40, 40, 64, 3) and (np.diff(result.sample.pair_time) >= 0).all()
+    (result,) = build_results(
+        plan_video(videos.write_swaying(tmp_path / "a.mp4", seconds=1.2), config)[:1], config
+    )
+    assert (
+        result.sample.pair_image.shape == (40, 40, 64, 3)
+        and (np.diff(result.sample.pair_time) >= 0).all()
+    )
 
 
 def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
@@ -363,29 +481,53 @@ def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkey
     assert (tmp_path / "1:2.mp4").stat().st_size > 0
 
 
-@pytest.mark.parametrize("frames, fps, expected", [(299, 60, 150), (124, 25, 150), (122, 25, 146), (90, 30, 90)])
+@pytest.mark.parametrize(
+    "frames, fps, expected", [(299, 60, 150), (124, 25, 150), (122, 25, 146), (90, 30, 90)]
+)
 def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames, fps, expected):
     video = VideoInfo(
-        times=7 + np.arange(frames) / fps, end_s=7 + frames / fps, aspect=1.6, height=400, keyframes=np.zeros(1, int), decoder="none", decoder_reason="", signature=(0, 0, 0)
-    )  # fmt: skip
+        times=7 + np.arange(frames) / fps,
+        end_s=7 + frames / fps,
+        aspect=1.6,
+        height=400,
+        keyframes=np.zeros(1, int),
+        decoder="none",
+        decoder_reason="",
+        signature=(0, 0, 0),
+    )
     assert fit_window(BuildConfig(), video, Path("a.mp4")).plan.frames == expected
 
 
-@pytest.mark.parametrize("size", [(48, 48), (72, 72), (72, 48), (48, 72), (33, 47)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size",
+    [(48, 48), (72, 72), (72, 48), (48, 72), (33, 47)],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
 def test_every_accepted_size_is_extracted(tmp_path, size):
     """decord pads the rows of pictures of some widths (8, 12, 16, 24, 48, 72), and fails on them."""
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96))
     config = replace(SMALL, size=size)
     (row, *_) = build_results(plan_video(path, config)[:1], config)
-    assert row.row["outcome"] == Outcome.KEPT and row.sample is not None and row.sample.image.shape == (size[1], size[0], 3)
+    assert (
+        row.row["outcome"] == Outcome.KEPT
+        and row.sample is not None
+        and row.sample.image.shape == (size[1], size[0], 3)
+    )
 
 
 @pytest.mark.parametrize("width", [8, 12, 16, 24, 48, 72])
 def test_frames_of_every_width_can_be_had(tmp_path, width):
     """As of small videos, which are measured at their own size."""
-    path, pool = videos.write_swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96)), DecoderPool(DecodeConfig())
+    path, pool = (
+        videos.write_swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96)),
+        DecoderPool(DecodeConfig()),
+    )
     try:
         (one, other) = pool.frames(str(path), pool.probe(str(path)), [3, 20], (width, width))
     finally:
         pool.close()
-    assert one.shape == other.shape == (width, width, 3) and one.std() > 5 and np.abs(one.astype(int) - other).max() > 2
+    assert (
+        one.shape == other.shape == (width, width, 3)
+        and one.std() > 5
+        and np.abs(one.astype(int) - other).max() > 2
+    )

@@ -12,7 +12,9 @@ from schemas.clip import Clip
 from tests.support.building import build_results, probe_video
 
 # every 100th frame, and the faster preset: the whole table, by the default preset, is in docs/log.md
-CONFIG = BuildConfig(plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
+CONFIG = BuildConfig(
+    plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"]
+)
 CUT = {"cut", "fade", "too_much_motion"}
 EXPECTED = {
     "oscillating/ducks_water.mp4": {"kept"},
@@ -36,7 +38,10 @@ def fates(path: Path) -> list[tuple[int | None, str]]:
     rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan, probe_video)], CONFIG.plan)
     if rows[0]["key"] is None:
         return [(None, rows[0]["reason"])]
-    return [(row["start_frame"], result.row.get("reason", result.row["outcome"])) for row, result in zip(rows, build_results(rows, CONFIG), strict=True)]
+    return [
+        (row["start_frame"], result.row.get("reason", result.row["outcome"]))
+        for row, result in zip(rows, build_results(rows, CONFIG), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

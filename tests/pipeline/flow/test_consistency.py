@@ -48,7 +48,10 @@ def moved(x: float, y: float) -> np.ndarray:
 
 def volume(seed: int = 0, frequencies: int = 3) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal((frequencies, 2, *SHAPE)) + 1j * rng.standard_normal((frequencies, 2, *SHAPE))).astype(np.complex64)
+    return (
+        rng.standard_normal((frequencies, 2, *SHAPE))
+        + 1j * rng.standard_normal((frequencies, 2, *SHAPE))
+    ).astype(np.complex64)
 
 
 def certain(value: int) -> np.ndarray:
@@ -56,10 +59,19 @@ def certain(value: int) -> np.ndarray:
 
 
 def test_consistent_flow_on_texture_is_believed():
-    assert confidence(paper(30), relative_disagreements([(moved(2, 1), moved(-2, -1))]))[8:-8, 8:-8].min() >= 250
+    assert (
+        confidence(paper(30), relative_disagreements([(moved(2, 1), moved(-2, -1))]))[
+            8:-8, 8:-8
+        ].min()
+        >= 250
+    )
 
 
-@pytest.mark.parametrize("grey", [certain(0), certain(200), np.tile(np.linspace(0, 255, 256), (160, 1)).astype(np.uint8)], ids=["black", "grey", "ramp"])
+@pytest.mark.parametrize(
+    "grey",
+    [certain(0), certain(200), np.tile(np.linspace(0, 255, 256), (160, 1)).astype(np.uint8)],
+    ids=["black", "grey", "ramp"],
+)
 def test_a_plain_area_is_not_believed_however_consistent_its_flow(grey):
     assert confidence(grey, relative_disagreements([(moved(2, 1), moved(-2, -1))])).max() == 0
 
@@ -73,7 +85,12 @@ def test_a_straight_edge_is_not_believed_and_its_corner_is():
 
 def test_a_few_levels_of_grain_are_hardly_texture():
     grain = np.random.default_rng(0).normal(10, 1.0, SHAPE)
-    assert texture_confidence(np.rint(grain).astype(np.uint8)).mean() < 0.1 < 0.9 < texture_confidence(paper(15)).mean()
+    assert (
+        texture_confidence(np.rint(grain).astype(np.uint8)).mean()
+        < 0.1
+        < 0.9
+        < texture_confidence(paper(15)).mean()
+    )
 
 
 @given(st.floats(2, 30))
@@ -87,12 +104,16 @@ def test_texture_is_the_gradients_variance(contrast):
 
 def test_texture_of_the_constant_halves_the_confidence():
     strength = texture_strength(paper(8))
-    np.testing.assert_allclose(texture_confidence(paper(8))[strength > HALF_CONFIDENCE_TEXTURE].min(), 0.5, atol=0.01)
+    np.testing.assert_allclose(
+        texture_confidence(paper(8))[strength > HALF_CONFIDENCE_TEXTURE].min(), 0.5, atol=0.01
+    )
 
 
 def test_inconsistent_flow_is_not_believed():
     assert confidence(paper(30), relative_disagreements([(moved(2, 1), moved(2, 1))])).max() == 0
-    at_tolerance = consistency_confidence(relative_disagreements([(moved(1, 0), moved(-1 - TOLERANCE_PX, 0))]))
+    at_tolerance = consistency_confidence(
+        relative_disagreements([(moved(1, 0), moved(-1 - TOLERANCE_PX, 0))])
+    )
     np.testing.assert_allclose(at_tolerance[:, :200], np.exp(-1), rtol=1e-5)
 
 
@@ -106,9 +127,15 @@ def test_disagreement_is_measured_where_the_pixel_went():
 
 
 def test_a_pixel_that_leaves_the_picture_is_judged_by_the_other_pairs_and_by_none_has_no_confidence():
-    stays, leaves, wrong = (moved(0, 0), moved(0, 0)), (moved(1000, 0), moved(-1000, 0)), (moved(0, 0), moved(50, 0))
+    stays, leaves, wrong = (
+        (moved(0, 0), moved(0, 0)),
+        (moved(1000, 0), moved(-1000, 0)),
+        (moved(0, 0), moved(50, 0)),
+    )
     assert (consistency_confidence(relative_disagreements([stays, leaves])) == 1).all()
-    np.testing.assert_allclose(consistency_confidence(relative_disagreements([stays, leaves, wrong])), 0.5, atol=1e-6)
+    np.testing.assert_allclose(
+        consistency_confidence(relative_disagreements([stays, leaves, wrong])), 0.5, atol=1e-6
+    )
     assert (consistency_confidence(relative_disagreements([leaves])) == 0).all()
 
 
@@ -123,7 +150,9 @@ def test_a_fully_confident_spectrum_keeps_its_bits():
 
 def test_a_fully_confident_pixel_keeps_its_bits_whatever_is_around_it():
     believed = np.where(np.random.default_rng(1).random(SHAPE) < 0.3, 255, 40).astype(np.uint8)
-    np.testing.assert_array_equal(damp(volume(), believed)[..., believed == 255], volume()[..., believed == 255])
+    np.testing.assert_array_equal(
+        damp(volume(), believed)[..., believed == 255], volume()[..., believed == 255]
+    )
 
 
 def test_a_spectrum_without_any_confidence_comes_to_rest():
@@ -156,16 +185,26 @@ def test_planes_of_any_precision_are_damped_alike(kind):
 @given(st.integers(0, 9), st.floats(-3, 3))
 @settings(max_examples=10, deadline=None)
 def test_damping_is_linear(seed, factor):
-    a, b, believed = volume(seed), volume(seed + 1), np.random.default_rng(seed).integers(0, 256, SHAPE, np.uint8)
+    a, b, believed = (
+        volume(seed),
+        volume(seed + 1),
+        np.random.default_rng(seed).integers(0, 256, SHAPE, np.uint8),
+    )
     both = damp(a + np.complex64(factor) * b, believed)
-    np.testing.assert_allclose(both, damp(a, believed) + np.complex64(factor) * damp(b, believed), atol=1e-4)
+    np.testing.assert_allclose(
+        both, damp(a, believed) + np.complex64(factor) * damp(b, believed), atol=1e-4
+    )
 
 
 def test_a_damped_spectrum_is_the_spectrum_of_the_damped_motion_and_w_bounds_its_w():
     motion = to_motion(volume(2), 30).astype(np.float32)
     believed = np.random.default_rng(3).integers(0, 256, SHAPE, np.uint8)
     damped = damp(motion, believed)
-    np.testing.assert_allclose(damp(to_spectrum(motion, 3).astype(np.complex64), believed), to_spectrum(damped, 3), atol=1e-4)
+    np.testing.assert_allclose(
+        damp(to_spectrum(motion, 3).astype(np.complex64), believed),
+        to_spectrum(damped, 3),
+        atol=1e-4,
+    )
     weight, bound = (np.hypot(*f.swapaxes(0, 1)).mean(axis=0) for f in (damped, motion))
     assert (weight <= damp(bound, believed) + 1e-6).all()
 
@@ -175,23 +214,41 @@ def test_any_size_will_do(shape):
     field, believed = np.ones((1, 2, *shape), np.complex64), np.zeros(shape, np.uint8)
     believed[:, : shape[1] // 2] = 255
     damped = damp(field, believed)
-    assert damped.shape == field.shape and (damped[..., : shape[1] // 2] == 1).all() and np.abs(damped).max() < 1.001
+    assert (
+        damped.shape == field.shape
+        and (damped[..., : shape[1] // 2] == 1).all()
+        and np.abs(damped).max() < 1.001
+    )
 
 
 def test_on_a_scene_before_a_plain_sky_damping_halves_the_error_of_the_sky_and_spares_the_rest():
     """A painted hill sways before a still sky with camera noise; DIS makes the sky sway."""
     rng = np.random.default_rng(0)
     sky = make_layer(np.full((*Y.shape, 3), (150, 170, 200), np.float32), 1.0)
-    sway = Mode(shape=wave(direction=(0.9, 0.44), cycles=(0.5, 0.0)), amplitude_px=2.5, frequency_hz=0.6)
-    hill = make_layer(np.clip(110 + 35 * noise(rng, 16, 4, 0.9), 0, 255)[..., None] * np.ones(3), np.clip((Y - 0.4) * 300, 0, 1), (sway,))
+    sway = Mode(
+        shape=wave(direction=(0.9, 0.44), cycles=(0.5, 0.0)), amplitude_px=2.5, frequency_hz=0.6
+    )
+    hill = make_layer(
+        np.clip(110 + 35 * noise(rng, 16, 4, 0.9), 0, 255)[..., None] * np.ones(3),
+        np.clip((Y - 0.4) * 300, 0, 1),
+        (sway,),
+    )
     scene, times = Scene(layers=(sky, hill), grain=4.0), np.arange(0, 5, 0.25)
     estimator = make_estimator(FlowConfig())
     frames = estimator.prepare([render_frame(scene, t, WORKING_SIZE) for t in times])
-    forward, back = estimator.displace([(frames[0], f) for f in frames]), estimator.displace([(f, frames[0]) for f in frames[5::5]])
-    believed = confidence(frames[0], relative_disagreements(list(zip(forward[5::5], back, strict=True))))
+    forward, back = (
+        estimator.displace([(frames[0], f) for f in frames]),
+        estimator.displace([(f, frames[0]) for f in frames[5::5]]),
+    )
+    believed = confidence(
+        frames[0], relative_disagreements(list(zip(forward[5::5], back, strict=True)))
+    )
     true = true_motion(scene, 0.0, times)
     valid = trusted_mask(scene, 0.0, true, times)
-    raw, damped = (np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0) for f in (forward, damp(forward, believed)))
+    raw, damped = (
+        np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0)
+        for f in (forward, damp(forward, believed))
+    )
     bare = np.hypot(*true[5]) == 0
     assert damped[valid & bare].mean() < 0.5 * raw[valid & bare].mean()
     assert damped[valid & ~bare].mean() < 1.02 * raw[valid & ~bare].mean()

@@ -34,25 +34,49 @@ def networks(tmp_path_factory):
 @pytest.fixture
 def make(networks):
     def build(flow: str = "raft_small", **options):
-        return make_estimator(FlowConfig(**(dict(flow=flow, weights=str(networks[flow][1]), device="cpu", updates=3) | options)))
+        return make_estimator(
+            FlowConfig(
+                **(
+                    dict(flow=flow, weights=str(networks[flow][1]), device="cpu", updates=3)
+                    | options
+                )
+            )
+        )
 
     return build
 
 
 def pictures(count: int, width: int = 160, height: int = 128) -> list[np.ndarray]:
     """One smooth random picture, shifted by two pixels more each time."""
-    noise = torch.from_numpy(np.random.default_rng(1).random((1, 3, height // 8 + 1, width // 8 + 8)))
-    wide = F.interpolate(noise, (height, width + 60), mode="bicubic")[0].clamp(0, 1).permute(1, 2, 0).numpy()
-    return [np.ascontiguousarray((wide[:, 2 * i : 2 * i + width] * 255).astype(np.uint8)) for i in range(count)]
+    noise = torch.from_numpy(
+        np.random.default_rng(1).random((1, 3, height // 8 + 1, width // 8 + 8))
+    )
+    wide = (
+        F.interpolate(noise, (height, width + 60), mode="bicubic")[0]
+        .clamp(0, 1)
+        .permute(1, 2, 0)
+        .numpy()
+    )
+    return [
+        np.ascontiguousarray((wide[:, 2 * i : 2 * i + width] * 255).astype(np.uint8))
+        for i in range(count)
+    ]
 
 
 def by_torchvision(network, source: np.ndarray, target: np.ndarray, updates: int) -> torch.Tensor:
     height, width = source.shape[:2]
     images = [torch.from_numpy(one).permute(2, 0, 1)[None] / 127.5 - 1 for one in (source, target)]
     across, down = -width % 8, -height % 8
-    images = [F.pad(one, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate") for one in images]
+    images = [
+        F.pad(
+            one, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate"
+        )
+        for one in images
+    ]
     with torch.inference_mode():
-        return network(*images, num_flow_updates=updates)[-1][0, :, down // 2 : down // 2 + height, across // 2 : across // 2 + width]
+        return network(*images, num_flow_updates=updates)[-1][
+            0, :, down // 2 : down // 2 + height, across // 2 : across // 2 + width
+        ]
 
 
 def largest(difference: torch.Tensor) -> float:
@@ -62,7 +86,9 @@ def largest(difference: torch.Tensor) -> float:
 def count(estimator, part: str) -> list[int]:
     """A list to which each run of a part adds its batch size."""
     sizes: list[int] = []
-    getattr(estimator, part).register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    getattr(estimator, part).register_forward_hook(
+        lambda module, inputs, output: sizes.append(len(output))
+    )
     return sizes
 
 
@@ -72,7 +98,9 @@ def test_the_flow_is_torchvisions(networks, make, flow, size):
     images = pictures(3, *size)
     estimator = make(flow, updates=12)
     frames = estimator.prepare(images)
-    found = estimator.displace([(frames[0], frames[1]), (frames[0], frames[2]), (frames[2], frames[1])])
+    found = estimator.displace(
+        [(frames[0], frames[1]), (frames[0], frames[2]), (frames[2], frames[1])]
+    )
     assert isinstance(estimator, FlowEstimator)
     assert found.dtype == torch.float32 and found.shape == (3, 2, size[1], size[0])
     for one, (source, target) in zip(found, [(0, 1), (0, 2), (2, 1)], strict=True):
@@ -100,7 +128,9 @@ def test_padding_is_cropped_and_repeats_the_edge(make):
 
 def test_each_part_runs_once_for_what_shares_it(make):
     estimator = make("raft_large", pairs_per_batch=8, updates=2)
-    features, contexts, upsamplings = (count(estimator, part) for part in ("feature_encoder", "context_encoder", "mask_predictor"))
+    features, contexts, upsamplings = (
+        count(estimator, part) for part in ("feature_encoder", "context_encoder", "mask_predictor")
+    )
     frames = estimator.prepare(pictures(5))
     assert sum(features) == 5 and not contexts
     estimator.displace([(frames[0], one) for one in frames[1:]])
@@ -112,7 +142,9 @@ def test_each_part_runs_once_for_what_shares_it(make):
 
 def test_a_large_request_is_worked_off_in_batches(make):
     estimator = make("raft_large", pairs_per_batch=2, updates=1)
-    features, upsamplings = (count(estimator, part) for part in ("feature_encoder", "mask_predictor"))
+    features, upsamplings = (
+        count(estimator, part) for part in ("feature_encoder", "mask_predictor")
+    )
     frames = estimator.prepare(pictures(5))
     assert features == [2, 2, 1]
     assert estimator.displace([(frames[0], one) for one in frames]).shape[0] == 5
@@ -126,7 +158,11 @@ def test_the_batch_size_does_not_matter(make, flow):
     for size in (1, 4, 8):
         estimator = make(flow, pairs_per_batch=size)
         frames = estimator.prepare(images)
-        found.append(estimator.displace([(frames[0], one) for one in frames[1:]] + [(one, frames[0]) for one in frames[1:]]))
+        found.append(
+            estimator.displace(
+                [(frames[0], one) for one in frames[1:]] + [(one, frames[0]) for one in frames[1:]]
+            )
+        )
     assert largest(found[0] - found[1]) < TOLERANCE and largest(found[0] - found[2]) < TOLERANCE
 
 
@@ -144,7 +180,9 @@ def test_updates_refine(networks, make):
     for updates in (1, 5):
         estimator = make(updates=updates)
         found = estimator.displace([tuple(estimator.prepare(images))])[0]
-        assert largest(found - by_torchvision(networks["raft_small"][0], *images, updates)) < TOLERANCE
+        assert (
+            largest(found - by_torchvision(networks["raft_small"][0], *images, updates)) < TOLERANCE
+        )
 
 
 def test_a_warm_start_goes_on_where_the_batch_before_ended(make):
@@ -194,7 +232,14 @@ def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
     plain = make()
     known = plain.displace([tuple(plain.prepare(pair))])
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(lambda self, build: (compiled.append(self), build(self, backend="eager")), nn.Module.compile))
+    monkeypatch.setattr(
+        nn.Module,
+        "compile",
+        partialmethod(
+            lambda self, build: (compiled.append(self), build(self, backend="eager")),
+            nn.Module.compile,
+        ),
+    )
     estimator = make(compile=True)
     assert len(compiled) == 3
     assert largest(estimator.displace([tuple(estimator.prepare(pair))]) - known) < TOLERANCE
@@ -202,7 +247,9 @@ def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
 
 @pytest.mark.parametrize("size", [(120, 160), (160, 120), (64, 40)], ids=str)
 def test_small_images_are_refused(make, size):
-    with pytest.raises(ValueError, match=f"size is {size[0]}x{size[1]}, expected more than 120 pixels a side"):
+    with pytest.raises(
+        ValueError, match=f"size is {size[0]}x{size[1]}, expected more than 120 pixels a side"
+    ):
         make().prepare([np.zeros((size[1], size[0], 3), np.uint8)])
 
 
@@ -216,7 +263,14 @@ def test_the_description_has_what_decides_the_result(make, networks):
     found = make(updates=5, pairs_per_batch=3).description()
     assert len(found.pop("weights")) == 64
     assert found == dict(
-        flow="raft_small", networks="torchvision", updates=5, pairs_per_batch=3, device="cpu", precision="float32", compile=False, warm_start=False
+        flow="raft_small",
+        networks="torchvision",
+        updates=5,
+        pairs_per_batch=3,
+        device="cpu",
+        precision="float32",
+        compile=False,
+        warm_start=False,
     )
 
 

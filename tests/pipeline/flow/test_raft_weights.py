@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[3]
 def state_of(flow: str) -> dict[str, torch.Tensor]:
     """Random weights and random statistics of norms, in torchvision's layout."""
     torch.manual_seed(3)
-    return {name: torch.rand_like(value) if value.is_floating_point() else value + 5 for name, value in MAKERS[flow]().state_dict().items()}
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 5
+        for name, value in MAKERS[flow]().state_dict().items()
+    }
 
 
 def authors_layout(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -45,11 +48,21 @@ def authors_layout(state: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
         for ours, theirs in names.items():
             new = new.replace(ours, theirs)
         new = re.sub(r"^(.net)\.conv\.", r"\1.conv2.", new)
-        new = re.sub(r"^(.net)\.convnormrelu\.([01])\.", lambda m: f"{m[1]}.{('conv1', 'norm1')[int(m[2])]}.", new)
-        new = re.sub(r"convnormrelu(\d)\.([01])\.", lambda m: f"{('conv', 'norm')[int(m[2])]}{m[1]}.", new)
+        new = re.sub(
+            r"^(.net)\.convnormrelu\.([01])\.",
+            lambda m: f"{m[1]}.{('conv1', 'norm1')[int(m[2])]}.",
+            new,
+        )
+        new = re.sub(
+            r"convnormrelu(\d)\.([01])\.", lambda m: f"{('conv', 'norm')[int(m[2])]}{m[1]}.", new
+        )
         new = re.sub(r"conv(corr|flow)(\d)\.0", lambda m: f"conv{m[1][0]}{m[2]}", new)
         new = new.replace("update_block.encoder.conv.0.", "update_block.encoder.conv.")
-        new = re.sub(r"gru\.convgru(\d)\.conv([zrq])", r"gru.conv\2\1" if "mask_predictor.conv.weight" in state else r"gru.conv\2", new)
+        new = re.sub(
+            r"gru\.convgru(\d)\.conv([zrq])",
+            r"gru.conv\2\1" if "mask_predictor.conv.weight" in state else r"gru.conv\2",
+            new,
+        )
         found[prefix + new] = value
         if ".downsample.1." in new:  # the norm of a shortcut has two names there
             found[prefix + new.replace("downsample.1.", "norm3.")] = value
@@ -147,16 +160,25 @@ def spoilt(folder: Path) -> dict[str, tuple[Path, str]]:
         "others": ({"a": torch.zeros(3)}, "holds no weights of raft_large"),
         "none": ({}, "holds no weights of raft_large"),
         "small": (state_of("raft_small"), "holds no weights of raft_large"),
-        "shape": (state | {"update_block.flow_head.conv2.bias": torch.zeros(3)}, "1 tensors are .*, update_block.flow_head.conv2.bias for one"),
+        "shape": (
+            state | {"update_block.flow_head.conv2.bias": torch.zeros(3)},
+            "1 tensors are .*, update_block.flow_head.conv2.bias for one",
+        ),
         "more": (state | {"more": torch.zeros(3)}, "1 tensors are .*, more for one"),
     }
     for name, (content, _) in cases.items():
-        (folder / name).write_bytes(content) if isinstance(content, bytes) else torch.save(content, folder / name)
+        (folder / name).write_bytes(content) if isinstance(content, bytes) else torch.save(
+            content, folder / name
+        )
     torch.save(state, folder / "cut")
     (folder / "cut").write_bytes((folder / "cut").read_bytes()[:-50_000])
     (folder / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     messages = {name: message for name, (_, message) in cases.items()}
-    messages |= {"cut": "is not a file of weights", "cut.safetensors": "is not a file of weights", "gone": "expected default or a file that exists"}
+    messages |= {
+        "cut": "is not a file of weights",
+        "cut.safetensors": "is not a file of weights",
+        "gone": "expected default or a file that exists",
+    }
     return {name: (folder / name, message) for name, message in messages.items()}
 
 
@@ -164,7 +186,11 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     for path, message in spoilt(tmp_path).values():
         with pytest.raises(ValueError, match=message) as caught:
             load("raft_large", path)
-        assert str(path) in str(caught.value) and "expected" in str(caught.value) and "\n" not in str(caught.value)
+        assert (
+            str(path) in str(caught.value)
+            and "expected" in str(caught.value)
+            and "\n" not in str(caught.value)
+        )
 
 
 def test_damaged_bytes_are_refused_whatever_torch_raises(tmp_path):
@@ -173,7 +199,9 @@ def test_damaged_bytes_are_refused_whatever_torch_raises(tmp_path):
     for _ in range(100):
         damaged = data.copy()
         damaged[rng.integers(0, len(data), 5)] = rng.integers(0, 256, 5)
-        path.write_bytes(damaged[: rng.integers(0, len(data) + 1)] if rng.random() < 0.5 else damaged)
+        path.write_bytes(
+            damaged[: rng.integers(0, len(data) + 1)] if rng.random() < 0.5 else damaged
+        )
         with pytest.raises(ValueError, match=r"a\.pth"):
             load("raft_small", path)
 
@@ -191,7 +219,10 @@ def offline(tmp_path, monkeypatch) -> Path:
 
 
 def test_default_weights_without_cache_or_network(offline):
-    with pytest.raises(ValueError, match=r"raft_small_.*\.pth and could not be downloaded from https.*no network.*--weights PATH"):
+    with pytest.raises(
+        ValueError,
+        match=r"raft_small_.*\.pth and could not be downloaded from https.*no network.*--weights PATH",
+    ):
         load_network(FlowConfig(flow="raft_small", device="cpu"))
 
 
@@ -201,7 +232,11 @@ def test_default_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "a")
     digest = hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
     published = (tmp_path / "a").rename(tmp_path / f"raft-{digest[:8]}.pth")
-    monkeypatch.setattr(torchvision_import, "Raft_Small_Weights", SimpleNamespace(DEFAULT=SimpleNamespace(url=published.as_uri())))
+    monkeypatch.setattr(
+        torchvision_import,
+        "Raft_Small_Weights",
+        SimpleNamespace(DEFAULT=SimpleNamespace(url=published.as_uri())),
+    )
     config = FlowConfig(flow="raft_small", device="cpu")
     network, found = load_network(config)
     assert same(network, state) and found == digest
@@ -209,7 +244,9 @@ def test_default_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):
     assert load_network(config)[1] == digest
     cached = tmp_path / "home" / "hub" / "checkpoints" / published.name
     torch.save(state_of("raft_large"), cached)
-    with pytest.raises(ValueError, match=f"{published.name} is not the file that torchvision published"):
+    with pytest.raises(
+        ValueError, match=f"{published.name} is not the file that torchvision published"
+    ):
         load_network(config)
 
 
@@ -226,7 +263,10 @@ def test_networks_come_from_where_they_are_named(tmp_path, offline):
     torch.save(state_of("raft_small"), path := tmp_path / "a.pth")
     assert not hasattr(load("raft_small", path)[0], "own")
     assert load("raft_small", path, networks=str(hubconf(tmp_path / "code", OWN)))[0].own == 1
-    with pytest.raises(ValueError, match=r"no pytorch/vision: none in its cache .*hub, and it could not be downloaded .*--networks torchvision needs neither"):
+    with pytest.raises(
+        ValueError,
+        match=r"no pytorch/vision: none in its cache .*hub, and it could not be downloaded .*--networks torchvision needs neither",
+    ):
         load("raft_small", path, networks="hub")
     hubconf(offline / "pytorch_vision_main", OWN)
     assert load("raft_small", path, networks="hub")[0].own == 1
@@ -234,18 +274,31 @@ def test_networks_come_from_where_they_are_named(tmp_path, offline):
 
 def test_folders_without_networks(tmp_path):
     torch.save(state_of("raft_small"), path := tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"networks is .*nowhere, expected torchvision, hub, or a folder with a hubconf.py"):
+    with pytest.raises(
+        ValueError,
+        match=r"networks is .*nowhere, expected torchvision, hub, or a folder with a hubconf.py",
+    ):
         load("raft_small", path, networks=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"torch.hub found no raft_small in .*hubconf.py"):
         load("raft_small", path, networks=str(hubconf(tmp_path / "empty", "")))
-    other = hubconf(tmp_path / "other", "import torch\ndef raft_small(**options):\n    return torch.nn.Linear(2, 2)\n")
-    with pytest.raises(ValueError, match=r"raft_small of networks .* is a Linear, expected a network with the parts"):
+    other = hubconf(
+        tmp_path / "other",
+        "import torch\ndef raft_small(**options):\n    return torch.nn.Linear(2, 2)\n",
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"raft_small of networks .* is a Linear, expected a network with the parts",
+    ):
         load("raft_small", path, networks=str(other))
 
 
 def test_the_hubconf_of_the_installed_networks_travels_with_the_package():
     listed = (ROOT / "pyproject.toml").read_text()
-    assert INSTALLED_HUB_FOLDER.is_relative_to(ROOT) and f'"pipeline.flow" = ["{(INSTALLED_HUB_FOLDER / "hubconf.py").relative_to(ROOT / "pipeline" / "flow").as_posix()}"]' in listed
+    assert (
+        INSTALLED_HUB_FOLDER.is_relative_to(ROOT)
+        and f'"pipeline.flow" = ["{(INSTALLED_HUB_FOLDER / "hubconf.py").relative_to(ROOT / "pipeline" / "flow").as_posix()}"]'
+        in listed
+    )
 
 
 def fake_torchvision(folder: Path, first_line: str) -> Path:
@@ -261,7 +314,10 @@ def fake_torchvision(folder: Path, first_line: str) -> Path:
     ("first_line", "seen"),
     [
         ("", "imported, hasattr False"),
-        ("raise RuntimeError('operator torchvision::nms does not exist')", "RuntimeError: operator torchvision::nms"),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "RuntimeError: operator torchvision::nms",
+        ),
         ("raise RuntimeError('something else')", "RuntimeError: something else"),
         (
             "import torch\nif not hasattr(torch.ops.torchvision, 'nms'): raise RuntimeError('operator torchvision::nms does not exist')",
@@ -280,5 +336,7 @@ def test_no_cuda_device(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     torch.save(state_of("raft_small"), path := tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="no CUDA device was found; --device cpu runs RAFT on the CPU"):
+    with pytest.raises(
+        ValueError, match="no CUDA device was found; --device cpu runs RAFT on the CPU"
+    ):
         make_estimator(FlowConfig(flow="raft_small", weights=str(path)))

@@ -34,7 +34,9 @@ def truth() -> metrics.Truth:
 
 def test_a_perfect_estimate_has_no_error(truth):
     found = run.compare_with_truth(truth.flow.copy(), truth)
-    assert found["epe_px"] == found["epe_near_px"] == found["epe_inside_px"] == found["blur_px"] == 0
+    assert (
+        found["epe_px"] == found["epe_near_px"] == found["epe_inside_px"] == found["blur_px"] == 0
+    )
     assert found["angle_deg"] == pytest.approx(0, abs=1e-4)
     for one in found["details"]:
         assert (one["kept"], one["error"], one["amount"]) == pytest.approx((1, 0, 1), abs=1e-6)
@@ -42,7 +44,9 @@ def test_a_perfect_estimate_has_no_error(truth):
 
 def test_a_shift_raises_the_end_point_error_by_its_length_and_blurs_nothing(truth):
     found = run.compare_with_truth(truth.flow + np.float32([[[0.3]], [[-0.4]]]), truth)
-    assert found["epe_px"] == pytest.approx(0.5, abs=1e-5) and found["epe_inside_px"] == pytest.approx(0.5, abs=1e-5)
+    assert found["epe_px"] == pytest.approx(0.5, abs=1e-5) and found[
+        "epe_inside_px"
+    ] == pytest.approx(0.5, abs=1e-5)
     assert found["details"][0]["kept"] == pytest.approx(1, abs=1e-3)
 
 
@@ -64,7 +68,10 @@ def test_a_blurred_truth_is_found_to_be_blurred_by_as_much(truth, sigma):
 
 
 def test_more_blur_is_more_error_at_edges_and_less_detail(truth):
-    found = [run.compare_with_truth(metrics.blur_masked(truth.flow, truth.valid, sigma), truth) for sigma in (1.0, 2.0, 4.0)]
+    found = [
+        run.compare_with_truth(metrics.blur_masked(truth.flow, truth.valid, sigma), truth)
+        for sigma in (1.0, 2.0, 4.0)
+    ]
     assert sorted(one["epe_near_px"] for one in found) == [one["epe_near_px"] for one in found]
     for size in range(3):
         kept = [one["details"][size]["kept"] for one in found]
@@ -72,10 +79,15 @@ def test_more_blur_is_more_error_at_edges_and_less_detail(truth):
 
 
 def test_noise_is_an_error_but_no_blur(truth):
-    noisy = truth.flow + np.random.default_rng(0).normal(0, 0.3, truth.flow.shape).astype(np.float32)
+    noisy = truth.flow + np.random.default_rng(0).normal(0, 0.3, truth.flow.shape).astype(
+        np.float32
+    )
     found = run.compare_with_truth(noisy, truth)
     assert found["blur_px"] < 0.2
-    assert found["details"][0]["kept"] == pytest.approx(1, abs=0.1) and found["details"][0]["amount"] > 1.05
+    assert (
+        found["details"][0]["kept"] == pytest.approx(1, abs=0.1)
+        and found["details"][0]["amount"] > 1.05
+    )
     assert found["epe_near_px"] == pytest.approx(found["epe_inside_px"], rel=0.1)
 
 
@@ -95,7 +107,9 @@ def test_edges_stand_where_known_motion_steps():
     edges = metrics.motion_edges(flow, valid)
     assert edges[:, W // 2 - 1].all() and edges.sum() == H
     near = metrics.dilate_edges(edges)
-    assert np.flatnonzero(near[H // 2]).tolist() == list(range(W // 2 - 1 - metrics.NEAR_PX, W // 2 + metrics.NEAR_PX))
+    assert np.flatnonzero(near[H // 2]).tolist() == list(
+        range(W // 2 - 1 - metrics.NEAR_PX, W // 2 + metrics.NEAR_PX)
+    )
     valid[:, W // 2 :] = False
     assert not metrics.motion_edges(flow, valid).any(), "what is not known is no edge"
 
@@ -103,10 +117,14 @@ def test_edges_stand_where_known_motion_steps():
 def test_a_truth_without_edges_has_no_measures_near_them():
     still = metrics.Truth(np.zeros((2, H, W), np.float32), np.ones((H, W), bool))
     found = run.compare_with_truth(np.ones((2, H, W), np.float32), still)
-    assert found["epe_near_px"] is None and found["blur_px"] is None and found["details"] == [None] * 5
+    assert (
+        found["epe_near_px"] is None and found["blur_px"] is None and found["details"] == [None] * 5
+    )
     assert found["epe_px"] == found["epe_inside_px"] == pytest.approx(np.sqrt(2))
     constant = metrics.Truth(np.full((2, H, W), 1.3, np.float32), np.ones((H, W), bool))
-    assert run.compare_with_truth(np.zeros((2, H, W), np.float32), constant)["details"] == [None] * 5, "what rounding leaves is no detail"
+    assert (
+        run.compare_with_truth(np.zeros((2, H, W), np.float32), constant)["details"] == [None] * 5
+    ), "what rounding leaves is no detail"
 
 
 def test_a_sway_that_is_measured_too_small_is_told_by_its_band():
@@ -115,32 +133,51 @@ def test_a_sway_that_is_measured_too_small_is_told_by_its_band():
     shape = np.ones((1, 2, 8, 8)) * np.array([1.0, 0.0])[None, :, None, None]
     sway = (1.5 * np.cos(2 * np.pi * 3 * t / frames) * shape).astype(np.float32)
     found = (0.8 * sway + 0.2 * np.sin(2 * np.pi * 5 * t / frames) * shape).astype(np.float32)
-    bands = metrics.band_errors(to_spectrum(found, 8), to_spectrum(sway, 8), np.ones((8, 8), bool), frames)
-    assert (bands[3]["truth_px"], bands[3]["error_px"], bands[3]["kept"]) == pytest.approx((1.5, 0.3, 0.8), rel=1e-5)
+    bands = metrics.band_errors(
+        to_spectrum(found, 8), to_spectrum(sway, 8), np.ones((8, 8), bool), frames
+    )
+    assert (bands[3]["truth_px"], bands[3]["error_px"], bands[3]["kept"]) == pytest.approx(
+        (1.5, 0.3, 0.8), rel=1e-5
+    )
     assert bands[5]["error_px"] == pytest.approx(0.2, rel=1e-5)
     assert max(bands[k]["error_px"] for k in (0, 1, 2, 4, 6, 7)) < 1e-5
 
 
 def test_flow_that_returns_is_consistent_and_one_that_does_not_is_not():
     there = np.full((2, H, W), 3.0, np.float32)
-    assert metrics.consistency([(there, -there)], [metrics.stays_inside(there)]) == dict(disagreement_px=0.0, inconsistent_share=0.0)
-    found = metrics.consistency([(there, -there), (there, there)], [metrics.stays_inside(there)] * 2)
-    assert found["disagreement_px"] == pytest.approx(0.5 * 6 * np.sqrt(2), rel=1e-5) and found["inconsistent_share"] == 0.5
+    assert metrics.consistency([(there, -there)], [metrics.stays_inside(there)]) == dict(
+        disagreement_px=0.0, inconsistent_share=0.0
+    )
+    found = metrics.consistency(
+        [(there, -there), (there, there)], [metrics.stays_inside(there)] * 2
+    )
+    assert (
+        found["disagreement_px"] == pytest.approx(0.5 * 6 * np.sqrt(2), rel=1e-5)
+        and found["inconsistent_share"] == 0.5
+    )
 
 
 def test_the_right_flow_makes_the_pictures_alike():
     picture = make_texture(W, H)
     moved = np.roll(picture, (2, 5), (0, 1))
     flow = np.stack([np.full((H, W), 5), np.full((H, W), 2)]).astype(np.float32)
-    right, still = (metrics.photometric_error(picture, moved, one, metrics.stays_inside(flow)) for one in (flow, np.zeros_like(flow)))
+    right, still = (
+        metrics.photometric_error(picture, moved, one, metrics.stays_inside(flow))
+        for one in (flow, np.zeros_like(flow))
+    )
     assert right == 0 and still > 10
-    assert metrics.photometric_error(picture, moved, flow, metrics.stays_inside(flow + 1000)) is None
+    assert (
+        metrics.photometric_error(picture, moved, flow, metrics.stays_inside(flow + 1000)) is None
+    )
 
 
 def told(change) -> dict:
     """A card in which a learned estimator is `change` of the truth and a classical one the truth itself, slightly shifted."""
     truth = metrics.Truth(step_truth(), np.ones((H, W), bool))
-    case = dict(raft_small=run.compare_with_truth(change(truth), truth), dis_medium=run.compare_with_truth(truth.flow + np.float32(0.01), truth))
+    case = dict(
+        raft_small=run.compare_with_truth(change(truth), truth),
+        dis_medium=run.compare_with_truth(truth.flow + np.float32(0.01), truth),
+    )
     (entry,) = run.compare_smoothing(dict(pair=case), {}, ["dis_medium", "raft_small"])
     return entry
 
@@ -152,7 +189,10 @@ def test_the_claim_is_tested_and_not_repeated():
     sharp = told(lambda truth: truth.flow)
     assert "raft_small does not smooth more than dis_medium" in run.smoothing_sentence(sharp)
     wrong = told(lambda truth: -truth.flow * np.float32(1.5))
-    assert "raft_small finds less detail but is not smoother than dis_medium" in run.smoothing_sentence(wrong)
+    assert (
+        "raft_small finds less detail but is not smoother than dis_medium"
+        in run.smoothing_sentence(wrong)
+    )
 
 
 class Says:
@@ -175,8 +215,12 @@ class Says:
 
 def test_flow_that_leads_out_of_the_picture_has_no_numbers_and_spoils_no_card():
     pictures = [np.zeros((H, W, 3), np.uint8)] * 3
-    found, _ = run.evaluate_clip("clip", pictures, {"away": Says(np.full((2, H, W), 1e4, np.float32))})
-    assert [found["away"][key] for key in ("disagreement_px", "inconsistent_share", "photometric")] == [None] * 3
+    found, _ = run.evaluate_clip(
+        "clip", pictures, {"away": Says(np.full((2, H, W), 1e4, np.float32))}
+    )
+    assert [
+        found["away"][key] for key in ("disagreement_px", "inconsistent_share", "photometric")
+    ] == [None] * 3
     assert found["away"]["inside_share"] == found["away"]["common_share"] == 0
     json.dumps(found, allow_nan=False)
 
@@ -188,10 +232,24 @@ def test_an_estimator_does_not_choose_the_pixels_it_is_measured_by():
     before, after = np.zeros((H, W, 3), np.uint8), np.zeros((H, W, 3), np.uint8)
     after[:, : W // 2] = 100
     alone, _ = run.evaluate_clip("clip", [before, after, after], {"honest": Says(still)})
-    found, _ = run.evaluate_clip("clip", [before, after, after], {"honest": Says(still), "sly": Says(gone)})
-    assert alone["honest"]["photometric"] == alone["honest"]["photometric_still"] == 50 and alone["honest"]["common_share"] == 1
-    assert found["honest"]["photometric"] == found["sly"]["photometric"] == found["sly"]["photometric_still"] == 0
-    assert (found["honest"]["inside_share"], found["sly"]["inside_share"], found["sly"]["common_share"]) == (1, 0.5, 0.5)
+    found, _ = run.evaluate_clip(
+        "clip", [before, after, after], {"honest": Says(still), "sly": Says(gone)}
+    )
+    assert (
+        alone["honest"]["photometric"] == alone["honest"]["photometric_still"] == 50
+        and alone["honest"]["common_share"] == 1
+    )
+    assert (
+        found["honest"]["photometric"]
+        == found["sly"]["photometric"]
+        == found["sly"]["photometric_still"]
+        == 0
+    )
+    assert (
+        found["honest"]["inside_share"],
+        found["sly"]["inside_share"],
+        found["sly"]["common_share"],
+    ) == (1, 0.5, 0.5)
     assert found["honest"]["disagreement_px"] == found["sly"]["disagreement_px"] == 0
 
 
@@ -210,17 +268,23 @@ def header(width: int, height: int, tag: float = FLO_TAG) -> bytes:
     return struct.pack("<fii", tag, width, height)
 
 
-@pytest.mark.parametrize(("data", "sentence"), [
-    (b"", "is no file of flow"),
-    (b"PIEH", "is no file of flow"),
-    (header(2, 1, 1.0) + bytes(16), "is no file of flow, expected one that begins with the number 202021.25"),
-    (header(-1, 1), "says that it is -1x1, expected 1 to 8192 pixels a side"),
-    (header(2**31 - 1, 2**31 - 1), "says that it is 2147483647x2147483647"),
-    (header(2, 1) + bytes(15), "has 27 bytes, expected 28 for 2x1"),
-    (header(2, 1) + bytes(17), "has 29 bytes, expected 28 for 2x1"),
-    (header(1, 1) + np.float32([np.nan, 0]).tobytes(), "knows the flow of no pixel"),
-    (header(1, 1) + np.float32([2e9, 0]).tobytes(), "knows the flow of no pixel"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is no file of flow"),
+        (b"PIEH", "is no file of flow"),
+        (
+            header(2, 1, 1.0) + bytes(16),
+            "is no file of flow, expected one that begins with the number 202021.25",
+        ),
+        (header(-1, 1), "says that it is -1x1, expected 1 to 8192 pixels a side"),
+        (header(2**31 - 1, 2**31 - 1), "says that it is 2147483647x2147483647"),
+        (header(2, 1) + bytes(15), "has 27 bytes, expected 28 for 2x1"),
+        (header(2, 1) + bytes(17), "has 29 bytes, expected 28 for 2x1"),
+        (header(1, 1) + np.float32([np.nan, 0]).tobytes(), "knows the flow of no pixel"),
+        (header(1, 1) + np.float32([2e9, 0]).tobytes(), "knows the flow of no pixel"),
+    ],
+)
 def test_a_damaged_file_of_flow_is_refused(data, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_flo(data)
@@ -231,11 +295,21 @@ def test_known_estimators_err_on_middlebury_as_was_measured_elsewhere(material, 
     from pipeline.flow.config import FlowConfig
     from pipeline.flow.estimator import make_estimator
 
-    ((name, path),) = [found for found in find_known_pairs(material / "flow" / "middlebury") if found[0] == pair]
+    ((name, path),) = [
+        found for found in find_known_pairs(material / "flow" / "middlebury") if found[0] == pair
+    ]
     known = read_known_pair(name, path)
     configs = dict(
-        dis_medium=FlowConfig(), raft_small=FlowConfig(flow="raft_small", weights=str(material / "weights/raft-small.pth"), updates=20, device="cpu")
+        dis_medium=FlowConfig(),
+        raft_small=FlowConfig(
+            flow="raft_small",
+            weights=str(material / "weights/raft-small.pth"),
+            updates=20,
+            device="cpu",
+        ),
     )
-    found, _ = run.evaluate_known_pair(known, {key: make_estimator(config) for key, config in configs.items()})
+    found, _ = run.evaluate_known_pair(
+        known, {key: make_estimator(config) for key, config in configs.items()}
+    )
     assert found["dis_medium"]["epe_px"] == pytest.approx(dis, rel=0.02)
     assert found["raft_small"]["epe_px"] == pytest.approx(raft, rel=0.02)

@@ -33,7 +33,9 @@ def decoded(data: bytes) -> tuple[list[np.ndarray], list[float]]:
     """Frames and times of an mp4, with the colour space that it is tagged with."""
     with av.open(io.BytesIO(data)) as file:
         frames = list(file.decode(video=0))
-    return [frame.to_ndarray(format="rgb24") for frame in frames], [float(frame.pts * frame.time_base) for frame in frames]
+    return [frame.to_ndarray(format="rgb24") for frame in frames], [
+        float(frame.pts * frame.time_base) for frame in frames
+    ]
 
 
 @pytest.mark.parametrize(("suffix", "clock"), [(".mp4", 90_000), (".webm", 1000)])
@@ -53,7 +55,12 @@ def test_a_film_says_which_colours_it_means(suffix, codec):
     with av.open(io.BytesIO(encode_animation(moving(), 30.0, suffix))) as file:
         context = file.streams.video[0].codec_context
         assert (context.codec.canonical_name, context.pix_fmt) == (codec, "yuv420p")
-        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+        assert (
+            context.colorspace,
+            context.color_primaries,
+            context.color_trc,
+            context.color_range,
+        ) == (1, 1, 1, 1)
 
 
 def test_an_mp4_begins_with_its_index():
@@ -72,12 +79,20 @@ def test_a_picture_of_odd_size_keeps_all_its_pixels():
 def test_an_animation_has_the_frames_repeats_and_keeps_time(suffix, clock):
     frames, fps = moving(), 29.97
     with Image.open(io.BytesIO(encode_animation(frames, fps, suffix))) as file:
-        found = [(np.asarray(image.convert("RGB")), image.info["duration"]) for image in ImageSequence.Iterator(file)]
+        found = [
+            (np.asarray(image.convert("RGB")), image.info["duration"])
+            for image in ImageSequence.Iterator(file)
+        ]
         assert file.info["loop"] == 0
     for (image, _), original in zip(found, frames, strict=True):
         error = np.abs(image.astype(int) - original)
-        assert error.mean() < 5 and np.abs(image[12:36, :].mean((0, 1)) - original[12:36, :].mean((0, 1))).max() < 3
-    assert sum(duration for _, duration in found) == pytest.approx(1000 * len(frames) / fps, abs=500 / clock)
+        assert (
+            error.mean() < 5
+            and np.abs(image[12:36, :].mean((0, 1)) - original[12:36, :].mean((0, 1))).max() < 3
+        )
+    assert sum(duration for _, duration in found) == pytest.approx(
+        1000 * len(frames) / fps, abs=500 / clock
+    )
 
 
 def test_what_stands_still_has_the_same_colours_in_every_frame_of_a_gif():
@@ -116,7 +131,15 @@ def test_what_memory_held_before_does_not_matter():
     digests = set()
     for fill in ("0", "1", "170"):
         environment = os.environ | settings | {"MALLOC_PERTURB_": fill, "PYTHONPATH": str(ROOT)}
-        digests.add(subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True).stdout)
+        digests.add(
+            subprocess.run(
+                [sys.executable, "-c", DIGEST],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
     assert len(digests) == 1
 
 
@@ -138,7 +161,12 @@ def test_an_mp4_is_encoded_as_its_frames_come():
 @pytest.mark.parametrize(
     "frames, fps, suffix, words",
     [
-        (moving(2), 30.0, ".mov", "suffix is '.mov', expected one of .mp4, .webm, .gif, .webp, .png"),
+        (
+            moving(2),
+            30.0,
+            ".mov",
+            "suffix is '.mov', expected one of .mp4, .webm, .gif, .webp, .png",
+        ),
         (moving(2), 30.0, "", "suffix is ''"),
         (moving(2), 30.0, ".png", "several frames, expected 1"),
         ([], 30.0, ".mp4", "0 frames, expected at least 1"),
@@ -159,7 +187,9 @@ def test_what_cannot_be_encoded_is_refused_in_a_sentence(frames, fps, suffix, wo
 def test_pictures_in_a_folder_are_its_frames_and_none_is_left_of_a_failure(tmp_path):
     size = write_pictures(tmp_path / "out", iter(moving()))
     files = sorted((tmp_path / "out").iterdir())
-    assert [path.name for path in files] == [f"frame-{number:04}.png" for number in range(7)] and size == sum(path.stat().st_size for path in files)
+    assert [path.name for path in files] == [
+        f"frame-{number:04}.png" for number in range(7)
+    ] and size == sum(path.stat().st_size for path in files)
     for path, frame in zip(files, moving(), strict=True):
         np.testing.assert_array_equal(np.array(Image.open(path)), frame)
     with pytest.raises(ValueError, match="expected"):

@@ -55,7 +55,9 @@ def test_a_photograph_comes_out_upright_and_in_eight_bits(tmp_path):
     for mode, most in (("CMYK", 0), ("L", 0), ("P", 60)):
         path = saved(tmp_path / f"{mode}.tif", Image.fromarray(PICTURE).convert(mode))
         found = read_photograph(path)
-        assert found.shape == PICTURE.shape and (mode == "L" or np.abs(found.astype(int) - PICTURE).mean() <= most)
+        assert found.shape == PICTURE.shape and (
+            mode == "L" or np.abs(found.astype(int) - PICTURE).mean() <= most
+        )
     clear = np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)])
     assert (read_photograph(saved(tmp_path / "c.png", Image.fromarray(clear))) == 255).all()
     frames = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE)]
@@ -79,15 +81,25 @@ def test_what_is_no_picture_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "heic", "avif"])
 def test_every_orientation_of_every_format_comes_out_upright(tmp_path, suffix, orientation):
     stored = [
-        PICTURE, PICTURE[:, ::-1], PICTURE[::-1, ::-1], PICTURE[::-1], PICTURE.transpose(1, 0, 2),
-        np.rot90(PICTURE), PICTURE[::-1, ::-1].transpose(1, 0, 2), np.rot90(PICTURE, -1),
-    ][orientation - 1]  # fmt: skip
+        PICTURE,
+        PICTURE[:, ::-1],
+        PICTURE[::-1, ::-1],
+        PICTURE[::-1],
+        PICTURE.transpose(1, 0, 2),
+        np.rot90(PICTURE),
+        PICTURE[::-1, ::-1].transpose(1, 0, 2),
+        np.rot90(PICTURE, -1),
+    ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     if suffix == "heic":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    options = dict(quality=95) | (dict(lossless=True) if suffix == "webp" else CHROMA.get(suffix, {}))
-    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(stored.copy()), exif=exif.tobytes(), **options)
+    options = dict(quality=95) | (
+        dict(lossless=True) if suffix == "webp" else CHROMA.get(suffix, {})
+    )
+    path = saved(
+        tmp_path / f"a.{suffix}", Image.fromarray(stored.copy()), exif=exif.tobytes(), **options
+    )
     found = read_photograph(path)
     assert found.shape == PICTURE.shape and np.abs(found.astype(int) - PICTURE).mean() < 6
 
@@ -95,7 +107,11 @@ def test_every_orientation_of_every_format_comes_out_upright(tmp_path, suffix, o
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg", "heic", "avif"])
 @pytest.mark.parametrize(
     ("primaries", "exponent"),
-    [(profiles.ADOBE_PRIMARIES, 563 / 256), (profiles.P3_PRIMARIES, 2.0), (profiles.REC709_PRIMARIES, 1.0)],
+    [
+        (profiles.ADOBE_PRIMARIES, 563 / 256),
+        (profiles.P3_PRIMARIES, 2.0),
+        (profiles.REC709_PRIMARIES, 1.0),
+    ],
 )
 def test_an_embedded_profile_says_what_the_colors_are(tmp_path, suffix, primaries, exponent):
     """Of lossy formats the colors are flat, so that what they lose is small."""
@@ -118,7 +134,9 @@ def test_the_profile_of_a_palette_and_of_what_is_transparent_is_that_of_its_colo
     expected = profiles.rgb_to_srgb((levels / 255) ** (563 / 256), profiles.ADOBE_PRIMARIES)
     near(read_photograph(saved(tmp_path / "a.png", palette, icc_profile=icc)), expected)
     clear = np.dstack([COLORS, np.full(COLORS.shape[:2], 51, np.uint8)])
-    laid = 0.8 * 255 + 0.2 * profiles.rgb_to_srgb((COLORS / 255) ** (563 / 256), profiles.ADOBE_PRIMARIES)
+    laid = 0.8 * 255 + 0.2 * profiles.rgb_to_srgb(
+        (COLORS / 255) ** (563 / 256), profiles.ADOBE_PRIMARIES
+    )
     near(read_photograph(saved(tmp_path / "b.png", Image.fromarray(clear), icc_profile=icc)), laid)
 
 
@@ -127,7 +145,9 @@ def test_gray_is_seen_by_its_profile_or_by_a_screens(tmp_path):
     gray = profiles.gray_profile(1.0)
     for name, mode in (("a.png", "L"), ("b.tif", "L"), ("c.png", "LA")):
         near(
-            read_photograph(saved(tmp_path / name, Image.fromarray(GRAYS).convert(mode), icc_profile=gray)),
+            read_photograph(
+                saved(tmp_path / name, Image.fromarray(GRAYS).convert(mode), icc_profile=gray)
+            ),
             expected,
         )
     screen = profiles.matrix_profile(profiles.P3_PRIMARIES, 1.0)
@@ -151,7 +171,9 @@ def test_cmyk_is_seen_by_its_profile_and_without_one_by_the_stated_rule(tmp_path
     )
     lab = lab * (1 - inks.prod(axis=-1, keepdims=True))
     flat = np.kron((255 * inks).astype(np.uint8).reshape(4, 4, 4), np.ones((16, 16, 1), np.uint8))
-    expected = np.kron(profiles.lab_to_srgb(np.rint(lab * 2.55) / 2.55).reshape(4, 4, 3), np.ones((16, 16, 1)))
+    expected = np.kron(
+        profiles.lab_to_srgb(np.rint(lab * 2.55) / 2.55).reshape(4, 4, 3), np.ones((16, 16, 1))
+    )
     picture = Image.frombytes("CMYK", (64, 64), flat.tobytes())
     for name in ("a.tif", "b.jpg"):
         options = dict(quality=100) if name == "b.jpg" else {}
@@ -165,11 +187,17 @@ def test_cmyk_is_seen_by_its_profile_and_without_one_by_the_stated_rule(tmp_path
 
 def test_lab_is_a_color_as_well(tmp_path):
     lab = np.stack(
-        np.meshgrid(np.arange(20, 90, 5), np.arange(-30, 31, 10), np.arange(-30, 31, 10), indexing="ij"),
+        np.meshgrid(
+            np.arange(20, 90, 5), np.arange(-30, 31, 10), np.arange(-30, 31, 10), indexing="ij"
+        ),
         axis=-1,
     )
     lab = lab.reshape(14, 49, 3)
-    stored = np.dstack([np.rint(lab[..., 0] * 2.55), lab[..., 1], lab[..., 2]]).astype(np.int16).astype(np.uint8)
+    stored = (
+        np.dstack([np.rint(lab[..., 0] * 2.55), lab[..., 1], lab[..., 2]])
+        .astype(np.int16)
+        .astype(np.uint8)
+    )
     path = written(tmp_path / "a.tif", profiles.encode_tiff(stored, photometric=8))
     near(
         read_photograph(path),
@@ -180,8 +208,12 @@ def test_lab_is_a_color_as_well(tmp_path):
 def test_a_profile_that_cannot_be_used_is_a_sentence(tmp_path):
     sound = profiles.matrix_profile(profiles.P3_PRIMARIES, 2.2)
     other = profiles.cmyk_profile(np.zeros((2, 2, 2, 2, 3)))
-    for number, broken in enumerate((sound[:100], b"nothing of the kind", sound.replace(b"TRC", b"XXX"), other)):
-        refused(saved(tmp_path / f"{number}.png", Image.fromarray(COLORS), icc_profile=broken), UNUSABLE)
+    for number, broken in enumerate(
+        (sound[:100], b"nothing of the kind", sound.replace(b"TRC", b"XXX"), other)
+    ):
+        refused(
+            saved(tmp_path / f"{number}.png", Image.fromarray(COLORS), icc_profile=broken), UNUSABLE
+        )
     cmyk = Image.fromarray(COLORS).convert("CMYK")
     refused(saved(tmp_path / "b.tif", cmyk, icc_profile=sound), f"{UNUSABLE}.*for RGB.*CMYK")
 
@@ -191,11 +223,19 @@ def test_changed_profiles_and_pictures_are_read_or_refused(tmp_path):
     gray, lut = profiles.gray_profile(2.2), profiles.cmyk_profile(np.full((2, 2, 2, 2, 3), 50))
     small = Image.fromarray(COLORS[:16, :16])
     wholes = [
-        (saved(tmp_path / "a.png", small, icc_profile=icc), icc), (saved(tmp_path / "a.jpg", small, icc_profile=icc), b""),
-        (written(tmp_path / "a.tif", profiles.encode_tiff(GRAYS, icc=gray)), gray), (saved(tmp_path / "a.webp", small, icc_profile=icc), b""),
-        (written(tmp_path / "b.tif", profiles.encode_tiff(np.zeros((8, 8, 4), np.uint8), photometric=5, icc=lut)), lut),
+        (saved(tmp_path / "a.png", small, icc_profile=icc), icc),
+        (saved(tmp_path / "a.jpg", small, icc_profile=icc), b""),
+        (written(tmp_path / "a.tif", profiles.encode_tiff(GRAYS, icc=gray)), gray),
+        (saved(tmp_path / "a.webp", small, icc_profile=icc), b""),
+        (
+            written(
+                tmp_path / "b.tif",
+                profiles.encode_tiff(np.zeros((8, 8, 4), np.uint8), photometric=5, icc=lut),
+            ),
+            lut,
+        ),
         (saved(tmp_path / "a.avif", small, icc_profile=icc), b""),
-    ]  # fmt: skip
+    ]
     outcomes = set()
     for path, inside in wholes:
         whole = path.read_bytes()
@@ -238,12 +278,20 @@ def test_chunks_of_a_png_say_what_its_colors_are(tmp_path, chunks, primaries, ex
 @pytest.mark.parametrize(
     "chunks",
     [
-        dict(gAMA=be(45455)), dict(sRGB=b"\0", gAMA=be(100000)), dict(gAMA=be(0)), dict(gAMA=be(2**31)), dict(cHRM=P3_CORNERS),
-        dict(gAMA=be(100000), cHRM=bytes(32)), dict(gAMA=be(100000), cHRM=be(*[33333] * 8)), dict(cICP=bytes([1, 13, 0, 1])),
+        dict(gAMA=be(45455)),
+        dict(sRGB=b"\0", gAMA=be(100000)),
+        dict(gAMA=be(0)),
+        dict(gAMA=be(2**31)),
+        dict(cHRM=P3_CORNERS),
+        dict(gAMA=be(100000), cHRM=bytes(32)),
+        dict(gAMA=be(100000), cHRM=be(*[33333] * 8)),
+        dict(cICP=bytes([1, 13, 0, 1])),
     ],
-)  # fmt: skip
+)
 def test_chunks_that_say_nothing_else_leave_srgb_as_it_is(tmp_path, chunks):
-    np.testing.assert_array_equal(read_photograph(written(tmp_path / "a.png", profiles.encode_png(COLORS, **chunks))), COLORS)
+    np.testing.assert_array_equal(
+        read_photograph(written(tmp_path / "a.png", profiles.encode_png(COLORS, **chunks))), COLORS
+    )
 
 
 def test_p3_of_a_phone_and_of_the_web_by_code_points_alone(tmp_path):
@@ -252,7 +300,9 @@ def test_p3_of_a_phone_and_of_the_web_by_code_points_alone(tmp_path):
     near(read_photograph(path), expected)
     icc = profiles.matrix_profile(profiles.ADOBE_PRIMARIES, 1.0)
     both = dict(cICP=bytes([12, 13, 0, 1]), iCCP=b"a\0\0" + zlib.compress(icc))
-    near(read_photograph(written(tmp_path / "b.png", profiles.encode_png(COLORS, **both))), expected)
+    near(
+        read_photograph(written(tmp_path / "b.png", profiles.encode_png(COLORS, **both))), expected
+    )
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
     flat = np.kron(COLORS[::9, ::9], np.ones((16, 16, 1), np.uint8))
@@ -266,12 +316,17 @@ def test_p3_of_a_phone_and_of_the_web_by_code_points_alone(tmp_path):
     path = saved(tmp_path / "c.heic", Image.fromarray(flat), **tagged)
     with Image.open(path) as image:
         plain = np.asarray(image)
-    near(read_photograph(path), profiles.rgb_to_srgb(profiles.decode_srgb(plain), profiles.P3_PRIMARIES))
+    near(
+        read_photograph(path),
+        profiles.rgb_to_srgb(profiles.decode_srgb(plain), profiles.P3_PRIMARIES),
+    )
 
 
 def test_hdr_is_refused(tmp_path):
     for transfer, name in ((16, "PQ"), (18, "HLG")):
-        path = written(tmp_path / "a.png", profiles.encode_png(COLORS, cICP=bytes([9, transfer, 0, 1])))
+        path = written(
+            tmp_path / "a.png", profiles.encode_png(COLORS, cICP=bytes([9, transfer, 0, 1]))
+        )
         refused(path, rf"is HDR \({name}\), expected a picture of standard dynamic range")
 
 
@@ -290,7 +345,9 @@ def test_samples_of_more_bits_are_scaled_by_the_stated_rule(tmp_path):
         (profiles.encode_tiff(np.dstack([sixteen] * 3), photometric=2), "i.tif"),
         (profiles.encode_tiff(GRAYS), "j.tif"),
     ):
-        np.testing.assert_array_equal(read_photograph(written(tmp_path / name, data)), expected, name)
+        np.testing.assert_array_equal(
+            read_photograph(written(tmp_path / name, data)), expected, name
+        )
     black = np.zeros((4, 4), np.uint16)
     assert (read_photograph(written(tmp_path / "k.png", profiles.encode_png(black))) == 0).all()
     keyed = profiles.encode_png(sixteen, tRNS=struct.pack(">H", 0))
@@ -385,12 +442,16 @@ def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path):
     first, second = Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE)
     for name, options in (("a.tif", {}), ("a.png", {}), ("a.mpo", dict(quality=95)), ("a.gif", {})):
         path = saved(tmp_path / name, first, save_all=True, append_images=[second], **options)
-        assert np.abs(read_photograph(path).astype(int) - PICTURE).mean() < (12 if name[2:] in ("gif", "mpo") else 1), name
+        assert np.abs(read_photograph(path).astype(int) - PICTURE).mean() < (
+            12 if name[2:] in ("gif", "mpo") else 1
+        ), name
 
 
 def test_the_middle_is_taken_in_the_aspect_of_the_size():
     image = np.zeros((100, 400, 3), np.uint8)
     image[:, 120:280] = 255
-    assert (crop_and_resize(image, (80, 50)) == 255).all() and crop_and_resize(image, (80, 50)).shape == (50, 80, 3)
+    assert (crop_and_resize(image, (80, 50)) == 255).all() and crop_and_resize(
+        image, (80, 50)
+    ).shape == (50, 80, 3)
     with pytest.raises(ValueError, match="400x100 pixels, expected at least 256x160"):
         crop_and_resize(image, (256, 160))

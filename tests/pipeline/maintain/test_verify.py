@@ -54,21 +54,35 @@ def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
     found, refused = {}, False
     for shard in damage.SHARDS:
         try:
-            found |= {sample.key: encode_sample(sample) for sample in iter_samples(DatasetView(Dataset(root)), shard)}
+            found |= {
+                sample.key: encode_sample(sample)
+                for sample in iter_samples(DatasetView(Dataset(root)), shard)
+            }
         except (OSError, ValueError):
             refused = True
     return found, refused
 
 
 @pytest.mark.promise("P6")
-@pytest.mark.parametrize("mutation", [*damage.listed_mutations(), *damage.make_cuts(damage.CUTS_PER_TAR), *damage.make_flips(damage.RANDOM_FLIP_COUNT)], ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        *damage.listed_mutations(),
+        *damage.make_cuts(damage.CUTS_PER_TAR),
+        *damage.make_flips(damage.RANDOM_FLIP_COUNT),
+    ],
+    ids=lambda mutation: mutation.name,
+)
 def test_every_damage_is_named_and_repaired(sound, written, tmp_path, mutation):
     """And no reader gives a sample that is not the one that was written."""
     root = damage.copy_dataset(sound, tmp_path)
     expected, words = mutation.apply(root)
     dataset, (read, refused) = Dataset(root), given(root)
     assert read.items() <= written.items() and (refused or read == written)
-    found, agreed = verify(dataset), mutation.name.endswith("a record that agrees")  # of which the derived files differ too
+    found, agreed = (
+        verify(dataset),
+        mutation.name.endswith("a record that agrees"),
+    )  # of which the derived files differ too
     assert names(found) - set(damage.DERIVED_FILES if agreed else ()) == expected
     assert words in " ".join(map(str, found.faults))
     assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).right != agreed
@@ -79,21 +93,35 @@ def test_every_damage_is_named_and_repaired(sound, written, tmp_path, mutation):
 @pytest.mark.parametrize("place", [None, *np.linspace(0.0, 0.999, 9)])
 def test_a_damaged_plan_or_contract_is_named_and_nothing_is_touched(sound, tmp_path, path, place):
     root = damage.copy_dataset(sound, tmp_path)
-    damage.delete_file(path, root) if place is None else damage.flip_bit(path, float(place), 1, root)
+    damage.delete_file(path, root) if place is None else damage.flip_bit(
+        path, float(place), 1, root
+    )
     before, dataset = damage.read_promised_files(root), Dataset(root)
     found = verify(dataset)
-    assert [(fault.path, fault.remedy) for fault in found.faults] == [(path, Remedy.NEW_FOLDER)] and "--out" in found.faults[0].what
+    assert [(fault.path, fault.remedy) for fault in found.faults] == [
+        (path, Remedy.NEW_FOLDER)
+    ] and "--out" in found.faults[0].what
     assert not repair(dataset, found, lambda: damage.in_process_builder(dataset)).right
     assert damage.read_promised_files(root) == before
 
 
 def test_faults_of_many_files_are_all_named_and_all_repaired(sound, tmp_path):
     root = damage.copy_dataset(sound, tmp_path)
-    expected = damage.flip_bit(damage.TARS[0], 0.2, 3, root)[0] | damage.flip_bit(damage.TARS[0], 0.9, 3, root)[0] | damage.delete_file(damage.TARS[1], root)[0]
-    expected |= damage.flip_bit("histograms/test-000000.safetensors", 0.5, 0, root)[0] | damage.add_file("shards/notes.txt", root)[0]
+    expected = (
+        damage.flip_bit(damage.TARS[0], 0.2, 3, root)[0]
+        | damage.flip_bit(damage.TARS[0], 0.9, 3, root)[0]
+        | damage.delete_file(damage.TARS[1], root)[0]
+    )
+    expected |= (
+        damage.flip_bit("histograms/test-000000.safetensors", 0.5, 0, root)[0]
+        | damage.add_file("shards/notes.txt", root)[0]
+    )
     dataset = Dataset(root)
     found = verify(dataset)
-    assert names(found) == expected and sum(fault.path == damage.TARS[0] for fault in found.faults) == 2
+    assert (
+        names(found) == expected
+        and sum(fault.path == damage.TARS[0] for fault in found.faults) == 2
+    )
     assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).right
     assert damage.read_promised_files(root) == damage.read_promised_files(sound)
     assert (root / ".removed" / "shards" / "notes.txt").read_bytes() == b"someone's"
@@ -105,7 +133,10 @@ def test_what_repair_moves_aside_never_covers_what_is_there(sound, tmp_path):
     for text in ("first", "second"):
         (root / "shards" / "notes.txt").write_text(text)
         assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
-    assert {path.read_text() for path in (root / ".removed" / "shards").iterdir()} == {"first", "second"}
+    assert {path.read_text() for path in (root / ".removed" / "shards").iterdir()} == {
+        "first",
+        "second",
+    }
 
 
 def test_a_shard_whose_video_is_gone_is_left_as_it_is(sound, tmp_path, capsys):
@@ -116,11 +147,15 @@ def test_a_shard_whose_video_is_gone_is_left_as_it_is(sound, tmp_path, capsys):
     (video, *_) = {row["uri"] for row in dataset.planned_rows() if row["shard"] == damage.SHARDS[0]}
     hidden = Dataset(video).root.rename(video + ".hidden")
     try:
-        assert not repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
+        assert not repair(
+            dataset, verify(dataset), lambda: damage.in_process_builder(dataset)
+        ).right
     finally:
         hidden.rename(video)
     assert f"shard {damage.SHARDS[0]} is left as it is: video {video}" in capsys.readouterr().out
-    assert {name: data for name, data in damage.read_promised_files(root).items() if name != "README.md"} == before
+    assert {
+        name: data for name, data in damage.read_promised_files(root).items() if name != "README.md"
+    } == before
 
 
 def test_a_shard_that_comes_out_otherwise_is_said_to(sound, tmp_path, capsys):
@@ -170,11 +205,25 @@ def test_a_configuration_comes_back_from_its_contract(config):
 
 
 def test_weights_are_named_beside_the_contract():
-    contract = to_json_value(to_contract(BuildConfig())) | {"flow": {"flow": "raft_small", "weights": "ab" * 32, "updates": 6, "device": "cpu"}}
-    assert from_contract(contract, "mine.pth").flow == FlowConfig(flow="raft_small", weights="mine.pth", updates=6, device="cpu")
+    contract = to_json_value(to_contract(BuildConfig())) | {
+        "flow": {"flow": "raft_small", "weights": "ab" * 32, "updates": 6, "device": "cpu"}
+    }
+    assert from_contract(contract, "mine.pth").flow == FlowConfig(
+        flow="raft_small", weights="mine.pth", updates=6, device="cpu"
+    )
 
 
-@pytest.mark.parametrize("change", [{"size": None}, {"unknown": 1}, {"plan": 3}, {"thresholds": {}}, {"flow": 1}, {"frequencies": 99}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": None},
+        {"unknown": 1},
+        {"plan": 3},
+        {"thresholds": {}},
+        {"flow": 1},
+        {"frequencies": 99},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match="cannot be read"):
         from_contract(to_json_value(to_contract(BuildConfig())) | change)
@@ -305,7 +354,9 @@ def test_a_data_set_says_which_quiver_made_it(sound):
     assert {dataset.read_record(shard)["quiver"] for shard in damage.SHARDS} == {name}
 
 
-def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(sound, tmp_path, monkeypatch):
+def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(
+    sound, tmp_path, monkeypatch
+):
     root = damage.copy_dataset(sound, tmp_path)
     damage.flip_bit(damage.TARS[0], 0.5, 1, root)
     monkeypatch.setattr("pipeline.dataset.folder.quiver_version", lambda: "9.9")

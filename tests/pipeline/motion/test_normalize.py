@@ -46,15 +46,24 @@ def test_the_scale_becomes_one(normalisation):
 
 def test_equation_four_by_hand():
     spectrum, scale = np.full((1, 4, 1, 1), -8, np.float32), np.full((1, 4, 1, 1), 2, np.float32)
-    assert (normalize(spectrum, scale) == -2).all() and (denormalize(np.full((1, 4, 1, 1), 3, np.float32), scale) == 18).all()
+    assert (normalize(spectrum, scale) == -2).all() and (
+        denormalize(np.full((1, 4, 1, 1), 3, np.float32), scale) == 18
+    ).all()
 
 
 @pytest.mark.parametrize("normalisation", ALL)
 def test_tensors_give_what_arrays_give_and_carry_a_gradient(normalisation):
     rng = np.random.default_rng(0)
-    spectrum, scale = rng.normal(size=(2, 3, 4, 5, 6)).astype(np.float32), rng.uniform(1, 2, (3, 4, 1, 1)).astype(np.float32)
+    spectrum, scale = (
+        rng.normal(size=(2, 3, 4, 5, 6)).astype(np.float32),
+        rng.uniform(1, 2, (3, 4, 1, 1)).astype(np.float32),
+    )
     found = normalize(spectrum, scale, normalisation)
-    np.testing.assert_allclose(normalize(torch.from_numpy(spectrum), torch.from_numpy(scale), normalisation).numpy(), found, rtol=1e-6)
+    np.testing.assert_allclose(
+        normalize(torch.from_numpy(spectrum), torch.from_numpy(scale), normalisation).numpy(),
+        found,
+        rtol=1e-6,
+    )
     tensor = torch.from_numpy(found).requires_grad_()
     back = denormalize(tensor, torch.from_numpy(scale), normalisation)
     np.testing.assert_allclose(back.detach().numpy(), spectrum, rtol=2e-6)
@@ -74,10 +83,16 @@ def counts(*moduli: float) -> np.ndarray:
 
 def test_scales_of_statistics_stand_at_their_channels():
     statistics = statistics_of(counts(8, 2), size=(256, 160))
-    np.testing.assert_allclose(channel_scales(statistics)[:, :, 0, 0], [[8] * 4, [2] * 4], rtol=0.004)
-    np.testing.assert_array_equal(channel_scales(statistics, "resolution")[:, :, 0, 0], [[256, 256, 160, 160]] * 2)
+    np.testing.assert_allclose(
+        channel_scales(statistics)[:, :, 0, 0], [[8] * 4, [2] * 4], rtol=0.004
+    )
+    np.testing.assert_array_equal(
+        channel_scales(statistics, "resolution")[:, :, 0, 0], [[256, 256, 160, 160]] * 2
+    )
     apart = statistics_of(np.stack([counts(8, 2)[:, 0], counts(4, 1)[:, 0]], axis=1), pool="none")
-    np.testing.assert_allclose(channel_scales(apart)[:, :, 0, 0], [[8, 8, 4, 4], [2, 2, 1, 1]], rtol=0.004)
+    np.testing.assert_allclose(
+        channel_scales(apart)[:, :, 0, 0], [[8, 8, 4, 4], [2, 2, 1, 1]], rtol=0.004
+    )
 
 
 def test_a_frequency_at_which_nothing_moves_is_refused():

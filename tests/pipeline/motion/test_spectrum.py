@@ -17,16 +17,25 @@ from pipeline.motion.spectrum import (
 T, FPS = 150, 30.0
 
 
-def sway(times: np.ndarray, hertz: float, size: tuple[int, int] = (12, 8), seed: int = 0) -> np.ndarray:
+def sway(
+    times: np.ndarray, hertz: float, size: tuple[int, int] = (12, 8), seed: int = 0
+) -> np.ndarray:
     """A motion texture [n, 2, H, W] that is 0 at the start, with a random amplitude and phase at each pixel."""
     rng = np.random.default_rng(seed)
-    amplitude, phase = rng.uniform(0.1, 2, (2, size[1], size[0])), rng.uniform(0, 2 * np.pi, (2, size[1], size[0]))
+    amplitude, phase = (
+        rng.uniform(0.1, 2, (2, size[1], size[0])),
+        rng.uniform(0, 2 * np.pi, (2, size[1], size[0])),
+    )
     angle = 2 * np.pi * hertz * times[:, None, None, None] + phase
     return (amplitude * (np.cos(angle) - np.cos(phase))).astype(np.float32)
 
 
-def streamed(motion: np.ndarray, times: np.ndarray, frequencies: int = 16, time: int = T, fps: float = FPS) -> RunningSpectrum:
-    running = RunningSpectrum(times, time=time, fps=fps, frequencies=frequencies, size=(motion.shape[3], motion.shape[2]))
+def streamed(
+    motion: np.ndarray, times: np.ndarray, frequencies: int = 16, time: int = T, fps: float = FPS
+) -> RunningSpectrum:
+    running = RunningSpectrum(
+        times, time=time, fps=fps, frequencies=frequencies, size=(motion.shape[3], motion.shape[2])
+    )
     for first in range(0, len(motion), BLOCK_FRAMES):
         running.add(motion[first : first + BLOCK_FRAMES])
     return running
@@ -36,7 +45,9 @@ def streamed(motion: np.ndarray, times: np.ndarray, frequencies: int = 16, time:
 @settings(max_examples=40, deadline=None)
 def test_all_frequencies_give_the_motion_back(time, seed):
     motion = np.random.default_rng(seed).normal(0, 5, (time, 2, 3, 4))
-    np.testing.assert_allclose(to_motion(to_spectrum(motion, time // 2 + 1), time), motion, atol=1e-10)
+    np.testing.assert_allclose(
+        to_motion(to_spectrum(motion, time // 2 + 1), time), motion, atol=1e-10
+    )
 
 
 def test_streaming_gives_all_frequencies_back_to_float32_accuracy():
@@ -50,7 +61,10 @@ def test_a_sinusoid_on_a_bin_is_one_peak_and_a_constant_is_only_dc():
     motion = np.zeros((T, 2, 1, 1))
     motion[:, 0, 0, 0] = 1.5 * np.cos(2 * np.pi * 7 * t / T + 0.3)
     motion[:, 1] = 2.0
-    modulus, phase = np.abs(to_spectrum(motion, 76))[..., 0, 0], np.angle(to_spectrum(motion, 76))[7, 0, 0, 0]
+    modulus, phase = (
+        np.abs(to_spectrum(motion, 76))[..., 0, 0],
+        np.angle(to_spectrum(motion, 76))[7, 0, 0, 0],
+    )
     expected = np.zeros((76, 2))
     expected[7, 0], expected[0, 1] = 1.5 * T / 2, 2.0 * T
     np.testing.assert_allclose(modulus, expected, atol=1e-9)
@@ -61,7 +75,10 @@ def test_a_sinusoid_on_a_bin_is_one_peak_and_a_constant_is_only_dc():
 def test_a_smaller_k_is_bit_for_bit_a_prefix(frequencies):
     times = np.arange(126) / 25
     motion = sway(times, 0.9, size=(64, 40))
-    whole, part = streamed(motion, times, 76).spectrum(), streamed(motion, times, frequencies).spectrum()
+    whole, part = (
+        streamed(motion, times, 76).spectrum(),
+        streamed(motion, times, frequencies).spectrum(),
+    )
     np.testing.assert_array_equal(part, whole[:frequencies])
 
 
@@ -79,10 +96,18 @@ def test_blas_threads_do_not_change_a_bit():
 def test_source_frames_at_any_rate_give_the_spectrum_of_the_interpolated_motion(rate):
     times = np.arange(round(5 * rate) + 1) / rate
     motion = sway(times, 0.55)
-    resampled = np.stack([np.interp(np.arange(T) / FPS, times, column) for column in motion.reshape(len(motion), -1).T], axis=1).reshape(T, *motion.shape[1:])
+    resampled = np.stack(
+        [
+            np.interp(np.arange(T) / FPS, times, column)
+            for column in motion.reshape(len(motion), -1).T
+        ],
+        axis=1,
+    ).reshape(T, *motion.shape[1:])
     running = streamed(motion, times)
     np.testing.assert_allclose(running.spectrum(), to_spectrum(resampled, 16), atol=1e-3)
-    np.testing.assert_allclose(running.total_energy(), np.square(resampled).sum(0).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        running.total_energy(), np.square(resampled).sum(0).mean((1, 2)), rtol=1e-5
+    )
     np.testing.assert_allclose(running.grid_motion(), resampled[:, :, ::4, ::4], atol=1e-4)
 
 
@@ -106,19 +131,32 @@ def test_power_obeys_parseval():
     motion = np.random.default_rng(5).normal(size=(T, 2, 5, 6)).astype(np.float32)
     doubled = np.full(T // 2 + 1, 2.0)
     doubled[[0, -1]] = 1
-    np.testing.assert_allclose((power_spectrum(motion) * doubled).sum(axis=1) / T, np.square(motion).sum(0).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        (power_spectrum(motion) * doubled).sum(axis=1) / T,
+        np.square(motion).sum(0).mean((1, 2)),
+        rtol=1e-5,
+    )
 
 
 def test_bits_do_not_depend_on_where_the_numbers_lie_in_memory():
     """They do for some of OpenCV's functions, and a data set's bytes with them."""
     rng = np.random.default_rng(0)
-    motion, memory = rng.normal(0, 3, (8, 2, 16, 24)).astype(np.float32), np.empty(8 * 2 * 16 * 24 + 64, np.float32)
+    motion, memory = (
+        rng.normal(0, 3, (8, 2, 16, 24)).astype(np.float32),
+        np.empty(8 * 2 * 16 * 24 + 64, np.float32),
+    )
     found = set()
     for offset in range(0, 32, 3):
         block = memory[offset : offset + motion.size].reshape(motion.shape)
         block[...] = motion
         running = streamed(block, np.arange(8) / 30, frequencies=4, time=8)
-        parts = running.channels(), running.weight(), running.total_energy(), running.grid_motion(), modulus(block[:, 0], block[:, 1])
+        parts = (
+            running.channels(),
+            running.weight(),
+            running.total_energy(),
+            running.grid_motion(),
+            modulus(block[:, 0], block[:, 1]),
+        )
         found.add(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     assert len(found) == 1
 

@@ -29,9 +29,15 @@ from tests.support.building import begin_video, plan_video
 @pytest.mark.parametrize("frequencies", [4, 24])
 def test_sums_on_a_device_are_the_sums(frequencies):
     rng = np.random.default_rng(0)
-    times, motion = np.cumsum(rng.uniform(0.02, 0.05, 130)), rng.normal(0, 3, (130, 2, 40, 64)).astype(np.float32)
+    times, motion = (
+        np.cumsum(rng.uniform(0.02, 0.05, 130)),
+        rng.normal(0, 3, (130, 2, 40, 64)).astype(np.float32),
+    )
     shape = dict(time=120, fps=30.0, frequencies=frequencies, size=(64, 40))
-    here, there = RunningSpectrum(times - times[0], **shape), DeviceSpectrum(times - times[0], device="cpu", **shape)
+    here, there = (
+        RunningSpectrum(times - times[0], **shape),
+        DeviceSpectrum(times - times[0], device="cpu", **shape),
+    )
     for first in range(0, len(motion), BLOCK_FRAMES):
         here.add(motion[first : first + BLOCK_FRAMES])
         there.add(torch.from_numpy(motion[first : first + BLOCK_FRAMES]))
@@ -44,8 +50,14 @@ def test_sums_on_a_device_are_the_sums(frequencies):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_displacement_that_is_not_finite_is_seen_in_the_sums(bad):
-    for make, to in ((RunningSpectrum, np.asarray), (lambda *a, **k: DeviceSpectrum(*a, device="cpu", **k), torch.from_numpy)):
-        sums, block = make(np.arange(8) / 30, time=8, fps=30.0, frequencies=2, size=(16, 8)), np.zeros((8, 2, 8, 16), np.float32)
+    for make, to in (
+        (RunningSpectrum, np.asarray),
+        (lambda *a, **k: DeviceSpectrum(*a, device="cpu", **k), torch.from_numpy),
+    ):
+        sums, block = (
+            make(np.arange(8) / 30, time=8, fps=30.0, frequencies=2, size=(16, 8)),
+            np.zeros((8, 2, 8, 16), np.float32),
+        )
         block[3, 1, 2, 5] = bad
         sums.add(to(block))
         sums.synchronize()
@@ -72,12 +84,21 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def config(weights) -> BuildConfig:
     flow = FlowConfig(flow="raft_small", weights=str(weights), device="cpu", updates=2)
-    return BuildConfig(size=(128, 128), frequencies=4, checks=2, plan=PlanConfig(frames=10, stride=5), flow=flow, thresholds=PRESETS["none"])
+    return BuildConfig(
+        size=(128, 128),
+        frequencies=4,
+        checks=2,
+        plan=PlanConfig(frames=10, stride=5),
+        flow=flow,
+        thresholds=PRESETS["none"],
+    )
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, config) -> list[dict]:
-    path = videos.write_swaying(tmp_path_factory.mktemp("clip") / "a.mp4", seconds=0.7, size=(128, 128), amplitude=2)
+    path = videos.write_swaying(
+        tmp_path_factory.mktemp("clip") / "a.mp4", seconds=0.7, size=(128, 128), amplitude=2
+    )
     return plan_video(path, config)
 
 
@@ -91,24 +112,44 @@ def opened(folder: Path, rows: list[dict], config: BuildConfig) -> Dataset:
 def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
     dataset = opened(tmp_path / "out", rows, config)
     *decided, effort = build_shard(dataset, rows[0]["shard"], rows, config)
-    assert {one.outcome for one in decided} == {"kept"} and [one.key for one in decided] == [row["key"] for row in rows] and len(rows) > 1
+    assert (
+        {one.outcome for one in decided} == {"kept"}
+        and [one.key for one in decided] == [row["key"] for row in rows]
+        and len(rows) > 1
+    )
     assert isinstance(effort, ShardTiming) and 0 <= effort.idle_share < 1 and effort.seconds > 0
     record = dataset.read_record(rows[0]["shard"])["rows"][0]
     sample = read_sample(dataset.tar_path(rows[0]["shard"]), rows[0]["key"], record)
     assert sample.meta["flow"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert sample.meta["flow"]["flow"] == "raft_small" and sample.spectrum.any()
-    assert json.loads(dataset.run_json.read_bytes())["config"]["flow"] == sample.meta["flow"] == describe_estimator(config.flow)
+    assert (
+        json.loads(dataset.run_json.read_bytes())["config"]["flow"]
+        == sample.meta["flow"]
+        == describe_estimator(config.flow)
+    )
 
 
 def test_a_windows_sums_are_those_of_its_flow(rows, config):
     for window in begin_video(rows, config):
         frames = [one.flow_input for one in window.frames]
-        flow = make_estimator(config.flow).displace([(frames[0], frame) for frame in frames]).numpy()
+        flow = (
+            make_estimator(config.flow).displace([(frames[0], frame) for frame in frames]).numpy()
+        )
         assert not flow[0].any() and flow[1].any()
         moved = synchronize(window.motion)
-        expected = RunningSpectrum(np.array([s.time - window.frames[0].time for s in window.frames]), time=10, fps=30.0, frequencies=4, size=(128, 128))
+        expected = RunningSpectrum(
+            np.array([s.time - window.frames[0].time for s in window.frames]),
+            time=10,
+            fps=30.0,
+            frequencies=4,
+            size=(128, 128),
+        )
         expected.add(flow)
-        np.testing.assert_allclose(moved.sums.spectrum(), expected.spectrum(), atol=1e-2 * np.abs(expected.spectrum()).max())
+        np.testing.assert_allclose(
+            moved.sums.spectrum(),
+            expected.spectrum(),
+            atol=1e-2 * np.abs(expected.spectrum()).max(),
+        )
 
 
 def test_other_weights_on_another_machine_are_refused(tmp_path, rows, config, weights):
@@ -130,7 +171,9 @@ def test_a_moved_file_of_the_same_weights_is_the_same_run(tmp_path, rows, config
 
 def test_settings_of_raft_do_not_bind_a_run_with_dis():
     dis = BuildConfig()
-    assert to_contract(dis) == to_contract(replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere")))
+    assert to_contract(dis) == to_contract(
+        replace(dis, flow=replace(dis.flow, updates=5, weights="/anywhere"))
+    )
     assert to_contract(dis) != to_contract(replace(dis, flow=replace(dis.flow, dis_preset="fast")))
 
 

@@ -32,14 +32,29 @@ from tests.support.building import probe_video
 from tests.support.pages import open_browser, wait_until
 
 CONFIG = BuildConfig(
-    size=(96, 64), frequencies=16, plan=PlanConfig(frames=75, fps=15.0, stride=3, test_fraction=0.0), flow=FlowConfig(dis_preset="fast"),
+    size=(96, 64),
+    frequencies=16,
+    plan=PlanConfig(frames=75, fps=15.0, stride=3, test_fraction=0.0),
+    flow=FlowConfig(dis_preset="fast"),
     thresholds=PRESETS["subtle"],
-)  # fmt: skip
+)
 SCRIPT = "<script>window.hacked = 1</script>"
 HOSTILE = [
-    dict(licence="</script>" + SCRIPT, clip_id=f"clip {SCRIPT}", uri="/gone/\"><img src=x onerror='window.hacked=1'>.mp4"),
-    dict(licence="\x1b[31mred\x1b[0m\x07\u202e", clip_id="' onmouseover='window.hacked=1", uri="javascript:window.hacked=1"),
-    dict(licence="x" * 10_000, clip_id="{{ 7 * 7 }}{% raw %}" + "y" * 10_000, uri="</title></style>" + SCRIPT),
+    dict(
+        licence="</script>" + SCRIPT,
+        clip_id=f"clip {SCRIPT}",
+        uri="/gone/\"><img src=x onerror='window.hacked=1'>.mp4",
+    ),
+    dict(
+        licence="\x1b[31mred\x1b[0m\x07\u202e",
+        clip_id="' onmouseover='window.hacked=1",
+        uri="javascript:window.hacked=1",
+    ),
+    dict(
+        licence="x" * 10_000,
+        clip_id="{{ 7 * 7 }}{% raw %}" + "y" * 10_000,
+        uri="</title></style>" + SCRIPT,
+    ),
 ]
 
 
@@ -51,18 +66,49 @@ def page_of(*selections: DatasetView) -> str:
 def real(tmp_path_factory) -> Dataset:
     """Two clips that sway, one of which is gone by now, one that is too calm, and one that is broken."""
     folder = tmp_path_factory.mktemp("report")
-    clips = [videos.write_swaying(folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n) for n, a in enumerate((1.5, 2.5, 0.06))]
+    clips = [
+        videos.write_swaying(
+            folder / f"{n}.mp4", seconds=5.6, fps=15, amplitude=a, hertz=0.4 + 0.4 * n, seed=n
+        )
+        for n, a in enumerate((1.5, 2.5, 0.06))
+    ]
     clips.append(videos.write_empty(folder / "<img src=x onerror=window.hacked=1>.mp4"))
-    rows = plan_rows([plan_clip(Clip(uri=str(path), clip_id=f"sway {path.stem}", licence="CC0-1.0"), CONFIG.plan, probe_video) for path in clips], CONFIG.plan)
+    rows = plan_rows(
+        [
+            plan_clip(
+                Clip(uri=str(path), clip_id=f"sway {path.stem}", licence="CC0-1.0"),
+                CONFIG.plan,
+                probe_video,
+            )
+            for path in clips
+        ],
+        CONFIG.plan,
+    )
     dataset = Dataset(folder / "dataset")
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
-        for shard, some in groupby((row for row in rows if row["key"]), key=lambda row: row["shard"]):
+        for shard, some in groupby(
+            (row for row in rows if row["key"]), key=lambda row: row["shard"]
+        ):
             for _ in build_shard(dataset, shard, list(some), CONFIG):
                 pass
     runs = ((4.0, 104.0), (2.0, 302.0))  # elapsed, and when
-    lines = [dict(shard="a", kept=4, rejected=2, quarantined=0, seconds=3.0, waiting_share=0.25, elapsed_s=elapsed, at=at) for elapsed, at in runs]
-    dataset.progress.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"shard": "torn", "ke')
+    lines = [
+        dict(
+            shard="a",
+            kept=4,
+            rejected=2,
+            quarantined=0,
+            seconds=3.0,
+            waiting_share=0.25,
+            elapsed_s=elapsed,
+            at=at,
+        )
+        for elapsed, at in runs
+    ]
+    dataset.progress.write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"shard": "torn", "ke'
+    )
     finalize(dataset)
     clips[1].unlink()
     return dataset
@@ -76,8 +122,20 @@ def real_page(real) -> str:
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("hostile")
-    windows = {"train-000000": [{}, {}, {"mean_motion_px": 30.0}, {}], "test-000000": [{}, {"cut_correlation": 0.1}]}
-    return page_of(*(DatasetView(datasets.write_dataset(folder / f"{i}{SCRIPT.replace('/', '')}", windows, seed=i, **clip)) for i, clip in enumerate(HOSTILE)))
+    windows = {
+        "train-000000": [{}, {}, {"mean_motion_px": 30.0}, {}],
+        "test-000000": [{}, {"cut_correlation": 0.1}],
+    }
+    return page_of(
+        *(
+            DatasetView(
+                datasets.write_dataset(
+                    folder / f"{i}{SCRIPT.replace('/', '')}", windows, seed=i, **clip
+                )
+            )
+            for i, clip in enumerate(HOSTILE)
+        )
+    )
 
 
 class Reader(HTMLParser):
@@ -109,17 +167,30 @@ def test_equal_data_sets_give_equal_bytes(real, real_page):
 def test_the_page_asks_for_nothing(real_page, hostile_page):
     for page in (real_page, hostile_page):
         reader = Reader(page)
-        sources = [value for _, name, value in reader.attributes if name in ("src", "href", "xlink:href", "poster", "srcset", "action", "data")]
+        sources = [
+            value
+            for _, name, value in reader.attributes
+            if name in ("src", "href", "xlink:href", "poster", "srcset", "action", "data")
+        ]
         assert sources and all(value.startswith(("data:", "#")) for value in sources)
         assert "url(http" not in page and "@import" not in page and len(page) < 15_000_000
 
 
 def test_hostile_names_are_text(hostile_page):
     reader = Reader(hostile_page)
-    assert reader.tags.count("script") == 1 and reader.tags.count("title") == 1 and reader.tags.count("style") >= 1
+    assert (
+        reader.tags.count("script") == 1
+        and reader.tags.count("title") == 1
+        and reader.tags.count("style") >= 1
+    )
     assert not [name for _, name, _ in reader.attributes if name.startswith("on")]
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", hostile_page)
-    assert SCRIPT in reader.text and "{{ 7 * 7 }}" in reader.text and "x" * 100 in reader.text and "x" * 200 not in hostile_page
+    assert (
+        SCRIPT in reader.text
+        and "{{ 7 * 7 }}" in reader.text
+        and "x" * 100 in reader.text
+        and "x" * 200 not in hostile_page
+    )
 
 
 def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
@@ -127,29 +198,59 @@ def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
     outcomes = [row["outcome"] for row in rows]
     assert f"{outcomes.count('kept')} start frames from 4 video clips" in Reader(real_page).text
     assert outcomes.count("rejected") >= 1 and outcomes.count("quarantined") == 1
-    assert "Sources data set kept run 0<script>window.hacked = 1<script> 4 " in Reader(hostile_page).text
-    assert "12 start frames from 3 video clips" in Reader(hostile_page).text  # three data sets of 4 kept windows in one clip
+    assert (
+        "Sources data set kept run 0<script>window.hacked = 1<script> 4 "
+        in Reader(hostile_page).text
+    )
+    assert (
+        "12 start frames from 3 video clips" in Reader(hostile_page).text
+    )  # three data sets of 4 kept windows in one clip
 
 
 def test_it_says_which_windows_move_too_little_and_why_a_clip_could_not_be_read(real_page):
     text = Reader(real_page).text
     assert "No motion" in text and "sway 2 at 0.0 s motion 0.0" in text
-    assert "not media" in text or "no video" in text or "unreadable" in text or "no frames" in text or "truncated" in text
+    assert (
+        "not media" in text
+        or "no video" in text
+        or "unreadable" in text
+        or "no frames" in text
+        or "truncated" in text
+    )
     assert "No real frames:" in text  # of the clip that is gone
 
 
 def test_the_run_is_told_from_the_lines_that_are_whole(real_page, hostile_page):
     text = Reader(real_page).text
-    assert "windows a second 2 " in text and "25.0 %" in text and "the command was started again" in text  # 12 windows in 4 + 2 seconds
+    assert (
+        "windows a second 2 " in text
+        and "25.0 %" in text
+        and "the command was started again" in text
+    )  # 12 windows in 4 + 2 seconds
     assert "Not recorded" in Reader(hostile_page).text
 
 
 def test_a_view_shows_what_it_keeps(real):
-    motion = sorted(row["mean_motion_px"] for row in pq.read_table(real.manifest).to_pylist() if row["outcome"] == "kept")
-    refilter(real, "calm", PRESETS["subtle"].__class__(no_motion_px=0.15, too_much_motion_px=motion[0] + 1e-6), lambda f, items: [(i, f(i)) for i in items])
+    motion = sorted(
+        row["mean_motion_px"]
+        for row in pq.read_table(real.manifest).to_pylist()
+        if row["outcome"] == "kept"
+    )
+    refilter(
+        real,
+        "calm",
+        PRESETS["subtle"].__class__(no_motion_px=0.15, too_much_motion_px=motion[0] + 1e-6),
+        lambda f, items: [(i, f(i)) for i in items],
+    )
     text = Reader(page_of(DatasetView(real, "calm"))).text
-    assert "dataset:calm" in text.replace(" :", ":") and "1 start frame from" in text and "Too much motion" in text
-    assert "no pictures are stored" not in text  # a window that only the view rejects has its sample
+    assert (
+        "dataset:calm" in text.replace(" :", ":")
+        and "1 start frame from" in text
+        and "Too much motion" in text
+    )
+    assert (
+        "no pictures are stored" not in text
+    )  # a window that only the view rejects has its sample
 
 
 def test_strips_are_shown_only_where_they_decode(tmp_path):
@@ -159,13 +260,38 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     Image.fromarray(np.zeros((8, 24, 3), np.uint8)).save(png, "png")
     text = base64.b64encode(good.getvalue()).decode()
     assert queries.is_jpeg(text)
-    assert not any(map(queries.is_jpeg, [None, 7, "", "%", text[:60], text + '"><script>', base64.b64encode(png.getvalue()).decode(), "A" * 300_000]))
-    dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]})
+    assert not any(
+        map(
+            queries.is_jpeg,
+            [
+                None,
+                7,
+                "",
+                "%",
+                text[:60],
+                text + '"><script>',
+                base64.b64encode(png.getvalue()).decode(),
+                "A" * 300_000,
+            ],
+        )
+    )
+    dataset = datasets.write_dataset(
+        tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]}
+    )
     path = dataset.record_path("train-000000")
     record, keys = json.loads(path.read_bytes()), [row["key"] for row in dataset.planned_rows()]
-    path.write_bytes(dump_record({name: value for name, value in record.items() if name != "digest"} | dict(strips={keys[1]: text, keys[2]: '"><script>'})))
+    path.write_bytes(
+        dump_record(
+            {name: value for name, value in record.items() if name != "digest"}
+            | dict(strips={keys[1]: text, keys[2]: '"><script>'})
+        )
+    )
     page = page_of(DatasetView(dataset))
-    assert page.count(text) == 1 and "the stored pictures are damaged" in page and '"><script>' not in page
+    assert (
+        page.count(text) == 1
+        and "the stored pictures are damaged" in page
+        and '"><script>' not in page
+    )
 
 
 def test_a_video_of_noise_does_not_make_the_page_too_large():
@@ -177,17 +303,35 @@ def test_a_sample_that_cannot_be_read_is_told(tmp_path):
     dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {}]})
     dataset.tar_path("train-000000").write_bytes(b"gone")
     found = Reader(page_of(DatasetView(dataset))).text
-    assert "This sample cannot be shown: member " in found and " is not in train-000000.tar" in found
+    assert (
+        "This sample cannot be shown: member " in found and " is not in train-000000.tar" in found
+    )
 
 
 def test_windows_are_drawn_of_different_clips_and_read_in_their_order(tmp_path):
-    selections = [DatasetView(datasets.write_dataset(tmp_path / str(i), {"train-000000": [{}] * 7, "test-000000": [{}] * 2}, seed=i)) for i in range(2)]
+    selections = [
+        DatasetView(
+            datasets.write_dataset(
+                tmp_path / str(i), {"train-000000": [{}] * 7, "test-000000": [{}] * 2}, seed=i
+            )
+        )
+        for i in range(2)
+    ]
     rows = queries.read_rows(selections)
     some = queries.draw_varied_windows(rows, 8)
-    assert len({(row["set"], row["clip_id"]) for row in some}) == 8 and some == queries.draw_varied_windows(rows.take(list(range(17, -1, -1))), 8)
+    assert len(
+        {(row["set"], row["clip_id"]) for row in some}
+    ) == 8 and some == queries.draw_varied_windows(rows.take(list(range(17, -1, -1))), 8)
     chosen = queries.draw_windows(rows, 10)
-    expected = {(i, row["key"]): [row["power_x"], row["power_y"]] for i, one in enumerate(selections) for row in pq.read_table(one.manifest_path).to_pylist()}
-    wanted = [expected[place] for place in zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True)]
+    expected = {
+        (i, row["key"]): [row["power_x"], row["power_y"]]
+        for i, one in enumerate(selections)
+        for row in pq.read_table(one.manifest_path).to_pylist()
+    }
+    wanted = [
+        expected[place]
+        for place in zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True)
+    ]
     assert queries.read_powers(selections, chosen).tolist() == wanted
 
 
@@ -202,7 +346,9 @@ def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
-def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_computed(library, tmp_path, capsys, monkeypatch):
+def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_computed(
+    library, tmp_path, capsys, monkeypatch
+):
     dataset = datasets.write_dataset(tmp_path / "set", {"train-000000": [{}, {}]})
     dataset.statistics.unlink()
     for name in [name for name in sys.modules if name.startswith("pipeline.report")]:
@@ -210,7 +356,10 @@ def test_without_its_libraries_it_says_how_to_install_them_before_anything_is_co
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(SystemExit):
         main([str(dataset.root)])
-    assert f"needs {library}, which is not installed: pip install 'quiver-motion[report]'" in capsys.readouterr().err
+    assert (
+        f"needs {library}, which is not installed: pip install 'quiver-motion[report]'"
+        in capsys.readouterr().err
+    )
     assert not dataset.statistics.exists()
     main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])  # asks for no page
 
@@ -231,7 +380,12 @@ def opened(chromium, real_page, hostile_page, tmp_path_factory) -> Iterator[dict
         tab.on("console", lambda message, to=complaints: to.append(message.text))
         tab.on("pageerror", lambda error, to=complaints: to.append(str(error)))
         tab.on("requestfailed", lambda request, to=complaints: to.append(request.url[:200]))
-        tab.on("request", lambda request, to=complaints: None if request.url.startswith(("data:", "file:")) else to.append(request.url[:200]))
+        tab.on(
+            "request",
+            lambda request, to=complaints: (
+                None if request.url.startswith(("data:", "file:")) else to.append(request.url[:200])
+            ),
+        )
         tab.goto((folder / f"{name}.html").as_uri())
         wait_until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
         found[name] = (tab, complaints)
@@ -247,7 +401,9 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
         return !(size && box.width > 5 && box.height > 5 && getComputedStyle(e).visibility === 'visible');
     }).map(e => e.outerHTML.slice(0, 200))"""
     assert tab.evaluate(unseen) == [] and complaints == []
-    assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate("document.querySelectorAll('svg').length") == 16 + (name == "real")
+    assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate(
+        "document.querySelectorAll('svg').length"
+    ) == 16 + (name == "real")
     tab.locator("video").first.scroll_into_view_if_needed()
     wait_until(tab, "!document.querySelector('video').paused")  # one out of sight waits
     assert tab.evaluate("window.hacked") is None
@@ -261,7 +417,9 @@ def test_a_slider_tells_how_many_would_be_kept(opened, real):
     assert told.inner_text() == f"{kept} kept" and box.locator(".value").inner_text() == "0.15"
     before = shade.bounding_box()["width"]
     box.locator("input").fill(box.locator("input").get_attribute("max"))
-    assert told.inner_text() == f"0 kept, \u2212{kept}" and shade.bounding_box()["width"] > before + 10
+    assert (
+        told.inner_text() == f"0 kept, \u2212{kept}" and shade.bounding_box()["width"] > before + 10
+    )
     box.locator("input").fill("0")
     assert box.locator(".value").inner_text() == "off" and "to extract again" in told.inner_text()
     box.locator("input").dblclick()
@@ -290,13 +448,24 @@ def test_words_stand_out_in_either_light(opened, scheme):
     }""")
     (paper,) = colours["paper"]
     assert (luminance(paper) < 0.1) == (scheme == "dark")
-    assert len(colours["words"]) >= 3 and min(contrast(paper, word) for word in colours["words"]) >= 4.5  # WCAG AA
+    assert (
+        len(colours["words"]) >= 3
+        and min(contrast(paper, word) for word in colours["words"]) >= 4.5
+    )  # WCAG AA
 
 
 def luminance(colour: str) -> float:
     """Of an opaque `rgb(r, g, b)`, by the WCAG."""
-    parts = np.array([int(part) for part in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]) / 255
-    return float(np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    parts = (
+        np.array(
+            [int(part) for part in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]
+        )
+        / 255
+    )
+    return float(
+        np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        @ [0.2126, 0.7152, 0.0722]
+    )
 
 
 def contrast(one: str, other: str) -> float:
@@ -307,7 +476,11 @@ def contrast(one: str, other: str) -> float:
 def test_paper_has_no_sliders(opened):
     tab, _ = opened["real"]
     tab.emulate_media(media="print")
-    assert not tab.locator("nav").is_visible() and not tab.locator(".slider input").first.is_visible() and tab.locator(".slider output").first.is_visible()
+    assert (
+        not tab.locator("nav").is_visible()
+        and not tab.locator(".slider input").first.is_visible()
+        and tab.locator(".slider output").first.is_visible()
+    )
     tab.emulate_media(media="screen")
 
 
@@ -316,5 +489,7 @@ def test_one_who_wants_less_motion_gets_none(chromium, real_page, tmp_path):
     tab = chromium.new_page(reduced_motion="reduce")
     tab.goto((tmp_path / "page.html").as_uri())
     wait_until(tab, "[...document.querySelectorAll('video')].every(v => v.readyState >= 1)")
-    assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused && v.controls)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('video')].every(v => v.paused && v.controls)"
+    )
     tab.close()

@@ -49,8 +49,15 @@ def plain() -> Scene:
     texture = np.clip(128 + 40 / texture.std() * texture, 0, 255)
     texture[..., 3] = 255
     modes = (
-        Mode(shape=wave(direction=(1.0, 0.0), cycles=(1.0, 0.5)), amplitude_px=2.0, frequency_hz=0.6),
-        Mode(shape=wave(direction=(0.0, 1.0), cycles=(0.0, 0.0)), amplitude_px=0.5, frequency_hz=0.9, phase=1.0),
+        Mode(
+            shape=wave(direction=(1.0, 0.0), cycles=(1.0, 0.5)), amplitude_px=2.0, frequency_hz=0.6
+        ),
+        Mode(
+            shape=wave(direction=(0.0, 1.0), cycles=(0.0, 0.0)),
+            amplitude_px=0.5,
+            frequency_hz=0.9,
+            phase=1.0,
+        ),
     )
     return Scene(layers=(Layer(texture=texture, modes=modes),))
 
@@ -62,17 +69,25 @@ def small(frame: np.ndarray) -> np.ndarray:
 
 def seen(scene: Scene, t: float, size: tuple[int, int]) -> np.ndarray:
     """At the working size as downsampled from the video, without the detail that a warp of so few pixels cannot carry."""
-    return cv2.GaussianBlur(small(render_frame(scene, t)), (0, 0), 1) if size == WORKING_SIZE else render_frame(scene, t, size).astype(np.float32)
+    return (
+        cv2.GaussianBlur(small(render_frame(scene, t)), (0, 0), 1)
+        if size == WORKING_SIZE
+        else render_frame(scene, t, size).astype(np.float32)
+    )
 
 
-def warped_error(scene: Scene, start_s: float, later_s: float, size: tuple[int, int] = WORKING_SIZE) -> tuple[float, float]:
+def warped_error(
+    scene: Scene, start_s: float, later_s: float, size: tuple[int, int] = WORKING_SIZE
+) -> tuple[float, float]:
     """Mean |I_t(p + F_t(p)) - I_0(p)| where truth is trusted, levels, and the same without the motion."""
     times = np.linspace(0, later_s, 5)
     motion = true_motion(scene, start_s, times, size)
     valid = trusted_mask(scene, start_s, motion, times)
     assert valid.mean() > 0.2
     first, last = seen(scene, start_s, size), seen(scene, start_s + later_s, size)
-    columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32))
+    columns, rows = np.meshgrid(
+        np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)
+    )
     moved = cv2.remap(last, columns + motion[-1, 0], rows + motion[-1, 1], cv2.INTER_CUBIC)
     return np.abs(moved - first)[valid].mean(), np.abs(last - first)[valid].mean()
 
@@ -88,13 +103,17 @@ def test_truth_of_a_pan(plain):
     panned = Scene(layers=plain.layers, pan_px_per_s=(6.0, -4.0))
     error, still = warped_error(panned, 1.0, 1.5)
     assert error < 1.0 and error < 0.1 * still
-    shift = true_motion(panned, 1.0, np.array([1.5]))[0] - true_motion(plain, 1.0, np.array([1.5]))[0]
+    shift = (
+        true_motion(panned, 1.0, np.array([1.5]))[0] - true_motion(plain, 1.0, np.array([1.5]))[0]
+    )
     assert np.allclose(shift.mean(axis=(1, 2)), (9, -6), atol=0.2)
 
 
 def test_truth_follows_the_material_point(plain):
     """In a steep field it matters that u is taken at the point's place of rest, not where it is seen."""
-    steep = Mode(shape=wave(direction=(1.0, 0.0), cycles=(3.0, 1.0)), amplitude_px=4.0, frequency_hz=0.5)
+    steep = Mode(
+        shape=wave(direction=(1.0, 0.0), cycles=(3.0, 1.0)), amplitude_px=4.0, frequency_hz=0.5
+    )
     scene = Scene(layers=(Layer(texture=plain.layers[0].texture, modes=(steep,)),))
     for start_s in (0.0, 0.2):
         error, still = warped_error(scene, start_s, 0.8, VIDEO_SIZE)
@@ -104,7 +123,10 @@ def test_truth_follows_the_material_point(plain):
 def test_a_shift_of_one_pixel_is_one_pixel(plain):
     """Pixel centres: content moved right by one working pixel is the picture two video pixels further left."""
     layer = Layer(texture=plain.layers[0].texture)
-    before, after = (render_frame(Scene(layers=(layer,), pan_px_per_s=(1.0, 0.0)), t).astype(int) for t in (0.0, 1.0))
+    before, after = (
+        render_frame(Scene(layers=(layer,), pan_px_per_s=(1.0, 0.0)), t).astype(int)
+        for t in (0.0, 1.0)
+    )
     assert np.abs(after[:, 2:] - before[:, :-2]).max() <= 1
 
 
@@ -129,15 +151,21 @@ def test_rest_points_are_exact(scene):
 
 def test_splines_between_the_nodes_are_exact(scene):
     for layer in scene.layers:
-        texels = (rest_points(layer, pixel_centers(VIDEO_SIZE), 0.7) + synthetic.MARGIN) * synthetic.TEXELS_PER_WIDTH - 0.5
+        texels = (
+            rest_points(layer, pixel_centers(VIDEO_SIZE), 0.7) + synthetic.MARGIN
+        ) * synthetic.TEXELS_PER_WIDTH - 0.5
         looked_up = np.stack(synthetic._texel_map(scene, layer, 0.7, VIDEO_SIZE))
         assert np.abs(looked_up - texels).max() * 256 / synthetic.TEXELS_PER_WIDTH < 1e-3
 
 
 def test_a_folding_motion_is_refused(plain):
-    wild = Mode(shape=wave(direction=(1.0, 0.0), cycles=(20.0, 0.0)), amplitude_px=30.0, frequency_hz=1.0)
+    wild = Mode(
+        shape=wave(direction=(1.0, 0.0), cycles=(20.0, 0.0)), amplitude_px=30.0, frequency_hz=1.0
+    )
     with pytest.raises(ValueError, match="folds the picture"):
-        rest_points(Layer(texture=plain.layers[0].texture, modes=(wild,)), pixel_centers(WORKING_SIZE), 0.0)
+        rest_points(
+            Layer(texture=plain.layers[0].texture, modes=(wild,)), pixel_centers(WORKING_SIZE), 0.0
+        )
 
 
 def test_spectrum_peaks_at_the_modes(plain):
@@ -156,7 +184,12 @@ def test_covered_pixels_are_not_trusted():
     texture = np.full((896, 1280, 4), 255, np.float32)
     disc = np.zeros_like(texture)
     cv2.circle(disc, (640, 448), 160, (90, 90, 90, 255), -1)
-    swing = Mode(shape=wave(direction=(1.0, 0.0), cycles=(0.0, 0.0)), amplitude_px=2.5, frequency_hz=0.5, phase=np.pi)
+    swing = Mode(
+        shape=wave(direction=(1.0, 0.0), cycles=(0.0, 0.0)),
+        amplitude_px=2.5,
+        frequency_hz=0.5,
+        phase=np.pi,
+    )
     scene = Scene(layers=(Layer(texture=texture), Layer(texture=disc, modes=(swing,))))
     times = np.linspace(0, 1, 11)
     motion = true_motion(scene, 0.0, times)
@@ -173,7 +206,9 @@ def test_files_have_the_times_asked_for(tmp_path, plain, fps):
     write_clip(tmp_path / "clip.mp4", plain, times, (64, 48))
     with av.open(str(tmp_path / "clip.mp4")) as file:
         frames = list(file.decode(video=0))
-    assert [round(f.pts * f.time_base * TICKS_PER_SECOND) for f in frames] == [round(t * TICKS_PER_SECOND) for t in times]
+    assert [round(f.pts * f.time_base * TICKS_PER_SECOND) for f in frames] == [
+        round(t * TICKS_PER_SECOND) for t in times
+    ]
     assert fps is None or np.allclose(times, np.arange(fps // 2) / fps)
     if fps is None:
         gaps = np.diff(times)
@@ -185,7 +220,9 @@ def test_files_look_like_the_frames(tmp_path, scene):
     write_clip(tmp_path / "clip.mp4", scene, np.arange(3) / 30)
     with av.open(str(tmp_path / "clip.mp4")) as file:
         decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    difference = np.stack([small(a) - small(render_frame(scene, t / 30)) for t, a in enumerate(decoded)])
+    difference = np.stack(
+        [small(a) - small(render_frame(scene, t / 30)) for t, a in enumerate(decoded)]
+    )
     assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 2.0 and np.abs(difference).mean() < 3.0
 
 
@@ -202,7 +239,9 @@ def test_truth_file(tmp_path, plain):
     volume = to_spectrum(motion, 16)
     assert truth["motion"].dtype == np.float16 and np.allclose(truth["motion"], motion, atol=2e-3)
     assert truth["spectrum"].dtype == np.float32 and truth["spectrum"].shape == (16, 4, 160, 256)
-    for channel, part in enumerate((volume[:, 0].real, volume[:, 0].imag, volume[:, 1].real, volume[:, 1].imag)):
+    for channel, part in enumerate(
+        (volume[:, 0].real, volume[:, 0].imag, volume[:, 1].real, volume[:, 1].imag)
+    ):
         assert np.allclose(truth["spectrum"][:, channel], part, atol=1e-3)
     assert truth["valid"].dtype == np.uint8 and set(np.unique(truth["valid"])) == {0, 1}
 
@@ -212,7 +251,10 @@ def test_job_writes_a_damaged_file_and_the_list(tmp_path, capsys):
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 2 and str(tmp_path / "clips") in said
     listed = (tmp_path / "clips" / "clips.csv").read_text().splitlines()
-    assert listed == ["uri,clip_id,source,licence", "damaged-30fps.mp4,damaged-30fps,quiver-synthetic/damaged-30fps,CC0-1.0"]
+    assert listed == [
+        "uri,clip_id,source,licence",
+        "damaged-30fps.mp4,damaged-30fps,quiver-synthetic/damaged-30fps,CC0-1.0",
+    ]
     with pytest.raises(av.error.InvalidDataError):
         av.open(str(tmp_path / "clips" / "damaged-30fps.mp4"))
 
@@ -221,7 +263,10 @@ def test_one_good_clip_is_held_out():
     """The split is by hash of the source; the demo shows both sides of it."""
 
     def share(name: str) -> float:
-        return int.from_bytes(hashlib.sha256(f"quiver-synthetic/{name}".encode()).digest()[:8], "big") / 2**64
+        return (
+            int.from_bytes(hashlib.sha256(f"quiver-synthetic/{name}".encode()).digest()[:8], "big")
+            / 2**64
+        )
 
     good = [name for name in RECIPES if name.split("-")[0] in SCENES]
     assert len(good) == 5 and [name for name in good if share(name) < 0.1] == ["reeds-25fps"]
@@ -248,11 +293,27 @@ def test_job_refuses_in_one_sentence(tmp_path, capsys, args, words):
 
 
 def test_all_clips_can_have_one_frame_rate_which_their_names_say(tmp_path):
-    main(["--out", str(tmp_path), "--seconds", "5", "--fps", "12", "--only", "still-30fps", "--processes", "1"])
+    main(
+        [
+            "--out",
+            str(tmp_path),
+            "--seconds",
+            "5",
+            "--fps",
+            "12",
+            "--only",
+            "still-30fps",
+            "--processes",
+            "1",
+        ]
+    )
     with av.open(str(tmp_path / "still-12fps.mp4")) as file:
         times = [float(frame.time) for frame in file.decode(video=0)]
     assert np.allclose(times, np.arange(45) / 12, atol=1e-4)
-    assert "still-12fps.mp4,still-12fps," in (tmp_path / "clips.csv").read_text() and len(list(tmp_path.glob("*.mp4"))) == 1
+    assert (
+        "still-12fps.mp4,still-12fps," in (tmp_path / "clips.csv").read_text()
+        and len(list(tmp_path.glob("*.mp4"))) == 1
+    )
 
 
 def test_the_command_refuses_without_a_traceback(tmp_path):
