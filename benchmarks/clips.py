@@ -1,8 +1,10 @@
-"""Clips as people have them: H.264 in mp4, libx264's own preset, quality, keyframes (one in 250 frames) and B-frames.
+"""Clips as people have them: H.264 in mp4, libx264's own preset, quality, keyframes (one in 250
+frames) and B-frames.
 
-A clip is a procedural scene of swaying plants with camera grain. It is rendered once and kept in a folder, since
-rendering takes longer than what is measured. The muxer's defaults stand too: the edit list that ffmpeg writes for
-B-frames only moves the first frame to time 0, and decord was checked to return the same frames as PyAV with it.
+A clip is a procedural scene of swaying plants with camera grain. It is rendered once and kept in a
+folder, since rendering takes longer than what is measured. The muxer's defaults stand too: the edit
+list that ffmpeg writes for B-frames only moves the first frame to time 0, and decord was checked to
+return the same frames as PyAV with it.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,9 @@ GRAIN = 2.0
 def ordinary_clip(
     folder: Path, size: tuple[int, int], seconds: float, scene: str = "plant"
 ) -> Path:
-    """The path of a clip of `_format_size` = (width, height), 30 frames a second; written if it is not in `folder` yet."""
+    """The path of a clip of `size` = (width, height), 30 frames a second; written if it is
+    not in `folder` yet.
+    """
     path = folder / f"{scene}-{size[0]}x{size[1]}-{seconds:g}s.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +42,7 @@ def ordinary_clip(
 def pictures(
     name: str, size: tuple[int, int], count: int
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The scene's frames, cropped from its own aspect ratio to that of `_format_size`."""
+    """The scene's frames, cropped from its own aspect ratio to that of `size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
     whole = (size[0], round(size[0] * ASPECT))
     top = (whole[1] - size[1]) // 2
@@ -49,7 +53,7 @@ def pictures(
 def encode(
     path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], size: tuple[int, int]
 ) -> None:
-    """Writes `read_frames` as libx264 does by itself."""
+    """Writes `frames` as libx264 does by itself."""
     with av.open(str(path), "w", format="mp4") as file:
         stream = file.add_stream(
             "libx264",
@@ -68,7 +72,7 @@ def encode(
 
 
 def repeated(path: Path, times: int) -> Path:
-    """The clip played `magnify_caption` times in a row as one file, its packets copied."""
+    """The clip played `times` times in a row as one file, its packets copied."""
     out = path.with_stem(f"{path.stem}-x{times}")
     if out.exists():
         return out

@@ -1,4 +1,5 @@
-"""Draws the README's picture from what `make demo` left: measured beside true motion of the first window of a few clips.
+"""Draws the README's picture from what `make demo` left: measured beside true motion of the first
+window of a few clips.
 
 python -m benchmarks.demo_picture demo docs/images/demo.png
 """

@@ -1,13 +1,15 @@
 """A whole video to a committed shard, against the scripts that one would write for it.
 
-Quiver does all that a run does: plan, decode, flow, spectrum, measures, verdicts, samples, tar, fsync, record; no filter
-rejects, so that every window is written. The naive script goes window by window: decord's frames at full size, resized,
-grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The smart script has decord scale the frames instead. Both keep one reader
-open for the video, use the same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
+Quiver does all that a run does: plan, decode, flow, spectrum, measures, verdicts, samples, tar,
+fsync, record; no filter rejects, so that every window is written. The naive script goes window by
+window: decord's frames at full size, resized, grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The
+smart script has decord scale the frames instead. Both keep one reader open for the video, use the
+same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
 
-The scripts are timed on a few windows, the middles of equal parts and the latest first, so that each begins with a seek as in a whole
-pass, and scaled to all windows; `--full` runs one whole naive pass to check that. DIS alone, on frames that are ready,
-is what none can go below, and so how many times as fast as a script anything with the same flow could be.
+The scripts are timed on a few windows, the middles of equal parts and the latest first, so that
+each begins with a seek as in a whole pass, and scaled to all windows; `--full` runs one whole naive
+pass to check that. DIS alone, on frames that are ready, is what none can go below, and so how many
+times as fast as a script anything with the same flow could be.
 """
 
 import functools
@@ -208,9 +210,11 @@ def flow_alone(windows: Sequence[Sequence[np.ndarray]], dis: cv2.DISOpticalFlow)
 
 
 def decoded_target(path: Path) -> Target:
-    """Frames decoded for a window, from the keyframes in the file's packets: those wanted, and those on the way to them.
+    """Frames decoded for a window, from the keyframes in the file's packets: those wanted, and
+    those on the way to them.
 
-    Quiver decodes a stretch (a video's windows in one shard) once; a script goes back to a keyframe for each window.
+    Quiver decodes a stretch (a video's windows in one shard) once; a script goes back to a keyframe
+    for each window.
     """
     with av.open(str(path)) as file:
         packets = sorted(

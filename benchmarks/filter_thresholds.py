@@ -1,9 +1,10 @@
 """What the filters measure on synthetic scenes whose motion is known: one Markdown table per rule.
 
-python -m benchmarks.filter_thresholds [no_motion cut fade frozen low_frame_rate too_much_motion camera drift]
+python -m benchmarks.filter_thresholds [no_motion cut fade frozen low_frame_rate too_much_motion
+camera drift]
 
-Scenes are rendered at 512 x 320, written as H.264 and measured at 256 x 160 as a run does. The last column is the
-verdict of `subtle`. docs/decisions/0005-filters.md says what follows from it.
+Scenes are rendered at 512 x 320, written as H.264 and measured at 256 x 160 as a run does. The last
+column is the verdict of `subtle`. docs/decisions/0005-filters.md says what follows from it.
 """
 
 import functools
@@ -210,7 +211,9 @@ def no_motion() -> None:
 
 
 def cut() -> None:
-    """Steps over a cut against ordinary steps, on rendered frames; called a cut by correlation, by histogram."""
+    """Steps over a cut against ordinary steps, on rendered frames; called a cut by correlation, by
+    histogram.
+    """
     looks = {
         (name, seed): filters.compute_frame_stats(
             render_frame(scene(name, seed), 0.0, WORKING_SIZE)
@@ -329,7 +332,9 @@ def fade() -> None:
 
 
 def frozen() -> None:
-    """Pictures shown for several frames: the share of steps that change nothing, and the sway's error."""
+    """Pictures shown for several frames: the share of steps that change nothing, and the sway's
+    error.
+    """
 
     def row(hold: int, crf: int, grain: float) -> Sequence[Any]:
         one = replace(scene("plant"), grain=grain)
@@ -363,7 +368,9 @@ def frozen() -> None:
 
 
 def low_frame_rate() -> None:
-    """Amplitude by frame rate beside sinc^2(f/r), and the error of one gap in a 30 fps video at its worst phase."""
+    """Amplitude by frame rate beside sinc^2(f/r), and the error of one gap in a 30 fps video at its
+    worst phase.
+    """
     bands, one = (
         (5, 10, 15),
         painted(

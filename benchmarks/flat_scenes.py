@@ -1,8 +1,10 @@
-"""Scenes with flat and dark parts, where optical flow has little to hold on to; their motion is known (pipeline/synthetic/render.py).
+"""Scenes with flat and dark parts, where optical flow has little to hold on to; their motion is
+known (pipeline/synthetic/render.py).
 
-CHOSEN_ON are those on which the constants of pipeline/flow/consistency.py were chosen, HELD_OUT those it is then judged by:
-other paint, other shapes, other motion, other seeds, other grain. The STANDARD ones are those of pipeline/synthetic/scenes.py as
-they are, with other seeds for either purpose.
+CHOSEN_ON are those on which the constants of pipeline/flow/consistency.py were chosen, HELD_OUT
+those it is then judged by: other paint, other shapes, other motion, other seeds, other grain. The
+STANDARD ones are those of pipeline/synthetic/scenes.py as they are, with other seeds for either
+purpose.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +19,10 @@ from pipeline.synthetic.scenes import (
     SCENES,
     X,
     Y,
-    draw_blade,
     color_ramp,
-    make_canvas,
+    draw_blade,
     draw_foliage,
+    make_canvas,
     make_layer,
     noise,
     random_shade,
@@ -51,7 +53,7 @@ def blobs(seed: int, cells: int = 4, level: float = 0.4) -> np.ndarray:
 
 
 def painted_over(paint: Layer, where: np.ndarray, colour: tuple[int, int, int]) -> Layer:
-    """The layer with one plain colour `filter_rows` that is 1."""
+    """The layer with one plain colour `where` that is 1."""
     rgb, alpha = paint.texture[..., :3], paint.texture[..., 3:]
     return replace(
         paint,
@@ -62,7 +64,9 @@ def painted_over(paint: Layer, where: np.ndarray, colour: tuple[int, int, int]) 
 
 
 def dimmed(paint: Layer, where: np.ndarray | float, gain: float, lift: float = 6.0) -> Layer:
-    """The layer with its colours times `_gain` plus `lift` levels `filter_rows` that is 1: texture of a few grey levels."""
+    """The layer with its colours times `gain` plus `lift` levels `where` that is 1: texture of a
+    few grey levels.
+    """
     rgb, alpha = paint.texture[..., :3], paint.texture[..., 3:]
     return replace(
         paint,
@@ -271,7 +275,9 @@ Scenes = dict[str, Callable[[], Case]]
 
 
 def at_grains(makers: Sequence[Callable[[float], Case]], grains: Sequence[float]) -> Scenes:
-    """Each scene at each level of camera noise (deviation at 512 x 320, grey levels), painted when called."""
+    """Each scene at each level of camera noise (deviation at 512 x 320, grey levels), painted when
+    called.
+    """
     return {
         f"{make.__name__}, grain {grain:g}": partial(make, grain)
         for make in makers

@@ -1,10 +1,12 @@
-"""RAFT as it is arranged here against a loop over torchvision's own model, and the error of each estimator and option.
+"""RAFT as it is arranged here against a loop over torchvision's own model, and the error of each
+estimator and option.
 
-The loop calls torchvision's model with one pair at a time, 12 updates. Quiver measures one new source against 32
-targets; preparing a frame is shared by the 15 windows that need it. Weights are random for the times; for the errors
-they are those given with --weights (raft_small), and the scenes are procedural, with known motion: one source and 32
-consecutive targets at 30 frames a second. --middlebury names a folder with a folder for each pair (frame10.png,
-frame11.png, flow10.flo).
+The loop calls torchvision's model with one pair at a time, 12 updates. Quiver measures one new
+source against 32 targets; preparing a frame is shared by the 15 windows that need it. Weights are
+random for the times; for the errors they are those given with --weights (raft_small), and the
+scenes are procedural, with known motion: one source and 32 consecutive targets at 30 frames a
+second. --middlebury names a folder with a folder for each pair (frame10.png, frame11.png,
+flow10.flo).
 """
 
 import tempfile
@@ -169,13 +171,15 @@ def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
 
 
 def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
-    """Mean over valid pixels (and over time), px; `load_motion` is an array or a tensor on any device."""
+    """Mean over valid pixels (and over time), px; `found` is an array or a tensor on any device."""
     found = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
     return float(np.sqrt(((found - true) ** 2).sum(-3))[..., valid].mean())
 
 
 def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
-    """End-point errors at full resolution, on pixels whose motion is known, beside those measured independently."""
+    """End-point errors at full resolution, on pixels whose motion is known, beside those measured
+    independently.
+    """
     estimators = {
         "RAFT-small, 20 updates": make_estimator(raft(weights, updates=20)),
         "DIS medium": make_estimator(FlowConfig()),
@@ -216,7 +220,9 @@ def raft(weights: Path, **changes: Any) -> FlowConfig:
 
 
 def options_table(weights: Path) -> str:
-    """Error and time of each option: the mean over scenes, and the median of the ratios of time to the first option."""
+    """Error and time of each option: the mean over scenes, and the median of the ratios of time to
+    the first option.
+    """
     cases = {
         "float32, 12 updates": raft(weights),
         "bfloat16, 12 updates": raft(weights, precision="bfloat16"),

@@ -1,12 +1,15 @@
-"""How well the confidence of the flow tells its errors, and what damping by it does, on scenes whose motion is known.
+"""How well the confidence of the flow tells its errors, and what damping by it does, on scenes
+whose motion is known.
 
 python -m benchmarks.flow_confidence            # Markdown tables
-python -m benchmarks.flow_confidence CLIP ...   # first window of real clips, where there is no truth
+python -m benchmarks.flow_confidence CLIP ...   # first window of real clips, where there is no
+    truth
 
-Scenes (benchmarks/flat_scenes.py) are rendered at 512 x 320, written as H.264 and measured with DIS medium at 256 x 160
-as a run does. Errors are end-point errors in pixels, averaged over all 150 frames of a window, on pixels that stay
-visible and are not at a layer's edge. A pixel is bare where the grey levels of the start frame, without noise, deviate
-by less than BARE_LEVELS around it, and else textured. docs/decisions/0006-flow-confidence.md says what follows.
+Scenes (benchmarks/flat_scenes.py) are rendered at 512 x 320, written as H.264 and measured with DIS
+medium at 256 x 160 as a run does. Errors are end-point errors in pixels, averaged over all 150
+frames of a window, on pixels that stay visible and are not at a layer's edge. A pixel is bare where
+the grey levels of the start frame, without noise, deviate by less than BARE_LEVELS around it, and
+else textured. docs/decisions/0006-flow-confidence.md says what follows.
 """
 
 import sys
@@ -41,7 +44,9 @@ from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic.render import WORKING_SIZE, render_frame, true_motion, trusted_mask
 
 BARE_LEVELS, BARE_PX = 2.0, 9
-"""Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side, is under this."""
+"""Bare: the deviation of the clean picture's grey levels within this many pixels, a square's side,
+is under this.
+"""
 CHECKS = (4, 8, 16, 29)
 """Numbers of backward flows; 29 is a fifth of the 149 forward ones."""
 BINS = (0, 16, 64, 128, 192, 240, 256)
@@ -67,7 +72,9 @@ class Filmed(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """One window's numbers: errors over all, bare and textured pixels, raw and for each kind of confidence."""
+    """One window's numbers: errors over all, bare and textured pixels, raw and for each kind of
+    confidence.
+    """
 
     raw: tuple[float, float, float]
     damped: dict[str, tuple[float, float, float]]

@@ -1,9 +1,11 @@
-"""Training samples from shards, against webdataset with numpy, safetensors and Pillow: 256 x 160, 16 frequencies, normalised.
+"""Training samples from shards, against webdataset with numpy, safetensors and Pillow: 256 x 160,
+16 frequencies, normalised.
 
-Both read the same members of the same samples, with the page cache warm, on one core and in one process, and give float32:
-the picture from -1 to 1, and S' by the scales of the data set. Once all 16 frequencies, once a single one of each sample.
-webdataset streams a shard from its beginning to its end, which is what it is made for; Quiver reads in random order and
-checks what it reads. Both give batches of 8, webdataset's stacked by numpy; what it takes without batches is shown too.
+Both read the same members of the same samples, with the page cache warm, on one core and in one
+process, and give float32: the picture from -1 to 1, and S' by the scales of the data set. Once all
+16 frequencies, once a single one of each sample. webdataset streams a shard from its beginning to
+its end, which is what it is made for; Quiver reads in random order and checks what it reads. Both
+give batches of 8, webdataset's stacked by numpy; what it takes without batches is shown too.
 """
 
 import functools

@@ -1,9 +1,11 @@
-"""What safety costs: a video to committed shards as a run does it, against the same with nothing that makes it safe.
+"""What safety costs: a video to committed shards as a run does it, against the same with nothing
+that makes it safe.
 
-Off in the other: the shard's SHA-256 and CRC-32, every fsync, the read-back of every sample, the lock, heartbeat and fence of the folder. They
-are patched away here; the product has no switch for any of them. Both decode, measure, judge and write the same windows at the
-product's own size and settings, one worker in this process; no filter rejects, so that every window is written, which is when safety
-costs the most. The ratio is the median over the pairs of runs that follow each other.
+Off in the other: the shard's SHA-256 and CRC-32, every fsync, the read-back of every sample, the
+lock, heartbeat and fence of the folder. They are patched away here; the product has no switch for
+any of them. Both decode, measure, judge and write the same windows at the product's own size and
+settings, one worker in this process; no filter rejects, so that every window is written, which is
+when safety costs the most. The ratio is the median over the pairs of runs that follow each other.
 """
 
 import functools

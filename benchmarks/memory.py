@@ -1,8 +1,9 @@
 """Memory of a worker that builds a 1-minute and a 20-minute video: does it grow with the length?
 
-Each video is built in a fresh process, which is watched with all its children: the largest sum of their proportional
-memory (PSS: a page that two share counts once) is what counts. The long video is the short one repeated. Flow is the quickest
-preset and windows are far apart, since neither matters for memory: every frame is decoded and looked at as ever.
+Each video is built in a fresh process, which is watched with all its children: the largest sum of
+their proportional memory (PSS: a page that two share counts once) is what counts. The long video is
+the short one repeated. Flow is the quickest preset and windows are far apart, since neither matters
+for memory: every frame is decoded and looked at as ever.
 """
 
 import subprocess
@@ -66,7 +67,9 @@ def peak_mb(path: Path) -> float:
 
 
 def watched(command: list[str]) -> float:
-    """Largest memory of a command, its children included, in MB. Raises RuntimeError where it fails."""
+    """Largest memory of a command, its children included, in MB. Raises RuntimeError where it
+    fails.
+    """
     process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0
     while process.poll() is None:
         peak = max(peak, sum(map(pss_kb, family(process.pid))))

@@ -1,8 +1,10 @@
-"""The report of a data set of about 1,000 windows on two cores, and whether its memory grows with the number of shards.
+"""The report of a data set of about 1,000 windows on two cores, and whether its memory grows with
+the number of shards.
 
-One procedural clip is extracted at 256 x 160 with a window on every frame, by the quickest preset of the flow, 8 windows a shard; and
-a second data set of a seventh of its windows. Each report is drawn by the real command in a fresh process, gallery included,
-which decodes the windows that it shows again.
+One procedural clip is extracted at 256 x 160 with a window on every frame, by the quickest preset
+of the flow, 8 windows a shard; and a second data set of a seventh of its windows. Each report is
+drawn by the real command in a fresh process, gallery included, which decodes the windows that it
+shows again.
 """
 
 import shutil

@@ -1,9 +1,12 @@
-"""A frame of the page in which a photograph can be pulled, against the same picture drawn as two triangles, and by drawImage.
+"""A frame of the page in which a photograph can be pulled, against the same picture drawn as two
+triangles, and by drawImage.
 
-The motion is of 256x160 pixels with 16 modes, the photograph of 1920x1080 (the page draws 1280x720), in headless Chromium that draws by its
-own software, SwiftShader, without a graphics card. A wind blows, so that every frame is another. A frame is the motion's time steps of 1/60 s and
-the drawing of the mesh; the two triangles are WebGL 2 on a canvas of that size and kind, drawImage is a 2D canvas; reading one pixel back is
-what ends a frame of each. The processor time is that of the browser's processes. The last line is what the page's own loop reaches on a display of 60 Hz.
+The motion is of 256x160 pixels with 16 modes, the photograph of 1920x1080 (the page draws
+1280x720), in headless Chromium that draws by its own software, SwiftShader, without a graphics
+card. A wind blows, so that every frame is another. A frame is the motion's time steps of 1/60 s and
+the drawing of the mesh; the two triangles are WebGL 2 on a canvas of that size and kind, drawImage
+is a 2D canvas; reading one pixel back is what ends a frame of each. The processor time is that of
+the browser's processes. The last line is what the page's own loop reaches on a display of 60 Hz.
 """
 
 import os
@@ -32,7 +35,8 @@ from tests.support.pages import find_chromium, open_page
 
 COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
 COUNTS = dict(steps=200, page=10, triangles=40, drawImage=400)
-"""Frames a measurement: enough for a clock of processor time that ticks in hundredths of a second."""
+"""Frames a measurement: enough for a clock of processor time that ticks in hundredths of a second.
+"""
 OWN = 30
 GOAL = 3
 """Times as long as two triangles, at most."""
@@ -124,7 +128,9 @@ def volume() -> SpectralVolume:
 
 
 def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
-    """Seconds a frame of each way in each round, in turns; and milliseconds a frame of the page's own loop."""
+    """Seconds a frame of each way in each round, in turns; and milliseconds a frame of the page's
+    own loop.
+    """
     tab.evaluate(PEERS)
     tab.evaluate("quiver.settings.wind = 1; quiver.tune(); quiver.advance(1)")
     own = tab.evaluate(LOOP, OWN) / OWN

@@ -1,12 +1,15 @@
-"""What a trained prior's samples are worth: against no motion, the mean motion of the training set, and another photograph's sample.
+"""What a trained prior's samples are worth: against no motion, the mean motion of the training set,
+and another photograph's sample.
 
     python -m benchmarks.prior CHECKPOINT --data DATASET --split test
 
-Distances are of amplitudes, which know no phase (docs/maths.md, 12): of the truth to a scene's own sample, to no motion, to the mean amplitude
-of the training clips, and to the samples of the other scenes. A mean is nearer to anything than a single draw is, so the last line but one
-gives the distance to the mean amplitude of all seeds, which is to be compared with that of the training clips. Correlations are of
-normalised coefficients, which know the phase: they tell something of samples that were learnt by heart alone. Coherence and rest (13, 14)
-stand beside those of the truth. Only the first window of each clip is used. Prints a table.
+Distances are of amplitudes, which know no phase (docs/maths.md, 12): of the truth to a scene's own
+sample, to no motion, to the mean amplitude of the training clips, and to the samples of the other
+scenes. A mean is nearer to anything than a single draw is, so the last line but one gives the
+distance to the mean amplitude of all seeds, which is to be compared with that of the training
+clips. Correlations are of normalised coefficients, which know the phase: they tell something of
+samples that were learnt by heart alone. Coherence and rest (13, 14) stand beside those of the
+truth. Only the first window of each clip is used. Prints a table.
 """
 
 import argparse
@@ -17,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from model.evaluate.spectral import (
-    normalized_amplitude,
     amplitude_distance,
     initial_motion_ratio,
+    normalized_amplitude,
     shape_coherence,
 )
-from model.prior.inference import Prior, sample_motion, load_prior
+from model.prior.inference import Prior, load_prior, sample_motion
 from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
 from pipeline.motion.normalize import normalize
 
@@ -133,7 +136,9 @@ def measured(
 
 
 def distances(true: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Mean distance of each scene's truth to what was found for it, and to what was found for the others."""
+    """Mean distance of each scene's truth to what was found for it, and to what was found for the
+    others.
+    """
     return own_and_other(
         np.array([[amplitude_distance(one, other) for one in found] for other in true])
     )

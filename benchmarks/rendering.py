@@ -1,11 +1,13 @@
-"""What renderers make of the later frames of clips that they have not seen: PSNR and SSIM, side by side, by clip.
+"""What renderers make of the later frames of clips that they have not seen: PSNR and SSIM, side by
+side, by clip.
 
     python -m benchmarks.rendering RENDERER ... --data DATASET ... [--windows 8]
 
-Each RENDERER is the folder of a training. Beside them stand what has nothing to learn: the photograph itself (still), the mean of splatted
-colours (average_rgb) and softmax splatting of colours, as `quiver animate` does it without a network (softmax_rgb). Of each clip of the test
-split so many windows, spread over all, with each of their later frames. The worst pair stands beside the mean. Last come the frames a second
-of each at batch 1.
+Each RENDERER is the folder of a training. Beside them stand what has nothing to learn: the
+photograph itself (still), the mean of splatted colours (average_rgb) and softmax splatting of
+colours, as `quiver animate` does it without a network (softmax_rgb). Of each clip of the test split
+so many windows, spread over all, with each of their later frames. The worst pair stands beside the
+mean. Last come the frames a second of each at batch 1.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables, and the notes between its markers, stay."""
+"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables,
+and the notes between its markers, stay.
+"""
 
 import json
 import re

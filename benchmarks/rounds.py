@@ -1,8 +1,9 @@
 """How the benchmarks measure: interleaved rounds on one CPU and one thread, and ratios of medians.
 
-A machine's speed drifts by more than most differences that are worth knowing. So the contenders take turns, each round
-in the reverse order of the last, and what is reported is how many times as long one took as another: on the clock, and in
-processor time, which is the steadier one on a machine that others use too (it leaves out waiting for the disk).
+A machine's speed drifts by more than most differences that are worth knowing. So the contenders
+take turns, each round in the reverse order of the last, and what is reported is how many times as
+long one took as another: on the clock, and in processor time, which is the steadier one on a
+machine that others use too (it leaves out waiting for the disk).
 """
 
 import argparse
@@ -125,7 +126,9 @@ def timed(call: Callable[[], Any]) -> Timing:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of its children, those that have ended and those that live on."""
+    """Processor time of this process and of its children, those that have ended and those that live
+    on.
+    """
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (
         time.process_time()
@@ -155,7 +158,8 @@ def medians(timings: Sequence[Timing]) -> Timing:
 def speedup(
     name: str, goal: float, ours: Sequence[Timing], theirs: Sequence[Timing], *, share: float = 1.0
 ) -> Target:
-    """How many times as long they take: the ratio of the medians, and the range of the ratios within a round.
+    """How many times as long they take: the ratio of the medians, and the range of the ratios
+    within a round.
 
     `share` of the work is what they were timed on.
     """
@@ -205,7 +209,9 @@ def timings_table(timings: dict[str, list[Timing]], unit: str = "s", scale: floa
 def report(
     name: str, title: str, how: str, body: str, targets: Sequence[Target], *, keep: bool
 ) -> None:
-    """Prints the tables, and with `keep` leaves them, with the machine they were measured on, in results/NAME.json."""
+    """Prints the tables, and with `keep` leaves them, with the machine they were measured on, in
+    results/NAME.json.
+    """
     text = "\n\n".join((how.strip(), targets_table(targets), body))
     print(f"## {title}\n\n{text}\n")
     if not keep:

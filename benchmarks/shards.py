@@ -1,9 +1,11 @@
-"""A shard of 64 samples at 256 x 160 with 16 frequencies and 4 pairs, against webdataset's ShardWriter: 400 MB.
+"""A shard of 64 samples at 256 x 160 with 16 frequencies and 4 pairs, against webdataset's
+ShardWriter: 400 MB.
 
-Both write the same members to the same folder: once from arrays, each encoding the picture and the metadata by itself
-(webdataset has no encoder for safetensors and is given safetensors' own), and once from bytes that are encoded already.
-Quiver's time includes its sha256, the sync, the read-back of every sample and the rename. webdataset does none of these:
-its bare writer is one row, and the writer with a sync, a digest and a read-back of every sample after it is another.
+Both write the same members to the same folder: once from arrays, each encoding the picture and the
+metadata by itself (webdataset has no encoder for safetensors and is given safetensors' own), and
+once from bytes that are encoded already. Quiver's time includes its sha256, the sync, the read-back
+of every sample and the rename. webdataset does none of these: its bare writer is one row, and the
+writer with a sync, a digest and a read-back of every sample after it is another.
 """
 
 import functools
@@ -34,10 +36,10 @@ from pipeline.dataset.shards import ShardWriter
 from pipeline.synthetic.render import WORKING_SIZE, render_frame
 from pipeline.synthetic.scenes import SCENES
 from schemas.sample import (
-    MOTION_ARRAYS,
     FORMAT_VERSION,
     IMAGE_MEMBER,
     META_MEMBER,
+    MOTION_ARRAYS,
     MOTION_MEMBER,
     Sample,
     decode_sample,
@@ -92,7 +94,7 @@ def compare(
 
 
 def in_new_folder(folder: Path, write: Callable, *arguments: object) -> None:
-    """Calls `_write_frames` with a path in a folder of its own, which is removed again."""
+    """Calls `write` with a path in a folder of its own, which is removed again."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(place) / "train-000000.tar", *arguments)
 

@@ -1,8 +1,10 @@
-"""The running spectrum against the FFT of a whole motion texture: 150 frames of 256 x 160, first 16 frequencies.
+"""The running spectrum against the FFT of a whole motion texture: 150 frames of 256 x 160, first 16
+frequencies.
 
-Each FFT gets the finished texture in memory, as float32 and contiguous, so that collecting it costs the peers nothing.
-Quiver gets the same frames in blocks of 32, as the flow estimator hands them over; `add` also sums the mean magnitude,
-the energy and every fourth pixel, which the peers do not, so it is a row of its own, the complex volume included.
+Each FFT gets the finished texture in memory, as float32 and contiguous, so that collecting it costs
+the peers nothing. Quiver gets the same frames in blocks of 32, as the flow estimator hands them
+over; `add` also sums the mean magnitude, the energy and every fourth pixel, which the peers do not,
+so it is a row of its own, the complex volume included.
 """
 
 import numpy as np

@@ -1,7 +1,9 @@
-"""Splatting on the CPU: the compiled kernel against plain torch's index_add, 64 channels of 256 x 160 pixels, forward and backward.
+"""Splatting on the CPU: the compiled kernel against plain torch's index_add, 64 channels of 256 x
+160 pixels, forward and backward.
 
-Both compute the same (model/render/splatting.py), with gradients by features, flow and metric, on one core and one thread. The plain
-way keeps the channels of a pixel together and adds whole rows of them. The flow is smooth and up to about 8 px long.
+Both compute the same (model/render/splatting.py), with gradients by features, flow and metric, on
+one core and one thread. The plain way keeps the channels of a pixel together and adds whole rows of
+them. The flow is smooth and up to about 8 px long.
 """
 
 import functools
@@ -14,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks.rounds import arguments, interleaved, one_cpu, report, speedup, timings_table
 from model.render.splatting import splat_torch
-from model.render.splatting_cpu import SPLAT_MODES, splat_compiled, load_kernel
+from model.render.splatting_cpu import SPLAT_MODES, load_kernel, splat_compiled
 
 CHANNELS, HEIGHT, WIDTH = 64, 160, 256
 WAYS: dict[str, Callable[..., Any]] = {"plain torch": splat_torch, "kernel": splat_compiled}

@@ -5,8 +5,9 @@
     quiver animate photo.jpg --checkpoint prior --out loop.gif
     quiver animate photo.jpg --checkpoint prior --renderer renderer --out film.mp4
 
-Its motion is that of a real video (whose first frame moves where no PHOTO is given), that of a file or a data set's sample, or a
-trained prior's. A trained renderer makes the frames (--renderer); without one the photograph's colours are splatted and holes filled from around them.
+Its motion is that of a real video (whose first frame moves where no PHOTO is given), that of a file
+or a data set's sample, or a trained prior's. A trained renderer makes the frames (--renderer);
+without one the photograph's colours are splatted and holes filled from around them.
 """
 
 import re
@@ -51,16 +52,22 @@ from schemas.sample import channels_to_complex
 from schemas.spectral_volume import SpectralVolume
 
 _MAX_WIDTHS_PX = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
-"""Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder of png."""
+"""Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder
+of png.
+"""
 _MAX_RENDERED_WIDTH_PX = 1024
 """Widest where a network makes the frames: its memory grows with them, about 1 GB here."""
 _MAX_SECONDS = 600
 _GAP_PX = 8
 """Pixels between two pictures side by side."""
 _MASK_MARGIN_SHARE = 1 / 64
-"""Share of the picture's longer side within which what moves comes to rest beside what a mask keeps still."""
+"""Share of the picture's longer side within which what moves comes to rest beside what a mask keeps
+still.
+"""
 _MAX_SLICE_ASPECT = 4
-"""A slice is at most so many times as wide as it is high: each frame has as many rows as that takes."""
+"""A slice is at most so many times as wide as it is high: each frame has as many rows as that
+takes.
+"""
 _LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
 """Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
@@ -70,7 +77,9 @@ class Animate(MotionSource):
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
     loop: Literal["auto", "none", "snap_loop", "crossfade_loop", "guided"] = "auto"
-    """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp)."""
+    """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint
+    is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp).
+    """
     seconds: float | None = None
     """Length of the result; without a number as long as the motion was recorded."""
     fps: float | None = None
@@ -78,19 +87,29 @@ class Animate(MotionSource):
     magnify: float = 1.0
     """So many times the motion; 0: none."""
     magnify_band: tuple[str, ...] = ()
-    """LOW:HIGH=FACTOR, so many times the motion between two frequencies in Hz, as 0.5:1=3; several are allowed."""
+    """LOW:HIGH=FACTOR, so many times the motion between two frequencies in Hz, as 0.5:1=3; several
+    are allowed.
+    """
     slow: float = 1.0
     """Slow motion: so many times slower."""
     mask: Path | None = None
-    """A picture of the photograph's shape and any size: what is black in it stays still, what is white moves, what is grey moves less."""
+    """A picture of the photograph's shape and any size: what is black in it stays still, what is
+    white moves, what is grey moves less.
+    """
     renderer: Path | None = None
-    """Folder of a trained renderer, which makes the frames; without one the colours are splatted. It runs on --device."""
+    """Folder of a trained renderer, which makes the frames; without one the colours are splatted.
+    It runs on --device.
+    """
     side_by_side: bool = False
     """The photograph stands still on the left, and moves on the right."""
     slice: Path | None = None
-    """Also write a .png of one row of the picture over time, downwards: that whose pixels move most."""
+    """Also write a .png of one row of the picture over time, downwards: that whose pixels move
+    most.
+    """
     width: int | None = None
-    """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in .gif, and with --renderer never over 1024. Nothing is enlarged."""
+    """Widest result, pixels; without a number 3840 in .mp4 and .webm, 1280 in .webp and 640 in
+    .gif, and with --renderer never over 1024. Nothing is enlarged.
+    """
     quiet: bool = False
     """No lines of progress."""
 
@@ -179,7 +198,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _check_job(job: Animate) -> None:
-    """Raises ValueError where what is made could not be put, or a mask is not of the photograph: before the motion, which takes long."""
+    """Raises ValueError where what is made could not be put, or a mask is not of the photograph:
+    before the motion, which takes long.
+    """
     folder = not job.suffix and job.out.is_dir()
     if not job.suffix and (job.out.is_file() or (folder and any(job.out.iterdir()))):
         raise ValueError(
@@ -307,7 +328,9 @@ def _load_job_renderer(job: Animate) -> Renderer | None:
 
 
 def _crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:
-    """What of the photograph moves: its middle, in the motion's aspect. Says so where it is much less than the whole."""
+    """What of the photograph moves: its middle, in the motion's aspect. Says so where it is much
+    less than the whole.
+    """
     cut = crop_to_aspect(picture, size)
     if cut.size < 0.97 * picture.size:
         print_message(
@@ -327,7 +350,9 @@ def _read_mask(path: Path, picture: Picture) -> Picture:
 
 
 def _motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Picture) -> np.ndarray:
-    """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less beside what stands still, so that nothing tears there."""
+    """How much each pixel of what is `shown` moves, 0 to 1, by a mask of the whole picture; less
+    beside what stands still, so that nothing tears there.
+    """
     import cv2
 
     whole = crop_to_aspect(

@@ -1,5 +1,5 @@
-"""Ray for the data jobs: the one place that starts it, places work on it, and hears back. It never decides what is in
-a shard.
+"""Ray for the data jobs: the one place that starts it, places work on it, and hears back. It never
+decides what is in a shard.
 """
 
 import logging
@@ -24,7 +24,8 @@ from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.run_lock import FolderInUse
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# else a node starts workers for its first driver, and lets it wait until all are up: for ever, where one dies first
+# else a node starts workers for its first driver, and lets it wait until all are up: for ever,
+# where one dies first
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 Item = TypeVar("Item")
@@ -32,7 +33,7 @@ Value = TypeVar("Value")
 
 _SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the driver of a submitted job."""
-_TOKEN_SOURCES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+_TOKEN_SOURCES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"  # noqa: S105
 _MAX_START_ATTEMPTS = 3
 """How often a Ray of our own is started before its failure is believed."""
 _LONGEST_SOCKET_SUFFIX = (
@@ -73,14 +74,17 @@ class Resources(NamedTuple):
 
 
 def is_submitted_job() -> bool:
-    """Whether this process was started by `ray job submit`, in an uploaded copy of the working folder."""
+    """Whether this process was started by `ray job submit`, in an uploaded copy of the working
+    folder.
+    """
     return _SUBMITTED_JOB_VARIABLE in os.environ
 
 
 @contextmanager
 def ray_session(workers: int | None, needs: Resources) -> Iterator[None]:
-    """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray of our own for `find_workers`
-    tasks of these needs, or as many as there are cores, which ends with the block. Raises Unsafe, NotStarted.
+    """A connection to the cluster that RAY_ADDRESS names (a submitted job has one), else to a Ray
+    of our own for `workers` tasks of these needs, or as many as there are cores, which ends with
+    the block. Raises Unsafe, NotStarted.
     """
     own = not os.environ.get("RAY_ADDRESS")
     (_secure_local_ray if own else _require_token)()
@@ -200,7 +204,9 @@ def find_temp_folder() -> str:
 
 
 def capacity(workers: int | None, needs: Resources) -> int:
-    """How many tasks of these needs run at once on the cluster, at most `find_workers`. Raises ValueError where not one fits."""
+    """How many tasks of these needs run at once on the cluster, at most `workers`. Raises
+    ValueError where not one fits.
+    """
     import ray
 
     fitting = count_fitting_tasks(
@@ -210,7 +216,9 @@ def capacity(workers: int | None, needs: Resources) -> int:
 
 
 def count_fitting_tasks(nodes: Sequence[Mapping[str, float]], needs: Resources) -> int:
-    """How many tasks nodes of these resources run at once, each on one node. Raises ValueError where not one fits."""
+    """How many tasks nodes of these resources run at once, each on one node. Raises ValueError
+    where not one fits.
+    """
     fitting = sum(_tasks_per_node(node, needs) for node in nodes)
     if not fitting:
         most = {
@@ -236,13 +244,16 @@ def _secure_local_ray() -> None:
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=session_token(),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # on any system: no port but of the loopback interface
+        # on any system: no port but of the loopback interface
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_enable_metrics_collection="0",
     )
 
 
 def _require_token() -> None:
-    """Raises Unsafe where somebody else's Ray is to be used without a token: its ports listen on every interface too."""
+    """Raises Unsafe where somebody else's Ray is to be used without a token: its ports listen on
+    every interface too.
+    """
     if (mode := os.environ.setdefault("RAY_AUTH_MODE", "token")).lower() != "token":
         words = "expected 'token': without it whoever reaches the cluster runs programs on it"
         raise InsecureCluster(
@@ -251,8 +262,8 @@ def _require_token() -> None:
 
 
 def _check_dashboard_secured(dashboard: str) -> None:
-    """Raises Unsafe where the dashboard at `HOST:PORT`, through which jobs are submitted, answers without a token. One that cannot be
-    reached from here says nothing of that.
+    """Raises Unsafe where the dashboard at `HOST:PORT`, through which jobs are submitted, answers
+    without a token. One that cannot be reached from here says nothing of that.
     """
     connection = HTTPConnection(dashboard, timeout=10)
     with suppress(OSError, HTTPException), closing(connection):
@@ -279,7 +290,9 @@ def session_token() -> str:
 def parallel_map(
     function: Callable[[Item], Value], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Value]]:
-    """(item, result) as they come: in this process with one worker, else on the cluster. Raises what the function raised."""
+    """(item, result) as they come: in this process with one worker, else on the cluster. Raises
+    what the function raised.
+    """
     if workers == 1:
         yield from ((item, function(item)) for item in items)
         return
@@ -293,7 +306,9 @@ def parallel_map(
 def map_unordered(
     function: Callable[[Item], Value], items: Iterable[Item], at_once: int
 ) -> Iterator[tuple[Item, Value | Exception]]:
-    """(item, result) as they come, each computed in a worker process; an exception where it raised or its process died."""
+    """(item, result) as they come, each computed in a worker process; an exception where it raised
+    or its process died.
+    """
 
     def one(item: Item) -> Iterator[Value]:
         yield function(item)
@@ -309,8 +324,9 @@ def stream_unordered(
     at_once: int,
     needs: Resources,
 ) -> Iterator[tuple[Item, Value | Exception | None]]:
-    """(item, value) for each value that `function(item)` yields in a worker process, then (item, None); or (item, error) where it
-    raised, with Died where its process died more than RETRIES times.
+    """(item, value) for each value that `function(item)` yields in a worker process, then (item,
+    None); or (item, error) where it raised, with Died where its process died more than RETRIES
+    times.
     """
     import ray
 
@@ -338,8 +354,8 @@ def stream_unordered(
 
 
 def _next_value(generator: Any) -> Any:
-    """The next value of a task, None after the last, or the exception that ended it: what a worker raised to end the run
-    as it raised it, Died, anything else as Ray reports it.
+    """The next value of a task, None after the last, or the exception that ended it: what a worker
+    raised to end the run as it raised it, Died, anything else as Ray reports it.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -371,10 +387,12 @@ def train_distributed(
     *,
     gpu: bool,
 ) -> None:
-    """Runs `function(show)` in so many processes at once, which Ray connects by torch.distributed; what they show is shown here.
+    """Runs `function(show)` in so many processes at once, which Ray connects by torch.distributed;
+    what they show is shown here.
 
-    When one of them dies, all begin again, from the last checkpoint that they find. `out` is a folder that all nodes share. Raises
-    ValueError and OSError as the function did, ValueError where the cluster has no room for so many, and Failed.
+    When one of them dies, all begin again, from the last checkpoint that they find. `out` is a
+    folder that all nodes share. Raises ValueError and OSError as the function did, ValueError where
+    the cluster has no room for so many, and Failed.
     """
     try:
         _train_on_ray(function, show, workers, out, gpu)

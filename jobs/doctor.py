@@ -3,9 +3,10 @@
 
     python -m jobs.doctor --out DATASET
 
-Each check does the thing rather than asking for it: a small video is encoded and decoded, the kernel is built, a file is written,
-renamed and created once. A package that is missing is what it is to find, so none is needed to begin with. Exit codes:
-0 nothing is wrong; 5 the folder or its disk, and nothing else; 7 Ray's authentication, and nothing else; 1 otherwise.
+Each check does the thing rather than asking for it: a small video is encoded and decoded, the
+kernel is built, a file is written, renamed and created once. A package that is missing is what it
+is to find, so none is needed to begin with. Exit codes: 0 nothing is wrong; 5 the folder or its
+disk, and nothing else; 7 Ray's authentication, and nothing else; 1 otherwise.
 """
 
 import json
@@ -77,7 +78,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Whether this machine can do what the other commands need, and what to do where it cannot; leaves nothing behind."""
+    """Whether this machine can do what the other commands need, and what to do where it cannot;
+    leaves nothing behind.
+    """
 
     out: Path | None = None
     """Folder of a data set or of a training: whether it can be written as they need it."""
@@ -473,7 +476,9 @@ def check_shared_memory(place: Path = Path("/dev/shm")) -> Finding:  # noqa: S10
 
 
 def available_memory_bytes(root: Path = Path("/")) -> float | None:
-    """Of the machine and of the control groups in which this process is, which a container has; None where it is not known."""
+    """Of the machine and of the control groups in which this process is, which a container has;
+    None where it is not known.
+    """
     found = root / "proc/meminfo"
     kilobytes = re.search(r"MemAvailable:\s+(\d+)", found.read_text()) if found.exists() else None
     return (
@@ -484,7 +489,9 @@ def available_memory_bytes(root: Path = Path("/")) -> float | None:
 
 
 def _control_groups(root: Path) -> Iterator[Path]:
-    """Folders of those that limit memory, by either version of them, and all above each; a container may see none but the last."""
+    """Folders of those that limit memory, by either version of them, and all above each; a
+    container may see none but the last.
+    """
     named, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in named.read_text().splitlines() if named.exists() else ():
         number, kinds, path = line.split(":", 2)
@@ -496,7 +503,9 @@ def _control_groups(root: Path) -> Iterator[Path]:
 
 
 def _available_cgroup_bytes(group: Path) -> float:
-    """What a control group may still take: what it keeps of files that were read it would give back."""
+    """What a control group may still take: what it keeps of files that were read it would give
+    back.
+    """
     for most, used in _CGROUP_LIMIT_FILES.items():
         if (group / most).exists() and (limit := (group / most).read_text().strip()).isdecimal():
             kept = re.search(
@@ -581,7 +590,9 @@ def _check_output_folder(out: Path) -> Finding:
 
 
 def find_local_lock_options(mounts: str, path: Path) -> str:
-    """The options, in a text as /proc/mounts, by which flock does not reach other machines from this path; empty where there are none."""
+    """The options, in a text as /proc/mounts, by which flock does not reach other machines from
+    this path; empty where there are none.
+    """
     deepest, found = 0, ""
     for line in mounts.splitlines():
         _, escaped, kind, options, *_ = [*line.split(" "), "", "", ""]

@@ -3,8 +3,8 @@
 
     python -m jobs.extract_flow --clips DIR --out DATASET
 
-Plan, then build every shard that is not committed yet, each as one Ray task, then write manifest and summary. The same
-command again finishes what is missing.
+Plan, then build every shard that is not committed yet, each as one Ray task, then write manifest
+and summary. The same command again finishes what is missing.
 """
 
 import os
@@ -65,8 +65,9 @@ from schemas.outcome import (
 )
 
 _MIN_JUDGED_WINDOWS, _MIN_JUDGED_CLIPS = 20, 3
-"""From so many on the share of quarantined windows says something of the machine: where a tenth of sound input is bad, more than half of 20 are
-once in a million times, and one long clip that cannot be read is no broken machine.
+"""From so many on the share of quarantined windows says something of the machine: where a tenth of
+sound input is bad, more than half of 20 are once in a million times, and one long clip that cannot
+be read is no broken machine.
 """
 _RECORDED_PACKAGES = (
     "numpy",
@@ -82,7 +83,9 @@ _RECORDED_PACKAGES = (
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
     filters: Literal["paper", "subtle", "none"] = "paper"
-    """Set of thresholds: paper is the paper's rules, subtle keeps motion under a pixel, none measures and never rejects."""
+    """Set of thresholds: paper is the paper's rules, subtle keeps motion under a pixel, none
+    measures and never rejects.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,13 @@ class WorkerOptions:
     workers: int | None = None
     """Worker processes; without a number, as many as fit."""
     decoders_per_worker: int = 1
-    """Decoder processes, and CPU cores, of each worker; more where a GPU computes the flow faster than one decodes."""
+    """Decoder processes, and CPU cores, of each worker; more where a GPU computes the flow faster
+    than one decodes.
+    """
     gpus_per_worker: float | None = None
-    """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two workers share one."""
+    """GPUs that each worker occupies; without a number, one where the flow runs on one. 0.5: two
+    workers share one.
+    """
 
     def __post_init__(self):
         _check_positive(self, "workers", "decoders_per_worker")
@@ -114,18 +121,28 @@ def _check_positive(job: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractFlow(WorkerOptions, FilterOptions):
-    """From a folder of videos to committed shards of spectral volumes. The same command again finishes what is missing."""
+    """From a folder of videos to committed shards of spectral volumes. The same command again
+    finishes what is missing.
+    """
 
     clips: tuple[str, ...]
-    """Folders (searched recursively), video files, s3:// of either, or .parquet or .csv tables with a uri column."""
+    """Folders (searched recursively), video files, s3:// of either, or .parquet or .csv tables with
+    a uri column.
+    """
     out: str
-    """Folder of the data set, or s3://BUCKET/PREFIX; created, or continued where it is the same run."""
+    """Folder of the data set, or s3://BUCKET/PREFIX; created, or continued where it is the same
+    run.
+    """
     staging: Path | None = None
-    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver in the user's cache."""
+    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver
+    in the user's cache.
+    """
     limit: int | None = None
     """Only the first so many clips."""
     take_over_s: float | None = None
-    """Go on in the place of a run that holds the folder and has given no sign of life for so many seconds: it commits nothing any more."""
+    """Go on in the place of a run that holds the folder and has given no sign of life for so many
+    seconds: it commits nothing any more.
+    """
     quarantine_limit: float = 0.5
     """End with exit code 6 when more than this share of the windows that this run has built is
     quarantined, or of the clips cannot be read for a reason that may be the machine's. 1 never ends
@@ -243,7 +260,9 @@ def check_out_folder(out: str, option: str = "--out") -> None:
 
 
 def reject_relative_paths(job: ExtractFlow) -> None:
-    """A submitted job runs in an uploaded copy of the working folder, where a relative path means nothing."""
+    """A submitted job runs in an uploaded copy of the working folder, where a relative path means
+    nothing.
+    """
     for path in (*job.clips, job.out, *_flow_files(job.build.flow).values()):
         if cluster.is_submitted_job() and not os.path.isabs(path) and not is_storage_url(path):
             raise ValueError(
@@ -276,8 +295,8 @@ def probe_all(
     config: PlanConfig,
     as_clip: Callable[[Any], Clip] = lambda clip: clip,
 ) -> Iterator[PlannedClip]:
-    """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in processes of their own, so that no clip
-    is to blame for a worker.
+    """Every clip probed, in worker processes of one core each. Raises Died: videos are decoded in
+    processes of their own, so that no clip is to blame for a worker.
     """
     for clip, planned in cluster.map_unordered(
         probe, clips, cluster.capacity(None, cluster.Resources())
@@ -347,7 +366,9 @@ def _print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
 
 
 def _max_sample_bytes(config: BuildConfig) -> int:
-    """Bytes of one sample in a shard at most: the start frame's PNG saves something of the 3 bytes a pixel assumed for it."""
+    """Bytes of one sample in a shard at most: the start frame's PNG saves something of the 3 bytes
+    a pixel assumed for it.
+    """
     pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1) + 1
     return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
 
@@ -395,9 +416,10 @@ def build_on_cluster(
     staging: Path | None = None,
     limit: float = 1.0,
 ) -> list[str]:
-    """Builds these shards on the cluster; returns the names of those that failed. Raises OSError where writing fails,
-    ContractMismatch where a node has other weights, FolderInUse where another run has taken over, ValueError where it lacks what the user asked for.
-    Ends the process where more than a share `limit` of the windows is quarantined.
+    """Builds these shards on the cluster; returns the names of those that failed. Raises OSError
+    where writing fails, ContractMismatch where a node has other weights, FolderInUse where another
+    run has taken over, ValueError where it lacks what the user asked for. Ends the process where
+    more than a share `limit` of the windows is quarantined.
     """
     failed, quarantine = [], QuarantineCounter(limit)
     build = partial(
@@ -431,7 +453,9 @@ class QuarantineCounter:
         self.clips: set[str] = set()
 
     def add(self, decided: WindowOutcome) -> None:
-        """Counts a window. Ends the process where too many are quarantined: a broken machine must not quarantine the world."""
+        """Counts a window. Ends the process where too many are quarantined: a broken machine must
+        not quarantine the world.
+        """
         self.windows += 1
         if decided.outcome != Outcome.QUARANTINED:
             return
@@ -461,7 +485,9 @@ def build_in_worker(
     staging: Path | None,
     shard: tuple[str, list[dict]],
 ) -> Iterator[WindowOutcome | ShardTiming]:
-    """One shard, in a worker; another attempt may have committed it, before its process died or since."""
+    """One shard, in a worker; another attempt may have committed it, before its process died or
+    since.
+    """
     name, rows = shard
     try:
         make_estimator(config.flow)
@@ -499,7 +525,8 @@ def _describe_earlier_shards(out: str, before: int) -> list[str]:
 
 def library_versions(config: BuildConfig) -> dict[str, str]:
     """What decides the bytes of a shard beside the configuration."""
-    import cv2  # not above, as of every extra: only `jobs` says which one brings it, if it is missing
+    # not above, as of every extra: only `jobs` says which one brings it, if it is missing
+    import cv2
 
     names = [
         *_RECORDED_PACKAGES,

@@ -3,8 +3,9 @@
 
     python -m jobs.finalize DATASET
 
-Manifest, index, histogram, statistics, summary, card, the report, and all views. Equal records give equal bytes. Exit codes: 0 done; 2 there is no data set, or shards are left to build; 4 a run holds the
-folder; 5 a record or a histogram is damaged (quiver repair), or the folder cannot be written.
+Manifest, index, histogram, statistics, summary, card, the report, and all views. Equal records give
+equal bytes. Exit codes: 0 done; 2 there is no data set, or shards are left to build; 4 a run holds
+the folder; 5 a record or a histogram is damaged (quiver repair), or the folder cannot be written.
 """
 
 import sys

@@ -1,9 +1,11 @@
-"""Writes a small set of videos of swaying things, with their true motion: the demo's input and the tests' ground truth.
+"""Writes a small set of videos of swaying things, with their true motion: the demo's input and the
+tests' ground truth.
 
     quiver make-clips --out data/clips
 
-The set holds good clips at 24, 25, 30 and 50 frames a second and at a varying rate, and four that a dataset run has to
-turn away: a panning camera, a hard cut, a still scene and a damaged file. `clips.csv` beside them lists all.
+The set holds good clips at 24, 25, 30 and 50 frames a second and at a varying rate, and four that a
+dataset run has to turn away: a panning camera, a hard cut, a still scene and a damaged file.
+`clips.csv` beside them lists all.
 """
 
 import csv
@@ -51,7 +53,7 @@ class Recipe:
     """Frames a second; None: varying from 20 to 45."""
     has_truth: bool = True
     duration_share: float = 1.0
-    """As a share of `seconds_per_pair`."""
+    """As a share of `seconds`."""
     kept_bytes_share: float = 1.0
     """Share of the file's bytes that is kept; under 1 the index at its end is lost."""
 

@@ -2,8 +2,9 @@
 
     quiver preview DATASET KEY --out FILE.mp4
 
-A .mp4, .gif or .webp shows side by side the start frame, the stored motion in colours, the start frame moved by it, and
-the real frames where the video is still there. A .png is a sheet of the motion's maps, frequencies and X-t slices.
+A .mp4, .gif or .webp shows side by side the start frame, the stored motion in colours, the start
+frame moved by it, and the real frames where the video is still there. A .png is a sheet of the
+motion's maps, frequencies and X-t slices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +56,9 @@ class Preview:
     key: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KEY")]
     """Name of the sample: the column key of the manifest."""
     out: Path
-    """File to write: .mp4, .gif or .webp for the motion, .png for a sheet of its maps, frequencies and X-t slices."""
+    """File to write: .mp4, .gif or .webp for the motion, .png for a sheet of its maps, frequencies
+    and X-t slices.
+    """
     magnify: float = 1.0
     """The start frame is moved by this many times the stored motion."""
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""A view of a data set: its windows judged again by other thresholds, from what was measured when it was extracted.
+"""A view of a data set: its windows judged again by other thresholds, from what was measured when
+it was extracted.
 
     python -m jobs.refilter DATASET --camera-motion 0.5 --name strict
 
-DATASET:strict then names it wherever a data set is asked for. Nothing is extracted, and no tar is changed.
+DATASET:strict then names it wherever a data set is asked for. Nothing is extracted, and no tar is
+changed.
 """
 
 import sys
@@ -28,8 +30,8 @@ from pipeline.filters import PRESETS, Thresholds
 
 @dataclass(frozen=True, kw_only=True)
 class Refilter:
-    """Judges the windows of a data set by other thresholds. Those that are not given are the data set's own, which --help
-    shows where it follows the data set's folder.
+    """Judges the windows of a data set by other thresholds. Those that are not given are the data
+    set's own, which --help shows where it follows the data set's folder.
     """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]

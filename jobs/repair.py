@@ -3,14 +3,16 @@
 
     python -m jobs.repair DATASET
 
-A shard whose record or tar is damaged is put aside, built again from its videos with the settings of the run, and deleted
-once the new one has the same bytes. A shard of which a video is gone, or is another, is left as it is: building it would lose what is still
-good in it. A damaged histogram is counted again. Files of which no plan knows are moved to DATASET/.removed, never
-deleted, since they might be someone's; temporary files are deleted, as by every run. Then the derived files are written.
+A shard whose record or tar is damaged is put aside, built again from its videos with the settings
+of the run, and deleted once the new one has the same bytes. A shard of which a video is gone, or is
+another, is left as it is: building it would lose what is still good in it. A damaged histogram is
+counted again. Files of which no plan knows are moved to DATASET/.removed, never deleted, since they
+might be someone's; temporary files are deleted, as by every run. Then the derived files are
+written.
 
-Exit codes: 0 all is right; 1 a shard could not be built (the same command tries again); 2 wrong usage; 3 the flow would be
-measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 something is left that is not right,
-or came out otherwise than it was.
+Exit codes: 0 all is right; 1 a shard could not be built (the same command tries again); 2 wrong
+usage; 3 the flow would be measured otherwise than in the run (another --weights); 4 a run holds the
+folder; 5 something is left that is not right, or came out otherwise than it was.
 """
 
 import os
@@ -72,7 +74,9 @@ class MachineOptions(WorkerOptions):
     """What a run contract does not hold of the settings with which its windows are built."""
 
     weights: str = "default"
-    """raft: the weights of the run, whose digest it knows: a file, or default for torchvision's own, by torch.hub."""
+    """raft: the weights of the run, whose digest it knows: a file, or default for torchvision's
+    own, by torch.hub.
+    """
     networks: str | None = None
     """raft: whose code torch.hub runs; without it, the run's."""
     device: Literal["cuda", "cpu"] | None = None
@@ -88,11 +92,15 @@ class Repair(MachineOptions):
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
     staging: Path | None = None
-    """Folder in which clips of s3:// are put while they are read; by default the system's for temporary files."""
+    """Folder in which clips of s3:// are put while they are read; by default the system's for
+    temporary files.
+    """
 
     @property
     def is_parallel(self) -> bool:
-        """Whether shards are read by several processes too; Ray is then started at once, else only to build shards."""
+        """Whether shards are read by several processes too; Ray is then started at once, else only
+        to build shards.
+        """
         return (self.workers or 1) > 1
 
 
@@ -211,7 +219,9 @@ def repair(
     ready: Callable[[], AbstractContextManager[BuildShards]],
     staging: Path | None = None,
 ) -> _RepairResult:
-    """Puts right what was found, in a folder that is held; says line by line what is done. Raises OSError where object storage does not give a clip."""
+    """Puts right what was found, in a folder that is held; says line by line what is done. Raises
+    OSError where object storage does not give a clip.
+    """
     for fault in found.faults:
         print_output(to_printable(str(fault)))
     if any(fault.remedy in (Remedy.NEW_FOLDER, Remedy.PUT_BACK) for fault in found.faults):
@@ -238,7 +248,9 @@ def repair(
 
 
 def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
-    """A sentence for each video of these windows that is not what was planned: they could not be built to the same bytes."""
+    """A sentence for each video of these windows that is not what was planned: they could not be
+    built to the same bytes.
+    """
     videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
     return [
         f"video {uri} {words}"
@@ -278,7 +290,9 @@ def _apply_simple_repairs(dataset: Dataset, faults: Sequence[Fault]) -> None:
 def _rebuild_shards(
     dataset: Dataset, shards: RowsByShard, ready: Callable[[], AbstractContextManager[BuildShards]]
 ) -> tuple[list[str], list[str]]:
-    """Removes these shards and builds them again; returns those that failed, and those that came out otherwise."""
+    """Removes these shards and builds them again; returns those that failed, and those that came
+    out otherwise.
+    """
     before = original_tar_digests(dataset, shards)
     with ready() as build:
         aside = {}
@@ -316,7 +330,9 @@ def _explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
 
 
 def _write_derived_files(dataset: Dataset, left: Sequence[str]) -> bool:
-    """Writes the derived files; says why where they cannot be, which is right only while shards are left to build."""
+    """Writes the derived files; says why where they cannot be, which is right only while shards are
+    left to build.
+    """
     try:
         derived.finalize(dataset)
         rebuild_views(dataset, partial(cluster.parallel_map, workers=1))

@@ -3,8 +3,9 @@
 
     python -m jobs.report_statistics DATASET [DATASET ...]
 
-Merges the histograms of the training shards. Of one data set with no other wishes it writes what every trainer reads by
-default, DATASET/statistics.json and DATASET/report.html; anything else goes where --out and --report say.
+Merges the histograms of the training shards. Of one data set with no other wishes it writes what
+every trainer reads by default, DATASET/statistics.json and DATASET/report.html; anything else goes
+where --out and --report say.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,9 +38,13 @@ class ReportStatistics:
     """Folders of data sets, or DATASET:VIEW; several are taken together, with --out."""
     scales: Annotated[ScaleConfig, tyro.conf.arg(name="")] = field(default_factory=ScaleConfig)
     exact: bool = False
-    """Read every training sample again, for quantiles to the last bit instead of within 0.4 percent; wants --out."""
+    """Read every training sample again, for quantiles to the last bit instead of within 0.4
+    percent; wants --out.
+    """
     out: Path | None = None
-    """File for the statistics, and then no report unless --report names one; without it, statistics.json of the one data set."""
+    """File for the statistics, and then no report unless --report names one; without it,
+    statistics.json of the one data set.
+    """
     report: Path | None = None
     """File for the report; without it, and without --out, report.html of the one data set."""
     workers: int = 1
@@ -86,7 +91,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def load_report_maker(instead: str) -> PageMaker:
-    """What makes the page. Raises ValueError where its libraries are missing, naming what can be done instead."""
+    """What makes the page. Raises ValueError where its libraries are missing, naming what can be
+    done instead.
+    """
     try:
         from pipeline.report import render_report
     except ModuleNotFoundError as error:

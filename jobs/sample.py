@@ -4,8 +4,10 @@
     quiver sample photo.jpg --checkpoint prior --out motion.safetensors --steps 50
     quiver animate photo.jpg --motion motion.safetensors --out film.mp4
 
-The prior is a folder that quiver train-denoiser has made; --seed N gives another motion. With the smoke preset's prior it takes seconds on a
-CPU; with a larger one --device cuda is wanted. The middle of the photograph is taken at the working size. The file holds the coefficients in pixels of that size.
+The prior is a folder that quiver train-denoiser has made; --seed N gives another motion. With the
+smoke preset's prior it takes seconds on a CPU; with a larger one --device cuda is wanted. The
+middle of the photograph is taken at the working size. The file holds the coefficients in pixels of
+that size.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
 
     python -m jobs.status DATASET
 
-Works while a run is going on: it reads committed records, one at a time, and no shard. Exit codes: 0; 2 there is no data
-set; 5 its plan is gone or is another.
+Works while a run is going on: it reads committed records, one at a time, and no shard. Exit codes:
+0; 2 there is no data set; 5 its plan is gone or is another.
 """
 
 import json
@@ -29,7 +29,9 @@ from schemas.outcome import to_printable
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far a data set is, what became of its windows, and what is missing or out of date; changes nothing."""
+    """How far a data set is, what became of its windows, and what is missing or out of date;
+    changes nothing.
+    """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""

@@ -3,7 +3,8 @@
 
     quiver train-autoencoder smoke --data DATASET --out autoencoder
 
-The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
+The same command again goes on from the last checkpoint. In one process, under torchrun, or with
+--workers on Ray.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ class TrainAutoencoder(TrainingOptions):
     normalisation: Normalization = "adaptive"
     """How coefficients are normalised: adaptive is the paper's, resolution its ablation."""
     crop: tuple[int, int] | None = None
-    """Width and height of the part of each slice that a step learns from, multiples of 4; without it, the whole."""
+    """Width and height of the part of each slice that a step learns from, multiples of 4; without
+    it, the whole.
+    """
     start: Path | None = None
     """A trained autoencoder to begin with."""
     network: Annotated[AutoencoderConfig, tyro.conf.arg(name="")] = field(

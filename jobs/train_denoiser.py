@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Learns the denoiser of latent spectral volumes from a data set's shards, with a trained autoencoder.
+"""Learns the denoiser of latent spectral volumes from a data set's shards, with a trained
+autoencoder.
 
     quiver train-denoiser smoke --data DATASET --autoencoder autoencoder --out prior
 
-Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen, attention across frequencies,
-in OUT. The same command again goes on from the last checkpoint. OUT is then enough to sample from. --start or --pretrained DIR
-says with which weights the first stage begins, other than random ones.
+Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen,
+attention across frequencies, in OUT. The same command again goes on from the last checkpoint. OUT
+is then enough to sample from. --start or --pretrained DIR says with which weights the first stage
+begins, other than random ones.
 """
 
 from collections.abc import Sequence
@@ -70,7 +72,9 @@ class TrainDenoiser(TrainingOptions):
     normalisation: Normalization | None = None
     """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
     stage: Literal["both", "slice", "add_frequency_attention"] = "both"
-    """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated alone."""
+    """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated
+    alone.
+    """
     coordinate_steps: int = 1000
     """Optimiser steps of the second stage."""
     coordinate_batch: int = 4
@@ -78,7 +82,9 @@ class TrainDenoiser(TrainingOptions):
     start: Path | None = None
     """A trained denoiser to begin the first stage with."""
     pretrained: Path | None = None
-    """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its U-Net's widths and levels are taken."""
+    """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its
+    U-Net's widths and levels are taken.
+    """
     network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(
         default_factory=NetworkOptions
     )
@@ -193,7 +199,9 @@ def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
 
 
 def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
-    """The network that is trained: with --pretrained its U-Net is that one or, in going on, which does without, the checkpoint's."""
+    """The network that is trained: with --pretrained its U-Net is that one or, in going on, which
+    does without, the checkpoint's.
+    """
     settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
     config = DenoiserConfig(**settings)
     if job.pretrained is None:
@@ -226,7 +234,9 @@ def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDeno
 def _load_matching_autoencoder(
     job: TrainDenoiser, statistics: SpectrumStatistics
 ) -> TrainedAutoencoder:
-    """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other shards or another normalisation."""
+    """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other
+    shards or another normalisation.
+    """
     found = report_skipped_checkpoints(load_autoencoder(job.autoencoder))
     saved = checkpoints.read_newest(job.autoencoder)[0].config
     if saved["step"] < saved["training"]["steps"]:
@@ -289,8 +299,8 @@ def _train_stage(
 def _load_first_stage(
     job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder
 ) -> SliceDenoiser:
-    """Of which the second begins. Raises ValueError where it is not there, not finished, of another network, or was trained with
-    another autoencoder or on other shards.
+    """Of which the second begins. Raises ValueError where it is not there, not finished, of another
+    network, or was trained with another autoencoder or on other shards.
     """
     if not checkpoints.step_folders(job.first_stage_folder):
         raise ValueError(

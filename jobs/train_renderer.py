@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Learns the renderer from a data set's shards: from each photograph and the flow to a later frame, that frame.
+"""Learns the renderer from a data set's shards: from each photograph and the flow to a later frame,
+that frame.
 
     quiver train-renderer smoke --data DATASET --out renderer
 
-The same command again goes on from the last checkpoint. In one process, under torchrun, or with --workers on Ray.
+The same command again goes on from the last checkpoint. In one process, under torchrun, or with
+--workers on Ray.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,8 @@
 
     python -m jobs.verify DATASET
 
-Exit codes: 0 whole, though shards may be left to build; 5 faults were found, one line each; 2 there is no data set.
+Exit codes: 0 whole, though shards may be left to build; 5 faults were found, one line each; 2 there
+is no data set.
 """
 
 import json
@@ -29,7 +30,9 @@ from schemas.outcome import to_printable
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Reads every file of a data set once and names every fault; changes nothing. quiver repair puts them right."""
+    """Reads every file of a data set once and names every fault; changes nothing. quiver repair
+    puts them right.
+    """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""

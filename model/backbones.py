@@ -1,6 +1,8 @@
-"""Networks of torchvision's that look at pictures, under torchvision's names, so that its files of weights fit: ResNet-34, VGG-16 and AlexNet.
+"""Networks of torchvision's that look at pictures, under torchvision's names, so that its files of
+weights fit: ResNet-34, VGG-16 and AlexNet.
 
-Here is no more of them than is used: no classifier, and of ResNet-34 no last stage, whose stride is 32.
+Here is no more of them than is used: no classifier, and of ResNet-34 no last stage, whose stride is
+32.
 """
 
 from itertools import chain
@@ -30,7 +32,9 @@ _VGG16_CONVOLUTIONS = (
 )
 """Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
 _VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
-"""After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows each but the last."""
+"""After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows
+each but the last.
+"""
 _UNUSED = ("layer4.", "fc.")
 
 
@@ -127,7 +131,9 @@ class VGG16(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """Frozen, for LPIPS: features of its five convolutions, after their ReLUs, of 64, 192, 384, 256 and 256 channels."""
+    """Frozen, for LPIPS: features of its five convolutions, after their ReLUs, of 64, 192, 384, 256
+    and 256 channels.
+    """
 
     def __init__(self):
         super().__init__()
@@ -155,7 +161,8 @@ class AlexNet(nn.Module):
 
 
 def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Loads torchvision's weights of the whole network from a file of torch.save or safetensors, in which nothing is executed.
+    """Loads torchvision's weights of the whole network from a file of torch.save or safetensors, in
+    which nothing is executed.
 
     Raises ValueError where there is none, or where names or shapes are not those of `network`.
     """

@@ -1,12 +1,14 @@
 """Checkpoints: folders that are there whole or not at all, and need no data set to be used.
 
     OUT/step-00001000/
-        config.json            what the network is, and the scales and the digest of the statistics that it was trained with
+        config.json            what the network is, and the scales and the digest of the statistics
+                               that it was trained with
         NAME.safetensors       weights, one file for each state: network, ema, ...
         training.pt            optimiser state and position, for going on; not needed for use
         digests.json           sha256 of each of these, written last
 
-A folder is written under a temporary name, synced, and renamed. The newest whole one counts; a torn one is passed over.
+A folder is written under a temporary name, synced, and renamed. The newest whole one counts; a torn
+one is passed over.
 """
 
 import hashlib
@@ -40,7 +42,9 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
-        """One state, on the CPU. Raises ValueError where there is none of that name, or a value is not finite."""
+        """One state, on the CPU. Raises ValueError where there is none of that name, or a value is
+        not finite.
+        """
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             raise ValueError(f"{self.folder} has no {path.name}")
@@ -89,8 +93,9 @@ def write(
     training: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes a checkpoint, and removes all older ones but the last, so that `keep` are left. A torn later one, which was
-    passed over, does not count. Raises OSError, naming the file, where it cannot be written, and leaves nothing.
+    """Writes a checkpoint, and removes all older ones but the last, so that `keep` are left. A torn
+    later one, which was passed over, does not count. Raises OSError, naming the file, where it
+    cannot be written, and leaves nothing.
     """
     folder, temporary = out / f"step-{step:08d}", out / f".{uuid.uuid4().hex}.tmp"
     for left in out.glob(".*.tmp"):
@@ -187,8 +192,8 @@ def step_folders(out: Path) -> list[Path]:
 
 
 def read_newest(path: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest whole checkpoint of a training's folder, or the one that the folder is; and a sentence for each torn one
-    that was passed over.
+    """The newest whole checkpoint of a training's folder, or the one that the folder is; and a
+    sentence for each torn one that was passed over.
 
     Raises ValueError where there is none.
     """

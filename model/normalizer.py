@@ -1,4 +1,6 @@
-"""What turns normalised coefficients into pixels. Every checkpoint holds it, so that using one needs no data set."""
+"""What turns normalised coefficients into pixels. Every checkpoint holds it, so that using one
+needs no data set.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -59,7 +61,9 @@ class SpectrumNormalizer:
 def normalizer_from_statistics(
     statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int | None = None
 ) -> SpectrumNormalizer:
-    """Of these statistics, of their first frequencies or all. Raises ValueError as `channel_scales` does, and where there are not as many."""
+    """Of these statistics, of their first frequencies or all. Raises ValueError as `channel_scales`
+    does, and where there are not as many.
+    """
     count = check_frequencies(frequencies, len(statistics.scale))
     scale = channel_scales(replace(statistics, scale=statistics.scale[:count]), normalisation)[
         :, :, 0, 0

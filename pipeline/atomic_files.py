@@ -21,7 +21,9 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Adds the file's name to an error of writing to it, which does not say it by itself, or says the temporary one."""
+    """Adds the file's name to an error of writing to it, which does not say it by itself, or says
+    the temporary one.
+    """
     try:
         yield
     except OSError as error:
@@ -50,7 +52,9 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def open_to_replace(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which at the end of the block stands under that name, whole, over an older one."""
+    """A file to write to, which at the end of the block stands under that name, whole, over an
+    older one.
+    """
     with _open_temporary(path) as file:
         yield file
     try:
@@ -63,14 +67,18 @@ def open_to_replace(path: Path) -> Iterator[BinaryIO]:
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Creates a file that is there whole or not at all. Raises FileExistsError where there is one already."""
+    """Creates a file that is there whole or not at all. Raises FileExistsError where there is one
+    already.
+    """
     with open_to_create(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_to_create(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which at the end of the block stands under that name, whole. Raises FileExistsError where there is one already."""
+    """A file to write to, which at the end of the block stands under that name, whole. Raises
+    FileExistsError where there is one already.
+    """
     with _open_temporary(path) as file:
         yield file
     try:

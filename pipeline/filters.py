@@ -1,7 +1,8 @@
 """Is this window something a motion prior should learn from? Pure functions: measure, then judge.
 
-Every measure is taken on every window and recorded, so that another threshold is a new judgement of old numbers, never
-a new computation. A verdict is a Reason; the first in the order of `RULES` is the window's reason.
+Every measure is taken on every window and recorded, so that another threshold is a new judgement of
+old numbers, never a new computation. A verdict is a Reason; the first in the order of `RULES` is
+the window's reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +20,23 @@ from schemas.outcome import FilterMeasures, Reason
 _threads = ThreadpoolController()
 
 _THUMBNAIL_SIZE = (64, 40)
-"""Width and height at which neighbouring frames are correlated: small enough that sway does not count."""
+"""Width and height at which neighbouring frames are correlated: small enough that sway does not
+count.
+"""
 _HISTOGRAM_BINS = 32
 UNCHANGED_LEVELS = 0.02
-"""A step between source frames under this mean absolute difference, in grey levels, changes nothing."""
+"""A step between source frames under this mean absolute difference, in grey levels, changes
+nothing.
+"""
 MOVING_PX = 1.0
 """A pixel moves if its displacement, averaged over time, is over this (the paper's camera rule)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Where each rule begins to reject; an infinite threshold never does. docs/decisions/0005-filters.md has the why."""
+    """Where each rule begins to reject; an infinite threshold never does.
+    docs/decisions/0005-filters.md has the why.
+    """
 
     cut_correlation: float = 0.6
     """Cut: neighbouring frames correlate less than this."""
@@ -50,7 +57,9 @@ class Thresholds:
     camera_motion: float = 0.95
     """Camera motion: at least this share of the pixels moves over 1 px on average."""
     drift_share: float = inf
-    """Drift: a straight line explains more than this share of the motion, and its length is over --drift-px."""
+    """Drift: a straight line explains more than this share of the motion, and its length is over
+    --drift-px.
+    """
     drift_px: float = 2.0
     """Drift: length of that straight line, pixels."""
     drift_share_alone: float = inf
@@ -81,7 +90,9 @@ PRESETS = {
         camera_motion=inf,
     ),
 }
-"""paper: the paper's motion rules, and what its hand-picked videos never had; subtle: motion under a pixel; none."""
+"""paper: the paper's motion rules, and what its hand-picked videos never had; subtle: motion under
+a pixel; none.
+"""
 
 RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
     Reason.CUT: lambda m, t: (
@@ -101,7 +112,9 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
     ),
     Reason.UNRELIABLE_FLOW: lambda m, t: m.inconsistent_share > t.inconsistent_share,
 }
-"""Whether each rule rejects: of one window's Measures, or of columns of them (arrays, by the same names)."""
+"""Whether each rule rejects: of one window's Measures, or of columns of them (arrays, by the same
+names).
+"""
 
 
 def judge(measures: FilterMeasures, thresholds: Thresholds) -> list[Reason]:
@@ -138,8 +151,8 @@ def compute_frame_stats(image: UInt8[np.ndarray, "height width 3"]) -> FrameStat
 
 
 def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
-    """Correlation of the thumbnails, distance of the histograms (half their L1, with neighbouring bins pooled), and
-    mean absolute difference in grey levels.
+    """Correlation of the thumbnails, distance of the histograms (half their L1, with neighbouring
+    bins pooled), and mean absolute difference in grey levels.
     """
     return FrameDelta(
         correlation=_correlation(before.thumbnail, after.thumbnail),
@@ -151,15 +164,17 @@ def compute_frame_delta(before: FrameStats, after: FrameStats) -> FrameDelta:
 def _correlation(
     a: Float32[np.ndarray, "rows columns"], b: Float32[np.ndarray, "rows columns"]
 ) -> float:
-    """Normalised cross-correlation, -1 to 1; 1 where both pictures are flat, since there is nothing to correlate."""
+    """Normalised cross-correlation, -1 to 1; 1 where both pictures are flat, since there is nothing
+    to correlate.
+    """
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     scale = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
     return float((a * b).sum()) / scale if scale > a.size else 1.0
 
 
 def _histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, " bins"]) -> float:
-    """Half the L1 distance, 0 to 1, of the histograms smoothed over three bins, so that noise and a slight change of
-    light, which move pixels to the next bin, do not count as a cut.
+    """Half the L1 distance, 0 to 1, of the histograms smoothed over three bins, so that noise and a
+    slight change of light, which move pixels to the next bin, do not count as a cut.
     """
     smooth = np.convolve(a - b, np.ones(3) / 3, mode="same")
     return float(np.abs(smooth).sum()) / 2
@@ -168,7 +183,9 @@ def _histogram_distance(a: Float64[np.ndarray, " bins"], b: Float64[np.ndarray, 
 def measure_frames(
     looks: Sequence[FrameStats], steps: Sequence[FrameDelta], times: Float64[np.ndarray, " frames"]
 ) -> dict[str, float]:
-    """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `magnify_caption` in seconds."""
+    """The measures that need no flow; `steps[i]` leads from frame i to frame i + 1, `times` in
+    seconds.
+    """
     brightness = [one.brightness for one in looks]
     return dict(
         cut_correlation=min(s.correlation for s in steps),
@@ -183,7 +200,9 @@ def measure_frames(
 def measure_motion(
     weight: Float32[np.ndarray, "height width"], motion: Float32[np.ndarray, "time 2 rows columns"]
 ) -> dict[str, float]:
-    """The measures of the displacements: W at every pixel, the motion texture on a coarse grid, pixels."""
+    """The measures of the displacements: W at every pixel, the motion texture on a coarse grid,
+    pixels.
+    """
     share, drift = trend(motion)
     return dict(
         mean_motion_px=float(weight.mean(dtype=np.float64)),
@@ -194,10 +213,12 @@ def measure_motion(
 
 
 def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, float]:
-    """(share of the motion's variance over time that a straight line explains, 0 to 1; length of the drift, px).
+    """(share of the motion's variance over time that a straight line explains, 0 to 1; length of
+    the drift, px).
 
-    The length is that of the line fitted beside one whole oscillation over the window, averaged over the pixels: a sway
-    of the slowest frequency looks like a line for a while, but it comes back, and leaves no length.
+    The length is that of the line fitted beside one whole oscillation over the window, averaged
+    over the pixels: a sway of the slowest frequency looks like a line for a while, but it comes
+    back, and leaves no length.
     """
     time = np.linspace(-1, 1, len(motion))
     fit = drift_weights(len(motion))
@@ -215,7 +236,9 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
 
 
 def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
-    """Weights of frames whose sum is what a straight line from -1 to 1 is to be multiplied by, fitted beside one whole oscillation (docs/maths.md, 6)."""
+    """Weights of frames whose sum is what a straight line from -1 to 1 is to be multiplied by,
+    fitted beside one whole oscillation (docs/maths.md, 6).
+    """
     time = np.linspace(-1, 1, frames)
     angle = 2 * np.pi * np.arange(frames) / frames
     return np.linalg.pinv(
@@ -224,8 +247,9 @@ def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
 
 
 def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]) -> float:
-    """Share of the pixels where forward and backward flow disagree by more than is tolerated, averaged over the checks;
-    pixels that leave the picture do not count, and where all do the share is 1.
+    """Share of the pixels where forward and backward flow disagree by more than is tolerated,
+    averaged over the checks; pixels that leave the picture do not count, and where all do the share
+    is 1.
     """
     inside = ~np.isnan(disagreements)
     return float(

@@ -1,13 +1,18 @@
-"""Passwords and tokens in the names that a user gives: they are shown to nobody, and written into no data set.
+"""Passwords and tokens in the names that a user gives: they are shown to nobody, and written into
+no data set.
 
-A URL carries them before its host (`https://me:password@host/`) or among its parameters, as signed links to object storage do.
+A URL carries them before its host (`https://me:password@host/`) or among its parameters, as signed
+links to object storage do.
 """
 
 import re
 
 _USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
-_SECRET_NAME_ENDINGS = r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
-_SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"
+_SECRET_NAME_ENDINGS = (  # noqa: S105
+    r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization"
+    r"|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
+)
+_SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"  # noqa: S105
 """Of a parameter that is secret: what its name ends with, or is."""
 _PARAMETER = re.compile(
     rf"(?<=[?&;#])([\w.-]*(?:{_SECRET_NAME_ENDINGS})|{_SECRET_NAMES})=[^&\s'\"#]+", re.IGNORECASE
@@ -20,7 +25,9 @@ def redact_secrets(text: str) -> str:
 
 
 def check_no_secret(what: str, text: str) -> None:
-    """Raises ValueError, which does not say it, where a text that would be written down has a secret in it."""
+    """Raises ValueError, which does not say it, where a text that would be written down has a
+    secret in it.
+    """
     if redact_secrets(text) != text:
         raise ValueError(
             f"{what} is {redact_secrets(text)!r}, with a password or a token, which would be written into the data set; expected it without"

@@ -1,7 +1,8 @@
 """torchvision, imported in one place.
 
-Its wheel for CUDA also installs beside a CPU build of torch, but then its import fails on two operators that are not
-compiled. Declared beforehand, they let everything else work: the networks, the transforms, the optical flow.
+Its wheel for CUDA also installs beside a CPU build of torch, but then its import fails on two
+operators that are not compiled. Declared beforehand, they let everything else work: the networks,
+the transforms, the optical flow.
 """
 
 import sys

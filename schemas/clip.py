@@ -26,13 +26,13 @@ class Clip:
     source: str | None = None
     """What the clip was cut from: clips of one source never part between train and test."""
     split: str | None = None
-    """`train_distributed` or `test` where the user decides; None: by hash."""
+    """`train` or `test` where the user decides; None: by hash."""
 
     root: str | None = None
     """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
     place: str | None = field(default=None, compare=False)
-    """Its path as it was listed: in the folder in which it was found, or as the table says it. None:
-    `_data_uri`. It names a clip whose content cannot be read, wherever the folder is moved.
+    """Its path as it was listed: in the folder in which it was found, or as the table says it.
+    None: `uri`. It names a clip whose content cannot be read, wherever the folder is moved.
     """
 
     def __post_init__(self):
@@ -49,7 +49,7 @@ FileSignature = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a probe finds in a file without decoding it all; index i of `magnify_caption` is source frame i."""
+    """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
 
     times: Float64[np.ndarray, " frames"]
     """Presentation times in order, seconds, as the container counts them: the first may be

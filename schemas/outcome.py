@@ -1,6 +1,8 @@
-"""What becomes of a window or a clip: kept, rejected by a filter, or quarantined because it could not be read.
+"""What becomes of a window or a clip: kept, rejected by a filter, or quarantined because it could
+not be read.
 
-Every window that was planned ends as exactly one row with one of the three outcomes; nothing is dropped silently.
+Every window that was planned ends as exactly one row with one of the three outcomes; nothing is
+dropped silently.
 """
 
 from collections.abc import Mapping
@@ -27,7 +29,9 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """The closed list of reasons. Rejections stand in the order in which the first that applies is the reason."""
+    """The closed list of reasons. Rejections stand in the order in which the first that applies is
+    the reason.
+    """
 
     # rejected: the video is sound, its content is not what a motion prior should learn from
     DUPLICATE_CLIP = "duplicate_clip"
@@ -102,9 +106,12 @@ class FilterMeasures:
     moving_share: float
     """Share of the pixels whose displacement, averaged over time, is over 1 px."""
     trend_share: float
-    """Share of the motion's energy (about its mean in time) that a straight line in time explains."""
+    """Share of the motion's energy (about its mean in time) that a straight line in time explains.
+    """
     drift_px: float
-    """End-to-end length of a straight line fitted beside the slowest oscillation, averaged over pixels."""
+    """End-to-end length of a straight line fitted beside the slowest oscillation, averaged over
+    pixels.
+    """
     inconsistent_share: float
     """Share of the pixels where forward and backward flow disagree."""
 
@@ -120,8 +127,8 @@ class WindowOutcome:
 
 
 class Quarantined(Exception):
-    """The input cannot become a sample: `stage` and `_format_reason` say where and why, `_mean_detail_kept` in words (<= 500 characters),
-    `attempts` after how many tries.
+    """The input cannot become a sample: `stage` and `reason` say where and why,
+    `detail` in words (<= 500 characters), `attempts` after how many tries.
     """
 
     def __init__(self, stage: Stage, reason: Reason, detail: str, attempts: int = 1):
@@ -135,6 +142,8 @@ class Quarantined(Exception):
 
 
 def to_printable(text: str, limit: int = 500) -> str:
-    """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit` characters."""
+    """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit`
+    characters.
+    """
     flat = " ".join(text[: 8 * limit].split())
     return "".join(c if c.isprintable() else "?" for c in flat)[:limit]

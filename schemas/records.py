@@ -49,7 +49,9 @@ def member_columns(member: str) -> tuple[str, str]:
 
 
 def checksum_column(member: str) -> str:
-    """Name of the column that holds the CRC-32 of a member's bytes: tells where in a tar a bit flipped."""
+    """Name of the column that holds the CRC-32 of a member's bytes: tells where in a tar a bit
+    flipped.
+    """
     return f"{member.split('.')[0]}_crc32"
 
 

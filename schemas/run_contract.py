@@ -1,4 +1,6 @@
-"""The run contract: what a data set was made with. A later run in the same folder must have the same."""
+"""The run contract: what a data set was made with. A later run in the same folder must have the
+same.
+"""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -9,7 +11,9 @@ FORMAT_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunContract:
-    """Written once as run.json. `config` and `_inputs` decide the bytes of the shards; `library_versions` tells what made them."""
+    """Written once as run.json. `config` and `inputs` decide the bytes of the shards; `versions`
+    tells what made them.
+    """
 
     config: dict[str, Any]
     """Every setting that can change a byte, by name."""
@@ -67,7 +71,8 @@ def check_contract(contract: RunContract) -> None:
 
 
 def contract_provenance(contract: RunContract) -> dict[str, str]:
-    """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not say.
+    """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not
+    say.
 
     It stands in all that is made for the data set, by whatever later version, so that a shard that
     is built again, and files that are derived again, have the bytes that they had. The record of a

@@ -18,7 +18,9 @@ from safetensors.numpy import load, save
 
 FORMAT_VERSION = 3
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
-"""A sample's name: no dot, since readers end the name at the first one; short enough for a plain tar header."""
+"""A sample's name: no dot, since readers end the name at the first one; short enough for a plain
+tar header.
+"""
 IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER = "image.png", "json", "motion.safetensors"
 MEMBERS = (IMAGE_MEMBER, META_MEMBER, MOTION_MEMBER)
 """Members of a sample in the order in which they stand in the tar."""
@@ -28,7 +30,8 @@ _HALF_EXPONENT = np.uint16(0x7C00)
 MOTION_ARRAYS = ("spectrum", "weight", "confidence", "pair_time", "pair_flow", "pair_image")
 """Arrays of its motion member."""
 CHUNKED_ARRAYS = frozenset({"spectrum", "pair_flow", "pair_image"})
-"""Arrays with a checksum for each entry of their first axis, which is read alone; others have one."""
+"""Arrays with a checksum for each entry of their first axis, which is read alone; others have one.
+"""
 _METADATA, _CHECKSUMS = "__metadata__", "crc32"
 """Where the header of the motion member holds the checksums of its arrays: one entry, since
 safetensors writes several in no fixed order.
@@ -56,11 +59,14 @@ class Sample:
     """Displacement (x, y) from the start frame, pixels."""
     pair_image: UInt8[np.ndarray, "pairs height width 3"]
     meta: dict[str, Any]
-    """Clip, start frame and time, working resolution and rate, estimator, measures, format version."""
+    """Clip, start frame and time, working resolution and rate, estimator, measures, format version.
+    """
 
 
 def sample_key(clip_id: str, start_frame: int) -> str:
-    """The key of a window: the clip's id where that is a plain name, else a plain name made of it, then the frame."""
+    """The key of a window: the clip's id where that is a plain name, else a plain name made of it,
+    then the frame.
+    """
     name = clip_id
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,72}", clip_id):
         digest = hashlib.sha256(clip_id.encode()).hexdigest()[:8]
@@ -110,7 +116,9 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
 
 
 def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
-    """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or of another shape."""
+    """Inverse of `encode`. Raises ValueError naming the key where a member is missing, damaged or
+    of another shape.
+    """
     try:
         motion = members[MOTION_MEMBER]
         arrays, meta = load(motion), json.loads(members[META_MEMBER])
@@ -138,7 +146,9 @@ def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
 
 
 def _decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """A PNG of (height, width), which it says of itself before room is made for it. Raises ValueError for another."""
+    """A PNG of (height, width), which it says of itself before room is made for it. Raises
+    ValueError for another.
+    """
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
             raise ValueError(
@@ -152,7 +162,7 @@ def array_kinds(
     pairs: int,
     size: tuple[int, int],
 ) -> dict[str, tuple[type, tuple[int, ...]]]:
-    """Type and shape of each array of a motion member at a working `_format_size` (width, height)."""
+    """Type and shape of each array of a motion member at a working `size` (width, height)."""
     width, height = size
     return {
         "spectrum": (np.float16, (frequencies, 4, height, width)),
@@ -192,7 +202,7 @@ def header_checksum(motion: bytes) -> int:
 
 
 def motion_layout(head: bytes, size: int) -> _MotionLayout:
-    """The header at the beginning of `head`, of a motion member of `_format_size` bytes.
+    """The header at the beginning of `head`, of a motion member of `size` bytes.
 
     Raises ValueError, KeyError or TypeError unless its arrays are those of a sample, fill the
     member without gap or overlap, and each has its checksums; RecursionError for JSON nested too
@@ -232,7 +242,9 @@ def _parse_checksums(text: str) -> list[int]:
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of this format."""
+    """Raises ValueError unless just the arrays of a sample are there, of one size, finite, and of
+    this format.
+    """
     if meta.get("format") != FORMAT_VERSION:
         raise ValueError(f"format is {meta.get('format')!r}, expected {FORMAT_VERSION}")
     height, width = arrays["image"].shape[:2]
@@ -250,7 +262,9 @@ def _check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether every number is; float16, which is slow to compute with, by its bits: an exponent of all ones is inf or NaN."""
+    """Whether every number is; float16, which is slow to compute with, by its bits: an exponent of
+    all ones is inf or NaN.
+    """
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
     return not (

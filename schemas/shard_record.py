@@ -1,6 +1,7 @@
 """A commit record: its seal, and what those who read one rely on (docs/data-format.md).
 
-The seal finds a bit that flipped. It keeps nobody from writing a record of their own, so that its fields are checked too.
+The seal finds a bit that flipped. It keeps nobody from writing a record of their own, so that its
+fields are checked too.
 """
 
 from dataclasses import fields
@@ -11,13 +12,15 @@ from schemas.seal import open_seal, seal
 
 
 def dump_record(record: dict[str, Any]) -> bytes:
-    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected window's measures."""
+    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected
+    window's measures.
+    """
     return seal(record)
 
 
 def load_record(data: bytes) -> dict[str, Any]:
-    """Inverse of `dump_record`. Raises ValueError saying what it is instead where one bit of it has changed, or its fields are
-    not a record's.
+    """Inverse of `dump_record`. Raises ValueError saying what it is instead where one bit of it has
+    changed, or its fields are not a record's.
     """
     record = open_seal(data)
     if not _has_fields(record):
@@ -26,7 +29,9 @@ def load_record(data: bytes) -> dict[str, Any]:
 
 
 def _has_fields(record: dict[str, Any]) -> bool:
-    """Whether it has what those who read a record rely on; a digest of its own, which anyone can make, says nothing of that."""
+    """Whether it has what those who read a record rely on; a digest of its own, which anyone can
+    make, says nothing of that.
+    """
     rows, tar, strips = (record.get(name) for name in ("rows", "tar", "strips"))
     return (
         isinstance(rows, list)

@@ -15,7 +15,8 @@ from schemas.seal import open_seal, seal
 
 MOTION_VERSION = 2
 _MAX_COEFFICIENT_PX = 1e9
-"""Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared."""
+"""Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared.
+"""
 _DECODE_ERRORS = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
 MAX_FRAMES, MAX_FREQUENCIES = 100_000, 256
 """Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
@@ -23,7 +24,7 @@ MAX_FRAMES, MAX_FREQUENCIES = 100_000, 256
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralVolume:
-    """The motion of a picture, as coefficients in pixels of `_format_size`."""
+    """The motion of a picture, as coefficients in pixels of `size`."""
 
     spectrum: Float32[np.ndarray, "freq 4 height width"]
     """re x, im x, re y, im y (docs/maths.md, 1)."""

@@ -1,4 +1,6 @@
-"""What a trainer must know of a data set before it can start: one scale per frequency, and what it was computed from."""
+"""What a trainer must know of a data set before it can start: one scale per frequency, and what it
+was computed from.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -40,7 +42,9 @@ class FrequencyStatistics:
 
     hz: float
     scale: float | tuple[float, float]
-    """s_f, pixels: the normaliser divides by it (docs/maths.md, 10); a pair (x, y) where components are not pooled."""
+    """s_f, pixels: the normaliser divides by it (docs/maths.md, 10); a pair (x, y) where components
+    are not pooled.
+    """
     x: ComponentStatistics
     y: ComponentStatistics
 
@@ -89,7 +93,9 @@ def encode_statistics(statistics: SpectrumStatistics) -> bytes:
 
 
 def decode_statistics(data: bytes) -> SpectrumStatistics:
-    """Inverse of `encode`. Raises ValueError saying what is wrong with a file that is not statistics."""
+    """Inverse of `encode`. Raises ValueError saying what is wrong with a file that is not
+    statistics.
+    """
     try:
         fields = json.loads(data)
         if fields.get("format") != _STATISTICS_VERSION:

@@ -23,7 +23,9 @@ def material() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The report of the tests says which promise each one proves, with which counts, and, where the mark does, how often it injects: 0 where it reads source."""
+    """The report of the tests says which promise each one proves, with which counts, and, where the
+    mark does, how often it injects: 0 where it reads source.
+    """
     for item in items:
         promises = [
             entry

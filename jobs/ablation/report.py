@@ -15,13 +15,13 @@ from model.evaluate.report import (
     Section,
     Slice,
     Table,
+    make_tile,
     protocol_section,
     stretch_rows,
-    make_tile,
 )
 from pipeline.report import figures, render_template
 from pipeline.report.gallery import webp_uri
-from pipeline.report.labels import format_duration, format_count, format_number
+from pipeline.report.labels import format_count, format_duration, format_number
 
 _FIGURE_METRICS = ("changes_frechet", "log_spectral_db", "magnitude_px", "warping_error")
 """Of which the page has a figure."""
@@ -211,7 +211,9 @@ def _format_effort(one: Mapping[str, int] | None) -> Markup:
 
 
 _BETTER_WORDS = {"higher": "more", "lower": "less", "nearer": "less"}
-"""Which number is the better one, of what a metric says: of what should be near to the real films' it is the distance."""
+"""Which number is the better one, of what a metric says: of what should be near to the real films'
+it is the distance.
+"""
 
 
 def _difference_row(

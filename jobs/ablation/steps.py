@@ -79,7 +79,9 @@ class Ablate:
     out: Path
     """Folder of everything that is made; created, or gone on from."""
     clips: tuple[str, ...] = ()
-    """Videos to learn from and to be measured by, as of quiver extract-flow; without them, and without --data, generated ones."""
+    """Videos to learn from and to be measured by, as of quiver extract-flow; without them, and
+    without --data, generated ones.
+    """
     data: str | None = None
     """A data set that is extracted already, with --frequencies 24 or more, instead of --clips."""
     filters: Literal["paper", "subtle", "none"] = "subtle"
@@ -87,7 +89,9 @@ class Ablate:
     test_fraction: float = 0.1
     """Of --clips: share of the videos held out, where a table does not say which."""
     photographs: int
-    """Held-out windows at most of which films are made, of another clip each as long as there are others."""
+    """Held-out windows at most of which films are made, of another clip each as long as there are
+    others.
+    """
     steps: int
     """Of DDIM, for each film."""
     seed: int = 0
@@ -150,7 +154,9 @@ class Ablate:
 
 
 def write_or_check_contract(job: Ablate) -> None:
-    """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has another ablation, ValueError where it has something else."""
+    """Writes down what is asked for, or compares. Raises ContractMismatch where the folder has
+    another ablation, ValueError where it has something else.
+    """
     path, asked = job.out / _CONTRACT_FILE, _make_contract(job)
     if not path.exists():
         if others := sorted(one.name for one in job.out.iterdir() if not one.name.startswith(".")):
@@ -224,7 +230,9 @@ def run_ablation(job: Ablate) -> None:
 
 
 def _generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
-    """Of generated clips by their seed: for which split, and how long. Those held out last for one window."""
+    """Of generated clips by their seed: for which split, and how long. Those held out last for one
+    window.
+    """
     learnt, seconds = job.generated
     return {
         seed: ("train", seconds) if seed < learnt else ("test", WINDOW_S)
@@ -233,7 +241,9 @@ def _generated_sets(job: Ablate) -> dict[int, tuple[str, float]]:
 
 
 def _write_generated_list(job: Ablate) -> None:
-    """Writes the table of all generated clips, which says what is held out: no clip of its seed is learnt from."""
+    """Writes the table of all generated clips, which says what is held out: no clip of its seed is
+    learnt from.
+    """
     names = [clip_name_at(name, _GENERATED_FPS) for name in _SWAYING_CLIPS]
     rows = [
         f"{seed}/{name}.mp4,{name}-{seed},{split}"
@@ -282,7 +292,9 @@ def _dataset_commands(job: Ablate) -> list[QuiverCommand]:
 
 
 def select_held_out(selection: DatasetView, most: int) -> dict[str, str]:
-    """Held-out windows, key and clip: the first of each clip, then the second of each, and so on. Raises ValueError where there is none."""
+    """Held-out windows, key and clip: the first of each clip, then the second of each, and so on.
+    Raises ValueError where there is none.
+    """
     kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
     rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
     if not rows:
@@ -302,8 +314,9 @@ def select_held_out(selection: DatasetView, most: int) -> dict[str, str]:
 def write_real_films(
     selection: DatasetView, keys: Sequence[str], out: Path
 ) -> dict[str, dict[str, int]]:
-    """The held-out windows as films at the working size and rate, and the photographs that they begin with. Of each film its frames, and how many are
-    repeated. Raises ValueError where a video is gone.
+    """The held-out windows as films at the working size and rate, and the photographs that they
+    begin with. Of each film its frames, and how many are repeated. Raises ValueError where a video
+    is gone.
     """
     for folder in (photograph_path(out, "").parent, films_folder(out, REAL_NAME)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +338,9 @@ def write_real_films(
 
 
 def remark_repeated_frames(real: Mapping[str, Mapping[str, int]], fps: float) -> list[str]:
-    """What is to be said of real films that stand still now and then, since their videos have fewer frames than `fps`."""
+    """What is to be said of real films that stand still now and then, since their videos have fewer
+    frames than `fps`.
+    """
     films = [one for one in real.values() if one["repeated"]]
     frames, again = (sum(one[name] for one in films) for name in ("frames", "repeated"))
     said = (
@@ -416,7 +431,9 @@ def _collect_results(
 
 
 def _training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
-    """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last checkpoints have them."""
+    """Of each variant and stage the steps, the samples of a step, and both multiplied, as the last
+    checkpoints have them.
+    """
     stages = {one.name: job.training_commands.checkpoint_folders(one) for one in job.variants}
     spent = {
         folder: checkpoint_effort(read_newest(folder)[0].config)
@@ -437,7 +454,9 @@ def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
 def _differences_from_full(
     ours: Mapping[str, Any], full: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Of each metric that is a mean over films, by how much a variant's films differ from those of full; of none where it is full, or full is not there."""
+    """Of each metric that is a mean over films, by how much a variant's films differ from those of
+    full; of none where it is full, or full is not there.
+    """
     if full is None or ours is full:
         return {}
     keys = [one["key"] for one in ours["metrics"]]
@@ -448,7 +467,9 @@ def _differences_from_full(
 
 
 def _read_xt_slices(job: Ablate, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of some photographs, the row in which the real film moves most over time: of that film, and of each variant's."""
+    """Of some photographs, the row in which the real film moves most over time: of that film, and
+    of each variant's.
+    """
     pool = shared_pool(DecodeConfig(), 1)
     pairs = json.loads(_evaluation_command(job)(job.variants[-1]).output.read_bytes())["pairs"]
     rows = {pair["name"]: pair["row"] for pair in pairs}
@@ -472,7 +493,9 @@ class _CommandLog:
         self.entries: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
 
     def run_pending(self, steps: Iterable[QuiverCommand]) -> None:
-        """Runs those of the steps that are left. A command that fails ends the process with its own sentence."""
+        """Runs those of the steps that are left. A command that fails ends the process with its own
+        sentence.
+        """
         for one in steps:
             if one.output.exists() and any(entry["command"] == str(one) for entry in self.entries):
                 continue

@@ -1,4 +1,6 @@
-"""An ablation in a terminal: the paper's numbers, ours, and by how much ours differ from those of the full method."""
+"""An ablation in a terminal: the paper's numbers, ours, and by how much ours differ from those of
+the full method.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +16,9 @@ _OTHER_METRICS = (
     "phase_coherence",
     "warping_error",
 )
-"""Metrics that are shown: the paper's where their weights are given, and some that need none. The page has all."""
+"""Metrics that are shown: the paper's where their weights are given, and some that need none. The
+page has all.
+"""
 
 
 def format_tables(found: Mapping[str, Any]) -> Iterator[str]:
@@ -57,7 +61,9 @@ def format_tables(found: Mapping[str, Any]) -> Iterator[str]:
 def _format_differences(
     variants: Sequence[Mapping[str, Any]], name: str, columns: Sequence[str]
 ) -> Iterator[str]:
-    """By how much each variant's films differ from those of that name, in the metrics of `columns` that are means over films."""
+    """By how much each variant's films differ from those of that name, in the metrics of `columns`
+    that are means over films.
+    """
     title, others = (
         next(v["title"] for v in variants if v["name"] == name),
         [v for v in variants if v["name"] != name],

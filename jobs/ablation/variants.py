@@ -1,4 +1,6 @@
-"""The variants of the paper's table 2, and the commands that make each: what two of them have in common is one command, run once."""
+"""The variants of the paper's table 2, and the commands that make each: what two of them have in
+common is one command, run once.
+"""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,7 +147,9 @@ class TrainingCommands:
         )
 
     def checkpoint_folders(self, variant: Variant) -> dict[str, Path]:
-        """Where the checkpoints of each stage are that its films come from; what is still comes from none."""
+        """Where the checkpoints of each stage are that its films come from; what is still comes
+        from none.
+        """
         if variant.still:
             return {}
         prior = self.denoiser(variant).output
@@ -205,7 +209,9 @@ def film_commands(
     options: Sequence[object],
     seed: int,
 ) -> list[QuiverCommand]:
-    """A film for each photograph, as long as motion is recorded, with a seed of its own. What is still moves by no motion."""
+    """A film for each photograph, as long as motion is recorded, with a seed of its own. What is
+    still moves by no motion.
+    """
     paint = (
         ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).output)
     )

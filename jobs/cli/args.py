@@ -1,7 +1,8 @@
 """A command line becomes a job, or one sentence that says what is wrong with it.
 
-tyro draws a box around what it has to say, with more words than a sentence needs. It is read here as any terminal shows it: how
-tyro comes to it is nobody's business but its own. What it says in words that are not known here is shown as it is, in one line.
+tyro draws a box around what it has to say, with more words than a sentence needs. It is read here
+as any terminal shows it: how tyro comes to it is nobody's business but its own. What it says in
+words that are not known here is shown as it is, in one line.
 """
 
 import os
@@ -21,7 +22,9 @@ from pipeline.redact import check_not_url
 
 
 def check_output_file(option: str, path: Path) -> None:
-    """Raises ValueError unless a file can be put there without overwriting one of a data set's own, OSError where the folder cannot be written."""
+    """Raises ValueError unless a file can be put there without overwriting one of a data set's own,
+    OSError where the folder cannot be written.
+    """
     from pipeline.dataset.finalize import DERIVED_FILES
 
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -51,7 +54,9 @@ _OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
 def parse_args(
     job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any
 ) -> Job:
-    """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an option leaves it out: None is no word for it."""
+    """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an
+    option leaves it out: None is no word for it.
+    """
     config = (tyro.conf.DisallowNone, *options.pop("config", ()))
     return run_parser(
         prog, lambda args: tyro.cli(job, prog=prog, args=args, config=config, **options), args
@@ -59,7 +64,9 @@ def parse_args(
 
 
 def run_parser(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
-    """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of usage."""
+    """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of
+    usage.
+    """
     args, said = command_line_args(args), StringIO()
     try:
         with redirect_stderr(said), _wide_terminal(HELP_FLAGS.isdisjoint(args)):

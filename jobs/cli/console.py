@@ -26,7 +26,9 @@ def print_output(text: str) -> None:
 
 
 def print_raw(text: str) -> None:
-    """Prints text to standard output as it is. Raises OSError, naming that, if it cannot be written."""
+    """Prints text to standard output as it is. Raises OSError, naming that, if it cannot be
+    written.
+    """
     with _label_stdout_errors():
         print(text, flush=True)
 
@@ -41,7 +43,9 @@ def _label_stdout_errors() -> Iterator[None]:
 
 
 def sanitize_text(text: str) -> str:
-    """What a terminal may be shown of text that may come from a file: no control character, no endless line, no password of a URL."""
+    """What a terminal may be shown of text that may come from a file: no control character, no
+    endless line, no password of a URL.
+    """
     lines = redact_secrets(text).split(
         "\n"
     )  # before they are cut, or a cut password would not be known for one

@@ -106,8 +106,8 @@ def error_boundary() -> Iterator[None]:
 
 
 def _explain_common_error(error: Exception) -> tuple[ExitCode, str] | None:
-    """The exit code and the sentence for what may happen to any program, and during its imports too;
-    None for anything else.
+    """The exit code and the sentence for what may happen to any program, and during its imports
+    too; None for anything else.
     """
     if isinstance(error, ImportError) and (sentence := explain_missing_package(error)):
         return ExitCode.USAGE, sentence

@@ -1,6 +1,7 @@
 """Where motion comes from: the options that `animate` and `export-page` share.
 
-A real video (whose first frame moves where no photograph is given), a file, a sample of a data set, or a trained prior.
+A real video (whose first frame moves where no photograph is given), a file, a sample of a data set,
+or a trained prior.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class MotionSource:
     motion_from: Path | None = None
     """A video whose motion is taken, that of its first 5 s."""
     motion: tuple[str, ...] = ()
-    """FILE.safetensors, as quiver sample writes it, or DATASET KEY; without KEY, the sample of most motion."""
+    """FILE.safetensors, as quiver sample writes it, or DATASET KEY; without KEY, the sample of most
+    motion.
+    """
     checkpoint: Path | None = None
     """Folder of a trained denoiser, which imagines motion for the photograph."""
     seed: int = 0
@@ -44,7 +47,9 @@ class MotionSource:
     steps: int = 50
     """Of --checkpoint: of DDIM, 1 to 1000."""
     guidance: float | None = None
-    """Of --checkpoint: weight of classifier-free guidance; without a number 1, and 1.75 where the sampling is guided to a loop."""
+    """Of --checkpoint: weight of classifier-free guidance; without a number 1, and 1.75 where the
+    sampling is guided to a loop.
+    """
     device: Literal["cuda", "cpu"] = "cpu"
     """Where the prior runs."""
 
@@ -106,7 +111,8 @@ class _Motion(NamedTuple):
 
 
 def load_motion(source: MotionSource) -> tuple[_Motion, Picture]:
-    """The motion, and the whole picture that it is to move. Raises ValueError, in a sentence, where either cannot be had.
+    """The motion, and the whole picture that it is to move. Raises ValueError, in a sentence, where
+    either cannot be had.
 
     Warns where the photograph shows something else than the picture that the motion belongs to.
     """

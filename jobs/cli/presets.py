@@ -183,7 +183,9 @@ AUTOENCODER_CROPS = {"smoke": (64, 64)}
 RENDERER_CROPS = {"smoke": (128, 96)}
 """Of the renderer's pairs."""
 SLICES_PER_SAMPLE = {"smoke": 4, "small": 4}
-"""Frequencies of a photograph in a step that learns one at a time: its features are made once for all of them. The paper's: 1."""
+"""Frequencies of a photograph in a step that learns one at a time: its features are made once for
+all of them. The paper's: 1.
+"""
 COORDINATION_SCHEDULES = {
     "smoke": (10, 2),
     "small": (50_000, 16),

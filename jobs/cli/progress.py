@@ -1,4 +1,6 @@
-"""What a person sees while a run goes on: a live bar on a terminal, otherwise one JSON line per shard."""
+"""What a person sees while a run goes on: a live bar on a terminal, otherwise one JSON line per
+shard.
+"""
 
 import json
 import sys
@@ -17,7 +19,9 @@ from schemas.outcome import Outcome, WindowOutcome
 
 
 class RunProgress:
-    """Counts outcomes as they arrive. A line for every shard also goes to `read_log`, with times, for the report."""
+    """Counts outcomes as they arrive. A line for every shard also goes to `log`, with times, for
+    the report.
+    """
 
     def __init__(self, total: int, log: Path, token: int | None):
         self.log, self.token, self.started_at, self.counts = log, token, time.monotonic(), Counter()

@@ -35,7 +35,9 @@ def results_folder(folder: Path) -> Iterator[None]:
 
 
 def load_page_maker(module: str, name: str) -> Callable[..., str]:
-    """The function of that name that makes a page. Raises ValueError where its libraries are missing."""
+    """The function of that name that makes a page. Raises ValueError where its libraries are
+    missing.
+    """
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,6 @@
-"""What the training commands share: their data, the processes that train together, and what a person sees of it."""
+"""What the training commands share: their data, the processes that train together, and what a
+person sees of it.
+"""
 
 import fcntl
 import os
@@ -52,7 +54,9 @@ from schemas.statistics import SpectrumStatistics, decode_statistics
 Job = TypeVar("Job")
 Trained = TypeVar("Trained")
 ShowProgress = Callable[[str, TrainConfig, Logged, Path | None], None]
-"""show(title, config, logged, kept): tells a person how far the training of that title has come, and which checkpoint is the last."""
+"""show(title, config, logged, kept): tells a person how far the training of that title has come,
+and which checkpoint is the last.
+"""
 _PRESET_HELP = """A preset comes first: one name for a network, a number of steps and a batch that fit some hardware. Any option after it changes
 a part of it; {prog} smoke --help names them all, with the preset's values."""
 
@@ -66,15 +70,21 @@ class TrainingOptions:
     out: Path
     """Folder of the training: checkpoints and log; created, or gone on from."""
     statistics: Path | None = None
-    """File of scales by quiver report-statistics, of just these training shards; without it, the default ones are computed."""
+    """File of scales by quiver report-statistics, of just these training shards; without it, the
+    default ones are computed.
+    """
     frequencies: int | None = None
     """K: only so many of the lowest frequencies; without it, all that the data sets have."""
     slices: int = 1
-    """At most so many frequencies of each sample are drawn in a step that learns one frequency at a time."""
+    """At most so many frequencies of each sample are drawn in a step that learns one frequency at a
+    time.
+    """
     augment: bool = True
     """Flip, zoom, turn, crop and colour the training samples at random."""
     workers: int | None = None
-    """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it, this process alone, or those of torchrun."""
+    """Processes that train together, on Ray; each has a GPU where --device is cuda. Without it,
+    this process alone, or those of torchrun.
+    """
 
     def __post_init__(self):
         if not self.data:
@@ -120,7 +130,9 @@ class TrainingOptions:
         *,
         all_of_them: bool = False,
     ) -> tuple[SpectrumDataset, SpectrumDataset | None]:
-        """Training samples, of some frequencies each or of all; and test samples of all, if there are any."""
+        """Training samples, of some frequencies each or of all; and test samples of all, if there
+        are any.
+        """
         drawn, augment = (
             None if all_of_them else self.slices,
             AugmentConfig() if self.augment else NO_AUGMENT,
@@ -155,7 +167,9 @@ class TrainingOptions:
 def parse_preset_args(
     prog: str, presets: dict[str, tuple[str, Job]], args: Sequence[str] | None, about: str | None
 ) -> Job:
-    """The command line: a preset, with or without `--preset` before it, then what differs from it. `_describe_reason` the job speaks --help."""
+    """The command line: a preset, with or without `--preset` before it, then what differs from it.
+    `about` the job speaks --help.
+    """
 
     def preset_and_more(args: list[str]) -> Job:
         option, _, named = args[0].partition("=") if args else ("", "", "")
@@ -183,7 +197,9 @@ def launch_training(
     config: TrainConfig,
     show: ShowProgress,
 ) -> None:
-    """Runs `_run_training(job, show)` here, or with --workers in processes on Ray. Interrupted, it says what is kept."""
+    """Runs `learn(job, show)` here, or with --workers in processes on Ray. Interrupted, it
+    says what is kept.
+    """
     workers = job.workers
     try:
         if workers is None:
@@ -213,12 +229,16 @@ def launch_training(
 
 
 def seed_weights(config: TrainConfig) -> None:
-    """Fresh weights that follow are drawn by the seed alone: the same on every rank and in every attempt."""
+    """Fresh weights that follow are drawn by the seed alone: the same on every rank and in every
+    attempt.
+    """
     torch.manual_seed(config.seed)
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all that train together: those that are connected already, or that torchrun is to connect."""
+    """Whether this process speaks for all that train together: those that are connected already, or
+    that torchrun is to connect.
+    """
     if torch.distributed.is_initialized():
         return torch.distributed.get_rank() == 0
     return os.environ.get("RANK", "0") == "0"
@@ -233,7 +253,9 @@ def report_skipped_checkpoints(found: tuple[Trained, list[str]]) -> Trained:
 
 @contextmanager
 def training_lock(out: Path, group: DistributedGroup) -> Iterator[None]:
-    """One training in a folder, on one machine. Raises FolderInUse while another process trains there."""
+    """One training in a folder, on one machine. Raises FolderInUse while another process trains
+    there.
+    """
     if group.rank:
         yield
         return
@@ -264,7 +286,8 @@ def distributed_group(device: str) -> Iterator[DistributedGroup]:
         yield current_group()
         return
     store, rank, world = next(iter(rendezvous("env://")))
-    # torchrun hands every attempt the same store, in which stand the addresses of the attempt before, of processes that are dead
+    # torchrun hands every attempt the same store, in which stand the addresses of the attempt
+    # before, of processes that are dead
     store = torch.distributed.PrefixStore(
         f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
     )  # pyright: ignore[reportPrivateImportUsage]

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""The ablations of the paper's table 2: trains what they want, makes a film of every held-out clip by each, measures them, and shows the paper's numbers beside ours.
+"""The ablations of the paper's table 2: trains what they want, makes a film of every held-out clip
+by each, measures them, and shows the paper's numbers beside ours.
 
     quiver ablate smoke --out ablation
 
-Everything is done by quiver's own commands, each shown before it runs, so that any can be run alone; what two variants have in common is
-trained once. The same command again goes on where it was. Without --clips or --data it learns from generated clips (quiver make-clips), which says
+Everything is done by quiver's own commands, each shown before it runs, so that any can be run
+alone; what two variants have in common is trained once. The same command again goes on where it
+was. Without --clips or --data it learns from generated clips (quiver make-clips), which says
 whether the whole way works, and nothing of real motion.
 """
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""A card of flow estimators: how far each can be believed, and what it costs, on known flow, on swaying scenes and on real clips.
+"""A card of flow estimators: how far each can be believed, and what it costs, on known flow, on
+swaying scenes and on real clips.
 
     quiver benchmark-flow --out card --middlebury DIR --clips DIR --weights raft-small.pth
 
-Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they are those of --weights, or of torch.hub's cache.
+Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they are those of
+--weights, or of torch.hub's cache.
 """
 
 import platform
@@ -43,14 +45,17 @@ _CLIP_SECONDS, _TARGET_FRAMES = 5.0, 8
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkFlow:
-    """Measures flow estimators on known flow, on procedural scenes with known sway, and on real clips: a table, a JSON file and a page."""
+    """Measures flow estimators on known flow, on procedural scenes with known sway, and on real
+    clips: a table, a JSON file and a page.
+    """
 
     out: Path
     """Folder to write to; made if it is not there."""
     estimators: tuple[_EstimatorName, ...] = ()
     """Which; without a name all that can be had."""
     middlebury: Path | None = None
-    """Folder with flow10.flo, frame10.png and frame11.png for each pair, in folders of their own."""
+    """Folder with flow10.flo, frame10.png and frame11.png for each pair, in folders of their own.
+    """
     clips: tuple[str, ...] = ()
     """Videos, folders of them, or a table of clips; of each the first 5 s."""
     weights: tuple[Path, ...] = ()
@@ -123,7 +128,9 @@ def _run_job(job: BenchmarkFlow) -> None:
 
 
 def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[str, str]]:
-    """The configuration of each, and a sentence for each that is left out. Raises ValueError where one that was named cannot be had, or a file has no use."""
+    """The configuration of each, and a sentence for each that is left out. Raises ValueError where
+    one that was named cannot be had, or a file has no use.
+    """
     names = job.estimators or get_args(_EstimatorName)
     placed = {
         path: [flow for flow in ("raft_small", "raft_large") if _weights_fit(flow, path, job)]
@@ -147,7 +154,9 @@ def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[s
 
 
 def _check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
-    """Raises ValueError where a file of weights fits none of these estimators, or one that another file is given for."""
+    """Raises ValueError where a file of weights fits none of these estimators, or one that another
+    file is given for.
+    """
     given: dict[str, Path] = {}
     for path, flows in placed.items():
         wanted = [name for name in flows if name in names]
@@ -181,7 +190,9 @@ def _raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
 
 
 def _find_cached_weights(name: str) -> Path | None:
-    """torchvision's own weights, where they have been downloaded before. Raises ValueError where the file is not the one that was published."""
+    """torchvision's own weights, where they have been downloaded before. Raises ValueError where
+    the file is not the one that was published.
+    """
     from pipeline.flow.raft_weights import check_published_digest, locate_default_weights
 
     path = locate_default_weights(name)[1]
@@ -215,7 +226,9 @@ _MeasureCase = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Cas
 def _list_cases(
     job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any], _MeasureCase]]:
-    """Each case: the part of the card it belongs to, what is to be said of it, and what measures it."""
+    """Each case: the part of the card it belongs to, what is to be said of it, and what measures
+    it.
+    """
     for name, path in known:
         pair = read_known_pair(name, path)
         about = dict(
@@ -258,7 +271,8 @@ def _unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
-    """The first frame of a clip and TARGETS later ones of its first SECONDS, at the working resolution, and their times.
+    """The first frame of a clip and TARGETS later ones of its first SECONDS, at the working
+    resolution, and their times.
 
     Raises ValueError where it cannot be read, or has one frame.
     """

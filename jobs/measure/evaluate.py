@@ -3,11 +3,13 @@
 
     python -m jobs.evaluate --real VIDEOS --generated VIDEOS --out DIR
 
-Videos are paired by their file names without suffix; of a data set, generated videos are named by the keys of its windows. What has no partner
-is left out and counted. Writes evaluation.json, in which every number has its protocol, and evaluation.html to DIR, and prints a table.
+Videos are paired by their file names without suffix; of a data set, generated videos are named by
+the keys of its windows. What has no partner is left out and counted. Writes evaluation.json, in
+which every number has its protocol, and evaluation.html to DIR, and prints a table.
 
-Of a pair of different lengths the frames that both have are compared, from the first on, at most --frames: how many is recorded. Refused are pairs of
-different aspect, whose crops would not show the same, pairs shown at different instants, and those of fewer than 16 frames.
+Of a pair of different lengths the frames that both have are compared, from the first on, at most
+--frames: how many is recorded. Refused are pairs of different aspect, whose crops would not show
+the same, pairs shown at different instants, and those of fewer than 16 frames.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,7 +102,9 @@ class Evaluate:
     i3d: Path | None = None
     """FVD and FVD32: TorchScript file of I3D trained on Kinetics-400 (i3d_torchscript.pt)."""
     dt_i3d: Path | None = None
-    """DT-FVD: such a file of I3D trained on dynamic textures, excerpts of 16 frames, that gives the 1024 numbers before its logits (docs/running.md)."""
+    """DT-FVD: such a file of I3D trained on dynamic textures, excerpts of 16 frames, that gives the
+    1024 numbers before its logits (docs/running.md).
+    """
     dt_i3d_32: Path | None = None
     """DT-FVD32: the same of its authors' network for 32 frames."""
     lpips: Path | None = None
@@ -235,7 +239,9 @@ def find_real(place: str, pool: DecoderPool) -> dict[str, _SpanOpener]:
 def _match_pairs(
     real: Mapping[str, _SpanOpener], generated: Mapping[str, _SpanOpener], most: int
 ) -> tuple[list[_VideoPair], dict[str, list[str]]]:
-    """Pairs of one name, and the names that have no partner. Raises ValueError where there is no pair, or one cannot be compared."""
+    """Pairs of one name, and the names that have no partner. Raises ValueError where there is no
+    pair, or one cannot be compared.
+    """
     names = [name for name in generated if name in real]
     if not names:
         some = (", ".join(list(one)[:_MAX_EXAMPLE_NAMES]) for one in (real, generated))

@@ -34,7 +34,9 @@ _MAX_NAME_CHARACTERS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreStudy:
-    """The preference that the answers of one or several viewers show, with its interval; changes nothing."""
+    """The preference that the answers of one or several viewers show, with its interval; changes
+    nothing.
+    """
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CSV")]
     """What the page saved, of one study."""

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""How good frames can get at best: each clip's first frame moved by its own true motion, whole and from K frequencies.
+"""How good frames can get at best: each clip's first frame moved by its own true motion, whole and
+from K frequencies.
 
     quiver upper-bound VIDEOS --out DIR
 
@@ -62,7 +63,9 @@ _XtSlices = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureUpperBound:
-    """Measures how good frames can get: the first frame of each clip, moved by its true motion and by K frequencies of it."""
+    """Measures how good frames can get: the first frame of each clip, moved by its true motion and
+    by K frequencies of it.
+    """
 
     clips: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CLIPS")]
     """Videos, or folders of them."""
@@ -177,7 +180,9 @@ def measure_clip(
 
 
 def _open_beginning(path: Path, job: MeasureUpperBound, pool: DecoderPool) -> tuple[ClipSpan, int]:
-    """A clip's first frames, not decoded yet, and how many displacements at FPS they cover. Raises ValueError, in a sentence, where it cannot be used."""
+    """A clip's first frames, not decoded yet, and how many displacements at FPS they cover. Raises
+    ValueError, in a sentence, where it cannot be used.
+    """
     if not path.is_file():
         raise ValueError(f"{path} is not there, expected a video or a folder of them")
     take = open_clip(path, pool)
@@ -211,7 +216,9 @@ def _motion_record(one: UpperBound) -> dict[str, Any]:
 
 
 def _mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the motions come to over all clips, each counting as much as any other; nothing of a single one."""
+    """What the motions come to over all clips, each counting as much as any other; nothing of a
+    single one.
+    """
     same = zip(*(clip["motions"] for clip in clips), strict=True) if len(clips) > 1 else ()
     return [
         dict(name=each[0]["name"])
@@ -223,7 +230,9 @@ def _mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def _format_table(
     clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[str]]:
-    """For a terminal: PSNR, SSIM and error of the motion, and their mean over clips last, where the eye is."""
+    """For a terminal: PSNR, SSIM and error of the motion, and their mean over clips last, where the
+    eye is.
+    """
     yield ["clip", "", *(motion["name"] for motion in clips[0]["motions"])]
     for name, motions in [
         *((clip["name"], clip["motions"]) for clip in clips),

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""A page of one file on which people choose between two folders of videos, without knowing which is which.
+"""A page of one file on which people choose between two folders of videos, without knowing which is
+which.
 
     quiver user-study DIR_A DIR_B --out page.html
 
-Videos are paired by name, whatever their suffix. Each pair is cut to the shorter one's length and brought to the lower one's size, and both are
-encoded alike, so that nothing but what they show tells one from the other. `quiver study-result` reads what the page saves.
+Videos are paired by name, whatever their suffix. Each pair is cut to the shorter one's length and
+brought to the lower one's size, and both are encoded alike, so that nothing but what they show
+tells one from the other. `quiver study-result` reads what the page saves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +48,9 @@ _MAX_EXAMPLE_NAMES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class UserStudy:
-    """Writes a page on which people choose between the videos of two folders, without knowing which is which."""
+    """Writes a page on which people choose between the videos of two folders, without knowing which
+    is which.
+    """
 
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR_A")]
     """Folder of the first set of videos."""
@@ -136,7 +140,9 @@ def _format_examples(found: dict[str, Path]) -> str:
 
 
 def _find_videos(folder: Path, option: str) -> dict[str, Path]:
-    """Those of a folder, by name without suffix. Raises ValueError as videos_in does, and for a name that does not go into a table."""
+    """Those of a folder, by name without suffix. Raises ValueError as videos_in does, and for a
+    name that does not go into a table.
+    """
     found = collect_videos(folder, option)
     for name in found:
         if not name.isprintable() or len(name) > MAX_FIELD_CHARS:
@@ -192,7 +198,9 @@ def _video_seconds(video: VideoInfo) -> float:
 def _read_beginning(
     pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float
 ) -> Iterator[TimedFrame]:
-    """The frames of the first `seconds_per_pair`, each at its time; the middle of the picture, at `_format_size`."""
+    """The frames of the first `seconds`, each at its time; the middle of the picture, at
+    `size`.
+    """
     times = video.times - video.times[0]
     shown = np.flatnonzero(times < seconds - 1e-6)
     ticks = np.rint(np.append(times[shown], seconds) * TICKS_PER_SECOND).astype(int)

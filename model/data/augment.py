@@ -1,9 +1,10 @@
 """Augmentation of a picture and its spectral volume together.
 
-The augmented picture is J(p) = I(A p), with one affine map A from a pixel of the result to where it looks in the picture:
-a mirror, a turn, a zoom and a crop. What moved by F at A p moves by L^-1 F(A p) at p, where L is the linear part of A: a
-mirror negates x, a turn turns, a zoom multiplies. S is linear in F, so its coefficients are transformed in the same way.
-The zoom is at least what the turn needs, so that no pixel from outside the picture is ever looked at.
+The augmented picture is J(p) = I(A p), with one affine map A from a pixel of the result to where it
+looks in the picture: a mirror, a turn, a zoom and a crop. What moved by F at A p moves by L^-1 F(A
+p) at p, where L is the linear part of A: a mirror negates x, a turn turns, a zoom multiplies. S is
+linear in F, so its coefficients are transformed in the same way. The zoom is at least what the turn
+needs, so that no pixel from outside the picture is ever looked at.
 
 The picture alone also gets a colour jitter: one affine map of its colours.
 """
@@ -78,7 +79,7 @@ class Augmentation(NamedTuple):
 def draw_augmentation(
     config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator
 ) -> Augmentation:
-    """What is done to one sample of `_format_size` (width, height)."""
+    """What is done to one sample of `size` (width, height)."""
     if config == NO_AUGMENT:
         return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
@@ -105,7 +106,8 @@ def crop_affine(
     zoom: float,
     place: Float64[np.ndarray, "2"],
 ) -> Float64[np.ndarray, "2 3"]:
-    """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole result inside the picture.
+    """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole
+    result inside the picture.
 
     `place` (-1 to 1 in x and y) is where the cut-out lies in the room that is left.
     """
@@ -121,7 +123,9 @@ def crop_affine(
 def augment_image(
     picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation
 ) -> Float32[np.ndarray, "height width 3"]:
-    """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel stands for the next."""
+    """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel
+    stands for the next.
+    """
     moved = cv2.LUT(picture, BYTE_TO_SIGNED_UNIT)
     if augmentation.is_affine_identity and augmentation.is_color_identity:
         return moved
@@ -147,7 +151,8 @@ def augment_spectrum(
     vectors: Float64[np.ndarray, "4 4"],
     out: Float32[np.ndarray, "4 height width"],
 ) -> None:
-    """Writes the raw coefficients of the augmented motion at one frequency, pixels, to `out`: L^-1 S(A p), bilinear.
+    """Writes the raw coefficients of the augmented motion at one frequency, pixels, to `out`: L^-1
+    S(A p), bilinear.
 
     `vectors` is `vector_map(affine)`.
     """
@@ -162,7 +167,8 @@ def color_transform(
 ) -> Float64[np.ndarray, "3 4"]:
     """(M, v) of RGB' = M RGB + v in the range -1 to 1: light, then contrast, saturation and hue.
 
-    `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two keep its brightness.
+    `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two
+    keep its brightness.
     """
     one, grey = np.eye(3), np.ones((3, 1)) @ _LUMA_WEIGHTS
     contrast = augmentation.light * augmentation.contrast * one

@@ -2,12 +2,14 @@
 
     Windows     the kept windows of one split of several data sets, or views of them, by number
     Examples    what the motion prior learns of them: pictures and normalised spectra
-    Order       which of them follow each other: a function of the seed and the epoch, cut into global batches
+    Order       which of them follow each other: a function of the seed and the epoch, cut into
+                global batches
     Position    how far a training has come in it: all that a checkpoint must hold
     loader      the batches of one rank from a position on, each with the position after it
 
-The order knows nothing of ranks and loader workers, and what is drawn for a sample (its frequency, its augmentation) is
-seeded by seed, epoch and the sample's number alone. So the same global batches come from any number of them.
+The order knows nothing of ranks and loader workers, and what is drawn for a sample (its frequency,
+its augmentation) is seeded by seed, epoch and the sample's number alone. So the same global batches
+come from any number of them.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +32,8 @@ from schemas.statistics import SpectrumStatistics
 class ShardDataset(Dataset, ABC):
     """The kept windows of one split, by number (rows.py says in which order).
 
-    Raises ValueError where the statistics are of other training shards, where there is none, and where a video is held out in one data
-    set and not in another.
+    Raises ValueError where the statistics are of other training shards, where there is none, and
+    where a video is held out in one data set and not in another.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class ShardDataset(Dataset, ABC):
 
     @abstractmethod
     def batch(self, draws: Sequence[SampleDraw]) -> tuple[Any, ...]:
-        """What is learnt of these samples. Raises ValueError naming one whose bytes are not the one that was written."""
+        """What is learnt of these samples. Raises ValueError naming one whose bytes are not the one
+        that was written.
+        """
 
 
 def load_batches(
@@ -67,10 +71,12 @@ def load_batches(
     workers: int = 0,
     pinned: bool = False,
 ) -> Iterator[tuple[Any, Position]]:
-    """Without end, the batches of a rank from `position` on, each with the position after it: where a training goes on once it has learnt from the batch.
+    """Without end, the batches of a rank from `position` on, each with the position after it: where
+    a training goes on once it has learnt from the batch.
 
-    `find_workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises ValueError as `ShardDataset.batch` and `EpochOrder.batches`,
-    OSError if one of the processes lacks memory or dies.
+    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises
+    ValueError as `ShardDataset.batch` and `EpochOrder.batches`, OSError if one of the processes
+    lacks memory or dies.
     """
     if order.count != len(windows):
         raise ValueError(f"the order is of {order.count} samples, expected {len(windows)}")
@@ -101,7 +107,9 @@ def _raise_errors(batches: Any, positions: Iterator[Position]) -> Iterator[tuple
 
 
 class _BatchDataset(Dataset):
-    """Whole batches; an error of one is handed over as a value, since torch would make a page of text of it."""
+    """Whole batches; an error of one is handed over as a value, since torch would make a page of
+    text of it.
+    """
 
     def __init__(self, windows: ShardDataset):
         self.windows = windows

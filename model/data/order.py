@@ -67,9 +67,11 @@ class EpochOrder:
     def batches(
         self, position: Position, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[list[SampleDraw], Position]]:
-        """Without end, this rank's part of each global batch, every `world`-th sample of it, and the position after the batch.
+        """Without end, this rank's part of each global batch, every `world`-th sample of it, and
+        the position after the batch.
 
-        Raises ValueError where ranks cannot share a batch evenly, or the position is of another set of samples.
+        Raises ValueError where ranks cannot share a batch evenly, or the position is of another set
+        of samples.
         """
         if not 0 <= rank < world or self.global_batch % world:
             raise ValueError(
@@ -91,5 +93,7 @@ class EpochOrder:
 
 @lru_cache(4)
 def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " samples"]:
-    """Sorted by PCG64's raw numbers, which every version of numpy must draw alike; its own permutations may change."""
+    """Sorted by PCG64's raw numbers, which every version of numpy must draw alike; its own
+    permutations may change.
+    """
     return np.argsort(np.random.PCG64([seed, epoch]).random_raw(count), kind="stable")

@@ -36,10 +36,11 @@ class PairBatch(NamedTuple):
 
 
 class PairDataset(ShardDataset):
-    """The same samples in the same order, of each its picture and one of its later frames, drawn anew in every epoch.
+    """The same samples in the same order, of each its picture and one of its later frames, drawn
+    anew in every epoch.
 
-    Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of its own light. Raises ValueError as
-    `ShardDataset` does.
+    Mirrored, turned and zoomed as `augment` says; colours stay, since the later frame has those of
+    its own light. Raises ValueError as `ShardDataset` does.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class PairDataset(ShardDataset):
     def batch(self, draws: Sequence[SampleDraw]) -> PairBatch:
         """These samples. Raises ValueError naming one whose bytes are not the one that was written."""
         parts = [self.load_pair(one) for one in draws]
-        # rows in order: np.stack keeps channels last, and for those the gradients of oneDNN's strided convolutions 1x1 write where they must not
+        # rows in order: np.stack keeps channels last, and for those the gradients of oneDNN's
+        # strided convolutions 1x1 write where they must not
         image, later, flow, weight = (
             torch.from_numpy(np.ascontiguousarray(np.stack(part)))
             for part in zip(*parts, strict=True)
@@ -64,7 +66,9 @@ class PairDataset(ShardDataset):
         return PairBatch(image, later, flow, weight, self.keys(draws))
 
     def load_pair(self, place: SampleDraw) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p, and W grows by the zoom."""
+        """I_0, I_t, F_t and W, augmented alike: what moved by F at A p moves by L^-1 F(A p) at p,
+        and W grows by the zoom.
+        """
         rng, row = place.rng(), self.shard_index[place.sample_index]
         image, pair = (
             read_image(self.files, row, self.size),

@@ -1,7 +1,9 @@
-"""Which samples there are, and where their bytes stand: the kept windows of one split of several data sets, or views of them.
+"""Which samples there are, and where their bytes stand: the kept windows of one split of several
+data sets, or views of them.
 
-They are numbered by the sha256 of their tar, then by key. So neither a folder's name nor the order in which data sets are
-given matters, and a view numbers its samples in the order in which the whole does.
+They are numbered by the sha256 of their tar, then by key. So neither a folder's name nor the order
+in which data sets are given matters, and a view numbers its samples in the order in which the whole
+does.
 """
 
 from collections import Counter
@@ -48,7 +50,9 @@ class _Shard(NamedTuple):
 
 
 class ShardIndex:
-    """A sequence of `Row`, held as a few arrays, which worker processes share or get as a copy in no time."""
+    """A sequence of `Row`, held as a few arrays, which worker processes share or get as a copy in
+    no time.
+    """
 
     def __init__(self, selections: Sequence[DatasetView], split: str):
         _check_held_out(selections)
@@ -82,7 +86,8 @@ def _locate_kept_samples(
 ) -> list[tuple[_Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
     """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
 
-    Raises ValueError where the table of windows, or what stands in the folder, is not of the shards that the index names.
+    Raises ValueError where the table of windows, or what stands in the folder, is not of the shards
+    that the index names.
     """
     entries = {
         name: entry
@@ -118,7 +123,9 @@ def _locate_kept_samples(
 
 
 def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> None:
-    """Raises ValueError where a shard was exchanged for another after the index was made, as far as its record and its length tell."""
+    """Raises ValueError where a shard was exchanged for another after the index was made, as far as
+    its record and its length tell.
+    """
     record, tar = selection.dataset.read_record(shard)["tar"], selection.dataset.tar_path(shard)
     if not tar.exists() or record != {"sha256": sha256, "bytes": tar.stat().st_size}:
         raise ValueError(
@@ -127,7 +134,9 @@ def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> N
 
 
 def _check_held_out(selections: Sequence[DatasetView]) -> None:
-    """Raises ValueError where a video is for training in one data set and held out for test in another."""
+    """Raises ValueError where a video is for training in one data set and held out for test in
+    another.
+    """
     for trained, tested in permutations(selections, 2):
         if both := _collect_video_ids(trained, "train") & _collect_video_ids(tested, "test"):
             raise ValueError(

@@ -22,12 +22,12 @@ from jaxtyping import Float16, UInt8
 from model.data.shard_index import SampleLocation
 from pipeline.dataset.shards import check_member
 from schemas.sample import (
+    CHUNKED_ARRAYS,
     DTYPES,
     IMAGE_MEMBER,
     MOTION_MEMBER,
-    CHUNKED_ARRAYS,
-    array_kinds,
     array_bytes,
+    array_kinds,
     header_length,
     is_finite,
     motion_layout,
@@ -70,7 +70,9 @@ class _OpenFile:
             )
 
     def read(self, offset: int, into: UInt8[np.ndarray, " size"]) -> UInt8[np.ndarray, " size"]:
-        """The bytes from `offset` on, as many as `into` takes. Raises ValueError where they are not in the file."""
+        """The bytes from `offset` on, as many as `into` takes. Raises ValueError where they are not
+        in the file.
+        """
         self.check_range(offset, len(into))
         found = os.preadv(self.descriptor, [into.data], offset)
         if found != len(into):
@@ -79,7 +81,9 @@ class _OpenFile:
 
 
 class FileCache:
-    """The files read last, kept open. Every process opens its own where one is sent to it, and may share them where it is forked."""
+    """The files read last, kept open. Every process opens its own where one is sent to it, and may
+    share them where it is forked.
+    """
 
     def __init__(self, most: int = 32):
         self.most = most
@@ -116,7 +120,9 @@ def _name_sample_in_errors(row: SampleLocation) -> Iterator[None]:
 def read_image(
     files: FileCache, row: SampleLocation, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Its start frame, RGB, of `_format_size` (width, height). Raises ValueError where the bytes are not that."""
+    """Its start frame, RGB, of `size` (width, height). Raises ValueError where the bytes
+    are not that.
+    """
     with _name_sample_in_errors(row):
         offset, length = row.image_span
         file = files[row.tar_path]
@@ -131,7 +137,9 @@ def read_image(
 def decode_png(
     data: UInt8[np.ndarray, " bytes"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A PNG of `_format_size` with 8 bits for each of R, G and B, as the writer makes them; ValueError where it is another, or damaged."""
+    """A PNG of `size` with 8 bits for each of R, G and B, as the writer makes them;
+    ValueError where it is another, or damaged.
+    """
     width, height = size
     expected = (
         b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
@@ -153,7 +161,8 @@ def read_spectrum(
     bands: Sequence[int],
     size: tuple[int, int],
 ) -> Iterator[Float16[np.ndarray, "4 height width"]]:
-    """Its frequencies of these numbers, raw coefficients in pixels. Raises ValueError where the bytes are not that.
+    """Its frequencies of these numbers, raw coefficients in pixels. Raises ValueError where the
+    bytes are not that.
 
     One by one, each in the memory of the one before, which fits into the processor's cache.
     """
@@ -187,7 +196,7 @@ class _StoredArrays:
 
     def __init__(self, files: FileCache, row: SampleLocation, size: tuple[int, int]):
         """Reads the headers alone. Raises ValueError, or what `motion_layout` does, unless they are
-        those that were written, of arrays of the working `_format_size` (width, height).
+        those that were written, of arrays of the working `size` (width, height).
         """
         self.file, (self.offset, length) = files[row.tar_path], row.motion_span
         self.file.check_range(self.offset, length)

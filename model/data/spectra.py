@@ -34,7 +34,9 @@ class SpectrumConfig:
     frequencies: int | None = None
     """How many, from the lowest on; None: all of which there are statistics."""
     drawn: int | None = None
-    """At most so many of them of each sample, drawn anew in every epoch: what stage 1 and the autoencoder learn from; None: all."""
+    """At most so many of them of each sample, drawn anew in every epoch: what stage 1 and the
+    autoencoder learn from; None: all.
+    """
     normalisation: Normalization = "adaptive"
     augment: AugmentConfig = NO_AUGMENT
 
@@ -57,7 +59,9 @@ class _SpectrumSample(NamedTuple):
 
 
 class SpectrumDataset(ShardDataset):
-    """Pictures and normalised spectra. Raises ValueError as `ShardDataset` does, and for frequencies that the statistics do not have."""
+    """Pictures and normalised spectra. Raises ValueError as `ShardDataset` does, and for
+    frequencies that the statistics do not have.
+    """
 
     def __init__(
         self,
@@ -102,7 +106,9 @@ class SpectrumDataset(ShardDataset):
         )
 
     def _read(self, place: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
-        """Writes a sample's picture and frequencies to these arrays; returns which frequencies these are."""
+        """Writes a sample's picture and frequencies to these arrays; returns which frequencies
+        these are.
+        """
         rng, row = place.rng(), self.shard_index[place.sample_index]
         bands = (
             _draw_frequencies(self.frequencies, len(spectrum), rng)
@@ -127,14 +133,19 @@ class SpectrumDataset(ShardDataset):
 
 
 def _draw_frequencies(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
-    """So many different numbers under `count`, in order, by raw numbers of the generator, which every version of numpy must draw alike."""
-    return sorted(np.argsort(rng.bit_generator.random_raw(count), kind="stable")[:wanted].tolist())  # pyright: ignore[reportAttributeAccessIssue]
+    """So many different numbers under `count`, in order, by raw numbers of the generator, which
+    every version of numpy must draw alike.
+    """
+    # pyright: ignore[reportAttributeAccessIssue]
+    return sorted(np.argsort(rng.bit_generator.random_raw(count), kind="stable")[:wanted].tolist())
 
 
 def _build_lookup_tables(
     scale: Float32[np.ndarray, "freq 4 1 1"], normalisation: Normalization
 ) -> list[list[np.ndarray]]:
-    """Of each frequency, S' of every float16 by its bits: for x and for y, one and the same where they share a scale."""
+    """Of each frequency, S' of every float16 by its bits: for x and for y, one and the same where
+    they share a scale.
+    """
     with np.errstate(invalid="ignore"):  # the bits that are NaN, which no sample has
         values = np.broadcast_to(
             _as_float32(np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 1, -1)),
@@ -149,7 +160,9 @@ def _normalize_by_lookup(
     components: Sequence[np.ndarray],
     out: Float32[np.ndarray, "4 height width"],
 ) -> None:
-    """Writes S' of raw coefficients to `out` by the tables of x and y, since a float16 is one of 65,536 values."""
+    """Writes S' of raw coefficients to `out` by the tables of x and y, since a float16 is one of
+    65,536 values.
+    """
     for bits, table, into in zip(
         raw.view(np.uint16).reshape(2, 1, -1), components, out.reshape(2, 1, -1), strict=True
     ):

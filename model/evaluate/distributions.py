@@ -1,7 +1,9 @@
-"""How far two sets of pictures or videos are apart by the features that a network sees in them: FID, KID, FVD (docs/maths.md, 30 to 33).
+"""How far two sets of pictures or videos are apart by the features that a network sees in them:
+FID, KID, FVD (docs/maths.md, 30 to 33).
 
-Pure functions of features [samples, dimensions]; `model/evaluate/feature_networks.py` has the networks. A Frechet distance of few samples is too large, the more
-so the fewer they are, so distances are to be compared between sets of the same number only.
+Pure functions of features [samples, dimensions]; `model/evaluate/feature_networks.py` has the
+networks. A Frechet distance of few samples is too large, the more so the fewer they are, so
+distances are to be compared between sets of the same number only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,10 +29,12 @@ _CONFIDENCE = 0.95
 
 
 def frechet(real: _Features, generated: _Features) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), 0 or more: the squared distance of the normal distributions of two sets (docs/maths.md, 30).
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), 0 or more: the squared distance of the normal
+    distributions of two sets (docs/maths.md, 30).
 
-    Of FID and FVD. For any number of samples, also fewer than dimensions, of which it then sees what the samples span. Raises ValueError for fewer
-    than two samples, another number of dimensions, or what is not finite.
+    Of FID and FVD. For any number of samples, also fewer than dimensions, of which it then sees
+    what the samples span. Raises ValueError for fewer than two samples, another number of
+    dimensions, or what is not finite.
     """
     _check_features(real, generated)
     means, roots = zip(*(_moments(one) for one in (real, generated)), strict=True)
@@ -46,7 +50,9 @@ def frechet(real: _Features, generated: _Features) -> float:
 def _moments(
     features: _Features,
 ) -> tuple[Float[np.ndarray, " dimensions"], Float[np.ndarray, "rank dimensions"]]:
-    """Mean, and an R with R^T R the covariance (over n - 1), of as few rows as it can have without a look at its values."""
+    """Mean, and an R with R^T R the covariance (over n - 1), of as few rows as it can have without
+    a look at its values.
+    """
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
     root = (features - mean) / np.sqrt(len(features) - 1)
@@ -54,10 +60,12 @@ def _moments(
 
 
 def kid(real: _Features, generated: _Features) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (docs/maths.md, 31; Binkowski et al. 2018).
+    """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (docs/maths.md,
+    31; Binkowski et al. 2018).
 
-    Of all samples at once, not averaged over drawn subsets. About 0 for sets from one source, often below it; at most 0 for equal sets. Tables have
-    it times 100 or 1000. Raises ValueError as `frechet`.
+    Of all samples at once, not averaged over drawn subsets. About 0 for sets from one source, often
+    below it; at most 0 for equal sets. Tables have it times 100 or 1000. Raises ValueError as
+    `frechet`.
     """
     _check_features(real, generated)
     one = precompute_kid(
@@ -72,7 +80,9 @@ def kid(real: _Features, generated: _Features) -> float:
 def precompute_kid(
     real: Sequence[_Features], generated: Sequence[_Features]
 ) -> Callable[[_DrawCounts, _DrawCounts], float]:
-    """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two videos, once."""
+    """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two
+    videos, once.
+    """
     sets = (real, generated)
     inside, between = [_kernel_sums(one, one) for one in sets], _kernel_sums(real, generated)
     equal = [np.array([_kernel_diagonal_sum(video) for video in one]) for one in sets]
@@ -101,7 +111,9 @@ def _kernel_diagonal_sum(x: _Features) -> float:
 def _kernel_sums(
     x: Sequence[_Features], y: Sequence[_Features]
 ) -> Float[np.ndarray, "videos others"]:
-    """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at a time."""
+    """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at
+    a time.
+    """
     return np.block(
         [
             [_kernel_block(some, others) for others in _split_into_blocks(y)]
@@ -156,10 +168,13 @@ def bootstrap(
     *,
     pairs: bool = False,
 ) -> _Estimate:
-    """A distance between sets of so many videos, with an interval by drawing videos anew with replacement (docs/maths.md, 32).
+    """A distance between sets of so many videos, with an interval by drawing videos anew with
+    replacement (docs/maths.md, 32).
 
-    `real` and `generated` have the features of one video each, which are drawn together: frames of one video tell the same. Of `pairs`, a generated video
-    is drawn with its real one. Raises ValueError for fewer than two videos or rounds, a video without samples, and for pairs where one set has more videos.
+    `real` and `generated` have the features of one video each, which are drawn together: frames of
+    one video tell the same. Of `pairs`, a generated video is drawn with its real one. Raises
+    ValueError for fewer than two videos or rounds, a video without samples, and for pairs where one
+    set has more videos.
     """
     if min(len(real), len(generated), rounds) < 2 or (pairs and len(real) != len(generated)):
         raise ValueError(
@@ -179,7 +194,9 @@ def bootstrap(
 def _make_resampled_distance(
     distance: Distance, real: Sequence[_Features], generated: Sequence[_Features]
 ) -> Callable[[_VideoIndices, _VideoIndices], float]:
-    """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken anew each time."""
+    """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken
+    anew each time.
+    """
     if distance is not kid:
         return lambda which, others: distance(
             np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others])
@@ -202,9 +219,11 @@ def _resample_indices(
 def sliding_distances(
     distance: Distance, real: Iterable[_Features], generated: Iterable[_Features]
 ) -> list[float]:
-    """The distance at each place in time: of the first window's features of all videos, of the second's, ... (docs/maths.md, 33).
+    """The distance at each place in time: of the first window's features of all videos, of the
+    second's, ... (docs/maths.md, 33).
 
-    How pictures decay as a video goes on. Raises ValueError where one has more windows than the other.
+    How pictures decay as a video goes on. Raises ValueError where one has more windows than the
+    other.
     """
     windows = [list(one) for one in (real, generated)]
     if len(windows[0]) != len(windows[1]):
@@ -215,7 +234,9 @@ def sliding_distances(
 
 
 def _check_features(real: _Features, generated: _Features) -> None:
-    """Raises ValueError unless both are sets of two or more samples with the same dimensions, all finite."""
+    """Raises ValueError unless both are sets of two or more samples with the same dimensions, all
+    finite.
+    """
     for name, one in (("real", real), ("generated", generated)):
         if len(one) < 2:
             raise ValueError(f"there are {len(one)} {name} samples, expected at least 2")

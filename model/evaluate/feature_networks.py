@@ -1,7 +1,9 @@
-"""What networks see in pictures and videos, for Frechet and kernel distances: Inception (FID, KID) and I3D (FVD, FVD32, DT-FVD).
+"""What networks see in pictures and videos, for Frechet and kernel distances: Inception (FID, KID)
+and I3D (FVD, FVD32, DT-FVD).
 
-A network is a TorchScript file that the user names. It is never downloaded, and its SHA-256 and how it is called are part of an evaluation's
-protocol, since both change the numbers. TorchScript is a program: whoever wrote the file acts with the rights of who loads it (docs/security.md).
+A network is a TorchScript file that the user names. It is never downloaded, and its SHA-256 and how
+it is called are part of an evaluation's protocol, since both change the numbers. TorchScript is a
+program: whoever wrote the file acts with the rights of who loads it (docs/security.md).
 """
 
 import hashlib
@@ -32,9 +34,13 @@ class NetworkSpec:
     frames: int = 16
     """Of the excerpts on which a network of videos is tried."""
     size: int = 0
-    """Width and height to which pictures are brought, bilinearly, without regard to their shape; 0 leaves that to the network."""
+    """Width and height to which pictures are brought, bilinearly, without regard to their shape; 0
+    leaves that to the network.
+    """
     align_corners: bool = False
-    """Whether the middles of the outermost pixels then stay where they were, instead of the picture's edges."""
+    """Whether the middles of the outermost pixels then stay where they were, instead of the
+    picture's edges.
+    """
     low: float = 0.0
     high: float = 255.0
     """Black and white."""
@@ -47,7 +53,9 @@ class NetworkSpec:
 INCEPTION = NetworkSpec(
     kind="picture", dimensions=2048, as_bytes=True, options={"return_features": True}
 )
-"""NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by itself."""
+"""NVIDIA's inception-2015-12-05.pt, which StyleGAN's authors use: it brings pictures to its size by
+itself.
+"""
 I3D = NetworkSpec(
     kind="video",
     dimensions=400,
@@ -56,18 +64,24 @@ I3D = NetworkSpec(
     high=1.0,
     options={"rescale": False, "resize": False, "return_features": True},
 )
-"""i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought to its size here."""
+"""i3d_torchscript.pt of Kinetics-400, which StyleGAN-V's authors use: logits. Pictures are brought
+to its size here.
+"""
 DT_I3D = NetworkSpec(
     kind="video", dimensions=1024, size=224, align_corners=True, low=-1.0, high=1.0
 )
-"""Of dynamic textures (Dorkenwald et al. 2021), for excerpts of 16 frames: what goes into its logits. Its authors align corners."""
+"""Of dynamic textures (Dorkenwald et al. 2021), for excerpts of 16 frames: what goes into its
+logits. Its authors align corners.
+"""
 DT_I3D_32 = replace(DT_I3D, frames=32)
 """The authors' other network, for excerpts of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """A loaded network: `features` is what it sees, `protocol` what is to be written beside its numbers."""
+    """A loaded network: `features` is what it sees, `protocol` what is to be written beside its
+    numbers.
+    """
 
     path: Path
     sha256: str
@@ -88,7 +102,9 @@ class FeatureNetwork:
     def extract(
         self, samples: UInt8[np.ndarray, "samples *time height width 3"]
     ) -> Float32[np.ndarray, "samples dimensions"]:
-        """Of each sample. Raises ValueError for samples that the network cannot take, and where it gives something else than so many numbers."""
+        """Of each sample. Raises ValueError for samples that the network cannot take, and where it
+        gives something else than so many numbers.
+        """
         batches = (
             samples[start : start + self.batch] for start in range(0, len(samples), self.batch)
         )
@@ -125,8 +141,9 @@ def load_network(
 ) -> FeatureNetwork:
     """The network in a file, tried on black samples.
 
-    Raises ValueError where there is no such file, its SHA-256 is not that which was expected (hex; "" expects none), it is no TorchScript, or it does not
-    take and give what `call` says. A file of another digest is not run.
+    Raises ValueError where there is no such file, its SHA-256 is not that which was expected (hex;
+    "" expects none), it is no TorchScript, or it does not take and give what `call` says. A file of
+    another digest is not run.
     """
     if not path.is_file():
         raise ValueError(

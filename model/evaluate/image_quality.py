@@ -21,7 +21,8 @@ def psnr(
 def ssim(
     made: Float[Tensor, "batch 3 height width"], true: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, " batch"]:
-    """Structural similarity of each picture, -1 to 1, over all windows that lie wholly inside it (Wang et al. 2004, equation 13).
+    """Structural similarity of each picture, -1 to 1, over all windows that lie wholly inside it
+    (Wang et al. 2004, equation 13).
 
     In float32. Raises ValueError for a picture smaller than the window, 11 pixels.
     """

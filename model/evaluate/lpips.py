@@ -1,4 +1,6 @@
-"""LPIPS, a distance of pictures by what a network sees in them (Zhang et al. 2018; docs/maths.md, 41), from two files of weights that the user names."""
+"""LPIPS, a distance of pictures by what a network sees in them (Zhang et al. 2018; docs/maths.md,
+41), from two files of weights that the user names.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -33,7 +35,8 @@ def lpips(
 ) -> Float[Tensor, " batch"]:
     """Of each pair of pictures, -1 to 1: 0 for equal ones, else more.
 
-    `features` gives layers of features, of which each pixel is brought to length 1; `_column_headings` weighs the squares of their differences, channel by channel.
+    `features` gives layers of features, of which each pixel is brought to length 1;
+    `heads` weighs the squares of their differences, channel by channel.
     """
     layers = zip(features(made), features(true), heads, strict=True)
     return torch.stack(

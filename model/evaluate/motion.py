@@ -1,4 +1,6 @@
-"""What a motion is like: pure functions of displacements F [T, 2, H, W], pixels, from the first frame to every frame (docs/maths.md, 36 to 38)."""
+"""What a motion is like: pure functions of displacements F [T, 2, H, W], pixels, from the first
+frame to every frame (docs/maths.md, 36 to 38).
+"""
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +14,18 @@ Motion = Float[np.ndarray, "_ 2 _ _"]
 
 
 def magnitude_distance(found: Motion, true: Motion) -> float:
-    """Wasserstein-1 distance, pixels, of how long displacements are, over all frames and pixels (docs/maths.md, 36). Sizes and lengths may differ."""
+    """Wasserstein-1 distance, pixels, of how long displacements are, over all frames and pixels
+    (docs/maths.md, 36). Sizes and lengths may differ.
+    """
     return float(
         wasserstein_distance(*(np.hypot(one[:, 0], one[:, 1]).ravel() for one in (found, true)))
     )
 
 
 def spatial_coherence(motion: Motion) -> float:
-    """How alike neighbouring pixels move about their means, -1 (opposite) over 0 (anyhow) to 1 (together); 0 where nothing moves (docs/maths.md, 37)."""
+    """How alike neighbouring pixels move about their means, -1 (opposite) over 0 (anyhow) to 1
+    (together); 0 where nothing moves (docs/maths.md, 37).
+    """
     moving = (motion - motion.mean(axis=0)).astype(np.float64)
     pairs = [(moving[..., 1:, :], moving[..., :-1, :]), (moving[..., 1:], moving[..., :-1])]
     alike = sum(np.vdot(a, b) for a, b in pairs)
@@ -27,7 +33,8 @@ def spatial_coherence(motion: Motion) -> float:
 
 
 def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
-    """Share of the energy about the mean in time that sways in the bands 1 .. K-1, 0 to 1; drift and jitter have the rest (docs/maths.md, 38).
+    """Share of the energy about the mean in time that sways in the bands 1 .. K-1, 0 to 1; drift
+    and jitter have the rest (docs/maths.md, 38).
 
     0 where nothing moves. Raises ValueError unless there are T > 4 frames and 2 <= K <= T / 2.
     """

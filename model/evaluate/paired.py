@@ -32,7 +32,9 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> _Difference:
 def compare_evaluations(
     ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]
 ) -> dict[str, _Difference]:
-    """Of two evaluations' `pairs`, which have the same names: of each of the metrics that has a number for every pair."""
+    """Of two evaluations' `pairs`, which have the same names: of each of the metrics that has a
+    number for every pair.
+    """
     sides = [{pair["name"]: pair for pair in side} for side in (ours, theirs)]
     numbers = {
         key: [[pair_metric(side[name], key) for name in sides[0]] for side in sides] for key in keys
@@ -45,7 +47,9 @@ def compare_evaluations(
 
 
 def pair_metric(pair: Mapping[str, Any], key: str) -> float | None:
-    """A metric of one pair, as evaluation.json has it: of both videos together, or |generated - real| of what each has by itself. None where it has none."""
+    """A metric of one pair, as evaluation.json has it: of both videos together, or |generated -
+    real| of what each has by itself. None where it has none.
+    """
     if key in pair:
         return pair[key]
     real, generated = (pair[side].get(key) for side in ("real", "generated"))

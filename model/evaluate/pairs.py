@@ -1,6 +1,8 @@
-"""Which frames are looked at together: excerpts of a video, each so many frames long, begun every so many frames (docs/maths.md, 33).
+"""Which frames are looked at together: excerpts of a video, each so many frames long, begun every
+so many frames (docs/maths.md, 33).
 
-Length and stride are part of an evaluation's protocol; nothing is drawn at random. Frames after the last whole excerpt are left out.
+Length and stride are part of an evaluation's protocol; nothing is drawn at random. Frames after the
+last whole excerpt are left out.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +86,9 @@ class VideoMetrics(NamedTuple):
     seam: float
     motion_px: float
     amplitude: Float[np.ndarray, " all_freq"]
-    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th pixel."""
+    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th
+    pixel.
+    """
     features: Mapping[str, Float32[np.ndarray, "_ _"]]
     """By the name of the look."""
     xt_slice: UInt8[np.ndarray, "time width 3"]
@@ -129,7 +133,9 @@ def _cell_colors(
 def _cell_changes(
     samples: UInt8[np.ndarray, "samples time height width 3"],
 ) -> Float32[np.ndarray, "samples features"]:
-    """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and how far they range about their mean (docs/maths.md, 42)."""
+    """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and
+    how far they range about their mean (docs/maths.md, 42).
+    """
     found = []
     for one in samples:
         grey = (
@@ -186,7 +192,9 @@ def _make_network_extractor(
 def measure_pair(
     name: str, real: _TimedFrames, generated: _TimedFrames, given: Evaluators
 ) -> PairMetrics:
-    """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for others, and where a network refuses them."""
+    """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for
+    others, and where a network refuses them.
+    """
     if real.frames.shape != generated.frames.shape or len(real.frames) < MIN_PAIR_FRAMES:
         raise ValueError(
             f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {MIN_PAIR_FRAMES} frames"
@@ -277,7 +285,9 @@ SLIDING_FID_FRAMES, _SLIDING_FVD = 30, 16
 def cut_excerpts(
     frames: UInt8[np.ndarray, "time height width 3"], length: int, stride: int
 ) -> UInt8[np.ndarray, "excerpts length height width 3"]:
-    """A view of a video's frames. Raises ValueError where it is too short for one, or the stride is under 1."""
+    """A view of a video's frames. Raises ValueError where it is too short for one, or the stride is
+    under 1.
+    """
     _check_excerpt_length(len(frames), length, stride)
     return np.moveaxis(sliding_window_view(frames, length, axis=0)[::stride], -1, 1)
 
@@ -287,7 +297,8 @@ def iter_feature_windows(
 ) -> Iterator[Float[np.ndarray, "samples dimensions"]]:
     """The features of all videos within one excerpt after the other, for `distances.sliding`.
 
-    Of frames (sliding-window FID), or of excerpts with a length of 1 (sliding FVD). Raises ValueError as `cut_excerpts`.
+    Of frames (sliding-window FID), or of excerpts with a length of 1 (sliding FVD). Raises
+    ValueError as `cut_excerpts`.
     """
     count, time, dimensions = features.shape
     _check_excerpt_length(time, length, stride)

@@ -1,7 +1,9 @@
-"""Generated videos beside real ones: every metric that can be computed with what is given, and what each of the others needs.
+"""Generated videos beside real ones: every metric that can be computed with what is given, and what
+each of the others needs.
 
-A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs are then taken together (`rows`, `_curve_records`). Which frames are looked
-at, how many, and by what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
+A pair of videos is measured at a time (`measure`), and little is kept of it; numbers of all pairs
+are then taken together (`rows`, `curves`). Which frames are looked at, how many, and by
+what is part of each number's protocol. Metrics are those of docs/maths.md, 30 to 42.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,7 +114,9 @@ PER_VIDEO_METRICS = (
 def build_table(
     found: Sequence[PairMetrics], given: Evaluators, rounds: int = 100
 ) -> list[MetricRow]:
-    """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds` times from a fixed seed (docs/maths.md, 32)."""
+    """The table; intervals are over pairs: Student's of means, and of distributions drawn `rounds`
+    times from a fixed seed (docs/maths.md, 32).
+    """
     return [
         *(_build_paired_row(found, given, *names) for names in PAIRED_METRICS),
         *(_build_per_video_row(found, *names) for names in PER_VIDEO_METRICS),
@@ -316,7 +320,9 @@ class _Curve(NamedTuple):
 
 
 def build_frame_curves(found: Sequence[PairMetrics]) -> list[_Curve]:
-    """Of each frame after the first beside the real one, averaged over pairs, as long as all last, at the instants of the pair that has the fewest a second."""
+    """Of each frame after the first beside the real one, averaged over pairs, as long as all last,
+    at the instants of the pair that has the fewest a second.
+    """
     clock = min(found, key=frame_rate).times[1:]
     clock = clock[clock <= min(one.times[-1] for one in found) + 1e-6]
     made = [
@@ -341,7 +347,9 @@ def frame_rate(one: PairMetrics) -> float:
 
 
 def describe_rate_mismatch(found: Sequence[PairMetrics]) -> str | None:
-    """At which rates, where frames of one number are not shown at one time in all pairs, by half a frame at most."""
+    """At which rates, where frames of one number are not shown at one time in all pairs, by half a
+    frame at most.
+    """
     count = min(len(one.times) for one in found)
     first = found[0].times[:count]
     late = max(np.abs(one.times[:count] - first).max() for one in found)
@@ -414,7 +422,9 @@ def _missing_alignment(found: Sequence[PairMetrics]) -> str | None:
 def amplitude_spectra(
     found: Sequence[PairMetrics],
 ) -> tuple[Float[np.ndarray, " freq"], Float[np.ndarray, "2 freq"]]:
-    """Hz, and the root mean square over pairs of the amplitudes of real and generated motion, pixels, at the frequencies of the shortest."""
+    """Hz, and the root mean square over pairs of the amplitudes of real and generated motion,
+    pixels, at the frequencies of the shortest.
+    """
     shortest = min(found, key=lambda one: one.window)
     hz = np.arange(len(shortest.real.amplitude)) * SPECTRUM_FPS / shortest.window
     each = [

@@ -1,4 +1,5 @@
-"""How steady the pictures of a video are from frame to frame: pure functions of frames [T, H, W, 3], bytes (docs/maths.md, 39 and 40).
+"""How steady the pictures of a video are from frame to frame: pure functions of frames [T, H, W,
+3], bytes (docs/maths.md, 39 and 40).
 
 Motion changes pictures too, so both are to be compared with the truth's.
 """
@@ -27,7 +28,9 @@ class _WarpingResult(NamedTuple):
 
 
 def flicker(frames: Iterable[_Frame]) -> float:
-    """Mean absolute difference of neighbouring frames, grey levels 0 to 255 (docs/maths.md, 39). Raises ValueError for fewer than two frames."""
+    """Mean absolute difference of neighbouring frames, grey levels 0 to 255 (docs/maths.md, 39).
+    Raises ValueError for fewer than two frames.
+    """
     steps = [
         float(np.abs(after.astype(np.int16) - before).mean()) for before, after in pairwise(frames)
     ]
@@ -38,9 +41,11 @@ def warping_error(
     frames: Sequence[_Frame] | UInt8[np.ndarray, "time height width 3"],
     flows: Sequence[tuple[Flow, Flow]],
 ) -> _WarpingResult:
-    """Of a video by the flow from each frame to the next and back, averaged (docs/maths.md, 40; Lai et al. 2018).
+    """Of a video by the flow from each frame to the next and back, averaged (docs/maths.md, 40; Lai
+    et al. 2018).
 
-    Pixels count by how many are visible in their frame. Raises ValueError for fewer than two frames, or another number of flows than steps.
+    Pixels count by how many are visible in their frame. Raises ValueError for fewer than two
+    frames, or another number of flows than steps.
     """
     if len(flows) != len(frames) - 1:
         raise ValueError(
@@ -55,7 +60,9 @@ def warping_error(
 
 
 def _step_warping(frame: _Frame, after: _Frame, forward: Flow, backward: Flow) -> _WarpingResult:
-    """One step's: the frame against its successor, drawn back by the flow where that leads back too."""
+    """One step's: the frame against its successor, drawn back by the flow where that leads back
+    too.
+    """
     with np.errstate(invalid="ignore"):
         visible: Bool[np.ndarray, "height width"] = disagreement(forward, backward) <= tolerance(
             forward

@@ -1,6 +1,8 @@
-"""How good frames can get, whoever predicts the motion: the first frame moved by the true motion, whole and cut to its first K coefficients.
+"""How good frames can get, whoever predicts the motion: the first frame moved by the true motion,
+whole and cut to its first K coefficients.
 
-There is no network in it (docs/maths.md, 43). What is lost by the true motion is lost by the flow and by splatting; what is lost beside it is lost by K.
+There is no network in it (docs/maths.md, 43). What is lost by the true motion is lost by the flow
+and by splatting; what is lost beside it is lost by K.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 
 from model.evaluate.image_quality import frame_psnr_ssim
 from model.motion.series import mean_magnitude, to_series
-from model.render.warp import THREADS, warp_frame, map_in_order
+from model.render.warp import THREADS, map_in_order, warp_frame
 from pipeline.motion.spectrum import modulus, to_spectrum
 from pipeline.whole_clip.flow import resample_flow
 
@@ -66,11 +68,13 @@ def measure_upper_bounds(
     fps: float,
     counts: Sequence[int] = FREQUENCY_COUNTS,
 ) -> Iterator[UpperBound]:
-    """Still, for each K, and by the true motion: the first frame moved, beside the true frames, at the frames' own times.
+    """Still, for each K, and by the true motion: the first frame moved, beside the true frames, at
+    the frames' own times.
 
-    `_estimate_pairs` lead from the first frame to each, pixels; the spectrum is that of `window` = T displacements at `fps`, as a data set has it (docs/maths.md,
-    1 to 3). `magnify_caption` are seconds from 0; frames after (T - 1) / fps are not compared. Raises ValueError where T has no K frequencies, or there are
-    fewer than two frames to compare.
+    `flows` lead from the first frame to each, pixels; the spectrum is that of `window` =
+    T displacements at `fps`, as a data set has it (docs/maths.md, 1 to 3). `times` are seconds from
+    0; frames after (T - 1) / fps are not compared. Raises ValueError where T has no K frequencies,
+    or there are fewer than two frames to compare.
     """
     count = count_frames_in_window(times, window, fps)
     if count < 2:

@@ -1,11 +1,14 @@
-"""A picture to be pulled, let go, struck and blown at: its bands as damped oscillators (docs/maths.md, 24 to 26; Davis 2015).
+"""A picture to be pulled, let go, struck and blown at: its bands as damped oscillators
+(docs/maths.md, 24 to 26; Davis 2015).
 
-F(p) = Re sum_j phi_j(p) q_j, where phi_j = S_j / T are the shapes of bands k = 1 .. K-1 and each q_j is a complex number with
+F(p) = Re sum_j phi_j(p) q_j, where phi_j = S_j / T are the shapes of bands k = 1 .. K-1 and each
+q_j is a complex number with
 
     q'' = f - gamma q' - omega^2 q,    omega = 2 pi f_j,    gamma = alpha + beta omega^2.
 
-`step` is the exact solution over any time for a force that is constant meanwhile; `euler_step`, beside it, is the paper's. All numbers
-are float64, every function is pure, and a state is two complex numbers for each mode, so that a page can do the same in a few lines.
+`step` is the exact solution over any time for a force that is constant meanwhile; `euler_step`,
+beside it, is the paper's. All numbers are float64, every function is pure, and a state is two
+complex numbers for each mode, so that a page can do the same in a few lines.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,9 @@ ALPHA = 0.4
 BETA = 0.08
 """s: what damps fast modes more."""
 _MIN_REACH_SHARE = 0.05
-"""A point is pulled in full where, in that direction, it moves by at least this share of the picture's mean power; elsewhere by less."""
+"""A point is pulled in full where, in that direction, it moves by at least this share of the
+picture's mean power; elsewhere by less.
+"""
 
 
 class Modes(NamedTuple):
@@ -35,7 +40,9 @@ class Modes(NamedTuple):
     gamma: Float64[np.ndarray, " modes"]
     """1/s."""
     min_power: float
-    """px^2: power of a direction from which on a point follows its pull in full (docs/maths.md, 25)."""
+    """px^2: power of a direction from which on a point follows its pull in full (docs/maths.md,
+    25).
+    """
 
 
 class State(NamedTuple):
@@ -56,10 +63,12 @@ def to_modes(
     stiffness: float = 1.0,
     damping: Sequence[float] | None = None,
 ) -> Modes:
-    """The K - 1 modes of a spectral volume of T `read_frames`; band 0, which nothing pulls back, is left out.
+    """The K - 1 modes of a spectral volume of T `frames`; band 0, which nothing pulls back, is left
+    out.
 
-    `stiffness` multiplies omega^2; `damping` is the gamma_j of each mode in place of alpha + beta omega^2, 1/s. Raises ValueError where
-    there is no band beside the mean, and where stiffness or fps is not over 0, a damping is under 0, or there is not one for each mode.
+    `stiffness` multiplies omega^2; `damping` is the gamma_j of each mode in place of alpha + beta
+    omega^2, 1/s. Raises ValueError where there is no band beside the mean, and where stiffness or
+    fps is not over 0, a damping is under 0, or there is not one for each mode.
     """
     check_frequencies(len(spectrum), frames)
     if len(spectrum) < 2:
@@ -96,7 +105,9 @@ def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height wi
 def depth_from_weight(
     weight: Float[np.ndarray, "height width"],
 ) -> Float64[np.ndarray, "height width"]:
-    """0 in front to 1 behind, of W: what moves most is nearest (docs/maths.md, 5). All behind where nothing moves."""
+    """0 in front to 1 behind, of W: what moves most is nearest (docs/maths.md, 5). All behind where
+    nothing moves.
+    """
     most = float(weight.max())
     return 1 - weight.astype(np.float64) / most if most > 0 else np.ones(weight.shape)
 
@@ -107,7 +118,9 @@ def exact_step(
     seconds: float,
     force: Complex128[np.ndarray, " modes"] | None = None,
 ) -> State:
-    """`seconds_per_pair` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any time of 0 or more (docs/maths.md, 24)."""
+    """`seconds` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any
+    time of 0 or more (docs/maths.md, 24).
+    """
     decay, sine, cosine = propagator(modes.omega, modes.gamma, seconds)
     rest = 0 if force is None else force / np.square(modes.omega)
     q, velocity, half = state.q - rest, state.velocity, modes.gamma / 2
@@ -124,8 +137,9 @@ def propagator(
 ]:
     """A decay, sine and cosine (over mu: seconds, and 1) of which an exact step is made.
 
-    mu^2 = omega^2 - gamma^2 / 4. Under 0, the growing half of sinh and cosh is drawn into the decay, so that nothing overflows:
-    exp(-gamma t / 2) cosh(nu t) = exp(-r t) (1 + exp(-2 nu t)) / 2, with r = gamma / 2 - nu = omega^2 / (gamma / 2 + nu).
+    mu^2 = omega^2 - gamma^2 / 4. Under 0, the growing half of sinh and cosh is drawn into the
+    decay, so that nothing overflows: exp(-gamma t / 2) cosh(nu t) = exp(-r t) (1 + exp(-2 nu t)) /
+    2, with r = gamma / 2 - nu = omega^2 / (gamma / 2 + nu).
     """
     half, square = gamma / 2, np.square(omega) - np.square(gamma) / 4
     mu = np.sqrt(np.abs(square))
@@ -146,7 +160,9 @@ def euler_step(
     seconds: float,
     force: Complex128[np.ndarray, " modes"] | None = None,
 ) -> State:
-    """The paper's: velocity by the acceleration, then place by the new velocity. For comparison: bursts once `seconds_per_pair` are many."""
+    """The paper's: velocity by the acceleration, then place by the new velocity. For comparison:
+    bursts once `seconds` are many.
+    """
     acceleration = (
         (0 if force is None else force)
         - modes.gamma * state.velocity
@@ -166,9 +182,10 @@ def _solve_pull(
 ) -> Complex128[np.ndarray, " modes"]:
     """The smallest q that takes a pixel by `wanted` (x, y), pixels (docs/maths.md, 25).
 
-    q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l such that the pixel goes where it is
-    wanted. In a direction in which it hardly moves it follows in part, and not at all where S = 0, so that the rest does not burst.
-    Raises IndexError for a pixel outside the picture.
+    q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l
+    such that the pixel goes where it is wanted. In a direction in which it hardly moves it follows
+    in part, and not at all where S = 0, so that the rest does not burst. Raises IndexError for a
+    pixel outside the picture.
     """
     at = modes.shapes[:, :, row, column]
     powers, axes = np.linalg.eigh(np.real(at.T @ at.conj()))
@@ -191,7 +208,9 @@ def impulse(
 
 
 class Wind(NamedTuple):
-    """A smooth random force: gust(t) times a few waves for each mode, near its own frequency (docs/maths.md, 26)."""
+    """A smooth random force: gust(t) times a few waves for each mode, near its own frequency
+    (docs/maths.md, 26).
+    """
 
     omega: Float64[np.ndarray, "modes waves"]
     """Radians per second."""
@@ -212,14 +231,16 @@ _GUST_HZ = (0.05, 0.25)
 
 
 def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
-    """Wind in which the picture moves, on average, with `strength` times the amplitude that was recorded.
+    """Wind in which the picture moves, on average, with `strength` times the amplitude that was
+    recorded.
 
-    Steady motion under one wave at w is amplitude / |omega^2 - w^2 + i gamma w|, by which the amplitudes are chosen; q = 2 exp(i omega t)
-    is the recorded motion.
+    Steady motion under one wave at w is amplitude / |omega^2 - w^2 + i gamma w|, by which the
+    amplitudes are chosen; q = 2 exp(i omega t) is the recorded motion.
     """
     rng = np.random.default_rng(seed)
     shape = (len(modes.omega), WAVES_PER_MODE)
-    # within the width of the resonance, but neither near standing still nor, where nothing damps, all at its very middle
+    # within the width of the resonance, but neither near standing still nor, where nothing damps,
+    # all at its very middle
     width = np.clip(modes.gamma / 2, 0.02 * modes.omega, 0.25 * modes.omega)[:, None]
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
     resistance = np.abs(

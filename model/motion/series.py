@@ -1,13 +1,16 @@
-"""Motion at any time, from a spectral volume: slow motion, magnification, motion that goes on for ever, loops (docs/maths.md, 18 to 21).
+"""Motion at any time, from a spectral volume: slow motion, magnification, motion that goes on for
+ever, loops (docs/maths.md, 18 to 21).
 
-A spectral volume becomes a `MotionSeries`, a mean and waves, from which a frame is drawn at a time; no motion texture is ever held:
+A spectral volume becomes a `MotionSeries`, a mean and waves, from which a frame is drawn at a time;
+no motion texture is ever held:
 
     series_of       the volume as it is: T-periodic
     unrepeated      each wave at the frequency that it has by itself: does not repeat
     snap            a loop of any length: each wave in whole cycles
     crossfade       a loop of any length: the motion faded into itself
 
-Times are seconds of the motion. Slow motion is other times: frame i of a film at 30 frames a second, slowed twice, is at i / 60.
+Times are seconds of the motion. Slow motion is other times: frame i of a film at 30 frames a
+second, slowed twice, is at i / 60.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,16 +76,20 @@ class MotionSeries:
 
 
 def _phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*shape"]:
-    """exp(2 pi i cycles); whole cycles are taken off first, so that it is exact for any number of them."""
+    """exp(2 pi i cycles); whole cycles are taken off first, so that it is exact for any number of
+    them.
+    """
     return np.exp(2j * pi * (cycles % 1))
 
 
 def to_series(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
 ) -> MotionSeries:
-    """The Fourier series of coefficients of `read_frames` = T frames at `fps`: `pipeline.motion.spectrum.to_motion` at t = 0, 1 / fps, ... (docs/maths.md, 18).
+    """The Fourier series of coefficients of `frames` = T frames at `fps`:
+    `pipeline.motion.spectrum.to_motion` at t = 0, 1 / fps, ... (docs/maths.md, 18).
 
-    T / fps-periodic. Raises ValueError unless a window of T frames has so many coefficients, and fps is over 0.
+    T / fps-periodic. Raises ValueError unless a window of T frames has so many coefficients, and
+    fps is over 0.
     """
     check_frequencies(len(spectrum), frames)
     if not (isfinite(fps) and fps > 0):
@@ -98,12 +105,16 @@ def to_series(
 def motion_at(
     series: MotionSeries, times: Iterable[float]
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """The motion texture at these times, all at once; `MotionSeries.frames` gives a frame at a time."""
+    """The motion texture at these times, all at once; `MotionSeries.frames` gives a frame at a
+    time.
+    """
     return np.stack(list(series.frames(times)))
 
 
 _Bands = Sequence[float] | Mapping[tuple[float, float], float]
-"""K factors, one for each frequency, k = 0 with them; or factors of ranges in Hz, both ends included, where k = 0 is in none."""
+"""K factors, one for each frequency, k = 0 with them; or factors of ranges in Hz, both ends
+included, where k = 0 is in none.
+"""
 
 
 def magnify(
@@ -115,10 +126,12 @@ def magnify(
     bands: _Bands = (),
     mean: float | None = None,
 ) -> Complex[np.ndarray, "freq 2 height width"]:
-    """Coefficients times `factor`, and times that of their band; band k is at k fps / T Hz (docs/maths.md, 18).
+    """Coefficients times `factor`, and times that of their band; band k is at k fps / T Hz
+    (docs/maths.md, 18).
 
-    The mean offset, k = 0, is multiplied like the rest, so that motion which begins at rest in the photograph still does, unless `mean`
-    says by how much. Raises ValueError where there are not K factors, a factor is not finite, or a range holds no band or meets another.
+    The mean offset, k = 0, is multiplied like the rest, so that motion which begins at rest in the
+    photograph still does, unless `mean` says by how much. Raises ValueError where there are not K
+    factors, a factor is not finite, or a range holds no band or meets another.
     """
     factors = factor * _band_factors(bands, len(spectrum), fps / frames)
     factors[0] = factors[0] if mean is None else mean
@@ -152,9 +165,11 @@ def _band_factors(bands: _Bands, count: int, hz: float) -> Float64[np.ndarray, "
 
 
 def start_at_rest(series: MotionSeries, time: float = 0.0) -> MotionSeries:
-    """The motion less what it is at `time`, so that the frame at that time is the photograph itself.
+    """The motion less what it is at `time`, so that the frame at that time is the photograph
+    itself.
 
-    Extracted motion begins there by itself but for what K coefficients leave out; loops, and volumes that were sampled, need not.
+    Extracted motion begins there by itself but for what K coefficients leave out; loops, and
+    volumes that were sampled, need not.
     """
     return replace(series, mean=series.mean - series.at(time))
 
@@ -162,14 +177,17 @@ def start_at_rest(series: MotionSeries, time: float = 0.0) -> MotionSeries:
 def extrapolate(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
 ) -> MotionSeries:
-    """Motion that goes on past T frames without repeating: each wave at the frequency that it has by itself (docs/maths.md, 19).
+    """Motion that goes on past T frames without repeating: each wave at the frequency that it has
+    by itself (docs/maths.md, 19).
 
-    The frequencies are those of the whole picture, so that neighbours keep step. Raises ValueError as `to_series` does.
+    The frequencies are those of the whole picture, so that neighbours keep step. Raises ValueError
+    as `to_series` does.
     """
     series = to_series(spectrum, frames, fps)
     cycles, waves = matching_pursuit(spectrum[1:], frames)
     free = replace(series, waves=waves.astype(np.complex64), hz=cycles * fps / frames)
-    # a wave that does not turn a whole number of times in the window has a part in its mean, which it keeps no longer
+    # a wave that does not turn a whole number of times in the window has a part in its mean, which
+    # it keeps no longer
     weights = phasor_sum(cycles, frames) / frames
     return replace(
         free, mean=series.mean - np.real(np.tensordot(weights, waves, 1)).astype(np.float32)
@@ -179,7 +197,9 @@ def extrapolate(
 def mean_magnitude(
     series: MotionSeries, times: Float[np.ndarray, " time"]
 ) -> Float32[np.ndarray, "height width"]:
-    """W: mean over these times of |F|, pixels, a frame at a time (docs/maths.md, 5). For a volume that has none stored, and for other motion."""
+    """W: mean over these times of |F|, pixels, a frame at a time (docs/maths.md, 5). For a volume
+    that has none stored, and for other motion.
+    """
     total = np.zeros(series.mean.shape[1:], np.float64)
     for x, y in series.frames(times):
         total += modulus(x, y)
@@ -187,7 +207,9 @@ def mean_magnitude(
 
 
 def energy(series: MotionSeries, times: Float[np.ndarray, " time"]) -> float:
-    """Mean square of the motion about its mean over these times, px^2, over all pixels and x plus y; holds no motion texture."""
+    """Mean square of the motion about its mean over these times, px^2, over all pixels and x plus
+    y; holds no motion texture.
+    """
     flat = series.waves.reshape(len(series.waves), series.mean.size)
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
     total, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
@@ -210,10 +232,11 @@ def parseval_energy(series: MotionSeries, frames: int) -> float:
 def snap_loop(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float
 ) -> MotionSeries:
-    """A loop of `period` seconds: each wave of `extrapolate` moved to the nearest whole number of cycles, at least 1 (docs/maths.md, 20).
+    """A loop of `period` seconds: each wave of `extrapolate` moved to the nearest whole number of
+    cycles, at least 1 (docs/maths.md, 20).
 
-    Waves that meet are added in step, with their energy kept. Raises ValueError as `to_series` does, and where the period is not over 0 and
-    at least two frames.
+    Waves that meet are added in step, with their energy kept. Raises ValueError as `to_series`
+    does, and where the period is not over 0 and at least two frames.
     """
     _check_period(period, fps)
     free = extrapolate(spectrum, frames, fps)
@@ -229,7 +252,9 @@ def snap_loop(
 def sum_in_phase(
     waves: Complex64[np.ndarray, "waves 2 height width"],
 ) -> Complex64[np.ndarray, "2 height width"]:
-    """One wave of the energy of all: the weaker are turned, each as a whole, into step with the stronger, so that none cancels another."""
+    """One wave of the energy of all: the weaker are turned, each as a whole, into step with the
+    stronger, so that none cancels another.
+    """
     powers = np.square(np.abs(waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     first, *others = np.argsort(-powers)
     total = waves[first]
@@ -247,10 +272,11 @@ def crossfade_loop(
     period: float,
     blend: float,
 ) -> MotionSeries:
-    """A loop of `period` seconds: over its first `color_ramp` seconds the motion comes from that of `period` later (docs/maths.md, 21).
+    """A loop of `period` seconds: over its first `blend` seconds the motion comes from that of
+    `period` later (docs/maths.md, 21).
 
-    As it was recorded where period and blend lie within the window, else as `extrapolate` goes on. Raises ValueError as `snap_loop` does, and
-    unless blend is over 0 and at most the period.
+    As it was recorded where period and blend lie within the window, else as `extrapolate` goes on.
+    Raises ValueError as `snap_loop` does, and unless blend is over 0 and at most the period.
     """
     _check_period(period, fps)
     if not 0 < blend <= period:
@@ -269,7 +295,8 @@ def crossfade_loop(
 def _fade_weights(
     share: Float64[np.ndarray, " time"], correlation: float
 ) -> tuple[Float64[np.ndarray, " time"], Float64[np.ndarray, " time"]]:
-    """Of the motion that goes and of the one that comes, at a share of the blend: of unit energy for motions so correlated.
+    """Of the motion that goes and of the one that comes, at a share of the blend: of unit energy
+    for motions so correlated.
 
     Both change at rate 0 at the ends, so that velocity does not jump.
     """
@@ -280,7 +307,9 @@ def _fade_weights(
 
 
 def _scale_to_energy(loop: MotionSeries, period: float, fps: float, wanted: float) -> MotionSeries:
-    """The loop with waves multiplied by one number, so that it has the energy `wanted` over the frames of one period."""
+    """The loop with waves multiplied by one number, so that it has the energy `wanted` over the
+    frames of one period.
+    """
     count = round(period * fps)
     step = 1 / fps if count <= _MAX_ENERGY_TIMES else period / _MAX_ENERGY_TIMES
     found = energy(loop, np.arange(min(count, _MAX_ENERGY_TIMES)) * step)

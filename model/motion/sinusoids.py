@@ -1,9 +1,10 @@
 """The waves in a spectral volume, at frequencies between its bands (docs/maths.md, 19).
 
-One after another, the wave that explains most of what is left is found and taken away (matching pursuit), and each is refined once all are
-known: over all pixels together in frequency, for each pixel by itself in amplitude and phase. A wave's leakage into other bands, and its
-image at the negative frequency, go with it. The search looks at the products of the bands alone, 2 (K - 1) numbers squared, whatever the
-size of the picture.
+One after another, the wave that explains most of what is left is found and taken away (matching
+pursuit), and each is refined once all are known: over all pixels together in frequency, for each
+pixel by itself in amplitude and phase. A wave's leakage into other bands, and its image at the
+negative frequency, go with it. The search looks at the products of the bands alone, 2 (K - 1)
+numbers squared, whatever the size of the picture.
 """
 
 from math import pi, prod
@@ -13,10 +14,14 @@ import numpy as np
 from jaxtyping import Complex, Complex128, Float64
 
 _MIN_CYCLES = 0.5
-"""Cycles per window of the slowest wave that is looked for: what is slower cannot be told from drift. The fastest is as far from half the frame
-rate, where a wave's sine is seen no more and could be as large as it likes."""
+"""Cycles per window of the slowest wave that is looked for: what is slower cannot be told from
+drift. The fastest is as far from half the frame rate, where a wave's sine is seen no more and could
+be as large as it likes.
+"""
 _MIN_POWER_SHARE = 1e-9
-"""Share of a wave's power in the bands under which its cosine or its sine is not seen in them, and is taken as 0."""
+"""Share of a wave's power in the bands under which its cosine or its sine is not seen in them, and
+is taken as 0.
+"""
 _CANDIDATES_PER_BAND = 32
 """Frequencies tried per band at first; then the best one is refined, REFINED times, by 16."""
 _REFINEMENT_STEPS = 4
@@ -29,9 +34,11 @@ _RESIDUAL_POWER_SHARE = 1e-9
 def matching_pursuit(
     bands: Complex[np.ndarray, "bands 2 height width"], frames: int
 ) -> tuple[Float64[np.ndarray, " waves"], Complex128[np.ndarray, "waves 2 height width"]]:
-    """Cycles per window, and complex amplitude in pixels at t = 0, of up to as many waves as there are bands, k = 1 .. K-1 of T `read_frames`.
+    """Cycles per window, and complex amplitude in pixels at t = 0, of up to as many waves as there
+    are bands, k = 1 .. K-1 of T `frames`.
 
-    F(t) about its mean is nearly Re sum_j a_j exp(2 pi i x_j t / T). Where waves explain only a part, one factor makes good the rest.
+    F(t) about its mean is nearly Re sum_j a_j exp(2 pi i x_j t / T). Where waves explain only a
+    part, one factor makes good the rest.
     """
     flat = bands.reshape(len(bands), prod(bands.shape[1:]))
     rows = np.concatenate([np.real(flat), np.imag(flat)]).astype(np.float64)
@@ -96,7 +103,9 @@ def _fit_wave(
 def _wave_spectra(
     cycles: Float64[np.ndarray, " tried"], count: int, frames: int
 ) -> Float64[np.ndarray, "tried rows 2"]:
-    """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t / T), the parts of a wave of amplitude 1."""
+    """Bands 1 .. `count` (real parts, then imaginary) of cos(2 pi x t / T) and of -sin(2 pi x t /
+    T), the parts of a wave of amplitude 1.
+    """
     bands = np.arange(1, count + 1)
     forward, backward = (phasor_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
     both = np.stack([(forward + backward) / 2, (forward - backward) * 0.5j], axis=-1)
@@ -118,7 +127,9 @@ def phasor_sum(
 def _explained_power(
     shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]
 ) -> Float64[np.ndarray, " tried"]:
-    """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T M)^-1 M^T G M)."""
+    """How much of the power that is left each wave would take away, fitted to every pixel: tr((M^T
+    M)^-1 M^T G M).
+    """
     transposed = np.swapaxes(shapes, 1, 2)
     return np.trace(
         np.linalg.pinv(transposed @ shapes, _MIN_POWER_SHARE, hermitian=True)
@@ -133,7 +144,7 @@ def _explained_power(
 def _refine_frequency(
     best: float, left: Float64[np.ndarray, "rows rows"], count: int, frames: int
 ) -> float:
-    """Cycles near `_best_estimator` that explain most, to 1 / (32 x 16^4) of a band."""
+    """Cycles near `best` that explain most, to 1 / (32 x 16^4) of a band."""
     reach = 1 / _CANDIDATES_PER_BAND
     for _ in range(_REFINEMENT_STEPS):
         tried = np.linspace(

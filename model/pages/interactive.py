@@ -1,6 +1,8 @@
-"""A page of one file in which a photograph can be pulled and let go: model/pages/interactive.html, filled with a picture and its modes.
+"""A page of one file in which a photograph can be pulled and let go: model/pages/interactive.html,
+filled with a picture and its modes.
 
-The page does in JavaScript what model/motion/modal.py does here (docs/maths.md, 24 to 26). It reaches for nothing outside itself.
+The page does in JavaScript what model/motion/modal.py does here (docs/maths.md, 24 to 26). It
+reaches for nothing outside itself.
 """
 
 import json
@@ -23,8 +25,8 @@ from model.motion.modal import (
     WAVES_PER_MODE,
     Modes,
     depth_from_weight,
-    to_modes,
     make_wind,
+    to_modes,
 )
 from pipeline.images.photo import Picture, crop_to_aspect
 from pipeline.motion.spectrum import to_motion
@@ -49,8 +51,8 @@ _INT16_MAX = 32767
 def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: str) -> str:
     """The whole page. What moves is the middle of the photograph, in the aspect of the volume.
 
-    Raises ValueError where the photograph is smaller than the volume or of quite another aspect, and where the volume has no mode, more than
-    MOST_MODES, or makes more than MOST_BYTES.
+    Raises ValueError where the photograph is smaller than the volume or of quite another aspect,
+    and where the volume has no mode, more than MOST_MODES, or makes more than MOST_BYTES.
     """
     rows, columns = volume.spectrum.shape[2:]
     crop = _centered_crop(photograph.shape[1], photograph.shape[0], columns, rows)
@@ -81,7 +83,9 @@ def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: s
 
 
 def _centered_crop(width: int, height: int, columns: int, rows: int) -> list[float]:
-    """Left, top, width and height of the middle in the aspect of `columns` by `rows`, in shares of the photograph (0 to 1)."""
+    """Left, top, width and height of the middle in the aspect of `columns` by `rows`, in shares of
+    the photograph (0 to 1).
+    """
     scale = min(width / columns, height / rows)
     across, down = columns * scale / width, rows * scale / height
     if across * down < _MIN_MOVING_SHARE:
@@ -140,7 +144,9 @@ def _encode_jpeg(picture: Picture) -> bytes:
 
 
 def _modal_parameters(modes: Modes) -> dict[str, Any]:
-    """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in proportion to omega."""
+    """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in
+    proportion to omega.
+    """
     wind = make_wind(modes, 1.0, 0)
     waves = dict(
         ratio=(wind.omega / modes.omega[:, None]).tolist(),
@@ -161,7 +167,9 @@ def _modal_parameters(modes: Modes) -> dict[str, Any]:
 
 
 def _pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
-    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its `_display_factor`."""
+    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its
+    `scale`.
+    """
     rows, columns = weight.shape
     shapes = (
         np.stack([np.real(modes.shapes), np.imag(modes.shapes)], axis=2)
@@ -189,7 +197,9 @@ def _to_base64(data: bytes) -> str:
 
 
 def fill_template(path: Path, title: str, about: dict[str, Any]) -> str:
-    """A template with its blanks filled. Its policy names its one script by hash, so that no other runs."""
+    """A template with its blanks filled. Its policy names its one script by hash, so that no other
+    runs.
+    """
     template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
     data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")

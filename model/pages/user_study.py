@@ -1,7 +1,9 @@
-"""A page of one file on which people choose between two sets of videos without knowing which is which: model/pages/user_study.html, filled.
+"""A page of one file on which people choose between two sets of videos without knowing which is
+which: model/pages/user_study.html, filled.
 
-A two-alternative forced choice: of each pair one video is of set A, the other of B. Which stands left, and the order of the pairs, the page
-draws from a seed that it records; A stands left in half of the pairs. It reaches for nothing outside itself. `model/pages/user_study_results.py` reads what
+A two-alternative forced choice: of each pair one video is of set A, the other of B. Which stands
+left, and the order of the pairs, the page draws from a seed that it records; A stands left in half
+of the pairs. It reaches for nothing outside itself. `model/pages/user_study_results.py` reads what
 it saves.
 """
 
@@ -35,9 +37,11 @@ class Pair(NamedTuple):
 
 
 def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tuple[int, int]:
-    """Width and height, even, at which both are shown: of the lower one, in the narrower one's aspect, at most `widest` pixels wide.
+    """Width and height, even, at which both are shown: of the lower one, in the narrower one's
+    aspect, at most `widest` pixels wide.
 
-    So neither is enlarged, or shown more of. Raises ValueError where the aspects differ by more than LEAST_ALIKE.
+    So neither is enlarged, or shown more of. Raises ValueError where the aspects differ by more
+    than LEAST_ALIKE.
     """
     narrow, wide = sorted(width / height for width, height in (one, other))
     if narrow < _MIN_ASPECT_RATIO * wide:
@@ -49,7 +53,8 @@ def common_size(one: tuple[int, int], other: tuple[int, int], widest: int) -> tu
 
 
 def encode_to_fit(make: Callable[[int], Films], most: float) -> tuple[Films, int]:
-    """The films that `make_clip` makes by the first of QUALITIES with which they have at most `most` bytes together, and that quality.
+    """The films that `make` makes by the first of QUALITIES with which they have at most `most`
+    bytes together, and that quality.
 
     Raises ValueError where they have more by any.
     """
@@ -64,7 +69,9 @@ def encode_to_fit(make: Callable[[int], Films], most: float) -> tuple[Films, int
 
 
 def study_id(pairs: Sequence[Pair]) -> str:
-    """What tells this study from others, and from itself with A and B changed about: of names and videos."""
+    """What tells this study from others, and from itself with A and B changed about: of names and
+    videos.
+    """
     digest = sha256()
     for pair in pairs:
         for part in (pair.name.encode(), *pair.films):

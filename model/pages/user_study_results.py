@@ -1,4 +1,5 @@
-"""What people have chosen on the page of model/pages/user_study.py: a preference with an interval, from the files that they saved.
+"""What people have chosen on the page of model/pages/user_study.py: a preference with an interval,
+from the files that they saved.
 
 The files come from strangers: they are read as text, with limits, and each field is checked.
 """
@@ -17,7 +18,9 @@ from schemas.outcome import to_printable
 
 CSV_COLUMNS = ("study", "viewer", "seed", "pair", "left", "right", "choice", "seconds")
 STUDY_DIGITS, _VIEWER_DIGITS = 12, 8
-"""Hexadecimal, after a letter: a spreadsheet would take some of them for numbers, and write them otherwise."""
+"""Hexadecimal, after a letter: a spreadsheet would take some of them for numbers, and write them
+otherwise.
+"""
 MAX_FILE_BYTES, MAX_FIELD_CHARS = 1_000_000, 300
 """Of a file, and characters of a field."""
 
@@ -35,8 +38,9 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """How often A was chosen: `chosen` times of `of`, a share within `low` to `high` with 95 % confidence (Wilson), and the exact two-sided
-    probability of what is at least as far from even, were both alike.
+    """How often A was chosen: `chosen` times of `of`, a share within `low` to `high` with 95 %
+    confidence (Wilson), and the exact two-sided probability of what is at least as far from even,
+    were both alike.
     """
 
     chosen: int
@@ -51,7 +55,9 @@ class Preference:
 
 
 def estimate_preference(chosen: int, of: int) -> Preference:
-    """Choices count as independent of each other. Raises ValueError unless 0 <= chosen <= of and 1 <= of."""
+    """Choices count as independent of each other. Raises ValueError unless 0 <= chosen <= of and 1
+    <= of.
+    """
     test = binomtest(chosen, of, 0.5)
     interval = test.proportion_ci(0.95, method="wilson")
     return Preference(
@@ -89,7 +95,9 @@ def count_viewer_leanings(choices: Iterable[Choice]) -> tuple[int, int, int]:
 
 
 def read_choices(data: bytes) -> list[Choice]:
-    """The rows of one file. Raises ValueError, in words that go on after the file's name, for anything that the page does not write."""
+    """The rows of one file. Raises ValueError, in words that go on after the file's name, for
+    anything that the page does not write.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is too large, expected at most {human_size(MAX_FILE_BYTES)}")
     try:
@@ -153,7 +161,9 @@ _FIELD_DESCRIPTIONS: dict[str, str] = dict(
 
 
 def merge_choices(files: Iterable[tuple[str, Sequence[Choice]]]) -> list[Choice]:
-    """The choices of several files, named. Raises ValueError where they are of different studies, or a viewer judged a pair twice."""
+    """The choices of several files, named. Raises ValueError where they are of different studies,
+    or a viewer judged a pair twice.
+    """
     found: list[Choice] = []
     seen: dict[tuple[str, str], str] = {}
     for name, choices in files:

@@ -1,9 +1,10 @@
-"""The autoencoder of one frequency: a slice of a normalised spectral volume to a quarter of its size, and back.
+"""The autoencoder of one frequency: a slice of a normalised spectral volume to a quarter of its
+size, and back.
 
     S'_k [4, H, W] (re x, im x, re y, im y) -> z [4, H/4, W/4] -> S'_k
 
-Every frequency goes through the same network by itself. What is diffused is z whitened: (z - mean) / deviation, with one
-mean and one deviation for each latent channel, over all frequencies.
+Every frequency goes through the same network by itself. What is diffused is z whitened: (z - mean)
+/ deviation, with one mean and one deviation for each latent channel, over all frequencies.
 """
 
 from collections.abc import Iterable
@@ -32,7 +33,9 @@ class AutoencoderConfig:
     middle_attention: bool = True
     """Attention between all pixels at the lowest level, as in latent diffusion models."""
     linear_start: bool = True
-    """Begin as averaging and bilinear enlargement (model/prior/linear_init.py); without, as diffusers does, which learns far more slowly."""
+    """Begin as averaging and bilinear enlargement (model/prior/linear_init.py); without, as
+    diffusers does, which learns far more slowly.
+    """
     gradient_weight: float = 0.2
     gradient_scales: int = 4
     """Scales at which gradients are compared: every 1st, 2nd, 4th, 8th pixel."""
@@ -98,7 +101,9 @@ class SliceAutoencoder(nn.Module):
     def encode(
         self, x: Float[Tensor, "batch 4 height width"]
     ) -> tuple[Float[Tensor, "batch latent h w"], Float[Tensor, "batch latent h w"]]:
-        """Mean and logarithm of the variance of the posterior, in float32. Raises ValueError where the size is no multiple of 4."""
+        """Mean and logarithm of the variance of the posterior, in float32. Raises ValueError where
+        the size is no multiple of 4.
+        """
         height, width = x.shape[-2:]
         if height % self.downsampling_factor or width % self.downsampling_factor:
             raise ValueError(
@@ -116,7 +121,9 @@ class SliceAutoencoder(nn.Module):
         x: Float[Tensor, "batch 4 height width"],
         noise: Float[Tensor, "batch latent h w"] | None = None,
     ) -> Reconstruction:
-        """`x` encoded and decoded, through the posterior's mean, or with standard normal `noise` through a sample of it."""
+        """`x` encoded and decoded, through the posterior's mean, or with standard normal `noise`
+        through a sample of it.
+        """
         mean, log_variance = self.encode(x)
         return Reconstruction(
             self.decode(_sample_posterior(mean, log_variance, noise)), mean, log_variance
@@ -150,7 +157,9 @@ class SliceAutoencoder(nn.Module):
         return self.decode(coloured.flatten(0, -4)).unflatten(0, z.shape[:-3])
 
     def fit_whitening(self, latents: Iterable[Float[Tensor, "... latent _ _"]]) -> None:
-        """Sets mean and deviation to those of batches of latents, not white, of the training samples at all frequencies."""
+        """Sets mean and deviation to those of batches of latents, not white, of the training
+        samples at all frequencies.
+        """
         mean, deviation = moments(latents)
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
@@ -170,7 +179,8 @@ def moments(
 ) -> tuple[Float[Tensor, " latent"], Float[Tensor, " latent"]]:
     """Mean and deviation of each channel over batches of any size, summed in float64.
 
-    Raises ValueError where there are none, or where a channel does not vary, since nothing can be divided by 0.
+    Raises ValueError where there are none, or where a channel does not vary, since nothing can be
+    divided by 0.
     """
     sums: list[Tensor] = []
     for batch in latents:
@@ -207,7 +217,8 @@ def gradient_consistency(
     made: Float[Tensor, "batch channels height width"],
     scales: int,
 ) -> Float[Tensor, ""]:
-    """sum_s mean |grad R_s|_1, R_s every 2^s-th pixel of R = made - x (MegaDepth, Li and Snavely 2018, equation 3).
+    """sum_s mean |grad R_s|_1, R_s every 2^s-th pixel of R = made - x (MegaDepth, Li and Snavely
+    2018, equation 3).
 
     Scales at which a side has only one pixel are left out.
     """
@@ -226,5 +237,7 @@ def _mean_gradient(residual: Float[Tensor, "batch channels height width"]) -> Fl
 def divergence(
     mean: Float[Tensor, "batch latent h w"], log_variance: Float[Tensor, "batch latent h w"]
 ) -> Float[Tensor, ""]:
-    """KL of the posterior to a standard normal distribution, nats: summed over a slice's latents, averaged over slices."""
+    """KL of the posterior to a standard normal distribution, nats: summed over a slice's latents,
+    averaged over slices.
+    """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()

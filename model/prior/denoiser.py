@@ -1,9 +1,12 @@
-"""The denoiser: eps(z; n, c), the noise in latents z [K, 4, h, w] at diffusion step n, given features c [16, h, w] of the photograph.
+"""The denoiser: eps(z; n, c), the noise in latents z [K, 4, h, w] at diffusion step n, given
+features c [16, h, w] of the photograph.
 
 Three networks with this signature, the paper's method and its two ablation partners:
 
-    independent   a 2D U-Net on one frequency at a time, told which by an embedding beside that of the step: `SliceDenoiser`
-    coordinated   the same, trained and frozen, with attention across the frequencies after its blocks: model/prior/frequency_attention.py
+    independent   a 2D U-Net on one frequency at a time, told which by an embedding beside that of
+                  the step: `SliceDenoiser`
+    coordinated   the same, trained and frozen, with attention across the frequencies after its
+                  blocks: model/prior/frequency_attention.py
     volume        one 2D U-Net for the 4K channels of all frequencies at once: `VolumeDenoiser`
 """
 
@@ -34,9 +37,12 @@ class DenoiserConfig:
     frequencies: int = 16
     """K."""
     prediction: Prediction = "noise"
-    """What the U-Net gives out; the paper's is the noise. A velocity is learnt faster (docs/decisions/0010)."""
+    """What the U-Net gives out; the paper's is the noise. A velocity is learnt faster
+    (docs/decisions/0010).
+    """
     channels: tuple[int, ...] = (128, 512, 1024)
-    """Width of each level of the U-Net, finest first; every level after the first halves the size."""
+    """Width of each level of the U-Net, finest first; every level after the first halves the size.
+    """
     attention_levels: tuple[int, ...] = (1, 2)
     """Levels with attention between pixels, 0 the finest; the middle always has it."""
     layers_per_block: int = 2
@@ -48,11 +54,17 @@ class DenoiserConfig:
     features: int = 16
     """Channels of the photograph's features."""
     image_channels: tuple[int, ...] = (64, 128, 256)
-    """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so that sizes meet."""
+    """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so
+    that sizes meet.
+    """
     text_channels: int = 0
-    """Width of the text that a pretrained U-Net attends to beside its pixels; it is handed zeros. 0: there is none."""
+    """Width of the text that a pretrained U-Net attends to beside its pixels; it is handed zeros.
+    0: there is none.
+    """
     heads: tuple[int, ...] = ()
-    """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels` makes."""
+    """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels`
+    makes.
+    """
 
     def __post_init__(self):
         if self.mode not in get_args(_Mode):
@@ -109,7 +121,8 @@ class ImageEncoder(nn.Module):
                 _make_residual_block(width, wider, groups, down=True),
                 _make_residual_block(wider, wider, groups),
             ]
-        # the last normalisation gives each feature the size of the latents beside it: at random weights it would be a twentieth of theirs,
+        # the last normalisation gives each feature the size of the latents beside it: at random
+        # weights it would be a twentieth of theirs,
         # and the photograph would not be seen for hundreds of steps
         self.leave = nn.Sequential(
             nn.GroupNorm(groups, widths[-1]),
@@ -159,8 +172,9 @@ class SliceDenoiser(nn.Module):
     ) -> Float[Tensor, "batch freq 4 h w"]:
         """The noise in `z`; without features, of the null condition.
 
-        `_mean_bands` says which frequency each slice is, 0 .. K-1, so that a training step need not hold all of them; left out, `z` has all K.
-        Raises ValueError where the latent cannot be halved often enough, or `z` has not K frequencies and no `_mean_bands`.
+        `bands` says which frequency each slice is, 0 .. K-1, so that a training step need not
+        hold all of them; left out, `z` has all K. Raises ValueError where the latent cannot be
+        halved often enough, or `z` has not K frequencies and no `bands`.
         """
         _check_latent(z, self.config, every=bands is None)
         batch, freq = z.shape[:2]
@@ -195,7 +209,9 @@ class VolumeDenoiser(nn.Module):
         n: Int[Tensor, " batch"],
         features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
+        """The noise in `z`; without features, of the null condition. Raises ValueError as
+        `SliceDenoiser` does.
+        """
         _check_latent(z, self.config)
         x = torch.cat([z.flatten(1, 2), _features_or_zeros(z, features, self.config)], dim=1)
         return noise_from_output(
@@ -238,7 +254,9 @@ def _run_unet(
     config: DenoiserConfig,
     bands: Int[Tensor, " slices"] | None = None,
 ) -> Float[Tensor, "slices out h w"]:
-    """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of zeros."""
+    """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of
+    zeros.
+    """
     text = (
         {"encoder_hidden_states": x.new_zeros(len(x), 1, config.text_channels)}
         if config.text_channels
@@ -259,7 +277,9 @@ def _features_or_zeros(
 def _check_latent(
     z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True
 ) -> None:
-    """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size that the U-Net can halve."""
+    """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size
+    that the U-Net can halve.
+    """
     factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
     if every and z.shape[1] != config.frequencies:
         raise ValueError(

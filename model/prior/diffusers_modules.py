@@ -1,6 +1,7 @@
 """What diffusers lends, imported in one place.
 
-Its import fails where torchvision's compiled part does not match torch. `pipeline.torchvision_import` mends that, so it has to come first.
+Its import fails where torchvision's compiled part does not match torch.
+`pipeline.torchvision_import` mends that, so it has to come first.
 """
 
 from typing import Any
@@ -31,7 +32,9 @@ UNet2DConditionModel: Any = unet_2d_condition.UNet2DConditionModel
 
 
 def check_widths(channels: tuple[int, ...], norm_groups: int, name: str = "channels") -> None:
-    """Raises ValueError unless there are levels, and the groups of the normalisation divide the width of each."""
+    """Raises ValueError unless there are levels, and the groups of the normalisation divide the
+    width of each.
+    """
     if (
         norm_groups < 1
         or not channels

@@ -1,7 +1,9 @@
-"""Coordination: attention across the K frequencies, added to a trained `SliceDenoiser` (the paper's stage 2).
+"""Coordination: attention across the K frequencies, added to a trained `SliceDenoiser` (the paper's
+stage 2).
 
-After each block of the U-Net, features [B K, C, h, w] are seen as K tokens at each pixel of each sample, which attend to one
-another. The result is added through a projection that is 0 at first, so training starts at stage 1's output, exactly.
+After each block of the U-Net, features [B K, C, h, w] are seen as K tokens at each pixel of each
+sample, which attend to one another. The result is added through a projection that is 0 at first, so
+training starts at stage 1's output, exactly.
 """
 
 from copy import deepcopy
@@ -49,7 +51,8 @@ class FrequencyAttention(nn.Module):
     ) -> Float[Tensor, "batch h w freq channels"]:
         """softmax(q k / sqrt(d)) v, the softmax in float32.
 
-        Written out, since torch's fused kernels refuse more than 65,535 sequences on CUDA and there is one for each pixel; K x K is small.
+        Written out, since torch's fused kernels refuse more than 65,535 sequences on CUDA and there
+        is one for each pixel; K x K is small.
         """
         heads = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = heads.permute(4, 0, 1, 2, 5, 3, 6)
@@ -76,7 +79,9 @@ class _CoordinatedBlock(nn.Module):
         return getattr(self.block, "has_cross_attention", False)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """As the block; the last skip state of a down block is its output, and stays the same tensor."""
+        """As the block; the last skip state of a down block is its output, and stays the same
+        tensor.
+        """
         outputs = self.block(*inputs, **named)
         if not isinstance(outputs, tuple):
             return self.attention(outputs)
@@ -88,7 +93,8 @@ class _CoordinatedBlock(nn.Module):
 class CoordinatedDenoiser(nn.Module):
     """A frozen `SliceDenoiser` whose frequencies attend to one another.
 
-    Nothing that is frozen behaves otherwise in training (no dropout, no batch statistics), so train() and eval() are alike.
+    Nothing that is frozen behaves otherwise in training (no dropout, no batch statistics), so
+    train() and eval() are alike.
     """
 
     def __init__(self, denoiser: SliceDenoiser):
@@ -118,7 +124,9 @@ class CoordinatedDenoiser(nn.Module):
         n: Int[Tensor, " batch"],
         features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        """The noise in `z`; without features, of the null condition. Raises ValueError as `SliceDenoiser` does."""
+        """The noise in `z`; without features, of the null condition. Raises ValueError as
+        `SliceDenoiser` does.
+        """
         return self.slices(z, n, features)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -127,7 +135,9 @@ class CoordinatedDenoiser(nn.Module):
 
 
 def add_frequency_attention(denoiser: SliceDenoiser) -> CoordinatedDenoiser:
-    """A copy of a trained stage 1 with attention across frequencies; until it is trained it gives the same output, bit for bit."""
+    """A copy of a trained stage 1 with attention across frequencies; until it is trained it gives
+    the same output, bit for bit.
+    """
     beside = next(denoiser.parameters())
     return CoordinatedDenoiser(deepcopy(denoiser)).to(device=beside.device, dtype=beside.dtype)
 

@@ -6,24 +6,18 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+from torch import Tensor, nn
 
 from model import checkpoints
 from model.checkpoints import Checkpoint
 from model.normalizer import SpectrumNormalizer, normalizer_from_config
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
-from model.prior.denoiser import DenoiserConfig
-from model.prior.frequency_attention import build_denoiser
+from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
+from model.prior.diffusion import mask_features
+from model.prior.frequency_attention import CoordinatedDenoiser, build_denoiser
 from model.prior.loop_guidance import self_guidance
 from model.prior.sampling import GuidanceHook, check_finite, decode_spectrum, sample_latents
-
-pass
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-
-from model.prior.denoiser import SliceDenoiser, VolumeDenoiser
-from model.prior.diffusion import mask_features
-from model.prior.frequency_attention import CoordinatedDenoiser
 
 Denoiser = SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser
 
@@ -68,7 +62,8 @@ class Prior(NamedTuple):
 
 
 def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
-    """A trained autoencoder, by its averaged weights, and a sentence for each torn checkpoint that was passed over.
+    """A trained autoencoder, by its averaged weights, and a sentence for each torn checkpoint that
+    was passed over.
 
     Raises ValueError where there is none.
     """
@@ -79,7 +74,8 @@ def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
 
 
 def load_prior(path: Path) -> tuple[Prior, list[str]]:
-    """A trained denoiser with its autoencoder, on the CPU, and a sentence for each torn checkpoint that was passed over.
+    """A trained denoiser with its autoencoder, on the CPU, and a sentence for each torn checkpoint
+    that was passed over.
 
     Raises ValueError where there is none.
     """
@@ -158,7 +154,8 @@ def sample_motion(
     recurrence: int = 1,
     device: torch.device | str = "cpu",
 ) -> Float32[np.ndarray, "batch freq 4 height width"]:
-    """Spectral volumes in pixels (re x, im x, re y, im y), one for each photograph, which has the working size, and its seed.
+    """Spectral volumes in pixels (re x, im x, re y, im y), one for each photograph, which has the
+    working size, and its seed.
 
     Raises ValueError where a photograph has another size, and as `sample` does.
     """
@@ -196,7 +193,9 @@ def sample_motion(
 def make_loop_hook(
     prior: Prior, seconds: float, device: torch.device | str = "cpu"
 ) -> GuidanceHook:
-    """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where that is not two frames to the window of the prior."""
+    """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where
+    that is not two frames to the window of the prior.
+    """
     units, autoencoder = prior.normalizer, prior.autoencoder.to(device)
     longest, period = units.frames / units.fps, round(seconds * units.fps)
     if not 2 <= period <= units.frames:

@@ -1,9 +1,11 @@
 """The autoencoder's start: a linear pyramid, of which training then makes more.
 
-At random weights an AutoencoderKL learns nothing of a spectral slice for hundreds of steps: its first achievement would be to hand the
-slice's amplitude on, and the normalisations before the last convolutions of encoder and decoder take just that away. Here they are left
-out, and the weights are such that the latents are the slice averaged over 4x4 pixels, and decoding is bilinear enlargement. Everything
-else stays as random as it was, beside this path. It is exact since silu(x) - silu(-x) = x: x travels as the pair (x, -x).
+At random weights an AutoencoderKL learns nothing of a spectral slice for hundreds of steps: its
+first achievement would be to hand the slice's amplitude on, and the normalisations before the last
+convolutions of encoder and decoder take just that away. Here they are left out, and the weights are
+such that the latents are the slice averaged over 4x4 pixels, and decoding is bilinear enlargement.
+Everything else stays as random as it was, beside this path. It is exact since silu(x) - silu(-x) =
+x: x travels as the pair (x, -x).
 """
 
 from typing import Any
@@ -27,7 +29,9 @@ _LOG_VARIANCE = -6.0
 
 @torch.no_grad()
 def init_linear_pyramid(kl: Any) -> None:
-    """Sets the weights of an AutoencoderKL of 4 channels, whose widths are at least 8 and latents at least 4."""
+    """Sets the weights of an AutoencoderKL of 4 channels, whose widths are at least 8 and latents
+    at least 4.
+    """
     for half in (kl.encoder, kl.decoder):
         half.conv_norm_out = nn.Identity()
         for name, part in half.named_modules():
@@ -62,7 +66,9 @@ def _zero_layer(layer: Any) -> None:
 def _route_channels(
     convolution: Any, matrix: Float[Tensor, "outputs inputs"], kernel: Float[Tensor, "y x"]
 ) -> None:
-    """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend on no other."""
+    """The first outputs become `matrix` times the first inputs, each through `kernel`, and depend
+    on no other.
+    """
     outputs, inputs = matrix.shape
     convolution.weight[:outputs] = 0
     convolution.bias[:outputs] = 0

@@ -1,9 +1,12 @@
-"""Motion self-guidance: sampling steered to motion that ends as it began, in place and in velocity (docs/maths.md, 23).
+"""Motion self-guidance: sampling steered to motion that ends as it began, in place and in velocity
+(docs/maths.md, 23).
 
-    eps + u sigma_n sqrt(a_n) g,    g = dL_g / dz_0,    L_g = |F_last - F_first|_1 + |dF_last - dF_first|_1
+    eps + u sigma_n sqrt(a_n) g,    g = dL_g / dz_0,    L_g = |F_last - F_first|_1 + |dF_last -
+        dF_first|_1
 
-`self_guidance` makes the hook that `model.prior.sampling.sample` takes; the paper samples with it in 500 steps of 2 self-recurrence
-iterations and guidance 1.75. Only the motion at two times is ever computed, as weights on the coefficients.
+`self_guidance` makes the hook that `model.prior.sampling.sample` takes; the paper samples with it
+in 500 steps of 2 self-recurrence iterations and guidance 1.75. Only the motion at two times is ever
+computed, as weights on the coefficients.
 """
 
 from collections.abc import Callable
@@ -22,11 +25,15 @@ _STRENGTH = 200.0
 _LOOP_SAMPLING_STEPS, LOOP_RECURRENCE, LOOP_GUIDANCE_WEIGHT = 500, 2, 1.75
 """What the paper samples with where it guides."""
 _MAX_STEP_SHARE = 1 / 3
-"""A step goes at most this share of the way to where L_g would be 0 if it were linear. At 1 it would jump to and fro over its kinks; longer
-steps also raise the motion's energy, which is kept to first order."""
+"""A step goes at most this share of the way to where L_g would be 0 if it were linear. At 1 it
+would jump to and fro over its kinks; longer steps also raise the motion's energy, which is kept to
+first order.
+"""
 
 _SpectrumDecoder = Callable[[Tensor], Tensor]
-"""White latents [B, K, 4, h, w] to coefficients in pixels [B, K, 4, H, W], differentiable: `model.prior.sampling.to_spectrum` of an autoencoder."""
+"""White latents [B, K, 4, h, w] to coefficients in pixels [B, K, 4, H, W], differentiable:
+`model.prior.sampling.to_spectrum` of an autoencoder.
+"""
 
 
 def self_guidance(
@@ -35,9 +42,10 @@ def self_guidance(
     period: int | None = None,
     strength: float = _STRENGTH,
 ) -> GuidanceHook:
-    """For loops of `period` frames, of windows of T `read_frames`; of all T without.
+    """For loops of `period` frames, of windows of T `frames`; of all T without.
 
-    eps is taken to be constant in g. Raises ValueError unless the period is 2 to T and strength finite and at least 0.
+    eps is taken to be constant in g. Raises ValueError unless the period is 2 to T and strength
+    finite and at least 0.
     """
     last = frames if period is None else period
     if not 2 <= last <= frames:
@@ -68,7 +76,9 @@ class _SeamGradient(NamedTuple):
 
     loss: Float[Tensor, ""]
     gradient: Float[Tensor, "freq 4 h w"]
-    """dL_g/dz_0, less its part along the gradient of the motion's energy: the seam shall not be closed by moving less."""
+    """dL_g/dz_0, less its part along the gradient of the motion's energy: the seam shall not be
+    closed by moving less.
+    """
 
 
 def _seam_gradient(
@@ -88,10 +98,11 @@ def _seam_gradient(
 def seam_loss(
     spectrum: Float[Tensor, "batch freq 4 height width"], frames: int, last: int
 ) -> Float[Tensor, " batch"]:
-    """L_g of coefficients (re x, im x, re y, im y): how far their motion is from closing after `last` frames, pixels, summed over all of them.
+    """L_g of coefficients (re x, im x, re y, im y): how far their motion is from closing after
+    `last` frames, pixels, summed over all of them.
 
-    Between F_0 and F_last. In a loop of all T frames those are equal whatever the coefficients, and F_{T-1} is compared, as the paper does:
-    then the motion does not rush back within one frame.
+    Between F_0 and F_last. In a loop of all T frames those are equal whatever the coefficients, and
+    F_{T-1} is compared, as the paper does: then the motion does not rush back within one frame.
     """
     apart = seam_weights(spectrum.shape[1], frames, min(last, frames - 1)).to(spectrum.device)
     real, imaginary = spectrum[:, :, 0::2], spectrum[:, :, 1::2]
@@ -104,7 +115,9 @@ def seam_loss(
 
 
 def seam_weights(frequencies: int, frames: int, last: int) -> Complex64[Tensor, "2 freq"]:
-    """w with Re(sum_k w_k S_k) = F_last - F_0, and the same of dF, pixels per frame (docs/maths.md, 2)."""
+    """w with Re(sum_k w_k S_k) = F_last - F_0, and the same of dF, pixels per frame (docs/maths.md,
+    2).
+    """
     k = torch.arange(frequencies, dtype=torch.float64)
     turn = 2 * pi * k / frames
     terms = torch.where((k == 0) | (2 * k == frames), 1, 2) / frames

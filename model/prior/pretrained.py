@@ -1,13 +1,18 @@
-"""A pretrained inpainting latent diffusion model as the beginning of stage 1: "up to 512 x 288 by fine-tuning a pretrained inpainting LDM".
+"""A pretrained inpainting latent diffusion model as the beginning of stage 1: "up to 512 x 288 by
+fine-tuning a pretrained inpainting LDM".
 
 It is a folder as diffusers' save_pretrained writes it, the pipeline's or that of its U-Net:
 
-    DIR/unet/config.json                              a UNet2DConditionModel of 4 noisy latents, 1 mask, 4 latents of the masked image
-    DIR/unet/diffusion_pytorch_model.safetensors      its weights; a .bin is a pickle, and is never opened
-    DIR/scheduler/scheduler_config.json               that it predicts the noise; looked at where it is there
+    DIR/unet/config.json                              a UNet2DConditionModel of 4 noisy latents, 1
+        mask, 4 latents of the masked image
+    DIR/unet/diffusion_pytorch_model.safetensors      its weights; a .bin is a pickle, and is never
+        opened
+    DIR/scheduler/scheduler_config.json               that it predicts the noise; looked at where it
+        is there
 
-Nothing of it is believed: numbers have limits, and every tensor's shape is compared with the header of the weights before a network is
-made. Links are followed, since caches of downloads are made of them.
+Nothing of it is believed: numbers have limits, and every tensor's shape is compared with the header
+of the weights before a network is made. Links are followed, since caches of downloads are made of
+them.
 """
 
 import json
@@ -51,7 +56,9 @@ _IGNORED_SETTINGS = {
     "use_linear_projection",
     "upcast_attention",
 }
-"""Settings that are read elsewhere, or make no difference: a linear projection is a convolution of one pixel."""
+"""Settings that are read elsewhere, or make no difference: a linear projection is a convolution of
+one pixel.
+"""
 _FLOAT_DTYPES = ("F32", "F16", "BF16")
 _ADDED_TENSOR_PREFIX = "class_embedding."
 """Tensors of our U-Net that a pretrained one does not have: the embedding of the frequency."""
@@ -60,7 +67,8 @@ _ADDED_TENSOR_PREFIX = "class_embedding."
 def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
     """`config` with the U-Net of the pretrained model in the folder `path` for its own.
 
-    Only headers are read. Raises ValueError, naming the file and what was expected, unless all weights of the U-Net have a place in ours.
+    Only headers are read. Raises ValueError, naming the file and what was expected, unless all
+    weights of the U-Net have a place in ours.
     """
     if config.prediction != "noise":
         raise ValueError(
@@ -83,10 +91,11 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
 def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     """Gives a denoiser of `inpainting_config` the pretrained weights.
 
-    Until it is trained it then predicts, whatever the photograph and the frequency, the noise that the pretrained U-Net predicts
-    without mask, masked image and text. Weights of mask and masked image are dropped; those of the photograph's features are zeros
-    like the last layer of the frequency's embedding: both have gradients from the first step on.
-    Raises ValueError, naming the file and the tensor, where the weights are not of this network or not finite.
+    Until it is trained it then predicts, whatever the photograph and the frequency, the noise that
+    the pretrained U-Net predicts without mask, masked image and text. Weights of mask and masked
+    image are dropped; those of the photograph's features are zeros like the last layer of the
+    frequency's embedding: both have gradients from the first step on. Raises ValueError, naming the
+    file and the tensor, where the weights are not of this network or not finite.
     """
     latent, places = denoiser.config.latent_channels, denoiser.unet.state_dict()
     with _open_safetensors(_unet_folder(path) / _WEIGHTS_FILE) as file, torch.no_grad():
@@ -110,7 +119,9 @@ def _unet_folder(path: Path) -> Path:
 
 
 def _check_scheduler(path: Path) -> None:
-    """Raises ValueError where the pipeline's scheduler says that its U-Net predicts something else than noise."""
+    """Raises ValueError where the pipeline's scheduler says that its U-Net predicts something else
+    than noise.
+    """
     kind = _read_json(path).get("prediction_type", "epsilon") if path.exists() else "epsilon"
     if kind != "epsilon":
         raise ValueError(f"{path}: prediction_type is {shown(kind)}, expected 'epsilon', the noise")
@@ -142,7 +153,9 @@ def _check_file(path: Path) -> None:
 
 
 def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
-    """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing, of another type, or too large."""
+    """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing,
+    of another type, or too large.
+    """
     if found.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(
             f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'"
@@ -220,7 +233,9 @@ def _check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) ->
 
 
 def _inputs(latent: int) -> int:
-    """Channels that an inpainting U-Net takes: noisy latents, a mask, and latents of the masked image."""
+    """Channels that an inpainting U-Net takes: noisy latents, a mask, and latents of the masked
+    image.
+    """
     return latent + 1 + latent
 
 
@@ -236,7 +251,9 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
 
 
 def _check_tensors(file: Any, network: Any, latent: int) -> None:
-    """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes, and no other."""
+    """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes,
+    and no other.
+    """
     expected = {
         name: list(tensor.shape)
         for name, tensor in network.state_dict().items()

@@ -1,7 +1,7 @@
 """Sampling: from noise to the latents of a spectral volume, and on to its coefficients in pixels.
 
-`eps` is any function eps(z, n, features); guidance makes another one of it. A sample is made of its own seed alone, so it does
-not depend on the batch that it is made in.
+`eps` is any function eps(z, n, features); guidance makes another one of it. A sample is made of its
+own seed alone, so it does not depend on the batch that it is made in.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,17 +12,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.prior.autoencoder import SliceAutoencoder
-from model.prior.diffusion import CLEAN_STEP, Eps, ddim_step, ddim_schedule, renoise
+from model.prior.diffusion import CLEAN_STEP, Eps, ddim_schedule, ddim_step, renoise
 from pipeline.motion.normalize import Normalization, denormalize
 
 GuidanceHook = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""hook(z, n, eps) -> eps: changes the noise of a step, as motion self-guidance does. Gradients are off: it turns on what it needs."""
+"""hook(z, n, eps) -> eps: changes the noise of a step, as motion self-guidance does. Gradients are
+off: it turns on what it needs.
+"""
 
 
 def initial_noise(
     shape: tuple[int, int, int, int], seeds: Sequence[int]
 ) -> Float[Tensor, "batch freq 4 h w"]:
-    """Standard normal numbers, each sample's from its own seed, on the CPU, so that they are the same on any machine."""
+    """Standard normal numbers, each sample's from its own seed, on the CPU, so that they are the
+    same on any machine.
+    """
     return _draw_normal(shape, _make_generators(seeds))
 
 
@@ -39,7 +43,8 @@ def _draw_normal(
 
 
 def apply_guidance(eps: Eps, weight: float) -> Eps:
-    """Classifier-free guidance: (1 + w) eps(z; n, c) - w eps(z; n, none), the condition none being features of 0.
+    """Classifier-free guidance: (1 + w) eps(z; n, c) - w eps(z; n, none), the condition none being
+    features of 0.
 
     Both are asked for in one batch; with w = 0, or without features, there is only one to ask for.
     """
@@ -73,9 +78,11 @@ def sample_latents(
 ) -> Float[Tensor, "batch freq 4 h w"]:
     """White latents of `shape` (K, 4, h, w), one for each seed and each photograph's features.
 
-    DDIM in float32, on the features' device; the paper takes 250 steps. Each is done `recurrence` times, noised back in between with
-    fresh noise of the sample's own seed, so that what a hook asks for can settle (docs/maths.md, 23). Raises ValueError where there are
-    not as many features as seeds, where `steps` is not 1 to 1,000 or `recurrence` under 1, and where a sample is not finite.
+    DDIM in float32, on the features' device; the paper takes 250 steps. Each is done `recurrence`
+    times, noised back in between with fresh noise of the sample's own seed, so that what a hook
+    asks for can settle (docs/maths.md, 23). Raises ValueError where there are not as many features
+    as seeds, where `steps` is not 1 to 1,000 or `recurrence` under 1, and where a sample is not
+    finite.
     """
     if recurrence < 1:
         raise ValueError(f"recurrence is {recurrence}, expected at least 1")
@@ -114,9 +121,11 @@ def decode_spectrum(
     scale: Float[Tensor, "freq 4 1 1"],
     normalisation: Normalization = "adaptive",
 ) -> Float[Tensor, "batch freq 4 height width"]:
-    """Coefficients in pixels (re x, im x, re y, im y) of white latents; Im S_0 is exactly 0 (docs/maths.md, 10).
+    """Coefficients in pixels (re x, im x, re y, im y) of white latents; Im S_0 is exactly 0
+    (docs/maths.md, 10).
 
-    Differentiable, so that a `hook` can take gradients through it. `_display_factor` is `pipeline.motion.normalize.channel_scales` of the statistics.
+    Differentiable, so that a `hook` can take gradients through it. `scale` is
+    `pipeline.motion.normalize.channel_scales` of the statistics.
     """
     # a sample at a time: decoding needs far more memory than what it gives
     normalised = torch.stack([autoencoder.decode_white(one) for one in z])

@@ -15,7 +15,8 @@ def to_unit_range(image: Tensor) -> Tensor:
 
 
 def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
-    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn checkpoint that was passed over.
+    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn
+    checkpoint that was passed over.
 
     Raises ValueError where there is none.
     """

@@ -2,10 +2,11 @@
 
     I_0 [3, H, W], F_t [2, H, W], W [1, H, W] -> I_t [3, H, W]
 
-Features of I_0 at strides 1 to 16 are splatted along F_t, what moves most in front (docs/maths.md, 15 and 16), and a decoder makes I_t of
-them from coarse to fine. It is co-modulated (Zhao et al. 2021): the style that modulates its convolutions (Karras et al. 2020) is made
-of noise and of the coarsest warped features. It adds to the splatted photograph, through a gate that is open in holes, and through another
-gives back what splatting has smoothed away.
+Features of I_0 at strides 1 to 16 are splatted along F_t, what moves most in front (docs/maths.md,
+15 and 16), and a decoder makes I_t of them from coarse to fine. It is co-modulated (Zhao et al.
+2021): the style that modulates its convolutions (Karras et al. 2020) is made of noise and of the
+coarsest warped features. It adds to the splatted photograph, through a gate that is open in holes,
+and through another gives back what splatting has smoothed away.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
 
 from model.backbones import ResNet34, load_torchvision_weights
-from model.render.splatting import splat_lost_detail, splat
+from model.render.splatting import splat, splat_lost_detail
 
 _STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
 MIN_SIDE_PX = 32
 """Pixels of a side, so that the coarsest level has two."""
 _HEAD_INIT_STD = 1e-3
-"""Deviation of the last layer's first weights: nothing that could be seen is added to the splatted photograph."""
+"""Deviation of the last layer's first weights: nothing that could be seen is added to the splatted
+photograph.
+"""
 _INITIAL_GATE_LOGIT = -2.0
 """Logit of the gate at the start, where there is no hole."""
 _Mode = Literal["pyramid", "single_scale", "average_rgb"]
@@ -37,14 +40,20 @@ class RendererConfig:
     """The paper's renderer, and what it is compared with."""
 
     mode: _Mode = "pyramid"
-    """pyramid: the paper's. single_scale: its features merged into one scale, splatted with learnt weights (table 2). average_rgb: the photograph itself,
-    splatted by the mean, with nothing to learn (supplement, figure 2a)."""
+    """pyramid: the paper's. single_scale: its features merged into one scale, splatted with learnt
+    weights (table 2). average_rgb: the photograph itself, splatted by the mean, with nothing to
+    learn (supplement, figure 2a).
+    """
     imagenet: str | None = None
-    """File of torchvision's weights of ResNet-34 for ImageNet; without it, the encoder begins at random."""
+    """File of torchvision's weights of ResNet-34 for ImageNet; without it, the encoder begins at
+    random.
+    """
     encoder_width: int = 64
     """Channels of the ResNet-34's first stage; torchvision's has 64."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """Channels of the decoder at strides 1, 2, 4, 8, 16; the first also of the features at stride 1."""
+    """Channels of the decoder at strides 1, 2, 4, 8, 16; the first also of the features at stride
+    1.
+    """
     single_stride: Literal[1, 2] = 2
     """Of the features in mode single_scale."""
     noise_channels: int = 64
@@ -83,9 +92,11 @@ class _WarpedFeatures(NamedTuple):
 
 
 class _ModulatedConv(nn.Module):
-    """A convolution 3 x 3 whose input channels a style scales, and whose output is brought back to length 1 for white input.
+    """A convolution 3 x 3 whose input channels a style scales, and whose output is brought back to
+    length 1 for white input.
 
-    The same as modulated and demodulated weights of each sample (Karras et al. 2020, equations 1 and 3), with one convolution for all.
+    The same as modulated and demodulated weights of each sample (Karras et al. 2020, equations 1
+    and 3), with one convolution for all.
     """
 
     def __init__(self, width: int, out: int, style: int):
@@ -110,7 +121,9 @@ class _ModulatedConv(nn.Module):
 
 
 class _Block(nn.Module):
-    """One level of the decoder: what the coarser one made, enlarged, beside this level's warped features and holes."""
+    """One level of the decoder: what the coarser one made, enlarged, beside this level's warped
+    features and holes.
+    """
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
@@ -200,7 +213,9 @@ class Renderer(nn.Module):
         flow: Float[Tensor, "batch 2 height width"],
         weight: Float[Tensor, "batch 1 height width"],
     ) -> _WarpedFeatures:
-        """Photograph and features moved by `_flow_name` (pixels), which becomes smaller with each level; what has the largest `weight` is in front."""
+        """Photograph and features moved by `flow` (pixels), which becomes smaller with each
+        level; what has the largest `weight` is in front.
+        """
         if self.config.mode == "average_rgb":
             picture, hole = _splat_and_fill(image, flow, None)
             return _WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
@@ -261,7 +276,9 @@ class Renderer(nn.Module):
         weight: Float[Tensor, "batch 1 height width"],
         noise: Float[Tensor, "batch noise"],
     ) -> Float[Tensor, "batch 3 height width"]:
-        """I_t of I_0 (-1 to 1), F_t and W (working pixels), about -1 to 1, not clamped. Raises ValueError for a side under 32 pixels."""
+        """I_t of I_0 (-1 to 1), F_t and W (working pixels), about -1 to 1, not clamped. Raises
+        ValueError for a side under 32 pixels.
+        """
         height, width = image.shape[-2:]
         if min(height, width) < MIN_SIDE_PX:
             raise ValueError(
@@ -280,7 +297,9 @@ class NeuralRenderer:
         seed: int = 0,
         device: str = "cpu",
     ):
-        """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32 pixels."""
+        """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32
+        pixels.
+        """
         rows, columns = photo.shape[:2]
         if min(rows, columns) < MIN_SIDE_PX:
             raise ValueError(
@@ -303,7 +322,9 @@ class NeuralRenderer:
         flow: Float32[np.ndarray, "2 rows columns"],
         weight: Float32[np.ndarray, "rows columns"],
     ) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError where the network gives what is not finite."""
+        """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError
+        where the network gives what is not finite.
+        """
         with torch.no_grad():
             motion = (
                 torch.from_numpy(flow)[None].to(self.device),
@@ -324,7 +345,9 @@ def _splat_and_fill(
     flow: Float[Tensor, "batch 2 height width"],
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch 1 height width"]]:
-    """The splatted photograph, by the mean without a metric, with its holes filled from the photograph; and the holes."""
+    """The splatted photograph, by the mean without a metric, with its holes filled from the
+    photograph; and the holes.
+    """
     moved = (
         splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
     )
@@ -334,7 +357,7 @@ def _splat_and_fill(
 def _resize_like(
     x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """To the size of `match_aspect`: by means of areas where that is smaller."""
+    """To the size of `like`: by means of areas where that is smaller."""
     size = like.shape[-2:]
     if x.shape[-2:] == size:
         return x
@@ -348,6 +371,6 @@ def _resize_like(
 def _rescale_flow(
     flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]
 ) -> Float[Tensor, "batch 2 height width"]:
-    """A flow in the size and in the pixels of `match_aspect`."""
+    """A flow in the size and in the pixels of `like`."""
     (height, width), (h, w) = flow.shape[-2:], like.shape[-2:]
     return _resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)

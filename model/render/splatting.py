@@ -1,8 +1,10 @@
-"""Splatting: things are moved to where a flow takes them, and what comes together at a pixel is mixed.
+"""Splatting: things are moved to where a flow takes them, and what comes together at a pixel is
+mixed.
 
-One definition (docs/maths.md, 15 and 16), two ways to it: plain torch on any device, and on the CPU a compiled kernel
-(`splatting_kernel.py`), several times as fast. Both agree to rounding. On the CPU each gives the same bits from run to run,
-the kernel for any number of threads too; plain torch on a GPU adds in an order that changes.
+One definition (docs/maths.md, 15 and 16), two ways to it: plain torch on any device, and on the CPU
+a compiled kernel (`splatting_kernel.py`), several times as fast. Both agree to rounding. On the CPU
+each gives the same bits from run to run, the kernel for any number of threads too; plain torch on a
+GPU adds in an order that changes.
 """
 
 from typing import NamedTuple
@@ -16,8 +18,8 @@ from model.render.splatting_cpu import (
     MIN_SHARE,
     SPLAT_MODES,
     SplatMode,
-    splat_compiled,
     load_kernel,
+    splat_compiled,
 )
 
 
@@ -36,16 +38,19 @@ def splat(
     mode: SplatMode = "softmax",
     metric: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> _SplatResult:
-    """Moves each pixel's features by its flow (pixels, x to the right, y down) and shares them out among the four pixels around the
-    place where it lands, by the distance to each (docs/maths.md, 15 and 16).
+    """Moves each pixel's features by its flow (pixels, x to the right, y down) and shares them out
+    among the four pixels around the place where it lands, by the distance to each (docs/maths.md,
+    15 and 16).
 
-    "sum" adds up what arrives at a pixel. The other modes take its mean: "average" by those shares alone; "linear" by shares times the metric,
-    which is at least 0; "softmax" by shares times exp(metric), whatever the metric's range, so that where it is larger is in front.
-    A metric of -inf is never seen in "softmax", nor one of 0 in "linear". What lands outside the picture is dropped, and so is what a flow
-    that is not finite takes away.
+    "sum" adds up what arrives at a pixel. The other modes take its mean: "average" by those shares
+    alone; "linear" by shares times the metric, which is at least 0; "softmax" by shares times
+    exp(metric), whatever the metric's range, so that where it is larger is in front. A metric of
+    -inf is never seen in "softmax", nor one of 0 in "linear". What lands outside the picture is
+    dropped, and so is what a flow that is not finite takes away.
 
-    Differentiable, once, by features, flow and metric. Computes in float32 (in float64 where the features are float64); the result has
-    the features' type. Raises ValueError where the sizes do not fit, the mode is unknown, or it has no use for the metric or lacks it.
+    Differentiable, once, by features, flow and metric. Computes in float32 (in float64 where the
+    features are float64); the result has the features' type. Raises ValueError where the sizes do
+    not fit, the mode is unknown, or it has no use for the metric or lacks it.
     """
     _check_splat_inputs(features, flow, mode, metric)
     wide = torch.promote_types(features.dtype, torch.float32)
@@ -65,7 +70,8 @@ def splat_lost_detail(
     metric: Float[Tensor, "batch 1 height width"],
     inside: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """What softmax splatting has smoothed away: the features less what is seen of them in `moved`, where the flow took them, splatted alike.
+    """What softmax splatting has smoothed away: the features less what is seen of them in `moved`,
+    where the flow took them, splatted alike.
 
     Of `moved` only what is `inside`, 1 or 0, is seen (docs/maths.md, 29).
     """
@@ -136,7 +142,9 @@ def splat_torch(
 def _find_targets(
     flow: Float[Tensor, "batch 2 height width"],
 ) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
-    """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where that is outside or next to nothing."""
+    """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where
+    that is outside or next to nothing.
+    """
     height, width = flow.shape[2:]
     x = flow[:, 0] + torch.arange(width, device=flow.device)
     y = flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
@@ -168,7 +176,9 @@ def _compute_weights(
     mode: SplatMode,
     metric: Float[Tensor, "batch 1 pixels"] | None,
 ) -> tuple[Float[Tensor, "batch 4 pixels"], Bool[Tensor, "batch 1 pixels"]]:
-    """By what a pixel's features are multiplied on their way to each target, and which targets are holes."""
+    """By what a pixel's features are multiplied on their way to each target, and which targets are
+    holes.
+    """
     batch, _, pixels = share.shape
     places = at.flatten(1)
     if metric is None:
@@ -189,7 +199,9 @@ def _compute_weights(
 def _softmax_factor(
     places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]
 ) -> Float[Tensor, "batch 4 pixels"]:
-    """exp(metric), over the largest of what comes to the same place: that cancels out, and there is always a 1 (docs/maths.md, 16)."""
+    """exp(metric), over the largest of what comes to the same place: that cancels out, and there is
+    always a 1 (docs/maths.md, 16).
+    """
     lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
     largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
     return (metric - largest.gather(1, places).view_as(metric)).exp()
@@ -200,7 +212,9 @@ def _scatter_features(
     at: Int64[Tensor, "batch 4 pixels"],
     weight: Float[Tensor, "batch 4 pixels"],
 ) -> Float[Tensor, "batch channels pixels"]:
-    """Adds weight times features at the targets. Of each pixel the channels lie together: they go to the same place."""
+    """Adds weight times features at the targets. Of each pixel the channels lie together: they go
+    to the same place.
+    """
     batch, channels, pixels = features.shape
     rows = features.transpose(1, 2).contiguous()
     places = at + (pixels + 1) * torch.arange(batch, device=at.device)[:, None, None]

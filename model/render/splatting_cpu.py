@@ -1,8 +1,9 @@
 """The compiled CPU kernel of splatting: built on first use, found again afterwards.
 
-`_check_splatting.cpp` is compiled by torch's extension builder into torch's cache of extensions (TORCH_EXTENSIONS_DIR, else under
-~/.cache), under a name that tells its content. Each process builds in a folder of its own and moves the library into place, so
-that several can build at once and one that is killed leaves no lock behind. Without a compiler splatting runs in plain torch.
+`splatting.cpp` is compiled by torch's extension builder into torch's cache of extensions
+(TORCH_EXTENSIONS_DIR, else under ~/.cache), under a name that tells its content. Each process
+builds in a folder of its own and moves the library into place, so that several can build at once
+and one that is killed leaves no lock behind. Without a compiler splatting runs in plain torch.
 """
 
 import ctypes
@@ -24,12 +25,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _SOURCE = Path(__file__).with_name("splatting_cpu.cpp")
-# no contraction: a fused multiply-add in one loop and not in its remainder would let bits depend on where a thread's part ends
+# no contraction: a fused multiply-add in one loop and not in its remainder would let bits depend on
+# where a thread's part ends
 _FLAGS = ("-O3", "-pthread", "-ffp-contract=off")
 _CHANNEL_BLOCK = 8
 """CHANNELS of the source."""
 MIN_SHARE = 2.0**-20
-"""A smaller share of a pixel does not arrive. Alone at its target it would be divided by itself, and the gradient's rounding errors with it."""
+"""A smaller share of a pixel does not arrive. Alone at its target it would be divided by itself,
+and the gradient's rounding errors with it.
+"""
 SplatMode = Literal["sum", "average", "linear", "softmax"]
 SPLAT_MODES: tuple[str, ...] = get_args(SplatMode)
 """As numbered in the source."""
@@ -64,7 +68,9 @@ def kernel_path() -> Path:
 
 
 def _build_kernel(path: Path) -> None:
-    """Compiles in a folder beside `path` and moves the library there. Raises RuntimeError or OSError where that fails."""
+    """Compiles in a folder beside `path` and moves the library there. Raises RuntimeError or
+    OSError where that fails.
+    """
     from torch.utils import cpp_extension
 
     if not shutil.which(compiler := cpp_extension.get_cxx_compiler()):
@@ -114,10 +120,12 @@ def splat_photo(
     margin: int,
     given_back: float,
 ) -> tuple[Float32[Tensor, "rows columns 3"], Bool[Tensor, "rows columns"]]:
-    """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its borders; the colours, 0 in holes, and the holes.
+    """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its
+    borders; the colours, 0 in holes, and the holes.
 
-    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added (docs/maths.md, 29), so that
-    colours may leave 0 to 255. All are contiguous and on the CPU, and the sizes fit: nothing looks at them again. One thread.
+    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added
+    (docs/maths.md, 29), so that colours may leave 0 to 255. All are contiguous and on the CPU, and
+    the sizes fit: nothing looks at them again. One thread.
     """
     height, width = front.shape
     out, hole = front.new_empty(height, width, 3), front.new_empty(height, width, dtype=torch.bool)
@@ -150,7 +158,8 @@ def splat_compiled(
     mode: SplatMode,
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
-    """`_check_splatting.splat` of float32 or float64 on the CPU, by the kernel. The sizes fit: nothing looks at them again.
+    """`splatting.splat` of float32 or float64 on the CPU, by the kernel. The sizes fit:
+    nothing looks at them again.
 
     Raises ValueError for a picture of more than 2^31 - 1 pixels.
     """

@@ -1,8 +1,10 @@
-"""A photograph that moves without a network: its colours are splatted by the motion, and what is laid bare is filled from around.
+"""A photograph that moves without a network: its colours are splatted by the motion, and what is
+laid bare is filled from around.
 
-Motion is known at the working size. `build_sampling_grid` says for each pixel of the photograph where in it its motion is read: among the four
-pixels around its own place, drawn to those of like colour, so that the edge of what moves stays the edge in the photograph. Frames are
-made one at a time.
+Motion is known at the working size. `build_sampling_grid` says for each pixel of the photograph
+where in it its motion is read: among the four pixels around its own place, drawn to those of like
+colour, so that the edge of what moves stays the edge in the photograph. Frames are made one at a
+time.
 """
 
 from collections import deque
@@ -18,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 
 from model.motion.series import MotionSeries
-from model.render.splatting import splat_lost_detail, splat
+from model.render.splatting import splat, splat_lost_detail
 from model.render.splatting_cpu import load_kernel, splat_photo
 
 _COLOR_SIGMA = 25.0
@@ -28,7 +30,9 @@ _MIN_COLOR_WEIGHT = 1e-3
 _STRIP_ROWS = 128
 """Rows that are placed at once."""
 MARGIN = 0.25
-"""Share of the picture's longer side, at most, by which it is continued beyond its borders before it is moved."""
+"""Share of the picture's longer side, at most, by which it is continued beyond its borders before
+it is moved.
+"""
 
 _RESTORED_DETAIL_SHARE = 0.75
 """Share of what splatting by fractions of pixels smooths away (docs/maths.md, 29)."""
@@ -41,7 +45,8 @@ _Picture = UInt8[np.ndarray, "rows columns 3"]
 _Colors = Float32[np.ndarray, "rows columns 3"]
 _Holes = Bool[np.ndarray, "rows columns"]
 _RenderFrame = Callable[[np.ndarray, np.ndarray], _Picture]
-"""A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns]."""
+"""A frame of displacements [2, rows, columns] in pixels of the photograph, and W [rows, columns].
+"""
 
 
 class _SamplingGrid(NamedTuple):
@@ -60,7 +65,9 @@ class _SamplingGrid(NamedTuple):
 
 
 def build_sampling_grid(photo: _Picture, size: tuple[int, int]) -> _SamplingGrid:
-    """For motion of the whole photograph at the working `_format_size` (width, height), each at least 2 and no larger than the photograph (docs/maths.md, 27)."""
+    """For motion of the whole photograph at the working `size` (width, height), each at
+    least 2 and no larger than the photograph (docs/maths.md, 27).
+    """
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = photo.shape[:2]
     across, down = (
@@ -78,7 +85,9 @@ def build_sampling_grid(photo: _Picture, size: tuple[int, int]) -> _SamplingGrid
 
 
 def _compute_strip_grid(strip: Any, small: Any, across: Any, down: Any) -> tuple[Any, Any]:
-    """The centre of gravity of the four working pixels around each place, weighted by nearness and likeness."""
+    """The centre of gravity of the four working pixels around each place, weighted by nearness and
+    likeness.
+    """
     left, top = (
         np.clip(np.floor(at), 0, most - 2).astype(int)
         for at, most in ((across, small.shape[1]), (down, small.shape[0]))
@@ -102,10 +111,12 @@ def animate_frames(
     paint: _RenderFrame | None = None,
     threads: int = THREADS,
 ) -> Generator[_Picture]:
-    """The photograph by the motion at each time, by `warp_frame` or another `paint`; `warp_frame` leaves what is still as it is to the last bit.
+    """The photograph by the motion at each time, by `warp_frame` or another `paint`; `warp_frame`
+    leaves what is still as it is to the last bit.
 
-    `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W is larger is in front. Motion is
-    multiplied by `moving`, 0 to 1. The frames are the same for any number of threads; another `paint` has one, since its memory may be large.
+    `series` and W, the `weight` (pixels), are of the whole photograph at the working size; where W
+    is larger is in front. Motion is multiplied by `moving`, 0 to 1. The frames are the same for any
+    number of threads; another `paint` has one, since its memory may be large.
     """
     height, width = weight.shape
     place = build_sampling_grid(photo, (width, height))
@@ -125,7 +136,9 @@ def animate_frames(
 def map_in_order(
     make: Callable[[float], _Picture], times: Iterable[float], threads: int
 ) -> Generator[_Picture]:
-    """What is made of each, made by threads ahead of whoever takes them: at most one more than there are threads is held."""
+    """What is made of each, made by threads ahead of whoever takes them: at most one more than
+    there are threads is held.
+    """
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque[Future[_Picture]]()
         try:
@@ -144,9 +157,12 @@ def warp_frame(
     flow: Float32[np.ndarray, "2 rows columns"],
     metric: Float32[np.ndarray, "rows columns"],
 ) -> _Picture:
-    """Softmax splatting of the colours, by displacements in pixels of the photograph, nearly as sharp as they were (docs/maths.md, 29)."""
+    """Softmax splatting of the colours, by displacements in pixels of the photograph, nearly as
+    sharp as they were (docs/maths.md, 29).
+    """
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
-    # by what is farthest in front, not by what comes to each pixel: one exponential of each, where none vanishes beside another
+    # by what is farthest in front, not by what comes to each pixel: one exponential of each, where
+    # none vanishes beside another
     fits = metric.max() - metric.min() <= _MAX_METRIC_RANGE
     picture, holes = (
         splat_fused(photo, flow, np.exp(metric - metric.max()), margin)
@@ -188,7 +204,9 @@ def splat_padded(photo: _Picture, flow: Any, metric: Any, margin: int) -> tuple[
 
 
 def fill_holes(picture: _Colors, holes: _Holes) -> _Colors:
-    """Holes, which are 0, get the mean colour of what is around them, from ever coarser pictures (docs/maths.md, 28); all hole stays as it is."""
+    """Holes, which are 0, get the mean colour of what is around them, from ever coarser pictures
+    (docs/maths.md, 28); all hole stays as it is.
+    """
     if not holes.any() or holes.all():
         return picture
     known = (~holes).view(np.uint8)

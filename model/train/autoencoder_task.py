@@ -44,7 +44,9 @@ class AutoencoderTask:
         *,
         crop: tuple[int, int] | None = None,
     ):
-        """`_require_int` are training samples as they are, with all frequencies: what latents are whitened by."""
+        """`whole` are training samples as they are, with all frequencies: what latents are
+        whitened by.
+        """
         self.settings, self.normalizer, self.whitening_set, self.test_set, self.crop = (
             config,
             units,
@@ -83,7 +85,9 @@ class AutoencoderTask:
     def evaluate(
         self, network: SliceAutoencoder, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Errors on the test split: of normalised coefficients, and in pixels after the inverse, both also as shares of predicting zeros."""
+        """Errors on the test split: of normalised coefficients, and in pixels after the inverse,
+        both also as shares of predicting zeros.
+        """
         if self.test_set is None:
             return {}, {}
         errors, pictures = [], {}
@@ -108,7 +112,9 @@ class AutoencoderTask:
 def random_crop(
     x: Float[Tensor, "batch channels _ _"], size: tuple[int, int] | None, generator: torch.Generator
 ) -> Float[Tensor, "batch channels _ _"]:
-    """A part of that size (width, height), at most, at a place drawn by chance: a convolution learns from it what it learns from the whole."""
+    """A part of that size (width, height), at most, at a place drawn by chance: a convolution
+    learns from it what it learns from the whole.
+    """
     if size is None:
         return x
     for dim, most in ((-1, size[0]), (-2, size[1])):
@@ -124,7 +130,9 @@ def _reconstruction_errors(
     made: Float[Tensor, "freq 4 height width"],
     units: SpectrumNormalizer,
 ) -> dict[str, float]:
-    """Mean absolute error, normalised and of coefficients in pixels, and what share of the error of zeros each is."""
+    """Mean absolute error, normalised and of coefficients in pixels, and what share of the error of
+    zeros each is.
+    """
     true, found = (
         denormalize(one, units.scale_tensor(x.device), units.normalisation) for one in (x, made)
     )
@@ -142,7 +150,9 @@ def _reconstruction_errors(
 def draw_comparison(
     truth: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"]
 ) -> Float[Tensor, "3 rows columns"]:
-    """The lengths of normalised coefficients of some frequencies: true ones above, made ones below, in the same colours."""
+    """The lengths of normalised coefficients of some frequencies: true ones above, made ones below,
+    in the same colours.
+    """
     some = sorted({round(k) for k in np.linspace(1 if len(truth) > 1 else 0, len(truth) - 1, 6)})
     rows = [
         torch.cat([one[k].float().square().sum(0).sqrt() for k in some], dim=1)

@@ -96,7 +96,9 @@ class DenoiserTask:
     def evaluate(
         self, network: ConditionedDenoiser, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The loss on the test split, of the same noise each time, and some samples beside the truth."""
+        """The loss on the test split, of the same noise each time, and some samples beside the
+        truth.
+        """
         if self.test_set is None:
             return {}, {}
         losses, pictures = [], {}

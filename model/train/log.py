@@ -28,7 +28,9 @@ class LogEntry(NamedTuple):
 
 
 class Log:
-    """Goes on after `step`; of a `quiet` rank nothing is written. Raises OSError, naming the file, where it cannot be."""
+    """Goes on after `step`; of a `quiet` rank nothing is written. Raises OSError, naming the file,
+    where it cannot be.
+    """
 
     def __init__(self, out: Path, *, batch: int, step: int, quiet: bool):
         self.file, self.board = out / "log.jsonl", None
@@ -95,7 +97,9 @@ class Log:
 
 
 def _truncate_after_step(path: Path, step: int) -> None:
-    """Takes out of a log what a training that was killed wrote after its last checkpoint, and a line that it did not finish."""
+    """Takes out of a log what a training that was killed wrote after its last checkpoint, and a
+    line that it did not finish.
+    """
     before = path.read_bytes() if path.exists() else b""
     kept = b"".join(
         line
@@ -120,8 +124,9 @@ def append(path: Path, data: bytes) -> None:
 
 
 class _TensorBoardWriter:
-    """A file of TensorBoard's events, each written at once: its own writer does it in a thread, where a full disk is heard of
-    late and with a traceback. Raises ValueError where TensorBoard is not installed.
+    """A file of TensorBoard's events, each written at once: its own writer does it in a thread,
+    where a full disk is heard of late and with a traceback. Raises ValueError where TensorBoard is
+    not installed.
     """
 
     def __init__(self, out: Path, step: int):

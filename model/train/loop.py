@@ -1,8 +1,10 @@
-"""One training loop, for every network of this folder: in one process, under torchrun, or under Ray Train.
+"""One training loop, for every network of this folder: in one process, under torchrun, or under Ray
+Train.
 
-What is trained, and its loss, is a `Task`; the loop has the order of the samples, the optimiser, the average of the weights,
-mixed precision, checkpoints, and the log. Randomness of a step is a function of the seed, the step and the rank, so that a
-training that goes on from a checkpoint takes the steps that it would have taken.
+What is trained, and its loss, is a `Task`; the loop has the order of the samples, the optimiser,
+the average of the weights, mixed precision, checkpoints, and the log. Randomness of a step is a
+function of the seed, the step and the rank, so that a training that goes on from a checkpoint takes
+the steps that it would have taken.
 
     OUT/log.jsonl, OUT/events.*    what rank 0 writes down (log.py)
     OUT/step-*/                    checkpoints (checkpoints.py)
@@ -87,7 +89,9 @@ class Task(Protocol):
     def loss(
         self, network: nn.Module, batch: Any, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars for the log."""
+        """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars
+        for the log.
+        """
         ...
 
     def keys(self, batch: Any) -> list[str]:
@@ -151,11 +155,13 @@ def train(
     out: Path,
     tell: Callable[[str], None] = warnings.warn,
 ) -> Iterator[LogEntry]:
-    """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields what it logs.
+    """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields
+    what it logs.
 
-    `_stream_batches` gives the batches of this rank from a position on, each with the position after it. Rank 0 will `print_message` of each
-    torn checkpoint that is passed over. Raises Diverged, naming the samples, where the loss is not finite; ValueError where
-    `out` holds the checkpoint of another training, or none that is whole; OSError, naming the file, where one cannot be written.
+    `batches` gives the batches of this rank from a position on, each with the position
+    after it. Rank 0 will `tell` of each torn checkpoint that is passed over. Raises Diverged,
+    naming the samples, where the loss is not finite; ValueError where `out` holds the checkpoint of
+    another training, or none that is whole; OSError, naming the file, where one cannot be written.
     """
     state = _State(task, config, resolve_device(config), current_group())
     position = state.resume(out, tell)
@@ -270,7 +276,9 @@ class _State:
         return self.restore(found)
 
     def restore(self, found: checkpoints.Checkpoint) -> Position:
-        """Raises ValueError where a file of the checkpoint does not hold what this training would have written."""
+        """Raises ValueError where a file of the checkpoint does not hold what this training would
+        have written.
+        """
         training, network, average = (
             found.load_training_state(),
             found.load_weights("network"),
@@ -299,7 +307,8 @@ class _State:
 def _check_same_training(
     found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path
 ) -> None:
-    """Raises ValueError naming what differs between a checkpoint and the training that would go on from it.
+    """Raises ValueError naming what differs between a checkpoint and the training that would go on
+    from it.
 
     How long it runs, how often it saves and logs, and where it runs may differ.
     """

@@ -1,4 +1,6 @@
-"""What the renderer learns from: a photograph, a true later frame, and the flow from one to the other, as shards keep them."""
+"""What the renderer learns from: a photograph, a true later frame, and the flow from one to the
+other, as shards keep them.
+"""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +22,9 @@ from model.train.autoencoder_task import random_crop
 from model.train.loop import to_device
 
 _TEST_PAIR_COUNT, _LOGGED_PAIR_COUNT = 8, 2
-"""Pairs of the test split by which a renderer is measured, spread over all, and how many of them are drawn."""
+"""Pairs of the test split by which a renderer is measured, spread over all, and how many of them
+are drawn.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,9 @@ def _perceptual_loss(
     made: Float[Tensor, "batch 3 height width"],
     true: Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference of features, summed over four depths (Johnson et al. 2016, with the absolute value)."""
+    """Mean absolute difference of features, summed over four depths (Johnson et al. 2016, with the
+    absolute value).
+    """
     return torch.stack(
         [(one - other).abs().mean() for one, other in zip(vgg(made), vgg(true), strict=True)]
     ).sum()
@@ -68,9 +74,10 @@ class RendererTask:
         *,
         crop: tuple[int, int] | None = None,
     ):
-        """A step learns from a part of `crop_affine` (width, height) of each pair.
+        """A step learns from a part of `crop` (width, height) of each pair.
 
-        Raises ValueError where there is nothing to train, the part is too small, or a file of weights is not what it is said to be.
+        Raises ValueError where there is nothing to train, the part is too small, or a file of
+        weights is not what it is said to be.
         """
         if config.mode == "average_rgb":
             raise ValueError(
@@ -136,7 +143,9 @@ class RendererTask:
     def evaluate(
         self, network: Renderer, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR and SSIM on the test split, and of the mean of splatted photographs, and of the photographs themselves, for comparison."""
+        """PSNR and SSIM on the test split, and of the mean of splatted photographs, and of the
+        photographs themselves, for comparison.
+        """
         if self.test_set is None:
             return {}, {}
         rows, pictures, average = [], {}, Renderer(replace(self.settings, mode="average_rgb"))

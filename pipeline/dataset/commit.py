@@ -10,10 +10,10 @@ from pipeline.atomic_files import open_to_create, open_to_replace
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.folder import Dataset
-from schemas.shard_record import dump_record
 from pipeline.dataset.shards import ShardWriter
 from pipeline.version import quiver_version
 from schemas.sample import Sample
+from schemas.shard_record import dump_record
 
 
 class AlreadyCommitted(Exception):
@@ -21,7 +21,9 @@ class AlreadyCommitted(Exception):
 
 
 class ShardDraft:
-    """A shard that is being built: samples go to its tar, rows, strips and histogram are held until the commit."""
+    """A shard that is being built: samples go to its tar, rows, strips and histogram are held until
+    the commit.
+    """
 
     def __init__(
         self,
@@ -38,7 +40,9 @@ class ShardDraft:
         self.strips: dict[str, str] = {}
 
     def add(self, row: dict[str, Any], sample: Sample | None, strip: str | None) -> None:
-        """Takes a window's row, the sample where it is kept, and the strip of pictures where it is rejected."""
+        """Takes a window's row, the sample where it is kept, and the strip of pictures where it is
+        rejected.
+        """
         if sample is not None:
             row = row | self.writer.add(replace(sample, meta=sample.meta | self.provenance))
             statistics.add_sample(sample.spectrum, self.counts)
@@ -47,10 +51,11 @@ class ShardDraft:
         self.rows.append(row)
 
     def commit(self) -> None:
-        """Publishes the tar (if a window was kept), then the histogram, then the record that makes both count.
+        """Publishes the tar (if a window was kept), then the histogram, then the record that makes
+        both count.
 
-        Raises AlreadyCommitted where a twin of this attempt, which was thought dead, has done it meanwhile, FolderInUse where a later run
-        has taken the folder over.
+        Raises AlreadyCommitted where a twin of this attempt, which was thought dead, has done it
+        meanwhile, FolderInUse where a later run has taken the folder over.
         """
         with self.dataset.detect_takeover():
             tar, histogram = (
@@ -78,7 +83,9 @@ class ShardDraft:
         crashpoint("after-record", self.shard)
 
     def _publish(self, histogram: bytes, record: bytes) -> None:
-        """All three are begun before the last look at the fence (check_fence); the record has its name last."""
+        """All three are begun before the last look at the fence (check_fence); the record has its
+        name last.
+        """
         with open_to_create(self.dataset.record_path(self.shard)) as file:
             with open_to_replace(self.dataset.histogram_path(self.shard)) as counts:
                 counts.write(histogram)

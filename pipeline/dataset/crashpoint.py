@@ -1,11 +1,15 @@
-"""Places in the commit path where tests/faults ends a run as a power cut would; nothing else arms one."""
+"""Places in the commit path where tests/faults ends a run as a power cut would; nothing else arms
+one.
+"""
 
 import os
 import signal
 from collections import Counter
 
 CRASHPOINT_VARIABLE = "QUIVER_CRASHPOINT"
-"""NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those processes and it are killed."""
+"""NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those
+processes and it are killed.
+"""
 SIGNAL_VARIABLE = "QUIVER_CRASHPOINT_SIGNAL"
 """What they get instead of SIGKILL."""
 POINTS = (

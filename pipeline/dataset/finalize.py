@@ -1,4 +1,5 @@
-"""Everything in a data set's folder that is derived from its plan and its commit records: it can be deleted and rebuilt.
+"""Everything in a data set's folder that is derived from its plan and its commit records: it can be
+deleted and rebuilt.
 
     manifest.parquet       the plan's rows, each with what became of it
     index.json             what stands in which shard, by content
@@ -6,7 +7,8 @@
     statistics.json        the scales that a trainer reads (scales.py)
     summary.json  README.md    counts for a person; the data set's card (card.py)
 
-One pass over the plan and the records, one shard in memory at a time; equal records give equal bytes.
+One pass over the plan and the records, one shard in memory at a time; equal records give equal
+bytes.
 """
 
 import hashlib
@@ -60,7 +62,8 @@ class _ShardRows(NamedTuple):
 def finalize(dataset: Dataset, into: Path | None = None) -> dict[str, Any]:
     """Writes every derived file, into the data set's folder or another one; returns the summary.
 
-    Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file that is not the one recorded.
+    Raises ValueError where a shard is not committed yet, DamagedShard or DamagedPlan for a file
+    that is not the one recorded.
     """
     dataset.check_finished()
     goal = Dataset(into) if into else dataset
@@ -120,7 +123,9 @@ def check_record_rows(path: Path, plan: Sequence[dict], record: dict[str, Any]) 
 
 
 def _manifest_rows(plan: Sequence[dict], record: dict[str, Any] | None) -> list[dict]:
-    """The plan's rows of one shard, each with what its record says of it; a clip without a window has no shard."""
+    """The plan's rows of one shard, each with what its record says of it; a clip without a window
+    has no shard.
+    """
     outcomes = {row["key"]: row for row in record["rows"]} if record else {}
     return [row | outcomes[row["key"]] if row["key"] else row for row in plan]
 
@@ -186,7 +191,9 @@ class HistogramSum:
 
 
 def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.ndarray:
-    """Of one shard. Raises DamagedShard where the file is gone, is another, or does not count the recorded number of values."""
+    """Of one shard. Raises DamagedShard where the file is gone, is another, or does not count the
+    recorded number of values.
+    """
     path = dataset.histogram_path(shard)
     data = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(data).hexdigest() != record["histogram"]:
@@ -202,7 +209,9 @@ def read_histogram(dataset: Dataset, shard: str, record: dict[str, Any]) -> np.n
 
 
 def index_entry(part: _ShardRows) -> dict[str, Any]:
-    """What a shard holds, for those who need not read its record; `_cached_sha256` tells one set of kept samples from another."""
+    """What a shard holds, for those who need not read its record; `content` tells one set of
+    kept samples from another.
+    """
     kept = sum(row["outcome"] == Outcome.KEPT for row in part.rows)
     tar = part.record["tar"]["sha256"] if part.record and part.record["tar"] else None
     return dict(split=part.split, kept=kept, tar=tar, content=tar)

@@ -1,8 +1,10 @@
 """A data set on disk: the run contract, the plan, and the shards with their commit records.
 
     run.json  plan.parquet              written once, before the first shard
-    retries/NNN.json                    what a later run tries again: rows that are added to the plan (rounds.py)
-    shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in this order
+    retries/NNN.json                    what a later run tries again: rows that are added to the
+                                        plan (rounds.py)
+    shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in
+                     this order
 
 A record is the truth about its shard; nothing that it names is ever changed after it. Everything
 else in the folder is derived from these (derived.py).
@@ -26,7 +28,6 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic_files import TEMPORARY_NAME, open_to_create, open_to_replace
 from pipeline.dataset.crashpoint import crashpoint
-from schemas.shard_record import check_record_owner, load_record
 from pipeline.dataset.rounds import (
     DamagedRound,
     Round,
@@ -40,10 +41,13 @@ from pipeline.dataset.shards import to_json
 from schemas.records import CLIP_FIELDS, PLAN_SCHEMA
 from schemas.run_contract import FORMAT_VERSION, RunContract, check_contract, to_json_value
 from schemas.seal import DIGEST, open_seal, seal
+from schemas.shard_record import check_record_owner, load_record
 
 
 class ContractMismatch(Exception):
-    """The folder holds a data set, or `what` else, made with another configuration or other videos; one line for each difference."""
+    """The folder holds a data set, or `what` else, made with another configuration or other videos;
+    one line for each difference.
+    """
 
     def __init__(self, lines: Sequence[str], what: str = "a data set"):
         super().__init__("\n".join(lines))
@@ -122,10 +126,12 @@ class Dataset:
     def create_or_resume(
         self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
-        """Begins the data set in a folder that is held, or checks that it was begun with the same plan and settings.
+        """Begins the data set in a folder that is held, or checks that it was begun with the same
+        plan and settings.
 
-        Returns a sentence for each library that is another version than when the data set was begun. Raises ContractMismatch, ValueError
-        where run.json is none, DamagedPlan where the plan is gone and this is another, and OSError where the folder cannot be written.
+        Returns a sentence for each library that is another version than when the data set was
+        begun. Raises ContractMismatch, ValueError where run.json is none, DamagedPlan where the
+        plan is gone and this is another, and OSError where the folder cannot be written.
         """
         self.check_no_foreign_files()
         for folder in (self.shards, self.records, self.histograms):
@@ -171,8 +177,8 @@ class Dataset:
             self.publish(self.plan, plan)
 
     def earlier_plan(self) -> Iterable[dict]:
-        """The rows of the plan with which the data set was begun, in a folder that is held, read anew
-        each time; none if it was not, or if they are damaged.
+        """The rows of the plan with which the data set was begun, in a folder that is held, read
+        anew each time; none if it was not, or if they are damaged.
         """
         try:
             self.check_plan()
@@ -209,8 +215,8 @@ class Dataset:
         return hashlib.sha256(self.run_json.read_bytes()).hexdigest()
 
     def rounds(self) -> list[Round]:
-        """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or is
-        not what was written.
+        """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or
+        is not what was written.
         """
         try:
             return read_rounds(self.retries, self.run_digest(), self.newest_round_number())
@@ -246,7 +252,9 @@ class Dataset:
 
     @contextmanager
     def build_session(self, shard: str) -> Iterator[None]:  # noqa: ARG002
-        """Around the building of a shard, in a worker: where the data set is kept elsewhere (staging.py), it is handed over at the end."""
+        """Around the building of a shard, in a worker: where the data set is kept elsewhere
+        (staging.py), it is handed over at the end.
+        """
         yield
 
     @contextmanager
@@ -265,14 +273,17 @@ class Dataset:
         return str(path)
 
     def remove_stray_tar(self, record: dict[str, Any]) -> None:
-        """Of an attempt that was stopped before its record, where a later one kept no window: with its record there, since a run that was
-        taken over could wake before it removes a tar and find the one that is committed.
+        """Of an attempt that was stopped before its record, where a later one kept no window: with
+        its record there, since a run that was taken over could wake before it removes a tar and
+        find the one that is committed.
         """
         if record["tar"] is None and self.tar_path(record["shard"]).exists():
             self.publish(self.tar_path(record["shard"]), None)
 
     def check_flow_settings(self, description: dict[str, Any]) -> None:
-        """Raises ContractMismatch where flow would be measured otherwise than the run was begun with."""
+        """Raises ContractMismatch where flow would be measured otherwise than the run was begun
+        with.
+        """
         begun = self.contract()
         now = replace(begun, config=begun.config | {"flow": to_json_value(description)})
         if lines := begun.differences(now):
@@ -280,7 +291,9 @@ class Dataset:
 
     @contextmanager
     def lock(self, take_over_s: float | None = None) -> Iterator[None]:
-        """One writer per folder. Raises FolderInUse while another run holds it, unless that one has not moved for `take_over_s`."""
+        """One writer per folder. Raises FolderInUse while another run holds it, unless that one has
+        not moved for `take_over_s`.
+        """
         with self.run_lock.acquire(take_over_s) as self.token:
             try:
                 yield
@@ -293,8 +306,9 @@ class Dataset:
     def check_not_taken_over(self) -> None:
         """Raises FolderInUse where a later run has taken the folder over.
 
-        What is to be published has to stand under its temporary name before: a run that takes over removes all of these, so that
-        a run that is paused after this check publishes nothing either.
+        What is to be published has to stand under its temporary name before: a run that takes over
+        removes all of these, so that a run that is paused after this check publishes nothing
+        either.
         """
         if self.token is not None and self.newest_token() > self.token:
             raise FolderInUse(
@@ -303,7 +317,9 @@ class Dataset:
 
     @contextmanager
     def detect_takeover(self) -> Iterator[None]:
-        """Within it, a file that is gone means that: a run which takes over removes what others have in the making."""
+        """Within it, a file that is gone means that: a run which takes over removes what others
+        have in the making.
+        """
         try:
             yield
         except FileNotFoundError:
@@ -312,7 +328,9 @@ class Dataset:
 
     @contextmanager
     def open_for_publish(self, path: Path) -> Iterator[BinaryIO]:
-        """A file to write to, which then stands in this folder under that name, over an older one. Raises FolderInUse after a take-over."""
+        """A file to write to, which then stands in this folder under that name, over an older one.
+        Raises FolderInUse after a take-over.
+        """
         with self.detect_takeover(), open_to_replace(path) as file:
             yield file
             self.check_not_taken_over()
@@ -328,9 +346,11 @@ class Dataset:
 
     @contextmanager
     def commit_lock(self) -> Iterator[None]:
-        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come under another's record.
+        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come
+        under another's record.
 
-        Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it hangs, or was stopped.
+        Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it
+        hangs, or was stopped.
         """
         path = self.run_json if self.token is None else self.run_lock.commit_lock_path(self.token)
         with open(path, "ab") as file:  # some network file systems lock only what could be written
@@ -350,7 +370,8 @@ class Dataset:
         return self.run_lock.is_locked()
 
     def remove_temporary_files(self) -> None:
-        """What a run left behind that was stopped while it wrote; a worker of it may be about to end, and remove its own.
+        """What a run left behind that was stopped while it wrote; a worker of it may be about to
+        end, and remove its own.
 
         Raises FolderInUse where a later run has taken over: they are that one's.
         """
@@ -359,7 +380,9 @@ class Dataset:
             path.unlink(missing_ok=True)
 
     def temporary_files(self) -> list[Path]:
-        """Files in the making, of this run or of one that was stopped: by their name and place none is another program's."""
+        """Files in the making, of this run or of one that was stopped: by their name and place none
+        is another program's.
+        """
         made = (self.shards, self.records, self.histograms, self.views, self.retries)
         folders = (self.root, *made, self.run_lock.folder)
         return sorted(
@@ -370,7 +393,9 @@ class Dataset:
         )
 
     def contract(self) -> RunContract:
-        """The run contract. Raises ValueError where the folder holds none, or one of another format."""
+        """The run contract. Raises ValueError where the folder holds none, or one of another
+        format.
+        """
         try:
             found = self._read_contract()
         except FileNotFoundError:
@@ -389,7 +414,9 @@ class Dataset:
         return found
 
     def _read_contract(self) -> RunContract:
-        """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError where run.json is none."""
+        """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError
+        where run.json is none.
+        """
         try:
             data = self.run_json.read_bytes()
             fields = json.loads(data)
@@ -415,7 +442,9 @@ class Dataset:
             )
 
     def check_finished(self) -> None:
-        """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not the plan of run.json."""
+        """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not
+        the plan of run.json.
+        """
         self.check_plan()
         shards = list(dict.fromkeys(row["shard"] for row in self.stream_plan() if row["shard"]))
         left = [shard for shard in shards if not self.is_committed(shard)]
@@ -444,7 +473,9 @@ class Dataset:
         return self.record_path(shard).exists()
 
     def read_record(self, shard: str) -> dict[str, Any]:
-        """Raises DamagedShard where its bytes are not those that were written, or it is another shard's or another run's."""
+        """Raises DamagedShard where its bytes are not those that were written, or it is another
+        shard's or another run's.
+        """
         path = self.record_path(shard)
         try:
             record = load_record(path.read_bytes())
@@ -491,14 +522,18 @@ def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str
 
 
 def inputs_digest(rows: Iterable[dict]) -> str:
-    """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the same input."""
+    """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the
+    same input.
+    """
     places = ("uri", "root")
     told = [{name: value for name, value in row.items() if name not in places} for row in rows]
     return hashlib.sha256(to_json(told)).hexdigest()
 
 
 def _input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
-    """One line for every clip that was added, removed or changed, at most ten; in what windows it was cut is no change of it."""
+    """One line for every clip that was added, removed or changed, at most ten; in what windows it
+    was cut is no change of it.
+    """
     columns = {field.name for field in CLIP_FIELDS} | {"split"}
     before, after = (
         {row["clip_id"]: {name: row[name] for name in columns} for row in rows}

@@ -1,8 +1,9 @@
 """Histograms of coefficient moduli: exact to merge in any order, relative error under 0.4 %.
 
-A non-negative float32 keeps its order when its bits are read as an integer. The sign bit is 0, so the top 16 bits give
-32,768 bins whose width is at most 1/128 of their value. Where a quantile is wanted to the last bit, a second pass counts
-the lower 16 bits of the values in the one bin in which it lies (docs/maths.md, 8).
+A non-negative float32 keeps its order when its bits are read as an integer. The sign bit is 0, so
+the top 16 bits give 32,768 bins whose width is at most 1/128 of their value. Where a quantile is
+wanted to the last bit, a second pass counts the lower 16 bits of the values in the one bin in which
+it lies (docs/maths.md, 8).
 """
 
 from collections.abc import Iterable
@@ -39,7 +40,8 @@ def moduli(
     channels: Float16[np.ndarray, "freq 4 height width"],
 ) -> Float32[np.ndarray, "freq 2 pixels"]:
     """|S_k| of each displacement component at each pixel, from a sample's channels; pixels."""
-    floats = cv2.add(channels.reshape(-1, channels.shape[-1]), 0.0, dtype=cv2.CV_32F)  # pyright: ignore - numpy's astype is slow
+    # pyright: ignore - numpy's astype is slow
+    floats = cv2.add(channels.reshape(-1, channels.shape[-1]), 0.0, dtype=cv2.CV_32F)
     parts = floats.reshape(len(channels), 2, 2, -1)
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
@@ -47,7 +49,9 @@ def moduli(
 def add_sample(
     channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]
 ) -> None:
-    """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at each frequency."""
+    """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at
+    each frequency.
+    """
     for values, into in zip(moduli(channels), counts, strict=True):
         for component in range(2):
             count_bins(values[component], into[component])
@@ -64,7 +68,9 @@ def count_samples(
 
 
 def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Their sum, in any order the same; of the frequencies that all of them have. Raises ValueError where there is none."""
+    """Their sum, in any order the same; of the frequencies that all of them have. Raises ValueError
+    where there is none.
+    """
     total = None
     for counts in histograms:
         total = counts.copy() if total is None else total[: len(counts)] + counts[: len(total)]
@@ -93,7 +99,9 @@ def _bin_centers() -> Float64[np.ndarray, " bins"]:
 
 
 def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
-    """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError where nothing was counted."""
+    """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError
+    where nothing was counted.
+    """
     return interpolate_ranks(
         [float(_bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)],
         int(counts.sum()),
@@ -102,7 +110,9 @@ def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
 
 
 def ranks(count: int, q: float) -> tuple[int, int]:
-    """The two order statistics, counted from 0, between which the q-quantile of `count` values lies. Raises ValueError for none."""
+    """The two order statistics, counted from 0, between which the q-quantile of `count` values
+    lies. Raises ValueError for none.
+    """
     if count < 1:
         raise ValueError("nothing was counted, expected at least one value")
     place = (count - 1) * q
@@ -155,7 +165,9 @@ def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:
 
 
 def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Inverse of `encode`. Raises ValueError where the file does not hold a histogram of finite values."""
+    """Inverse of `encode`. Raises ValueError where the file does not hold a histogram of finite
+    values.
+    """
     try:
         arrays = load(data)
         freq, components, size = (int(n) for n in arrays["shape"])

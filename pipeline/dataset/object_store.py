@@ -1,8 +1,8 @@
 """Object storage: the one file that talks to it, by boto3.
 
-Who we are and where the storage is come from boto3's own chain (AWS_ACCESS_KEY_ID, ~/.aws, a machine's role; AWS_ENDPOINT_URL),
-never from a URL. A call that fails in passing is made again, a few times; one that was carried out though its answer was lost
-does no harm when it is made again.
+Who we are and where the storage is come from boto3's own chain (AWS_ACCESS_KEY_ID, ~/.aws, a
+machine's role; AWS_ENDPOINT_URL), never from a URL. A call that fails in passing is made again, a
+few times; one that was carried out though its answer was lost does no harm when it is made again.
 """
 
 import random
@@ -43,9 +43,11 @@ def is_storage_url(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Bucket:
-    """What stands in object storage under a URL, s3://BUCKET/PREFIX; names are relative to it, as in a folder.
+    """What stands in object storage under a URL, s3://BUCKET/PREFIX; names are relative to it, as
+    in a folder.
 
-    Every method raises OSError, in one sentence that names the object, where the storage refuses or does not answer.
+    Every method raises OSError, in one sentence that names the object, where the storage refuses or
+    does not answer.
     """
 
     url: str
@@ -63,8 +65,8 @@ class Bucket:
         self._send(name, data)
 
     def create(self, name: str, data: bytes) -> None:
-        """Writes an object that is not there yet. Raises FileExistsError where one of other bytes is: ours may be, of an attempt
-        whose answer was lost.
+        """Writes an object that is not there yet. Raises FileExistsError where one of other bytes
+        is: ours may be, of an attempt whose answer was lost.
         """
         from botocore.exceptions import ClientError
 
@@ -145,7 +147,9 @@ class Bucket:
         return found
 
     def etag(self, name: str) -> str | None:
-        """The storage's word for an object's content: equal for equal ones, unless it encrypts them, and for no others. None where there is none."""
+        """The storage's word for an object's content: equal for equal ones, unless it encrypts
+        them, and for no others. None where there is none.
+        """
         entries = (
             entry
             for page in self._pages(name, Prefix=self.key(name))
@@ -206,9 +210,9 @@ class Bucket:
                     raise StorageError(
                         f"{self.url}: {name or 'its listing'}: the storage refused or did not answer{times}: {error}"
                     ) from error
-                time.sleep(
-                    min(_MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-                )  # noqa: S311 - so that many do not come back at once
+                # jitter, so that many clients do not come back at once
+                jitter = random.uniform(0.5, 1)  # noqa: S311
+                time.sleep(min(_MAX_RETRY_DELAY_S, PAUSE_S * 2 ** (attempt - 1)) * jitter)
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -237,7 +241,9 @@ def _error_code(error: Any) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether an error may be gone at the next attempt: the storage's own, or one of the connection."""
+    """Whether an error may be gone at the next attempt: the storage's own, or one of the
+    connection.
+    """
     from botocore.exceptions import (
         ClientError,
         ConnectionError,
@@ -261,7 +267,9 @@ def _is_transient(error: Exception) -> bool:
 
 @cache
 def client() -> Any:
-    """One for each process. Raises ValueError where boto3 is not installed, or does not know where the storage is."""
+    """One for each process. Raises ValueError where boto3 is not installed, or does not know where
+    the storage is.
+    """
     try:
         from boto3.session import Session
         from botocore.config import Config

@@ -1,7 +1,9 @@
-"""What a user means by `DATASET` or `DATASET:VIEW`: the windows that are kept, and the histogram of the training ones.
+"""What a user means by `DATASET` or `DATASET:VIEW`: the windows that are kept, and the histogram of
+the training ones.
 
-A view (views.py) judges the windows of a data set by other thresholds; its files stand in views/ beside each other and
-say the same of it as manifest.parquet, index.json and histogram.safetensors say of the whole.
+A view (views.py) judges the windows of a data set by other thresholds; its files stand in views/
+beside each other and say the same of it as manifest.parquet, index.json and histogram.safetensors
+say of the whole.
 """
 
 import hashlib
@@ -28,7 +30,9 @@ from schemas.seal import open_seal
 
 
 class DamagedDerived(ValueError):
-    """A file that follows from the records is another than was written; `quiver finalize` writes it again."""
+    """A file that follows from the records is another than was written; `quiver finalize` writes it
+    again.
+    """
 
 
 TABLE_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
@@ -104,8 +108,8 @@ class DatasetView:
         return found
 
     def read_index(self) -> dict[str, Any]:
-        """Shards by name: split, number of kept windows, content. Raises ValueError where it is missing or out of date, or,
-        of a view, where it was made of other shards than are there now.
+        """Shards by name: split, number of kept windows, content. Raises ValueError where it is
+        missing or out of date, or, of a view, where it was made of other shards than are there now.
         """
         path, rebuild = (
             self.derived_path("index.json"),
@@ -131,7 +135,9 @@ class DatasetView:
         return found
 
     def training_shards(self) -> dict[str, Any]:
-        """The shards of the index with kept training windows. Raises ValueError where there is none."""
+        """The shards of the index with kept training windows. Raises ValueError where there is
+        none.
+        """
         shards = self.read_index()["shards"]
         training = {shard: entry for shard, entry in shards.items() if has_training_windows(entry)}
         if not training:
@@ -144,7 +150,9 @@ class DatasetView:
         return training
 
     def read_histogram(self) -> np.ndarray:
-        """Of the kept training windows, int64 [K, 2, BINS]. Raises ValueError where there is none or the file is damaged."""
+        """Of the kept training windows, int64 [K, 2, BINS]. Raises ValueError where there is none
+        or the file is damaged.
+        """
         self.training_shards()
         path, sha256 = self.derived_path("histogram.safetensors"), self.read_index()["histogram"]
         data = path.read_bytes() if path.exists() else b""
@@ -162,7 +170,9 @@ class DatasetView:
         )
 
     def read_table(self, **selected: Any) -> pa.Table:
-        """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError where there is none."""
+        """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError
+        where there is none.
+        """
         self.check_manifest()
         with self.wrap_read_errors():
             return pq.read_table(self.manifest_path, page_checksum_verification=True, **selected)
@@ -179,8 +189,8 @@ class DatasetView:
 
     def check_manifest(self) -> None:
         """Raises DamagedDerived if the table is not the one of the index: Parquet's own checksums
-        leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if there
-        is none, ValueError as `index`.
+        leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if
+        there is none, ValueError as `index`.
         """
         found = None if self.unsealed else file_sha256(self.manifest_path)
         if found is not None and found != self.read_index()["manifest"]:
@@ -266,7 +276,9 @@ def training_digest(selections: Sequence[DatasetView]) -> str:
 
 
 def iter_samples(selection: DatasetView, shard: str) -> Iterator[Sample]:
-    """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample that was written."""
+    """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample
+    that was written.
+    """
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
     for row in selection.read_table(filters=filters).to_pylist():
         try:

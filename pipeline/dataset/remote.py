@@ -1,11 +1,15 @@
-"""A data set that is kept in object storage: built in a folder of this machine, handed over shard by shard.
+"""A data set that is kept in object storage: built in a folder of this machine, handed over shard
+by shard.
 
-    .uploads/NAME.DIGEST.tar            what an attempt at a shard made, under a name that no other content has
-    records/NAME.json                   created once, after what it names: from then on the shard is committed
+    .uploads/NAME.DIGEST.tar            what an attempt at a shard made, under a name that no other
+                                        content has
+    records/NAME.json                   created once, after what it names: from then on the shard is
+                                        committed
     shards/NAME.tar  histograms/...     copied, within the storage, from what the record names
 
-So no twin can put its bytes under another's record, and a copy that was not made can be made by whoever comes next. The folder
-here holds records and histograms, from which all else is derived, and the tars that are not handed over yet.
+So no twin can put its bytes under another's record, and a copy that was not made can be made by
+whoever comes next. The folder here holds records and histograms, from which all else is derived,
+and the tars that are not handed over yet.
 """
 
 import hashlib
@@ -41,7 +45,9 @@ class _RecordedFile(NamedTuple):
 
 
 def locate_dataset(out: str, staging: Path | None = None) -> Dataset:
-    """The data set of a folder, or of a URL of object storage, which is staged below that folder or the user's cache."""
+    """The data set of a folder, or of a URL of object storage, which is staged below that folder or
+    the user's cache.
+    """
     return RemoteDataset(out, staging or _cache_folder()) if is_storage_url(out) else Dataset(out)
 
 
@@ -64,7 +70,9 @@ class RemoteDataset(Dataset):
 
     @contextmanager
     def lock(self, take_over_s: float | None = None) -> Iterator[None]:
-        """The folder here. The token is one of the storage, for workers on other machines; runs share it until one takes over."""
+        """The folder here. The token is one of the storage, for workers on other machines; runs
+        share it until one takes over.
+        """
         with super().lock(take_over_s):
             self.token = self.newest_token()
             if take_over_s is not None:
@@ -86,7 +94,9 @@ class RemoteDataset(Dataset):
     def create_or_resume(
         self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
-        """As of a folder; what is committed in the storage is then here too. Raises OSError where the storage cannot keep runs apart."""
+        """As of a folder; what is committed in the storage is then here too. Raises OSError where
+        the storage cannot keep runs apart.
+        """
         begun = self._fetch_contract()
         warnings = super().create_or_resume(rows, config, versions)
         if not begun and not self._create_remote_contract():
@@ -146,7 +156,9 @@ class RemoteDataset(Dataset):
                 self._promote_uploads(shard)
 
     def _fetch_contract(self) -> bool:
-        """Whether the data set was begun in the storage: its contract and plan are then here, and nothing that is not its."""
+        """Whether the data set was begun in the storage: its contract and plan are then here, and
+        nothing that is not its.
+        """
         found = self.bucket.get(self.run_json.name)
         if not self.run_json.exists() or self.run_json.read_bytes() != found:
             self.clear_local()
@@ -162,7 +174,9 @@ class RemoteDataset(Dataset):
         return True
 
     def _create_remote_contract(self) -> bool:
-        """Creates the contract, and then the plan, in the storage; not where another run has begun there meanwhile."""
+        """Creates the contract, and then the plan, in the storage; not where another run has begun
+        there meanwhile.
+        """
         self._check_conditional_create()
         try:
             self.bucket.create(self.run_json.name, self.run_json.read_bytes())
@@ -212,7 +226,9 @@ class RemoteDataset(Dataset):
         ]
 
     def _adopt_local(self, shard: str) -> bool:
-        """Hands over a shard that a run which was stopped has built here; one that is not whole is forgotten."""
+        """Hands over a shard that a run which was stopped has built here; one that is not whole is
+        forgotten.
+        """
         if all(_has_sha256(file.path, file.sha256) for file in self._recorded_files(shard)):
             self._commit_remote(shard)
             return True
@@ -221,7 +237,9 @@ class RemoteDataset(Dataset):
 
     @contextmanager
     def build_session(self, shard: str) -> Iterator[None]:
-        """In a worker, which may be on another machine than the driver: what is built within is handed over, and then committed."""
+        """In a worker, which may be on another machine than the driver: what is built within is
+        handed over, and then committed.
+        """
         self._prepare_worker_folder()
         if done := self._fetch_record(shard):
             self._promote_uploads(shard)  # whose worker may have been killed before it had
@@ -245,7 +263,8 @@ class RemoteDataset(Dataset):
             )
 
     def _commit_remote(self, shard: str) -> None:
-        """Commits a shard in the storage. Where a twin has done it, that one's record counts, and may name what we uploaded too.
+        """Commits a shard in the storage. Where a twin has done it, that one's record counts, and
+        may name what we uploaded too.
 
         Raises FolderInUse after a take-over.
         """
@@ -269,7 +288,9 @@ class RemoteDataset(Dataset):
         self.tar_path(shard).unlink(missing_ok=True)
 
     def _promote_uploads(self, shard: str) -> None:
-        """Copies what a committed record names to where it is looked for. Raises DamagedShard where it is gone."""
+        """Copies what a committed record names to where it is looked for. Raises DamagedShard where
+        it is gone.
+        """
         files = self._recorded_files(shard)
         for file in files:
             if not self._promote_file(file):
@@ -280,7 +301,9 @@ class RemoteDataset(Dataset):
         self._delete_uploads(files)
 
     def _promote_file(self, file: _RecordedFile) -> bool:
-        """Copies a file to where it is looked for, over another of a record that was removed by hand; whether it is there then."""
+        """Copies a file to where it is looked for, over another of a record that was removed by
+        hand; whether it is there then.
+        """
         upload, place = self.bucket.etag(file.upload_key), self.bucket.etag(file.final_key)
         if upload in (None, place):
             return place is not None
@@ -295,7 +318,9 @@ class RemoteDataset(Dataset):
 
     @contextmanager
     def finalize_session(self) -> Iterator[None]:
-        """What is derived within, from all records and histograms, is handed over; then nothing is kept here."""
+        """What is derived within, from all records and histograms, is handed over; then nothing is
+        kept here.
+        """
         self.check_not_taken_over()
         self._fetch_rounds()
         shards, self.tar_sizes = self._fetch_records(), self.bucket.list_sizes("shards/")

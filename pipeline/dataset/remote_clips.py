@@ -1,4 +1,6 @@
-"""Clips in object storage: listed as those of a folder are, and copied to this machine for as long as they are read."""
+"""Clips in object storage: listed as those of a folder are, and copied to this machine for as long
+as they are read.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,9 @@ from schemas.outcome import Quarantined, Reason, Stage
 
 
 def list_object_urls(url: str) -> list[str]:
-    """URLs of the object of that name, or of all below it, as of a folder. Raises ValueError where there is none."""
+    """URLs of the object of that name, or of all below it, as of a folder. Raises ValueError where
+    there is none.
+    """
     bucket, key = bucket_and_key(url.rstrip("/"))
     names = (
         [key]
@@ -26,7 +30,8 @@ def list_object_urls(url: str) -> list[str]:
 
 @contextmanager
 def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
-    """A clip's file: that of a path, or a copy in a folder (None: the system's for temporary files) that goes with the block.
+    """A clip's file: that of a path, or a copy in a folder (None: the system's for temporary files)
+    that goes with the block.
 
     Raises Quarantined where there is no such object, OSError where the storage does not give it.
     """
@@ -41,7 +46,9 @@ def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
 
 @contextmanager
 def local_clip_rows(rows: Sequence[dict], folder: Path | None) -> Iterator[list[dict]]:
-    """Planned windows whose clips are on this machine; one that is in storage no more is a file that is not there."""
+    """Planned windows whose clips are on this machine; one that is in storage no more is a file
+    that is not there.
+    """
     urls = dict.fromkeys(row["uri"] for row in rows if is_storage_url(row["uri"]))
     if not urls:
         yield list(rows)

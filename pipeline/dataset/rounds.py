@@ -1,6 +1,7 @@
 """Rounds of `quiver retry`: what failed for a reason that may have been the machine's, tried again.
 
-    retries/001.json    the rows of the first round, sealed; created once, before its first shard is built
+    retries/001.json    the rows of the first round, sealed; created once, before its first shard is
+                        built
 
 A round adds rows to the plan and changes none of them. A window that it tries again has the same
 key and stands in a shard of the round; a clip that gave no window stands there with the windows
@@ -17,9 +18,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from schemas.shard_record import dump_record
 from schemas.outcome import Outcome, Stage, is_environmental
 from schemas.records import PLAN_SCHEMA
+from schemas.shard_record import dump_record
 
 _ROUND_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
 _ROUND_READ_ERRORS = (
@@ -36,7 +37,7 @@ FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written, or `_missing_input`."""
+    """A file of a round is not what was written, or `missing`."""
 
     def __init__(self, path: Path, what: str, missing: bool = False):
         super().__init__(f"{path} {what}")
@@ -88,7 +89,7 @@ def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[st
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
-    """Reads every round in that folder, in order. `read_newest` is the number of the last round of which
+    """Reads every round in that folder, in order. `newest` is the number of the last round of which
     there are shards: a round names the one before it, and nothing but its shards names the last.
 
     Raises DamagedRound if a round is missing, is not what was written, or is of another run.

@@ -1,11 +1,14 @@
-"""One writer per folder: who it is, whether it lives, and what keeps a run out that was thought dead.
+"""One writer per folder: who it is, whether it lives, and what keeps a run out that was thought
+dead.
 
-    .fence/N            of the run with token N, one more than the last: host, process and beginning; emptied when it ends
+    .fence/N            of the run with token N, one more than the last: host, process and
+                        beginning; emptied when it ends
     .fence/N.commits    locked while that run commits a shard
 
-A run holds flock on its own file, which its death sets free, and touches it every BEAT_S. One that begins needs the lock of the last
-token's file, and then creates the next, once. Where the user says so, it does without the lock of a run that has not moved for
-long: that one, should it wake, finds a later token than its own (docs/decisions/0012).
+A run holds flock on its own file, which its death sets free, and touches it every BEAT_S. One that
+begins needs the lock of the last token's file, and then creates the next, once. Where the user says
+so, it does without the lock of a run that has not moved for long: that one, should it wake, finds a
+later token than its own (docs/decisions/0012).
 """
 
 import fcntl
@@ -30,7 +33,9 @@ LOCK_FOLDER = ".fence"
 _TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 HEARTBEAT_S = 2.0
 STALE_AFTER_S = 60.0
-"""A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only waits still beats, from a thread of its own."""
+"""A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only
+waits still beats, from a thread of its own.
+"""
 _MAX_OWNER_CHARACTERS = 80
 """Characters of a word in a token's file, which may be a stranger's."""
 
@@ -40,7 +45,9 @@ class FolderInUse(Exception):
 
 
 class _NoToken(OSError):
-    """Something that no run has made, as a named pipe that would keep whoever opens it waiting, stands where a token would."""
+    """Something that no run has made, as a named pipe that would keep whoever opens it waiting,
+    stands where a token would.
+    """
 
 
 class LockOwner(NamedTuple):
@@ -77,7 +84,9 @@ class RunLock:
         return self.folder / f"{token}.commits"
 
     def newest_token(self) -> int:
-        """The last token; 0 before the first. Raises NoToken where what has its name cannot be a run's."""
+        """The last token; 0 before the first. Raises NoToken where what has its name cannot be a
+        run's.
+        """
         last = max_token(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
         if last and not S_ISREG(self.token_path(last).lstat().st_mode):
             raise _NoToken(
@@ -98,8 +107,8 @@ class RunLock:
 
     @contextmanager
     def acquire(self, take_over_s: float | None = None) -> Iterator[int]:
-        """The folder, with a new token. Raises FolderInUse while another run holds it, unless that one has not moved for
-        `take_over_s`.
+        """The folder, with a new token. Raises FolderInUse while another run holds it, unless that
+        one has not moved for `take_over_s`.
         """
         token, file = self._take_next_token(take_over_s)
         ended = Event()
@@ -131,7 +140,9 @@ class RunLock:
 
     @contextmanager
     def _require_released(self, last: int, take_over_s: float | None) -> Iterator[None]:
-        """Once the last run has ended; with its lock, so that of those that wait for it one goes on. Raises FolderInUse."""
+        """Once the last run has ended; with its lock, so that of those that wait for it one goes
+        on. Raises FolderInUse.
+        """
         if not last:
             yield
             return
@@ -160,7 +171,9 @@ class RunLock:
             raise FolderInUse(f"{words}: {holder}{advice}")
 
     def _create_token(self, token: int) -> IO[bytes]:
-        """A token's file, locked before it has its name. Raises FileExistsError where another run has it."""
+        """A token's file, locked before it has its name. Raises FileExistsError where another run
+        has it.
+        """
         about = dict(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -197,7 +210,9 @@ def max_token(names: Iterable[str]) -> int:
 
 
 def try_lock(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
-    """Whether a lock of this kind was had, after a pause. Raises OSError, with the file's name, where there are no locks."""
+    """Whether a lock of this kind was had, after a pause. Raises OSError, with the file's name,
+    where there are no locks.
+    """
     time.sleep(wait_s)
     with add_path_to_errors(Path(file.name)):
         try:

@@ -1,7 +1,8 @@
-"""The scales by which coefficients are normalised, from the merged histograms of the training shards.
+"""The scales by which coefficients are normalised, from the merged histograms of the training
+shards.
 
-s_f is the 95th percentile of |S_k| over all pixels of all training samples, x and y together (docs/maths.md, 8). The
-histograms give it within 0.4 %; `exact` counts give it to the last bit.
+s_f is the 95th percentile of |S_k| over all pixels of all training samples, x and y together
+(docs/maths.md, 8). The histograms give it within 0.4 %; `exact` counts give it to the last bit.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.dataset import histogram as statistics
-from pipeline.dataset.open import DatasetView, training_digest, iter_samples
+from pipeline.dataset.open import DatasetView, iter_samples, training_digest
 from schemas.run_contract import contract_provenance
 from schemas.statistics import (
     DEFINITION,
@@ -34,9 +35,13 @@ FineCounts = dict[tuple[int, int, int], np.ndarray]
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig:
     quantile: float = 0.95
-    """Which quantile of the coefficient modulus becomes the scale of a frequency; another wants --out."""
+    """Which quantile of the coefficient modulus becomes the scale of a frequency; another wants
+    --out.
+    """
     pool: Pool = "components"
-    """components: x and y share a scale; none: each has its own; all: one scale for all frequencies; the last two want --out."""
+    """components: x and y share a scale; none: each has its own; all: one scale for all
+    frequencies; the last two want --out.
+    """
 
     def __post_init__(self):
         if not 0 < self.quantile < 1:
@@ -148,7 +153,9 @@ def summarize_quantiles(
 
 
 def merge_histograms(selections: Sequence[DatasetView]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """The histogram of the training windows of all of them; of the frequencies that all of them have."""
+    """The histogram of the training windows of all of them; of the frequencies that all of them
+    have.
+    """
     return statistics.merge(selection.read_histogram() for selection in selections)
 
 
@@ -179,7 +186,9 @@ def _component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
 def required_fine_bins(
     counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig
 ) -> set[tuple[int, int, int]]:
-    """The (frequency, component, bin) whose fine counts make every quantile of `compute_statistics` exact."""
+    """The (frequency, component, bin) whose fine counts make every quantile of `compute_statistics`
+    exact.
+    """
     quantiles = Quantiles(counts)
     pooled = [
         (cell, config.quantile)
@@ -193,7 +202,9 @@ def required_fine_bins(
 def count_fine_bins(
     selection: DatasetView, shard: str, wanted: set[tuple[int, int, int]]
 ) -> FineCounts:
-    """The fine counts of one shard's kept samples. Raises ValueError for a sample that cannot be read."""
+    """The fine counts of one shard's kept samples. Raises ValueError for a sample that cannot be
+    read.
+    """
     fine = {place: np.zeros(statistics.FINE_BINS, np.int64) for place in wanted}
     for sample in iter_samples(selection, shard):
         values = statistics.moduli(sample.spectrum)
@@ -203,7 +214,9 @@ def count_fine_bins(
 
 
 def check_compatible(selections: Sequence[DatasetView]) -> dict[str, Any]:
-    """Working rate, length and size, which all must share. Raises ValueError where they do not, or one is given twice."""
+    """Working rate, length and size, which all must share. Raises ValueError where they do not, or
+    one is given twice.
+    """
     found = []
     for selection in selections:
         config = selection.dataset.contract().config
@@ -248,7 +261,9 @@ def _describe_source(selection: DatasetView) -> Source:
 
 
 def check_matches_shards(statistics: SpectrumStatistics, selections: Sequence[DatasetView]) -> None:
-    """Raises ValueError unless the statistics were computed from just these training shards: what a trainer asks first."""
+    """Raises ValueError unless the statistics were computed from just these training shards: what a
+    trainer asks first.
+    """
     if statistics.shards != training_digest(selections):
         names = ", ".join(map(str, selections))
         words = f"{statistics.windows} windows in {sum(source.shards for source in statistics.sources)} shards"

@@ -1,8 +1,9 @@
 """Write a shard whole or not at all; read its samples by offset.
 
-A shard is written under a temporary name, synced, read back and checked, renamed, and only then recorded. The commit
-record is the only truth: a tar without one is garbage from a run that was stopped, and a record is created once, never
-replaced. Equal samples give equal bytes: no times, no owners, a fixed order of members.
+A shard is written under a temporary name, synced, read back and checked, renamed, and only then
+recorded. The commit record is the only truth: a tar without one is garbage from a run that was
+stopped, and a record is created once, never replaced. Equal samples give equal bytes: no times, no
+owners, a fixed order of members.
 """
 
 import hashlib
@@ -46,7 +47,9 @@ class ShardWriter:
         crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
-        """Appends a sample; returns the offset, the size and the checksum of each member's bytes in the tar."""
+        """Appends a sample; returns the offset, the size and the checksum of each member's bytes in
+        the tar.
+        """
         if not KEY_PATTERN.fullmatch(sample.key):
             raise ValueError(f"key is {sample.key[:80]!r}, expected {KEY_PATTERN.pattern}")
         columns: dict[str, int] = {}
@@ -77,7 +80,8 @@ class ShardWriter:
         self.sha256.update(data)
 
     def finish(self) -> dict[str, Any]:
-        """Syncs, closes and reads back the tar, which is then ready to be published; returns its `sha256` and `bytes`.
+        """Syncs, closes and reads back the tar, which is then ready to be published; returns its
+        `sha256` and `bytes`.
 
         Raises ValueError where what was read back is not what was written.
         """
@@ -109,7 +113,9 @@ class ShardWriter:
 
 
 class _ScannedSample(NamedTuple):
-    """A sample of a shard, as it was found; None where it is not the one that was written, and `faults` say why."""
+    """A sample of a shard, as it was found; None where it is not the one that was written, and
+    `faults` say why.
+    """
 
     key: str
     sample: Sample | None
@@ -117,7 +123,9 @@ class _ScannedSample(NamedTuple):
 
 
 def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> None:
-    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at these offsets."""
+    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at
+    these offsets.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         faults = [
@@ -132,9 +140,11 @@ def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> Non
 def scan_samples(
     file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any
 ) -> Iterator[_ScannedSample]:
-    """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest` takes the bytes.
+    """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest`
+    takes the bytes.
 
-    `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the file holds.
+    `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the
+    file holds.
     """
     size = os.fstat(file.fileno()).st_size
     for key, columns in rows.items():
@@ -193,7 +203,9 @@ def _decode_scanned(
 
 
 def scan_end(file: BinaryIO, digest: Any) -> list[str]:
-    """What is wrong with the file from here on, where only the two empty blocks that end a tar should be."""
+    """What is wrong with the file from here on, where only the two empty blocks that end a tar
+    should be.
+    """
     length, zeros = 0, True
     while part := file.read(CHUNK):
         digest.update(part)
@@ -250,7 +262,8 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
-    """The sample `key` of a shard, given the columns of its members in its manifest row; touches nothing else of the tar.
+    """The sample `key` of a shard, given the columns of its members in its manifest row; touches
+    nothing else of the tar.
 
     Raises ValueError where its bytes are not that sample.
     """

@@ -2,10 +2,12 @@
 
     views/NAME.json        the thresholds, sealed: what defines the view
     views/NAME.parquet     the manifest with the new outcomes
-    views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json       as the data set's own (derived.py)
+    views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json       as the data set's
+                           own (derived.py)
 
-A view can drop what is stored, and keep what is stored; a window that was rejected when the data set was extracted has no
-sample, and stays rejected. Tars are read once, and only those of which a part is dropped.
+A view can drop what is stored, and keep what is stored; a window that was rejected when the data
+set was extracted has no sample, and stays rejected. Tars are read once, and only those of which a
+part is dropped.
 """
 
 import hashlib
@@ -81,9 +83,11 @@ def refilter(
     mapped: _UnorderedMap,
     into: Dataset | None = None,
 ) -> ViewCounts:
-    """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the tars.
+    """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the
+    tars.
 
-    Raises ValueError where the name will not do, the data set's index is missing, or a sample cannot be read.
+    Raises ValueError where the name will not do, the data set's index is missing, or a sample
+    cannot be read.
     """
     view = _new_view(dataset, name, into)
     before = view.base().read_index()["shards"]
@@ -124,7 +128,9 @@ def refilter(
 def write_merged_histogram(
     view: DatasetView, shards: list[str], index: dict[str, Any], mapped: _UnorderedMap
 ) -> str | None:
-    """Adds up the histograms of the view's training shards: stored ones where nothing was dropped, else counted again."""
+    """Adds up the histograms of the view's training shards: stored ones where nothing was dropped,
+    else counted again.
+    """
     merged = HistogramSum()
     untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
     for shard in untouched:
@@ -175,7 +181,7 @@ def _new_view(dataset: Dataset, name: str, into: Dataset | None) -> DatasetView:
 
 
 def list_views(dataset: Dataset, whole: bool = True) -> list[str]:
-    """Of the views that there are; not `_require_int`: also of those whose definition is gone."""
+    """Of the views that there are; not `whole`: also of those whose definition is gone."""
     paths = [path for path in dataset.views.glob("*") if is_view_file(path)]
     defined = [path for path in paths if not whole or path.suffixes == [".json"]]
     return sorted({path.name.partition(".")[0] for path in defined})
@@ -195,7 +201,9 @@ def view_files(dataset: Dataset, name: str) -> list[Path]:
 
 
 def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of the shards that there are."""
+    """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of
+    the shards that there are.
+    """
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
         DatasetView(dataset).check_manifest()

@@ -1,4 +1,6 @@
-"""The parent's side of a decoder process: asks, waits no longer than the deadline, kills, and says what happened."""
+"""The parent's side of a decoder process: asks, waits no longer than the deadline, kills, and says
+what happened.
+"""
 
 import fcntl
 import json
@@ -40,7 +42,9 @@ _MAX_READY_BYTES, _MAX_MESSAGE_BYTES = 1 << 10, 64 << 20
 _MALFORMED_MESSAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a message raises that is not one of ours."""
 START_TIMEOUT_S = 60.0
-"""How long a process may take to load itself; on a busy machine many times what it takes on another."""
+"""How long a process may take to load itself; on a busy machine many times what it takes on
+another.
+"""
 _MEMORY_POLL_S = 0.05
 """How often a silent decoder's memory is looked at."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -75,7 +79,9 @@ class DecoderDied(Exception):
 
 
 class DecoderProcess:
-    """One decoder process, used by one thread at a time. After `DecoderDied` it is dead and cannot be used again."""
+    """One decoder process, used by one thread at a time. After `DecoderDied` it is dead and cannot
+    be used again.
+    """
 
     def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
         self.config, self.request_count, self.resident_bytes = config, 0, 0
@@ -119,7 +125,8 @@ class DecoderProcess:
     def pictures(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
     ) -> Iterator[PictureResult]:
-        """Copies of the frames at `indices` of a probed video, in order, or what is wrong with them.
+        """Copies of the frames at `indices` of a probed video, in order, or what is wrong with
+        them.
 
         Raises Quarantined if the file cannot be read any further, or DecoderDied.
         """
@@ -172,7 +179,9 @@ class DecoderProcess:
         self.errors.close()
 
     def _await_start(self) -> None:
-        """Until it has loaded itself, which is no clip's time; where it does not, a request waits once more, and finds that out."""
+        """Until it has loaded itself, which is no clip's time; where it does not, a request waits
+        once more, and finds that out.
+        """
         with suppress(EOFError, OSError):
             if not self.has_started and self.connection.poll(START_TIMEOUT_S):
                 ready, *defenses = self.connection.recv_bytes(_MAX_READY_BYTES).split(b"\n")
@@ -202,8 +211,8 @@ class DecoderProcess:
             self.connection.send_bytes(message)
 
     def _receive_batch(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
-        """How many pictures stand in the next slot (as many as fit, or fewer before a refusal), and of
-        those that the video's decoder did not give whole: who did, and what is wrong with them.
+        """How many pictures stand in the next slot (as many as fit, or fewer before a refusal), and
+        of those that the video's decoder did not give whole: who did, and what is wrong with them.
         """
         message = self._receive()
         with suppress(*_MALFORMED_MESSAGE_ERRORS):
@@ -310,10 +319,11 @@ def _filter_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> str:
-    """The end of what a process said, printable, as `; it said: ...` of at most `capacity` characters;
+    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters;
     empty if it said nothing.
 
-    Two runs of one crash give the same text: `_torchvision_name` says what stands for names that differ.
+    Two runs of one crash give the same text: `renamed` says what stands for names that
+    differ.
     """
     words = said.decode(errors="replace")
     for name, other in renamed.items():

@@ -7,7 +7,9 @@ from typing import Literal
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     decoder: Literal["auto", "pyav"] = "auto"
-    """auto is decord wherever it is exact and PyAV elsewhere; pyav does without decord, as where it has no wheels."""
+    """auto is decord wherever it is exact and PyAV elsewhere; pyav does without decord, as where it
+    has no wheels.
+    """
     max_pixels: int = 8192 * 4320
     """A video with larger frames is quarantined before it is decoded."""
     max_frames: int = 250_000

@@ -1,4 +1,5 @@
-"""Opening a file that may be hostile: only by the demuxers and codecs listed here, and only if it is not too large.
+"""Opening a file that may be hostile: only by the demuxers and codecs listed here, and only if it
+is not too large.
 
 A playlist or a script named .mp4 must never reach a demuxer that would follow it to other files.
 """
@@ -83,8 +84,8 @@ def missing_codecs() -> list[str]:
 
 @contextmanager
 def open_container(path: str) -> Iterator[InputContainer]:
-    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot be
-    opened or demuxed is Quarantined (not_media, truncated).
+    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot
+    be opened or demuxed is Quarantined (not_media, truncated).
     """
     try:
         container = av.open(
@@ -141,8 +142,8 @@ class DecodedFrame(NamedTuple):
     damage: str | None
     """Why its content may be wrong; None if FFmpeg had no complaint about what it is made of."""
     is_first_group: bool
-    """Whether it was sent before the second key frame since decoding began: FFmpeg may complain then
-    about pictures before the first, though nothing needs them.
+    """Whether it was sent before the second key frame since decoding began: FFmpeg may complain
+    then about pictures before the first, though nothing needs them.
     """
 
 
@@ -160,8 +161,8 @@ class _SentPacket:
 class _DamageTracker:
     """Which packets give frames that may be wrong.
 
-    A damaged packet damages what is decoded after it up to the next key frame; and the pictures which
-    are shown before that one but sent after it, since they refer to both.
+    A damaged packet damages what is decoded after it up to the next key frame; and the pictures
+    which are shown before that one but sent after it, since they refer to both.
     """
 
     def __init__(self) -> None:
@@ -193,8 +194,8 @@ class _DamageTracker:
             self.damage = sent.damage
 
     def find_damage(self, frame: VideoFrame, sent: _SentPacket) -> str | None:
-        """What is wrong with a frame of that packet. What comes before the first key frame is made of
-        nothing, unless the decoder finds that it is one itself.
+        """What is wrong with a frame of that packet. What comes before the first key frame is made
+        of nothing, unless the decoder finds that it is one itself.
         """
         self.has_begun = self.has_begun or frame.key_frame or sent.group > 0
         if frame.is_corrupt and not sent.is_leading:
@@ -211,8 +212,8 @@ def decode_frames(container: InputContainer) -> Iterator[DecodedFrame]:
     """Frames of the best stream from here on, each with what is wrong with it. Never raises for a
     packet that cannot be decoded, of which no frame comes.
 
-    A packet is damaged if it is incomplete, if FFmpeg reports an error as it reads or decodes it, or
-    if it flags its frame as corrupt.
+    A packet is damaged if it is incomplete, if FFmpeg reports an error as it reads or decodes it,
+    or if it flags its frame as corrupt.
     """
     stream = best_stream(container)
     stream.codec_context.copy_opaque = True
@@ -246,7 +247,8 @@ def _decode_packet(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | 
     if packet.is_corrupt and packet.size:
         return frames, "a part of it is missing in the file"  # pyright: ignore[reportReturnType]
     message = _first_error(log, codec)
-    return frames, message and f"the decoder reports an error in it ({message})"  # pyright: ignore[reportReturnType]
+    # pyright: ignore[reportReturnType]
+    return frames, message and f"the decoder reports an error in it ({message})"
 
 
 def _first_error(log: list[tuple[int, str, str]], speaker: str) -> str | None:

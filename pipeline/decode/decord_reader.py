@@ -1,7 +1,7 @@
 """Frames by decord, with what its FFmpeg complains of: decord itself says nothing of damage.
 
-decord decodes ahead of what it is asked for, as far as its threads come, so that a complaint may be of
-a frame far behind. It is a reason to look, and no verdict.
+decord decodes ahead of what it is asked for, as far as its threads come, so that a complaint may be
+of a frame far behind. It is a reason to look, and no verdict.
 """
 
 import atexit
@@ -36,8 +36,9 @@ _HARMLESS_BYTE_PREFIXES = (
     *(text.encode() for text in HARMLESS_PREFIXES),
     b"mmco: unref short failure",
 )
-"""How errors begin that are no complaint. The last is one of a seek into an open group, where a picture
-is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says more.
+"""How errors begin that are no complaint. The last is one of a seek into an open group, where a
+picture is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says
+more.
 """
 
 
@@ -46,8 +47,8 @@ class DecordFailed(Exception):
 
 
 class _ErrorCounter:
-    """Counts the errors that decord's own FFmpeg reports, and pictures that it makes up in part; keeps
-    them from being printed.
+    """Counts the errors that decord's own FFmpeg reports, and pictures that it makes up in part;
+    keeps them from being printed.
     """
 
     def __init__(self):
@@ -127,8 +128,8 @@ class DecordReader:
                 yield undo_decord_rounding(image) if self.is_limited_range else image
 
     def _decode(self, indices: list[int]) -> np.ndarray:
-        """These frames, if no error was reported since the reader was opened: its threads go on between
-        two questions.
+        """These frames, if no error was reported since the reader was opened: its threads go on
+        between two questions.
         """
         images = self._call(lambda: self.reader.get_batch(indices).asnumpy())
         if self.error_counter.count > self.errors_before:
@@ -161,8 +162,11 @@ def read_decord_images(
 
 @lru_cache(1)
 def _shared_reader(
-    path: str, signature: FileSignature, cover: tuple[int, int], limited: bool
-) -> DecordReader:  # noqa: ARG001
+    path: str,
+    signature: FileSignature,  # noqa: ARG001 - part of the cache's key
+    cover: tuple[int, int],
+    limited: bool,
+) -> DecordReader:
     """One reader for the pieces of a file: opening reads the whole index."""
     return DecordReader(path, cover, limited)
 

@@ -1,4 +1,6 @@
-"""What is known of a video file: whether it can be read at all, and what a reader needs beside what the pipeline sees."""
+"""What is known of a video file: whether it can be read at all, and what a reader needs beside what
+the pipeline sees.
+"""
 
 import os
 import stat
@@ -22,7 +24,9 @@ class Source:
     pts: Int64[np.ndarray, " frames"]
     """Time stamps of the frames."""
     is_seekable: bool
-    """Whether frames can be found by their time stamps after a seek; otherwise they are counted from the beginning."""
+    """Whether frames can be found by their time stamps after a seek; otherwise they are counted
+    from the beginning.
+    """
     ordinals: Int64[np.ndarray, " frames"]
     """Place of each frame in the decoder's output from the beginning of the file."""
     is_limited_range: bool
@@ -57,7 +61,8 @@ class PacketInfo(NamedTuple):
 def file_signature(path: str) -> FileSignature | None:
     """What changes when a file is replaced; None where there is none.
 
-    Raises OSError where its folder is gone too, or the file system does not tell: no clip is to blame for a mount that was lost.
+    Raises OSError where its folder is gone too, or the file system does not tell: no clip is to
+    blame for a mount that was lost.
     """
     try:
         found = os.stat(path)
@@ -68,7 +73,9 @@ def file_signature(path: str) -> FileSignature | None:
 
 
 def check_readable(path: str) -> None:
-    """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that we may read."""
+    """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that
+    we may read.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -86,7 +93,9 @@ def check_readable(path: str) -> None:
 
 
 def looks_like_video(path: str) -> bool:
-    """Whether the first bytes are those of an ISO, RIFF or Matroska file: what cannot be opened then was cut off."""
+    """Whether the first bytes are those of an ISO, RIFF or Matroska file: what cannot be opened
+    then was cut off.
+    """
     with open(path, "rb") as file:
         head = file.read(12)
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (

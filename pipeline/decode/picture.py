@@ -47,7 +47,8 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     """The one of ORIENTATIONS that is nearest to the frame's display matrix, as ffmpeg's autorotate
     applies it; UPRIGHT if the frame has none.
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    # pyright: ignore[reportArgumentType, reportCallIssue]
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return _UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(float)
@@ -70,8 +71,8 @@ def _apply_orientation(image: UInt8[np.ndarray, "_ _ 3"], shown: Orientation) ->
 def to_rgb(
     frame: VideoFrame, cover: tuple[int, int], shown: Orientation, scaling: Scaling
 ) -> Image:
-    """RGB at the size `cover` = (width, height), as shown. Scaling "decord" gives what decord would,
-    before its rounding is undone (`undo_decord_rounding`).
+    """RGB at the size `cover` = (width, height), as shown. Scaling "decord" gives what decord
+    would, before its rounding is undone (`undo_decord_rounding`).
     """
     width, height = cover[::-1] if is_transposed(shown) else cover
     colors = Colorspace.ITU709 if is_unlabeled_hd(frame) else None
@@ -89,16 +90,17 @@ def is_unlabeled_hd(frame: VideoFrame) -> bool:
 
 def undo_decord_rounding(image: Image) -> Image:
     """A picture of limited range with decord's rounding undone."""
-    return cv2.add(np.ascontiguousarray(image), _DECORD_ROUNDING_LEVELS)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    # pyright: ignore[reportArgumentType, reportCallIssue]
+    return cv2.add(np.ascontiguousarray(image), _DECORD_ROUNDING_LEVELS)
 
 
 def cover_size(aspect: float, size: tuple[int, int]) -> tuple[int, int]:
-    """The smallest (width, height) of that aspect that covers `_format_size`."""
+    """The smallest (width, height) of that aspect that covers `size`."""
     width, height = size
     return max(width, round(height * aspect)), max(height, round(width / aspect))
 
 
 def center_crop(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image:
-    """The middle of `image`, `_format_size` = (width, height)."""
+    """The middle of `image`, `size` = (width, height)."""
     top, left = (image.shape[0] - size[1]) // 2, (image.shape[1] - size[0]) // 2
     return np.ascontiguousarray(image[top : top + size[1], left : left + size[0]])

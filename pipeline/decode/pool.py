@@ -56,7 +56,9 @@ class DecoderPool:
     def frames(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
     ) -> Iterator[Image]:
-        """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is damaged."""
+        """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is
+        damaged.
+        """
         for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
             if picture.image is None:
                 raise damaged_frame_error(index, float(video.times[index]), picture.damage)
@@ -65,11 +67,11 @@ class DecoderPool:
     def pictures(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
     ) -> Iterator[PictureResult]:
-        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes of
-        the pool; of one that is damaged, why.
+        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes
+        of the pool; of one that is damaged, why.
 
-        The pieces do not depend on the number of processes, so neither does a pixel. Raises Quarantined
-        if the file cannot be read any further.
+        The pieces do not depend on the number of processes, so neither does a pixel. Raises
+        Quarantined if the file cannot be read any further.
         """
         whole = os.path.abspath(path)
         pieces = (
@@ -92,8 +94,8 @@ class DecoderPool:
     def _retry(
         self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]
     ) -> Iterator[Any]:
-        """What a process answers; where it dies, another goes on after the items that came. Raises Quarantined after
-        ATTEMPTS deaths.
+        """What a process answers; where it dies, another goes on after the items that came. Raises
+        Quarantined after ATTEMPTS deaths.
         """
         done = 0
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -114,7 +116,8 @@ class DecoderPool:
                     ) from error
             finally:
                 if not whole:
-                    process.close()  # dead, or in the middle of an answer that nobody wants any more
+                    # dead, or in the middle of an answer that nobody wants any more
+                    process.close()
                 self.idle_processes.put(process)
 
     def _acquire(self) -> DecoderProcess:
@@ -168,12 +171,14 @@ def split_at_keyframes(
 
 
 def prefetch_depth(size: tuple[int, int]) -> int:
-    """How many pictures of `_format_size` may wait."""
+    """How many pictures of `size` may wait."""
     return max(2, _PREFETCH_BYTES // (3 * size[0] * size[1]))
 
 
 def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
-    """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in all."""
+    """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in
+    all.
+    """
     running: deque[Prefetcher[Item]] = deque()
     try:
         while True:
@@ -191,10 +196,11 @@ def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) 
 
 
 class Prefetcher(Iterator[Item]):
-    """The same items, taken in a thread of their own, at most `prefetch_depth` of them before they are needed.
+    """The same items, taken in a thread of their own, at most `depth` of them before they are
+    needed.
 
-    What `items` raises is raised here, after the items that came before. The thread begins at once; after `close` it ends,
-    with `items` closed, when the item that it is taking has come.
+    What `items` raises is raised here, after the items that came before. The thread begins at once;
+    after `close` it ends, with `items` closed, when the item that it is taking has come.
     """
 
     def __init__(self, items: Iterator[Item], depth: int):

@@ -1,4 +1,6 @@
-"""When each frame of a file is shown. The container is demuxed without decoding, where its packets can be trusted."""
+"""When each frame of a file is shown. The container is demuxed without decoding, where its packets
+can be trusted.
+"""
 
 import re
 from collections.abc import Iterator
@@ -34,9 +36,13 @@ from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason
 
 _FRAME_TIME_CONTAINERS = ("mov", "matroska", "mpegts", "flv", "gif")
-"""Containers whose packets carry the time at which their frame is shown, whatever the order of the packets."""
+"""Containers whose packets carry the time at which their frame is shown, whatever the order of the
+packets.
+"""
 _UNBOUNDED_CONTAINERS = ("mpegts", "mpeg")
-"""Containers that do not say where they end: a part that is missing at the end is as one in the middle."""
+"""Containers that do not say where they end: a part that is missing at the end is as one in the
+middle.
+"""
 _MAX_GAP_S = 10.0
 """No recording that is sent over the air leaves its viewers alone for so long."""
 _RESTART_FRAMES = 10
@@ -44,11 +50,11 @@ _RESTART_FRAMES = 10
 
 
 def probe(path: str, config: DecodeConfig) -> Source:
-    """Times of all frames of the best video stream from the first that can be decoded on, and how to
-    read them.
+    """Times of all frames of the best video stream from the first that can be decoded on, and how
+    to read them.
 
-    Raises Quarantined: missing, unreadable, not_media, no_video, no_frames, unsupported_codec, too_many_pixels,
-    too_many_frames, truncated, decode_error.
+    Raises Quarantined: missing, unreadable, not_media, no_video, no_frames, unsupported_codec,
+    too_many_pixels, too_many_frames, truncated, decode_error.
     """
     check_readable(path)
     found = file_signature(path)
@@ -159,8 +165,8 @@ def _find_frame_times(
 
 
 def _is_one_recording(container: InputContainer, packets: list[PacketInfo]) -> bool:
-    """Whether packets are sent in the order of their decoding times, so that none begins anew; and in a
-    transport stream without a leap, at which FFmpeg guesses other times after a seek.
+    """Whether packets are sent in the order of their decoding times, so that none begins anew; and
+    in a transport stream without a leap, at which FFmpeg guesses other times after a seek.
     """
     sent = [p.dts for p in packets if p.dts is not None]
     shown = sorted(p.pts for p in packets if p.pts is not None)
@@ -178,10 +184,10 @@ def _has_reordered_frames(container: InputContainer, packets: list[PacketInfo]) 
 
 
 def _times_by_decoding(path: str, packets: list[PacketInfo]) -> tuple[np.ndarray, np.ndarray]:
-    """(time stamps, places in the decoder's output), by decoding the whole file from the first frame
-    that is whole on: the decoder's own stamps where they increase (frames without one are passed
-    over), otherwise those of the packets in order, if each packet gave a frame, otherwise those of
-    recordings that were put one after the other.
+    """(time stamps, places in the decoder's output), by decoding the whole file from the first
+    frame that is whole on: the decoder's own stamps where they increase (frames without one are
+    passed over), otherwise those of the packets in order, if each packet gave a frame, otherwise
+    those of recordings that were put one after the other.
 
     Raises Quarantined (decode_error) if none of these hold.
     """
@@ -208,8 +214,8 @@ def _times_by_decoding(path: str, packets: list[PacketInfo]) -> tuple[np.ndarray
 
 
 def _find_stray_times(pts: Int64[np.ndarray, " frames"]) -> Bool[np.ndarray, " frames"]:
-    """Which time stamps leap far from those before and after, which do not leap from each other: a bit
-    of them has changed, and the frame is passed over as one without a time.
+    """Which time stamps leap far from those before and after, which do not leap from each other: a
+    bit of them has changed, and the frame is passed over as one without a time.
     """
     stray = np.zeros(len(pts), bool)
     if len(pts) > 2:
@@ -221,8 +227,8 @@ def _find_stray_times(pts: Int64[np.ndarray, " frames"]) -> Bool[np.ndarray, " f
 
 def _join_recordings(pts: Int64[np.ndarray, " frames"]) -> Int64[np.ndarray, " frames"]:
     """Time stamps of recordings that were put one after the other, as a player shows them: each
-    begins one frame after the end of the one before. Empty unless the stamps increase, but for steps
-    far back.
+    begins one frame after the end of the one before. Empty unless the stamps increase, but for
+    steps far back.
     """
     steps = np.diff(pts)
     if not (steps > 0).any():
@@ -234,8 +240,8 @@ def _join_recordings(pts: Int64[np.ndarray, " frames"]) -> Int64[np.ndarray, " f
 
 
 def _times_from_packets(packets: list[PacketInfo], count: int) -> Int64[np.ndarray, " frames"]:
-    """Times of `count` frames from their packets: the different ones that these have, or, where some are doubled as in
-    program streams, equal steps from the first to the last, if as many fit.
+    """Times of `count` frames from their packets: the different ones that these have, or, where
+    some are doubled as in program streams, equal steps from the first to the last, if as many fit.
 
     Raises Quarantined (decode_error).
     """

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.decode.container import DecodedFrame, best_stream, decode_frames, open_container
 from pipeline.decode.media_file import Source
-from pipeline.decode.picture import Image, Scaling, undo_decord_rounding, to_rgb
+from pipeline.decode.picture import Image, Scaling, to_rgb, undo_decord_rounding
 
 MISSING_FRAME = "the decoder gives no frame there"
 
@@ -98,7 +98,9 @@ def _decode_from(source: Source, index: int, earlier: int = 0) -> Iterator[Decod
 
 
 def to_image(frame: VideoFrame, source: Source, size: tuple[int, int], scaling: Scaling) -> Image:
-    """RGB at `_format_size` = (width, height), as shown; as decord would give it with scaling "decord"."""
+    """RGB at `size` = (width, height), as shown; as decord would give it with scaling
+    "decord".
+    """
     image = to_rgb(frame, size, source.orientation, scaling)
     return undo_decord_rounding(image) if scaling == "decord" and source.is_limited_range else image
 
@@ -106,8 +108,8 @@ def to_image(frame: VideoFrame, source: Source, size: tuple[int, int], scaling: 
 def seek(container: InputContainer, pts: int) -> None:
     """Goes to the key frame of that time stamp or the one before it.
 
-    The first packet is decoded before: some encoders say only there by which rules a stream was made
-    (x264 its build, on which the meaning of 4:4:4 depends), and a decoder remembers it.
+    The first packet is decoded before: some encoders say only there by which rules a stream was
+    made (x264 its build, on which the meaning of 4:4:4 depends), and a decoder remembers it.
     """
     stream = best_stream(container)
     with suppress(av.error.FFmpegError):

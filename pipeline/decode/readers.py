@@ -1,5 +1,5 @@
-"""The frames of a source at the working resolution: by the decoder that its probe chose, and by PyAV
-wherever decord fails.
+"""The frames of a source at the working resolution: by the decoder that its probe chose, and by
+PyAV wherever decord fails.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ MAX_BUFFER_BYTES = 128 << 20
 def read_pictures(
     source: Source, indices: Sequence[int], size: tuple[int, int]
 ) -> Iterator[PictureResult]:
-    """The frames at `indices` (ascending), scaled to cover `_format_size` = (width, height) and cropped about
-    the centre, RGB, as shown. The same pixels whichever indices were read before.
+    """The frames at `indices` (ascending), scaled to cover `size` = (width, height) and
+    cropped about the centre, RGB, as shown. The same pixels whichever indices were read before.
 
     Raises Quarantined (too_many_pixels) for pictures over the limit, and (truncated, not_media) if
     the file cannot be opened any more.
@@ -83,11 +83,11 @@ def _read_by_decord(
 def _resolve_group(
     source: Source, indices: Sequence[int], cover: tuple[int, int]
 ) -> list[PictureResult]:
-    """These frames of one group of pictures, after decord complained of something: perhaps of what it
-    had decoded far ahead, and how far it comes is chance, on which no outcome must depend.
+    """These frames of one group of pictures, after decord complained of something: perhaps of what
+    it had decoded far ahead, and how far it comes is chance, on which no outcome must depend.
 
-    PyAV says which of them are damaged. The others are decord's, from a copy of the packets that they
-    need, if it does not complain of these and gives what PyAV gives.
+    PyAV says which of them are damaged. The others are decord's, from a copy of the packets that
+    they need, if it does not complain of these and gives what PyAV gives.
     """
     pictures = list(
         _read_by_pyav(source, indices, cover, "decord")
@@ -97,7 +97,8 @@ def _resolve_group(
         images = (
             read_excerpt_images(source, [indices[place] for place in sound], cover) if sound else []
         )
-        if are_same_frames([pictures[place].image for place in sound], images):  # pyright: ignore[reportArgumentType]
+        # pyright: ignore[reportArgumentType]
+        if are_same_frames([pictures[place].image for place in sound], images):
             for place, image in zip(sound, images, strict=True):
                 pictures[place] = PictureResult(image, source.video.decoder)
     return pictures

@@ -44,16 +44,19 @@ _COMPARISON_SIZE = (96, 64)
 _MAX_COMPARISON_PIXELS = 3e6
 """About how many pixels each decoder may decode to come to one place that is compared."""
 _MAX_DIFFERENCE_LEVELS = 2.0
-"""Mean absolute difference in brightness, and in smoothed color, of two decoders' frames, of 255. The
-same frame scaled in the same way by two releases of libswscale differs by 0.0 to 0.4 (134 clips, and
-noise in color), though its single pixels' colors may by more, since color is scaled up differently;
-one that is turned, of another color matrix, or another frame of a moving scene, by 3 to 60.
+"""Mean absolute difference in brightness, and in smoothed color, of two decoders' frames, of 255.
+The same frame scaled in the same way by two releases of libswscale differs by 0.0 to 0.4 (134
+clips, and noise in color), though its single pixels' colors may by more, since color is scaled up
+differently; one that is turned, of another color matrix, or another frame of a moving scene, by 3
+to 60.
 """
 _MAX_GROUP_FRAMES = 1000
-"""Frames between two key frames: to look into a complaint of decord, a group is read from its beginning."""
+"""Frames between two key frames: to look into a complaint of decord, a group is read from its
+beginning.
+"""
 _NEIGHBOR_MARGIN_LEVELS = 0.25
-"""By how many grey levels the frame before or after may be nearer to decord's than the one asked for:
-frames of a still scene are equal but for noise.
+"""By how many grey levels the frame before or after may be nearer to decord's than the one asked
+for: frames of a still scene are equal but for noise.
 """
 
 
@@ -82,7 +85,9 @@ def choose_decoder(
 def _find_decord_problem(
     source: Source, container: InputContainer, packets: list[PacketInfo], first: VideoFrame
 ) -> str | None:
-    """What tells before any frame is compared that decord is wrong about a file; None if nothing does."""
+    """What tells before any frame is compared that decord is wrong about a file; None if nothing
+    does.
+    """
     codec, kind = codec_name(best_stream(container)), container.format.name.split(",")[0]
     checks = (
         (not source.is_seekable, "frames cannot be found by their time stamps"),
@@ -117,8 +122,8 @@ def _find_decord_problem(
 
 
 def _has_leading_pictures(packets: list[PacketInfo]) -> bool:
-    """Whether a group of pictures is open: after a seek decord counts from the first frame that comes
-    out, and is wrong by those which cannot be decoded without the group before.
+    """Whether a group of pictures is open: after a seek decord counts from the first frame that
+    comes out, and is wrong by those which cannot be decoded without the group before.
     """
     if any(p.pts is None for p in packets):
         return True
@@ -145,7 +150,8 @@ def _compare_decoders(source: Source) -> str | None:
             or np.abs((found - found[0]) - (times - times[0])).max() > _MAX_TIME_ERROR_S
         ):
             return "decord has frames at other times"
-        # all of decord's before any of PyAV's, since it decodes on in the background until it is closed
+        # all of decord's before any of PyAV's, since it decodes on in the background until it is
+        # closed
         theirs = {
             indices: _read_decord_or_excerpt(reader, source, indices, size)
             for indices in _comparison_ranges(source)
@@ -168,7 +174,9 @@ def _compare_decoders(source: Source) -> str | None:
 def _read_decord_or_excerpt(
     reader: DecordReader, source: Source, indices: range, size: tuple[int, int]
 ) -> list[Image]:
-    """These frames; from a copy of the packets that they need if decord complains, perhaps of others."""
+    """These frames; from a copy of the packets that they need if decord complains, perhaps of
+    others.
+    """
     with suppress(DecordFailed):
         return list(reader.read_images(indices))
     return read_excerpt_images(source, indices, size)
@@ -188,8 +196,9 @@ def _comparison_ranges(source: Source) -> Iterator[range]:
 
 
 def are_same_frames(ours: list[Image], theirs: list[Image]) -> bool:
-    """Whether these are the same frames, in the same order, but for two ways of rounding: the brightness
-    of each is near enough, and no nearer to the frame before or after; so are its colors, smoothed.
+    """Whether these are the same frames, in the same order, but for two ways of rounding: the
+    brightness of each is near enough, and no nearer to the frame before or after; so are its
+    colors, smoothed.
     """
     brightness = [
         [

@@ -1,12 +1,14 @@
-"""The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never loads torch.
+"""The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never
+loads torch.
 
     python -m pipeline.decode.worker CONNECTION MEMORY LIMIT_MB PARENT
 
 It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers
 requests on CONNECTION, one at a time. A request for frames is answered in batches: the
-pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled again when the parent has
-let it go; after the last comes DONE, or a refusal. Messages are JSON, a video's times and key frames follow it as raw
-numbers; nothing is unpickled, since the bytes of a video may have got hold of this process.
+pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled
+again when the parent has let it go; after the last comes DONE, or a refusal. Messages are JSON, a
+video's times and key frames follow it as raw numbers; nothing is unpickled, since the bytes of a
+video may have got hold of this process.
 """
 
 import json
@@ -43,7 +45,7 @@ _ORPHAN_CHECK_S = 1.0
 
 
 def batch_size(size: tuple[int, int]) -> int:
-    """Pictures of `_format_size` in one batch."""
+    """Pictures of `size` in one batch."""
     return max(1, _SLOT_BYTES // (3 * size[0] * size[1]))
 
 
@@ -54,7 +56,7 @@ def view_slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
 
 
 def memory_bytes(size: tuple[int, int]) -> int:
-    """How large the memory must be for pictures of `_format_size`."""
+    """How large the memory must be for pictures of `size`."""
     return SLOT_COUNT * batch_size(size) * 3 * size[0] * size[1]
 
 
@@ -71,7 +73,9 @@ def _serialize_video(video: VideoInfo) -> bytes:
 
 
 def deserialize_video(message: bytes) -> VideoInfo:
-    """Inverse of `_serialize_video`. Raises ValueError, KeyError or TypeError where the message is another."""
+    """Inverse of `_serialize_video`. Raises ValueError, KeyError or TypeError where the message is
+    another.
+    """
     line, _, data = message.partition(b"\n")
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
@@ -125,8 +129,8 @@ def answer_request(
 def _stream_batches(
     source: Source, request: dict[str, Any], connection: Connection, descriptor: int
 ) -> Iterator[bytes]:
-    """Fills one slot after the other; waits for the parent to let one go that is filled again. If the
-    file cannot be read any further, the pictures before that come first.
+    """Fills one slot after the other; waits for the parent to let one go that is filled again. If
+    the file cannot be read any further, the pictures before that come first.
     """
     from pipeline.decode.readers import read_pictures
 

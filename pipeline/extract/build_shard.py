@@ -64,11 +64,11 @@ class WindowResult(NamedTuple):
 def build_shard(
     dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1
 ) -> Iterator[WindowOutcome | ShardTiming]:
-    """Builds and commits one shard of the plan with `_check_decoders` decoder processes; yields what becomes of each window as soon
-    as it is known, and at last what it took.
+    """Builds and commits one shard of the plan with `decoders` decoder processes; yields
+    what becomes of each window as soon as it is known, and at last what it took.
 
-    Raises OSError where the data set cannot be written, ContractMismatch where this machine's weights are not the run's;
-    whatever is wrong with a video becomes its windows' outcome.
+    Raises OSError where the data set cannot be written, ContractMismatch where this machine's
+    weights are not the run's; whatever is wrong with a video becomes its windows' outcome.
     """
     clock = ShardTimer()
     estimator = clock.wrap_estimator(make_estimator(config.flow))
@@ -135,8 +135,8 @@ def _build_chunk(
 def start_windows(
     rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
 ) -> Iterator[PendingWindow | WindowResult]:
-    """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot be
-    read any further.
+    """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot
+    be read any further.
     """
     found: ChunkInfo = next(stream)
     for row, seen in zip(rows, iter_windows(found, stream, estimator), strict=True):

@@ -4,10 +4,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.decode.config import DecodeConfig
-
-pass
-
-
 from pipeline.filters import Thresholds
 from pipeline.flow.config import RAFT_TOO_SMALL_PX, FlowConfig
 from pipeline.flow.estimator import describe_estimator
@@ -73,13 +69,15 @@ class BuildConfig:
 
 
 def to_contract(config: BuildConfig) -> dict[str, Any]:
-    """The settings as the run contract holds them: of the flow, what decides its results, weights by their content."""
+    """The settings as the run contract holds them: of the flow, what decides its results, weights
+    by their content.
+    """
     return asdict(config) | {"flow": describe_estimator(config.flow)}
 
 
 def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConfig:
-    """Inverse of `to_contract`, of a contract's settings. The contract holds the digest of RAFT's weights and not their path,
-    which is `weights` (FlowConfig).
+    """Inverse of `to_contract`, of a contract's settings. The contract holds the digest of RAFT's
+    weights and not their path, which is `weights` (FlowConfig).
 
     Raises ValueError where a setting is missing, unknown or of another kind.
     """

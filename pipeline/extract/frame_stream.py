@@ -1,7 +1,8 @@
-"""Stretches of videos as windows of frames, each frame decoded and prepared once, ahead of the one who needs it.
+"""Stretches of videos as windows of frames, each frame decoded and prepared once, ahead of the one
+who needs it.
 
-A stretch is the windows of one video that stand together in a shard. A frame is dropped when the last window that
-needs it is past.
+A stretch is the windows of one video that stand together in a shard. A frame is dropped when the
+last window that needs it is past.
 """
 
 import hashlib
@@ -35,7 +36,9 @@ any frame's duration.
 
 
 class ChunkInfo(NamedTuple):
-    """A stretch whose video was probed: which frames each window needs, and which decoder reads them."""
+    """A stretch whose video was probed: which frames each window needs, and which decoder reads
+    them.
+    """
 
     spans: list[range]
     decoder_reason: str
@@ -75,8 +78,9 @@ class PreparedFrame(NamedTuple):
 class ChunkStream:
     """The frames of several stretches, decoded one stretch after the other in the background.
 
-    Iterating gives each stretch's rows and a stream: first Found, then its frames in order; reading it raises
-    Quarantined where the video gives out. The next stretch is decoded while this one's frames are worked on.
+    Iterating gives each stretch's rows and a stream: first Found, then its frames in order; reading
+    it raises Quarantined where the video gives out. The next stretch is decoded while this one's
+    frames are worked on.
     """
 
     def __init__(
@@ -103,9 +107,11 @@ class ChunkStream:
 def _decode_chunks(
     stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
 ) -> Iterator[tuple[int, Any]]:
-    """(number of the stretch, what its stream gives); Quarantined as an item, since the next stretch goes on. Raises OSError where the
-    folder of a video is gone, or its file system fails: that is no clip's fault, and would be every clip's end. In a round of
-    `quiver retry` that is an outcome too: these windows have failed so before, and without an end the round would lock the data set.
+    """(number of the stretch, what its stream gives); Quarantined as an item, since the next
+    stretch goes on. Raises OSError where the folder of a video is gone, or its file system fails:
+    that is no clip's fault, and would be every clip's end. In a round of `quiver retry` that is an
+    outcome too: these windows have failed so before, and without an end the round would lock the
+    data set.
     """
     for number, rows in enumerate(stretches):
         try:
@@ -143,7 +149,9 @@ def _raise_quarantined(item: Any) -> Any:
 def decode_chunk(
     rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
 ) -> Iterator[ChunkInfo | Frame]:
-    """Found, then every frame that a window of these rows needs. Raises Quarantined where the video is not the one planned."""
+    """Found, then every frame that a window of these rows needs. Raises Quarantined where the video
+    is not the one planned.
+    """
     clip = clip_from_row(rows[0])
     video = probe_planned_video(clip, rows, pool)
     spans = [window_span(clip, video, window_from_row(row), plan) for row in rows]
@@ -184,7 +192,9 @@ def probe_planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> 
 
 @lru_cache(4096)
 def _cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - part of the key
-    """sha256 of a file, hexadecimal; read once while the file is the same, however many stretches and cuts are of it. Raises OSError."""
+    """sha256 of a file, hexadecimal; read once while the file is the same, however many stretches
+    and cuts are of it. Raises OSError.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -192,7 +202,8 @@ def _cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - pa
 def iter_windows(
     found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstimator
 ) -> Iterator[list[PreparedFrame] | Quarantined]:
-    """The frames of each window, the start frame first; of a window that touches a damaged frame, that.
+    """The frames of each window, the start frame first; of a window that touches a damaged frame,
+    that.
 
     Raises Quarantined if the video cannot be read any further.
     """
@@ -211,7 +222,9 @@ def iter_windows(
 def _prepare_frames(
     frames: Iterator[Frame], estimator: FlowEstimator
 ) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
-    """Every frame, by its index, with what is computed once for it, or its refusal if it is damaged."""
+    """Every frame, by its index, with what is computed once for it, or its refusal if it is
+    damaged.
+    """
     before: FrameStats | None = None
     for together in _batch_frames(frames, _FRAMES_PER_BATCH):
         images = [frame.image for frame in together if not frame.picture.damage]

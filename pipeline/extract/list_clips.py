@@ -58,9 +58,11 @@ _OPTIONAL_COLUMNS = {
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
-    """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed order.
+    """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed
+    order.
 
-    Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what would write a secret down.
+    Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what
+    would write a secret down.
     """
     if not paths or not all(paths):
         raise ValueError(
@@ -163,7 +165,9 @@ def _read_clip_table(path: Path) -> list[Clip]:
 
 
 def _check_clip_row(which: str, row: dict[str, Any]) -> None:
-    """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text without end."""
+    """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text
+    without end.
+    """
     for name, value in row.items():
         if isinstance(value, str):
             if len(value) > _MAX_TEXT_CHARACTERS:

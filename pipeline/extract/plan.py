@@ -1,4 +1,6 @@
-"""From what the user listed to a plan that is fixed before the run: which window goes to which shard of which split."""
+"""From what the user listed to a plan that is fixed before the run: which window goes to which
+shard of which split.
+"""
 
 import hashlib
 import os
@@ -28,7 +30,8 @@ from schemas.records import PLAN_SCHEMA
 from schemas.sample import sample_key
 
 _TIME_ROUNDING_S = 1e-6
-"""Times of frames that should be equal differ by less: by their containers' and float64's rounding."""
+"""Times of frames that should be equal differ by less: by their containers' and float64's rounding.
+"""
 _MAX_MISSING_FRAMES = 2
 """Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
 a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
@@ -62,9 +65,11 @@ class PlannedClip:
 def plan_clip(
     clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo], staging: Path | None = None
 ) -> PlannedClip:
-    """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in object storage (fetch.py).
+    """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in
+    object storage (fetch.py).
 
-    Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage does not answer.
+    Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage
+    does not answer.
     """
     sha256 = size = None
     try:
@@ -116,7 +121,9 @@ def failed_clip(
 
 
 def _check_clip_path(clip: Clip) -> None:
-    """Raises Quarantined where a link leaves the folder that was given, or no table can hold the file's name."""
+    """Raises Quarantined where a link leaves the folder that was given, or no table can hold the
+    file's name.
+    """
     if _readable_uri(clip.uri) != clip.uri:
         raise Quarantined(Stage.PROBE, Reason.FORBIDDEN_PATH, "the file's name is not UTF-8")
     if clip.root is not None and not _is_inside(clip.uri, clip.root):
@@ -168,7 +175,9 @@ def _cut_name(clip: Clip) -> str:
 
 
 def choose_split(identity: str, test_fraction: float) -> str:
-    """`test` for that fraction of all identities (a source, or a content's sha256), whatever else is in the data set."""
+    """`test` for that fraction of all identities (a source, or a content's sha256), whatever else
+    is in the data set.
+    """
     share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
     return "test" if share < test_fraction else "train"
 
@@ -217,14 +226,18 @@ def plan_windows(
 def _candidate_strides(
     times: Float64[np.ndarray, " frames"], config: PlanConfig
 ) -> Float64[np.ndarray, " strides"]:
-    """The multiples of the stride before and after each frame; those inside a long gap, which may be endless, start nothing."""
+    """The multiples of the stride before and after each frame; those inside a long gap, which may
+    be endless, start nothing.
+    """
     place = (times - times[0]) * config.fps / config.stride
     beside = np.unique(np.concatenate([np.floor(place), np.ceil(place)]))
     return beside[beside * config.stride / config.fps <= times[-1] - times[0]]
 
 
 def window_span(clip: Clip, video: VideoInfo, window: Window, config: PlanConfig) -> range:
-    """Indices of the source frames that a window needs: to the first that reaches its last instant, within the clip."""
+    """Indices of the source frames that a window needs: to the first that reaches its last instant,
+    within the clip.
+    """
     (_, end_s), times = _clip_range(clip, video), times_since_first(video)
     last_instant = window.start_time_s + (config.frames - 1) / config.fps
     last = np.searchsorted(
@@ -252,9 +265,9 @@ def plan_round(
     label: str,
     config: PlanConfig,
 ) -> list[dict]:
-    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `_clip_label` in their
-    names: clips that gave no window, probed again, and windows that are tried again, beside all
-    that is `planned` already.
+    """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in
+    their names: clips that gave no window, probed again, and windows that are tried again, beside
+    all that is `planned` already.
 
     Raises ValueError if two clips give the same key.
     """
@@ -267,7 +280,7 @@ def plan_round(
 def _make_window_and_empty_clip_rows(
     clips: Iterable[PlannedClip], seen: set[str]
 ) -> tuple[list[dict], list[dict]]:
-    """Rows of windows, and of clips that give none; a clip whose id was `extract` gives none."""
+    """Rows of windows, and of clips that give none; a clip whose id was `seen` gives none."""
     windows: list[dict] = []
     barren: list[dict] = []
     for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):

@@ -18,7 +18,9 @@ class ShardTiming(NamedTuple):
     waiting_share: float
     """Share of the time in which nothing was done but wait for frames, 0 to 1."""
     idle_share: float | None
-    """Share of the time in which the flow's device neither prepared frames nor measured flow, 0 to 1; None without one."""
+    """Share of the time in which the flow's device neither prepared frames nor measured flow, 0 to
+    1; None without one.
+    """
 
 
 class ShardTimer:

@@ -29,7 +29,9 @@ class PendingMotion(NamedTuple):
 
     sums: RunningSpectrum
     forward: dict[int, Any]
-    """Flow [2, H, W] from the start frame to the renderer's target frames and the frames to check, by index."""
+    """Flow [2, H, W] from the start frame to the renderer's target frames and the frames to check,
+    by index.
+    """
     backward: dict[int, Any]
     """Flow [2, H, W] from each frame to check to the start frame, by index."""
 
@@ -71,7 +73,9 @@ def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
 def measure_flow(
     key: str, seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
 ) -> PendingMotion:
-    """Flow from the start frame to every frame, consumed block by block as it is produced, and back from some."""
+    """Flow from the start frame to every frame, consumed block by block as it is produced, and back
+    from some.
+    """
     checks = backward_frame_indices(len(seen), config.checks)
     wanted = {*choose_pair_frames(key, len(seen), config.pairs), *checks}
     sums, forward = _running_sums(seen, config, estimator), {}
@@ -106,7 +110,9 @@ def _running_sums(
 
 
 def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
-    """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's; repeated if too few."""
+    """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's;
+    repeated if too few.
+    """
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     drawn = np.random.default_rng(seed).choice(
         np.arange(1, frames), pairs, replace=frames - 1 < pairs
@@ -115,7 +121,9 @@ def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
 
 
 def backward_frame_indices(frames: int, checks: int) -> list[int]:
-    """Indices of the frames on which backward flow is computed: evenly spread, the last one included."""
+    """Indices of the frames on which backward flow is computed: evenly spread, the last one
+    included.
+    """
     return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
 
 

@@ -4,19 +4,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 RAFT_TOO_SMALL_PX = 120
-"""Pixels a side that RAFT needs more of: with fewer, the coarsest level of its correlations is one cell."""
+"""Pixels a side that RAFT needs more of: with fewer, the coarsest level of its correlations is one
+cell.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     flow: Literal["dis", "raft_small", "raft_large"] = "dis"
-    """Flow estimator: dis is OpenCV's dense inverse search on the CPU; raft_small and raft_large are torchvision's networks."""
+    """Flow estimator: dis is OpenCV's dense inverse search on the CPU; raft_small and raft_large
+    are torchvision's networks.
+    """
     dis_preset: Literal["ultrafast", "fast", "medium", "fine"] = "medium"
-    """Accuracy of dis against time; fine is medium on full-resolution pixels: 4 times as long, better under a pixel."""
+    """Accuracy of dis against time; fine is medium on full-resolution pixels: 4 times as long,
+    better under a pixel.
+    """
     weights: str = "default"
-    """raft: a file of weights, in torchvision's layout or that of RAFT's authors; default: torchvision's own, by torch.hub."""
+    """raft: a file of weights, in torchvision's layout or that of RAFT's authors; default:
+    torchvision's own, by torch.hub.
+    """
     networks: str = "torchvision"
-    """raft: whose code torch.hub runs: torchvision (the installed one), hub (pytorch/vision), or a folder with a hubconf.py."""
+    """raft: whose code torch.hub runs: torchvision (the installed one), hub (pytorch/vision), or a
+    folder with a hubconf.py.
+    """
     updates: int = 12
     """raft: refinements of the flow per pair."""
     pairs_per_batch: int = 32

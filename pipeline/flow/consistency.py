@@ -1,9 +1,10 @@
-"""How far each pixel's flow is to be believed, and a spectrum in which what is not is replaced (docs/maths.md, 9).
+"""How far each pixel's flow is to be believed, and a spectrum in which what is not is replaced
+(docs/maths.md, 9).
 
-Flow estimators invent motion where the picture has nothing to follow: on plain and on dark areas. Two signs give it
-away. The start frame has no texture there, and flow to a later frame and back does not return. Neither does alone:
-invented motion can be smooth and return, and flow can be lost on texture. docs/decisions/0006-flow-confidence.md has
-what each is worth.
+Flow estimators invent motion where the picture has nothing to follow: on plain and on dark areas.
+Two signs give it away. The start frame has no texture there, and flow to a later frame and back
+does not return. Neither does alone: invented motion can be smooth and return, and flow can be lost
+on texture. docs/decisions/0006-flow-confidence.md has what each is worth.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ _Disagreements = Float32[np.ndarray, "checks height width"]
 _Planes = Inexact[np.ndarray, "*planes height width"]
 
 TOLERANCE_PX, _TOLERANCE_SHARE = 0.5, 0.2
-"""Forward and backward flow agree within this many pixels or this share of the displacement, whichever is more."""
+"""Forward and backward flow agree within this many pixels or this share of the displacement,
+whichever is more.
+"""
 _TEXTURE_SIGMA_PX = 2.0
 """Deviation of the Gaussian window over which texture is gathered."""
 HALF_CONFIDENCE_TEXTURE = 1.5
@@ -30,13 +33,17 @@ _CELL_PX = 4
 _SPREAD_SIGMA_PX = 8.0
 """Deviation of the Gaussian by which it is spread."""
 REST_WEIGHT = 0.05
-"""Mean confidence around a pixel at which the spread motion is halved: the weight of the belief that nothing moves."""
+"""Mean confidence around a pixel at which the spread motion is halved: the weight of the belief
+that nothing moves.
+"""
 
 
 def confidence(
     grey: UInt8[np.ndarray, "height width"], disagreements: _Disagreements
 ) -> UInt8[np.ndarray, "height width"]:
-    """0 (nothing to go by) to 255, from the start frame and the disagreements of its flow with the flow back."""
+    """0 (nothing to go by) to 255, from the start frame and the disagreements of its flow with the
+    flow back.
+    """
     return np.rint(255 * texture_confidence(grey) * consistency_confidence(disagreements)).astype(
         np.uint8
     )
@@ -53,8 +60,9 @@ def texture_confidence(
 def texture_strength(
     grey: UInt8[np.ndarray, "height width"],
 ) -> Float32[np.ndarray, "height width"]:
-    """The smaller eigenvalue of the structure tensor, (grey levels per pixel)^2: how much the picture changes along the
-    direction in which it changes least (Shi and Tomasi 1994). A plain area has none, a straight edge hardly any.
+    """The smaller eigenvalue of the structure tensor, (grey levels per pixel)^2: how much the
+    picture changes along the direction in which it changes least (Shi and Tomasi 1994). A plain
+    area has none, a straight edge hardly any.
     """
     dx, dy = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
     xx, yy, xy = (
@@ -65,8 +73,9 @@ def texture_strength(
 
 
 def consistency_confidence(disagreements: _Disagreements) -> Float32[np.ndarray, "height width"]:
-    """0 to 1: exp(-disagreement^4), averaged over the checks in which a pixel stays in the picture; a pixel that always
-    leaves it has 0. The fourth power spares flow that is a little off: 0.94 at half the tolerance.
+    """0 to 1: exp(-disagreement^4), averaged over the checks in which a pixel stays in the picture;
+    a pixel that always leaves it has 0. The fourth power spares flow that is a little off: 0.94 at
+    half the tolerance.
     """
     inside = ~np.isnan(disagreements)
     agreement = np.exp(
@@ -76,8 +85,9 @@ def consistency_confidence(disagreements: _Disagreements) -> Float32[np.ndarray,
 
 
 def relative_disagreements(flows: Sequence[tuple[Flow, Flow]]) -> _Disagreements:
-    """Disagreement of each pair of flow, forward to a later frame and back from it, over what is tolerated (docs/maths.md,
-    7); NaN where a pixel leaves the picture. Raises ValueError where there is no pair.
+    """Disagreement of each pair of flow, forward to a later frame and back from it, over what is
+    tolerated (docs/maths.md, 7); NaN where a pixel leaves the picture. Raises ValueError where
+    there is no pair.
     """
     if not flows:
         raise ValueError("there are 0 pairs of flow, expected at least 1")
@@ -112,12 +122,14 @@ def pixel_grid(
 
 
 def damp(planes: _Planes, certain: UInt8[np.ndarray, "height width"]) -> _Planes:
-    """Each plane x becomes c x + (1 - c) y, where c is the confidence, 0 to 1, and y the confident motion around.
+    """Each plane x becomes c x + (1 - c) y, where c is the confidence, 0 to 1, and y the confident
+    motion around.
 
-    y = G(c x) / (G(c) + PULL): a normalised convolution (Knutsson and Westin 1993) with a Gaussian G, and a pull to 0. A
-    hole amid confident motion takes that motion, an area with none nearby comes to rest, and where c is 1 a plane keeps
-    its bits. `planes` is real or complex, single or double. Linear in it, so that damping a spectrum damps its motion.
-    W damped likewise is an upper bound of the damped motion's W, and is it where neighbours move in step.
+    y = G(c x) / (G(c) + PULL): a normalised convolution (Knutsson and Westin 1993) with a Gaussian
+    G, and a pull to 0. A hole amid confident motion takes that motion, an area with none nearby
+    comes to rest, and where c is 1 a plane keeps its bits. `planes` is real or complex, single or
+    double. Linear in it, so that damping a spectrum damps its motion. W damped likewise is an upper
+    bound of the damped motion's W, and is it where neighbours move in step.
     """
     share = certain.astype(np.float32) / 255
     rest = (1 - share) / (_local_mean(share) + np.float32(REST_WEIGHT))
@@ -129,7 +141,9 @@ def damp(planes: _Planes, certain: UInt8[np.ndarray, "height width"]) -> _Planes
 
 
 def _local_mean(plane: Inexact[np.ndarray, "height width"]) -> Inexact[np.ndarray, "height width"]:
-    """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and interpolated between them."""
+    """The Gaussian mean at each pixel, taken over cells of CELL_PX x CELL_PX pixels and
+    interpolated between them.
+    """
     height, width = plane.shape
     parts = plane.view(np.finfo(plane.dtype).dtype).reshape(height, width, -1)
     cells = cv2.resize(

@@ -15,7 +15,9 @@ _GrayImage = UInt8[np.ndarray, "height width"]
 
 
 class DenseInverseSearch:
-    """DIS with variational refinement (Kroeger et al., ECCV 2016); the same bits for any number of threads."""
+    """DIS with variational refinement (Kroeger et al., ECCV 2016); the same bits for any number of
+    threads.
+    """
 
     device = None
 
@@ -41,7 +43,8 @@ class DenseInverseSearch:
             if source is target:
                 out[:] = 0
             else:
-                cv2.split(self.dis.calc(source, target, None), [out[0], out[1]])  # pyright: ignore[reportArgumentType, reportCallIssue]
+                # pyright: ignore[reportArgumentType, reportCallIssue]
+                cv2.split(self.dis.calc(source, target, None), [out[0], out[1]])
         return motion
 
     def description(self) -> dict[str, Any]:

@@ -26,8 +26,9 @@ class FlowEstimator(Protocol[PreparedImage]):
     def displace(
         self, pairs: Sequence[tuple[PreparedImage, PreparedImage]]
     ) -> Float32[Any, "pairs 2 height width"]:
-        """Displacement (x, y), in pixels, of every pixel of each pair's source to its target; of a frame to itself it is
-        exactly 0. An array, or a tensor that stays on the device, which need not have finished.
+        """Displacement (x, y), in pixels, of every pixel of each pair's source to its target; of a
+        frame to itself it is exactly 0. An array, or a tensor that stays on the device, which need
+        not have finished.
         """
         ...
 
@@ -37,7 +38,8 @@ class FlowEstimator(Protocol[PreparedImage]):
 
 
 def describe_estimator(config: FlowConfig) -> dict[str, Any]:
-    """The description of the estimator that `config` names, without its device, for the run contract.
+    """The description of the estimator that `config` names, without its device, for the run
+    contract.
 
     Raises ValueError where code or weights are missing or do not fit together.
     """
@@ -51,7 +53,9 @@ def describe_estimator(config: FlowConfig) -> dict[str, Any]:
 
 @lru_cache(1)
 def make_estimator(config: FlowConfig) -> FlowEstimator:
-    """The estimator that `config` names, kept between shards. Raises ValueError where its weights, code or device are missing."""
+    """The estimator that `config` names, kept between shards. Raises ValueError where its weights,
+    code or device are missing.
+    """
     if config.flow == "dis":
         from pipeline.flow.dis import DenseInverseSearch
 

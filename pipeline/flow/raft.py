@@ -1,8 +1,9 @@
-"""RAFT (Teed and Deng, ECCV 2020) on torchvision's networks, arranged for many targets of one source.
+"""RAFT (Teed and Deng, ECCV 2020) on torchvision's networks, arranged for many targets of one
+source.
 
-Features are computed once per frame, the context once per source, together with its share of the recurrent unit's
-convolutions, which no update changes; the flow is upsampled once, after the last update. The results are those of
-torchvision's forward to float32's rounding.
+Features are computed once per frame, the context once per source, together with its share of the
+recurrent unit's convolutions, which no update changes; the flow is upsampled once, after the last
+update. The results are those of torchvision's forward to float32's rounding.
 """
 
 from collections.abc import Sequence
@@ -31,9 +32,13 @@ class _RaftFrame:
 
     image: UInt8[Tensor, "height width 3"]
     features: Float32[Tensor, "channels cells"]
-    """The feature map and its averages over 2, 4 and 8 cells a side, flattened, one after the other."""
+    """The feature map and its averages over 2, 4 and 8 cells a side, flattened, one after the
+    other.
+    """
     context: Float[Tensor, "1 channels rows columns"] | None = None
-    """Initial hidden state, then the context's terms of each recurrent unit; from the first time it is a source."""
+    """Initial hidden state, then the context's terms of each recurrent unit; from the first time it
+    is a source.
+    """
 
 
 class _BatchEnd(NamedTuple):
@@ -45,7 +50,9 @@ class _BatchEnd(NamedTuple):
 
 
 class Raft:
-    """Estimates flow with raft_small or raft_large. Raises ValueError where code, weights or device are missing."""
+    """Estimates flow with raft_small or raft_large. Raises ValueError where code, weights or device
+    are missing.
+    """
 
     def __init__(self, config: FlowConfig):
         self.config = config
@@ -151,7 +158,9 @@ class Raft:
     def _upsample(
         self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor
     ) -> Float32[Tensor, "pairs 2 height width"]:
-        """To full resolution, padding included: by learned weights of the 9 cells around, or bilinearly without them."""
+        """To full resolution, padding included: by learned weights of the 9 cells around, or
+        bilinearly without them.
+        """
         if self.mask_predictor is None:
             return _STRIDE * F.interpolate(
                 flow, scale_factor=_STRIDE, mode="bilinear", align_corners=True
@@ -183,7 +192,9 @@ class _FlowUpdate(nn.Module):
     def contexts(
         self, encoded: Float[Tensor, "sources channels rows columns"]
     ) -> Float[Tensor, "sources terms rows columns"]:
-        """Initial hidden state and each unit's terms, of the context encoder's output; sizes are `context_sizes`."""
+        """Initial hidden state and each unit's terms, of the context encoder's output; sizes are
+        `context_sizes`.
+        """
         hidden, context = encoded.split(
             [self.context_sizes[0], encoded.shape[1] - self.context_sizes[0]], 1
         )
@@ -193,7 +204,9 @@ class _FlowUpdate(nn.Module):
     def forward(
         self, flow: Tensor, hidden: Tensor, volumes: _CorrelationPyramid, terms: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of one source serve all."""
+        """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of
+        one source serve all.
+        """
         motion = self.motion_encoder(flow, _look_up_correlations(volumes, flow, self.radius))
         for unit, term in zip(self.units, terms, strict=True):
             hidden = unit(hidden, motion, term)
@@ -201,7 +214,9 @@ class _FlowUpdate(nn.Module):
 
 
 class _RecurrentUnit(nn.Module):
-    """A convolutional GRU; its convolutions of (hidden, context, motion) are split so that the context's part is done once."""
+    """A convolutional GRU; its convolutions of (hidden, context, motion) are split so that the
+    context's part is done once.
+    """
 
     context: Tensor
     bias: Tensor
@@ -225,7 +240,9 @@ class _RecurrentUnit(nn.Module):
     def terms(
         self, context: Float[Tensor, "sources channels rows columns"]
     ) -> Float[Tensor, "sources terms rows columns"]:
-        """What the context adds to update gate, reset gate and candidate, before their nonlinearities."""
+        """What the context adds to update gate, reset gate and candidate, before their
+        nonlinearities.
+        """
         return F.conv2d(context, self.context, self.bias, padding=self.padding)
 
     def forward(self, hidden: Tensor, motion: Tensor, terms: Tensor) -> Tensor:
@@ -257,7 +274,9 @@ def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
 
 
 def _find_device(name: str) -> str:
-    """Raises ValueError where there is no such device. On the CPU, work is spread over processes, not threads."""
+    """Raises ValueError where there is no such device. On the CPU, work is spread over processes,
+    not threads.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "device is cuda, but no CUDA device was found; --device cpu runs RAFT on the CPU"
@@ -277,7 +296,9 @@ def _check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
 
 
 def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's authors do."""
+    """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's
+    authors do.
+    """
     across, down = -width % _STRIDE, -height % _STRIDE
     return across // 2, across - across // 2, down // 2, down - down // 2
 
@@ -293,9 +314,11 @@ def _to_network_input(
 def _correlations(
     sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame], size: Sequence[int], levels: int
 ) -> _CorrelationPyramid:
-    """Of each source cell's features with those of all target cells, at each level; one source serves all targets.
+    """Of each source cell's features with those of all target cells, at each level; one source
+    serves all targets.
 
-    The features are averaged, not the volume as in the paper: averages are linear, and a frame's are computed once.
+    The features are averaged, not the volume as in the paper: averages are linear, and a frame's
+    are computed once.
     """
     rows, columns = size
     volume = torch.stack([one.features[:, : rows * columns] for one in sources]).mT @ torch.stack(
@@ -309,7 +332,9 @@ def _correlations(
 def _look_up_correlations(
     volumes: _CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int
 ) -> Float32[Tensor, "pairs channels rows columns"]:
-    """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each level, 0 outside."""
+    """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each
+    level, 0 outside.
+    """
     pairs, _, rows, columns = flow.shape
     x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
     y = (flow[:, 1] + torch.arange(rows, device=flow.device)[:, None]).flatten()
@@ -331,7 +356,9 @@ def _convex_upsampling(
     flow: Float32[Tensor, "pairs 2 rows columns"],
     mask: Float32[Tensor, "pairs weights rows columns"],
 ) -> Float32[Tensor, "pairs 2 height width"]:
-    """Each pixel's flow as a convex combination of the 3 x 3 cells around its own (RAFT, appendix B)."""
+    """Each pixel's flow as a convex combination of the 3 x 3 cells around its own (RAFT, appendix
+    B).
+    """
     pairs, _, rows, columns = flow.shape
     weights = mask.view(pairs, 9, _STRIDE, _STRIDE, rows, columns).softmax(1)
     cells = F.unfold(_STRIDE * flow, 3, padding=1).view(pairs, 2, 9, rows, columns)

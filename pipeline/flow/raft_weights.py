@@ -1,7 +1,7 @@
 """RAFT's networks, which torch.hub brings, and the weights that go into them.
 
-Weights are read as tensors and nothing else. Two layouts of names are known: torchvision's, and that of RAFT's authors
-(Teed and Deng, ECCV 2020).
+Weights are read as tensors and nothing else. Two layouts of names are known: torchvision's, and
+that of RAFT's authors (Teed and Deng, ECCV 2020).
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from pipeline import torchvision_import
 from pipeline.flow.config import FlowConfig
 
 INSTALLED_HUB_FOLDER = Path(__file__).parent / "hub"
-# torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in the tree
+# torch.load raises whatever damaged bytes lead it into; pickle itself is not imported anywhere in
+# the tree
 _LOAD_ERRORS = (
     torch.serialization.pickle.UnpicklingError,  # pyright: ignore[reportPrivateImportUsage]
     *(
@@ -64,7 +65,8 @@ _SHARED_NORM_PATTERN = re.compile(r"layer\d\.0\.norm[34]\.")
 
 
 def load_network(config: FlowConfig) -> tuple[nn.Module, str]:
-    """The network that `config` names, with its weights, on the CPU, and the SHA-256 of the file of weights (hex).
+    """The network that `config` names, with its weights, on the CPU, and the SHA-256 of the file of
+    weights (hex).
 
     Raises ValueError where its code or its weights are missing, or are something else.
     """
@@ -78,7 +80,8 @@ def load_network(config: FlowConfig) -> tuple[nn.Module, str]:
 
 
 def _build_network(flow: str, where: str) -> nn.Module:
-    """torchvision's raft_small or raft_large, its weights at random; `filter_rows` as in FlowConfig.networks.
+    """torchvision's raft_small or raft_large, its weights at random; `where` as in
+    FlowConfig.networks.
 
     Raises ValueError where there is no such code.
     """
@@ -112,7 +115,9 @@ def _load_from_folder(flow: str, folder: Path) -> object:
 
 
 def _load_from_hub(flow: str) -> object:
-    """The checkout's hubconf.py takes the parts it names from the torchvision that is imported already."""
+    """The checkout's hubconf.py takes the parts it names from the torchvision that is imported
+    already.
+    """
     try:
         return torch.hub.load(
             "pytorch/vision", flow, weights=None, skip_validation=True, verbose=False
@@ -130,8 +135,8 @@ def first_line(error: Exception) -> str:
 
 
 def _fetch_default_weights(flow: str) -> Path:
-    """torchvision's own weights in torch.hub's cache, downloaded if they are not there. Raises ValueError where they
-    cannot be had, or where the file is not the one that was published.
+    """torchvision's own weights in torch.hub's cache, downloaded if they are not there. Raises
+    ValueError where they cannot be had, or where the file is not the one that was published.
     """
     url, path = locate_default_weights(flow)
     if not path.exists():
@@ -178,7 +183,9 @@ def read_weights(path: Path) -> bytes:
 
 
 def parse_weights(data: bytes, path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a file by torch.save or of a safetensors file; nothing in it is executed."""
+    """Names and tensors of a file by torch.save or of a safetensors file; nothing in it is
+    executed.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)
@@ -197,7 +204,9 @@ def parse_weights(data: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow: str) -> None:
-    """Loads the weights, every one of them. Raises ValueError where names or shapes are not the network's."""
+    """Loads the weights, every one of them. Raises ValueError where names or shapes are not the
+    network's.
+    """
     if any("fnet." in name for name in state):
         state = _rename_to_torchvision(state)
     expected = {name: value.shape for name, value in network.state_dict().items()}
@@ -212,7 +221,9 @@ def _fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow
 
 
 def _rename_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, renamed from the layout of RAFT's authors, with or without the prefix of DataParallel."""
+    """The same tensors, renamed from the layout of RAFT's authors, with or without the prefix of
+    DataParallel.
+    """
     return {
         _torchvision_name(name): value
         for name, value in state.items()

@@ -1,4 +1,5 @@
-"""How good flow is, as numbers: against the truth, against itself backwards, and against the pictures (docs/maths.md, 50 to 53). Pure functions of arrays.
+"""How good flow is, as numbers: against the truth, against itself backwards, and against the
+pictures (docs/maths.md, 50 to 53). Pure functions of arrays.
 
 Flow and truth are displacements in pixels; a mask says where the truth is known.
 """
@@ -18,7 +19,9 @@ _Mask = Bool[np.ndarray, "height width"]
 _Plane = Float32[np.ndarray, "height width"]
 
 EDGE_STEP_PX = 0.25
-"""Neighbouring pixels of which the true displacements differ by more have a motion edge between them."""
+"""Neighbouring pixels of which the true displacements differ by more have a motion edge between
+them.
+"""
 NEAR_PX = 5
 """A pixel this near an edge counts as near."""
 _BLUR_ROOT_STEP = 0.2
@@ -38,7 +41,9 @@ def end_point_error(flow: Flow, truth: Flow) -> _Plane:
 
 
 def angular_error(flow: Flow, truth: Flow) -> _Plane:
-    """Angle between (x, y, 1) of both, degrees (Barron, Fleet, Beauchemin, IJCV 1994): large displacements count less."""
+    """Angle between (x, y, 1) of both, degrees (Barron, Fleet, Beauchemin, IJCV 1994): large
+    displacements count less.
+    """
     one, other = (
         np.concatenate([f, np.ones_like(f[:1])]).astype(np.float64) for f in (flow, truth)
     )
@@ -49,7 +54,9 @@ def angular_error(flow: Flow, truth: Flow) -> _Plane:
 
 
 def motion_edges(truth: Flow, valid: _Mask) -> _Mask:
-    """Pixels that differ from the next one, to the right or below, by more than EDGE_PX in motion, both known."""
+    """Pixels that differ from the next one, to the right or below, by more than EDGE_PX in motion,
+    both known.
+    """
     edges = np.zeros_like(valid)
     for down, across in ((1, 0), (0, 1)):
         here, there = (
@@ -80,7 +87,9 @@ def masked_mean(
 
 
 def blur_masked(flow: Flow, valid: _Mask, sigma: float) -> Flow:
-    """Smoothed by a Gaussian over the known pixels alone: a normalised convolution. At `sigma` 0 as it is."""
+    """Smoothed by a Gaussian over the known pixels alone: a normalised convolution. At `sigma` 0 as
+    it is.
+    """
     if sigma == 0:
         return flow
     share = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), sigma)
@@ -90,7 +99,9 @@ def blur_masked(flow: Flow, valid: _Mask, sigma: float) -> Flow:
 
 
 class Truth:
-    """Known flow, with what every estimate of it is measured by: the pixels near its motion edges, it smoothed, and its details."""
+    """Known flow, with what every estimate of it is measured by: the pixels near its motion edges,
+    it smoothed, and its details.
+    """
 
     def __init__(self, flow: Flow, valid: _Mask):
         self.flow, self.valid = flow, valid
@@ -105,9 +116,11 @@ class Truth:
 
 
 def equivalent_blur(flow: Flow, truth: Truth) -> float | None:
-    """Deviation, pixels, of the Gaussian by which the truth must be smoothed to come nearest to the flow near motion edges (docs/maths.md, 51).
+    """Deviation, pixels, of the Gaussian by which the truth must be smoothed to come nearest to the
+    flow near motion edges (docs/maths.md, 51).
 
-    0 for a perfect estimate, and for one with noise of its own; at most the last of BLURS. None where the truth has no edge.
+    0 for a perfect estimate, and for one with noise of its own; at most the last of BLURS. None
+    where the truth has no edge.
     """
     if not truth.smoothed:
         return None
@@ -134,9 +147,10 @@ def _detail_bands(flow: Flow, valid: _Mask) -> list[Flow]:
 
 
 def measure_details(flow: Flow, truth: Truth) -> list[dict[str, float] | None]:
-    """Of details of each size (docs/maths.md, 52): `kept`, which share of the truth's is in the flow, by regression; `plot_truncation_error`, how large what is wrong
-    is beside the truth's; `amount`, how large those of the flow are beside the truth's, right or wrong. 1, 0, 1 for a perfect estimate, 0, 1, 0
-    for one that has none. None where the truth has none.
+    """Of details of each size (docs/maths.md, 52): `kept`, which share of the truth's is in the
+    flow, by regression; `error`, how large what is wrong is beside the truth's;
+    `amount`, how large those of the flow are beside the truth's, right or wrong. 1, 0, 1 for a
+    perfect estimate, 0, 1, 0 for one that has none. None where the truth has none.
     """
     entries: list[dict[str, float] | None] = []
     for part, true in zip(_detail_bands(flow, truth.valid), truth.details, strict=True):
@@ -153,7 +167,9 @@ def measure_details(flow: Flow, truth: Truth) -> list[dict[str, float] | None]:
 
 
 def regress(found: np.ndarray, true: np.ndarray) -> tuple[float, float] | None:
-    """Regression of `load_motion` on `true`, and the root of the power of their difference over that of `true`; complex numbers too. None where `true` has less than LEAST_PX."""
+    """Regression of `found` on `true`, and the root of the power of their difference over that of
+    `true`; complex numbers too. None where `true` has less than LEAST_PX.
+    """
     power = np.square(np.abs(true)).sum(dtype=np.float64)
     if power <= _MIN_TRUTH_RMS_PX**2 * true.size:
         return None
@@ -169,8 +185,9 @@ def band_errors(
     valid: _Mask,
     frames: int,
 ) -> list[dict[str, float | None]]:
-    """Of each frequency of a spectral volume: root mean square of the truth and of the error as amplitudes of a sway, pixels, over x, y and
-    the known pixels, and the share of the truth that is found, by regression (docs/maths.md, 53).
+    """Of each frequency of a spectral volume: root mean square of the truth and of the error as
+    amplitudes of a sway, pixels, over x, y and the known pixels, and the share of the truth that is
+    found, by regression (docs/maths.md, 53).
     """
     entries = []
     for k, (one, true) in enumerate(zip(found[:, :, valid], truth[:, :, valid], strict=True)):
@@ -193,8 +210,9 @@ def stays_inside(flow: Flow) -> _Mask:
 def consistency(
     pairs: Sequence[tuple[Flow, Flow]], seen: Sequence[_Mask]
 ) -> dict[str, float | None]:
-    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the tolerance (docs/maths.md, 7), of those that are `extract`
-    in each pair, none of which the flow may lead out of the picture. None where there is none.
+    """Of flow forward and back: mean disagreement, pixels, and the share of pixels over the
+    tolerance (docs/maths.md, 7), of those that are `seen` in each pair, none of which the flow may
+    lead out of the picture. None where there is none.
     """
     apart, shown = (
         np.stack([disagreement(forward, backward) for forward, backward in pairs]),
@@ -212,7 +230,9 @@ def photometric_error(
     flow: Flow,
     seen: _Mask,
 ) -> float | None:
-    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that are `extract` and the three colours, grey levels; bicubic. None where there is none."""
+    """Mean |I_t(p + F(p)) - I_0(p)| over the pixels that are `seen` and the three colours, grey
+    levels; bicubic. None where there is none.
+    """
     x, y = (axis + part for axis, part in zip(pixel_grid(*flow.shape[1:]), flow, strict=True))
     found = cv2.remap(target, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.absdiff(found, source)[seen].mean()) if seen.any() else None

@@ -1,7 +1,9 @@
-"""Pairs of pictures of which the flow is known, in the format of the Middlebury benchmark (Baker et al., IJCV 2011).
+"""Pairs of pictures of which the flow is known, in the format of the Middlebury benchmark (Baker et
+al., IJCV 2011).
 
-A `.flo` file is the float32 202021.25, width and height as int32, and x and y of each pixel's displacement as float32, row by row, all
-little-endian; a number over 1e9, or none, says that it is not known. Files may be hostile: sizes are checked before anything is made of them.
+A `.flo` file is the float32 202021.25, width and height as int32, and x and y of each pixel's
+displacement as float32, row by row, all little-endian; a number over 1e9, or none, says that it is
+not known. Files may be hostile: sizes are checked before anything is made of them.
 """
 
 import hashlib
@@ -24,7 +26,9 @@ _Picture = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPair:
-    """A pair of pictures, and the displacement of what each pixel of the first shows; pixels. Where `valid` is False it is not known, and 0."""
+    """A pair of pictures, and the displacement of what each pixel of the first shows; pixels. Where
+    `valid` is False it is not known, and 0.
+    """
 
     name: str
     source: _Picture
@@ -36,7 +40,8 @@ class KnownPair:
 
 
 def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
-    """Name and file of flow of each pair below a folder: flowNN.flo beside frameNN.png and the frame with the next number.
+    """Name and file of flow of each pair below a folder: flowNN.flo beside frameNN.png and the
+    frame with the next number.
 
     Raises ValueError where there is no such folder, or none in it.
     """
@@ -53,14 +58,18 @@ def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _pair_name(path: Path, folder: Path) -> str:
-    """What tells a pair from the others: its folder's name, and its own where one folder has several."""
+    """What tells a pair from the others: its folder's name, and its own where one folder has
+    several.
+    """
     several = len(list(path.parent.glob("flow*.flo"))) > 1
     parts = [*path.parent.relative_to(folder).parts, *([path.stem] if several else [])]
     return "/".join(parts) or path.stem
 
 
 def read_known_pair(name: str, path: Path) -> KnownPair:
-    """One of `find_known_pairs`. Raises ValueError where the number in the name is missing, a picture is gone, or the sizes differ."""
+    """One of `find_known_pairs`. Raises ValueError where the number in the name is missing, a
+    picture is gone, or the sizes differ.
+    """
     digits = path.stem.removeprefix("flow")
     if not (digits.isdecimal() and digits.isascii()):
         raise ValueError(f"{path} has no number in its name, expected one such as flow10.flo")
@@ -90,7 +99,9 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
 def parse_flo(
     data: bytes,
 ) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
-    """Flow of a .flo file, and where it is known. Raises ValueError, in words that go on after the file's name."""
+    """Flow of a .flo file, and where it is known. Raises ValueError, in words that go on after the
+    file's name.
+    """
     if len(data) < 12 or struct.unpack("<f", data[:4])[0] != FLO_TAG:
         raise ValueError(f"is no file of flow, expected one that begins with the number {FLO_TAG}")
     width, height = struct.unpack("<ii", data[4:12])

@@ -1,4 +1,6 @@
-"""The page of a flow quality card: flow_card.html, filled with the numbers of pipeline/flow_benchmark/run.py and pictures of its cases."""
+"""The page of a flow quality card: flow_card.html, filled with the numbers of
+pipeline/flow_benchmark/run.py and pictures of its cases.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -167,7 +169,9 @@ def _mean_bands(part: Mapping[str, run.Numbers], name: str, key: str) -> list[fl
 
 
 def _case_pictures(case: run.Case) -> dict[str, Any]:
-    """Pictures of one case: all flows in the colours of one scale, and where there is a truth the errors in those of another."""
+    """Pictures of one case: all flows in the colours of one scale, and where there is a truth the
+    errors in those of another.
+    """
     truth = (
         case.truth
         if case.truth is not None

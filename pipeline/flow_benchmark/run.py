@@ -1,7 +1,9 @@
-"""What a card says of flow estimators: each on pairs with known flow, on swaying scenes with known motion, and on real clips.
+"""What a card says of flow estimators: each on pairs with known flow, on swaying scenes with known
+motion, and on real clips.
 
-Every function takes one case and all estimators, and gives numbers by the estimator's name and pictures of one pair. What comes of them is said
-by `compare_smoothing` and `_best_estimator`, from the numbers alone.
+Every function takes one case and all estimators, and gives numbers by the estimator's name and
+pictures of one pair. What comes of them is said by `compare_smoothing` and `_best_estimator`, from
+the numbers alone.
 """
 
 import time
@@ -32,7 +34,9 @@ FPS = 30.0
 FREQUENCIES = 16
 _DEFAULT_ESTIMATOR = f"{FlowConfig.flow}_{FlowConfig.dis_preset}"
 _DETAIL_OCTAVE = 3
-"""Which of quality.OCTAVES tells smooth flow from sharp: finer ones hardly any estimator finds, coarser ones all."""
+"""Which of quality.OCTAVES tells smooth flow from sharp: finer ones hardly any estimator finds,
+coarser ones all.
+"""
 _DETAIL_SIZE_TEXT = f"{metrics.OCTAVE_SIGMAS_PX[_DETAIL_OCTAVE]:g} to {metrics.OCTAVE_SIGMAS_PX[_DETAIL_OCTAVE + 1]:g}"
 _LEARNED_PREFIXES = ("raft_",)
 """How the names of estimators begin that were trained."""
@@ -61,9 +65,11 @@ def is_learned(name: str) -> bool:
 def _estimate_timed(
     estimator: FlowEstimator, images: Sequence[Picture], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Float32[np.ndarray, "pairs 2 height width"], Numbers]:
-    """Flow between images, by their indices, and the time a pair took with its share of what is done once per image.
+    """Flow between images, by their indices, and the time a pair took with its share of what is
+    done once per image.
 
-    `cpu_s` is of this process, and on an idle machine the same as `wall_s` where the estimator runs on one core.
+    `cpu_s` is of this process, and on an idle machine the same as `wall_s` where the estimator runs
+    on one core.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     prepared = estimator.prepare(images)
@@ -99,7 +105,9 @@ def evaluate_known_pair(known: KnownPair, estimators: _Estimators) -> tuple[Numb
 
 
 def compare_with_truth(flow: Flow, truth: metrics.Truth) -> Numbers:
-    """All measures of one flow beside the truth. Those near motion edges are None where the truth has none."""
+    """All measures of one flow beside the truth. Those near motion edges are None where the truth
+    has none.
+    """
     error = metrics.end_point_error(flow, truth.flow)
     return dict(
         epe_px=metrics.masked_mean(error, truth.valid),
@@ -116,7 +124,9 @@ def _render_scene_frames(
 ) -> tuple[
     list[Picture], Float32[np.ndarray, "time 2 height width"], Bool[np.ndarray, "height width"]
 ]:
-    """Frames of a procedural scene at the working resolution and rate, its true motion, and where that can be trusted."""
+    """Frames of a procedural scene at the working resolution and rate, its true motion, and where
+    that can be trusted.
+    """
     scene, times = (
         SCENES[name](np.random.default_rng([seed, *name.encode()])),
         np.arange(frames) / FPS,
@@ -134,9 +144,11 @@ def _render_scene_frames(
 def evaluate_scene(
     name: str, seed: int, frames: int, estimators: _Estimators
 ) -> tuple[Numbers, Case]:
-    """Errors of flow from the first frame to every later one, over time and in frequency; smoothing at the time of the largest motion.
+    """Errors of flow from the first frame to every later one, over time and in frequency; smoothing
+    at the time of the largest motion.
 
-    Averages are over what can be trusted. Edges are where the truth is not: so what is measured near them is over all pixels.
+    Averages are over what can be trusted. Edges are where the truth is not: so what is measured
+    near them is over all pixels.
     """
     images, truth, valid = _render_scene_frames(name, seed, frames)
     moment = int(np.hypot(truth[:, 0], truth[:, 1]).mean(axis=(1, 2)).argmax())
@@ -170,8 +182,10 @@ def evaluate_scene(
 def evaluate_clip(
     name: str, images: Sequence[Picture], estimators: _Estimators
 ) -> tuple[Numbers, Case]:
-    """Consistency of flow from the first image to all others and back, and what the pictures say of it; there is no truth. All of them are measured on
-    the pixels that every one of them keeps in the picture (docs/maths.md, 54), else each would choose its own. None where there is no such pixel.
+    """Consistency of flow from the first image to all others and back, and what the pictures say of
+    it; there is no truth. All of them are measured on the pixels that every one of them keeps in
+    the picture (docs/maths.md, 54), else each would choose its own. None where there is no such
+    pixel.
     """
     later = range(1, len(images))
     pairs = [(0, i) for i in later] + [(i, 0) for i in later]
@@ -216,7 +230,9 @@ def _mean_photometric_error(
     forward: Float32[np.ndarray, "later 2 height width"],
     seen: Sequence[Bool[np.ndarray, "height width"]],
 ) -> float | None:
-    """How far the later images, moved back by the flow to them, are from the first, grey levels; None where no pixel is seen."""
+    """How far the later images, moved back by the flow to them, are from the first, grey levels;
+    None where no pixel is seen.
+    """
     errors = [
         metrics.photometric_error(images[0], image, flow, mask)
         for image, flow, mask in zip(images[1:], forward, seen, strict=True)
@@ -232,7 +248,9 @@ def mean_over_cases(part: Mapping[str, Numbers], name: str, key: str) -> float |
 
 
 def seconds_per_pair(about: Numbers, name: str) -> float | None:
-    """A pair at the working resolution, of the scenes or else of the clips: of a GPU by the wall, of a core by its own clock."""
+    """A pair at the working resolution, of the scenes or else of the clips: of a GPU by the wall,
+    of a core by its own clock.
+    """
     part = about["scenes"] or about["clips"]
     return mean_over_cases(
         part,
@@ -254,7 +272,9 @@ def _best_estimator(part: Mapping[str, Numbers], key: str, names: Sequence[str])
 def compare_smoothing(
     known: Mapping[str, Numbers], scenes: Mapping[str, Numbers], names: Sequence[str]
 ) -> list[Numbers]:
-    """The claim that learned flow smooths too much, on each part: every learned estimator beside the classical one of least error and the default."""
+    """The claim that learned flow smooths too much, on each part: every learned estimator beside
+    the classical one of least error and the default.
+    """
     classical = [name for name in names if not is_learned(name)]
     entries = []
     for part, cases in (("known", known), ("scenes", scenes)):
@@ -276,8 +296,9 @@ def compare_smoothing(
 def _compare_with_classical(
     part: str, cases: Mapping[str, Numbers], learned: str, peer: str
 ) -> Numbers:
-    """Of each measure the means of both, and in how many of the cases that have motion edges the learned one is the smoother: keeps less, has less
-    detail, blurs edges more, and has more error near edges beside that inside.
+    """Of each measure the means of both, and in how many of the cases that have motion edges the
+    learned one is the smoother: keeps less, has less detail, blurs edges more, and has more error
+    near edges beside that inside.
     """
     pairs = [
         (_smoothing_summary(case[learned]), _smoothing_summary(case[peer]))
@@ -319,7 +340,9 @@ _PART_TITLES = dict(known="pairs with known flow", scenes="procedural scenes")
 
 
 def headline_sentences(about: Numbers) -> list[str]:
-    """What came out of a whole card, in sentences: which estimator errs least, and which is fastest."""
+    """What came out of a whole card, in sentences: which estimator errs least, and which is
+    fastest.
+    """
     names = list(about["estimators"])
     sentences = [
         f"Least error on the {_PART_TITLES[part]}: {name}, {mean_over_cases(about[part], name, 'epe_px'):.3f} px."

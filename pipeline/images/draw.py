@@ -18,7 +18,9 @@ Picture = UInt8[np.ndarray, "height width 3"]
 _AnyPicture = UInt8[np.ndarray, "rows columns 3"]
 
 _HUE_STEPS = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
-"""The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to blue, to magenta, and back."""
+"""The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to
+blue, to magenta, and back.
+"""
 _PRIMARIES = {
     "r": (1, 0, 0),
     "y": (1, 1, 0),
@@ -30,7 +32,8 @@ _PRIMARIES = {
 _OUTLIER_SHARE = 0.005
 """Share of the values that may pass the end of a scale."""
 _MAX_INVERSION_STEPS = 20
-"""Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each."""
+"""Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each.
+"""
 _CONVERGED_PX = 0.005
 """A step that moves nothing further than this is the last."""
 BACKGROUND_COLOR, _TEXT_COLOR = (24, 26, 30), (225, 228, 232)
@@ -40,8 +43,9 @@ _FONT_SIZE_PX, _LINE_HEIGHT_PX, GAP_PX = 12, 16, 6
 
 
 def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Picture:
-    """Flow by the usual wheel: hue is the direction (right red, down yellow, left cyan, up violet), white is rest, and a
-    displacement of `largest` pixels or more has the full colour. Raises ValueError unless `largest` is over 0.
+    """Flow by the usual wheel: hue is the direction (right red, down yellow, left cyan, up violet),
+    white is rest, and a displacement of `largest` pixels or more has the full colour. Raises
+    ValueError unless `largest` is over 0.
     """
     _check_largest(largest)
     x, y = flow.astype(np.float32)
@@ -68,8 +72,8 @@ def _wheel_hues() -> Float32[np.ndarray, "hues 3"]:
 
 
 def draw_color_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The legend of `flow_colors`: a disc of which each point has the colour of the displacement that leads to it from
-    the middle, the longest at its rim; black outside.
+    """The legend of `flow_colors`: a disc of which each point has the colour of the displacement
+    that leads to it from the middle, the longest at its rim; black outside.
     """
     axis = (np.arange(size, dtype=np.float32) * 2 + 1) / size - 1
     flow = np.stack(np.meshgrid(axis, axis))
@@ -88,7 +92,9 @@ def heat_map(values: Float[np.ndarray, "height width"], largest: float) -> Pictu
 
 
 def gray_map(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
-    """Values from 0 (black) to `largest` and more (white). Raises ValueError unless `largest` is over 0."""
+    """Values from 0 (black) to `largest` and more (white). Raises ValueError unless `largest` is
+    over 0.
+    """
     return cv2.cvtColor(_to_levels(values, largest), cv2.COLOR_GRAY2RGB)
 
 
@@ -109,8 +115,8 @@ def _check_largest(largest: float) -> None:
 
 
 def scale_limit(values: Float[np.ndarray, "*shape"]) -> float:
-    """Where a scale from 0 may end: the least number of two digits that all but OUTLIERS of the values do not pass, and
-    at least 0.01, so that what hardly moves looks like it.
+    """Where a scale from 0 may end: the least number of two digits that all but OUTLIERS of the
+    values do not pass, and at least 0.01, so that what hardly moves looks like it.
     """
     value = max(float(np.quantile(values, 1 - _OUTLIER_SHARE)), 0.01)
     digit = 10.0 ** (np.floor(np.log10(value)) - 1)
@@ -120,10 +126,12 @@ def scale_limit(values: Float[np.ndarray, "*shape"]) -> float:
 def amplitudes(
     spectrum: Float16[np.ndarray, "freq 4 height width"], time: int
 ) -> Float32[np.ndarray, "freq height width"]:
-    """Amplitude in pixels of the oscillation at each frequency, from raw coefficients re x, im x, re y, im y (docs/maths.md, 2).
+    """Amplitude in pixels of the oscillation at each frequency, from raw coefficients re x, im x,
+    re y, im y (docs/maths.md, 2).
 
-    A_k = 2/T sqrt(|S_k,x|^2 + |S_k,y|^2): along a line, x(t) = A cos(2 pi k t / T + phi); on an ellipse with half-axes a
-    and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean displacement; k = T/2 has 1/T too.
+    A_k = 2/T sqrt(|S_k,x|^2 + |S_k,y|^2): along a line, x(t) = A cos(2 pi k t / T + phi); on an
+    ellipse with half-axes a and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean
+    displacement; k = T/2 has 1/T too.
     """
     parts = cv2.add(spectrum.reshape(-1, spectrum.shape[-1]), 0.0, dtype=cv2.CV_32F).reshape(
         spectrum.shape
@@ -136,12 +144,16 @@ def amplitudes(
 
 
 def busiest_row(motion: Float[np.ndarray, "time 2 height width"]) -> int:
-    """The row of which the pixels sway most from side to side: by the variance in time of x, averaged along the row."""
+    """The row of which the pixels sway most from side to side: by the variance in time of x,
+    averaged along the row.
+    """
     return int(motion[:, 0].var(axis=0).mean(axis=1).argmax())
 
 
 def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time width 3"]:
-    """An X-t slice: that row of every frame, time downwards. Raises ValueError where there is no such row, or no frame."""
+    """An X-t slice: that row of every frame, time downwards. Raises ValueError where there is no
+    such row, or no frame.
+    """
     lines = []
     for frame in frames:
         if not 0 <= row < len(frame):
@@ -153,10 +165,11 @@ def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time wid
 
 
 def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture:
-    """The start frame as it looks when moved by F: I_t(x) = I_0(x - u(x)), u as `invert_flow` has it.
+    """The start frame as it looks when moved by F: I_t(x) = I_0(x - u(x)), u as `invert_flow` has
+    it.
 
-    Where F folds over, at the edges of what moves, it does not know what covers what, nor what stood behind: contents
-    stretch and shrink there. Beyond the picture its edge goes on.
+    Where F folds over, at the edges of what moves, it does not know what covers what, nor what
+    stood behind: contents stretch and shrink there. Beyond the picture its edge goes on.
     """
     x, y = pixel_grid(*image.shape[:2])
     u = invert_flow(flow)
@@ -166,7 +179,8 @@ def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture
 def invert_flow(
     flow: Float32[np.ndarray, "2 height width"],
 ) -> Float32[np.ndarray, "2 height width"]:
-    """u(x) = F(x - u(x)): the displacement of what is seen at x *after* moving by F, which says it of what is at x before.
+    """u(x) = F(x - u(x)): the displacement of what is seen at x *after* moving by F, which says it
+    of what is at x before.
 
     By fixed-point iteration; it converges where the gradient of F is under 1.
     """
@@ -189,7 +203,9 @@ def invert_flow(
 
 
 def enlarge(image: Picture, width: int) -> _AnyPicture:
-    """The picture, where it is narrower than `width`, by the least whole factor that makes it so wide; pixels stay square."""
+    """The picture, where it is narrower than `width`, by the least whole factor that makes it so
+    wide; pixels stay square.
+    """
     factor = max(1, -(-width // image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -197,7 +213,8 @@ def enlarge(image: Picture, width: int) -> _AnyPicture:
 def stack_horizontally(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]
 ) -> Picture:
-    """Pictures from left to right, each under its caption, which is broken into lines as wide as the picture.
+    """Pictures from left to right, each under its caption, which is broken into lines as wide as
+    the picture.
 
     Raises ValueError unless each picture has a caption.
     """

@@ -1,7 +1,9 @@
-"""Pictures that move, as the bytes of one file: H.264 in mp4, VP9 in webm, animated gif and webp, and png for a single picture.
+"""Pictures that move, as the bytes of one file: H.264 in mp4, VP9 in webm, animated gif and webp,
+and png for a single picture.
 
-Equal frames give equal bytes with one set of library versions. No frames are held: mp4 and webm are written as they come; gif and webp,
-which need to know of all of them, keep them in a temporary file meanwhile. Of a webp what has been compressed is in memory.
+Equal frames give equal bytes with one set of library versions. No frames are held: mp4 and webm are
+written as they come; gif and webp, which need to know of all of them, keep them in a temporary file
+meanwhile. Of a webp what has been compressed is in memory.
 """
 
 import io
@@ -24,7 +26,8 @@ from PIL.GifImagePlugin import getdata
 from pipeline.atomic_files import sync_folder
 
 TICKS_PER_SECOND = 90_000
-"""Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second."""
+"""Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second.
+"""
 _BT709_CODE, _LIMITED_RANGE_CODE = 1, 1
 """Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
 _PALETTE_FRAMES = 16
@@ -61,8 +64,9 @@ DETERMINISTIC_OPTIONS = {
     "libx264": {"bf": "0", "threads": "1", "mbtree": "0"},
     "libvpx-vp9": {"threads": "4"},
 }
-"""What each encoder is told beside a film's options, so that equal frames give equal bytes and come in order: of x264 the macroblock tree reads
-memory that it never wrote; VP9's bits do not depend on its threads.
+"""What each encoder is told beside a film's options, so that equal frames give equal bytes and come
+in order: of x264 the macroblock tree reads memory that it never wrote; VP9's bits do not depend on
+its threads.
 """
 
 
@@ -75,17 +79,21 @@ class TimedFrame(NamedTuple):
 
 
 def encode_animation(frames: Iterable[_Picture], fps: float, suffix: str) -> bytes:
-    """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and webp repeat for ever.
+    """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and
+    webp repeat for ever.
 
-    An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown suffix, for a rate that the kind
-    of file cannot have, where there is no frame, frames differ in size, or a png is asked of more than one.
+    An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown
+    suffix, for a rate that the kind of file cannot have, where there is no frame, frames differ in
+    size, or a png is asked of more than one.
     """
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         return _write_into_folder(Path(folder), frames, fps, suffix).read_bytes()
 
 
 def write_animation(path: Path, frames: Iterable[_Picture], fps: float) -> int:
-    """Writes such a file, whole or not at all, over an older one; returns how many bytes. Raises as `encode` does, and OSError naming `path`."""
+    """Writes such a file, whole or not at all, over an older one; returns how many bytes. Raises as
+    `encode` does, and OSError naming `path`.
+    """
     with _temporary_folder_beside(path) as folder:
         made = _write_into_folder(folder, frames, fps, path.suffix.lower())
         with made.open("rb+") as file:
@@ -108,7 +116,9 @@ def _write_into_folder(folder: Path, frames: Iterable[_Picture], fps: float, suf
 
 
 def write_pictures(folder: Path, frames: Iterable[_Picture]) -> int:
-    """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how many bytes. Raises OSError where there are files in it."""
+    """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how
+    many bytes. Raises OSError where there are files in it.
+    """
     with _temporary_folder_beside(folder) as room:
         made = room / "pictures"
         made.mkdir()
@@ -121,7 +131,9 @@ def write_pictures(folder: Path, frames: Iterable[_Picture]) -> int:
 
 @contextmanager
 def _temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError from writing in it names `path`."""
+    """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError
+    from writing in it names `path`.
+    """
     try:
         with tempfile.TemporaryDirectory(
             prefix=_TEMPORARY_PREFIX, dir=path.absolute().parent
@@ -142,7 +154,9 @@ def _check_suffix(suffix: str) -> None:
 
 
 def _require_one_size(frames: Iterable[_Picture]) -> Iterator[_Picture]:
-    """The same frames. Raises ValueError at the first of another size than those before, or where there is none."""
+    """The same frames. Raises ValueError at the first of another size than those before, or where
+    there is none.
+    """
     shape = None
     for number, frame in enumerate(frames):
         shape = shape or frame.shape
@@ -173,7 +187,9 @@ def time_frames(frames: Iterable[_Picture], fps: float) -> Iterator[TimedFrame]:
 
 
 def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The picture with its last column or row twice where their number is odd: yuv420p has one colour for 2 x 2 pixels."""
+    """The picture with its last column or row twice where their number is odd: yuv420p has one
+    colour for 2 x 2 pixels.
+    """
     height, width = image.shape[:2]
     return (
         np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -192,8 +208,9 @@ def write_h264(
 ) -> None:
     """Writes an mp4 (`write_film`); `options` are x264's.
 
-    One thread, and no B-frames: presentation order is decoding order, and the file needs no edit list. With the index at
-    its beginning a browser shows the first frame before it has the last; at its end it is written as it grows.
+    One thread, and no B-frames: presentation order is decoding order, and the file needs no edit
+    list. With the index at its beginning a browser shows the first frame before it has the last; at
+    its end it is written as it grows.
     """
     write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
 
@@ -260,7 +277,9 @@ def _add_stream(file: Any, image: _Picture, rate: Fraction | int, codec: _Codec)
 
 
 class _SpooledFrames(Image.Image):
-    """Frames in a file as one picture of many frames, of which it holds the current one. Raises OSError where they do not fit."""
+    """Frames in a file as one picture of many frames, of which it holds the current one. Raises
+    OSError where they do not fit.
+    """
 
     def __init__(self, path: Path, frames: Iterator[_Picture]):
         self.path, self.n_frames, self.current = path, 0, 0
@@ -284,7 +303,9 @@ class _SpooledFrames(Image.Image):
 
 
 def _encode_gif(path: Path, frames: Iterator[_Picture], fps: float) -> None:
-    """One palette for all frames, so that what stands still does not flicker; times in hundredths of a second."""
+    """One palette for all frames, so that what stands still does not flicker; times in hundredths
+    of a second.
+    """
     kept = _SpooledFrames(path.with_name("frames"), frames)
     some = [
         kept.read_frame(i)
@@ -309,7 +330,9 @@ def _encode_gif(path: Path, frames: Iterator[_Picture], fps: float) -> None:
 def _changed_rectangles(
     images: Iterator[Image.Image], ticks: list[int]
 ) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
-    """The first picture, and of each later one the rectangle that has changed; with its corner, and how long it is shown. Equal ones are one."""
+    """The first picture, and of each later one the rectangle that has changed; with its corner, and
+    how long it is shown. Equal ones are one.
+    """
     before = next(images)
     waiting, corner, shown = before, (0, 0), ticks[0]
     for image, more in zip(images, ticks[1:], strict=True):
@@ -323,7 +346,9 @@ def _changed_rectangles(
 
 
 def _gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
-    """A gif of pictures of one palette: Pillow's of the first, and the others in front of its last byte, which says that it ends. Each stays till it is covered."""
+    """A gif of pictures of one palette: Pillow's of the first, and the others in front of its last
+    byte, which says that it ends. Each stays till it is covered.
+    """
     for number, (image, corner, ticks) in enumerate(pictures):
         if number:
             yield b"".join(getdata(image, corner, duration=10 * ticks, disposal=1))
@@ -378,4 +403,6 @@ ENCODERS: dict[str, Callable[[Path, Iterator[_Picture], float], None]] = {
 }
 """What writes each kind of file, by its suffix; files beside it are its own."""
 MAX_FPS = {".mp4": 1000, ".webm": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
-"""Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a second."""
+"""Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a
+second.
+"""

@@ -303,9 +303,10 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:
-    """The middle of the picture, as large as it can be in the aspect of `_format_size` (width, height).
+    """The middle of the picture, as large as it can be in the aspect of `size` (width,
+    height).
 
-    Raises ValueError where it is smaller than `_format_size`.
+    Raises ValueError where it is smaller than `size`.
     """
     (width, height), (rows, columns) = size, image.shape[:2]
     scale = max(width / columns, height / rows)
@@ -319,7 +320,9 @@ def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:
 
 
 def crop_and_resize(image: Picture, size: tuple[int, int]) -> Picture:
-    """The middle of the picture, in the aspect of `_format_size` (width, height), at that size. Raises ValueError as `crop_to_aspect` does."""
+    """The middle of the picture, in the aspect of `size` (width, height), at that size.
+    Raises ValueError as `crop_to_aspect` does.
+    """
     return cv2.resize(crop_to_aspect(image, size), size, interpolation=cv2.INTER_AREA)
 
 

@@ -49,7 +49,9 @@ def mark_settled(dataset: Dataset, shard: str, rows: list[dict]) -> list[dict]:
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:
-    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is. Raises FolderInUse after a take-over."""
+    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is.
+    Raises FolderInUse after a take-over.
+    """
     dataset.check_not_taken_over()
     goal = dataset.root / REMOVED_FOLDER / path
     goal.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,9 @@ def move_aside(dataset: Dataset, path: str) -> Path:
 
 
 def rebuild_histogram(dataset: Dataset, shard: str) -> None:
-    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not those of the record, FolderInUse after a take-over."""
+    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not
+    those of the record, FolderInUse after a take-over.
+    """
     record = dataset.read_record(shard)
     counts = np.zeros((dataset.contract().config["frequencies"], 2, histogram.BINS), np.int64)
     if record["tar"]:
@@ -76,9 +80,11 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
 
 
 def move_shard_aside(dataset: Dataset, shard: str) -> list[Path]:
-    """Moves a shard's files to REMOVED, the record first: without it, the others are what a run that was stopped leaves behind.
+    """Moves a shard's files to REMOVED, the record first: without it, the others are what a run
+    that was stopped leaves behind.
 
-    They are deleted when the shard has been built to the same bytes, and not before: a sound tar may be among them.
+    They are deleted when the shard has been built to the same bytes, and not before: a sound tar
+    may be among them.
     """
     paths = [
         path
@@ -93,7 +99,9 @@ def move_shard_aside(dataset: Dataset, shard: str) -> list[Path]:
 
 
 def original_tar_digests(dataset: Dataset, shards: RowsByShard) -> dict[str, str | None]:
-    """The digest of each shard's tar when it was written, None for one without; of those of which it is known."""
+    """The digest of each shard's tar when it was written, None for one without; of those of which
+    it is known.
+    """
     try:
         written = open_seal(dataset.index.read_bytes(), indent=1)["shards"]
         index = {shard: entry["tar"] for shard, entry in written.items() if shard in shards}

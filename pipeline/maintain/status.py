@@ -63,7 +63,8 @@ class _StatusCounter(SummaryCounter):
 def read_status(dataset: Dataset) -> dict[str, Any]:
     """All that is known without reading a shard.
 
-    Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of run.json.
+    Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of
+    run.json.
     """
     dataset.check_plan()
     counted, running, last = (
@@ -97,7 +98,9 @@ def read_status(dataset: Dataset) -> dict[str, Any]:
 
 
 def _read_windows_per_second(dataset: Dataset) -> float | None:
-    """Windows a second of the last run, from its first moment to its last commit; None where nothing was committed."""
+    """Windows a second of the last run, from its first moment to its last commit; None where
+    nothing was committed.
+    """
     entries = list(_read_progress_log(dataset.progress))
     if not entries:
         return None
@@ -126,7 +129,9 @@ def _read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
 def _find_stale_files(
     dataset: Dataset, counted: _StatusCounter, summary: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Derived files that are not there, and those that are seen to be of other records, of a finished data set."""
+    """Derived files that are not there, and those that are seen to be of other records, of a
+    finished data set.
+    """
     training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
     checks: dict[str, Callable[[], bool]] = {
         "manifest.parquet": lambda: (
@@ -172,7 +177,9 @@ def _is_intact(check: Callable[[], bool]) -> bool:
 
 
 def _statistics_match(dataset: Dataset) -> bool:
-    """Whether the statistics are of the training shards that are there. Raises ValueError where they are not."""
+    """Whether the statistics are of the training shards that are there. Raises ValueError where
+    they are not.
+    """
     check_matches_shards(
         statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)]
     )

@@ -1,9 +1,11 @@
 """Is a data set what its records say? Names every fault, where it lies, and what puts it right.
 
     check_contract   run.json and the plan: without them nothing else can be judged
-    check_one        one shard: its record, every sample of its tar, its histogram counted again, all in one pass
+    check_one        one shard: its record, every sample of its tar, its histogram counted again,
+                     all in one pass
     strangers        files that no plan names, and temporary ones
-    check_derived    the derived files, built again elsewhere and compared; then check_views those of the views
+    check_derived    the derived files, built again elsewhere and compared; then check_views those
+                     of the views
 
 A shard without a record is not a fault but work that is left, until the data set was finished once.
 """
@@ -35,13 +37,13 @@ from pipeline.dataset.folder import (
     Dataset,
 )
 from pipeline.dataset.open import DatasetView, file_sha256
-from schemas.shard_record import check_record_owner, load_record
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
 from pipeline.dataset.shards import scan_end, scan_samples
 from schemas.records import MEMBER_COLUMNS
 from schemas.run_contract import RunContract
 from schemas.sample import Sample
 from schemas.seal import open_seal
+from schemas.shard_record import check_record_owner, load_record
 
 _CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s", "clip_id")
 """Columns of the plan with which a sample must agree."""
@@ -99,8 +101,8 @@ ShardMap = Callable[
 
 
 def verify(dataset: Dataset, each: ShardMap = map, alone: bool = True) -> VerifyReport:
-    """Reads every file once; memory holds the plan's names and one sample. Not `_video_record`: a run is writing to the folder,
-    whose files in the making are no faults.
+    """Reads every file once; memory holds the plan's names and one sample. Not `alone`: a
+    run is writing to the folder, whose files in the making are no faults.
 
     Raises ValueError where the folder holds no data set.
     """
@@ -153,8 +155,8 @@ def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[s
 
 def _check_rounds(dataset: Dataset) -> list[Fault]:
     """The first round that is missing or damaged. If it is damaged, all that belongs to it and to
-    those after it, its own file last: put aside in this order, whatever stops that, these leave what
-    was before them.
+    those after it, its own file last: put aside in this order, whatever stops that, these leave
+    what was before them.
     """
     try:
         read_rounds(dataset.retries, dataset.run_digest(), dataset.newest_round_number())
@@ -264,7 +266,9 @@ def _check_shard(planned: PlannedShard) -> list[Fault]:
 
 
 def _check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> None:
-    """Raises ValueError unless the record is of this run and this shard and holds just the plan's windows."""
+    """Raises ValueError unless the record is of this run and this shard and holds just the plan's
+    windows.
+    """
     check_record_owner(record, planned.shard, run)
     if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
@@ -344,7 +348,9 @@ def _meta_value(meta: dict[str, Any], name: str) -> Any:
 def _check_histogram(
     dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None
 ) -> Iterator[Fault]:
-    """What is wrong with the shard's histogram; `counts` are those of its samples, where all were sound."""
+    """What is wrong with the shard's histogram; `counts` are those of its samples, where all were
+    sound.
+    """
     path = dataset.histogram_path(shard)
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -366,7 +372,9 @@ def _check_histogram(
 
 
 def _unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
-    """Files of which no plan knows, and temporary ones, which are no fault while shards are left: the next run removes them."""
+    """Files of which no plan knows, and temporary ones, which are no fault while shards are left:
+    the next run removes them.
+    """
     found = []
     for folder, name in (
         (dataset.shards, "{}.tar"),
@@ -405,7 +413,9 @@ def _relative_path(dataset: Dataset, path: Path) -> str:
 
 
 def _check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any, for a reason that is `_probe_cached`."""
+    """Every derived file that is not what the records give; None where they do not give any, for a
+    reason that is `known`.
+    """
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
             finalize.finalize(dataset, into=Path(folder))
@@ -421,9 +431,9 @@ def _check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
 
 
 def _check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
-    """Every view whose definition is not what was written, and, if a folder holds the derived files as
-    they should be, every file of a view that is not what its thresholds and the data set give. Its
-    report is for people, and not compared.
+    """Every view whose definition is not what was written, and, if a folder holds the derived files
+    as they should be, every file of a view that is not what its thresholds and the data set give.
+    Its report is for people, and not compared.
     """
     found = []
     for name in views.list_views(dataset, whole=False):
@@ -454,7 +464,7 @@ def map_serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
 
 
 def _describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
-    """What is wrong with a derived file, of which `read_built_shards` holds what it should be."""
+    """What is wrong with a derived file, of which `built` holds what it should be."""
     found, expected = dataset.root / name, built / name
     if not expected.exists():
         return "has nothing to say of this data set" if found.exists() else None

@@ -5,8 +5,9 @@
     log          S' = sign(S) log2(1 + |S / s|)
     resolution   S' = S / width for x, S / height for y: without statistics, the paper's ablation
 
-Each is applied to re and im one by one, and is odd and increasing, so that 0 stays exactly 0; the first three take |S| = s to 1.
-The functions take numpy arrays and torch tensors alike, and are differentiable where the kind of array is.
+Each is applied to re and im one by one, and is odd and increasing, so that 0 stays exactly 0; the
+first three take |S| = s to 1. The functions take numpy arrays and torch tensors alike, and are
+differentiable where the kind of array is.
 """
 
 from math import log

@@ -1,9 +1,10 @@
 """Motion textures to spectral volumes and back: the only file that knows the DFT (docs/maths.md).
 
-S_k(p) = sum_t F_t(p) exp(-2 pi i k t / T) for t = 0 .. T-1 at the working frame rate, F_0 = 0: unnormalised forward,
-1/T on the inverse. Displacements are measured at the video's own frames and brought to the working rate by linear
-interpolation in time, F = A f. A is folded into the Fourier basis, so that the spectrum is one matrix product over the
-source frames, taken in blocks of 32 as the flow is produced; no motion texture is ever held.
+S_k(p) = sum_t F_t(p) exp(-2 pi i k t / T) for t = 0 .. T-1 at the working frame rate, F_0 = 0:
+unnormalised forward, 1/T on the inverse. Displacements are measured at the video's own frames and
+brought to the working rate by linear interpolation in time, F = A f. A is folded into the Fourier
+basis, so that the spectrum is one matrix product over the source frames, taken in blocks of 32 as
+the flow is produced; no motion texture is ever held.
 """
 
 from typing import Any
@@ -18,7 +19,9 @@ from threadpoolctl import ThreadpoolController
 BLOCK_FRAMES = 32
 """Displacement frames per matrix product. Part of the run contract: float32 sums depend on it."""
 PRODUCT_ROWS = 32
-"""Rows per matrix product: 16 frequencies. Fixed, so that a smaller K gives the same bits as a prefix of a larger one."""
+"""Rows per matrix product: 16 frequencies. Fixed, so that a smaller K gives the same bits as a
+prefix of a larger one.
+"""
 GRID_STEP = 4
 """The full power spectrum is measured on every GRID-th pixel in both directions."""
 
@@ -28,7 +31,8 @@ _threads = ThreadpoolController()
 def to_spectrum(
     motion: Float[np.ndarray, "time 2 height width"], frequencies: int
 ) -> Complex[np.ndarray, "freq 2 height width"]:
-    """The first `_draw_amplitudes` coefficients of a motion texture sampled at the working rate (docs/maths.md, 1).
+    """The first `frequencies` coefficients of a motion texture sampled at the working rate
+    (docs/maths.md, 1).
 
     Raises ValueError unless 1 <= frequencies <= T/2 + 1.
     """
@@ -39,9 +43,11 @@ def to_spectrum(
 def to_motion(
     spectrum: Complex[np.ndarray, "freq 2 height width"], time: int
 ) -> Float[np.ndarray, "time 2 height width"]:
-    """The motion texture of `time` frames whose coefficients beyond those given are zero (docs/maths.md, 2).
+    """The motion texture of `time` frames whose coefficients beyond those given are zero
+    (docs/maths.md, 2).
 
-    T-periodic, as the coefficients stand on whole bins. Inverse of `decode_spectrum` when all T/2 + 1 are given.
+    T-periodic, as the coefficients stand on whole bins. Inverse of `to_spectrum` when all T/2 +
+    1 are given.
     """
     check_frequencies(len(spectrum), time)
     return np.fft.irfft(spectrum, n=time, axis=0)
@@ -58,9 +64,11 @@ def check_frequencies(frequencies: int, time: int) -> None:
 def interpolation_matrix(
     times: Float64[np.ndarray, " source"], time: int, fps: float
 ) -> Float64[np.ndarray, "time source"]:
-    """A with F = A f: displacements at `magnify_caption` (seconds after the start, increasing) to t = 0 .. time-1 at `fps`.
+    """A with F = A f: displacements at `times` (seconds after the start, increasing) to t = 0 ..
+    time-1 at `fps`.
 
-    Linear between neighbours; after the last source frame (at the end of a clip up to two may be missing) held.
+    Linear between neighbours; after the last source frame (at the end of a clip up to two may be
+    missing) held.
     """
     grid = np.arange(time) / fps
     right = np.clip(np.searchsorted(times, grid, side="right"), 1, len(times) - 1)
@@ -75,7 +83,8 @@ def interpolation_matrix(
 def _folded_basis(
     matrix: Float64[np.ndarray, "time source"], frequencies: int
 ) -> Float32[np.ndarray, "rows source"]:
-    """Rows re S_0, im S_0, re S_1, ... as weights on the source frames (docs/maths.md, 3), padded to whole ROWS.
+    """Rows re S_0, im S_0, re S_1, ... as weights on the source frames (docs/maths.md, 3), padded
+    to whole ROWS.
 
     The phase k t is reduced modulo T before the cosine, so that it is exact for any k.
     """
@@ -87,10 +96,12 @@ def _folded_basis(
 
 
 class RunningSpectrum:
-    """Spectral volume, mean magnitude and power of one window, summed up while its flow is computed.
+    """Spectral volume, mean magnitude and power of one window, summed up while its flow is
+    computed.
 
-    Feed `add` with the displacement frames of source frames 0, 1, ... in order, BLOCK at a time (the last may be
-    shorter). State at 256 x 160 and K = 16: 10 MB of coefficients, 3 MB of every fourth pixel.
+    Feed `add` with the displacement frames of source frames 0, 1, ... in order, BLOCK at a time
+    (the last may be shorter). State at 256 x 160 and K = 16: 10 MB of coefficients, 3 MB of every
+    fourth pixel.
     """
 
     def __init__(
@@ -130,7 +141,9 @@ class RunningSpectrum:
         self.frame_count += len(block)
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
-        """sums += frames^T basis^T in place, a pixel's coefficients side by side: BLAS, which thinks in columns, is faster so."""
+        """sums += frames^T basis^T in place, a pixel's coefficients side by side: BLAS, which
+        thinks in columns, is faster so.
+        """
         frames = block.reshape(len(block), -1)
         with _threads.limit(limits=1, user_api="blas"):
             for sums, rows in zip(
@@ -143,7 +156,9 @@ class RunningSpectrum:
             cv2.scaleAdd(modulus(x, y), float(weight), self.magnitude, self.magnitude)
 
     def _add_energy(self, block: Any) -> None:
-        """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix tridiagonal."""
+        """sum_t |F_t|^2 = sum_ij gram_ij f_i f_j, where linear interpolation makes the gram matrix
+        tridiagonal.
+        """
         with _threads.limit(limits=1, user_api="blas"):
             for frame, alone, across in zip(
                 block.reshape(len(block), 2, -1), *self._gram_weights(len(block)), strict=True
@@ -176,7 +191,9 @@ class RunningSpectrum:
         return real + 1j * imaginary
 
     def channels(self) -> Float32[np.ndarray, "freq 4 height width"]:
-        """S as re x, im x, re y, im y, raw, in pixels. Raises ValueError unless every source frame was added."""
+        """S as re x, im x, re y, im y, raw, in pixels. Raises ValueError unless every source frame
+        was added.
+        """
         if self.frame_count != self.matrix.shape[1]:
             raise ValueError(
                 f"{self.frame_count} displacement frames were added, expected {self.matrix.shape[1]}"
@@ -194,11 +211,15 @@ class RunningSpectrum:
         return channels.reshape(-1, 4, self.height, self.width)[: self.frequencies]
 
     def weight(self) -> Float32[np.ndarray, "height width"]:
-        """W: the mean over time of |F_t|, pixels, by the trapezoid weights of the source frames (docs/maths.md, 5)."""
+        """W: the mean over time of |F_t|, pixels, by the trapezoid weights of the source frames
+        (docs/maths.md, 5).
+        """
         return self.magnitude
 
     def total_energy(self) -> Float64[np.ndarray, "2"]:
-        """sum_t F_t^2 of x and of y, averaged over all pixels, px^2; 1/T times the power of all T frequencies."""
+        """sum_t F_t^2 of x and of y, averaged over all pixels, px^2; 1/T times the power of all T
+        frequencies.
+        """
         return self.energy / (self.height * self.width)
 
     def grid_motion(self) -> Float32[np.ndarray, "time 2 rows columns"]:
@@ -212,7 +233,9 @@ class RunningSpectrum:
 def modulus(
     x: Float32[np.ndarray, "*shape"], y: Float32[np.ndarray, "*shape"]
 ) -> Float32[np.ndarray, "*shape"]:
-    """sqrt(x^2 + y^2), the same bits wherever the arrays lie: those of OpenCV's magnitude depend on their alignment."""
+    """sqrt(x^2 + y^2), the same bits wherever the arrays lie: those of OpenCV's magnitude depend on
+    their alignment.
+    """
     squares = x * x
     squares += y * y
     return np.sqrt(squares, out=squares)
@@ -221,7 +244,9 @@ def modulus(
 def power_spectrum(
     motion: Float32[np.ndarray, "time 2 height width"],
 ) -> Float64[np.ndarray, "2 all_freq"]:
-    """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2, left)."""
+    """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2 (figure 2,
+    left).
+    """
     coefficients: Any = scipy.fft.rfft(motion, axis=0, workers=1)
     return (
         (np.square(coefficients.real) + np.square(coefficients.imag))

@@ -1,4 +1,6 @@
-"""The running sums on the device where the flow is computed: displacements never come down, only their sums do."""
+"""The running sums on the device where the flow is computed: displacements never come down, only
+their sums do.
+"""
 
 import time
 from typing import Any
@@ -56,7 +58,9 @@ class DeviceSpectrum(RunningSpectrum):
 
 
 def list_gpus() -> list[str]:
-    """Each GPU with its memory. Raises RuntimeError where there is one on which torch cannot compute."""
+    """Each GPU with its memory. Raises RuntimeError where there is one on which torch cannot
+    compute.
+    """
     found = []
     for i in range(torch.cuda.device_count()):
         torch.ones(8, device=f"cuda:{i}").sum().item()
@@ -65,7 +69,9 @@ def list_gpus() -> list[str]:
 
 
 class BusyClock:
-    """How long a device works, by events in its queue; a CPU counts as busy while it is asked to work."""
+    """How long a device works, by events in its queue; a CPU counts as busy while it is asked to
+    work.
+    """
 
     def __init__(self, device: str):
         self.cuda = device.startswith("cuda")
@@ -87,7 +93,9 @@ class BusyClock:
             self.busy_s += time.monotonic() - self.entry_s
 
     def idle_share(self) -> float:
-        """Share of the time since the clock was made in which the device had nothing to do, 0 to 1. Waits for it."""
+        """Share of the time since the clock was made in which the device had nothing to do, 0 to 1.
+        Waits for it.
+        """
         if self.cuda:
             torch.cuda.synchronize()
             self.busy_s = sum(before.elapsed_time(after) for before, after in self.events) / 1000

@@ -1,7 +1,8 @@
 """One stored sample, moving again, beside the real frames that it was made from.
 
-The motion comes from the stored coefficients alone. The real frames are decoded again from the video, if it is still
-there, and brought to the same instants by the nearest presentation time: to be looked at, not to be measured.
+The motion comes from the stored coefficients alone. The real frames are decoded again from the
+video, if it is still there, and brought to the same instants by the nearest presentation time: to
+be looked at, not to be measured.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,14 +54,18 @@ class Reconstruction:
     def frames(
         self, magnify: float = 1.0, step: int = 1
     ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The start frame moved by `magnify` times the motion at every `step`-th instant (pictures.warp)."""
+        """The start frame moved by `magnify` times the motion at every `step`-th instant
+        (pictures.warp).
+        """
         for flow in self.motion[::step]:
             yield warp(self.sample.image, np.float32(magnify) * flow)
 
     def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The video's frames nearest in time to the same instants, decoded as they are asked for; one that is so again is the same array (`count_repeats`).
+        """The video's frames nearest in time to the same instants, decoded as they are asked for;
+        one that is so again is the same array (`count_repeats`).
 
-        Raises Quarantined, at the first or a later frame, where the video is gone, another, or cannot be read.
+        Raises Quarantined, at the first or a later frame, where the video is gone, another, or
+        cannot be read.
         """
         plan, decode, size = self.settings
         with _local_file(self.row["uri"]) as path:
@@ -77,7 +82,9 @@ class Reconstruction:
 
 @contextmanager
 def _local_file(uri: str) -> Iterator[str]:
-    """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all else of a sample is shown without."""
+    """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all
+    else of a sample is shown without.
+    """
     try:
         with ExitStack() as stack:
             try:
@@ -101,14 +108,17 @@ def nearest_frames(
 
 
 def count_repeats(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
-    """How many of a sample's real frames are the one before again, since the video has none that is nearer."""
+    """How many of a sample's real frames are the one before again, since the video has none that is
+    nearer.
+    """
     return sum(one is before for before, one in pairwise(frames))
 
 
 def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
     """The sample `key` of a data set whose run has finished, or of a view.
 
-    Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are damaged.
+    Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are
+    damaged.
     """
     row = _find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
@@ -130,7 +140,9 @@ def reconstruct_sample(
 
 
 def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
-    """The row of the manifest of a kept window. Raises ValueError saying what became of it, and naming some that are kept."""
+    """The row of the manifest of a kept window. Raises ValueError saying what became of it, and
+    naming some that are kept.
+    """
     rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0]["outcome"] == Outcome.KEPT:
         return rows[0]
@@ -182,6 +194,8 @@ def read_manifest(selection: DatasetView, **selected: Any) -> list[dict[str, Any
 
 
 def read_settings(dataset: Dataset) -> WindowSettings:
-    """The settings of the run that are needed to decode its windows again. Raises ValueError where run.json has none."""
+    """The settings of the run that are needed to decode its windows again. Raises ValueError where
+    run.json has none.
+    """
     config = from_contract(dataset.contract().config)
     return WindowSettings(config.plan, config.decode, config.size)

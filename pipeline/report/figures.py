@@ -1,7 +1,8 @@
 """One function per figure: numbers in, an SVG out.
 
-Colours are written as words of the page's style sheet, so that a figure follows the reader's light or dark mode; text
-stays text in the page's font. Equal numbers give equal bytes. No figure holds a word that came from a file.
+Colours are written as words of the page's style sheet, so that a figure follows the reader's light
+or dark mode; text stays text in the page's font. Equal numbers give equal bytes. No figure holds a
+word that came from a file.
 """
 
 import io
@@ -35,7 +36,8 @@ _COLOR_VARIABLES = {
     _SOFT: "--soft",
     _PAPER: "--paper",
 }
-"""Placeholders that matplotlib draws with, and the names of the colours in the page's style sheet."""
+"""Placeholders that matplotlib draws with, and the names of the colours in the page's style sheet.
+"""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "quiver",
@@ -107,7 +109,9 @@ def _label_log_axis(axis: Any) -> None:
 
 
 def _scale_y_axis(axes: Any, values: np.ndarray) -> None:
-    """A logarithmic axis over the positive values, with lines at its labels; linear where there is none."""
+    """A logarithmic axis over the positive values, with lines at its labels; linear where there is
+    none.
+    """
     positive = values[np.isfinite(values) & (values > 0)]
     if len(positive):
         axes.set_yscale("log")
@@ -167,7 +171,9 @@ def plot_ridges(
     shares: Float64[np.ndarray, "shown cells"],
     label: str,
 ) -> Markup:
-    """Histograms of amplitudes, one below the other on the same axes; the height is the share of the coefficients."""
+    """Histograms of amplitudes, one below the other on the same axes; the height is the share of
+    the coefficients.
+    """
     with _canvas(
         height=66 * len(hz) + 50, nrows=len(hz), sharex=True, sharey=True, squeeze=False
     ) as (figure, grid):
@@ -241,7 +247,9 @@ def _spread_labels(heights: Float64[np.ndarray, " labels"], least: float = 0.055
 def plot_truncation_error(
     relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequence[int]
 ) -> Markup:
-    """Error of keeping K frequencies: 10 %, median, 90 % and mean over the windows, as a share of the motion."""
+    """Error of keeping K frequencies: 10 %, median, 90 % and mean over the windows, as a share of
+    the motion.
+    """
     with _canvas() as (figure, axes):
         order = np.arange(1, relative.shape[1] + 1)
         low, median, high, mean = 100 * relative
@@ -291,7 +299,9 @@ def plot_measure(
     rejected: Int64[np.ndarray, " cells"],
     log: bool,
 ) -> Markup:
-    """Histogram of one measure over the windows, kept below rejected; the axis spans the whole width, for a slider beneath."""
+    """Histogram of one measure over the windows, kept below rejected; the axis spans the whole
+    width, for a slider beneath.
+    """
     with _canvas(width=_WIDTH, height=120) as (figure, axes):
         axes.stairs(kept + rejected, edges, fill=True, color=_SOFT, linewidth=0)
         axes.stairs(kept, edges, fill=True, color=ACCENT, linewidth=0)
@@ -367,7 +377,9 @@ def plot_estimators(
     log: bool = False,
     ticks: Sequence[str] = (),
 ) -> Markup:
-    """A line for each flow estimator, named at its end; those `accented` in colour, and `truth` thick. `ticks` are words for x."""
+    """A line for each flow estimator, named at its end; those `accented` in colour, and `truth`
+    thick. `ticks` are words for x.
+    """
     with _canvas() as (figure, axes):
         ends, plain = [], 0
         for title, values in lines.items():
@@ -499,7 +511,9 @@ def plot_intervals(
     label: str,
     reference: int | None = None,
 ) -> Markup:
-    """Values with their intervals, one below the other, and a line at the one that the others are compared with, if there is one. Not finite where there is none."""
+    """Values with their intervals, one below the other, and a line at the one that the others are
+    compared with, if there is one. Not finite where there is none.
+    """
     with _canvas(height=34 * len(names) + 56) as (figure, axes):
         places = np.arange(len(names))
         colours = [ACCENT if i == reference else INK for i in places]

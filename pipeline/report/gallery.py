@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.shards import read_sample
 from pipeline.images import draw
-from pipeline.images.encode import time_frames, pad_to_even, encode_h264
-from pipeline.preview.reconstruct import Reconstruction, reconstruct_sample, read_settings
+from pipeline.images.encode import encode_h264, pad_to_even, time_frames
+from pipeline.preview.reconstruct import Reconstruction, read_settings, reconstruct_sample
 from pipeline.report import queries
 from schemas.outcome import Quarantined
 
@@ -26,7 +26,9 @@ _MAX_WIDTH_PX = 256
 _GAP_PX = 16
 """Columns between real frames and reconstruction: those of the page's grid, which covers them."""
 _CRF_LADDER = (20, 24, 28, 34, 42, 51)
-"""x264's CRF: the first of which the video is within LARGEST bytes, so that the page stays under 15 MB."""
+"""x264's CRF: the first of which the video is within LARGEST bytes, so that the page stays under 15
+MB.
+"""
 MAX_VIDEO_BYTES = 500_000
 _WHEEL_PX = 40
 _EXTREMES = {
@@ -43,8 +45,8 @@ _Picture = UInt8[np.ndarray, "_ _ 3"]
 def choose_windows(
     kept: pa.Table, averaged: pa.Table, error: Float64[np.ndarray, " windows"]
 ) -> list[dict[str, Any]]:
-    """Rows of the windows to be shown, each with `why`: some at random, each of another clip as long as there are others,
-    then the extreme ones. `plot_truncation_error` is of the `averaged` windows.
+    """Rows of the windows to be shown, each with `why`: some at random, each of another clip as
+    long as there are others, then the extreme ones. `error` is of the `averaged` windows.
     """
     found: dict[tuple[int, str], dict] = {}
     rest = [
@@ -135,7 +137,9 @@ def _draw_amplitudes(amplitude: Any, hz: float) -> dict[str, Any]:
 
 
 def _draw_moving_pictures(made: Reconstruction) -> dict[str, Any]:
-    """The video of real frames and reconstruction, and their X-t slices; `real` says why where the real ones are gone."""
+    """The video of real frames and reconstruction, and their X-t slices; `real` says why where the
+    real ones are gone.
+    """
     height = len(made.sample.image)
     margin = height // 10  # what comes in at the edge is not sway
     moved, row = (

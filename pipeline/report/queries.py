@@ -1,6 +1,8 @@
-"""What the report reads of data sets: columns of manifests, the records that hold a chosen strip, the log of a run.
+"""What the report reads of data sets: columns of manifests, the records that hold a chosen strip,
+the log of a run.
 
-No more than a few columns of all rows are held at once; wide columns, samples and records are read for chosen windows.
+No more than a few columns of all rows are held at once; wide columns, samples and records are read
+for chosen windows.
 """
 
 import base64
@@ -68,7 +70,8 @@ def read_rows(selections: Sequence[DatasetView]) -> pa.Table:
 def filter_rows(table: pa.Table, **equal: str) -> pa.Table:
     """The rows in which these columns have these values."""
     for name, value in equal.items():
-        table = table.filter(pc.equal(table[name].cast(pa.string()), value))  # pyright: ignore[reportAttributeAccessIssue]
+        # pyright: ignore[reportAttributeAccessIssue]
+        table = table.filter(pc.equal(table[name].cast(pa.string()), value))
     return table
 
 
@@ -86,7 +89,8 @@ def select_measured(table: pa.Table) -> pa.Table:
 
 def group_by_dataset(table: pa.Table, selections: Sequence[DatasetView]) -> list[MeasuredWindows]:
     """The measured windows of each data set, with its thresholds."""
-    groups = [(one, table.filter(pc.equal(table["set"], i))) for i, one in enumerate(selections)]  # pyright: ignore[reportAttributeAccessIssue]
+    # pyright: ignore[reportAttributeAccessIssue]
+    groups = [(one, table.filter(pc.equal(table["set"], i))) for i, one in enumerate(selections)]
     return [
         MeasuredWindows(
             SimpleNamespace(**{name: read_numbers(part, name) for name in _MEASURE_NAMES}),
@@ -98,13 +102,17 @@ def group_by_dataset(table: pa.Table, selections: Sequence[DatasetView]) -> list
 
 
 def draw_windows(table: pa.Table, count: int) -> pa.Table:
-    """At most `count` of its windows, in the order of a hash of their keys: random, and the same for the same windows."""
+    """At most `count` of its windows, in the order of a hash of their keys: random, and the same
+    for the same windows.
+    """
     order = sorted(range(len(table)), key=_random_order_keys(table).__getitem__)
     return table.take(pa.array(order[:count], pa.int64()))
 
 
 def draw_varied_windows(table: pa.Table, count: int) -> list[dict[str, Any]]:
-    """So many windows, drawn like those of `drawn`, each of another clip as long as there are others."""
+    """So many windows, drawn like those of `drawn`, each of another clip as long as there are
+    others.
+    """
     some = draw_windows(table, 50 * count).to_pylist()
     seen: dict[tuple[int, str], int] = {}
     turns = []
@@ -127,7 +135,9 @@ def _random_order_keys(table: pa.Table) -> list[tuple[bytes, int]]:
 def read_powers(
     selections: Sequence[DatasetView], chosen: pa.Table
 ) -> Float64[np.ndarray, "windows 2 all_freq"]:
-    """Power of x and y of the chosen windows, px^2, in their order; one row group of a manifest in memory at a time."""
+    """Power of x and y of the chosen windows, px^2, in their order; one row group of a manifest in
+    memory at a time.
+    """
     wanted = list(zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True))
     found = {
         place: [row["power_x"], row["power_y"]]
@@ -152,7 +162,8 @@ def _look_up_rows(
     for i in sorted({place for place, _ in wanted}):
         keys = pa.array([key for place, key in wanted if place == i], pa.string())
         for group in selections[i].iter_row_groups(columns):
-            part = group.filter(pc.is_in(group["key"], value_set=keys))  # pyright: ignore[reportAttributeAccessIssue]
+            # pyright: ignore[reportAttributeAccessIssue]
+            part = group.filter(pc.is_in(group["key"], value_set=keys))
             yield from (((i, row["key"]), row) for row in part.to_pylist())
 
 
@@ -173,8 +184,9 @@ def read_quarantined(selections: Sequence[DatasetView], most: int) -> list[dict[
 def read_strips(
     selections: Sequence[DatasetView], chosen: Sequence[dict]
 ) -> dict[tuple[int, str], str]:
-    """For each of these rejected windows its stored pictures as a data URI, or "" where they are damaged; windows
-    without stored pictures are left out. Reads each record that holds one of them once.
+    """For each of these rejected windows its stored pictures as a data URI, or "" where they are
+    damaged; windows without stored pictures are left out. Reads each record that holds one of them
+    once.
     """
     found: dict[tuple[int, str], str] = {}
     for i, shard in sorted({(row["set"], row["shard"]) for row in chosen}):

@@ -260,7 +260,9 @@ def _build_measure(
 def _build_slider(
     groups: Sequence[stats.MeasuredWindows], rule: stats.Rule, edges: np.ndarray, log: bool
 ) -> dict[str, Any]:
-    """Values of a threshold, counts for each, and where each stands on the axis, as a share of its width."""
+    """Values of a threshold, counts for each, and where each stands on the axis, as a share of its
+    width.
+    """
     found = stats.sweep_threshold(groups, rule, (float(edges[0]), float(edges[-1])))
     low, high = np.log(edges[[0, -1]]) if log else edges[[0, -1]]
     finite = np.array([value if isfinite(value) else np.nan for value in found.values])
@@ -320,7 +322,9 @@ def build_rejected(selections: Sequence[DatasetView], rows: pa.Table) -> list[di
 def _read_strip_pictures(
     chosen: Sequence[dict], selections: Sequence[DatasetView]
 ) -> dict[tuple[int, str], str]:
-    """Of rejected windows: the strip in their record, or, of those that only a view rejects, frames of their sample."""
+    """Of rejected windows: the strip in their record, or, of those that only a view rejects, frames
+    of their sample.
+    """
     samples = [row for row in chosen if row[queries.SIZE_COLUMNS[0]] is not None]
     frames = {
         (row["set"], row["key"]): pictures.draw_strip(selections[row["set"]], row)

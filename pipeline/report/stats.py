@@ -56,9 +56,12 @@ THRESHOLD_RULES = (
     Rule("low_frame_rate", "frame_rate", Reason.LOW_FRAME_RATE, False),
     Rule("longest_gap_s", "longest_gap_s", Reason.LOW_FRAME_RATE, True),
 )
-"""Every field of Thresholds, with the measure that it is compared with, in the order of the report."""
+"""Every field of Thresholds, with the measure that it is compared with, in the order of the report.
+"""
 LOG_AXIS_MEASURES = {"mean_motion_px", "drift_px", "longest_gap_s"}
-"""Measures that are drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in a moving picture."""
+"""Measures that are drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in
+a moving picture.
+"""
 
 
 def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.ndarray, " freq"]:
@@ -69,8 +72,8 @@ def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.
 def _frequency_energies(
     power: Float64[np.ndarray, "*windows all_freq"], frames: int
 ) -> Float64[np.ndarray, "*windows all_freq"]:
-    """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands for two coefficients,
-    but 0 and, where T is even, T/2.
+    """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands
+    for two coefficients, but 0 and, where T is even, T/2.
     """
     weights = np.full(frames // 2 + 1, 2.0)
     weights[0] = 1.0
@@ -82,10 +85,11 @@ def _frequency_energies(
 def truncation_errors(
     power: Float64[np.ndarray, "windows all_freq"], frames: int
 ) -> tuple[Any, Any]:
-    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2 + 1] each (docs/maths.md, 11).
+    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2
+    + 1] each (docs/maths.md, 11).
 
-    Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in pixels. `power` is that
-    of x and y together. A window without motion has error 0.
+    Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in
+    pixels. `power` is that of x and y together. A window without motion has error 0.
     """
     parts = _frequency_energies(power, frames)
     lost = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
@@ -97,8 +101,8 @@ def truncation_errors(
 def rebin(
     counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]
 ) -> Float64[np.ndarray, " cells"]:
-    """Share of the counted values between each two of the rising `edges` (pixels); a bin that an edge cuts is split
-    evenly. What lies outside them is left out.
+    """Share of the counted values between each two of the rising `edges` (pixels); a bin that an
+    edge cuts is split evenly. What lies outside them is left out.
     """
     below = np.concatenate([[0.0], np.cumsum(counts[: histogram.FINITE_BINS], dtype=np.float64)])
     inside = np.interp(edges, histogram.edges(), below)
@@ -110,7 +114,8 @@ def rebin(
 def amplitude_shares(
     counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any
 ) -> Float64[np.ndarray, " cells"]:
-    """Share of the coefficients of x and y whose normalised amplitude lies between each two `edges`.
+    """Share of the coefficients of x and y whose normalised amplitude lies between each two
+    `edges`.
 
     `pixels[c]` turns amplitudes of component c into pixels.
     """
@@ -174,9 +179,11 @@ class _ThresholdSweep(NamedTuple):
 def sweep_threshold(
     groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]
 ) -> _ThresholdSweep:
-    """Counts for some hundred values of one threshold between `seam_weights`, and for `off`, with all others left as they are.
+    """Counts for some hundred values of one threshold between `ends`, and for `off`, with all
+    others left as they are.
 
-    Where the groups have different thresholds, each keeps its own others; the present one is the first's.
+    Where the groups have different thresholds, each keeps its own others; the present one is the
+    first's.
     """
     present = getattr(groups[0].thresholds, rule.threshold)
     values = _slider_values(rule, ends, present)
@@ -200,7 +207,9 @@ def sweep_threshold(
 
 
 def _slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
-    """Values evenly spaced over the axis of a measure, the nearest one replaced by the present threshold, and `off`."""
+    """Values evenly spaced over the axis of a measure, the nearest one replaced by the present
+    threshold, and `off`.
+    """
     spaced = (
         np.geomspace(*ends, _SLIDER_STEPS)
         if rule.measure in LOG_AXIS_MEASURES
@@ -215,7 +224,9 @@ def _slider_values(rule: Rule, ends: tuple[float, float], present: float) -> lis
 def axis_limits(
     measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]
 ) -> tuple[float, float]:
-    """Ends of the axis of a measure: all but the outermost hundredth of the windows, and every finite threshold, with room."""
+    """Ends of the axis of a measure: all but the outermost hundredth of the windows, and every
+    finite threshold, with room.
+    """
     finite = [value for value in thresholds if isfinite(value)]
     inner = np.quantile(measured, [0.005, 0.995]) if len(measured) else np.array([0.0, 1.0])
     low, high = float(min([inner[0], *finite])), float(max([inner[1], *finite]))
@@ -243,8 +254,8 @@ class _RunHistory(NamedTuple):
 
 
 def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> _RunHistory | None:
-    """What the logs say together, one after the other; None where they say nothing. A start of the command is
-    known by the moment at which it began.
+    """What the logs say together, one after the other; None where they say nothing. A start of the
+    command is known by the moment at which it began.
     """
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:

@@ -1,9 +1,11 @@
-"""Procedural scenes of swaying things whose motion is known exactly, and the video files and truth made from them.
+"""Procedural scenes of swaying things whose motion is known exactly, and the video files and truth
+made from them.
 
-A scene is a stack of painted layers. A layer's material point q is at rest at q and at time t at q + u(q, t), with
-u(q, t) = sum_j a_j phi_j(q) cos(2 pi f_j t + theta_j) exp(-d_j t). A frame looks up, for the position x of each pixel,
-the q with q + u(q, t) = x. Positions are in picture widths: x from 0 to 1, y downwards from 0 to 0.625; the centre of
-pixel i of W is at (i + 0.5) / W. Displacements are in pixels of the working resolution, 256 wide.
+A scene is a stack of painted layers. A layer's material point q is at rest at q and at time t at q
++ u(q, t), with u(q, t) = sum_j a_j phi_j(q) cos(2 pi f_j t + theta_j) exp(-d_j t). A frame looks
+up, for the position x of each pixel, the q with q + u(q, t) = x. Positions are in picture widths: x
+from 0 to 1, y downwards from 0 to 0.625; the centre of pixel i of W is at (i + 0.5) / W.
+Displacements are in pixels of the working resolution, 256 wide.
 """
 
 import functools
@@ -29,9 +31,11 @@ TEXELS_PER_WIDTH = 1024
 MARGIN = 0.125
 """Painted beyond each side of the picture, in picture widths."""
 _NODES_PER_WIDTH = 48
-"""Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px)."""
+"""Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px).
+"""
 _EDGE_PX = 3
-"""Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point."""
+"""Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point.
+"""
 
 Points = Float64[np.ndarray, "2 *points"]
 _Shape = Callable[[Points], Points]
@@ -81,7 +85,7 @@ class Scene:
 
 
 def pixel_centers(size: tuple[int, int]) -> Points:
-    """Positions [2, H, W] of the pixel centres of a picture of `_format_size` (width, height)."""
+    """Positions [2, H, W] of the pixel centres of a picture of `size` (width, height)."""
     width, height = size
     return np.stack(
         np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height)
@@ -94,7 +98,9 @@ def displacement(layer: Layer, q: Points, t: float) -> Points:
 
 
 def rest_points(layer: Layer, x: Points, t: float) -> Points:
-    """q with q + u(q, t) = x, to 5e-4 px, by fixed-point iteration (u contracts: its gradient stays under 1/2)."""
+    """q with q + u(q, t) = x, to 5e-4 px, by fixed-point iteration (u contracts: its gradient stays
+    under 1/2).
+    """
     q = x
     for _ in range(40):
         last, q = q, x - displacement(layer, q, t)
@@ -105,7 +111,9 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
 
 @functools.cache
 def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline weights at the pixel centres."""
+    """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline
+    weights at the pixel centres.
+    """
     nodes = (np.arange(round(length * _NODES_PER_WIDTH) + 5) - 2) / _NODES_PER_WIDTH
     weights = make_interp_spline(nodes, np.eye(len(nodes)))(
         (np.arange(count) + 0.5) * length / count
@@ -152,9 +160,11 @@ def true_motion(
     times: Float64[np.ndarray, " time"],
     size: tuple[int, int] = WORKING_SIZE,
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of `_format_size` (PAPER, motion texture).
+    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of
+    `size` (PAPER, motion texture).
 
-    `magnify_caption` are seconds after the start. Each pixel follows the front-most layer that covers at least half of it.
+    `times` are seconds after the start. Each pixel follows the front-most layer that covers at
+    least half of it.
     """
     front, x = (
         _front_layers(scene, start_s, size)[0],
@@ -179,7 +189,9 @@ def trusted_mask(
     motion: Float32[np.ndarray, "time 2 height width"],
     times: Float64[np.ndarray, " time"],
 ) -> Bool[np.ndarray, "height width"]:
-    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all `magnify_caption` (after the start)."""
+    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all
+    `times` (after the start).
+    """
     height, width = motion.shape[2:]
     front, edge = _front_layers(scene, start_s, (width, height))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1))
@@ -210,7 +222,9 @@ def _coverage(layer: Layer, width: int) -> np.ndarray:
 
 
 def _front_layers(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any alpha is in between."""
+    """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any
+    alpha is in between.
+    """
     front, edge = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], bool)
     for index, layer in enumerate(scene.layers[1:], 1):
         seen = cv2.remap(
@@ -227,7 +241,9 @@ def write_clip(
     times: Float64[np.ndarray, " frames"],
     size: tuple[int, int] = VIDEO_SIZE,
 ) -> None:
-    """The frames at `magnify_caption` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264); the same bytes each time."""
+    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264);
+    the same bytes each time.
+    """
     ticks = np.rint(times * TICKS_PER_SECOND).astype(int)
     ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
     with threadpool_limits(1, "blas"):
@@ -255,7 +271,8 @@ def write_truth(
     time: int = 150,
     frequencies: int = 16,
 ) -> None:
-    """One window's truth at WORKING as safetensors: motion float16 [T, 2, H, W], spectrum [K, 4, H, W], valid uint8 [H, W].
+    """One window's truth at WORKING as safetensors: motion float16 [T, 2, H, W], spectrum [K, 4, H,
+    W], valid uint8 [H, W].
 
     The four channels of the spectrum are re x, im x, re y, im y, raw; everything in pixels.
     """
@@ -279,10 +296,11 @@ def write_truth(
 def bend(
     *, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15
 ) -> _Shape:
-    """Cantilevers with their tips at the picture's top, clamped `_video_seconds` below, in bending mode 1 or 2 (Euler-Bernoulli).
+    """Cantilevers with their tips at the picture's top, clamped `length` below, in bending
+    mode 1 or 2 (Euler-Bernoulli).
 
-    `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in `shift` (in cycles) and
-    in phase make the gust run. `lift` is the vertical part.
+    `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in
+    `shift` (in cycles) and in phase make the gust run. `lift` is the vertical part.
     """
     beta = (1.875104, 4.694091)[order - 1]
     sigma = (np.cosh(beta) + np.cos(beta)) / (np.sinh(beta) + np.sin(beta))
@@ -297,7 +315,7 @@ def bend(
 
 
 def swing(*, pivot: tuple[float, float], length: float) -> _Shape:
-    """A pendulum's small rotation about `pivot`, 1 at `_video_seconds` from it."""
+    """A pendulum's small rotation about `pivot`, 1 at `length` from it."""
     return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
 
 
@@ -308,7 +326,9 @@ def wave(
     shift: float = 0.0,
     envelope: Callable[[Points], np.ndarray] | None = None,
 ) -> _Shape:
-    """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside a smooth envelope (none: everywhere)."""
+    """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside
+    a smooth envelope (none: everywhere).
+    """
 
     def shape(q: Points) -> Points:
         height = (envelope(q) if envelope else 1.0) * np.cos(

@@ -1,4 +1,6 @@
-"""The scenes of the demo and the tests: procedural paint, and what sways how (docs in pipeline/synthetic/render.py)."""
+"""The scenes of the demo and the tests: procedural paint, and what sways how (docs in
+pipeline/synthetic/render.py).
+"""
 
 from collections.abc import Callable
 
@@ -33,7 +35,9 @@ X, Y = (
 def noise(
     rng: np.random.Generator, cells: int = 4, octaves: int = 6, fall: float = 0.75
 ) -> Float32[np.ndarray, "rows columns"]:
-    """Cloudy noise of deviation 1: octaves from `cells` per picture width upwards, each `fall` times the last."""
+    """Cloudy noise of deviation 1: octaves from `cells` per picture width upwards, each `fall`
+    times the last.
+    """
     total = np.zeros((CANVAS_ROWS, CANVAS_COLUMNS), np.float32)
     for octave in range(octaves):
         count = cells * 2**octave
@@ -66,7 +70,8 @@ def draw_blade(
     colour: np.ndarray,
     leaf: float = 0.0,
 ) -> None:
-    """One curved blade, its two halves lit differently: a tapered stalk, with `leaf` 1 widest in its middle.
+    """One curved blade, its two halves lit differently: a tapered stalk, with `leaf` 1 widest in
+    its middle.
 
     `bow` is the sideways bulge as a share of the length; `width` half the width, picture widths.
     """
@@ -86,7 +91,9 @@ def draw_blade(
 def make_layer(
     colour: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode, ...] = ()
 ) -> Layer:
-    """Paint as a layer: alpha 0 to 1, colours not yet multiplied by it; blurred so that the video does not alias."""
+    """Paint as a layer: alpha 0 to 1, colours not yet multiplied by it; blurred so that the video
+    does not alias.
+    """
     alpha = (
         np.broadcast_to(np.asarray(alpha, np.float32), (CANVAS_ROWS, CANVAS_COLUMNS))[..., None]
         * 255
@@ -459,7 +466,9 @@ def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:
 
 
 def ripples(rng: np.random.Generator) -> Scene:
-    """Pebbles under shallow water: the waves' refraction moves their picture; the shore at the top is dry."""
+    """Pebbles under shallow water: the waves' refraction moves their picture; the shore at the top
+    is dry.
+    """
 
     def depth(q: Points) -> np.ndarray:
         return 1 / (1 + np.exp((0.16 - q[1]) / 0.04))
@@ -495,7 +504,9 @@ def ripples(rng: np.random.Generator) -> Scene:
 
 
 def _paint_pebbles(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Rounded stones: wobbly cells of scattered points, domed, lit from the upper left, dark between; drawn at half size."""
+    """Rounded stones: wobbly cells of scattered points, domed, lit from the upper left, dark
+    between; drawn at half size.
+    """
     seeds = rng.uniform((-0.15, -0.15), (1.15, 0.8), (count, 2))
     at = np.stack([axis + 0.003 * noise(rng, 20, 2) for axis in (X, Y)], -1)[::2, ::2]
     near, cell = (np.asarray(found) for found in KDTree(seeds).query(at, k=2))

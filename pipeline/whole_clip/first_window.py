@@ -1,4 +1,6 @@
-"""The motion of one video's beginning, without a data set: what the shards would hold of its first window."""
+"""The motion of one video's beginning, without a data set: what the shards would hold of its first
+window.
+"""
 
 from dataclasses import replace
 from math import sqrt
@@ -29,7 +31,9 @@ _MAX_ASPECT = 8
 class _VideoMotion(NamedTuple):
     sample: Sample
     frame: UInt8[np.ndarray, "rows columns 3"]
-    """The start frame at the video's own size; of a video that does not cover the working size, its middle, enlarged to that."""
+    """The start frame at the video's own size; of a video that does not cover the working size, its
+    middle, enlarged to that.
+    """
     frames: int
     """T."""
     size: tuple[int, int]
@@ -41,8 +45,9 @@ class _VideoMotion(NamedTuple):
 def motion_of_video(path: Path, config: BuildConfig) -> _VideoMotion:
     """The first window of a video; of all that there is, where that is shorter than a window.
 
-    Measured at a size of the video's own aspect, with about as many pixels as the config's. Raises ValueError, in a sentence, where the video cannot be
-    read, is shorter than a second, or is of a kind that the thresholds reject.
+    Measured at a size of the video's own aspect, with about as many pixels as the config's. Raises
+    ValueError, in a sentence, where the video cannot be read, is shorter than a second, or is of a
+    kind that the thresholds reject.
     """
     pool = shared_pool(config.decode)
     try:
@@ -105,7 +110,9 @@ def display_size(video: VideoInfo) -> tuple[int, int]:
 
 
 def match_aspect(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height, even as those of films, of about as many pixels as `_format_size` and in the aspect of `_build_per_video_row`, or in one of WIDEST to 1 if it is wider."""
+    """Width and height, even as those of films, of about as many pixels as `size` and in
+    the aspect of `own`, or in one of WIDEST to 1 if it is wider.
+    """
     aspect = min(max(own[0] / own[1], 1 / _MAX_ASPECT), _MAX_ASPECT)
     height = sqrt(size[0] * size[1] / aspect)
     tried = range(2 * round(0.46 * height), round(1.04 * height), 2)

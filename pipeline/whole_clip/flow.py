@@ -1,4 +1,6 @@
-"""Flow over a whole clip that is held in memory, for what is measured of it; data sets consume theirs as it is produced (window.py)."""
+"""Flow over a whole clip that is held in memory, for what is measured of it; data sets consume
+theirs as it is produced (window.py).
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -20,7 +22,7 @@ def resample_flow(
     time: int,
     fps: float,
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """Displacements at `magnify_caption` (seconds from 0) at t = 0 .. time-1 at `fps` (docs/maths.md, 3)."""
+    """Displacements at `times` (seconds from 0) at t = 0 .. time-1 at `fps` (docs/maths.md, 3)."""
     matrix = interpolation_matrix(times, time, fps).astype(np.float32)
     return (matrix @ flows.reshape(len(flows), -1)).reshape(time, *flows.shape[1:])
 

@@ -1,6 +1,7 @@
 """Whole clips as pictures to be measured.
 
-Frames are decoded at their own size and scaled here, so that two videos are brought to one size in the same way, whatever decodes them.
+Frames are decoded at their own size and scaled here, so that two videos are brought to one size in
+the same way, whatever decodes them.
 """
 
 from pathlib import Path
@@ -100,7 +101,9 @@ def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
 
 
 def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool) -> ClipSpan:
-    """The frames of a data set's window, by its row of the manifest. Raises ValueError where its video is gone or another, OSError where its folder is gone."""
+    """The frames of a data set's window, by its row of the manifest. Raises ValueError where its
+    video is gone or another, OSError where its folder is gone.
+    """
     clip = clip_from_row(row)
     try:
         video = probe_planned_video(clip, [row], pool)
@@ -117,7 +120,9 @@ def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool
 
 
 def decode_clip(take: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
-    """Its frames cropped to `_format_size` (width, height) as CROPPING says. Raises ValueError where the video gives out, or is another than it was."""
+    """Its frames cropped to `size` (width, height) as CROPPING says. Raises ValueError
+    where the video gives out, or is another than it was.
+    """
     try:
         frames = np.stack(
             [

@@ -1,4 +1,6 @@
-"""P23: the files in cluster/ carry token authentication, open nothing to the network, and run as nobody in particular."""
+"""P23: the files in cluster/ carry token authentication, open nothing to the network, and run as
+nobody in particular.
+"""
 
 import json
 import re
@@ -31,7 +33,9 @@ def dockerfile() -> list[tuple[str, str]]:
 
 
 def test_ray_takes_the_file(cluster):
-    """With what its own launcher fills in; in a process of its own, since Ray reads how it is closed to the world when it is imported."""
+    """With what its own launcher fills in; in a process of its own, since Ray reads how it is
+    closed to the world when it is imported.
+    """
     code = "import json, sys; from ray.autoscaler._private.util import prepare_config, validate_config; validate_config(prepare_config(json.load(sys.stdin)))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,6 @@
-"""The pins of constraints.txt are what the public index serves, and fit what pyproject.toml asks for."""
+"""The pins of constraints.txt are what the public index serves, and fit what pyproject.toml asks
+for.
+"""
 
 import tomllib
 from pathlib import Path

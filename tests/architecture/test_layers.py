@@ -1,4 +1,6 @@
-"""The architecture, read from the syntax tree: imports run one way, and nothing in the tree can execute data."""
+"""The architecture, read from the syntax tree: imports run one way, and nothing in the tree can
+execute data.
+"""
 
 import ast
 from pathlib import Path
@@ -84,7 +86,9 @@ TREE = [
     for path in sorted(ROOT.rglob("*.py"))
     if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
 ]
-"""All of it, tests and benchmarks too: a test that unpickles is a way in for whoever changes its data."""
+"""All of it, tests and benchmarks too: a test that unpickles is a way in for whoever changes its
+data.
+"""
 MODULES = {
     "pickle",
     "_pickle",
@@ -141,11 +145,15 @@ PROVES = {
         "pickle.loads(pickle.dumps(Hostile(canary)))",
     ],
 }
-"""What tests do to bytes of their own: make a payload, show that it is live, send an object to another process."""
+"""What tests do to bytes of their own: make a payload, show that it is live, send an object to
+another process.
+"""
 TRUSTED = {
     "model/evaluate/feature_networks.py": ["torch.jit.load(io.BytesIO(data), map_location=device)"]
 }
-"""The one place that runs a program which the command line names: docs/security.md, What is trusted."""
+"""The one place that runs a program which the command line names: docs/security.md, What is
+trusted.
+"""
 
 
 def dangers(text: str) -> list[str]:
@@ -287,7 +295,9 @@ def printed(path: Path) -> set[str]:
 
 
 def test_what_a_person_is_told_has_no_terminal_code_and_no_secret_in_it():
-    """By `print_output`, which sees to it; what is printed otherwise is JSON, in which neither can be, or our own words."""
+    """By `print_output`, which sees to it; what is printed otherwise is JSON, in which neither can
+    be, or our own words.
+    """
     paths = [
         path
         for path in (ROOT / "jobs").glob("*.py")

@@ -1,4 +1,6 @@
-"""P21: names that would lead out of a folder, in every place where a name of others becomes part of a path."""
+"""P21: names that would lead out of a folder, in every place where a name of others becomes part of
+a path.
+"""
 
 import hashlib
 import io
@@ -153,7 +155,9 @@ MEMBERS = {
 
 @pytest.mark.parametrize("name, kind", MEMBERS.values(), ids=MEMBERS)
 def test_a_member_of_a_tar(root, name, kind):
-    """All readers refuse it, also where the record agrees with the tar; a tar is never unpacked into a folder."""
+    """All readers refuse it, also where the record agrees with the tar; a tar is never unpacked
+    into a folder.
+    """
     dataset = Dataset(root)
     record = dataset.read_record(SHARD)
     row = record["rows"][0]

@@ -1,6 +1,8 @@
-"""Runs whose disk is full from a certain call on: python -m tests.faults.full_disk CLIPS FOLDER OPTION ..., with full_disk.c preloaded.
+"""Runs whose disk is full from a certain call on: python -m tests.faults.full_disk CLIPS FOLDER
+OPTION ..., with full_disk.c preloaded.
 
-For each N that is read a run without Ray into FOLDER/N, forked from here; prints its exit code and the calls that were left.
+For each N that is read a run without Ray into FOLDER/N, forked from here; prints its exit code and
+the calls that were left.
 """
 
 import ctypes
@@ -10,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.faults.reference import extract_command
-from tests.faults.runs import enter_process, build_in_process
+from tests.faults.runs import build_in_process, enter_process
 
 
 def main(clips: str, folder: str, *options: str) -> None:

@@ -1,4 +1,6 @@
-"""What was injected, and what came of it: each test counts its own, and table.py adds them up by promise."""
+"""What was injected, and what came of it: each test counts its own, and table.py adds them up by
+promise.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ class FaultCounter:
     """Files that did not end at the bytes of the reference."""
 
     def record_ended(self, root: Path, injections: int = 1) -> None:
-        """Counts injections, and compares the data set at which they ended: nothing lost, nothing twice, the same bytes."""
+        """Counts injections, and compares the data set at which they ended: nothing lost, nothing
+        twice, the same bytes.
+        """
         found, losses_duplicates = promised_digests(root), count_windows(self.reference, root)
         different = {
             name

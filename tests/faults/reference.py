@@ -1,6 +1,8 @@
-"""Small clips whose motion has a closed form, the real command on them, and the bytes at which every run has to end.
+"""Small clips whose motion has a closed form, the real command on them, and the bytes at which
+every run has to end.
 
-Quick counts run with `make test`; QUIVER_FAULTS=full, which `make test-faults` sets, are those of the promises.
+Quick counts run with `make test`; QUIVER_FAULTS=full, which `make test-faults` sets, are those of
+the promises.
 """
 
 import hashlib
@@ -60,7 +62,9 @@ def clip_phase(clip: int) -> float:
 
 
 def harmonic(clip: int) -> int:
-    """k: the clip sways k times in its 24 frames, so that all its motion is S_k. 0: it stands still."""
+    """k: the clip sways k times in its 24 frames, so that all its motion is S_k. 0: it stands
+    still.
+    """
     return clip % 4
 
 
@@ -145,7 +149,9 @@ class Reference(NamedTuple):
 
 
 def promised_digests(root: Path) -> dict[str, str]:
-    """What has to be equal: each shard, histogram and record, contract and plan, and all that is derived."""
+    """What has to be equal: each shard, histogram and record, contract and plan, and all that is
+    derived.
+    """
     paths = sorted(
         path
         for path in root.rglob("*")
@@ -164,7 +170,9 @@ class WindowCount(NamedTuple):
 
 
 def count_windows(reference: Reference, root: Path) -> WindowCount:
-    """Windows that were planned and became nothing, and those that stand in the manifest or in tars more than once."""
+    """Windows that were planned and became nothing, and those that stand in the manifest or in tars
+    more than once.
+    """
     rows = pq.read_table(root / "manifest.parquet").to_pylist()
     planned = [
         row["key"]

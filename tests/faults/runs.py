@@ -1,4 +1,5 @@
-"""Runs that a test may kill: the real command, and the same run without Ray, which begins in an instant.
+"""Runs that a test may kill: the real command, and the same run without Ray, which begins in an
+instant.
 
 The second is forked from a process that has everything loaded and runs no thread.
 """
@@ -53,7 +54,9 @@ FORKSERVER.set_forkserver_preload(
 
 
 def build_in_process(arguments: list[str]) -> None:
-    """What jobs.extract_flow does, in this process: the same plan, shards and commits, one after the other."""
+    """What jobs.extract_flow does, in this process: the same plan, shards and commits, one after
+    the other.
+    """
     with error_boundary():
         job = parse_job(arguments)
         reject_relative_paths(job)
@@ -187,7 +190,9 @@ def kill_without_ray(clips: Path, out: Path, armed: str) -> int:
 
 
 def kill_command(clips: Path, out: Path, armed: str) -> int:
-    """Exit code of the real command, which is killed together with its worker when that one passes a crash point."""
+    """Exit code of the real command, which is killed together with its worker when that one passes
+    a crash point.
+    """
     return run_forked(
         exec_command, extract_command(clips, out), armed, output=out.with_suffix(".log")
     )

@@ -1,4 +1,6 @@
-"""A real S3 server on this machine (moto's, a process of its own), and in front of it a proxy that loses what it should not."""
+"""A real S3 server on this machine (moto's, a process of its own), and in front of it a proxy that
+loses what it should not.
+"""
 
 import os
 import random
@@ -91,7 +93,9 @@ class FaultyProxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def choose_fault(self, method: str, length: int) -> str | None:
-        """What befalls a request, if anything: it is refused, broken off on its way there, or its answer is lost or broken off."""
+        """What befalls a request, if anything: it is refused, broken off on its way there, or its
+        answer is lost or broken off.
+        """
         kinds = [
             "refused",
             "answer lost",

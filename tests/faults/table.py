@@ -1,7 +1,9 @@
-"""From the reports of `make test-faults` to docs/promises.md: python -m tests.faults.table GOAL REPORT.xml ...
+"""From the reports of `make test-faults` to docs/promises.md: python -m tests.faults.table GOAL
+REPORT.xml ...
 
-Every number in the table was counted by a test of those runs. A promise is held only if each of its tests, as pytest collects them now with full counts, is in a
-report; of a test that is in several the last one counts.
+Every number in the table was counted by a test of those runs. A promise is held only if each of its
+tests, as pytest collects them now with full counts, is in a report; of a test that is in several
+the last one counts.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""P1: whatever a run is doing when it is killed, the same command ends at the same bytes and touches nothing that is committed."""
+"""P1: whatever a run is doing when it is killed, the same command ends at the same bytes and
+touches nothing that is committed.
+"""
 
 import signal
 
@@ -6,7 +8,7 @@ import pytest
 
 from pipeline.dataset.crashpoint import POINTS
 from tests.faults.reference import FULL_COUNTS, PLACED_SHARDS, committed_files
-from tests.faults.runs import run_command, run_without_ray, kill_command, kill_without_ray
+from tests.faults.runs import kill_command, kill_without_ray, run_command, run_without_ray
 
 pytestmark = pytest.mark.promise("P1")
 PASSES = {"mid-member": 3}

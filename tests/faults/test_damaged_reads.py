@@ -1,7 +1,7 @@
 """P6: whatever storage did to a data set, no reader gives a sample that is not the one written.
 
-Every reader of the product is given every mutation, as it is called by its verb: each read raises an
-error that it documents before it gives anything, or gives what the sound data set gives.
+Every reader of the product is given every mutation, as it is called by its verb: each read raises
+an error that it documents before it gives anything, or gives what the sound data set gives.
 QUIVER_MUTATIONS says how many mutations there are (QUIVER_FAULTS=full: 500).
 """
 

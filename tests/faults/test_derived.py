@@ -1,4 +1,6 @@
-"""P15: what is derived from the records is the same in whatever order they are taken; tests/jobs/cli/test_care.py deletes and damages each file."""
+"""P15: what is derived from the records is the same in whatever order they are taken;
+tests/jobs/cli/test_care.py deletes and damages each file.
+"""
 
 import random
 

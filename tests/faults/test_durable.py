@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.reference import SINGLE_THREAD_ENV, ROOT, extract_command
+from tests.faults.reference import ROOT, SINGLE_THREAD_ENV, extract_command
 from tests.faults.runs import build_preload_library
 
 pytestmark = pytest.mark.promise("P1")

@@ -1,4 +1,6 @@
-"""P7: a disk that is full from the n-th call on that needs room costs what is in flight: a sentence, nothing torn, and when there is room the same bytes."""
+"""P7: a disk that is full from the n-th call on that needs room costs what is in flight: a
+sentence, nothing torn, and when there is room the same bytes.
+"""
 
 import json
 import os
@@ -16,16 +18,16 @@ from pipeline.dataset.folder import Dataset
 from pipeline.maintain.verify import Remedy, verify
 from tests.faults.injected import FaultCounter
 from tests.faults.reference import (
-    SINGLE_THREAD_ENV,
     FULL_COUNTS,
     ROOT,
+    SINGLE_THREAD_ENV,
     Reference,
-    committed_files,
     choose_count,
+    committed_files,
     promised_digests,
     write_table,
 )
-from tests.faults.runs import run_without_ray, build_preload_library
+from tests.faults.runs import build_preload_library, run_without_ray
 
 pytestmark = pytest.mark.promise("P7")
 CLIPS = choose_count(16, 8)

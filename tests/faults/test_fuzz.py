@@ -1,7 +1,8 @@
-"""Our own readers, given files that began as ours and were changed at random: the errors that they document, and nothing else; no
-memory beyond what a file of its size may take.
+"""Our own readers, given files that began as ours and were changed at random: the errors that they
+document, and nothing else; no memory beyond what a file of its size may take.
 
-QUIVER_FUZZ=2000 tries as many files for each reader, other ones each time; by default few, always the same.
+QUIVER_FUZZ=2000 tries as many files for each reader, other ones each time; by default few, always
+the same.
 """
 
 import hashlib
@@ -26,17 +27,17 @@ from hypothesis import strategies as st
 
 from model import checkpoints
 from model.data.shard_index import SampleLocation, ShardIndex
-from model.data.shard_reader import FileCache, read_pair, read_image, read_spectrum
+from model.data.shard_reader import FileCache, read_image, read_pair, read_spectrum
 from pipeline.dataset import histogram
 from pipeline.dataset.folder import Dataset, dump_record
 from pipeline.dataset.open import DatasetView
-from schemas.shard_record import load_record
 from pipeline.dataset.shards import read_sample
-from pipeline.maintain.verify import verify
 from pipeline.flow.raft_weights import parse_weights
+from pipeline.maintain.verify import verify
 from pipeline.report.queries import read_log
 from schemas import sample, spectral_volume
 from schemas import statistics as schema
+from schemas.shard_record import load_record
 from tests.support.datasets import CONFIG, write_dataset
 
 COUNT = int(os.environ.get("QUIVER_FUZZ", "25"))
@@ -299,7 +300,9 @@ def test_the_offsets_of_a_manifest(dataset, data):
 @usual
 @given(data=st.data())
 def test_the_header_of_a_motion_member(dataset, data):
-    """With a length that stays, as the trainer reads it; once with a table that agrees, as somebody else may write one."""
+    """With a length that stays, as the trainer reads it; once with a table that agrees, as somebody
+    else may write one.
+    """
     row = dataset.read_record(SHARD)["rows"][0]
     whole = dataset.tar(SHARD).read_bytes()
     begin = row["motion_offset"] + 8

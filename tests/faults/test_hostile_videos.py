@@ -1,4 +1,6 @@
-"""P9 and P11: videos made to take all memory or time, and videos of which bytes were changed, cost themselves alone."""
+"""P9 and P11: videos made to take all memory or time, and videos of which bytes were changed, cost
+themselves alone.
+"""
 
 import random
 import re
@@ -161,9 +163,11 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 @pytest.mark.promise("P11")
 @pytest.mark.parametrize("kind", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
 def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, record_property, kind):
-    """The parent lives, each answer comes within the deadline, and a sound video is still decoded afterwards.
+    """The parent lives, each answer comes within the deadline, and a sound video is still decoded
+    afterwards.
 
-    Nothing is said of the pixels of those that decode: every library takes light damage for a picture.
+    Nothing is said of the pixels of those that decode: every library takes light damage for a
+    picture.
     """
     codec = {"a.avi": "mpeg4", "a.webm": "libvpx-vp9"}.get(kind, "libx264")
     options = {"cpu-used": "8", "deadline": "realtime"} if kind == "a.webm" else {"g": "24"}

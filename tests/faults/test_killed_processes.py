@@ -11,13 +11,13 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from jobs.cluster import MAX_TASK_RETRIES
-from tests.faults.reference import committed_files, choose_count
+from tests.faults.reference import choose_count, committed_files
 from tests.faults.runs import (
     WORKER_COUNT,
+    find_workers,
+    is_running_after,
     run_command,
     running_command,
-    is_running_after,
-    find_workers,
 )
 
 SEED = int(os.environ.get("QUIVER_KILL_SEED", "0"))
@@ -37,8 +37,9 @@ def in_flight(root: Path) -> set[str]:
 
 
 def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) -> tuple[int, int]:
-    """How many workers were killed, one after each pause in which there is one, until the run has ended by itself, and by how many commands: the same
-    again where it ends with exit code 1, which is once a shard's worker has died four times.
+    """How many workers were killed, one after each pause in which there is one, until the run has
+    ended by itself, and by how many commands: the same again where it ends with exit code 1, which
+    is once a shard's worker has died four times.
     """
     kills, commands, code = 0, 0, int(ExitCode.FAILURE)
     while code == ExitCode.FAILURE:
@@ -59,7 +60,9 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
 def test_a_random_worker_is_killed_every_half_to_two_seconds(
     reference, injected, record_property, tmp_path
 ):
-    """Until so many are; how many commands that takes, and how far each comes, is the machine's speed: the report has it."""
+    """Until so many are; how many commands that takes, and how far each comes, is the machine's
+    speed: the report has it.
+    """
     rng, runs, commands = random.Random(SEED), 0, 0
     while (left := choose_count(100, 2) - injected.injections) > 0:
         out = tmp_path / f"{left}"
@@ -113,7 +116,9 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
 @pytest.mark.promise("P3")
 @pytest.mark.timeout(3600)
 def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):
-    """Of the time in which its workers work; the same command goes on at once, while they may still be ending."""
+    """Of the time in which its workers work; the same command goes on at once, while they may still
+    be ending.
+    """
     rng, kills, number = random.Random(SEED), 0, 0
     while kills < choose_count(20, 2):
         number, before, goes_on = number + 1, kills, True

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.cluster import MAX_TASK_RETRIES
 from tests.faults.reference import choose_count
-from tests.faults.runs import descendants, running_command, is_running_after, find_workers
+from tests.faults.runs import descendants, find_workers, is_running_after, running_command
 from tests.support import nodes
 
 
@@ -40,7 +40,9 @@ def lost_during(
 @pytest.mark.promise("P4")
 @pytest.mark.timeout(3600)
 def test_a_node_is_lost_while_it_works_and_another_joins(reference, injected, tmp_path):
-    """Of three, of which the head stays. Where a shard's task has been lost with so many that Ray gives it up, the same command again."""
+    """Of three, of which the head stays. Where a shard's task has been lost with so many that Ray
+    gives it up, the same command again.
+    """
     rng = random.Random(0)
     with nodes.start_head(cpus=1) as head, ExitStack() as joined:
         others = [joined.enter_context(nodes.start_node(head, cpus=1)) for _ in range(2)]

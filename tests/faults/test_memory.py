@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.decode.client import PAGE_BYTES
 from tests.faults.reference import CLIP_COUNT, CLIPS_PER_SHARD, choose_count
-from tests.faults.runs import read_built_shards, descendants, wait_for_exit, start_without_ray
+from tests.faults.runs import descendants, read_built_shards, start_without_ray, wait_for_exit
 
 MOST = 200 << 20
 """Bytes more than after the first tenth."""

@@ -1,5 +1,5 @@
-"""P11: of a video of which bytes were changed, a window is kept only if its frames are those of the sound file, or if FFmpeg
-itself shows it so in a read from the beginning without any flag.
+"""P11: of a video of which bytes were changed, a window is kept only if its frames are those of the
+sound file, or if FFmpeg itself shows it so in a read from the beginning without any flag.
 """
 
 import random
@@ -22,7 +22,9 @@ from tests.support.numbered import FRAME_DURATION, LEADING_PICTURE_OPTIONS, SIZE
 
 WINDOW, STRIDE = 15, 10
 SAME = 2.5
-"""Mean difference in brightness of two decoders' pictures of one frame, grey levels: two ways of rounding."""
+"""Mean difference in brightness of two decoders' pictures of one frame, grey levels: two ways of
+rounding.
+"""
 
 KINDS: dict[str, Callable[[Path], Path]] = {
     "h264.mp4": lambda p: busy(p),
@@ -47,8 +49,8 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def shown_by_ffmpeg(path: Path) -> dict[int, tuple[np.ndarray, bool]]:
-    """Brightness of every frame of a read from the beginning, by its time in milliseconds, and whether FFmpeg flags it or
-    reported an error in its packet.
+    """Brightness of every frame of a read from the beginning, by its time in milliseconds, and
+    whether FFmpeg flags it or reported an error in its packet.
     """
     frames: list[tuple[int, np.ndarray, bool, int]] = []
     bad: set[int] = set()

@@ -1,4 +1,6 @@
-"""P26: a data set in object storage, which fails one call in five, drops uploads and loses answers, is the one of the undisturbed run in a folder."""
+"""P26: a data set in object storage, which fails one call in five, drops uploads and loses answers,
+is the one of the undisturbed run in a folder.
+"""
 
 import hashlib
 import json
@@ -129,7 +131,9 @@ def left(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, point, place, shard):
-    """And the same command again; every second time on another machine, which has nothing of the first."""
+    """And the same command again; every second time on another machine, which has nothing of the
+    first.
+    """
     staging = tmp_path / "staging"
     assert (
         run(
@@ -165,7 +169,9 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
 def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
     reference, injected, proxy, server, prefix, tmp_path
 ):
-    """It is stopped while it hands over a shard; runs share a token until one takes over, in the storage."""
+    """It is stopped while it hands over a shard; runs share a token until one takes over, in the
+    storage.
+    """
     first, second = tmp_path / "first", tmp_path / "second"
     env = {CRASHPOINT_VARIABLE: f"after-upload-tar {SHARDS[1]} 1", SIGNAL_VARIABLE: "SIGSTOP"}
     holder = start_forked(
@@ -195,7 +201,9 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
 def test_the_command_through_a_storage_that_fails(
     reference, injected, proxy, server, prefix, tmp_path
 ):
-    """The real one, with two workers; it says where the data set is, and no secret of the storage is in it or in what is said."""
+    """The real one, with two workers; it says where the data set is, and no secret of the storage
+    is in it or in what is said.
+    """
     env = storage.proxy_environment(proxy) | {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "AWS_SECRET_ACCESS_KEY": "canary0f00d",
@@ -226,7 +234,9 @@ def test_the_command_through_a_storage_that_fails(
 
 @pytest.mark.slow
 def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
-    """A table here that names them: all that does not say where they are is as it was, and a run that was killed goes on."""
+    """A table here that names them: all that does not say where they are is as it was, and a run
+    that was killed goes on.
+    """
     for path in reference.clips.parent.glob(
         "[0-9]*.mp4"
     ):  # and not what other tests put beside them
@@ -279,7 +289,9 @@ def objects_in(table: Path) -> list[str]:
 def test_a_worker_that_is_killed_between_record_and_copies(
     reference, injected, proxy, server, prefix, tmp_path
 ):
-    """Of the real command: Ray gives the shard to another, which has only to copy. The driver lives, so the run ends by itself."""
+    """Of the real command: Ray gives the shard to another, which has only to copy. The driver
+    lives, so the run ends by itself.
+    """
     env = storage.proxy_environment(proxy) | {CRASHPOINT_VARIABLE: f"after-commit {SHARDS[1]} 1"}
     words = [*extract_command(reference.clips, Path("out"), "--staging", str(tmp_path / "staging"))]
     words = [bucket_url(prefix) if word == "out" else word for word in words]
@@ -427,7 +439,9 @@ def begun(address: str, *stagings: Path) -> list[Interrupted]:
 
 
 def built(staged: RemoteDataset, detail: str, seed: int = 0) -> None:
-    """Commits the shard here: the same tar from the same seed, beside a window that was quarantined with these words."""
+    """Commits the shard here: the same tar from the same seed, beside a window that was quarantined
+    with these words.
+    """
     rows, draft = (
         [make_plan_row(SHARDS[0], i) for i in range(2)],
         ShardDraft(staged, SHARDS[0], CONFIG.frequencies),
@@ -473,7 +487,9 @@ def check_named(found: Path) -> dict:
 def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     proxy, here, server, prefix, tmp_path, record_property, moment
 ):
-    """Both upload under the same names; the second finds the record of the first and takes nothing away that it names."""
+    """Both upload under the same names; the second finds the record of the first and takes nothing
+    away that it names.
+    """
     first, second = begun(bucket_url(prefix), tmp_path / "one", tmp_path / "two")
     with ExitStack() as late:
         late.enter_context(second.build_session(SHARDS[0]))
@@ -502,7 +518,9 @@ def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
 def test_a_shard_is_built_again_where_its_record_was_removed(
     proxy, here, server, prefix, tmp_path, record_property
 ):
-    """To other bytes, as after windows that a broken machine quarantined: what stands there of the old one is not taken for its."""
+    """To other bytes, as after windows that a broken machine quarantined: what stands there of the
+    old one is not taken for its.
+    """
     first, second = begun(bucket_url(prefix), tmp_path / "one", tmp_path / "two")
     with first.build_session(SHARDS[0]):
         built(first, "", seed=0)

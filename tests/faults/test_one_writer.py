@@ -1,4 +1,6 @@
-"""P14: of runs into one folder one proceeds, also after it was paused; of one that was taken over nothing counts any more."""
+"""P14: of runs into one folder one proceeds, also after it was paused; of one that was taken over
+nothing counts any more.
+"""
 
 import os
 import signal
@@ -10,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from jobs.cli.errors import ExitCode
-from pipeline.dataset.crashpoint import SIGNAL_VARIABLE, CRASHPOINT_VARIABLE
+from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, SIGNAL_VARIABLE
 from pipeline.dataset.run_lock import STALE_AFTER_S, RunLock
-from tests.faults.reference import FULL_COUNTS, SHARDS, Reference, committed_files, choose_count
+from tests.faults.reference import FULL_COUNTS, SHARDS, Reference, choose_count, committed_files
 from tests.faults.runs import (
     TAKE_OVER_OPTIONS,
     read_built_shards,
-    wait_for_exit,
     start_command,
     start_without_ray,
+    wait_for_exit,
     wait_until_stopped,
 )
 
@@ -34,7 +36,9 @@ def outputs(folder: Path, count: int) -> list[Path]:
 @pytest.mark.parametrize("start", [start_without_ray, start_command][: choose_count(2, 1)])
 @pytest.mark.parametrize("count", TOGETHER)
 def test_runs_that_begin_together(reference, injected, tmp_path, count, start):
-    """One that begins when the first has ended finds nothing left to do. Of the real command one round."""
+    """One that begins when the first has ended finds nothing left to do. Of the real command one
+    round.
+    """
     for number in range(ROUNDS if start is start_without_ray else 1):
         out, said = tmp_path / f"{number}" / "dataset", outputs(tmp_path / f"{number}", count)
         runs = [start(reference.clips, out, output) for output in said]
@@ -100,7 +104,9 @@ def check_taken_over(
     said: list[Path],
     start: Callable[..., BaseProcess],
 ) -> None:
-    """The holder is stopped; runs that take over begin together, one goes on to the end; the holder wakes and changes nothing."""
+    """The holder is stopped; runs that take over begin together, one goes on to the end; the holder
+    wakes and changes nothing.
+    """
     try:
         let_time_pass(out)
         runs = [start(reference.clips, out, output, *TAKE_OVER_OPTIONS) for output in said[1:]]
@@ -122,7 +128,9 @@ def check_taken_over(
 
 
 def everything(out: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of what is committed and derived; and which temporary files there are. A driver that wakes may log what was built before."""
+    """Inode and time of what is committed and derived; and which temporary files there are. A
+    driver that wakes may log what was built before.
+    """
     paths = [
         path for path in (*out.glob("*.*"), *out.rglob("*.tmp")) if path.name != "progress.jsonl"
     ]
@@ -134,7 +142,9 @@ def everything(out: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("start", [start_without_ray, start_command][: choose_count(2, 1)])
 @pytest.mark.parametrize("count", (1, *TOGETHER))
 def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start):
-    """Of the real command the driver is paused, and its workers go on until they see the later token."""
+    """Of the real command the driver is paused, and its workers go on until they see the later
+    token.
+    """
     for number in range(ROUNDS if start is start_without_ray and count == 1 else 1):
         out, said = tmp_path / f"{number}" / "dataset", outputs(tmp_path / f"{number}", count + 1)
         holder = start(reference.clips, out, said[0])

@@ -1,4 +1,6 @@
-"""P24: a data set is read by plain tar, webdataset, Hugging Face's datasets and our reader, each sample of it, with equal ids and equal bytes."""
+"""P24: a data set is read by plain tar, webdataset, Hugging Face's datasets and our reader, each
+sample of it, with equal ids and equal bytes.
+"""
 
 import json
 import tarfile

@@ -13,10 +13,10 @@ from tests.faults.reference import (
     FRAMES,
     SHARDS,
     SIZE,
+    clip_displacement,
     count_windows,
     envelope,
     harmonic,
-    clip_displacement,
 )
 
 

@@ -17,13 +17,13 @@ from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, ROUND_POINTS
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import DamagedPlan, Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
-from pipeline.maintain.repair import rows_to_rebuild
-from pipeline.maintain.verify import Remedy, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import from_contract
 from pipeline.extract.retry import find_retryable
 from pipeline.filters import PRESETS
+from pipeline.maintain.repair import rows_to_rebuild
+from pipeline.maintain.verify import Remedy, verify
 from tests.faults import storage
 from tests.faults.reference import (
     FULL_COUNTS,

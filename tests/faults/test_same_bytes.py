@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from tests.faults.reference import (
-    SINGLE_THREAD_ENV,
     CLIP_COUNT,
     FULL_COUNTS,
     ROOT,
-    extract_command,
+    SINGLE_THREAD_ENV,
     choose_count,
     extract,
+    extract_command,
     write_table,
 )
 from tests.faults.runs import build_preload_library

@@ -1,4 +1,6 @@
-"""P5: a shard that is attempted twice, by a worker that was thought dead, is committed once, and whole."""
+"""P5: a shard that is attempted twice, by a worker that was thought dead, is committed once, and
+whole.
+"""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,9 +14,9 @@ from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import check_shard
-from pipeline.maintain.verify import kept_rows, verify
 from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import to_contract
+from pipeline.maintain.verify import kept_rows, verify
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
 from tests.faults.reference import choose_count
 from tests.faults.runs import FORKSERVER
@@ -27,7 +29,8 @@ ROUNDS, TWINS = choose_count(50, 8), 8
 
 
 def attempt(datasets: Sequence[Dataset], twin: int, together: Barrier, late: bool) -> None:
-    """One shard of each data set, with other bytes than its twins', committed when all are ready; if late, when all others are done.
+    """One shard of each data set, with other bytes than its twins', committed when all are ready;
+    if late, when all others are done.
 
     As a run's workers get them: with the token of the run that holds the folder.
     """
@@ -129,7 +132,9 @@ def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped
 
 
 def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeypatch):
-    """It may have been stopped there for ever: the others end with a sentence, and the same command goes on."""
+    """It may have been stopped there for ever: the others end with a sentence, and the same command
+    goes on.
+    """
     monkeypatch.setattr("pipeline.dataset.folder.COMMIT_TIMEOUT_S", 0.2)
     dataset = Dataset(tmp_path)
     dataset.run_json.write_text("{}")

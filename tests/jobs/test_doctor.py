@@ -53,7 +53,9 @@ def test_a_sound_machine_and_a_folder_that_is_not_there_yet(tmp_path):
 
 
 def test_a_machine_that_lacks_much(tmp_path):
-    """A package that does not load, one that is too old, no compiler, and a folder that cannot be written."""
+    """A package that does not load, one that is too old, no compiler, and a folder that cannot be
+    written.
+    """
     (tmp_path / "pyarrow.py").write_text(
         "raise ImportError('libarrow.so.99: cannot open shared object file')"
     )

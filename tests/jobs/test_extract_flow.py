@@ -1,4 +1,6 @@
-"""The real command on real files: what it writes, what it refuses, and that no worker count, restart or thread changes a byte."""
+"""The real command on real files: what it writes, what it refuses, and that no worker count,
+restart or thread changes a byte.
+"""
 
 import json
 import os
@@ -19,7 +21,7 @@ from jobs.extract_flow import QuarantineCounter, list_hints, main, parse_job
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.histogram import decode
 from pipeline.dataset.shards import read_sample
-from schemas.outcome import WindowOutcome, Outcome, Reason
+from schemas.outcome import Outcome, Reason, WindowOutcome
 from tests.support import videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -375,7 +377,9 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
-    """Its first shard is committed and stays; four clips of which only the beginning can be decoded follow."""
+    """Its first shard is committed and stays; four clips of which only the beginning can be decoded
+    follow.
+    """
     names, windows = (
         ["a good", *[f"b bad {i}" for i in range(4)]],
         ["--stride", "2", "--windows-per-shard", "8", "--test-fraction", "0", "--workers", "1"],

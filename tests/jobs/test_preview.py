@@ -32,7 +32,9 @@ CONFIG = BuildConfig(
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    """Windows of a swaying video, which are kept, of one that hardly sways, which are rejected, and of one that is gone."""
+    """Windows of a swaying video, which are kept, of one that hardly sways, which are rejected, and
+    of one that is gone.
+    """
     folder = tmp_path_factory.mktemp("preview")
     paths = [
         videos.write_swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i)

@@ -1,4 +1,6 @@
-"""The real command on small data sets: what it writes, what it refuses; and scales of real videos whose motion is known."""
+"""The real command on small data sets: what it writes, what it refuses; and scales of real videos
+whose motion is known.
+"""
 
 import json
 import os
@@ -172,7 +174,9 @@ def test_refilter_and_its_view_from_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
-    """A texture sways as a whole by a sin(2 pi f t): |S_k| = a T / 2 at that frequency for every pixel, x alone."""
+    """A texture sways as a whole by a sin(2 pi f t): |S_k| = a T / 2 at that frequency for every
+    pixel, x alone.
+    """
     clips, out, amplitude = tmp_path / "clips", tmp_path / "dataset", 1.5
     clips.mkdir()
     image, times = videos.make_texture(256, 160), np.arange(150) / 30

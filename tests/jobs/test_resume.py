@@ -100,7 +100,9 @@ def learn(data: Path, out: Path, workers: int, kill: Kill | None) -> None:
 
 
 def ended(data: Path, out: Path, workers: int, ranks: int, kills: list[int], seed: int = 0) -> Path:
-    """A training that is killed in each of these steps, one after the other, and begun again; then left in peace."""
+    """A training that is killed in each of these steps, one after the other, and begun again; then
+    left in peace.
+    """
     rng = random.Random(seed)
     out.mkdir()
     for kill in [*(Kill(step, rng.randrange(ranks)) for step in kills), None]:
@@ -146,7 +148,9 @@ def undisturbed(data, tmp_path_factory) -> dict[int, Path]:
 def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(
     data, undisturbed, tmp_path, record_property, workers, ranks
 ):
-    """P18: SIGKILL at random steps, for 0, 1 and 4 loader workers and 1 and 2 ranks at one global batch."""
+    """P18: SIGKILL at random steps, for 0, 1 and 4 loader workers and 1 and 2 ranks at one global
+    batch.
+    """
     seed = SEED + 10 * workers + ranks
     kills = sorted(random.Random(seed).choices(range(STEPS), k=KILLS or SETUPS[workers, ranks]))
     out = ended(data, tmp_path / "out", workers, ranks, kills, seed)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from model import checkpoints
-from model.checkpoints import read_newest, read, step_folders, write
-from tests.support.attempts import run_ranks, kill_self
+from model.checkpoints import read, read_newest, step_folders, write
+from tests.support.attempts import kill_self, run_ranks
 
 PLACES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999)
 """Of a file, as a share of its length."""
@@ -93,7 +93,9 @@ def test_none_that_is_whole_is_a_sentence(tmp_path):
 
 
 def write_until(out: Path, point: int) -> None:
-    """Writes a checkpoint, in a process that is killed before the `point`-th thing that it does to the disk."""
+    """Writes a checkpoint, in a process that is killed before the `point`-th thing that it does to
+    the disk.
+    """
     left = point
 
     def hook(event: str, arguments: tuple) -> None:
@@ -114,7 +116,9 @@ POINTS = 44
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
 def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property, torn):
-    """P19: SIGKILL at each point of a checkpoint write; what it leaves is in nobody's way and is removed by the next write."""
+    """P19: SIGKILL at each point of a checkpoint write; what it leaves is in nobody's way and is
+    removed by the next write.
+    """
     codes = []
     for point in range(1, POINTS + 1):
         out = tmp_path / str(point)

@@ -1,4 +1,6 @@
-"""Each rule on the thing that it is named after, on scenes made here; none of these numbers was read off a real clip."""
+"""Each rule on the thing that it is named after, on scenes made here; none of these numbers was
+read off a real clip.
+"""
 
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -14,16 +16,16 @@ from pipeline.filters import (
     PRESETS,
     RULES,
     Thresholds,
+    compute_frame_delta,
+    compute_frame_stats,
     inconsistent_share,
     judge,
-    compute_frame_stats,
     measure_frames,
-    compute_frame_delta,
     trend,
 )
 from pipeline.flow.consistency import relative_disagreements
 from schemas.outcome import FilterMeasures, Reason
-from tests.support.videos import shift_image, make_texture
+from tests.support.videos import make_texture, shift_image
 
 T = 150
 SOUND = FilterMeasures(

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.sample import (
-    MOTION_ARRAYS,
     FORMAT_VERSION,
     KEY_PATTERN,
     META_MEMBER,
+    MOTION_ARRAYS,
     MOTION_MEMBER,
     Sample,
+    channels_to_complex,
+    complex_to_channels,
     decode_sample,
     encode_sample,
-    channels_to_complex,
     sample_key,
-    complex_to_channels,
 )
 
 

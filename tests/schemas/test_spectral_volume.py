@@ -13,8 +13,8 @@ from schemas.spectral_volume import (
     MOTION_VERSION,
     SpectralVolume,
     decode_volume,
-    spectrum_sha256,
     encode_volume,
+    spectrum_sha256,
 )
 
 VOLUME = SpectralVolume(

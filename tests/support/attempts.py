@@ -1,6 +1,8 @@
-"""Trainings in processes of their own, which a test may kill: alone, or several that torch.distributed connects.
+"""Trainings in processes of their own, which a test may kill: alone, or several that
+torch.distributed connects.
 
-They are forked from one process that has torch already and runs no thread, so that each begins in an instant.
+They are forked from one process that has torch already and runs no thread, so that each begins in
+an instant.
 """
 
 import os
@@ -24,7 +26,9 @@ FORKSERVER.set_forkserver_preload(
 
 
 def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
-    """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are killed too, as torchrun does."""
+    """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are
+    killed too, as torchrun does.
+    """
     port = free_port()
     processes = [
         FORKSERVER.Process(target=enter_process, args=(function, args, output, rank, ranks, port))
@@ -84,7 +88,9 @@ def checkpoint_bytes(out: Path) -> dict[str, bytes]:
 
 
 def run_until_rename(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
-    """A command, in a process that is killed just before a file of this name comes to its place; with no name it is left in peace."""
+    """A command, in a process that is killed just before a file of this name comes to its place;
+    with no name it is left in peace.
+    """
 
     def hook(event: str, found: tuple) -> None:
         if event == "os.rename" and last and str(found[1]).endswith(last):

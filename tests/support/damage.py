@@ -50,8 +50,8 @@ CUTS_PER_TAR = 64 if FULL_COUNTS else 3
 
 
 def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> Path:
-    """A finished data set of a few windows, kept and rejected, train and test, with its videos beside it; of each of its
-    five clips the licence, which is its source too.
+    """A finished data set of a few windows, kept and rejected, train and test, with its videos
+    beside it; of each of its five clips the licence, which is its source too.
     """
     for name in ("clips", "dataset"):
         (folder / name).mkdir()
@@ -113,7 +113,9 @@ def read_promised_files(root: Path) -> dict[str, bytes]:
 
 
 class Mutation(NamedTuple):
-    """Something that happens to a data set; returns the files that verify has to name, and words it has to say."""
+    """Something that happens to a data set; returns the files that verify has to name, and words it
+    has to say.
+    """
 
     name: str
     apply: Callable[[Path], tuple[set[str], str]]
@@ -139,7 +141,9 @@ def flip_bit_at(
 
 
 def sample_at(root: Path, path: str, at: int) -> str:
-    """The key of the sample that has this byte of a tar; none for the blocks that end it, and for other files."""
+    """The key of the sample that has this byte of a tar; none for the blocks that end it, and for
+    other files.
+    """
     if not path.endswith(".tar"):
         return ""
     rows = kept_rows(Dataset(root).read_record(Path(path).stem))

@@ -1,4 +1,6 @@
-"""Small data sets whose samples a test makes up, written and committed as a run does, without any video."""
+"""Small data sets whose samples a test makes up, written and committed as a run does, without any
+video.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -98,7 +100,9 @@ def write_dataset(
     finished: bool = True,
     **clip: Any,
 ) -> Dataset:
-    """A data set of these shards; each window by what differs from CALM in its measures, and kept or not by them."""
+    """A data set of these shards; each window by what differs from CALM in its measures, and kept
+    or not by them.
+    """
     dataset, rng = Dataset(root), np.random.default_rng(seed)
     rows = [
         make_plan_row(shard, i, **clip)

@@ -8,7 +8,7 @@ from tiny import as_if_trained, tiny
 
 from model.prior.denoiser import SliceDenoiser
 from model.prior.diffusers_modules import UNet2DConditionModel
-from model.prior.pretrained import load_inpainting_weights, inpainting_config
+from model.prior.pretrained import inpainting_config, load_inpainting_weights
 
 TEXT_CHANNELS = 8
 UNET_SETTINGS: dict[str, Any] = dict(

@@ -1,4 +1,6 @@
-"""Nodes of Ray on this machine, which end with their block; each test has ports and a token of its own."""
+"""Nodes of Ray on this machine, which end with their block; each test has ports and a token of its
+own.
+"""
 
 import os
 import secrets
@@ -66,7 +68,9 @@ def start_head(cpus: int, authenticated: bool = True) -> Iterator[ClusterHead]:
 
 @contextmanager
 def start_node(of: ClusterHead, cpus: int) -> Iterator[int]:
-    """One more, which has joined when the block begins: the process of which all others of it descend."""
+    """One more, which has joined when the block begins: the process of which all others of it
+    descend.
+    """
     name = secrets.token_hex(8)
     with run_node(
         of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()
@@ -76,8 +80,8 @@ def start_node(of: ClusterHead, cpus: int) -> Iterator[int]:
 
 @contextmanager
 def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
-    """A node that stands with these words in the cluster's list. Ray gives one up whose agents take more than 15 s to begin, as where the
-    machine has much else to do: another is started then.
+    """A node that stands with these words in the cluster's list. Ray gives one up whose agents take
+    more than 15 s to begin, as where the machine has much else to do: another is started then.
     """
     ports = [
         f"--{name}={port}"

@@ -1,4 +1,6 @@
-"""Videos of every kind whose frames carry their number in the picture, so that a wrong frame is seen."""
+"""Videos of every kind whose frames carry their number in the picture, so that a wrong frame is
+seen.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +22,9 @@ os.environ.setdefault("SVT_LOG", "1")
 
 
 def draw_number(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The number as eight black or white squares across the middle, low bit first; a red corner at the top left."""
+    """The number as eight black or white squares across the middle, low bit first; a red corner at
+    the top left.
+    """
     width, height = size
     image, side = np.full((height, width, 3), 96, np.uint8), width // 8
     for bit in range(8):
@@ -58,7 +62,9 @@ def encode_numbered(
     setup: Callable[[VideoStream], Any] = lambda stream: None,
     stored: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> NumberedVideo:
-    """COUNT frames, or as many as there are times; `setup` changes the stream before it is opened, `stored` each picture before it is encoded."""
+    """COUNT frames, or as many as there are times; `setup` changes the stream before it is opened,
+    `stored` each picture before it is encoded.
+    """
     times = np.arange(FRAME_COUNT) / 30 if times is None else times
     with av.open(str(path), "w", options=container or {}) as file:
         stream = file.add_stream(codec, rate=30, options={"threads": "1"} | (options or {}))
@@ -102,7 +108,9 @@ def encode_headless(
     first: int,
     clock: Fraction = STREAM_TIME_BASE,
 ) -> NumberedVideo:
-    """A recording that begins between two key frames: frame `first` is the first that can be decoded."""
+    """A recording that begins between two key frames: frame `first` is the first that can be
+    decoded.
+    """
     whole = encode_numbered(
         path.with_name(f"whole-{path.name}"), codec, options=options, clock=clock
     )
@@ -124,7 +132,9 @@ def encode_rotated(path: Path) -> NumberedVideo:
 
 
 def encode_rotated_by_sei(path: Path) -> NumberedVideo:
-    """Stored lying on its side; the orientation stands in the stream alone, before its first picture."""
+    """Stored lying on its side; the orientation stands in the stream alone, before its first
+    picture.
+    """
     whole = encode_numbered(path.with_name("whole.mp4"), stored=np.rot90)
     return whole._replace(
         path=copy_packets(
@@ -136,7 +146,9 @@ def encode_rotated_by_sei(path: Path) -> NumberedVideo:
 def encode_trimmed(
     path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction
 ) -> NumberedVideo:
-    """A copy of the packets whose beginning an edit list cuts away, as cutting without encoding does: frame `first` is shown first."""
+    """A copy of the packets whose beginning an edit list cuts away, as cutting without encoding
+    does: frame `first` is shown first.
+    """
     whole = encode_numbered(path.with_name("whole.mp4"), codec, options=options, clock=clock)
     with av.open(str(whole.path)) as source, av.open(str(path), "w") as target:
         stream, copy = source.streams.video[0], None

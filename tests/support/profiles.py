@@ -141,7 +141,9 @@ def encode_tiff(
     icc: bytes = b"",
     more: dict[int, int] | None = None,
 ) -> bytes:
-    """An uncompressed TIFF of [rows, columns] or [rows, columns, channels]; 12 bits are packed two in three bytes."""
+    """An uncompressed TIFF of [rows, columns] or [rows, columns, channels]; 12 bits are packed two
+    in three bytes.
+    """
     rows, columns = samples.shape[:2]
     channels, kind = samples.size // (rows * columns), {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
     data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()

@@ -1,4 +1,6 @@
-"""Small real video files, made with PyAV: a drifting texture whose displacement is known, and files that are broken."""
+"""Small real video files, made with PyAV: a drifting texture whose displacement is known, and files
+that are broken.
+"""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -71,7 +73,9 @@ def write_swaying(
     size: tuple[int, int] = (96, 64),
     seed: int = 0,
 ) -> Path:
-    """A texture of which the middle third sways left and right by `normalized_amplitude` pixels, wide of a camera's motion."""
+    """A texture of which the middle third sways left and right by `amplitude` pixels, wide of a
+    camera's motion.
+    """
     image, times = make_texture(*size, seed), np.arange(round(seconds * fps)) / fps
     soft = np.clip(1.5 - 3 * np.abs(np.linspace(-1, 1, size[1])), 0, 1)[:, None]
     rows, columns = np.mgrid[: size[1], : size[0]].astype(float)

@@ -14,7 +14,9 @@ from model.checkpoints import DIGESTS_FILE, read_newest, sync_and_hash
 def copy_with_weights(
     training: Path, out: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> Path:
-    """A copy of a training's newest checkpoint, in which every tensor of numbers of a state is another."""
+    """A copy of a training's newest checkpoint, in which every tensor of numbers of a state is
+    another.
+    """
     shutil.copytree(read_newest(training)[0].folder, out)
     path = out / f"{name}.safetensors"
     save_file(

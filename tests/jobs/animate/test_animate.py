@@ -1,4 +1,6 @@
-"""The real command: from a video, a file, a data set's sample and a trained prior to films and loops; each mistake in a sentence."""
+"""The real command: from a video, a file, a data set's sample and a trained prior to films and
+loops; each mistake in a sentence.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -169,7 +171,9 @@ def test_magnified_by_nothing_and_masked_all_over_nothing_moves(folder):
 
 
 def test_the_bands_of_a_range_are_magnified_alone(folder):
-    """Motion at 0.5 Hz goes across, that at 1.5 Hz down: without the latter it is that of a file which has only the former."""
+    """Motion at 0.5 Hz goes across, that at 1.5 Hz down: without the latter it is that of a file
+    which has only the former.
+    """
     options = ["--seconds", 0.7, "--out"]
     with_one = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     with_one[1, 0, :, 24:] = 3 * T
@@ -268,7 +272,9 @@ def test_a_folder_of_pictures_is_there_whole_or_not_at_all(folder, capsys):
 
 
 def test_the_motion_of_a_video(folder, capsys):
-    """Its first frame moves as the video does, at its own size; another photograph does with a warning."""
+    """Its first frame moves as the video does, at its own size; another photograph does with a
+    warning.
+    """
     run("--motion-from", folder / "sways.mp4", "--out", folder / "own.mp4")
     with av.open(str(folder / "sways.mp4")) as file:
         real = np.stack(

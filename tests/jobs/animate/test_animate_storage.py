@@ -1,4 +1,6 @@
-"""Where the result cannot be put, or what it is made of is not finite: a sentence, its exit code, nothing left behind, an older file as it was."""
+"""Where the result cannot be put, or what it is made of is not finite: a sentence, its exit code,
+nothing left behind, an older file as it was.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""What is not installed is one sentence that names the extra, whatever the verb, and however it is called."""
+"""What is not installed is one sentence that names the extra, whatever the verb, and however it is
+called.
+"""
 
 import re
 import subprocess
@@ -102,7 +104,9 @@ def test_what_a_verb_needs_only_later_is_named_then(tmp_path):
 
 @pytest.mark.parametrize("module", ["jobs.cli.progress", "rich_of_nobody", "pipeline.nothing"])
 def test_what_no_extra_brings_keeps_its_traceback(tmp_path, module):
-    """A module of ours that is missing, or a stranger's, is a fault of ours: nothing to install helps."""
+    """A module of ours that is missing, or a stranger's, is a fault of ours: nothing to install
+    helps.
+    """
     script = f"import sys; sys.argv = ['quiver', 'status', '--help']; import jobs; import {module}"
     if module == "jobs.cli.progress":
         script = "import sys; sys.argv = ['quiver']; import jobs; import jobs.nothing"

@@ -1,4 +1,6 @@
-"""Data sets that somebody wrote to do harm, or that were mixed up: a sentence and an exit code, never a traceback."""
+"""Data sets that somebody wrote to do harm, or that were mixed up: a sentence and an exit code,
+never a traceback.
+"""
 
 import hashlib
 import json
@@ -13,11 +15,11 @@ from jobs.cli.errors import ExitCode
 from pipeline.dataset.finalize import finalize as derive
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DamagedDerived, DatasetView, open_dataset
-from schemas.shard_record import dump_record
 from pipeline.dataset.views import refilter as make_view
 from pipeline.report import queries
 from pipeline.report.queries import read_log
 from pipeline.report.stats import merge_logs
+from schemas.shard_record import dump_record
 from tests.pipeline.dataset.test_views import one_by_one
 from tests.support.damage import rewrite_sealed_file
 from tests.support.datasets import write_dataset

@@ -1,4 +1,6 @@
-"""P22: what others wrote into a data set, or named their files, does nothing in the report, in the card, in a log or on a terminal."""
+"""P22: what others wrote into a data set, or named their files, does nothing in the report, in the
+card, in a log or on a terminal.
+"""
 
 import json
 import re
@@ -19,7 +21,9 @@ from tests.support import damage, datasets, videos
 pytestmark = pytest.mark.promise("P22")
 ROOT = Path(__file__).resolve().parents[3]
 CODES = "\x1b[2J\x1b]0;title\x07\x1b]52;c;Y2FuYXJ5\x07\x9b31m\r\b\u202e\u2066\x7f"
-"""Clears the screen, names the window, writes to the clipboard, colours, goes back, turns the text around."""
+"""Clears the screen, names the window, writes to the clipboard, colours, goes back, turns the text
+around.
+"""
 MARKUP = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>](javascript:x) {{ 7 * 7 }} \"' onload='x"
 TEXTS = {
     "markup": MARKUP,

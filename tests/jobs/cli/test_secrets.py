@@ -1,4 +1,6 @@
-"""Passwords and tokens, in the environment and in what a user names: they are in no file of a data set and in no output."""
+"""Passwords and tokens, in the environment and in what a user names: they are in no file of a data
+set and in no output.
+"""
 
 import csv
 import os

@@ -1,4 +1,6 @@
-"""Streams that are closed or full, a folder that is gone, limits of files and of memory: the right exit code, and at most one sentence."""
+"""Streams that are closed or full, a folder that is gone, limits of files and of memory: the right
+exit code, and at most one sentence.
+"""
 
 import os
 import re
@@ -14,7 +16,7 @@ from PIL import Image
 from jobs.cli.errors import ExitCode
 from pipeline.sizes import human_size
 from schemas.spectral_volume import SpectralVolume, encode_volume
-from tests.support.videos import write_swaying, make_texture
+from tests.support.videos import make_texture, write_swaying
 
 ROOT = Path(__file__).parents[3]
 ANIMATE = ["animate", "photo.png", "--motion", "motion.safetensors", "--seconds", "1"]

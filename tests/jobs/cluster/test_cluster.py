@@ -138,7 +138,9 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 @pytest.mark.slow
 @pytest.mark.promise("P23")
 def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
-    """Its ports, and the folder of its sockets and logs, which does not outlast it; by a TMPDIR too deep for sockets."""
+    """Its ports, and the folder of its sockets and logs, which does not outlast it; by a TMPDIR too
+    deep for sockets.
+    """
     (deep := tmp_path / ("d" * 90)).mkdir()
     env = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | dict(
         TMPDIR=str(deep)

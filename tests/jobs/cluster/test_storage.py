@@ -14,7 +14,7 @@ import pytest
 from jobs import train_autoencoder
 from jobs.cli.errors import ExitCode
 from model import checkpoints
-from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.attempts import checkpoint_bytes, run_ranks, run_until_rename
 from tests.support.datasets import CONFIG, write_dataset
 
 SHARDS = {"train-000000": [{}] * 3, "test-000000": [{}]}
@@ -83,7 +83,9 @@ def fill(disk: Path, left: int) -> Path:
 def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_is_room(
     folder, disk, tmp_path, record_property
 ):
-    """P19: whichever file does not fit, log and TensorBoard's too, the last whole checkpoint stays and nothing torn."""
+    """P19: whichever file does not fit, log and TensorBoard's too, the last whole checkpoint stays
+    and nothing torn.
+    """
     record_property("injections", len(ROOMS))
     named = set()
     for room in ROOMS:
@@ -125,7 +127,9 @@ def contents(out: Path) -> dict[str, bytes]:
     "name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"]
 )
 def test_a_torn_checkpoint_is_passed_over_and_a_person_is_told(folder, tmp_path, name):
-    """P19: the training goes on from the one before, to the same weights; with none that is whole, it ends and removes nothing."""
+    """P19: the training goes on from the one before, to the same weights; with none that is whole,
+    it ends and removes nothing.
+    """
     out, output = shutil.copytree(folder / "peace", tmp_path / "out"), tmp_path / "output"
     for step in (4, 2):
         path = out / f"step-{step:08d}" / name

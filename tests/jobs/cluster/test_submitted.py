@@ -1,4 +1,6 @@
-"""`ray job submit` against a running cluster of two nodes, with token authentication; and a cluster that has none."""
+"""`ray job submit` against a running cluster of two nodes, with token authentication; and a cluster
+that has none.
+"""
 
 import os
 import subprocess
@@ -136,7 +138,9 @@ def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
 @pytest.mark.slow
 @pytest.mark.promise("P23")
 def test_a_dashboard_that_answers_without_a_token_is_refused(tmp_path):
-    """Though we have a token: others need none. Its ports listen on every interface, whatever address it has."""
+    """Though we have a token: others need none. Its ports listen on every interface, whatever
+    address it has.
+    """
     with nodes.start_head(cpus=1, authenticated=False) as head:
         refused_by_quiver(
             tmp_path,

@@ -1,4 +1,6 @@
-"""The paper's ablations: which trainings they share, and the command to its end on a data set of a few pictures."""
+"""The paper's ablations: which trainings they share, and the command to its end on a data set of a
+few pictures.
+"""
 
 import json
 import shlex
@@ -384,7 +386,9 @@ def test_the_stages_of_a_variant_are_those_of_its_commands():
 
 
 def change(film: Path) -> float:
-    """Mean difference of a film's frames from frame 16 on, once its compression has settled, grey levels."""
+    """Mean difference of a film's frames from frame 16 on, once its compression has settled, grey
+    levels.
+    """
     with av.open(str(film)) as file:
         frames = np.stack(
             [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]

@@ -1,4 +1,6 @@
-"""`quiver flow-card`: the real command on a small set, its page in a real browser, and a sentence for each mistake."""
+"""`quiver flow-card`: the real command on a small set, its page in a real browser, and a sentence
+for each mistake.
+"""
 
 import json
 from pathlib import Path
@@ -12,13 +14,15 @@ from jobs.measure import benchmark_flow
 from pipeline.flow_benchmark.middlebury import encode_flo
 from tests.support import videos
 from tests.support.pages import open_page, wait_until
-from tests.support.videos import shift_image, write_swaying, make_texture
+from tests.support.videos import make_texture, shift_image, write_swaying
 
 SIZE = (160, 128)
 
 
 def known_pair(folder: Path, shift: tuple[float, float] = (1.5, -0.75)) -> Path:
-    """A texture that has gone by as much as the file of flow says; a corner is not known, and wrong."""
+    """A texture that has gone by as much as the file of flow says; a corner is not known, and
+    wrong.
+    """
     folder.mkdir(parents=True)
     picture = make_texture(*SIZE)
     Image.fromarray(picture).save(folder / "frame10.png")

@@ -1,4 +1,6 @@
-"""The real command on small videos: what it writes, which videos it pairs, and each mistake in a sentence."""
+"""The real command on small videos: what it writes, which videos it pairs, and each mistake in a
+sentence.
+"""
 
 import hashlib
 import json
@@ -28,7 +30,9 @@ from tests.support.pages import open_browser
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two real videos, and generated ones of their names: one the same, one of another sway and shorter; and one without a partner."""
+    """Two real videos, and generated ones of their names: one the same, one of another sway and
+    shorter; and one without a partner.
+    """
     folder = tmp_path_factory.mktemp("evaluate")
     for name in ("real", "generated"):
         (folder / name).mkdir()

@@ -109,7 +109,9 @@ def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, make, options, said):
 
 
 def test_of_a_clip_that_is_measured_no_frames_are_kept_but_the_slices():
-    """Else all clips together would lie in memory, each as many times as it has motions, until the page is made."""
+    """Else all clips together would lie in memory, each as many times as it has motions, until the
+    page is made.
+    """
     frames = np.stack([videos.make_texture(64, 48)] * 30)
     clip = ClipFrames(frames, np.arange(30) / 30, (64, 48), "0" * 64, "pyav")
     _, slices = measure_clip(

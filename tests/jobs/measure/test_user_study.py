@@ -1,4 +1,6 @@
-"""`quiver study`: the page in a real browser, as a viewer uses it; `quiver study-result` on what it saves; a sentence for each mistake."""
+"""`quiver study`: the page in a real browser, as a viewer uses it; `quiver study-result` on what it
+saves; a sentence for each mistake.
+"""
 
 import csv
 import io
@@ -36,7 +38,9 @@ def film(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """A is red, B is blue, longer, and of another size and kind of file; each has one more that the other has not."""
+    """A is red, B is blue, longer, and of another size and kind of file; each has one more that the
+    other has not.
+    """
     root = tmp_path_factory.mktemp("study")
     a, b = root / SECRET["a"], root / SECRET["b"]
     for folder in (a, b):
@@ -98,7 +102,9 @@ def saved(tab) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
-    """Choices by key and by hand, one back and another answer; what is saved is what was seen and chosen; nothing tells A from B."""
+    """Choices by key and by hand, one back and another answer; what is saved is what was seen and
+    chosen; nothing tells A from B.
+    """
     with open_page(page) as (tab, complaints):
         tab.goto(page.as_uri() + "#seed=7")
         tab.reload()

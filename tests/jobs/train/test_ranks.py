@@ -1,4 +1,6 @@
-"""P18 for several processes that train together: the real commands on two ranks, of which one is killed."""
+"""P18 for several processes that train together: the real commands on two ranks, of which one is
+killed.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ import pytest
 
 from jobs import train_autoencoder, train_denoiser
 from model import checkpoints
-from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.attempts import checkpoint_bytes, run_ranks, run_until_rename
 from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).resolve().parents[3]

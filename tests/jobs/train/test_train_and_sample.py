@@ -1,4 +1,6 @@
-"""The real commands, from shards to a spectral volume, on a data set small enough for a few steps each."""
+"""The real commands, from shards to a spectral volume, on a data set small enough for a few steps
+each.
+"""
 
 import json
 import shutil
@@ -299,7 +301,9 @@ def test_fewer_steps_than_were_taken_are_refused(folder, tmp_path, capsys):
 
 
 def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
-    """Other scales of the same shards would make the denoiser learn in other units than those in which it is sampled from."""
+    """Other scales of the same shards would make the denoiser learn in other units than those in
+    which it is sampled from.
+    """
     called(report_statistics, folder / "data", "--quantile", 0.5, "--out", tmp_path / "half.json")
     called(
         train_autoencoder,

@@ -1,4 +1,6 @@
-"""`--workers`: the real command on a Ray of its own, with one of its processes killed; and without it, a machine that has no Ray."""
+"""`--workers`: the real command on a Ray of its own, with one of its processes killed; and without
+it, a machine that has no Ray.
+"""
 
 import os
 import re
@@ -13,7 +15,7 @@ import pytest
 
 from jobs import train_autoencoder
 from model import checkpoints
-from tests.support.attempts import run_ranks, run_until_rename, checkpoint_bytes
+from tests.support.attempts import checkpoint_bytes, run_ranks, run_until_rename
 from tests.support.datasets import CONFIG, write_dataset
 
 ROOT = Path(__file__).parents[3]
@@ -69,7 +71,9 @@ def kill_a_worker(pid: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine Ray takes minutes to start
 def test_a_killed_worker_costs_nothing(folder):
-    """Training ends at the bytes of two processes that were left in peace, and every step is shown. Relative paths mean what they mean here."""
+    """Training ends at the bytes of two processes that were left in peace, and every step is shown.
+    Relative paths mean what they mean here.
+    """
     options = ["smoke", "--data", "data", *OPTIONS]
     run = subprocess.Popen(
         [

@@ -95,7 +95,9 @@ def still(tmp_path) -> list[str]:
 
 
 def test_a_trained_renderer_makes_the_frames(trained, still, tmp_path):
-    """Those of its painter, at the photograph's size: what splatting leaves as it is, a network changes."""
+    """Those of its painter, at the photograph's size: what splatting leaves as it is, a network
+    changes.
+    """
     animate(
         [
             *still,

@@ -1,4 +1,6 @@
-"""What the training commands are given: of other shards, which is refused (P16), or made to run code, which it cannot (P20)."""
+"""What the training commands are given: of other shards, which is refused (P16), or made to run
+code, which it cannot (P20).
+"""
 
 import io
 import json
@@ -86,7 +88,9 @@ def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two data sets, their statistics alone and together, two autoencoders of the first and one of the second, and a prior."""
+    """Two data sets, their statistics alone and together, two autoencoders of the first and one of
+    the second, and a prior.
+    """
     folder = tmp_path_factory.mktemp("input")
     for seed, name in enumerate("ab"):
         write_dataset(
@@ -161,7 +165,9 @@ def tables_of(folder: Path, root: Path) -> None:
 def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
     folder, tmp_path, capsys, change
 ):
-    """P16: also after the derived files were made anew; for a training that begins and for one that goes on."""
+    """P16: also after the derived files were made anew; for a training that begins and for one that
+    goes on.
+    """
     root, out = (
         shutil.copytree(folder / "a", tmp_path / "data"),
         shutil.copytree(folder / "ae", tmp_path / "ae"),
@@ -240,7 +246,9 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
 
 @pytest.mark.promise("P18")
 def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property):
-    """P18, before the first checkpoint: whatever the process has drawn before, a training begins with the same weights."""
+    """P18, before the first checkpoint: whatever the process has drawn before, a training begins
+    with the same weights.
+    """
     record_property("injections", 0)
     torch.rand(3)
     called(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
@@ -408,7 +416,9 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
-    """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to sample from."""
+    """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to
+    sample from.
+    """
     name, made = FILES[what]
     ae = tampered(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
     prior = tampered(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))

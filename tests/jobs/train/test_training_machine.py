@@ -1,4 +1,6 @@
-"""Training where the processes that read ahead lack something: one sentence and an exit code, and no waiting."""
+"""Training where the processes that read ahead lack something: one sentence and an exit code, and
+no waiting.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""What a person sees of a training, by the real command: how far it is, what is kept, and what comes next; and nothing else."""
+"""What a person sees of a training, by the real command: how far it is, what is kept, and what
+comes next; and nothing else.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""Examples against the samples that were written; the order against itself, however it is shared, stopped and gone on with."""
+"""Examples against the samples that were written; the order against itself, however it is shared,
+stopped and gone on with.
+"""
 
 import os
 import pickle
@@ -119,7 +121,9 @@ def test_fewer_frequencies_and_some_of_them_are_parts_of_the_whole(dataset, draw
 
 
 def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
-    """Mirrored only, an example is the mirrored one: the augmentation stands between the file and the normalisation."""
+    """Mirrored only, an example is the mirrored one: the augmentation stands between the file and
+    the normalisation.
+    """
     mirrored = AugmentConfig(
         flip=1.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
@@ -324,7 +328,7 @@ def test_any_number_of_workers_and_ranks_gives_the_same_batches(
 
 
 def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers: int) -> None:
-    """A training that writes down what it saw and where it is, and is killed in its `exit_with`-th step."""
+    """A training that writes down what it saw and where it is, and is killed in its `stop`-th step."""
     for step, (batch, after) in enumerate(
         load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), begin, workers=workers)
     ):

@@ -1,4 +1,6 @@
-"""Hostile and damaged shards: a ValueError that names the sample and its shard, and never another sample."""
+"""Hostile and damaged shards: a ValueError that names the sample and its shard, and never another
+sample.
+"""
 
 import io
 import json

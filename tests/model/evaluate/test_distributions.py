@@ -119,8 +119,10 @@ def partners(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
 def test_an_interval_holds_the_mean_of_such_sets_as_often_as_it_says_and_is_as_wide_as_they_differ(
     sets, distance
 ):
-    """Of 100 sets 95 are expected, and fewer than 88 of a true 95 % have a probability of 0.2 %. An interval that is twice as wide would hold it always: 95 % of
-    1000 fresh sets lie within a spread of which it has 0.7 to 1.4 times."""
+    """Of 100 sets 95 are expected, and fewer than 88 of a true 95 % have a probability of 0.2 %. An
+    interval that is twice as wide would hold it always: 95 % of 1000 fresh sets lie within a spread
+    of which it has 0.7 to 1.4 times.
+    """
     rng, pairs = default_rng(8), sets is partners
     fresh = [distance(*(one[:, 0] for one in sets(rng))) for _ in range(1000)]
     found = np.array(
@@ -135,7 +137,9 @@ def test_an_interval_holds_the_mean_of_such_sets_as_often_as_it_says_and_is_as_w
 
 
 def test_an_interval_is_around_the_distance_though_drawn_sets_are_farther_apart():
-    """Of 15 samples in 20 dimensions some are drawn twice, others never, which looks like another distribution."""
+    """Of 15 samples in 20 dimensions some are drawn twice, others never, which looks like another
+    distribution.
+    """
     rng = default_rng(12)
     real, generated = (list(rng.normal(size=(15, 1, 20))) for _ in range(2))
     value, low, high = bootstrap(frechet, real, generated, rounds=50)
@@ -176,7 +180,9 @@ def test_an_interval_is_the_same_for_the_same_seed():
 def test_kernels_that_are_summed_once_say_what_those_of_the_drawn_samples_say(
     monkeypatch, pairs, rows
 ):
-    """Of videos of 1 to 12 samples; what is not `kid` itself is computed from the drawn samples, round by round."""
+    """Of videos of 1 to 12 samples; what is not `kid` itself is computed from the drawn samples,
+    round by round.
+    """
     rng = default_rng(13)
     real, generated = (
         [mixed(rng, samples, 20, shift).astype(np.float32) for samples in (12, 1, 7, 4, 9)]
@@ -250,7 +256,9 @@ def test_what_has_no_interval_or_no_places_in_time_is_refused():
 
 
 def test_pairs_are_drawn_together():
-    """A generated video that is its real one is at no distance from it, whatever is drawn; drawn apart, two sets of few videos are far."""
+    """A generated video that is its real one is at no distance from it, whatever is drawn; drawn
+    apart, two sets of few videos are far.
+    """
     videos = list(default_rng(0).normal(size=(4, 5, 3)) + 10 * np.arange(4)[:, None, None])
     together, apart = (
         bootstrap(frechet, videos, videos, rounds=20, pairs=pairs) for pairs in (True, False)

@@ -1,4 +1,6 @@
-"""Feature networks: tiny TorchScript files that are called as the real ones are, and files that are something else."""
+"""Feature networks: tiny TorchScript files that are called as the real ones are, and files that are
+something else.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -25,7 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 class Inception(nn.Module):
-    """Takes bytes, whatever their size; brings them to its own. Its features are a grid of the picture's colours."""
+    """Takes bytes, whatever their size; brings them to its own. Its features are a grid of the
+    picture's colours.
+    """
 
     def forward(
         self,
@@ -44,7 +48,9 @@ class Inception(nn.Module):
 
 
 class Video(nn.Module):
-    """Takes excerpts of 224 x 224 in -1 to 1; its features are of how the picture changes from frame to frame, in a grid."""
+    """Takes excerpts of 224 x 224 in -1 to 1; its features are of how the picture changes from
+    frame to frame, in a grid.
+    """
 
     def forward(
         self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
@@ -57,7 +63,9 @@ class Video(nn.Module):
 
 
 class Texture(nn.Module):
-    """Takes one excerpt of as many frames as it was made for, as the authors' networks do; gives the beginning of its first line."""
+    """Takes one excerpt of as many frames as it was made for, as the authors' networks do; gives
+    the beginning of its first line.
+    """
 
     def __init__(self, frames: int):
         super().__init__()
@@ -110,7 +118,9 @@ def i3d(folder) -> Path:
 
 
 def films(seed: int, count: int = 24) -> np.ndarray:
-    """Pictures of one colour each that sway in brightness, every film in its own way, bytes [videos, 32, 32, 48, 3]."""
+    """Pictures of one colour each that sway in brightness, every film in its own way, bytes
+    [videos, 32, 32, 48, 3].
+    """
     rng, t = default_rng(seed), np.arange(32)
     course = np.sin(2 * np.pi * t / 32 + rng.uniform(0, 6, (count, 1))) * rng.uniform(
         30, 60, (count, 1)
@@ -178,7 +188,9 @@ def test_the_network_of_dynamic_textures_gets_aligned_corners_and_its_own_length
 
 
 def test_shuffled_frames_are_far_for_a_video_network_and_near_for_a_picture_network(inception, i3d):
-    """As FVD and FID are: 24 films against 24 others, and against the others with their frames shuffled."""
+    """As FVD and FID are: 24 films against 24 others, and against the others with their frames
+    shuffled.
+    """
     real, other = films(1), films(2)
     shuffled = other[:, default_rng(3).permutation(32)]
     network = load_network(i3d, I3D)

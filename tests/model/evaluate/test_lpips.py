@@ -1,4 +1,6 @@
-"""LPIPS against torchmetrics' own, with its weights and a network at random; files that are something else."""
+"""LPIPS against torchmetrics' own, with its weights and a network at random; files that are
+something else.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,9 @@ HEADS = Path(reference.__file__).parent / "lpips_models" / "alex.pth"
 
 @pytest.fixture(scope="module")
 def alexnet(tmp_path_factory) -> Path:
-    """torchvision's layout, classifier and all, weights at random: no file of ImageNet's is at hand."""
+    """torchvision's layout, classifier and all, weights at random: no file of ImageNet's is at
+    hand.
+    """
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
     torch.save(AlexNet().state_dict() | {"classifier.1.weight": torch.zeros(3, 3)}, path)

@@ -1,4 +1,6 @@
-"""Metrics of motion: each rises when the thing that it measures is damaged, and stays when it is not."""
+"""Metrics of motion: each rises when the thing that it measures is damaged, and stays when it is
+not.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ BANDS = np.arange(T // 2 + 1)[:, None, None, None]
 
 
 def swaying() -> np.ndarray:
-    """F [T, 2, H, W] of three smooth shapes that sway between the bands, some pixels far, at rest at t = 0."""
+    """F [T, 2, H, W] of three smooth shapes that sway between the bands, some pixels far, at rest
+    at t = 0.
+    """
     rng, t = default_rng(0), np.arange(T)
     shapes = np.stack([gaussian_filter(rng.normal(size=(2, H, W)), (0, 6, 6)) for _ in range(3)])
     courses = np.stack(
@@ -37,7 +41,9 @@ def scrambled(motion: np.ndarray) -> np.ndarray:
 
 
 def banded(motion: np.ndarray) -> np.ndarray:
-    """Every band and quarter of the picture at a phase of its own, as when bands are drawn one by one; neighbours keep together."""
+    """Every band and quarter of the picture at a phase of its own, as when bands are drawn one by
+    one; neighbours keep together.
+    """
     spectrum = to_spectrum(motion, T // 2 + 1)
     phase = default_rng(2).uniform(0, 2 * np.pi, (T // 2 + 1, 1, 2, 2)).repeat(
         H // 2, axis=2
@@ -143,7 +149,9 @@ def test_a_spectral_distance_of_known_decibels():
 
 
 def test_what_stands_still_is_as_far_from_a_sway_as_a_hundredth_of_a_pixel_is():
-    """A sway of 1 px is 40 dB over one of 0.01 px, and so is it over rest, where it then is counted."""
+    """A sway of 1 px is 40 dB over one of 0.01 px, and so is it over rest, where it then is
+    counted.
+    """
     still, t = np.zeros((T, 2, 3, 5)), np.arange(T)[:, None, None]
     still[:, 0] = np.cos(2 * np.pi * 2 * t / T)
     found = log_spectral_distance(np.zeros((4, 2, 3, 5), complex), to_spectrum(still, 4), T)
@@ -161,7 +169,9 @@ def test_coherences_of_known_motions():
 
 
 def test_only_the_turn_between_bands_counts():
-    """A pixel may have any phase, in every band alike: a travelling wave. With a delay of its own half of the pixels turn the other way."""
+    """A pixel may have any phase, in every band alike: a travelling wave. With a delay of its own
+    half of the pixels turn the other way.
+    """
     phase = default_rng(0).uniform(0, 2 * np.pi, (2, H, W))
     wave = np.exp(1j * phase) * np.exp(1j * np.arange(K))[:, None, None, None]
     assert phase_coherence(wave) == pytest.approx(1)

@@ -2,11 +2,13 @@
 
 import pytest
 
-from model.evaluate.paired import difference, compare_evaluations, pair_metric
+from model.evaluate.paired import compare_evaluations, difference, pair_metric
 
 
 def test_the_interval_of_paired_numbers_is_students():
-    """Gosset's own table (1908): ten patients' hours of sleep by two drugs; the interval as in R's t.test(extra ~ group, paired = TRUE)."""
+    """Gosset's own table (1908): ten patients' hours of sleep by two drugs; the interval as in R's
+    t.test(extra ~ group, paired = TRUE).
+    """
     first, second = (
         (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0),
         (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4),

@@ -1,13 +1,15 @@
-"""Measures of spectral volumes: known answers, and what they do when the thing that they measure is damaged."""
+"""Measures of spectral volumes: known answers, and what they do when the thing that they measure is
+damaged.
+"""
 
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
 from model.evaluate.spectral import (
-    normalized_amplitude,
     amplitude_distance,
     initial_motion_ratio,
+    normalized_amplitude,
     seam,
     shape_coherence,
 )
@@ -18,7 +20,9 @@ SCALE = np.full((K, 2, 1, 1), 4.0)
 
 
 def swaying(rng: Generator, cycles: float, parts: int = 6) -> np.ndarray:
-    """S of parts side by side, each at rest at t = 0 and swaying at one frequency, with its own size and delay."""
+    """S of parts side by side, each at rest at t = 0 and swaying at one frequency, with its own
+    size and delay.
+    """
     t = np.arange(T)
     widths = np.array_split(np.arange(W), parts)
     motion = np.zeros((T, 2, H, W))
@@ -96,7 +100,9 @@ def test_a_loop_that_closes_has_a_seam_like_any_other_frame():
 
 
 def test_a_jump_and_a_stop_are_seen():
-    """A quarter turn is missing: the jump is sqrt(2) of the radius, and a step is 2 pi 0.75 / 40 of it."""
+    """A quarter turn is missing: the jump is sqrt(2) of the radius, and a step is 2 pi 0.75 / 40 of
+    it.
+    """
     jump = seam(turning(40, 0.75))
     assert (
         jump.position_typical == pytest.approx(2**0.5 / (2 * np.pi * 0.75 / 40), rel=0.1)

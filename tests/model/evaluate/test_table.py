@@ -1,4 +1,6 @@
-"""Known answers: a set is at no distance from itself, and shuffled frames are further from the truth than frames in order."""
+"""Known answers: a set is at no distance from itself, and shuffled frames are further from the
+truth than frames in order.
+"""
 
 from typing import NamedTuple
 
@@ -31,7 +33,9 @@ TEMPORAL = [
     "psnr_db",
     "ssim",
 ]
-"""Metrics that look at the order of frames. Phase coherence compares places, which a shuffle reorders all alike."""
+"""Metrics that look at the order of frames. Phase coherence compares places, which a shuffle
+reorders all alike.
+"""
 
 
 class Clip(NamedTuple):

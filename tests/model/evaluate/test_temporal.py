@@ -1,4 +1,6 @@
-"""How steady pictures are: known numbers, and films of a known motion that are damaged, with flow as it is measured."""
+"""How steady pictures are: known numbers, and films of a known motion that are damaged, with flow
+as it is measured.
+"""
 
 from itertools import islice, pairwise
 
@@ -77,7 +79,9 @@ def test_what_is_unsteady_is_seen(name, damage):
 
 @pytest.mark.parametrize(("name", "amplitude"), [("flicker", 3), ("warping error", 20)])
 def test_shuffled_frames_are_unsteady(name, amplitude):
-    """Flow explains steps of 5 px, and most of the shuffled ones are too long for it; of a short sway it would explain those too."""
+    """Flow explains steps of 5 px, and most of the shuffled ones are too long for it; of a short
+    sway it would explain those too.
+    """
     film = filmed(amplitude)
     assert METRICS[name](shuffled(film)) > 1.3 * METRICS[name](film)
 
@@ -102,7 +106,9 @@ def test_what_is_steady_is_not(name):
 
 
 def test_motion_is_flicker_but_no_error_of_warping():
-    """Four times the motion is four times the flicker; what is left of an error is that of interpolation."""
+    """Four times the motion is four times the flicker; what is left of an error is that of
+    interpolation.
+    """
     slow, fast = filmed(2), filmed(8)
     assert flicker(fast) > 2 * flicker(slow)
     error = warping_error(fast, measured(fast))
@@ -119,7 +125,9 @@ def test_flicker_of_a_known_number():
 
 
 def test_a_warping_error_of_known_numbers():
-    """A picture that moves by two pixels, and comes in from the side: those that leave do not count, and of the others none differs."""
+    """A picture that moves by two pixels, and comes in from the side: those that leave do not
+    count, and of the others none differs.
+    """
     rng = default_rng(4)
     wide = rng.integers(0, 255, (8, 20, 3), dtype=np.uint8)
     frames = np.stack([wide[:, 2:18], wide[:, :16]])

@@ -1,4 +1,6 @@
-"""Interactive dynamics: frequencies, decay and exactness of the oscillators, and what a hand and the wind do to a picture."""
+"""Interactive dynamics: frequencies, decay and exactness of the oscillators, and what a hand and
+the wind do to a picture.
+"""
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ from model.motion.modal import (
     displacement,
     drag,
     euler_step,
+    exact_step,
     impulse,
+    make_wind,
     mode_energy,
-    to_modes,
     propagator,
     rest_state,
-    exact_step,
-    make_wind,
+    to_modes,
 )
 
 T, FPS, K, H, W = 150, 30.0, 16, 8, 10
@@ -41,7 +43,9 @@ def any_state(modes: Modes, seed: int = 1) -> State:
 
 
 def frequency(signal: np.ndarray, seconds: float) -> float:
-    """Hz of the peak of a long signal's spectrum, between its bins by a parabola through the logarithms under a smooth window."""
+    """Hz of the peak of a long signal's spectrum, between its bins by a parabola through the
+    logarithms under a smooth window.
+    """
     power = np.log(np.abs(np.fft.rfft(signal * np.hanning(len(signal)), 8 * len(signal))) + 1e-300)
     peak = int(power.argmax())
     left, middle, right = power[peak - 1 : peak + 2]
@@ -66,7 +70,9 @@ def test_undamped_modes_sway_at_their_bands():
 
 @pytest.mark.parametrize("damping", [None, 0.4, 1.6])
 def test_damped_modes_sway_slower_by_the_rule(damping):
-    """sqrt(omega^2 - gamma^2 / 4) / 2 pi. The decay is divided out, so that the peak of what is left is the sway's alone."""
+    """sqrt(omega^2 - gamma^2 / 4) / 2 pi. The decay is divided out, so that the peak of what is
+    left is the sway's alone.
+    """
     modes = to_modes(spectrum(), T, FPS, damping=None if damping is None else [damping] * (K - 1))
     expected = np.sqrt(modes.omega**2 - modes.gamma**2 / 4) / (2 * np.pi)
     q = followed(modes, any_state(modes), 2000, 0.01)
@@ -112,7 +118,9 @@ def test_a_step_of_a_second_is_a_thousand_of_a_millisecond(damping):
 
 
 def test_a_step_is_the_solution():
-    """By the equation itself: at a force held long enough a mode comes to rest at f / omega^2, and meanwhile q'' is what the equation says."""
+    """By the equation itself: at a force held long enough a mode comes to rest at f / omega^2, and
+    meanwhile q'' is what the equation says.
+    """
     modes, force = to_modes(spectrum(), T, FPS), np.linspace(1, 9, K - 1) * (1 - 0.5j)
     np.testing.assert_allclose(
         exact_step(modes, any_state(modes), 1e4, force).q, force / modes.omega**2

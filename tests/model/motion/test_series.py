@@ -11,17 +11,17 @@ from numpy.random import default_rng
 from model.evaluate.spectral import seam
 from model.motion.series import (
     MotionSeries,
-    start_at_rest,
     crossfade_loop,
     energy,
-    sum_in_phase,
+    extrapolate,
     magnify,
     mean_magnitude,
     motion_at,
     parseval_energy,
-    to_series,
     snap_loop,
-    extrapolate,
+    start_at_rest,
+    sum_in_phase,
+    to_series,
 )
 from model.motion.sinusoids import phasor_sum
 from pipeline.dataset.shards import read_sample
@@ -78,7 +78,9 @@ def test_whole_frames_are_those_of_the_inverse_transform(time, frequencies):
 def test_between_the_frames_of_a_window_with_all_its_bands_nothing_moves_much_further_than_in_them(
     time, frequencies
 ):
-    """A wave of half the frame rate is 0 in every frame where its sine is, and must not be invented."""
+    """A wave of half the frame rate is 0 in every frame where its sine is, and must not be
+    invented.
+    """
     for seed in range(5):
         spectrum = drawn(seed, frequencies)
         spectrum[-1] = spectrum[-1].real if time % 2 == 0 else spectrum[-1]
@@ -102,7 +104,9 @@ def test_a_frame_is_drawn_at_a_time():
 
 @pytest.mark.parametrize("hz", [0.37, 0.5, 0.9, 1.3, 1.77, 2.5])
 def test_a_sway_between_bands_goes_on_past_the_window_at_its_frequency_and_phase(hz):
-    """K bands have 96 % of its energy at worst, and yet the motion is known to 1 % eleven windows later. As it was recorded it would repeat."""
+    """K bands have 96 % of its energy at worst, and yet the motion is known to 1 % eleven windows
+    later. As it was recorded it would repeat.
+    """
     wave, later = sway(hz), np.arange(11 * T, 12 * T) / FPS
     series = extrapolate(recorded(wave), T, FPS)
     assert series.hz[0] == pytest.approx(hz, abs=1e-4)
@@ -207,7 +211,9 @@ def test_snap_turns_every_wave_a_whole_number_of_times_and_at_least_once():
 
 
 def test_waves_that_meet_do_not_cancel():
-    """Two sways of opposite sign that both turn once a loop, beside one that turns twice: each turning has the energy that it had."""
+    """Two sways of opposite sign that both turn once a loop, beside one that turns twice: each
+    turning has the energy that it had.
+    """
     pairs = [(0.8, 1.0), (1.2, -1.0), (2.0, 0.5)]
     shapes = default_rng(0).normal(size=(3, 2, H, W))
     shapes[1] = shapes[0]

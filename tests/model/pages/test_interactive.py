@@ -1,4 +1,6 @@
-"""The page of one file, in a real browser: what it does to a picture is what model/motion/modal.py says."""
+"""The page of one file, in a real browser: what it does to a picture is what model/motion/modal.py
+says.
+"""
 
 import json
 import re
@@ -15,13 +17,13 @@ from model.motion.modal import (
     Modes,
     displacement,
     drag,
-    impulse,
-    to_modes,
-    rest_state,
     exact_step,
+    impulse,
     make_wind,
+    rest_state,
+    to_modes,
 )
-from model.pages.interactive import resample_to_mesh, build_interactive_page
+from model.pages.interactive import build_interactive_page, resample_to_mesh
 from pipeline.motion.spectrum import to_motion
 from schemas.spectral_volume import SpectralVolume
 from tests.support.pages import open_page, screenshot_canvas, wait_until
@@ -194,7 +196,9 @@ def phone(file) -> Iterator:
 
 
 class Hand:
-    """Fingers on a tab, at places given in shares of the canvas; `touch` says where each is now and what has just happened."""
+    """Fingers on a tab, at places given in shares of the canvas; `touch` says where each is now and
+    what has just happened.
+    """
 
     def __init__(self, tab):
         self.tab, self.box, self.driver = (
@@ -215,7 +219,9 @@ class Hand:
         self.driver.send("Input.dispatchTouchEvent", dict(type=event, touchPoints=points))
 
     def pull(self) -> None:
-        """One finger, 0.02 widths to the right and down by half the canvas: enough to scroll a page that can be scrolled."""
+        """One finger, 0.02 widths to the right and down by half the canvas: enough to scroll a page
+        that can be scrolled.
+        """
         self.touch("touchStart", (0.25, 0.4))
         for moves in range(1, 11):
             self.touch("touchMove", (0.25 + 0.002 * moves, 0.4 + 0.05 * moves))
@@ -326,7 +332,9 @@ def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
 
 @contextmanager
 def hidden(tab) -> Iterator[None]:
-    """The page believes that it is in a tab behind another; the browser itself cannot be brought to hide one while it is driven."""
+    """The page believes that it is in a tab behind another; the browser itself cannot be brought to
+    hide one while it is driven.
+    """
     say = "document.dispatchEvent(new Event('visibilitychange'))"
     tab.evaluate(
         f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {say}"

@@ -1,4 +1,6 @@
-"""What a study's answers say, against numbers known from elsewhere, and files that the page did not write."""
+"""What a study's answers say, against numbers known from elsewhere, and files that the page did not
+write.
+"""
 
 import math
 
@@ -7,11 +9,11 @@ import pytest
 from model.pages.user_study_results import (
     CSV_COLUMNS,
     count_viewer_leanings,
+    estimate_preference,
+    merge_choices,
     overall_preference,
     preference_per_pair,
-    estimate_preference,
     read_choices,
-    merge_choices,
 )
 
 HEAD = ",".join(CSV_COLUMNS)

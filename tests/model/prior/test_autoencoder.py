@@ -31,7 +31,9 @@ def slices(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_gradients_of_a_ramp():
-    """A residual that rises by 1 a pixel along x rises by 1, 2, 4, 8 between every 1st, 2nd, 4th, 8th pixel; a constant has none."""
+    """A residual that rises by 1 a pixel along x rises by 1, 2, 4, 8 between every 1st, 2nd, 4th,
+    8th pixel; a constant has none.
+    """
     x = slices(2, 4, 16, 32)
     ramp = torch.arange(32.0).expand_as(x)
     torch.testing.assert_close(gradient_consistency(x, x + ramp, 4), torch.tensor(15.0))
@@ -69,7 +71,9 @@ def test_the_loss_is_the_weighted_sum():
 @pytest.mark.parametrize("channels", [(8, 16, 16), (16, 16, 32)])
 @pytest.mark.parametrize("attention", [False, True])
 def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
-    """Exactly, but for the last 8 pixels before the border, where convolutions see the padding's zeros."""
+    """Exactly, but for the last 8 pixels before the border, where convolutions see the padding's
+    zeros.
+    """
     torch.manual_seed(0)
     autoencoder = SliceAutoencoder(
         replace(TINY, channels=channels, layers_per_block=2, middle_attention=attention)

@@ -1,4 +1,6 @@
-"""The denoiser in its three modes: one signature, sizes, condition, and what each frequency may depend on."""
+"""The denoiser in its three modes: one signature, sizes, condition, and what each frequency may
+depend on.
+"""
 
 import pytest
 import torch
@@ -106,7 +108,8 @@ def test_the_photograph_is_seen_where_it_is():
     with torch.no_grad():
         features = encoder(image)
     assert features.shape == (1, 16, 16, 16)
-    # far from edges, where convolutions see one shade only, features are constant along columns and differ between the halves
+    # far from edges, where convolutions see one shade only, features are constant along columns and
+    # differ between the halves
     assert (features[..., 8, 4] - features[..., 8, 11]).abs().max() > 1e-2
 
 

@@ -8,15 +8,15 @@ from model.prior.diffusers_modules import DDIMScheduler
 from model.prior.diffusion import (
     CLEAN_STEP,
     DIFFUSION_STEPS,
+    add_noise,
     amplitudes,
-    predict_z0,
-    ddim_step,
     ddim_schedule,
+    ddim_step,
     denoising_error,
     draw_noise,
     mask_features,
     noise_from_output,
-    add_noise,
+    predict_z0,
 )
 
 SCHEDULER = DDIMScheduler(
@@ -50,8 +50,10 @@ def test_noised_latents_keep_their_variance():
 
 @pytest.mark.parametrize("steps", [1, 4, 50, 250, 1000])
 def test_ddim_is_that_of_diffusers(steps):
-    """Step by step from the same place, with any prediction; relative to z, which the first steps blow up. Numbers of steps divide 1,000:
-    otherwise diffusers steps to n - 1000 // steps, which is not the n that it takes next."""
+    """Step by step from the same place, with any prediction; relative to z, which the first steps
+    blow up. Numbers of steps divide 1,000: otherwise diffusers steps to n - 1000 // steps, which is
+    not the n that it takes next.
+    """
     SCHEDULER.set_timesteps(steps)
     ours = ddim_schedule(steps)
     assert ours == SCHEDULER.timesteps.tolist()

@@ -1,4 +1,6 @@
-"""Stage 2 starts exactly at stage 1, trains only its attention, and lets frequencies influence one another."""
+"""Stage 2 starts exactly at stage 1, trains only its attention, and lets frequencies influence one
+another.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trained(steps: int) -> CoordinatedDenoiser:
-    """A stage 2 that has learned a little of a target in which each frequency is the next one's input."""
+    """A stage 2 that has learned a little of a target in which each frequency is the next one's
+    input.
+    """
     eps = add_frequency_attention(stage_1())
     optimiser = torch.optim.AdamW(eps.trainable_parameters(), lr=1e-2)
     z, n, features = inputs()
@@ -110,7 +114,9 @@ def test_frequencies_influence_one_another_only_after_training(j):
 
 
 def test_skip_states_carry_the_attention_too():
-    """A down block's output and its last skip state are one tensor; left without, up blocks would see features from before."""
+    """A down block's output and its last skip state are one tensor; left without, up blocks would
+    see features from before.
+    """
     eps = trained(steps=3)
     block = eps.slices.unet.down_blocks[0]
     hidden, skips = block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))
@@ -121,7 +127,9 @@ def test_skip_states_carry_the_attention_too():
 
 
 def test_attention_is_along_frequencies_at_each_pixel():
-    """Against torch's own attention, pixel by pixel; and a pixel's neighbours have a part only in the normalisation."""
+    """Against torch's own attention, pixel by pixel; and a pixel's neighbours have a part only in
+    the normalisation.
+    """
     attention = FrequencyAttention(16, tiny(frequencies=5))
     as_if_trained(attention)
     x = random(10, 16, 3, 4)

@@ -1,4 +1,6 @@
-"""Motion self-guidance, on latents whose distribution is known and coefficients that are read off them."""
+"""Motion self-guidance, on latents whose distribution is known and coefficients that are read off
+them.
+"""
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from model.evaluate.spectral import seam
 from model.motion.series import energy, to_series
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.prior.diffusion import amplitudes, predict_z0
-from model.prior.loop_guidance import seam_weights, seam_loss, self_guidance
-from model.prior.sampling import sample_latents, decode_spectrum
+from model.prior.loop_guidance import seam_loss, seam_weights, self_guidance
+from model.prior.sampling import decode_spectrum, sample_latents
 from pipeline.motion.normalize import denormalize
 from pipeline.motion.spectrum import to_motion
 
@@ -111,7 +113,9 @@ def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
 
 
 def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
-    """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear loss to 0; energy keeps to first order."""
+    """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear
+    loss to 0; energy keeps to first order.
+    """
     z, n, eps = random(1, *SHAPE), torch.tensor([600]), random(1, *SHAPE, seed=1)
     moves = [
         predict_z0(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - predict_z0(z, eps, n)

@@ -1,4 +1,6 @@
-"""A pretrained inpainting U-Net as a beginning: what it predicts is kept at the start, both stages train, and a checkpoint does without it."""
+"""A pretrained inpainting U-Net as a beginning: what it predicts is kept at the start, both stages
+train, and a checkpoint does without it.
+"""
 
 import json
 from pathlib import Path
@@ -203,7 +205,9 @@ def test_every_mode_can_have_text(mode):
 
 
 def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
-    """Its configuration as it is published; 859 million weights in our U-Net, counted without making them."""
+    """Its configuration as it is published; 859 million weights in our U-Net, counted without
+    making them.
+    """
     fields = dict(
         attention_head_dim=8,
         block_out_channels=[320, 640, 1280, 1280],

@@ -1,4 +1,6 @@
-"""A pretrained folder that does not fit, or means harm, is one sentence naming the file and what was expected."""
+"""A pretrained folder that does not fit, or means harm, is one sentence naming the file and what
+was expected.
+"""
 
 import json
 import os
@@ -10,7 +12,7 @@ from inpainting import CONFIG, TEXT, WEIGHTS, begun, inpainting
 from safetensors.torch import load, save_file
 from tiny import tiny
 
-from model.prior.pretrained import load_inpainting_weights, inpainting_config
+from model.prior.pretrained import inpainting_config, load_inpainting_weights
 
 
 @pytest.fixture

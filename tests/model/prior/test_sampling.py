@@ -8,7 +8,7 @@ from torch import Tensor
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.prior.diffusion import amplitudes, predict_z0
 from model.prior.frequency_attention import build_denoiser
-from model.prior.sampling import apply_guidance, initial_noise, sample_latents, decode_spectrum
+from model.prior.sampling import apply_guidance, decode_spectrum, initial_noise, sample_latents
 from pipeline.motion.normalize import normalize
 
 SHAPE = (3, 4, 8, 8)
@@ -26,8 +26,10 @@ def of_gaussian(m: float, s: float):
 
 @pytest.mark.parametrize(("m", "s"), [(0.0, 1.0), (2.0, 0.5), (-1.0, 3.0)])
 def test_samples_of_a_gaussian_have_its_mean_and_deviation(m, s):
-    """The flow that DDIM integrates is known too: (z - sqrt(a) m) / sqrt(a s^2 + 1 - a) stays as it is. Begun with N(0, 1) at n = 999,
-    it ends at m + s (noise - 0.012 m) / sqrt(0.00014 s^2 + 0.99986)."""
+    """The flow that DDIM integrates is known too: (z - sqrt(a) m) / sqrt(a s^2 + 1 - a) stays as it
+    is. Begun with N(0, 1) at n = 999, it ends at m + s (noise - 0.012 m) / sqrt(0.00014 s^2 +
+    0.99986).
+    """
     z = sample_latents(of_gaussian(m, s), None, (16, 4, 16, 16), seeds=[1, 2], steps=500)
     a, sigma = (float(x) for x in amplitudes(torch.tensor([999])))
     expected = (
@@ -71,7 +73,9 @@ def test_initial_noise_is_each_seed_s_own():
 
 
 def test_guidance_goes_from_the_unconditional_past_the_conditional():
-    """A conditional mean of 1 and an unconditional one of 0: with weight w the noise is (1 + w) conditional - w unconditional."""
+    """A conditional mean of 1 and an unconditional one of 0: with weight w the noise is (1 + w)
+    conditional - w unconditional.
+    """
 
     def eps(z: Tensor, n: Tensor, features: Tensor | None) -> Tensor:
         assert features is not None
@@ -99,7 +103,9 @@ def test_guidance_of_a_network_is_its_formula_and_weight_0_is_the_plain_conditio
 
 
 def test_a_hook_steers_by_a_gradient():
-    """The gradient of the distance between the implied clean latents and a target moves samples towards it, and the hook sees each step."""
+    """The gradient of the distance between the implied clean latents and a target moves samples
+    towards it, and the hook sees each step.
+    """
     steps = []
 
     def towards_5(z: Tensor, n: Tensor, eps: Tensor) -> Tensor:
@@ -124,7 +130,9 @@ def test_a_hook_steers_by_a_gradient():
 
 
 def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
-    """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and deviation."""
+    """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and
+    deviation.
+    """
     once, twice = (
         sample_latents(
             of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times
@@ -187,6 +195,7 @@ def test_gradients_of_pixels_reach_the_latents():
     z = random(1, 3, 4, 8, 8).requires_grad_()
     decode_spectrum(autoencoder, z, torch.ones(3, 4, 1, 1)).square().sum().backward()
     assert z.grad is not None and z.grad.isfinite().all()
-    # at its linear start a latent channel is a channel of the slice, and two of S_0 are 0 whatever the latents
+    # at its linear start a latent channel is a channel of the slice, and two of S_0 are 0 whatever
+    # the latents
     moves = (z.grad != 0).flatten(3).any(dim=3)[0]
     assert moves.tolist() == [[True, False, True, False], [True] * 4, [True] * 4]

@@ -1,4 +1,6 @@
-"""The renderer: what moves, what has a part in a frame, that it learns, and that its measures are the known ones."""
+"""The renderer: what moves, what has a part in a frame, that it learns, and that its measures are
+the known ones.
+"""
 
 from dataclasses import replace
 from math import log10
@@ -73,7 +75,9 @@ def test_it_begins_near_the_splatted_photograph(mode):
 
 @pytest.mark.parametrize("mode", ["pyramid", "single_scale"])
 def test_what_splatting_smooths_away_is_given_back(mode):
-    """Of waves of 8 pixels, moved by half a pixel, splatting leaves cos^2(pi / 16); half of what one back projection finds missing is added at the start."""
+    """Of waves of 8 pixels, moved by half a pixel, splatting leaves cos^2(pi / 16); half of what
+    one back projection finds missing is added at the start.
+    """
     network = renderer(mode=mode)
     x = torch.arange(48.0) + torch.zeros(1, 3, 32, 1)
     image, true = (0.5 * torch.sin(2 * torch.pi * at / 8) for at in (x, x - 0.5))
@@ -185,7 +189,9 @@ def test_two_pairs_are_learnt():
 
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory):
-    """A data set of one sample whose later frames are noise, and whose flow is (3, 1) and (6, 2) pixels."""
+    """A data set of one sample whose later frames are noise, and whose flow is (3, 1) and (6, 2)
+    pixels.
+    """
     dataset, rng = Dataset(tmp_path_factory.mktemp("moving") / "data"), np.random.default_rng(0)
     dataset.root.mkdir()
     row = make_plan_row("train-000000", 0)
@@ -210,7 +216,9 @@ def moving(tmp_path_factory):
 
 
 def test_pairs_are_those_of_the_shard(moving):
-    """Which of the later frames is drawn changes with the epoch; its flow is that of the same frame."""
+    """Which of the later frames is drawn changes with the epoch; its flow is that of the same
+    frame.
+    """
     made, pairs = moving
     batch_of, seen = pairs(NO_AUGMENT), set()
     for epoch in range(12):

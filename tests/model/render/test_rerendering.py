@@ -1,4 +1,6 @@
-"""Scenes whose motion is known, rendered again from their first frame and that motion. `pytest -s` prints each one's mean and worst frame."""
+"""Scenes whose motion is known, rendered again from their first frame and that motion. `pytest -s`
+prints each one's mean and worst frame.
+"""
 
 from dataclasses import replace
 
@@ -27,7 +29,9 @@ MOST_PX = 3.0
 
 
 def pink(rng: np.random.Generator, power: float = 1.0) -> np.ndarray:
-    """A texture whose amplitude falls as 1 / f ** power, of a quarter of its mean, as in photographs; alpha 1."""
+    """A texture whose amplitude falls as 1 / f ** power, of a quarter of its mean, as in
+    photographs; alpha 1.
+    """
     f = (
         np.hypot(
             np.fft.fftfreq(CANVAS_ROWS, 1 / CANVAS_ROWS)[:, None],
@@ -44,7 +48,9 @@ def pink(rng: np.random.Generator, power: float = 1.0) -> np.ndarray:
 
 
 def swaying(seed: int, power: float) -> Scene:
-    """Cloth-like waves of three directions over the whole picture, at frequencies that do not bring it back to where it began."""
+    """Cloth-like waves of three directions over the whole picture, at frequencies that do not bring
+    it back to where it began.
+    """
     rng = np.random.default_rng(seed)
     modes: list[Mode] = []
     for hz in (0.37, 0.83, 1.31):

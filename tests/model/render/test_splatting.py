@@ -1,4 +1,6 @@
-"""Splatting: what it is, in both ways to it, and that the kernel's bits depend on nothing but its input."""
+"""Splatting: what it is, in both ways to it, and that the kernel's bits depend on nothing but its
+input.
+"""
 
 import os
 import subprocess
@@ -12,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from model.render.splatting import SPLAT_MODES, splat_torch, splat
-from model.render.splatting_cpu import splat_compiled, load_kernel
+from model.render.splatting import SPLAT_MODES, splat, splat_torch
+from model.render.splatting_cpu import load_kernel, splat_compiled
 
 ROOT = Path(__file__).parents[3]
 MEANS = SPLAT_MODES[1:]
@@ -33,7 +35,9 @@ def kernel_or_skip():
 
 
 def scene(shape=(2, 5, 9, 12), *, mode="softmax", reach=3.0, seed=0, dtype=torch.float32):
-    """Features, flow, mode, metric: all random, much of it leaving the picture where `reach` is large."""
+    """Features, flow, mode, metric: all random, much of it leaving the picture where `reach` is
+    large.
+    """
     random = torch.Generator().manual_seed(seed)
     batch, _, height, width = shape
     features, flow = (
@@ -333,7 +337,9 @@ def test_any_layout(way, mode):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_many_small_things_add_up_in_half_precision(dtype):
-    """4,096 pixels of 1 + 1/128 come together: in bfloat16 a sum would stand still at 256, in float16 at 2,048."""
+    """4,096 pixels of 1 + 1/128 come together: in bfloat16 a sum would stand still at 256, in
+    float16 at 2,048.
+    """
     features, flow = torch.full((1, 2, 64, 64), 1 + 1 / 128, dtype=dtype), torch.zeros(1, 2, 64, 64)
     flow[:, 0], flow[:, 1] = 32 - torch.arange(64.0), 32 - torch.arange(64.0)[:, None]
     for moved in (flow, flow.to(dtype)):

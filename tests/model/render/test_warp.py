@@ -9,13 +9,13 @@ import pytest
 from model.motion.series import MotionSeries
 from model.render.splatting_cpu import load_kernel
 from model.render.warp import (
-    splat_padded,
-    warp_frame,
-    fill_holes,
-    splat_fused,
-    map_in_order,
     animate_frames,
     build_sampling_grid,
+    fill_holes,
+    map_in_order,
+    splat_fused,
+    splat_padded,
+    warp_frame,
 )
 from tests.support.videos import make_texture
 
@@ -80,8 +80,9 @@ def test_an_edge_of_motion_lies_on_the_edge_of_the_colours():
     ("left", "right", "share"), [(160, 240, 0), (158, 242, 0), (153, 247, 0), (156, 244, 0.01)]
 )
 def test_motion_does_not_bleed_across_an_edge_of_the_photograph(left, right, share):
-    """A light blade of texture moves by 16 pixels over dark ground, at a working size of an eighth: the ground stays, and the blade moves as one, but for
-    3 pixels at its edges. In the last the edges halve working pixels, which are half of each.
+    """A light blade of texture moves by 16 pixels over dark ground, at a working size of an eighth:
+    the ground stays, and the blade moves as one, but for 3 pixels at its edges. In the last the
+    edges halve working pixels, which are half of each.
     """
     photo, grain = np.zeros((256, 400, 3), np.uint8), make_texture(400, 256)[..., :1] // 6
     photo[:] = np.concatenate([grain + 20, grain + 60, grain + 130], axis=2)

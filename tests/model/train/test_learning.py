@@ -6,7 +6,7 @@ from tiny import random
 from torch import Tensor
 
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser
-from model.prior.diffusion import denoising_error, draw_noise, mask_features, add_noise
+from model.prior.diffusion import add_noise, denoising_error, draw_noise, mask_features
 from model.prior.frequency_attention import build_denoiser
 from model.prior.sampling import sample_latents
 
@@ -56,9 +56,11 @@ def correlations(found: Tensor, true: Tensor) -> Tensor:
 
 @pytest.mark.slow
 def test_samples_are_the_motion_of_their_photograph():
-    """What is sampled correlates with the motion that belongs to the photograph, and not with another's.
+    """What is sampled correlates with the motion that belongs to the photograph, and not with
+    another's.
 
-    Each photograph is sampled from the same four seeds, so what tells the samples apart is the photograph. One in eight may come out blurred.
+    Each photograph is sampled from the same four seeds, so what tells the samples apart is the
+    photograph. One in eight may come out blurred.
     """
     photographs, z0 = random(4, 3, 32, 32).clamp(-1, 1), random(4, 2, 4, 8, 8, seed=11)
     eps = overfitted(photographs, z0)

@@ -1,4 +1,6 @@
-"""The one training loop, on a task small enough to be followed: it goes on as if it had not been stopped, and stops when it must."""
+"""The one training loop, on a task small enough to be followed: it goes on as if it had not been
+stopped, and stops when it must.
+"""
 
 import json
 import os

@@ -6,14 +6,14 @@ from safetensors.numpy import save
 
 from pipeline.dataset.histogram import (
     BINS,
-    interpolate_ranks,
-    find_bin,
     bins,
+    count_samples,
     decode,
     encode,
+    find_bin,
     fine_histogram,
     fine_value,
-    count_samples,
+    interpolate_ranks,
     mean_power,
     merge,
     quantile,

@@ -1,4 +1,6 @@
-"""Objects against a real S3 server, through connections that break: what is done is done once, and what is read is whole."""
+"""Objects against a real S3 server, through connections that break: what is done is done once, and
+what is read is whole.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,7 +95,9 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
 
 @pytest.mark.slow
 def test_a_creation_whose_answer_is_lost_is_ours(through):
-    """Of forty, about six are created and say 412 to the second attempt; with other bytes each is refused."""
+    """Of forty, about six are created and say 412 to the second attempt; with other bytes each is
+    refused.
+    """
     proxy, bucket = through(0.3, seed=1), Bucket(storage.bucket_url("created"))
     for i in range(40):
         bucket.create(f"{i}", b"ours")
@@ -128,7 +132,9 @@ def test_a_listing_of_many_pages_is_whole(through):
 
 
 def test_clips_of_a_name_in_the_storage(through, tmp_path):
-    """All videos below it, as of a folder, or the object of that name; each is copied for as long as it is read."""
+    """All videos below it, as of a folder, or the object of that name; each is copied for as long
+    as it is read.
+    """
     through(0.1, seed=4)
     bucket = Bucket(storage.bucket_url("clips"))
     for name in ("a.mp4", "b/c d.MP4", "b/e#f?.mp4", "notes.txt"):

@@ -1,4 +1,6 @@
-"""A data set whose clips are in object storage: what reads a clip again later than the run fetches it too."""
+"""A data set whose clips are in object storage: what reads a clip again later than the run fetches
+it too.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -15,10 +17,10 @@ from pipeline.dataset import object_store
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.maintain.repair import RowsByShard
-from pipeline.maintain.verify import verify
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import PRESETS
+from pipeline.maintain.repair import RowsByShard
+from pipeline.maintain.verify import verify
 from pipeline.preview.reconstruct import Reconstruction, reconstruct
 from schemas.outcome import Quarantined
 from tests.faults import storage

@@ -15,22 +15,22 @@ import pytest
 from jobs import extract_flow, repair
 from jobs import retry as retry_verb
 from jobs.cli.errors import ExitCode
-from pipeline.maintain import repair as dataset_repair
 from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView
-from schemas.shard_record import dump_record, load_record
 from pipeline.dataset.rounds import FATE_COLUMNS
-from pipeline.maintain.verify import map_serially, verify
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard, outcome_row
 from pipeline.extract.config import PlanConfig, to_contract
 from pipeline.extract.plan import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.filters import PRESETS
+from pipeline.maintain import repair as dataset_repair
+from pipeline.maintain.verify import map_serially, verify
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
 from schemas.records import PLAN_SCHEMA
+from schemas.shard_record import dump_record, load_record
 from tests.support.building import probe_video
 from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 

@@ -15,13 +15,15 @@ import pytest
 from jobs.cli.errors import ExitCode
 from jobs.extract_flow import main as extract_flow
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.run_lock import STALE_AFTER_S, RunLock, FolderInUse
+from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse, RunLock
 
 ELSEWHERE = dict(host="another-machine", pid=1, since="2026-11-28 12:00:00 UTC")
 
 
 def elsewhere(root: Path, age_s: float) -> RunLock:
-    """A folder in which a run on another machine, whose flock does not reach this one, has moved so long ago."""
+    """A folder in which a run on another machine, whose flock does not reach this one, has moved so
+    long ago.
+    """
     fence = RunLock(root)
     fence.folder.mkdir()
     fence.token_path(1).write_text(json.dumps(ELSEWHERE))

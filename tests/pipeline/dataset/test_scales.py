@@ -24,7 +24,7 @@ from pipeline.dataset.shards import read_sample
 from schemas.sample import MOTION_MEMBER
 from schemas.sample import encode_sample as encode_sample
 from schemas.statistics import QUANTILES, decode_statistics, encode_statistics
-from tests.support.datasets import PASSING_MEASURES, CONFIG, write_dataset
+from tests.support.datasets import CONFIG, PASSING_MEASURES, write_dataset
 
 SHARDS = {
     "train-000000": [PASSING_MEASURES] * 3,

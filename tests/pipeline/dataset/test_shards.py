@@ -100,7 +100,9 @@ def test_a_sample_that_is_not_finite_is_never_published(tmp_path):
 
 @pytest.mark.parametrize("place", [600, -1500])
 def test_what_a_disk_did_not_keep_is_never_published(tmp_path, place):
-    """Of the first sample's picture, and between the last sample and the end: no reader would see the latter."""
+    """Of the first sample's picture, and between the last sample and the end: no reader would see
+    the latter.
+    """
     writer = ShardWriter(tmp_path / "a.tar")
     writer.add(make_sample())
     writer.file.flush()

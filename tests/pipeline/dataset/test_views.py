@@ -1,4 +1,6 @@
-"""Views of a small data set: which windows they keep, and that what is derived of them is what is derived of a whole."""
+"""Views of a small data set: which windows they keep, and that what is derived of them is what is
+derived of a whole.
+"""
 
 from dataclasses import replace
 

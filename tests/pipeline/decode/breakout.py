@@ -1,4 +1,5 @@
-"""A decoder process that tries to break out, in the way that the name of the file says that it is asked for.
+"""A decoder process that tries to break out, in the way that the name of the file says that it is
+asked for.
 
 Its answer is a refusal with the way's outcome: what the system said, or "done".
 """

@@ -1,4 +1,6 @@
-"""A decoder process that misbehaves when it is asked for a file whose name says how; otherwise it is the real one."""
+"""A decoder process that misbehaves when it is asked for a file whose name says how; otherwise it
+is the real one.
+"""
 
 import ctypes
 import mmap
@@ -60,7 +62,9 @@ def say_much(connection: Connection) -> None:
 
 
 def say_and_abort(connection: Connection) -> None:
-    """A crash as a library reports it: at first much, at last what matters, with what differs from one run to the next."""
+    """A crash as a library reports it: at first much, at last what matters, with what differs from
+    one run to the next.
+    """
     for line in [
         *(f"line {i}" for i in range(2000)),
         f"[h264 @ {id(connection):#x}] broken\x1b[31m",

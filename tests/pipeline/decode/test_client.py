@@ -157,7 +157,9 @@ def detail_of(path: str, *earlier: str) -> str:
 
 
 def test_the_last_words_of_a_crash_are_told_and_are_the_same_each_time(video, tmp_path):
-    """Printable, no more than a table takes, and without what differs from run to run, or is another clip's."""
+    """Printable, no more than a table takes, and without what differs from run to run, or is
+    another clip's.
+    """
     path, talkative = (
         str(shutil.copy(video, tmp_path / f"{how}.mp4")) for how in ("says_and_aborts", "says_much")
     )
@@ -206,7 +208,9 @@ def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, cou
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_path, count):
-    """The pictures of a slot that is not full are not lost, the process lives on, and one refusal is final."""
+    """The pictures of a slot that is not full are not lost, the process lives on, and one refusal
+    is final.
+    """
     path = str(with_a_lost_picture(tmp_path / "hevc.mp4", "hevc.mp4", 100))
     made = []
     pool = DecoderPool(
@@ -297,7 +301,9 @@ def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
 
 
 def test_a_process_that_starts_late_answers_all_the_same(video, monkeypatch):
-    """On a busy machine its loading alone may take longer than it was waited for; that is no fault of the clip."""
+    """On a busy machine its loading alone may take longer than it was waited for; that is no fault
+    of the clip.
+    """
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 0.0)
     process = DecoderProcess(DecodeConfig())
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 60.0)

@@ -1,4 +1,6 @@
-"""Damage costs the windows that touch it, and no other: each frame is the right one or says why it cannot be trusted."""
+"""Damage costs the windows that touch it, and no other: each frame is the right one or says why it
+cannot be trusted.
+"""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -48,7 +50,9 @@ def without_a_piece(path: Path, share: float) -> Path:
 
 
 def with_noise(path: Path, packet_number: int) -> Path:
-    """A file of which the middle of a packet is something else: of that one, or of the largest of the ten from it on."""
+    """A file of which the middle of a packet is something else: of that one, or of the largest of
+    the ten from it on.
+    """
     with av.open(str(path)) as file:
         packets = [one for one in file.demux(video=0) if one.size][packet_number:]
         packet = (
@@ -74,7 +78,9 @@ def flagged_frames(path: Path) -> list[int]:
 
 
 def with_flags(path: Path) -> list[int]:
-    """Damages a file in the third of its groups so that FFmpeg notices, and returns the time stamps that it flags then."""
+    """Damages a file in the third of its groups so that FFmpeg notices, and returns the time stamps
+    that it flags then.
+    """
     data = path.read_bytes()
     for packet_number in range(49, 62):
         path.write_bytes(data)
@@ -87,7 +93,9 @@ SLICES = x264_options("slices=4:scenecut=0")
 
 
 def without_a_slice(path: Path, packet_number: int) -> Path:
-    """An mp4 of which one picture lacks its second slice: FFmpeg makes it up, and calls that no error."""
+    """An mp4 of which one picture lacks its second slice: FFmpeg makes it up, and calls that no
+    error.
+    """
     with av.open(str(path)) as file:
         packet = [one for one in file.demux(video=0) if one.size][packet_number]
         data, at, slices = bytes(packet), 0, []
@@ -118,7 +126,9 @@ def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = No
 
 
 def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
-    """The number of each frame; None of one that is refused, or of which the file has lost every trace."""
+    """The number of each frame; None of one that is refused, or of which the file has lost every
+    trace.
+    """
     source = probe(str(path), DecodeConfig(decoder=decoder))
     places = np.rint(30 * (source.video.times - source.video.times[0])).astype(int)
     found: list[int | None] = [None] * (places[-1] + 1)
@@ -164,7 +174,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
         1,
     ),
 }
-"""What is damaged, and how many frames may be refused for it: to the next key frame, and those that refer to both groups."""
+"""What is damaged, and how many frames may be refused for it: to the next key frame, and those that
+refer to both groups.
+"""
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
@@ -271,7 +283,9 @@ def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
 
 @pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
 def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch, packet_number):
-    """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few frames fit into memory."""
+    """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few
+    frames fit into memory.
+    """
     path = with_noise(busy(tmp_path / "a.mp4", options=SLICES), packet_number)
     found = set()
     for held in (128 << 20, 128 << 20, 20 * 3 * SIZE[0] * SIZE[1], 7 * 3 * SIZE[0] * SIZE[1]):

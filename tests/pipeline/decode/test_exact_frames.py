@@ -1,4 +1,6 @@
-"""Every frame of every kind of file is the right one, at its own time, whichever frames were asked for before."""
+"""Every frame of every kind of file is the right one, at its own time, whichever frames were asked
+for before.
+"""
 
 import struct
 
@@ -69,7 +71,9 @@ TURNS = {
     "transverse": ((0, -1, -1, 0), lambda image: image[::-1, ::-1].swapaxes(0, 1)),
     "upright": ((1, 0, 0, 1), lambda image: image),
 }
-"""Display matrices a, b, c, d (ISO 14496-12, 8.3.2), and the picture that has to be stored to be shown as it is."""
+"""Display matrices a, b, c, d (ISO 14496-12, 8.3.2), and the picture that has to be stored to be
+shown as it is.
+"""
 
 
 def with_matrix(path, matrix):
@@ -102,7 +106,9 @@ def test_all_eight_display_matrices_show_the_picture_upright(tmp_path, turn, cod
 
 
 def colored_blocks(path, pixels):
-    """Blocks of 24 pixels in many colors, which move; x264 says in the stream that it is of a build with an error in 4:4:4."""
+    """Blocks of 24 pixels in many colors, which move; x264 says in the stream that it is of a build
+    with an error in 4:4:4.
+    """
     rng = np.random.default_rng(0)
     big = rng.integers(0, 256, (20, 30, 3), np.uint8).repeat(24, 0).repeat(24, 1)
     with av.open(str(path), "w") as file:
@@ -124,7 +130,9 @@ def colored_blocks(path, pixels):
 
 
 def test_frames_after_a_seek_are_those_of_a_read_from_the_beginning(tmp_path):
-    """A decoder learns only from the first packet which build of x264 made a stream, and by which rules 4:4:4 is to be read."""
+    """A decoder learns only from the first packet which build of x264 made a stream, and by which
+    rules 4:4:4 is to be read.
+    """
     path = colored_blocks(tmp_path / "a.mp4", "yuv444p")
     with av.open(str(path)) as file:
         file.streams.video[0].codec_context.thread_count = 1
@@ -174,7 +182,9 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     ],
 )
 def test_both_decoders_show_the_same_picture(file, kind):
-    """Which one reads a clip is seen in its metadata, not in its pixels (but for interlaced ones, of which PyAV scales each field)."""
+    """Which one reads a clip is seen in its metadata, not in its pixels (but for interlaced ones,
+    of which PyAV scales each field).
+    """
     sources = [
         probe(str(file(kind).path), DecodeConfig(decoder=decoder)) for decoder in ("auto", "pyav")
     ]

@@ -119,7 +119,9 @@ def with_a_lost_picture(path, kind: str, lost: int):
 @pytest.mark.parametrize("kind", DAMAGED)
 @pytest.mark.parametrize("first", [0, 24, 48])
 def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):
-    """Right frames, or a refusal; and a refusal all the more where the lost picture itself is asked for."""
+    """Right frames, or a refusal; and a refusal all the more where the lost picture itself is asked
+    for.
+    """
     source = probe(str(with_a_lost_picture(tmp_path / kind, kind, 30)), CONFIG)
     indices, seen = range(first, first + 24), []
     try:

@@ -42,7 +42,8 @@ WAYS = {
     "unconfine": "system calls",
     "in_a_thread": "system calls",
 }
-"""Each way of tests/pipeline/decode/breakout.py, and what stops it: without that it is not tried."""
+"""Each way of tests/pipeline/decode/breakout.py, and what stops it: without that it is not tried.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,9 @@ def test_each_step_holds_by_itself(tmp_path, port, step):
 
 
 def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_user():
-    """Another user's, since an administrator may look at anything: the decoder's own wall is not asked here."""
+    """Another user's, since an administrator may look at anything: the decoder's own wall is not
+    asked here.
+    """
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("only an administrator can be another user")
     code = (

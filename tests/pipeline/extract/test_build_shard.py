@@ -50,7 +50,9 @@ SMALL = BuildConfig(
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """scene -> (true motion, valid pixels, measured motion) of its first window, flow by `fine`; made once each."""
+    """scene -> (true motion, valid pixels, measured motion) of its first window, flow by `fine`;
+    made once each.
+    """
     folder, config = (
         tmp_path_factory.mktemp("scenes"),
         BuildConfig(frequencies=T // 2 + 1, flow=FlowConfig(dis_preset="fine")),

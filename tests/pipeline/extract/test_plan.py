@@ -459,7 +459,9 @@ def test_a_clip_that_is_tried_again_is_held_to_its_folder_and_its_content(tmp_pa
 @pytest.mark.parametrize("broken_first", [True, False])
 @pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL_REASONS))
 def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken_first):
-    """Then, or when the same command goes on; of a file whose content was read, and of one that was not."""
+    """Then, or when the same command goes on; of a file whose content was read, and of one that was
+    not.
+    """
     clips = [
         Clip(uri=str(videos.write_swaying(tmp_path / f"{i}.mp4", seconds=1, seed=i)))
         for i in range(3)

@@ -1,4 +1,6 @@
-"""Real videos, each for its own reason. No threshold was chosen on them: docs/decisions/0005-filters.md."""
+"""Real videos, each for its own reason. No threshold was chosen on them:
+docs/decisions/0005-filters.md.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from pipeline.flow.config import FlowConfig
 from schemas.clip import Clip
 from tests.support.building import build_results, probe_video
 
-# every 100th frame, and the faster preset: the whole table, by the default preset, is in docs/log.md
+# every 100th frame, and the faster preset: the whole table, by the default preset, is in
+# docs/log.md
 CONFIG = BuildConfig(
     plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"]
 )
@@ -61,6 +64,8 @@ def test_most_generated_loops_are_kept(material):
 
 
 def test_a_window_with_a_cut_in_it_is_never_kept(material):
-    """The cut of this clip is between frames 239 and 240; the windows beyond it show one scene and may be kept or not."""
+    """The cut of this clip is between frames 239 and 240; the windows beyond it show one scene and
+    may be kept or not.
+    """
     found = dict(fates(material / "clips/reject/nasa_13013_cuts.mp4"))
     assert all(fate in CUT for start, fate in found.items() if start <= 239 < start + 150)

@@ -1,4 +1,6 @@
-"""Confidence where flow can be known, none where it cannot; damping that moves only what is not to be believed."""
+"""Confidence where flow can be known, none where it cannot; damping that moves only what is not to
+be believed.
+"""
 
 import cv2
 import numpy as np
@@ -96,7 +98,9 @@ def test_a_few_levels_of_grain_are_hardly_texture():
 @given(st.floats(2, 30))
 @settings(max_examples=10, deadline=None)
 def test_texture_is_the_gradients_variance(contrast):
-    """Of isotropic noise both eigenvalues are the variance of a derivative, on average; the smaller is a little under it."""
+    """Of isotropic noise both eigenvalues are the variance of a derivative, on average; the smaller
+    is a little under it.
+    """
     grey = paper(contrast)
     slope = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8).var()
     assert 0.5 * slope < texture_strength(grey).mean() < slope

@@ -1,4 +1,6 @@
-"""RAFT as it is arranged here against torchvision's own forward, and how often each part of it runs."""
+"""RAFT as it is arranged here against torchvision's own forward, and how often each part of it
+runs.
+"""
 
 from functools import partialmethod
 
@@ -226,7 +228,9 @@ def test_bfloat16_is_close(material, make):
 
 
 def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
-    """Traced, but not translated to machine code, which takes minutes; shapes are not checked meanwhile."""
+    """Traced, but not translated to machine code, which takes minutes; shapes are not checked
+    meanwhile.
+    """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     pair = pictures(2)
     plain = make()

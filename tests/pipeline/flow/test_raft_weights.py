@@ -33,7 +33,9 @@ def state_of(flow: str) -> dict[str, torch.Tensor]:
 
 
 def authors_layout(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The names in the code of RAFT's authors: conv1, norm1, layer1.0.conv1, ..., update_block.gru.convz1, update_block.mask.2"""
+    """The names in the code of RAFT's authors: conv1, norm1, layer1.0.conv1, ...,
+    update_block.gru.convz1, update_block.mask.2
+    """
     names = {
         "feature_encoder": "fnet",
         "context_encoder": "cnet",

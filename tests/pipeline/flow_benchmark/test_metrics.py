@@ -21,7 +21,9 @@ H, W = 96, 128
 
 
 def step_truth() -> np.ndarray:
-    """Two halves that move apart by 4 px, with a fine ripple of 0.05 px so that neither is constant."""
+    """Two halves that move apart by 4 px, with a fine ripple of 0.05 px so that neither is
+    constant.
+    """
     x, y = np.meshgrid(np.arange(W), np.arange(H))
     ripple = 0.05 * np.sin(2 * np.pi * x / 40) * np.cos(2 * np.pi * y / 40)
     return np.stack([np.where(x < W // 2, 2.0, -2.0) + ripple, ripple]).astype(np.float32)
@@ -172,7 +174,9 @@ def test_the_right_flow_makes_the_pictures_alike():
 
 
 def told(change) -> dict:
-    """A card in which a learned estimator is `change` of the truth and a classical one the truth itself, slightly shifted."""
+    """A card in which a learned estimator is `change` of the truth and a classical one the truth
+    itself, slightly shifted.
+    """
     truth = metrics.Truth(step_truth(), np.ones((H, W), bool))
     case = dict(
         raft_small=run.compare_with_truth(change(truth), truth),
@@ -226,7 +230,9 @@ def test_flow_that_leads_out_of_the_picture_has_no_numbers_and_spoils_no_card():
 
 
 def test_an_estimator_does_not_choose_the_pixels_it_is_measured_by():
-    """In the left half the pictures differ; one estimator says nothing moves, the other the same but that the left half has gone."""
+    """In the left half the pictures differ; one estimator says nothing moves, the other the same
+    but that the left half has gone.
+    """
     still, gone = np.zeros((2, H, W), np.float32), np.zeros((2, H, W), np.float32)
     gone[0, :, : W // 2] = -W
     before, after = np.zeros((H, W, 3), np.uint8), np.zeros((H, W, 3), np.uint8)

@@ -7,23 +7,23 @@ import torch
 
 from pipeline import torchvision_import  # noqa: F401 - torchvision, where its plain import fails
 from pipeline.images.draw import (
-    GAP_PX,
     BACKGROUND_COLOR,
+    GAP_PX,
     amplitudes,
-    stack_vertically,
-    stack_horizontally,
-    wrap_text,
     busiest_row,
     draw_color_wheel,
-    invert_flow,
-    scale_limit,
+    draw_inset,
+    draw_notice,
     enlarge,
     flow_colors,
     heat_map,
-    draw_inset,
-    draw_notice,
+    invert_flow,
+    scale_limit,
     slice_xt,
+    stack_horizontally,
+    stack_vertically,
     warp,
+    wrap_text,
 )
 from pipeline.motion.spectrum import to_spectrum
 from schemas.sample import complex_to_channels
@@ -140,7 +140,9 @@ def test_half_a_pixel_is_half_a_pixel():
 
 
 def test_a_field_of_known_inverse_is_inverted():
-    """u(x) = a sin(k x) is given; F(q) = u(x) at q = x - u(x), solved by Newton's method (Kepler's equation)."""
+    """u(x) = a sin(k x) is given; F(q) = u(x) at q = x - u(x), solved by Newton's method (Kepler's
+    equation).
+    """
     a, k = 3.0, 2 * np.pi / W
     q = np.arange(W, dtype=float)
     x = q.copy()

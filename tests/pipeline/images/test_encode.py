@@ -1,4 +1,6 @@
-"""What is encoded can be decoded by others: as many frames, of this size, at this time, in these colours."""
+"""What is encoded can be decoded by others: as many frames, of this size, at this time, in these
+colours.
+"""
 
 import io
 import os
@@ -126,7 +128,9 @@ print(hashlib.sha256(encode_animation(frames, 30.0, ".mp4")).hexdigest())
 
 
 def test_what_memory_held_before_does_not_matter():
-    """glibc fills new memory with the complement of MALLOC_PERTURB_; x264's macroblock tree reads some before it writes it."""
+    """glibc fills new memory with the complement of MALLOC_PERTURB_; x264's macroblock tree reads
+    some before it writes it.
+    """
     settings = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TOP_PAD_": str(10**8)}
     digests = set()
     for fill in ("0", "1", "170"):

@@ -369,7 +369,9 @@ def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(
 
 
 def test_another_pyarrow_writes_other_bytes_and_is_no_fault(sound, tmp_path, monkeypatch):
-    """Tables are compared by their rows then, and indexes without the table's digest, which must be its own."""
+    """Tables are compared by their rows then, and indexes without the table's digest, which must be
+    its own.
+    """
     root = damage.copy_dataset(sound, tmp_path)
     table = pq.read_table(root / "manifest.parquet")
     pq.write_table(table, root / "manifest.parquet", compression="gzip", row_group_size=1024)

@@ -22,7 +22,8 @@ SCALES = arrays(np.float32, (3, 4, 1, 1), elements=st.floats(0.0009765625, 1000,
 def test_it_comes_back_to_float32_accuracy(normalisation, spectrum, scale):
     back = denormalize(normalize(spectrum, scale, normalisation), scale, normalisation)
     assert back.dtype == np.float32
-    # log2(1 + r) near 0 keeps r, and far from 0 a relative error e of the logarithm is log(1 + r) e of the value
+    # log2(1 + r) near 0 keeps r, and far from 0 a relative error e of the logarithm is log(1 + r) e
+    # of the value
     tolerance = 2e-6 if normalisation == "log" else 6e-7
     np.testing.assert_allclose(back, spectrum, rtol=tolerance, atol=0)
 

@@ -20,7 +20,9 @@ T, FPS = 150, 30.0
 def sway(
     times: np.ndarray, hertz: float, size: tuple[int, int] = (12, 8), seed: int = 0
 ) -> np.ndarray:
-    """A motion texture [n, 2, H, W] that is 0 at the start, with a random amplitude and phase at each pixel."""
+    """A motion texture [n, 2, H, W] that is 0 at the start, with a random amplitude and phase at
+    each pixel.
+    """
     rng = np.random.default_rng(seed)
     amplitude, phase = (
         rng.uniform(0.1, 2, (2, size[1], size[0])),

@@ -1,4 +1,6 @@
-"""Flow that stays on a device: its sums are the same, and a run with RAFT gives samples that say what made them."""
+"""Flow that stays on a device: its sums are the same, and a run with RAFT gives samples that say
+what made them.
+"""
 
 import hashlib
 import json

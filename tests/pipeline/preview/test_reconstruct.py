@@ -150,7 +150,9 @@ def test_the_nearest_frame_is_taken_the_earlier_of_two(instants, expected):
     ("fps", "expected"), [(10.0, 0), (20.0, 0), (8.0, 4), (5.0, 10), (12.0, 0)]
 )
 def test_frames_that_a_slow_video_shows_again_are_counted(fps, expected):
-    """Of 20 at 10 a second: one in five has none of its own at 8, and every second at 5. That two frames look alike is no repetition."""
+    """Of 20 at 10 a second: one in five has none of its own at 8, and every second at 5. That two
+    frames look alike is no repetition.
+    """
     frames = (
         Frame(i, i / fps, PictureResult(np.zeros((1, 1, 3), np.uint8), "ours")) for i in range(100)
     )

@@ -64,7 +64,9 @@ def page_of(*selections: DatasetView) -> str:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Dataset:
-    """Two clips that sway, one of which is gone by now, one that is too calm, and one that is broken."""
+    """Two clips that sway, one of which is gone by now, one that is too calm, and one that is
+    broken.
+    """
     folder = tmp_path_factory.mktemp("report")
     clips = [
         videos.write_swaying(

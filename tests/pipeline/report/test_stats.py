@@ -16,14 +16,14 @@ from pipeline.report.stats import (
     THRESHOLD_RULES,
     MeasuredWindows,
     ShardLogEntry,
-    amplitude_shares,
-    resolution_scalings,
     adaptive_scalings,
-    quantile_fan,
+    amplitude_shares,
     merge_logs,
+    quantile_fan,
     rebin,
-    truncation_errors,
+    resolution_scalings,
     sweep_threshold,
+    truncation_errors,
 )
 from schemas.outcome import FilterMeasures
 

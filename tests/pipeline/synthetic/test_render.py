@@ -1,4 +1,6 @@
-"""Rendered frames, written files and stated truth must agree: everything else in the project is measured against them."""
+"""Rendered frames, written files and stated truth must agree: everything else in the project is
+measured against them.
+"""
 
 import hashlib
 import subprocess
@@ -21,8 +23,8 @@ from pipeline.synthetic.render import (
     Layer,
     Mode,
     Scene,
-    pixel_centers,
     displacement,
+    pixel_centers,
     render_frame,
     rest_points,
     true_motion,
@@ -68,7 +70,9 @@ def small(frame: np.ndarray) -> np.ndarray:
 
 
 def seen(scene: Scene, t: float, size: tuple[int, int]) -> np.ndarray:
-    """At the working size as downsampled from the video, without the detail that a warp of so few pixels cannot carry."""
+    """At the working size as downsampled from the video, without the detail that a warp of so few
+    pixels cannot carry.
+    """
     return (
         cv2.GaussianBlur(small(render_frame(scene, t)), (0, 0), 1)
         if size == WORKING_SIZE
@@ -79,7 +83,9 @@ def seen(scene: Scene, t: float, size: tuple[int, int]) -> np.ndarray:
 def warped_error(
     scene: Scene, start_s: float, later_s: float, size: tuple[int, int] = WORKING_SIZE
 ) -> tuple[float, float]:
-    """Mean |I_t(p + F_t(p)) - I_0(p)| where truth is trusted, levels, and the same without the motion."""
+    """Mean |I_t(p + F_t(p)) - I_0(p)| where truth is trusted, levels, and the same without the
+    motion.
+    """
     times = np.linspace(0, later_s, 5)
     motion = true_motion(scene, start_s, times, size)
     valid = trusted_mask(scene, start_s, motion, times)
@@ -110,7 +116,9 @@ def test_truth_of_a_pan(plain):
 
 
 def test_truth_follows_the_material_point(plain):
-    """In a steep field it matters that u is taken at the point's place of rest, not where it is seen."""
+    """In a steep field it matters that u is taken at the point's place of rest, not where it is
+    seen.
+    """
     steep = Mode(
         shape=wave(direction=(1.0, 0.0), cycles=(3.0, 1.0)), amplitude_px=4.0, frequency_hz=0.5
     )
@@ -121,7 +129,9 @@ def test_truth_follows_the_material_point(plain):
 
 
 def test_a_shift_of_one_pixel_is_one_pixel(plain):
-    """Pixel centres: content moved right by one working pixel is the picture two video pixels further left."""
+    """Pixel centres: content moved right by one working pixel is the picture two video pixels
+    further left.
+    """
     layer = Layer(texture=plain.layers[0].texture)
     before, after = (
         render_frame(Scene(layers=(layer,), pan_px_per_s=(1.0, 0.0)), t).astype(int)
@@ -131,7 +141,9 @@ def test_a_shift_of_one_pixel_is_one_pixel(plain):
 
 
 def test_sizes_agree(scene):
-    """The truth at two resolutions is one field: nine tenths of the pixels within 0.01 px (layers' edges may differ)."""
+    """The truth at two resolutions is one field: nine tenths of the pixels within 0.01 px (layers'
+    edges may differ).
+    """
     times = np.array([0.0, 0.8])
     coarse, fine = true_motion(scene, 0.5, times), true_motion(scene, 0.5, times, VIDEO_SIZE)
     mean = fine.reshape(2, 2, 160, 2, 256, 2).mean(axis=(3, 5)) / 2
@@ -180,7 +192,9 @@ def test_spectrum_peaks_at_the_modes(plain):
 
 
 def test_covered_pixels_are_not_trusted():
-    """A disc swings 5 px to the right over a still ground: the ground that it covers, and its rim, are not trusted."""
+    """A disc swings 5 px to the right over a still ground: the ground that it covers, and its rim,
+    are not trusted.
+    """
     texture = np.full((896, 1280, 4), 255, np.float32)
     disc = np.zeros_like(texture)
     cv2.circle(disc, (640, 448), 160, (90, 90, 90, 255), -1)
