@@ -8,7 +8,7 @@ links to object storage do.
 import re
 
 _USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
-_SECRET_NAME_ENDINGS = (  # noqa: S105
+_SECRET_NAME_ENDINGS = (
     r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization"
     r"|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
 )
