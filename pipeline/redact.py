@@ -9,7 +9,7 @@ import re
 
 _USER_INFO = re.compile(r"(?<=:/)(/?)(?:[^/\s?#]+|[^/\s?#:]+:[^\s]+)@")
 _SECRET_NAME_ENDINGS = (
-    r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization"
+    r"signature|token|secret|passwo?r?d|passphrase|credentials?|bearer|authorization"  # noqa: S105
     r"|(?:api|access|account|auth|private|subscription)[_-]?key|access[_-]?keyid"
 )
 _SECRET_NAMES = "sig|auth|key|pass|pw|pwd|jwt"  # noqa: S105
