@@ -25,16 +25,8 @@ from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.motion_source import MotionSource, Picture, load_motion
 from model.evaluate.spectral import seam
-from model.motion.series import (
-    MotionSeries,
-    crossfade_loop,
-    extrapolate,
-    magnify,
-    mean_magnitude,
-    snap_loop,
-    start_at_rest,
-    to_series,
-)
+from model.motion.series import MotionSeries
+from model.render.animation import build_motion_series, mean_weight
 from model.render.inference import load_renderer
 from model.render.renderer import NeuralRenderer, Renderer
 from model.render.warp import animate_frames
@@ -48,8 +40,6 @@ from pipeline.images.encode import (
 )
 from pipeline.images.photo import crop_to_aspect, read_photograph, shrink_to_width
 from pipeline.sizes import human_size
-from schemas.sample import channels_to_complex
-from schemas.spectral_volume import SpectralVolume
 
 _MAX_WIDTHS_PX = {".mp4": 3840, ".webm": 3840, ".gif": 640, ".webp": 1280, "": 3840}
 """Kinds of file, and how wide their pictures are at most where --width does not say; "" is a folder
@@ -68,15 +58,13 @@ _MAX_SLICE_ASPECT = 4
 """A slice is at most so many times as wide as it is high: each frame has as many rows as that
 takes.
 """
-_LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
-"""Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Animate(MotionSource):
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
-    loop: Literal["auto", "none", "snap_loop", "crossfade_loop", "guided"] = "auto"
+    loop: Literal["auto", "none", "snap", "crossfade", "guided"] = "auto"
     """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint
     is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp).
     """
@@ -226,11 +214,13 @@ def _run_job(job: Animate) -> None:
         raise ValueError(
             f"the motion would last {seconds:g} s, expected at most {_MAX_SECONDS}: say --seconds"
         )
-    series = _build_motion_series(job, volume, seconds)
+    series = build_motion_series(
+        volume, seconds / job.slow, job.loop_method, job.magnify, job.bands
+    )
     times = np.arange(max(2, round(seconds * job.output_fps))) / job.output_fps / job.slow
     shown = shrink_to_width(photo, max(job.max_width, motion.size[0]))
     share = None if job.mask is None else _motion_mask(job.mask, picture, motion.size, shown)
-    weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
+    weight = mean_weight(series, times)
     moving = (
         weight
         if share is None
@@ -366,32 +356,6 @@ def _motion_mask(path: Path, picture: Picture, size: tuple[int, int], shown: Pic
         (grey > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     ) / (_MASK_MARGIN_SHARE * max(shown.shape))
     return grey.astype(np.float32) / 255 * np.minimum(away, 1).astype(np.float32)
-
-
-def _build_motion_series(job: Animate, volume: SpectralVolume, seconds: float) -> MotionSeries:
-    """The motion as it is asked for, beginning at rest in the photograph."""
-    spectrum, period = (
-        magnify(
-            channels_to_complex(volume.spectrum),
-            volume.frames,
-            volume.fps,
-            job.magnify,
-            bands=job.bands,
-        ),
-        seconds / job.slow,
-    )
-    window = volume.frames, volume.fps
-    if job.loop_method == "snap":
-        series = snap_loop(spectrum, *window, period)
-    elif job.loop_method != "none":
-        series = crossfade_loop(
-            spectrum, *window, period, _LOOP_BLEND_SHARES[job.loop_method] * period
-        )
-    else:
-        series = (to_series if period * volume.fps <= volume.frames else extrapolate)(
-            spectrum, *window
-        )
-    return start_at_rest(series)
 
 
 def _describe_seam(series: MotionSeries, times: Any) -> str:

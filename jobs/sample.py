@@ -20,7 +20,7 @@ import tyro
 from jobs.cli.args import check_output_file, parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
-from model.prior.inference import check_device, load_prior, sample_motion
+from model.prior.inference import check_device, read_prior, sample_motion
 from pipeline.atomic_files import replace_file
 from pipeline.images.photo import crop_and_resize, read_photograph
 from schemas.spectral_volume import SpectralVolume, encode_volume
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Sample, "quiver sample", args, description=__doc__)
         check_device(job.device)
         check_output_file("--out", job.out)
-        prior, passed = load_prior(job.checkpoint)
+        prior, passed = read_prior(job.checkpoint)
         for sentence in passed:
             print_message(sentence)
         image = crop_and_resize(read_photograph(job.photo), prior.normalizer.size)

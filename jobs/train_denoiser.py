@@ -44,7 +44,7 @@ from model.prior.inference import (
     TrainedAutoencoder,
     load_autoencoder,
     load_checkpoint,
-    load_prior,
+    read_prior,
 )
 from model.prior.inference import restore_config as settings_of
 from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
@@ -71,7 +71,7 @@ class TrainDenoiser(TrainingOptions):
     """Folder of a trained autoencoder, of the same training shards."""
     normalisation: Normalization | None = None
     """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
-    stage: Literal["both", "slice", "add_frequency_attention"] = "both"
+    stage: Literal["both", "slice", "coordinate"] = "both"
     """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated
     alone.
     """
@@ -225,7 +225,7 @@ def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDeno
             else job.start
         )
         load_matching_weights(
-            denoiser, report_skipped_checkpoints(load_prior(folder)).denoiser, job.start
+            denoiser, report_skipped_checkpoints(read_prior(folder)).denoiser, job.start
         )
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
         load_inpainting_weights(denoiser, job.pretrained)
@@ -306,7 +306,7 @@ def _load_first_stage(
         raise ValueError(
             f"{job.first_stage_folder} holds no first stage, expected --stage slice or both first"
         )
-    prior = report_skipped_checkpoints(load_prior(job.first_stage_folder))
+    prior = report_skipped_checkpoints(read_prior(job.first_stage_folder))
     denoiser = prior.denoiser
     step = checkpoints.read_newest(job.first_stage_folder)[0].config["step"]
     if step < job.train.steps:

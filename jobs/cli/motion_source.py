@@ -14,7 +14,7 @@ import tyro
 from jaxtyping import UInt8
 
 from jobs.cli.console import print_message
-from model.prior.inference import check_device, load_prior, make_loop_hook, sample_motion
+from model.prior.inference import check_device, make_loop_hook, read_prior, sample_motion
 from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
@@ -189,7 +189,7 @@ def _read_volume(path: Path) -> SpectralVolume:
 
 
 def _prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> _Motion:
-    prior, passed = load_prior(checkpoint)
+    prior, passed = read_prior(checkpoint)
     for sentence in passed:
         print_message(sentence)
     image, options = (

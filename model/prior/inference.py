@@ -1,5 +1,6 @@
 """A trained prior: from a checkpoint to motion for a photograph. Needs no data set."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,6 +19,8 @@ from model.prior.diffusion import mask_features
 from model.prior.frequency_attention import CoordinatedDenoiser, build_denoiser
 from model.prior.loop_guidance import self_guidance
 from model.prior.sampling import GuidanceHook, check_finite, decode_spectrum, sample_latents
+from pipeline.images.photo import check_rgb, crop_and_resize
+from schemas.spectral_volume import SpectralVolume
 
 Denoiser = SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser
 
@@ -60,6 +63,34 @@ class Prior(NamedTuple):
     autoencoder: SliceAutoencoder
     normalizer: SpectrumNormalizer
 
+    def sample(
+        self,
+        photo: np.ndarray,
+        seed: int = 0,
+        *,
+        steps: int = 50,
+        guidance: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> SpectralVolume:
+        """Motion for the middle of a photograph, uint8 [height, width, 3], RGB, of any size from
+        the working size on; another seed gives another motion.
+
+        `steps` are of DDIM, 1 to 1000; `guidance` is the weight of classifier-free guidance. Raises
+        ValueError if the photograph is smaller or of another type, or a number is out of range.
+        """
+        if not (1 <= steps <= 1000 and seed >= 0):
+            raise ValueError(f"steps is {steps} and seed {seed}, expected 1 to 1000 and at least 0")
+        image = crop_and_resize(check_rgb(photo), self.normalizer.size)
+        (spectrum,) = sample_motion(
+            self, [image], [seed], steps=steps, guidance=guidance, device=device
+        )
+        return SpectralVolume(
+            spectrum=spectrum,
+            fps=self.normalizer.fps,
+            frames=self.normalizer.frames,
+            provenance=dict(seed=seed, steps=steps, guidance=guidance),
+        )
+
 
 def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
     """A trained autoencoder, by its averaged weights, and a sentence for each torn checkpoint that
@@ -73,7 +104,19 @@ def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
     ), passed
 
 
-def load_prior(path: Path) -> tuple[Prior, list[str]]:
+def load_prior(path: Path | str) -> Prior:
+    """A trained prior on the CPU, from the folder that `quiver train-denoiser` wrote. Incomplete
+    checkpoints are skipped with a warning in the log.
+
+    Raises ValueError if there is no complete checkpoint of a denoiser.
+    """
+    prior, skipped = read_prior(Path(path))
+    for sentence in skipped:
+        logging.getLogger(__name__).warning(sentence)
+    return prior
+
+
+def read_prior(path: Path) -> tuple[Prior, list[str]]:
     """A trained denoiser with its autoencoder, on the CPU, and a sentence for each torn checkpoint
     that was passed over.
 

@@ -12,21 +12,30 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Complex64, Float32, UInt8
 
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.folder import SHARD_NAME, DamagedShard, Dataset
 from pipeline.dataset.shards import read_sample, to_json
 from pipeline.filters import Thresholds
+from pipeline.motion.normalize import Normalization, Normalizer, channel_scales
+from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, to_printable
-from schemas.sample import Sample
+from schemas.records import checksum_column, member_columns
+from schemas.sample import MEMBERS, Sample, channels_to_complex
 from schemas.seal import open_seal
+from schemas.spectral_volume import SpectralVolume
+from schemas.statistics import decode_statistics
+
+if TYPE_CHECKING:
+    from pipeline.dataset.torch_dataset import TorchDataset
 
 
 class DamagedDerived(ValueError):
@@ -43,9 +52,57 @@ _MIN_CACHE_AGE_NS = 2_000_000_000
 """Age of a file from which on another change of it shows in its time."""
 
 
+_LOCATION_COLUMNS = (
+    *("key", "shard", "split"),
+    *(column for member in MEMBERS for column in member_columns(member)),
+    *map(checksum_column, MEMBERS),
+)
+"""Columns of the manifest that say where a kept sample is stored."""
+
+
+@dataclass(frozen=True)
+class DatasetSample:
+    """One kept window as Python code reads it."""
+
+    stored: Sample
+    """The sample as it is stored, with its metadata and its later frames."""
+    frames: int
+    """T, the frames of the window at the working rate."""
+    fps: float
+    """The working rate, frames a second."""
+
+    @property
+    def key(self) -> str:
+        """The name of the sample."""
+        return self.stored.key
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The start frame, RGB."""
+        return self.stored.image
+
+    @property
+    def spectrum(self) -> Complex64[np.ndarray, "freq 2 height width"]:
+        """The coefficients of the displacement (x, y), pixels (docs/design/maths.md, 1)."""
+        return channels_to_complex(self.stored.spectrum)
+
+    def motion(self) -> Float32[np.ndarray, "time 2 height width"]:
+        """The displacement (x, y) of every pixel at each of the T frames, pixels."""
+        return to_motion(self.spectrum, self.frames)
+
+    def volume(self) -> SpectralVolume:
+        """The motion as `model.render.animate` takes it."""
+        channels = self.stored.spectrum.astype(np.float32)
+        return SpectralVolume(
+            spectrum=channels, fps=self.fps, frames=self.frames, provenance={"sample": self.key}
+        )
+
+
 @dataclass(frozen=True)
 class DatasetView:
-    """A data set, or a view of it."""
+    """A data set, or a view of it: a sequence of the samples of both splits, in the order of its
+    manifest.
+    """
 
     dataset: Dataset
     view: str | None = None
@@ -56,6 +113,78 @@ class DatasetView:
 
     def __str__(self) -> str:
         return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
+
+    def __len__(self) -> int:
+        """The number of kept windows. Raises ValueError as `__getitem__` does."""
+        return len(self._kept_rows)
+
+    def __iter__(self) -> Iterator[DatasetSample]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> DatasetSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DatasetSample]: ...
+    def __getitem__(self, index: int | slice) -> DatasetSample | list[DatasetSample]:
+        """A sample, or a list of samples, read from the shards.
+
+        Raises IndexError if there is no such sample, and ValueError if the manifest or the sample
+        is missing or damaged.
+        """
+        rows = self._kept_rows
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(rows))[index]]
+        row = rows.slice(range(len(rows))[index], 1).to_pylist()[0]
+        try:
+            sample = read_sample(self.dataset.tar_path(row["shard"]), row["key"], row)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{error}: quiver verify {self.dataset.root} names every fault"
+            ) from error
+        plan = self.dataset.contract().config["plan"]
+        return DatasetSample(sample, plan["frames"], float(plan["fps"]))
+
+    @cached_property
+    def _kept_rows(self) -> pa.Table:
+        """Where each kept sample is stored."""
+        kept: Any = [("outcome", "=", Outcome.KEPT.value)]
+        try:
+            return self.read_table(columns=list(_LOCATION_COLUMNS), filters=kept)
+        except FileNotFoundError:
+            self.dataset.check_finished()
+            raise ValueError(
+                f"{self.manifest_path} is missing: quiver finalize {self.dataset.root} writes it"
+            ) from None
+
+    def normalizer(self, normalisation: Normalization = "adaptive") -> Normalizer:
+        """The normalization of spectra by the scales of the training samples.
+
+        Raises ValueError if the statistics are missing, damaged or of other training shards, and
+        as `channel_scales` does.
+        """
+        path, shards = self.derived_path("statistics.json"), training_digest([self])
+        rebuild = f"quiver finalize {self.dataset.root} rebuilds it"
+        if not path.exists():
+            raise ValueError(f"{path} is missing: {rebuild}")
+        scales = decode_statistics(path.read_bytes())
+        if scales.shards != shards:
+            raise ValueError(f"{path} is of other training shards than {self} has: {rebuild}")
+        return Normalizer(channel_scales(scales, normalisation), normalisation)
+
+    def to_torch(
+        self, split: str = "train", normalisation: Normalization = "adaptive"
+    ) -> "TorchDataset":
+        """The samples of a split, "train" or "test", as a map-style PyTorch dataset.
+
+        Raises ValueError if there is no such split, and as `normalizer` does.
+        """
+        from pipeline.dataset.torch_dataset import TorchDataset  # not above: loads torch
+
+        if split not in ("train", "test"):
+            raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+        splits = self._kept_rows["split"].to_pylist()
+        indices = [i for i, name in enumerate(splits) if name == split]
+        return TorchDataset(self, indices, self.normalizer(normalisation))
 
     def base(self) -> "DatasetView":
         """The data set of which this is a view."""
@@ -247,8 +376,9 @@ def has_training_windows(entry: dict[str, Any]) -> bool:
     return entry["split"] == "train" and entry["kept"] > 0
 
 
-def open_dataset(text: str) -> DatasetView:
-    """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
+def open_dataset(path: str | Path) -> DatasetView:
+    """Opens `DATASET` or `DATASET:VIEW`. Raises ValueError if there is no such dataset or view."""
+    text = str(path)
     folder, colon, view = text.rpartition(":")
     if not colon or os.path.exists(text):
         folder, view = text, None

@@ -26,7 +26,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -300,6 +300,16 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     except (OSError, ValueError, ImageCms.PyCMSError) as error:
         words = f"has an embedded color profile that cannot be used ({error})"
         raise _PhotographRejected(f"{words}: remove it, or convert the picture to sRGB") from error
+
+
+def check_rgb(image: Any) -> Picture:
+    """The picture itself. Raises ValueError unless it is an array, uint8 [height, width, 3]."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(
+            f"the picture is {array.dtype}{list(array.shape)}, expected uint8[height, width, 3]"
+        )
+    return array
 
 
 def crop_to_aspect(image: Picture, size: tuple[int, int]) -> Picture:

@@ -11,11 +11,12 @@ differentiable where the kind of array is.
 """
 
 from math import log
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Complex64, Float32
 
+from schemas.sample import channels_to_complex, complex_to_channels
 from schemas.statistics import SpectrumStatistics
 
 Normalization = Literal["adaptive", "linear", "log", "resolution"]
@@ -66,6 +67,26 @@ def denormalize(
     if normalisation == "log":
         return scale * (_apply("sign", normalised) * _apply("expm1", abs(normalised) * log(2)))
     return scale * normalised
+
+
+class Normalizer(NamedTuple):
+    """The scales of a dataset and the normalization that divides by them."""
+
+    scale: Float32[np.ndarray, "freq 4 1 1"]
+    """What each channel (re x, im x, re y, im y) is divided by, pixels."""
+    normalisation: Normalization
+
+    def normalize(
+        self, spectrum: Complex64[np.ndarray, "freq 2 height width"]
+    ) -> Float32[np.ndarray, "freq 4 height width"]:
+        """S' of complex coefficients in pixels, as a network sees them."""
+        return normalize(complex_to_channels(spectrum), self.scale, self.normalisation)
+
+    def denormalize(
+        self, channels: Float32[np.ndarray, "freq 4 height width"]
+    ) -> Complex64[np.ndarray, "freq 2 height width"]:
+        """The inverse of `normalize`."""
+        return channels_to_complex(denormalize(channels, self.scale, self.normalisation))
 
 
 def _apply(name: str, array: Any) -> Any:

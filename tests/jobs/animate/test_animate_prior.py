@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from jobs import animate, train_autoencoder, train_denoiser
-from jobs.cli.motion_source import load_motion
+from jobs.cli.motion_source import MotionSource, load_motion
+from model.prior import load_prior
 from model.prior.loop_guidance import seam_loss
+from model.render import animate as animate_photo
 from tests.support.datasets import CONFIG, write_dataset
 from tests.support.videos import make_texture
 from tests.support.weights import BROKEN_WEIGHTS, copy_with_weights
@@ -75,6 +77,22 @@ def film(folder: Path, *options: object) -> bytes:
 def test_a_prior_imagines_motion_of_its_seed(folder):
     first, again, other = (film(folder, "--seed", seed) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_python_code_samples_and_animates(folder):
+    """`load_prior` and `animate` give what the commands give."""
+    photo, prior = make_texture(128, 96), load_prior(folder / "prior")
+    volume = prior.sample(photo, seed=1, steps=3)
+    source = MotionSource(photo=folder / "photo.png", checkpoint=folder / "prior", steps=3, seed=1)
+    assert (load_motion(source)[0].volume.spectrum == volume.spectrum).all()
+    frames = list(animate_photo(photo, volume, seconds=0.2, fps=20.0, loop="snap", magnify=2.0))
+    assert len(frames) == 4 and (frames[0] == photo).all() and (frames[2] != photo).any()
+    with pytest.raises(ValueError, match="steps is 0 and seed 0"):
+        prior.sample(photo, steps=0)
+    with pytest.raises(ValueError, match=r"the picture is float64\[128, 96\]"):
+        prior.sample(photo[..., 0].T / 255)
+    with pytest.raises(ValueError, match="expected at least 64x48, the working size"):
+        prior.sample(photo[:20])
 
 
 def test_a_guided_loop_closes(folder, capsys):
