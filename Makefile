@@ -16,7 +16,7 @@ BENCH_SECONDS ?= 12
 # one thread each, so that they do not wait for each other and sums come out alike
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: install demo test test-all test-faults check lint types bench clean
+.PHONY: install demo test test-all test-faults check lint types bench docs clean
 
 install: $(INSTALLED)
 
@@ -39,7 +39,7 @@ demo: $(INSTALLED)
 	$(BIN)/quiver report-statistics "$(DATASET)"
 	$(BIN)/quiver animate --motion "$(DATASET)" --magnify 2 --seconds 4 --out "$(SHOWN).gif"
 	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"
-	@echo "the data set is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
+	@echo "the dataset is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
 
 # what takes a test some ten seconds or more is left to make check
 test: $(INSTALLED)
@@ -48,10 +48,10 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST)
 
-# every fault as often as is promised, in some hours; then what held, in docs/promises.md
+# every fault as often as is promised, in some hours; then what held, in docs/dev/promises.md
 test-faults: $(INSTALLED)
 	QUIVER_FAULTS=full $(BIN)/python -m pytest -m promise --junitxml=build/faults.xml; code=$$?; \
-	  $(BIN)/python -m tests.faults.table docs/promises.md build/faults.xml && exit $$code
+	  $(BIN)/python -m tests.faults.table docs/dev/promises.md build/faults.xml && exit $$code
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -69,5 +69,11 @@ bench: $(INSTALLED)
 	done
 	$(BIN)/python -m benchmarks.report
 
+# the documentation as a site in site/, with its links checked and its references written anew
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables,
+"""Writes docs/dev/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables,
 and the notes between its markers, stay.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.rounds import RESULTS
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parents[1] / "docs" / "dev" / "benchmarks.md"
 ORDER = (
     "extract",
     "memory",
@@ -28,9 +28,10 @@ ORDER = (
 BEGIN, END = "<!-- notes: written by hand, kept -->", "<!-- end of the notes -->"
 HEAD = """# Benchmarks
 
-Written by `make bench`. One CPU and one thread; contenders take turns within a round; a ratio is that of the medians, and
-its range is that of the ratios within the rounds. Goals that were missed stay in the tables. Where the load was over 1,
-other work shared the machine, and the ratio of processor times is the one to trust."""
+Written by `make bench`. One CPU and one thread; contenders take turns within a round; a ratio is
+that of the medians, and its range is that of the ratios within the rounds. Goals that were missed
+stay in the tables. Where the load was over 1, other work shared the machine, and the ratio of
+processor times is the one to trust."""
 
 
 def main() -> None:

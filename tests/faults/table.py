@@ -1,4 +1,4 @@
-"""From the reports of `make test-faults` to docs/promises.md: python -m tests.faults.table GOAL
+"""From the reports of `make test-faults` to docs/dev/promises.md: python -m tests.faults.table GOAL
 REPORT.xml ...
 
 Every number in the table was counted by a test of those runs. A promise is held only if each of its
@@ -161,7 +161,7 @@ def format_row(promise: str, found: PromiseResult) -> str:
 
 
 def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) -> str:
-    """The whole of docs/promises.md."""
+    """The whole of docs/dev/promises.md."""
     found = collect_results(reports, wanted)
     suites = [suite for report in reports for suite in ElementTree.parse(report).iter("testsuite")]
     seconds, dates = (
@@ -181,9 +181,13 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
         [
             "# What a dataset run promises, and what became of it when it was broken",
             "",
-            f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
-            "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
-            "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.",
+            "From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults`",
+            f"makes one of all) on {date}:",
+            f"{ran}, {seconds:.0f} s.",
+            "Every fault is injected into real files and processes; each test says in its name what is",
+            "broken. Losses and duplicates are windows, counted in the datasets at which disturbed runs",
+            "ended; byte-identical compares every file of those with an undisturbed run's. – : the fault",
+            "leaves no dataset that could be counted.",
             "",
             "| | promise | injections | losses | duplicates | byte-identical | held |",
             "|---|---|---|---|---|---|---|",
