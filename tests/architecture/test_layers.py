@@ -184,42 +184,38 @@ TREE = [
 """All of it, tests and benchmarks too: a test that unpickles is a way in for whoever changes its
 data.
 """
-MODULES = set(
-    [
-        "pickle",
-        "_pickle",
-        "dill",
-        "cloudpickle",
-        "joblib",
-        "shelve",
-        "marshal",
-        "runpy",
-        "pty",
-        "code",
-        "imp",
-    ]
-)
-NAMES = set(
-    [
-        "eval",
-        "exec",
-        "compile",
-        "__import__",
-        "os.system",
-        "os.popen",
-        "subprocess.getoutput",
-        "torch.package",
-        "subprocess.getstatusoutput",
-        "torch.jit.load",
-        "torch.utils.model_zoo",
-        "yaml.load",
-        "yaml.unsafe_load",
-        "yaml.full_load",
-        "pickle.load",
-        "pickle.loads",
-        "pickle.Unpickler",
-    ]
-)
+MODULES = {
+    "pickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "runpy",
+    "pty",
+    "code",
+    "imp",
+}
+NAMES = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "torch.package",
+    "subprocess.getstatusoutput",
+    "torch.jit.load",
+    "torch.utils.model_zoo",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+}
 """What they end with: torch.serialization.pickle.load is one of them."""
 LOADS = {
     "torch.load": ("weights_only", "True"),
