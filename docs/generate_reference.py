@@ -1,5 +1,7 @@
-"""Writes docs/reference/cli.md from the parsers of the verbs, and docs/reference/python.md from what
-the packages offer (`__all__`): python docs/generate_reference.py
+"""Writes the references: docs/reference/cli.md from the parsers of the verbs, and
+docs/reference/python.md from what the packages offer (`__all__`).
+
+    python docs/generate_reference.py
 """
 
 import contextlib
@@ -65,8 +67,8 @@ def python_page() -> Iterator[str]:
     """The lines of the page of packages."""
     yield "# Python\n"
     yield "Written by `docs/generate_reference.py` from the packages' `__all__`. Shapes are"
-    yield "those of jaxtyping: `UInt8[ndarray, 'height width 3']`. Python code begins with `open_dataset`,"
-    yield "`load_prior` and `animate`.\n"
+    yield "those of jaxtyping: `UInt8[ndarray, 'height width 3']`. Python code begins with"
+    yield "`open_dataset`, `load_prior` and `animate`.\n"
     for package in packages():
         yield f"## {package.__name__}\n\n{inspect.getdoc(package) or ''}\n"
         for name in sorted(package.__all__):
