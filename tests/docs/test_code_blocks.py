@@ -20,6 +20,7 @@ from tests.support.datasets import write_dataset
 
 BLOCKS = [block for page in PAGES for block in code_blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
+LAYERS = ("schemas", "pipeline", "model")
 COMMANDS = [(block, words) for block in BLOCKS for words in quiver_commands(block)]
 
 
@@ -112,3 +113,18 @@ def test_links_lead_to_files(page: Path):
     for target in re.findall(r"\]\(([^)\s#]+)", text):
         if not target.startswith(("http", "mailto")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_references_have_every_verb_and_every_name():
+    """`python docs/generate_reference.py` writes both pages anew."""
+    verbs = re.findall(r"(?m)^## (\S+)$", (ROOT / "docs/reference/cli.md").read_text())
+    assert verbs == list(VERBS)
+    headings = re.findall(r"(?m)^##+ (\S+)$", (ROOT / "docs/reference/python.md").read_text())
+    for init in (path for layer in LAYERS for path in sorted((ROOT / layer).rglob("__init__.py"))):
+        names = getattr(importlib.import_module(module_name(init)), "__all__", ())
+        assert set(names) <= set(headings), init
+
+
+def module_name(init: Path) -> str:
+    """The package of an `__init__.py`."""
+    return ".".join(init.parent.relative_to(ROOT).parts)
