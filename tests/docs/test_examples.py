@@ -39,7 +39,7 @@ def run_script(path: Path, folder: Path, *arguments: str) -> str:
         env=os.environ | quick,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -76,6 +76,7 @@ def test_a_notebook_is_small_and_has_no_outputs(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_code_of_a_notebook_runs(notebook, folder):
     cells = json.loads(notebook.read_text())["cells"]
