@@ -28,9 +28,10 @@ from pipeline.filters import Thresholds
 from pipeline.motion.normalize import Normalization, Normalizer, channel_scales
 from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, to_printable
-from schemas.records import DatasetIndex, IndexEntry, checksum_column, member_columns
-from schemas.sample import MEMBERS, Sample, channels_to_complex
+from schemas.records import DatasetIndex, IndexEntry
+from schemas.sample import Sample, channels_to_complex
 from schemas.seal import open_seal
+from schemas.shard_record import MEMBER_COLUMNS
 from schemas.spectral_volume import SpectralVolume
 from schemas.statistics import decode_statistics
 
@@ -52,11 +53,7 @@ _MIN_CACHE_AGE_NS = 2_000_000_000
 """Age of a file from which on another change of it shows in its time."""
 
 
-_LOCATION_COLUMNS = (
-    *("key", "shard", "split"),
-    *(column for member in MEMBERS for column in member_columns(member)),
-    *map(checksum_column, MEMBERS),
-)
+_LOCATION_COLUMNS = ("key", "shard", "split", *MEMBER_COLUMNS)
 """Columns of the manifest that say where a kept sample is stored."""
 
 
