@@ -54,6 +54,7 @@ def test_only_the_decoder_processes_code_opens_videos_with_decord():
 def test_torch_is_imported_only_where_networks_run_on_it():
     allowed = {
         "pipeline/torchvision_import.py",
+        "pipeline/motion/gpu.py",
         "pipeline/motion/spectrum_gpu.py",
         "pipeline/flow/raft.py",
         "pipeline/flow/raft_weights.py",
