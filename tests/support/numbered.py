@@ -46,7 +46,7 @@ def read_number(image: np.ndarray) -> int:
 def read_frames(
     source: Source, indices: Sequence[int], size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """The images of `read_pictures`, in this process. Raises Quarantined at the first damaged one."""
+    """The images of `read_pictures`. Raises Quarantined at the first damaged one."""
     for index, picture in zip(indices, read_pictures(source, indices, size), strict=True):
         if picture.image is None:
             raise damaged_frame_error(index, source.video.times[index], picture.damage)

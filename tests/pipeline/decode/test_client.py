@@ -1,4 +1,4 @@
-"""A decoder that hangs, crashes, leaks or lies costs one clip, in time, and leaves nothing behind."""
+"""A decoder that hangs, crashes, leaks or lies costs one clip, in time, and leaves nothing."""
 
 import os
 import shutil
@@ -104,7 +104,7 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
 
 @pytest.mark.promise("P10")
 def test_a_leak_from_clip_to_clip_costs_no_clip(video, tmp_path, record_property):
-    """100 MB leak per clip, and the limit holds three clips: the process is replaced before that."""
+    """100 MB leak per clip, and the limit allows three: the process is replaced before that."""
     processes, clips = [], choose_count(10, 4)
     pool = DecoderPool(CONFIG, 1, lambda config: processes.append(fake(config)) or processes[-1])
     path = str(shutil.copy(video, tmp_path / "leaks_a_clip.mp4"))
@@ -289,7 +289,7 @@ def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
 
 
 def test_a_process_that_starts_late_answers_all_the_same(video, monkeypatch):
-    """On a busy machine loading may take longer than the pool waits; that is not the clip's fault."""
+    """On a busy machine loading may take longer than the wait, which is not the clip's fault."""
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 0.0)
     process = DecoderProcess(DecodeConfig())
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 60.0)
