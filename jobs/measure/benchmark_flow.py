@@ -168,13 +168,13 @@ def _assign_weights(job: BenchmarkFlow, names: Sequence[str]) -> dict[str, Path]
             )
     assigned: dict[str, Path] = {}
     for path, flows in fits.items():
-        wanted = [name for name in flows if name in names]
-        if not wanted:
+        requested = [name for name in flows if name in names]
+        if not requested:
             raise ValueError(
                 f"--weights is {path}, which fits {' and '.join(flows)}, "
                 f"expected weights of one of the --estimators: {', '.join(names)}"
             )
-        for name in wanted:
+        for name in requested:
             if name in assigned:
                 raise ValueError(
                     f"--weights has {assigned[name]} and {path}, which both fit {name}, "

@@ -152,10 +152,10 @@ def _find_frame_times(
     """The timeline, from the packets if they can be trusted and otherwise by decoding. A recording
     that begins in the middle of a group begins at `first`.
     """
-    shown = [p.pts for p in packets if not p.is_discarded]
-    times = sorted({pts for pts in shown if pts is not None})
+    stamps = [p.pts for p in packets if not p.is_discarded]
+    times = sorted({pts for pts in stamps if pts is not None})
     if (
-        len(times) == len(shown) > 0
+        len(times) == len(stamps) > 0
         and first.pts is not None
         and _is_one_recording(container, packets)
         and (

@@ -143,13 +143,13 @@ def _stream_batches(
     for turn, batch in enumerate(iter(lambda: list(islice(pictures, batch_size(size))), [])):
         if turn >= SLOT_COUNT:
             connection.recv_bytes()
-        others = {}
+        exceptions = {}
         for i, picture in enumerate(batch):
             if picture.image is not None:
                 memory[turn % SLOT_COUNT, i] = picture.image
             if picture.image is None or picture.decoder != source.video.decoder:
-                others[i] = dict(decoder=picture.decoder, damage=picture.damage)
-        yield json.dumps(dict(pictures=len(batch), others=others)).encode()
+                exceptions[i] = dict(decoder=picture.decoder, damage=picture.damage)
+        yield json.dumps(dict(pictures=len(batch), others=exceptions)).encode()
     if end:
         raise end[0]
     yield DONE

@@ -179,17 +179,15 @@ def _detail_bands(flow: Flow, valid: _Mask) -> list[Flow]:
 
 def measure_details(flow: Flow, truth: Truth) -> list[DetailMeasure | None]:
     """Details of each size, the finest first (docs/maths.md, 52); None if the truth has none."""
-    return [
-        _measure_detail(regress(band[:, truth.valid], details))
-        for band, details in zip(_detail_bands(flow, truth.valid), truth.details, strict=True)
-    ]
-
-
-def _measure_detail(found: Regression | None) -> DetailMeasure | None:
-    if found is None:
-        return None
-    power = max(found.error**2 - 1 + 2 * found.share, 0.0)
-    return DetailMeasure(kept=found.share, error=found.error, amount=float(np.sqrt(power)))
+    measures: list[DetailMeasure | None] = []
+    for band, details in zip(_detail_bands(flow, truth.valid), truth.details, strict=True):
+        fit = regress(band[:, truth.valid], details)
+        if fit is None:
+            measures.append(None)
+            continue
+        amount = float(np.sqrt(max(fit.error**2 - 1 + 2 * fit.share, 0.0)))
+        measures.append(DetailMeasure(kept=fit.share, error=fit.error, amount=amount))
+    return measures
 
 
 def regress(estimate: np.ndarray, truth: np.ndarray) -> Regression | None:
@@ -220,8 +218,8 @@ def band_errors(
             float(scale * np.sqrt(np.square(np.abs(part)).sum(axis=0).mean(dtype=np.float64)))
             for part in (b, a - b)
         )
-        found = regress(a, b)
-        bands.append(BandError(truth_px=size, error_px=error, kept=found.share if found else None))
+        fit = regress(a, b)
+        bands.append(BandError(truth_px=size, error_px=error, kept=fit.share if fit else None))
     return bands
 
 
