@@ -237,10 +237,10 @@ def build(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[Buil
     pool.close()
     return [
         BuiltWindow(
-            result.row["key"],
-            result.row["outcome"],
-            result.row.get("reason"),
-            result.row.get("detail"),
+            result.row.key,
+            result.row.outcome,
+            result.row.reason,
+            result.row.detail,
             result.sample and result.sample.spectrum.tobytes(),
         )
         for result in results

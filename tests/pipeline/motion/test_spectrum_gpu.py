@@ -99,12 +99,12 @@ def create_dataset(folder: Path, rows: list[dict], config: BuildConfig) -> Datas
 
 def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
     dataset = create_dataset(tmp_path / "out", rows, config)
-    *outcomes, timing = build_shard(dataset, rows[0]["shard"], rows, config)
+    *outcomes, timing = build_shard(dataset, rows[0].shard, rows, config)
     assert {window.outcome for window in outcomes} == {"kept"}
-    assert [window.key for window in outcomes] == [row["key"] for row in rows] and len(rows) > 1
+    assert [window.key for window in outcomes] == [row.key for row in rows] and len(rows) > 1
     assert isinstance(timing, ShardTiming) and 0 <= timing.idle_share < 1 and timing.seconds > 0
-    record = dataset.read_record(rows[0]["shard"])["rows"][0]
-    sample = read_sample(dataset.tar_path(rows[0]["shard"]), rows[0]["key"], record)
+    record = dataset.read_record(rows[0].shard).rows[0]
+    sample = read_sample(dataset.tar_path(rows[0].shard), rows[0].key, record.members)
     assert sample.meta["flow"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert sample.meta["flow"]["flow"] == "raft_small" and sample.spectrum.any()
     assert (
@@ -143,7 +143,7 @@ def test_other_weights_on_another_machine_are_refused(tmp_path, rows, config, we
     torch.save(raft_small(weights=None).state_dict(), tmp_path / "other.pth")
     changed = replace(config, flow=replace(config.flow, weights=str(tmp_path / "other.pth")))
     with pytest.raises(ContractMismatch, match=r"flow\.weights"):
-        list(build_shard(dataset, rows[0]["shard"], rows, changed))
+        list(build_shard(dataset, rows[0].shard, rows, changed))
     assert not list(dataset.shards.iterdir())
 
 
