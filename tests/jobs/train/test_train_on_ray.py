@@ -68,7 +68,7 @@ def kill_a_worker(pid: int) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)  # on a busy machine Ray takes minutes to start
 def test_a_killed_worker_costs_nothing(folder):
     """Training ends at the bytes of two processes that were left in peace, and every step is shown.
@@ -123,6 +123,7 @@ def without_ray(arguments: list[str]) -> None:
     train_autoencoder.main(arguments)
 
 
+@pytest.mark.slow
 def test_one_process_does_without_ray(folder):
     arguments = [
         "smoke",
@@ -142,7 +143,7 @@ def test_one_process_does_without_ray(folder):
     assert "--workers needs Ray and what it trains with" in (folder / "refused").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_of_all_processes_one_speaks(tmp_path, capfd):
     write_dataset(
         tmp_path / "data", {"train-000000": [{}] * 4}, config=replace(CONFIG, size=(64, 48))
@@ -164,7 +165,7 @@ def test_of_all_processes_one_speaks(tmp_path, capfd):
     assert capfd.readouterr().err.count("nothing is held out") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_wrong_request_ends_it_at_once_with_the_same_sentence(tmp_path, capsys):
     write_dataset(
         tmp_path / "data", {"test-000000": [{}] * 2}, config=replace(CONFIG, size=(64, 48))

@@ -179,6 +179,8 @@ refer to both groups.
 """
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_one_damaged_packet_costs_its_group_and_no_more(tmp_path, kind, decoder):
@@ -243,6 +245,7 @@ def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[t
     ]
 
 
+@pytest.mark.slow
 def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_path):
     """With the bytes that they have in the sound file, and whatever else was asked for before."""
     sound = outcomes(busy(tmp_path / "a.mp4"))
@@ -267,6 +270,8 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
     )
 
 
+@pytest.mark.sample(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"]
 )
@@ -281,6 +286,7 @@ def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
 def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch, packet_number):
     """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few

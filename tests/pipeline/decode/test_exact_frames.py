@@ -37,6 +37,8 @@ def seen(source, indices) -> list[int]:
     ]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", VIDEO_KINDS)
 def test_every_frame_is_the_one_asked_for(file, kind, decoder):
@@ -86,6 +88,8 @@ def with_matrix(path, matrix):
     return path
 
 
+@pytest.mark.sample(13)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize("turn", TURNS)
@@ -152,6 +156,8 @@ def test_times_are_the_files_own(file, name, start):
     )
 
 
+@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotated_video_shows_its_frames_upright(tmp_path, degrees, decoder):
@@ -173,6 +179,8 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     assert video.aspect == pytest.approx(2 * SIZE[0] / SIZE[1])
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -66,6 +66,8 @@ def outcome(process: DecoderProcess, path: Path) -> str:
     return caught.value.detail
 
 
+@pytest.mark.sample(9)
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
     """And what it tries is no empty threat: a process like it without a sandbox can."""
@@ -123,6 +125,8 @@ STEPS = {
 }
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_each_step_holds_by_itself(tmp_path, port, step):
     """A machine may have one of them alone."""

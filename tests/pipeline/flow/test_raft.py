@@ -94,6 +94,7 @@ def count(estimator, part: str) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(256, 160), (250, 155)], ids=str)
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_flow_is_torchvisions(networks, make, flow, size):
@@ -153,6 +154,7 @@ def test_a_large_request_is_worked_off_in_batches(make):
     assert upsamplings == [2, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_batch_size_does_not_matter(make, flow):
     images = pictures(6)
@@ -227,6 +229,7 @@ def test_bfloat16_is_close(material, make):
     assert float((found[0] - found[1]).abs().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
     """Traced, but not translated to machine code, which takes minutes; shapes are not checked
     meanwhile.
