@@ -48,6 +48,7 @@ def card(tmp_path_factory) -> Path:
     return root / "out"
 
 
+@pytest.mark.thorough
 def test_the_card_holds_numbers_with_their_protocol(card):
     about = json.loads((card / "flow_card.json").read_text())
     assert about["estimators"].keys() == {"dis_ultrafast", "dis_fine"}
@@ -71,6 +72,7 @@ def test_the_card_holds_numbers_with_their_protocol(card):
     assert {"quiver", "numpy", "opencv-python-headless"} <= set(protocol["versions"])
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_case_and_asks_for_nothing(card):
     with open_page(card / "flow_card.html", ready="document.readyState === 'complete'") as (
         tab,
@@ -215,6 +217,7 @@ def test_weights_go_to_the_network_they_fit(material, tmp_path):
     assert list(left_out) in ([], ["raft_large"])
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path, capsys):
     """Otherwise the card would have fewer estimators than requested, or other weights than a reader
     assumes.

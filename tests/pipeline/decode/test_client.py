@@ -41,6 +41,8 @@ def children() -> set[int]:
     return {int(pid) for pid in listing.split() if Path(f"/proc/{pid}").exists()}
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P10")
 @pytest.mark.parametrize("attempt", range(choose_count(10, 1)))
 @pytest.mark.parametrize(
@@ -185,6 +187,7 @@ def test_a_decoder_that_says_much_waits_for_nobody(video, tmp_path):
     process.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, count):
     pool = DecoderPool(CONFIG, count, fake)
@@ -218,6 +221,7 @@ def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_p
     pool.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.promise("P10")
 @pytest.mark.parametrize("size", [SIZE, (4096, 2560)])
 def test_a_lost_picture_costs_no_frame_before_it_and_no_other_clip(video, tmp_path, size):
@@ -247,6 +251,7 @@ def test_what_a_decoder_says_unasked_is_no_answer(video, tmp_path):
     assert process.process.pid not in children()
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_decoder_loads_itself_is_no_clips(video):
     """A busy machine takes much longer for it than an idle one."""
     code = (
@@ -305,6 +310,7 @@ def test_a_process_that_never_starts_is_said_to_be_that(video, monkeypatch):
     assert caught.value.reason == Reason.TIMEOUT and not process.is_alive()
 
 
+@pytest.mark.slow
 def test_frames_that_nobody_takes_do_not_keep_a_program_from_ending(video):
     code = (
         "from pipeline.decode import DecodeConfig, DecoderPool; "
@@ -314,6 +320,7 @@ def test_frames_that_nobody_takes_do_not_keep_a_program_from_ending(video):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
 
 
+@pytest.mark.slow
 def test_pictures_of_the_largest_size_are_decoded_within_the_memory(video):
     pool = DecoderPool(DecodeConfig(), 1)
     images = pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))
@@ -341,6 +348,7 @@ def test_the_child_loads_no_torch(video):
     assert COMMAND[-1] == "pipeline.decode.worker"
 
 
+@pytest.mark.slow
 def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(video, tmp_path):
     path = shutil.copy(video, tmp_path / "spins.mp4")
     program = str(Path(__file__).with_name("misbehaving.py"))
@@ -363,6 +371,8 @@ def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(vide
     assert not Path(f"/proc/{child}").exists()
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("size", [(128, 80), (640, 400)])
 def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, count, size):
@@ -374,6 +384,7 @@ def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, c
     pool.close()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_left_in_the_middle_harms_nobody(video):
     pool = DecoderPool(DecodeConfig(), 2)
     info = pool.probe(str(video))

@@ -178,6 +178,8 @@ frame, and those that refer to both groups.
 """
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_one_damaged_packet_costs_its_group_and_no_more(tmp_path, kind, decoder):
@@ -247,6 +249,7 @@ def build(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[Buil
     ]
 
 
+@pytest.mark.slow
 def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_path):
     """The others have the bytes that they have in the intact file, whatever was read before."""
     intact = build(busy(tmp_path / "a.mp4"))
@@ -267,6 +270,8 @@ def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_p
         assert build(tmp_path / "a.mp4", rows=slice(i, i + 1)) == windows[i : i + 1]
 
 
+@pytest.mark.sample(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"]
 )
@@ -279,6 +284,7 @@ def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
             assert a.decoder == b.decoder and np.array_equal(a.image, b.image)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
 def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch, packet_number):
     """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few

@@ -42,6 +42,8 @@ def read_numbers(source, indices) -> list[int]:
     return [read_number(image) for image in read_frames(source, indices, size)]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", VIDEO_KINDS)
 def test_every_frame_is_the_one_asked_for(file, kind, decoder):
@@ -91,6 +93,8 @@ def with_matrix(path, matrix):
     return path
 
 
+@pytest.mark.sample(13)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize("turn", TURNS)
@@ -157,6 +161,8 @@ def test_times_are_the_files_own(file, name, start):
     )
 
 
+@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotated_video_shows_its_frames_upright(tmp_path, degrees, decoder):
@@ -178,6 +184,8 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     assert video.aspect == pytest.approx(2 * SIZE[0] / SIZE[1])
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

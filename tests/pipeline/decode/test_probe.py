@@ -116,6 +116,8 @@ def with_a_lost_picture(path, kind: str, lost: int):
     return path
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGED)
 @pytest.mark.parametrize("first", [0, 24, 48])
 def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):

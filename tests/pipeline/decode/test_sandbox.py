@@ -67,6 +67,8 @@ def outcome(process: DecoderProcess, path: Path) -> str:
     return caught.value.detail
 
 
+@pytest.mark.sample(9)
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
     """The attempts are real: the same process without a sandbox succeeds."""
@@ -122,6 +124,8 @@ STEPS = {
 }
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_each_step_holds_by_itself(tmp_path, port, step):
     """A machine may support only one of them."""

@@ -84,6 +84,7 @@ def batch_sizes(estimator, part: str) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(256, 160), (250, 155)], ids=str)
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_flow_is_torchvisions(networks, make, flow, size):
@@ -145,6 +146,7 @@ def test_a_large_request_is_worked_off_in_batches(make):
     assert upsamplings == [2, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_batch_size_does_not_matter(make, flow):
     flows = []
@@ -214,6 +216,7 @@ def test_bfloat16_is_close(material, make):
     assert float((flows[0] - flows[1]).abs().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
     """The network is traced but not translated to machine code, which takes minutes; shapes are not
     checked meanwhile.

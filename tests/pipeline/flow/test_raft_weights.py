@@ -195,6 +195,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
         assert str(path) in sentence and "expected" in sentence and "\n" not in sentence
 
 
+@pytest.mark.slow
 def test_damaged_bytes_are_refused_whatever_torch_raises(tmp_path):
     torch.save({"a": torch.zeros(3, 2), "b": torch.ones(5)}, path := tmp_path / "a.pth")
     data, rng = np.frombuffer(path.read_bytes(), np.uint8), np.random.default_rng(0)
@@ -320,6 +321,7 @@ def fake_torchvision(folder: Path, first_line: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first_line", "output"),
     [

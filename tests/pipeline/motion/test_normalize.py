@@ -19,6 +19,7 @@ SPECTRA = arrays(np.float16, (3, 4, 2, 5), elements=HALVES).map(lambda a: a.asty
 SCALES = arrays(np.float32, (3, 4, 1, 1), elements=st.floats(0.0009765625, 1000, width=32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ALL)
 @given(spectrum=SPECTRA, scale=SCALES)
 def test_it_comes_back_to_float32_accuracy(normalization, spectrum, scale):
@@ -30,6 +31,7 @@ def test_it_comes_back_to_float32_accuracy(normalization, spectrum, scale):
     np.testing.assert_allclose(back, spectrum, rtol=tolerance, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ALL)
 @given(spectrum=SPECTRA, scale=SCALES)
 def test_it_is_odd_and_keeps_order_and_zero(normalization, spectrum, scale):
