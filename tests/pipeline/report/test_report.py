@@ -25,7 +25,8 @@ from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
-from pipeline.report import gallery, queries, render_report
+from pipeline.report import gallery, queries
+from pipeline.report.page import render_report
 from schemas.clip import Clip
 from tests.support import datasets, videos
 from tests.support.building import probe_video
