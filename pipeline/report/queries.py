@@ -180,8 +180,8 @@ def read_quarantined(selections: Sequence[DatasetView], max_rows: int) -> list[d
 def read_strips(
     selections: Sequence[DatasetView], chosen: Sequence[dict]
 ) -> dict[tuple[int, str], str]:
-    """The stored pictures of rejected windows as data URIs, by window (dataset, key): "" if they are
-    damaged, no entry if there are none. Reads each record only once.
+    """The stored pictures of rejected windows as data URIs, by window (dataset, key): "" if they
+    are damaged, no entry if there are none. Reads each record only once.
     """
     strips: dict[tuple[int, str], str] = {}
     for i, shard in sorted({(row["set"], row["shard"]) for row in chosen}):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.make_clips import RECIPES, main, timestamps
+from jobs.make_clips import main
 from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic import render as synthetic
+from pipeline.synthetic.clips import RECIPES, timestamps
 from pipeline.synthetic.render import (
     TICKS_PER_SECOND,
     VIDEO_SIZE,
