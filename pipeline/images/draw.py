@@ -151,6 +151,13 @@ def busiest_row(motion: Float[np.ndarray, "time 2 height width"]) -> int:
     return int(motion[:, 0].var(axis=0).mean(axis=1).argmax())
 
 
+def most_moving_row(weight: Float[np.ndarray, "height width"], rows: int) -> int:
+    """The row of a picture of `rows` rows whose pixels move furthest on average, by the mean
+    displacement `weight` at another size.
+    """
+    return int((weight.mean(axis=1).argmax() + 0.5) / len(weight) * rows)
+
+
 def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time width 3"]:
     """An X-t slice: one row of every frame, time downwards. Raises ValueError if there is no such
     row or no frame.

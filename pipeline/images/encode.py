@@ -2,8 +2,8 @@
 picture.
 
 Equal frames give equal bytes with one set of library versions. Frames are not held in memory: mp4
-and webm are written as frames come; gif and webp need all frames first, and keep them in a temporary
-file. Only the compressed frames of a webp are in memory.
+and webm are written as frames come; gif and webp need all frames first, and keep them in a
+temporary file. Only the compressed frames of a webp are in memory.
 """
 
 import io
@@ -186,6 +186,12 @@ def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     if height % 2 == 0 and width % 2 == 0:
         return image
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def encoded_size(image: _Picture, suffix: str) -> tuple[int, int]:
+    """Width and height of frames like this one in a file of that kind: those of films are even."""
+    shown = pad_to_even(image) if suffix in (".mp4", ".webm") else image
+    return shown.shape[1], shown.shape[0]
 
 
 def write_h264(

@@ -340,6 +340,21 @@ def crop_and_resize(image: Picture, size: tuple[int, int]) -> Picture:
     return cv2.resize(crop_to_aspect(image, size), size, interpolation=cv2.INTER_AREA)
 
 
+def image_correlation(first: Picture, second: Picture, size: tuple[int, int]) -> float:
+    """Correlation of the gray levels of two pictures at `size` (width, height), -1 to 1; 1 if one
+    of them has a single level.
+    """
+    levels = np.stack(
+        [
+            cv2.cvtColor(crop_and_resize(picture, size), cv2.COLOR_RGB2GRAY).ravel()
+            for picture in (first, second)
+        ]
+    ).astype(np.float64)
+    deviations = levels - levels.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(deviations, axis=1)
+    return float(deviations[0] @ deviations[1] / lengths.prod()) if lengths.all() else 1.0
+
+
 def shrink_to_width(image: Picture, width: int) -> Picture:
     """The picture, shrunk to `width` if it is wider."""
     rows, columns = image.shape[:2]

@@ -26,6 +26,7 @@ from pipeline.images.draw import warp
 from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.sample import Sample, channels_to_complex
+from schemas.spectral_volume import SpectralVolume
 
 _EXAMPLE_KEY_COUNT = 3
 """A message about an unknown key names so many others as examples."""
@@ -50,6 +51,16 @@ class Reconstruction:
     settings: WindowSettings
     motion: Float32[np.ndarray, "time 2 height width"]
     """Displacement from the start frame, pixels, of the stored frequencies alone."""
+
+    @property
+    def volume(self) -> SpectralVolume:
+        """The stored motion as a spectral volume, float32."""
+        return SpectralVolume(
+            spectrum=self.sample.spectrum.astype(np.float32),
+            frames=self.settings.plan.frames,
+            fps=self.settings.plan.fps,
+            provenance={},
+        )
 
     def frames(
         self, magnify: float = 1.0, step: int = 1

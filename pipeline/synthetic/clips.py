@@ -48,16 +48,16 @@ def _still_scene(rng: np.random.Generator) -> Scene:
 
 
 RECIPES = {
-    "lantern-50fps": Recipe(scene=SCENES["lantern"], fps=50),
-    "reeds-25fps": Recipe(scene=SCENES["reeds"], fps=25),
-    "plant-30fps": Recipe(scene=SCENES["plant"], fps=30),
-    "cloth-24fps": Recipe(scene=SCENES["cloth"], fps=24),
+    "lantern-50fps": Recipe(scene=SCENES["lantern"], fps=50.0),
+    "reeds-25fps": Recipe(scene=SCENES["reeds"], fps=25.0),
+    "plant-30fps": Recipe(scene=SCENES["plant"], fps=30.0),
+    "cloth-24fps": Recipe(scene=SCENES["cloth"], fps=24.0),
     "ripples-vfr": Recipe(scene=SCENES["ripples"], fps=None),
-    "pan-30fps": Recipe(scene=_panned_scene, fps=30, duration_share=0.75),
-    "cut-30fps": Recipe(scene=_cut_scene, fps=30, has_truth=False, duration_share=0.75),
-    "still-30fps": Recipe(scene=_still_scene, fps=30, has_truth=False, duration_share=0.75),
+    "pan-30fps": Recipe(scene=_panned_scene, fps=30.0, duration_share=0.75),
+    "cut-30fps": Recipe(scene=_cut_scene, fps=30.0, has_truth=False, duration_share=0.75),
+    "still-30fps": Recipe(scene=_still_scene, fps=30.0, has_truth=False, duration_share=0.75),
     "damaged-30fps": Recipe(
-        scene=SCENES["ripples"], fps=30, has_truth=False, duration_share=0.25, kept_bytes_share=0.6
+        scene=SCENES["ripples"], fps=30.0, has_truth=False, duration_share=0.25, kept_bytes_share=0.6
     ),
 }
 

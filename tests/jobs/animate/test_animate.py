@@ -380,11 +380,11 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
         (["photo.png", "--motion-from", "photo.png", "--out", "a.mp4"], "photo.png"),
         (
             ["gone.png", "--motion", "motion.safetensors", "--out", "a.mp4"],
-            "is not there, expected a photograph",
+            "is missing, expected a photograph",
         ),
         (
             ["motion.safetensors", "--motion", "motion.safetensors", "--out", "a.mp4"],
-            "is no picture that can be read",
+            "cannot be read as a picture",
         ),
         (
             ["tiny.png", "--motion", "motion.safetensors", "--out", "a.mp4"],

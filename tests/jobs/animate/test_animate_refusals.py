@@ -88,7 +88,7 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
     code, said = refused(
         capsys, tmp_path / "a.mp4", *pictures, "--motion", folder / "motion.safetensors"
     )
-    assert code == ExitCode.USAGE and f"{broken} is no picture that can be read" in said
+    assert code == ExitCode.USAGE and f"{broken} cannot be read as a picture" in said
 
 
 @pytest.mark.parametrize(

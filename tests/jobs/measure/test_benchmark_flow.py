@@ -149,7 +149,7 @@ def without_number(root: Path) -> None:
             "has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair",
         ),
         (odd_size, "and its pictures are of 160x128, 160x100, 160x128 pixels, expected one size"),
-        (gone, "frame11.png is not there, expected a photograph"),
+        (gone, "frame11.png is missing, expected a photograph"),
         (cut, "flow10.flo has 163848 bytes, expected 163852 for 160x128"),
         (without_number, "flow.flo has no number in its name, expected one such as flow10.flo"),
     ],
