@@ -263,7 +263,7 @@ def test_a_folder_of_pictures_is_there_whole_or_not_at_all(folder, capsys):
         == [f"frame-{number:04}.png" for number in range(6)]
         and out.stat().st_mode & 0o777 == 0o755
     )
-    assert "where there is something, expected a folder that is new or empty" in refused(
+    assert "which exists, expected a folder that is new or empty" in refused(
         capsys, *options, "--out", out
     )
     (folder / "note").write_text("there already")
@@ -420,7 +420,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
                 "--magnify-band",
                 "1=2",
             ],
-            "'1=2', expected LOW:HIGH=FACTOR, as 0.5:1=3",
+            "'1=2', expected LOW:HIGH=FACTOR, such as 0.5:1=3",
         ),
         (
             [

@@ -129,7 +129,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "none.safetensors",
             "page.html",
-            "none.safetensors', which is not there, expected FILE.safetensors or DATASET KEY",
+            "none.safetensors', which is missing, expected FILE.safetensors or DATASET KEY",
         ),
         (
             "photo.jpg",

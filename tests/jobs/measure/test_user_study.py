@@ -1,4 +1,4 @@
-"""`quiver study`: the page in a real browser, as a viewer uses it; `quiver study-result` on what it
+"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on what it
 saves; a sentence for each mistake.
 """
 
@@ -247,7 +247,7 @@ def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     code, said = refused(capsys, user_study, *folders, "--out", tmp_path / "page.html")
     assert (
         code == ExitCode.USAGE
-        and "which is there: answers to a page belong to it alone" in said
+        and "which exists: answers to a page belong to it alone" in said
         and (tmp_path / "page.html").read_bytes() == before
     )
 
@@ -343,7 +343,7 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "answers.csv is not there"),
+        (None, "answers.csv is missing"),
         (b"a,b\n1,2\n", "answers.csv begins with 'a,b', expected the columns study,viewer"),
         (
             b"\x1b]0;title\x07[bold]x[/bold]\n",
