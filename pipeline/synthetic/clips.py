@@ -57,7 +57,11 @@ RECIPES = {
     "cut-30fps": Recipe(scene=_cut_scene, fps=30.0, has_truth=False, duration_share=0.75),
     "still-30fps": Recipe(scene=_still_scene, fps=30.0, has_truth=False, duration_share=0.75),
     "damaged-30fps": Recipe(
-        scene=SCENES["ripples"], fps=30.0, has_truth=False, duration_share=0.25, kept_bytes_share=0.6
+        scene=SCENES["ripples"],
+        fps=30.0,
+        has_truth=False,
+        duration_share=0.25,
+        kept_bytes_share=0.6,
     ),
 }
 

@@ -306,12 +306,12 @@ def test_the_motion_of_a_video(folder, capsys):
 def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(
     folder, capsys, size, working
 ):
-    """It covers a working size of its own aspect, and moves as the video's own frames, so enlarged."""
+    """The film covers a working size of its aspect, and moves as the enlarged frames do."""
     videos.write_swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
     run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
     assert (
-        f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at, {working[0]}x{working[1]}"
-        in capsys.readouterr().err
+        f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at,"
+        f" {working[0]}x{working[1]}" in capsys.readouterr().err
     )
     films = [frame.astype(np.float32) for frame in frames(folder / "small.mp4")]
     real = np.stack(
@@ -357,7 +357,8 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
     [
         (
             ["photo.png", "--out", "a.mp4"],
-            "0 sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY",
+            "0 sources of motion were given, expected one of --motion-from VIDEO,"
+            " --motion FILE or DATASET KEY",
         ),
         (
             [

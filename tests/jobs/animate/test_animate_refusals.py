@@ -54,7 +54,8 @@ def test_a_tiny_picture(folder, tmp_path, capsys, size):
     )
     assert (code, said) == (
         ExitCode.USAGE,
-        f"quiver: the picture has {size[0]}x{size[1]} pixels, expected at least 48x32, the working size",
+        f"quiver: the picture has {size[0]}x{size[1]} pixels,"
+        " expected at least 48x32, the working size",
     )
 
 
@@ -100,7 +101,8 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
         ),
         (
             motion((1, 1)),
-            "spectrum is float32[2, 4, 1, 1], expected float32[K, 4, height, width] of at least 2x2 pixels",
+            "spectrum is float32[2, 4, 1, 1],"
+            " expected float32[K, 4, height, width] of at least 2x2 pixels",
         ),
         (motion((0, 0)), "spectrum is float32[2, 4, 0, 0], expected"),
         (motion(SIZE, largest=float("nan")), "spectrum has values that are not finite"),

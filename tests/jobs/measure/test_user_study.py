@@ -1,5 +1,5 @@
-"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on what it
-saves; a sentence for each mistake.
+"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on
+what the page saves; a sentence for each mistake.
 """
 
 import csv
@@ -202,11 +202,16 @@ def test_both_videos_repeat_together_on_a_phone_and_a_tap_chooses(page):
     ):
         tab.tap("#begin")
         tab.evaluate(
-            "quiver.times = quiver.films.map(film => { const kept = []; film.addEventListener('seeking', () => kept.push(1)); return kept; })"
+            """quiver.times = quiver.films.map(film => {
+                const kept = [];
+                film.addEventListener('seeking', () => kept.push(1));
+                return kept;
+            })"""
         )
         wait_until(tab, "quiver.times.every(kept => kept.length >= 3)")
         assert tab.evaluate(
-            "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+            "document.documentElement.scrollWidth <= innerWidth"
+            " && document.documentElement.scrollHeight <= innerHeight"
         )
         upper, lower = tab.locator("#left").bounding_box(), tab.locator("#right").bounding_box()
         assert upper["y"] + upper["height"] <= lower["y"]

@@ -144,7 +144,8 @@ def test_files_of_different_studies_and_the_same_file_twice_are_refused():
     )
     with pytest.raises(
         ValueError,
-        match=r"b\.csv is of study sffffffffffff and the files before of s0123456789ab, expected one study",
+        match=r"b\.csv is of study sffffffffffff and the files before of s0123456789ab,"
+        " expected one study",
     ):
         merge_choices([("a.csv", one), ("b.csv", other)])
     with pytest.raises(
