@@ -19,7 +19,7 @@ from schemas.outcome import Quarantined
 
 _RANDOM_SAMPLES = 6
 _SMALL_WIDTH_PX = 128
-"""Width of pictures that stand two in the place of one."""
+"""Largest width of pictures that share a column."""
 _GAP_PX = 16
 """Columns between real frames and reconstruction: those of the page's grid, which covers them."""
 _CRF_LADDER = (20, 24, 28, 34, 42, 51)
@@ -50,8 +50,8 @@ def choose_windows(
     """
     reasons = [(row, "at random") for row in queries.draw_varied_windows(kept, _RANDOM_SAMPLES)]
     for measure, sign, label in _EXTREMES:
-        place = int(np.nanargmin(sign * queries.read_numbers(kept, measure)))
-        reasons.append((kept.slice(place, 1).to_pylist()[0], label))
+        index = int(np.nanargmin(sign * queries.read_numbers(kept, measure)))
+        reasons.append((kept.slice(index, 1).to_pylist()[0], label))
     largest = averaged.slice(int(error.argmax()), 1).to_pylist()[0]
     reasons.append((largest, "largest error at this K"))
     chosen: dict[tuple[int, str], dict] = {}
@@ -158,7 +158,7 @@ def draw_strip(selection: DatasetView, row: dict[str, Any]) -> str:
 
 
 def draw_legends() -> dict[str, str]:
-    """The colour wheel of flow, and the ramp of the heat map from 0 to its limit."""
+    """The color wheel of flow, and the ramp of the heat map from 0 to its limit."""
     ramp = draw.heat_map(np.linspace(0, 1, 160, dtype=np.float32)[None].repeat(10, axis=0), 1.0)
     wheel = draw.draw_color_wheel(112)
     transparent = np.dstack([wheel, 255 * wheel.any(axis=2).astype(np.uint8)])

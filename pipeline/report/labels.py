@@ -170,6 +170,5 @@ TEMPLATE_FILTERS = dict(
     size=_format_size,
     duration=format_duration,
     reason=_format_reason,
-    shown=format_threshold,
 )
 """The filters that templates use, by name."""

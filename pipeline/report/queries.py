@@ -110,8 +110,8 @@ def draw_windows(table: pa.Table, count: int) -> pa.Table:
     """
     keys, sets = table["key"].to_pylist(), table["set"].to_pylist()
     hashes = [
-        (hashlib.sha256(key.encode()).digest(), place)
-        for key, place in zip(keys, sets, strict=True)
+        (hashlib.sha256(key.encode()).digest(), dataset)
+        for key, dataset in zip(keys, sets, strict=True)
     ]
     order = sorted(range(len(table)), key=hashes.__getitem__)
     return table.take(pa.array(order[:count], pa.int64()))

@@ -100,7 +100,7 @@ def truncation_errors(
 def rebin(
     counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]
 ) -> Float64[np.ndarray, " cells"]:
-    """Share of the counted values between every two neighbours of the rising `edges` (pixels). A
+    """Share of the counted values between every two neighbors of the rising `edges` (pixels). A
     bin that an edge cuts is split evenly; values outside the edges are left out.
     """
     below = np.concatenate([[0.0], np.cumsum(counts[: histogram.FINITE_BINS], dtype=np.float64)])
@@ -114,7 +114,7 @@ def amplitude_shares(
     counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any
 ) -> Float64[np.ndarray, " cells"]:
     """Share of the coefficients of x and y whose normalized amplitude lies between every two
-    neighbours of `edges`. `pixels[c]` converts amplitudes of component c to pixels.
+    neighbors of `edges`. `pixels[c]` converts amplitudes of component c to pixels.
     """
     of_component = [rebin(counts[c], pixels[c](edges)) * counts[c].sum() for c in range(2)]
     return np.sum(of_component, axis=0) / max(float(counts.sum()), 1.0)

@@ -3,7 +3,7 @@
 A scene is a stack of painted layers. A layer's material point q is at rest at q and at time t at q
 + u(q, t), with u(q, t) = sum_j a_j phi_j(q) cos(2 pi f_j t + theta_j) exp(-d_j t). A frame looks
 up, for the position x of each pixel, the q with q + u(q, t) = x. Positions are in picture widths: x
-from 0 to 1, y downwards from 0 to 0.625; the centre of pixel i of W is at (i + 0.5) / W.
+from 0 to 1, y downwards from 0 to 0.625; the center of pixel i of W is at (i + 0.5) / W.
 Displacements are in pixels of the working resolution, 256 wide.
 """
 
@@ -163,7 +163,7 @@ def true_motion(
     times: Float64[np.ndarray, " time"],
     size: tuple[int, int] = WORKING_SIZE,
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """The motion texture F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start;
+    """The motion texture F_t(p) = u(q, start + t) - u(q, start), for the q seen at p at the start;
     in pixels of `size` (Generative Image Dynamics, section 3).
 
     `times` are seconds after the start. Each pixel follows the front-most layer that covers at
