@@ -72,7 +72,7 @@ def test_what_is_no_picture_is_a_sentence(tmp_path):
     for name, words in (
         ("a.jpg", "cannot be read as a picture"),
         ("b.png", "cannot be read as a picture"),
-        ("c.png", "is not there"),
+        ("c.png", "is missing"),
     ):
         refused(tmp_path / name, words)
 
@@ -404,8 +404,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch):
         listening.bind("socket.png")
         for name in ("pipe.png", "link.png", "folder.png", "socket.png"):
             refused(tmp_path / name, "is not a file, expected a photograph")
-    refused(Path("/dev/zero"), "is no file")
-    refused(Path("/dev/null"), "is no file")
+    refused(Path("/dev/zero"), "is not a file")
+    refused(Path("/dev/null"), "is not a file")
 
 
 def test_heif_without_its_package_names_the_extra(tmp_path, monkeypatch):

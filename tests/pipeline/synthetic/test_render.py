@@ -215,7 +215,7 @@ def test_covered_pixels_are_not_trusted():
     assert not motion[:, :, 80, right + 3].any()
 
 
-@pytest.mark.parametrize("fps", [24, 25, 30, 50, None])
+@pytest.mark.parametrize("fps", [24.0, 25.0, 30.0, 50.0, None])
 def test_files_have_the_times_asked_for(tmp_path, plain, fps):
     times = timestamps(fps, 0.5, np.random.default_rng(5))
     write_clip(tmp_path / "clip.mp4", plain, times, (64, 48))
