@@ -373,7 +373,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
             "2 sources of motion",
         ),
         (["--motion", "motion.safetensors", "--out", "a.mp4"], "PHOTO is missing"),
-        (["photo.png", "--motion", "gone.safetensors", "--out", "a.mp4"], "which is not there"),
+        (["photo.png", "--motion", "gone.safetensors", "--out", "a.mp4"], "which is missing"),
         (
             ["photo.png", "--motion", "photo.png", "--out", "a.mp4"],
             "not a file of a spectral volume",
