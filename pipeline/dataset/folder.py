@@ -250,19 +250,6 @@ class Dataset:
                 f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set"
             )
 
-    @contextmanager
-    def build_session(self, shard: str) -> Iterator[None]:  # noqa: ARG002
-        """Around the building of a shard, in a worker: where the data set is kept elsewhere
-        (staging.py), it is handed over at the end.
-        """
-        yield
-
-    @contextmanager
-    def finalize_session(self) -> Iterator[None]:
-        """Around the deriving of all that follows from the records, likewise."""
-        self.check_not_taken_over()
-        yield
-
     def tar_size(self, shard: str) -> int | None:
         """Bytes of a shard's tar; None where there is none."""
         path = self.tar_path(shard)

@@ -55,7 +55,7 @@ def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended(tmp_path):
-    code = f"import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\nwith RunLock(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
+    code = f"import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\nwith RunLock(Path({str(tmp_path)!r})).acquire(): print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
