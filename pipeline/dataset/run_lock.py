@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 from threading import Event, Thread
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
-from pipeline.atomic_files import add_path_to_errors, open_to_create
-from pipeline.dataset.shards import to_json
+from pipeline.atomic_files import add_path_to_errors, open_to_create, open_to_replace
 from schemas.outcome import to_printable
+from schemas.seal import to_json
 
 LOCK_FOLDER = ".fence"
 _TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
@@ -198,6 +198,75 @@ class RunLock:
             )
         except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
+
+
+class LockedFolder:
+    """A folder that one run at a time writes to, and the ways of writing that a take-over stops."""
+
+    def __init__(self, root: Path):
+        self.root, self.run_lock = root, RunLock(root)
+        self.token: int | None = None
+        """The token of the run that holds the folder, in its workers too; None for a reader."""
+
+    @contextmanager
+    def lock(self, take_over_s: float | None = None) -> Iterator[None]:
+        """Holds the folder within the block. Raises FolderInUse while another run holds it, unless
+        that one has sent no heartbeat for `take_over_s`.
+        """
+        with self.run_lock.acquire(take_over_s) as self.token:
+            try:
+                yield
+            finally:
+                self.token = None
+
+    def is_locked(self) -> bool:
+        """Returns whether a run is writing to the folder now."""
+        return self.run_lock.is_locked()
+
+    def newest_token(self) -> int:
+        return self.run_lock.newest_token()
+
+    def check_not_taken_over(self) -> None:
+        """Raises FolderInUse if a later run has taken the folder over.
+
+        A file is published in this order: create it under a temporary name, call this, rename it. A
+        run that takes over removes all temporary files, so that a run which is paused between the
+        check and the rename publishes nothing either.
+        """
+        if self.token is not None and self.newest_token() > self.token:
+            raise FolderInUse(
+                f"a later run has taken over {self.root}: this one, of token {self.token}, "
+                "commits nothing any more"
+            )
+
+    @contextmanager
+    def detect_takeover(self) -> Iterator[None]:
+        """Raises FolderInUse instead of FileNotFoundError if a later run has taken the folder over
+        and removed the temporary file that is missing.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_not_taken_over()
+            raise
+
+    @contextmanager
+    def open_for_publish(self, path: Path) -> Iterator[BinaryIO]:
+        """Opens a temporary file that gets the name `path` at the end of the block, and replaces an
+        older file. Raises FolderInUse after a take-over.
+        """
+        with self.detect_takeover(), open_to_replace(path) as file:
+            yield file
+            self.check_not_taken_over()
+
+    def publish(self, path: Path, data: bytes | None) -> None:
+        """Writes a file, or removes it if data is None. Raises FolderInUse after a take-over."""
+        if data is None:
+            self.check_not_taken_over()
+            path.unlink(missing_ok=True)
+            return
+        with self.open_for_publish(path) as file:
+            file.write(data)
 
 
 def max_token(names: Iterable[str]) -> int:
