@@ -28,6 +28,7 @@ from pipeline.dataset.finalize import DERIVED_FILES
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.object_store import Bucket, is_storage_url
 from pipeline.dataset.run_lock import LOCK_FOLDER, max_token
+from schemas.records import PlanRow
 
 _UPLOADS = ".uploads/"
 _FETCH_THREADS = 8
@@ -115,7 +116,7 @@ class RemoteDataset(Dataset):
                 return token
 
     def create_or_resume(
-        self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
+        self, rows: Sequence[PlanRow], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
         """Does the same as for a folder, and downloads what is committed in the storage. Raises
         OSError if the storage has no conditional requests.
@@ -127,7 +128,7 @@ class RemoteDataset(Dataset):
         self._adopt_all_local()
         return warnings
 
-    def earlier_plan(self) -> Iterable[dict]:
+    def earlier_plan(self) -> Iterable[PlanRow]:
         return super().earlier_plan() if self._fetch_contract() else []
 
     def resume(self) -> None:
@@ -140,7 +141,7 @@ class RemoteDataset(Dataset):
         self._adopt_all_local()
         self.tar_sizes = self.bucket.list_sizes("shards/")
 
-    def add_round(self, rows: Sequence[dict]) -> None:
+    def add_round(self, rows: Sequence[PlanRow]) -> None:
         """Adds the round locally and in the storage. If another run has created the round there,
         that one's round counts and replaces the local one.
         """
@@ -241,8 +242,8 @@ class RemoteDataset(Dataset):
         histogram.
         """
         record = self.read_record(shard)
-        tar = [(self.tar_path(shard), record["tar"]["sha256"])] if record["tar"] else []
-        files = [*tar, (self.histogram_path(shard), record["histogram"])]
+        tar = [(self.tar_path(shard), record.tar.sha256)] if record.tar else []
+        files = [*tar, (self.histogram_path(shard), record.histogram)]
         return [
             _RecordedFile(
                 path,

@@ -1,19 +1,19 @@
-"""Clips in object storage: listed as those of a folder are, and copied to this machine for as long
-as they are read.
-"""
+"""List clips in object storage, and download them for as long as they are read."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.dataset.object_store import bucket_and_key, is_storage_url
 from schemas.outcome import Quarantined, Reason, Stage
+from schemas.records import PlanRow
 
 
 def list_object_urls(url: str) -> list[str]:
-    """URLs of the object of that name, or of all below it, as of a folder. Raises ValueError where
-    there is none.
+    """Returns the URL of the object of that name, or of all objects below it as below a folder.
+    Raises ValueError if there is none.
     """
     bucket, key = bucket_and_key(url.rstrip("/"))
     names = (
@@ -30,29 +30,38 @@ def list_object_urls(url: str) -> list[str]:
 
 @contextmanager
 def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
-    """A clip's file: that of a path, or a copy in a folder (None: the system's for temporary files)
-    that goes with the block.
+    """Yields the path of a clip: `uri` itself, or for a URL a copy that is removed after the block.
 
-    Raises Quarantined where there is no such object, OSError where the storage does not give it.
+    folder: the folder for copies; None for the system's temporary folder. Raises Quarantined if the
+    object does not exist, OSError if the storage does not deliver it.
     """
     if not is_storage_url(uri):
         yield uri
         return
-    with local_clip_rows([{"uri": uri}], folder) as (row,):
-        if not Path(row["uri"]).exists():
+    with _local_copies([uri], folder) as copies:
+        if not Path(copies[uri]).exists():
             raise Quarantined(Stage.PROBE, Reason.MISSING, "there is no such object")
-        yield row["uri"]
+        yield copies[uri]
 
 
 @contextmanager
-def local_clip_rows(rows: Sequence[dict], folder: Path | None) -> Iterator[list[dict]]:
-    """Planned windows whose clips are on this machine; one that is in storage no more is a file
-    that is not there.
+def local_clip_rows(rows: Sequence[PlanRow], folder: Path | None) -> Iterator[list[PlanRow]]:
+    """Yields the rows with the paths of local copies instead of URLs (see `local_clip_path`). The
+    path of an object that does not exist is that of a missing file.
     """
-    urls = dict.fromkeys(row["uri"] for row in rows if is_storage_url(row["uri"]))
+    urls = list(dict.fromkeys(row.uri for row in rows if is_storage_url(row.uri)))
     if not urls:
         yield list(rows)
         return
+    with _local_copies(urls, folder) as copies:
+        yield [replace(row, uri=copies.get(row.uri, row.uri)) for row in rows]
+
+
+@contextmanager
+def _local_copies(urls: Sequence[str], folder: Path | None) -> Iterator[dict[str, str]]:
+    """Downloads objects into a folder that is removed after the block; yields the path for each
+    URL, which has no file if the object does not exist.
+    """
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quiver-clips-", dir=folder) as place:
@@ -61,4 +70,4 @@ def local_clip_rows(rows: Sequence[dict], folder: Path | None) -> Iterator[list[
             bucket, key = bucket_and_key(url)
             bucket.download(key, path := Path(place) / f"{number}{PurePosixPath(key).suffix}")
             paths[url] = str(path)
-        yield [row | {"uri": paths.get(row["uri"], row["uri"])} for row in rows]
+        yield paths
