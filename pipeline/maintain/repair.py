@@ -32,13 +32,13 @@ def rows_to_rebuild(dataset: Dataset, names: set[str]) -> RowsByShard:
     """
     fates = EarlierFates(dataset.rounds())
     return {
-        shard: _keep_failures(dataset, shard, fates.add_fates(rows))
+        shard: keep_failures(dataset, shard, fates.add_fates(rows))
         for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard)
         if shard in names
     }
 
 
-def _keep_failures(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
+def keep_failures(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
     """Settles the rows of windows that failed for an environmental reason by the shard's record, if
     it can be read.
     """

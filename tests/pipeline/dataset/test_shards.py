@@ -9,6 +9,7 @@ import pytest
 from pipeline.atomic_files import create_file
 from pipeline.dataset.shards import ShardWriter, read_sample
 from schemas.sample import encode_sample
+from schemas.shard_record import TarDigest
 from tests.schemas.test_sample import make_sample
 
 
@@ -19,12 +20,12 @@ def shard(tmp_path):
     writer = ShardWriter(tmp_path / "train-000000.tar")
     for sample in samples.values():
         writer.add(sample)
-    receipt = writer.finish()
+    tar = writer.finish()
     writer.publish()
-    assert receipt == {
-        "sha256": hashlib.sha256(writer.path.read_bytes()).hexdigest(),
-        "bytes": writer.path.stat().st_size,
-    }
+    assert tar == TarDigest(
+        sha256=hashlib.sha256(writer.path.read_bytes()).hexdigest(),
+        bytes=writer.path.stat().st_size,
+    )
     return writer.path, writer.rows, samples
 
 
