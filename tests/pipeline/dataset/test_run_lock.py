@@ -69,8 +69,8 @@ def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended
         assert RunLock(tmp_path).is_locked()
         with pytest.raises(
             FolderInUse,
-            match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, "
-            "last seen [0-9]+ s ago$",
+            match=f"another run is writing to {tmp_path}: process {process.pid} on .*, "
+            "since .* UTC, last seen [0-9]+ s ago$",
         ):
             RunLock(tmp_path).acquire().__enter__()
         process.send_signal(signal.SIGKILL)
