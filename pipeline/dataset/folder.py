@@ -45,7 +45,7 @@ class ContractMismatch(Exception):
     other videos; `differences` has one line for each.
     """
 
-    def __init__(self, lines: Sequence[str], what: str = "a data set"):
+    def __init__(self, lines: Sequence[str], what: str = "a dataset"):
         super().__init__("\n".join(lines))
         self.differences, self.subject = list(lines), what
 

@@ -136,7 +136,7 @@ class RemoteDataset(Dataset):
         ValueError if the storage holds no dataset under this URL.
         """
         if not self._fetch_contract():
-            raise ValueError(f"{self.bucket.url} holds no data set: there is no run.json")
+            raise ValueError(f"{self.bucket.url} holds no dataset: there is no run.json")
         super().resume()
         self._adopt_all_local()
         self.tar_sizes = self.bucket.list_sizes("shards/")
