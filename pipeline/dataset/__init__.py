@@ -1,18 +1,18 @@
 """The folder of a dataset on disk or in object storage. Python code begins with `open_dataset`.
 
-    commit          READ FIRST: how a shard is committed exactly once
-    folder          the folder: run contract, plan, records
-    run_lock        one writer per folder, and what stops a run that was taken over
-    shards          the tar of a shard: write, check, read
-    rounds          what `quiver retry` adds to the plan
-    finalize        all files that are derived from plan and records
-    histogram, scales   counts of coefficients, and the scales from them
-    card            README.md for Hugging Face
-    open            DATASET or DATASET:VIEW for readers
-    views           a dataset judged again by other thresholds
-    remote          a dataset in object storage
-    object_store, remote_clips   S3 calls; clips that are in S3
-    crashpoint      where tests kill a run
+commit          READ FIRST: how a shard is committed exactly once
+folder          the folder: run contract, plan, records
+run_lock        one writer per folder, and what stops a run that was taken over
+shards          the tar of a shard: write, check, read
+rounds          what `quiver retry` adds to the plan
+finalize        all files that are derived from plan and records
+histogram, scales   counts of coefficients, and the scales from them
+card            README.md for Hugging Face
+open            DATASET or DATASET:VIEW for readers
+views           a dataset judged again by other thresholds
+remote          a dataset in object storage
+object_store, remote_clips   S3 calls; clips that are in S3
+crashpoint      where tests kill a run
 """
 
 from importlib import import_module

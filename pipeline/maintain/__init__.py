@@ -1,8 +1,8 @@
 """Verify, repair and watch a dataset.
 
-    verify    READ FIRST: every fault of a dataset, with its remedy
-    repair    the steps that put faults right
-    status    how far a dataset is, without reading a shard
+verify    READ FIRST: every fault of a dataset, with its remedy
+repair    the steps that put faults right
+status    how far a dataset is, without reading a shard
 """
 
 from importlib import import_module
