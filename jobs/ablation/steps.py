@@ -40,7 +40,6 @@ from model.evaluate.pairs import CROP_SIZE, NETWORK_SPECS
 from pipeline.atomic_files import replace_file
 from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.open import DatasetView, open_dataset
-from pipeline.dataset.shards import to_json
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.images.encode import encode_animation, write_animation
@@ -54,7 +53,7 @@ from pipeline.synthetic.clips import WINDOW_S, clip_name_at
 from pipeline.whole_clip.frames import decode_clip, open_clip
 from schemas.outcome import Outcome, Quarantined
 from schemas.run_contract import flatten, to_json_value
-from schemas.seal import open_seal, seal
+from schemas.seal import open_seal, seal, to_json
 
 _SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
 """Of the generated clips those that are to be learnt from."""

@@ -224,7 +224,7 @@ def test_the_file_asked_for_is_judged_before_any_work(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, capsys):
-    assert "holds no data set: there is no run.json" in refused(
+    assert "holds no dataset: there is no run.json" in refused(
         capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4")
     )
 
