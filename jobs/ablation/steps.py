@@ -36,8 +36,9 @@ from jobs.cli.console import print_output
 from jobs.cli.results import load_page_maker, write_results
 from jobs.make_clips import WINDOW_S, clip_name_at
 from model.checkpoints import read_newest
+from model.evaluate.extractors import NETWORK_SPECS
 from model.evaluate.paired import compare_evaluations
-from model.evaluate.pairs import CROP_SIZE, NETWORK_SPECS
+from model.evaluate.pairs import CROP_SIZE
 from pipeline.atomic_files import replace_file
 from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.open import DatasetView, open_dataset

@@ -20,8 +20,8 @@ from jobs.ablation.variants import (
 )
 from jobs.cli.errors import error_boundary
 from jobs.cli.training import parse_preset_args
+from model.evaluate.extractors import NETWORK_SPECS
 from model.evaluate.feature_networks import load_network
-from model.evaluate.pairs import NETWORK_SPECS
 from model.prior.inference import check_device
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
