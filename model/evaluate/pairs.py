@@ -75,7 +75,7 @@ def find_real(place: str, pool: DecoderPool) -> dict[str, SpanOpener]:
     view = open_dataset(place)
     settings = read_settings(view.dataset)
     rows = read_manifest(view, filters=[("outcome", "==", str(Outcome.KEPT))])
-    return {row["key"]: partial(open_window, row, settings, pool) for row in rows}
+    return {row.window().key: partial(open_window, row, settings, pool) for row in rows}
 
 
 def find_videos(folder: Path, option: str, pool: DecoderPool) -> dict[str, SpanOpener]:
