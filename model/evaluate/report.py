@@ -25,7 +25,8 @@ _CURVE_STYLES = {
 }
 """What a clip's curves show of the ceiling, and how."""
 _CURVE_LEGEND = Markup(
-    '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span class="key">K = 16</span>, <span class="key true">true motion</span>'
+    '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, '
+    '<span class="key">K = 16</span>, <span class="key true">true motion</span>'
 )
 
 _MIN_SLICE_ROWS = 100
@@ -61,7 +62,9 @@ class Section(NamedTuple):
 def render_upper_bound_page(
     found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
 ) -> str:
-    """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
+    """The page of `quiver upper-bound`, from the content of ceiling.json and the X-t slices of each
+    clip, by clip and motion.
+    """
     clips = found["clips"]
     sections = [
         Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, found["mean"]))
@@ -77,7 +80,10 @@ def render_upper_bound_page(
         make_tile("clips", format_number(len(clips))),
         make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True),
     ]
-    lede = f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
+    lede = (
+        f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was "
+        "measured in it: whole, and from its first K frequencies. No network had a part in it."
+    )
     return render_template(
         "report.html",
         dict(
@@ -93,16 +99,19 @@ def render_upper_bound_page(
 
 
 _UPPER_BOUND_TEXTS = (
-    "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. Here both are replaced by the truth as far as it is known: what is "
-    "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would have said.",
-    "PSNR and SSIM compare every later frame with the real one; the error of the motion is that of the displacements, as a root mean square over frames and pixels.",
+    "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. "
+    "Here both are replaced by the truth as far as it is known: what is "
+    "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would "
+    "have said.",
+    "PSNR and SSIM compare every later frame with the real one; the error of the motion is that "
+    "of the displacements, as a root mean square over frames and pixels.",
 )
 
 
 def _upper_bound_table(
     clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]
 ) -> Table:
-    """A line for each clip and measure, and the `mean` over clips first, if there is one."""
+    """A row for each clip and measure; first the `mean` over clips, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
     measures = (
         ("PSNR, dB", "psnr_db", "{:.2f}"),
@@ -128,7 +137,7 @@ def _upper_bound_table(
 def _upper_bound_section(
     place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]
 ) -> Section:
-    """One clip."""
+    """The section of one clip."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
     by_count = figures.plot_steps(
@@ -148,14 +157,16 @@ def _upper_bound_section(
         Figure(
             by_count,
             Markup(
-                "<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion."
+                "<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, "
+                "and by the true motion."
             ),
         ),
         Figure(over_time, Markup("<b>PSNR over time.</b> ") + _CURVE_LEGEND),
     ]
     size, crop = clip["size"], clip["working_size"]
     text = (
-        f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, compared at {crop[0]}x{crop[1]}; "
+        f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, "
+        f"compared at {crop[0]}x{crop[1]}; "
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
     pictures = [
@@ -167,7 +178,9 @@ def _upper_bound_section(
 def render_evaluation_page(
     found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]
 ) -> str:
-    """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
+    """The page of `quiver evaluate`, from the content of evaluation.json and the X-t slices, real and
+    generated, of each pair.
+    """
     metrics, pairs = found["metrics"], found["pairs"]
     sections = [
         Section(
@@ -189,7 +202,10 @@ def render_evaluation_page(
             for one in metrics[:2]
         ),
     ]
-    lede = f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+    lede = (
+        f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, "
+        f"cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+    )
     return render_template(
         "report.html",
         dict(
@@ -205,9 +221,14 @@ def render_evaluation_page(
 
 
 _EVALUATION_TEXTS = (
-    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
-    "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
-    "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
+    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of "
+    "distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of "
+    "each video by itself, its distance is the mean of |generated - real| over the pairs, and both "
+    "means "
+    "stand beside it. A distance of distributions is too large for few samples: compare it only "
+    "between sets of the same number.",
+    "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced "
+    "by something else.",
 )
 _REAL_GENERATED_LEGEND = Markup(
     '<span class="key real">Real</span> and <span class="key">generated</span>'
@@ -215,7 +236,7 @@ _REAL_GENERATED_LEGEND = Markup(
 
 
 def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each metric."""
+    """A row for each metric."""
     return Table(
         ["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"],
         [_metric_row(one) for one in metrics],
@@ -241,7 +262,7 @@ def _metric_row(one: Mapping[str, Any]) -> list[Cell]:
 
 
 def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
-    """How much of the videos, in few words; the file has all of it."""
+    """How much of the videos a metric used, in few words; the file has its whole protocol."""
     if "samples" in protocol:
         excerpts = (
             f" of {protocol['window']} frames, every {protocol['stride']}"
@@ -261,7 +282,7 @@ def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
 
 
 def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
-    """Over time."""
+    """The curves over time."""
     drawn = [
         Figure(
             figures.plot_curves(
@@ -293,7 +314,7 @@ def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _spectra_section(spectra: Mapping[str, Any]) -> Section:
-    """How far things sway, by frequency."""
+    """The amplitude of the motion by frequency."""
     hz = np.array(spectra["hz"])
     lines = [
         Line(np.array(spectra["real_px"]), INK),
@@ -333,10 +354,14 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
 
 
 def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Section:
-    """One pair: X-t slices, and its own numbers."""
+    """The section of one pair: X-t slices and some numbers."""
     text = (
-        f"{pair['frames']} frames of {pair['real']['frames']} real and {pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM {pair['ssim']:.3f}, "
-        f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion {pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px generated."
+        f"{pair['frames']} frames of {pair['real']['frames']} real and "
+        f"{pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM "
+        f"{pair['ssim']:.3f}, "
+        f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion "
+        f"{pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px "
+        "generated."
     )
     pictures = [
         dict(
