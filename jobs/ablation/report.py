@@ -143,8 +143,8 @@ def _find_metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _build_tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
-    """Title, text and table: all our metrics, their differences from the full method, the trainings,
-    and the paper's table 2.
+    """Title, text and table of all our metrics, their differences from the full method, the
+    trainings, and the paper's table 2.
     """
     variants, columns = found["variants"], found["paper"]["columns"]
     names = [variant["title"] for variant in variants]

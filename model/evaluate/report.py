@@ -178,8 +178,8 @@ def _upper_bound_section(
 def render_evaluation_page(
     found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]
 ) -> str:
-    """The page of `quiver evaluate`, from the content of evaluation.json and the X-t slices, real and
-    generated, of each pair.
+    """The page of `quiver evaluate`, from the content of evaluation.json and the X-t slices of each
+    pair, real and generated.
     """
     metrics, pairs = found["metrics"], found["pairs"]
     sections = [
