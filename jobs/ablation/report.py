@@ -1,4 +1,4 @@
-"""The page of `quiver ablate`: the numbers of the variants side by side, and separately the paper's."""
+"""The page of `quiver ablate`: the numbers of the variants side by side, and the paper's."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
