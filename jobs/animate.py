@@ -76,7 +76,7 @@ _LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
 class Animate(MotionSource):
     out: Path
     """File to write: .mp4, .webm, .gif or .webp; a name without an ending is a folder of .png."""
-    loop: Literal["auto", "none", "snap_loop", "crossfade_loop", "guided"] = "auto"
+    loop: Literal["auto", "none", "snap", "crossfade", "guided"] = "auto"
     """snap: every wave in whole cycles; crossfade: faded into its beginning; guided: --checkpoint
     is guided to motion that closes; auto: snap where the file is shown over and over (.gif, .webp).
     """
@@ -321,10 +321,7 @@ def _load_job_renderer(job: Animate) -> Renderer | None:
     """That makes the frames, if one was given."""
     if job.renderer is None:
         return None
-    network, passed = load_renderer(job.renderer)
-    for sentence in passed:
-        print_message(sentence)
-    return network
+    return load_renderer(job.renderer, print_message)
 
 
 def _crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:

@@ -35,7 +35,7 @@ from jobs.ablation.variants import (
 from jobs.cli.console import print_output
 from jobs.cli.results import load_page_maker, write_results
 from jobs.make_clips import WINDOW_S, clip_name_at
-from model.checkpoints import read_newest
+from model.checkpoints import load_checkpoint
 from model.evaluate.paired import compare_evaluations
 from model.evaluate.pairs import CROP_SIZE, NETWORK_SPECS
 from pipeline.atomic_files import replace_file
@@ -436,7 +436,7 @@ def _training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
     """
     stages = {one.name: job.training_commands.checkpoint_folders(one) for one in job.variants}
     spent = {
-        folder: checkpoint_effort(read_newest(folder)[0].config)
+        folder: checkpoint_effort(load_checkpoint(folder, warn=lambda _: None).config)
         for folder in {path for one in stages.values() for path in one.values()}
     }
     return {

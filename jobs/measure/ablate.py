@@ -20,9 +20,9 @@ from jobs.ablation.variants import (
 )
 from jobs.cli.errors import error_boundary
 from jobs.cli.training import parse_preset_args
+from model.device import check_device
 from model.evaluate.feature_networks import load_network
 from model.evaluate.pairs import NETWORK_SPECS
-from model.prior.inference import check_device
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
 

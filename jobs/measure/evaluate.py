@@ -26,6 +26,7 @@ from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
 from jobs.extract_flow import library_versions
+from model.device import check_device
 from model.evaluate.feature_networks import load_network
 from model.evaluate.lpips import load_lpips
 from model.evaluate.pairs import (
@@ -50,7 +51,6 @@ from model.evaluate.table import (
     build_table,
     describe_rate_mismatch,
 )
-from model.prior.inference import check_device
 from pipeline.dataset.open import open_dataset
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool

@@ -98,14 +98,14 @@ def test_from_shards_to_motion_for_a_photograph(folder):
 
 
 def test_checkpoints_hold_what_sampling_needs_and_both_stages_are_there(folder):
-    config = checkpoints.read_newest(folder / "prior")[0].config
+    config = checkpoints.load_checkpoint(folder / "prior").config
     assert (
         config["denoiser"]["mode"] == "coordinated"
         and len(config["units"]["scale"]) == 4
         and config["units"]["size"] == [64, 48]
     )
     assert (
-        checkpoints.read_newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"]
+        checkpoints.load_checkpoint(folder / "prior" / "slice").config["denoiser"]["mode"]
         == "independent"
     )
     (folder / "data").rename(folder / "away")
@@ -132,8 +132,8 @@ def test_the_autoencoder_reports_its_error_on_the_test_split(folder):
 
 
 def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
-    first = checkpoints.read_newest(folder / "prior" / "slice")[0].load_weights("ema")
-    second = checkpoints.read_newest(folder / "prior")[0].load_weights("network")
+    first = checkpoints.load_checkpoint(folder / "prior" / "slice").load_weights("ema")
+    second = checkpoints.load_checkpoint(folder / "prior").load_weights("network")
     inside = {
         name.replace(".block.", ".").replace("denoiser.slices.", "denoiser."): value
         for name, value in second.items()
@@ -228,7 +228,7 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
     ]
     called(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
     found, theirs = (
-        checkpoints.read_newest(out / "slice")[0],
+        checkpoints.load_checkpoint(out / "slice"),
         load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors"),
     )
     assert (
@@ -246,7 +246,7 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
         )
     pretrained.rename(tmp_path / "away")
     called(train_denoiser, "smoke", *options, "--steps", 2)
-    assert checkpoints.read_newest(out / "slice")[0].config["step"] == 2
+    assert checkpoints.load_checkpoint(out / "slice").config["step"] == 2
     called(
         sample,
         folder / "photo.png",

@@ -156,7 +156,7 @@ def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
         keep=1,
     )
     (folder / "unet").rename(folder / "away")
-    again: Any = restore_denoiser(checkpoints.read_newest(tmp_path / "out")[0])
+    again: Any = restore_denoiser(checkpoints.load_checkpoint(tmp_path / "out"))
     features = inputs()[2]
     first, second = (
         sample_latents(network, features, (3, 4, 8, 8), [0, 1], steps=2)

@@ -81,7 +81,7 @@ def batches(position: Position) -> Iterator[tuple[Numbers, Position]]:
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    found, _ = checkpoints.read_newest(out)
+    found = checkpoints.load_checkpoint(out)
     assert found.config["step"] == 12
     return found.load_weights("network") | {
         f"ema {name}": value for name, value in found.load_weights("ema").items()
@@ -138,7 +138,7 @@ for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
     )
     assert (
         done.returncode == -signal.SIGKILL
-        and checkpoints.read_newest(tmp_path)[0].config["step"] == 8
+        and checkpoints.load_checkpoint(tmp_path).config["step"] == 8
     )
     list(train(Line(), batches, CONFIG, tmp_path))
     assert all(
