@@ -140,7 +140,7 @@ def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
 
 def test_numbers_depend_on_no_folder_and_no_order(dataset, other, tmp_path):
     moved = write_dataset(tmp_path / "zzz", SHARDS)
-    assert moved.tar_path("train-000000").read_bytes() == dataset.tar("train-000000").read_bytes()
+    assert moved.tar_path("train-000000").read_bytes() == dataset.tar_path("train-000000").read_bytes()
     sets = (
         [DatasetView(dataset), DatasetView(other)],
         [DatasetView(other), DatasetView(dataset)],
@@ -400,7 +400,7 @@ def test_a_copy_in_another_process_reads_the_same(dataset):
     found = examples([DatasetView(dataset)], ONE)
     first = found[0]
     copy = pickle.loads(pickle.dumps(found))
-    assert not copy.files.open and torch.equal(copy[0].spectrum, first.spectrum)
+    assert not copy.files.open_files and torch.equal(copy[0].spectrum, first.spectrum)
 
 
 def test_few_files_are_kept_open(tmp_path):

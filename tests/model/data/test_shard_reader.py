@@ -222,7 +222,7 @@ HOSTILE = {
     "negative size": (lambda s: s.place("image_size", -1000), "are not in the file"),
     "huge size": (lambda s: s.place("image_size", 1 << 60), "are not in the file"),
     "another sample's place": (
-        lambda s: s.place("motion_offset", int(s.examples[None].rows.places[1, 2])),
+        lambda s: s.place("motion_offset", int(s.examples[None].shard_index.locations[1, 2])),
         "member 'clip-",
     ),
     "other picture size": (
