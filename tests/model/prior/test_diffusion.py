@@ -89,7 +89,11 @@ def test_the_error_is_0_for_the_true_noise_and_1_for_none():
 
 
 def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
-    z0, noise, n = random_tensor(3, 2, 4, 8, 8), random_tensor(3, 2, 4, 8, 8, seed=1), at(3, 400, 999)
+    z0, noise, n = (
+        random_tensor(3, 2, 4, 8, 8),
+        random_tensor(3, 2, 4, 8, 8, seed=1),
+        at(3, 400, 999),
+    )
     of_signal, of_noise = amplitudes(n)
     velocity, z = of_signal * noise - of_noise * z0, add_noise(z0, n, noise)
     torch.testing.assert_close(

@@ -41,7 +41,9 @@ def by_itself(network: Any, z: Tensor, n: Tensor) -> Tensor:
     x = torch.cat([z.flatten(0, 1), torch.zeros(batch * freq, 5, *z.shape[-2:])], dim=1)
     with torch.no_grad():
         made = network(
-            x, n.repeat_interleave(freq), encoder_hidden_states=torch.zeros(len(x), 1, TEXT_CHANNELS)
+            x,
+            n.repeat_interleave(freq),
+            encoder_hidden_states=torch.zeros(len(x), 1, TEXT_CHANNELS),
         ).sample
     return made.unflatten(0, (batch, freq))
 
@@ -84,7 +86,10 @@ def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
     z, n, _ = inputs()
     with torch.no_grad():
         torch.testing.assert_close(
-            make_inpainting_denoiser(tmp_path)(z, n, None), by_itself(pretrained, z, n), atol=1e-5, rtol=1e-4
+            make_inpainting_denoiser(tmp_path)(z, n, None),
+            by_itself(pretrained, z, n),
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
@@ -93,7 +98,8 @@ def test_half_precision_files_are_read(tmp_path):
     denoiser = make_inpainting_denoiser(tmp_path)
     assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
     assert torch.equal(
-        denoiser.unet.conv_out.weight.half(), load_file(tmp_path / UNET_WEIGHTS_FILE)["conv_out.weight"]
+        denoiser.unet.conv_out.weight.half(),
+        load_file(tmp_path / UNET_WEIGHTS_FILE)["conv_out.weight"],
     )
 
 
@@ -105,7 +111,8 @@ def test_a_pipeline_s_folder_its_unet_s_and_links_are_the_same(folder):
     first = make_inpainting_denoiser(folder).state_dict()
     for path in (folder / "unet", links):
         assert all(
-            torch.equal(value, first[name]) for name, value in make_inpainting_denoiser(path).state_dict().items()
+            torch.equal(value, first[name])
+            for name, value in make_inpainting_denoiser(path).state_dict().items()
         )
 
 
