@@ -156,8 +156,8 @@ RENDERERS = {
         ),
     ),
     "paper": (
-        "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day (estimated, "
-        "not timed). Give --imagenet, and for its loss --perceptual-weight and --vgg.",
+        "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day "
+        "(estimated, not timed). Give --imagenet, and for its loss --perceptual-weight and --vgg.",
         RendererConfig(),
         TrainConfig(
             steps=300_000,

@@ -172,8 +172,8 @@ def _parse_unet_config(settings: dict[str, Any]) -> dict[str, Any]:
         block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks
     ):
         raise ValueError(
-            f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for "
-            f"each of {len(channels)} levels"
+            f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D "
+            f"for each of {len(channels)} levels"
         )
     heads = settings.get("attention_head_dim")
     heads = heads if isinstance(heads, list) else [heads] * len(channels)

@@ -117,8 +117,8 @@ POINTS = 44
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
 def test_a_kill_at_any_point_leaves_the_last_complete_one(tmp_path, record_property, torn):
-    """P19: SIGKILL at each point of a checkpoint write; what it leaves does no harm and is removed by
-    the next write.
+    """P19: SIGKILL at each point of a checkpoint write; what it leaves does no harm and is removed
+    by the next write.
     """
     codes = []
     for point in range(1, POINTS + 1):
@@ -133,7 +133,9 @@ def test_a_kill_at_any_point_leaves_the_last_complete_one(tmp_path, record_prope
             found.load_weights("network")["a"], torch.full((3, 4), float(found.config["step"]))
         )
         written(out, 30, keep=1)
-        assert [path.name for path in out.iterdir()] == ["step-00000030"] and load_checkpoint(out).config["step"] == 30
+        assert [path.name for path in out.iterdir()] == ["step-00000030"] and load_checkpoint(
+            out
+        ).config["step"] == 30
     kills = codes.count(-signal.SIGKILL)
     record_property("injections", kills)
     assert (
@@ -150,7 +152,9 @@ def test_a_damaged_later_one_does_not_count_as_kept(tmp_path, keep):
     written(tmp_path, 10)
     (written(tmp_path, 30) / "training.pt").unlink()
     written(tmp_path, 20, keep=keep)
-    assert load_checkpoint(tmp_path).config["step"] == 20 and len(step_folders(tmp_path)) == keep + 1
+    assert (
+        load_checkpoint(tmp_path).config["step"] == 20 and len(step_folders(tmp_path)) == keep + 1
+    )
     written(tmp_path, 30, keep=keep)
     assert load_checkpoint(tmp_path).config["step"] == 30 and len(step_folders(tmp_path)) == keep
 

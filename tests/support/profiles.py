@@ -1,4 +1,6 @@
-"""Color profiles and pictures made byte by byte, and what their colors are by the formulas alone."""
+"""Color profiles and pictures made byte by byte, and what their colors are by the formulas
+alone.
+"""
 
 import struct
 import zlib

@@ -53,7 +53,9 @@ def steps_of(log: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_path):
-    """P18: in either stage, and between them, to the weights of two ranks that were left in peace."""
+    """P18: in either stage, and between them, to the weights of two ranks that were left in
+    peace.
+    """
     outs = {
         "peace": [""],
         "killed": [

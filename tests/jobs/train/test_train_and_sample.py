@@ -354,7 +354,10 @@ def test_a_second_stage_is_not_gone_on_with_another_first_one(folder, tmp_path, 
 
 def test_one_training_writes_to_a_folder(folder, tmp_path, capsys):
     (tmp_path / "ae").mkdir()
-    code = f"import fcntl, sys; file = open({str(tmp_path / 'ae' / '.lock')!r}, 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    code = (
+        f"import fcntl, sys; file = open({str(tmp_path / 'ae' / '.lock')!r}, 'a'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

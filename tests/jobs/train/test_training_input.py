@@ -81,8 +81,8 @@ def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
         capsys, train_denoiser.main, *denoiser(tmp_path, tmp_path / out, trained=trained)
     )
     assert (
-        f"--autoencoder is {tmp_path / trained}, where the denoiser would be kept, expected another --out"
-        in said
+        f"--autoencoder is {tmp_path / trained}, where the denoiser would be kept, "
+        "expected another --out" in said
     )
 
 

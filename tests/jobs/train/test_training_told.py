@@ -188,7 +188,8 @@ def test_it_says_once_that_nothing_is_held_out(folder):
     )
     assert (
         said
-        == "quiver: the data has no test split: nothing is held out, and no measure on held-out samples will be shown\n"
+        == "quiver: the data has no test split: nothing is held out, and no measure on held-out "
+        "samples will be shown\n"
     )
     assert "test_" not in shown and "'all ae'" in shown.splitlines()[-1]
     options = ["--steps", "2", *QUICK, "--coordinate-steps", "1", "--coordinate-batch", "1"]

@@ -140,7 +140,9 @@ def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
 
 def test_numbers_depend_on_no_folder_and_no_order(dataset, other, tmp_path):
     moved = write_dataset(tmp_path / "zzz", SHARDS)
-    assert moved.tar_path("train-000000").read_bytes() == dataset.tar_path("train-000000").read_bytes()
+    assert (
+        moved.tar_path("train-000000").read_bytes() == dataset.tar_path("train-000000").read_bytes()
+    )
     sets = (
         [DatasetView(dataset), DatasetView(other)],
         [DatasetView(other), DatasetView(dataset)],
@@ -328,7 +330,9 @@ def test_any_number_of_workers_and_ranks_gives_the_same_batches(
 
 
 def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers: int) -> None:
-    """A training that writes down what it saw and where it is, and is killed in its `stop`-th step."""
+    """A training that writes down what it saw and where it is, and is killed in its `stop`-th
+    step.
+    """
     for step, (batch, after) in enumerate(
         load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), begin, workers=workers)
     ):
@@ -336,7 +340,8 @@ def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers
             os.kill(os.getpid(), signal.SIGKILL)
         with log.open("a") as file:
             file.write(
-                f"{after.epoch} {after.consumed} {' '.join(batch.keys)} {float(batch.spectrum.sum())}\n"
+                f"{after.epoch} {after.consumed} {' '.join(batch.keys)} "
+                f"{float(batch.spectrum.sum())}\n"
             )
 
 
@@ -387,7 +392,8 @@ def test_an_error_is_one_sentence_from_any_process(tmp_path, workers):
     dataset.tar_path("train-000000").unlink()
     with pytest.raises(
         ValueError,
-        match=r"^sample 'clip-\S+' of \S+/train-000000.tar cannot be read: [^\n]* No such file[^\n]*$",
+        match=r"^sample 'clip-\S+' of \S+/train-000000.tar cannot be read: "
+        r"[^\n]* No such file[^\n]*$",
     ):
         next(
             load_batches(

@@ -287,7 +287,8 @@ def test_a_table_of_other_shards_is_refused(tmp_path):
     a.manifest.write_bytes(b.manifest.read_bytes())
     with pytest.raises(
         ValueError,
-        match=r"manifest.parquet cannot be read .it is not the table that index.json names.: quiver finalize",
+        match=r"manifest.parquet cannot be read .it is not the table that index.json names.: "
+        "quiver finalize",
     ):
         SpectrumDataset([DatasetView(a)], statistics)
 

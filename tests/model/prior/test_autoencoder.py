@@ -1,4 +1,6 @@
-"""The autoencoder's losses against hand-made answers, its sizes, and the whitening of its latents."""
+"""The autoencoder's losses against hand-made answers, its sizes, and the whitening of its
+latents.
+"""
 
 from dataclasses import replace
 from math import exp
@@ -95,7 +97,9 @@ def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
 
 
 def test_it_leaves_its_start():
-    """On smooth slices a few steps already beat averaging, which every weight then has a part in."""
+    """On smooth slices a few steps already beat averaging, which every weight then has a part
+    in.
+    """
     torch.manual_seed(0)
     autoencoder = SliceAutoencoder(TINY)
     optimiser = torch.optim.Adam(autoencoder.parameters(), 2e-3)

@@ -24,7 +24,9 @@ SCALE = (0.3 * T / (1 + torch.arange(K))).view(K, 1, 1, 1).expand(K, 4, 1, 1)
 
 
 def enlarged(z: Tensor) -> Tensor:
-    """Coefficients of white latents: four times as large, bilinear, by the adaptive normalisation."""
+    """Coefficients of white latents: four times as large, bilinear, by the adaptive
+    normalisation.
+    """
     slices = torch.nn.functional.interpolate(
         z.flatten(0, 1), scale_factor=4, mode="bilinear"
     ).unflatten(0, z.shape[:2])

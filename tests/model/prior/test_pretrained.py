@@ -81,7 +81,9 @@ def test_it_starts_exactly_at_the_pretrained_network(tmp_path, heads):
 
 
 def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
-    """Stable Diffusion 2 has them. The same to rounding: another kernel adds up in another order."""
+    """Stable Diffusion 2 has them. The same to rounding: another kernel adds up in another
+    order.
+    """
     pretrained = write_inpainting_network(tmp_path, use_linear_projection=True)
     z, n, _ = inputs()
     with torch.no_grad():

@@ -180,7 +180,8 @@ def whole_numbers(path: Path) -> None:
         (disguised, "safetensors: "),
         (
             pickled,
-            "is no file, expected a folder with config.json and diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)",
+            "is no file, expected a folder with config.json and "
+            "diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)",
         ),
         (dangling, "is no file"),
         (endless, "is no file"),
