@@ -246,7 +246,7 @@ def run_task(
 
 @contextmanager
 def progress() -> Iterator[ShowProgress]:
-    """Shows each training as a live bar on a terminal, else as one line for each line of the log."""
+    """Shows each training as a live bar on a terminal, else as a line for each line of its log."""
     is_terminal = sys.stdout.isatty() and is_main_process()
     columns = (
         TextColumn("{task.description}"),
