@@ -67,18 +67,19 @@ class ShardIndex:
 
     def __init__(self, views: Sequence[DatasetView], split: str):
         _check_held_out(views)
-        parts = [part for view in views for part in _kept_samples(view, split)]
-        parts.sort(key=lambda part: part.shard.digest)
-        self.shards = [part.shard for part in parts]
+        samples = [shard_samples for view in views for shard_samples in _kept_samples(view, split)]
+        samples.sort(key=lambda shard_samples: shard_samples.shard.digest)
+        self.shards = [shard_samples.shard for shard_samples in samples]
         if len({shard.digest for shard in self.shards}) != len(self.shards):
             raise ValueError(
                 f"a {split} shard occurs twice: two of the datasets are the same, or one is a view "
                 "of another; expected each sample once"
             )
-        self.shard_numbers = np.repeat(np.arange(len(parts)), [len(part.keys) for part in parts])
-        self.keys = np.concatenate([np.zeros(0, "S1"), *(part.keys for part in parts)])
-        no_locations = np.zeros((0, len(_LOCATION_COLUMNS)), np.int64)
-        self.locations = np.concatenate([no_locations, *(part.locations for part in parts)])
+        counts = [len(shard_samples.keys) for shard_samples in samples]
+        self.shard_numbers = np.repeat(np.arange(len(samples)), counts)
+        no_keys, no_locations = np.zeros(0, "S1"), np.zeros((0, len(_LOCATION_COLUMNS)), np.int64)
+        self.keys = np.concatenate([no_keys, *(part.keys for part in samples)])
+        self.locations = np.concatenate([no_locations, *(part.locations for part in samples)])
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -78,7 +78,7 @@ class _AutoencoderLoss(NamedTuple):
 
 
 class SliceAutoencoder(nn.Module):
-    """AutoencoderKL on normalised frequency slices, with the whitening of its latents."""
+    """AutoencoderKL on normalized frequency slices, with the whitening of its latents."""
 
     mean: Tensor
     deviation: Tensor

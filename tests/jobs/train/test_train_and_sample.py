@@ -1,4 +1,4 @@
-"""The real commands, from shards to a spectral volume, on a data set small enough for a few steps
+"""The real commands, from shards to a spectral volume, on a dataset small enough for a few steps
 each.
 """
 
@@ -32,7 +32,7 @@ def called(job, *arguments: object) -> None:
 
 
 def refused(job, capsys, *arguments: object) -> str:
-    """The sentence with which a job stops."""
+    """Runs a job that must fail with exit code 2; returns its error message."""
     with pytest.raises(SystemExit) as stopped:
         called(job, *arguments)
     assert stopped.value.code == 2
@@ -182,7 +182,7 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
 
 
 def inpainting(folder: Path, **fields: object) -> Path:
-    """A tiny pretrained inpainting U-Net in the files of diffusers."""
+    """Writes a tiny pretrained inpainting U-Net in the format of diffusers."""
     cross = dict(
         down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
@@ -301,8 +301,8 @@ def test_fewer_steps_than_were_taken_are_refused(folder, tmp_path, capsys):
 
 
 def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
-    """Other scales of the same shards would make the denoiser learn in other units than those in
-    which it is sampled from.
+    """With other scales of the same shards the denoiser would be trained in other units than it is
+    sampled in.
     """
     called(report_statistics, folder / "data", "--quantile", 0.5, "--out", tmp_path / "half.json")
     called(

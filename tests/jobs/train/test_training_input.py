@@ -1,5 +1,5 @@
-"""What the training commands are given: of other shards, which is refused (P16), or made to run
-code, which it cannot (P20).
+"""Bad input of the training commands: that of other shards is rejected (P16), and hostile input
+cannot run code (P20).
 """
 
 import io
@@ -37,7 +37,7 @@ def called(main: Main, *arguments: object) -> None:
 
 
 def refused(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
-    """The one sentence with which a command stops."""
+    """Runs a command that must fail; returns its error message, which is one line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         called(main, *arguments)
@@ -75,7 +75,7 @@ def denoiser(
     ("trained", "out"), [("ae", "ae"), ("ae", "a/../ae"), ("prior/slice", "prior")]
 )
 def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
-    """Before anything begins: there is no data set here."""
+    """It is rejected before anything else: there is no dataset here."""
     (tmp_path / "a").mkdir()
     said = refused(
         capsys, train_denoiser.main, *denoiser(tmp_path, tmp_path / out, trained=trained)
@@ -88,7 +88,7 @@ def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two data sets, their statistics alone and together, two autoencoders of the first and one of
+    """Two datasets, their statistics alone and together, two autoencoders of the first and one of
     the second, and a prior.
     """
     folder = tmp_path_factory.mktemp("input")
@@ -109,7 +109,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.promise("P16")
 @pytest.mark.parametrize("data", [["a"], ["b"], ["a", "b"]])
 def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, capsys, data):
-    """P16: of another set, of one more, of one less."""
+    """P16: statistics of another set of shards, of one dataset more, of one less."""
     sets = ["--data", *(folder / name for name in data)]
     for name in {"a", "b", "ab"} - {"".join(data)}:
         words = refused(
@@ -134,7 +134,7 @@ def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, caps
 
 
 def put(folder: Path, root: Path) -> None:
-    """A shard of b is put into the folder of a, under another name."""
+    """Adds a shard of b to the folder of a, under another name."""
     for kind, suffix in (("shards", "tar"), ("records", "json"), ("histograms", "safetensors")):
         shutil.copy(
             folder / "b" / kind / f"train-000001.{suffix}", root / kind / f"train-000007.{suffix}"
@@ -142,7 +142,7 @@ def put(folder: Path, root: Path) -> None:
 
 
 def exchange(folder: Path, root: Path) -> None:
-    """A shard of a is replaced by that of b of the same name."""
+    """Replaces a shard of a by that of b of the same name."""
     for kind, suffix in (("shards", "tar"), ("records", "json"), ("histograms", "safetensors")):
         shutil.copy(
             folder / "b" / kind / f"train-000001.{suffix}", root / kind / f"train-000001.{suffix}"
@@ -155,7 +155,7 @@ def take(folder: Path, root: Path) -> None:
 
 
 def tables_of(folder: Path, root: Path) -> None:
-    """The derived files are those of b."""
+    """Replaces the derived files by those of b."""
     for name in ("index.json", "manifest.parquet", "histogram.safetensors", "statistics.json"):
         shutil.copy(folder / "b" / name, root / name)
 
@@ -165,9 +165,7 @@ def tables_of(folder: Path, root: Path) -> None:
 def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
     folder, tmp_path, capsys, change
 ):
-    """P16: also after the derived files were made anew; for a training that begins and for one that
-    goes on.
-    """
+    """P16: also after the derived files were rebuilt; for a new training and for a resumed one."""
     root, out = (
         shutil.copytree(folder / "a", tmp_path / "data"),
         shutil.copytree(folder / "ae", tmp_path / "ae"),
@@ -246,8 +244,8 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
 
 @pytest.mark.promise("P18")
 def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property):
-    """P18, before the first checkpoint: whatever the process has drawn before, a training begins
-    with the same weights.
+    """P18, before the first checkpoint: whatever random numbers the process drew before, a training
+    begins with the same weights.
     """
     record_property("injections", 0)
     torch.rand(3)
@@ -268,7 +266,7 @@ class Hostile:
 
 
 def pickled(canary: Path) -> bytes:
-    """What torch.load, and anything that unpickles, would run."""
+    """A payload that torch.load, and anything else that unpickles, would run."""
     file = io.BytesIO()
     torch.save({"optimiser": Hostile(canary)}, file, _use_new_zipfile_serialization=False)
     return file.getvalue()
@@ -300,7 +298,7 @@ def canary(tmp_path):
 
 
 def test_the_payloads_are_live(tmp_path):
-    """Else nothing would be proven."""
+    """Without this the other tests would prove nothing."""
     loads = {
         "pkl": lambda data: torch.load(io.BytesIO(data), weights_only=False),
         "npy": lambda data: np.load(io.BytesIO(data), allow_pickle=True),
@@ -314,7 +312,7 @@ def test_the_payloads_are_live(tmp_path):
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
-    """P20: in the place of a sample's arrays and beside the samples."""
+    """P20: in place of a sample's arrays and beside the samples."""
     root, payload = shutil.copytree(folder / "a", tmp_path / "data"), PAYLOADS[suffix](canary)
     rows = (
         DatasetView(Dataset(root))
@@ -403,7 +401,7 @@ def saved(value: object) -> bytes:
 
 
 def tampered(out: Path, name: str, data: bytes) -> Path:
-    """Each checkpoint in the folder, with digests that agree."""
+    """Replaces a file in each checkpoint of a folder, with digests that match."""
     for folder in checkpoints.step_folders(out):
         (folder / name).write_bytes(data)
         if name != "digests.json":
@@ -416,8 +414,8 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
-    """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to
-    sample from.
+    """P20: that of a resumed training, of an autoencoder, of a warm start, of a prior to sample
+    from.
     """
     name, made = FILES[what]
     ae = tampered(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
@@ -454,7 +452,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
 
 @pytest.mark.promise("P20")
 def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
-    """P20: as webdataset's URLs are."""
+    """P20: a name is not run, as webdataset runs its URLs."""
     monkeypatch.chdir(tmp_path)
     for pipe in (
         f"pipe:touch {canary}",

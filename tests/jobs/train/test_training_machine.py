@@ -1,5 +1,5 @@
-"""Training where the processes that read ahead lack something: one sentence and an exit code, and
-no waiting.
+"""Training if the loader's workers lack something: one error message and an exit code, without
+waiting.
 """
 
 import os
@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def small_memory(*command: str) -> list[str]:
-    """The command, with 64 kB of shared memory. Skips unless this user may mount it."""
+    """The command, run with 64 kB of shared memory. Skips unless this user may mount it."""
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if (
         not shutil.which("unshare")
@@ -63,7 +63,7 @@ def small_memory(*command: str) -> list[str]:
 
 
 def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple[int, str]:
-    """Exit code, and what is said on standard error."""
+    """The exit code of a training and its standard error."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [*command, *OPTIONS, "--loader-workers", str(workers)]
     done = subprocess.run(
@@ -98,7 +98,7 @@ def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(fol
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
 def test_a_process_that_reads_ahead_and_dies_ends_the_training_with_a_sentence(folder, how):
-    """As one that the kernel ends for lack of memory."""
+    """As the kernel kills a process for lack of memory."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [*TRAINING, *OPTIONS, "--loader-workers", "1", "--steps", "100000", "--decay", "0"]
     with subprocess.Popen(

@@ -1,5 +1,5 @@
-"""Examples against the samples that were written; the order against itself, however it is shared,
-stopped and gone on with.
+"""SpectrumDataset against the samples that were written; the order against itself, however it is
+shared, stopped and resumed.
 """
 
 import os
@@ -58,7 +58,7 @@ def other(tmp_path_factory):
 
 
 def stored(*selections: DatasetView) -> dict:
-    """Every kept sample by key, as the plain reader has it."""
+    """Every kept sample by key, as the plain reader reads it."""
     return {
         sample.key: sample
         for selection in selections
@@ -121,8 +121,8 @@ def test_fewer_frequencies_and_some_of_them_are_parts_of_the_whole(dataset, draw
 
 
 def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
-    """Mirrored only, an example is the mirrored one: the augmentation stands between the file and
-    the normalisation.
+    """With mirroring only, the augmented sample is the mirrored sample: augmentation comes before
+    normalization.
     """
     mirrored = AugmentConfig(
         flip=1.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
@@ -298,7 +298,7 @@ def test_what_cannot_be_ordered_is_refused_at_once(call, words):
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset):
-    """One process, one rank: batches of 4, and the positions after them."""
+    """Batches of 4 in one process of one rank, and the positions after them."""
     found = examples([DatasetView(dataset)], ONE)
     return list(
         islice(load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), Position()), 12)
@@ -330,9 +330,7 @@ def test_any_number_of_workers_and_ranks_gives_the_same_batches(
 
 
 def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers: int) -> None:
-    """A training that writes down what it saw and where it is, and is killed in its `stop`-th
-    step.
-    """
+    """A training that records what it read and where it is, and is killed in its `stop`-th step."""
     for step, (batch, after) in enumerate(
         load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), begin, workers=workers)
     ):

@@ -1,5 +1,5 @@
-"""The one training loop, on a task small enough to be followed: it goes on as if it had not been
-stopped, and stops when it must.
+"""The training loop, on a task small enough to follow: a resumed training takes the same steps, and
+a bad one stops.
 """
 
 import json
