@@ -32,15 +32,15 @@ STAGES = [*QUICK, "--coordinate-steps", 1, "--coordinate-batch", 1]
 Main = Callable[[list[str]], None]
 
 
-def called(main: Main, *arguments: object) -> None:
+def run_main(main: Main, *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def refused(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
+def expect_error(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
     """Runs a command that must fail; returns its error message, which is one line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        called(main, *arguments)
+        run_main(main, *arguments)
     said = capsys.readouterr().err
     assert (
         stopped.value.code == code
@@ -77,7 +77,7 @@ def denoiser(
 def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
     """It is rejected before anything else: there is no dataset here."""
     (tmp_path / "a").mkdir()
-    said = refused(
+    said = expect_error(
         capsys, train_denoiser.main, *denoiser(tmp_path, tmp_path / out, trained=trained)
     )
     assert (
@@ -97,11 +97,11 @@ def folder(tmp_path_factory) -> Path:
             folder / name, SHARDS, seed=seed, source=name, config=replace(CONFIG, size=(64, 48))
         )
         shutil.copy(folder / name / "statistics.json", folder / f"{name}.json")
-    called(report_statistics.main, folder / "a", folder / "b", "--out", folder / "ab.json")
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae"))
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae again", "--seed", 1))
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae b", data="b"))
-    called(train_denoiser.main, *denoiser(folder, folder / "prior"))
+    run_main(report_statistics.main, folder / "a", folder / "b", "--out", folder / "ab.json")
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae"))
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae again", "--seed", 1))
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae b", data="b"))
+    run_main(train_denoiser.main, *denoiser(folder, folder / "prior"))
     Image.fromarray(make_texture(80, 70)).save(folder / "photo.png")
     return folder
 
@@ -112,7 +112,7 @@ def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, caps
     """P16: statistics of another set of shards, of one dataset more, of one less."""
     sets = ["--data", *(folder / name for name in data)]
     for name in {"a", "b", "ab"} - {"".join(data)}:
-        words = refused(
+        words = expect_error(
             capsys,
             train_autoencoder.main,
             *autoencoder(folder, tmp_path / "x"),
@@ -121,7 +121,7 @@ def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, caps
             folder / f"{name}.json",
         )
         assert "the statistics are of another set of training shards" in words
-        words = refused(
+        words = expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(folder, tmp_path / "x"),
@@ -175,7 +175,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
         ExitCode.STORAGE if change is exchange else ExitCode.USAGE
     )  # which a record of another run is
     for more in (["--statistics", folder / "a.json"], []):
-        refused(
+        expect_error(
             capsys,
             train_autoencoder.main,
             *autoencoder(folder, out, *more),
@@ -183,7 +183,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
             root,
             code=code,
         )
-        refused(
+        expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(folder, tmp_path / "x", *more),
@@ -192,15 +192,15 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
             code=code,
         )
     try:
-        called(finalize.main, root, "--no-report")
+        run_main(finalize.main, root, "--no-report")
     except SystemExit:
         assert change in (put, exchange, take)
-        refused(
+        expect_error(
             capsys, train_autoencoder.main, *autoencoder(folder, out), "--data", root, code=code
         )
     else:
         assert change is tables_of
-        called(
+        run_main(
             train_autoencoder.main,
             *autoencoder(folder, out, "--statistics", folder / "a.json"),
             "--data",
@@ -217,19 +217,21 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
         path: path.read_bytes() for out in (ae, prior) for path in out.rglob("*") if path.is_file()
     }
     for more in (["--data", folder / "b"], both):
-        assert "another training (units differ)" in refused(
+        assert "another training (units differ)" in expect_error(
             capsys, train_autoencoder.main, *autoencoder(folder, ae), *more
         )
-        assert "another set of training shards" in refused(
+        assert "another set of training shards" in expect_error(
             capsys, train_denoiser.main, *denoiser(folder, prior), *more
         )
-    words = refused(capsys, train_denoiser.main, *denoiser(folder, prior, data="b", trained="ae b"))
+    words = expect_error(
+        capsys, train_denoiser.main, *denoiser(folder, prior, data="b", trained="ae b")
+    )
     assert "another training (units differ)" in words
-    words = refused(capsys, train_denoiser.main, *denoiser(folder, prior, trained="ae again"))
+    words = expect_error(capsys, train_denoiser.main, *denoiser(folder, prior, trained="ae again"))
     assert "a training with another autoencoder" in words
     for trained, data in (("ae again", "a"), ("ae b", "b")):
         shutil.copytree(prior / "slice", tmp_path / trained / "slice")
-        words = refused(
+        words = expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(
@@ -249,9 +251,9 @@ def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property)
     """
     record_property("injections", 0)
     torch.rand(3)
-    called(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
-    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
-    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
+    run_main(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
+    run_main(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
+    run_main(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
     for name in ("ae", "prior", "prior/slice"):
         assert checkpoint_bytes(tmp_path / name) == checkpoint_bytes(folder / name)
     assert checkpoint_bytes(folder / "ae") != checkpoint_bytes(folder / "ae again")
@@ -329,7 +331,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
             tar.seek(row["motion_offset"])
             tar.write(payload)
     for main, arguments in ((train_autoencoder.main, autoencoder), (train_denoiser.main, denoiser)):
-        words = refused(
+        words = expect_error(
             capsys,
             main,
             *arguments(folder, tmp_path / "x"),
@@ -344,7 +346,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
         info = tarfile.TarInfo(f"{rows[0]['key']}.{suffix}")
         info.size = len(payload)
         tar.addfile(info, io.BytesIO(payload))
-    assert "is not the shard that index.json names" in refused(
+    assert "is not the shard that index.json names" in expect_error(
         capsys, train_autoencoder.main, *autoencoder(folder, tmp_path / "x"), "--data", extended
     )
 
@@ -400,7 +402,7 @@ def saved(value: object) -> bytes:
     return file.getvalue()
 
 
-def tampered(out: Path, name: str, data: bytes) -> Path:
+def tamper(out: Path, name: str, data: bytes) -> Path:
     """Replaces a file in each checkpoint of a folder, with digests that match."""
     for folder in checkpoints.step_folders(out):
         (folder / name).write_bytes(data)
@@ -418,9 +420,9 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     from.
     """
     name, made = FILES[what]
-    ae = tampered(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
-    prior = tampered(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))
-    tampered(prior / "slice", name, made(canary))
+    ae = tamper(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
+    prior = tamper(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))
+    tamper(prior / "slice", name, made(canary))
     cases: list[tuple[Main, list[object]]] = [
         (train_autoencoder.main, autoencoder(folder, ae)),
         (train_denoiser.main, denoiser(folder, prior, "--stage", "coordinate")),
@@ -444,7 +446,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
             ),
         ]
     for main, arguments in cases:
-        assert str(tmp_path) in refused(capsys, main, *arguments)
+        assert str(tmp_path) in expect_error(capsys, main, *arguments)
     assert not (tmp_path / "x.safetensors").exists() and not checkpoints.step_folders(
         tmp_path / "x"
     )
@@ -476,5 +478,5 @@ def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
             ),
         ]
         for main, arguments in cases:
-            refused(capsys, main, *arguments)
+            expect_error(capsys, main, *arguments)
             assert not canary.exists()

@@ -62,7 +62,7 @@ def small_memory(*command: str) -> list[str]:
     return ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
 
 
-def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple[int, str]:
+def run_training(folder: Path, command: list[str], workers: int, **env: str) -> tuple[int, str]:
     """The exit code of a training and its standard error."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [*command, *OPTIONS, "--loader-workers", str(workers)]
@@ -74,26 +74,26 @@ def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, workers):
-    code, said = trained(folder, small_memory(*TRAINING), workers)
+    code, said = run_training(folder, small_memory(*TRAINING), workers)
     assert code == ExitCode.STORAGE and said.count("\n") == 1, said
     assert said.startswith("quiver: a batch of ") and "No space left on device" in said
     assert "--loader-workers 0" in said and "docker run --shm-size=2g" in said
 
 
 def test_it_is_enough_for_a_training_without_such_processes(folder):
-    assert trained(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
+    assert run_training(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
 
 
 def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(folder):
     deep = folder / ("d" * 100)
     deep.mkdir(exist_ok=True)
-    code, said = trained(folder, TRAINING, 1, TMPDIR=str(deep))
+    code, said = run_training(folder, TRAINING, 1, TMPDIR=str(deep))
     assert (
         code == ExitCode.STORAGE
         and said.startswith(f"quiver: TMPDIR is {str(deep)!r}")
         and said.count("\n") == 1
     ), said
-    assert trained(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
+    assert run_training(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
