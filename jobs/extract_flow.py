@@ -63,6 +63,7 @@ from schemas.outcome import (
     WindowOutcome,
     to_printable,
 )
+from schemas.records import PlanRow
 
 _MIN_JUDGED_WINDOWS, _MIN_JUDGED_CLIPS = 20, 3
 """From so many on the share of quarantined windows says something of the machine: where a tenth of
@@ -347,22 +348,20 @@ def plan_in_worker(config: BuildConfig, staging: Path | None, clip: Clip) -> Pla
     return plan_clip(clip, config.plan, shared_pool(config.decode, 1).probe, staging)
 
 
-def _print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
+def _print_plan(rows: Sequence[PlanRow], job: ExtractFlow) -> None:
     """What a run would do."""
-    windows = [row for row in rows if row["key"]]
+    windows = [row for row in rows if row.key]
     clips, shards = (
-        {(row["clip_id"], row["uri"]) for row in rows},
-        {row["shard"] for row in windows},
+        {(row.clip_id, row.uri) for row in rows},
+        {row.shard for row in windows},
     )
     size = len(windows) * _max_sample_bytes(job.build)
     print_output(
         f"{len(clips)} clips, {len(windows)} windows, {len(shards)} shards, at most {human_size(size)}"
     )
     for row in rows:
-        if not row["key"]:
-            print_output(
-                f"  no window: {to_printable(row['uri'])}: {row['reason']}, {row['detail']}"
-            )
+        if not row.key:
+            print_output(f"  no window: {to_printable(row.uri)}: {row.reason}, {row.detail}")
 
 
 def _max_sample_bytes(config: BuildConfig) -> int:
@@ -374,7 +373,11 @@ def _max_sample_bytes(config: BuildConfig) -> int:
 
 
 def run_job(
-    dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int
+    dataset: Dataset,
+    rows: Sequence[PlanRow],
+    job: ExtractFlow,
+    config: dict[str, Any],
+    at_once: int,
 ) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
     if is_storage_url(job.out):
@@ -383,8 +386,10 @@ def run_job(
         print_message(f"{warning}; shards may differ in their last bits")
     rounds = dataset.rounds()  # one may be of a retry that was stopped
     again = [row for retried in rounds for row in retried.rows]
-    windows = [row for row in (*rows, *again) if row["key"]]
-    shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
+    windows = [row for row in (*rows, *again) if row.key]
+    shards = {
+        shard: list(group) for shard, group in groupby(windows, key=lambda row: str(row.shard))
+    }
     open_shards = [shard for shard in shards if not dataset.is_committed(shard)]
     settled = EarlierFates(rounds)
     left = {shard: settled.add_fates(shards[shard]) for shard in open_shards}
@@ -409,7 +414,7 @@ def run_job(
 
 def build_on_cluster(
     dataset: Dataset,
-    shards: dict[str, list[dict]],
+    shards: dict[str, list[PlanRow]],
     config: BuildConfig,
     workers: WorkerOptions,
     at_once: int,
@@ -449,7 +454,7 @@ class QuarantineCounter:
 
     def __init__(self, limit: float):
         self.limit, self.windows, self.reasons = limit, 0, Counter()
-        self.examples: dict[Reason | None, str | None] = {}
+        self.examples: dict[str | None, str | None] = {}
         self.clips: set[str] = set()
 
     def add(self, decided: WindowOutcome) -> None:
@@ -483,7 +488,7 @@ def build_in_worker(
     config: BuildConfig,
     decoders: int,
     staging: Path | None,
-    shard: tuple[str, list[dict]],
+    shard: tuple[str, list[PlanRow]],
 ) -> Iterator[WindowOutcome | ShardTiming]:
     """One shard, in a worker; another attempt may have committed it, before its process died or
     since.

@@ -17,7 +17,7 @@ folder; 5 something is left that is not right, or came out otherwise than it was
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,6 +64,8 @@ from pipeline.maintain.verify import (
     verify,
 )
 from schemas.outcome import Outcome, Quarantined, to_printable
+from schemas.records import PlanRow
+from schemas.shard_record import ShardRecord
 
 BuildShards = Callable[[RowsByShard], list[str]]
 """Builds these shards; returns the names of those that failed."""
@@ -247,11 +249,11 @@ def repair(
     return _RepairResult(written and not lost and not changed, failed)
 
 
-def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
+def _describe_lost_videos(rows: Sequence[PlanRow], staging: Path | None) -> list[str]:
     """A sentence for each video of these windows that is not what was planned: they could not be
     built to the same bytes.
     """
-    videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
+    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.settled is None}
     return [
         f"video {uri} {words}"
         for uri, content in videos.items()
@@ -259,7 +261,9 @@ def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[st
     ]
 
 
-def _explain_lost_video(uri: str, content: tuple[str, int], staging: Path | None) -> str | None:
+def _explain_lost_video(
+    uri: str, content: tuple[str | None, int | None], staging: Path | None
+) -> str | None:
     """What is wrong with a video, if anything."""
     try:
         with local_clip_path(uri, staging) as path:
@@ -320,10 +324,10 @@ def _rebuild_shards(
     return failed, changed
 
 
-def _explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
+def _explain_change(dataset: Dataset, record: ShardRecord) -> str:
     """What is known of the reason."""
     contract = dataset.contract()
-    quarantined = sum(row["outcome"] == Outcome.QUARANTINED for row in record["rows"])
+    quarantined = sum(row.outcome == Outcome.QUARANTINED for row in record.rows)
     words = [f"{pluralize(quarantined, 'window')} quarantined"] if quarantined else []
     words += version_changes(contract, library_versions(from_contract(contract.config)))
     return "; ".join(words) or "the versions of all libraries are those of the run"

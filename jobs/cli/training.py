@@ -220,9 +220,9 @@ def warn_on_main_process(message: str) -> None:
 def warn_without_test_split(views: Sequence[DatasetView]) -> None:
     """Prints a warning if there are no test samples."""
     if not any(
-        entry["split"] == "test" and entry["kept"]
+        entry.split == "test" and entry.kept
         for view in views
-        for entry in view.read_index()["shards"].values()
+        for entry in view.read_index().shards.values()
     ):
         warn_on_main_process(
             "the data has no test split: nothing is held out, and no measure on held-out samples "

@@ -14,7 +14,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.dataset.open import DamagedDerived, DatasetView
-from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
+from schemas.records import (
+    HEADER_CHECKSUM_COLUMN,
+    TarDigest,
+    checksum_column,
+    member_columns,
+)
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
 
 _LOCATION_COLUMNS = (
@@ -97,13 +102,13 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
     """
     entries = {
         name: entry
-        for name, entry in view.read_index()["shards"].items()
-        if entry["split"] == split and entry["kept"]
+        for name, entry in view.read_index().shards.items()
+        if entry.split == split and entry.kept
     }
     table = view.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
     shard_names = np.array(table["shard"].to_pylist(), str)
     locations = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
-    counts = {name: entry["kept"] for name, entry in entries.items()}
+    counts = {name: entry.kept for name, entry in entries.items()}
     if Counter(shard_names.tolist()) != counts or locations.dtype != np.int64:
         raise DamagedDerived(
             f"{view.manifest_path} is of another set of shards than index.json names: "
@@ -113,16 +118,17 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
     frequencies = view.dataset.contract().config["frequencies"]
     for name, entry in entries.items():
         tar = view.dataset.tar_path(name)
-        record = view.dataset.read_record(name)["tar"]
+        digest = str(entry.tar)
+        record = view.dataset.read_record(name).tar
         # was the shard replaced after the index was made? its record and its length tell
-        if not tar.exists() or record != {"sha256": entry["tar"], "bytes": tar.stat().st_size}:
+        if not tar.exists() or record != TarDigest(sha256=digest, bytes=tar.stat().st_size):
             raise ValueError(
                 f"{tar} is not the shard that index.json names: "
                 f"quiver verify {view.dataset.root} names every fault"
             )
         rows = np.flatnonzero(shard_names == name)
         rows = rows[np.argsort(keys[rows], kind="stable")]
-        yield _ShardSamples(_Shard(entry["tar"], tar, frequencies), keys[rows], locations[rows])
+        yield _ShardSamples(_Shard(digest, tar, frequencies), keys[rows], locations[rows])
 
 
 def _check_held_out(views: Sequence[DatasetView]) -> None:
