@@ -14,13 +14,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.dataset.open import DamagedDerived, DatasetView
-from schemas.records import (
-    HEADER_CHECKSUM_COLUMN,
-    TarDigest,
-    checksum_column,
-    member_columns,
-)
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
+from schemas.shard_record import HEADER_CHECKSUM_COLUMN, TarDigest, checksum_column, member_columns
 
 _LOCATION_COLUMNS = (
     *member_columns(IMAGE_MEMBER),
