@@ -128,6 +128,7 @@ def left(folder: Path) -> list[str]:
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, point, place, shard):
@@ -161,11 +162,11 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not {
         name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")
     }
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
     assert left(again) == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -194,10 +195,10 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
         and "a later run has taken over" in first.with_suffix(".log").read_text()
     ), first.with_suffix(".log").read_text()
     assert written(proxy, prefix)[calls:] == []
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_through_a_storage_that_fails(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -226,13 +227,13 @@ def test_the_command_through_a_storage_that_fails(
         and left(tmp_path / "cache") == []
     )
     found = download_dataset(server, prefix, tmp_path / "found")
-    injected.ended(found, proxy.injected)
+    injected.ended(found, proxy.fault_count)
     assert "canary0f00d" not in done.stdout + done.stderr and not [
         path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
     """A table here that names them: all that does not say where they are is as it was, and a run
     that was killed goes on.
@@ -273,7 +274,7 @@ def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefi
     assert {name: promised_digests(found)[name] for name in same} == {
         name: reference.promised[name] for name in same
     } and len(same) == 2 * len(SHARDS) + 1
-    injected.injections += 1 + proxy.injected
+    injected.injections += 1 + proxy.fault_count
     injected.losses, injected.duplicates = count_windows(reference, found)
     assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == []
     assert {row["uri"] for row in pq.read_table(found / "manifest.parquet").to_pylist()} == set(
@@ -285,7 +286,7 @@ def objects_in(table: Path) -> list[str]:
     return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_between_record_and_copies(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -304,10 +305,10 @@ def test_a_worker_that_is_killed_between_record_and_copies(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_configuration_or_a_full_bucket_of_another_run(
     reference, proxy, prefix, tmp_path, record_property
 ):
@@ -331,10 +332,11 @@ def test_another_configuration_or_a_full_bucket_of_another_run(
     record_property("injections", 2)
 
 
+@pytest.mark.slow
 def test_a_storage_that_knows_no_conditions_is_refused(
     reference, proxy, prefix, tmp_path, record_property
 ):
-    proxy.deaf = True
+    proxy.ignores_conditions = True
     assert run(reference.clips, prefix, tmp_path / "staging", proxy) == ExitCode.STORAGE
     assert (
         "this storage overwrites what was only to be created"
@@ -344,7 +346,7 @@ def test_a_storage_that_knows_no_conditions_is_refused(
     record_property("injections", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_storage_that_goes_away_is_one_sentence(
     reference, server, prefix, tmp_path, record_property
 ):
@@ -375,7 +377,7 @@ def here(proxy, monkeypatch) -> None:
     object_store.client.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("late", [0, 1], ids=["both at once", "one after the other has committed"])
 def test_twins_on_two_machines_commit_one_shard(
     proxy, here, server, prefix, tmp_path, record_property, late
@@ -422,7 +424,7 @@ class Interrupted(RemoteDataset):
 
     meanwhile: Callable[[], None] | None = None
 
-    def _put_in_place(self, shard: str) -> None:
+    def _promote_uploads(self, shard: str) -> None:
         if self.meanwhile:
             self.meanwhile()
         super()._promote_uploads(shard)
@@ -483,6 +485,7 @@ def check_named(found: Path) -> dict:
     return record
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["before its copies", "after all"])
 def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     proxy, here, server, prefix, tmp_path, record_property, moment
@@ -500,9 +503,10 @@ def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     record = check_named(download_dataset(server, prefix, tmp_path / "found"))
     assert record["rows"][1]["detail"] == "the decoder took 2050 MB"
     assert not {*tmp_path.rglob("*.tar")} - {*(tmp_path / "found").rglob("*.tar")}
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)
 
 
+@pytest.mark.slow
 def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
     proxy, here, server, prefix, tmp_path, record_property
 ):
@@ -512,9 +516,10 @@ def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
             built(first, "")
         built(second, "")
     check_named(download_dataset(server, prefix, tmp_path / "found"))
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)
 
 
+@pytest.mark.slow
 def test_a_shard_is_built_again_where_its_record_was_removed(
     proxy, here, server, prefix, tmp_path, record_property
 ):
@@ -534,13 +539,14 @@ def test_a_shard_is_built_again_where_its_record_was_removed(
             [make_plan_row(SHARDS[0], i) for i in range(2)], to_contract(CONFIG), {"python": "3"}
         )
     check_named(download_dataset(server, prefix, tmp_path / "found"))
-    record_property("injections", 2 + proxy.injected)
+    record_property("injections", 2 + proxy.fault_count)
 
 
 def crash() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(
     proxy, here, prefix, tmp_path, record_property
 ):
@@ -548,4 +554,4 @@ def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(
     with pytest.raises(FileNotFoundError), staged.build_session(SHARDS[0]):
         built(staged, "")
         staged.tar_path(SHARDS[0]).unlink()
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)

@@ -114,6 +114,7 @@ POINTS = 44
 """More than the file operations of a write: mkdir, two opens of each file, rename, removals."""
 
 
+@pytest.mark.thorough
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
 def test_a_kill_at_any_point_leaves_the_last_complete_one(tmp_path, record_property, torn):

@@ -72,6 +72,7 @@ def film(folder: Path, *options: object) -> bytes:
     return out.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_prior_imagines_motion_of_its_seed(folder):
     first, again, other = (film(folder, "--seed", seed) for seed in (1, 1, 2))
     assert first == again != other
@@ -89,6 +90,7 @@ def test_a_guided_loop_closes(folder, capsys):
     assert position <= 1.01 and velocity <= 1.01
 
 
+@pytest.mark.slow
 def test_guidance_brings_the_ends_of_the_motion_together(folder):
     options = dict[str, Any](
         photo=folder / "photo.png",
@@ -113,9 +115,10 @@ def test_guidance_brings_the_ends_of_the_motion_together(folder):
     [
         (
             ["--seconds", "0.9"],
-            "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s, as long as the motion that the prior makes",
+            "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s,"
+            " as long as the motion that the prior makes",
         ),
-        ([], "expected --checkpoint, whose sampling it guides, and --seconds beside it"),
+        ([], "--loop guided requires --checkpoint, whose sampling it guides, and --seconds"),
     ],
 )
 def test_loops_that_cannot_be_guided(folder, capsys, options, said):
@@ -124,6 +127,7 @@ def test_loops_that_cannot_be_guided(folder, capsys, options, said):
     assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["ema", "autoencoder"])
 @pytest.mark.parametrize("how", BROKEN_WEIGHTS)
 def test_a_prior_of_numbers_that_are_not_finite_or_make_such(folder, tmp_path, capsys, state, how):

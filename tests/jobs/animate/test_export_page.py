@@ -36,7 +36,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """A photograph that its camera held sideways (red is the top, once it is upright), and motions."""
+    """Motions, and a photograph taken sideways, whose top is red if it is turned upright."""
     folder = tmp_path_factory.mktemp("export")
     pixels = np.zeros((1600, 2000, 3), np.uint8)
     pixels[:, :200, 0] = 255
@@ -66,6 +66,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
     done = run(
         files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", tmp_path / "page.html"
@@ -97,16 +98,16 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "none.jpg",
             "motion.safetensors",
             "page.html",
-            "none.jpg is not there, expected a photograph",
+            "none.jpg is missing, expected a photograph",
         ),
-        ("broken.safetensors", "motion.safetensors", "page.html", "is no picture that can be read"),
+        ("broken.safetensors", "motion.safetensors", "page.html", "cannot be read as a picture"),
         (
             "empty.jpg",
             "motion.safetensors",
             "page.html",
-            "empty.jpg is no picture that can be read",
+            "empty.jpg cannot be read as a picture",
         ),
-        ("cut.jpg", "motion.safetensors", "page.html", "cut.jpg is no picture that can be read"),
+        ("cut.jpg", "motion.safetensors", "page.html", "cut.jpg cannot be read as a picture"),
         (
             "tiny.png",
             "motion.safetensors",
@@ -129,7 +130,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "none.safetensors",
             "page.html",
-            "none.safetensors', which is not there, expected FILE.safetensors or DATASET KEY",
+            "none.safetensors', which is missing, expected FILE.safetensors or DATASET KEY",
         ),
         (
             "photo.jpg",
@@ -141,7 +142,8 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "wide.safetensors",
             "page.html",
-            "the motion is of 40x4 and the photograph of 1600x2000 pixels, expected nearly the same aspect",
+            "the motion is of 40x4 and the photograph of 1600x2000 pixels,"
+            " expected nearly the same aspect",
         ),
         ("photo.jpg", "one.safetensors", "page.html", "there is 1 frequency, expected at least 2"),
         (
@@ -165,6 +167,7 @@ def test_a_mistake_is_one_sentence(files, tmp_path, capsys, photo, motion, out, 
     ]
 
 
+@pytest.mark.thorough
 def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     done = run(
         files["landscape.png"],
@@ -180,6 +183,7 @@ def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no folder in which nobody may write")
 def test_a_folder_that_may_not_be_written_to(files):
     done = run(
@@ -191,6 +195,7 @@ def test_a_folder_that_may_not_be_written_to(files):
     )
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_path):
     out = tmp_path / "page.html"
     out.write_text("an older page")
@@ -207,7 +212,7 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_pat
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
     words = "Mum & Dad's <script>tree</script>"
     done = run(
@@ -226,6 +231,7 @@ def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
         assert not complaints
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_no_text_is_still_a_title(files, tmp_path):
     photo = tmp_path / os.fsdecode(b"\xff.png")
     Image.new("RGB", (160, 100)).save(photo)
@@ -234,6 +240,7 @@ def test_a_name_that_is_no_text_is_still_a_title(files, tmp_path):
     assert "<title>?</title>" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [

@@ -62,6 +62,7 @@ def card(tmp_path_factory) -> Path:
     return root / "out"
 
 
+@pytest.mark.thorough
 def test_the_card_holds_numbers_with_their_protocol(card):
     about = json.loads((card / "flow_card.json").read_text())
     assert about["estimators"].keys() == {"dis_ultrafast", "dis_fine"}
@@ -91,6 +92,7 @@ def test_the_card_holds_numbers_with_their_protocol(card):
     assert {"quiver", "numpy", "opencv-python-headless"} <= set(protocol["versions"])
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_case_and_asks_for_nothing(card):
     with open_page(card / "flow_card.html", ready="document.readyState === 'complete'") as (
         tab,
@@ -149,7 +151,7 @@ def without_number(root: Path) -> None:
             "has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair",
         ),
         (odd_size, "and its pictures are of 160x128, 160x100, 160x128 pixels, expected one size"),
-        (gone, "frame11.png is not there, expected a photograph"),
+        (gone, "frame11.png is missing, expected a photograph"),
         (cut, "flow10.flo has 163848 bytes, expected 163852 for 160x128"),
         (without_number, "flow.flo has no number in its name, expected one such as flow10.flo"),
     ],
@@ -268,6 +270,7 @@ def test_weights_go_to_the_network_they_fit(material, tmp_path):
     assert list(left_out) in ([], ["raft_large"])
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path, capsys):
     """A card would say less than was asked for, or be of other weights than a reader thinks."""
     given, other = material / "weights/raft-small.pth", tmp_path / "other.pth"

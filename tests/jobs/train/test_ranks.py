@@ -51,7 +51,7 @@ def steps_of(log: Path) -> list[int]:
     return [json.loads(line)["step"] for line in log.read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_path):
     """P18: after a kill in either stage, or between them, the weights are those of an undisturbed
     training.
@@ -107,7 +107,7 @@ def rank_of(process: str) -> str:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     """P18, under torchrun itself."""
     options = [

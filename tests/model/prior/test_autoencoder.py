@@ -96,6 +96,7 @@ def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
     assert (made.log_variance == -6).all()
 
 
+@pytest.mark.slow
 def test_it_leaves_its_start():
     """On smooth slices a few steps already improve on averaging, and every weight then has a
     gradient.

@@ -54,7 +54,7 @@ def correlations(found: Tensor, true: Tensor) -> Tensor:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_samples_are_the_motion_of_their_photograph():
     """Samples correlate with the motion of their photograph, and not with that of another.
 

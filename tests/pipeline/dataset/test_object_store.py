@@ -60,6 +60,7 @@ def test_what_is_a_url_of_object_storage(text, found):
     assert is_storage_url(text) is found
 
 
+@pytest.mark.slow
 def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     proxy, bucket = through(0.3), Bucket(storage.bucket_url("all"))
     written = {f"a/{i:02d} é": bytes([i]) * (i * 20_000) for i in range(12)}
@@ -93,7 +94,7 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_creation_whose_answer_is_lost_is_ours(through):
     """Of forty, about six are created and say 412 to the second attempt; with other bytes each is
     refused.
@@ -107,6 +108,7 @@ def test_a_creation_whose_answer_is_lost_is_ours(through):
     assert proxy.faults["answer lost"] > 5
 
 
+@pytest.mark.slow
 def test_of_many_who_create_one_does(through):
     through(0.2, seed=2)
     bucket = Bucket(storage.bucket_url("raced"))
@@ -161,10 +163,11 @@ def test_a_storage_that_never_answers_is_one_sentence(through, monkeypatch):
     proxy, bucket = through(1.0), Bucket(storage.bucket_url("none"))
     with pytest.raises(
         StorageError,
-        match=r"^s3://quiver-test/none: record: the storage refused or did not answer, 10 times: [^\n]+$",
+        match=r"^s3://quiver-test/none: record: "
+        r"the storage refused or did not answer, 10 times: [^\n]+$",
     ):
         bucket.put("record", b"data")
-    assert proxy.injected == object_store.ATTEMPTS
+    assert proxy.fault_count == object_store.ATTEMPTS
 
 
 def test_a_bucket_that_is_not_there_is_not_asked_again(through):
@@ -172,7 +175,7 @@ def test_a_bucket_that_is_not_there_is_not_asked_again(through):
     for call in (
         lambda b: b.get("a"),
         lambda b: b.put("a", b""),
-        lambda b: b.list(),
+        lambda b: b.list_sizes(),
         lambda b: b.create("a", b""),
     ):
         with pytest.raises(StorageError, match=r"s3://nowhere-here/a: .*NoSuchBucket"):

@@ -77,6 +77,8 @@ def expected(values, pool, q):
     return [np.quantile(frequency, q) for frequency in values]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["components", "none", "all"])
 @pytest.mark.parametrize("q", [0.5, 0.95])
 def test_scales_are_numpys_within_the_bound_and_to_the_last_bit_when_exact(
@@ -205,7 +207,8 @@ def test_a_number_that_is_not_finite_in_a_shard_is_named(tmp_path):
     dataset.tar_path("train-000000").write_bytes(tar)
     with pytest.raises(
         OSError,
-        match=rf"member {row['key']}.motion.safetensors of train-000000.tar has other bytes than were written",
+        match=rf"member {row['key']}.motion.safetensors of train-000000.tar "
+        "has other bytes than were written",
     ):
         exact([DatasetView(dataset)])
     row["motion_crc32"] = zlib.crc32(tar[motion])

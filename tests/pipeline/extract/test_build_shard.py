@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.make_clips import MakeClips, make_clip
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.decode.client import DecoderProcess
@@ -29,6 +28,7 @@ from pipeline.flow.estimator import make_estimator
 from pipeline.images.encode import X264, TimedFrame, write_film
 from pipeline.motion.spectrum import to_motion, to_spectrum
 from pipeline.synthetic import render, scenes
+from pipeline.synthetic.clips import make_clip
 from pipeline.whole_clip.first_window import fit_window, motion_of_video
 from schemas.clip import VideoInfo
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
@@ -61,7 +61,7 @@ def measured(tmp_path_factory):
 
     def measure(name: str):
         if name not in known:
-            make_clip(name, MakeClips(out=folder, seconds=5.2))
+            make_clip(name, folder, seconds=5.2)
             truth = load_file(folder / f"{name}.truth.safetensors")
             (window,) = begin_video(plan_video(folder / f"{name}.mp4", config)[:1], config)
             known[name] = (
@@ -74,6 +74,7 @@ def measured(tmp_path_factory):
     return measure
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SCENES)
 def test_the_measured_motion_is_the_true_one(measured, name):
     truth, _, found = measured(name)
@@ -131,7 +132,7 @@ def built(
         )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
     scene = scenes.SCENES["cloth"](np.random.default_rng(5))
@@ -149,6 +150,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, reason",
@@ -162,7 +164,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
 )
 def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
     config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
-    make_clip(name, MakeClips(out=tmp_path, seconds=7.0))
+    make_clip(name, tmp_path, seconds=7.0)
     (result,) = build_results(plan_video(tmp_path / f"{name}.mp4", config)[:1], config)
     assert result.row.reason == reason
     assert (result.sample is None) == (result.strip is not None) == (reason is not None)
@@ -207,6 +209,7 @@ def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
         assert targets == choose_pair_frames(row.key, len(seen), 4) and 0 not in targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
     from threadpoolctl import threadpool_limits
@@ -321,6 +324,7 @@ def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path
     assert found[0].row.stage == "spectrum" and "float16" in found[0].row.detail
 
 
+@pytest.mark.slow
 def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
     """Its neighbours, before and after it in the shard, are byte for byte what they are without it."""
     rows = [
@@ -498,6 +502,7 @@ def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames
     assert fit_window(BuildConfig(), video, Path("a.mp4")).plan.frames == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [(48, 48), (72, 72), (72, 48), (48, 72), (33, 47)],
@@ -515,6 +520,8 @@ def test_every_accepted_size_is_extracted(tmp_path, size):
     )
 
 
+@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 12, 16, 24, 48, 72])
 def test_frames_of_every_width_can_be_had(tmp_path, width):
     """As of small videos, which are measured at their own size."""

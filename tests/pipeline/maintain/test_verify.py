@@ -34,6 +34,7 @@ def names(found) -> set[str]:
     return {fault.path for fault in found.faults}
 
 
+@pytest.mark.slow
 def test_a_sound_data_set_has_no_fault_and_every_kind_of_window(sound):
     found = verify(Dataset(sound))
     assert (found.faults, found.shards, found.unbuilt, found.compared) == ([], 3, [], True)
@@ -50,7 +51,7 @@ def written(sound) -> dict[str, dict[str, bytes]]:
 
 
 def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
-    """Every sample that a reader gives of a data set, by key, and whether it refuses to give more."""
+    """Returns every sample that a reader yields, by key, and whether it refused to read on."""
     found, refused = {}, False
     for shard in damage.SHARDS:
         try:
@@ -63,6 +64,8 @@ def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
     return found, refused
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P6")
 @pytest.mark.parametrize(
     "mutation",
@@ -188,7 +191,7 @@ def test_a_file_in_the_making_is_no_fault_while_a_run_goes_on(sound, tmp_path):
 
 
 def test_no_data_set_is_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="holds no data set"):
+    with pytest.raises(ValueError, match="holds no dataset"):
         verify(Dataset(tmp_path))
 
 
@@ -259,6 +262,8 @@ def seal_of_another_run(path: Path) -> None:
     damage.rewrite_sealed_file(path, run="0" * 64)
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [edit, flip_a_bit, seal_again, seal_of_another_run, Path.unlink])
 def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm, capsys):
     root = damage.copy_dataset(viewed, tmp_path)
@@ -280,6 +285,7 @@ def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm,
     assert {path.name: path.read_bytes() for path in aside} == parts
 
 
+@pytest.mark.thorough
 def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(viewed, tmp_path):
     root = damage.copy_dataset(viewed, tmp_path)
     for name, remedy in (("run.json", Remedy.NEW_FOLDER), ("views/strict.json", Remedy.MOVE_VIEW)):
@@ -297,6 +303,7 @@ def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(view
 PARTS = ["parquet", "index.json", "histogram.safetensors", "statistics.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_damaged_file_of_a_view_is_named_and_written_again(viewed, tmp_path, part):
     root = damage.copy_dataset(viewed, tmp_path)
@@ -343,7 +350,7 @@ def test_committed_tars_that_changed_places_are_not_taken_for_whole(sound, tmp_p
 
 
 def test_a_data_set_says_which_quiver_made_it(sound):
-    """In its contract, its samples, its scales and its tables; and each record, which one built it."""
+    """The contract, samples, scales and tables name it; a record names the one that built it."""
     dataset, name = Dataset(sound), quiver_version()
     assert dataset.contract().versions["quiver"] == name
     read = [one for shard in damage.SHARDS for one in iter_samples(DatasetView(dataset), shard)]
@@ -359,7 +366,7 @@ def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(
 ):
     root = damage.copy_dataset(sound, tmp_path)
     damage.flip_bit(damage.TARS[0], 0.5, 1, root)
-    monkeypatch.setattr("pipeline.dataset.folder.quiver_version", lambda: "9.9")
+    monkeypatch.setattr("pipeline.dataset.commit.quiver_version", lambda: "9.9")
     dataset = Dataset(root)
     assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
     after, before = damage.read_promised_files(root), damage.read_promised_files(sound)

@@ -25,7 +25,8 @@ from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
-from pipeline.report import gallery, queries, render_report
+from pipeline.report import gallery, queries
+from pipeline.report.page import render_report
 from schemas.clip import Clip
 from schemas.seal import open_seal, seal
 from tests.support import datasets, videos
@@ -161,10 +162,12 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
+@pytest.mark.thorough
 def test_equal_data_sets_give_equal_bytes(real, real_page):
     assert page_of(DatasetView(real)) == real_page
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing(real_page, hostile_page):
     for page in (real_page, hostile_page):
         reader = Reader(page)
@@ -231,6 +234,7 @@ def test_the_run_is_told_from_the_lines_that_are_whole(real_page, hostile_page):
     assert "Not recorded" in Reader(hostile_page).text
 
 
+@pytest.mark.slow
 def test_a_view_shows_what_it_keeps(real):
     motion = sorted(
         row["mean_motion_px"]
@@ -254,6 +258,7 @@ def test_a_view_shows_what_it_keeps(real):
     )  # a window that only the view rejects has its sample
 
 
+@pytest.mark.slow
 def test_strips_are_shown_only_where_they_decode(tmp_path):
     good = io.BytesIO()
     Image.fromarray(np.zeros((8, 24, 3), np.uint8)).save(good, "jpeg")
@@ -291,11 +296,13 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_video_of_noise_does_not_make_the_page_too_large():
     frames = list(np.random.default_rng(0).integers(0, 255, (60, 160, 528, 3), np.uint8))
     assert len(gallery.mp4_uri(frames, 30.0)) < 4 / 3 * gallery.MAX_VIDEO_BYTES + 100
 
 
+@pytest.mark.slow
 def test_a_sample_that_cannot_be_read_is_told(tmp_path):
     dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {}]})
     dataset.tar_path("train-000000").write_bytes(b"gone")
@@ -332,6 +339,7 @@ def test_windows_are_drawn_of_different_clips_and_read_in_their_order(tmp_path):
     assert queries.read_powers(selections, chosen).tolist() == wanted
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
     dataset = datasets.write_dataset(tmp_path / "set", {"train-000000": [{}, {}]})
     main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])
@@ -389,13 +397,16 @@ def opened(chromium, real_page, hostile_page, tmp_path_factory) -> Iterator[dict
     yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["real", "hostile"])
 def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     tab, complaints = opened[name]
     unseen = """[...document.querySelectorAll('img, video, svg')].filter(e => {
         const box = e.getBoundingClientRect();
-        const size = e.tagName === 'IMG' ? e.complete && e.naturalWidth : e.tagName === 'VIDEO' ? e.videoWidth : 1;
-        return !(size && box.width > 5 && box.height > 5 && getComputedStyle(e).visibility === 'visible');
+        const width = e.tagName === 'VIDEO' ? e.videoWidth : 1;
+        const size = e.tagName === 'IMG' ? e.complete && e.naturalWidth : width;
+        return !(size && box.width > 5 && box.height > 5
+            && getComputedStyle(e).visibility === 'visible');
     }).map(e => e.outerHTML.slice(0, 200))"""
     assert tab.evaluate(unseen) == [] and complaints == []
     assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate(
@@ -429,7 +440,8 @@ def test_nothing_hangs_over_the_side_of_a_narrow_window(opened, name):
     tab.set_viewport_size(dict(width=360, height=800))
     tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    over = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > 361)
+    over = """[...document.querySelectorAll('body *')].filter(e =>
+            !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > 361)
         .map(e => e.outerHTML.slice(0, 120))"""
     assert tab.evaluate(over) == []
     tab.set_viewport_size(dict(width=1280, height=900))
@@ -440,8 +452,13 @@ def test_words_stand_out_in_either_light(opened, scheme):
     tab, _ = opened["real"]
     tab.emulate_media(color_scheme=scheme)
     colours = tab.evaluate("""() => {
-        const of = (query, name) => [...new Set([...document.querySelectorAll(query)].map(e => getComputedStyle(e)[name]))];
-        return { paper: of('body', 'backgroundColor'), words: [...of('p, h1, h2, h3, td, th, dt, dd, a, code, summary, figcaption', 'color'), ...of('svg text', 'fill')] };
+        const of = (query, name) => [...new Set(
+            [...document.querySelectorAll(query)].map(e => getComputedStyle(e)[name]))];
+        const text = 'p, h1, h2, h3, td, th, dt, dd, a, code, summary, figcaption';
+        return {
+            paper: of('body', 'backgroundColor'),
+            words: [...of(text, 'color'), ...of('svg text', 'fill')],
+        };
     }""")
     (paper,) = colours["paper"]
     assert (luminance(paper) < 0.1) == (scheme == "dark")
