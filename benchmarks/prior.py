@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=0.0)
     parser.add_argument("--most", type=int, default=8, help="clips, at most")
     options = parser.parse_args()
-    prior, _ = load_prior(options.checkpoint)
+    prior = load_prior(options.checkpoint)
     selections = [open_dataset(text) for text in options.data]
     scenes = list(first_of_each(read(selections, options.split), prior.normalizer.frequencies))[
         : options.most

@@ -280,10 +280,7 @@ def _load_job_renderer(job: Animate) -> Renderer | None:
     """The network of --renderer, if there is one."""
     if job.renderer is None:
         return None
-    network, skipped_checkpoints = load_renderer(job.renderer)
-    for sentence in skipped_checkpoints:
-        print_message(sentence)
-    return network
+    return load_renderer(job.renderer, print_message)
 
 
 def _crop_to_motion(picture: Picture, size: tuple[int, int]) -> Picture:

@@ -19,7 +19,8 @@ import tyro
 from jobs.cli.args import check_output_file, parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
-from model.prior.inference import check_device, load_prior, sample_motion
+from model.device import check_device
+from model.prior.inference import load_prior, sample_motion
 from pipeline.atomic_files import replace_file
 from pipeline.images.photo import crop_and_resize, read_photograph
 from schemas.spectral_volume import SpectralVolume, encode_volume
@@ -60,9 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Sample, "quiver sample", args, description=__doc__)
         check_device(job.device)
         check_output_file("--out", job.out)
-        prior, skipped_checkpoints = load_prior(job.checkpoint)
-        for sentence in skipped_checkpoints:
-            print_message(sentence)
+        prior = load_prior(job.checkpoint, print_message)
         image = crop_and_resize(read_photograph(job.photo), prior.normalizer.size)
         (spectrum,) = sample_motion(
             prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device

@@ -37,7 +37,7 @@ from jobs.ablation.variants import (
 from jobs.cli.console import print_output
 from jobs.cli.main import VERBS
 from jobs.cli.results import load_page_maker, write_results
-from model.checkpoints import read_newest
+from model.checkpoints import load_checkpoint
 from model.evaluate.extractors import NETWORK_SPECS
 from model.evaluate.paired import compare_evaluations
 from model.evaluate.pairs import CROP_SIZE
@@ -429,7 +429,7 @@ def _training_efforts(job: Ablate) -> dict[str, dict[str, dict[str, int]]]:
         variant.name: job.training_commands.checkpoint_folders(variant) for variant in job.variants
     }
     efforts = {
-        folder: checkpoint_effort(read_newest(folder)[0].config)
+        folder: checkpoint_effort(load_checkpoint(folder, warn=lambda _: None).config)
         for folder in {path for folders in stages.values() for path in folders.values()}
     }
     return {

@@ -13,7 +13,8 @@ import tyro
 from jaxtyping import UInt8
 
 from jobs.cli.console import print_message
-from model.prior.inference import check_device, load_prior, make_loop_hook, sample_motion
+from model.device import check_device
+from model.prior.inference import load_prior, make_loop_hook, sample_motion
 from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
@@ -186,9 +187,7 @@ def _read_volume(path: Path) -> SpectralVolume:
 
 def _prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> _Motion:
     """Samples motion for the photograph from a trained prior."""
-    prior, skipped_checkpoints = load_prior(checkpoint)
-    for sentence in skipped_checkpoints:
-        print_message(sentence)
+    prior = load_prior(checkpoint, print_message)
     image = crop_and_resize(photo, prior.normalizer.size)
     options: dict[str, Any] = dict(
         steps=source.steps, guidance=source.guidance_weight, device=source.device

@@ -18,9 +18,9 @@ from jobs.ablation.steps import Ablate, run_ablation, select_held_out, write_or_
 from jobs.ablation.variants import DATASET_FREQUENCIES
 from jobs.cli.errors import error_boundary
 from jobs.cli.training import parse_preset_args
+from model.device import check_device
 from model.evaluate.extractors import NETWORK_SPECS
 from model.evaluate.feature_networks import load_network
-from model.prior.inference import check_device
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
 

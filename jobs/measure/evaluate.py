@@ -27,6 +27,7 @@ from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
 from jobs.extract_flow import library_versions
+from model.device import check_device
 from model.evaluate.curves import curve_records, spectra_record
 from model.evaluate.extractors import NETWORK_SPECS, make_extractors
 from model.evaluate.feature_networks import load_network
@@ -43,7 +44,6 @@ from model.evaluate.pairs import (
     measure_pair,
 )
 from model.evaluate.table import MetricRow, build_table, list_remarks, pair_record
-from model.prior.inference import check_device
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig

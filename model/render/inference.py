@@ -1,28 +1,30 @@
-"""Loads a trained renderer for inference."""
+"""Loading a trained renderer; needs no dataset."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from model.prior.inference import load_checkpoint, load_network_weights, restore_config
+from model.checkpoints import load_checkpoint
 from model.render.renderer import Renderer, RendererConfig
 
 
 def to_unit_range(image: Tensor) -> Tensor:
-    """An image in -1 to 1, mapped to 0 to 1."""
+    """Pixels from -1 .. 1 to 0 .. 1."""
     return (image + 1) / 2
 
 
-def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
-    """The newest trained renderer in a folder, with its averaged weights, on the CPU, and one
-    sentence for each incomplete checkpoint that was skipped.
+def load_renderer(path: Path, warn: Callable[[str], object] = warnings.warn) -> Renderer:
+    """The renderer in the --out folder of a training, with its averaged weights, on the CPU.
 
-    Raises ValueError if there is no complete checkpoint.
+    `warn` is called with a sentence for each damaged checkpoint that is skipped. Raises ValueError
+    if no complete checkpoint holds a renderer.
     """
-    checkpoint, skipped = load_checkpoint(path, "renderer")
-    # The checkpoint has the encoder's weights, so the file of ImageNet's is not needed again.
-    config = replace(restore_config(checkpoint, "renderer", RendererConfig), imagenet=None)
-    network = Renderer(config)
-    load_network_weights(network, checkpoint, "ema")
-    return network.requires_grad_(False).eval(), skipped
+    checkpoint = load_checkpoint(path, "renderer", warn)
+    config = checkpoint.network_config("renderer", RendererConfig)
+    # ImageNet's weights are only where training began: the checkpoint has all weights
+    network = Renderer(replace(config, imagenet=None))
+    checkpoint.load_into(network, "ema")
+    return network.requires_grad_(False).eval()

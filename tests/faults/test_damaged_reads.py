@@ -62,7 +62,7 @@ def denoiser(root: Path) -> Reads:
 
 
 def autoencoder(root: Path) -> Reads:
-    return trained(root, root / "statistics.json", all_of_them=True)
+    return trained(root, root / "statistics.json", all_frequencies=True)
 
 
 def renderer(root: Path) -> Reads:

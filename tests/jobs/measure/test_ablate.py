@@ -196,7 +196,7 @@ def finished(out: Path) -> list[str]:
 
 
 def newest(folder: Path) -> checkpoints.Checkpoint:
-    return checkpoints.read_newest(folder)[0]
+    return checkpoints.load_checkpoint(folder)
 
 
 @pytest.mark.thorough
