@@ -25,7 +25,7 @@ from model.evaluate.spectral import (
     normalized_amplitude,
     shape_coherence,
 )
-from model.prior.inference import Prior, read_prior, sample_motion
+from model.prior.inference import Prior, load_prior, sample_motion
 from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
 from pipeline.motion.normalize import normalize
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=0.0)
     parser.add_argument("--most", type=int, default=8, help="clips, at most")
     options = parser.parse_args()
-    prior, _ = read_prior(options.checkpoint)
+    prior = load_prior(options.checkpoint)
     selections = [open_dataset(text) for text in options.data]
     scenes = list(first_of_each(read(selections, options.split), prior.normalizer.frequencies))[
         : options.most

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=8, help="of each clip, at most")
     options = parser.parse_args()
     networks = {"average_rgb": Renderer(RendererConfig(mode="average_rgb"))} | {
-        path.name: load_renderer(path)[0] for path in options.renderers
+        path.name: load_renderer(path) for path in options.renderers
     }
     found: dict[str, dict[str, Scores]] = defaultdict(lambda: defaultdict(lambda: Scores([], [])))
     for sample in tested(options.data, options.windows):

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Learns the denoiser of latent spectral volumes from a data set's shards, with a trained
+"""Train the denoiser of latent spectral volumes on the shards of a dataset, with a trained
 autoencoder.
 
     quiver train-denoiser smoke --data DATASET --autoencoder autoencoder --out prior
 
 Two stages, one after the other: one frequency at a time, in OUT/slice; then, with that frozen,
-attention across frequencies, in OUT. The same command again goes on from the last checkpoint. OUT
-is then enough to sample from. --start or --pretrained DIR says with which weights the first stage
-begins, other than random ones.
+attention across frequencies, in OUT. The same command again resumes from the last checkpoint. OUT
+is then enough to sample from. --start or --pretrained DIR says which weights the first stage begins
+with, other than random ones.
 """
 
 from collections.abc import Sequence
@@ -22,68 +22,67 @@ from jobs.cli.presets import COORDINATION_SCHEDULES, DENOISERS, SLICES_PER_SAMPL
 from jobs.cli.training import (
     ShowProgress,
     TrainingOptions,
-    check_batch_divisible,
-    distributed_group,
     launch_training,
-    load_matching_weights,
     parse_preset_args,
     progress,
     report_finished,
-    report_skipped_checkpoints,
     run_task,
-    seed_weights,
-    training_lock,
+    warn_on_main_process,
     warn_without_test_split,
 )
-from model import checkpoints
+from model.checkpoints import load_checkpoint, step_folders, weights_equal
 from model.normalizer import normalizer_from_statistics
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
 from model.prior.frequency_attention import add_frequency_attention
 from model.prior.inference import (
     Denoiser,
     TrainedAutoencoder,
-    load_autoencoder,
-    load_checkpoint,
-    read_prior,
+    load_prior,
+    restore_autoencoder,
+    restore_prior,
 )
-from model.prior.inference import restore_config as settings_of
 from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
 from model.train.denoiser_task import DenoiserTask
+from model.train.distributed import check_batch_divisible, distributed_group, training_lock
 from model.train.loop import TrainConfig
+from model.train.warm_start import load_matching_weights, seed_weights
 from pipeline.dataset.open import DatasetView
 from pipeline.motion.normalize import Normalization
 from schemas.statistics import SpectrumStatistics
+
+SLICE_FOLDER = "slice"
+"""Folder of the first stage, inside that of a coordinated training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(DenoiserConfig):
     frequencies: tyro.conf.Suppress[int] = 16
-    """Those of --frequencies."""
+    """Set by --frequencies."""
     text_channels: tyro.conf.Suppress[int] = 0
-    """Those of --pretrained."""
+    """Set by --pretrained."""
     heads: tyro.conf.Suppress[tuple[int, ...]] = ()
-    """Those of --pretrained."""
+    """Set by --pretrained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDenoiser(TrainingOptions):
     autoencoder: Path
-    """Folder of a trained autoencoder, of the same training shards."""
+    """Folder of an autoencoder that was trained on the same shards."""
     normalisation: Normalization | None = None
-    """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
+    """How coefficients are normalized: as for the autoencoder; another one is an error."""
     stage: Literal["both", "slice", "coordinate"] = "both"
-    """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated
-    alone.
+    """slice: one frequency at a time; coordinate: then attention across them, with --mode
+    coordinated only.
     """
     coordinate_steps: int = 1000
-    """Optimiser steps of the second stage."""
+    """Optimizer steps of the second stage."""
     coordinate_batch: int = 4
     """Samples a step of the second stage, each with all K frequencies."""
     start: Path | None = None
-    """A trained denoiser to begin the first stage with."""
+    """Folder of a trained denoiser whose weights the first stage begins with."""
     pretrained: Path | None = None
-    """A pretrained inpainting latent diffusion model (a folder of diffusers) to begin it with; its
-    U-Net's widths and levels are taken.
+    """Folder of a pretrained inpainting latent diffusion model, in the format of diffusers, whose
+    weights the first stage begins with; widths and levels of the U-Net are then its own.
     """
     network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(
         default_factory=NetworkOptions
@@ -96,16 +95,18 @@ class TrainDenoiser(TrainingOptions):
             raise ValueError("coordinate_steps and coordinate_batch are expected to be at least 1")
         if self.pretrained and self.start:
             raise ValueError(
-                f"--start is {self.start} and --pretrained is {self.pretrained}, expected one of them"
+                f"--start is {self.start} and --pretrained is {self.pretrained}, "
+                "expected one of them"
             )
         if self.pretrained and self.network.mode == "volume":
             raise ValueError(
-                "--pretrained is of one image at a time, and --mode volume of all frequencies at once, expected another mode"
+                "--pretrained is of one image at a time, and --mode volume of all frequencies at "
+                "once, expected another mode"
             )
 
     @property
     def first_stage_folder(self) -> Path:
-        """Folder of the first stage."""
+        """The folder of the first stage's checkpoints."""
         return self.out / SLICE_FOLDER if self.network.mode == "coordinated" else self.out
 
     @property
@@ -113,14 +114,13 @@ class TrainDenoiser(TrainingOptions):
         return self.out, self.first_stage_folder
 
 
-SLICE_FOLDER = "slice"
-"""Name of the folder of the first stage, in that of a coordinated training."""
-_REQUIRED_OPTIONS = dict(data=tyro.MISSING, autoencoder=tyro.MISSING, out=tyro.MISSING)
 PRESETS = {
     name: (
         text,
         TrainDenoiser(
-            **_REQUIRED_OPTIONS,
+            data=tyro.MISSING,
+            autoencoder=tyro.MISSING,
+            out=tyro.MISSING,
             network=NetworkOptions(**asdict(network)),
             train=config,
             slices=SLICES_PER_SAMPLE.get(name, 1),
@@ -136,144 +136,52 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_preset_args("quiver train-denoiser", PRESETS, args, __doc__)
-        _check_folders_differ(job)
+        if job.autoencoder.resolve() in (folder.resolve() for folder in job.checkpoint_folders):
+            raise ValueError(
+                f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, "
+                f"expected another --out than {job.out}"
+            )
         with progress() as show:
             launch_training(_run_training, job, job.train, show)
         out = job.first_stage_folder if job.stage == "slice" else job.out
-        report_finished(
-            "denoiser", out, ["animate", "PHOTO", "--checkpoint", out, "--out", "film.mp4"]
-        )
-
-
-def _check_folders_differ(job: TrainDenoiser) -> None:
-    """Raises ValueError where the checkpoints of the denoiser would come among the autoencoder's."""
-    if job.autoencoder.resolve() in (folder.resolve() for folder in job.checkpoint_folders):
-        raise ValueError(
-            f"--autoencoder is {job.autoencoder}, where the denoiser would be kept, expected another --out than {job.out}"
-        )
+        inputs = ["PHOTO", "--checkpoint", out]
+        report_finished("denoiser", out, ["animate", *inputs, "--out", "film.mp4"])
 
 
 def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
-    """The training, in one of its processes."""
-    selections = job.open_datasets()
-    statistics = job.load_statistics(selections)
+    """Trains, in one of the processes."""
+    views = job.open_datasets()
+    statistics = job.load_statistics(views)
     autoencoder = _load_matching_autoencoder(job, statistics)
-    config = _make_network_config(job, autoencoder.normalizer.frequencies)
+    network = _make_network_config(job, autoencoder.normalizer.frequencies)
+    is_coordinated = network.mode == "coordinated"
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
-        check_batch_divisible(
-            group,
-            batch=job.train.batch,
-            **({"coordinate_batch": job.coordinate_batch} if config.mode == "coordinated" else {}),
-        )
-        warn_without_test_split(selections)
-        if job.stage != "coordinate" or config.mode != "coordinated":
+        check_batch_divisible(group, batch=job.train.batch)
+        if is_coordinated:
+            check_batch_divisible(group, coordinate_batch=job.coordinate_batch)
+        warn_without_test_split(views)
+
+        def train_stage(denoiser: Denoiser, config: TrainConfig, out: Path) -> None:
+            _train_stage(job, views, statistics, autoencoder, denoiser, config, out, show)
+
+        if job.stage != "coordinate" or not is_coordinated:
             seed_weights(job.train)
-            denoiser = VolumeDenoiser(config) if config.mode == "volume" else SliceDenoiser(config)
-            _load_start_weights(job, denoiser)
-            _train_stage(
-                job,
-                selections,
-                statistics,
-                autoencoder,
-                denoiser,
-                job.train,
-                job.first_stage_folder,
-                show,
+            denoiser = (
+                VolumeDenoiser(network) if network.mode == "volume" else SliceDenoiser(network)
             )
-        if job.stage != "slice" and config.mode == "coordinated":
-            second, first = (
-                replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch),
-                _load_first_stage(job, config, autoencoder),
-            )
+            if not step_folders(job.first_stage_folder):
+                _load_start_weights(job, denoiser)
+            train_stage(denoiser, job.train, job.first_stage_folder)
+        if job.stage != "slice" and is_coordinated:
+            first_stage = _load_first_stage(job, network, autoencoder)
             seed_weights(job.train)
-            _train_stage(
-                job,
-                selections,
-                statistics,
-                autoencoder,
-                add_frequency_attention(first),
-                second,
-                job.out,
-                show,
-            )
-
-
-def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
-    """The network that is trained: with --pretrained its U-Net is that one or, in going on, which
-    does without, the checkpoint's.
-    """
-    settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
-    config = DenoiserConfig(**settings)
-    if job.pretrained is None:
-        return config
-    if not checkpoints.step_folders(job.first_stage_folder):
-        return inpainting_config(job.pretrained, config)
-    saved = settings_of(
-        load_checkpoint(job.first_stage_folder, "denoiser")[0], "denoiser", DenoiserConfig
-    )
-    return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
-
-
-def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
-    """With what the first stage begins, unless it goes on."""
-    if checkpoints.step_folders(job.first_stage_folder):
-        return
-    if job.start:
-        folder = (
-            job.start / SLICE_FOLDER
-            if checkpoints.step_folders(job.start / SLICE_FOLDER)
-            else job.start
-        )
-        load_matching_weights(
-            denoiser, report_skipped_checkpoints(read_prior(folder)).denoiser, job.start
-        )
-    if job.pretrained and isinstance(denoiser, SliceDenoiser):
-        load_inpainting_weights(denoiser, job.pretrained)
-
-
-def _load_matching_autoencoder(
-    job: TrainDenoiser, statistics: SpectrumStatistics
-) -> TrainedAutoencoder:
-    """The trained autoencoder, of the frequencies asked for. Raises ValueError where it is of other
-    shards or another normalisation.
-    """
-    found = report_skipped_checkpoints(load_autoencoder(job.autoencoder))
-    saved = checkpoints.read_newest(job.autoencoder)[0].config
-    if saved["step"] < saved["training"]["steps"]:
-        raise ValueError(
-            f"the autoencoder in {job.autoencoder} has come to step {saved['step']} of {saved['training']['steps']}: finish it first"
-        )
-    if found.normalizer.shards != statistics.shards:
-        raise ValueError(
-            f"the autoencoder in {job.autoencoder} was trained with the statistics of another set of training shards than {', '.join(job.data)}"
-        )
-    if job.normalisation not in (None, found.normalizer.normalisation):
-        raise ValueError(
-            f"--normalisation is {job.normalisation}, and the autoencoder in {job.autoencoder} was trained with {found.normalizer.normalisation}"
-        )
-    if (
-        normalizer_from_statistics(
-            statistics, found.normalizer.normalisation, found.normalizer.frequencies
-        )
-        != found.normalizer
-    ):
-        raise ValueError(
-            f"the autoencoder in {job.autoencoder} was trained with other scales of these shards: give its file of them as --statistics"
-        )
-    latents, levels = found.network.config.latent_channels, len(found.network.config.channels)
-    if (latents, levels) != (job.network.latent_channels, len(job.network.image_channels)):
-        raise ValueError(
-            f"the autoencoder in {job.autoencoder} has {latents} latent channels and {levels} levels, expected "
-            f"{job.network.latent_channels} and the {len(job.network.image_channels)} of --image-channels"
-        )
-    return found._replace(
-        normalizer=found.normalizer.truncate(job.frequencies or found.normalizer.frequencies)
-    )
+            second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
+            train_stage(add_frequency_attention(first_stage), second, job.out)
 
 
 def _train_stage(
     job: TrainDenoiser,
-    selections: Sequence[DatasetView],
+    views: Sequence[DatasetView],
     statistics: SpectrumStatistics,
     autoencoder: TrainedAutoencoder,
     denoiser: Denoiser,
@@ -281,41 +189,105 @@ def _train_stage(
     out: Path,
     show: ShowProgress,
 ) -> None:
-    """One stage."""
-    one, units = isinstance(denoiser, SliceDenoiser), autoencoder.normalizer
-    training, test = job.make_train_and_test(
-        selections, statistics, units.normalisation, units.frequencies, all_of_them=not one
+    is_slices, normalizer = isinstance(denoiser, SliceDenoiser), autoencoder.normalizer
+    training_set, test_set = job.make_train_and_test(
+        views,
+        statistics,
+        normalizer.normalisation,
+        normalizer.frequencies,
+        all_frequencies=not is_slices,
     )
-    run_task(
-        DenoiserTask(denoiser, autoencoder, test),
-        training,
-        config,
-        out,
-        "slices" if one else "all frequencies",
-        show,
-    )
+    task = DenoiserTask(denoiser, autoencoder, test_set)
+    title = "slices" if is_slices else "all frequencies"
+    run_task(task, training_set, config, out, title, show)
+
+
+def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
+    """The network to train. With --pretrained its U-Net is the pretrained one's; when resumed, it
+    is the checkpoint's, so that the pretrained model is not needed any more.
+    """
+    settings: dict[str, Any] = asdict(job.network) | {"frequencies": frequencies}
+    config = DenoiserConfig(**settings)
+    if job.pretrained is None:
+        return config
+    if not step_folders(job.first_stage_folder):
+        return inpainting_config(job.pretrained, config)
+    checkpoint = load_checkpoint(job.first_stage_folder, "denoiser", lambda _: None)
+    saved = checkpoint.network_config("denoiser", DenoiserConfig)
+    return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
+
+
+def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
+    """Gives the first stage the weights of --start or --pretrained, if there is one."""
+    if job.start:
+        slices = job.start / SLICE_FOLDER
+        prior = load_prior(slices if step_folders(slices) else job.start, warn_on_main_process)
+        load_matching_weights(denoiser, prior.denoiser, job.start)
+    if job.pretrained and isinstance(denoiser, SliceDenoiser):
+        load_inpainting_weights(denoiser, job.pretrained)
+
+
+def _load_matching_autoencoder(
+    job: TrainDenoiser, statistics: SpectrumStatistics
+) -> TrainedAutoencoder:
+    """The trained autoencoder, with scales for the frequencies of --frequencies. Raises ValueError
+    if its training is unfinished, or was on other shards, scales, normalization or sizes.
+    """
+    checkpoint = load_checkpoint(job.autoencoder, "autoencoder", warn_on_main_process)
+    autoencoder = restore_autoencoder(checkpoint)
+    normalizer, network = autoencoder.normalizer, autoencoder.network.config
+    name, steps = f"the autoencoder in {job.autoencoder}", checkpoint.config["training"]["steps"]
+    if checkpoint.step < steps:
+        raise ValueError(f"{name} has come to step {checkpoint.step} of {steps}: finish it first")
+    if normalizer.shards != statistics.shards:
+        raise ValueError(
+            f"{name} was trained with the statistics of another set of training shards than "
+            f"{', '.join(job.data)}"
+        )
+    if job.normalisation not in (None, normalizer.normalisation):
+        raise ValueError(
+            f"--normalisation is {job.normalisation}, and {name} was trained with "
+            f"{normalizer.normalisation}"
+        )
+    if normalizer != normalizer_from_statistics(
+        statistics, normalizer.normalisation, normalizer.frequencies
+    ):
+        raise ValueError(
+            f"{name} was trained with other scales of these shards: give its file of them as "
+            "--statistics"
+        )
+    latents, levels = network.latent_channels, len(network.channels)
+    if (latents, levels) != (job.network.latent_channels, len(job.network.image_channels)):
+        raise ValueError(
+            f"{name} has {latents} latent channels and {levels} levels, expected "
+            f"{job.network.latent_channels} and the {len(job.network.image_channels)} of "
+            "--image-channels"
+        )
+    frequencies = job.frequencies or normalizer.frequencies
+    return autoencoder._replace(normalizer=normalizer.truncate(frequencies))
 
 
 def _load_first_stage(
     job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder
 ) -> SliceDenoiser:
-    """Of which the second begins. Raises ValueError where it is not there, not finished, of another
-    network, or was trained with another autoencoder or on other shards.
+    """The denoiser that the second stage begins with. Raises ValueError if it is missing, is not
+    finished, is another network, or was trained with another autoencoder or on other shards.
     """
-    if not checkpoints.step_folders(job.first_stage_folder):
-        raise ValueError(
-            f"{job.first_stage_folder} holds no first stage, expected --stage slice or both first"
-        )
-    prior = report_skipped_checkpoints(read_prior(job.first_stage_folder))
+    folder = job.first_stage_folder
+    if not step_folders(folder):
+        raise ValueError(f"{folder} holds no first stage, expected --stage slice or both first")
+    checkpoint = load_checkpoint(folder, "denoiser", warn_on_main_process)
+    prior = restore_prior(checkpoint)
     denoiser = prior.denoiser
-    step = checkpoints.read_newest(job.first_stage_folder)[0].config["step"]
-    if step < job.train.steps:
+    if checkpoint.step < job.train.steps:
         raise ValueError(
-            f"the first stage in {job.first_stage_folder} has come to step {step} of {job.train.steps}: finish it, or give --steps {step}"
+            f"the first stage in {folder} has come to step {checkpoint.step} of "
+            f"{job.train.steps}: finish it, or give --steps {checkpoint.step}"
         )
     if not isinstance(denoiser, SliceDenoiser) or denoiser.config.frequencies != config.frequencies:
         raise ValueError(
-            f"{job.first_stage_folder} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one of {config.frequencies}, slice by slice"
+            f"{folder} holds a denoiser of {denoiser.config.frequencies} frequencies, expected one "
+            f"of {config.frequencies}, slice by slice"
         )
     different = [
         field.name
@@ -325,13 +297,15 @@ def _load_first_stage(
     ]
     if different:
         raise ValueError(
-            f"the first stage in {job.first_stage_folder} is of another network ({', '.join(different)} differ), expected the same settings"
+            f"the first stage in {folder} is of another network ({', '.join(different)} differ), "
+            "expected the same settings"
         )
-    if prior.normalizer != autoencoder.normalizer or not checkpoints.weights_equal(
+    if prior.normalizer != autoencoder.normalizer or not weights_equal(
         prior.autoencoder.state_dict(), autoencoder.network.state_dict()
     ):
         raise ValueError(
-            f"the first stage in {job.first_stage_folder} was trained with another autoencoder, or on other shards, than {job.autoencoder}"
+            f"the first stage in {folder} was trained with another autoencoder, or on other "
+            f"shards, than {job.autoencoder}"
         )
     return denoiser
 

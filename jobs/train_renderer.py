@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Learns the renderer from a data set's shards: from each photograph and the flow to a later frame,
-that frame.
+"""Train the renderer on the shards of a dataset: from each photograph and the flow to a later
+frame, that frame.
 
     quiver train-renderer smoke --data DATASET --out renderer
 
-The same command again goes on from the last checkpoint. In one process, under torchrun, or with
---workers on Ray.
+The same command again resumes from the last checkpoint. It runs in one process, under torchrun, or
+with --workers on Ray.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,26 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli.console import print_message
 from jobs.cli.errors import error_boundary
 from jobs.cli.presets import RENDERER_CROPS, RENDERERS
 from jobs.cli.training import (
     ShowProgress,
     TrainingOptions,
-    check_batch_divisible,
-    distributed_group,
-    is_main_process,
     launch_training,
     parse_preset_args,
     progress,
     report_finished,
     run_task,
-    seed_weights,
-    training_lock,
+    warn_on_main_process,
     warn_without_test_split,
 )
 from model.data.augment import NO_AUGMENT, AugmentConfig
 from model.data.pairs import PairDataset
 from model.render.renderer import RendererConfig
+from model.train.distributed import check_batch_divisible, distributed_group, training_lock
 from model.train.loop import TrainConfig
 from model.train.renderer_task import RendererTask, RenderingLoss
+from model.train.warm_start import seed_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,9 @@ class TrainRenderer(TrainingOptions):
     )
     loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
     crop: tuple[int, int] | None = None
-    """Width and height of the part of each pair that a step learns from; without, the whole."""
+    """Width and height of the part of each pair that a step learns from; without it, a step learns
+    from complete pairs.
+    """
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -71,32 +70,28 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_preset_args("quiver train-renderer", PRESETS, args, __doc__)
         with progress() as show:
             launch_training(_run_training, job, job.train, show)
-        report_finished(
-            "renderer",
-            job.out,
-            ["animate", "--motion", job.data[0], "--renderer", job.out, "--out", "film.mp4"],
-        )
+        inputs = ["--motion", job.data[0], "--renderer", job.out]
+        report_finished("renderer", job.out, ["animate", *inputs, "--out", "film.mp4"])
 
 
 def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
-    """The training, in one of its processes."""
-    selections = job.open_datasets()
-    statistics, augment = (
-        job.load_statistics(selections),
-        AugmentConfig() if job.augment else NO_AUGMENT,
-    )
-    training = PairDataset(selections, statistics, augment)
-    test = PairDataset(selections, statistics, split="test")
+    """Trains, in one of the processes."""
+    views = job.open_datasets()
+    statistics = job.load_statistics(views)
+    augment = AugmentConfig() if job.augment else NO_AUGMENT
+    training_set = PairDataset(views, statistics, augment)
+    test_set = PairDataset(views, statistics, split="test")
     seed_weights(job.train)
-    task = RendererTask(job.network, job.loss, test if len(test) else None, crop=job.crop)
+    task = RendererTask(job.network, job.loss, test_set if len(test_set) else None, crop=job.crop)
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
         check_batch_divisible(group, batch=job.train.batch)
-        warn_without_test_split(selections)
-        if job.network.imagenet is None and is_main_process():
-            print_message(
-                "without --imagenet the encoder begins at random, which learns more slowly and generalises less than from ImageNet's weights"
+        warn_without_test_split(views)
+        if job.network.imagenet is None:
+            warn_on_main_process(
+                "without --imagenet the encoder begins at random, which learns more slowly and "
+                "generalizes less than from ImageNet's weights"
             )
-        run_task(task, training, job.train, job.out, "renderer", show)
+        run_task(task, training_set, job.train, job.out, "renderer", show)
 
 
 if __name__ == "__main__":

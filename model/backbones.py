@@ -1,8 +1,7 @@
-"""Networks of torchvision's that look at pictures, under torchvision's names, so that its files of
-weights fit: ResNet-34, VGG-16 and AlexNet.
+"""ResNet-34, VGG-16 and AlexNet, with torchvision's parameter names, so that its weight files fit.
 
-Here is no more of them than is used: no classifier, and of ResNet-34 no last stage, whose stride is
-32.
+Only the parts that are used exist: no classifiers, and not the last stage of ResNet-34, whose
+stride is 32. All networks take RGB in -1 .. 1.
 """
 
 from itertools import chain
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from pipeline.flow.raft_weights import parse_weights, read_weights
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB, 0 to 1."""
+"""Mean and standard deviation of ImageNet's RGB in 0 .. 1."""
 _RESNET34_STAGE_BLOCKS = (3, 4, 6)
-"""Blocks of ResNet-34's first three stages (He et al. 2016, table 1)."""
+"""Blocks in each of ResNet-34's first three stages (He et al. 2016, table 1)."""
 _VGG16_CONVOLUTIONS = (
     (3, 64),
     (64, 64),
@@ -30,16 +29,22 @@ _VGG16_CONVOLUTIONS = (
     (512, 512),
     (512, 512),
 )
-"""Convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman 2015, configuration D)."""
+"""Input and output channels of the convolutions of VGG-16 up to relu4_3 (Simonyan and Zisserman
+2015, configuration D)."""
 _VGG16_FEATURE_LAYERS = (1, 3, 6, 9)
-"""After which of them features are compared: relu1_2, relu2_2, relu3_3, relu4_3; a pooling follows
-each but the last.
+"""The convolutions whose features are compared, counted from 0: relu1_2, relu2_2, relu3_3, relu4_3.
+Pooling follows each but the last.
 """
-_UNUSED = ("layer4.", "fc.")
+_UNUSED_PREFIXES = (
+    *("layer4.", "fc."),  # ResNet-34
+    *("features.24.", "features.26.", "features.28."),  # VGG-16
+    "classifier.",
+)
+"""Tensors in torchvision's files that belong to parts which are left out here."""
 
 
 class _ImageNetNormalize(nn.Module):
-    """RGB of -1 to 1 as networks of ImageNet want it."""
+    """RGB in -1 .. 1 to the mean 0 and deviation 1 that networks of ImageNet expect."""
 
     middle: Tensor
     width: Tensor
@@ -56,7 +61,7 @@ class _ImageNetNormalize(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """Two convolutions and a shortcut past them (He et al. 2016, figure 2)."""
 
     def __init__(self, width: int, out: int, stride: int):
         super().__init__()
@@ -74,7 +79,7 @@ class _BasicBlock(nn.Module):
 
 
 class ResNet34(nn.Module):
-    """Features at strides 2, 4, 8 and 16, of 1, 1, 2 and 4 times `width` channels."""
+    """Returns features at strides 2, 4, 8 and 16 with 1, 1, 2 and 4 times `width` channels."""
 
     def __init__(self, width: int = 64):
         super().__init__()
@@ -84,30 +89,32 @@ class ResNet34(nn.Module):
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(
                 *(
-                    _BasicBlock(before if block == 0 else out, out, stride if block == 0 else 1)
+                    _BasicBlock(width_in if block == 0 else out, out, stride if block == 0 else 1)
                     for block in range(depth)
                 )
             )
-            for before, out, stride, depth in zip(
+            for width_in, out, stride, depth in zip(
                 self.widths[:3], self.widths[1:], (1, 2, 2), _RESNET34_STAGE_BLOCKS, strict=True
             )
         )
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> list[Float[Tensor, "batch _ _ _"]]:
         x = self.bn1(self.conv1(self.normalize(image))).relu()
-        found = [x, self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))]
+        features = [x, self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))]
         for layer in (self.layer2, self.layer3):
-            found.append(layer(found[-1]))
-        return found
+            features.append(layer(features[-1]))
+        return features
 
 
 class VGG16(nn.Module):
-    """Frozen, for comparing pictures."""
+    """Frozen, for the perceptual loss: returns features at relu1_2, relu2_2, relu3_3 and relu4_3,
+    of 64, 128, 256 and 512 channels.
+    """
 
     def __init__(self):
         super().__init__()
@@ -122,17 +129,17 @@ class VGG16(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        x, found = self.normalize(image), []
+        x, features = self.normalize(image), []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
-                found.append(x)
+                features.append(x)
             x = layer(x)
-        return [*found, x]
+        return [*features, x]
 
 
 class AlexNet(nn.Module):
-    """Frozen, for LPIPS: features of its five convolutions, after their ReLUs, of 64, 192, 384, 256
-    and 256 channels.
+    """Frozen, for LPIPS: returns the features after the ReLU of each of its five convolutions, of
+    64, 192, 384, 256 and 256 channels.
     """
 
     def __init__(self):
@@ -141,62 +148,52 @@ class AlexNet(nn.Module):
         convolutions = (
             nn.Conv2d(3, 64, 11, 4, 2),
             nn.Conv2d(64, 192, 5, 1, 2),
-            *(nn.Conv2d(*of, 3, 1, 1) for of in ((192, 384), (384, 256), (256, 256))),
+            nn.Conv2d(192, 384, 3, 1, 1),
+            nn.Conv2d(384, 256, 3, 1, 1),
+            nn.Conv2d(256, 256, 3, 1, 1),
         )
-        first, second, *others = ([convolution, nn.ReLU()] for convolution in convolutions)
-        self.features = nn.Sequential(
-            *first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2), *chain.from_iterable(others)
-        )
+        first, second, *last_three = ([convolution, nn.ReLU()] for convolution in convolutions)
+        pooled = [*first, nn.MaxPool2d(3, 2), *second, nn.MaxPool2d(3, 2)]
+        self.features = nn.Sequential(*pooled, *chain.from_iterable(last_three))
         self.requires_grad_(False)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        x, found = self.normalize(image), []
+        x, features = self.normalize(image), []
         for layer in self.features:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
-                found.append(x)
-        return found
+                features.append(x)
+        return features
 
 
 def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Loads torchvision's weights of the whole network from a file of torch.save or safetensors, in
-    which nothing is executed.
+    """Loads torchvision's weights of the complete network `name` from a file of torch.save or
+    safetensors. No code in the file is executed.
 
-    Raises ValueError where there is none, or where names or shapes are not those of `network`.
+    Raises ValueError if there is no such file, or if its tensors' names or shapes do not fit
+    `network`.
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file, expected torchvision's weights of {name}")
+    # how many batches a norm has seen is not in older files, and not used
     expected = {
         key: value.shape
         for key, value in network.state_dict().items()
-        if not _is_batch_counter(key)
+        if not key.endswith(".num_batches_tracked")
     }
-    found = {
+    weights = {
         key: value
         for key, value in parse_weights(read_weights(path), path).items()
-        if key in expected or not (_is_unused(key) or _is_batch_counter(key))
+        if key in expected
+        or not (key.startswith(_UNUSED_PREFIXES) or key.endswith(".num_batches_tracked"))
     }
-    wrong = sorted(
-        {
-            key
-            for key, _ in expected.items()
-            ^ {key: value.shape for key, value in found.items()}.items()
-        }
-    )
+    shapes = {key: value.shape for key, value in weights.items()}
+    wrong = sorted({key for key, _ in expected.items() ^ shapes.items()})
     if wrong:
         raise ValueError(
-            f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one"
+            f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of "
+            f"another shape, {wrong[0]} for one"
         )
-    network.load_state_dict(found, strict=False)
-
-
-def _is_unused(key: str) -> bool:
-    """Whether a tensor is of the parts that are left out here."""
-    return key.startswith((*_UNUSED, "classifier.", "features.24.", "features.26.", "features.28."))
-
-
-def _is_batch_counter(key: str) -> bool:
-    """Whether it counts the batches that a norm has seen, which older files do not have."""
-    return key.endswith(".num_batches_tracked")
+    network.load_state_dict(weights, strict=False)

@@ -1,5 +1,6 @@
-"""What turns normalised coefficients into pixels. Every checkpoint holds it, so that using one
-needs no data set.
+"""The scales that turn normalized coefficients into pixels, and the dataset they were measured on.
+
+Every checkpoint of an autoencoder or a prior holds them, so that using it needs no dataset.
 """
 
 from dataclasses import dataclass, replace
@@ -16,32 +17,33 @@ from schemas.statistics import SpectrumStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumNormalizer:
-    """The scales of a set of training samples, and to what they refer."""
+    """The scales of a set of training samples, and the conditions under which they hold.
+
+    Raises ValueError if the normalization is unknown, or if a scale is not finite and positive.
+    """
 
     normalisation: Normalization
     scale: tuple[tuple[float, ...], ...]
-    """Of each of K frequencies, what its four channels are divided by, pixels."""
+    """For each of K frequencies, the divisors of its four channels, pixels."""
     size: tuple[int, int]
     """Working resolution, width x height."""
     fps: float
     frames: int
-    """T; frequency k stands at k fps / T Hz."""
+    """T; frequency k is k fps / T Hz."""
     shards: str
     """Digest of the training shards."""
 
     def __post_init__(self):
         if self.normalisation not in get_args(Normalization):
             raise ValueError(
-                f"normalisation is {self.normalisation!r}, expected one of {', '.join(get_args(Normalization))}"
+                f"normalisation is {self.normalisation!r}, "
+                f"expected one of {', '.join(get_args(Normalization))}"
             )
         scale = np.array(self.scale, np.float64)
-        if (
-            scale.ndim != 2
-            or scale.shape[1:] != (4,)
-            or not (np.isfinite(scale).all() and (scale > 0).all())
-        ):
+        if scale.ndim != 2 or scale.shape[1:] != (4,) or not ((scale > 0) & (scale < np.inf)).all():
             raise ValueError(
-                f"scale is {list(scale.shape)}, expected four finite numbers over 0 for each frequency"
+                f"scale is {list(scale.shape)}, "
+                "expected four finite numbers over 0 for each frequency"
             )
 
     @property
@@ -50,24 +52,23 @@ class SpectrumNormalizer:
         return len(self.scale)
 
     def scale_tensor(self, device: torch.device | str = "cpu") -> Float32[Tensor, "freq 4 1 1"]:
-        """The scales as normalising takes them."""
+        """The scales as `pipeline.motion.normalize` takes them."""
         return torch.tensor(self.scale, dtype=torch.float32, device=device)[:, :, None, None]
 
     def truncate(self, frequencies: int) -> "SpectrumNormalizer":
-        """Of the first so many frequencies. Raises ValueError where there are not as many."""
+        """A normalizer for the lowest `frequencies` only. Raises ValueError if there are fewer."""
         return replace(self, scale=self.scale[: check_frequencies(frequencies, self.frequencies)])
 
 
 def normalizer_from_statistics(
     statistics: SpectrumStatistics, normalisation: Normalization, frequencies: int | None = None
 ) -> SpectrumNormalizer:
-    """Of these statistics, of their first frequencies or all. Raises ValueError as `channel_scales`
-    does, and where there are not as many.
+    """The normalizer of a dataset, for its lowest `frequencies` or all. Raises ValueError as
+    `channel_scales` does, and if there are fewer frequencies.
     """
     count = check_frequencies(frequencies, len(statistics.scale))
-    scale = channel_scales(replace(statistics, scale=statistics.scale[:count]), normalisation)[
-        :, :, 0, 0
-    ].tolist()
+    truncated = replace(statistics, scale=statistics.scale[:count])
+    scale = channel_scales(truncated, normalisation)[:, :, 0, 0].tolist()
     return SpectrumNormalizer(
         normalisation=normalisation,
         scale=tuple(map(tuple, scale)),
@@ -78,21 +79,20 @@ def normalizer_from_statistics(
     )
 
 
-def check_frequencies(wanted: int | None, most: int) -> int:
-    """How many frequencies are asked for. Raises ValueError where there are not that many."""
-    if wanted is not None and not 1 <= wanted <= most:
+def check_frequencies(requested: int | None, available: int) -> int:
+    """The requested number of frequencies, all for None. Raises ValueError if there are fewer."""
+    if requested is not None and not 1 <= requested <= available:
         raise ValueError(
-            f"frequencies is {wanted}, expected 1 to {most}, of which there are statistics"
+            f"frequencies is {requested}, expected 1 to {available}, which have statistics"
         )
-    return wanted or most
+    return requested or available
 
 
 def normalizer_from_config(fields: Any) -> SpectrumNormalizer:
-    """Of a checkpoint's configuration. Raises ValueError where they are none."""
+    """The normalizer that a checkpoint's configuration holds. Raises ValueError if it is none."""
     try:
         width, height = fields["size"]
-        return SpectrumNormalizer(
-            **(fields | {"size": (width, height), "scale": tuple(map(tuple, fields["scale"]))})
-        )
+        scale = tuple(map(tuple, fields["scale"]))
+        return SpectrumNormalizer(**(fields | {"size": (width, height), "scale": scale}))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint has no units: {error}") from error

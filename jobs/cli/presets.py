@@ -1,9 +1,11 @@
-"""Presets of the trainings, by name: hardware, time and what to expect stand in each one's text.
+"""Presets of the trainings; the text of each says which hardware it needs and for how long.
 
-smoke       CPU, minutes: does the whole way work? Its samples sway, roughly
-small       one GPU, a day
-paper       the paper's numbers
-paper_512   512 x 288, from the weights of `paper`, or of a pretrained inpainting model
+    smoke       CPU, minutes: does everything work? Its samples sway, roughly
+    small       one GPU, a day
+    paper       the paper's numbers
+    paper_512   512 x 288, from the weights of `paper`, or of a pretrained inpainting model
+
+Each entry is a text for --help, the settings of the network, and those of the training.
 """
 
 from dataclasses import replace
@@ -62,7 +64,8 @@ AUTOENCODERS = {
         ),
     ),
     "paper": (
-        "The paper's autoencoder: base 128, multipliers 1, 2, 4. 8 GPUs of 80 GB with --workers 8, about two days.",
+        "The paper's autoencoder: base 128, multipliers 1, 2, 4. 8 GPUs of 80 GB with --workers 8, "
+        "about two days.",
         AutoencoderConfig(),
         TrainConfig(
             steps=200_000,
@@ -107,7 +110,8 @@ DENOISERS = {
         ),
     ),
     "paper": (
-        "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of 40 GB with --workers 16, about six days.",
+        "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of "
+        "40 GB with --workers 16, about six days.",
         DenoiserConfig(),
         TrainConfig(
             steps=750_000,
@@ -152,8 +156,8 @@ RENDERERS = {
         ),
     ),
     "paper": (
-        "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day (reckoned, not timed). Give --imagenet, and for its loss "
-        "--perceptual-weight and --vgg.",
+        "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day "
+        "(estimated, not timed). Give --imagenet, and for its loss --perceptual-weight and --vgg.",
         RendererConfig(),
         TrainConfig(
             steps=300_000,
@@ -168,23 +172,25 @@ RENDERERS = {
     ),
 }
 AUTOENCODERS["paper_512"] = (
-    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training. 8 GPUs of 80 GB, about a day.",
+    "As paper, for datasets extracted with --size 512x288; give --start the folder of a paper "
+    "training. 8 GPUs of 80 GB, about a day.",
     AutoencoderConfig(),
     replace(AUTOENCODERS["paper"][2], steps=50_000),
 )
 DENOISERS["paper_512"] = (
-    "As paper, for data sets extracted with --size 512x288; give --start the folder of a paper training (16 GPUs of 80 GB, about three days), "
-    "or --pretrained that of an inpainting latent diffusion model in diffusers' format.",
+    "As paper, for datasets extracted with --size 512x288; give --start the folder of a paper "
+    "training (16 GPUs of 80 GB, about three days), or --pretrained that of an inpainting latent "
+    "diffusion model in diffusers' format.",
     DenoiserConfig(),
     replace(DENOISERS["paper"][2], steps=200_000, batch=32),
 )
 AUTOENCODER_CROPS = {"smoke": (64, 64)}
-"""Of the autoencoder's training slices."""
+"""Width and height of the part of each slice that the autoencoder learns from."""
 RENDERER_CROPS = {"smoke": (128, 96)}
-"""Of the renderer's pairs."""
+"""Width and height of the part of each pair that the renderer learns from."""
 SLICES_PER_SAMPLE = {"smoke": 4, "small": 4}
-"""Frequencies of a photograph in a step that learns one at a time: its features are made once for
-all of them. The paper's: 1.
+"""Frequencies of each photograph in a step that learns one frequency at a time; the photograph's
+features are computed once for all of them. In the paper it is 1.
 """
 COORDINATION_SCHEDULES = {
     "smoke": (10, 2),

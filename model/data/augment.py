@@ -1,12 +1,12 @@
-"""Augmentation of a picture and its spectral volume together.
+"""Augmentation of an image together with its motion.
 
-The augmented picture is J(p) = I(A p), with one affine map A from a pixel of the result to where it
-looks in the picture: a mirror, a turn, a zoom and a crop. What moved by F at A p moves by L^-1 F(A
-p) at p, where L is the linear part of A: a mirror negates x, a turn turns, a zoom multiplies. S is
-linear in F, so its coefficients are transformed in the same way. The zoom is at least what the turn
-needs, so that no pixel from outside the picture is ever looked at.
+The augmented image is J(p) = I(A p), where the affine map A takes a pixel of the result to where it
+is sampled in the image: a mirror, a rotation, a zoom and a crop. A displacement F at A p becomes
+L^-1 F(A p) at p, where L is the linear part of A: a mirror negates x, a rotation rotates, a zoom
+scales. S is linear in F, so its coefficients are transformed in the same way. The zoom is at least
+what the rotation needs, so that no pixel outside the image is ever sampled.
 
-The picture alone also gets a colour jitter: one affine map of its colours.
+The image alone also gets a color jitter, which is one affine map of its colors.
 """
 
 from dataclasses import dataclass, fields
@@ -17,29 +17,31 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 _LUMA_WEIGHTS = np.array([[0.299, 0.587, 0.114]])
-"""Weights of R, G and B in what the eye sees as brightness."""
+"""Weights of R, G and B in perceived brightness (Rec. 601)."""
 BYTE_TO_SIGNED_UNIT = (np.arange(256) / 127.5 - 1).astype(np.float32)
-"""A byte's value as a network sees it, -1 to 1."""
+"""Lookup table from a byte, 0 to 255, to the -1 to 1 that networks take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far each is varied; where no least is named, by as much in both directions."""
+    """How far samples are varied; each amount is drawn uniformly, in both directions unless a
+    minimum is given. Raises ValueError if one is out of range.
+    """
 
     flip: float = 0.5
     """Share of the samples that are mirrored, left to right."""
     scale: float = 1.25
-    """Greatest zoom; the least is 1, or what the rotation needs."""
+    """Largest zoom; the smallest is 1, or what the rotation needs."""
     rotation_deg: float = 5.0
-    """Greatest turn, degrees."""
+    """Largest rotation, degrees."""
     brightness: float = 0.1
-    """Share by which the light varies."""
+    """Share by which the brightness varies."""
     contrast: float = 0.1
-    """Share by which differences from the picture's mean grey vary."""
+    """Share by which differences from the image's mean gray vary."""
     saturation: float = 0.1
-    """Share by which differences from a pixel's own grey vary."""
+    """Share by which differences from a pixel's own gray vary."""
     hue: float = 0.02
-    """Greatest turn of the colours about grey, 1 a full circle."""
+    """Largest rotation of the colors about gray, 1 being a full circle."""
 
     def __post_init__(self):
         limits = dict(flip=(0, 1), scale=(1, 4), rotation_deg=(0, 45), hue=(0, 0.5))
@@ -52,34 +54,35 @@ class AugmentConfig:
 NO_AUGMENT = AugmentConfig(
     flip=0.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
 )
-"""Every sample as it is, to the last bit."""
+"""Leaves every sample as it is, to the last bit."""
 
 
 class Augmentation(NamedTuple):
-    """One draw of what is done to a sample."""
+    """What is done to one sample."""
 
     affine: Float64[np.ndarray, "2 3"]
-    """A: (column, row) of a pixel of the result, and 1, to where it looks in the picture."""
+    """A: takes (column, row, 1) of a pixel of the result to (column, row) in the image."""
     light: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
-    """Full circles."""
+    """Rotation of the colors about gray, in full circles."""
 
     @property
     def is_affine_identity(self) -> bool:
-        """Whether every pixel stays where it is."""
+        """Whether every pixel stays in place."""
         return np.array_equal(self.affine, np.eye(2, 3))
 
     @property
     def is_color_identity(self) -> bool:
+        """Whether every pixel keeps its color."""
         return (self.light, self.contrast, self.saturation, self.hue) == (1, 1, 1, 0)
 
 
 def draw_augmentation(
     config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator
 ) -> Augmentation:
-    """What is done to one sample of `size` (width, height)."""
+    """Draws what is done to one sample of `size` (width, height)."""
     if config == NO_AUGMENT:
         return Augmentation(np.eye(2, 3))
     mirrored = bool(rng.random() < config.flip)
@@ -90,13 +93,9 @@ def draw_augmentation(
         rng.uniform(1, config.scale),
         rng.uniform(-1, 1, 2),
     )
-    colours = rng.uniform(-1, 1, 4) * (
-        config.brightness,
-        config.contrast,
-        config.saturation,
-        config.hue,
-    )
-    return Augmentation(affine, *map(float, 1 + colours[:3]), hue=float(colours[3]))
+    ranges = config.brightness, config.contrast, config.saturation, config.hue
+    jitter = rng.uniform(-1, 1, 4) * ranges
+    return Augmentation(affine, *map(float, 1 + jitter[:3]), hue=float(jitter[3]))
 
 
 def crop_affine(
@@ -106,43 +105,44 @@ def crop_affine(
     zoom: float,
     place: Float64[np.ndarray, "2"],
 ) -> Float64[np.ndarray, "2 3"]:
-    """A for a mirror or none, a turn (radians) and a zoom, or the least one that keeps the whole
-    result inside the picture.
+    """A for an optional mirror, a rotation (radians) and a zoom, which is raised to the least that
+    keeps the result inside an image of `size` (width, height).
 
-    `place` (-1 to 1 in x and y) is where the cut-out lies in the room that is left.
+    `place` (-1 to 1 in x and y) positions the crop in the room that is left.
     """
     half = (np.array(size) - 1) / 2
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    reach = np.abs(turn) @ half
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    reach = np.abs(rotation) @ half
     zoom = max(zoom, *(reach / half))
-    linear = turn * (-1.0 if mirrored else 1.0, 1.0) / zoom
-    centre = half + place * np.maximum(half - reach / zoom, 0)
-    return np.column_stack([linear, centre - linear @ half])
+    linear = rotation * (-1.0 if mirrored else 1.0, 1.0) / zoom
+    center = half + place * np.maximum(half - reach / zoom, 0)
+    return np.column_stack([linear, center - linear @ half])
 
 
 def augment_image(
-    picture: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation
+    image: UInt8[np.ndarray, "height width 3"], augmentation: Augmentation
 ) -> Float32[np.ndarray, "height width 3"]:
-    """J: the picture moved and recoloured, RGB, -1 to 1. Cubic; at its very edge the last pixel
-    stands for the next.
+    """J, RGB, -1 to 1: the image warped with cubic interpolation (edge pixels are repeated), then
+    recolored.
     """
-    moved = cv2.LUT(picture, BYTE_TO_SIGNED_UNIT)
+    result = cv2.LUT(image, BYTE_TO_SIGNED_UNIT)
     if augmentation.is_affine_identity and augmentation.is_color_identity:
-        return moved
+        return result
     if not augmentation.is_affine_identity:
-        moved = _warp(moved, augmentation.affine, cv2.INTER_CUBIC)
+        result = warp_affine(result, augmentation.affine, cv2.INTER_CUBIC)
     if not augmentation.is_color_identity:
-        moved = cv2.transform(
-            moved, color_transform(np.array(cv2.mean(picture)[:3]) / 255, augmentation)
-        )
-    return np.clip(moved, -1, 1, out=moved)
+        mean = np.array(cv2.mean(image)[:3]) / 255
+        result = cv2.transform(result, color_transform(mean, augmentation))
+    return np.clip(result, -1, 1, out=result)
 
 
 def vector_map(affine: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "4 4"]:
-    """L^-1 on the channels re x, im x, re y, im y: real, so re goes to re and im to im."""
-    mixing = np.zeros((4, 4))
-    mixing[::2, ::2] = mixing[1::2, 1::2] = np.linalg.inv(affine[:, :2])
-    return mixing
+    """L^-1 as a matrix on the channels re x, im x, re y, im y; it is real, so it keeps real and
+    imaginary parts apart.
+    """
+    matrix = np.zeros((4, 4))
+    matrix[::2, ::2] = matrix[1::2, 1::2] = np.linalg.inv(affine[:, :2])
+    return matrix
 
 
 def augment_spectrum(
@@ -151,45 +151,40 @@ def augment_spectrum(
     vectors: Float64[np.ndarray, "4 4"],
     out: Float32[np.ndarray, "4 height width"],
 ) -> None:
-    """Writes the raw coefficients of the augmented motion at one frequency, pixels, to `out`: L^-1
-    S(A p), bilinear.
-
-    `vectors` is `vector_map(affine)`.
+    """Writes the coefficients of the augmented motion at one frequency, L^-1 S(A p) in pixels, to
+    `out`, with bilinear interpolation. `vectors` is `vector_map(affine)`.
     """
-    cv2.split(
-        cv2.transform(_warp(cv2.merge(list(channels)), affine, cv2.INTER_LINEAR), vectors),
-        list(out),
-    )
+    warped = warp_affine(cv2.merge(list(channels)), affine, cv2.INTER_LINEAR)
+    cv2.split(cv2.transform(warped, vectors), list(out))
 
 
 def color_transform(
     mean: Float64[np.ndarray, "3"], augmentation: Augmentation
 ) -> Float64[np.ndarray, "3 4"]:
-    """(M, v) of RGB' = M RGB + v in the range -1 to 1: light, then contrast, saturation and hue.
+    """(M, v) of RGB' = M RGB + v in -1 to 1: brightness, then contrast, saturation and hue.
 
-    `mean` is the picture's mean colour, 0 to 1. Each step keeps grey what is grey; the last two
-    keep its brightness.
+    `mean` is the image's mean color, 0 to 1. Every step keeps grays gray; saturation and hue also
+    keep their brightness.
     """
-    one, grey = np.eye(3), np.ones((3, 1)) @ _LUMA_WEIGHTS
-    contrast = augmentation.light * augmentation.contrast * one
+    identity, gray = np.eye(3), np.ones((3, 1)) @ _LUMA_WEIGHTS
+    contrast = augmentation.light * augmentation.contrast * identity
     level = augmentation.light * (1 - augmentation.contrast) * (_LUMA_WEIGHTS @ mean)
-    saturation = grey + augmentation.saturation * (one - grey)
-    hue = grey + (one - grey) @ _rotate_about_gray(2 * np.pi * augmentation.hue)
-    colours = hue @ saturation @ contrast
-    return np.column_stack([colours, colours.sum(axis=1) + 2 * level - 1])
+    saturation = gray + augmentation.saturation * (identity - gray)
+    angle = 2 * np.pi * augmentation.hue
+    rotation = cv2.Rodrigues(np.full(3, angle / np.sqrt(3)))[0]  # about (1, 1, 1)
+    hue = gray + (identity - gray) @ rotation
+    matrix = hue @ saturation @ contrast
+    return np.column_stack([matrix, matrix.sum(axis=1) + 2 * level - 1])
 
 
-def _rotate_about_gray(angle: float) -> Float64[np.ndarray, "3 3"]:
-    """Rotation about (1, 1, 1)."""
-    return cv2.Rodrigues(np.full(3, angle / np.sqrt(3)))[0]
-
-
-def _warp(picture: np.ndarray, affine: np.ndarray, interpolation: int) -> np.ndarray:
-    size = picture.shape[1], picture.shape[0]
+def warp_affine(
+    image: np.ndarray, affine: Float64[np.ndarray, "2 3"], interpolation: int
+) -> np.ndarray:
+    """I(A p) at every pixel p of an image [height, width, ...]; edge pixels are repeated."""
     return cv2.warpAffine(
-        picture,
+        image,
         affine,
-        size,
+        (image.shape[1], image.shape[0]),
         flags=interpolation | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )

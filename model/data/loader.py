@@ -1,15 +1,11 @@
-"""Training samples in an order that a stopped training can go on with.
+"""Batches of training samples: READ THIS FIRST of model/data.
 
-    Windows     the kept windows of one split of several data sets, or views of them, by number
-    Examples    what the motion prior learns of them: pictures and normalised spectra
-    Order       which of them follow each other: a function of the seed and the epoch, cut into
-                global batches
-    Position    how far a training has come in it: all that a checkpoint must hold
-    loader      the batches of one rank from a position on, each with the position after it
+    ShardDataset   the kept windows of one split of several datasets or views, by number
+    load_batches   the batches of one rank from a position on, each with the position after it
 
-The order knows nothing of ranks and loader workers, and what is drawn for a sample (its frequency,
-its augmentation) is seeded by seed, epoch and the sample's number alone. So the same global batches
-come from any number of them.
+What is random about a sample (its frequencies, its augmentation) is a function of the seed, the
+epoch and the sample's number alone. So a training that is resumed, or that runs with other numbers
+of ranks and loader workers, gets the same global batches.
 """
 
 from abc import ABC, abstractmethod
@@ -30,39 +26,35 @@ from schemas.statistics import SpectrumStatistics
 
 
 class ShardDataset(Dataset, ABC):
-    """The kept windows of one split, by number (rows.py says in which order).
+    """The kept windows of one split, by number (shard_index.py says in which order).
 
-    Raises ValueError where the statistics are of other training shards, where there is none, and
-    where a video is held out in one data set and not in another.
+    Raises ValueError if the statistics are those of other training shards, if the datasets do not
+    fit together, and as `ShardIndex` does.
     """
 
-    def __init__(
-        self, selections: Sequence[DatasetView], statistics: SpectrumStatistics, split: str
-    ):
-        check_compatible(selections)
-        check_matches_shards(statistics, selections)
-        self.size, self.shard_index, self.files = (
-            statistics.size,
-            ShardIndex(selections, split),
-            FileCache(),
-        )
+    def __init__(self, views: Sequence[DatasetView], statistics: SpectrumStatistics, split: str):
+        check_compatible(views)
+        check_matches_shards(statistics, views)
+        self.size = statistics.size
+        self.shard_index = ShardIndex(views, split)
+        self.files = FileCache()
 
     def __len__(self) -> int:
         return len(self.shard_index)
 
     def keys(self, draws: Sequence[SampleDraw]) -> tuple[str, ...]:
-        """Names of these samples."""
-        return tuple(self.shard_index[one.sample_index].key for one in draws)
+        """The keys of these samples."""
+        return tuple(self.shard_index[draw.sample_index].key for draw in draws)
 
     @abstractmethod
     def batch(self, draws: Sequence[SampleDraw]) -> tuple[Any, ...]:
-        """What is learnt of these samples. Raises ValueError naming one whose bytes are not the one
-        that was written.
+        """The tensors of these samples. Raises ValueError naming a sample whose bytes are not the
+        ones that were written.
         """
 
 
 def load_batches(
-    windows: ShardDataset,
+    dataset: ShardDataset,
     order: EpochOrder,
     position: Position,
     *,
@@ -71,27 +63,27 @@ def load_batches(
     workers: int = 0,
     pinned: bool = False,
 ) -> Iterator[tuple[Any, Position]]:
-    """Without end, the batches of a rank from `position` on, each with the position after it: where
-    a training goes on once it has learnt from the batch.
+    """Yields, without end, the batches of a rank from `position` on, each with the position at
+    which a training is resumed after it.
 
-    `workers` processes read ahead; 0 reads when asked. `pinned` batches go to a GPU faster. Raises
-    ValueError as `ShardDataset.batch` and `EpochOrder.batches`, OSError if one of the processes
-    lacks memory or dies.
+    `workers` processes read ahead; with 0 this process reads when asked. `pinned` batches are
+    copied to a GPU faster. Raises ValueError as `ShardDataset.batch` and `EpochOrder.batches` do,
+    and OSError if a worker lacks memory or dies.
     """
-    if order.count != len(windows):
-        raise ValueError(f"the order is of {order.count} samples, expected {len(windows)}")
+    if order.count != len(dataset):
+        raise ValueError(f"the order is of {order.count} samples, expected {len(dataset)}")
     if workers:
         check_tmpdir()
     draws, positions = (order.batches(position, rank, world) for _ in range(2))
     batches: Any = DataLoader(
-        _BatchDataset(windows),
+        _BatchDataset(dataset),
         batch_size=None,
-        sampler=(some for some, _ in draws),
+        sampler=(batch_draws for batch_draws, _ in draws),
         num_workers=workers,
         pin_memory=pinned,
         collate_fn=_identity,
         worker_init_fn=exit_on_lost_batch,
-        generator=torch.Generator(),  # else torch's global one is drawn from
+        generator=torch.Generator(),  # else it would draw from torch's global one
     )
     return _raise_errors(
         receive_batches(batches) if workers else batches, (after for _, after in positions)
@@ -99,7 +91,8 @@ def load_batches(
 
 
 def _raise_errors(batches: Any, positions: Iterator[Position]) -> Iterator[tuple[Any, Position]]:
-    cv2.setNumThreads(1)  # its threads do not survive a fork: a worker would wait for them for ever
+    # cv2's threads do not survive a fork: a worker would wait for them for ever
+    cv2.setNumThreads(1)
     for batch, after in zip(batches, positions, strict=False):
         if isinstance(batch, ValueError | OSError):
             raise batch
@@ -107,16 +100,16 @@ def _raise_errors(batches: Any, positions: Iterator[Position]) -> Iterator[tuple
 
 
 class _BatchDataset(Dataset):
-    """Whole batches; an error of one is handed over as a value, since torch would make a page of
-    text of it.
+    """Complete batches by their draws; an error is returned as a value, since torch would turn a
+    raised one into a page of text.
     """
 
-    def __init__(self, windows: ShardDataset):
-        self.windows = windows
+    def __init__(self, dataset: ShardDataset):
+        self.dataset = dataset
 
     def __getitem__(self, draws: list[SampleDraw]) -> tuple[Any, ...] | ValueError | OSError:
         try:
-            return share_batch(self.windows.batch(draws))
+            return share_batch(self.dataset.batch(draws))
         except ValueError as error:
             return error
 

@@ -1,4 +1,8 @@
-"""TODO: what this file is."""
+"""The order in which samples are trained on, and how far a training has come in it.
+
+The order is a function of the seed and the epoch alone, cut into global batches; it knows nothing
+of ranks and loader workers, so that any number of them see the same batches.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +14,23 @@ from jaxtyping import Int64
 
 
 class SampleDraw(NamedTuple):
-    """A sample at its place in the order, and with it all that is drawn for it."""
+    """A sample in an epoch; everything random about it (frequencies, augmentation) comes from
+    `rng`.
+    """
 
     seed: int
     epoch: int
     sample_index: int
 
     def rng(self) -> np.random.Generator:
-        return np.random.default_rng(
-            [self.seed, self.epoch, self.sample_index + 1]
-        )  # a last 0 would be the stream of [seed, epoch]
+        """The generator of this sample in this epoch."""
+        # index + 1, since a last 0 would give the stream of [seed, epoch]
+        return np.random.default_rng([self.seed, self.epoch, self.sample_index + 1])
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training has come."""
+    """How far a training has come: all that a checkpoint must hold to resume it."""
 
     epoch: int = 0
     consumed: int = 0
@@ -33,13 +39,13 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
-    """Epochs without end, each every sample once in an order of its own, cut into global batches.
+    """Endless epochs, each a permutation of all samples, cut into global batches.
 
-    A batch that an epoch cannot fill goes on with the next one, so that no sample is left out.
+    A batch that an epoch cannot fill is filled from the next one, so that no sample is left out.
     """
 
     count: int
-    """Samples."""
+    """Number of samples."""
     seed: int
     global_batch: int
     """Samples a step, over all ranks."""
@@ -50,16 +56,17 @@ class EpochOrder:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
     def epoch_samples(self, epoch: int) -> Int64[np.ndarray, " samples"]:
-        """The samples of an epoch, in order."""
+        """The sample indices of an epoch, in order."""
         return _permutation(self.count, self.seed, epoch)
 
     def next_batch(self, position: Position) -> tuple[list[SampleDraw], Position]:
-        """The next global batch, and the position after it."""
+        """The global batch at a position, and the position after it."""
         draws, epoch, consumed = [], position.epoch, position.consumed
         while len(draws) < self.global_batch:
-            some = self.epoch_samples(epoch)[consumed : consumed + self.global_batch - len(draws)]
-            draws += [SampleDraw(self.seed, epoch, index) for index in some.tolist()]
-            consumed += len(some)
+            missing = self.global_batch - len(draws)
+            indices = self.epoch_samples(epoch)[consumed : consumed + missing]
+            draws += [SampleDraw(self.seed, epoch, index) for index in indices.tolist()]
+            consumed += len(indices)
             if consumed == self.count:
                 epoch, consumed = epoch + 1, 0
         return draws, Position(epoch, consumed)
@@ -67,19 +74,21 @@ class EpochOrder:
     def batches(
         self, position: Position, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[list[SampleDraw], Position]]:
-        """Without end, this rank's part of each global batch, every `world`-th sample of it, and
+        """Yields, without end, this rank's part of each global batch (every `world`-th sample) and
         the position after the batch.
 
-        Raises ValueError where ranks cannot share a batch evenly, or the position is of another set
-        of samples.
+        Raises ValueError if the ranks cannot share a batch evenly, or if the position cannot belong
+        to this number of samples.
         """
         if not 0 <= rank < world or self.global_batch % world:
             raise ValueError(
-                f"rank {rank} of {world} has no even share of a global batch of {self.global_batch}, expected a multiple of the number of ranks"
+                f"rank {rank} of {world} has no even share of a global batch of "
+                f"{self.global_batch}, expected a multiple of the number of ranks"
             )
         if position.epoch < 0 or not 0 <= position.consumed < self.count:
             raise ValueError(
-                f"{position.consumed} samples of epoch {position.epoch} were consumed, expected 0 to {self.count - 1}: of another set of samples?"
+                f"{position.consumed} samples of epoch {position.epoch} were consumed, expected 0 "
+                f"to {self.count - 1}: is it the position in another set of samples?"
             )
         return self._batches(position, rank, world)
 
@@ -93,7 +102,12 @@ class EpochOrder:
 
 @lru_cache(4)
 def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " samples"]:
-    """Sorted by PCG64's raw numbers, which every version of numpy must draw alike; its own
-    permutations may change.
+    """Sorts PCG64's raw numbers, which every version of numpy must draw alike, unlike its own
+    permutations.
     """
     return np.argsort(np.random.PCG64([seed, epoch]).random_raw(count), kind="stable")
+
+
+def spread_indices(count: int, most: int) -> list[int]:
+    """Up to `most` indices below `count`, evenly spread from the first to the last."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(most, count))})

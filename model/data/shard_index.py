@@ -1,13 +1,11 @@
-"""Which samples there are, and where their bytes stand: the kept windows of one split of several
-data sets, or views of them.
+"""Where each training sample is stored: the kept windows of one split of several datasets or views.
 
-They are numbered by the sha256 of their tar, then by key. So neither a folder's name nor the order
-in which data sets are given matters, and a view numbers its samples in the order in which the whole
-does.
+Samples are ordered by the sha256 of their tar, then by key. So neither the name of a folder nor the
+order of the datasets matters, and a view orders its samples as its dataset does.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
@@ -28,18 +26,19 @@ _LOCATION_COLUMNS = (
 
 
 class SampleLocation(NamedTuple):
-    """Where a sample stands."""
+    """Where the bytes of a sample are, and how to verify them."""
 
     tar_path: Path
-    """Of the tar."""
     key: str
     frequencies: int
-    """K of its data set."""
+    """K of the dataset."""
     image_span: tuple[int, int]
-    """Offset and size of the picture's bytes."""
+    """Offset and size of the image's bytes in the tar."""
     motion_span: tuple[int, int]
+    """Offset and size of the motion member's bytes in the tar."""
     checksums: tuple[int, int]
-    """CRC-32 of the picture's bytes, and of the header of the arrays, in which each has its own."""
+    """CRC-32 of the image's bytes and of the motion member's header, which has one for each array.
+    """
 
 
 class _Shard(NamedTuple):
@@ -49,102 +48,95 @@ class _Shard(NamedTuple):
     frequencies: int
 
 
+class _ShardSamples(NamedTuple):
+    """The kept samples of a shard, ordered by key."""
+
+    shard: _Shard
+    keys: np.ndarray
+    locations: Int64[np.ndarray, "samples 6"]
+    """The values of `_LOCATION_COLUMNS`."""
+
+
 class ShardIndex:
-    """A sequence of `Row`, held as a few arrays, which worker processes share or get as a copy in
+    """A sequence of `SampleLocation`, stored as a few arrays, which loader workers share or copy in
     no time.
+
+    Raises ValueError if a shard occurs twice, if a video is for training in one dataset and held
+    out in another, or if a dataset's derived files do not belong to its shards.
     """
 
-    def __init__(self, selections: Sequence[DatasetView], split: str):
-        _check_held_out(selections)
-        parts = [
-            part for selection in selections for part in _locate_kept_samples(selection, split)
-        ]
-        parts.sort(key=lambda part: part[0].digest)
-        self.shards = [shard for shard, _, _ in parts]
+    def __init__(self, views: Sequence[DatasetView], split: str):
+        _check_held_out(views)
+        samples = [shard_samples for view in views for shard_samples in _kept_samples(view, split)]
+        samples.sort(key=lambda shard_samples: shard_samples.shard.digest)
+        self.shards = [shard_samples.shard for shard_samples in samples]
         if len({shard.digest for shard in self.shards}) != len(self.shards):
             raise ValueError(
-                f"a {split} shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once"
+                f"a {split} shard occurs twice: two of the datasets are the same, or one is a view "
+                "of another; expected each sample once"
             )
-        self.shard = np.repeat(np.arange(len(parts)), [len(keys) for _, keys, _ in parts])
-        self.keys = np.concatenate([np.zeros(0, "S1"), *(keys for _, keys, _ in parts)])
-        self.locations = np.concatenate(
-            [np.zeros((0, len(_LOCATION_COLUMNS)), np.int64), *(places for _, _, places in parts)]
-        )
+        counts = [len(shard_samples.keys) for shard_samples in samples]
+        self.shard_numbers = np.repeat(np.arange(len(samples)), counts)
+        no_keys, no_locations = np.zeros(0, "S1"), np.zeros((0, len(_LOCATION_COLUMNS)), np.int64)
+        self.keys = np.concatenate([no_keys, *(part.keys for part in samples)])
+        self.locations = np.concatenate([no_locations, *(part.locations for part in samples)])
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> SampleLocation:
-        shard, places = self.shards[self.shard[index]], self.locations[index].tolist()
-        image, motion, checksums = ((places[i], places[i + 1]) for i in (0, 2, 4))
+        shard, columns = self.shards[self.shard_numbers[index]], self.locations[index].tolist()
+        image, motion, checksums = ((columns[i], columns[i + 1]) for i in (0, 2, 4))
         key = self.keys[index].decode()
         return SampleLocation(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
-def _locate_kept_samples(
-    selection: DatasetView, split: str
-) -> list[tuple[_Shard, np.ndarray, Int64[np.ndarray, "samples 6"]]]:
-    """Each shard of a split with the keys of its kept windows, in their order, and PLACES of each.
-
-    Raises ValueError where the table of windows, or what stands in the folder, is not of the shards
-    that the index names.
+def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
+    """The kept samples of each shard of a split. Raises ValueError if the manifest or a shard's tar
+    is not the one that the index names.
     """
     entries = {
         name: entry
-        for name, entry in selection.read_index().shards.items()
+        for name, entry in view.read_index().shards.items()
         if entry.split == split and entry.kept
     }
-    table = selection.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
-    shards, frequencies = (
-        np.array(table["shard"].to_pylist(), str),
-        selection.dataset.contract().config["frequencies"],
-    )
-    places = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
-    if (
-        Counter(shards.tolist()) != {name: entry.kept for name, entry in entries.items()}
-        or places.dtype != np.int64
-    ):
+    table = view.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
+    shard_names = np.array(table["shard"].to_pylist(), str)
+    locations = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
+    counts = {name: entry.kept for name, entry in entries.items()}
+    if Counter(shard_names.tolist()) != counts or locations.dtype != np.int64:
         raise DamagedDerived(
-            f"{selection.manifest_path} is of another set of shards than index.json names: quiver finalize {selection.dataset.root} rebuilds it"
+            f"{view.manifest_path} is of another set of shards than index.json names: "
+            f"quiver finalize {view.dataset.root} rebuilds it"
         )
-    keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
+    keys = np.array(table["key"].to_pylist(), np.bytes_)
+    frequencies = view.dataset.contract().config["frequencies"]
     for name, entry in entries.items():
-        _check_shard_unchanged(selection, name, str(entry.tar))
-        here = np.flatnonzero(shards == name)
-        here = here[np.argsort(keys[here], kind="stable")]
-        found.append(
-            (
-                _Shard(str(entry.tar), selection.dataset.tar_path(name), frequencies),
-                keys[here],
-                places[here],
-            )
-        )
-    return found
-
-
-def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> None:
-    """Raises ValueError where a shard was exchanged for another after the index was made, as far as
-    its record and its length tell.
-    """
-    record, tar = selection.dataset.read_record(shard).tar, selection.dataset.tar_path(shard)
-    if not tar.exists() or record != TarDigest(sha256=sha256, bytes=tar.stat().st_size):
-        raise ValueError(
-            f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault"
-        )
-
-
-def _check_held_out(selections: Sequence[DatasetView]) -> None:
-    """Raises ValueError where a video is for training in one data set and held out for test in
-    another.
-    """
-    for trained, tested in permutations(selections, 2):
-        if both := _collect_video_ids(trained, "train") & _collect_video_ids(tested, "test"):
+        tar = view.dataset.tar_path(name)
+        digest = str(entry.tar)
+        record = view.dataset.read_record(name).tar
+        # was the shard replaced after the index was made? its record and its length tell
+        if not tar.exists() or record != TarDigest(sha256=digest, bytes=tar.stat().st_size):
             raise ValueError(
-                f"{len(both)} videos are for training in {trained} and held out for test in {tested} ({min(both)[:16]}): split both alike"
+                f"{tar} is not the shard that index.json names: "
+                f"quiver verify {view.dataset.root} names every fault"
+            )
+        rows = np.flatnonzero(shard_names == name)
+        rows = rows[np.argsort(keys[rows], kind="stable")]
+        yield _ShardSamples(_Shard(digest, tar, frequencies), keys[rows], locations[rows])
+
+
+def _check_held_out(views: Sequence[DatasetView]) -> None:
+    """Raises ValueError if a video is for training in one dataset and held out in another."""
+    for trained, tested in permutations(views, 2):
+        if both := _video_ids(trained, "train") & _video_ids(tested, "test"):
+            raise ValueError(
+                f"{len(both)} videos are for training in {trained} and held out for test in "
+                f"{tested} ({min(both)[:16]}): split both alike"
             )
 
 
-def _collect_video_ids(selection: DatasetView, split: str) -> set[str]:
-    """By content, and by the source of which they are clips."""
-    table = selection.kept_windows(["sha256", "source"], split)
+def _video_ids(view: DatasetView, split: str) -> set[str]:
+    """The videos of a split, by their content and by the source that they are clips of."""
+    table = view.kept_windows(["sha256", "source"], split)
     return {name for column in table.columns for name in column.unique().to_pylist() if name}

@@ -1,4 +1,4 @@
-"""TODO: what this file is."""
+"""Images and normalized spectra: what the autoencoder and the denoiser are trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ from schemas.statistics import SpectrumStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumConfig:
-    """What is made of a sample."""
+    """Which frequencies of a sample are read, and how they are normalized and augmented."""
 
     frequencies: int | None = None
-    """How many, from the lowest on; None: all of which there are statistics."""
+    """How many frequencies, from the lowest on; None: all that have statistics."""
     drawn: int | None = None
-    """At most so many of them of each sample, drawn anew in every epoch: what stage 1 and the
-    autoencoder learn from; None: all.
+    """At most so many of them are drawn for each sample in each epoch, as the autoencoder and stage
+    1 of the denoiser learn one frequency at a time; None: all.
     """
     normalisation: Normalization = "adaptive"
     augment: AugmentConfig = NO_AUGMENT
@@ -45,13 +45,15 @@ class SpectrumBatch(NamedTuple):
     image: Float32[Tensor, "batch 3 height width"]
     """RGB, -1 to 1."""
     spectrum: Float32[Tensor, "batch freq 4 height width"]
-    """S', normalised: re x, im x, re y, im y."""
+    """S', normalized: re x, im x, re y, im y."""
     frequency_index: Int64[Tensor, "batch freq"]
-    """Which ones these are, counted from 0."""
+    """Which frequencies these are, counted from 0."""
     keys: tuple[str, ...]
 
 
 class _SpectrumSample(NamedTuple):
+    """One sample of a `SpectrumBatch`."""
+
     image: Float32[Tensor, "3 height width"]
     spectrum: Float32[Tensor, "freq 4 height width"]
     frequency_index: Int64[Tensor, " freq"]
@@ -59,29 +61,27 @@ class _SpectrumSample(NamedTuple):
 
 
 class SpectrumDataset(ShardDataset):
-    """Pictures and normalised spectra. Raises ValueError as `ShardDataset` does, and for
-    frequencies that the statistics do not have.
+    """The samples of one split as `SpectrumBatch`. Raises ValueError as `ShardDataset` does, and
+    for frequencies that have no statistics.
     """
 
     def __init__(
         self,
-        selections: Sequence[DatasetView],
+        views: Sequence[DatasetView],
         statistics: SpectrumStatistics,
         config: SpectrumConfig | None = None,
         *,
         split: str = "train",
     ):
-        super().__init__(selections, statistics, split)
+        super().__init__(views, statistics, split)
         self.config = config or SpectrumConfig()
         self.frequencies = check_frequencies(self.config.frequencies, len(statistics.scale))
-        self.scale = channel_scales(
-            replace(statistics, scale=statistics.scale[: self.frequencies]),
-            self.config.normalisation,
-        )
+        truncated = replace(statistics, scale=statistics.scale[: self.frequencies])
+        self.scale = channel_scales(truncated, self.config.normalisation)
         self.lookup_tables = _build_lookup_tables(self.scale, self.config.normalisation)
 
     def __getitem__(self, index: int | SampleDraw) -> _SpectrumSample:
-        """A sample; by its bare number as the first epoch of seed 0 has it."""
+        """A sample; a bare number is the sample in the first epoch of seed 0."""
         if not isinstance(index, SampleDraw):
             index = SampleDraw(0, 0, range(len(self))[index])
         batch = self.batch([index])
@@ -90,14 +90,14 @@ class SpectrumDataset(ShardDataset):
         )
 
     def batch(self, draws: Sequence[SampleDraw]) -> SpectrumBatch:
-        """These samples, written side by side: nothing is copied once more."""
-        (width, height), count = (
-            self.size,
-            min(self.config.drawn or self.frequencies, self.frequencies),
-        )
+        """These samples, each written straight into the batch's arrays, so that nothing is copied
+        again.
+        """
+        width, height = self.size
+        count = min(self.config.drawn or self.frequencies, self.frequencies)
         image = np.empty((len(draws), 3, height, width), np.float32)
         spectrum = np.empty((len(draws), count, 4, height, width), np.float32)
-        bands = [self._read(one, *into) for one, *into in zip(draws, image, spectrum, strict=True)]
+        bands = [self._read(*parts) for parts in zip(draws, image, spectrum, strict=True)]
         return SpectrumBatch(
             torch.from_numpy(image),
             torch.from_numpy(spectrum),
@@ -105,70 +105,56 @@ class SpectrumDataset(ShardDataset):
             self.keys(draws),
         )
 
-    def _read(self, place: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
-        """Writes a sample's picture and frequencies to these arrays; returns which frequencies
-        these are.
-        """
-        rng, row = place.rng(), self.shard_index[place.sample_index]
-        bands = (
-            _draw_frequencies(self.frequencies, len(spectrum), rng)
-            if self.config.drawn
-            else [*range(self.frequencies)]
-        )
-        picture = read_image(self.files, row, self.size)
-        frequencies = zip(
-            bands, read_spectrum(self.files, row, bands, self.size), spectrum, strict=True
-        )
+    def _read(self, draw: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
+        """Writes a sample's image and coefficients into these arrays; returns its frequencies."""
+        rng, location = draw.rng(), self.shard_index[draw.sample_index]
+        bands = [*range(self.frequencies)]
+        if self.config.drawn:
+            # sorts raw numbers of the generator, which every version of numpy must draw alike
+            raw_numbers = rng.bit_generator.random_raw(self.frequencies)  # pyright: ignore[reportAttributeAccessIssue]
+            bands = sorted(np.argsort(raw_numbers, kind="stable")[: len(spectrum)].tolist())
+        pixels = read_image(self.files, location, self.size)
         augmentation = draw_augmentation(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
-        still = augmentation.is_affine_identity
-        cv2.split(augment_image(picture, augmentation), list(image))
-        for k, raw, into in frequencies:
-            if still:
-                _normalize_by_lookup(raw, self.lookup_tables[k], into)
+        cv2.split(augment_image(pixels, augmentation), list(image))
+        slices = read_spectrum(self.files, location, bands, self.size)
+        for k, raw, out in zip(bands, slices, spectrum, strict=True):
+            if augmentation.is_affine_identity:
+                _normalize_by_lookup(raw, self.lookup_tables[k], out)
             else:
-                augment_spectrum(_as_float32(raw), affine, vectors, into)
-                into[:] = normalize(into[None], self.scale[k : k + 1], self.config.normalisation)[0]
+                augment_spectrum(_as_float32(raw), affine, vectors, out)
+                out[:] = normalize(out[None], self.scale[k : k + 1], self.config.normalisation)[0]
         return bands
-
-
-def _draw_frequencies(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
-    """So many different numbers under `count`, in order, by raw numbers of the generator, which
-    every version of numpy must draw alike.
-    """
-    # pyright: ignore[reportAttributeAccessIssue]
-    return sorted(np.argsort(rng.bit_generator.random_raw(count), kind="stable")[:wanted].tolist())
 
 
 def _build_lookup_tables(
     scale: Float32[np.ndarray, "freq 4 1 1"], normalisation: Normalization
-) -> list[list[np.ndarray]]:
-    """Of each frequency, S' of every float16 by its bits: for x and for y, one and the same where
-    they share a scale.
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each frequency, S' of every float16, indexed by its bits, for x and for y; both are the
+    same array if they share a scale.
     """
-    with np.errstate(invalid="ignore"):  # the bits that are NaN, which no sample has
-        values = np.broadcast_to(
-            _as_float32(np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 1, -1)),
-            (1, 4, 1, 1 << 16),
-        )
-        found = [normalize(values, one[None], normalisation)[0, ::2] for one in scale]
-    return [[x, x if np.array_equal(x, y, equal_nan=True) else y] for x, y in found]
+    every_float16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 1, -1)
+    tables = []
+    with np.errstate(invalid="ignore"):  # some bits are NaN, which no sample has
+        values = np.broadcast_to(_as_float32(every_float16), (1, 4, 1, 1 << 16))
+        for frequency_scale in scale:
+            x, y = normalize(values, frequency_scale[None], normalisation)[0, ::2]
+            tables.append((x, x if np.array_equal(x, y, equal_nan=True) else y))
+    return tables
 
 
 def _normalize_by_lookup(
     raw: Float16[np.ndarray, "4 height width"],
-    components: Sequence[np.ndarray],
+    tables: tuple[np.ndarray, np.ndarray],
     out: Float32[np.ndarray, "4 height width"],
 ) -> None:
-    """Writes S' of raw coefficients to `out` by the tables of x and y, since a float16 is one of
-    65,536 values.
-    """
-    for bits, table, into in zip(
-        raw.view(np.uint16).reshape(2, 1, -1), components, out.reshape(2, 1, -1), strict=True
+    """Writes S' of raw coefficients to `out` by the tables of x and y, which hold every float16."""
+    for bits, table, channels in zip(
+        raw.view(np.uint16).reshape(2, 1, -1), tables, out.reshape(2, 1, -1), strict=True
     ):
-        cv2.LUT(bits, table, dst=into)
+        cv2.LUT(bits, table, dst=channels)
 
 
 def _as_float32(half: np.ndarray) -> np.ndarray:
-    """Float16 as float32, by torch, which is fast at it."""
+    """Converts float16 by torch, which is faster at it than numpy."""
     return torch.from_numpy(half).float().numpy()

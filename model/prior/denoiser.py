@@ -1,13 +1,13 @@
 """The denoiser: eps(z; n, c), the noise in latents z [K, 4, h, w] at diffusion step n, given
 features c [16, h, w] of the photograph.
 
-Three networks with this signature, the paper's method and its two ablation partners:
+Three networks have this signature, the paper's method and the two that it is compared with:
 
-    independent   a 2D U-Net on one frequency at a time, told which by an embedding beside that of
-                  the step: `SliceDenoiser`
+    independent   a 2D U-Net on one frequency at a time, with an embedding of the frequency beside
+                  that of the step: `SliceDenoiser`
     coordinated   the same, trained and frozen, with attention across the frequencies after its
                   blocks: model/prior/frequency_attention.py
-    volume        one 2D U-Net for the 4K channels of all frequencies at once: `VolumeDenoiser`
+    volume        one 2D U-Net on the 4K channels of all frequencies at once: `VolumeDenoiser`
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,15 @@ _Mode = Literal["coordinated", "independent", "volume"]
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
-    """The paper's denoiser: base width 128, multipliers 1, 4, 8."""
+    """The settings of the network; the defaults are the paper's: base width 128, multipliers 1, 4,
+    8. Raises ValueError if a value is out of range.
+    """
 
     mode: _Mode = "coordinated"
     frequencies: int = 16
     """K."""
     prediction: Prediction = "noise"
-    """What the U-Net gives out; the paper's is the noise. A velocity is learnt faster
+    """What the U-Net predicts; in the paper it is the noise. A velocity is learned faster
     (docs/decisions/0010).
     """
     channels: tuple[int, ...] = (128, 512, 1024)
@@ -49,29 +51,28 @@ class DenoiserConfig:
     head_channels: int = 64
     """Width of an attention head; divides every width."""
     norm_groups: int = 32
-    """Groups of the group normalisation; divides every width."""
+    """Groups of the group normalization; divides every width."""
     latent_channels: int = 4
     features: int = 16
     """Channels of the photograph's features."""
     image_channels: tuple[int, ...] = (64, 128, 256)
-    """Width of each level of the photograph's encoder; as many levels as the autoencoder has, so
-    that sizes meet.
+    """Width of each level of the photograph's encoder; it needs as many levels as the autoencoder,
+    so that its features have the size of the latents.
     """
     text_channels: int = 0
-    """Width of the text that a pretrained U-Net attends to beside its pixels; it is handed zeros.
-    0: there is none.
+    """Width of the text embedding that a pretrained U-Net attends to, for which it is given zeros;
+    0 without one.
     """
     heads: tuple[int, ...] = ()
-    """Attention heads of each level of a pretrained U-Net; without, as many as `head_channels`
-    makes.
-    """
+    """Attention heads of each level of a pretrained U-Net; if empty, `head_channels` decides."""
 
     def __post_init__(self):
         if self.mode not in get_args(_Mode):
             raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(_Mode))}")
         if self.prediction not in get_args(Prediction):
             raise ValueError(
-                f"prediction is {self.prediction!r}, expected one of {', '.join(get_args(Prediction))}"
+                f"prediction is {self.prediction!r}, "
+                f"expected one of {', '.join(get_args(Prediction))}"
             )
         if self.frequencies < 1:
             raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
@@ -84,11 +85,13 @@ class DenoiserConfig:
                 )
         if any(width % self.head_channels for width in self.channels):
             raise ValueError(
-                f"channels are {self.channels}, expected multiples of the {self.head_channels} channels of a head"
+                f"channels are {self.channels}, "
+                f"expected multiples of the {self.head_channels} channels of a head"
             )
         if not set(self.attention_levels) <= set(range(len(self.channels))):
             raise ValueError(
-                f"attention levels are {self.attention_levels}, expected some of 0 to {len(self.channels) - 1}"
+                f"attention levels are {self.attention_levels}, "
+                f"expected some of 0 to {len(self.channels) - 1}"
             )
         self._check_text()
 
@@ -97,7 +100,8 @@ class DenoiserConfig:
             raise ValueError(f"text channels are {self.text_channels}, expected at least 0")
         if self.heads and not (self.text_channels and len(self.heads) == len(self.channels)):
             raise ValueError(
-                f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, of a network with text, or none"
+                f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, "
+                "of a network with text, or none"
             )
         if any(
             heads < 1 or width % heads
@@ -109,7 +113,7 @@ class DenoiserConfig:
 
 
 class ImageEncoder(nn.Module):
-    """A small ResNet: a photograph to features at the latent's size."""
+    """A small ResNet from a photograph to features at the size of the latents."""
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()
@@ -121,9 +125,9 @@ class ImageEncoder(nn.Module):
                 _make_residual_block(width, wider, groups, down=True),
                 _make_residual_block(wider, wider, groups),
             ]
-        # the last normalisation gives each feature the size of the latents beside it: at random
-        # weights it would be a twentieth of theirs,
-        # and the photograph would not be seen for hundreds of steps
+        # the last normalization gives the features the magnitude of the latents beside them: with
+        # random weights it would be a twentieth of that, and the photograph would be ignored for
+        # hundreds of steps
         self.leave = nn.Sequential(
             nn.GroupNorm(groups, widths[-1]),
             nn.SiLU(),
@@ -134,7 +138,7 @@ class ImageEncoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features h w"]:
-        """Features of photographs in -1 .. 1."""
+        """The features of photographs in -1 .. 1."""
         x = self.enter(image)
         for block in self.blocks:
             x = block(x, None)
@@ -144,12 +148,16 @@ class ImageEncoder(nn.Module):
 def _make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
     """A residual block without an embedding of the step; `down` halves the size first."""
     return ResnetBlock2D(
-        in_channels=width, out_channels=wider, temb_channels=None, groups=groups, down=down
-    )  # pyright: ignore[reportArgumentType]
+        in_channels=width,
+        out_channels=wider,
+        temb_channels=None,  # pyright: ignore[reportArgumentType]
+        groups=groups,
+        down=down,
+    )
 
 
 class SliceDenoiser(nn.Module):
-    """The 2D U-Net of one frequency: stage 1, and the paper's "independent" ablation."""
+    """The 2D U-Net on one frequency: stage 1, and the paper's "independent" ablation."""
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()
@@ -170,13 +178,13 @@ class SliceDenoiser(nn.Module):
         features: Float[Tensor, "batch features h w"] | None,
         bands: Int[Tensor, "batch freq"] | None = None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        """The noise in `z`; without features, of the null condition.
+        """The noise in `z` at step `n`; without features, under the null condition.
 
-        `bands` says which frequency each slice is, 0 .. K-1, so that a training step need not
-        hold all of them; left out, `z` has all K. Raises ValueError where the latent cannot be
-        halved often enough, or `z` has not K frequencies and no `bands`.
+        `bands` says which frequency (0 .. K-1) each slice is, so that a training step need not have
+        all of them; without it `z` has all K. Raises ValueError if the U-Net cannot halve the size
+        of the latents as often as it has to, or if frequencies are missing without `bands`.
         """
-        _check_latent(z, self.config, every=bands is None)
+        _check_latent(z, self.config, has_all_frequencies=bands is None)
         batch, freq = z.shape[:2]
         if bands is None:
             bands = torch.arange(freq, device=z.device).expand(batch, freq)
@@ -189,7 +197,7 @@ class SliceDenoiser(nn.Module):
 
 
 class VolumeDenoiser(nn.Module):
-    """One U-Net for all frequencies, side by side as channels: the paper's "volume" ablation."""
+    """One U-Net on all frequencies, as channels side by side: the paper's "volume" ablation."""
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()
@@ -209,8 +217,8 @@ class VolumeDenoiser(nn.Module):
         n: Int[Tensor, " batch"],
         features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        """The noise in `z`; without features, of the null condition. Raises ValueError as
-        `SliceDenoiser` does.
+        """The noise in `z` at step `n`; without features, under the null condition. Raises
+        ValueError as `SliceDenoiser` does.
         """
         _check_latent(z, self.config)
         x = torch.cat([z.flatten(1, 2), _features_or_zeros(z, features, self.config)], dim=1)
@@ -223,16 +231,19 @@ class VolumeDenoiser(nn.Module):
 
 
 def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
-    """diffusers' U-Net from `latent` channels beside the features to as many."""
-    attends = [level in config.attention_levels for level in range(len(config.channels))]
+    """diffusers' U-Net from `latent` channels, beside those of the features, to `latent`
+    channels.
+    """
     attention = "CrossAttn" if config.text_channels else "Attn"
+    prefixes = [
+        attention if level in config.attention_levels else ""
+        for level in range(len(config.channels))
+    ]
     settings: dict[str, Any] = dict(
         in_channels=latent + config.features,
         out_channels=latent,
-        down_block_types=tuple(f"{attention if attend else ''}DownBlock2D" for attend in attends),
-        up_block_types=tuple(
-            f"{attention if attend else ''}UpBlock2D" for attend in reversed(attends)
-        ),
+        down_block_types=tuple(f"{prefix}DownBlock2D" for prefix in prefixes),
+        up_block_types=tuple(f"{prefix}UpBlock2D" for prefix in reversed(prefixes)),
         block_out_channels=config.channels,
         layers_per_block=config.layers_per_block,
         norm_num_groups=config.norm_groups,
@@ -241,7 +252,7 @@ def build_unet(config: DenoiserConfig, latent: int, **embedding: str) -> Any:
     if not config.text_channels:
         return UNet2DModel(**settings, attention_head_dim=config.head_channels)
     heads = config.heads or tuple(width // config.head_channels for width in config.channels)
-    # diffusers means the number of heads by this name here, and their width above
+    # diffusers' name for the number of heads here is its name for their width above
     return UNet2DConditionModel(
         **settings, attention_head_dim=heads, cross_attention_dim=config.text_channels
     )
@@ -254,7 +265,7 @@ def _run_unet(
     config: DenoiserConfig,
     bands: Int[Tensor, " slices"] | None = None,
 ) -> Float[Tensor, "slices out h w"]:
-    """What the U-Net makes of `x`. There is no text: one that wants some gets a single token of
+    """Runs the U-Net on `x`. There is no text: a network that expects some gets one token of
     zeros.
     """
     text = (
@@ -270,18 +281,18 @@ def _features_or_zeros(
     features: Float[Tensor, "batch features h w"] | None,
     config: DenoiserConfig,
 ) -> Float[Tensor, "batch features h w"]:
-    """The features, or the null condition: zeros."""
+    """The features, or zeros as the null condition."""
     return z.new_zeros(len(z), config.features, *z.shape[-2:]) if features is None else features
 
 
 def _check_latent(
-    z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, every: bool = True
+    z: Float[Tensor, "batch freq 4 h w"], config: DenoiserConfig, has_all_frequencies: bool = True
 ) -> None:
-    """Raises ValueError unless `z` has the frequencies of `config` (`every` one of them) and a size
-    that the U-Net can halve.
+    """Raises ValueError unless `z` has a size that the U-Net can halve, and all frequencies if it
+    should.
     """
     factor, (height, width) = 2 ** (len(config.channels) - 1), z.shape[-2:]
-    if every and z.shape[1] != config.frequencies:
+    if has_all_frequencies and z.shape[1] != config.frequencies:
         raise ValueError(
             f"the latents have {z.shape[1]} frequencies, expected {config.frequencies}"
         )

@@ -1,7 +1,7 @@
-"""What diffusers lends, imported in one place.
+"""The classes and functions of diffusers that are used, imported in one place.
 
-Its import fails where torchvision's compiled part does not match torch.
-`pipeline.torchvision_import` mends that, so it has to come first.
+The import fails if torchvision's compiled part does not match torch. `pipeline.torchvision_import`
+repairs that, so it has to come first.
 """
 
 from typing import Any
@@ -25,15 +25,15 @@ __all__ = [
     "torchvision_import",
 ]
 
-# their annotations are narrower than what they take
+# Any, since their annotations are narrower than what they accept
 AutoencoderKL: Any = autoencoder_kl.AutoencoderKL
 UNet2DModel: Any = unet_2d.UNet2DModel
 UNet2DConditionModel: Any = unet_2d_condition.UNet2DConditionModel
 
 
 def check_widths(channels: tuple[int, ...], norm_groups: int, name: str = "channels") -> None:
-    """Raises ValueError unless there are levels, and the groups of the normalisation divide the
-    width of each.
+    """Raises ValueError unless there is at least one level and the groups of the normalization
+    divide the width of each.
     """
     if (
         norm_groups < 1

@@ -1,9 +1,9 @@
-"""Coordination: attention across the K frequencies, added to a trained `SliceDenoiser` (the paper's
-stage 2).
+"""Attention across the K frequencies, added to a trained `SliceDenoiser`: the paper's frequency
+coordination, stage 2 of the training.
 
-After each block of the U-Net, features [B K, C, h, w] are seen as K tokens at each pixel of each
-sample, which attend to one another. The result is added through a projection that is 0 at first, so
-training starts at stage 1's output, exactly.
+After each block of the U-Net, the features [B K, C, h, w] are treated as K tokens at each pixel of
+each sample, which attend to one another. The result is added through a projection that is initially
+0, so that training starts exactly at the output of stage 1.
 """
 
 from copy import deepcopy
@@ -31,7 +31,7 @@ class FrequencyAttention(nn.Module):
         self.projection = nn.Linear(channels, channels)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
-        # sinusoidal, of the band's index: what the U-Net's own frequency embedding is made of
+        # sinusoidal in the frequency's index, as is the U-Net's own embedding of the frequency
         self.register_buffer(
             "position",
             get_timestep_embedding(torch.arange(self.frequencies), channels),
@@ -41,7 +41,9 @@ class FrequencyAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "slices channels h w"]
     ) -> Float[Tensor, "slices channels h w"]:
-        """Slices are samples x K frequencies, the frequencies of a sample one after another."""
+        """Slices are samples x K frequencies, where the frequencies of a sample follow each
+        other.
+        """
         tokens = self.norm(x).unflatten(0, (-1, self.frequencies)).permute(0, 3, 4, 1, 2)
         mixed = self.projection(self.attend(tokens + self.position.to(tokens.dtype)))
         return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
@@ -51,8 +53,8 @@ class FrequencyAttention(nn.Module):
     ) -> Float[Tensor, "batch h w freq channels"]:
         """softmax(q k / sqrt(d)) v, the softmax in float32.
 
-        Written out, since torch's fused kernels refuse more than 65,535 sequences on CUDA and there
-        is one for each pixel; K x K is small.
+        It is written out, since torch's fused kernels accept at most 65,535 sequences on CUDA and
+        there is one for each pixel; K x K is small.
         """
         heads = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = heads.permute(4, 0, 1, 2, 5, 3, 6)
@@ -61,7 +63,7 @@ class FrequencyAttention(nn.Module):
 
 
 class _CoordinatedBlock(nn.Module):
-    """A block of the U-Net, then attention across frequencies on what it hands on."""
+    """A block of the U-Net, then attention across frequencies on its output."""
 
     def __init__(self, block: Any, channels: int, config: DenoiserConfig):
         super().__init__()
@@ -70,19 +72,19 @@ class _CoordinatedBlock(nn.Module):
 
     @property
     def resnets(self) -> nn.ModuleList:
-        """The U-Net counts these to know how many skip states an up block takes."""
+        """The U-Net counts these to know how many skip connections an up block takes."""
         return self.block.resnets
 
     @property
     def has_cross_attention(self) -> bool:
-        """By this a U-Net with text knows which blocks it hands the text."""
+        """Tells a U-Net with text which blocks take the text."""
         return getattr(self.block, "has_cross_attention", False)
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """As the block; the last skip state of a down block is its output, and stays the same
-        tensor.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes and returns what the block does. The last skip connection of a down block is its
+        output, so it is replaced as well.
         """
-        outputs = self.block(*inputs, **named)
+        outputs = self.block(*args, **kwargs)
         if not isinstance(outputs, tuple):
             return self.attention(outputs)
         hidden, skips = outputs
@@ -93,8 +95,7 @@ class _CoordinatedBlock(nn.Module):
 class CoordinatedDenoiser(nn.Module):
     """A frozen `SliceDenoiser` whose frequencies attend to one another.
 
-    Nothing that is frozen behaves otherwise in training (no dropout, no batch statistics), so
-    train() and eval() are alike.
+    The frozen layers have neither dropout nor batch statistics, so train() and eval() are alike.
     """
 
     def __init__(self, denoiser: SliceDenoiser):
@@ -124,26 +125,27 @@ class CoordinatedDenoiser(nn.Module):
         n: Int[Tensor, " batch"],
         features: Float[Tensor, "batch features h w"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        """The noise in `z`; without features, of the null condition. Raises ValueError as
-        `SliceDenoiser` does.
+        """The noise in `z` at step `n`; without features, under the null condition. Raises
+        ValueError as `SliceDenoiser` does.
         """
         return self.slices(z, n, features)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Those of the attention across frequencies, the only ones that stage 2 trains."""
+        """The parameters of the attention across frequencies, the only ones that stage 2 trains."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
 def add_frequency_attention(denoiser: SliceDenoiser) -> CoordinatedDenoiser:
-    """A copy of a trained stage 1 with attention across frequencies; until it is trained it gives
-    the same output, bit for bit.
+    """A copy of a trained stage 1 with attention across frequencies; until it is trained its output
+    is the same to the last bit.
     """
-    beside = next(denoiser.parameters())
-    return CoordinatedDenoiser(deepcopy(denoiser)).to(device=beside.device, dtype=beside.dtype)
+    reference = next(denoiser.parameters())
+    coordinated = CoordinatedDenoiser(deepcopy(denoiser))
+    return coordinated.to(device=reference.device, dtype=reference.dtype)
 
 
 def build_denoiser(config: DenoiserConfig) -> SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser:
-    """The network of a mode with fresh weights, as one to load trained weights into."""
+    """The network of `config.mode` with fresh weights."""
     if config.mode == "volume":
         return VolumeDenoiser(config)
     slices = SliceDenoiser(config)

@@ -1,18 +1,21 @@
-"""A trained prior: from a checkpoint to motion for a photograph. Needs no data set."""
+"""Sampling motion for photographs from a trained prior; needs no dataset.
 
-import logging
+prior = load_prior(Path("prior"))
+(spectrum,) = sample_motion(prior, [image], seeds=[0])
+"""
+
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor, nn
 
-from model import checkpoints
-from model.checkpoints import Checkpoint
-from model.normalizer import SpectrumNormalizer, normalizer_from_config
+from model.checkpoints import Checkpoint, load_checkpoint
+from model.normalizer import SpectrumNormalizer
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
 from model.prior.diffusion import mask_features
@@ -26,7 +29,9 @@ Denoiser = SliceDenoiser | CoordinatedDenoiser | VolumeDenoiser
 
 
 class ConditionedDenoiser(nn.Module):
-    """A denoiser with the features of its photographs, as one step of training calls it."""
+    """A denoiser and the encoder of its photographs in one call, as a training step needs them; its
+    parameter names are those of the checkpoints.
+    """
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
@@ -37,27 +42,25 @@ class ConditionedDenoiser(nn.Module):
         z: Float[Tensor, "batch freq 4 h w"],
         n: Int[Tensor, " batch"],
         image: Float[Tensor, "batch 3 height width"],
-        kept: Bool[Tensor, " batch"],
+        has_condition: Bool[Tensor, " batch"],
         bands: Int[Tensor, "batch freq"] | None,
     ) -> Float[Tensor, "batch freq 4 h w"]:
-        features = mask_features(self.denoiser.features(image), kept)
-        return (
-            self.denoiser(z, n, features) if bands is None else self.denoiser(z, n, features, bands)
-        )
+        """The noise in `z` at steps `n`; samples without a condition get the null condition."""
+        features = mask_features(self.denoiser.features(image), has_condition)
+        if bands is None:
+            return self.denoiser(z, n, features)
+        return self.denoiser(z, n, features, bands)
 
 
 class TrainedAutoencoder(NamedTuple):
-    """A trained autoencoder and what it was trained on."""
+    """A trained autoencoder and the scales that it was trained with."""
 
     network: SliceAutoencoder
     normalizer: SpectrumNormalizer
 
 
-Config = TypeVar("Config")
-
-
 class Prior(NamedTuple):
-    """Everything that makes a spectral volume of a photograph."""
+    """What turns a photograph into a spectral volume."""
 
     denoiser: Denoiser
     autoencoder: SliceAutoencoder
@@ -92,98 +95,59 @@ class Prior(NamedTuple):
         )
 
 
-def load_autoencoder(path: Path) -> tuple[TrainedAutoencoder, list[str]]:
-    """A trained autoencoder, by its averaged weights, and a sentence for each torn checkpoint that
-    was passed over.
+def load_prior(path: Path | str, warn: Callable[[str], object] = warnings.warn) -> Prior:
+    """The denoiser in the --out folder of a training, with its autoencoder, on the CPU.
 
-    Raises ValueError where there is none.
+    `warn` is called with a sentence for each damaged checkpoint that is skipped. Raises ValueError
+    if no complete checkpoint holds a denoiser.
     """
-    found, passed = load_checkpoint(path, "autoencoder")
-    return TrainedAutoencoder(
-        _restore_autoencoder(found, "ema"), normalizer_from_config(found.config.get("units"))
-    ), passed
+    return restore_prior(load_checkpoint(Path(path), "denoiser", warn))
 
 
-def load_prior(path: Path | str) -> Prior:
-    """A trained prior on the CPU, from the folder that `quiver train-denoiser` wrote. Incomplete
-    checkpoints are skipped with a warning in the log.
+def load_autoencoder(
+    path: Path, warn: Callable[[str], object] = warnings.warn
+) -> TrainedAutoencoder:
+    """The autoencoder in the --out folder of a training, as `load_prior` loads a denoiser."""
+    return restore_autoencoder(load_checkpoint(path, "autoencoder", warn))
 
-    Raises ValueError if there is no complete checkpoint of a denoiser.
+
+def restore_prior(checkpoint: Checkpoint) -> Prior:
+    """A denoiser and its autoencoder from a checkpoint. Raises ValueError if the checkpoint does
+    not hold both, for the same frequencies.
     """
-    prior, skipped = read_prior(Path(path))
-    for sentence in skipped:
-        logging.getLogger(__name__).warning(sentence)
-    return prior
-
-
-def read_prior(path: Path) -> tuple[Prior, list[str]]:
-    """A trained denoiser with its autoencoder, on the CPU, and a sentence for each torn checkpoint
-    that was passed over.
-
-    Raises ValueError where there is none.
-    """
-    found, passed = load_checkpoint(path, "denoiser")
-    units = normalizer_from_config(found.config.get("units"))
-    prior = Prior(restore_denoiser(found), _restore_autoencoder(found, "autoencoder"), units)
-    if prior.denoiser.config.frequencies != units.frequencies:
+    normalizer = checkpoint.normalizer
+    denoiser = restore_denoiser(checkpoint)
+    autoencoder = _restore_slice_autoencoder(checkpoint, "autoencoder")
+    if denoiser.config.frequencies != normalizer.frequencies:
         raise ValueError(
-            f"{path} is of {prior.denoiser.config.frequencies} frequencies and has scales of {units.frequencies}"
+            f"the denoiser in {checkpoint.folder} has {denoiser.config.frequencies} frequencies "
+            f"and scales for {normalizer.frequencies}"
         )
-    return prior, passed
+    return Prior(denoiser, autoencoder, normalizer)
 
 
-def load_checkpoint(path: Path, kind: str) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint. Raises ValueError where it is none of that kind."""
-    found, passed = checkpoints.read_newest(path)
-    if found.config.get("kind") != kind:
-        raise ValueError(
-            f"{path} holds a checkpoint of kind {found.config.get('kind')!r}, expected {kind!r}"
-        )
-    return found, passed
+def restore_autoencoder(checkpoint: Checkpoint) -> TrainedAutoencoder:
+    """An autoencoder, with its averaged weights, from a checkpoint. Raises ValueError if the
+    checkpoint does not hold it.
+    """
+    network = _restore_slice_autoencoder(checkpoint, "ema")
+    return TrainedAutoencoder(network, checkpoint.normalizer)
 
 
-def _restore_autoencoder(found: Checkpoint, name: str) -> SliceAutoencoder:
-    """From the weights of that name."""
-    network = SliceAutoencoder(restore_config(found, "autoencoder", AutoencoderConfig))
-    load_network_weights(network, found, name)
-    return network.requires_grad_(False).eval()
-
-
-def restore_denoiser(found: Checkpoint) -> Denoiser:
-    """By its averaged weights."""
-    network = ConditionedDenoiser(build_denoiser(restore_config(found, "denoiser", DenoiserConfig)))
-    load_network_weights(network, found, "ema")
+def restore_denoiser(checkpoint: Checkpoint) -> Denoiser:
+    """A denoiser, with its averaged weights, from a checkpoint. Raises ValueError if the checkpoint
+    does not hold it.
+    """
+    config = checkpoint.network_config("denoiser", DenoiserConfig)
+    network = ConditionedDenoiser(build_denoiser(config))
+    checkpoint.load_into(network, "ema")
     return network.denoiser.eval()
 
 
-def restore_config(found: Checkpoint, name: str, kind: Callable[..., Config]) -> Config:
-    """The configuration of a network. Raises ValueError where a checkpoint does not have it."""
-    try:
-        fields = dict(found.config[name])
-        return kind(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in fields.items()
-            }
-        )  # tuples are lists in JSON
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{found.folder} does not say what its {name} is: {error}") from error
-
-
-def load_network_weights(network: torch.nn.Module, found: Checkpoint, name: str) -> None:
-    """Raises ValueError where the weights are of another network."""
-    try:
-        network.load_state_dict(found.load_weights(name))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{found.folder}: the weights of {name} are not of the network that {checkpoints.CONFIG_FILE} says: {checkpoints.summarize_error(error)}"
-        ) from error
-
-
-def check_device(device: str, option: str = "--device") -> None:
-    """Raises ValueError where that is a GPU and there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{option} is cuda and there is no GPU that torch can use")
+def _restore_slice_autoencoder(checkpoint: Checkpoint, state: str) -> SliceAutoencoder:
+    network = SliceAutoencoder(checkpoint.network_config("autoencoder", AutoencoderConfig))
+    checkpoint.load_into(network, state)
+    return network.requires_grad_(False).eval()
 
 
 def sample_motion(
@@ -197,60 +161,47 @@ def sample_motion(
     recurrence: int = 1,
     device: torch.device | str = "cpu",
 ) -> Float32[np.ndarray, "batch freq 4 height width"]:
-    """Spectral volumes in pixels (re x, im x, re y, im y), one for each photograph, which has the
-    working size, and its seed.
+    """Spectral volumes in pixels (re x, im x, re y, im y), one for each photograph and its seed.
 
-    Raises ValueError where a photograph has another size, and as `sample` does.
+    The photographs are RGB and have the working size, `prior.normalizer.size`; the other arguments
+    are those of `sample_latents`. Raises ValueError if a photograph has another size, and as
+    `sample_latents` does.
     """
-    (width, height), factor = prior.normalizer.size, prior.autoencoder.downsampling_factor
+    normalizer = prior.normalizer
+    width, height = normalizer.size
     for image in images:
         if image.shape[:2] != (height, width):
             raise ValueError(
                 f"the photograph is {image.shape[1]}x{image.shape[0]}, expected {width}x{height}"
             )
     denoiser, autoencoder = prior.denoiser.to(device), prior.autoencoder.to(device)
-    shape = (
-        prior.normalizer.frequencies,
-        autoencoder.config.latent_channels,
-        height // factor,
-        width // factor,
-    )
+    factor, channels = autoencoder.downsampling_factor, autoencoder.config.latent_channels
+    shape = normalizer.frequencies, channels, height // factor, width // factor
     with torch.no_grad():
-        features = denoiser.features(_images_to_tensor(images).to(device))
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        features = denoiser.features(pixels.to(device))
         z = sample_latents(denoiser, features, shape, seeds, steps, guidance, hook, recurrence)
-        return (
-            check_finite(
-                decode_spectrum(
-                    autoencoder,
-                    z,
-                    prior.normalizer.scale_tensor(device),
-                    prior.normalizer.normalisation,
-                ),
-                seeds,
-            )
-            .cpu()
-            .numpy()
-        )
+        scale = normalizer.scale_tensor(device)
+        spectrum = decode_spectrum(autoencoder, z, scale, normalizer.normalisation)
+        return check_finite(spectrum, seeds).cpu().numpy()
 
 
 def make_loop_hook(
     prior: Prior, seconds: float, device: torch.device | str = "cpu"
 ) -> GuidanceHook:
-    """Motion self-guidance to loops of so many seconds (docs/maths.md, 23). Raises ValueError where
-    that is not two frames to the window of the prior.
+    """A `hook` for `sample_motion` that guides it to motion which loops after `seconds`
+    (docs/maths.md, 23). Raises ValueError unless that is 2 frames to the window of the prior.
     """
-    units, autoencoder = prior.normalizer, prior.autoencoder.to(device)
-    longest, period = units.frames / units.fps, round(seconds * units.fps)
-    if not 2 <= period <= units.frames:
+    normalizer, autoencoder = prior.normalizer, prior.autoencoder.to(device)
+    period = round(seconds * normalizer.fps)
+    if not 2 <= period <= normalizer.frames:
         raise ValueError(
-            f"a loop of {seconds:g} s was asked for, expected {2 / units.fps:g} to {longest:g} s, as long as the motion that the prior makes"
+            f"a loop of {seconds:g} s was asked for, expected {2 / normalizer.fps:g} to "
+            f"{normalizer.frames / normalizer.fps:g} s, as long as the motion that the prior makes"
         )
-    scale = units.scale_tensor(device)
+    scale = normalizer.scale_tensor(device)
     return self_guidance(
-        lambda z: decode_spectrum(autoencoder, z, scale, units.normalisation), units.frames, period
+        lambda z: decode_spectrum(autoencoder, z, scale, normalizer.normalisation),
+        normalizer.frames,
+        period,
     )
-
-
-def _images_to_tensor(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> torch.Tensor:
-    """Photographs as networks see them: [B, 3, H, W], -1 to 1."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,18 +1,18 @@
-"""A pretrained inpainting latent diffusion model as the beginning of stage 1: "up to 512 x 288 by
-fine-tuning a pretrained inpainting LDM".
+"""Initial weights of stage 1 from a pretrained inpainting latent diffusion model; in the paper:
+"up to 512 x 288 by fine-tuning a pretrained inpainting LDM".
 
-It is a folder as diffusers' save_pretrained writes it, the pipeline's or that of its U-Net:
+The model is a folder that diffusers' save_pretrained wrote, for the pipeline or its U-Net alone:
 
-    DIR/unet/config.json                              a UNet2DConditionModel of 4 noisy latents, 1
-        mask, 4 latents of the masked image
-    DIR/unet/diffusion_pytorch_model.safetensors      its weights; a .bin is a pickle, and is never
-        opened
-    DIR/scheduler/scheduler_config.json               that it predicts the noise; looked at where it
-        is there
+    DIR/unet/config.json    a UNet2DConditionModel whose input is 4 noisy latents, 1 mask and 4
+                            latents of the masked image
+    DIR/unet/diffusion_pytorch_model.safetensors
+                            its weights; a .bin is a pickle, which is never opened
+    DIR/scheduler/scheduler_config.json
+                            says that the noise is predicted; read if it exists
 
-Nothing of it is believed: numbers have limits, and every tensor's shape is compared with the header
-of the weights before a network is made. Links are followed, since caches of downloads are made of
-them.
+The files are not trusted: numbers have limits, and the shape of every tensor is checked in the
+header of the weights before a network is built. Symbolic links are followed, since download caches
+consist of them.
 """
 
 import json
@@ -45,30 +45,29 @@ PRETRAINED_FIELDS = (
     "text_channels",
     "heads",
 )
-"""Fields of a DenoiserConfig that a pretrained U-Net decides."""
+"""Fields of a DenoiserConfig that a pretrained U-Net determines."""
 _MAX_CONFIG_BYTES = 1 << 20
-"""Bytes of a file of settings."""
+"""Largest file of settings that is read."""
 _MAX_LEVELS, _MAX_WIDTH, _MAX_LAYERS = 6, 4096, 4
-"""The most that is believed; Stable Diffusion has 4, 1280, 2."""
+"""Limits of a U-Net's settings; Stable Diffusion has 4, 1280, 2."""
 _IGNORED_SETTINGS = {
     "sample_size",
     "attention_head_dim",
     "use_linear_projection",
     "upcast_attention",
 }
-"""Settings that are read elsewhere, or make no difference: a linear projection is a convolution of
-one pixel.
+"""Settings that are read elsewhere or make no difference: a linear projection is a 1x1 convolution.
 """
 _FLOAT_DTYPES = ("F32", "F16", "BF16")
 _ADDED_TENSOR_PREFIX = "class_embedding."
-"""Tensors of our U-Net that a pretrained one does not have: the embedding of the frequency."""
+"""Prefix of the tensors that a pretrained U-Net does not have: the embedding of the frequency."""
 
 
 def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
-    """`config` with the U-Net of the pretrained model in the folder `path` for its own.
+    """`config` with the U-Net of the pretrained model in the folder `path`.
 
     Only headers are read. Raises ValueError, naming the file and what was expected, unless all
-    weights of the U-Net have a place in ours.
+    weights of that U-Net fit into ours.
     """
     if config.prediction != "noise":
         raise ValueError(
@@ -76,51 +75,51 @@ def inpainting_config(path: Path, config: DenoiserConfig) -> DenoiserConfig:
         )
     folder = _unet_folder(path)
     _check_scheduler(folder.parent / _SCHEDULER_FILE)
-    found = _read_json(folder / _CONFIG_FILE)
+    settings = _read_json(folder / _CONFIG_FILE)
     try:
-        made = replace(config, **_parse_unet_config(found))
-        network = build_meta_unet(made)
-        _check_settings(found, dict(network.config), made.latent_channels)
+        result = replace(config, **_parse_unet_config(settings))
+        network = build_meta_unet(result)
+        _check_settings(settings, dict(network.config), result.latent_channels)
     except ValueError as error:
         raise ValueError(f"{folder / _CONFIG_FILE}: {error}") from error
     with _open_safetensors(folder / _WEIGHTS_FILE) as file:
-        _check_tensors(file, network, made.latent_channels)
-    return made
+        _check_tensors(file, network, result.latent_channels)
+    return result
 
 
 def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     """Gives a denoiser of `inpainting_config` the pretrained weights.
 
-    Until it is trained it then predicts, whatever the photograph and the frequency, the noise that
-    the pretrained U-Net predicts without mask, masked image and text. Weights of mask and masked
-    image are dropped; those of the photograph's features are zeros like the last layer of the
+    Until it is trained, it then predicts for any photograph and frequency the noise that the
+    pretrained U-Net predicts without mask, masked image and text. The weights of mask and masked
+    image are dropped; those of the photograph's features are 0, as is the last layer of the
     frequency's embedding: both have gradients from the first step on. Raises ValueError, naming the
-    file and the tensor, where the weights are not of this network or not finite.
+    file and the tensor, if the weights are those of another network or not finite.
     """
-    latent, places = denoiser.config.latent_channels, denoiser.unet.state_dict()
+    latent, ours = denoiser.config.latent_channels, denoiser.unet.state_dict()
     with _open_safetensors(_unet_folder(path) / _WEIGHTS_FILE) as file, torch.no_grad():
         _check_tensors(file, denoiser.unet, latent)
         for name in file.keys():  # noqa: SIM118, it is no dict
             tensor = file.get_tensor(name)
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} has values that are not finite")
-            place = places[name]
+            target = ours[name]
             if name == "conv_in.weight":
-                place[:, latent:] = 0
-                place, tensor = place[:, :latent], tensor[:, :latent]
-            place.copy_(tensor.reshape(place.shape))
+                target[:, latent:] = 0
+                target, tensor = target[:, :latent], tensor[:, :latent]
+            target.copy_(tensor.reshape(target.shape))
     nn.init.zeros_(denoiser.unet.class_embedding.linear_2.weight)
     nn.init.zeros_(denoiser.unet.class_embedding.linear_2.bias)
 
 
 def _unet_folder(path: Path) -> Path:
-    """The U-Net's own folder, of a pipeline's or its own."""
+    """The U-Net's folder, given that of its pipeline or its own."""
     return path / "unet" if (path / "unet").is_dir() else path
 
 
 def _check_scheduler(path: Path) -> None:
-    """Raises ValueError where the pipeline's scheduler says that its U-Net predicts something else
-    than noise.
+    """Raises ValueError if the pipeline's scheduler says that its U-Net does not predict the
+    noise.
     """
     kind = _read_json(path).get("prediction_type", "epsilon") if path.exists() else "epsilon"
     if kind != "epsilon":
@@ -128,50 +127,55 @@ def _check_scheduler(path: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError unless it is a regular file of limited size with an object in it."""
+    """The JSON object in a file. Raises ValueError unless it is a regular file of limited size with
+    one in it.
+    """
     _check_file(path)
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise ValueError(
-            f"{path} has {human_size(path.stat().st_size)}, expected settings of at most {human_size(_MAX_CONFIG_BYTES)}"
+            f"{path} has {human_size(path.stat().st_size)}, "
+            f"expected settings of at most {human_size(_MAX_CONFIG_BYTES)}"
         )
     try:
-        found = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {shown(found)}, expected an object")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {shown(value)}, expected an object")
+    return value
 
 
 def _check_file(path: Path) -> None:
-    """Raises ValueError unless there is a regular file, or a link to one."""
+    """Raises ValueError unless `path` is a regular file, or a link to one."""
     if not path.is_file():
-        why = " (a .bin is a pickle, which is not opened)" if path.name == _WEIGHTS_FILE else ""
+        hint = " (a .bin is a pickle, which is not opened)" if path.name == _WEIGHTS_FILE else ""
         raise ValueError(
-            f"{path} is no file, expected a folder with {_CONFIG_FILE} and {_WEIGHTS_FILE}{why}, or one with unet/ in it"
+            f"{path} is no file, expected a folder with {_CONFIG_FILE} and {_WEIGHTS_FILE}{hint}, "
+            "or one with unet/ in it"
         )
 
 
-def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
-    """`PRETRAINED_FIELDS`, of a pretrained configuration. Raises ValueError where one is missing,
-    of another type, or too large.
+def _parse_unet_config(settings: dict[str, Any]) -> dict[str, Any]:
+    """The `PRETRAINED_FIELDS` that a pretrained U-Net's settings mean. Raises ValueError if one is
+    missing, has another type, or is too large.
     """
-    if found.get("_class_name") != "UNet2DConditionModel":
+    if settings.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(
-            f"_class_name is {shown(found.get('_class_name'))}, expected 'UNet2DConditionModel'"
+            f"_class_name is {shown(settings.get('_class_name'))}, expected 'UNet2DConditionModel'"
         )
     channels = tuple(
         _require_int(width, "block_out_channels", _MAX_WIDTH)
-        for width in _require_list(found, "block_out_channels")
+        for width in _require_list(settings, "block_out_channels")
     )
-    blocks = _require_list(found, "down_block_types")
+    blocks = _require_list(settings, "down_block_types")
     if len(blocks) != len(channels) or not all(
         block in ("CrossAttnDownBlock2D", "DownBlock2D") for block in blocks
     ):
         raise ValueError(
-            f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D for each of {len(channels)} levels"
+            f"down_block_types is {shown(blocks)}, expected CrossAttnDownBlock2D or DownBlock2D "
+            f"for each of {len(channels)} levels"
         )
-    heads = found.get("attention_head_dim")
+    heads = settings.get("attention_head_dim")
     heads = heads if isinstance(heads, list) else [heads] * len(channels)
     return dict(
         channels=channels,
@@ -179,14 +183,13 @@ def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
             level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"
         ),
         layers_per_block=_require_int(
-            found.get("layers_per_block"), "layers_per_block", _MAX_LAYERS
+            settings.get("layers_per_block"), "layers_per_block", _MAX_LAYERS
         ),
-        head_channels=gcd(
-            64, *channels
-        ),  # of the attention across frequencies, which a pretrained network does not have
-        norm_groups=_require_int(found.get("norm_num_groups"), "norm_num_groups", _MAX_WIDTH),
+        # for the attention across frequencies, which a pretrained network does not have
+        head_channels=gcd(64, *channels),
+        norm_groups=_require_int(settings.get("norm_num_groups"), "norm_num_groups", _MAX_WIDTH),
         text_channels=_require_int(
-            found.get("cross_attention_dim"), "cross_attention_dim", _MAX_WIDTH
+            settings.get("cross_attention_dim"), "cross_attention_dim", _MAX_WIDTH
         ),
         heads=tuple(
             _require_int(number, "attention_head_dim", _MAX_WIDTH)
@@ -195,53 +198,51 @@ def _parse_unet_config(found: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _require_list(found: dict[str, Any], name: str) -> list[Any]:
-    """One entry for each level. Raises ValueError where it is no list of a believable length."""
-    value = found.get(name)
+def _require_list(settings: dict[str, Any], name: str) -> list[Any]:
+    """A setting with one entry for each level. Raises ValueError unless it is such a list."""
+    value = settings.get(name)
     if not isinstance(value, list) or not 1 <= len(value) <= _MAX_LEVELS:
         raise ValueError(f"{name} is {shown(value)}, expected a list of 1 to {_MAX_LEVELS}")
     return value
 
 
 def _require_int(value: Any, name: str, most: int) -> int:
-    """Raises ValueError unless the value is a whole number from 1 to `most`."""
+    """Returns `value`. Raises ValueError unless it is a whole number from 1 to `most`."""
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} has {shown(value)}, expected a whole number from 1 to {most}")
     return value
 
 
 def build_meta_unet(config: DenoiserConfig) -> Any:
-    """Our U-Net without memory for its weights."""
+    """The U-Net of a denoiser, without memory for its weights."""
     with torch.device("meta"):
         return build_unet(config, config.latent_channels, class_embed_type="timestep")
 
 
-def _check_settings(found: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
-    """Raises ValueError naming a setting of the pretrained U-Net that ours has not."""
-    expected = json.loads(
-        json.dumps(ours | {"in_channels": _inputs(latent), "class_embed_type": None})
-    )
-    for name, value in found.items():
-        if (
-            name not in _IGNORED_SETTINGS
-            and not name.startswith("_")
-            and value != expected.get(name)
-        ):
+def _check_settings(settings: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
+    """Raises ValueError naming a setting of the pretrained U-Net that differs from ours."""
+    expected = ours | {"in_channels": _input_channels(latent), "class_embed_type": None}
+    expected = json.loads(json.dumps(expected))  # tuples become lists, as in the file
+    for name, value in settings.items():
+        if name in _IGNORED_SETTINGS or name.startswith("_"):
+            continue
+        if value != expected.get(name):
             raise ValueError(
-                f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting U-Net"
+                f"{name} is {shown(value)}, expected {shown(expected.get(name))} of an inpainting "
+                "U-Net"
             )
 
 
-def _inputs(latent: int) -> int:
-    """Channels that an inpainting U-Net takes: noisy latents, a mask, and latents of the masked
-    image.
-    """
+def _input_channels(latent: int) -> int:
+    """Input channels of an inpainting U-Net: noisy latents, a mask, latents of the masked image."""
     return latent + 1 + latent
 
 
 @contextmanager
 def _open_safetensors(path: Path) -> Iterator[Any]:
-    """A safetensors file; a ValueError about its content is one about this file."""
+    """Opens a safetensors file. Raises ValueError naming the file if its content is wrong, which
+    the caller may find, too.
+    """
     _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -251,33 +252,29 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
 
 
 def _check_tensors(file: Any, network: Any, latent: int) -> None:
-    """Raises ValueError unless the file has all tensors of the U-Net but `OURS`, in their shapes,
-    and no other.
+    """Raises ValueError unless the file has all tensors of the U-Net except the embedding of the
+    frequency, in their shapes, and no others.
     """
     expected = {
         name: list(tensor.shape)
         for name, tensor in network.state_dict().items()
         if not name.startswith(_ADDED_TENSOR_PREFIX)
     }
-    expected["conv_in.weight"][1] = _inputs(latent)
-    found = set(file.keys())
+    expected["conv_in.weight"][1] = _input_channels(latent)
+    names = set(file.keys())
     for name, shape in expected.items():
-        if name not in found:
+        if name not in names:
             raise ValueError(f"there is no {name}, expected one of {shape}")
-        piece = file.get_slice(name)
-        if piece.get_dtype() not in _FLOAT_DTYPES or piece.get_shape() not in (
-            shape,
-            _linear_shape(shape),
-        ):
+        tensor = file.get_slice(name)
+        # a 1x1 convolution may be stored as a linear map
+        allowed = (shape, shape[:2] if shape[2:] == [1, 1] else shape)
+        if tensor.get_dtype() not in _FLOAT_DTYPES or tensor.get_shape() not in allowed:
             raise ValueError(
-                f"{name} is {piece.get_shape()} of {piece.get_dtype()}, expected {shape} of {', '.join(_FLOAT_DTYPES)}"
+                f"{name} is {tensor.get_shape()} of {tensor.get_dtype()}, "
+                f"expected {shape} of {', '.join(_FLOAT_DTYPES)}"
             )
-    if found - expected.keys():
+    unknown = names - expected.keys()
+    if unknown:
         raise ValueError(
-            f"{shown(min(found - expected.keys()))} has no place in the U-Net that {_CONFIG_FILE} describes"
+            f"{shown(min(unknown))} has no place in the U-Net that {_CONFIG_FILE} describes"
         )
-
-
-def _linear_shape(shape: list[int]) -> list[int]:
-    """That of a linear map, where it is of a convolution of one pixel."""
-    return shape[:2] if shape[2:] == [1, 1] else shape

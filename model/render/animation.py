@@ -2,30 +2,18 @@
 motion.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from math import isfinite
+from typing import cast, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 
-from model.motion.series import (
-    MotionSeries,
-    crossfade_loop,
-    extrapolate,
-    mean_magnitude,
-    snap_loop,
-    start_at_rest,
-    to_series,
-)
-from model.motion.series import magnify as magnify_spectrum
+from model.motion.compose import LoopMethod, compose_motion
+from model.motion.series import mean_magnitude
 from model.render.warp import animate_frames
 from pipeline.images.photo import check_rgb, crop_to_aspect
-from schemas.sample import channels_to_complex
 from schemas.spectral_volume import SpectralVolume
-
-LOOP_METHODS = ("none", "snap", "crossfade", "guided")
-_LOOP_BLEND_SHARES = {"crossfade": 0.25, "guided": 0.1}
-"""Share of a loop over which it is faded into itself: after guidance little is left to close."""
 
 
 def animate(
@@ -50,42 +38,14 @@ def animate(
     seconds = volume.frames / volume.fps if seconds is None else seconds
     if not (isfinite(seconds) and isfinite(fps) and min(seconds, fps) > 0):
         raise ValueError(f"seconds is {seconds:g} and fps {fps:g}, expected finite numbers over 0")
-    if loop not in LOOP_METHODS or not isfinite(magnify):
+    if loop not in get_args(LoopMethod) or not isfinite(magnify):
         raise ValueError(
             f"loop is {loop!r} and magnify {magnify:g}, expected one of "
-            f"{', '.join(LOOP_METHODS)} and a finite number"
+            f"{', '.join(get_args(LoopMethod))} and a finite number"
         )
     height, width = volume.spectrum.shape[2:]
     shown = crop_to_aspect(check_rgb(photo), (width, height))
-    series = build_motion_series(volume, seconds, loop, magnify)
+    series = compose_motion(volume, seconds, cast(LoopMethod, loop), magnify)
     times = np.arange(max(2, round(seconds * fps))) / fps
-    return animate_frames(shown, series, mean_weight(series, times), times)
-
-
-def build_motion_series(
-    volume: SpectralVolume,
-    seconds: float,
-    loop: str,
-    magnify: float = 1.0,
-    bands: Mapping[tuple[float, float], float] | None = None,
-) -> MotionSeries:
-    """Motion of this length, which begins at rest in the photograph; `bands` magnify ranges of
-    frequencies, in Hz.
-    """
-    window = volume.frames, volume.fps
-    spectrum = magnify_spectrum(
-        channels_to_complex(volume.spectrum), *window, magnify, bands=bands or {}
-    )
-    if loop == "snap":
-        series = snap_loop(spectrum, *window, seconds)
-    elif loop == "none":
-        fits = seconds * volume.fps <= volume.frames
-        series = (to_series if fits else extrapolate)(spectrum, *window)
-    else:
-        series = crossfade_loop(spectrum, *window, seconds, _LOOP_BLEND_SHARES[loop] * seconds)
-    return start_at_rest(series)
-
-
-def mean_weight(series: MotionSeries, times: np.ndarray) -> np.ndarray:
-    """W of the motion [height, width], pixels, from about a hundred of these times."""
-    return mean_magnitude(series, times[:: max(1, len(times) // 100)])
+    weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
+    return animate_frames(shown, series, weight, times)

@@ -1,28 +1,30 @@
-"""TODO: what this file is."""
+"""Loading a trained renderer; needs no dataset."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from model.prior.inference import load_checkpoint, load_network_weights, restore_config
+from model.checkpoints import load_checkpoint
 from model.render.renderer import Renderer, RendererConfig
 
 
 def to_unit_range(image: Tensor) -> Tensor:
-    """From -1 to 1 to 0 to 1."""
+    """Pixels from -1 .. 1 to 0 .. 1."""
     return (image + 1) / 2
 
 
-def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
-    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn
-    checkpoint that was passed over.
+def load_renderer(path: Path, warn: Callable[[str], object] = warnings.warn) -> Renderer:
+    """The renderer in the --out folder of a training, with its averaged weights, on the CPU.
 
-    Raises ValueError where there is none.
+    `warn` is called with a sentence for each damaged checkpoint that is skipped. Raises ValueError
+    if no complete checkpoint holds a renderer.
     """
-    found, passed = load_checkpoint(path, "renderer")
-    network = Renderer(
-        replace(restore_config(found, "renderer", RendererConfig), imagenet=None)
-    )  # whose weights are in the checkpoint
-    load_network_weights(network, found, "ema")
-    return network.requires_grad_(False).eval(), passed
+    checkpoint = load_checkpoint(path, "renderer", warn)
+    config = checkpoint.network_config("renderer", RendererConfig)
+    # ImageNet's weights are only where training began: the checkpoint has all weights
+    network = Renderer(replace(config, imagenet=None))
+    checkpoint.load_into(network, "ema")
+    return network.requires_grad_(False).eval()

@@ -1,6 +1,6 @@
-"""TODO: what this file is."""
+"""Training of the autoencoder of frequency slices."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.data.order import SampleDraw
+from model.data.order import SampleDraw, spread_indices
 from model.data.spectra import SpectrumBatch, SpectrumDataset
 from model.normalizer import SpectrumNormalizer
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder, autoencoder_loss
@@ -17,43 +17,29 @@ from pipeline.images.draw import heat_map
 from pipeline.motion.normalize import denormalize
 
 TEST_SAMPLE_COUNT = 4
-"""Samples of the test split on which a network is measured, spread over all."""
+"""Samples of the test split that a network is evaluated on, spread over all."""
 LOGGED_SAMPLE_COUNT = 2
-"""Of these, how many are drawn."""
+"""How many of these are drawn as images."""
 _MAX_WHITENING_SAMPLES = 16
-"""Training samples, at most, by which latents are whitened."""
-
-
-def iterate_spread_samples(examples: SpectrumDataset, most: int) -> Iterable[SpectrumBatch]:
-    """Up to `most` samples, spread over all, as they are, one at a time."""
-    for index in sorted(
-        {round(i) for i in np.linspace(0, len(examples) - 1, min(most, len(examples)))}
-    ):
-        yield examples.batch([SampleDraw(0, 0, index)])
+"""Training samples, at most, that latents are whitened by."""
 
 
 class AutoencoderTask:
-    """Trains the autoencoder of frequency slices."""
+    """Trains the autoencoder. `whitening_set` has training samples without augmentation, at all
+    frequencies; a step learns from a random crop (width, height) of each slice, if one is given.
+    """
 
     def __init__(
         self,
         config: AutoencoderConfig,
-        units: SpectrumNormalizer,
-        whole: SpectrumDataset,
-        test: SpectrumDataset | None,
+        normalizer: SpectrumNormalizer,
+        whitening_set: SpectrumDataset,
+        test_set: SpectrumDataset | None,
         *,
         crop: tuple[int, int] | None = None,
     ):
-        """`whole` are training samples as they are, with all frequencies: what latents are
-        whitened by.
-        """
-        self.settings, self.normalizer, self.whitening_set, self.test_set, self.crop = (
-            config,
-            units,
-            whole,
-            test,
-            crop,
-        )
+        self.settings, self.normalizer, self.crop = config, normalizer, crop
+        self.whitening_set, self.test_set = whitening_set, test_set
         self.network = SliceAutoencoder(config)
 
     def keys(self, batch: SpectrumBatch) -> list[str]:
@@ -79,86 +65,90 @@ class AutoencoderTask:
             (len(x), self.settings.latent_channels, x.shape[-2] // factor, x.shape[-1] // factor),
             generator=generator,
         )
-        found = autoencoder_loss(x, network(x, noise.to(x.device)), self.settings)
-        return found.total, {"l1": found.l1, "gradient": found.gradient, "kl": found.kl}
+        loss = autoencoder_loss(x, network(x, noise.to(x.device)), self.settings)
+        return loss.total, {"l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl}
 
     def evaluate(
         self, network: SliceAutoencoder, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Errors on the test split: of normalised coefficients, and in pixels after the inverse,
-        both also as shares of predicting zeros.
+        """Mean absolute errors on the test split, of normalized coefficients and of coefficients in
+        pixels, each also as a share of the error of predicting zeros.
         """
         if self.test_set is None:
             return {}, {}
-        errors, pictures = [], {}
+        errors, images = [], {}
         for number, batch in enumerate(iterate_spread_samples(self.test_set, TEST_SAMPLE_COUNT)):
             x = batch.spectrum[0].to(device)
-            made = network(x).slices
-            errors.append(_reconstruction_errors(x, made, self.normalizer))
+            reconstruction = network(x).slices
+            errors.append(_reconstruction_errors(x, reconstruction, self.normalizer))
             if number < LOGGED_SAMPLE_COUNT:
-                pictures[f"reconstruction/{batch.keys[0]}"] = draw_comparison(x, made)
-        return {
-            name: float(np.mean([error[name] for error in errors])) for name in errors[0]
-        }, pictures
+                images[f"reconstruction/{batch.keys[0]}"] = draw_comparison(x, reconstruction)
+        means = {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}
+        return means, images
 
     def finalize_weights(self, network: SliceAutoencoder, device: torch.device) -> None:
-        """Whitening, by the latents of training samples at all frequencies."""
+        """Fits the whitening to the latents of training samples at all frequencies."""
         network.fit_whitening(
             network.encode(batch.spectrum.flatten(0, 1).to(device))[0]
             for batch in iterate_spread_samples(self.whitening_set, _MAX_WHITENING_SAMPLES)
         )
 
 
+def iterate_spread_samples(dataset: SpectrumDataset, most: int) -> Iterator[SpectrumBatch]:
+    """Yields up to `most` samples, one at a time, evenly spread over the dataset."""
+    for index in spread_indices(len(dataset), most):
+        yield dataset.batch([SampleDraw(0, 0, index)])
+
+
 def random_crop(
     x: Float[Tensor, "batch channels _ _"], size: tuple[int, int] | None, generator: torch.Generator
 ) -> Float[Tensor, "batch channels _ _"]:
-    """A part of that size (width, height), at most, at a place drawn by chance: a convolution
-    learns from it what it learns from the whole.
+    """A part of at most `size` (width, height) at a random place, the same for the batch; `x`
+    itself if `size` is None. A convolution learns the same from a crop as from the complete image.
     """
     if size is None:
         return x
     for dim, most in ((-1, size[0]), (-2, size[1])):
         length = min(most, x.shape[dim])
-        x = x.narrow(
-            dim, int(torch.randint(x.shape[dim] - length + 1, (1,), generator=generator)), length
-        )
+        start = int(torch.randint(x.shape[dim] - length + 1, (1,), generator=generator))
+        x = x.narrow(dim, start, length)
     return x
 
 
 def _reconstruction_errors(
     x: Float[Tensor, "freq 4 height width"],
-    made: Float[Tensor, "freq 4 height width"],
-    units: SpectrumNormalizer,
+    reconstruction: Float[Tensor, "freq 4 height width"],
+    normalizer: SpectrumNormalizer,
 ) -> dict[str, float]:
-    """Mean absolute error, normalised and of coefficients in pixels, and what share of the error of
-    zeros each is.
+    """Mean absolute errors, normalized ("l1") and in pixels ("px"), and their shares of the error
+    of predicting zeros.
     """
-    true, found = (
-        denormalize(one, units.scale_tensor(x.device), units.normalisation) for one in (x, made)
+    true_px, reconstructed_px = (
+        denormalize(spectrum, normalizer.scale_tensor(x.device), normalizer.normalisation)
+        for spectrum in (x, reconstruction)
     )
-    errors = {
-        "l1": (x - made).abs().mean(),
-        "share_of_zeros": (x - made).abs().mean() / x.abs().mean(),
+    l1 = (x - reconstruction).abs().mean()
+    px = (true_px - reconstructed_px).abs().mean()
+    return {
+        "l1": float(l1),
+        "share_of_zeros": float(l1 / x.abs().mean()),
+        "px": float(px),
+        "px_share_of_zeros": float(px / true_px.abs().mean()),
     }
-    errors |= {
-        "px": (true - found).abs().mean(),
-        "px_share_of_zeros": (true - found).abs().mean() / true.abs().mean(),
-    }
-    return {name: float(value) for name, value in errors.items()}
 
 
 def draw_comparison(
-    truth: Float[Tensor, "freq 4 height width"], made: Float[Tensor, "freq 4 height width"]
+    truth: Float[Tensor, "freq 4 height width"], estimate: Float[Tensor, "freq 4 height width"]
 ) -> Float[Tensor, "3 rows columns"]:
-    """The lengths of normalised coefficients of some frequencies: true ones above, made ones below,
-    in the same colours.
+    """An image of the magnitudes of normalized coefficients at up to six frequencies, 0 to 1: true
+    ones above, estimated ones below, in the same color scale.
     """
-    some = sorted({round(k) for k in np.linspace(1 if len(truth) > 1 else 0, len(truth) - 1, 6)})
+    first = 1 if len(truth) > 1 else 0
+    bands = sorted({round(k) for k in np.linspace(first, len(truth) - 1, 6)})
     rows = [
-        torch.cat([one[k].float().square().sum(0).sqrt() for k in some], dim=1)
-        for one in (truth, made)
+        torch.cat([spectrum[k].float().square().sum(0).sqrt() for k in bands], dim=1)
+        for spectrum in (truth, estimate)
     ]
-    picture = heat_map(
-        torch.cat(rows).cpu().numpy().astype(np.float32), float(rows[0].max()) or 1.0
-    )
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255
+    magnitudes = torch.cat(rows).cpu().numpy().astype(np.float32)
+    image = heat_map(magnitudes, float(rows[0].max()) or 1.0)
+    return torch.from_numpy(image.copy()).permute(2, 0, 1) / 255

@@ -1,4 +1,4 @@
-"""What the training loop trains: the autoencoder, and the denoiser in its stages."""
+"""Training of the denoiser, in either of its stages."""
 
 from dataclasses import asdict
 from typing import Any
@@ -24,26 +24,29 @@ from model.train.autoencoder_task import (
 from model.train.loop import to_device
 
 _LOGGED_SAMPLING_STEPS = 20
-"""Of sampling, for the pictures, without guidance."""
+"""DDIM steps of the samples that are drawn as images, without guidance."""
+_MODES = {
+    SliceDenoiser: "independent",
+    CoordinatedDenoiser: "coordinated",
+    VolumeDenoiser: "volume",
+}
 
 
 class DenoiserTask:
-    """Trains a denoiser, or of a coordinated one what is not frozen."""
+    """Trains those parameters of a denoiser that are not frozen: all in stage 1, the attention
+    across frequencies in stage 2.
+    """
 
     def __init__(
         self,
         denoiser: Denoiser,
         autoencoder: TrainedAutoencoder,
-        test: SpectrumDataset | None,
+        test_set: SpectrumDataset | None,
         *,
         condition_dropout: float = 0.1,
     ):
-        self.network, self.autoencoder, self.test_set, self.dropout = (
-            ConditionedDenoiser(denoiser),
-            autoencoder,
-            test,
-            condition_dropout,
-        )
+        self.network, self.autoencoder = ConditionedDenoiser(denoiser), autoencoder
+        self.test_set, self.condition_dropout = test_set, condition_dropout
         self.autoencoder.network.requires_grad_(False).eval()
         self.is_slice_denoiser = isinstance(denoiser, SliceDenoiser)
         self.frozen_digest = digest_weights(
@@ -55,91 +58,84 @@ class DenoiserTask:
         return list(batch.keys)
 
     def config(self) -> dict[str, Any]:
-        mode = {
-            SliceDenoiser: "independent",
-            CoordinatedDenoiser: "coordinated",
-            VolumeDenoiser: "volume",
-        }[type(self.network.denoiser)]
-        settings = asdict(self.network.denoiser.config) | {"mode": mode}
-        parts = dict(
-            denoiser=settings,
+        denoiser = self.network.denoiser
+        return dict(
+            kind="denoiser",
+            denoiser=asdict(denoiser.config) | {"mode": _MODES[type(denoiser)]},
             autoencoder=asdict(self.autoencoder.network.config),
             units=asdict(self.autoencoder.normalizer),
+            frozen=self.frozen_digest,
         )
-        return dict(kind="denoiser", **parts, frozen=self.frozen_digest)
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
-        """The autoencoder goes with the denoiser, so that one folder is enough to sample."""
+        """The autoencoder, so that one folder is enough to sample from."""
         return {"autoencoder": self.autoencoder.network.state_dict()}
-
-    def encode(self, batch: SpectrumBatch) -> Float[Tensor, "batch freq 4 h w"]:
-        """White latents."""
-        with torch.no_grad():
-            return self.autoencoder.network.to(batch.spectrum.device).encode_white(batch.spectrum)
 
     def loss(
         self, network: nn.Module, batch: SpectrumBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        z0 = self.encode(batch)
-        n, noise, kept = (
-            part.to(z0.device) for part in draw_noise(_latent_shape(z0), generator, self.dropout)
-        )
-        predicted = network(
-            add_noise(z0, n, noise),
-            n,
-            batch.image,
-            kept,
-            batch.frequency_index if self.is_slice_denoiser else None,
-        )
-        return denoising_error(predicted, noise, n, self.prediction).mean(), {}
+        bands = batch.frequency_index if self.is_slice_denoiser else None
+        return self._denoising_loss(network, batch, bands, generator, self.condition_dropout), {}
 
     def evaluate(
         self, network: ConditionedDenoiser, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The loss on the test split, of the same noise each time, and some samples beside the
-        truth.
+        """The loss on the test split, with the same noise each time, and images of samples below
+        the truth.
         """
         if self.test_set is None:
             return {}, {}
-        losses, pictures = [], {}
+        losses, images = [], {}
         for number, batch in enumerate(iterate_spread_samples(self.test_set, TEST_SAMPLE_COUNT)):
             batch = to_device(batch, device)
-            losses.append(self.test_loss(network, batch, number))
+            generator = torch.Generator().manual_seed(number)
+            losses.append(float(self._denoising_loss(network, batch, None, generator, 0.0)))
             if number < LOGGED_SAMPLE_COUNT:
-                pictures[f"sample/{batch.keys[0]}"] = draw_comparison(
-                    batch.spectrum[0], self.sample_spectrum(network.denoiser, batch)[0]
-                )
-        return {"loss": float(np.mean(losses))}, pictures
+                (sample,) = self._sample_spectrum(network.denoiser, batch)
+                images[f"sample/{batch.keys[0]}"] = draw_comparison(batch.spectrum[0], sample)
+        return {"loss": float(np.mean(losses))}, images
 
-    def test_loss(self, network: ConditionedDenoiser, batch: SpectrumBatch, seed: int) -> float:
-        z0 = self.encode(batch)
-        n, noise, _ = (
-            part.to(z0.device)
-            for part in draw_noise(_latent_shape(z0), torch.Generator().manual_seed(seed), 0.0)
-        )
-        predicted = network(
-            add_noise(z0, n, noise), n, batch.image, torch.ones_like(n, dtype=torch.bool), None
-        )
-        return float(denoising_error(predicted, noise, n, self.prediction).mean())
+    def finalize_weights(self, network: nn.Module, device: torch.device) -> None:
+        """Leaves the weights as they are."""
 
-    def sample_spectrum(
+    def _denoising_loss(
+        self,
+        network: nn.Module,
+        batch: SpectrumBatch,
+        bands: Tensor | None,
+        generator: torch.Generator,
+        condition_dropout: float,
+    ) -> Float[Tensor, ""]:
+        """The loss with noise from `generator`; `condition_dropout` is the share of the samples
+        that get the null condition.
+        """
+        z0 = self._encode(batch)
+        noise_draw = draw_noise(_latent_shape(z0), generator, condition_dropout)
+        n, noise, has_condition = (part.to(z0.device) for part in noise_draw)
+        predicted = network(add_noise(z0, n, noise), n, batch.image, has_condition, bands)
+        return denoising_error(predicted, noise, n, self.prediction).mean()
+
+    def _encode(self, batch: SpectrumBatch) -> Float[Tensor, "batch freq 4 h w"]:
+        """White latents."""
+        with torch.no_grad():
+            return self.autoencoder.network.to(batch.spectrum.device).encode_white(batch.spectrum)
+
+    def _sample_spectrum(
         self, denoiser: Denoiser, batch: SpectrumBatch
     ) -> Float[Tensor, "batch freq 4 height width"]:
-        """Normalised coefficients for the batch's photographs."""
+        """Samples normalized coefficients for the batch's photographs."""
         z = sample_latents(
             denoiser,
             denoiser.features(batch.image),
-            _latent_shape(self.encode(batch))[1:],
+            _latent_shape(self._encode(batch))[1:],
             list(range(len(batch.image))),
             _LOGGED_SAMPLING_STEPS,
             guidance=0.0,
         )
-        return torch.stack([self.autoencoder.network.decode_white(one) for one in z])
-
-    def finalize_weights(self, network: nn.Module, device: torch.device) -> None:
-        """Nothing is left to be done."""
+        return torch.stack([self.autoencoder.network.decode_white(latents) for latents in z])
 
 
 def _latent_shape(z: Float[Tensor, "batch freq 4 h w"]) -> tuple[int, int, int, int, int]:
+    """`z.shape` as the type checker wants it."""
     batch, freq, channels, height, width = z.shape
     return batch, freq, channels, height, width

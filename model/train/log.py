@@ -1,7 +1,7 @@
-"""What rank 0 of a training writes down: what it has come to, in two files.
+"""The log of a training, written by rank 0 in two forms.
 
-    OUT/log.jsonl    one line every few steps, none of them twice
-    OUT/events.*     the same for TensorBoard, with pictures
+    OUT/log.jsonl    one line every few steps, each step once
+    OUT/events.*     the same for TensorBoard, and images
 
 A full disk is an OSError that names the file.
 """
@@ -21,15 +21,17 @@ from pipeline.atomic_files import add_path_to_errors, replace_file
 
 
 class LogEntry(NamedTuple):
-    """What the log says of a step."""
+    """The line of the log for a step."""
 
     step: int
     scalars: dict[str, float]
 
 
 class Log:
-    """Goes on after `step`; of a `quiet` rank nothing is written. Raises OSError, naming the file,
-    where it cannot be.
+    """Averages scalars and writes them down, after what was logged up to `step`.
+
+    Ranks other than 0 are `quiet`: they average, and write nothing. Raises OSError, naming the
+    file, if it cannot be written.
     """
 
     def __init__(self, out: Path, *, batch: int, step: int, quiet: bool):
@@ -48,20 +50,20 @@ class Log:
 
     @contextmanager
     def time_data_wait(self) -> Iterator[None]:
-        """Time in this block was spent on waiting for samples."""
+        """Counts the time in this block as waiting for samples."""
         entered = time.monotonic()
         yield
         self.data_wait_s += time.monotonic() - entered
 
     @contextmanager
     def exclude_time(self) -> Iterator[None]:
-        """Time in this block is no time of training: its rates do not count it."""
+        """Leaves the time in this block out of the rates."""
         entered = time.monotonic()
         yield
         self.started_at += time.monotonic() - entered
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        """Of one step."""
+        """Adds the scalars of one step to the averages."""
         self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
         self.count += 1
 
@@ -69,64 +71,61 @@ class Log:
         self,
         step: int,
         scalars: dict[str, float],
-        pictures: dict[str, Float[Tensor, "3 height width"]],
+        images: dict[str, Float[Tensor, "3 height width"]],
     ) -> None:
-        """On the test split; the scalars stand in the next line."""
+        """Keeps scalars measured on the test split for the next line, and writes the images (0 to
+        1) now.
+        """
         self.test_scalars = {f"test_{name}": value for name, value in scalars.items()}
         if self.board:
-            self.board.pictures(step, pictures)
+            self.board.write_images(step, images)
 
     def write_entry(self, step: int) -> LogEntry:
-        """Means since the last line."""
+        """Writes the averages since the last line, the rates, and the scalars of the test split."""
         seconds = time.monotonic() - self.started_at
-        scalars = {
-            name: float(value) / self.count for name, value in self.sums.items()
-        } | self.test_scalars
+        scalars = {name: float(value) / self.count for name, value in self.sums.items()}
+        scalars |= self.test_scalars
         scalars |= dict(
             samples_a_second=self.batch * self.count / seconds,
             waiting_share=self.data_wait_s / seconds,
         )
         if self.board:
-            line = {"step": step, "at": round(time.time(), 2)} | {
-                name: round(value, 6) for name, value in scalars.items()
-            }
-            append(self.file, (json.dumps(line) + "\n").encode())
-            self.board.scalars(step, scalars)
+            line = {"step": step, "at": round(time.time(), 2)}
+            line |= {name: round(value, 6) for name, value in scalars.items()}
+            with add_path_to_errors(self.file), self.file.open("ab") as file:
+                file.write((json.dumps(line) + "\n").encode())
+            self.board.write_scalars(step, scalars)
         self._reset()
         return LogEntry(step, scalars)
 
 
 def _truncate_after_step(path: Path, step: int) -> None:
-    """Takes out of a log what a training that was killed wrote after its last checkpoint, and a
-    line that it did not finish.
+    """Removes from a log what a killed training wrote after its last checkpoint, and a line that it
+    did not finish.
     """
-    before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(
+    log = path.read_bytes() if path.exists() else b""
+    valid = b"".join(
         line
-        for line in before.splitlines(keepends=True)
+        for line in log.splitlines(keepends=True)
         if line.endswith(b"\n") and _entry_step(line) <= step
     )
-    if kept != before:
-        replace_file(path, kept)
+    if valid != log:
+        replace_file(path, valid)
 
 
 def _entry_step(line: bytes) -> float:
-    """Infinite of what is no line of a log."""
+    """The step of a line of the log; infinity if it is malformed."""
     try:
         return float(json.loads(line)["step"])
     except (KeyError, RecursionError, TypeError, ValueError):
         return float("inf")
 
 
-def append(path: Path, data: bytes) -> None:
-    with add_path_to_errors(path), path.open("ab") as file:
-        file.write(data)
-
-
 class _TensorBoardWriter:
-    """A file of TensorBoard's events, each written at once: its own writer does it in a thread,
-    where a full disk is heard of late and with a traceback. Raises ValueError where TensorBoard is
-    not installed.
+    """Writes a file of TensorBoard's events, each of them at once.
+
+    TensorBoard's own SummaryWriter writes in a thread, where a full disk is noticed late and with a
+    traceback. Raises ValueError if TensorBoard is not installed.
     """
 
     def __init__(self, out: Path, step: int):
@@ -142,19 +141,18 @@ class _TensorBoardWriter:
         self.summary, self.record_writer = summary, RecordWriter
         self.path = out / f"events.out.tfevents.{int(time.time())}.{uuid.uuid4().hex}"
         self._write(0, file_version="brain.Event:2")
-        if step:  # what an earlier attempt has shown of later steps is taken back
-            self._write(
-                step + 1, session_log=self.proto.SessionLog(status=self.proto.SessionLog.START)
-            )
+        if step:  # TensorBoard then discards what an earlier attempt wrote about later steps
+            start = self.proto.SessionLog(status=self.proto.SessionLog.START)
+            self._write(step + 1, session_log=start)
 
-    def scalars(self, step: int, scalars: dict[str, float]) -> None:
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
             self._write(step, summary=self.summary.scalar(name, value))
 
-    def pictures(self, step: int, pictures: dict[str, Float[Tensor, "3 height width"]]) -> None:
-        """Of values in 0 to 1."""
-        for name, picture in pictures.items():
-            self._write(step, summary=self.summary.image(name, picture, dataformats="CHW"))
+    def write_images(self, step: int, images: dict[str, Float[Tensor, "3 height width"]]) -> None:
+        """Writes images of values in 0 .. 1."""
+        for name, image in images.items():
+            self._write(step, summary=self.summary.image(name, image, dataformats="CHW"))
 
     def _write(self, step: int, **content: Any) -> None:
         event = self.proto.Event(wall_time=time.time(), step=step, **content)

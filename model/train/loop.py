@@ -1,13 +1,12 @@
-"""One training loop, for every network of this folder: in one process, under torchrun, or under Ray
-Train.
+"""The training loop of every network here: READ THIS FIRST of model/train.
 
-What is trained, and its loss, is a `Task`; the loop has the order of the samples, the optimiser,
-the average of the weights, mixed precision, checkpoints, and the log. Randomness of a step is a
-function of the seed, the step and the rank, so that a training that goes on from a checkpoint takes
-the steps that it would have taken.
+It runs in one process, under torchrun, or under Ray Train. A `Task` is what is trained, and its
+loss; the loop has the order of the samples, the optimizer, the averaged weights, mixed precision,
+checkpoints, and the log. What is random in a step is a function of the seed, the step and the rank,
+so that a training resumed from a checkpoint takes the steps that it would have taken.
 
-    OUT/log.jsonl, OUT/events.*    what rank 0 writes down (log.py)
-    OUT/step-*/                    checkpoints (checkpoints.py)
+    OUT/log.jsonl, OUT/events.*    the log, written by rank 0 (log.py)
+    OUT/step-*/                    checkpoints (model/checkpoints.py)
 """
 
 import json
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed
@@ -24,33 +23,39 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import checkpoints
-from model.data.order import Position
+from model.checkpoints import Checkpoint, load_checkpoint, summarize_error
+from model.data.loader import ShardDataset, load_batches
+from model.data.order import EpochOrder, Position
+from model.device import check_device
+from model.train.distributed import DistributedGroup, current_group
 from model.train.log import Log, LogEntry
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
+    """How a network is trained. Raises ValueError if a value is out of range."""
+
     steps: int = 1000
-    """Optimiser steps of the whole training."""
+    """Optimizer steps of the complete training."""
     batch: int = 8
     """Samples a step, over all processes."""
     learning_rate: float = 5e-5
     warm_up: int = 100
-    """Steps over which the learning rate grows from 0."""
+    """Steps over which the learning rate rises from 0."""
     decay: float = 0.0
     """Share of the steps, at the end, over which the learning rate falls back to 0."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema: float = 0.999
-    """How much of the averaged weights each step keeps."""
+    """Share of the averaged weights that each step keeps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' activations."""
+    """Precision of the networks' activations."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Where the networks run; nothing falls back to the CPU by itself."""
     seed: int = 0
-    """Of the order of the samples, and of everything that is drawn by chance."""
+    """Seed of the order of the samples and of everything else that is random."""
     loader_workers: int = 2
-    """Processes, of each rank, that read samples ahead."""
+    """Processes of each rank that read samples ahead."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 3
@@ -58,94 +63,93 @@ class TrainConfig:
     log_every: int = 10
     """Steps between lines of the log."""
     picture_every: int = 1000
-    """Steps between measurements on the test split, and pictures."""
+    """Steps between evaluations on the test split, with images."""
 
     def __post_init__(self):
         for name in ("steps", "batch", "save_every", "keep", "log_every", "picture_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name, low, high in (("learning_rate", 0, 1), ("ema", 0, 1)):
-            if not low < getattr(self, name) < high:
-                raise ValueError(
-                    f"{name} is {getattr(self, name):g}, expected between {low} and {high}"
-                )
+        for name in ("learning_rate", "ema"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name):g}, expected between 0 and 1")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay:g}, expected 0 to 1")
         if not self.clip > 0 or self.warm_up < 0 or self.loader_workers < 0:
             raise ValueError(
-                "clip, warm_up and loader_workers are expected to be positive, at least 0, and at least 0"
+                "clip, warm_up and loader_workers are expected to be positive, at least 0, and at "
+                "least 0"
             )
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained."""
+    """A network and how it is trained."""
 
     @property
     def network(self) -> nn.Module:
-        """Its parameters that want a gradient are trained, and averaged."""
+        """The network; those of its parameters that require a gradient are trained."""
         ...
 
     def loss(
         self, network: nn.Module, batch: Any, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch by `network`, which is this task's or a wrapping of it, and scalars
-        for the log.
+        """The loss of a batch, and scalars for the log; `network` is this task's, or a wrapper of
+        it.
         """
         ...
 
     def keys(self, batch: Any) -> list[str]:
-        """Names of the batch's samples."""
+        """The keys of the batch's samples."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """What a checkpoint says of the network, enough to make it again and to use it."""
+        """What a checkpoint says about the network: enough to build it again and to use it."""
         ...
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
-        """Weights that are not trained, and go with a checkpoint, by name."""
+        """Weights, by name, that are not trained and are saved with every checkpoint."""
         ...
 
     def evaluate(
         self, network: Any, device: torch.device
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Scalars on the test split, and pictures [3, H, W] in 0 to 1, by averaged weights."""
+        """Scalars on the test split, and images [3, H, W] in 0 .. 1; `network` has the averaged
+        weights.
+        """
         ...
 
     def finalize_weights(self, network: Any, device: torch.device) -> None:
-        """What is done to the averaged weights before they are saved."""
+        """Changes the averaged weights before they are saved."""
         ...
 
 
 class TrainingDiverged(ValueError):
-    """The loss is no number any more."""
+    """The loss or its gradient is not finite."""
 
 
-class DistributedGroup(NamedTuple):
-    """The processes that train together."""
+def train_on_shards(
+    task: Task,
+    dataset: ShardDataset,
+    config: TrainConfig,
+    out: Path,
+    warn: Callable[[str], object] = warnings.warn,
+) -> Iterator[LogEntry]:
+    """Runs `train` on the samples of a dataset, of which this rank reads its part."""
+    group = current_group()
+    order = EpochOrder(count=len(dataset), seed=config.seed, global_batch=config.batch)
 
-    rank: int = 0
-    world_size: int = 1
-
-
-def current_group() -> DistributedGroup:
-    """As torch.distributed has it; one process where it was not begun."""
-    if not torch.distributed.is_initialized():
-        return DistributedGroup()
-    return DistributedGroup(torch.distributed.get_rank(), torch.distributed.get_world_size())
-
-
-def resolve_device(config: TrainConfig) -> torch.device:
-    """Raises ValueError where a GPU is asked for and there is none."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device is cuda and there is no GPU that torch can use, expected --device cpu here"
+    def batches(position: Position) -> Iterator[tuple[Any, Position]]:
+        return load_batches(
+            dataset,
+            order,
+            position,
+            rank=group.rank,
+            world=group.world_size,
+            workers=config.loader_workers,
+            pinned=config.device == "cuda",
         )
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if config.device == "cuda"
-        else torch.device("cpu")
-    )
+
+    yield from train(task, batches, config, out, warn)
 
 
 def train(
@@ -153,18 +157,19 @@ def train(
     batches: Callable[[Position], Iterator[tuple[Any, Position]]],
     config: TrainConfig,
     out: Path,
-    tell: Callable[[str], None] = warnings.warn,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[LogEntry]:
-    """Trains to the last step, from the newest whole checkpoint in `out` if there is one; yields
+    """Trains to the last step, from the newest complete checkpoint in `out` if there is one; yields
     what it logs.
 
-    `batches` gives the batches of this rank from a position on, each with the position
-    after it. Rank 0 will `tell` of each torn checkpoint that is passed over. Raises Diverged,
-    naming the samples, where the loss is not finite; ValueError where `out` holds the checkpoint of
-    another training, or none that is whole; OSError, naming the file, where one cannot be written.
+    `batches` gives the batches of this rank from a position on, each with the position after it.
+    Rank 0 calls `warn` with a sentence for each damaged checkpoint that is skipped. Raises
+    TrainingDiverged, naming the samples, if the loss is not finite; ValueError if `out` holds the
+    checkpoints of another training, or only damaged ones; OSError, naming the file, if one cannot
+    be written.
     """
     state = _State(task, config, resolve_device(config), current_group())
-    position = state.resume(out, tell)
+    position = state.resume(out, warn)
     log = Log(out, batch=config.batch, step=state.step, quiet=state.group.rank > 0)
     stream = batches(position)
     for step in range(state.step, config.steps):
@@ -182,8 +187,16 @@ def train(
                 state.save(out, position)
 
 
+def resolve_device(config: TrainConfig) -> torch.device:
+    """The device of this rank. Raises ValueError if that is a GPU and there is none."""
+    check_device(config.device)
+    if config.device == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 class _State:
-    """Networks, optimiser and average, on this rank."""
+    """The network, its optimizer and its averaged weights, on this rank."""
 
     def __init__(
         self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup
@@ -202,39 +215,37 @@ class _State:
         )
 
     def run_step(self, step: int, batch: Any) -> dict[str, Tensor]:
-        """One optimiser step; returns scalars, still on the device."""
+        """Takes one optimizer step; returns scalars, which are still on the device."""
+        config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _learning_rate_factor(step, self.config)
-        generator = torch.Generator().manual_seed(
-            _combine_seed(self.config.seed, step, self.group.rank)
-        )
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
-        ):
+            group["lr"] = config.learning_rate * _learning_rate_factor(step, config)
+        generator = torch.Generator().manual_seed(_combine_seed(config.seed, step, self.group.rank))
+        bfloat16 = config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             loss, scalars = self.task.loss(
                 self.ddp_network, to_device(batch, self.device), generator
             )
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss is {loss.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}"
-            )
+        self._check_finite("loss", loss, step, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.trainable_parameters, self.config.clip)
-        if not torch.isfinite(norm):
-            raise TrainingDiverged(
-                f"the gradient is {norm.item()} at step {step}, on the samples {', '.join(self.task.keys(batch))}"
-            )
+        norm = nn.utils.clip_grad_norm_(self.trainable_parameters, config.clip)
+        self._check_finite("gradient", norm, step, batch)
         self.optimizer.step()
         self.ema_model.update_parameters(self.network)
         self.step = step + 1
-        return {"loss": loss.detach(), "gradient": norm.detach()} | {
-            name: value.detach() for name, value in scalars.items()
-        }
+        scalars = {"loss": loss, "gradient": norm} | scalars
+        return {name: value.detach() for name, value in scalars.items()}
+
+    def _check_finite(self, name: str, value: Tensor, step: int, batch: Any) -> None:
+        if not torch.isfinite(value):
+            keys = ", ".join(self.task.keys(batch))
+            raise TrainingDiverged(
+                f"the {name} is {value.item()} at step {step}, on the samples {keys}"
+            )
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """By the averaged weights; on rank 0 alone."""
+        """The scalars and images of the averaged weights, on rank 0 only."""
         if self.group.rank:
             return {}, {}
         average: nn.Module = self.ema_model.module
@@ -242,7 +253,7 @@ class _State:
         return self.task.evaluate(average, self.device)
 
     def save(self, out: Path, position: Position) -> None:
-        """A checkpoint, by rank 0."""
+        """Writes a checkpoint on rank 0, while the others wait."""
         if self.group.rank == 0:
             with torch.no_grad():
                 self.task.finalize_weights(self.ema_model.module.eval(), self.device)
@@ -260,59 +271,58 @@ class _State:
         if self.group.world_size > 1:
             torch.distributed.barrier()
 
-    def resume(self, out: Path, tell: Callable[[str], None]) -> Position:
-        """From the newest whole checkpoint, if there is one: where the samples go on."""
+    def resume(self, out: Path, warn: Callable[[str], object]) -> Position:
+        """Restores the newest complete checkpoint, if there is any; returns where the samples go
+        on. Raises ValueError if it is that of another training.
+        """
         if not checkpoints.step_folders(out):
             return Position()
-        found, passed = checkpoints.read_newest(out)
-        for sentence in passed if self.group.rank == 0 else ():
-            tell(sentence)
-        _check_same_training(found.config, self.task.config(), self.config, out)
-        for name, state in self.task.constant_states().items():
-            if not checkpoints.weights_equal(found.load_weights(name), state):
+        is_main = self.group.rank == 0
+        checkpoint = load_checkpoint(out, warn=warn if is_main else lambda _: None)
+        _check_same_training(checkpoint.config, self.task.config(), self.config, out)
+        for name, weights in self.task.constant_states().items():
+            if not checkpoints.weights_equal(checkpoint.load_weights(name), weights):
                 raise ValueError(
-                    f"{out} holds checkpoints of a training with another {name}, expected the same one or another --out"
+                    f"{out} holds checkpoints of a training with another {name}, expected the same "
+                    "one or another --out"
                 )
-        return self.restore(found)
+        return self._restore(checkpoint)
 
-    def restore(self, found: checkpoints.Checkpoint) -> Position:
-        """Raises ValueError where a file of the checkpoint does not hold what this training would
-        have written.
+    def _restore(self, checkpoint: Checkpoint) -> Position:
+        """Raises ValueError if a file of the checkpoint does not hold what this training writes, or
+        if the checkpoint is past its last step.
         """
-        training, network, average = (
-            found.load_training_state(),
-            found.load_weights("network"),
-            found.load_weights("ema"),
-        )
+        training = checkpoint.load_training_state()
+        network, average = checkpoint.load_weights("network"), checkpoint.load_weights("ema")
         try:
             self.network.load_state_dict(network)
             self.ema_model.module.load_state_dict(average)
             self.ema_model.n_averaged.fill_(training["averaged"])
             self.optimizer.load_state_dict(training["optimiser"])
-            position = Position(
-                int(training["position"]["epoch"]), int(training["position"]["consumed"])
-            )
+            epoch, consumed = (int(training["position"][name]) for name in ("epoch", "consumed"))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{found.folder} does not hold the state of this training: {checkpoints.summarize_error(error)}"
+                f"{checkpoint.folder} does not hold the state of this training: "
+                f"{summarize_error(error)}"
             ) from error
-        self.step = found.config["step"]
+        self.step = checkpoint.step
         if self.step > self.config.steps:
             raise ValueError(
-                f"steps are {self.config.steps}, and the training in {found.folder.parent} has come to step {self.step}, expected at least as many"
+                f"steps are {self.config.steps}, and the training in {checkpoint.folder.parent} "
+                f"has come to step {self.step}, expected at least as many"
             )
-        return position
+        return Position(epoch, consumed)
 
 
 def _check_same_training(
-    found: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path
+    saved: Mapping[str, Any], task: Mapping[str, Any], config: TrainConfig, out: Path
 ) -> None:
-    """Raises ValueError naming what differs between a checkpoint and the training that would go on
-    from it.
+    """Raises ValueError naming what differs between the configuration of a checkpoint and that of
+    the training that would resume it.
 
     How long it runs, how often it saves and logs, and where it runs may differ.
     """
-    free = {
+    may_differ = {
         *(() if config.decay else ("steps",)),
         "save_every",
         "keep",
@@ -322,35 +332,34 @@ def _check_same_training(
         "loader_workers",
         "precision",
     }
-    now = json.loads(json.dumps(dict(task))) | {
-        name: value for name, value in asdict(config).items() if name not in free
-    }
+
+    def compared(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in may_differ}
+
+    # through JSON, as the checkpoint went: tuples become lists
+    now = json.loads(json.dumps(dict(task))) | compared(asdict(config))
     then = {
-        name: value for name, value in found.items() if name not in ("format", "step", "training")
-    }
-    then |= {
-        name: value for name, value in dict(found.get("training", {})).items() if name not in free
-    }
+        name: value for name, value in saved.items() if name not in ("format", "step", "training")
+    } | compared(dict(saved.get("training", {})))
     different = [
         name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)
     ]
     if different:
         raise ValueError(
-            f"{out} holds checkpoints of another training ({', '.join(different)} differ), expected the same settings or another --out"
+            f"{out} holds checkpoints of another training ({', '.join(different)} differ), "
+            "expected the same settings or another --out"
         )
 
 
 def _learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """The learning rate of a step, as a share of the highest: a rise, a plateau, a fall."""
-    rise, fall = (
-        (step + 1) / max(1, config.warm_up),
-        (config.steps - step) / max(1.0, config.decay * config.steps),
-    )
+    """The share of the full learning rate at a step: a linear rise, a plateau, a linear fall."""
+    rise = (step + 1) / max(1, config.warm_up)
+    fall = (config.steps - step) / max(1.0, config.decay * config.steps)
     return min(1.0, rise, fall)
 
 
 def _combine_seed(*numbers: int) -> int:
-    """One seed of several numbers."""
+    """One seed made of several numbers."""
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number) % (1 << 63)
@@ -358,7 +367,7 @@ def _combine_seed(*numbers: int) -> int:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The tensors of a batch on the device, whatever else is in it as it is."""
+    """A batch with its tensors on the device; anything else in it stays as it is."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -21,7 +21,7 @@ FOLDERS = {
         *["whole_clip", "report", "synthetic", "flow_benchmark"],
     ],
     "model": [
-        *["checkpoints", "normalizer", "backbones"],
+        *["device", "normalizer", "checkpoints", "backbones"],
         *["data", "prior", "motion", "render", "evaluate", "train", "pages"],
     ],
     "jobs": ["cluster", "cli", "verbs", "ablation", "measure"],

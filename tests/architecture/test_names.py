@@ -123,7 +123,7 @@ def test_a_shard_of_the_plan(root, name):
 )
 def test_a_view(root, name):
     stopped(refilter.main, str(root), "--name", name, "--filters", "none")
-    with pytest.raises(ValueError, match=r"has no view|holds no data set"):
+    with pytest.raises(ValueError, match=r"has no view|holds no dataset"):
         open_dataset(f"{root}:{name}")
 
 
@@ -183,7 +183,7 @@ def test_a_file_of_a_checkpoint(tmp_path, name):
     digests = json.loads((folder / "digests.json").read_bytes())
     (folder / "digests.json").write_text(json.dumps(digests | {name: "0" * 64}))
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        checkpoints.read_newest(tmp_path / "out")
+        checkpoints.load_checkpoint(tmp_path / "out")
 
 
 def test_there_are_enough():

@@ -17,10 +17,10 @@ import pytest
 
 from jobs.cli.motion_source import dataset_motion
 from jobs.cli.training import TrainingOptions
-from jobs.measure.evaluate import find_real
 from model.data.loader import ShardDataset
 from model.data.order import SampleDraw
 from model.data.pairs import PairDataset
+from model.evaluate.pairs import find_real
 from pipeline.dataset.open import iter_samples, open_dataset
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
@@ -62,7 +62,7 @@ def denoiser(root: Path) -> Reads:
 
 
 def autoencoder(root: Path) -> Reads:
-    return trained(root, root / "statistics.json", all_of_them=True)
+    return trained(root, root / "statistics.json", all_frequencies=True)
 
 
 def renderer(root: Path) -> Reads:

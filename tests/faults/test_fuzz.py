@@ -535,10 +535,10 @@ def test_a_checkpoint(checkpoint, data):
         replaced(checkpoint / name, new),
         replaced(checkpoint / "digests.json", new if name == "digests.json" else text(digests)),
     ):
-        found = reads(lambda: checkpoints.read_newest(checkpoint.parent))
+        found = reads(lambda: checkpoints.load_checkpoint(checkpoint.parent))
         if found is not None:
-            reads(lambda: found[0].weights("network"))
-            reads(found[0].training)
+            reads(lambda: found.load_weights("network"))
+            reads(found.load_training_state)
 
 
 @usual

@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.cli.training import distributed_group, run_task, seed_weights
+from jobs.cli.training import run_task
 from model import checkpoints
 from model.data.augment import AugmentConfig
 from model.data.spectra import SpectrumConfig, SpectrumDataset
 from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
 from model.train.autoencoder_task import AutoencoderTask
-from model.train.loop import TrainConfig, current_group
+from model.train.distributed import current_group, distributed_group
+from model.train.loop import TrainConfig
+from model.train.warm_start import seed_weights
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.scales import compute_statistics
 from tests.support.attempts import checkpoint_bytes, kill_self, run_ranks
@@ -83,7 +85,7 @@ def learn(data: Path, out: Path, workers: int, kill: Kill | None) -> None:
         selections, statistics, SpectrumConfig(drawn=1, augment=AugmentConfig())
     )
     test = SpectrumDataset(selections, statistics, split="test")
-    begun = checkpoints.read_newest(out)[0].config["step"] if checkpoints.step_folders(out) else 0
+    begun = checkpoints.load_checkpoint(out).config["step"] if checkpoints.step_folders(out) else 0
     seed_weights(config)
     task = Watched(
         NETWORK,

@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all; the newest whole one counts, and none can run code."""
+"""Checkpoints are complete or absent; the newest complete one is loaded, and none can run code."""
 
 import json
 import pickle
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from model import checkpoints
-from model.checkpoints import read, read_newest, step_folders, write
+from model.checkpoints import load_checkpoint, read, step_folders, write
 from tests.support.attempts import kill_self, run_ranks
 
 PLACES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999)
-"""Of a file, as a share of its length."""
+"""Where a file is damaged, as a share of its length."""
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:
@@ -40,8 +40,10 @@ def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
         "step-00000030",
         "step-00000040",
     ] and not list(tmp_path.glob(".*"))
-    found, passed = read_newest(tmp_path)
-    assert found.config == {"format": 1, "kind": "test", "step": 40} and not passed
+    skipped: list[str] = []
+    found = load_checkpoint(tmp_path, warn=skipped.append)
+    assert found.config == {"format": 1, "kind": "test", "step": 40} and not skipped
+    assert (found.kind, found.step) == ("test", 40)
     assert torch.equal(
         found.load_weights("network")["a"], torch.full((3, 4), 40.0)
     ) and found.load_training_state()["position"] == {"epoch": 1, "consumed": 7}
@@ -53,22 +55,23 @@ def test_it_comes_back_as_it_was_written_and_old_ones_go(tmp_path):
     "name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"]
 )
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "longer"])
-def test_a_torn_newest_one_is_passed_over(tmp_path, record_property, name, how):
-    """P19: each file of it, gone, or cut or with a flipped bit at several places."""
+def test_a_damaged_newest_one_is_skipped(tmp_path, record_property, name, how):
+    """P19: each of its files missing, or truncated or with a flipped bit at several places."""
     written(tmp_path, 10)
     path = written(tmp_path, 20) / name
     whole = path.read_bytes()
     record_property("injections", len(PLACES))
     for place in PLACES:
         damage(path, whole, how, int(place * len(whole)))
-        found, passed = read_newest(tmp_path)
+        skipped: list[str] = []
+        found = load_checkpoint(tmp_path, warn=skipped.append)
         assert (
             found.config["step"] == 10
-            and len(passed) == 1
-            and passed[0].startswith(f"passed over {tmp_path / 'step-00000020'}: ")
+            and len(skipped) == 1
+            and skipped[0].startswith(f"skipped {tmp_path / 'step-00000020'}: ")
         )
     path.write_bytes(whole)
-    assert read_newest(tmp_path)[0].config["step"] == 20
+    assert load_checkpoint(tmp_path).config["step"] == 20
 
 
 def damage(path: Path, whole: bytes, how: str, place: int) -> None:
@@ -84,18 +87,16 @@ def damage(path: Path, whole: bytes, how: str, place: int) -> None:
         )
 
 
-def test_none_that_is_whole_is_a_sentence(tmp_path):
+def test_no_complete_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere holds no checkpoint$"):
-        read_newest(tmp_path / "nowhere")
+        load_checkpoint(tmp_path / "nowhere")
     (written(tmp_path, 10) / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds no checkpoint: .*config.json"):
-        read_newest(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def write_until(out: Path, point: int) -> None:
-    """Writes a checkpoint, in a process that is killed before the `point`-th thing that it does to
-    the disk.
-    """
+    """Writes a checkpoint in a process that is killed before its `point`-th file operation."""
     left = point
 
     def hook(event: str, arguments: tuple) -> None:
@@ -110,15 +111,15 @@ def write_until(out: Path, point: int) -> None:
 
 
 POINTS = 44
-"""Making the folder, opening each file to write it and to sync it, the rename, what is removed."""
+"""More than the file operations of a write: mkdir, two opens of each file, rename, removals."""
 
 
 @pytest.mark.thorough
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
-def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property, torn):
-    """P19: SIGKILL at each point of a checkpoint write; what it leaves is in nobody's way and is
-    removed by the next write.
+def test_a_kill_at_any_point_leaves_the_last_complete_one(tmp_path, record_property, torn):
+    """P19: SIGKILL at each point of a checkpoint write; what it leaves does no harm and is removed
+    by the next write.
     """
     codes = []
     for point in range(1, POINTS + 1):
@@ -127,15 +128,15 @@ def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property
         if torn:
             (written(out, 20) / "ema.safetensors").write_bytes(b"torn")
         codes += run_ranks(write_until, out, point, output=tmp_path / "output")
-        found, _ = read_newest(out)
+        found = load_checkpoint(out)
         assert found.config["step"] in (10, 20)
         assert torch.equal(
             found.load_weights("network")["a"], torch.full((3, 4), float(found.config["step"]))
         )
         written(out, 30, keep=1)
-        assert [path.name for path in out.iterdir()] == ["step-00000030"] and read_newest(out)[
-            0
-        ].config["step"] == 30
+        assert [path.name for path in out.iterdir()] == ["step-00000030"] and load_checkpoint(
+            out
+        ).config["step"] == 30
     kills = codes.count(-signal.SIGKILL)
     record_property("injections", kills)
     assert (
@@ -147,14 +148,16 @@ def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property
 
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_torn_later_one_does_not_count_as_kept(tmp_path, keep):
-    """P19: a training that went back behind it must not remove what it has just written."""
+def test_a_damaged_later_one_does_not_count_as_kept(tmp_path, keep):
+    """P19: a training that resumed before it must not remove the checkpoint just written."""
     written(tmp_path, 10)
     (written(tmp_path, 30) / "training.pt").unlink()
     written(tmp_path, 20, keep=keep)
-    assert read_newest(tmp_path)[0].config["step"] == 20 and len(step_folders(tmp_path)) == keep + 1
+    assert (
+        load_checkpoint(tmp_path).config["step"] == 20 and len(step_folders(tmp_path)) == keep + 1
+    )
     written(tmp_path, 30, keep=keep)
-    assert read_newest(tmp_path)[0].config["step"] == 30 and len(step_folders(tmp_path)) == keep
+    assert load_checkpoint(tmp_path).config["step"] == 30 and len(step_folders(tmp_path)) == keep
 
 
 def test_nothing_in_a_checkpoint_can_run_code(tmp_path):

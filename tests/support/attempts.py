@@ -1,7 +1,7 @@
 """Trainings in processes of their own, which a test may kill: alone, or several that
 torch.distributed connects.
 
-They are forked from one process that has torch already and runs no thread, so that each begins in
+They are forked from one process that has imported torch and runs no thread, so that each starts in
 an instant.
 """
 
@@ -26,8 +26,8 @@ FORKSERVER.set_forkserver_preload(
 
 
 def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: int = 1) -> list[int]:
-    """Exit codes of `function(*args)` on each rank. When one fails or is killed, the others are
-    killed too, as torchrun does.
+    """Runs `function(*args)` on each rank; returns the exit codes. If one rank fails or is killed,
+    the others are killed, as torchrun does.
     """
     port = free_port()
     processes = [
@@ -49,7 +49,7 @@ def run_ranks(function: Callable[..., None], *args: Any, output: Path, ranks: in
 def enter_process(
     function: Callable[..., None], args: tuple, output: Path, rank: int, ranks: int, port: int
 ) -> None:
-    """In the new process."""
+    """Sets up the new process and calls `function(*args)` in it."""
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -79,7 +79,7 @@ def kill_self() -> None:
 
 
 def checkpoint_bytes(out: Path) -> dict[str, bytes]:
-    """The last checkpoint's files that hold weights."""
+    """The bytes of the weights of the last checkpoint, by file name."""
     (folder,) = checkpoints.step_folders(out)[-1:]
     assert checkpoints.read(folder)
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {
@@ -88,8 +88,8 @@ def checkpoint_bytes(out: Path) -> dict[str, bytes]:
 
 
 def run_until_rename(main: Callable[[list[str]], None], arguments: list[str], last: str) -> None:
-    """A command, in a process that is killed just before a file of this name comes to its place;
-    with no name it is left in peace.
+    """Runs a command in a process that is killed just before a file of this name is renamed into
+    place; an empty name lets it finish.
     """
 
     def hook(event: str, found: tuple) -> None:

@@ -1,4 +1,6 @@
-"""A tiny pretrained inpainting U-Net in the files of diffusers, and a denoiser that begins with it."""
+"""A tiny pretrained inpainting U-Net in the format of diffusers, and a denoiser that begins
+with it.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""Color profiles and pictures made byte by byte, and what their colors are by the formulas alone."""
+"""Color profiles and images built byte by byte, and their colors computed from the formulas
+alone.
+"""
 
 import struct
 import zlib
@@ -20,7 +22,7 @@ def xy_to_xyz(x: float, y: float) -> np.ndarray:
 
 
 def rgb_to_xyz_matrix(primaries) -> np.ndarray:
-    """From linear RGB to CIE XYZ of D65."""
+    """The matrix from linear RGB to CIE XYZ of D65."""
     columns = np.stack([xy_to_xyz(*corner) for corner in primaries], axis=1)
     return columns * np.linalg.solve(columns, xy_to_xyz(*D65))
 
@@ -31,20 +33,20 @@ def d65_to_d50_matrix() -> np.ndarray:
 
 
 def encode_srgb(linear: np.ndarray) -> np.ndarray:
-    """Levels of sRGB, 0 to 255, of linear RGB [..., 3]; what it has no room for is clipped."""
+    """sRGB levels, 0 to 255, of linear RGB [..., 3]; values outside the gamut are clipped."""
     light = np.clip(linear, 0, 1)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return 255 * curve
 
 
 def decode_srgb(levels: np.ndarray) -> np.ndarray:
-    """Linear light, 0 to 1, of levels of sRGB."""
+    """Linear light, 0 to 1, of sRGB levels."""
     value = np.asarray(levels) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
 def rgb_to_srgb(linear: np.ndarray, primaries) -> np.ndarray:
-    """Levels of sRGB of linear RGB [..., 3] of these primaries."""
+    """sRGB levels of linear RGB [..., 3] with these primaries."""
     return encode_srgb(
         linear
         @ (np.linalg.inv(rgb_to_xyz_matrix(REC709_PRIMARIES)) @ rgb_to_xyz_matrix(primaries)).T
@@ -52,7 +54,7 @@ def rgb_to_srgb(linear: np.ndarray, primaries) -> np.ndarray:
 
 
 def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
-    """Levels of sRGB of CIE Lab of D50 [..., 3]."""
+    """sRGB levels of CIE Lab of D50 [..., 3]."""
     level, a, b = np.moveaxis(np.asarray(lab, float), -1, 0)
     fy = (level + 16) / 116
     f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
@@ -70,7 +72,7 @@ def pack_fixed_point(*numbers: float) -> bytes:
 def make_icc_profile(
     kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]
 ) -> bytes:
-    """An ICC profile of version 2.1."""
+    """Builds an ICC profile of version 2.1."""
     start, table, data = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, tag in tags.items():
         padded = tag + bytes(-len(tag) % 4)
@@ -91,7 +93,7 @@ def make_icc_profile(
 
 
 def gamma_curve(exponent: float) -> bytes:
-    """A curve, whose exponent has eight bits after the point."""
+    """A gamma curve, whose exponent has eight fractional bits."""
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(exponent * 256))
 
 
@@ -117,7 +119,9 @@ def gray_profile(exponent: float) -> bytes:
 
 
 def cmyk_profile(corners: np.ndarray) -> bytes:
-    """Of the Lab of each mixture of full inks, [C, M, Y, K, 3] of two each; L is 0 to 100."""
+    """A profile with the Lab of each mixture of full inks, [C, M, Y, K, 3] with two entries each; L
+    is 0 to 100.
+    """
     table = np.rint(np.asarray(corners) * [2.55, 1, 1] + [0, 128, 128]).astype(np.uint8)
     line = bytes(range(256))
     lut = (
@@ -141,8 +145,8 @@ def encode_tiff(
     icc: bytes = b"",
     more: dict[int, int] | None = None,
 ) -> bytes:
-    """An uncompressed TIFF of [rows, columns] or [rows, columns, channels]; 12 bits are packed two
-    in three bytes.
+    """An uncompressed TIFF of [rows, columns] or [rows, columns, channels]; 12-bit samples are
+    packed two in three bytes.
     """
     rows, columns = samples.shape[:2]
     channels, kind = samples.size // (rows * columns), {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]

@@ -1,4 +1,4 @@
-"""Networks and pictures small enough for tests."""
+"""Networks and images small enough for tests."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
 
 
 def perturb_weights(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Every weight moved a little, so that none is 0 and each has a part in the output."""
+    """Moves every weight a little, so that none is 0 and each affects the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

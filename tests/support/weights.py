@@ -1,4 +1,4 @@
-"""Checkpoints whose weights somebody has changed, and sealed again."""
+"""Checkpoints with changed weights and digests that match them."""
 
 import json
 import shutil
@@ -8,16 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints import DIGESTS_FILE, read_newest, sync_and_hash
+from model.checkpoints import DIGESTS_FILE, load_checkpoint, sync_and_hash
 
 
 def copy_with_weights(
     training: Path, out: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> Path:
-    """A copy of a training's newest checkpoint, in which every tensor of numbers of a state is
-    another.
-    """
-    shutil.copytree(read_newest(training)[0].folder, out)
+    """Copies a training's newest checkpoint, and changes every floating-point tensor of a state."""
+    shutil.copytree(load_checkpoint(training).folder, out)
     path = out / f"{name}.safetensors"
     save_file(
         {
@@ -32,7 +30,7 @@ def copy_with_weights(
 
 
 def set_last_weight(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Of each tensor the last number is this."""
+    """Returns a change that sets the last number of a tensor."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         tensor.view(-1)[-1:] = value
@@ -42,7 +40,7 @@ def set_last_weight(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def enlarge_weights(tensor: torch.Tensor) -> torch.Tensor:
-    """Finite weights whose sums are not."""
+    """Returns finite weights whose sums overflow."""
     return tensor.clamp(-1, 1) * 1e30
 
 

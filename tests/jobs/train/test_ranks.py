@@ -1,4 +1,4 @@
-"""P18 for several processes that train together: the real commands on two ranks, of which one is
+"""P18 for several processes that train together: the real commands on two ranks, one of which is
 killed.
 """
 
@@ -53,7 +53,9 @@ def steps_of(log: Path) -> list[int]:
 
 @pytest.mark.thorough
 def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_path):
-    """P18: in either stage, and between them, to the weights of two ranks that were left in peace."""
+    """P18: after a kill in either stage, or between them, the weights are those of an undisturbed
+    training.
+    """
     outs = {
         "peace": [""],
         "killed": [
@@ -94,7 +96,7 @@ def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_pa
 
 
 def rank_of(process: str) -> str:
-    """What torchrun has told a process."""
+    """The RANK in the environment of a process."""
     return next(
         (
             one.partition("=")[2]
@@ -107,7 +109,7 @@ def rank_of(process: str) -> str:
 
 @pytest.mark.thorough
 def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
-    """P18, with the command that a person types."""
+    """P18, under torchrun itself."""
     options = [
         "smoke",
         "--steps",

@@ -1,4 +1,4 @@
-"""The real commands, from shards to a spectral volume, on a data set small enough for a few steps
+"""The real commands, from shards to a spectral volume, on a dataset small enough for a few steps
 each.
 """
 
@@ -27,14 +27,14 @@ SMALL = replace(CONFIG, size=(64, 48))
 QUICK = ["--loader-workers", "0", "--log-every", "1", "--save-every", "2"]
 
 
-def called(job, *arguments: object) -> None:
+def run_job(job, *arguments: object) -> None:
     job.main([str(argument) for argument in arguments])
 
 
-def refused(job, capsys, *arguments: object) -> str:
-    """The sentence with which a job stops."""
+def expect_error(job, capsys, *arguments: object) -> str:
+    """Runs a job that must fail with exit code 2; returns its error message."""
     with pytest.raises(SystemExit) as stopped:
-        called(job, *arguments)
+        run_job(job, *arguments)
     assert stopped.value.code == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("quiver") and len(said) <= 2, said
@@ -45,7 +45,7 @@ def refused(job, capsys, *arguments: object) -> str:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     write_dataset(folder / "data", SHARDS, config=SMALL)
-    called(
+    run_job(
         train_autoencoder,
         "smoke",
         "--data",
@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
         *QUICK,
     )
     options = ["--steps", 4, "--batch", 2, "--coordinate-steps", 2, "--coordinate-batch", 1, *QUICK]
-    called(
+    run_job(
         train_denoiser,
         "smoke",
         "--data",
@@ -87,7 +87,7 @@ def test_from_shards_to_motion_for_a_photograph(folder):
             "--steps",
             3,
         ]
-        called(sample, folder / "photo.png", *options)
+        run_job(sample, folder / "photo.png", *options)
     a, b, c = ((folder / f"{name}.safetensors").read_bytes() for name in "abc")
     found = decode_volume(a)
     assert (
@@ -99,18 +99,18 @@ def test_from_shards_to_motion_for_a_photograph(folder):
 
 
 def test_checkpoints_hold_what_sampling_needs_and_both_stages_are_there(folder):
-    config = checkpoints.read_newest(folder / "prior")[0].config
+    config = checkpoints.load_checkpoint(folder / "prior").config
     assert (
         config["denoiser"]["mode"] == "coordinated"
         and len(config["units"]["scale"]) == 4
         and config["units"]["size"] == [64, 48]
     )
     assert (
-        checkpoints.read_newest(folder / "prior" / "slice")[0].config["denoiser"]["mode"]
+        checkpoints.load_checkpoint(folder / "prior" / "slice").config["denoiser"]["mode"]
         == "independent"
     )
     (folder / "data").rename(folder / "away")
-    called(
+    run_job(
         sample,
         folder / "photo.png",
         "--checkpoint",
@@ -133,8 +133,8 @@ def test_the_autoencoder_reports_its_error_on_the_test_split(folder):
 
 
 def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
-    first = checkpoints.read_newest(folder / "prior" / "slice")[0].load_weights("ema")
-    second = checkpoints.read_newest(folder / "prior")[0].load_weights("network")
+    first = checkpoints.load_checkpoint(folder / "prior" / "slice").load_weights("ema")
+    second = checkpoints.load_checkpoint(folder / "prior").load_weights("network")
     inside = {
         name.replace(".block.", ".").replace("denoiser.slices.", "denoiser."): value
         for name, value in second.items()
@@ -155,7 +155,7 @@ def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
 def test_the_other_modes_train_and_sample(folder, mode, extra):
     out = folder / mode
     options = ["--mode", mode, "--steps", 2, "--batch", 2, *QUICK, *extra]
-    called(
+    run_job(
         train_denoiser,
         "smoke",
         "--data",
@@ -166,7 +166,7 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
         out,
         *options,
     )
-    called(
+    run_job(
         sample,
         folder / "photo.png",
         "--checkpoint",
@@ -184,7 +184,7 @@ def test_the_other_modes_train_and_sample(folder, mode, extra):
 
 
 def inpainting(folder: Path, **fields: object) -> Path:
-    """A tiny pretrained inpainting U-Net in the files of diffusers."""
+    """Writes a tiny pretrained inpainting U-Net in the format of diffusers."""
     cross = dict(
         down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
@@ -229,9 +229,9 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
         "--decay",
         0,
     ]
-    called(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
+    run_job(train_denoiser, "smoke", *options, "--steps", 1, "--stage", "slice")
     found, theirs = (
-        checkpoints.read_newest(out / "slice")[0],
+        checkpoints.load_checkpoint(out / "slice"),
         load_file(pretrained / "unet" / "diffusion_pytorch_model.safetensors"),
     )
     assert (
@@ -248,9 +248,9 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
             rtol=0,
         )
     pretrained.rename(tmp_path / "away")
-    called(train_denoiser, "smoke", *options, "--steps", 2)
-    assert checkpoints.read_newest(out / "slice")[0].config["step"] == 2
-    called(
+    run_job(train_denoiser, "smoke", *options, "--steps", 2)
+    assert checkpoints.load_checkpoint(out / "slice").config["step"] == 2
+    run_job(
         sample,
         folder / "photo.png",
         "--checkpoint",
@@ -265,7 +265,7 @@ def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_p
 
 def test_an_unfinished_autoencoder_has_whitening_and_is_not_built_on(folder, tmp_path, capsys):
     options = ["smoke", "--data", folder / "data", "--out", tmp_path / "ae", "--batch", 2, *QUICK]
-    called(train_autoencoder, *options, "--steps", 4)
+    run_job(train_autoencoder, *options, "--steps", 4)
     first, last = (
         checkpoints.read(tmp_path / "ae" / f"step-0000000{step}").load_weights("ema")["deviation"]
         for step in (2, 4)
@@ -281,7 +281,9 @@ def test_an_unfinished_autoencoder_has_whitening_and_is_not_built_on(folder, tmp
         "--out",
         tmp_path / "x",
     ]
-    assert "has come to step 2 of 4: finish it first" in refused(train_denoiser, capsys, *denoiser)
+    assert "has come to step 2 of 4: finish it first" in expect_error(
+        train_denoiser, capsys, *denoiser
+    )
 
 
 def test_fewer_steps_than_were_taken_are_refused(folder, tmp_path, capsys):
@@ -297,18 +299,18 @@ def test_fewer_steps_than_were_taken_are_refused(folder, tmp_path, capsys):
         "--decay",
         0,
     ]
-    called(train_autoencoder, *options, "--steps", 2)
-    assert "steps are 1, and the training in" in refused(
+    run_job(train_autoencoder, *options, "--steps", 2)
+    assert "steps are 1, and the training in" in expect_error(
         train_autoencoder, capsys, *options, "--steps", 1
     )
 
 
 def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
-    """Other scales of the same shards would make the denoiser learn in other units than those in
-    which it is sampled from.
+    """With other scales of the same shards the denoiser would be trained in other units than it is
+    sampled in.
     """
-    called(report_statistics, folder / "data", "--quantile", 0.5, "--out", tmp_path / "half.json")
-    called(
+    run_job(report_statistics, folder / "data", "--quantile", 0.5, "--out", tmp_path / "half.json")
+    run_job(
         train_autoencoder,
         "smoke",
         "--data",
@@ -330,7 +332,7 @@ def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
         "--out",
         tmp_path / "x",
     ]
-    assert "was trained with other scales of these shards" in refused(
+    assert "was trained with other scales of these shards" in expect_error(
         train_denoiser, capsys, *denoiser
     )
 
@@ -352,19 +354,22 @@ def test_a_second_stage_is_not_gone_on_with_another_first_one(folder, tmp_path, 
         0,
     ]
     both = [*options, "--coordinate-steps", 2, "--coordinate-batch", 1]
-    called(train_denoiser, *both, "--steps", 2)
-    assert "(frozen differ)" in refused(train_denoiser, capsys, *both, "--steps", 4)
+    run_job(train_denoiser, *both, "--steps", 2)
+    assert "(frozen differ)" in expect_error(train_denoiser, capsys, *both, "--steps", 4)
 
 
 def test_one_training_writes_to_a_folder(folder, tmp_path, capsys):
     (tmp_path / "ae").mkdir()
-    code = f"import fcntl, sys; file = open({str(tmp_path / 'ae' / '.lock')!r}, 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    code = (
+        f"import fcntl, sys; file = open({str(tmp_path / 'ae' / '.lock')!r}, 'a'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout and other.stdout.readline()
         with pytest.raises(SystemExit) as stopped:
-            called(
+            run_job(
                 train_autoencoder,
                 "smoke",
                 "--data",
@@ -510,5 +515,5 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         ),
     ]
     for job, arguments, words in cases:
-        assert words in refused(job, capsys, *arguments), words
+        assert words in expect_error(job, capsys, *arguments), words
     assert not (tmp_path / "x.safetensors").exists()

@@ -1,4 +1,4 @@
-"""From shards to a renderer by the command, which goes on where it stopped."""
+"""The real command, from shards to a renderer; it resumes where it stopped."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def still(tmp_path) -> list[str]:
-    """A photograph, and a motion of it that is none."""
+    """A photograph, and a motion that is zero."""
     across, down = np.meshgrid(np.linspace(60, 190, 64), np.linspace(60, 190, 40))
     pixels = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -96,8 +96,8 @@ def still(tmp_path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_trained_renderer_makes_the_frames(trained, still, tmp_path):
-    """Those of its painter, at the photograph's size: what splatting leaves as it is, a network
-    changes.
+    """The frames are those of NeuralRenderer at the photograph's size; splatting would leave the
+    photograph as it is, the network changes it.
     """
     animate(
         [

@@ -1,5 +1,5 @@
-"""What the training commands are given: of other shards, which is refused (P16), or made to run
-code, which it cannot (P20).
+"""Bad input of the training commands: that of other shards is rejected (P16), and hostile input
+cannot run code (P20).
 """
 
 import io
@@ -32,15 +32,15 @@ STAGES = [*QUICK, "--coordinate-steps", 1, "--coordinate-batch", 1]
 Main = Callable[[list[str]], None]
 
 
-def called(main: Main, *arguments: object) -> None:
+def run_main(main: Main, *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def refused(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
-    """The one sentence with which a command stops."""
+def expect_error(capsys, main: Main, *arguments: object, code: ExitCode = ExitCode.USAGE) -> str:
+    """Runs a command that must fail; returns its error message, which is one line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        called(main, *arguments)
+        run_main(main, *arguments)
     said = capsys.readouterr().err
     assert (
         stopped.value.code == code
@@ -75,20 +75,20 @@ def denoiser(
     ("trained", "out"), [("ae", "ae"), ("ae", "a/../ae"), ("prior/slice", "prior")]
 )
 def test_an_autoencoder_is_not_trained_over(tmp_path, capsys, trained, out):
-    """Before anything begins: there is no data set here."""
+    """It is rejected before anything else: there is no dataset here."""
     (tmp_path / "a").mkdir()
-    said = refused(
+    said = expect_error(
         capsys, train_denoiser.main, *denoiser(tmp_path, tmp_path / out, trained=trained)
     )
     assert (
-        f"--autoencoder is {tmp_path / trained}, where the denoiser would be kept, expected another --out"
-        in said
+        f"--autoencoder is {tmp_path / trained}, where the denoiser would be kept, "
+        "expected another --out" in said
     )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two data sets, their statistics alone and together, two autoencoders of the first and one of
+    """Two datasets, their statistics alone and together, two autoencoders of the first and one of
     the second, and a prior.
     """
     folder = tmp_path_factory.mktemp("input")
@@ -97,11 +97,11 @@ def folder(tmp_path_factory) -> Path:
             folder / name, SHARDS, seed=seed, source=name, config=replace(CONFIG, size=(64, 48))
         )
         shutil.copy(folder / name / "statistics.json", folder / f"{name}.json")
-    called(report_statistics.main, folder / "a", folder / "b", "--out", folder / "ab.json")
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae"))
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae again", "--seed", 1))
-    called(train_autoencoder.main, *autoencoder(folder, folder / "ae b", data="b"))
-    called(train_denoiser.main, *denoiser(folder, folder / "prior"))
+    run_main(report_statistics.main, folder / "a", folder / "b", "--out", folder / "ab.json")
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae"))
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae again", "--seed", 1))
+    run_main(train_autoencoder.main, *autoencoder(folder, folder / "ae b", data="b"))
+    run_main(train_denoiser.main, *denoiser(folder, folder / "prior"))
     Image.fromarray(make_texture(80, 70)).save(folder / "photo.png")
     return folder
 
@@ -110,10 +110,10 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.promise("P16")
 @pytest.mark.parametrize("data", [["a"], ["b"], ["a", "b"]])
 def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, capsys, data):
-    """P16: of another set, of one more, of one less."""
+    """P16: statistics of another set of shards, of one dataset more, of one less."""
     sets = ["--data", *(folder / name for name in data)]
     for name in {"a", "b", "ab"} - {"".join(data)}:
-        words = refused(
+        words = expect_error(
             capsys,
             train_autoencoder.main,
             *autoencoder(folder, tmp_path / "x"),
@@ -122,7 +122,7 @@ def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, caps
             folder / f"{name}.json",
         )
         assert "the statistics are of another set of training shards" in words
-        words = refused(
+        words = expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(folder, tmp_path / "x"),
@@ -135,7 +135,7 @@ def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, caps
 
 
 def put(folder: Path, root: Path) -> None:
-    """A shard of b is put into the folder of a, under another name."""
+    """Adds a shard of b to the folder of a, under another name."""
     for kind, suffix in (("shards", "tar"), ("records", "json"), ("histograms", "safetensors")):
         shutil.copy(
             folder / "b" / kind / f"train-000001.{suffix}", root / kind / f"train-000007.{suffix}"
@@ -143,7 +143,7 @@ def put(folder: Path, root: Path) -> None:
 
 
 def exchange(folder: Path, root: Path) -> None:
-    """A shard of a is replaced by that of b of the same name."""
+    """Replaces a shard of a by that of b of the same name."""
     for kind, suffix in (("shards", "tar"), ("records", "json"), ("histograms", "safetensors")):
         shutil.copy(
             folder / "b" / kind / f"train-000001.{suffix}", root / kind / f"train-000001.{suffix}"
@@ -156,7 +156,7 @@ def take(folder: Path, root: Path) -> None:
 
 
 def tables_of(folder: Path, root: Path) -> None:
-    """The derived files are those of b."""
+    """Replaces the derived files by those of b."""
     for name in ("index.json", "manifest.parquet", "histogram.safetensors", "statistics.json"):
         shutil.copy(folder / "b" / name, root / name)
 
@@ -167,9 +167,7 @@ def tables_of(folder: Path, root: Path) -> None:
 def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
     folder, tmp_path, capsys, change
 ):
-    """P16: also after the derived files were made anew; for a training that begins and for one that
-    goes on.
-    """
+    """P16: also after the derived files were rebuilt; for a new training and for a resumed one."""
     root, out = (
         shutil.copytree(folder / "a", tmp_path / "data"),
         shutil.copytree(folder / "ae", tmp_path / "ae"),
@@ -179,7 +177,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
         ExitCode.STORAGE if change is exchange else ExitCode.USAGE
     )  # which a record of another run is
     for more in (["--statistics", folder / "a.json"], []):
-        refused(
+        expect_error(
             capsys,
             train_autoencoder.main,
             *autoencoder(folder, out, *more),
@@ -187,7 +185,7 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
             root,
             code=code,
         )
-        refused(
+        expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(folder, tmp_path / "x", *more),
@@ -196,15 +194,15 @@ def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
             code=code,
         )
     try:
-        called(finalize.main, root, "--no-report")
+        run_main(finalize.main, root, "--no-report")
     except SystemExit:
         assert change in (put, exchange, take)
-        refused(
+        expect_error(
             capsys, train_autoencoder.main, *autoencoder(folder, out), "--data", root, code=code
         )
     else:
         assert change is tables_of
-        called(
+        run_main(
             train_autoencoder.main,
             *autoencoder(folder, out, "--statistics", folder / "a.json"),
             "--data",
@@ -221,19 +219,21 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
         path: path.read_bytes() for out in (ae, prior) for path in out.rglob("*") if path.is_file()
     }
     for more in (["--data", folder / "b"], both):
-        assert "another training (units differ)" in refused(
+        assert "another training (units differ)" in expect_error(
             capsys, train_autoencoder.main, *autoencoder(folder, ae), *more
         )
-        assert "another set of training shards" in refused(
+        assert "another set of training shards" in expect_error(
             capsys, train_denoiser.main, *denoiser(folder, prior), *more
         )
-    words = refused(capsys, train_denoiser.main, *denoiser(folder, prior, data="b", trained="ae b"))
+    words = expect_error(
+        capsys, train_denoiser.main, *denoiser(folder, prior, data="b", trained="ae b")
+    )
     assert "another training (units differ)" in words
-    words = refused(capsys, train_denoiser.main, *denoiser(folder, prior, trained="ae again"))
+    words = expect_error(capsys, train_denoiser.main, *denoiser(folder, prior, trained="ae again"))
     assert "a training with another autoencoder" in words
     for trained, data in (("ae again", "a"), ("ae b", "b")):
         shutil.copytree(prior / "slice", tmp_path / trained / "slice")
-        words = refused(
+        words = expect_error(
             capsys,
             train_denoiser.main,
             *denoiser(
@@ -249,14 +249,14 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
 @pytest.mark.slow
 @pytest.mark.promise("P18")
 def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property):
-    """P18, before the first checkpoint: whatever the process has drawn before, a training begins
-    with the same weights.
+    """P18, before the first checkpoint: whatever random numbers the process drew before, a training
+    begins with the same weights.
     """
     record_property("injections", 0)
     torch.rand(3)
-    called(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
-    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
-    called(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
+    run_main(train_autoencoder.main, *autoencoder(folder, tmp_path / "ae"))
+    run_main(train_denoiser.main, *denoiser(folder, tmp_path / "prior", "--stage", "slice"))
+    run_main(train_denoiser.main, *denoiser(folder, tmp_path / "prior"))
     for name in ("ae", "prior", "prior/slice"):
         assert checkpoint_bytes(tmp_path / name) == checkpoint_bytes(folder / name)
     assert checkpoint_bytes(folder / "ae") != checkpoint_bytes(folder / "ae again")
@@ -271,7 +271,7 @@ class Hostile:
 
 
 def pickled(canary: Path) -> bytes:
-    """What torch.load, and anything that unpickles, would run."""
+    """A payload that torch.load, and anything else that unpickles, would run."""
     file = io.BytesIO()
     torch.save({"optimiser": Hostile(canary)}, file, _use_new_zipfile_serialization=False)
     return file.getvalue()
@@ -303,7 +303,7 @@ def canary(tmp_path):
 
 
 def test_the_payloads_are_live(tmp_path):
-    """Else nothing would be proven."""
+    """Without this the other tests would prove nothing."""
     loads = {
         "pkl": lambda data: torch.load(io.BytesIO(data), weights_only=False),
         "npy": lambda data: np.load(io.BytesIO(data), allow_pickle=True),
@@ -319,7 +319,7 @@ def test_the_payloads_are_live(tmp_path):
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, suffix, workers):
-    """P20: in the place of a sample's arrays and beside the samples."""
+    """P20: in place of a sample's arrays and beside the samples."""
     root, payload = shutil.copytree(folder / "a", tmp_path / "data"), PAYLOADS[suffix](canary)
     rows = (
         DatasetView(Dataset(root))
@@ -336,7 +336,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
             tar.seek(row["motion_offset"])
             tar.write(payload)
     for main, arguments in ((train_autoencoder.main, autoencoder), (train_denoiser.main, denoiser)):
-        words = refused(
+        words = expect_error(
             capsys,
             main,
             *arguments(folder, tmp_path / "x"),
@@ -351,7 +351,7 @@ def test_members_of_a_shard_cannot_run_code(folder, tmp_path, capsys, canary, su
         info = tarfile.TarInfo(f"{rows[0]['key']}.{suffix}")
         info.size = len(payload)
         tar.addfile(info, io.BytesIO(payload))
-    assert "is not the shard that index.json names" in refused(
+    assert "is not the shard that index.json names" in expect_error(
         capsys, train_autoencoder.main, *autoencoder(folder, tmp_path / "x"), "--data", extended
     )
 
@@ -407,8 +407,8 @@ def saved(value: object) -> bytes:
     return file.getvalue()
 
 
-def tampered(out: Path, name: str, data: bytes) -> Path:
-    """Each checkpoint in the folder, with digests that agree."""
+def tamper(out: Path, name: str, data: bytes) -> Path:
+    """Replaces a file in each checkpoint of a folder, with digests that match."""
     for folder in checkpoints.step_folders(out):
         (folder / name).write_bytes(data)
         if name != "digests.json":
@@ -423,13 +423,13 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
-    """P20: of a training that goes on, of an autoencoder, of one to start from, of a prior to
-    sample from.
+    """P20: that of a resumed training, of an autoencoder, of a warm start, of a prior to sample
+    from.
     """
     name, made = FILES[what]
-    ae = tampered(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
-    prior = tampered(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))
-    tampered(prior / "slice", name, made(canary))
+    ae = tamper(shutil.copytree(folder / "ae", tmp_path / "ae"), name, made(canary))
+    prior = tamper(shutil.copytree(folder / "prior", tmp_path / "prior"), name, made(canary))
+    tamper(prior / "slice", name, made(canary))
     cases: list[tuple[Main, list[object]]] = [
         (train_autoencoder.main, autoencoder(folder, ae)),
         (train_denoiser.main, denoiser(folder, prior, "--stage", "coordinate")),
@@ -453,7 +453,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
             ),
         ]
     for main, arguments in cases:
-        assert str(tmp_path) in refused(capsys, main, *arguments)
+        assert str(tmp_path) in expect_error(capsys, main, *arguments)
     assert not (tmp_path / "x.safetensors").exists() and not checkpoints.step_folders(
         tmp_path / "x"
     )
@@ -462,7 +462,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
 @pytest.mark.slow
 @pytest.mark.promise("P20")
 def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
-    """P20: as webdataset's URLs are."""
+    """P20: a name is not run, as webdataset runs its URLs."""
     monkeypatch.chdir(tmp_path)
     for pipe in (
         f"pipe:touch {canary}",
@@ -486,5 +486,5 @@ def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
             ),
         ]
         for main, arguments in cases:
-            refused(capsys, main, *arguments)
+            expect_error(capsys, main, *arguments)
             assert not canary.exists()

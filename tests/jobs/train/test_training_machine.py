@@ -1,5 +1,5 @@
-"""Training where the processes that read ahead lack something: one sentence and an exit code, and
-no waiting.
+"""Training if the loader's workers lack something: one error message and an exit code, without
+waiting.
 """
 
 import os
@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def small_memory(*command: str) -> list[str]:
-    """The command, with 64 kB of shared memory. Skips unless this user may mount it."""
+    """The command, run with 64 kB of shared memory. Skips unless this user may mount it."""
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if (
         not shutil.which("unshare")
@@ -62,8 +62,8 @@ def small_memory(*command: str) -> list[str]:
     return ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
 
 
-def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple[int, str]:
-    """Exit code, and what is said on standard error."""
+def run_training(folder: Path, command: list[str], workers: int, **env: str) -> tuple[int, str]:
+    """The exit code of a training and its standard error."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [*command, *OPTIONS, "--loader-workers", str(workers)]
     done = subprocess.run(
@@ -75,7 +75,7 @@ def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple
 @pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, workers):
-    code, said = trained(folder, small_memory(*TRAINING), workers)
+    code, said = run_training(folder, small_memory(*TRAINING), workers)
     assert code == ExitCode.STORAGE and said.count("\n") == 1, said
     assert said.startswith("quiver: a batch of ") and "No space left on device" in said
     assert "--loader-workers 0" in said and "docker run --shm-size=2g" in said
@@ -83,26 +83,26 @@ def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, worker
 
 @pytest.mark.slow
 def test_it_is_enough_for_a_training_without_such_processes(folder):
-    assert trained(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
+    assert run_training(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
 
 
 @pytest.mark.thorough
 def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(folder):
     deep = folder / ("d" * 100)
     deep.mkdir(exist_ok=True)
-    code, said = trained(folder, TRAINING, 1, TMPDIR=str(deep))
+    code, said = run_training(folder, TRAINING, 1, TMPDIR=str(deep))
     assert (
         code == ExitCode.STORAGE
         and said.startswith(f"quiver: TMPDIR is {str(deep)!r}")
         and said.count("\n") == 1
     ), said
-    assert trained(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
+    assert run_training(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
 def test_a_process_that_reads_ahead_and_dies_ends_the_training_with_a_sentence(folder, how):
-    """As one that the kernel ends for lack of memory."""
+    """As the kernel kills a process for lack of memory."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [*TRAINING, *OPTIONS, "--loader-workers", "1", "--steps", "100000", "--decay", "0"]
     with subprocess.Popen(

@@ -1,5 +1,5 @@
-"""What a person sees of a training, by the real command: how far it is, what is kept, and what
-comes next; and nothing else.
+"""What a training prints: its progress, its last checkpoint, and the next command; and nothing
+else.
 """
 
 import os
@@ -30,7 +30,7 @@ LINE = re.compile(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A data set with a test split, one without, and a photograph."""
+    """A dataset with a test split, one without, and a photograph."""
     folder = tmp_path_factory.mktemp("told")
     small = replace(CONFIG, size=(64, 48))
     write_dataset(folder / "data", {"train-000000": [{}] * 4, "test-000000": [{}]}, config=small)
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def command(folder: Path, *words: str) -> list[str]:
-    """What a training says on standard output, and on standard error."""
+    """Standard output and standard error of a command."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli.main", *words],
         cwd=folder,
@@ -54,7 +54,7 @@ def command(folder: Path, *words: str) -> list[str]:
 
 
 def following(shown: str, *, kept: str) -> list[str]:
-    """The command of the last line, after that which names the last checkpoint."""
+    """The command in the last line, which follows the name of the last checkpoint."""
     last, after = shown.splitlines()[-2:]
     assert last == kept and after.startswith("next: quiver ")
     return shlex.split(after)[2:]
@@ -63,7 +63,7 @@ def following(shown: str, *, kept: str) -> list[str]:
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatch):
-    """The commands that they name work one after the other; of a library nothing is heard."""
+    """The commands that are suggested work one after the other; libraries print nothing."""
     shown, said = command(
         folder,
         "train-autoencoder",
@@ -188,7 +188,8 @@ def test_it_says_once_that_nothing_is_held_out(folder):
     )
     assert (
         said
-        == "quiver: the data has no test split: nothing is held out, and no measure on held-out samples will be shown\n"
+        == "quiver: the data has no test split: nothing is held out, and no measure on held-out "
+        "samples will be shown\n"
     )
     assert "test_" not in shown and "'all ae'" in shown.splitlines()[-1]
     options = ["--steps", "2", *QUICK, "--coordinate-steps", "1", "--coordinate-batch", "1"]
@@ -209,7 +210,9 @@ def test_it_says_once_that_nothing_is_held_out(folder):
 
 @pytest.fixture
 def interruptible():
-    """Where the tests run in a shell's background, SIGINT is ignored, by what they start too."""
+    """Restores SIGINT, which is ignored if the tests run in a shell's background, as in everything
+    they start.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -219,10 +222,10 @@ def interruptible():
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
-    ("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command begins again")]
+    ("every", "kept"), [("1", ""), ("1000", "nothing is kept yet, the same command starts over")]
 )
 def test_interrupted_it_says_what_is_kept(folder, every, kept):
-    """By Ctrl-C, which all processes of a terminal's job get; nothing else is said."""
+    """On Ctrl-C, which all processes of a terminal's job receive; nothing else is printed."""
     options = [
         "--data",
         "data",
@@ -256,5 +259,5 @@ def test_interrupted_it_says_what_is_kept(folder, every, kept):
     assert run.returncode == ExitCode.INTERRUPTED and said.count("\n") == 1, said
     if every == "1":
         last = checkpoints.step_folders(folder / "interrupted1")[-1].name
-        kept = f"interrupted1/{last} is kept, the same command goes on from there"
+        kept = f"interrupted1/{last} is kept, the same command resumes from there"
     assert said == f"quiver: interrupted; {kept}\n"

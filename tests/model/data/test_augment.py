@@ -1,4 +1,4 @@
-"""Augmentation against what it means: the motion of the augmented video."""
+"""Augmentation against its definition: the motion of the augmented video."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def relative(found, wanted):
 
 
 def motion(x, y):
-    """A smooth motion texture [T, 2, ...] at any positions, pixels."""
+    """A smooth motion texture [T, 2, ...] at any positions, in pixels."""
     t = np.arange(TIME).reshape(-1, *[1] * x.ndim) / TIME * 2 * np.pi
     sway = 3 * np.sin(t + x / 20) * (1 + y / 60) + 0.7 * np.cos(3 * t - y / 15)
     lift = 1.5 * np.cos(2 * t + y / 25) + 0.4 * np.sin(t - x / 30)

@@ -1,4 +1,4 @@
-"""A batch that cannot be handed over is an error and no endless waiting."""
+"""A batch that cannot be handed over is an error, not endless waiting."""
 
 import signal
 
@@ -10,7 +10,7 @@ from model.data import handover
 
 
 class Odd(Dataset):
-    """Whose second item no process can send to another."""
+    """An object whose second item cannot be sent to another process."""
 
     def __len__(self) -> int:
         return 2

@@ -1,5 +1,5 @@
-"""Examples against the samples that were written; the order against itself, however it is shared,
-stopped and gone on with.
+"""SpectrumDataset against the samples that were written; the order against itself, however it is
+shared, stopped and resumed.
 """
 
 import os
@@ -58,7 +58,7 @@ def other(tmp_path_factory):
 
 
 def stored(*selections: DatasetView) -> dict:
-    """Every kept sample by key, as the plain reader has it."""
+    """Every kept sample by key, as the plain reader reads it."""
     return {
         sample.key: sample
         for selection in selections
@@ -123,8 +123,8 @@ def test_fewer_frequencies_and_some_of_them_are_parts_of_the_whole(dataset, draw
 
 
 def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
-    """Mirrored only, an example is the mirrored one: the augmentation stands between the file and
-    the normalisation.
+    """With mirroring only, the augmented sample is the mirrored sample: augmentation comes before
+    normalization.
     """
     mirrored = AugmentConfig(
         flip=1.0, scale=1.0, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
@@ -142,7 +142,9 @@ def test_the_augmented_stored_motion_is_near_where_it_was(dataset):
 
 def test_numbers_depend_on_no_folder_and_no_order(dataset, other, tmp_path):
     moved = write_dataset(tmp_path / "zzz", SHARDS)
-    assert moved.tar_path("train-000000").read_bytes() == dataset.tar("train-000000").read_bytes()
+    assert (
+        moved.tar_path("train-000000").read_bytes() == dataset.tar_path("train-000000").read_bytes()
+    )
     sets = (
         [DatasetView(dataset), DatasetView(other)],
         [DatasetView(other), DatasetView(dataset)],
@@ -300,7 +302,7 @@ def test_what_cannot_be_ordered_is_refused_at_once(call, words):
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset):
-    """One process, one rank: batches of 4, and the positions after them."""
+    """Batches of 4 in one process of one rank, and the positions after them."""
     found = examples([DatasetView(dataset)], ONE)
     return list(
         islice(load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), Position()), 12)
@@ -334,7 +336,7 @@ def test_any_number_of_workers_and_ranks_gives_the_same_batches(
 
 
 def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers: int) -> None:
-    """A training that writes down what it saw and where it is, and is killed in its `stop`-th step."""
+    """A training that records what it read and where it is, and is killed in its `stop`-th step."""
     for step, (batch, after) in enumerate(
         load_batches(found, EpochOrder(count=6, seed=3, global_batch=4), begin, workers=workers)
     ):
@@ -342,7 +344,8 @@ def learn(found: SpectrumDataset, begin: Position, log: Path, stop: int, workers
             os.kill(os.getpid(), signal.SIGKILL)
         with log.open("a") as file:
             file.write(
-                f"{after.epoch} {after.consumed} {' '.join(batch.keys)} {float(batch.spectrum.sum())}\n"
+                f"{after.epoch} {after.consumed} {' '.join(batch.keys)} "
+                f"{float(batch.spectrum.sum())}\n"
             )
 
 
@@ -393,7 +396,8 @@ def test_an_error_is_one_sentence_from_any_process(tmp_path, workers):
     dataset.tar_path("train-000000").unlink()
     with pytest.raises(
         ValueError,
-        match=r"^sample 'clip-\S+' of \S+/train-000000.tar cannot be read: [^\n]* No such file[^\n]*$",
+        match=r"^sample 'clip-\S+' of \S+/train-000000.tar cannot be read: "
+        r"[^\n]* No such file[^\n]*$",
     ):
         next(
             load_batches(
@@ -407,7 +411,7 @@ def test_a_copy_in_another_process_reads_the_same(dataset):
     found = examples([DatasetView(dataset)], ONE)
     first = found[0]
     copy = pickle.loads(pickle.dumps(found))
-    assert not copy.files.open and torch.equal(copy[0].spectrum, first.spectrum)
+    assert not copy.files.open_files and torch.equal(copy[0].spectrum, first.spectrum)
 
 
 def test_few_files_are_kept_open(tmp_path):

@@ -1,5 +1,5 @@
 """Hostile and damaged shards: a ValueError that names the sample and its shard, and never another
-sample.
+sample's data.
 """
 
 import io
@@ -33,7 +33,7 @@ PLACES = [
 
 
 class Shard:
-    """A data set of two samples of which one is tampered with after it was opened."""
+    """A dataset of two samples, one of which is tampered with after it was opened."""
 
     def __init__(self, pristine, root):
         shutil.copytree(pristine.root, root)
@@ -55,14 +55,14 @@ class Shard:
             file.write(data)
 
     def length(self):
-        """Of the header of the arrays."""
+        """Length of the header of the arrays."""
         return int.from_bytes(self.path.read_bytes()[self.row["motion_offset"] :][:8], "little")
 
     def arrays(self):
         return json.loads(self.path.read_bytes()[self.row["motion_offset"] + 8 :][: self.length()])
 
     def header(self, arrays):
-        """Another header of the same length."""
+        """Replaces the header by another one of the same length."""
         text = (
             arrays
             if isinstance(arrays, bytes)
@@ -114,7 +114,7 @@ class Shard:
             found.shard_index.locations[0, PLACES.index(column) - 1] = value
 
     def agree(self):
-        """The rows of the table agree with what is there, as somebody else's may."""
+        """Makes the rows of the index match the tampered bytes, as an attacker could."""
         try:
             data = self.path.read_bytes()
         except OSError:
@@ -222,7 +222,7 @@ HOSTILE = {
     "negative size": (lambda s: s.place("image_size", -1000), "are not in the file"),
     "huge size": (lambda s: s.place("image_size", 1 << 60), "are not in the file"),
     "another sample's place": (
-        lambda s: s.place("motion_offset", int(s.examples[None].rows.places[1, 2])),
+        lambda s: s.place("motion_offset", int(s.examples[None].shard_index.locations[1, 2])),
         "member 'clip-",
     ),
     "other picture size": (
@@ -288,7 +288,8 @@ def test_a_table_of_other_shards_is_refused(tmp_path):
     a.manifest.write_bytes(b.manifest.read_bytes())
     with pytest.raises(
         ValueError,
-        match=r"manifest.parquet cannot be read .it is not the table that index.json names.: quiver finalize",
+        match=r"manifest.parquet cannot be read .it is not the table that index.json names.: "
+        "quiver finalize",
     ):
         SpectrumDataset([DatasetView(a)], statistics)
 

@@ -1,4 +1,6 @@
-"""The autoencoder's losses against hand-made answers, its sizes, and the whitening of its latents."""
+"""The autoencoder's losses against hand-computed values, its sizes, and the whitening of its
+latents.
+"""
 
 from dataclasses import replace
 from math import exp
@@ -71,8 +73,8 @@ def test_the_loss_is_the_weighted_sum():
 @pytest.mark.parametrize("channels", [(8, 16, 16), (16, 16, 32)])
 @pytest.mark.parametrize("attention", [False, True])
 def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
-    """Exactly, but for the last 8 pixels before the border, where convolutions see the padding's
-    zeros.
+    """It is exact except within 8 pixels of the border, where convolutions see the zeros of the
+    padding.
     """
     torch.manual_seed(0)
     autoencoder = SliceAutoencoder(
@@ -96,7 +98,9 @@ def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
 
 @pytest.mark.slow
 def test_it_leaves_its_start():
-    """On smooth slices a few steps already beat averaging, which every weight then has a part in."""
+    """On smooth slices a few steps already improve on averaging, and every weight then has a
+    gradient.
+    """
     torch.manual_seed(0)
     autoencoder = SliceAutoencoder(TINY)
     optimiser = torch.optim.Adam(autoencoder.parameters(), 2e-3)

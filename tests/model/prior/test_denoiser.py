@@ -1,5 +1,5 @@
-"""The denoiser in its three modes: one signature, sizes, condition, and what each frequency may
-depend on.
+"""The denoiser in its three modes: signature, sizes, condition, and what each frequency may depend
+on.
 """
 
 import pytest

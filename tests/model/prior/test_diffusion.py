@@ -52,9 +52,9 @@ def test_noised_latents_keep_their_variance():
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 50, 250, 1000])
 def test_ddim_is_that_of_diffusers(steps):
-    """Step by step from the same place, with any prediction; relative to z, which the first steps
-    blow up. Numbers of steps divide 1,000: otherwise diffusers steps to n - 1000 // steps, which is
-    not the n that it takes next.
+    """Step by step from the same latents, with any prediction; relative to z, which the first steps
+    amplify. The numbers of steps divide 1,000: otherwise diffusers steps to n - 1000 // steps,
+    which is not the n of its next step.
     """
     SCHEDULER.set_timesteps(steps)
     ours = ddim_schedule(steps)

@@ -29,8 +29,8 @@ def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trained(steps: int) -> CoordinatedDenoiser:
-    """A stage 2 that has learned a little of a target in which each frequency is the next one's
-    input.
+    """A stage 2 after a few steps on a target in which each frequency is the input of the next
+    one.
     """
     eps = add_frequency_attention(stage_1())
     optimiser = torch.optim.AdamW(eps.trainable_parameters(), lr=1e-2)
@@ -116,8 +116,8 @@ def test_frequencies_influence_one_another_only_after_training(j):
 
 
 def test_skip_states_carry_the_attention_too():
-    """A down block's output and its last skip state are one tensor; left without, up blocks would
-    see features from before.
+    """The output of a down block and its last skip connection are one tensor; else up blocks would
+    see features from before the attention.
     """
     eps = trained(steps=3)
     block = eps.slices.unet.down_blocks[0]
@@ -129,8 +129,8 @@ def test_skip_states_carry_the_attention_too():
 
 
 def test_attention_is_along_frequencies_at_each_pixel():
-    """Against torch's own attention, pixel by pixel; and a pixel's neighbours have a part only in
-    the normalisation.
+    """Against torch's own attention, pixel by pixel; neighboring pixels matter only through the
+    normalization.
     """
     attention = FrequencyAttention(16, tiny_config(frequencies=5))
     perturb_weights(attention)

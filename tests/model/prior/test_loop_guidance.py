@@ -1,6 +1,4 @@
-"""Motion self-guidance, on latents whose distribution is known and coefficients that are read off
-them.
-"""
+"""Motion self-guidance, on latents whose distribution is known and with a linear decoder."""
 
 import numpy as np
 import pytest
@@ -24,7 +22,9 @@ SCALE = (0.3 * T / (1 + torch.arange(K))).view(K, 1, 1, 1).expand(K, 4, 1, 1)
 
 
 def enlarged(z: Tensor) -> Tensor:
-    """Coefficients of white latents: four times as large, bilinear, by the adaptive normalisation."""
+    """Coefficients of whitened latents: upsampled four times, bilinearly, with the adaptive
+    normalization.
+    """
     slices = torch.nn.functional.interpolate(
         z.flatten(0, 1), scale_factor=4, mode="bilinear"
     ).unflatten(0, z.shape[:2])
@@ -61,7 +61,7 @@ def test_only_the_mean_is_without_a_say():
 @pytest.mark.thorough
 @pytest.mark.parametrize(("period", "lower"), [(41, 0.4), (90, 0.4), (150, 0.6)])
 def test_guided_samples_close_and_move_as_much(period, lower):
-    """Of 200 steps, against samples that are noised back as often and not guided."""
+    """With 200 steps, against samples with the same recurrence and no guidance."""
     guide = self_guidance(enlarged, T, period)
     found = []
     for hook in (None, guide):
@@ -114,8 +114,8 @@ def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
 
 
 def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
-    """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear
-    loss to 0; energy keeps to first order.
+    """Far from the bound the step of z_0 is -u sigma^2 g; at the bound, a third of what takes a
+    linear loss to 0; the energy is preserved to first order.
     """
     z, n, eps = random_tensor(1, *SHAPE), torch.tensor([600]), random_tensor(1, *SHAPE, seed=1)
     moves = [

@@ -1,5 +1,5 @@
-"""A pretrained inpainting U-Net as a beginning: what it predicts is kept at the start, both stages
-train, and a checkpoint does without it.
+"""Initial weights from a pretrained inpainting U-Net: its predictions are preserved at first, both
+stages train, and a checkpoint does not need it.
 """
 
 import json
@@ -36,7 +36,9 @@ def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_itself(network: Any, z: Tensor, n: Tensor) -> Tensor:
-    """What the pretrained network makes of each slice, without mask, masked image and text."""
+    """The prediction of the pretrained network for each slice, without mask, masked image and
+    text.
+    """
     batch, freq = z.shape[:2]
     x = torch.cat([z.flatten(0, 1), torch.zeros(batch * freq, 5, *z.shape[-2:])], dim=1)
     with torch.no_grad():
@@ -81,7 +83,9 @@ def test_it_starts_exactly_at_the_pretrained_network(tmp_path, heads):
 
 
 def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
-    """Stable Diffusion 2 has them. The same to rounding: another kernel adds up in another order."""
+    """Stable Diffusion 2 has them. Results are equal up to rounding: another kernel adds in another
+    order.
+    """
     pretrained = write_inpainting_network(tmp_path, use_linear_projection=True)
     z, n, _ = inputs()
     with torch.no_grad():
@@ -169,7 +173,7 @@ def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
         keep=1,
     )
     (folder / "unet").rename(folder / "away")
-    again: Any = restore_denoiser(checkpoints.read_newest(tmp_path / "out")[0])
+    again: Any = restore_denoiser(checkpoints.load_checkpoint(tmp_path / "out"))
     features = inputs()[2]
     first, second = (
         sample_latents(network, features, (3, 4, 8, 8), [0, 1], steps=2)
@@ -218,8 +222,8 @@ def test_every_mode_can_have_text(mode):
 
 
 def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
-    """Its configuration as it is published; 859 million weights in our U-Net, counted without
-    making them.
+    """Its published configuration; 859 million weights in our U-Net, counted without allocating
+    them.
     """
     fields = dict(
         attention_head_dim=8,
@@ -272,7 +276,7 @@ def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
 
 
 def header_only(path: Path, tensors: dict[str, list[int]]) -> None:
-    """A safetensors file whose numbers are a hole, which takes no space on the disk."""
+    """Writes a safetensors file whose values are a hole, which takes no space on the disk."""
     header, end = {}, 0
     for name, shape in tensors.items():
         size = 4 * int(torch.Size(shape).numel())

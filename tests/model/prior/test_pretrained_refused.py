@@ -1,4 +1,4 @@
-"""A pretrained folder that does not fit, or means harm, is one sentence naming the file and what
+"""A pretrained folder that does not fit, or is hostile, is one error that names the file and what
 was expected.
 """
 
@@ -131,12 +131,12 @@ def truncated(path: Path) -> None:
 
 
 def boastful(path: Path) -> None:
-    """A header of 2^60 bytes."""
+    """Claims a header of 2^60 bytes."""
     path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
 
 
 def pickled(path: Path) -> None:
-    """As older models are."""
+    """A pickle, as in older models."""
     torch.save(load(path.read_bytes()), path.with_name("diffusion_pytorch_model.bin"))
     path.unlink()
 
@@ -182,7 +182,8 @@ def whole_numbers(path: Path) -> None:
         (disguised, "safetensors: "),
         (
             pickled,
-            "is no file, expected a folder with config.json and diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)",
+            "is no file, expected a folder with config.json and "
+            "diffusion_pytorch_model.safetensors (a .bin is a pickle, which is not opened)",
         ),
         (dangling, "is no file"),
         (endless, "is no file"),

@@ -1,4 +1,4 @@
-"""Sampling: known distributions, guidance, seeds, the place for a hook, and back to pixels."""
+"""Sampling: known distributions, guidance, seeds, hooks, and decoding to pixels."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SHAPE = (3, 4, 8, 8)
 
 
 def of_gaussian(m: float, s: float):
-    """The noise in z_n when clean latents are N(m, s^2), one by one: known in closed form."""
+    """A denoiser for clean latents of independent N(m, s^2), known in closed form."""
 
     def eps(z: Tensor, n: Tensor, features: Tensor | None) -> Tensor:
         a, sigma = amplitudes(n)
@@ -27,8 +27,8 @@ def of_gaussian(m: float, s: float):
 @pytest.mark.slow
 @pytest.mark.parametrize(("m", "s"), [(0.0, 1.0), (2.0, 0.5), (-1.0, 3.0)])
 def test_samples_of_a_gaussian_have_its_mean_and_deviation(m, s):
-    """The flow that DDIM integrates is known too: (z - sqrt(a) m) / sqrt(a s^2 + 1 - a) stays as it
-    is. Begun with N(0, 1) at n = 999, it ends at m + s (noise - 0.012 m) / sqrt(0.00014 s^2 +
+    """The flow that DDIM integrates is known too: (z - sqrt(a) m) / sqrt(a s^2 + 1 - a) is
+    constant. From N(0, 1) at n = 999, it ends at m + s (noise - 0.012 m) / sqrt(0.00014 s^2 +
     0.99986).
     """
     z = sample_latents(of_gaussian(m, s), None, (16, 4, 16, 16), seeds=[1, 2], steps=500)
@@ -105,7 +105,7 @@ def test_guidance_of_a_network_is_its_formula_and_weight_0_is_the_plain_conditio
 
 def test_a_hook_steers_by_a_gradient():
     """The gradient of the distance between the implied clean latents and a target moves samples
-    towards it, and the hook sees each step.
+    towards it, and the hook is called at each step.
     """
     steps = []
 
@@ -132,9 +132,7 @@ def test_a_hook_steers_by_a_gradient():
 
 @pytest.mark.slow
 def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
-    """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and
-    deviation.
-    """
+    """Fresh noise at each step changes the samples, but not their mean and deviation."""
     once, twice = (
         sample_latents(
             of_gaussian(2.0, 0.5), None, (8, 4, 16, 16), [1, 2], steps=500, recurrence=times

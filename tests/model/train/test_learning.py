@@ -25,7 +25,7 @@ STEPS, RATE, REPEATS = 250, 5e-3, 8
 
 
 def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
-    """A stage 1 that has seen nothing but these pairs, each of them eight times in every step."""
+    """A stage 1 that was trained on these pairs only, each of them eight times in every step."""
     torch.manual_seed(0)
     eps, generator = build_denoiser(CONFIG), torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(eps.parameters(), RATE, weight_decay=0.0)
@@ -48,7 +48,7 @@ def overfitted(photographs: Tensor, z0: Tensor) -> SliceDenoiser:
 
 
 def correlations(found: Tensor, true: Tensor) -> Tensor:
-    """Of each sample found with each true one."""
+    """Correlation of each sample with each true latent."""
     return torch.corrcoef(torch.cat([found.flatten(1), true.flatten(1)]))[
         : len(found), len(found) :
     ]
@@ -56,11 +56,10 @@ def correlations(found: Tensor, true: Tensor) -> Tensor:
 
 @pytest.mark.thorough
 def test_samples_are_the_motion_of_their_photograph():
-    """What is sampled correlates with the motion that belongs to the photograph, and not with
-    another's.
+    """Samples correlate with the motion of their photograph, and not with that of another.
 
-    Each photograph is sampled from the same four seeds, so what tells the samples apart is the
-    photograph. One in eight may come out blurred.
+    Each photograph is sampled from the same four seeds, so only the photograph tells the samples
+    apart. One in eight may come out blurred.
     """
     photographs, z0 = (
         random_tensor(4, 3, 32, 32).clamp(-1, 1),

@@ -1,5 +1,5 @@
-"""The one training loop, on a task small enough to be followed: it goes on as if it had not been
-stopped, and stops when it must.
+"""The training loop, on a task small enough to follow: a resumed training takes the same steps, and
+a bad one stops.
 """
 
 import json
@@ -81,7 +81,7 @@ def batches(position: Position) -> Iterator[tuple[Numbers, Position]]:
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    found, _ = checkpoints.read_newest(out)
+    found = checkpoints.load_checkpoint(out)
     assert found.config["step"] == 12
     return found.load_weights("network") | {
         f"ema {name}": value for name, value in found.load_weights("ema").items()
@@ -139,7 +139,7 @@ for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
     )
     assert (
         done.returncode == -signal.SIGKILL
-        and checkpoints.read_newest(tmp_path)[0].config["step"] == 8
+        and checkpoints.load_checkpoint(tmp_path).config["step"] == 8
     )
     list(train(Line(), batches, CONFIG, tmp_path))
     assert all(
