@@ -4,7 +4,7 @@ python -m benchmarks.filter_thresholds [no_motion cut fade frozen low_frame_rate
 camera drift]
 
 Scenes are rendered at 512 x 320, written as H.264 and measured at 256 x 160 as a run does. The last
-column is the verdict of `subtle`. docs/decisions/0005-filters.md says what follows from it.
+column is the verdict of `subtle`. docs/design/decisions/0005-filters.md says what follows from it.
 """
 
 import functools

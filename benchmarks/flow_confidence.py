@@ -9,7 +9,7 @@ Scenes (benchmarks/flat_scenes.py) are rendered at 512 x 320, written as H.264 a
 medium at 256 x 160 as a run does. Errors are end-point errors in pixels, averaged over all 150
 frames of a window, on pixels that stay visible and are not at a layer's edge. A pixel is bare where
 the grey levels of the start frame, without noise, deviate by less than BARE_LEVELS around it, and
-else textured. docs/decisions/0006-flow-confidence.md says what follows.
+else textured. docs/design/decisions/0006-flow-confidence.md says what follows.
 """
 
 import sys

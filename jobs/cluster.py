@@ -269,7 +269,7 @@ def _check_dashboard_secured(dashboard: str) -> None:
     with suppress(OSError, HTTPException), closing(connection):
         connection.request("GET", "/api/jobs/")
         if connection.getresponse().status < HTTPStatus.BAD_REQUEST:
-            words = "start it with RAY_AUTH_MODE=token (docs/running.md)"
+            words = "start it with RAY_AUTH_MODE=token (docs/guides/cluster.md)"
             raise InsecureCluster(
                 f"the dashboard of Ray at {dashboard} answers without a token, so that whoever reaches it runs programs on the cluster: {words}"
             )

@@ -334,7 +334,8 @@ def check_sandbox() -> Finding:
         return Finding(State.OK, f"all of it holds: {'; '.join(DEFENSES.values())}")
     words = f"holds, but for {len(missing)} of {len(DEFENSES)}: it is not certain that"
     remedy = (
-        "docs/security.md says what each needs; a container without a network makes up for most"
+        "docs/design/security.md says what each needs; "
+        "a container without a network makes up for most"
     )
     return Finding(State.WARNING, f"{words} {'; '.join(missing)}", remedy)
 
@@ -414,7 +415,8 @@ def check_ray() -> Finding:
         return Finding(
             State.WRONG,
             str(error),
-            "give the nodes and this shell the same token, with RAY_AUTH_MODE=token (docs/running.md)",
+            "give the nodes and this shell the same token, "
+            "with RAY_AUTH_MODE=token (docs/guides/cluster.md)",
         )
     except OSError as error:
         return Finding(

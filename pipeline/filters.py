@@ -47,7 +47,7 @@ MOVING_PX = 1.0
 class Thresholds:
     """The number at which each rule begins to reject; an infinite threshold switches its rule off.
 
-    docs/decisions/0005-filters.md explains the defaults.
+    docs/design/decisions/0005-filters.md explains the defaults.
     """
 
     cut_correlation: float = 0.6
@@ -221,8 +221,8 @@ def measure_motion(
 ) -> dict[str, float]:
     """The fields of FilterMeasures that describe the displacements.
 
-    `weight` is W, the mean displacement of every pixel (docs/maths.md, 5); `motion` is the motion
-    texture on a coarse grid. Both are in pixels.
+    `weight` is W, the mean displacement of every pixel (docs/design/maths.md, 5); `motion` is the
+    motion texture on a coarse grid. Both are in pixels.
     """
     share, drift = trend(motion)
     return dict(
@@ -235,7 +235,7 @@ def measure_motion(
 
 def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, float]:
     """(share of the motion's energy about its mean in time that a straight line explains, 0 to 1;
-    length of the drift, pixels) (docs/maths.md, 6).
+    length of the drift, pixels) (docs/design/maths.md, 6).
 
     The length is that of a line fitted together with one whole oscillation over the window,
     averaged over the pixels. A sway of the slowest frequency looks like a line for a while, but it
@@ -255,7 +255,7 @@ def trend(motion: Float32[np.ndarray, "time 2 rows columns"]) -> tuple[float, fl
 
 def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
     """Weights whose sum over the frames is the factor of a straight line from -1 to 1, in a
-    least-squares fit together with a constant and one whole oscillation (docs/maths.md, 6).
+    least-squares fit together with a constant and one whole oscillation (docs/design/maths.md, 6).
     """
     time = np.linspace(-1, 1, frames)
     angle = 2 * np.pi * np.arange(frames) / frames
@@ -265,7 +265,7 @@ def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
 
 def inconsistent_share(disagreements: Float32[np.ndarray, "checks height width"]) -> float:
     """Share of the pixels where forward and backward flow disagree by more than is tolerated,
-    averaged over the checks (docs/maths.md, 7).
+    averaged over the checks (docs/design/maths.md, 7).
 
     `disagreements` are relative to the tolerance, and NaN where a pixel leaves the image. Such
     pixels do not count; a check in which all pixels leave has share 1.

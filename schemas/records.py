@@ -1,6 +1,6 @@
 """Rows of the plan and the manifest, with their Arrow schemas, and the index of the shards.
 
-docs/data-format.md describes the files.
+docs/reference/data-format.md describes the files.
 """
 
 from collections.abc import Mapping, Sequence

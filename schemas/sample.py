@@ -1,4 +1,4 @@
-"""A sample and its members in a shard (docs/data-format.md)."""
+"""A sample and its members in a shard (docs/reference/data-format.md)."""
 
 import hashlib
 import io
@@ -52,7 +52,7 @@ class Sample:
     weight: Float16[np.ndarray, "height width"]
     """Mean over time of the displacement's length, pixels."""
     confidence: UInt8[np.ndarray, "height width"]
-    """How far each pixel's displacement is to be believed, 0 to 255 (docs/maths.md, 9)."""
+    """How far each pixel's displacement is to be believed, 0 to 255 (docs/design/maths.md, 9)."""
     pair_time: Float32[np.ndarray, " pairs"]
     """Seconds after the start frame."""
     pair_flow: Float16[np.ndarray, "pairs 2 height width"]

@@ -2,7 +2,7 @@
 
 The digest that a record holds of itself finds a bit that flipped (`schemas.seal`). It keeps nobody
 from writing a record of their own, so `ShardRecord.load` checks the fields too. The file is
-described in docs/data-format.md.
+described in docs/reference/data-format.md.
 """
 
 from collections.abc import Mapping, Sequence

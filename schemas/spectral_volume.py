@@ -27,7 +27,7 @@ class SpectralVolume:
     """The motion of a picture, as coefficients in pixels of `size`."""
 
     spectrum: Float32[np.ndarray, "freq 4 height width"]
-    """re x, im x, re y, im y (docs/maths.md, 1)."""
+    """re x, im x, re y, im y (docs/design/maths.md, 1)."""
     fps: float
     frames: int
     """T; frequency k stands at k fps / T Hz."""

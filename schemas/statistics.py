@@ -42,8 +42,8 @@ class FrequencyStatistics:
 
     hz: float
     scale: float | tuple[float, float]
-    """s_f, pixels: the normaliser divides by it (docs/maths.md, 10); a pair (x, y) where components
-    are not pooled.
+    """s_f, pixels: the normaliser divides by it (docs/design/maths.md, 10); a pair (x, y) where
+    components are not pooled.
     """
     x: ComponentStatistics
     y: ComponentStatistics

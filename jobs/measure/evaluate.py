@@ -70,7 +70,7 @@ class Evaluate:
     """FVD and FVD32: TorchScript file of I3D trained on Kinetics-400 (i3d_torchscript.pt)."""
     dt_i3d: Path | None = None
     """DT-FVD: TorchScript file of I3D trained on dynamic textures, for excerpts of 16 frames, which
-    returns the 1024 numbers before its logits (docs/running.md).
+    returns the 1024 numbers before its logits (docs/guides/evaluate.md).
     """
     dt_i3d_32: Path | None = None
     """DT-FVD32: TorchScript file of the same authors' network for 32 frames."""

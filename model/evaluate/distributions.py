@@ -1,5 +1,5 @@
 """Distances between two sets of pictures or videos by their features, as in FID, KID and FVD, with
-confidence intervals (docs/maths.md, 30 to 33).
+confidence intervals (docs/design/maths.md, 30 to 33).
 
 Pure functions of features [samples, dimensions]; `model/evaluate/feature_networks.py` has the
 networks. The Frechet distance is biased upward, and the more so the fewer samples there are:
@@ -30,7 +30,7 @@ _CONFIDENCE = 0.95
 
 def frechet(real: _Features, generated: _Features) -> float:
     """The Frechet distance of FID and FVD, 0 or more: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) for
-    the means m and covariances C of the two sets (docs/maths.md, 30).
+    the means m and covariances C of the two sets (docs/design/maths.md, 30).
 
     It also works with fewer samples than dimensions, within what the samples span. Raises
     ValueError for fewer than two samples, different dimensions, or values that are not finite.
@@ -53,8 +53,8 @@ def _moments(
 
 
 def kid(real: _Features, generated: _Features) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (docs/maths.md,
-    31; Binkowski et al. 2018).
+    """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3
+    (docs/design/maths.md, 31; Binkowski et al. 2018).
 
     It uses all samples at once instead of averaging over random subsets. It is about 0, and often
     negative, for two sets from one distribution, and at most 0 for equal sets. Tables show it times
@@ -141,7 +141,9 @@ class _Estimate(NamedTuple):
 
 
 def estimate_mean(values: Sequence[float]) -> _Estimate:
-    """The mean of two or more independent values, with Student's interval (docs/maths.md, 32)."""
+    """The mean of two or more independent values, with Student's interval (docs/design/maths.md,
+    32).
+    """
     mean = float(np.mean(values))
     half = float(
         student.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
@@ -161,7 +163,7 @@ def bootstrap(
     pairs: bool = False,
 ) -> _Estimate:
     """A distance between two sets of videos, with a bootstrap interval: videos are resampled with
-    replacement (docs/maths.md, 32).
+    replacement (docs/design/maths.md, 32).
 
     `real` and `generated` have an array of features for each video. The samples of a video are
     drawn together, since they are not independent; with `pairs`, a generated video is drawn with
@@ -209,7 +211,7 @@ def sliding_distances(
     distance: Distance, real: Iterable[_Features], generated: Iterable[_Features]
 ) -> list[float]:
     """The distance for each window in time, from the features of all videos in it: how pictures
-    decay as videos go on (docs/maths.md, 33).
+    decay as videos go on (docs/design/maths.md, 33).
 
     Raises ValueError if one side has more windows than the other.
     """

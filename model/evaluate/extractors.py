@@ -1,5 +1,5 @@
 """Features of a video for distances between sets of videos: of its frames one by one, or of its
-excerpts (docs/maths.md, 33 and 42).
+excerpts (docs/design/maths.md, 33 and 42).
 
 An excerpt is a fixed number of frames, and one begins every few frames. Both numbers are part of an
 evaluation's protocol; nothing is drawn at random. Frames after the last full excerpt are left out.
@@ -86,7 +86,7 @@ def make_extractors(networks: Mapping[str, FeatureNetwork]) -> list[FeatureExtra
 def _cell_colors(
     samples: UInt8[np.ndarray, "samples height width 3"],
 ) -> Float32[np.ndarray, "samples features"]:
-    """The mean color, 0 to 1, of each cell of a frame (docs/maths.md, 42)."""
+    """The mean color, 0 to 1, of each cell of a frame (docs/design/maths.md, 42)."""
     cells = [
         cv2.resize(frame, _FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel() for frame in samples
     ]
@@ -97,7 +97,7 @@ def _cell_changes(
     samples: UInt8[np.ndarray, "samples time height width 3"],
 ) -> Float32[np.ndarray, "samples features"]:
     """For each cell of an excerpt, 0 to 1: how much its pixels change from frame to frame, and the
-    standard deviation of each over time (docs/maths.md, 42).
+    standard deviation of each over time (docs/design/maths.md, 42).
     """
     features = []
     for excerpt in samples:

@@ -3,7 +3,7 @@
 
 A network is a TorchScript file that the user names; none is downloaded. Its SHA-256 and the way it
 is called are part of an evaluation's protocol, since both change the numbers. TorchScript is a
-program: its author acts with the rights of whoever loads it (docs/security.md).
+program: its author acts with the rights of whoever loads it (docs/design/security.md).
 """
 
 import hashlib

@@ -1,5 +1,5 @@
-"""LPIPS, a perceptual distance of pictures (Zhang et al. 2018; docs/maths.md, 41). Its weights come
-from two files that the user names.
+"""LPIPS, a perceptual distance of pictures (Zhang et al. 2018; docs/design/maths.md, 41). Its
+weights come from two files that the user names.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
 """Which metrics an evaluation has: their keys in evaluation.json, names, units, and inputs
-(docs/maths.md, 30 to 42).
+(docs/design/maths.md, 30 to 42).
 """
 
 from dataclasses import dataclass

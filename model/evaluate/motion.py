@@ -1,5 +1,5 @@
 """Metrics of motion: pure functions of displacements F [T, 2, H, W], pixels, from the first frame
-to every frame (docs/maths.md, 36 to 38).
+to every frame (docs/design/maths.md, 36 to 38).
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ Motion = Float[np.ndarray, "_ 2 _ _"]
 
 
 def magnitude_distance(generated: Motion, true: Motion) -> float:
-    """Wasserstein-1 distance, pixels, between the magnitudes of all displacements (docs/maths.md,
-    36). The motions may differ in size and length.
+    """Wasserstein-1 distance, pixels, between the magnitudes of all displacements
+    (docs/design/maths.md, 36). The motions may differ in size and length.
     """
     magnitudes = (np.hypot(motion[:, 0], motion[:, 1]).ravel() for motion in (generated, true))
     return float(wasserstein_distance(*magnitudes))
@@ -23,7 +23,7 @@ def magnitude_distance(generated: Motion, true: Motion) -> float:
 
 def spatial_coherence(motion: Motion) -> float:
     """How similarly neighboring pixels move about their means: 1 together, 0 unrelated, -1
-    opposite; 0 if nothing moves (docs/maths.md, 37).
+    opposite; 0 if nothing moves (docs/design/maths.md, 37).
     """
     moving = (motion - motion.mean(axis=0)).astype(np.float64)
     pairs = [(moving[..., 1:, :], moving[..., :-1, :]), (moving[..., 1:], moving[..., :-1])]
@@ -34,7 +34,7 @@ def spatial_coherence(motion: Motion) -> float:
 
 def oscillation_share(motion: Motion, frequencies: int = 16) -> float:
     """The share of the energy about the mean over time that is in bands 1 .. K-1, 0 to 1; the rest
-    is drift and jitter (docs/maths.md, 38).
+    is drift and jitter (docs/design/maths.md, 38).
 
     It is 0 if nothing moves. Raises ValueError unless there are T > 4 frames and 2 <= K <= T / 2.
     """

@@ -1,4 +1,5 @@
-"""How much the films of the same photographs differ between two variants (docs/maths.md, 44).
+"""How much the films of the same photographs differ between two variants (docs/design/maths.md,
+44).
 
 Only metrics that each film has by itself are compared; a distance between sets of films has no
 value for a single one.

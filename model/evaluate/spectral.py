@@ -1,6 +1,6 @@
 """Metrics of spectral volumes: pure functions of complex coefficients S [K, 2, H, W] in pixels
-(docs/maths.md, 12 to 14, 34 and 35), and of the seam of a loop (22). `model/evaluate/motion.py` has
-the metrics of displacements.
+(docs/design/maths.md, 12 to 14, 34 and 35), and of the seam of a loop (22).
+`model/evaluate/motion.py` has the metrics of displacements.
 
 A photograph does not show the phase of a sway, so samples are compared with the truth by quantities
 that do not depend on the phase.
@@ -23,7 +23,7 @@ def normalized_amplitude(
     spectrum: Complex[np.ndarray, "freq 2 height width"], scale: Float[np.ndarray, "freq 2 1 1"]
 ) -> Float[np.ndarray, "freq 2 height width"]:
     """sqrt(|S_k(p)| / s_k), the normalized magnitude of a coefficient: 1 at the scale of its
-    frequency (docs/maths.md, 12).
+    frequency (docs/design/maths.md, 12).
     """
     return np.sqrt(np.abs(spectrum) / scale)
 
@@ -42,7 +42,7 @@ def shape_coherence(
     spectrum: Complex[np.ndarray, "freq 2 height width"],
 ) -> Float[np.ndarray, " pairs"]:
     """Similarity of the shapes of neighboring bands, 0 to 1: |<S_k, S_k+1>| / (|S_k| |S_k+1|) for
-    k = 1 .. K-2 (docs/maths.md, 13).
+    k = 1 .. K-2 (docs/design/maths.md, 13).
 
     It is 0 for a band without motion. Raises ValueError for fewer than three frequencies.
     """
@@ -55,7 +55,7 @@ def shape_coherence(
 
 def phase_coherence(spectrum: Complex[np.ndarray, "freq 2 height width"]) -> float:
     """How consistent the phase shifts from band to band are over the picture, 0 to 1, whatever the
-    magnitudes (docs/maths.md, 35).
+    magnitudes (docs/design/maths.md, 35).
 
     Strong bands have more weight. It is 0 if nothing moves. Raises ValueError for fewer than three
     frequencies.
@@ -83,7 +83,7 @@ def log_spectral_distance(
     frames: int,
 ) -> Float[np.ndarray, " bands"]:
     """|10 log10 (P_k + e) / (P'_k + e)| for k = 1 .. K-1, dB, where P is the power averaged over
-    pixels (docs/maths.md, 34).
+    pixels (docs/design/maths.md, 34).
 
     e is the power of a sway of 0.01 px, which keeps the distance between rest and a sway finite.
     The pictures may differ in size. Raises ValueError for one frequency.
@@ -105,7 +105,7 @@ def initial_motion_ratio(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int
 ) -> float:
     """|F_0| / |F|, root mean squares over all pixels, and for |F| over all T `frames`
-    (docs/maths.md, 14); 0 if nothing moves.
+    (docs/design/maths.md, 14); 0 if nothing moves.
 
     The motion of a photograph starts at rest, F_0 = 0, which constrains the phases of all
     frequencies together.
@@ -131,8 +131,8 @@ class Seam(NamedTuple):
 
 
 def seam(frames: Iterable[Any]) -> Seam:
-    """The seam of a loop with the frames F_0 .. F_{N-1}, after which F_0 follows (docs/maths.md,
-    22).
+    """The seam of a loop with the frames F_0 .. F_{N-1}, after which F_0 follows
+    (docs/design/maths.md, 22).
 
     A frame is a displacement [2, height, width], pixels, or a picture [height, width, 3] in any
     unit. At most five frames are held in memory. Raises ValueError for fewer than four frames,

@@ -3,7 +3,7 @@ needs.
 
 `pairs.measure_pair` measures one pair of videos at a time and keeps little of it; here the numbers
 of all pairs become one row for each metric. Which frames were used, how many, and by what network
-is the protocol of a row. The metrics are those of docs/maths.md, 30 to 42.
+is the protocol of a row. The metrics are those of docs/design/maths.md, 30 to 42.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def build_table(
     pairs: Sequence[PairMetrics], evaluators: Evaluators, rounds: int = 100
 ) -> list[MetricRow]:
     """One row for each metric. Intervals are over pairs: Student's for means, and for distances of
-    distributions a bootstrap of `rounds` rounds with a fixed seed (docs/maths.md, 32).
+    distributions a bootstrap of `rounds` rounds with a fixed seed (docs/design/maths.md, 32).
     """
     return [
         *(_build_paired_row(pairs, evaluators, spec) for spec in PAIRED_METRICS),

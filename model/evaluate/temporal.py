@@ -1,5 +1,5 @@
 """Metrics of temporal consistency: pure functions of the frames of a video [T, H, W, 3], bytes
-(docs/maths.md, 39 and 40).
+(docs/design/maths.md, 39 and 40).
 
 Motion changes frames too, so compare both metrics with those of the real video.
 """
@@ -28,8 +28,8 @@ class _WarpingResult(NamedTuple):
 
 
 def flicker(frames: Iterable[_Frame]) -> float:
-    """Mean absolute difference of consecutive frames, gray levels 0 to 255 (docs/maths.md, 39).
-    Raises ValueError for fewer than two frames.
+    """Mean absolute difference of consecutive frames, gray levels 0 to 255 (docs/design/maths.md,
+    39). Raises ValueError for fewer than two frames.
     """
     steps = [
         float(np.abs(after.astype(np.int16) - before).mean()) for before, after in pairwise(frames)
@@ -41,7 +41,7 @@ def warping_error(
     frames: Sequence[_Frame] | UInt8[np.ndarray, "time height width 3"],
     flows: Sequence[tuple[Flow, Flow]],
 ) -> _WarpingResult:
-    """The mean warping error of a video (docs/maths.md, 40; Lai et al. 2018).
+    """The mean warping error of a video (docs/design/maths.md, 40; Lai et al. 2018).
 
     `flows` has the flow from each frame to the next, and back. Each frame is weighted by its number
     of visible pixels. Raises ValueError for fewer than two frames, or unless there is one pair of

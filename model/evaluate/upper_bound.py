@@ -1,5 +1,5 @@
 """The upper bound of frame quality, whatever predicts the motion: the first frame of a clip moved
-by its true motion, complete and cut to its first K frequencies (docs/maths.md, 43).
+by its true motion, complete and cut to its first K frequencies (docs/design/maths.md, 43).
 
 No network takes part. What the complete motion loses is lost by the flow and by splatting; what K
 frequencies lose beyond that is lost by K.
@@ -164,9 +164,9 @@ def measure_upper_bounds(
 
     `flows` are the displacements from the first frame to each, pixels; `times`, in seconds, begin
     at 0. The spectrum is that of T = `window` displacements at `fps`, as in a dataset
-    (docs/maths.md, 1 to 3). Frames are compared at their own times, those after (T - 1) / fps not
-    at all. Raises ValueError if T frames do not have K frequencies, or if there are fewer than two
-    frames to compare.
+    (docs/design/maths.md, 1 to 3). Frames are compared at their own times, those after (T - 1) /
+    fps not at all. Raises ValueError if T frames do not have K frequencies, or if there are fewer
+    than two frames to compare.
     """
     count = count_frames_in_window(times, window, fps)
     if count < 2:

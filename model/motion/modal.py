@@ -1,5 +1,5 @@
 """Modal dynamics: a picture that can be dragged, released, struck and blown at. Each band of its
-spectral volume is a damped oscillator (docs/maths.md, 24 to 26; Davis 2015).
+spectral volume is a damped oscillator (docs/design/maths.md, 24 to 26; Davis 2015).
 
 F(p) = Re sum_j phi_j(p) q_j, where phi_j = S_j / T are the shapes of bands k = 1 .. K-1 and each
 q_j is a complex number with
@@ -41,7 +41,7 @@ class Modes(NamedTuple):
     """1/s."""
     min_power: float
     """px^2: a point follows a pull in full if its power in that direction is at least this
-    (docs/maths.md, 25).
+    (docs/design/maths.md, 25).
     """
 
 
@@ -103,8 +103,8 @@ def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height wi
 def depth_from_weight(
     weight: Float[np.ndarray, "height width"],
 ) -> Float64[np.ndarray, "height width"]:
-    """Depth from W, 0 in front to 1 behind: what moves most is nearest (docs/maths.md, 5). If
-    nothing moves, all is behind.
+    """Depth from W, 0 in front to 1 behind: what moves most is nearest (docs/design/maths.md, 5).
+    If nothing moves, all is behind.
     """
     largest = float(weight.max())
     return 1 - weight.astype(np.float64) / largest if largest > 0 else np.ones(weight.shape)
@@ -116,7 +116,9 @@ def exact_step(
     seconds: float,
     force: Complex128[np.ndarray, " modes"] | None = None,
 ) -> State:
-    """The exact state `seconds` >= 0 later, under a constant `force`, 1/s^2 (docs/maths.md, 24)."""
+    """The exact state `seconds` >= 0 later, under a constant `force`, 1/s^2 (docs/design/maths.md,
+    24).
+    """
     decay, sine, cosine = propagator(modes.omega, modes.gamma, seconds)
     equilibrium = 0 if force is None else force / np.square(modes.omega)
     q, velocity, half = state.q - equilibrium, state.velocity, modes.gamma / 2
@@ -176,7 +178,7 @@ def mode_energy(modes: Modes, state: State) -> Float64[np.ndarray, " modes"]:
 def _solve_pull(
     modes: Modes, row: int, column: int, target: Float64[np.ndarray, "2"]
 ) -> Complex128[np.ndarray, " modes"]:
-    """The smallest q that displaces a pixel by `target` (x, y), pixels (docs/maths.md, 25).
+    """The smallest q that displaces a pixel by `target` (x, y), pixels (docs/design/maths.md, 25).
 
     q_j = conj(l . phi_j(p)): its magnitude is proportional to |l . phi_j|, its phase is
     -arg(l . phi_j), and l is such that the pixel reaches the target. In a direction in which the
@@ -207,7 +209,7 @@ def impulse(
 
 class Wind(NamedTuple):
     """A smooth random force: gust(t) times a few waves per mode, near the mode's own frequency
-    (docs/maths.md, 26).
+    (docs/design/maths.md, 26).
     """
 
     omega: Float64[np.ndarray, "modes waves"]

@@ -1,5 +1,5 @@
 """Motion at any time, from a spectral volume: slow motion, magnification, endless motion and loops
-(docs/maths.md, 18 to 21).
+(docs/design/maths.md, 18 to 21).
 
 A spectral volume becomes a `MotionSeries`, a mean and a few waves, which gives the displacements at
 any time in seconds. No motion texture is ever held in memory. Slow motion needs nothing more than
@@ -39,7 +39,9 @@ _ENERGY_BATCH_TIMES, _MAX_ENERGY_TIMES = 1 << 12, 1 << 17
 
 
 class _Crossfade(NamedTuple):
-    """How a loop fades from the motion one period later to the motion (docs/maths.md, 21)."""
+    """How a loop fades from the motion one period later to the motion (docs/design/maths.md,
+    21).
+    """
 
     period: float
     """L, seconds."""
@@ -66,9 +68,10 @@ class _Crossfade(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionSeries:
-    """F(t) = mean + Re sum_j waves_j exp(2 pi i hz_j t), pixels; t in seconds (docs/maths.md, 18).
+    """F(t) = mean + Re sum_j waves_j exp(2 pi i hz_j t), pixels; t in seconds
+    (docs/design/maths.md, 18).
 
-    With a `fade` it is the loop of docs/maths.md, 21, of this motion.
+    With a `fade` it is the loop of docs/design/maths.md, 21, of this motion.
     """
 
     mean: Float32[np.ndarray, "2 height width"]
@@ -106,7 +109,8 @@ def _phasor(cycles: Float64[np.ndarray, "*shape"]) -> Complex128[np.ndarray, "*s
 def to_series(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
 ) -> MotionSeries:
-    """The Fourier series of the coefficients of T = `frames` frames at `fps` (docs/maths.md, 18).
+    """The Fourier series of the coefficients of T = `frames` frames at `fps` (docs/design/maths.md,
+    18).
 
     At t = 0, 1 / fps, ... it equals `pipeline.motion.spectrum.to_motion`; it repeats after T / fps
     seconds. Raises ValueError if T frames do not have that many coefficients, or fps is not over 0.
@@ -135,7 +139,7 @@ def extrapolate(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float
 ) -> MotionSeries:
     """Motion that goes on past T frames without repeating: each wave gets its own frequency, which
-    may lie between two bands (docs/maths.md, 19).
+    may lie between two bands (docs/design/maths.md, 19).
 
     One set of frequencies holds for the whole picture, so that neighboring pixels keep step. Raises
     ValueError as `to_series` does.
@@ -155,7 +159,7 @@ def snap_loop(
     spectrum: Complex[np.ndarray, "freq 2 height width"], frames: int, fps: float, period: float
 ) -> MotionSeries:
     """A loop of `period` seconds: each wave of `extrapolate` is moved to the nearest whole number
-    of cycles, at least 1 (docs/maths.md, 20).
+    of cycles, at least 1 (docs/design/maths.md, 20).
 
     Waves that are moved to the same number are added in phase and keep their energy. Raises
     ValueError as `to_series` does, and if the period is not finite or shorter than two frames.
@@ -174,7 +178,7 @@ def sum_in_phase(
     waves: Complex64[np.ndarray, "waves 2 height width"],
 ) -> Complex64[np.ndarray, "2 height width"]:
     """One wave with the energy of all `waves`: from the strongest down, each is turned as a whole
-    into phase with the sum so far, so that no wave cancels another (docs/maths.md, 20).
+    into phase with the sum so far, so that no wave cancels another (docs/design/maths.md, 20).
     """
     powers = np.square(np.abs(waves)).sum(axis=(1, 2, 3), dtype=np.float64)
     strongest, *weaker = np.argsort(-powers)
@@ -194,7 +198,7 @@ def crossfade_loop(
     blend: float,
 ) -> MotionSeries:
     """A loop of `period` seconds, which within its first `blend` seconds fades from the motion one
-    period later to the motion (docs/maths.md, 21).
+    period later to the motion (docs/design/maths.md, 21).
 
     The motion is the recorded one if period and blend together fit into the window, and else that
     of `extrapolate`. Raises ValueError as `snap_loop` does, and unless 0 < blend <= period.
@@ -272,7 +276,8 @@ def start_at_rest(series: MotionSeries, time: float = 0.0) -> MotionSeries:
 def mean_magnitude(
     series: MotionSeries, times: Float[np.ndarray, " time"]
 ) -> Float32[np.ndarray, "height width"]:
-    """W: the mean of |F| over these times, pixels, computed one frame at a time (docs/maths.md, 5).
+    """W: the mean of |F| over these times, pixels, computed one frame at a time
+    (docs/design/maths.md, 5).
 
     Datasets store W with each sample; this is for volumes that have none, and for changed motion.
     """
@@ -298,7 +303,7 @@ def magnify(
     mean: float | None = None,
 ) -> Complex[np.ndarray, "freq 2 height width"]:
     """The coefficients times `factor` and times the factor of their band; band k is at k fps / T Hz
-    (docs/maths.md, 18).
+    (docs/design/maths.md, 18).
 
     The mean displacement, k = 0, is multiplied like all others, so that motion which begins at rest
     in the photograph still does; `mean` gives it another factor. Raises ValueError if there are

@@ -1,5 +1,5 @@
 """Matching pursuit: finds the sinusoids in a spectral volume, at frequencies between its bands
-(docs/maths.md, 19).
+(docs/design/maths.md, 19).
 
 The wave that explains most of the residual is found and subtracted, one after another, and each is
 refined once all are known. Its frequency is one for all pixels; amplitude and phase are those of

@@ -1,8 +1,8 @@
 """Builds a page of one file in which a photograph can be pulled and let go:
 model/pages/interactive.html, filled with a picture and its modes.
 
-The JavaScript of the page does what model/motion/modal.py does in Python (docs/maths.md, 24 to 26).
-The page is self-contained.
+The JavaScript of the page does what model/motion/modal.py does in Python (docs/design/maths.md, 24
+to 26). The page is self-contained.
 """
 
 import json

@@ -40,7 +40,7 @@ class DenoiserConfig:
     """K."""
     prediction: Prediction = "noise"
     """What the U-Net predicts; in the paper it is the noise. A velocity is learned faster
-    (docs/decisions/0010).
+    (docs/design/decisions/0010).
     """
     channels: tuple[int, ...] = (128, 512, 1024)
     """Width of each level of the U-Net, finest first; every level after the first halves the size.

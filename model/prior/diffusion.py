@@ -7,7 +7,7 @@ diffusers). The paper does not give its ends. Here they are those of Rombach et 
 faces, churches and bedrooms, 0.0015 to 0.0195. Those of its text-to-image model, 0.00085 to 0.012,
 leave 7 % of the signal at the last step, and motion is so smooth that its largest waves stand out
 of the noise even there: sampling, which begins with pure noise, would halve them
-(docs/decisions/0010).
+(docs/design/decisions/0010).
 """
 
 from collections.abc import Callable

@@ -190,7 +190,8 @@ def make_loop_hook(
     prior: Prior, seconds: float, device: torch.device | str = "cpu"
 ) -> GuidanceHook:
     """A `hook` for `sample_motion` that guides it to motion which loops after `seconds`
-    (docs/maths.md, 23). Raises ValueError unless that is 2 frames to the window of the prior.
+    (docs/design/maths.md, 23). Raises ValueError unless that is 2 frames to the window of the
+    prior.
     """
     normalizer, autoencoder = prior.normalizer, prior.autoencoder.to(device)
     period = round(seconds * normalizer.fps)

@@ -1,5 +1,5 @@
 """Motion self-guidance: sampling that is guided to motion which ends as it began, in position and
-in velocity (docs/maths.md, 23).
+in velocity (docs/design/maths.md, 23).
 
     eps + u sigma_n sqrt(a_n) g
     g = dL_g / dz_0
@@ -121,7 +121,7 @@ def seam_loss(
 
 def seam_weights(frequencies: int, frames: int, last: int) -> Complex64[Tensor, "2 freq"]:
     """Weights w with Re(sum_k w_k S_k) = F_last - F_0, and those with dF_last - dF_0, pixels per
-    frame (docs/maths.md, 2).
+    frame (docs/design/maths.md, 2).
     """
     k = torch.arange(frequencies, dtype=torch.float64)
     omega = 2 * pi * k / frames

@@ -80,9 +80,9 @@ def sample_latents(
 
     It is DDIM in float32, on the features' device; the paper takes 250 steps. Each step is done
     `recurrence` times, with fresh noise from the sample's seed added back in between, so that the
-    latents adapt to what a hook changes (docs/maths.md, 23). Raises ValueError if the numbers of
-    features and seeds differ, if `steps` is not 1 to 1,000 or `recurrence` is under 1, and if a
-    sample is not finite.
+    latents adapt to what a hook changes (docs/design/maths.md, 23). Raises ValueError if the
+    numbers of features and seeds differ, if `steps` is not 1 to 1,000 or `recurrence` is under 1,
+    and if a sample is not finite.
     """
     if recurrence < 1:
         raise ValueError(f"recurrence is {recurrence}, expected at least 1")
@@ -127,7 +127,7 @@ def decode_spectrum(
     normalisation: Normalization = "adaptive",
 ) -> Float[Tensor, "batch freq 4 height width"]:
     """The coefficients in pixels (re x, im x, re y, im y) of whitened latents; Im S_0 is exactly 0
-    (docs/maths.md, 10).
+    (docs/design/maths.md, 10).
 
     It is differentiable, so that a hook can take gradients through it. `scale` is
     `SpectrumNormalizer.scale_tensor`.

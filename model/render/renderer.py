@@ -3,10 +3,11 @@
     I_0 [3, H, W], F_t [2, H, W], W [1, H, W] -> I_t [3, H, W]
 
 Features of I_0 at strides 1 to 16 are splatted along F_t; what moves most is in front
-(docs/maths.md, 15 and 16). A decoder computes I_t from them, coarse to fine. It is co-modulated
-(Zhao et al. 2021): the style that modulates its convolutions (Karras et al. 2020) is computed from
-noise and the coarsest warped features. Its output is added to the splatted photograph through a
-gate, which is open in holes; a second gate gives back detail that splatting has smoothed away.
+(docs/design/maths.md, 15 and 16). A decoder computes I_t from them, coarse to fine. It is
+co-modulated (Zhao et al. 2021): the style that modulates its convolutions (Karras et al. 2020) is
+computed from noise and the coarsest warped features. Its output is added to the splatted photograph
+through a gate, which is open in holes; a second gate gives back detail that splatting has smoothed
+away.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Splatting, or forward warping: moves features along a flow and blends what lands on the same
 pixel.
 
-One definition (docs/maths.md, 15 and 16), two implementations: plain torch on any device, and on
-the CPU a compiled kernel (`splatting_cpu.py`), several times as fast. They agree up to rounding. On
-the CPU each gives the same bits in every run, the kernel for any number of threads; plain torch on
-a GPU adds in an order that varies.
+One definition (docs/design/maths.md, 15 and 16), two implementations: plain torch on any device,
+and on the CPU a compiled kernel (`splatting_cpu.py`), several times as fast. They agree up to
+rounding. On the CPU each gives the same bits in every run, the kernel for any number of threads;
+plain torch on a GPU adds in an order that varies.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,8 @@ def splat(
     metric: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> _SplatResult:
     """Moves the features of each pixel by its flow (pixels, x to the right, y down) and distributes
-    them bilinearly to the four pixels around the place where they land (docs/maths.md, 15 and 16).
+    them bilinearly to the four pixels around the place where they land (docs/design/maths.md, 15
+    and 16).
 
     "sum" adds up what arrives at a pixel. The other modes take a weighted mean: "average" by the
     bilinear shares alone; "linear" by shares times the metric, which is at least 0; "softmax" by
@@ -67,7 +68,7 @@ def splat_lost_detail(
     metric: Float[Tensor, "batch 1 height width"],
     inside: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """The detail that softmax splatting has smoothed away (docs/maths.md, 29).
+    """The detail that softmax splatting has smoothed away (docs/design/maths.md, 29).
 
     `moved` are the features after splatting. They are read where the flow took each feature; its
     difference from what is read there is the lost detail, which is splatted too. Only pixels of
@@ -199,7 +200,7 @@ def _softmax_factor(
     places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]
 ) -> Float[Tensor, "batch 4 pixels"]:
     """exp(metric) divided by the largest at the same target: the divisor cancels out, and the
-    largest is always 1 (docs/maths.md, 16).
+    largest is always 1 (docs/design/maths.md, 16).
     """
     lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
     largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")

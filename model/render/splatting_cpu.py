@@ -121,7 +121,7 @@ def splat_photo(
     the colors, which are 0 in holes, and the holes.
 
     `front` is exp(metric) up to a factor. `restored_share` times the detail that splatting smooths
-    away is added (docs/maths.md, 29), so that colors may leave 0 to 255. All tensors must be
+    away is added (docs/design/maths.md, 29), so that colors may leave 0 to 255. All tensors must be
     contiguous, on the CPU and of fitting sizes: nothing checks them. Runs in one thread.
     """
     height, width = front.shape

@@ -32,8 +32,8 @@ _STRIP_ROWS = 128
 MARGIN = 0.25
 """The photograph is continued beyond its borders by at most this share of its longer side."""
 _RESTORED_DETAIL_SHARE = 0.75
-"""Share of the detail lost to splatting by fractions of a pixel that is given back (docs/maths.md,
-29).
+"""Share of the detail lost to splatting by fractions of a pixel that is given back
+(docs/design/maths.md, 29).
 """
 _MAX_METRIC_RANGE = 60.0
 """Largest range of a metric for which exp(metric - max) times the smallest share of a pixel is a
@@ -66,7 +66,7 @@ class _SamplingGrid(NamedTuple):
 
 def build_sampling_grid(photo: _Picture, size: tuple[int, int]) -> _SamplingGrid:
     """The sampling grid for motion of the whole photograph at the working `size` (width, height),
-    both at least 2 and at most those of the photograph (docs/maths.md, 27).
+    both at least 2 and at most those of the photograph (docs/design/maths.md, 27).
     """
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = photo.shape[:2]
@@ -162,7 +162,7 @@ def warp_frame(
     metric: Float32[np.ndarray, "rows columns"],
 ) -> _Picture:
     """The photograph, softmax-splatted along `flow`, in pixels of the photograph, with the holes
-    filled. It stays nearly as sharp as it was (docs/maths.md, 29).
+    filled. It stays nearly as sharp as it was (docs/design/maths.md, 29).
     """
     margin = min(ceil(float(np.abs(flow).max())), int(MARGIN * max(photo.shape)))
     # The kernel takes one exponential per pixel, relative to the largest metric of the picture
@@ -221,7 +221,8 @@ def splat_padded(
 
 def fill_holes(picture: _Colors, holes: _Holes) -> _Colors:
     """The picture with its holes, which are 0, filled with the mean color of their surroundings,
-    from ever coarser pictures (docs/maths.md, 28). A picture that is all hole stays as it is.
+    from ever coarser pictures (docs/design/maths.md, 28). A picture that is all hole stays as it
+    is.
     """
     if not holes.any() or holes.all():
         return picture

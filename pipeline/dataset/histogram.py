@@ -3,7 +3,7 @@
 Non-negative float32 values are ordered as the integers with the same bits. Their sign bit is 0, so
 that the top 16 bits make 32,768 bins, each at most 1/128 of its value wide. For a quantile that is
 exact to the last bit, a second pass counts the lower 16 bits of the values in the one bin in which
-the quantile lies (docs/maths.md, section 8).
+the quantile lies (docs/design/maths.md, section 8).
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,8 @@ def moduli(
     """
     # cv2.add converts float16 faster than numpy's astype
     rows = channels.reshape(-1, channels.shape[-1])
-    floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)  # pyright: ignore[reportCallIssue,reportArgumentType]
+    # pyright: ignore[reportCallIssue,reportArgumentType]
+    floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)
     parts = floats.reshape(len(channels), 2, 2, -1)
     return modulus(parts[:, :, 0], parts[:, :, 1])
 

@@ -1,7 +1,7 @@
 """Compute the scales that normalize coefficients, from the histograms of the training shards.
 
 s_f is the 95th percentile of |S_k| over all pixels of all training samples, x and y together
-(docs/maths.md, section 8). The histograms give it within 0.4 %, fine counts to the last bit.
+(docs/design/maths.md, section 8). The histograms give it within 0.4 %, fine counts to the last bit.
 """
 
 from collections.abc import Sequence

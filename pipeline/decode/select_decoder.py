@@ -1,9 +1,9 @@
 """Selects the decoder of a file: decord if it returns the frames that PyAV returns, else PyAV.
 
 decord is faster but wrong about surprisingly many files
-(docs/decisions/0001-container-and-decoder.md). First the container is checked for what decord is
-known to get wrong; then its frames are compared with PyAV's at the start, after a seek to the
-middle, and at the end.
+(docs/design/decisions/0001-container-and-decoder.md). First the container is checked for what
+decord is known to get wrong; then its frames are compared with PyAV's at the start, after a seek to
+the middle, and at the end.
 """
 
 from collections.abc import Iterator

@@ -34,8 +34,8 @@ _TIME_ROUNDING_S = 1e-6
 """
 _MAX_MISSING_FRAMES = 2
 """Source frames that may be missing at the end of a window: cameras and cutters end a video of 5 s
-a frame or two early. The motion of the last instants is then that of the last frame (docs/maths.md,
-3).
+a frame or two early. The motion of the last instants is then that of the last frame
+(docs/design/maths.md, 3).
 """
 
 

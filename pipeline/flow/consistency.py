@@ -1,9 +1,10 @@
-"""Measures how far each pixel's flow can be trusted, and damps what cannot (docs/maths.md, 7, 9).
+"""Measures how far each pixel's flow can be trusted, and damps what cannot (docs/design/maths.md,
+7, 9).
 
 Flow estimators invent motion if the image has nothing to follow: in plain and in dark areas. Two
 signs give it away. The start frame has no texture there, and flow to a later frame and back does
 not return. Neither is enough alone: invented motion can be smooth and return, and flow can be lost
-on texture. docs/decisions/0006-flow-confidence.md says what each sign is worth.
+on texture. docs/design/decisions/0006-flow-confidence.md says what each sign is worth.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,16 @@ displacement, whichever is more.
 _TEXTURE_SIGMA_PX = 2.0
 """Standard deviation of the Gaussian window of the structure tensor."""
 HALF_CONFIDENCE_TEXTURE = 1.5
-"""Texture at which the confidence is one half, (gray levels per pixel)^2: l_0 in docs/maths.md.
+"""Texture at which the confidence is one half, (gray levels per pixel)^2: l_0 in
+docs/design/maths.md.
 """
 _CELL_PX = 4
 """Confident motion is spread on a grid of cells of this width."""
 _SPREAD_SIGMA_PX = 8.0
 """Standard deviation of the Gaussian that spreads it."""
 REST_WEIGHT = 0.05
-"""Weight of the assumption that nothing moves, m of docs/maths.md, 9: at this mean confidence
-around a pixel the spread motion is halved.
+"""Weight of the assumption that nothing moves, m of docs/design/maths.md, 9: at this mean
+confidence around a pixel the spread motion is halved.
 """
 
 
@@ -42,7 +44,7 @@ def confidence(
     gray: UInt8[np.ndarray, "height width"], disagreements: _Disagreements
 ) -> UInt8[np.ndarray, "height width"]:
     """0 (the flow says nothing) to 255, from the start frame and the `relative_disagreements` of
-    its flow (docs/maths.md, 9).
+    its flow (docs/design/maths.md, 9).
     """
     level = 255 * texture_confidence(gray) * consistency_confidence(disagreements)
     return np.rint(level).astype(np.uint8)
@@ -84,9 +86,9 @@ def consistency_confidence(disagreements: _Disagreements) -> Float32[np.ndarray,
 
 
 def relative_disagreements(flows: Sequence[tuple[Flow, Flow]]) -> _Disagreements:
-    """`disagreement` over `tolerance` (docs/maths.md, 7) of each pair of flow, forward to a later
-    frame and back from it; NaN at pixels that leave the image. Raises ValueError if there is no
-    pair.
+    """`disagreement` over `tolerance` (docs/design/maths.md, 7) of each pair of flow, forward to a
+    later frame and back from it; NaN at pixels that leave the image. Raises ValueError if there is
+    no pair.
     """
     if not flows:
         raise ValueError("there are 0 pairs of flow, expected at least 1")
@@ -96,7 +98,9 @@ def relative_disagreements(flows: Sequence[tuple[Flow, Flow]]) -> _Disagreements
 
 
 def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height width"]:
-    """|F(p) + B(p + F(p))|, pixels (docs/maths.md, 7); NaN if p + F(p) is outside the image."""
+    """|F(p) + B(p + F(p))|, pixels (docs/design/maths.md, 7); NaN if p + F(p) is outside the
+    image.
+    """
     height, width = forward.shape[1:]
     x, y = pixel_grid(height, width)
     x, y = x + forward[0], y + forward[1]
@@ -107,7 +111,7 @@ def disagreement(forward: Flow, backward: Flow) -> Float32[np.ndarray, "height w
 
 
 def tolerance(forward: Flow) -> Float32[np.ndarray, "height width"]:
-    """The largest disagreement that counts as agreement, pixels (docs/maths.md, 7)."""
+    """The largest disagreement that counts as agreement, pixels (docs/design/maths.md, 7)."""
     return np.maximum(np.float32(TOLERANCE_PX), np.float32(_TOLERANCE_SHARE) * modulus(*forward))
 
 
@@ -121,7 +125,8 @@ def pixel_grid(
 
 
 def damp(planes: _Planes, certain: UInt8[np.ndarray, "height width"]) -> _Planes:
-    """Replaces motion that cannot be trusted by the trusted motion around it (docs/maths.md, 9).
+    """Replaces motion that cannot be trusted by the trusted motion around it (docs/design/maths.md,
+    9).
 
     Each plane x becomes c x + (1 - c) y, where c is the confidence, 0 to 1, and
     y = G(c x) / (G(c) + m) a normalized convolution (Knutsson and Westin 1993) with a Gaussian G

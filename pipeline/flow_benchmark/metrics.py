@@ -1,5 +1,5 @@
 """Measures how good flow is: against the true flow, against flow backwards, and against the images
-(docs/maths.md, 50 to 54). Pure functions of arrays.
+(docs/design/maths.md, 50 to 54). Pure functions of arrays.
 
 Flow and truth are displacements in pixels; a mask tells where the truth is known.
 """
@@ -41,7 +41,7 @@ _MIN_KNOWN_SHARE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class DetailMeasure:
-    """Flow beside the truth in details of one size (docs/maths.md, 52)."""
+    """Flow beside the truth in details of one size (docs/design/maths.md, 52)."""
 
     kept: float
     """Share of the truth's details that is in the flow, by regression; 1 for a perfect estimate."""
@@ -53,7 +53,7 @@ class DetailMeasure:
 
 @dataclass(frozen=True, kw_only=True)
 class BandError:
-    """A spectral volume beside the true one at one frequency (docs/maths.md, 53)."""
+    """A spectral volume beside the true one at one frequency (docs/design/maths.md, 53)."""
 
     truth_px: float
     """Root mean square of the truth, as the amplitude of a sway."""
@@ -64,7 +64,9 @@ class BandError:
 
 
 class Consistency(NamedTuple):
-    """Agreement of forward and backward flow (docs/maths.md, 7); None without a visible pixel."""
+    """Agreement of forward and backward flow (docs/design/maths.md, 7); None without a visible
+    pixel.
+    """
 
     disagreement_px: float | None
     inconsistent_share: float | None
@@ -151,7 +153,7 @@ class Truth:
 
 def equivalent_blur(flow: Flow, truth: Truth) -> float | None:
     """Standard deviation, pixels, of the Gaussian that smooths the truth to be nearest to the flow
-    near motion edges (docs/maths.md, 51).
+    near motion edges (docs/design/maths.md, 51).
 
     It is 0 for a perfect estimate, also with noise, and at most the last of _BLUR_SIGMAS_PX. None
     if the truth has no edge.
@@ -178,7 +180,9 @@ def _detail_bands(flow: Flow, valid: _Mask) -> list[Flow]:
 
 
 def measure_details(flow: Flow, truth: Truth) -> list[DetailMeasure | None]:
-    """Details of each size, the finest first (docs/maths.md, 52); None if the truth has none."""
+    """Details of each size, the finest first (docs/design/maths.md, 52); None if the truth has
+    none.
+    """
     measures: list[DetailMeasure | None] = []
     for band, details in zip(_detail_bands(flow, truth.valid), truth.details, strict=True):
         fit = regress(band[:, truth.valid], details)
@@ -209,7 +213,7 @@ def band_errors(
     frames: int,
 ) -> list[BandError]:
     """Errors of a spectral volume of `frames` frames at each frequency, over x, y and the known
-    pixels (docs/maths.md, 53).
+    pixels (docs/design/maths.md, 53).
     """
     bands = []
     for k, (a, b) in enumerate(zip(estimate[:, :, valid], truth[:, :, valid], strict=True)):
@@ -231,8 +235,8 @@ def stays_inside(flow: Flow) -> _Mask:
 
 def consistency(pairs: Sequence[tuple[Flow, Flow]], visible: Sequence[_Mask]) -> Consistency:
     """Mean disagreement of flow forward and back, pixels, and the share of pixels over the
-    tolerance (docs/maths.md, 7), over the pixels that are `visible` in each pair. The flow must not
-    move any of these out of the image.
+    tolerance (docs/design/maths.md, 7), over the pixels that are `visible` in each pair. The flow
+    must not move any of these out of the image.
     """
     errors = np.stack([disagreement(forward, backward) for forward, backward in pairs])
     masks = np.stack(visible)

@@ -85,7 +85,8 @@ class SceneResult(FlowErrors, TimePerPair):
 @dataclass(frozen=True, kw_only=True)
 class ClipResult(TimePerPair):
     """An estimator on a real clip, which has no truth. All estimators are measured on the pixels
-    that all of them keep in the image (docs/maths.md, 54); measures are None if there are none.
+    that all of them keep in the image (docs/design/maths.md, 54); measures are None if there are
+    none.
     """
 
     disagreement_px: float | None
@@ -249,8 +250,8 @@ def evaluate_clip(
     """Consistency of flow from the first image to all others and back, and the difference of the
     images after warping.
 
-    All estimators are measured on the pixels that all of them keep in the image (docs/maths.md,
-    54): otherwise each would choose its own.
+    All estimators are measured on the pixels that all of them keep in the image
+    (docs/design/maths.md, 54): otherwise each would choose its own.
     """
     later = range(1, len(images))
     pairs = [(0, i) for i in later] + [(i, 0) for i in later]

@@ -128,7 +128,7 @@ def amplitudes(
     spectrum: Float16[np.ndarray, "freq 4 height width"], time: int
 ) -> Float32[np.ndarray, "freq height width"]:
     """Amplitude in pixels of the oscillation at each frequency, from raw coefficients re x, im x,
-    re y, im y (docs/maths.md, 2).
+    re y, im y (docs/design/maths.md, 2).
 
     A_k = 2/T sqrt(|S_k,x|^2 + |S_k,y|^2): along a line, x(t) = A cos(2 pi k t / T + phi); on an
     ellipse with half-axes a and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean

@@ -1,4 +1,4 @@
-"""Normalizes spectral coefficients for a network, and back (docs/maths.md, 10).
+"""Normalizes spectral coefficients for a network, and back (docs/design/maths.md, 10).
 
     adaptive     S' = sign(S) sqrt(|S / s|), s the scale of the frequency: equation 4 of the paper
     linear       S' = S / s: without the power transform

@@ -2,7 +2,7 @@
 
 Where is the FFT? There is none in a dataset run. `RunningSpectrum.add` sums up the discrete Fourier
 transform (DFT) block by block while the flow is computed, and never holds a motion texture. The
-numbers are those of docs/maths.md:
+numbers are those of docs/design/maths.md:
 
     (1)  S_k(p) = sum_t F_t(p) exp(-2 pi i k t / T),  t = 0 .. T-1 at the working frame rate
     (3)  F = A f: displacements f_i at the video's own frames, linearly interpolated in time
@@ -86,7 +86,7 @@ class RunningSpectrum:
         self.frame_count += len(block)
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
-        """The running DFT: sums += frames^T basis^T in place (docs/maths.md, 3).
+        """The running DFT: sums += frames^T basis^T in place (docs/design/maths.md, 3).
 
         BLAS thinks in columns and is faster if the coefficients of a pixel lie side by side.
         """
@@ -98,13 +98,13 @@ class RunningSpectrum:
                 sgemm(1.0, rows, frames.T, beta=1.0, c=sums.T, trans_b=True, overwrite_c=True)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
-        """magnitude += sum_i w_i |f_i| (docs/maths.md, 5)."""
+        """magnitude += sum_i w_i |f_i| (docs/design/maths.md, 5)."""
         for (x, y), weight in zip(block, weights, strict=True):
             cv2.scaleAdd(modulus(x, y), float(weight), self.magnitude, self.magnitude)
 
     def _add_energy(self, block: Any) -> None:
         """energy += sum_ij G_ij f_i f_j, where linear interpolation makes the Gram matrix G = A^T A
-        tridiagonal (docs/maths.md, 4).
+        tridiagonal (docs/design/maths.md, 4).
         """
         with _threads.limit(limits=1, user_api="blas"):
             for frame, diagonal, off_diagonal in zip(
@@ -154,12 +154,12 @@ class RunningSpectrum:
         return channels.reshape(-1, 4, self.height, self.width)[: self.frequencies]
 
     def weight(self) -> Float32[np.ndarray, "height width"]:
-        """W, the mean over time of |F_t|, pixels (docs/maths.md, 5)."""
+        """W, the mean over time of |F_t|, pixels (docs/design/maths.md, 5)."""
         return self.magnitude
 
     def total_energy(self) -> Float64[np.ndarray, "2"]:
-        """sum_t F_t^2 of x and of y, averaged over all pixels, px^2 (docs/maths.md, 4). By Parseval
-        it is 1/T times the power of all T frequencies.
+        """sum_t F_t^2 of x and of y, averaged over all pixels, px^2 (docs/design/maths.md, 4). By
+        Parseval it is 1/T times the power of all T frequencies.
         """
         return self.energy / (self.height * self.width)
 
@@ -174,8 +174,8 @@ class RunningSpectrum:
 def interpolation_matrix(
     times: Float64[np.ndarray, " source"], time: int, fps: float
 ) -> Float64[np.ndarray, "time source"]:
-    """A with F = A f (docs/maths.md, 3): from displacements at `times` (seconds after the start,
-    increasing) to t = 0 .. time-1 at `fps`.
+    """A with F = A f (docs/design/maths.md, 3): from displacements at `times` (seconds after the
+    start, increasing) to t = 0 .. time-1 at `fps`.
 
     Linear between neighbors. After the last source frame its displacement is held: at the end of a
     clip up to two frames may be missing.
@@ -193,8 +193,8 @@ def interpolation_matrix(
 def _folded_basis(
     matrix: Float64[np.ndarray, "time source"], frequencies: int
 ) -> Float32[np.ndarray, "rows source"]:
-    """E A (docs/maths.md, 3) as weights on the source frames, in rows re S_0, im S_0, re S_1, ...,
-    padded to a multiple of PRODUCT_ROWS.
+    """E A (docs/design/maths.md, 3) as weights on the source frames, in rows re S_0, im S_0, re
+    S_1, ..., padded to a multiple of PRODUCT_ROWS.
 
     The phase k t is reduced modulo T before the cosine, so that it is exact for any k.
     """
@@ -209,7 +209,7 @@ def to_spectrum(
     motion: Float[np.ndarray, "time 2 height width"], frequencies: int
 ) -> Complex[np.ndarray, "freq 2 height width"]:
     """The first `frequencies` coefficients of a motion texture sampled at the working rate
-    (docs/maths.md, 1), pixels.
+    (docs/design/maths.md, 1), pixels.
 
     Raises ValueError unless 1 <= frequencies <= T/2 + 1.
     """
@@ -220,8 +220,8 @@ def to_spectrum(
 def to_motion(
     spectrum: Complex[np.ndarray, "freq 2 height width"], time: int
 ) -> Float[np.ndarray, "time 2 height width"]:
-    """The motion texture of `time` frames (docs/maths.md, 2), pixels; coefficients that are not
-    given count as 0.
+    """The motion texture of `time` frames (docs/design/maths.md, 2), pixels; coefficients that are
+    not given count as 0.
 
     It is T-periodic, since the coefficients stand on whole bins. The inverse of `to_spectrum` if
     all T/2 + 1 coefficients are given. Raises ValueError if there are more.
@@ -243,7 +243,7 @@ def power_spectrum(
     motion: Float32[np.ndarray, "time 2 height width"],
 ) -> Float64[np.ndarray, "2 all_freq"]:
     """|S_k|^2 of x and of y at all T/2 + 1 frequencies, averaged over the pixels, px^2
-    (docs/maths.md, 4; the paper's figure 2, left).
+    (docs/design/maths.md, 4; the paper's figure 2, left).
     """
     coefficients: Any = scipy.fft.rfft(motion, axis=0, workers=1)
     power = np.square(coefficients.real) + np.square(coefficients.imag)

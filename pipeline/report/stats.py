@@ -71,8 +71,8 @@ def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.
 def _frequency_energies(
     power: Float64[np.ndarray, "*windows all_freq"], frames: int
 ) -> Float64[np.ndarray, "*windows all_freq"]:
-    """Contribution of each frequency to sum_t |F_t|^2, px^2 (docs/maths.md, 11). Every frequency
-    stands for two coefficients, except 0 and, if T is even, T/2.
+    """Contribution of each frequency to sum_t |F_t|^2, px^2 (docs/design/maths.md, 11). Every
+    frequency stands for two coefficients, except 0 and, if T is even, T/2.
     """
     weights = np.full(frames // 2 + 1, 2.0)
     weights[0] = 1.0
@@ -84,7 +84,8 @@ def _frequency_energies(
 def truncation_errors(
     power: Float64[np.ndarray, "windows all_freq"], frames: int
 ) -> tuple[Any, Any]:
-    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window (docs/maths.md, 11).
+    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window (docs/design/maths.md,
+    11).
 
     Returns two arrays, float64 [windows, T/2 + 1]: the root mean square error over time and pixels
     as a share of the motion's own root mean square, 0 to 1, and in pixels. `power` is that of x and

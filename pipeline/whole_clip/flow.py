@@ -23,7 +23,7 @@ def resample_flow(
     fps: float,
 ) -> Float32[np.ndarray, "time 2 height width"]:
     """Displacements given at `times` (seconds from 0), interpolated to the instants 0 .. time - 1
-    at `fps` (docs/maths.md, 3).
+    at `fps` (docs/design/maths.md, 3).
     """
     matrix = interpolation_matrix(times, time, fps).astype(np.float32)
     return (matrix @ flows.reshape(len(flows), -1)).reshape(time, *flows.shape[1:])

@@ -249,7 +249,7 @@ another process.
 TRUSTED = {
     "model/evaluate/feature_networks.py": ["torch.jit.load(io.BytesIO(data), map_location=device)"]
 }
-"""The one place that runs a program which the command line names: docs/security.md, What is
+"""The one place that runs a program which the command line names: docs/design/security.md, What is
 trusted.
 """
 

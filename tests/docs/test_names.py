@@ -50,3 +50,11 @@ def test_dotted_names_exist(page):
         value = importlib.import_module(module)
         for name in names:
             value = getattr(value, name)
+
+
+def test_pages_that_the_code_names_exist():
+    for name in sorted(TRACKED):
+        if name.startswith("docs/") or not name.endswith((".py", ".yaml", "Makefile", ".md")):
+            continue
+        for page in re.findall(r"(?<![\w/])docs/[\w/.-]+\.md", (ROOT / name).read_text()):
+            assert page in TRACKED, f"{name} names {page}"

@@ -83,8 +83,8 @@ def links_out(folder: Path, good: Path, number: int) -> Path:
 def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their_record(
     reference, tmp_path
 ):
-    """One of the videos was not to be had while the shards were built; docs/running.md says what to
-    do then.
+    """One of the videos was not to be had while the shards were built; docs/guides/maintain.md says
+    what to do then.
     """
     out = tmp_path / "dataset"
     job, video, away = (

@@ -365,5 +365,6 @@ def test_what_holds_of_a_decoder_is_said():
         pytest.skip("this user may not make a name space, or this machine has not all of it")
     assert "it has no network; it" in there.stdout and "it cannot gain rights" in there.stdout
     assert lacking.stdout.startswith(
-        "warning holds, but for 1 of 7: it is not certain that it has no network docs/security.md"
+        "warning holds, but for 1 of 7: it is not certain that it has no network "
+        "docs/design/security.md"
     )

@@ -1,5 +1,5 @@
 """Real videos, each for its own reason. No threshold was chosen on them:
-docs/decisions/0005-filters.md.
+docs/design/decisions/0005-filters.md.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from schemas.clip import Clip
 from tests.support.building import build_results, probe_video
 
 # every 100th frame, and the faster preset: the whole table, by the default preset, is in
-# docs/log.md
+# docs/dev/log.md
 CONFIG = BuildConfig(
     plan=PlanConfig(stride=100), flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"]
 )
