@@ -66,7 +66,8 @@ def check_contract(contract: RunContract) -> None:
         isinstance(section, dict) for section in sections
     ):
         raise ValueError(
-            "frequencies are more than half the frames, or flow, thresholds or versions are no table"
+            "frequencies are more than half the frames, or flow, thresholds or versions are no "
+            "table"
         )
 
 

@@ -89,7 +89,8 @@ def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
         or min(spectrum.shape[2:]) < 2
     ):
         raise ValueError(
-            f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels"
+            f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, "
+            "width] of at least 2x2 pixels"
         )
     if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MAX_FRAMES):
         words = f"frames is {frames!s:.20} and fps {fps:g}"
@@ -101,5 +102,6 @@ def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
         raise ValueError("spectrum has values that are not finite")
     if (largest := float(np.abs(spectrum).max())) > _MAX_COEFFICIENT_PX:
         raise ValueError(
-            f"spectrum has values of up to {largest:.3g} pixels, expected at most {_MAX_COEFFICIENT_PX:g}"
+            f"spectrum has values of up to {largest:.3g} pixels, expected at most "
+            f"{_MAX_COEFFICIENT_PX:g}"
         )

@@ -16,9 +16,18 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 Pool = Literal["components", "none", "all"]
 _Method = Literal["histogram", "exact"]
 DEFINITION = {
-    "components": "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all training samples",
-    "none": "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and for y",
-    "all": "scale[k] is that quantile of |S_k| over all pixels, components, frequencies and training samples: one number for all k",
+    "components": (
+        "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all "
+        "training samples"
+    ),
+    "none": (
+        "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and "
+        "for y"
+    ),
+    "all": (
+        "scale[k] is that quantile of |S_k| over all pixels, components, frequencies and training "
+        "samples: one number for all k"
+    ),
 }
 
 
@@ -145,5 +154,6 @@ def _check_statistics(statistics: SpectrumStatistics) -> None:
             type(n) in (int, float) and isfinite(n) and n >= 0 for n in numbers
         ):
             raise ValueError(
-                f"scale is {scale!r}, expected {'two finite numbers' if parts == 2 else 'a finite number'} of at least 0"
+                f"scale is {scale!r}, expected "
+                f"{'two finite numbers' if parts == 2 else 'a finite number'} of at least 0"
             )
