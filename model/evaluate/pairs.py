@@ -23,6 +23,7 @@ from pipeline.flow.estimator import FlowEstimator
 from pipeline.images.draw import busiest_row
 from pipeline.motion.spectrum import GRID_STEP, modulus, power_spectrum, to_spectrum
 from pipeline.whole_clip.flow import flow_between, flow_from_start, resample_flow
+from schemas.arrays import Frames
 
 CROP_SIZE = (256, 128)
 """Of the paper's crop, width x height."""
@@ -36,7 +37,6 @@ _FEATURE_CELLS = (8, 4)
 _MAX_BATCH_FRAMES = 300
 """Frames that are looked at in one call."""
 
-Frames = UInt8[np.ndarray, "time height width 3"]
 Samples = UInt8[np.ndarray, "samples *time height width 3"]
 _FeatureFunction = Callable[[Any], Any]
 

@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64
 
 from model.evaluate.image_quality import frame_psnr_ssim
 from model.motion.series import mean_magnitude, to_series
 from model.render.warp import THREADS, map_in_order, warp_frame
 from pipeline.motion.spectrum import modulus, to_spectrum
 from pipeline.whole_clip.flow import resample_flow
+from schemas.arrays import Frames, MotionField
 
 FREQUENCY_COUNTS = (1, 2, 4, 8, 16, 24)
 """K, as in the paper's table 2 and below it."""
@@ -26,9 +27,6 @@ _BATCH_FRAMES = 16
 """Frames that are compared at once."""
 MAX_PSNR_DB = 100.0
 """PSNR of a picture with itself: more than of two of up to 500 x 300 pixels that differ at all."""
-
-Frames = UInt8[np.ndarray, "time height width 3"]
-_Flows = Float32[np.ndarray, "time 2 height width"]
 
 
 class _CandidateMotion(NamedTuple):
@@ -61,7 +59,7 @@ class UpperBound(NamedTuple):
 
 def measure_upper_bounds(
     frames: Frames,
-    flows: _Flows,
+    flows: MotionField,
     times: Float64[np.ndarray, " time"],
     *,
     window: int,
@@ -91,7 +89,7 @@ def count_frames_in_window(times: Float64[np.ndarray, " time"], window: int, fps
 
 
 def _iter_candidates(
-    flows: _Flows,
+    flows: MotionField,
     times: Float64[np.ndarray, " time"],
     window: int,
     fps: float,
@@ -116,7 +114,7 @@ def _iter_candidates(
     )
 
 
-def _score_candidate(motion: _CandidateMotion, frames: Frames, flows: _Flows) -> UpperBound:
+def _score_candidate(motion: _CandidateMotion, frames: Frames, flows: MotionField) -> UpperBound:
     """The frames that a motion makes of the first one, and how near they are to the true ones."""
     errors = np.array(
         [

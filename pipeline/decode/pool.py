@@ -11,16 +11,16 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from pipeline.decode.client import DecoderDied, DecoderProcess
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult
+from schemas.arrays import Image
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
 Item = TypeVar("Item")
-Image = UInt8[np.ndarray, "height width 3"]
 
 MAX_ATTEMPTS = 3
 """How often a clip is tried whose decoder dies: it may have been the machine."""

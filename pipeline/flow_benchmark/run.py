@@ -29,6 +29,7 @@ from pipeline.synthetic.render import (
     trusted_mask,
 )
 from pipeline.synthetic.scenes import SCENES
+from schemas.arrays import Flow
 
 FPS = 30.0
 FREQUENCIES = 16
@@ -42,7 +43,6 @@ _LEARNED_PREFIXES = ("raft_",)
 """How the names of estimators begin that were trained."""
 
 Picture = UInt8[np.ndarray, "height width 3"]
-Flow = Float32[np.ndarray, "2 height width"]
 _Estimators = Mapping[str, FlowEstimator]
 Numbers = dict[str, Any]
 

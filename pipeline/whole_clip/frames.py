@@ -18,14 +18,13 @@ from pipeline.extract.list_clips import VIDEO_SUFFIXES
 from pipeline.extract.plan import clip_from_row, hash_file, window_span
 from pipeline.preview.reconstruct import WindowSettings
 from pipeline.whole_clip.first_window import display_size
+from schemas.arrays import Frames
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 from schemas.records import PlanRow
 
 CROP_DESCRIPTION = "decoded at its own size, scaled to the smallest size that covers the crop (by area averaging; bilinear where enlarged), the middle of it"
 """What is done to every frame, in words for whoever compares numbers."""
-
-Frames = UInt8[np.ndarray, "time height width 3"]
 
 
 class ClipFrames(NamedTuple):
