@@ -1,6 +1,5 @@
 """TODO: what this file is."""
 
-import hashlib
 import importlib
 import json
 import resource
@@ -38,14 +37,19 @@ from jobs.make_clips import WINDOW_S, clip_name_at
 from model.checkpoints import read_newest
 from model.evaluate.paired import compare_evaluations
 from model.evaluate.pairs import CROP_SIZE, NETWORK_SPECS
-from pipeline.atomic_files import replace_file
+from pipeline.atomic_files import file_sha256, replace_file
 from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import to_json
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.images.encode import encode_animation, write_animation
-from pipeline.preview.reconstruct import count_repeats, read_manifest_table, read_settings, reconstruct
+from pipeline.preview.reconstruct import (
+    count_repeats,
+    read_manifest_table,
+    read_settings,
+    reconstruct,
+)
 from pipeline.whole_clip.frames import decode_clip, open_clip
 from schemas.outcome import Outcome, Quarantined
 from schemas.run_contract import flatten, to_json_value
@@ -182,20 +186,10 @@ def _make_contract(job: Ablate) -> dict[str, Any]:
     """What decides the films; which are made, and by which networks they are measured, may change."""
     left = {"out", "only", *(name.replace("-", "_") for name in NETWORK_SPECS)}
     settings = {one.name: getattr(job, one.name) for one in fields(job) if one.name not in left}
-    content = (
-        hashlib.sha256(open_dataset(job.data).derived_path("index.json").read_bytes()).hexdigest()
-        if job.data
-        else None
-    )
+    content = file_sha256(open_dataset(job.data).derived_path("index.json")) if job.data else None
     return to_json_value(
-        settings | dict(imagenet=job.imagenet and _sha256_of_file(job.imagenet), content=content)
+        settings | dict(imagenet=job.imagenet and file_sha256(job.imagenet), content=content)
     )
-
-
-def _sha256_of_file(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_ablation(job: Ablate) -> None:

@@ -1,11 +1,10 @@
 """TODO: what this file is."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
-from pipeline.atomic_files import open_to_create, open_to_replace
+from pipeline.atomic_files import bytes_sha256, open_to_create, open_to_replace
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.folder import Dataset
@@ -65,9 +64,9 @@ class ShardDraft:
             record = ShardRecord(
                 shard=self.shard,
                 tar=tar,
-                histogram=hashlib.sha256(histogram).hexdigest(),
+                histogram=bytes_sha256(histogram),
                 values=int(self.counts.sum()),
-                run=hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest(),
+                run=self.dataset.run_digest(),
                 rows=self.rows,
                 strips=self.strips,
                 quiver=quiver_version(),

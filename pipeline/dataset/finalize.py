@@ -11,7 +11,6 @@ One pass over the plan and the records, one shard in memory at a time; equal rec
 bytes.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.atomic_files import bytes_sha256, file_sha256
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset import scales
 from pipeline.dataset.card import render_card
@@ -141,9 +141,7 @@ def write_index(
     table: Path,
 ) -> None:
     """What readers of a data set or a view go by: sealed, with the digests of the files beside it."""
-    with open(table, "rb") as file:
-        manifest = hashlib.file_digest(file, "sha256").hexdigest()
-    index = DatasetIndex(run=run, shards=shards, histogram=histogram, manifest=manifest)
+    index = DatasetIndex(run=run, shards=shards, histogram=histogram, manifest=file_sha256(table))
     goal.publish(path, index.dump())
 
 
@@ -189,7 +187,7 @@ class HistogramSum:
         """The file's digest; None, and no file, where there was nothing to add."""
         data = None if self.counts is None else statistics.encode(self.counts)
         goal.publish(path, data)
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        return None if data is None else bytes_sha256(data)
 
 
 def read_histogram(dataset: Dataset, shard: str, record: ShardRecord) -> np.ndarray:
@@ -198,7 +196,7 @@ def read_histogram(dataset: Dataset, shard: str, record: ShardRecord) -> np.ndar
     """
     path = dataset.histogram_path(shard)
     data = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(data).hexdigest() != record.histogram:
+    if bytes_sha256(data) != record.histogram:
         raise DamagedShard(
             f"{path} {'is not the histogram that was recorded' if data else 'is gone'}: quiver repair counts it again"
         )

@@ -12,7 +12,6 @@ else in the folder is derived from these (derived.py).
 
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import re
@@ -26,7 +25,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.atomic_files import TEMPORARY_NAME, open_to_create, open_to_replace
+from pipeline.atomic_files import (
+    TEMPORARY_NAME,
+    bytes_sha256,
+    file_sha256,
+    open_to_create,
+    open_to_replace,
+)
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.rounds import (
     DamagedRound,
@@ -140,7 +145,7 @@ class Dataset:
         contract = RunContract(
             config=to_json_value(config),
             inputs=inputs_digest(rows),
-            plan=hashlib.sha256(plan).hexdigest(),
+            plan=bytes_sha256(plan),
             versions=versions,
         )
         self.remove_temporary_files()
@@ -212,7 +217,7 @@ class Dataset:
 
     def run_digest(self) -> str:
         """sha256 of run.json, hexadecimal."""
-        return hashlib.sha256(self.run_json.read_bytes()).hexdigest()
+        return file_sha256(self.run_json)
 
     def rounds(self) -> list[Round]:
         """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or
@@ -432,8 +437,7 @@ class Dataset:
         """Raises DamagedPlan where the plan is not the one that run.json names."""
         expected = self.contract().plan
         try:
-            with open(self.plan, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(self.plan)
         except FileNotFoundError:
             found = None
         if found != expected:
@@ -525,7 +529,7 @@ def inputs_digest(rows: Iterable[PlanRow]) -> str:
     """
     names = [name for name in PLAN_SCHEMA.names if name not in ("uri", "root")]
     content = [{name: getattr(row, name) for name in names} for row in rows]
-    return hashlib.sha256(to_json(content)).hexdigest()
+    return bytes_sha256(to_json(content))
 
 
 def _input_differences(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> list[str]:

@@ -6,7 +6,6 @@ beside each other and say the same of it as manifest.parquet, index.json and his
 say of the whole.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.atomic_files import bytes_sha256, file_sha256
 from pipeline.dataset import histogram as statistics
 from pipeline.dataset.folder import SHARD_NAME, DamagedShard, Dataset
 from pipeline.dataset.shards import read_sample, to_json
@@ -103,8 +103,7 @@ class DatasetView:
     def read_definition(self) -> dict[str, Any]:
         """What a view was made by. Raises ValueError if it has changed, KeyError if it is none."""
         found = open_seal(self.derived_path("json").read_bytes(), indent=1)
-        run = hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest()
-        if (found["view"], found["run"]) != (self.view, run):
+        if (found["view"], found["run"]) != (self.view, self.dataset.run_digest()):
             raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
         return found
 
@@ -155,7 +154,7 @@ class DatasetView:
         self.training_shards()
         path, sha256 = self.derived_path("histogram.safetensors"), self.read_index().histogram
         data = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if bytes_sha256(data) != sha256:
             raise DamagedDerived(
                 f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it"
             )
@@ -191,7 +190,7 @@ class DatasetView:
         leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if
         there is none, ValueError as `index`.
         """
-        found = None if self.unsealed else file_sha256(self.manifest_path)
+        found = None if self.unsealed else cached_file_sha256(self.manifest_path)
         if found is not None and found != self.read_index().manifest:
             words = f"it is not the table that {self.derived_path('index.json').name} names"
             again = f"quiver finalize {self.dataset.root} rebuilds it"
@@ -211,7 +210,7 @@ class DatasetView:
             ) from error
 
 
-def file_sha256(path: Path) -> str:
+def cached_file_sha256(path: Path) -> str:
     """sha256 of a file's content, read again only where the file may have changed."""
     found = path.stat()
     if time.time_ns() - found.st_mtime_ns < _MIN_CACHE_AGE_NS:
@@ -221,8 +220,7 @@ def file_sha256(path: Path) -> str:
 
 @lru_cache(64)
 def _cached_sha256(path: Path, *_: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def open_dataset(text: str) -> DatasetView:
@@ -250,7 +248,7 @@ def training_digest(selections: Sequence[DatasetView]) -> str:
         for selection in selections
         for entry in selection.training_shards().values()
     )
-    return hashlib.sha256(to_json(contents)).hexdigest()
+    return bytes_sha256(to_json(contents))
 
 
 def iter_samples(selection: DatasetView, shard: str) -> Iterator[Sample]:

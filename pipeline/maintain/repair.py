@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.atomic_files import bytes_sha256
 from pipeline.dataset import finalize as derived
 from pipeline.dataset import histogram
 from pipeline.dataset.folder import (
@@ -73,7 +74,7 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
                 if scanned.sample:
                     histogram.add_sample(scanned.sample.spectrum, counts)
     data = histogram.encode(counts)
-    if hashlib.sha256(data).hexdigest() != record.histogram:
+    if bytes_sha256(data) != record.histogram:
         raise DamagedShard(
             f"{dataset.tar_path(shard)} changed while it was repaired: the same command tries again"
         )

@@ -35,7 +35,7 @@ from pipeline.dataset.folder import (
     DamagedShard,
     Dataset,
 )
-from pipeline.dataset.open import DatasetView, file_sha256
+from pipeline.dataset.open import DatasetView, cached_file_sha256
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
 from pipeline.dataset.shards import scan_end, scan_samples
 from schemas.records import PlanRow
@@ -480,7 +480,7 @@ def _same_indexes(found: Path, expected: Path) -> bool:
         name = found.name.replace("index.json", "parquet")
         table = found.with_name("manifest.parquet" if name == "parquet" else name)
         said, _ = (index.pop("manifest") for index in (one, other))
-        return said == file_sha256(table) and one == other
+        return said == cached_file_sha256(table) and one == other
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return False
 
