@@ -256,7 +256,7 @@ def _version_numbers(text: str | None) -> tuple[int, ...]:
 
 
 def check_gpu() -> Finding:
-    from pipeline.motion.spectrum_gpu import list_gpus
+    from pipeline.motion.gpu import list_gpus
 
     if found := list_gpus():
         return Finding(State.OK, f"{', '.join(found)}, torch {version('torch')}")

@@ -46,7 +46,7 @@ class ShardTimer:
         """Returns the same estimator, with the time of its device counted if it has one."""
         if estimator.device is None:
             return estimator
-        from pipeline.motion.spectrum_gpu import BusyClock
+        from pipeline.motion.gpu import BusyClock
 
         self.busy_clock = BusyClock(estimator.device)
         return _TimedEstimator(estimator, self.busy_clock)

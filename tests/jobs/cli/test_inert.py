@@ -74,6 +74,7 @@ def hostile(request, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_the_report_and_the_card(hostile, tmp_path, capfd):
     root = shutil.copytree(hostile, tmp_path / "a")
     told(capfd, report_statistics.main, root)
@@ -89,7 +90,7 @@ def test_the_report_and_the_card(hostile, tmp_path, capfd):
     assert "<script" not in card and "](javascript" not in card and len(card) < 100_000
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_terminal(hostile, tmp_path, capfd):
     root = shutil.copytree(hostile, tmp_path / "a")
     (root / "shards" / f"{CODES.replace('/', '')}.tar").write_text("")
@@ -119,7 +120,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
             told(capfd, main, *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_names_of_videos(tmp_path, capfd):
     """As a run lists them, refuses them, and says which of them changed."""
     clips, out = tmp_path / "clips", tmp_path / "out"
