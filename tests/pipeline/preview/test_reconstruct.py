@@ -211,7 +211,7 @@ def test_settings_come_back_as_they_were_recorded(dataset):
     ],
 )
 def test_a_run_file_without_the_settings_is_refused(dataset, tmp_path, change, words):
-    run = json.loads(dataset.run.read_bytes())
+    run = json.loads(dataset.run_json.read_bytes())
     change(run)
     del run["digest"]
     (tmp_path / "run.json").write_bytes(seal(run, indent=2))
