@@ -30,7 +30,7 @@ from jobs.cli.progress import RunProgress, format_retry_hint, format_summary, pl
 from pipeline.dataset.commit import AlreadyCommitted
 from pipeline.dataset.folder import ContractMismatch, Dataset
 from pipeline.dataset.object_store import is_storage_url
-from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote import build_session, finalize_session, locate_dataset
 from pipeline.dataset.remote_clips import local_clip_rows
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse
@@ -402,7 +402,7 @@ def run_job(
             f"{len(failed)} of {len(shards)} shards failed ({', '.join(failed[:5])}); the same command tries them again",
         )
     dataset.remove_temporary_files()  # of workers that were killed
-    with dataset.finalize_session():
+    with finalize_session(dataset):
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
     before = _describe_earlier_shards(job.out, len(shards) - len(left))
     place = f"manifest: {dataset.display_path(dataset.manifest)}"
@@ -499,7 +499,7 @@ def build_in_worker(
     except ValueError as error:
         raise cluster.NodeMisconfigured(str(error)) from error
     dataset.check_not_taken_over()
-    with dataset.build_session(name):
+    with build_session(dataset, name):
         if not dataset.is_committed(name):
             with local_clip_rows(rows, staging) as here, suppress(AlreadyCommitted):
                 yield from build_shard(dataset, name, here, config, decoders)

@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset = Dataset(job.dataset)
         dataset.contract()
         make_page = load_report_maker("--no-report") if job.report else None
-        with dataset.lock(), dataset.finalize_session():
+        with dataset.lock():
             summary = finalize(dataset)
             reported = [DatasetView(dataset), *_views_with_report(dataset)]
             made = [

@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
         whole = DatasetView(Dataset(asked.dataset.absolute()))
         whole.dataset.contract()
         job = parse_job(args, PRESETS[asked.filters] if asked.filters else whole.thresholds())
-        with whole.dataset.lock(), whole.dataset.finalize_session():
+        with whole.dataset.lock():
             judged = refilter(
                 whole.dataset,
                 job.name,

@@ -1,38 +1,38 @@
-"""The page of `quiver ablate`: the variants beside each other, and the paper's numbers, apart."""
+"""The page of `quiver ablate`: the numbers of the variants side by side, and the paper's."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from model.evaluate import report as evaluate_report
-from model.evaluate.report import (
+from pipeline.report import figures
+from pipeline.report.labels import format_count, format_duration, format_number
+from pipeline.report.layout import (
     Cell,
     Figure,
     Section,
     Slice,
     Table,
-    make_tile,
+    Tile,
     protocol_section,
-    stretch_rows,
+    render_sections,
+    slice_picture,
 )
-from pipeline.report import figures, render_template
-from pipeline.report.gallery import webp_uri
-from pipeline.report.labels import format_count, format_duration, format_number
 
 _FIGURE_METRICS = ("changes_frechet", "log_spectral_db", "magnitude_px", "warping_error")
-"""Of which the page has a figure."""
+"""The metrics that have a figure."""
 _SMALL_VALUE = 0.01
-"""Metrics that are less than this in all variants are shown times a power of ten."""
+"""A metric below this in all variants is shown times a power of ten."""
 
 
 def render_ablation_page(
     found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
 ) -> str:
-    """Of what ablation.json says, and X-t slices of some photographs by the variants' titles."""
+    """The page, from the content of ablation.json and the X-t slices of some photographs, by
+    photograph and title of the variant.
+    """
     variants, films, full = (
         found["variants"],
         len(found["protocol"]["photographs"]),
@@ -58,45 +58,50 @@ def render_ablation_page(
         protocol_section(found["protocol"]),
     ]
     tiles = [
-        make_tile("films of each", format_number(films)),
-        make_tile("variants", format_number(len(variants)), accent=True),
-        make_tile("trainings", format_number(found["trainings"])),
+        Tile("films of each", format_number(films)),
+        Tile("variants", format_number(len(variants)), accent=True),
+        Tile("trainings", format_number(found["trainings"])),
     ]
-    lede = f"{format_count(len(variants), 'variant')} of one method, each trained on the same clips and measured by films of the same {format_count(films, 'photograph')}."
-    return render_template(
-        "report.html",
-        dict(
-            over="Ablation",
-            title="What does each part do?",
-            lede=lede,
-            tiles=tiles,
-            sections=sections,
-            across=5,
-        ),
-        Path(str(evaluate_report.__file__)).parent,
+    lede = (
+        f"{format_count(len(variants), 'variant')} of one method, each trained on the same clips "
+        f"and measured by films of the same {format_count(films, 'photograph')}."
+    )
+    return render_sections(
+        over="Ablation",
+        title="What does each part do?",
+        lede=lede,
+        tiles=tiles,
+        sections=sections,
+        slices_per_row=5,
     )
 
 
 _BARS_NOTE = "Bars are 95 % intervals over films, as quiver evaluate has them."
 _REFERENCE_NOTE = (
-    "The dashed line is the value of {title}, which has an interval of its own. All variants film the same photographs, so whether bars overlap proves nothing either way: "
+    "The dashed line is the value of {title}, which has an interval of its own. All variants film "
+    "the same photographs, so whether bars overlap proves nothing either way: "
     "the differences, photograph by photograph, say what these films tell apart."
 )
 _CHANCE_NOTE = "What one training differs from the next by chance is in none of these intervals."
 _DIFFERENCES_NOTE = (
-    "Mean over {photographs} of a variant's number less that of {title} for the same photograph, with Student's 95 % interval. Where that leaves out 0, marked by *, these films tell the two "
-    "apart; where it does not, they do not. Between equals, one in twenty leaves out 0 by chance. Distances between sets of films have no number for a photograph, and are not here."
+    "Mean over {photographs} of a variant's number less that of {title} for the same photograph, "
+    "with Student's 95 % interval. Where that leaves out 0, marked by *, these films tell the two "
+    "apart; where it does not, they do not. Between equals, one in twenty leaves out 0 by chance. "
+    "Distances between sets of films have no number for a photograph, and are not here."
 )
 
 
 _TRAINING_NOTE = (
-    "Steps x samples of a step. They are not equal: a step of one frequency sees some of a sample's frequencies, one of coordination or of the volume all K; coordination goes on where one frequency "
-    "ended, and only what is coordinated has it. So variants differ in how much they were trained as well as in method."
+    "Steps x samples of a step. They are not equal: a step of one frequency sees some of a "
+    "sample's frequencies, one of coordination or of the volume all K; coordination goes on where "
+    "one frequency "
+    "ended, and only what is coordinated has it. So variants differ in how much they were trained "
+    "as well as in method."
 )
 
 
 def _reference_index(found: Mapping[str, Any]) -> int | None:
-    """Of the variant that the others are compared with, among them."""
+    """The index of the variant that the others are compared with; None if it was not made."""
     return next(
         (
             i
@@ -110,7 +115,7 @@ def _reference_index(found: Mapping[str, Any]) -> int | None:
 def _metric_figure(
     variants: Sequence[Mapping[str, Any]], key: str, reference: int | None
 ) -> Figure:
-    """One metric of all variants."""
+    """The figure of one metric, with all variants."""
     metrics = [_find_metric(variant, key) for variant in variants]
     one = metrics[-1]
     values, low, high = (
@@ -132,7 +137,9 @@ def _find_metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _build_tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
-    """Every metric of ours, how they differ from full, and the paper's table 2."""
+    """Title, text and table of all our metrics, their differences from the full method, the
+    trainings, and the paper's table 2.
+    """
     variants, columns = found["variants"], found["paper"]["columns"]
     names = [variant["title"] for variant in variants]
     ours = Table(
@@ -160,7 +167,7 @@ def _build_tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
 def _difference_tables(
     variants: Sequence[Mapping[str, Any]], full: int | None
 ) -> list[tuple[str, str, Table]]:
-    """How the others differ from full; nothing where it is not there, or alone."""
+    """The differences of the others from the full method; empty if there is none, or no other."""
     others = [variant for i, variant in enumerate(variants) if i != full]
     if full is None or not others:
         return []
@@ -187,7 +194,7 @@ def _difference_tables(
 
 
 def _training_table(variants: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Table:
-    """A line for each variant; nothing of what it has no part in."""
+    """A row for each variant; a stage that it does not use is a dash."""
     some = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
     return Table(
         ["variant", *some],
@@ -211,15 +218,13 @@ def _format_effort(one: Mapping[str, int] | None) -> Markup:
 
 
 _BETTER_WORDS = {"higher": "more", "lower": "less", "nearer": "less"}
-"""Which number is the better one, of what a metric says: of what should be near to the real films'
-it is the distance.
-"""
+"""Which number is better, by a metric's `better`: for "nearer" the number is a distance."""
 
 
 def _difference_row(
     variants: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], key: str
 ) -> list[Cell]:
-    """Of one metric."""
+    """The row of one metric."""
     metrics = [_find_metric(variant, key) for variant in variants]
     factor = _display_factor(metrics)
     return [
@@ -231,7 +236,8 @@ def _difference_row(
 
 def _format_difference(one: Mapping[str, Any], factor: int) -> Markup:
     """`+3.1 *`, and below it `± 0.9`."""
-    value = f"{'+' if one['value'] > 0 else '−' if one['value'] < 0 else ''}{format_number(factor * abs(one['value']))}"
+    sign = "+" if one["value"] > 0 else "−" if one["value"] < 0 else ""
+    value = f"{sign}{format_number(factor * abs(one['value']))}"
     if one["low"] is None:
         return _format_two_lines(value, "")
     return _format_two_lines(
@@ -241,7 +247,7 @@ def _format_difference(one: Mapping[str, Any], factor: int) -> Markup:
 
 
 def _metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
-    """Of one metric."""
+    """The row of one metric."""
     metrics = [_find_metric(variant, key) for variant in variants]
     if all(one["value"] is None for one in metrics):
         return [
@@ -272,7 +278,7 @@ def _format_two_lines(value: str, doubt: str) -> Markup:
 
 
 def _display_factor(metrics: Sequence[Mapping[str, Any]]) -> int:
-    """By what small numbers are multiplied, so that the largest has a digit before the point."""
+    """The power of ten that gives the largest of small numbers a digit before the point."""
     largest = max((abs(one["value"]) for one in metrics if one["value"] is not None), default=0)
     return 10 ** ceil(-log10(largest)) if 0 < largest < _SMALL_VALUE else 1
 
@@ -284,13 +290,10 @@ def _metric_title(one: Mapping[str, Any], factor: int = 1) -> str:
 
 def _slices_section(name: str, row: Mapping[str, Slice]) -> Section:
     """A photograph's films, each as one row of pixels over time."""
-    pictures = [
-        dict(picture=webp_uri(stretch_rows(one)), caption=title) for title, one in row.items()
-    ]
     return Section(
         f"{name} over time",
         ["One row of the picture, time downwards: straight lines stand still, waves sway."],
-        slices=pictures,
+        slices=[slice_picture(pixels, title) for title, pixels in row.items()],
     )
 
 

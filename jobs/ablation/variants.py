@@ -1,5 +1,6 @@
-"""The variants of the paper's table 2, and the commands that make each: what two of them have in
-common is one command, run once.
+"""The variants of the paper's table 2, and the commands that train them and make their films.
+
+What two variants have in common is one command, which runs once.
 """
 
 import shlex
@@ -11,31 +12,33 @@ from typing import Literal, NamedTuple
 from jobs.train_denoiser import SLICE_FOLDER
 
 DATASET_FREQUENCIES = 24
-"""Of the data set: any smaller K is a prefix of it."""
+"""Frequencies of the dataset; a variant with a smaller K uses the first K."""
 REAL_NAME = "real"
-"""The name of the held-out windows themselves, beside those of the variants."""
+"""The name of the held-out windows themselves, beside the names of the variants."""
 FULL_NAME = "full"
 """The name of the variant that the others are compared with."""
+_AUTOENCODER_STAGE, _RENDERER_STAGE = "autoencoder", "renderer"
+_SLICE_STAGE, _COORDINATION_STAGE, _VOLUME_STAGE = "one frequency", "coordination", "volume"
 STAGE_NAMES = (
     _AUTOENCODER_STAGE,
     _SLICE_STAGE,
     _COORDINATION_STAGE,
     _VOLUME_STAGE,
     _RENDERER_STAGE,
-) = "autoencoder", "one frequency", "coordination", "volume", "renderer"
-"""Of the trainings, in their order."""
+)
+"""The stages of the trainings, in their order."""
 PAPER_COLUMNS = ("FID", "KID", "FVD", "FVD32", "DT-FVD", "DT-FVD32")
-"""Of the paper's table 2; less is better in each."""
+"""The columns of the paper's table 2; in each, less is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A row of the table: in what it differs from the full method."""
+    """A row of the table: how it differs from the full method."""
 
     name: str
-    """Of its folders."""
+    """The name of its folders."""
     title: str
-    """As the paper calls it."""
+    """What the paper calls it."""
     paper: tuple[float | None, ...]
     """The paper's numbers, in the order of PAPER_COLUMNS."""
     frequencies: int = 16
@@ -43,7 +46,7 @@ class Variant:
     mode: Literal["coordinated", "independent", "volume"] = "coordinated"
     renderer: Literal["pyramid", "single_scale"] = "pyramid"
     still: bool = False
-    """The photograph is shown again and again."""
+    """Whether the photograph is shown without any motion."""
 
 
 VARIANTS = (
@@ -79,53 +82,52 @@ VARIANTS = (
 
 
 class QuiverCommand(NamedTuple):
-    """A command of quiver, and what it makes."""
+    """A command of quiver, and the file or folder that it makes."""
 
     verb: str
     args: tuple[str, ...]
     output: Path
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """The command line."""
         return f"quiver {self.verb} {shlex.join(self.args)}"
 
 
-def make_command(verb: str, makes: Path, *args: object) -> QuiverCommand:
-    return QuiverCommand(verb, tuple(map(str, args)), makes)
+def make_command(verb: str, output: Path, *args: object) -> QuiverCommand:
+    """A command whose arguments are converted to strings."""
+    return QuiverCommand(verb, tuple(map(str, args)), output)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCommands:
-    """The commands that train what the variants want."""
+    """The commands that train the networks of the variants."""
 
     preset: str
-    """Of every training."""
+    """Preset of every training."""
     data: str
-    """The data set."""
+    """The dataset."""
     out: Path
+    """Folder of the ablation."""
     extra_args: Mapping[str, tuple[str, ...]]
-    """What each verb is told beside its preset."""
+    """Options of each verb besides its preset."""
 
     def list_commands(self, variants: Iterable[Variant]) -> list[QuiverCommand]:
-        """Each once, and after those that it builds on."""
-        wanted = [
-            one
-            for variant in variants
-            for one in (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))
-        ]
-        return list(dict.fromkeys(wanted))
+        """All commands, each once, and after those that it builds on."""
+        commands: list[QuiverCommand] = []
+        for variant in variants:
+            commands += (self.autoencoder(variant), self.denoiser(variant), self.renderer(variant))
+        return list(dict.fromkeys(commands))
 
     def autoencoder(self, variant: Variant) -> QuiverCommand:
-        """Of all frequencies, whatever the variant's."""
-        return self.training_command(
-            "train-autoencoder",
-            f"autoencoder-{variant.normalisation}",
-            "--normalisation",
-            variant.normalisation,
-        )
+        """Trains the autoencoder, on all frequencies whatever K the variant has."""
+        name = f"autoencoder-{variant.normalisation}"
+        options = ("--normalisation", variant.normalisation)
+        return self._training_command("train-autoencoder", name, *options)
 
     def denoiser(self, variant: Variant) -> QuiverCommand:
-        """Of a variant whose frequencies are independent, that whose first stage it is."""
+        """Trains the denoiser. Independent frequencies are the first stage of coordinated ones, so
+        both variants share a training.
+        """
         mode = "volume" if variant.mode == "volume" else "coordinated"
         options = (
             "--autoencoder",
@@ -135,39 +137,32 @@ class TrainingCommands:
             "--mode",
             mode,
         )
-        return self.training_command(
-            "train-denoiser",
-            f"prior-{mode}-{variant.normalisation}-{variant.frequencies}",
-            *options,
-        )
+        name = f"prior-{mode}-{variant.normalisation}-{variant.frequencies}"
+        return self._training_command("train-denoiser", name, *options)
 
     def renderer(self, variant: Variant) -> QuiverCommand:
-        return self.training_command(
-            "train-renderer", f"renderer-{variant.renderer}", "--mode", variant.renderer
-        )
+        """Trains the renderer."""
+        name = f"renderer-{variant.renderer}"
+        return self._training_command("train-renderer", name, "--mode", variant.renderer)
 
     def checkpoint_folders(self, variant: Variant) -> dict[str, Path]:
-        """Where the checkpoints of each stage are that its films come from; what is still comes
-        from none.
+        """The folder of the checkpoints of each stage that the variant's films come from; none for
+        a still variant.
         """
         if variant.still:
             return {}
         prior = self.denoiser(variant).output
-        both = {_SLICE_STAGE: prior / SLICE_FOLDER, _COORDINATION_STAGE: prior}
-        first = (
-            {_VOLUME_STAGE: prior}
-            if variant.mode == "volume"
-            else both
-            if variant.mode == "coordinated"
-            else {_SLICE_STAGE: prior / SLICE_FOLDER}
-        )
-        return (
-            {_AUTOENCODER_STAGE: self.autoencoder(variant).output}
-            | first
-            | {_RENDERER_STAGE: self.renderer(variant).output}
-        )
+        folders = {_AUTOENCODER_STAGE: self.autoencoder(variant).output}
+        if variant.mode == "volume":
+            folders[_VOLUME_STAGE] = prior
+        else:
+            folders[_SLICE_STAGE] = prior / SLICE_FOLDER
+        if variant.mode == "coordinated":
+            folders[_COORDINATION_STAGE] = prior
+        folders[_RENDERER_STAGE] = self.renderer(variant).output
+        return folders
 
-    def training_command(self, verb: str, name: str, *options: object) -> QuiverCommand:
+    def _training_command(self, verb: str, name: str, *options: object) -> QuiverCommand:
         out = self.out / "trained" / name
         return make_command(
             verb,
@@ -182,23 +177,23 @@ class TrainingCommands:
         )
 
     def prior_folder(self, variant: Variant) -> Path:
-        """Where the variant's prior is."""
+        """The folder of the variant's prior."""
         out = self.denoiser(variant).output
         return out / SLICE_FOLDER if variant.mode == "independent" else out
 
 
 def photograph_path(out: Path, key: str) -> Path:
-    """The first frame of a held-out window."""
+    """The file with the first frame of a held-out window."""
     return out / "photographs" / f"{key}.png"
 
 
 def films_folder(out: Path, name: str) -> Path:
-    """Folder of the films of a variant, or of REAL."""
+    """The folder of the films of a variant, or of the real films."""
     return out / "films" / name
 
 
 def film_path(out: Path, name: str, key: str) -> Path:
-    """That which begins with a photograph."""
+    """The film that begins with the photograph of that key."""
     return films_folder(out, name) / f"{key}.mp4"
 
 
@@ -209,23 +204,18 @@ def film_commands(
     options: Sequence[object],
     seed: int,
 ) -> list[QuiverCommand]:
-    """A film for each photograph, as long as motion is recorded, with a seed of its own. What is
-    still moves by no motion.
+    """The commands that make a film of each photograph, each with its own seed, as long as recorded
+    motion. The motion of a still variant is magnified by 0.
     """
-    paint = (
+    rendering = (
         ("--magnify", 0) if variant.still else ("--renderer", trainings.renderer(variant).output)
     )
-    made = []
+    commands = []
     for number, key in enumerate(keys):
         path = film_path(trainings.out, variant.name, key)
-        source = (
-            photograph_path(trainings.out, key),
-            "--checkpoint",
-            trainings.prior_folder(variant),
-            "--seed",
-            seed + number,
+        prior = ("--checkpoint", trainings.prior_folder(variant), "--seed", seed + number)
+        options_of_film = (*prior, *rendering, *options, "--quiet", "--out", path)
+        commands.append(
+            make_command("animate", path, photograph_path(trainings.out, key), *options_of_film)
         )
-        made.append(
-            make_command("animate", path, *source, *paint, *options, "--quiet", "--out", path)
-        )
-    return made
+    return commands

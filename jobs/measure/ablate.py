@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""The ablations of the paper's table 2: trains what they want, makes a film of every held-out clip
-by each, measures them, and shows the paper's numbers beside ours.
+"""Runs the ablations of the paper's table 2: trains the networks of every variant, makes a film of
+every held-out clip with each, measures the films, and shows the paper's numbers beside ours.
 
     quiver ablate smoke --out ablation
 
-Everything is done by quiver's own commands, each shown before it runs, so that any can be run
-alone; what two variants have in common is trained once. The same command again goes on where it
-was. Without --clips or --data it learns from generated clips (quiver make-clips), which says
-whether the whole way works, and nothing of real motion.
+All steps are commands of quiver. Each is shown before it runs, so that it can be run alone; what
+two variants have in common is trained once. The same command resumes an ablation. Without --clips
+or --data it trains on generated clips (quiver make-clips): that shows that everything works, but
+nothing about real motion.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,19 @@ from collections.abc import Sequence
 import tyro
 
 from jobs.ablation.steps import Ablate, run_ablation, select_held_out, write_or_check_contract
-from jobs.ablation.variants import (
-    DATASET_FREQUENCIES,
-)
+from jobs.ablation.variants import DATASET_FREQUENCIES
 from jobs.cli.errors import error_boundary
 from jobs.cli.training import parse_preset_args
+from model.evaluate.extractors import NETWORK_SPECS
 from model.evaluate.feature_networks import load_network
-from model.evaluate.pairs import NETWORK_SPECS
 from model.prior.inference import check_device
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import open_dataset
 
 PRESETS = {
     "smoke": (
-        "Two cores, under half an hour: tiny networks that have hardly learnt. Says whether the way works, not which variant is better.",
+        "Two cores, under half an hour: tiny networks that have hardly learned. Shows that "
+        "everything works, not which variant is better.",
         Ablate(
             out=tyro.MISSING,
             photographs=5,
@@ -39,7 +38,8 @@ PRESETS = {
         ),
     ),
     "small": (
-        "One GPU of 24 GB or more, about a week (reckoned, not timed): quiver's small networks. Wants --clips or --data of some hundred clips, and --imagenet.",
+        "One GPU of 24 GB or more, about a week (estimated, not measured): quiver's small "
+        "networks. Needs --clips or --data with some hundred clips, and --imagenet.",
         Ablate(
             out=tyro.MISSING,
             photographs=64,
@@ -63,23 +63,25 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _check_job(job: Ablate) -> None:
-    """Raises ValueError, before any work, where something is missing."""
+    """Raises ValueError, before any work, if something is missing."""
     check_device(job.device)
     if job.imagenet is not None and not job.imagenet.is_file():
         raise ValueError(
-            f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of ResNet-34"
+            f"--imagenet is {job.imagenet}, which is no file, expected torchvision's weights of "
+            "ResNet-34"
         )
     for name in NETWORK_SPECS:
         if path := getattr(job, name.replace("-", "_")):
             load_network(path, NETWORK_SPECS[name], job.device)
     if job.data is not None:
-        selection = open_dataset(job.data)
-        found = selection.dataset.contract().config["frequencies"]
-        if found < DATASET_FREQUENCIES:
+        view = open_dataset(job.data)
+        frequencies = view.dataset.contract().config["frequencies"]
+        if frequencies < DATASET_FREQUENCIES:
             raise ValueError(
-                f"--data is {job.data} of {found} frequencies, expected at least {DATASET_FREQUENCIES}: extract with --frequencies {DATASET_FREQUENCIES}"
+                f"--data is {job.data} of {frequencies} frequencies, expected at least "
+                f"{DATASET_FREQUENCIES}: extract with --frequencies {DATASET_FREQUENCIES}"
             )
-        select_held_out(selection, job.photographs)
+        select_held_out(view, job.photographs)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How far two sets of pictures or videos are apart by the features that a network sees in them:
-FID, KID, FVD (docs/maths.md, 30 to 33).
+"""Distances between two sets of pictures or videos by their features, as in FID, KID and FVD, with
+confidence intervals (docs/maths.md, 30 to 33).
 
 Pure functions of features [samples, dimensions]; `model/evaluate/feature_networks.py` has the
-networks. A Frechet distance of few samples is too large, the more so the fewer they are, so
-distances are to be compared between sets of the same number only.
+networks. The Frechet distance is biased upward, and the more so the fewer samples there are:
+compare distances only between sets of equal size.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,40 +19,33 @@ _Features = Float[np.ndarray, "_ _"]
 """[samples, dimensions]."""
 Distance = Callable[[_Features, _Features], float]
 _VideoIndices = Int[np.ndarray, " _"]
-"""Places of videos."""
+"""Indices of videos."""
 _DrawCounts = Num[np.ndarray, " _"]
-"""How often each video is drawn."""
+"""How often each video is drawn in a bootstrap round."""
 
 MAX_KERNEL_ROWS = 2048
-"""Samples on either side of a kernel's matrix: 34 MB. A video of more is taken whole."""
+"""Most samples on either side of a kernel matrix, 34 MB; a video of more samples is not split."""
 _CONFIDENCE = 0.95
 
 
 def frechet(real: _Features, generated: _Features) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), 0 or more: the squared distance of the normal
-    distributions of two sets (docs/maths.md, 30).
+    """The Frechet distance of FID and FVD, 0 or more: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) for
+    the means m and covariances C of the two sets (docs/maths.md, 30).
 
-    Of FID and FVD. For any number of samples, also fewer than dimensions, of which it then sees
-    what the samples span. Raises ValueError for fewer than two samples, another number of
-    dimensions, or what is not finite.
+    It also works with fewer samples than dimensions, within what the samples span. Raises
+    ValueError for fewer than two samples, different dimensions, or values that are not finite.
     """
     _check_features(real, generated)
-    means, roots = zip(*(_moments(one) for one in (real, generated)), strict=True)
-    shared = svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-    return max(
-        0.0,
-        float(
-            norm(means[0] - means[1]) ** 2 + norm(roots[0]) ** 2 + norm(roots[1]) ** 2 - 2 * shared
-        ),
-    )
+    means, roots = zip(*(_moments(features) for features in (real, generated)), strict=True)
+    trace = svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    squares = norm(means[0] - means[1]) ** 2 + norm(roots[0]) ** 2 + norm(roots[1]) ** 2
+    return max(0.0, float(squares - 2 * trace))
 
 
 def _moments(
     features: _Features,
 ) -> tuple[Float[np.ndarray, " dimensions"], Float[np.ndarray, "rank dimensions"]]:
-    """Mean, and an R with R^T R the covariance (over n - 1), of as few rows as it can have without
-    a look at its values.
-    """
+    """The mean, and an R with at most as many rows as columns for which R^T R is the covariance."""
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
     root = (features - mean) / np.sqrt(len(features) - 1)
@@ -63,69 +56,68 @@ def kid(real: _Features, generated: _Features) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (docs/maths.md,
     31; Binkowski et al. 2018).
 
-    Of all samples at once, not averaged over drawn subsets. About 0 for sets from one source, often
-    below it; at most 0 for equal sets. Tables have it times 100 or 1000. Raises ValueError as
-    `frechet`.
+    It uses all samples at once instead of averaging over random subsets. It is about 0, and often
+    negative, for two sets from one distribution, and at most 0 for equal sets. Tables show it times
+    100 or 1000. Raises ValueError as `frechet` does.
     """
     _check_features(real, generated)
-    one = precompute_kid(
-        *(
-            [part[i : i + MAX_KERNEL_ROWS] for i in range(0, len(part), MAX_KERNEL_ROWS)]
-            for part in (real, generated)
-        )
-    )
-    return one(*(np.ones(-(-len(part) // MAX_KERNEL_ROWS)) for part in (real, generated)))
+    blocks = [
+        [part[i : i + MAX_KERNEL_ROWS] for i in range(0, len(part), MAX_KERNEL_ROWS)]
+        for part in (real, generated)
+    ]
+    return precompute_kid(*blocks)(*(np.ones(len(part)) for part in blocks))
 
 
 def precompute_kid(
     real: Sequence[_Features], generated: Sequence[_Features]
 ) -> Callable[[_DrawCounts, _DrawCounts], float]:
-    """`kid` of any videos drawn from these, by how often each is: kernels are summed over each two
-    videos, once.
+    """A function that gives `kid` for any draw of these videos, from how often each is drawn. The
+    kernel is summed over every two videos only once.
     """
     sets = (real, generated)
-    inside, between = [_kernel_sums(one, one) for one in sets], _kernel_sums(real, generated)
-    equal = [np.array([_kernel_diagonal_sum(video) for video in one]) for one in sets]
-    samples = [np.array([len(video) for video in one]) for one in sets]
+    within = [_kernel_sums(videos, videos) for videos in sets]
+    between = _kernel_sums(real, generated)
+    diagonals = [np.array([_kernel_diagonal_sum(video) for video in videos]) for videos in sets]
+    samples = [np.array([len(video) for video in videos]) for videos in sets]
 
-    def distance(*times: _DrawCounts) -> float:
-        n, m = (each @ drawn for each, drawn in zip(samples, times, strict=True))
+    def distance(*counts: _DrawCounts) -> float:
+        n, m = (sizes @ drawn for sizes, drawn in zip(samples, counts, strict=True))
         sums = [
-            drawn @ sums @ drawn - drawn @ same
-            for drawn, sums, same in zip(times, inside, equal, strict=True)
+            drawn @ kernel @ drawn - drawn @ diagonal
+            for drawn, kernel, diagonal in zip(counts, within, diagonals, strict=True)
         ]
         return float(
             sums[0] / (n * (n - 1))
             + sums[1] / (m * (m - 1))
-            - 2 * (times[0] @ between @ times[1]) / (n * m)
+            - 2 * (counts[0] @ between @ counts[1]) / (n * m)
         )
 
     return distance
 
 
 def _kernel_diagonal_sum(x: _Features) -> float:
-    """Sum of the kernel of each sample with itself."""
+    """The sum of the kernel of each sample with itself."""
     return float(((np.square(x, dtype=np.float64).sum(axis=1) / x.shape[1] + 1) ** 3).sum())
 
 
 def _kernel_sums(
     x: Sequence[_Features], y: Sequence[_Features]
 ) -> Float[np.ndarray, "videos others"]:
-    """Of (x . y / d + 1)^3 over the samples of each video with those of each other, some videos at
-    a time.
+    """The sums of (x . y / d + 1)^3 over the samples of each video of x and each video of y,
+    computed for a block of videos at a time.
     """
     return np.block(
         [
-            [_kernel_block(some, others) for others in _split_into_blocks(y)]
-            for some in _split_into_blocks(x)
+            [_kernel_block(rows, columns) for columns in _split_into_blocks(y)]
+            for rows in _split_into_blocks(x)
         ]
     )
 
 
 def _split_into_blocks(videos: Sequence[_Features]) -> list[Sequence[_Features]]:
-    """Neighbours, of about ROWS samples together."""
-    places = np.cumsum([len(video) for video in videos]) // (MAX_KERNEL_ROWS + 1)
-    borders = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(videos)]
+    """Blocks of consecutive videos, of about MAX_KERNEL_ROWS samples each."""
+    blocks = np.cumsum([len(video) for video in videos]) // (MAX_KERNEL_ROWS + 1)
+    borders = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(videos)]
     return [videos[start:end] for start, end in pairwise(borders)]
 
 
@@ -133,15 +125,15 @@ def _kernel_block(
     x: Sequence[_Features], y: Sequence[_Features]
 ) -> Float[np.ndarray, "videos others"]:
     a, b = (np.concatenate(videos).astype(np.float64) for videos in (x, y))
-    whose, others = (
+    owner_a, owner_b = (
         np.repeat(np.eye(len(videos)), [len(video) for video in videos], axis=0)
         for videos in (x, y)
     )
-    return whose.T @ (a @ b.T / a.shape[1] + 1) ** 3 @ others
+    return owner_a.T @ (a @ b.T / a.shape[1] + 1) ** 3 @ owner_b
 
 
 class _Estimate(NamedTuple):
-    """With its 95 % confidence interval from low to high, in its unit."""
+    """A value and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -168,81 +160,79 @@ def bootstrap(
     *,
     pairs: bool = False,
 ) -> _Estimate:
-    """A distance between sets of so many videos, with an interval by drawing videos anew with
+    """A distance between two sets of videos, with a bootstrap interval: videos are resampled with
     replacement (docs/maths.md, 32).
 
-    `real` and `generated` have the features of one video each, which are drawn together: frames of
-    one video tell the same. Of `pairs`, a generated video is drawn with its real one. Raises
-    ValueError for fewer than two videos or rounds, a video without samples, and for pairs where one
-    set has more videos.
+    `real` and `generated` have an array of features for each video. The samples of a video are
+    drawn together, since they are not independent; with `pairs`, a generated video is drawn with
+    its real one. Raises ValueError for fewer than two videos or rounds, a video without samples,
+    and, with `pairs`, for sets of different size.
     """
     if min(len(real), len(generated), rounds) < 2 or (pairs and len(real) != len(generated)):
         raise ValueError(
-            f"there are {len(real)} real and {len(generated)} generated videos and {rounds} rounds, expected at least 2 of each, of pairs as many"
+            f"there are {len(real)} real and {len(generated)} generated videos and {rounds} "
+            "rounds, expected at least 2 of each, and with pairs as many real as generated videos"
         )
     if not all(map(len, (*real, *generated))):
         raise ValueError("a video has no samples, expected at least 1 of each")
-    rng, of = np.random.default_rng(seed), _make_resampled_distance(distance, real, generated)
-    found = of(np.arange(len(real)), np.arange(len(generated)))
-    drawn = np.array(
-        [of(*_resample_indices(len(real), len(generated), rng, pairs)) for _ in range(rounds)]
-    )
-    tail = (1 - _CONFIDENCE) / 2
-    return _Estimate(found, *(found + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
+    rng = np.random.default_rng(seed)
+    distance_of = _make_resampled_distance(distance, real, generated)
+    value = distance_of(np.arange(len(real)), np.arange(len(generated)))
+    rounds_drawn = []
+    for _ in range(rounds):
+        chosen = rng.integers(len(real), size=len(real))
+        others = chosen if pairs else rng.integers(len(generated), size=len(generated))
+        rounds_drawn.append(distance_of(chosen, others))
+    drawn, tail = np.array(rounds_drawn), (1 - _CONFIDENCE) / 2
+    return _Estimate(value, *(value + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
 
 
 def _make_resampled_distance(
     distance: Distance, real: Sequence[_Features], generated: Sequence[_Features]
 ) -> Callable[[_VideoIndices, _VideoIndices], float]:
-    """A distance of some videos, by their places. For `kid` a kernel of all samples is not taken
-    anew each time.
+    """The distance as a function of the indices of real and of generated videos. For `kid` the
+    kernel is computed only once.
     """
     if distance is not kid:
-        return lambda which, others: distance(
-            np.concatenate([real[i] for i in which]), np.concatenate([generated[i] for i in others])
+        return lambda chosen, others: distance(
+            np.concatenate([real[i] for i in chosen]),
+            np.concatenate([generated[i] for i in others]),
         )
     _check_features(np.concatenate(real), np.concatenate(generated))
-    kernels = precompute_kid(real, generated)
-    return lambda which, others: kernels(
-        np.bincount(which, minlength=len(real)), np.bincount(others, minlength=len(generated))
+    kid_of_counts = precompute_kid(real, generated)
+    return lambda chosen, others: kid_of_counts(
+        np.bincount(chosen, minlength=len(real)), np.bincount(others, minlength=len(generated))
     )
-
-
-def _resample_indices(
-    real: int, generated: int, rng: np.random.Generator, pairs: bool
-) -> tuple[_VideoIndices, _VideoIndices]:
-    """Places of as many videos, some of them several times."""
-    which = rng.integers(real, size=real)
-    return which, which if pairs else rng.integers(generated, size=generated)
 
 
 def sliding_distances(
     distance: Distance, real: Iterable[_Features], generated: Iterable[_Features]
 ) -> list[float]:
-    """The distance at each place in time: of the first window's features of all videos, of the
-    second's, ... (docs/maths.md, 33).
+    """The distance for each window in time, from the features of all videos in it: how pictures
+    decay as videos go on (docs/maths.md, 33).
 
-    How pictures decay as a video goes on. Raises ValueError where one has more windows than the
-    other.
+    Raises ValueError if one side has more windows than the other.
     """
-    windows = [list(one) for one in (real, generated)]
-    if len(windows[0]) != len(windows[1]):
+    real, generated = list(real), list(generated)
+    if len(real) != len(generated):
         raise ValueError(
-            f"there are {len(windows[0])} windows of the real and {len(windows[1])} of the generated videos, expected as many"
+            f"there are {len(real)} windows of the real and {len(generated)} of the generated "
+            "videos, expected as many"
         )
-    return [distance(*pair) for pair in zip(*windows, strict=True)]
+    return [distance(*pair) for pair in zip(real, generated, strict=True)]
 
 
 def _check_features(real: _Features, generated: _Features) -> None:
-    """Raises ValueError unless both are sets of two or more samples with the same dimensions, all
-    finite.
+    """Raises ValueError unless both sets have two or more samples, the same dimensions, and finite
+    values.
     """
-    for name, one in (("real", real), ("generated", generated)):
-        if len(one) < 2:
-            raise ValueError(f"there are {len(one)} {name} samples, expected at least 2")
-        if not np.isfinite(one).all():
+    for name, features in (("real", real), ("generated", generated)):
+        if len(features) < 2:
+            raise ValueError(f"there are {len(features)} {name} samples, expected at least 2")
+        if not np.isfinite(features).all():
             raise ValueError(f"features of the {name} samples are not finite")
     if real.shape[1] != generated.shape[1]:
         raise ValueError(
-            f"features have {real.shape[1]} dimensions of the real and {generated.shape[1]} of the generated samples, expected as many"
+            f"features have {real.shape[1]} dimensions of the real and {generated.shape[1]} of the "
+            "generated samples, expected as many"
         )

@@ -1,6 +1,7 @@
-"""By how much films of the same photographs differ from one variant to another (docs/maths.md, 44).
+"""How much the films of the same photographs differ between two variants (docs/maths.md, 44).
 
-Of what each film has a number: distances of whole sets of films have none of a single one.
+Only metrics that each film has by itself are compared; a distance between sets of films has no
+value for a single one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,45 +11,47 @@ from model.evaluate.distributions import estimate_mean
 
 
 class _Difference(NamedTuple):
-    """Mean of ours - theirs over photographs."""
+    """The mean of ours - theirs over photographs, with Student's 95 % interval."""
 
     value: float
     low: float | None
+    """None for a single photograph."""
     high: float | None
-    """Of Student's 95 % interval; None of a single photograph."""
     photographs: int
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> _Difference:
-    """Of numbers in pairs, at least one. Raises ValueError where they are not as many."""
+    """The difference of paired numbers. Raises ValueError for no pair, or different lengths."""
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"there are {len(ours)} and {len(theirs)} numbers, expected pairs of them")
-    apart = [one - other for one, other in zip(ours, theirs, strict=True)]
-    return _Difference(
-        *(estimate_mean(apart) if len(apart) > 1 else (apart[0], None, None)), len(apart)
-    )
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(differences) == 1:
+        return _Difference(differences[0], None, None, 1)
+    return _Difference(*estimate_mean(differences), len(differences))
 
 
 def compare_evaluations(
     ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]
 ) -> dict[str, _Difference]:
-    """Of two evaluations' `pairs`, which have the same names: of each of the metrics that has a
-    number for every pair.
+    """The difference of two evaluations in each of the metrics that has a number for every pair.
+    `ours` and `theirs` are the `pairs` of their evaluation.json, with the same names.
     """
-    sides = [{pair["name"]: pair for pair in side} for side in (ours, theirs)]
-    numbers = {
-        key: [[pair_metric(side[name], key) for name in sides[0]] for side in sides] for key in keys
-    }
-    whole = {
-        key: [[one for one in side if one is not None] for side in both]
-        for key, both in numbers.items()
-    }
-    return {key: difference(*whole[key]) for key, both in numbers.items() if whole[key] == both}
+    our_pairs, their_pairs = ({pair["name"]: pair for pair in side} for side in (ours, theirs))
+    differences = {}
+    for key in keys:
+        our_values = [pair_metric(pair, key) for pair in our_pairs.values()]
+        their_values = [pair_metric(their_pairs[name], key) for name in our_pairs]
+        numbers = [
+            [value for value in side if value is not None] for side in (our_values, their_values)
+        ]
+        if numbers == [our_values, their_values]:
+            differences[key] = difference(*numbers)
+    return differences
 
 
 def pair_metric(pair: Mapping[str, Any], key: str) -> float | None:
-    """A metric of one pair, as evaluation.json has it: of both videos together, or |generated -
-    real| of what each has by itself. None where it has none.
+    """The value of a metric for one pair of evaluation.json: that of the pair, or
+    |generated - real| of the values of both videos; None if there is none.
     """
     if key in pair:
         return pair[key]

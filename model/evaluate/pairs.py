@@ -1,49 +1,168 @@
-"""Which frames are looked at together: excerpts of a video, each so many frames long, begun every
-so many frames (docs/maths.md, 33).
+"""Pairs of a real and a generated video: which videos make a pair, and what is measured of one.
 
-Length and stride are part of an evaluation's protocol; nothing is drawn at random. Frames after the
-last whole excerpt are left out.
+Videos are paired by name. `match_pairs` opens them and checks that they can be compared frame by
+frame; `measure_pair` computes the metrics of one pair, and keeps little of its frames. `table` and
+`curves` then combine the pairs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from numpy.lib.stride_tricks import sliding_window_view
 
-from model.evaluate.feature_networks import DT_I3D, DT_I3D_32, I3D, INCEPTION, FeatureNetwork
+from model.evaluate.extractors import FeatureExtractor
+from model.evaluate.image_quality import MAX_PSNR_DB, frame_psnr_ssim
 from model.evaluate.lpips import Lpips
 from model.evaluate.motion import magnitude_distance, oscillation_share, spatial_coherence
 from model.evaluate.spectral import log_spectral_distance, phase_coherence, seam
 from model.evaluate.temporal import flicker, warping_error
-from model.evaluate.upper_bound import psnr_ssim
+from pipeline.dataset.open import open_dataset
+from pipeline.decode.pool import DecoderPool
 from pipeline.flow.estimator import FlowEstimator
 from pipeline.images.draw import busiest_row
 from pipeline.motion.spectrum import GRID_STEP, modulus, power_spectrum, to_spectrum
+from pipeline.preview.reconstruct import read_manifest, read_settings
 from pipeline.whole_clip.flow import flow_between, flow_from_start, resample_flow
-from schemas.arrays import Frames
+from pipeline.whole_clip.frames import ClipSpan, collect_videos, open_clip, open_window
+from schemas.outcome import Outcome
 
 CROP_SIZE = (256, 128)
-"""Of the paper's crop, width x height."""
+"""Width and height of the paper's crop."""
 FREQUENCIES = 16
+"""K, of the spectra that are compared."""
 SPECTRUM_FPS = 30.0
-"""To which displacements are brought before their spectrum is taken."""
+"""The rate to which displacements are resampled before their spectrum is taken."""
 MIN_PAIR_FRAMES = 16
-"""Frames of a pair: one excerpt of FVD."""
-_FEATURE_CELLS = (8, 4)
-"""Across and down, of features that need no weights."""
-_MAX_BATCH_FRAMES = 300
-"""Frames that are looked at in one call."""
+"""Fewest frames of a pair: one excerpt of FVD."""
+_MIN_SECONDS = 0.5
+"""Shortest pair: a shorter one has no meaningful spectrum."""
+_MAX_ASPECT_DIFFERENCE = 0.02
+"""Relative difference allowed between the aspects of a pair: sizes are whole numbers, often even
+ones.
+"""
+_MAX_EXAMPLE_NAMES = 3
+"""Most names that a message lists."""
 
-Samples = UInt8[np.ndarray, "samples *time height width 3"]
-_FeatureFunction = Callable[[Any], Any]
+Frames = UInt8[np.ndarray, "time height width 3"]
+SpanOpener = Callable[[], ClipSpan]
+"""Opens a video without decoding its frames."""
+
+
+class VideoPair(NamedTuple):
+    """A real and a generated video that can be compared frame by frame."""
+
+    name: str
+    real: ClipSpan
+    generated: ClipSpan
+    frames: int
+    """How many frames are compared, from the first on."""
+
+
+def find_real(place: str, pool: DecoderPool) -> dict[str, SpanOpener]:
+    """The real videos by name: those of a folder, or the kept windows of DATASET or DATASET:VIEW by
+    their keys. Raises ValueError if there are none.
+    """
+    if not Path(place.partition(":")[0]).exists():
+        raise ValueError(
+            f"--real is {place!r}, which does not exist, expected a folder of videos, DATASET or "
+            "DATASET:VIEW"
+        )
+    if Path(place).is_dir() and not (Path(place) / "run.json").exists():
+        return find_videos(Path(place), "--real", pool)
+    view = open_dataset(place)
+    settings = read_settings(view.dataset)
+    rows = read_manifest(view, filters=[("outcome", "==", str(Outcome.KEPT))])
+    return {row.window().key: partial(open_window, row, settings, pool) for row in rows}
+
+
+def find_videos(folder: Path, option: str, pool: DecoderPool) -> dict[str, SpanOpener]:
+    """The videos of a folder by their names without suffix. Raises ValueError, which names the
+    option, if there are none.
+    """
+    videos = collect_videos(folder, option)
+    return {name: partial(open_clip, path, pool) for name, path in videos.items()}
+
+
+def match_pairs(
+    real: Mapping[str, SpanOpener],
+    generated: Mapping[str, SpanOpener],
+    max_frames: int,
+    report: Callable[[str], None],
+) -> tuple[list[VideoPair], dict[str, list[str]]]:
+    """The pairs of videos with the same name, and the names without a partner for each side.
+
+    `report` gets a sentence about videos without a partner, and about pairs of different lengths.
+    Raises ValueError if there is no pair, or one cannot be compared.
+    """
+    names = [name for name in generated if name in real]
+    if not names:
+        examples = (", ".join(list(side)[:_MAX_EXAMPLE_NAMES]) for side in (real, generated))
+        raise ValueError(
+            "no generated video has the name of a real one, expected the same file names: "
+            "real are {}, generated {}".format(*examples)
+        )
+    unmatched = dict(
+        real=[name for name in real if name not in generated],
+        generated=[name for name in generated if name not in real],
+    )
+    for side, alone in unmatched.items():
+        if alone:
+            examples = ", ".join(alone[:_MAX_EXAMPLE_NAMES])
+            more = ", ..." if len(alone) > _MAX_EXAMPLE_NAMES else ""
+            report(f"{len(alone)} {side} without a partner, left out: {examples}{more}")
+    return [
+        _make_pair(name, real[name](), generated[name](), max_frames, report) for name in names
+    ], unmatched
+
+
+def _make_pair(
+    name: str,
+    real: ClipSpan,
+    generated: ClipSpan,
+    max_frames: int,
+    report: Callable[[str], None],
+) -> VideoPair:
+    """Raises ValueError if the two videos cannot be compared frame by frame."""
+    lengths = len(real.times), len(generated.times)
+    count = min(*lengths, max_frames)
+    if count < MIN_PAIR_FRAMES:
+        raise ValueError(
+            f"{name} has {lengths[0]} real and {lengths[1]} generated frames, expected at least "
+            f"{MIN_PAIR_FRAMES} of both"
+        )
+    seconds = min(span.times[count - 1] for span in (real, generated))
+    if seconds < _MIN_SECONDS:
+        raise ValueError(
+            f"{name} has {count} frames in {seconds:.2f} s, expected at least {_MIN_SECONDS:g} s"
+        )
+    aspects = [span.size[0] / span.size[1] for span in (real, generated)]
+    if abs(aspects[0] / aspects[1] - 1) > _MAX_ASPECT_DIFFERENCE:
+        sizes = "{}x{} pixels and generated {}x{}".format(*real.size, *generated.size)
+        raise ValueError(
+            f"{name} has real {sizes}, expected the same aspect: their crops would not show the "
+            "same"
+        )
+    lag = np.abs(real.times[:count] - generated.times[:count]).max()
+    if lag > np.median(np.diff(real.times)) / 2:
+        rates = [(count - 1) / span.times[count - 1] for span in (real, generated)]
+        raise ValueError(
+            f"{name} has real {rates[0]:.2f} and generated {rates[1]:.2f} frames a second, "
+            "expected frames of the same instants"
+        )
+    if lengths[0] != lengths[1] and count < max_frames:
+        report(
+            f"{name} has {lengths[0]} real and {lengths[1]} generated frames: the first {count} "
+            "are compared"
+        )
+    return VideoPair(name, real, generated, count)
 
 
 @runtime_checkable
 class _TimedFrames(Protocol):
-    """Frames of a video, and when each is shown, seconds after the first."""
+    """Frames of a video, and when each is shown, in seconds after the first."""
 
     @property
     def frames(self) -> np.ndarray: ...
@@ -51,25 +170,16 @@ class _TimedFrames(Protocol):
     def times(self) -> np.ndarray: ...
 
 
-class FeatureExtractor(NamedTuple):
-    """Features of a video: of its frames one by one (length 1), or of excerpts of it."""
-
-    name: str
-    length: int
-    stride: int
-    function: _FeatureFunction | None
-    """Samples to features; None where its weights were not given."""
-    weights_option: str = ""
-    """By which they are given."""
-    protocol: Mapping[str, Any] = {}
-
-
 class Evaluators(NamedTuple):
-    """What a measurement is made with."""
+    """The flow estimator and the networks of an evaluation."""
 
     estimator: FlowEstimator
     extractors: Sequence[FeatureExtractor]
     lpips: Lpips | None = None
+
+    def extractor(self, name: str) -> FeatureExtractor:
+        """The extractor of that name."""
+        return next(extractor for extractor in self.extractors if extractor.name == name)
 
 
 class VideoMetrics(NamedTuple):
@@ -77,33 +187,34 @@ class VideoMetrics(NamedTuple):
 
     flicker: float
     warping_error: float | None
-    """None where nothing is visible."""
+    """None if no pixel is visible."""
     visible: float
-    """Share of the pixels over which it is, 0 to 1."""
+    """Share of the pixels over which the warping error is taken, 0 to 1."""
     oscillation_share: float
     spatial_coherence: float
     phase_coherence: float
     seam: float
     motion_px: float
     amplitude: Float[np.ndarray, " all_freq"]
-    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, of every GRID-th
-    pixel.
+    """2/T sqrt(P_k) of x and y together, pixels, at all T/2 + 1 frequencies, over every
+    GRID_STEP-th pixel.
     """
     features: Mapping[str, Float32[np.ndarray, "_ _"]]
-    """By the name of the look."""
+    """Features by the name of their extractor."""
     xt_slice: UInt8[np.ndarray, "time width 3"]
-    """X-t, of the row in which the real video moves most."""
+    """The row of pixels in which the real video moves most, over time."""
 
 
 class PairMetrics(NamedTuple):
-    """A pair."""
+    """What is kept of a pair."""
 
     name: str
     times: Float[np.ndarray, " time"]
+    """Seconds, of the real video."""
     window: int
-    """T, of the spectra, at FPS."""
+    """T of the spectra, at SPECTRUM_FPS."""
     slice_row: int
-    """Of the X-t slices."""
+    """The row of the X-t slices."""
     psnr_db: Float[np.ndarray, " later"]
     """Of the frames after the first, which may be what the video was made from."""
     ssim: Float[np.ndarray, " later"]
@@ -115,201 +226,73 @@ class PairMetrics(NamedTuple):
     generated: VideoMetrics
 
 
-def _cell_colors(
-    samples: UInt8[np.ndarray, "samples height width 3"],
-) -> Float32[np.ndarray, "samples features"]:
-    """Of pictures, 0 to 1: mean colours of CELLS, without weights (docs/maths.md, 42)."""
-    return (
-        np.stack(
-            [
-                cv2.resize(one, _FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel()
-                for one in samples
-            ]
-        ).astype(np.float32)
-        / 255
-    )
-
-
-def _cell_changes(
-    samples: UInt8[np.ndarray, "samples time height width 3"],
-) -> Float32[np.ndarray, "samples features"]:
-    """Of excerpts, 0 to 1: for each of CELLS how much its pixels change from frame to frame, and
-    how far they range about their mean (docs/maths.md, 42).
-    """
-    found = []
-    for one in samples:
-        grey = (
-            np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in one]).astype(np.float32)
-            / 255
-        )
-        steps, spread = np.abs(np.diff(grey, axis=0)).mean(axis=0), grey.std(axis=0)
-        found.append(
-            np.concatenate(
-                [
-                    cv2.resize(part, _FEATURE_CELLS, interpolation=cv2.INTER_AREA).ravel()
-                    for part in (steps, spread)
-                ]
-            )
-        )
-    return np.stack(found).astype(np.float32)
-
-
-NETWORK_SPECS = {"inception": INCEPTION, "i3d": I3D, "dt-i3d": DT_I3D, "dt-i3d-32": DT_I3D_32}
-"""By the option that names its file: how each is called."""
-
-
-def make_extractors(networks: Mapping[str, FeatureNetwork]) -> list[FeatureExtractor]:
-    """All that are asked for, whether their network was given or not."""
-    plain = (
-        dict(features=f"mean colours of {_FEATURE_CELLS[0]}x{_FEATURE_CELLS[1]} cells"),
-        dict(features=f"change and range of grey in {_FEATURE_CELLS[0]}x{_FEATURE_CELLS[1]} cells"),
-    )
-    found = [
-        FeatureExtractor("colours", 1, 1, _cell_colors, protocol=plain[0]),
-        *(
-            FeatureExtractor(f"changes{n}", n, n // 2, _cell_changes, protocol=plain[1])
-            for n in (16, 32)
-        ),
-    ]
-    seen = (
-        ("inception", "inception", 1),
-        ("i3d16", "i3d", 16),
-        ("i3d32", "i3d", 32),
-        ("dt-i3d16", "dt-i3d", 16),
-        ("dt-i3d32", "dt-i3d-32", 32),
-    )
-    return found + [_make_network_extractor(networks, *names) for names in seen]
-
-
-def _make_network_extractor(
-    networks: Mapping[str, FeatureNetwork], name: str, option: str, length: int
-) -> FeatureExtractor:
-    network = networks.get(option)
-    sees, protocol = (network.extract, network.protocol()) if network else (None, {})
-    return FeatureExtractor(name, length, max(1, length // 2), sees, f"--{option} FILE", protocol)
-
-
 def measure_pair(
-    name: str, real: _TimedFrames, generated: _TimedFrames, given: Evaluators
+    name: str, real: _TimedFrames, generated: _TimedFrames, evaluators: Evaluators
 ) -> PairMetrics:
-    """A pair of videos with as many frames of one size, at least LEAST. Raises ValueError for
-    others, and where a network refuses them.
+    """The metrics of two videos with equally many frames of one size. Raises ValueError for others,
+    for fewer than MIN_PAIR_FRAMES, and if a network cannot take the frames.
     """
     if real.frames.shape != generated.frames.shape or len(real.frames) < MIN_PAIR_FRAMES:
         raise ValueError(
-            f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal shapes of at least {MIN_PAIR_FRAMES} frames"
+            f"{name} has frames {real.frames.shape} and {generated.frames.shape}, expected equal "
+            f"shapes of at least {MIN_PAIR_FRAMES} frames"
         )
     window = int(min(real.times[-1], generated.times[-1]) * SPECTRUM_FPS + 1e-6) + 1
     motions = [
-        resample_flow(flow_from_start(one.frames, given.estimator), one.times, window, SPECTRUM_FPS)
-        for one in (real, generated)
+        resample_flow(
+            flow_from_start(video.frames, evaluators.estimator), video.times, window, SPECTRUM_FPS
+        )
+        for video in (real, generated)
     ]
     spectra = [
         to_spectrum(motion, min(FREQUENCIES, window // 2)).astype(np.complex64)
         for motion in motions
     ]
     row = busiest_row(motions[0])
-    sides = [
-        _measure_video(one.frames, motion, spectrum, row, given)
-        for one, motion, spectrum in zip((real, generated), motions, spectra, strict=True)
-    ]
+    real_metrics, generated_metrics = (
+        _measure_video(video.frames, motion, spectrum, row, evaluators)
+        for video, motion, spectrum in zip((real, generated), motions, spectra, strict=True)
+    )
     later = generated.frames[1:], real.frames[1:]
+    psnr_db, ssim = frame_psnr_ssim(*later)
+    on_grid = [motion[:, :, ::GRID_STEP, ::GRID_STEP] for motion in motions]
     return PairMetrics(
-        name,
-        real.times,
-        window,
-        row,
-        *psnr_ssim(*later),
-        given.lpips.measure_frames(*later) if given.lpips else None,
-        log_spectral_distance(spectra[1], spectra[0], window),
-        magnitude_distance(
-            *(one[:, :, ::GRID_STEP, ::GRID_STEP] for one in (motions[1], motions[0]))
-        ),
-        *sides,
+        name=name,
+        times=real.times,
+        window=window,
+        slice_row=row,
+        psnr_db=np.minimum(psnr_db, MAX_PSNR_DB),
+        ssim=ssim,
+        lpips=evaluators.lpips.measure_frames(*later) if evaluators.lpips else None,
+        spectral_db=log_spectral_distance(spectra[1], spectra[0], window),
+        magnitude_px=magnitude_distance(on_grid[1], on_grid[0]),
+        real=real_metrics,
+        generated=generated_metrics,
     )
 
 
 def _measure_video(
-    frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, given: Evaluators
+    frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, evaluators: Evaluators
 ) -> VideoMetrics:
-    """One video by itself."""
-    forward, backward = (
-        flow_between(frames, given.estimator),
-        flow_between(frames[::-1], given.estimator)[::-1],
-    )
+    """The metrics of one video by itself."""
+    forward = flow_between(frames, evaluators.estimator)
+    backward = flow_between(frames[::-1], evaluators.estimator)[::-1]
     warping = warping_error(frames, list(zip(forward, backward, strict=True)))
-    amplitude = (
-        np.sqrt(power_spectrum(motion[:, :, ::GRID_STEP, ::GRID_STEP]).sum(axis=0))
-        * 2
-        / len(motion)
-    )
+    power = power_spectrum(motion[:, :, ::GRID_STEP, ::GRID_STEP]).sum(axis=0)
     return VideoMetrics(
-        flicker(frames),
-        *warping,
-        oscillation_share(motion, len(spectrum)),
-        spatial_coherence(motion),
-        phase_coherence(spectrum),
-        seam(motion).position_typical,
-        float(modulus(motion[:, 0], motion[:, 1]).mean()),
-        amplitude,
-        {
-            look.name: extract(frames, look)
-            for look in given.extractors
-            if _supports(look, len(frames))
+        flicker=flicker(frames),
+        warping_error=warping.error,
+        visible=warping.visible,
+        oscillation_share=oscillation_share(motion, len(spectrum)),
+        spatial_coherence=spatial_coherence(motion),
+        phase_coherence=phase_coherence(spectrum),
+        seam=seam(motion).position_typical,
+        motion_px=float(modulus(motion[:, 0], motion[:, 1]).mean()),
+        amplitude=np.sqrt(power) * 2 / len(motion),
+        features={
+            extractor.name: extractor.extract(frames)
+            for extractor in evaluators.extractors
+            if extractor.supports(len(frames))
         },
-        frames[:, row].copy(),
+        xt_slice=frames[:, row].copy(),
     )
-
-
-def _supports(look: FeatureExtractor, frames: int) -> bool:
-    """Whether it can see a video of so many frames."""
-    return look.function is not None and look.length <= frames
-
-
-def extract(frames: Frames, look: FeatureExtractor) -> Float32[np.ndarray, "samples features"]:
-    """Features of frames, or of excerpts."""
-    samples: Any = frames if look.length == 1 else cut_excerpts(frames, look.length, look.stride)
-    step = max(1, _MAX_BATCH_FRAMES // look.length)
-    assert look.function is not None  # noqa: S101 - `_supports` was asked
-    return np.concatenate(
-        [look.function(samples[i : i + step]) for i in range(0, len(samples), step)]
-    )
-
-
-FVD, FVD32 = 16, 32
-"""Frames of an excerpt of which I3D makes one sample."""
-SLIDING_FID_FRAMES, _SLIDING_FVD = 30, 16
-"""Frames of an excerpt of which the paper draws a distance over time."""
-
-
-def cut_excerpts(
-    frames: UInt8[np.ndarray, "time height width 3"], length: int, stride: int
-) -> UInt8[np.ndarray, "excerpts length height width 3"]:
-    """A view of a video's frames. Raises ValueError where it is too short for one, or the stride is
-    under 1.
-    """
-    _check_excerpt_length(len(frames), length, stride)
-    return np.moveaxis(sliding_window_view(frames, length, axis=0)[::stride], -1, 1)
-
-
-def iter_feature_windows(
-    features: Float[np.ndarray, "videos time dimensions"], length: int, stride: int
-) -> Iterator[Float[np.ndarray, "samples dimensions"]]:
-    """The features of all videos within one excerpt after the other, for `distances.sliding`.
-
-    Of frames (sliding-window FID), or of excerpts with a length of 1 (sliding FVD). Raises
-    ValueError as `cut_excerpts`.
-    """
-    count, time, dimensions = features.shape
-    _check_excerpt_length(time, length, stride)
-    starts = range(0, time - length + 1, stride)
-    return (
-        features[:, start : start + length].reshape(count * length, dimensions) for start in starts
-    )
-
-
-def _check_excerpt_length(time: int, length: int, stride: int) -> None:
-    if not (1 <= length <= time and stride >= 1):
-        raise ValueError(
-            f"excerpts of {length} frames every {stride} of a video of {time}, expected at least 1 and at most as many as it has"
-        )

@@ -1,7 +1,7 @@
-"""How steady the pictures of a video are from frame to frame: pure functions of frames [T, H, W,
-3], bytes (docs/maths.md, 39 and 40).
+"""Metrics of temporal consistency: pure functions of the frames of a video [T, H, W, 3], bytes
+(docs/maths.md, 39 and 40).
 
-Motion changes pictures too, so both are to be compared with the truth's.
+Motion changes frames too, so compare both metrics with those of the real video.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,16 +19,16 @@ _Frame = UInt8[np.ndarray, "height width 3"]
 
 
 class _WarpingResult(NamedTuple):
-    """Of a frame and its successor."""
+    """The warping error of a step or of a video."""
 
     error: float | None
-    """Mean squared difference where visible, colours 0 to 1; None where nothing is."""
+    """Mean squared difference of visible pixels, colors 0 to 1; None if none is visible."""
     visible: float
-    """Share of the pixels that the flow is believed to find again, 0 to 1."""
+    """Share of the pixels that the flow finds again in the other frame, 0 to 1."""
 
 
 def flicker(frames: Iterable[_Frame]) -> float:
-    """Mean absolute difference of neighbouring frames, grey levels 0 to 255 (docs/maths.md, 39).
+    """Mean absolute difference of consecutive frames, gray levels 0 to 255 (docs/maths.md, 39).
     Raises ValueError for fewer than two frames.
     """
     steps = [
@@ -41,27 +41,27 @@ def warping_error(
     frames: Sequence[_Frame] | UInt8[np.ndarray, "time height width 3"],
     flows: Sequence[tuple[Flow, Flow]],
 ) -> _WarpingResult:
-    """Of a video by the flow from each frame to the next and back, averaged (docs/maths.md, 40; Lai
-    et al. 2018).
+    """The mean warping error of a video (docs/maths.md, 40; Lai et al. 2018).
 
-    Pixels count by how many are visible in their frame. Raises ValueError for fewer than two
-    frames, or another number of flows than steps.
+    `flows` has the flow from each frame to the next, and back. Each frame is weighted by its number
+    of visible pixels. Raises ValueError for fewer than two frames, or unless there is one pair of
+    flows for each step.
     """
     if len(flows) != len(frames) - 1:
         raise ValueError(
             f"there are {len(flows)} flows between {len(frames)} frames, expected {len(frames) - 1}"
         )
-    found = _check_steps(
+    steps = _check_steps(
         [_step_warping(*pair, *flow) for pair, flow in zip(pairwise(frames), flows, strict=True)]
     )
-    visible = sum(one.visible for one in found)
-    errors = [one.error * one.visible for one in found if one.error is not None]
-    return _WarpingResult(sum(errors) / visible if errors else None, visible / len(found))
+    visible = sum(step.visible for step in steps)
+    errors = [step.error * step.visible for step in steps if step.error is not None]
+    return _WarpingResult(sum(errors) / visible if errors else None, visible / len(steps))
 
 
 def _step_warping(frame: _Frame, after: _Frame, forward: Flow, backward: Flow) -> _WarpingResult:
-    """One step's: the frame against its successor, drawn back by the flow where that leads back
-    too.
+    """Compares a frame with its successor, warped back, at pixels whose forward and backward flow
+    agree.
     """
     with np.errstate(invalid="ignore"):
         visible: Bool[np.ndarray, "height width"] = disagreement(forward, backward) <= tolerance(
@@ -82,7 +82,7 @@ def _step_warping(frame: _Frame, after: _Frame, forward: Flow, backward: Flow) -
 
 
 def _check_steps(steps: list) -> list:
-    """Raises ValueError where there is no step."""
+    """Raises ValueError if there is no step between two frames."""
     if not steps:
         raise ValueError("the video has fewer than 2 frames, expected at least 2")
     return steps

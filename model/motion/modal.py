@@ -1,14 +1,14 @@
-"""A picture to be pulled, let go, struck and blown at: its bands as damped oscillators
-(docs/maths.md, 24 to 26; Davis 2015).
+"""Modal dynamics: a picture that can be dragged, released, struck and blown at. Each band of its
+spectral volume is a damped oscillator (docs/maths.md, 24 to 26; Davis 2015).
 
 F(p) = Re sum_j phi_j(p) q_j, where phi_j = S_j / T are the shapes of bands k = 1 .. K-1 and each
 q_j is a complex number with
 
     q'' = f - gamma q' - omega^2 q,    omega = 2 pi f_j,    gamma = alpha + beta omega^2.
 
-`step` is the exact solution over any time for a force that is constant meanwhile; `euler_step`,
-beside it, is the paper's. All numbers are float64, every function is pure, and a state is two
-complex numbers for each mode, so that a page can do the same in a few lines.
+`exact_step` solves this exactly over any time step with a constant force; `euler_step` is the
+paper's, for comparison. All numbers are float64, every function is pure, and a state is two complex
+numbers per mode, so that the JavaScript of a page can do the same in a few lines.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from jaxtyping import Complex, Complex128, Float, Float64
 from pipeline.motion.spectrum import check_frequencies
 
 ALPHA = 0.4
-"""1/s: what damps every mode alike."""
+"""1/s: damping of every mode alike."""
 BETA = 0.08
-"""s: what damps fast modes more."""
+"""s: damping that grows with the frequency of a mode."""
 _MIN_REACH_SHARE = 0.05
-"""A point is pulled in full where, in that direction, it moves by at least this share of the
-picture's mean power; elsewhere by less.
+"""A point follows a pull in full if its power in that direction is at least this share of the
+picture's mean power, and in part otherwise.
 """
 
 
 class Modes(NamedTuple):
-    """What sways, how fast, and how it is damped."""
+    """The oscillators of a picture: their shapes, frequencies and damping."""
 
     shapes: Complex128[np.ndarray, "modes 2 height width"]
     """phi_j, pixels."""
@@ -40,13 +40,13 @@ class Modes(NamedTuple):
     gamma: Float64[np.ndarray, " modes"]
     """1/s."""
     min_power: float
-    """px^2: power of a direction from which on a point follows its pull in full (docs/maths.md,
-    25).
+    """px^2: a point follows a pull in full if its power in that direction is at least this
+    (docs/maths.md, 25).
     """
 
 
 class State(NamedTuple):
-    """Of every mode."""
+    """Where every mode is, and how fast it moves."""
 
     q: Complex128[np.ndarray, " modes"]
     velocity: Complex128[np.ndarray, " modes"]
@@ -63,17 +63,17 @@ def to_modes(
     stiffness: float = 1.0,
     damping: Sequence[float] | None = None,
 ) -> Modes:
-    """The K - 1 modes of a spectral volume of T `frames`; band 0, which nothing pulls back, is left
-    out.
+    """The K - 1 modes of a spectral volume of T = `frames` frames. Band 0 has no restoring force
+    and is left out.
 
-    `stiffness` multiplies omega^2; `damping` is the gamma_j of each mode in place of alpha + beta
-    omega^2, 1/s. Raises ValueError where there is no band beside the mean, and where stiffness or
-    fps is not over 0, a damping is under 0, or there is not one for each mode.
+    `stiffness` multiplies omega^2; `damping` gives gamma_j for each mode, 1/s, instead of alpha +
+    beta omega^2. Raises ValueError if there is no band but the constant one, stiffness or fps is
+    not over 0, a damping is negative, or there is not one damping for each mode.
     """
     check_frequencies(len(spectrum), frames)
     if len(spectrum) < 2:
         raise ValueError(
-            "there is 1 frequency, expected at least 2: of a band beside the constant one"
+            "there is 1 frequency, expected at least 2: one band beside the constant one"
         )
     if not (stiffness > 0 and fps > 0):
         raise ValueError(f"stiffness is {stiffness:g} and fps {fps:g}, expected both over 0")
@@ -81,35 +81,33 @@ def to_modes(
     gamma = alpha + beta * np.square(omega) if damping is None else np.array(damping, np.float64)
     if gamma.shape != omega.shape or not (gamma >= 0).all():
         raise ValueError(
-            f"damping is {gamma.tolist()}, expected a number of at least 0 for each of {len(omega)} modes"
+            f"damping is {gamma.tolist()}, expected {len(omega)} numbers of at least 0, one for "
+            "each mode"
         )
     shapes = spectrum[1:].astype(np.complex128) / frames
-    return Modes(
-        shapes,
-        omega,
-        gamma,
-        _MIN_REACH_SHARE * float(np.square(np.abs(shapes)).sum()) / (2 * shapes[0, 0].size),
-    )
+    power = float(np.square(np.abs(shapes)).sum())
+    min_power = _MIN_REACH_SHARE * power / (2 * shapes[0, 0].size)
+    return Modes(shapes=shapes, omega=omega, gamma=gamma, min_power=min_power)
 
 
 def rest_state(modes: Modes) -> State:
-    """Nothing moves."""
+    """The state in which nothing moves."""
     return State(np.zeros(len(modes.omega), complex), np.zeros(len(modes.omega), complex))
 
 
 def displacement(modes: Modes, state: State) -> Float64[np.ndarray, "2 height width"]:
-    """F, pixels, of the whole picture."""
+    """F, the displacement of every pixel, in pixels."""
     return np.real(np.tensordot(state.q, modes.shapes, 1))
 
 
 def depth_from_weight(
     weight: Float[np.ndarray, "height width"],
 ) -> Float64[np.ndarray, "height width"]:
-    """0 in front to 1 behind, of W: what moves most is nearest (docs/maths.md, 5). All behind where
-    nothing moves.
+    """Depth from W, 0 in front to 1 behind: what moves most is nearest (docs/maths.md, 5). If
+    nothing moves, all is behind.
     """
-    most = float(weight.max())
-    return 1 - weight.astype(np.float64) / most if most > 0 else np.ones(weight.shape)
+    largest = float(weight.max())
+    return 1 - weight.astype(np.float64) / largest if largest > 0 else np.ones(weight.shape)
 
 
 def exact_step(
@@ -118,14 +116,12 @@ def exact_step(
     seconds: float,
     force: Complex128[np.ndarray, " modes"] | None = None,
 ) -> State:
-    """`seconds` later, exactly, for a `force` (1/s^2) that is constant meanwhile: none without. Any
-    time of 0 or more (docs/maths.md, 24).
-    """
+    """The exact state `seconds` >= 0 later, under a constant `force`, 1/s^2 (docs/maths.md, 24)."""
     decay, sine, cosine = propagator(modes.omega, modes.gamma, seconds)
-    rest = 0 if force is None else force / np.square(modes.omega)
-    q, velocity, half = state.q - rest, state.velocity, modes.gamma / 2
+    equilibrium = 0 if force is None else force / np.square(modes.omega)
+    q, velocity, half = state.q - equilibrium, state.velocity, modes.gamma / 2
     return State(
-        rest + decay * (cosine * q + sine * (velocity + half * q)),
+        equilibrium + decay * (cosine * q + sine * (velocity + half * q)),
         decay * (cosine * velocity - sine * (np.square(modes.omega) * q + half * velocity)),
     )
 
@@ -135,23 +131,23 @@ def propagator(
 ) -> tuple[
     Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"], Float64[np.ndarray, " modes"]
 ]:
-    """A decay, sine and cosine (over mu: seconds, and 1) of which an exact step is made.
+    """The decay, the sine over mu (seconds) and the cosine that make up an exact step.
 
-    mu^2 = omega^2 - gamma^2 / 4. Under 0, the growing half of sinh and cosh is drawn into the
+    mu^2 = omega^2 - gamma^2 / 4. If it is negative, the growing half of sinh and cosh goes into the
     decay, so that nothing overflows: exp(-gamma t / 2) cosh(nu t) = exp(-r t) (1 + exp(-2 nu t)) /
     2, with r = gamma / 2 - nu = omega^2 / (gamma / 2 + nu).
     """
     half, square = gamma / 2, np.square(omega) - np.square(gamma) / 4
     mu = np.sqrt(np.abs(square))
-    over = square < 0
-    slow = np.where(over, np.square(omega) / (half + mu), half)
+    overdamped = square < 0
+    rate = np.where(overdamped, np.square(omega) / (half + mu), half)
     twice = 2 * mu * seconds
-    # (1 - exp(-x)) / x and sin(x) / x, both 1 at x = 0, where damping is critical
+    # (1 - exp(-x)) / x and sin(x) / x are both 1 at x = 0, which is critical damping.
     fading = np.divide(-np.expm1(-twice), twice, out=np.ones_like(twice), where=twice > 0)
     swaying = np.sinc(mu * seconds / pi)
-    sine = seconds * np.where(over, fading, swaying)
-    cosine = np.where(over, (1 + np.exp(-twice)) / 2, np.cos(mu * seconds))
-    return np.exp(-slow * seconds), sine, cosine
+    sine = seconds * np.where(overdamped, fading, swaying)
+    cosine = np.where(overdamped, (1 + np.exp(-twice)) / 2, np.cos(mu * seconds))
+    return np.exp(-rate * seconds), sine, cosine
 
 
 def euler_step(
@@ -160,8 +156,8 @@ def euler_step(
     seconds: float,
     force: Complex128[np.ndarray, " modes"] | None = None,
 ) -> State:
-    """The paper's: velocity by the acceleration, then place by the new velocity. For comparison:
-    bursts once `seconds` are many.
+    """The paper's semi-implicit Euler step: it updates the velocity, then the position with the new
+    velocity. It diverges if `seconds` is large.
     """
     acceleration = (
         (0 if force is None else force)
@@ -173,42 +169,44 @@ def euler_step(
 
 
 def mode_energy(modes: Modes, state: State) -> Float64[np.ndarray, " modes"]:
-    """(|q'|^2 + omega^2 |q|^2) / 2 of each, 1/s^2: never grows while no force acts."""
+    """(|q'|^2 + omega^2 |q|^2) / 2 of each mode, 1/s^2. It never grows without a force."""
     return (np.square(np.abs(state.velocity)) + np.square(modes.omega * np.abs(state.q))) / 2
 
 
 def _solve_pull(
-    modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]
+    modes: Modes, row: int, column: int, target: Float64[np.ndarray, "2"]
 ) -> Complex128[np.ndarray, " modes"]:
-    """The smallest q that takes a pixel by `wanted` (x, y), pixels (docs/maths.md, 25).
+    """The smallest q that displaces a pixel by `target` (x, y), pixels (docs/maths.md, 25).
 
-    q_j = conj(l . phi_j(p)): magnitude in proportion to |l . phi_j|, phase -arg(l . phi_j), with l
-    such that the pixel goes where it is wanted. In a direction in which it hardly moves it follows
-    in part, and not at all where S = 0, so that the rest does not burst. Raises IndexError for a
-    pixel outside the picture.
+    q_j = conj(l . phi_j(p)): its magnitude is proportional to |l . phi_j|, its phase is
+    -arg(l . phi_j), and l is such that the pixel reaches the target. In a direction in which the
+    pixel hardly moves it follows only in part, and not at all if S = 0; otherwise everything else
+    would be torn away. Raises IndexError for a pixel outside the picture.
     """
     at = modes.shapes[:, :, row, column]
     powers, axes = np.linalg.eigh(np.real(at.T @ at.conj()))
     floor = np.maximum(powers, modes.min_power)
-    along = axes.T @ wanted
+    along = axes.T @ target
     return at.conj() @ (axes @ np.divide(along, floor, out=np.zeros(2), where=floor > 0))
 
 
-def drag(modes: Modes, row: int, column: int, wanted: Float64[np.ndarray, "2"]) -> State:
-    """Held so that a pixel is displaced by `wanted`, pixels. To release it, go on with `step`."""
-    q = _solve_pull(modes, row, column, wanted)
+def drag(modes: Modes, row: int, column: int, target: Float64[np.ndarray, "2"]) -> State:
+    """The picture held so that a pixel is displaced by `target` (x, y), pixels. To release it,
+    continue with `exact_step`.
+    """
+    q = _solve_pull(modes, row, column, target)
     return State(q, np.zeros_like(q))
 
 
 def impulse(
     modes: Modes, state: State, row: int, column: int, velocity: Float64[np.ndarray, "2"]
 ) -> State:
-    """A blow that adds `velocity`, pixels per second, to that of a pixel."""
+    """The state after a blow that adds `velocity`, pixels per second, to that of a pixel."""
     return State(state.q, state.velocity + _solve_pull(modes, row, column, velocity))
 
 
 class Wind(NamedTuple):
-    """A smooth random force: gust(t) times a few waves for each mode, near its own frequency
+    """A smooth random force: gust(t) times a few waves per mode, near the mode's own frequency
     (docs/maths.md, 26).
     """
 
@@ -220,27 +218,29 @@ class Wind(NamedTuple):
     gust_phase: Float64[np.ndarray, " gusts"]
 
     def force(self, time: float) -> Complex128[np.ndarray, " modes"]:
-        """At `time`, seconds: the same whatever the frame rate. In a step, take that at its middle."""
+        """The force at `time`, seconds. A step takes the force at its middle."""
         gust = 1 + GUSTINESS * float(np.cos(self.gust_omega * time + self.gust_phase).mean())
         return gust * (self.amplitude * np.exp(1j * self.omega * time)).sum(axis=1)
 
 
-WAVES_PER_MODE, _GUST_COUNT, GUSTINESS = 4, 3, 0.6
-"""Waves of a mode's force, waves of the gusts, and by which share these raise and lower it."""
-_GUST_HZ = (0.05, 0.25)
+WAVES_PER_MODE = 4
+"""Waves in the force on a mode."""
+GUSTINESS = 0.6
+"""Share by which the gusts raise and lower the force."""
+_GUST_COUNT, _GUST_HZ = 3, (0.05, 0.25)
+"""Waves of the gusts, and the range of their frequencies."""
 
 
 def make_wind(modes: Modes, strength: float, seed: int) -> Wind:
-    """Wind in which the picture moves, on average, with `strength` times the amplitude that was
-    recorded.
+    """Wind that moves the picture, on average, with `strength` times the recorded amplitude.
 
-    Steady motion under one wave at w is amplitude / |omega^2 - w^2 + i gamma w|, by which the
-    amplitudes are chosen; q = 2 exp(i omega t) is the recorded motion.
+    The recorded motion is q = 2 exp(i omega t). Under one wave at frequency w the steady motion is
+    amplitude / |omega^2 - w^2 + i gamma w|, from which the amplitudes follow.
     """
     rng = np.random.default_rng(seed)
     shape = (len(modes.omega), WAVES_PER_MODE)
-    # within the width of the resonance, but neither near standing still nor, where nothing damps,
-    # all at its very middle
+    # Waves lie within the width of the resonance, but never near 0 Hz, and without damping not all
+    # exactly at the resonance.
     width = np.clip(modes.gamma / 2, 0.02 * modes.omega, 0.25 * modes.omega)[:, None]
     omega = modes.omega[:, None] + width * rng.uniform(-1, 1, shape)
     resistance = np.abs(

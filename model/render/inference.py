@@ -1,4 +1,4 @@
-"""TODO: what this file is."""
+"""Loads a trained renderer for inference."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +10,19 @@ from model.render.renderer import Renderer, RendererConfig
 
 
 def to_unit_range(image: Tensor) -> Tensor:
-    """From -1 to 1 to 0 to 1."""
+    """An image in -1 to 1, mapped to 0 to 1."""
     return (image + 1) / 2
 
 
 def load_renderer(path: Path) -> tuple[Renderer, list[str]]:
-    """A trained renderer, by its averaged weights, on the CPU, and a sentence for each torn
-    checkpoint that was passed over.
+    """The newest trained renderer in a folder, with its averaged weights, on the CPU, and one
+    sentence for each incomplete checkpoint that was skipped.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is no complete checkpoint.
     """
-    found, passed = load_checkpoint(path, "renderer")
-    network = Renderer(
-        replace(restore_config(found, "renderer", RendererConfig), imagenet=None)
-    )  # whose weights are in the checkpoint
-    load_network_weights(network, found, "ema")
-    return network.requires_grad_(False).eval(), passed
+    checkpoint, skipped = load_checkpoint(path, "renderer")
+    # The checkpoint has the encoder's weights, so the file of ImageNet's is not needed again.
+    config = replace(restore_config(checkpoint, "renderer", RendererConfig), imagenet=None)
+    network = Renderer(config)
+    load_network_weights(network, checkpoint, "ema")
+    return network.requires_grad_(False).eval(), skipped

@@ -1,12 +1,12 @@
-"""The renderer: a photograph and where each of its pixels goes, to the frame that is seen then.
+"""The neural renderer: makes a frame from a photograph and the displacement of each of its pixels.
 
     I_0 [3, H, W], F_t [2, H, W], W [1, H, W] -> I_t [3, H, W]
 
-Features of I_0 at strides 1 to 16 are splatted along F_t, what moves most in front (docs/maths.md,
-15 and 16), and a decoder makes I_t of them from coarse to fine. It is co-modulated (Zhao et al.
-2021): the style that modulates its convolutions (Karras et al. 2020) is made of noise and of the
-coarsest warped features. It adds to the splatted photograph, through a gate that is open in holes,
-and through another gives back what splatting has smoothed away.
+Features of I_0 at strides 1 to 16 are splatted along F_t; what moves most is in front
+(docs/maths.md, 15 and 16). A decoder computes I_t from them, coarse to fine. It is co-modulated
+(Zhao et al. 2021): the style that modulates its convolutions (Karras et al. 2020) is computed from
+noise and the coarsest warped features. Its output is added to the splatted photograph through a
+gate, which is open in holes; a second gate gives back detail that splatting has smoothed away.
 """
 
 from collections.abc import Sequence
@@ -25,46 +25,48 @@ from model.render.splatting import splat, splat_lost_detail
 
 _STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
 MIN_SIDE_PX = 32
-"""Pixels of a side, so that the coarsest level has two."""
+"""Smallest side of a photograph: the coarsest level then has two pixels."""
 _HEAD_INIT_STD = 1e-3
-"""Deviation of the last layer's first weights: nothing that could be seen is added to the splatted
-photograph.
+"""Standard deviation of the last layer's initial weights: at the start nothing visible is added to
+the splatted photograph.
 """
 _INITIAL_GATE_LOGIT = -2.0
-"""Logit of the gate at the start, where there is no hole."""
+"""Logit of the gate at the start, outside of holes."""
 _Mode = Literal["pyramid", "single_scale", "average_rgb"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
-    """The paper's renderer, and what it is compared with."""
+    """Configures the paper's renderer and the baselines that it is compared with."""
 
     mode: _Mode = "pyramid"
-    """pyramid: the paper's. single_scale: its features merged into one scale, splatted with learnt
-    weights (table 2). average_rgb: the photograph itself, splatted by the mean, with nothing to
-    learn (supplement, figure 2a).
+    """pyramid: the paper's renderer. single_scale: its features are merged into one scale and
+    splatted with learned weights (table 2). average_rgb: the photograph itself is splatted by the
+    mean, and nothing is learned (supplement, figure 2a).
     """
     imagenet: str | None = None
-    """File of torchvision's weights of ResNet-34 for ImageNet; without it, the encoder begins at
-    random.
+    """File with torchvision's ImageNet weights of ResNet-34. Without it, the encoder starts from
+    random weights.
     """
     encoder_width: int = 64
-    """Channels of the ResNet-34's first stage; torchvision's has 64."""
+    """Channels of the first stage of the ResNet-34; torchvision's has 64."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """Channels of the decoder at strides 1, 2, 4, 8, 16; the first also of the features at stride
-    1.
+    """Channels of the decoder at strides 1, 2, 4, 8, 16. The features at stride 1 have as many as
+    the first.
     """
     single_stride: Literal[1, 2] = 2
-    """Of the features in mode single_scale."""
+    """Stride of the features in mode single_scale."""
     noise_channels: int = 64
     style_channels: int = 256
     alpha: float = 1.0
-    """Features are weighted by exp(alpha W), W the mean length of the motion in working pixels."""
+    """Features have the weight exp(alpha W); W is the mean magnitude of the motion, working pixels.
+    """
 
     def __post_init__(self):
         if len(self.widths) != len(_STRIDES) or min(self.widths) < 1:
             raise ValueError(
-                f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each of the strides {_STRIDES}"
+                f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each "
+                f"of the strides {_STRIDES}"
             )
         for name in ("encoder_width", "noise_channels", "style_channels"):
             if getattr(self, name) < 1:
@@ -73,39 +75,38 @@ class RendererConfig:
                 )
         if self.imagenet is not None and self.encoder_width != 64:
             raise ValueError(
-                f"encoder width is {self.encoder_width}, expected 64, for which there are weights of ImageNet"
+                f"encoder width is {self.encoder_width}, expected 64, for which there are weights "
+                "of ImageNet"
             )
 
 
 class _WarpedFeatures(NamedTuple):
-    """What a frame is made of."""
+    """What the decoder computes a frame from."""
 
     features: tuple[Float[Tensor, "batch _ _ _"], ...]
-    """Splatted, finest first."""
+    """Splatted features, finest level first."""
     holes: tuple[Bool[Tensor, "batch 1 _ _"], ...]
-    """Of each level."""
+    """The holes of each level."""
     picture: Float[Tensor, "batch 3 height width"]
-    """The splatted photograph; in holes, the photograph."""
+    """The splatted photograph; in its holes, the photograph."""
     picture_holes: Bool[Tensor, "batch 1 height width"]
     lost_detail: Float[Tensor, "batch 3 height width"]
-    """What splatting has smoothed away of it, as `splat_lost_detail` finds it."""
+    """What splatting has smoothed away of the photograph, by `splat_lost_detail`."""
 
 
 class _ModulatedConv(nn.Module):
-    """A convolution 3 x 3 whose input channels a style scales, and whose output is brought back to
-    length 1 for white input.
+    """A 3 x 3 convolution whose input channels are scaled by a style and whose output is normalized
+    to unit variance for white input.
 
-    The same as modulated and demodulated weights of each sample (Karras et al. 2020, equations 1
-    and 3), with one convolution for all.
+    This equals weights that are modulated and demodulated for each sample (Karras et al. 2020,
+    equations 1 and 3), but takes one convolution for all samples.
     """
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
-        # their length says nothing, only how fast a step turns them
-        self.weight, self.bias = (
-            nn.Parameter(torch.randn(out, width, 3, 3) / (3 * width**0.5)),
-            nn.Parameter(torch.zeros(out)),
-        )
+        # The norm of the weights cancels out; it only decides how fast a step turns them.
+        self.weight = nn.Parameter(torch.randn(out, width, 3, 3) / (3 * width**0.5))
+        self.bias = nn.Parameter(torch.zeros(out))
         self.scale = nn.Linear(style, width)
         nn.init.ones_(self.scale.bias)
 
@@ -121,13 +122,14 @@ class _ModulatedConv(nn.Module):
 
 
 class _Block(nn.Module):
-    """One level of the decoder: what the coarser one made, enlarged, beside this level's warped
-    features and holes.
+    """One level of the decoder: two convolutions of the coarser level's output, enlarged, and the
+    warped features and holes of this level.
     """
 
     def __init__(self, width: int, out: int, style: int):
         super().__init__()
-        self.first, self.second = _ModulatedConv(width, out, style), _ModulatedConv(out, out, style)
+        self.first = _ModulatedConv(width, out, style)
+        self.second = _ModulatedConv(out, out, style)
 
     def forward(
         self, parts: Sequence[Float[Tensor, "batch _ _ _"]], style: Float[Tensor, "batch style"]
@@ -144,7 +146,7 @@ class _Block(nn.Module):
 
 
 class Renderer(nn.Module):
-    """Encoder, splatting and decoder; in mode average_rgb, without parameters."""
+    """Encoder, splatting and decoder. In mode average_rgb it has no parameters."""
 
     def __init__(self, config: RendererConfig):
         super().__init__()
@@ -154,24 +156,22 @@ class Renderer(nn.Module):
         self.strides: tuple[int, ...] = (
             _STRIDES if config.mode == "pyramid" else (config.single_stride,)
         )
-        self.stem, self.encoder = (
-            nn.Conv2d(3, config.widths[0], 3, padding=1),
-            ResNet34(config.encoder_width),
-        )
+        self.stem = nn.Conv2d(3, config.widths[0], 3, padding=1)
+        self.encoder = ResNet34(config.encoder_width)
         if config.imagenet is not None:
             load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
-        found = (config.widths[0], *self.encoder.widths)
-        injected = dict(zip(_STRIDES, found, strict=True))
+        encoded = (config.widths[0], *self.encoder.widths)
+        injected = dict(zip(_STRIDES, encoded, strict=True))
         self.style = nn.Sequential(
             nn.Linear(config.noise_channels + injected[self.strides[-1]], config.style_channels),
             nn.LeakyReLU(0.2),
             nn.Linear(config.style_channels, config.style_channels),
             nn.LeakyReLU(0.2),
         )
-        single, width = config.mode == "single_scale", injected[self.strides[0]]
-        self.merge, self.metric = (
-            (nn.Conv2d(sum(found), width, 1), nn.Conv2d(width, 1, 1)) if single else (None, None)
-        )
+        self.merge = self.metric = None
+        if config.mode == "single_scale":
+            width = injected[self.strides[0]]
+            self.merge, self.metric = nn.Conv2d(sum(encoded), width, 1), nn.Conv2d(width, 1, 1)
         used = [stride for stride in _STRIDES if stride <= self.strides[-1]]
         widths = [*config.widths[: len(used)], 0]
         self.blocks = nn.ModuleList(
@@ -197,14 +197,14 @@ class Renderer(nn.Module):
     def encode(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
-        """Of the photograph, -1 to 1, finest first: the same for all frames."""
+        """Features of the photograph (-1 to 1), finest level first. All its frames share them."""
         if self.config.mode == "average_rgb":
             return ()
-        found = (self.stem(image), *self.encoder(image))
+        features = (self.stem(image), *self.encoder(image))
         if self.merge is None:
-            return found
-        like = found[_STRIDES.index(self.strides[0])]
-        return (self.merge(torch.cat([_resize_like(one, like) for one in found], dim=1)),)
+            return features
+        like = features[_STRIDES.index(self.strides[0])]
+        return (self.merge(torch.cat([_resize_like(level, like) for level in features], dim=1)),)
 
     def warp(
         self,
@@ -213,29 +213,27 @@ class Renderer(nn.Module):
         flow: Float[Tensor, "batch 2 height width"],
         weight: Float[Tensor, "batch 1 height width"],
     ) -> _WarpedFeatures:
-        """Photograph and features moved by `flow` (pixels), which becomes smaller with each
-        level; what has the largest `weight` is in front.
+        """Splats the photograph and its features along `flow` (pixels), which is scaled down for
+        each level. What has the largest `weight` is in front.
         """
         if self.config.mode == "average_rgb":
             picture, hole = _splat_and_fill(image, flow, None)
             return _WarpedFeatures((), (), picture, hole, torch.zeros_like(picture))
-        metrics = [
-            self.config.alpha * _resize_like(weight, one)
-            if self.metric is None
-            else self.metric(one)
-            for one in features
-        ]
+        alpha = self.config.alpha
+        if self.metric is None:
+            metrics = [alpha * _resize_like(weight, level) for level in features]
+            metric = alpha * weight
+        else:
+            metrics = [self.metric(level) for level in features]
+            metric = _resize_like(metrics[0], image)
         moved = [
-            splat(one, _rescale_flow(flow, one), "softmax", metric)
-            for one, metric in zip(features, metrics, strict=True)
+            splat(level, _rescale_flow(flow, level), "softmax", level_metric)
+            for level, level_metric in zip(features, metrics, strict=True)
         ]
-        metric = (
-            self.config.alpha * weight if self.metric is None else _resize_like(metrics[0], image)
-        )
         picture, hole = _splat_and_fill(image, flow, metric)
         return _WarpedFeatures(
-            tuple(one.features for one in moved),
-            tuple(one.holes for one in moved),
+            tuple(level.features for level in moved),
+            tuple(level.holes for level in moved),
             picture,
             hole,
             splat_lost_detail(image, picture, flow, metric),
@@ -244,30 +242,25 @@ class Renderer(nn.Module):
     def synthesize(
         self, warped: _WarpedFeatures, noise: Float[Tensor, "batch noise"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The frame, about -1 to 1, not clamped."""
+        """Decodes the frame, about -1 to 1, not clamped."""
         if self.config.mode == "average_rgb":
             return warped.picture
         style = self.style(torch.cat([noise, warped.features[-1].mean((2, 3))], dim=1))
         injected = {
-            stride: (one, hole.to(one.dtype))
-            for stride, one, hole in zip(self.strides, warped.features, warped.holes, strict=True)
+            stride: (level, hole.to(level.dtype))
+            for stride, level, hole in zip(self.strides, warped.features, warped.holes, strict=True)
         }
         x: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            own = (
-                (warped.picture, warped.picture_holes.to(warped.picture.dtype), warped.lost_detail)
-                if level == 0
-                else ()
-            )
-            x = [self.blocks[level]([*x, *injected.get(_STRIDES[level], ()), *own], style)]
-        added = self.head(x[0]).float()
-        gate, sharpness = (
-            torch.sigmoid(added[:, 3:4] + _INITIAL_GATE_LOGIT).masked_fill(
-                warped.picture_holes, 1.0
-            ),
-            torch.sigmoid(added[:, 4:]),
-        )
-        return warped.picture + sharpness * warped.lost_detail + gate * added[:, :3]
+            parts = [*x, *injected.get(_STRIDES[level], ())]
+            if level == 0:
+                holes = warped.picture_holes.to(warped.picture.dtype)
+                parts += [warped.picture, holes, warped.lost_detail]
+            x = [self.blocks[level](parts, style)]
+        head = self.head(x[0]).float()
+        gate = torch.sigmoid(head[:, 3:4] + _INITIAL_GATE_LOGIT)
+        gate, sharpness = gate.masked_fill(warped.picture_holes, 1.0), torch.sigmoid(head[:, 4:])
+        return warped.picture + sharpness * warped.lost_detail + gate * head[:, :3]
 
     def forward(
         self,
@@ -276,7 +269,7 @@ class Renderer(nn.Module):
         weight: Float[Tensor, "batch 1 height width"],
         noise: Float[Tensor, "batch noise"],
     ) -> Float[Tensor, "batch 3 height width"]:
-        """I_t of I_0 (-1 to 1), F_t and W (working pixels), about -1 to 1, not clamped. Raises
+        """I_t, about -1 to 1, not clamped, from I_0 (-1 to 1), F_t and W (working pixels). Raises
         ValueError for a side under 32 pixels.
         """
         height, width = image.shape[-2:]
@@ -288,7 +281,7 @@ class Renderer(nn.Module):
 
 
 class NeuralRenderer:
-    """Makes frames of one photograph, whose features are computed once."""
+    """Renders frames of one photograph, whose features are computed once."""
 
     def __init__(
         self,
@@ -297,22 +290,18 @@ class NeuralRenderer:
         seed: int = 0,
         device: str = "cpu",
     ):
-        """Of a trained renderer, which goes to the device. Raises ValueError for a side under 32
-        pixels.
+        """Moves the trained renderer to the device and encodes the photograph. Raises ValueError
+        for a side under 32 pixels.
         """
         rows, columns = photo.shape[:2]
         if min(rows, columns) < MIN_SIDE_PX:
             raise ValueError(
-                f"the photograph is {columns}x{rows}, expected at least {MIN_SIDE_PX}x{MIN_SIDE_PX} for the renderer"
+                f"the photograph is {columns}x{rows}, expected at least "
+                f"{MIN_SIDE_PX}x{MIN_SIDE_PX} for the renderer"
             )
         self.renderer, self.device = renderer.to(device), device
-        self.image = (
-            torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None].to(
-                device
-            )
-            / 127.5
-            - 1
-        )
+        pixels = torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32, order="C"))[None]
+        self.image = pixels.to(device) / 127.5 - 1
         self.noise = renderer.sample_noise(1, torch.Generator().manual_seed(seed)).to(device)
         with torch.no_grad():
             self.features = renderer.encode(self.image)
@@ -322,22 +311,20 @@ class NeuralRenderer:
         flow: Float32[np.ndarray, "2 rows columns"],
         weight: Float32[np.ndarray, "rows columns"],
     ) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The photograph by displacements in its pixels, and W in working pixels. Raises ValueError
-        where the network gives what is not finite.
+        """The frame for displacements in pixels of the photograph, and W in working pixels. Raises
+        ValueError if the network's output is not finite.
         """
         with torch.no_grad():
             motion = (
                 torch.from_numpy(flow)[None].to(self.device),
                 torch.from_numpy(weight)[None, None].to(self.device),
             )
-            made = self.renderer.synthesize(
-                self.renderer.warp(self.image, self.features, *motion), self.noise
-            )
-            if not made.isfinite().all():
+            warped = self.renderer.warp(self.image, self.features, *motion)
+            frame = self.renderer.synthesize(warped, self.noise)
+            if not frame.isfinite().all():
                 raise ValueError("the renderer makes values that are not finite: was it trained?")
-            return (
-                ((made[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-            )
+            levels = ((frame[0] + 1) * 127.5).round().clamp(0, 255).byte()
+            return levels.permute(1, 2, 0).cpu().numpy()
 
 
 def _splat_and_fill(
@@ -345,8 +332,8 @@ def _splat_and_fill(
     flow: Float[Tensor, "batch 2 height width"],
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch 1 height width"]]:
-    """The splatted photograph, by the mean without a metric, with its holes filled from the
-    photograph; and the holes.
+    """The splatted photograph, with its holes filled from the photograph, and the holes. Without a
+    metric it is splatted by the mean.
     """
     moved = (
         splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
@@ -357,20 +344,16 @@ def _splat_and_fill(
 def _resize_like(
     x: Float[Tensor, "batch channels _ _"], like: Float[Tensor, "batch _ height width"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """To the size of `like`: by means of areas where that is smaller."""
+    """`x` in the size of `like`, by area means if that is smaller, else bilinearly."""
     size = like.shape[-2:]
     if x.shape[-2:] == size:
         return x
-    return (
-        interpolate(x, size, mode="area")
-        if size < x.shape[-2:]
-        else interpolate(x, size, mode="bilinear")
-    )
+    return interpolate(x, size, mode="area" if size < x.shape[-2:] else "bilinear")
 
 
 def _rescale_flow(
     flow: Float[Tensor, "batch 2 _ _"], like: Float[Tensor, "batch _ height width"]
 ) -> Float[Tensor, "batch 2 height width"]:
-    """A flow in the size and in the pixels of `like`."""
+    """A flow resized to `like`, in pixels of `like`."""
     (height, width), (h, w) = flow.shape[-2:], like.shape[-2:]
     return _resize_like(flow, like) * flow.new_tensor([w / width, h / height]).view(2, 1, 1)

@@ -1,10 +1,10 @@
-"""Splatting: things are moved to where a flow takes them, and what comes together at a pixel is
-mixed.
+"""Splatting, or forward warping: moves features along a flow and blends what lands on the same
+pixel.
 
-One definition (docs/maths.md, 15 and 16), two ways to it: plain torch on any device, and on the CPU
-a compiled kernel (`splatting_kernel.py`), several times as fast. Both agree to rounding. On the CPU
-each gives the same bits from run to run, the kernel for any number of threads too; plain torch on a
-GPU adds in an order that changes.
+One definition (docs/maths.md, 15 and 16), two implementations: plain torch on any device, and on
+the CPU a compiled kernel (`splatting_cpu.py`), several times as fast. They agree up to rounding. On
+the CPU each gives the same bits in every run, the kernel for any number of threads; plain torch on
+a GPU adds in an order that varies.
 """
 
 from typing import NamedTuple
@@ -24,12 +24,12 @@ from model.render.splatting_cpu import (
 
 
 class _SplatResult(NamedTuple):
-    """What has arrived."""
+    """Splatted features, and where none has arrived."""
 
     features: Float[Tensor, "batch channels height width"]
     """0 in holes."""
     holes: Bool[Tensor, "batch 1 height width"]
-    """Pixels that no weight has come to."""
+    """Pixels to which nothing of a weight over 0 has come."""
 
 
 def splat(
@@ -38,28 +38,25 @@ def splat(
     mode: SplatMode = "softmax",
     metric: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> _SplatResult:
-    """Moves each pixel's features by its flow (pixels, x to the right, y down) and shares them out
-    among the four pixels around the place where it lands, by the distance to each (docs/maths.md,
-    15 and 16).
+    """Moves the features of each pixel by its flow (pixels, x to the right, y down) and distributes
+    them bilinearly to the four pixels around the place where they land (docs/maths.md, 15 and 16).
 
-    "sum" adds up what arrives at a pixel. The other modes take its mean: "average" by those shares
-    alone; "linear" by shares times the metric, which is at least 0; "softmax" by shares times
-    exp(metric), whatever the metric's range, so that where it is larger is in front. A metric of
-    -inf is never seen in "softmax", nor one of 0 in "linear". What lands outside the picture is
-    dropped, and so is what a flow that is not finite takes away.
+    "sum" adds up what arrives at a pixel. The other modes take a weighted mean: "average" by the
+    bilinear shares alone; "linear" by shares times the metric, which is at least 0; "softmax" by
+    shares times exp(metric), for any range of the metric, so that a larger metric is in front.
+    Features of metric -inf are never seen in "softmax", nor those of metric 0 in "linear". What
+    lands outside the picture is dropped, and so are features whose flow is not finite.
 
-    Differentiable, once, by features, flow and metric. Computes in float32 (in float64 where the
-    features are float64); the result has the features' type. Raises ValueError where the sizes do
-    not fit, the mode is unknown, or it has no use for the metric or lacks it.
+    Differentiable once with respect to features, flow and metric. Computes in float32, or in
+    float64 if the features are float64; the result has the type of the features. Raises ValueError
+    if sizes do not fit, the mode is unknown, or a metric is missing or has no use in the mode.
     """
     _check_splat_inputs(features, flow, mode, metric)
-    wide = torch.promote_types(features.dtype, torch.float32)
-    given = (features.to(wide), flow.to(wide), mode, None if metric is None else metric.to(wide))
-    splatted, holes = (
-        splat_compiled(*given)
-        if features.device.type == "cpu" and load_kernel()
-        else splat_torch(*given)
-    )
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    metric = None if metric is None else metric.to(dtype)
+    inputs = (features.to(dtype), flow.to(dtype), mode, metric)
+    compiled = features.device.type == "cpu" and load_kernel()
+    splatted, holes = splat_compiled(*inputs) if compiled else splat_torch(*inputs)
     return _SplatResult(splatted.to(features.dtype), holes)
 
 
@@ -70,10 +67,11 @@ def splat_lost_detail(
     metric: Float[Tensor, "batch 1 height width"],
     inside: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """What softmax splatting has smoothed away: the features less what is seen of them in `moved`,
-    where the flow took them, splatted alike.
+    """The detail that softmax splatting has smoothed away (docs/maths.md, 29).
 
-    Of `moved` only what is `inside`, 1 or 0, is seen (docs/maths.md, 29).
+    `moved` are the features after splatting. They are read where the flow took each feature; its
+    difference from what is read there is the lost detail, which is splatted too. Only pixels of
+    `moved` for which `inside` is 1, not 0, are read.
     """
     height, width = flow.shape[2:]
     x, y = (
@@ -95,33 +93,38 @@ def splat_lost_detail(
 
 
 def _check_splat_inputs(features: Tensor, flow: Tensor, mode: str, metric: Tensor | None) -> None:
-    """Raises ValueError for what cannot be splatted."""
+    """Raises ValueError if `splat` cannot take these."""
     if mode not in SPLAT_MODES:
         raise ValueError(f"mode is {mode!r}, expected one of {', '.join(SPLAT_MODES)}")
     if features.ndim != 4 or not all(x.is_floating_point() for x in (features, flow)):
         raise ValueError(
-            f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, expected [batch, channels, height, width] of real numbers"
+            f"features are {list(features.shape)} {features.dtype}, flow {flow.dtype}, "
+            "expected [batch, channels, height, width] of real numbers"
         )
     batch, _, height, width = features.shape
     _check_like_features("flow", flow, features, (batch, 2, height, width))
     if (metric is not None) != (mode in ("linear", "softmax")):
         raise ValueError(
-            f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, expected one in linear and softmax only"
+            f"metric is {'missing' if metric is None else 'given'} in mode {mode!r}, "
+            "expected one in linear and softmax only"
         )
     if metric is not None:
         _check_like_features("metric", metric, features, (batch, 1, height, width))
         if mode == "linear" and bool((metric < 0).any()):
             raise ValueError(
-                f"metric goes down to {float(metric.min()):g}, expected at least 0 in mode 'linear'"
+                f"metric is {float(metric.min()):g} at its smallest, expected at least 0 in mode "
+                "'linear'"
             )
 
 
 def _check_like_features(
-    name: str, found: Tensor, features: Tensor, shape: tuple[int, ...]
+    name: str, tensor: Tensor, features: Tensor, shape: tuple[int, ...]
 ) -> None:
-    if found.shape != shape or found.device != features.device:
+    """Raises ValueError unless a tensor has this shape and is on the device of the features."""
+    if tensor.shape != shape or tensor.device != features.device:
         raise ValueError(
-            f"{name} is {list(found.shape)} on {found.device}, expected {list(shape)} on {features.device}, as the features are"
+            f"{name} is {list(tensor.shape)} on {tensor.device}, expected {list(shape)} on "
+            f"{features.device}, as the features are"
         )
 
 
@@ -131,26 +134,25 @@ def splat_torch(
     mode: SplatMode,
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
-    """`splat` in plain torch, of one type of numbers."""
+    """`splat` in plain torch; all tensors have one dtype."""
+    size = features.shape[2:]
     at, share = _find_targets(flow)
     weight, holes = _compute_weights(at, share, mode, None if metric is None else metric.flatten(2))
-    return _scatter_features(features.flatten(2), at, weight).unflatten(
-        2, features.shape[2:]
-    ), holes.unflatten(2, features.shape[2:])
+    splatted = _scatter_features(features.flatten(2), at, weight)
+    return splatted.unflatten(2, size), holes.unflatten(2, size)
 
 
 def _find_targets(
     flow: Float[Tensor, "batch 2 height width"],
 ) -> tuple[Int64[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
-    """Which four pixels each pixel lands on, by rows, and the share of each; `pixels` and 0 where
-    that is outside or next to nothing.
+    """The four targets of each pixel, as indices by rows, and its bilinear share in each. A target
+    outside the picture, or with a negligible share, is index `pixels` with share 0.
     """
     height, width = flow.shape[2:]
     x = flow[:, 0] + torch.arange(width, device=flow.device)
     y = flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
-    inside = (
-        (x > -1) & (x < width) & (y > -1) & (y < height)
-    )  # False of NaN, which may not reach the products: 0 times it is no 0
+    # False for NaN, which must not reach the products below: 0 times NaN is not 0.
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
     x, y = x.where(inside, -2), y.where(inside, -2)
     left, top = x.detach().floor(), y.detach().floor()
     right, below = x - left, y - top
@@ -176,9 +178,7 @@ def _compute_weights(
     mode: SplatMode,
     metric: Float[Tensor, "batch 1 pixels"] | None,
 ) -> tuple[Float[Tensor, "batch 4 pixels"], Bool[Tensor, "batch 1 pixels"]]:
-    """By what a pixel's features are multiplied on their way to each target, and which targets are
-    holes.
-    """
+    """The weight of a pixel's features at each of its targets, and which targets are holes."""
     batch, _, pixels = share.shape
     places = at.flatten(1)
     if metric is None:
@@ -190,17 +190,16 @@ def _compute_weights(
     holes = (total == 0)[:, None, :-1]
     if mode == "sum":
         return weight, holes
-    # a share of nothing is 0, and so is its gradient
-    return weight / total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(
-        weight
-    ), holes
+    # At a hole a share is 0 / inf: 0, and so is its gradient.
+    divisor = total.masked_fill(total == 0, torch.inf).gather(1, places).view_as(weight)
+    return weight / divisor, holes
 
 
 def _softmax_factor(
     places: Int64[Tensor, "batch corners"], metric: Float[Tensor, "batch 4 pixels"]
 ) -> Float[Tensor, "batch 4 pixels"]:
-    """exp(metric), over the largest of what comes to the same place: that cancels out, and there is
-    always a 1 (docs/maths.md, 16).
+    """exp(metric) divided by the largest at the same target: the divisor cancels out, and the
+    largest is always 1 (docs/maths.md, 16).
     """
     lowest = metric.new_full((len(metric), metric.shape[2] + 1), torch.finfo(metric.dtype).min)
     largest = lowest.scatter_reduce(1, places, metric.detach().flatten(1), "amax")
@@ -212,8 +211,8 @@ def _scatter_features(
     at: Int64[Tensor, "batch 4 pixels"],
     weight: Float[Tensor, "batch 4 pixels"],
 ) -> Float[Tensor, "batch channels pixels"]:
-    """Adds weight times features at the targets. Of each pixel the channels lie together: they go
-    to the same place.
+    """The sums of weight times features at the targets. In memory the channels of a pixel are
+    adjacent, since they go to the same target.
     """
     batch, channels, pixels = features.shape
     rows = features.transpose(1, 2).contiguous()

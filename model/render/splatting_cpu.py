@@ -1,9 +1,9 @@
-"""The compiled CPU kernel of splatting: built on first use, found again afterwards.
+"""The compiled CPU kernel of splatting: built on first use, then loaded from a cache.
 
-`splatting.cpp` is compiled by torch's extension builder into torch's cache of extensions
-(TORCH_EXTENSIONS_DIR, else under ~/.cache), under a name that tells its content. Each process
-builds in a folder of its own and moves the library into place, so that several can build at once
-and one that is killed leaves no lock behind. Without a compiler splatting runs in plain torch.
+Torch's extension builder compiles `splatting_cpu.cpp` into torch's extension cache
+(TORCH_EXTENSIONS_DIR, by default under ~/.cache), under a name with a digest of its content. Each
+process builds in a temporary folder and moves the library into place, so that several can build at
+once and a killed one leaves no lock behind. Without a compiler, splatting runs in plain torch.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,23 +26,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _SOURCE = Path(__file__).with_name("splatting_cpu.cpp")
-# no contraction: a fused multiply-add in one loop and not in its remainder would let bits depend on
-# where a thread's part ends
+# No contraction: with fused multiply-add in the main part of a loop but not in its remainder, the
+# result would depend on where the part of a thread ends.
 _FLAGS = ("-O3", "-pthread", "-ffp-contract=off")
 _CHANNEL_BLOCK = 8
-"""CHANNELS of the source."""
+"""CHANNELS in the source."""
 MIN_SHARE = 2.0**-20
-"""A smaller share of a pixel does not arrive. Alone at its target it would be divided by itself,
-and the gradient's rounding errors with it.
+"""A smaller share of a pixel is dropped. Alone at its target it would be divided by itself, and so
+would the rounding errors of its gradient.
 """
 SplatMode = Literal["sum", "average", "linear", "softmax"]
 SPLAT_MODES: tuple[str, ...] = get_args(SplatMode)
-"""As numbered in the source."""
+"""In the order of the source's enumeration."""
 
 
 @functools.cache
 def load_kernel() -> ctypes.CDLL | None:
-    """The kernel, built if it has not been; None, with a line in the log, where it cannot be."""
+    """The kernel, built if necessary; None, and a warning in the log, if it cannot be built."""
     try:
         path = kernel_path()
         if not path.exists():
@@ -50,14 +51,14 @@ def load_kernel() -> ctypes.CDLL | None:
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         logging.getLogger(__name__).warning(
-            "splatting runs in plain torch, several times slower, since its kernel cannot be built: %s",
+            "splatting runs in plain torch, several times slower: its kernel cannot be built: %s",
             reason,
         )
         return None
 
 
 def kernel_path() -> Path:
-    """Where the library of this source, these flags and this kind of processor lies."""
+    """The path of the library for this source, these flags and this kind of processor."""
     from torch.utils import cpp_extension
 
     content = hashlib.sha256(
@@ -68,17 +69,16 @@ def kernel_path() -> Path:
 
 
 def _build_kernel(path: Path) -> None:
-    """Compiles in a folder beside `path` and moves the library there. Raises RuntimeError or
-    OSError where that fails.
+    """Compiles the kernel in a folder beside `path` and moves it there. Raises RuntimeError or
+    OSError if that fails.
     """
     from torch.utils import cpp_extension
 
     if not shutil.which(compiler := cpp_extension.get_cxx_compiler()):
         raise FileNotFoundError(f"there is no C++ compiler {compiler}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    scripts = sysconfig.get_path(
-        "scripts"
-    )  # where pip has put ninja, on no path unless the environment was activated
+    # Pip puts ninja here, which is not on PATH unless the environment was activated.
+    scripts = sysconfig.get_path("scripts")
     if scripts not in (path_before := os.environ.get("PATH", os.defpath)).split(os.pathsep):
         os.environ["PATH"] = path_before + os.pathsep + scripts
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -93,23 +93,20 @@ def _build_kernel(path: Path) -> None:
         Path(str(built)).replace(path)
 
 
-def _call_kernel(name: str, dtype: torch.dtype, *arguments: Tensor | float | int | None) -> None:
-    """A function of the kernel. The tensors are contiguous; it does not look at their sizes."""
-    pointer = ctypes.c_void_p.in_dll(
-        load_kernel(), f"{name}_{'double' if dtype == torch.float64 else 'float'}"
-    )  # pyright: ignore[reportArgumentType]
-    ctypes.CFUNCTYPE(None)(pointer.value or 0)(*map(_to_ctypes, arguments))
-
-
-def _to_ctypes(value: Tensor | float | int | None) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    return (
-        ctypes.c_double(value)
-        if isinstance(value, float)
-        else None
-        if value is None
-        else ctypes.c_int64(value)
+def _call_kernel(
+    name: str,
+    dtype: torch.dtype,
+    numbers: Sequence[float | int],
+    tensors: Sequence[Tensor | None],
+) -> None:
+    """Calls a function of the kernel, whose arguments are numbers, then tensors. The tensors must
+    be contiguous; nothing checks their sizes.
+    """
+    symbol = f"{name}_{'double' if dtype == torch.float64 else 'float'}"
+    pointer = ctypes.c_void_p.in_dll(load_kernel(), symbol)  # pyright: ignore[reportArgumentType]
+    ctypes.CFUNCTYPE(None)(pointer.value or 0)(
+        *(ctypes.c_double(n) if isinstance(n, float) else ctypes.c_int64(n) for n in numbers),
+        *(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
     )
 
 
@@ -118,36 +115,25 @@ def splat_photo(
     flow: Float32[Tensor, "2 rows columns"],
     front: Float32[Tensor, "rows columns"],
     margin: int,
-    given_back: float,
+    restored_share: float,
 ) -> tuple[Float32[Tensor, "rows columns 3"], Bool[Tensor, "rows columns"]]:
-    """Softmax splatting of a picture that goes on, mirrored, for `margin` pixels beyond its
-    borders; the colours, 0 in holes, and the holes.
+    """Softmax splatting of a photograph that is mirrored for `margin` pixels beyond its borders:
+    the colors, which are 0 in holes, and the holes.
 
-    `front` is exp(metric), up to a factor. `given_back` times what is smoothed away is added
-    (docs/maths.md, 29), so that colours may leave 0 to 255. All are contiguous and on the CPU, and
-    the sizes fit: nothing looks at them again. One thread.
+    `front` is exp(metric) up to a factor. `restored_share` times the detail that splatting smooths
+    away is added (docs/maths.md, 29), so that colors may leave 0 to 255. All tensors must be
+    contiguous, on the CPU and of fitting sizes: nothing checks them. Runs in one thread.
     """
     height, width = front.shape
-    out, hole = front.new_empty(height, width, 3), front.new_empty(height, width, dtype=torch.bool)
-    columns, room = (
-        front.new_empty(2, width + 2 * margin, dtype=torch.int32),
-        front.new_empty(height * width + 1, 4),
-    )
+    out = front.new_empty(height, width, 3)
+    hole = front.new_empty(height, width, dtype=torch.bool)
+    columns = front.new_empty(2, width + 2 * margin, dtype=torch.int32)
+    room = front.new_empty(height * width + 1, 4)
     _call_kernel(
         "paint",
         front.dtype,
-        height,
-        width,
-        margin,
-        MIN_SHARE,
-        given_back,
-        photo,
-        flow,
-        front,
-        columns,
-        room,
-        out,
-        hole,
+        (height, width, margin, MIN_SHARE, restored_share),
+        (photo, flow, front, columns, room, out, hole),
     )
     return out, hole
 
@@ -158,14 +144,14 @@ def splat_compiled(
     mode: SplatMode,
     metric: Float[Tensor, "batch 1 height width"] | None,
 ) -> tuple[Float[Tensor, "batch channels height width"], Bool[Tensor, "batch 1 height width"]]:
-    """`splatting.splat` of float32 or float64 on the CPU, by the kernel. The sizes fit:
-    nothing looks at them again.
+    """`splatting.splat` by the kernel, for float32 or float64 on the CPU. The sizes must fit:
+    nothing checks them.
 
     Raises ValueError for a picture of more than 2^31 - 1 pixels.
     """
     if features.shape[2] * features.shape[3] >= 2**31:
         raise ValueError(f"features are {list(features.shape)}, expected fewer than 2^31 pixels")
-    return Splatting.apply(
+    return _Splatting.apply(
         features.contiguous(),
         flow.contiguous(),
         None if metric is None else metric.contiguous(),
@@ -173,56 +159,31 @@ def splat_compiled(
     )
 
 
-class Splatting(torch.autograd.Function):
+class _Splatting(torch.autograd.Function):
     """The kernel and its gradients."""
 
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, flow: Tensor, metric: Tensor | None, mode: int
     ) -> tuple[Tensor, Tensor]:
-        (batch, channels, height, width), dtype, threads = (
-            features.shape,
-            features.dtype,
-            torch.get_num_threads(),
-        )
-        pixels = height * width
-        at, holes = (
-            features.new_empty(batch, 4, pixels, dtype=torch.int32),
-            features.new_empty(batch, 1, height, width, dtype=torch.bool),
-        )
-        weight, total, out = (
-            features.new_empty(batch, 4, pixels),
-            features.new_empty(batch, pixels + 1),
-            torch.empty_like(features),
-        )
+        batch, channels, height, width = features.shape
+        pixels, dtype, threads = height * width, features.dtype, torch.get_num_threads()
+        at = features.new_empty(batch, 4, pixels, dtype=torch.int32)
+        weight, total = features.new_empty(batch, 4, pixels), features.new_empty(batch, pixels + 1)
+        holes = features.new_empty(batch, 1, height, width, dtype=torch.bool)
+        out = torch.empty_like(features)
+        sums = features.new_empty(threads, pixels + 1, _CHANNEL_BLOCK)
         _call_kernel(
             "plan",
             dtype,
-            batch,
-            height,
-            width,
-            mode,
-            MIN_SHARE,
-            threads,
-            flow,
-            metric,
-            at,
-            weight,
-            total,
-            holes,
+            (batch, height, width, mode, MIN_SHARE, threads),
+            (flow, metric, at, weight, total, holes),
         )
         _call_kernel(
             "scatter",
             dtype,
-            batch,
-            channels,
-            pixels,
-            threads,
-            features,
-            at,
-            weight,
-            features.new_empty(threads, pixels + 1, _CHANNEL_BLOCK),
-            out,
+            (batch, channels, pixels, threads),
+            (features, at, weight, sums, out),
         )
         ctx.save_for_backward(features, flow, metric, at, weight, total)
         ctx.mode = mode
@@ -231,54 +192,29 @@ class Splatting(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, None]:
         features, flow, metric, at, weight, total = ctx.saved_tensors
-        (batch, channels, height, width), dtype, threads = (
-            features.shape,
-            features.dtype,
-            torch.get_num_threads(),
-        )
-        pixels = height * width
-        turned = features.new_empty(-(-channels // _CHANNEL_BLOCK), pixels + 1, _CHANNEL_BLOCK)
-        by_features, by_weight, by_flow = (
-            torch.empty_like(features),
-            torch.empty_like(weight),
+        batch, channels, height, width = features.shape
+        pixels, dtype, threads = height * width, features.dtype, torch.get_num_threads()
+        by_features, by_weight = torch.empty_like(features), torch.empty_like(weight)
+        by_flow, by_metric = (
             torch.empty_like(flow),
+            None if metric is None else torch.empty_like(metric),
         )
-        by_metric = None if metric is None else torch.empty_like(metric)
+        by_out, mean = grad_outputs[0].contiguous(), features.new_empty(pixels + 1)
+        turned = features.new_empty(-(-channels // _CHANNEL_BLOCK), pixels + 1, _CHANNEL_BLOCK)
         _call_kernel(
             "gather",
             dtype,
-            batch,
-            channels,
-            pixels,
-            threads,
-            features,
-            at,
-            weight,
-            grad_outputs[0].contiguous(),
-            turned,
-            by_features,
-            by_weight,
+            (batch, channels, pixels, threads),
+            (features, at, weight, by_out, turned, by_features, by_weight),
         )
-        mean = features.new_empty(pixels + 1)
         _call_kernel(
             "plan_backward",
             dtype,
-            batch,
-            height,
-            width,
-            ctx.mode,
-            MIN_SHARE,
-            threads,
-            flow,
-            metric,
-            at,
-            weight,
-            total,
-            mean,
-            by_weight,
-            by_flow,
-            by_metric,
+            (batch, height, width, ctx.mode, MIN_SHARE, threads),
+            (flow, metric, at, weight, total, mean, by_weight, by_flow, by_metric),
         )
         return by_features, by_flow, by_metric, None

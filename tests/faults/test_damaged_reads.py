@@ -17,10 +17,10 @@ import pytest
 
 from jobs.cli.motion_source import dataset_motion
 from jobs.cli.training import TrainingOptions
-from jobs.measure.evaluate import find_real
 from model.data.loader import ShardDataset
 from model.data.order import SampleDraw
 from model.data.pairs import PairDataset
+from model.evaluate.pairs import find_real
 from pipeline.dataset.open import iter_samples, open_dataset
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool

@@ -98,7 +98,7 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
     ("arguments", "words"),
     [
         ((), "no data set is named"),
-        (("nowhere",), "nowhere holds no data set: there is no run.json"),
+        (("nowhere",), "nowhere holds no dataset: there is no run.json"),
         (("DATASET", "DATASET"), "want --out FILE"),
         (("DATASET", "--exact"), "want --out FILE"),
         (("DATASET", "--quantile", "0.9"), "want --out FILE"),

@@ -121,7 +121,8 @@ def test_each_training_comes_after_what_it_builds_on(variant: Variant):
 
 def test_commands_can_be_typed():
     assert str(trainings().renderer(NAMED["splat"])) == (
-        "quiver train-renderer smoke --data data --mode single_scale --steps 7 --out out/trained/renderer-single_scale"
+        "quiver train-renderer smoke --data data --mode single_scale --steps 7 "
+        "--out out/trained/renderer-single_scale"
     )
     one, other = film_commands(trainings(), NAMED["k4"], ["a", "b"], ["--steps", 3], seed=5)
     assert (
@@ -129,7 +130,8 @@ def test_commands_can_be_typed():
         and other.args[other.args.index("--seed") + 1] == "6"
     )
     assert str(one).startswith(
-        "quiver animate out/photographs/a.png --checkpoint out/trained/prior-coordinated-adaptive-4 --seed 5 --renderer "
+        "quiver animate out/photographs/a.png "
+        "--checkpoint out/trained/prior-coordinated-adaptive-4 --seed 5 --renderer "
     )
 
 

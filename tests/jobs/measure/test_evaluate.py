@@ -136,7 +136,8 @@ def test_every_number_says_how_it_was_measured(written):
     )
     assert (
         protocol["intervals"]
-        == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, 5 rounds, seed 0"
+        == "95 %, over pairs: Student's t of means; of distances of distributions the bootstrap, "
+        "5 rounds, seed 0"
     )
     metrics = {one["key"]: one["protocol"] for one in written["metrics"]}
     visible = {
@@ -352,7 +353,8 @@ CONFIG = BuildConfig(
         (
             "train",
             [
-                "1 of 1 real videos are windows of the split train: what was learnt from is no held-out result"
+                "1 of 1 real videos are windows of the split train: what was learnt from is no "
+                "held-out result"
             ],
         ),
         ("test", []),
@@ -393,7 +395,7 @@ def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remark
     assert "sways.mp4" in said and rows[1].sha256[:12] in said
     (tmp_path / "sways.mp4").unlink()
     assert "sways.mp4 cannot be used: the file is gone" in refused(tmp_path, capsys)
-    assert "nowhere', which is not there, expected a folder of videos, DATASET" in refused(
+    assert "nowhere', which does not exist, expected a folder of videos, DATASET" in refused(
         tmp_path, capsys, "--real", tmp_path / "nowhere"
     )
 
@@ -419,7 +421,7 @@ def test_weights_of_another_network_are_refused(tmp_path, capsys, option):
 
 def test_options_that_make_no_sense_are_refused(tmp_path, capsys):
     one_pair(tmp_path)
-    assert "--lpips and --alexnet are wanted together" in refused(
+    assert "--lpips requires --alexnet" in refused(
         tmp_path, capsys, "--lpips", tmp_path / "alex.pth"
     )
     assert "--frames is 8" in refused(tmp_path, capsys, "--frames", 8)

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.measure.upper_bound import MeasureUpperBound, main, measure_clip
+from jobs.measure.upper_bound import main
+from model.evaluate.upper_bound import measure_clip
+from pipeline.flow.config import FlowConfig
+from pipeline.flow.estimator import make_estimator
 from pipeline.whole_clip.frames import ClipFrames
 from tests.support import videos
 from tests.support.pages import open_browser
@@ -88,7 +91,7 @@ def test_the_page_has_a_curve_and_slices_of_each_clip(out):
     [
         (lambda path: videos.write_swaying(path, seconds=0.5), (), "expected at least 1 s"),
         (videos.write_text_file, (), "cannot be used"),
-        (lambda path: path, (), "is not there"),
+        (lambda path: path, (), "does not exist"),
         (
             lambda path: videos.write_swaying(path, seconds=1.2),
             ("--frequencies", "20"),
@@ -116,9 +119,7 @@ def test_of_a_clip_that_is_measured_no_frames_are_kept_but_the_slices():
     """
     frames = np.stack([videos.make_texture(64, 48)] * 30)
     clip = ClipFrames(frames, np.arange(30) / 30, (64, 48), "0" * 64, "pyav")
-    _, slices = measure_clip(
-        clip, 30, MeasureUpperBound(clips=(Path("a.mp4"),), out=Path("out"), frequencies=(4,))
-    )
+    _, slices = measure_clip(clip, 30, make_estimator(FlowConfig()), (4,))
     assert list(slices) == ["real frames", "still", "K = 4", "true motion"]
     assert all(one.base is None and one.shape == (30, 64, 3) for one in slices.values())
 

@@ -265,5 +265,5 @@ def test_pairs_are_drawn_together():
         bootstrap(frechet, videos, videos, rounds=20, pairs=pairs) for pairs in (True, False)
     )
     assert np.allclose(together, 0, atol=1e-6) and apart.high > 1
-    with pytest.raises(ValueError, match="of pairs as many"):
+    with pytest.raises(ValueError, match="with pairs as many real as generated"):
         bootstrap(frechet, videos, videos[:3], rounds=20, pairs=True)

@@ -13,6 +13,7 @@ from numpy.random import default_rng
 from torch import Tensor, nn
 
 from model.evaluate.distributions import frechet, sliding_distances
+from model.evaluate.extractors import cut_excerpts, iter_feature_windows
 from model.evaluate.feature_networks import (
     DT_I3D,
     DT_I3D_32,
@@ -21,7 +22,6 @@ from model.evaluate.feature_networks import (
     NetworkSpec,
     load_network,
 )
-from model.evaluate.pairs import cut_excerpts, iter_feature_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -253,12 +253,14 @@ def test_a_file_that_is_not_there_or_no_network_is_named(tmp_path):
         (
             Video(),
             INCEPTION,
-            r"cannot be called with \(picture of bytes, \[2, 64, 64, 3\], return_features=True\): \S",
+            r"cannot be called with \(picture of bytes, \[2, 64, 64, 3\], "
+            r"return_features=True\): \S",
         ),
         (
             Plain(),
             I3D,
-            r"cannot be called with \(video of floats, .*rescale=False, resize=False, return_features=True\): \S",
+            r"cannot be called with \(video of floats, .*rescale=False, resize=False, "
+            r"return_features=True\): \S",
         ),
         (
             Inception(),

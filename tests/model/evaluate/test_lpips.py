@@ -107,7 +107,8 @@ def test_other_files_are_refused(alexnet, tmp_path):
         load_lpips(HEADS, HEADS)
     with pytest.raises(
         ValueError,
-        match=r"alexnet.pth holds classifier.1.weight, .* expected LPIPS's weights of AlexNet's features: lin0.model.1.weight",
+        match=r"alexnet.pth holds classifier.1.weight, .* expected LPIPS's weights of AlexNet's "
+        r"features: lin0.model.1.weight",
     ):
         load_lpips(alexnet, alexnet)
     with pytest.raises(ValueError, match=r"vgg.pth holds .* expected LPIPS's weights"):

@@ -113,7 +113,7 @@ def test_a_jump_and_a_stop_are_seen():
 
 
 def test_a_seam_of_known_numbers():
-    """Positions 0 0 1 1 3: steps 0 1 0 2 and -3 at the seam; bends 1 -1 2 inside, -5 and 3 over it."""
+    """Positions 0 0 1 1 3: steps 0 1 0 2, at the seam -3; bends 1 -1 2 inside, over it -5 and 3."""
     frames = [np.full((2, 1, 1), float(x)) for x in (0, 0, 1, 1, 3)]
     assert seam(frames) == pytest.approx((1.5, 2.5, 3 / (5 / 4) ** 0.5, 5 / 2**0.5))
 

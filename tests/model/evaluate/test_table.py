@@ -8,20 +8,22 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluate.pairs import Evaluators, PairMetrics, make_extractors, measure_pair
-from model.evaluate.table import (
+from model.evaluate.curves import (
     amplitude_spectra,
     build_frame_curves,
-    build_mean_row,
     build_sliding_curves,
-    build_table,
     describe_rate_mismatch,
 )
+from model.evaluate.extractors import make_extractors
+from model.evaluate.metrics import MetricSpec
+from model.evaluate.pairs import Evaluators, PairMetrics, measure_pair
+from model.evaluate.table import build_mean_row, build_table
 from pipeline.flow.dis import DenseInverseSearch
 from tests.support import videos
 
 SIZE, FRAMES = (128, 64), 36
 PLAIN = make_extractors({})
+MEAN_SPEC = MetricSpec(key="key", name="name")
 TEMPORAL = [
     "flicker",
     "warping_error",
@@ -147,7 +149,7 @@ def test_the_frame_that_was_given_counts_for_nothing(real):
 def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     """Of 2000 sets 1900 are expected, give or take 10; and it is as wide as Student's must be."""
     drawn = [
-        build_mean_row(values.tolist(), "key", "name", "", "lower", {})
+        build_mean_row(values.tolist(), MEAN_SPEC, {})
         for values in np.random.default_rng(0).normal(300, 2, (2000, pairs))
     ]
     held = [row.low <= 300 <= row.high for row in drawn]
@@ -159,10 +161,10 @@ def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     assert drawn[0].protocol["interval"] == "Student's t over pairs" and (
         drawn[0].low + drawn[0].high
     ) / 2 == pytest.approx(drawn[0].value)
-    assert build_mean_row([0.0] * (pairs - 1) + [1.0], "key", "name", "", "nearer", {}).low == 0
+    assert build_mean_row([0.0] * (pairs - 1) + [1.0], MEAN_SPEC, {}).low == 0
     assert (
-        build_mean_row([1.5] * pairs, "key", "name", "", "lower", {})[4:7] == (1.5, 1.5, 1.5)
-        and build_mean_row([1.5], "key", "name", "", "lower", {}).low is None
+        build_mean_row([1.5] * pairs, MEAN_SPEC, {})[4:7] == (1.5, 1.5, 1.5)
+        and build_mean_row([1.5], MEAN_SPEC, {}).low is None
     )
 
 
@@ -250,7 +252,8 @@ def test_courses_of_pairs_of_different_rates_are_over_seconds(same):
         needs = {one.key: one.needs for one in build_sliding_curves(found, given())}
         assert (
             needs["sliding_changes"]
-            == "pairs whose frames are shown at the same instants, these have 30 to 60 frames a second"
+            == "pairs whose frames are shown at the same instants, these have 30 to 60 frames a "
+            "second"
         )
 
 

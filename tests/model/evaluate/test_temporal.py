@@ -11,7 +11,7 @@ import pytest
 from numpy.random import default_rng
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from model.evaluate.pairs import cut_excerpts, iter_feature_windows
+from model.evaluate.extractors import cut_excerpts, iter_feature_windows
 from model.evaluate.spectral import seam
 from model.evaluate.temporal import flicker, warping_error
 from pipeline.flow.dis import DenseInverseSearch

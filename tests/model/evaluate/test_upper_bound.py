@@ -1,10 +1,11 @@
-"""The true motion is the best that a renderer can be given, and more frequencies come nearer to it."""
+"""The true motion is the best input of a renderer, and more frequencies come nearer to it."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from model.evaluate.upper_bound import MAX_PSNR_DB, STILL_FRAME, TRUE_MOTION, measure_upper_bounds
+from model.evaluate.image_quality import MAX_PSNR_DB
+from model.evaluate.upper_bound import STILL_FRAME, TRUE_MOTION, measure_upper_bounds
 from tests.support import videos
 
 T, FPS, SIZE = 30, 30.0, (64, 48)

@@ -301,8 +301,8 @@ def test_mistakes_are_named():
     for mistake, match in [
         (lambda: to_series(spectrum, 20, FPS), "frequencies is 16, expected 1 to 11"),
         (lambda: to_series(spectrum, T, 0.0), "fps is 0, expected over 0"),
-        (lambda: snap_loop(spectrum, T, FPS, 0.01), "a loop of 0.01 s was asked for"),
-        (lambda: snap_loop(spectrum, T, FPS, float("nan")), "a loop of nan s was asked for"),
+        (lambda: snap_loop(spectrum, T, FPS, 0.01), "period is 0.01 s"),
+        (lambda: snap_loop(spectrum, T, FPS, float("nan")), "period is nan s"),
         (lambda: crossfade_loop(spectrum, T, FPS, 2.0, 0.0), "blend is 0 s"),
         (
             lambda: crossfade_loop(spectrum, T, FPS, 2.0, 2.1),

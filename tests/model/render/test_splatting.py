@@ -233,7 +233,7 @@ def bits(tensors):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_the_kernel_s_bits_depend_on_nothing_else(mode):
-    """A picture that is large enough for four threads, from run to run and for any number of them."""
+    """A picture large enough for four threads, from run to run and for any number of threads."""
     compiled, threads = kernel_or_skip(), torch.get_num_threads()
     inputs = scene((2, 37, 150, 260), mode=mode, reach=5)
     try:
@@ -412,7 +412,7 @@ def test_only_once_differentiable():
         (dict(features=torch.zeros(2, 5, 9, 12, dtype=torch.uint8)), r"torch.uint8.*real numbers"),
         (
             dict(mode="linear", metric=torch.full((2, 1, 9, 12), -0.5)),
-            "metric goes down to -0.5, expected at least 0 in mode 'linear'",
+            "metric is -0.5 at its smallest, expected at least 0 in mode 'linear'",
         ),
     ],
 )

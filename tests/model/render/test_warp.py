@@ -67,9 +67,9 @@ def test_at_the_working_size_each_pixel_has_its_own_motion():
 
 def test_an_edge_of_motion_lies_on_the_edge_of_the_colours():
     photo = np.zeros((80, 80, 3), np.uint8)
-    photo[:, 40:] = (
-        255  # in the middle between two working pixels of the eight: nearness alone would blur it over eight columns
-    )
+    # The edge is halfway between two of the working pixels, which are 8 wide: nearness alone would
+    # blur it over eight columns.
+    photo[:, 40:] = 255
     values = np.zeros((10, 10), np.float32)
     values[:, 5:] = 1
     found = build_sampling_grid(photo, (10, 10)).sample(values)
@@ -153,7 +153,7 @@ def test_one_pass_over_the_colours_is_splatting_of_the_photograph_that_goes_on(l
 
 @pytest.mark.parametrize("way", [warp_frame, splat_padded])
 def test_half_a_pixel_leaves_stripes_nearly_as_sharp_as_they_were(way):
-    """Of stripes of 4 pixels half a pixel keeps a = cos(pi / 4); given back, a + 3/4 a (1 - a^2)."""
+    """Half a pixel keeps a = cos(pi / 4) of 4-pixel stripes; given back, a + 3/4 a (1 - a^2)."""
     stripes = np.cos(np.pi / 2 * np.arange(64))
     photo = (
         np.broadcast_to((120 + 100 * stripes)[None, :, None], (16, 64, 3)).round().astype(np.uint8)
