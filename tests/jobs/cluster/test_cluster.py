@@ -78,7 +78,7 @@ def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
     done = extract(
         clips, LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet"
     )
-    words = r"quiver: Ray did not start in 3 tries \(.*\): the same command tries again, best when the machine has less to do\n"
+    words = r"quiver: Ray did not start in 3 attempts \(.*\): the same command tries again, best when the machine has less to do\n"
     assert done.returncode == ExitCode.FAILURE and re.fullmatch(words, done.stderr), done.stderr
 
 
@@ -200,7 +200,7 @@ def test_where_the_files_of_ray_go(tmp_path, monkeypatch, named, place):
 
 def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
     """Where even /tmp is too long, or cannot be written."""
-    monkeypatch.setattr("jobs.cluster.MAX_TEMP_PATH_BYTES", 3)
+    monkeypatch.setattr("jobs.cluster.session.MAX_TEMP_PATH_BYTES", 3)
     with pytest.raises(cluster.RayNotStarted, match="set RAY_TMPDIR"):
         cluster.find_temp_folder()
     assert doctor.check_local_ray().state == State.WRONG
