@@ -49,6 +49,7 @@ from pipeline.dataset import scales
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.run_lock import FolderInUse
 from pipeline.motion.normalize import Normalization
+from pipeline.sizes import human_duration
 from schemas.statistics import SpectrumStatistics, decode_statistics
 
 Job = TypeVar("Job")
@@ -217,7 +218,7 @@ def launch_training(
             for path in reversed(checkpoints.step_folders(folder))
         ]
         what = (
-            f"{kept[0]} is kept, the same command goes on from there"
+            f"{kept[0]} is kept, the same command resumes from there"
             if kept
             else "nothing is kept yet, the same command begins again"
         )
@@ -225,7 +226,7 @@ def launch_training(
             print_message(f"interrupted; {what}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except cluster.TrainingDied as error:
-        exit_with(ExitCode.FAILURE, f"{error}; the same command goes on from the last checkpoint")
+        exit_with(ExitCode.FAILURE, f"{error}; the same command resumes from the last checkpoint")
 
 
 def seed_weights(config: TrainConfig) -> None:
@@ -382,21 +383,13 @@ def progress() -> Iterator[ShowProgress]:
 def _format_progress(config: TrainConfig, logged: Logged) -> str:
     """How far a training is; its log has more."""
     rate = logged.scalars["samples_a_second"]
-    left = _format_duration((config.steps - logged.step) * config.batch / rate)
+    left = human_duration((config.steps - logged.step) * config.batch / rate)
     measured = [
         f"{name} {value:.4g}"
         for name, value in logged.scalars.items()
         if name == "loss" or name.startswith("test_")
     ]
     return f"step {logged.step} of {config.steps}, about {left} left, {', '.join(measured)}, {rate:.3g} samples/s"
-
-
-def _format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `5 h`."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def warn_without_test_split(selections: Sequence[DatasetView]) -> None:

@@ -87,7 +87,7 @@ class BenchmarkFlow:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_args(BenchmarkFlow, "quiver flow-card", args)
+        job = parse_args(BenchmarkFlow, "quiver benchmark-flow", args)
         with results_folder(job.out):
             _run_job(job)
 

@@ -25,7 +25,6 @@ from jobs.cli.args import parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from jobs.extract_flow import library_versions
 from model.evaluate.feature_networks import load_network
 from model.evaluate.lpips import load_lpips
 from model.evaluate.pairs import (
@@ -55,6 +54,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.config import BuildConfig
+from pipeline.extract.versions import library_versions
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.estimator import make_estimator
 from pipeline.motion.spectrum import GRID_STEP

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What people have chosen on a page of `quiver study`: which set they preferred, and how surely.
+"""What people have chosen on a page of `quiver user-study`: which set they preferred, and how surely.
 
 python -m jobs.study_result answers-*.csv
 """
@@ -46,14 +46,14 @@ class ScoreStudy:
     def __post_init__(self):
         if not self.files:
             raise ValueError(
-                "no file is named, expected at least one that the page of quiver study saved"
+                "no file is named, expected at least one that the page of quiver user-study saved"
             )
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_args(ScoreStudy, "quiver study-result", args)
+        job = parse_args(ScoreStudy, "quiver score-study", args)
         choices = merge_choices([(str(path), _read_answers(path)) for path in job.files])
         print_raw(json.dumps(_result_record(choices))) if job.json else print_output(
             "\n".join(_format_result(choices))
@@ -64,7 +64,7 @@ def _read_answers(path: Path) -> list[Choice]:
     """Raises ValueError, naming the file, where it is not one that the page saved."""
     if not path.is_file():
         raise ValueError(
-            f"{path} is not there, expected a file that the page of quiver study saved"
+            f"{path} is not there, expected a file that the page of quiver user-study saved"
         )
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)

@@ -16,11 +16,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from jobs.cli.args import parse_args
+from jobs.cli.args import parse_args, size_registry
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from jobs.extract_flow import library_versions, registry
 from model.evaluate.upper_bound import (
     FREQUENCY_COUNTS,
     STILL_FRAME,
@@ -32,6 +31,7 @@ from model.evaluate.upper_bound import (
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.config import BuildConfig
+from pipeline.extract.versions import library_versions
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.estimator import make_estimator
 from pipeline.images.draw import busiest_row
@@ -95,9 +95,9 @@ def main(args: Sequence[str] | None = None) -> None:
     with error_boundary():
         job = parse_args(
             MeasureUpperBound,
-            "quiver ceiling",
+            "quiver upper-bound",
             args,
-            registry=registry,
+            registry=size_registry,
             config=(tyro.conf.OmitArgPrefixes,),
         )
         with results_folder(job.out):

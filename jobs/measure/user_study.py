@@ -6,7 +6,7 @@ which.
 
 Videos are paired by name, whatever their suffix. Each pair is cut to the shorter one's length and
 brought to the lower one's size, and both are encoded alike, so that nothing but what they show
-tells one from the other. `quiver study-result` reads what the page saves.
+tells one from the other. `quiver score-study` reads what the page saves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ class UserStudy:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
-        job = parse_args(UserStudy, "quiver study", args)
+        job = parse_args(UserStudy, "quiver user-study", args)
         check_output_file("--out", job.out)
         if job.out.exists():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The pages of `quiver evaluate` and `quiver ceiling`: numbers that were measured become tables,
+"""The pages of `quiver evaluate` and `quiver upper-bound`: numbers that were measured become tables,
 curves and pictures.
 
 Nothing is computed here. Both fill evaluation.html; no script runs in it.

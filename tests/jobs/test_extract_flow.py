@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import QuarantineCounter, list_hints, main, parse_job
+from jobs.cli.workers import QuarantineCounter
+from jobs.extract_flow import list_hints, main, parse_job
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.histogram import decode
 from pipeline.dataset.shards import read_sample

@@ -105,14 +105,14 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
         (("DATASET", "DATASET", "--out", "s.json"), "there twice"),
         (("DATASET:strict",), "has no view 'strict'"),
         (("DATASET", "--workers", "0"), "--workers is 0, expected at least 1"),
-        (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that is there"),
+        (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that exists"),
         (
             ("DATASET", "--report", "nowhere/a.html"),
             "--report is 'nowhere/a.html', expected a file in a folder",
         ),
         (
             ("DATASET", "--out", "DATASET/run.json"),
-            "which is a data set's own file, expected another name",
+            "which is a dataset's own file, expected another name",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import collect_readable
+from jobs.cli.workers import collect_readable
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.plan import PlannedClip, failed_clip
 from schemas.clip import Clip

@@ -18,7 +18,7 @@ SMOKE = ["train-renderer", "smoke", "--data", "data", "--out", "out"]
 FIRST = {
     "sample": ["photo.png"],
     "preview": ["data", "key"],
-    "study": ["a", "b"],
+    "user-study": ["a", "b"],
     "ablate": ["smoke"],
 } | {verb: ["data"] for verb in ("status", "verify", "repair", "retry", "finalize", "refilter")}
 """What stands before the options."""

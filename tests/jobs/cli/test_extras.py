@@ -53,7 +53,7 @@ def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
             lacking.add(command[1])
     assert "doctor" not in lacking
     assert lacking >= {
-        "extract": {"extract-flow", "animate", "verify", "study"},
+        "extract": {"extract-flow", "animate", "verify", "user-study"},
         "train": {"train-denoiser", "train-autoencoder"},
         "all": {"extract-flow", "animate", "train-renderer"},
     }.get(extra, set()), lacking

@@ -141,7 +141,7 @@ def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
         assert found.returncode == ExitCode.STORAGE
         assert (
             found.stderr
-            == "quiver: the working folder was removed, or cannot be reached: go to another one\n"
+            == "quiver: the working folder was removed, or cannot be reached: change to another one\n"
         )
 
 

@@ -1,4 +1,4 @@
-"""`quiver study`: the page in a real browser, as a viewer uses it; `quiver study-result` on what it
+"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on what it
 saves; a sentence for each mistake.
 """
 

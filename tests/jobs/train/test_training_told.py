@@ -256,5 +256,5 @@ def test_interrupted_it_says_what_is_kept(folder, every, kept):
     assert run.returncode == ExitCode.INTERRUPTED and said.count("\n") == 1, said
     if every == "1":
         last = checkpoints.step_folders(folder / "interrupted1")[-1].name
-        kept = f"interrupted1/{last} is kept, the same command goes on from there"
+        kept = f"interrupted1/{last} is kept, the same command resumes from there"
     assert said == f"quiver: interrupted; {kept}\n"
