@@ -115,7 +115,7 @@ def render_card(
             f"{name} {_escape_markup(str(value))}" for name, value in config["flow"].items()
         ),
         reading=_reading_instructions(config, index),
-        members=", ".join(f"`KEY_PATTERN.{member}`" for member in MEMBERS),
+        members=", ".join(f"`KEY.{member}`" for member in MEMBERS),
         format=contract.format,
         scales=_scales_table(statistics),
         licences=_table(

@@ -19,10 +19,11 @@ from jobs import refilter, report_statistics, verify
 from model import checkpoints
 from model.data.shard_index import ShardIndex
 from model.data.shard_reader import FileCache, read_image
-from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import ShardWriter, read_sample
 from schemas.sample import IMAGE_MEMBER, KEY_PATTERN, sample_key
+from schemas.shard_record import dump_record
 from tests.schemas.test_sample import make_sample
 from tests.support import datasets
 

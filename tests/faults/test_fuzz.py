@@ -29,7 +29,7 @@ from model import checkpoints
 from model.data.shard_index import SampleLocation, ShardIndex
 from model.data.shard_reader import FileCache, read_image, read_pair, read_spectrum
 from pipeline.dataset import histogram
-from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.shards import read_sample
 from pipeline.flow.raft_weights import parse_weights
@@ -37,7 +37,7 @@ from pipeline.maintain.verify import verify
 from pipeline.report.queries import read_log
 from schemas import sample, spectral_volume
 from schemas import statistics as schema
-from schemas.shard_record import load_record
+from schemas.shard_record import dump_record, load_record
 from tests.support.datasets import CONFIG, write_dataset
 
 COUNT = int(os.environ.get("QUIVER_FUZZ", "25"))

@@ -17,7 +17,7 @@ from PIL import Image
 from jobs.report_statistics import main
 from pipeline.dataset import scales
 from pipeline.dataset.finalize import finalize
-from pipeline.dataset.folder import Dataset, dump_record
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
@@ -27,6 +27,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from pipeline.report import gallery, queries, render_report
 from schemas.clip import Clip
+from schemas.shard_record import dump_record
 from tests.support import datasets, videos
 from tests.support.building import probe_video
 from tests.support.pages import open_browser, wait_until
