@@ -1,4 +1,4 @@
-"""Windows of one video with their flow, as a run measures it."""
+"""Reads windows of one video with their flow, as a run measures it."""
 
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +13,7 @@ from schemas.clip import Clip
 
 
 def planned(path: Path, config: BuildConfig) -> list[dict]:
-    """The windows of a video."""
+    """Returns the windows of a video."""
     probe = shared_pool(config.decode, 1).probe
     return [
         row
@@ -23,7 +23,7 @@ def planned(path: Path, config: BuildConfig) -> list[dict]:
 
 
 def begun(rows: list[dict], config: BuildConfig) -> list[PendingWindow]:
-    """These windows of one video with their flow."""
+    """Yields these windows of one video with their flow."""
     with closing(
         ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
     ) as decoded:
@@ -35,6 +35,6 @@ def begun(rows: list[dict], config: BuildConfig) -> list[PendingWindow]:
 
 
 def first_window(path: Path, config: BuildConfig) -> PendingWindow:
-    """The first window of a video with its flow."""
+    """Returns the first window of a video with its flow."""
     (window,) = begun(planned(path, config)[:1], config)
     return window
