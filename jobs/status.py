@@ -47,11 +47,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if job.json:
             print_raw(json.dumps(status))
         else:
-            print_output("\n".join(map(to_printable, _format_status(status))))
+            head, *lines = map(to_printable, _format_status(status))
+            print_output("\n  ".join([head, *lines]))
 
 
 def _format_status(status: dict[str, Any]) -> Iterator[str]:
-    """Yields the lines that a person reads."""
+    """Yields the lines that a person reads, the head first."""
     planned, left = status["planned"], status["left"]
     built, decided = planned["shards"] - left["shards"], planned["windows"] - left["windows"]
     yield (
@@ -60,10 +61,9 @@ def _format_status(status: dict[str, Any]) -> Iterator[str]:
     )
     for outcome, group in (("kept", "split"), ("rejected", "reason"), ("quarantined", "reason")):
         counts = format_counts(status[f"{outcome}_by_{group}"])
-        yield f"    {status[outcome]} {outcome} {counts}".rstrip()
-    yield f"    {human_size(status['bytes'])}"
-    for note in _list_notes(status):
-        yield f"  {note}"
+        yield f"{status[outcome]} {outcome} {counts}".rstrip()
+    yield f"{human_size(status['bytes'])}"
+    yield from _list_notes(status)
 
 
 def _list_notes(status: dict[str, Any]) -> Iterator[str]:

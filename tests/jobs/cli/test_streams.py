@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
     Image.fromarray(make_texture(128, 80)).save(folder / "photo.png")
     spectrum = np.random.default_rng(0).normal(size=(4, 4, 40, 64)).astype(np.float32)
-    volume = SpectralVolume(spectrum=spectrum, frames=60, fps=30.0, made={})
+    volume = SpectralVolume(spectrum=spectrum, frames=60, fps=30.0, provenance={})
     (folder / "motion.safetensors").write_bytes(encode_volume(volume))
     write_swaying(folder / "clip.mp4", seconds=5.2)
     return folder
@@ -180,7 +180,7 @@ def test_too_little_memory_is_a_sentence(folder, words):
     if not (folder / "large.png").exists():
         Image.new("L", (14_000, 10_000)).save(folder / "large.png")
         spectrum = np.zeros((40, 4, 1000, 1600), np.float32)
-        volume = SpectralVolume(spectrum=spectrum, frames=100, fps=30.0, made={})
+        volume = SpectralVolume(spectrum=spectrum, frames=100, fps=30.0, provenance={})
         (folder / "large.safetensors").write_bytes(encode_volume(volume))
     found = quiver(folder, *words, before=limited(resource.RLIMIT_DATA, 1000 << 20))
     assert found.returncode == ExitCode.FAILURE and found.stdout == ""
