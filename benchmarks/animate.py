@@ -53,7 +53,7 @@ def main() -> None:
         folder = Path(name)
         Image.fromarray(photograph()).save(folder / "photo.jpg", quality=95)
         (folder / "motion.safetensors").write_bytes(
-            encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, made={}))
+            encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, provenance={}))
         )
         ours = animate(folder, seconds)
         peak = watched(ours)

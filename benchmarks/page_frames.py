@@ -147,7 +147,7 @@ def volume() -> SpectralVolume:
     frequencies = np.arange(MODES + 1)
     phases = rng.uniform(0, 2 * np.pi, (MODES + 1, 4, 1, 1))
     waves = np.cos(phases + 4 * x + 3 * y) * (FRAMES / (1 + frequencies))[:, None, None, None]
-    return SpectralVolume(spectrum=waves.astype(np.float32), fps=30.0, frames=FRAMES, made={})
+    return SpectralVolume(spectrum=waves.astype(np.float32), fps=30.0, frames=FRAMES, provenance={})
 
 
 def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:

@@ -460,7 +460,7 @@ def test_a_histogram(dataset, data):
 
 MOTION = spectral_volume.encode_volume(
     spectral_volume.SpectralVolume(
-        spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, made={"seed": 1}
+        spectrum=np.ones((3, 4, 6, 8), np.float32), fps=30.0, frames=24, provenance={"seed": 1}
     )
 )
 

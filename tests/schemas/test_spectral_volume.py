@@ -21,16 +21,18 @@ VOLUME = SpectralVolume(
     spectrum=np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32),
     fps=30.0,
     frames=150,
-    made={"seed": 1},
+    provenance={"seed": 1},
 )
 
 
 def test_it_survives_its_file_and_equal_ones_have_equal_bytes():
     found = decode_volume(encode_volume(VOLUME))
     np.testing.assert_array_equal(found.spectrum, VOLUME.spectrum)
-    assert (found.fps, found.frames, found.made) == (30.0, 150, {"seed": 1}) and encode_volume(
-        found
-    ) == encode_volume(VOLUME)
+    assert (found.fps, found.frames, found.provenance) == (
+        30.0,
+        150,
+        {"seed": 1},
+    ) and encode_volume(found) == encode_volume(VOLUME)
 
 
 def test_what_is_no_volume_is_refused():

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import as_if_trained, tiny
 
 from model.prior.denoiser import SliceDenoiser
 from model.prior.diffusers_modules import UNet2DConditionModel
 from model.prior.pretrained import inpainting_config, load_inpainting_weights
+from tests.support.tiny import perturb_weights, tiny_config
 
 TEXT_CHANNELS = 8
 UNET_SETTINGS: dict[str, Any] = dict(
@@ -29,13 +29,13 @@ UNET_CONFIG_FILE, UNET_WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.sa
 def write_inpainting_network(folder: Path, **fields: Any) -> Any:
     """A network of random weights, written as diffusers writes it."""
     torch.manual_seed(1)
-    network = as_if_trained(UNet2DConditionModel(**(UNET_SETTINGS | fields)))
+    network = perturb_weights(UNet2DConditionModel(**(UNET_SETTINGS | fields)))
     network.save_pretrained(folder)
     return network.eval()
 
 
 def make_inpainting_denoiser(path: Path, **fields: Any) -> SliceDenoiser:
     torch.manual_seed(2)
-    denoiser = SliceDenoiser(inpainting_config(path, tiny(**fields)))
+    denoiser = SliceDenoiser(inpainting_config(path, tiny_config(**fields)))
     load_inpainting_weights(denoiser, path)
     return denoiser

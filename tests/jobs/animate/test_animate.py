@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
     spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     spectrum[1, 0, :, 24:], spectrum[3, 1, :, 24:] = T, T / 2
     (folder / "motion.safetensors").write_bytes(
-        encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={}))
+        encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, provenance={}))
     )
     videos.write_swaying(
         folder / "sways.mp4", size=(320, 200), seconds=1.5, amplitude=2.0, hertz=2.0
@@ -178,7 +178,7 @@ def test_the_bands_of_a_range_are_magnified_alone(folder):
     with_one = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     with_one[1, 0, :, 24:] = 3 * T
     (folder / "one.safetensors").write_bytes(
-        encode_volume(SpectralVolume(spectrum=with_one, fps=FPS, frames=T, made={}))
+        encode_volume(SpectralVolume(spectrum=with_one, fps=FPS, frames=T, provenance={}))
     )
     run(
         folder / "photo.png",
@@ -233,7 +233,7 @@ def test_a_slice_is_one_row_of_what_moves_most_over_time(folder, capsys):
     spectrum = np.zeros((K, 4, *SIZE[::-1]), np.float32)
     spectrum[1, 0, 21] = T
     (folder / "row.safetensors").write_bytes(
-        encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, made={}))
+        encode_volume(SpectralVolume(spectrum=spectrum, fps=FPS, frames=T, provenance={}))
     )
     run(
         folder / "photo.png",

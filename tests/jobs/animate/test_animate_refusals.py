@@ -33,7 +33,7 @@ def motion(size: tuple[int, int], *, largest: float = 60.0, fps: float = 30.0) -
     """Of two frequencies of 60 frames; equal everywhere but in its middle."""
     spectrum = np.ones((2, 4, size[1], size[0]), np.float32)
     spectrum[1, 0, size[1] // 2 : size[1] // 2 + 1, size[0] // 2 : size[0] // 2 + 1] = largest
-    return encode_volume(SpectralVolume(spectrum=spectrum, fps=fps, frames=60, made={}))
+    return encode_volume(SpectralVolume(spectrum=spectrum, fps=fps, frames=60, provenance={}))
 
 
 def refused(capsys, out: Path, *arguments: object) -> tuple[int, str]:

@@ -34,7 +34,7 @@ def volume(worst: float = 60.0) -> SpectralVolume:
     spectrum = np.zeros((4, 4, 32, 48), np.float32)
     spectrum[1] = 60
     spectrum[2, 0, 3, 4] = worst
-    return SpectralVolume(spectrum=spectrum, fps=30.0, frames=60, made={})
+    return SpectralVolume(spectrum=spectrum, fps=30.0, frames=60, provenance={})
 
 
 @pytest.fixture

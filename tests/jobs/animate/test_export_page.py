@@ -51,11 +51,11 @@ def files(tmp_path_factory) -> dict[str, Path]:
         ("one", spectrum[:1]),
     ):
         (folder / f"{name}.safetensors").write_bytes(
-            encode_volume(SpectralVolume(spectrum=part, fps=30.0, frames=150, made={}))
+            encode_volume(SpectralVolume(spectrum=part, fps=30.0, frames=150, provenance={}))
         )
     for name, shape, frames in (("large", (70, 4, 100, 160), 150), ("many", (130, 4, 5, 8), 400)):
         volume = SpectralVolume(
-            spectrum=np.ones(shape, np.float32), fps=30.0, frames=frames, made={}
+            spectrum=np.ones(shape, np.float32), fps=30.0, frames=frames, provenance={}
         )
         (folder / f"{name}.safetensors").write_bytes(encode_volume(volume))
     (folder / "broken.safetensors").write_bytes(b"x" * 100)

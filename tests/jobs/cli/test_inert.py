@@ -13,7 +13,7 @@ import pytest
 
 from jobs import extract_flow, finalize, preview, refilter, report_statistics, status, verify
 from pipeline.dataset.finalize import finalize as derive
-from pipeline.dataset.folder import dump_record
+from schemas.shard_record import dump_record
 from tests.jobs.test_extract_flow import SMALL
 from tests.pipeline.report.test_report import Reader
 from tests.support import damage, datasets, videos

@@ -87,7 +87,7 @@ def still(tmp_path) -> list[str]:
     (tmp_path / "still.safetensors").write_bytes(
         encode_volume(
             SpectralVolume(
-                spectrum=np.zeros((4, 4, 20, 32), np.float32), fps=30.0, frames=30, made={}
+                spectrum=np.zeros((4, 4, 20, 32), np.float32), fps=30.0, frames=30, provenance={}
             )
         )
     )

@@ -44,7 +44,7 @@ def volume(height: int = H, width: int = W) -> SpectralVolume:
         spectrum=(amplitudes * envelope * np.cos(x + y)).astype(np.float32),
         fps=FPS,
         frames=T,
-        made={},
+        provenance={},
     )
 
 

@@ -4,12 +4,12 @@ depend on.
 
 import pytest
 import torch
-from tiny import as_if_trained, random, tiny
 
 from model.prior.denoiser import DenoiserConfig, ImageEncoder, SliceDenoiser
 from model.prior.diffusion import amplitudes
 from model.prior.frequency_attention import build_denoiser
 from model.prior.inference import ConditionedDenoiser
+from tests.support.tiny import perturb_weights, random_tensor, tiny_config
 
 MODES = ["coordinated", "independent", "volume"]
 N = torch.tensor([0, 999])
@@ -18,30 +18,30 @@ N = torch.tensor([0, 999])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("freq", [1, 3])
 def test_one_signature_for_all_modes(mode, freq):
-    eps = build_denoiser(tiny(mode=mode, frequencies=freq))
-    features = eps.features(random(2, 3, 32, 48).clamp(-1, 1))
+    eps = build_denoiser(tiny_config(mode=mode, frequencies=freq))
+    features = eps.features(random_tensor(2, 3, 32, 48).clamp(-1, 1))
     assert features.shape == (2, 16, 8, 12)
-    z = random(2, freq, 4, 8, 12)
+    z = random_tensor(2, freq, 4, 8, 12)
     assert eps(z, N, features).shape == eps(z, N, None).shape == z.shape
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_features_are_features_of_zero(mode):
-    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
-    z = random(2, 3, 4, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config(mode=mode)))
+    z = random_tensor(2, 3, 4, 8, 8)
     with torch.no_grad():
         assert torch.equal(eps(z, N, None), eps(z, N, torch.zeros(2, 16, 8, 8)))
-        assert (eps(z, N, None) - eps(z, N, random(2, 16, 8, 8))).abs().max() > 1e-3
+        assert (eps(z, N, None) - eps(z, N, random_tensor(2, 16, 8, 8))).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
     by_noise, by_velocity = (
-        as_if_trained(build_denoiser(tiny(mode=mode, prediction=prediction)))
+        perturb_weights(build_denoiser(tiny_config(mode=mode, prediction=prediction)))
         for prediction in ("noise", "velocity")
     )
     by_velocity.load_state_dict(by_noise.state_dict())
-    z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
+    z, features = random_tensor(2, 3, 4, 8, 8), random_tensor(2, 16, 8, 8)
     of_signal, of_noise = amplitudes(N)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -53,10 +53,10 @@ def test_a_velocity_is_handed_on_as_the_noise_that_it_implies(mode):
 
 
 def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped():
-    network = ConditionedDenoiser(as_if_trained(build_denoiser(tiny())))
+    network = ConditionedDenoiser(perturb_weights(build_denoiser(tiny_config())))
     z, photographs, bands = (
-        random(2, 3, 4, 8, 8),
-        random(2, 3, 32, 32),
+        random_tensor(2, 3, 4, 8, 8),
+        random_tensor(2, 3, 32, 32),
         torch.arange(3).expand(2, 3),
     )
     with torch.no_grad():
@@ -71,8 +71,8 @@ def test_a_step_of_training_forgets_the_photographs_whose_condition_is_dropped()
 
 @pytest.mark.parametrize("mode", MODES)
 def test_samples_of_a_batch_do_not_mix(mode):
-    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
-    z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config(mode=mode)))
+    z, features = random_tensor(2, 3, 4, 8, 8), random_tensor(2, 16, 8, 8)
     with torch.no_grad():
         together = eps(z, N, features)
         alone = torch.cat([eps(z[i : i + 1], N[i : i + 1], features[i : i + 1]) for i in range(2)])
@@ -81,8 +81,8 @@ def test_samples_of_a_batch_do_not_mix(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_step_and_frequency_are_told_apart(mode):
-    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
-    z = random(1, 1, 4, 8, 8).expand(2, 3, 4, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config(mode=mode)))
+    z = random_tensor(1, 1, 4, 8, 8).expand(2, 3, 4, 8, 8)
     with torch.no_grad():
         made = eps(z, N, None)
     assert (made[0] - made[1]).abs().max() > 1e-3
@@ -90,8 +90,8 @@ def test_step_and_frequency_are_told_apart(mode):
 
 
 def test_a_slice_depends_on_its_band_alone():
-    eps = as_if_trained(SliceDenoiser(tiny()))
-    z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
+    eps = perturb_weights(SliceDenoiser(tiny_config()))
+    z, features = random_tensor(2, 3, 4, 8, 8), random_tensor(2, 16, 8, 8)
     bands = torch.tensor([[2, 0], [1, 1]])
     picked = torch.stack([z[i, bands[i]] for i in range(2)])
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_slice_depends_on_its_band_alone():
 
 
 def test_the_photograph_is_seen_where_it_is():
-    encoder = as_if_trained(ImageEncoder(tiny()))
+    encoder = perturb_weights(ImageEncoder(tiny_config()))
     image = torch.zeros(1, 3, 64, 64)
     image[..., :32] = 1
     with torch.no_grad():
@@ -116,8 +116,8 @@ def test_the_photograph_is_seen_where_it_is():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_stays_near(mode, dtype):
-    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
-    z, image = random(2, 3, 4, 8, 8), random(2, 3, 32, 32).clamp(-1, 1)
+    eps = perturb_weights(build_denoiser(tiny_config(mode=mode)))
+    z, image = random_tensor(2, 3, 4, 8, 8), random_tensor(2, 3, 32, 32).clamp(-1, 1)
     with torch.no_grad():
         exact = eps(z, N, eps.features(image))
         with torch.autocast("cpu", dtype):
@@ -126,8 +126,8 @@ def test_mixed_precision_stays_near(mode, dtype):
 
 
 def test_channels_last_gives_the_same():
-    eps = as_if_trained(build_denoiser(tiny(mode="coordinated")))
-    z, features = random(2, 3, 4, 8, 8), random(2, 16, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config(mode="coordinated")))
+    z, features = random_tensor(2, 3, 4, 8, 8), random_tensor(2, 16, 8, 8)
     with torch.no_grad():
         before = eps(z, N, features)
         after = eps.to(memory_format=torch.channels_last)(
@@ -138,11 +138,11 @@ def test_channels_last_gives_the_same():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_latents_that_do_not_fit_are_named(mode):
-    eps = build_denoiser(tiny(mode=mode))
+    eps = build_denoiser(tiny_config(mode=mode))
     with pytest.raises(ValueError, match="9x8, expected multiples of 2"):
-        eps(random(2, 3, 4, 8, 9), N, None)
+        eps(random_tensor(2, 3, 4, 8, 9), N, None)
     with pytest.raises(ValueError, match="4 frequencies, expected 3"):
-        eps(random(2, 4, 4, 8, 8), N, None)
+        eps(random_tensor(2, 4, 4, 8, 8), N, None)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_latents_that_do_not_fit_are_named(mode):
 )
 def test_settings_that_do_not_fit_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        tiny(**fields)
+        tiny_config(**fields)
 
 
 def test_the_paper_s_numbers_are_the_defaults():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import random
 
 from model.prior.diffusers_modules import DDIMScheduler
 from model.prior.diffusion import (
@@ -18,6 +17,7 @@ from model.prior.diffusion import (
     noise_from_output,
     predict_z0,
 )
+from tests.support.tiny import random_tensor
 
 SCHEDULER = DDIMScheduler(
     beta_start=0.0015,
@@ -41,7 +41,7 @@ def test_amplitudes_are_the_schedule_s():
 
 
 def test_noised_latents_keep_their_variance():
-    z0, noise = random(2, 3, 4, 32, 32), random(2, 3, 4, 32, 32, seed=1)
+    z0, noise = random_tensor(2, 3, 4, 32, 32), random_tensor(2, 3, 4, 32, 32, seed=1)
     z = add_noise(z0, at(0, 600), noise)
     torch.testing.assert_close(z, SCHEDULER.add_noise(z0, noise, at(0, 600)), atol=1e-5, rtol=1e-5)
     assert z.var(dim=(1, 2, 3, 4)).tolist() == pytest.approx([1, 1], abs=0.05)
@@ -58,7 +58,7 @@ def test_ddim_is_that_of_diffusers(steps):
     ours = ddim_schedule(steps)
     assert ours == SCHEDULER.timesteps.tolist()
     for now, after in zip(ours, [*ours[1:], CLEAN_STEP], strict=True):
-        z, eps = random(1, 2, 4, 4, 4, seed=now), random(1, 2, 4, 4, 4, seed=now + 1)
+        z, eps = random_tensor(1, 2, 4, 4, 4, seed=now), random_tensor(1, 2, 4, 4, 4, seed=now + 1)
         expected = SCHEDULER.step(eps, now, z).prev_sample
         found = ddim_step(z, eps, at(now), at(after))
         assert (found - expected).abs().max() < 1e-6 * max(1, expected.abs().max().item()) + 1e-6, (
@@ -76,20 +76,24 @@ def test_steps_begin_at_the_noisiest_and_are_even():
 
 
 def test_ddim_with_the_true_noise_goes_to_the_true_latents():
-    z0, noise = random(2, 3, 4, 4, 4), random(2, 3, 4, 4, 4, seed=1)
+    z0, noise = random_tensor(2, 3, 4, 4, 4), random_tensor(2, 3, 4, 4, 4, seed=1)
     back = ddim_step(add_noise(z0, at(999, 400), noise), noise, at(999, 400), at(700, CLEAN_STEP))
     torch.testing.assert_close(back[0], add_noise(z0, at(700, 0), noise)[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(back[1], z0[1], atol=1e-5, rtol=1e-4)
 
 
 def test_the_error_is_0_for_the_true_noise_and_1_for_none():
-    noise, n = random(3, 2, 4, 32, 32), at(3, 400, 999)
+    noise, n = random_tensor(3, 2, 4, 32, 32), at(3, 400, 999)
     assert denoising_error(noise, noise, n).tolist() == [0, 0, 0]
     assert denoising_error(0 * noise, noise, n).tolist() == pytest.approx([1, 1, 1], abs=0.1)
 
 
 def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
-    z0, noise, n = random(3, 2, 4, 8, 8), random(3, 2, 4, 8, 8, seed=1), at(3, 400, 999)
+    z0, noise, n = (
+        random_tensor(3, 2, 4, 8, 8),
+        random_tensor(3, 2, 4, 8, 8, seed=1),
+        at(3, 400, 999),
+    )
     of_signal, of_noise = amplitudes(n)
     velocity, z = of_signal * noise - of_noise * z0, add_noise(z0, n, noise)
     torch.testing.assert_close(

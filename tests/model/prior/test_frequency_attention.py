@@ -4,7 +4,6 @@ another.
 
 import pytest
 import torch
-from tiny import as_if_trained, random, tiny
 from torch import Tensor, nn
 
 from model.prior.denoiser import SliceDenoiser
@@ -13,19 +12,20 @@ from model.prior.frequency_attention import (
     FrequencyAttention,
     add_frequency_attention,
 )
+from tests.support.tiny import perturb_weights, random_tensor, tiny_config
 
 N = torch.tensor([10, 700])
 
 
 def stage_1(freq: int = 3) -> SliceDenoiser:
     torch.manual_seed(0)
-    denoiser = SliceDenoiser(tiny(frequencies=freq))
-    as_if_trained(denoiser)
+    denoiser = SliceDenoiser(tiny_config(frequencies=freq))
+    perturb_weights(denoiser)
     return denoiser
 
 
 def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    return random(2, freq, 4, 8, 8), N, random(2, 16, 8, 8, seed=1)
+    return random_tensor(2, freq, 4, 8, 8), N, random_tensor(2, 16, 8, 8, seed=1)
 
 
 def trained(steps: int) -> CoordinatedDenoiser:
@@ -119,10 +119,10 @@ def test_skip_states_carry_the_attention_too():
     """
     eps = trained(steps=3)
     block = eps.slices.unet.down_blocks[0]
-    hidden, skips = block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))
+    hidden, skips = block(hidden_states=random_tensor(6, 16, 8, 8), temb=random_tensor(6, 64))
     assert hidden is skips[-1]
     assert not torch.equal(
-        hidden, block.block(hidden_states=random(6, 16, 8, 8), temb=random(6, 64))[0]
+        hidden, block.block(hidden_states=random_tensor(6, 16, 8, 8), temb=random_tensor(6, 64))[0]
     )
 
 
@@ -130,9 +130,9 @@ def test_attention_is_along_frequencies_at_each_pixel():
     """Against torch's own attention, pixel by pixel; and a pixel's neighbours have a part only in
     the normalisation.
     """
-    attention = FrequencyAttention(16, tiny(frequencies=5))
-    as_if_trained(attention)
-    x = random(10, 16, 3, 4)
+    attention = FrequencyAttention(16, tiny_config(frequencies=5))
+    perturb_weights(attention)
+    x = random_tensor(10, 16, 3, 4)
     with torch.no_grad():
         found = attention(x) - x
         tokens = attention.norm(x)[:5, :, 2, 1] + attention.position
@@ -144,7 +144,7 @@ def test_attention_is_along_frequencies_at_each_pixel():
 
 
 def test_weights_come_back_into_a_fresh_network():
-    first, second = trained(steps=2), add_frequency_attention(SliceDenoiser(tiny()))
+    first, second = trained(steps=2), add_frequency_attention(SliceDenoiser(tiny_config()))
     second.load_state_dict(first.state_dict())
     with torch.no_grad():
         assert torch.equal(first(*inputs()), second(*inputs()))

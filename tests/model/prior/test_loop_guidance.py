@@ -5,8 +5,6 @@ them.
 import numpy as np
 import pytest
 import torch
-from test_sampling import of_gaussian
-from tiny import random
 from torch import Tensor
 
 from model.evaluate.spectral import seam
@@ -17,6 +15,8 @@ from model.prior.loop_guidance import seam_loss, seam_weights, self_guidance
 from model.prior.sampling import decode_spectrum, sample_latents
 from pipeline.motion.normalize import denormalize
 from pipeline.motion.spectrum import to_motion
+from tests.model.prior.test_sampling import of_gaussian
+from tests.support.tiny import random_tensor
 
 T, FPS, K = 150, 30.0, 8
 SHAPE = (K, 4, 8, 8)
@@ -37,7 +37,7 @@ def volume(spectrum: Tensor) -> np.ndarray:
 
 
 def test_the_loss_is_that_of_the_motion_itself():
-    spectrum = enlarged(random(2, *SHAPE))
+    spectrum = enlarged(random_tensor(2, *SHAPE))
     spectrum[:, 0, 1::2] = 0
     for last in (41, 149):
         expected = []
@@ -105,7 +105,7 @@ def test_no_strength_bursts_and_more_than_the_paper_s_is_no_more():
 
 
 def test_no_strength_changes_nothing_and_each_sample_is_guided_by_itself():
-    z, n, eps = random(2, *SHAPE), torch.tensor([500, 30]), random(2, *SHAPE, seed=1)
+    z, n, eps = random_tensor(2, *SHAPE), torch.tensor([500, 30]), random_tensor(2, *SHAPE, seed=1)
     assert torch.equal(self_guidance(enlarged, T, 90, 0.0)(z, n, eps), eps)
     guide = self_guidance(enlarged, T, 90)
     torch.testing.assert_close(guide(z, n, eps)[1:], guide(z[1:], n[1:], eps[1:]))
@@ -116,7 +116,7 @@ def test_a_step_goes_along_the_gradient_and_across_that_of_the_energy():
     """Far from the bound the step of z_0 is -u sigma^2 g; at it, a third of what takes a linear
     loss to 0; energy keeps to first order.
     """
-    z, n, eps = random(1, *SHAPE), torch.tensor([600]), random(1, *SHAPE, seed=1)
+    z, n, eps = random_tensor(1, *SHAPE), torch.tensor([600]), random_tensor(1, *SHAPE, seed=1)
     moves = [
         predict_z0(z, self_guidance(enlarged, T, 90, u)(z, n, eps), n) - predict_z0(z, eps, n)
         for u in (1e-4, 2e-4, 1e6)

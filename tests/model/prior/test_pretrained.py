@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from inpainting import CONFIG, TEXT, WEIGHTS, begun, inpainting
 from safetensors.torch import load_file
-from tiny import random, tiny
 from torch import Tensor
 
 from model import checkpoints
@@ -21,12 +19,20 @@ from model.prior.frequency_attention import add_frequency_attention, build_denoi
 from model.prior.inference import ConditionedDenoiser, restore_denoiser
 from model.prior.pretrained import build_meta_unet, inpainting_config
 from model.prior.sampling import sample_latents
+from tests.support.inpainting import (
+    TEXT_CHANNELS,
+    UNET_CONFIG_FILE,
+    UNET_WEIGHTS_FILE,
+    make_inpainting_denoiser,
+    write_inpainting_network,
+)
+from tests.support.tiny import random_tensor, tiny_config
 
 N = torch.tensor([10, 700])
 
 
 def inputs(freq: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    return random(2, freq, 4, 8, 8), N, random(2, 16, 8, 8, seed=1)
+    return random_tensor(2, freq, 4, 8, 8), N, random_tensor(2, 16, 8, 8, seed=1)
 
 
 def by_itself(network: Any, z: Tensor, n: Tensor) -> Tensor:
@@ -35,14 +41,16 @@ def by_itself(network: Any, z: Tensor, n: Tensor) -> Tensor:
     x = torch.cat([z.flatten(0, 1), torch.zeros(batch * freq, 5, *z.shape[-2:])], dim=1)
     with torch.no_grad():
         made = network(
-            x, n.repeat_interleave(freq), encoder_hidden_states=torch.zeros(len(x), 1, TEXT)
+            x,
+            n.repeat_interleave(freq),
+            encoder_hidden_states=torch.zeros(len(x), 1, TEXT_CHANNELS),
         ).sample
     return made.unflatten(0, (batch, freq))
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    inpainting(tmp_path / "unet")
+    write_inpainting_network(tmp_path / "unet")
     return tmp_path
 
 
@@ -50,7 +58,7 @@ def learnt(network: Any, parameters: Any, steps: int) -> None:
     optimiser = torch.optim.AdamW(parameters, lr=1e-2)
     for _ in range(steps):
         optimiser.zero_grad()
-        image = random(2, 3, 32, 32, seed=3).clamp(-1, 1)
+        image = random_tensor(2, 3, 32, 32, seed=3).clamp(-1, 1)
         (
             network(inputs()[0], N, network.features(image)) - inputs()[0].roll(1, dims=1)
         ).square().mean().backward()
@@ -59,8 +67,8 @@ def learnt(network: Any, parameters: Any, steps: int) -> None:
 
 @pytest.mark.parametrize("heads", [4, 8, [2, 8]])
 def test_it_starts_exactly_at_the_pretrained_network(tmp_path, heads):
-    pretrained = inpainting(tmp_path, attention_head_dim=heads)
-    denoiser = begun(tmp_path)
+    pretrained = write_inpainting_network(tmp_path, attention_head_dim=heads)
+    denoiser = make_inpainting_denoiser(tmp_path)
     z, n, features = inputs()
     with torch.no_grad():
         for condition in (None, torch.zeros_like(features), features):
@@ -68,43 +76,48 @@ def test_it_starts_exactly_at_the_pretrained_network(tmp_path, heads):
     assert by_itself(pretrained, z, n).std() > 0.1
     assert (denoiser.config.heads, denoiser.config.text_channels) == (
         tuple(heads) if isinstance(heads, list) else (heads, heads),
-        TEXT,
+        TEXT_CHANNELS,
     )
 
 
 def test_linear_projections_are_convolutions_of_one_pixel(tmp_path):
     """Stable Diffusion 2 has them. The same to rounding: another kernel adds up in another order."""
-    pretrained = inpainting(tmp_path, use_linear_projection=True)
+    pretrained = write_inpainting_network(tmp_path, use_linear_projection=True)
     z, n, _ = inputs()
     with torch.no_grad():
         torch.testing.assert_close(
-            begun(tmp_path)(z, n, None), by_itself(pretrained, z, n), atol=1e-5, rtol=1e-4
+            make_inpainting_denoiser(tmp_path)(z, n, None),
+            by_itself(pretrained, z, n),
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
 def test_half_precision_files_are_read(tmp_path):
-    inpainting(tmp_path).half().save_pretrained(tmp_path)
-    denoiser = begun(tmp_path)
+    write_inpainting_network(tmp_path).half().save_pretrained(tmp_path)
+    denoiser = make_inpainting_denoiser(tmp_path)
     assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
     assert torch.equal(
-        denoiser.unet.conv_out.weight.half(), load_file(tmp_path / WEIGHTS)["conv_out.weight"]
+        denoiser.unet.conv_out.weight.half(),
+        load_file(tmp_path / UNET_WEIGHTS_FILE)["conv_out.weight"],
     )
 
 
 def test_a_pipeline_s_folder_its_unet_s_and_links_are_the_same(folder):
     links = folder / "links"
     links.mkdir()
-    for name in (CONFIG, WEIGHTS):
+    for name in (UNET_CONFIG_FILE, UNET_WEIGHTS_FILE):
         (links / name).symlink_to(folder / "unet" / name)
-    first = begun(folder).state_dict()
+    first = make_inpainting_denoiser(folder).state_dict()
     for path in (folder / "unet", links):
         assert all(
-            torch.equal(value, first[name]) for name, value in begun(path).state_dict().items()
+            torch.equal(value, first[name])
+            for name, value in make_inpainting_denoiser(path).state_dict().items()
         )
 
 
 def test_the_photograph_and_the_frequency_are_learnt(folder):
-    denoiser = begun(folder)
+    denoiser = make_inpainting_denoiser(folder)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     learnt(denoiser, denoiser.parameters(), steps=2)
     assert all(
@@ -125,7 +138,7 @@ def test_the_photograph_and_the_frequency_are_learnt(folder):
 
 
 def test_stage_2_starts_there_and_leaves_it_frozen(folder):
-    slices = begun(folder)
+    slices = make_inpainting_denoiser(folder)
     learnt(slices, slices.parameters(), steps=1)
     eps = add_frequency_attention(slices)
     with torch.no_grad():
@@ -144,7 +157,7 @@ def test_stage_2_starts_there_and_leaves_it_frozen(folder):
 
 
 def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
-    eps = add_frequency_attention(begun(folder, mode="coordinated"))
+    eps = add_frequency_attention(make_inpainting_denoiser(folder, mode="coordinated"))
     learnt(eps, eps.trainable_parameters(), steps=1)
     fields = {name: getattr(eps.config, name) for name in DenoiserConfig.__dataclass_fields__}
     checkpoints.write(
@@ -166,7 +179,7 @@ def test_a_checkpoint_does_without_the_pretrained_folder(folder, tmp_path):
 
 
 def test_autocast_takes_it(folder):
-    denoiser = begun(folder)
+    denoiser = make_inpainting_denoiser(folder)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rough = denoiser(*inputs()).float()
     torch.testing.assert_close(
@@ -181,14 +194,14 @@ def test_four_levels_meet_the_latents_of_512_x_288():
     levels: dict[str, Any] = dict(
         channels=(8, 8, 8, 8),
         attention_levels=(3,),
-        text_channels=TEXT,
+        text_channels=TEXT_CHANNELS,
         heads=(1, 1, 1, 1),
         image_channels=(4, 4, 4),
     )
-    eps = build_denoiser(tiny(**levels, frequencies=1))
+    eps = build_denoiser(tiny_config(**levels, frequencies=1))
     with torch.no_grad():
         features = eps.features(torch.zeros(1, 3, 288, 512))
-        assert eps(random(1, 1, 4, 72, 128), torch.tensor([5]), features).shape == (
+        assert eps(random_tensor(1, 1, 4, 72, 128), torch.tensor([5]), features).shape == (
             1,
             1,
             4,
@@ -199,7 +212,7 @@ def test_four_levels_meet_the_latents_of_512_x_288():
 
 @pytest.mark.parametrize("mode", ["independent", "coordinated", "volume"])
 def test_every_mode_can_have_text(mode):
-    eps = build_denoiser(tiny(mode=mode, text_channels=TEXT))
+    eps = build_denoiser(tiny_config(mode=mode, text_channels=TEXT_CHANNELS))
     z, n, features = inputs()
     assert eps(z, n, features).shape == z.shape
 
@@ -240,8 +253,8 @@ def test_the_numbers_of_stable_diffusion_are_taken(tmp_path):
             name: list(tensor.shape)
             for name, tensor in UNet2DConditionModel(**fields, in_channels=9).state_dict().items()
         }
-    header_only(tmp_path / WEIGHTS, tensors)
-    (tmp_path / CONFIG).write_text(
+    header_only(tmp_path / UNET_WEIGHTS_FILE, tensors)
+    (tmp_path / UNET_CONFIG_FILE).write_text(
         json.dumps(fields | rest | dict(down_block_types=cross, up_block_types=plain))
     )
     config = inpainting_config(tmp_path, DenoiserConfig())

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from inpainting import CONFIG, TEXT, WEIGHTS, begun, inpainting
 from safetensors.torch import load, save_file
-from tiny import tiny
 
 from model.prior.pretrained import inpainting_config, load_inpainting_weights
+from tests.support.inpainting import (
+    TEXT_CHANNELS,
+    UNET_CONFIG_FILE,
+    UNET_WEIGHTS_FILE,
+    make_inpainting_denoiser,
+    write_inpainting_network,
+)
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    inpainting(tmp_path / "unet")
+    write_inpainting_network(tmp_path / "unet")
     return tmp_path
 
 
@@ -88,10 +94,10 @@ HOSTILE = [
     ("fields", "words"), HOSTILE, ids=lambda value: value[:60] if isinstance(value, str) else ""
 )
 def test_settings_that_do_not_fit_are_named(folder, fields, words):
-    path = folder / "unet" / CONFIG
+    path = folder / "unet" / UNET_CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     with pytest.raises(ValueError) as found:
-        inpainting_config(folder, tiny())
+        inpainting_config(folder, tiny_config())
     assert words in str(found.value) and str(folder / "unet") in str(found.value)
     assert len(str(found.value)) < 500 + len(str(folder)) and "\n" not in str(found.value)
 
@@ -109,9 +115,9 @@ def test_settings_that_do_not_fit_are_named(folder, fields, words):
     ids=["empty", "deep", "list", "digits", "bytes", "long"],
 )
 def test_settings_that_are_none_are_named(folder, content, words):
-    (folder / "unet" / CONFIG).write_bytes(content)
-    with pytest.raises(ValueError, match=CONFIG) as found:
-        inpainting_config(folder, tiny())
+    (folder / "unet" / UNET_CONFIG_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=UNET_CONFIG_FILE) as found:
+        inpainting_config(folder, tiny_config())
     assert words in str(found.value)
 
 
@@ -186,19 +192,19 @@ def whole_numbers(path: Path) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_weights_that_do_not_fit_are_named(folder, harm, words):
-    denoiser = begun(folder)
-    harm(folder / "unet" / WEIGHTS)
+    denoiser = make_inpainting_denoiser(folder)
+    harm(folder / "unet" / UNET_WEIGHTS_FILE)
     for attempt in (
-        lambda: inpainting_config(folder, tiny()),
+        lambda: inpainting_config(folder, tiny_config()),
         lambda: load_inpainting_weights(denoiser, folder),
     ):
-        with pytest.raises(ValueError, match=WEIGHTS) as found:
+        with pytest.raises(ValueError, match=UNET_WEIGHTS_FILE) as found:
             attempt()
         assert words in str(found.value) and "\n" not in str(found.value)
 
 
 def test_weights_that_are_no_numbers_are_named(folder):
-    path = folder / "unet" / WEIGHTS
+    path = folder / "unet" / UNET_WEIGHTS_FILE
     broken = load(path.read_bytes())
     broken["mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     save_file(broken, path)
@@ -206,14 +212,14 @@ def test_weights_that_are_no_numbers_are_named(folder):
         ValueError,
         match=r"safetensors: mid_block.resnets.0.conv1.weight has values that are not finite",
     ):
-        begun(folder)
+        make_inpainting_denoiser(folder)
 
 
 def test_what_is_not_there_is_named(folder):
-    (folder / "unet" / CONFIG).unlink()
-    for path in (folder, folder / "gone", folder / "unet" / WEIGHTS):
+    (folder / "unet" / UNET_CONFIG_FILE).unlink()
+    for path in (folder, folder / "gone", folder / "unet" / UNET_WEIGHTS_FILE):
         with pytest.raises(ValueError, match=r"is no file, expected a folder with config\.json"):
-            inpainting_config(path, tiny())
+            inpainting_config(path, tiny_config())
 
 
 def test_a_network_that_does_not_predict_noise_is_refused(folder):
@@ -222,12 +228,12 @@ def test_a_network_that_does_not_predict_noise_is_refused(folder):
     for kind, fits in (("epsilon", True), ("v_prediction", False), ([], False)):
         scheduler.write_text(json.dumps({"prediction_type": kind}))
         if fits:
-            assert inpainting_config(folder, tiny()).text_channels == TEXT
+            assert inpainting_config(folder, tiny_config()).text_channels == TEXT_CHANNELS
             continue
         with pytest.raises(
             ValueError, match=r"scheduler_config\.json: prediction_type is .*expected 'epsilon'"
         ):
-            inpainting_config(folder / "unet", tiny())
+            inpainting_config(folder / "unet", tiny_config())
 
 
 @pytest.mark.parametrize(
@@ -242,4 +248,4 @@ def test_a_network_that_does_not_predict_noise_is_refused(folder):
 )
 def test_wrong_numbers_of_a_network_with_text_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        tiny(**fields)
+        tiny_config(**fields)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import as_if_trained, random, tiny
 from torch import Tensor
 
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
@@ -10,6 +9,7 @@ from model.prior.diffusion import amplitudes, predict_z0
 from model.prior.frequency_attention import build_denoiser
 from model.prior.sampling import apply_guidance, decode_spectrum, initial_noise, sample_latents
 from pipeline.motion.normalize import normalize
+from tests.support.tiny import perturb_weights, random_tensor, tiny_config
 
 SHAPE = (3, 4, 8, 8)
 
@@ -55,8 +55,8 @@ def test_more_steps_come_nearer_to_the_flow():
 
 @pytest.mark.parametrize("mode", ["coordinated", "independent", "volume"])
 def test_a_sample_does_not_depend_on_its_batch(mode):
-    eps = as_if_trained(build_denoiser(tiny(mode=mode)))
-    features = random(3, 16, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config(mode=mode)))
+    features = random_tensor(3, 16, 8, 8)
     together = sample_latents(eps, features, SHAPE, [7, 8, 9], steps=4, guidance=1.0)
     alone = sample_latents(eps, features[1:2], SHAPE, [8], steps=4, guidance=1.0)
     torch.testing.assert_close(
@@ -81,7 +81,7 @@ def test_guidance_goes_from_the_unconditional_past_the_conditional():
         assert features is not None
         return z * 0 + features.mean(dim=(1, 2, 3)).view(-1, 1, 1, 1, 1)
 
-    z, n, features = random(2, *SHAPE), torch.tensor([3, 4]), torch.ones(2, 16, 8, 8)
+    z, n, features = random_tensor(2, *SHAPE), torch.tensor([3, 4]), torch.ones(2, 16, 8, 8)
     for weight in (0.0, 1.0, 1.75):
         torch.testing.assert_close(
             apply_guidance(eps, weight)(z, n, features), torch.full_like(z, 1 + weight)
@@ -89,8 +89,8 @@ def test_guidance_goes_from_the_unconditional_past_the_conditional():
 
 
 def test_guidance_of_a_network_is_its_formula_and_weight_0_is_the_plain_condition():
-    eps = as_if_trained(build_denoiser(tiny()))
-    z, n, features = random(2, *SHAPE), torch.tensor([3, 400]), random(2, 16, 8, 8)
+    eps = perturb_weights(build_denoiser(tiny_config()))
+    z, n, features = random_tensor(2, *SHAPE), torch.tensor([3, 400]), random_tensor(2, 16, 8, 8)
     with torch.no_grad():
         assert torch.equal(apply_guidance(eps, 0.0)(z, n, features), eps(z, n, features))
         assert torch.equal(apply_guidance(eps, 2.0)(z, n, None), eps(z, n, None))
@@ -165,7 +165,7 @@ def test_samples_that_are_not_finite_are_named():
 
 def test_a_seed_is_needed_for_each_photograph():
     with pytest.raises(ValueError, match="2 seeds for 3 photographs"):
-        sample_latents(of_gaussian(0.0, 1.0), random(3, 16, 8, 8), SHAPE, [1, 2])
+        sample_latents(of_gaussian(0.0, 1.0), random_tensor(3, 16, 8, 8), SHAPE, [1, 2])
 
 
 @pytest.mark.parametrize("normalisation", ["adaptive", "linear", "log", "resolution"])
@@ -174,9 +174,9 @@ def test_latents_become_pixels_with_a_real_mean(normalisation):
     autoencoder = SliceAutoencoder(
         AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
     )
-    autoencoder.fit_whitening([random(4, 4, 8, 8) * 2 + 1])
+    autoencoder.fit_whitening([random_tensor(4, 4, 8, 8) * 2 + 1])
     scale = torch.tensor([100.0, 30, 10]).view(3, 1, 1, 1).expand(3, 4, 1, 1)
-    z = random(2, 3, 4, 8, 8)
+    z = random_tensor(2, 3, 4, 8, 8)
     spectrum = decode_spectrum(autoencoder, z, scale, normalisation)
     assert spectrum.shape == (2, 3, 4, 32, 32)
     assert (spectrum[:, 0, 1::2] == 0).all()
@@ -192,7 +192,7 @@ def test_gradients_of_pixels_reach_the_latents():
     autoencoder = SliceAutoencoder(
         AutoencoderConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
     )
-    z = random(1, 3, 4, 8, 8).requires_grad_()
+    z = random_tensor(1, 3, 4, 8, 8).requires_grad_()
     decode_spectrum(autoencoder, z, torch.ones(3, 4, 1, 1)).square().sum().backward()
     assert z.grad is not None and z.grad.isfinite().all()
     # at its linear start a latent channel is a channel of the slice, and two of S_0 are 0 whatever

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import random
 from torch import Tensor
 
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser
 from model.prior.diffusion import add_noise, denoising_error, draw_noise, mask_features
 from model.prior.frequency_attention import build_denoiser
 from model.prior.sampling import sample_latents
+from tests.support.tiny import random_tensor
 
 CONFIG = DenoiserConfig(
     mode="independent",
@@ -62,7 +62,10 @@ def test_samples_are_the_motion_of_their_photograph():
     Each photograph is sampled from the same four seeds, so what tells the samples apart is the
     photograph. One in eight may come out blurred.
     """
-    photographs, z0 = random(4, 3, 32, 32).clamp(-1, 1), random(4, 2, 4, 8, 8, seed=11)
+    photographs, z0 = (
+        random_tensor(4, 3, 32, 32).clamp(-1, 1),
+        random_tensor(4, 2, 4, 8, 8, seed=11),
+    )
     eps = overfitted(photographs, z0)
     features = eps.features(photographs).detach().repeat_interleave(4, dim=0)
     found = correlations(
