@@ -1,4 +1,4 @@
-"""The real command on small data sets: what it writes, what it refuses; and scales of real videos
+"""The real command on small datasets: what it writes, what it refuses; and scales of real videos
 whose motion is known.
 """
 
@@ -127,7 +127,8 @@ def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
 
 
 def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
-    command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {tmp_path / 's.json'}; echo $? >&2"
+    out = tmp_path / "s.json"
+    command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {out}; echo $? >&2"
     done = subprocess.run(
         ["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

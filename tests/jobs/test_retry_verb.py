@@ -46,7 +46,7 @@ CLIPS = 12
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A table, whose last clip is not there."""
+    """A table whose last clip is missing."""
     folder = tmp_path_factory.mktemp("clips")
     for i in range(CLIPS):
         videos.write_swaying(folder / f"{i:02d}.mp4", seconds=0.8, size=(96, 72), seed=i)
