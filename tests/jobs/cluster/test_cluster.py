@@ -141,8 +141,8 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 @pytest.mark.slow
 @pytest.mark.promise("P23")
 def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
-    """Nobody else reaches its ports or the folder of its sockets and logs, which it removes; the path
-    of TMPDIR is too long for sockets.
+    """Nobody else reaches its ports or the folder of its sockets and logs, which it removes. The
+    path of TMPDIR is too long for sockets.
     """
     (deep := tmp_path / ("d" * 90)).mkdir()
     env = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | dict(
