@@ -87,7 +87,7 @@ def compare(
 ) -> tuple[list[Target], str]:
     """Measures Quiver on the whole video and both scripts on some windows, in turns."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset), thresholds=PRESETS["none"])
-    starts = [row["start_frame"] for row in planned(path, config)]
+    starts = [row.window().start_frame for row in planned(path, config)]
     some = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
     contenders: dict[str, Callable] = {"Quiver": functools.partial(quiver, path, config)}
     for script in (naive, smart):
@@ -137,7 +137,7 @@ def quiver(path: Path, config: BuildConfig) -> None:
         rows, dataset = planned(path, config), Dataset(Path(folder) / "out")
         with dataset.lock():
             dataset.create_or_resume(rows, to_contract(config), {})
-            for shard, group in groupby(rows, key=lambda row: row["shard"]):
+            for shard, group in groupby(rows, key=lambda row: row.shard):
                 outcomes = {
                     decided.outcome
                     for decided in list(build_shard(dataset, shard, list(group), config))[:-1]
@@ -226,11 +226,12 @@ def decoded_target(path: Path) -> Target:
     keys = np.flatnonzero([key for _, key in packets])
     rows = planned(path, BuildConfig())
     stretches = [
-        [row["start_frame"] for row in group]
-        for _, group in groupby(rows, key=lambda row: row["shard"])
+        [row.window().start_frame for row in group]
+        for _, group in groupby(rows, key=lambda row: row.shard)
     ]
     ours = sum(decoded(keys, starts[0], starts[-1]) for starts in stretches) / len(rows)
-    theirs = sum(decoded(keys, row["start_frame"], row["start_frame"]) for row in rows) / len(rows)
+    firsts = [row.window().start_frame for row in rows]
+    theirs = sum(decoded(keys, first, first) for first in firsts) / len(rows)
     size = path.stem.split("-")[1]
     return Target(
         name=f"{size}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}",

@@ -42,11 +42,11 @@ from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView, iter_samples
 from pipeline.dataset.scales import compute_statistics
-from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import BuildConfig, to_contract
 from pipeline.motion.normalize import channel_scales
-from schemas.outcome import Outcome, Stage
+from schemas.outcome import FilterMeasures, Outcome, Stage
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
+from schemas.shard_record import RecordRow
 from schemas.statistics import SpectrumStatistics
 from tests.support.datasets import PASSING_MEASURES, make_plan_row
 
@@ -96,17 +96,17 @@ def make_dataset(root: Path, count: int) -> DatasetView:
         [0.0] * (config.plan.frames // 2 + 1),
     )
     for row, sample in zip(rows, make_samples(count), strict=True):
-        kept = outcome_row(
-            row,
-            Outcome.KEPT,
-            Stage.WRITE,
-            **PASSING_MEASURES,
+        kept = RecordRow(
+            key=row.window().key,
+            outcome=Outcome.KEPT,
+            stage=Stage.WRITE,
+            measures=FilterMeasures(**PASSING_MEASURES),
             power_x=power,
             power_y=power,
             energy_x=1.0,
             energy_y=1.0,
         )
-        draft.add(kept, replace(sample, key=row["key"]), None)
+        draft.add(kept, replace(sample, key=kept.key), None)
     draft.commit()
     finalize(dataset)
     return DatasetView(dataset)

@@ -87,7 +87,7 @@ def measured(clip: Path) -> tuple[int, int, float, float]:
         seconds = time.perf_counter() - began
         records = list(Dataset(root).records.iterdir())
         return (
-            sum(1 for row in Dataset(root).stream_plan() if row["key"]),
+            sum(1 for row in Dataset(root).stream_plan() if row.key),
             len(records),
             seconds,
             peak,

@@ -98,8 +98,8 @@ def main() -> None:
 def read(selections: Sequence[DatasetView], split: str) -> Iterator[Scene]:
     """Reads all kept windows of a split."""
     for selection in selections:
-        for shard, entry in selection.read_index()["shards"].items():
-            for sample in iter_samples(selection, shard) if entry["split"] == split else ():
+        for shard, entry in selection.read_index().shards.items():
+            for sample in iter_samples(selection, shard) if entry.split == split else ():
                 yield Scene(sample.key, sample.image, sample.spectrum.astype(np.float32))
 
 

@@ -75,8 +75,8 @@ def tested(data: str, windows: int) -> Iterator[Sample]:
     """Selects so many windows of each clip of the test split, spread evenly."""
     selection = open_dataset(data)
     by_clip: dict[str, list[Sample]] = defaultdict(list)
-    for shard, entry in selection.read_index()["shards"].items():
-        for sample in iter_samples(selection, shard) if entry["split"] == "test" else ():
+    for shard, entry in selection.read_index().shards.items():
+        for sample in iter_samples(selection, shard) if entry.split == "test" else ():
             by_clip[clip_of(sample)].append(sample)
     for found in by_clip.values():
         for i in sorted(

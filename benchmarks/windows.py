@@ -10,20 +10,21 @@ from pipeline.extract.frame_stream import ChunkStream
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.flow.estimator import make_estimator
 from schemas.clip import Clip
+from schemas.records import PlanRow
 
 
-def planned(path: Path, config: BuildConfig) -> list[dict]:
+def planned(path: Path, config: BuildConfig) -> list[PlanRow]:
     """Returns the windows of a video."""
     probe = shared_pool(config.decode, 1).probe
     return [
         row
         for row in plan_rows([plan_clip(Clip(uri=str(path)), config.plan, probe)], config.plan)
-        if row["key"]
+        if row.key
     ]
 
 
-def begun(rows: list[dict], config: BuildConfig) -> list[PendingWindow]:
-    """Yields these windows of one video with their flow."""
+def begun(rows: list[PlanRow], config: BuildConfig) -> list[PendingWindow]:
+    """Returns these windows of one video with their flow."""
     with closing(
         ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
     ) as decoded:

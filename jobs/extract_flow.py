@@ -51,6 +51,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from pipeline.sizes import human_size
 from schemas.outcome import Reason, to_printable
+from schemas.records import PlanRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,18 +184,17 @@ def _with_absolute_files(job: ExtractFlow) -> ExtractFlow:
     )
 
 
-def _print_plan(rows: Sequence[dict], job: ExtractFlow) -> None:
+def _print_plan(rows: Sequence[PlanRow], job: ExtractFlow) -> None:
     """Prints what a run would do."""
-    windows = [row for row in rows if row["key"]]
-    clips = len({(row["clip_id"], row["uri"]) for row in rows})
-    shards = len({row["shard"] for row in windows})
+    windows = [row for row in rows if row.key]
+    clips = len({(row.clip_id, row.uri) for row in rows})
+    shards = len({row.shard for row in windows})
     size = human_size(len(windows) * _max_sample_bytes(job.build))
     counts = pluralize(clips, "clip"), pluralize(len(windows), "window"), pluralize(shards, "shard")
     print_output(f"{', '.join(counts)}, at most {size}")
     for row in rows:
-        if not row["key"]:
-            reason = f"{row['reason']}, {row['detail']}"
-            print_output(f"  no window: {to_printable(row['uri'])}: {reason}")
+        if not row.key:
+            print_output(f"  no window: {to_printable(row.uri)}: {row.reason}, {row.detail}")
 
 
 def _max_sample_bytes(config: BuildConfig) -> int:
@@ -206,7 +206,11 @@ def _max_sample_bytes(config: BuildConfig) -> int:
 
 
 def run_job(
-    dataset: Dataset, rows: Sequence[dict], job: ExtractFlow, config: dict[str, Any], at_once: int
+    dataset: Dataset,
+    rows: Sequence[PlanRow],
+    job: ExtractFlow,
+    config: dict[str, Any],
+    at_once: int,
 ) -> None:
     """Builds the shards that are not committed yet, then writes manifest and summary."""
     if is_storage_url(job.out):
@@ -214,8 +218,10 @@ def run_job(
     warn_of_other_versions(dataset.create_or_resume(rows, config, library_versions(job.build)))
     rounds = dataset.rounds()  # one may be of a retry that was stopped
     retried = [row for retry_round in rounds for row in retry_round.rows]
-    windows = [row for row in (*rows, *retried) if row["key"]]
-    shards = {shard: list(group) for shard, group in groupby(windows, key=lambda row: row["shard"])}
+    windows = [row for row in (*rows, *retried) if row.key]
+    shards = {
+        shard: list(group) for shard, group in groupby(windows, key=lambda row: str(row.shard))
+    }
     unbuilt = [shard for shard in shards if not dataset.is_committed(shard)]
     fates = EarlierFates(rounds)
     left = {shard: fates.add_fates(shards[shard]) for shard in unbuilt}

@@ -16,12 +16,12 @@ the folder; 5 something is left that is not right, or came out differently.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -58,6 +58,8 @@ from pipeline.maintain.verify import (
     verify,
 )
 from schemas.outcome import Outcome, Quarantined, to_printable
+from schemas.records import PlanRow
+from schemas.shard_record import ShardRecord
 
 BuildShards = Callable[[RowsByShard], list[str]]
 """Builds these shards; returns the names of those that failed."""
@@ -190,11 +192,11 @@ def repair(
     return _RepairResult(written and rebuildable == shards and not changed, failed)
 
 
-def _describe_lost_videos(rows: Sequence[dict], staging: Path | None) -> list[str]:
+def _describe_lost_videos(rows: Sequence[PlanRow], staging: Path | None) -> list[str]:
     """Returns a sentence for each video of these windows that is not what was planned: they could
     not be built to the same bytes.
     """
-    videos = {row["uri"]: (row["sha256"], row["bytes"]) for row in rows if "settled" not in row}
+    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.settled is None}
     sentences = []
     for uri, content in videos.items():
         try:
@@ -259,10 +261,10 @@ def _rebuild_shards(
     return failed, changed
 
 
-def _explain_change(dataset: Dataset, record: Mapping[str, Any]) -> str:
+def _explain_change(dataset: Dataset, record: ShardRecord) -> str:
     """Returns what is known of the reason for which a shard came out differently."""
     contract = dataset.contract()
-    quarantined = sum(row["outcome"] == Outcome.QUARANTINED for row in record["rows"])
+    quarantined = sum(row.outcome == Outcome.QUARANTINED for row in record.rows)
     reasons = [f"{pluralize(quarantined, 'window')} quarantined"] if quarantined else []
     reasons += version_changes(contract, library_versions(from_contract(contract.config)))
     return "; ".join(reasons) or "the versions of all libraries are those of the run"

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -50,6 +50,7 @@ from pipeline.extract.config import BuildConfig
 from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
 from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.versions import library_versions
+from schemas.records import PlanRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def _begin_next_round(
         print_output(f"{job.dataset}: all of it failed again; nothing was written")
 
 
-def _probe_again(config: BuildConfig, staging: Path | None, row: dict[str, Any]) -> PlannedClip:
+def _probe_again(config: BuildConfig, staging: Path | None, row: PlanRow) -> PlannedClip:
     """Probes the clip of a row again, in a worker process."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
 

@@ -5,7 +5,6 @@ Every window that was planned ends as exactly one row with one of the three outc
 dropped silently.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -73,13 +72,12 @@ these again.
 """
 
 
-def is_environmental(row: Mapping[str, Any]) -> bool:
-    """Whether a row of a plan, a record or a manifest says that it failed for an environmental
-    reason.
+def is_environmental(outcome: Any, reason: Any) -> bool:
+    """Whether a window or a clip failed for a reason that may be the machine's fault.
+
+    Takes the values of a row as they were read, of whatever type.
     """
-    return row.get("outcome") == Outcome.QUARANTINED and row.get("reason") in list(
-        ENVIRONMENTAL_REASONS
-    )
+    return outcome == Outcome.QUARANTINED and reason in list(ENVIRONMENTAL_REASONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +119,8 @@ class WindowOutcome:
     """What became of a window, as its worker tells it; reason and detail where it was not kept."""
 
     key: str
-    outcome: Outcome
-    reason: Reason | None = None
+    outcome: str
+    reason: str | None = None
     detail: str | None = None
 
 

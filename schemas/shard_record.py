@@ -1,69 +1,199 @@
-"""A commit record: its seal, and what those who read one rely on (docs/data-format.md).
+"""The commit record of a shard: what became of each of its windows, and the digests of its files.
 
-The seal finds a bit that flipped. It keeps nobody from writing a record of their own, so that its
-fields are checked too.
+The digest that a record holds of itself finds a bit that flipped (`schemas.seal`). It keeps nobody
+from writing a record of their own, so `ShardRecord.load` checks the fields too. The file is
+described in docs/data-format.md.
 """
 
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from schemas.outcome import FilterMeasures, Outcome
+from schemas.sample import MEMBERS
 from schemas.seal import open_seal, seal
 
 
-def dump_record(record: dict[str, Any]) -> bytes:
-    """A record as it is written, with the digest of all else in it: nothing but it holds a rejected
-    window's measures.
+def member_columns(member: str) -> tuple[str, str]:
+    """Names of the columns that hold a member's byte offset in the tar and its size."""
+    name = member.split(".")[0]
+    return f"{name}_offset", f"{name}_size"
+
+
+def checksum_column(member: str) -> str:
+    """Name of the column that holds the CRC-32 of a member's bytes, which tells where in a tar a
+    bit flipped.
     """
-    return seal(record)
+    return f"{member.split('.')[0]}_crc32"
 
 
-def load_record(data: bytes) -> dict[str, Any]:
-    """Inverse of `dump_record`. Raises ValueError saying what it is instead where one bit of it has
-    changed, or its fields are not a record's.
+HEADER_CHECKSUM_COLUMN = "motion_header_crc32"
+"""Column that holds the CRC-32 of the header of a sample's arrays. The header has a checksum of
+each array, so this one vouches for a read of a part of them.
+"""
+MEMBER_COLUMNS = (
+    *(name for member in MEMBERS for name in (*member_columns(member), checksum_column(member))),
+    HEADER_CHECKSUM_COLUMN,
+)
+MEASURE_NAMES = tuple(field.name for field in fields(FilterMeasures))
+FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
+"""Columns that say what became of a window or a clip, but not what was measured on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordRow:
+    """What became of one window, as the record of its shard says it.
+
+    The JSON of a row is flat and leaves out what is None. The types of `stage`, `detail` and the
+    powers are promised for the rows that Quiver writes; `load` does not check them.
     """
-    record = open_seal(data)
-    if not _has_fields(record):
-        raise ValueError("is no commit record: a field is missing, or of another kind")
-    return record
+
+    key: str
+    outcome: str
+    """An `Outcome`."""
+    stage: str | None
+    """The `Stage` at which it was decided."""
+    reason: str | None = None
+    """A `Reason`; None for a kept window."""
+    verdicts: Sequence[str] | None = None
+    """Every rule that rejects the window, the reason first."""
+    detail: str | None = None
+    attempts: int | None = 1
+    measures: FilterMeasures | None = None
+    """None for a window that could not be measured."""
+    power_x: Sequence[float] | None = None
+    """Power spectrum of the x displacement, px^2, at every frequency k / T."""
+    power_y: Sequence[float] | None = None
+    energy_x: float | None = None
+    """Energy of the x displacement over all frequencies, px^2."""
+    energy_y: float | None = None
+    members: Mapping[str, int] | None = None
+    """Of a kept window, the MEMBER_COLUMNS: where its members stand in the tar, with checksums."""
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the row as flat JSON, without what is None."""
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        measures, members = columns.pop("measures"), columns.pop("members")
+        columns |= (asdict(measures) if measures else {}) | dict(members or {})
+        return {name: value for name, value in columns.items() if value is not None}
+
+    @classmethod
+    def load(cls, columns: Any) -> "RecordRow":
+        """Returns the row of a parsed JSON value.
+
+        Raises ValueError unless it says what became of a window and, of a kept one, all measures.
+        """
+        if not (isinstance(columns, dict) and isinstance(columns.get("key"), str)):
+            raise ValueError("a row has no key")
+        if columns.get("outcome") not in list(Outcome):
+            raise ValueError("a row has no outcome")
+        if not isinstance(columns.get("reason"), str | None):
+            raise ValueError("the reason of a row is no text")
+        measures = {name: columns.get(name) for name in MEASURE_NAMES}
+        if columns["outcome"] == Outcome.KEPT and not all(
+            type(value) in (int, float) for value in measures.values()
+        ):
+            raise ValueError("a row of a kept window lacks a measure")
+        return cls(**nested_columns(columns, _FLAT_RECORD_COLUMNS))
 
 
-def _has_fields(record: dict[str, Any]) -> bool:
-    """Whether it has what those who read a record rely on; a digest of its own, which anyone can
-    make, says nothing of that.
-    """
-    rows, tar, strips = (record.get(name) for name in ("rows", "tar", "strips"))
-    return (
-        isinstance(rows, list)
-        and all(map(_is_row, rows))
-        and (
-            tar is None
-            or (
-                isinstance(tar, dict)
-                and isinstance(tar.get("sha256"), str)
-                and type(tar.get("bytes")) is int
+_FLAT_RECORD_COLUMNS = tuple(
+    field.name for field in fields(RecordRow) if field.name not in ("measures", "members")
+)
+
+
+def nested_columns(columns: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a row from flat columns: `names` as they are, measures and members grouped."""
+    measures: dict[str, Any] = {name: columns.get(name) for name in MEASURE_NAMES}
+    members = {name: columns[name] for name in MEMBER_COLUMNS if columns.get(name) is not None}
+    return {name: columns.get(name) for name in names} | dict(
+        measures=None if None in measures.values() else FilterMeasures(**measures),
+        members=members or None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarDigest:
+    """The sha256 of a tar, hexadecimal, and its length."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRecord:
+    """The truth about one committed shard."""
+
+    shard: str
+    run: str
+    """sha256 of the run.json of its dataset."""
+    rows: Sequence[RecordRow]
+    """One row for each window that was planned for the shard, in the order of the plan."""
+    tar: TarDigest | None
+    """None if no window was kept, so that there is no tar."""
+    histogram: str
+    """sha256 of the shard's histogram."""
+    values: int
+    """Values that the histogram counts."""
+    strips: Mapping[str, str]
+    """By key, three frames of a rejected window as a base64 JPEG."""
+    quiver: str | None = None
+    """The version of Quiver that built the shard."""
+
+    def dump(self) -> bytes:
+        """Returns the file: JSON with the digest of everything else in it."""
+        record = {name: getattr(self, name) for name in self.__slots__}
+        record["rows"] = [row.dump() for row in self.rows]
+        record["tar"] = self.tar and asdict(self.tar)
+        if self.quiver is None:
+            del record["quiver"]
+        return seal(record)
+
+    @classmethod
+    def load(cls, data: bytes) -> "ShardRecord":
+        """Returns the record of a file.
+
+        Raises ValueError, to stand after the file's name, if a bit of it has changed or its fields
+        are not those of a record.
+        """
+        record = open_seal(data)
+        try:
+            return cls(
+                shard=_typed(record["shard"], str),
+                run=_typed(record["run"], str),
+                rows=[RecordRow.load(row) for row in _typed(record["rows"], list)],
+                tar=_load_tar(record["tar"]),
+                histogram=_typed(record["histogram"], str),
+                values=_typed(record["values"], int),
+                strips=_typed(record["strips"], dict),
+                quiver=record.get("quiver"),
             )
-        )
-        and isinstance(strips, dict)
-        and isinstance(record.get("histogram"), str)
-        and type(record.get("values")) is int
-    )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "is no commit record: a field is missing, or of another kind"
+            ) from error
+
+    def check_owner(self, shard: str, run: str) -> None:
+        """Raises ValueError unless the record is of this shard of this run."""
+        if self.run != run or self.shard != shard:
+            raise ValueError(
+                f"is of shard {self.shard} of run {self.run[:12]}, "
+                f"expected {shard} of run {run[:12]}"
+            )
+
+    def kept_members(self) -> dict[str, Mapping[str, int]]:
+        """Returns the MEMBER_COLUMNS of each kept window, by its key, in the order of the tar."""
+        return {row.key: row.members or {} for row in self.rows if row.outcome == Outcome.KEPT}
 
 
-def _is_row(row: Any) -> bool:
-    """Whether it says of a window what became of it, and, of one that was kept, all measures."""
-    if not (isinstance(row, dict) and isinstance(row.get("key"), str)):
-        return False
-    if row.get("outcome") not in list(Outcome) or not isinstance(row.get("reason"), str | None):
-        return False
-    return row["outcome"] != Outcome.KEPT or all(
-        type(row.get(field.name)) in (int, float) for field in fields(FilterMeasures)
-    )
+def _typed(value: Any, kind: type) -> Any:
+    """Returns the value. Raises TypeError if its type is another; a bool is no int here."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+    return value
 
 
-def check_record_owner(record: dict[str, Any], shard: str, run: str) -> None:
-    """Raises ValueError unless the record is of this shard of this run."""
-    if record.get("run") != run or record.get("shard") != shard:
-        raise ValueError(
-            f"is of shard {record.get('shard')} of run {str(record.get('run'))[:12]}, expected {shard} of run {run[:12]}"
-        )
+def _load_tar(tar: Any) -> TarDigest | None:
+    if tar is None:
+        return None
+    return TarDigest(sha256=_typed(tar["sha256"], str), bytes=_typed(tar["bytes"], int))

@@ -45,7 +45,7 @@ from pipeline.dataset.shards import to_json
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.images.encode import encode_animation, write_animation
-from pipeline.preview.reconstruct import count_repeats, read_manifest, read_settings, reconstruct
+from pipeline.preview.reconstruct import count_repeats, read_manifest_table, read_settings, reconstruct
 from pipeline.whole_clip.frames import decode_clip, open_clip
 from schemas.outcome import Outcome, Quarantined
 from schemas.run_contract import flatten, to_json_value
@@ -296,7 +296,8 @@ def select_held_out(selection: DatasetView, most: int) -> dict[str, str]:
     Raises ValueError where there is none.
     """
     kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
-    rows = read_manifest(selection, columns=["key", "clip_id", "start_time_s"], filters=kept)
+    columns = ["key", "clip_id", "start_time_s"]
+    rows = read_manifest_table(selection, columns=columns, filters=kept).to_pylist()
     if not rows:
         raise ValueError(
             f"{selection} keeps no held-out window to be measured by, expected at least 1: more clips, or a greater --test-fraction"

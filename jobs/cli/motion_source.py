@@ -166,7 +166,7 @@ def dataset_motion(dataset: str, key: str | None = None) -> _Motion:
     return _Motion(
         _make_volume(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps),
         found.sample.image,
-        Path(found.row["uri"]).stem,
+        Path(found.row.uri).stem,
     )
 
 

@@ -395,9 +395,9 @@ def _format_progress(config: TrainConfig, logged: Logged) -> str:
 def warn_without_test_split(selections: Sequence[DatasetView]) -> None:
     """Says so where there are no test samples."""
     if is_main_process() and not any(
-        entry["split"] == "test" and entry["kept"]
+        entry.split == "test" and entry.kept
         for one in selections
-        for entry in one.read_index()["shards"].values()
+        for entry in one.read_index().shards.values()
     ):
         print_message(
             "the data has no test split: nothing is held out, and no measure on held-out samples will be shown"

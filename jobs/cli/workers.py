@@ -34,6 +34,7 @@ from schemas.outcome import (
     WindowOutcome,
     to_printable,
 )
+from schemas.records import PlanRow
 
 _MIN_JUDGED_WINDOWS, _MIN_JUDGED_CLIPS = 20, 3
 """From so many on, the share of quarantined windows says something about the machine: if a tenth of
@@ -106,7 +107,7 @@ def warn_of_other_versions(changes: Iterable[str]) -> None:
 
 def build_on_cluster(
     dataset: Dataset,
-    shards: dict[str, list[dict]],
+    shards: dict[str, list[PlanRow]],
     config: BuildConfig,
     workers: WorkerOptions,
     at_once: int,
@@ -146,7 +147,7 @@ def build_in_worker(
     config: BuildConfig,
     decoders: int,
     staging: Path | None,
-    shard: tuple[str, list[dict]],
+    shard: tuple[str, list[PlanRow]],
 ) -> Iterator[WindowOutcome | ShardTiming]:
     """Builds one shard, in a worker process, unless another attempt has committed it: before its
     process died, or since.
@@ -168,7 +169,7 @@ class QuarantineCounter:
 
     def __init__(self, limit: float):
         self.limit, self.windows, self.reasons = limit, 0, Counter()
-        self.examples: dict[Reason | None, str | None] = {}
+        self.examples: dict[str | None, str | None] = {}
         self.clips: set[str] = set()
 
     def add(self, window: WindowOutcome) -> None:

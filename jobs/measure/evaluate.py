@@ -233,7 +233,7 @@ def find_real(place: str, pool: DecoderPool) -> dict[str, _SpanOpener]:
     selection = open_dataset(place)
     settings = read_settings(selection.dataset)
     kept = read_manifest(selection, filters=[("outcome", "==", str(Outcome.KEPT))])
-    return {row["key"]: lambda row=row: open_window(row, settings, pool) for row in kept}
+    return {row.window().key: lambda row=row: open_window(row, settings, pool) for row in kept}
 
 
 def _match_pairs(

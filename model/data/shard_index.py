@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.dataset.open import DamagedDerived, DatasetView
-from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
+from schemas.shard_record import HEADER_CHECKSUM_COLUMN, TarDigest, checksum_column, member_columns
 
 _LOCATION_COLUMNS = (
     *member_columns(IMAGE_MEMBER),
@@ -91,8 +91,8 @@ def _locate_kept_samples(
     """
     entries = {
         name: entry
-        for name, entry in selection.read_index()["shards"].items()
-        if entry["split"] == split and entry["kept"]
+        for name, entry in selection.read_index().shards.items()
+        if entry.split == split and entry.kept
     }
     table = selection.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
     shards, frequencies = (
@@ -101,7 +101,7 @@ def _locate_kept_samples(
     )
     places = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
     if (
-        Counter(shards.tolist()) != {name: entry["kept"] for name, entry in entries.items()}
+        Counter(shards.tolist()) != {name: entry.kept for name, entry in entries.items()}
         or places.dtype != np.int64
     ):
         raise DamagedDerived(
@@ -109,12 +109,12 @@ def _locate_kept_samples(
         )
     keys, found = np.array(table["key"].to_pylist(), np.bytes_), []
     for name, entry in entries.items():
-        _check_shard_unchanged(selection, name, entry["tar"])
+        _check_shard_unchanged(selection, name, str(entry.tar))
         here = np.flatnonzero(shards == name)
         here = here[np.argsort(keys[here], kind="stable")]
         found.append(
             (
-                _Shard(entry["tar"], selection.dataset.tar_path(name), frequencies),
+                _Shard(str(entry.tar), selection.dataset.tar_path(name), frequencies),
                 keys[here],
                 places[here],
             )
@@ -126,8 +126,8 @@ def _check_shard_unchanged(selection: DatasetView, shard: str, sha256: str) -> N
     """Raises ValueError where a shard was exchanged for another after the index was made, as far as
     its record and its length tell.
     """
-    record, tar = selection.dataset.read_record(shard)["tar"], selection.dataset.tar_path(shard)
-    if not tar.exists() or record != {"sha256": sha256, "bytes": tar.stat().st_size}:
+    record, tar = selection.dataset.read_record(shard).tar, selection.dataset.tar_path(shard)
+    if not tar.exists() or record != TarDigest(sha256=sha256, bytes=tar.stat().st_size):
         raise ValueError(
             f"{tar} is not the shard that index.json names: quiver verify {selection.dataset.root} names every fault"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.sizes import human_size
 from schemas.outcome import Reason, to_printable
+from schemas.records import IndexEntry
 from schemas.run_contract import RunContract
 from schemas.sample import MEMBERS
 from schemas.statistics import SpectrumStatistics
@@ -93,7 +94,7 @@ for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, sp
 def render_card(
     contract: RunContract,
     summary: Mapping[str, Any],
-    index: Mapping[str, Any],
+    index: Mapping[str, IndexEntry],
     statistics: SpectrumStatistics | None,
     licences: Mapping[str | None, int],
 ) -> str:
@@ -127,17 +128,15 @@ def render_card(
     return _yaml_head(summary, licences) + "\n" + body
 
 
-def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, Any]) -> str:
+def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, IndexEntry]) -> str:
     """How to load the first shard that has a sample; nothing where none has."""
-    shards = sorted(
-        (entry["split"] != "train", shard) for shard, entry in index.items() if entry["tar"]
-    )
+    shards = sorted((entry.split != "train", shard) for shard, entry in index.items() if entry.tar)
     if not shards:
         return ""
     shard, (width, height) = shards[0][1], config["size"]
     return _READING.format(
         first=f"shards/{shard}.tar",
-        split=index[shard]["split"],
+        split=index[shard].split,
         frequencies=config["frequencies"],
         width=width,
         height=height,

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import ShardWriter
 from pipeline.version import quiver_version
 from schemas.sample import Sample
-from schemas.shard_record import dump_record
+from schemas.shard_record import RecordRow, ShardRecord
 
 
 class AlreadyCommitted(Exception):
@@ -36,18 +35,19 @@ class ShardDraft:
         self.dataset, self.shard, self.provenance = dataset, shard, made or {}
         self.writer = ShardWriter(dataset.tar_path(shard))
         self.counts = np.zeros((frequencies, 2, statistics.BINS), np.int64)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[RecordRow] = []
         self.strips: dict[str, str] = {}
 
-    def add(self, row: dict[str, Any], sample: Sample | None, strip: str | None) -> None:
+    def add(self, row: RecordRow, sample: Sample | None, strip: str | None) -> None:
         """Takes a window's row, the sample where it is kept, and the strip of pictures where it is
         rejected.
         """
         if sample is not None:
-            row = row | self.writer.add(replace(sample, meta=sample.meta | self.provenance))
+            members = self.writer.add(replace(sample, meta=sample.meta | self.provenance))
+            row = replace(row, members=members)
             statistics.add_sample(sample.spectrum, self.counts)
         if strip is not None:
-            self.strips[row["key"]] = strip
+            self.strips[row.key] = strip
         self.rows.append(row)
 
     def commit(self) -> None:
@@ -62,7 +62,7 @@ class ShardDraft:
                 self.writer.finish() if self.writer.rows else None,
                 statistics.encode(self.counts),
             )
-            record = dict(
+            record = ShardRecord(
                 shard=self.shard,
                 tar=tar,
                 histogram=hashlib.sha256(histogram).hexdigest(),
@@ -76,7 +76,7 @@ class ShardDraft:
                 if self.dataset.is_committed(self.shard):
                     raise AlreadyCommitted(self.shard)
                 try:
-                    self._publish(histogram, dump_record(record))
+                    self._publish(histogram, record.dump())
                 except FileExistsError:  # where locks do not reach
                     raise AlreadyCommitted(self.shard) from None
                 self.dataset.remove_stray_tar(record)

@@ -38,10 +38,10 @@ from pipeline.dataset.rounds import (
 )
 from pipeline.dataset.run_lock import FolderInUse, RunLock, try_lock
 from pipeline.dataset.shards import to_json
-from schemas.records import CLIP_FIELDS, PLAN_SCHEMA
+from schemas.records import CLIP_FIELDS, PLAN_SCHEMA, PlanRow
 from schemas.run_contract import FORMAT_VERSION, RunContract, check_contract, to_json_value
 from schemas.seal import DIGEST, open_seal, seal
-from schemas.shard_record import check_record_owner, load_record
+from schemas.shard_record import ShardRecord
 
 
 class ContractMismatch(Exception):
@@ -124,7 +124,7 @@ class Dataset:
         return self.records / f"{_check_shard_name(shard)}.json"
 
     def create_or_resume(
-        self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
+        self, rows: Sequence[PlanRow], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
         """Begins the data set in a folder that is held, or checks that it was begun with the same
         plan and settings.
@@ -136,7 +136,7 @@ class Dataset:
         self.check_no_foreign_files()
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
-        plan = _table_bytes(pa.Table.from_pylist(list(rows), PLAN_SCHEMA))
+        plan = _table_bytes(pa.Table.from_pylist([row.dump() for row in rows], PLAN_SCHEMA))
         contract = RunContract(
             config=to_json_value(config),
             inputs=inputs_digest(rows),
@@ -176,7 +176,7 @@ class Dataset:
                 raise
             self.publish(self.plan, plan)
 
-    def earlier_plan(self) -> Iterable[dict]:
+    def earlier_plan(self) -> Iterable[PlanRow]:
         """The rows of the plan with which the data set was begun, in a folder that is held, read
         anew each time; none if it was not, or if they are damaged.
         """
@@ -195,7 +195,7 @@ class Dataset:
             folder.mkdir(exist_ok=True)
         self.remove_temporary_files()
 
-    def add_round(self, rows: Sequence[dict]) -> None:
+    def add_round(self, rows: Sequence[PlanRow]) -> None:
         """Adds a round to the plan, which is known from then on. The report, which shows what will
         no longer be so, is removed before: whatever finishes the round finds none. Raises
         FileExistsError if another run has begun it.
@@ -272,13 +272,13 @@ class Dataset:
         """What a person is told of where a file is."""
         return str(path)
 
-    def remove_stray_tar(self, record: dict[str, Any]) -> None:
+    def remove_stray_tar(self, record: ShardRecord) -> None:
         """Of an attempt that was stopped before its record, where a later one kept no window: with
         its record there, since a run that was taken over could wake before it removes a tar and
         find the one that is committed.
         """
-        if record["tar"] is None and self.tar_path(record["shard"]).exists():
-            self.publish(self.tar_path(record["shard"]), None)
+        if record.tar is None and self.tar_path(record.shard).exists():
+            self.publish(self.tar_path(record.shard), None)
 
     def check_flow_settings(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch where flow would be measured otherwise than the run was begun
@@ -446,16 +446,16 @@ class Dataset:
         the plan of run.json.
         """
         self.check_plan()
-        shards = list(dict.fromkeys(row["shard"] for row in self.stream_plan() if row["shard"]))
+        shards = list(dict.fromkeys(row.shard for row in self.stream_plan() if row.shard))
         left = [shard for shard in shards if not self.is_committed(shard)]
         if left:
             words = f"{len(left)} of {len(shards)} shards of {self.root} are not built yet ({', '.join(left[:3])})"
             raise ValueError(f"{words}: the same extract-flow command builds them")
 
-    def planned_rows(self) -> list[dict]:
+    def planned_rows(self) -> list[PlanRow]:
         return list(self.stream_plan())
 
-    def stream_plan(self) -> Iterator[dict]:
+    def stream_plan(self) -> Iterator[PlanRow]:
         """The rows of the plan, shard by shard, and those of every round after it, which have its
         number as `round`.
 
@@ -465,23 +465,21 @@ class Dataset:
         for one in self.rounds():
             yield from one.rows
 
-    def stream_first_plan(self) -> Iterator[dict]:
+    def stream_first_plan(self) -> Iterator[PlanRow]:
         """The rows with which the data set was begun, a few at a time."""
         yield from _StoredRows(self.plan)
 
     def is_committed(self, shard: str) -> bool:
         return self.record_path(shard).exists()
 
-    def read_record(self, shard: str) -> dict[str, Any]:
+    def read_record(self, shard: str) -> ShardRecord:
         """Raises DamagedShard where its bytes are not those that were written, or it is another
         shard's or another run's.
         """
         path = self.record_path(shard)
         try:
-            record = load_record(path.read_bytes())
-            check_record_owner(
-                record, shard, hashlib.sha256(self.run_json.read_bytes()).hexdigest()
-            )
+            record = ShardRecord.load(path.read_bytes())
+            record.check_owner(shard, self.run_digest())
             return record
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
@@ -493,9 +491,9 @@ class _StoredRows:
     def __init__(self, path: Path):
         self._path = path
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[PlanRow]:
         for batch in pq.ParquetFile(self._path).iter_batches(1024):
-            yield from batch.to_pylist()
+            yield from map(PlanRow.load, batch.to_pylist())
 
 
 def _check_shard_name(shard: str) -> str:
@@ -521,30 +519,32 @@ def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str
     ]
 
 
-def inputs_digest(rows: Iterable[dict]) -> str:
+def inputs_digest(rows: Iterable[PlanRow]) -> str:
     """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the
     same input.
     """
-    places = ("uri", "root")
-    told = [{name: value for name, value in row.items() if name not in places} for row in rows]
-    return hashlib.sha256(to_json(told)).hexdigest()
+    names = [name for name in PLAN_SCHEMA.names if name not in ("uri", "root")]
+    content = [{name: getattr(row, name) for name in names} for row in rows]
+    return hashlib.sha256(to_json(content)).hexdigest()
 
 
-def _input_differences(old: Sequence[dict], new: Sequence[dict]) -> list[str]:
+def _input_differences(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> list[str]:
     """One line for every clip that was added, removed or changed, at most ten; in what windows it
     was cut is no change of it.
     """
-    columns = {field.name for field in CLIP_FIELDS} | {"split"}
-    before, after = (
-        {row["clip_id"]: {name: row[name] for name in columns} for row in rows}
-        for rows in (old, new)
-    )
-    lines = [f"clip added: {after[i]['uri']}" for i in after.keys() - before.keys()]
-    lines += [f"clip removed: {before[i]['uri']}" for i in before.keys() - after.keys()]
+    before, after = ({row.clip_id: _clip_columns(row) for row in rows} for rows in (old, new))
+    lines = [f"clip added: {after[i].uri}" for i in after.keys() - before.keys()]
+    lines += [f"clip removed: {before[i].uri}" for i in before.keys() - after.keys()]
     lines += [
-        f"clip changed: {after[i]['uri']}"
+        f"clip changed: {after[i].uri}"
         for i in after.keys() & before.keys()
         if inputs_digest([after[i]]) != inputs_digest([before[i]])
     ]
     more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
     return sorted(lines)[:10] + more
+
+
+def _clip_columns(row: PlanRow) -> PlanRow:
+    """The row with nothing but its clip and its split."""
+    columns: dict[str, Any] = {field.name: getattr(row, field.name) for field in CLIP_FIELDS}
+    return PlanRow(**columns, split=row.split)

@@ -25,6 +25,7 @@ from pipeline.dataset.folder import SHARD_NAME, DamagedShard, Dataset
 from pipeline.dataset.shards import read_sample, to_json
 from pipeline.filters import Thresholds
 from schemas.outcome import Outcome, to_printable
+from schemas.records import DatasetIndex, IndexEntry
 from schemas.sample import Sample
 from schemas.seal import open_seal
 
@@ -107,7 +108,7 @@ class DatasetView:
             raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
         return found
 
-    def read_index(self) -> dict[str, Any]:
+    def read_index(self) -> DatasetIndex:
         """Shards by name: split, number of kept windows, content. Raises ValueError where it is
         missing or out of date, or, of a view, where it was made of other shards than are there now.
         """
@@ -117,31 +118,29 @@ class DatasetView:
         )
         self.dataset.contract()
         try:
-            found = open_seal(path.read_bytes(), indent=1)
-            run, tars = found["run"], _check_index_tars(found)
+            index = DatasetIndex.load(path.read_bytes())
         except FileNotFoundError:
             self.dataset.check_finished()
             raise ValueError(f"{path} is not there: {rebuild}") from None
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedDerived(f"{path} is damaged ({error!r:.200}): {rebuild}") from error
-        if run != hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest() or tars.keys() != {
-            p.stem for p in self.dataset.records.glob("*.json")
-        }:
+        committed = {path.stem for path in self.dataset.records.glob("*.json")}
+        if index.run != self.dataset.run_digest() or index.shards.keys() != committed:
             raise ValueError(
                 f"{path} is of another set of shards than {self.dataset.records} holds: {rebuild}"
             )
-        if self.view and tars != _check_index_tars(self.base().read_index()):
+        if self.view and index.tars() != self.base().read_index().tars():
             raise ValueError(f"{path} is of other tars than {self.dataset.index} names: {rebuild}")
-        return found
+        return index
 
-    def training_shards(self) -> dict[str, Any]:
+    def training_shards(self) -> dict[str, IndexEntry]:
         """The shards of the index with kept training windows. Raises ValueError where there is
         none.
         """
-        shards = self.read_index()["shards"]
-        training = {shard: entry for shard, entry in shards.items() if has_training_windows(entry)}
+        shards = self.read_index().shards
+        training = {shard: entry for shard, entry in shards.items() if entry.has_training_windows()}
         if not training:
-            kept = sum(entry["kept"] for entry in shards.values())
+            kept = sum(entry.kept for entry in shards.values())
             if kept:
                 words = f"all {kept} windows that were kept are held out for test; extract-flow --test-fraction 0 holds out none"
             else:
@@ -154,7 +153,7 @@ class DatasetView:
         or the file is damaged.
         """
         self.training_shards()
-        path, sha256 = self.derived_path("histogram.safetensors"), self.read_index()["histogram"]
+        path, sha256 = self.derived_path("histogram.safetensors"), self.read_index().histogram
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedDerived(
@@ -193,7 +192,7 @@ class DatasetView:
         there is none, ValueError as `index`.
         """
         found = None if self.unsealed else file_sha256(self.manifest_path)
-        if found is not None and found != self.read_index()["manifest"]:
+        if found is not None and found != self.read_index().manifest:
             words = f"it is not the table that {self.derived_path('index.json').name} names"
             again = f"quiver finalize {self.dataset.root} rebuilds it"
             raise DamagedDerived(f"{self.manifest_path} cannot be read ({words}): {again}")
@@ -226,27 +225,6 @@ def _cached_sha256(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_index_tars(index: dict[str, Any]) -> dict[str, str | None]:
-    """Digest of each shard's tar. Raises an error, one of many kinds, for what is no index."""
-    for entry in index["shards"].values():
-        if (
-            entry["split"] not in ("train", "test")
-            or type(entry["kept"]) is not int
-            or (entry["kept"] and not isinstance(entry["content"], str))
-        ):
-            raise ValueError(f"an entry is {entry}")
-    if index["histogram"] is not None and not isinstance(index["histogram"], str):
-        raise ValueError(f"histogram is {index['histogram']!r}")
-    if not isinstance(index["manifest"], str):
-        raise ValueError(f"manifest is {index['manifest']!r}")
-    return {shard: entry["tar"] for shard, entry in index["shards"].items()}
-
-
-def has_training_windows(entry: dict[str, Any]) -> bool:
-    """Whether a shard, by its entry in the index, has kept training windows."""
-    return entry["split"] == "train" and entry["kept"] > 0
-
-
 def open_dataset(text: str) -> DatasetView:
     """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
     folder, colon, view = text.rpartition(":")
@@ -268,7 +246,7 @@ def open_dataset(text: str) -> DatasetView:
 def training_digest(selections: Sequence[DatasetView]) -> str:
     """Of the exact set of training shards, in whatever order they are given."""
     contents = sorted(
-        entry["content"]
+        str(entry.content)
         for selection in selections
         for entry in selection.training_shards().values()
     )

@@ -27,6 +27,7 @@ from pipeline.dataset.finalize import DERIVED_FILES
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.object_store import Bucket, is_storage_url
 from pipeline.dataset.run_lock import LOCK_FOLDER, max_token
+from schemas.records import PlanRow
 
 _UPLOADS = ".uploads/"
 _FETCH_THREADS = 8
@@ -92,7 +93,7 @@ class RemoteDataset(Dataset):
                 return token
 
     def create_or_resume(
-        self, rows: Sequence[dict], config: dict[str, Any], versions: dict[str, str]
+        self, rows: Sequence[PlanRow], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
         """As of a folder; what is committed in the storage is then here too. Raises OSError where
         the storage cannot keep runs apart.
@@ -104,7 +105,7 @@ class RemoteDataset(Dataset):
         self._adopt_all_local()
         return warnings
 
-    def earlier_plan(self) -> Iterable[dict]:
+    def earlier_plan(self) -> Iterable[PlanRow]:
         return super().earlier_plan() if self._fetch_contract() else []
 
     def resume(self) -> None:
@@ -117,7 +118,7 @@ class RemoteDataset(Dataset):
         self._adopt_all_local()
         self.tar_sizes = self.bucket.list_sizes("shards/")
 
-    def add_round(self, rows: Sequence[dict]) -> None:
+    def add_round(self, rows: Sequence[PlanRow]) -> None:
         """Here and in the storage. If another run has begun it there, it is that one's round which
         counts.
         """
@@ -213,8 +214,8 @@ class RemoteDataset(Dataset):
     def _recorded_files(self, shard: str) -> list[_RecordedFile]:
         """What the record of a shard names."""
         record = self.read_record(shard)
-        tar = [(self.tar_path(shard), record["tar"]["sha256"])] if record["tar"] else []
-        both = [*tar, (self.histogram_path(shard), record["histogram"])]
+        tar = [(self.tar_path(shard), record.tar.sha256)] if record.tar else []
+        both = [*tar, (self.histogram_path(shard), record.histogram)]
         return [
             _RecordedFile(
                 path,

@@ -5,10 +5,12 @@ as they are read.
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.dataset.object_store import bucket_and_key, is_storage_url
 from schemas.outcome import Quarantined, Reason, Stage
+from schemas.records import PlanRow
 
 
 def list_object_urls(url: str) -> list[str]:
@@ -38,21 +40,30 @@ def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
     if not is_storage_url(uri):
         yield uri
         return
-    with local_clip_rows([{"uri": uri}], folder) as (row,):
-        if not Path(row["uri"]).exists():
+    with _local_copies([uri], folder) as copies:
+        if not Path(copies[uri]).exists():
             raise Quarantined(Stage.PROBE, Reason.MISSING, "there is no such object")
-        yield row["uri"]
+        yield copies[uri]
 
 
 @contextmanager
-def local_clip_rows(rows: Sequence[dict], folder: Path | None) -> Iterator[list[dict]]:
+def local_clip_rows(rows: Sequence[PlanRow], folder: Path | None) -> Iterator[list[PlanRow]]:
     """Planned windows whose clips are on this machine; one that is in storage no more is a file
     that is not there.
     """
-    urls = dict.fromkeys(row["uri"] for row in rows if is_storage_url(row["uri"]))
+    urls = list(dict.fromkeys(row.uri for row in rows if is_storage_url(row.uri)))
     if not urls:
         yield list(rows)
         return
+    with _local_copies(urls, folder) as copies:
+        yield [replace(row, uri=copies.get(row.uri, row.uri)) for row in rows]
+
+
+@contextmanager
+def _local_copies(urls: Sequence[str], folder: Path | None) -> Iterator[dict[str, str]]:
+    """The path of a copy of each object, in a folder that goes with the block; there is no file at
+    it if there is no such object.
+    """
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quiver-clips-", dir=folder) as place:
@@ -61,4 +72,4 @@ def local_clip_rows(rows: Sequence[dict], folder: Path | None) -> Iterator[list[
             bucket, key = bucket_and_key(url)
             bucket.download(key, path := Path(place) / f"{number}{PurePosixPath(key).suffix}")
             paths[url] = str(path)
-        yield [row | {"uri": paths.get(row["uri"], row["uri"])} for row in rows]
+        yield paths

@@ -12,15 +12,17 @@ in the manifest and in every count; the record in which the earlier one stands i
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from schemas.outcome import Outcome, Stage, is_environmental
-from schemas.records import PLAN_SCHEMA
-from schemas.shard_record import dump_record
+from schemas.records import PLAN_SCHEMA, PlanRow
+from schemas.seal import seal
+from schemas.shard_record import FATE_COLUMNS, RecordRow
 
 _ROUND_SHARD = re.compile(r"(?:train|test)-retry([0-9]{3,6})-[0-9]{6,9}", re.ASCII)
 _ROUND_READ_ERRORS = (
@@ -32,8 +34,6 @@ _ROUND_READ_ERRORS = (
     IsADirectoryError,
 )
 """What a file that is no round may be to its reader."""
-FATE_COLUMNS = ("outcome", "stage", "reason", "detail", "attempts")
-"""Columns that a round keeps of the row in whose place a window's row stands."""
 
 
 class DamagedRound(ValueError):
@@ -51,10 +51,8 @@ class Round(NamedTuple):
     """The first round has 1."""
     sha256: str
     """The digest of its file, hexadecimal, which the next round names."""
-    rows: list[dict[str, Any]]
-    """Each has the columns of PLAN and its `round`; and `before`, the fate of a window that is
-    tried again, or `retried`, the id that a clip had.
-    """
+    rows: list[PlanRow]
+    """Each has its `round`; and `before` if it is a window that is tried again, or `retried`."""
 
 
 def round_name(number: int) -> str:
@@ -81,11 +79,12 @@ def shard_label(number: int) -> str:
     return f"retry{number:03d}-"
 
 
-def encode_round(number: int, run: str, last: str | None, rows: Sequence[dict[str, Any]]) -> bytes:
+def encode_round(number: int, run: str, last: str | None, rows: Sequence[PlanRow]) -> bytes:
     """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
     of the round before; None for the first.
     """
-    return dump_record(dict(round=number, run=run, last=last, rows=list(rows)))
+    dumped = [row.dump_round_row() for row in rows]
+    return seal(dict(round=number, run=run, last=last, rows=dumped))
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
@@ -111,7 +110,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         data = path.read_bytes()
         record = json.loads(data)
         record.pop("digest")
-        intact = dump_record(record) == data
+        intact = seal(record) == data
     except _ROUND_READ_ERRORS as error:
         raise DamagedRound(path, "is no round of quiver retry") from error
     if not intact:
@@ -125,7 +124,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         raise DamagedRound(path, "has rows that are none of a round")
     _check_columns(path, rows)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Round(number, sha256, [row | {"round": number} for row in rows])
+    return Round(number, sha256, [replace(PlanRow.load(row), round=number) for row in rows])
 
 
 def _is_round_row(row: Any, number: int) -> bool:
@@ -149,7 +148,7 @@ def _is_fate(before: Any) -> bool:
     """Tells whether `before` says how a window failed that may be tried again."""
     if not (isinstance(before, dict) and set(before) == set(FATE_COLUMNS)):
         return False
-    return is_environmental(before) and before["stage"] in list(Stage)
+    return is_environmental(before["outcome"], before["reason"]) and before["stage"] in list(Stage)
 
 
 def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -171,20 +170,20 @@ class SupersededRows:
             for row in retried.rows:
                 self.newest_round |= dict.fromkeys(_replaced_identities(row), retried.number)
 
-    def __contains__(self, row: Mapping[str, Any]) -> bool:
-        return self.newest_round.get(_row_identity(row), 0) > row.get("round", 0)
+    def __contains__(self, row: PlanRow) -> bool:
+        return self.newest_round.get(_row_identity(row), 0) > row.round
 
 
-def _row_identity(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (row["key"],) if row["key"] else (row["clip_id"], row["uri"])
+def _row_identity(row: PlanRow) -> tuple[str, ...]:
+    return (row.key,) if row.key else (row.clip_id, row.uri)
 
 
-def _replaced_identities(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _replaced_identities(row: PlanRow) -> Iterator[tuple[str, ...]]:
     """Yields the identities of the earlier rows that a row of a round stands for."""
-    if row["key"]:
-        yield (row["key"],)
-    if row.get("retried"):
-        yield row["retried"], row["uri"]
+    if row.key:
+        yield (row.key,)
+    if row.retried:
+        yield row.retried, row.uri
 
 
 class EarlierFates:
@@ -193,22 +192,21 @@ class EarlierFates:
     """
 
     def __init__(self, rounds: Iterable[Round]):
-        self._fates: dict[str, list[tuple[int, dict]]] = {}
+        self._fates: dict[str, list[tuple[int, RecordRow]]] = {}
         for retried in rounds:
             for row in retried.rows:
-                if row.get("before"):
-                    fate = {"key": row["key"]} | row["before"]
-                    self._fates.setdefault(row["key"], []).append((retried.number, fate))
+                if row.before:
+                    self._fates.setdefault(row.before.key, []).append((retried.number, row.before))
 
-    def add_fates(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def add_fates(self, rows: Iterable[PlanRow]) -> list[PlanRow]:
         """Returns the rows of one shard as they are to be built: if a window was tried again in a
         later round, with its record's row as `settled`, so that a shard which is built once more
         has the same bytes, and no window is in two tars.
         """
-        return [self._add_fate(dict(row)) for row in rows]
+        return [self._add_fate(row) for row in rows]
 
-    def _add_fate(self, row: dict[str, Any]) -> dict[str, Any]:
-        for number, fate in self._fates.get(row["key"], []):
-            if number > row.get("round", 0):
-                return row | {"settled": fate}
+    def _add_fate(self, row: PlanRow) -> PlanRow:
+        for number, fate in self._fates.get(row.window().key, []):
+            if number > row.round:
+                return replace(row, settled=fate)
         return row

@@ -233,7 +233,11 @@ def check_compatible(selections: Sequence[DatasetView]) -> dict[str, Any]:
                 f"{selection} has {_describe_common_settings(common)}, and {selections[0]} {_describe_common_settings(found[0])}: their scales cannot be merged"
             )
     _check_unique_shards(
-        [entry["tar"] for selection in selections for entry in selection.training_shards().values()]
+        [
+            str(entry.tar)
+            for selection in selections
+            for entry in selection.training_shards().values()
+        ]
     )
     return found[0]
 
@@ -253,9 +257,9 @@ def _check_unique_shards(tars: Sequence[str]) -> None:
 def _describe_source(selection: DatasetView) -> Source:
     """What is counted of a data set."""
     training = selection.training_shards()
-    run = selection.read_index()["run"]
+    run = selection.read_index().run
     quiver = contract_provenance(selection.dataset.contract()).get("quiver")
-    windows = sum(entry["kept"] for entry in training.values())
+    windows = sum(entry.kept for entry in training.values())
     view, shards = selection.view, len(training)
     return Source(run=run, quiver=quiver, view=view, shards=shards, windows=windows)
 

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.atomic_files import add_path_to_errors, sync_folder, temporary_path
 from pipeline.dataset.crashpoint import crashpoint
-from schemas.records import HEADER_CHECKSUM_COLUMN, checksum_column, member_columns
 from schemas.sample import (
     KEY_PATTERN,
     MEMBERS,
@@ -29,6 +28,12 @@ from schemas.sample import (
     motion_layout,
 )
 from schemas.seal import to_json as to_json
+from schemas.shard_record import (
+    HEADER_CHECKSUM_COLUMN,
+    TarDigest,
+    checksum_column,
+    member_columns,
+)
 
 CHUNK = 1 << 20
 
@@ -79,7 +84,7 @@ class ShardWriter:
             self.file.write(data)
         self.sha256.update(data)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> TarDigest:
         """Syncs, closes and reads back the tar, which is then ready to be published; returns its
         `sha256` and `bytes`.
 
@@ -96,7 +101,7 @@ class ShardWriter:
             crashpoint("after-close", self.path.stem)
         check_shard(self.temporary_path, self.rows, self.sha256.hexdigest())
         crashpoint("after-verify", self.path.stem)
-        return {"sha256": self.sha256.hexdigest(), "bytes": size}
+        return TarDigest(sha256=self.sha256.hexdigest(), bytes=size)
 
     def publish(self) -> None:
         """Moves the finished tar to its name."""

@@ -13,8 +13,8 @@ part is dropped.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -37,13 +37,12 @@ from pipeline.dataset.open import (
     TABLE_READ_ERRORS,
     DamagedDerived,
     DatasetView,
-    has_training_windows,
     iter_samples,
 )
 from pipeline.dataset.shards import to_json
 from pipeline.filters import Thresholds, judge
-from schemas.outcome import FilterMeasures, Outcome, Stage
-from schemas.records import MANIFEST_SCHEMA
+from schemas.outcome import Outcome, Stage
+from schemas.records import MANIFEST_SCHEMA, IndexEntry, ManifestRow
 from schemas.run_contract import contract_provenance, to_json_value
 from schemas.seal import seal
 
@@ -57,8 +56,6 @@ _VIEW_FILE_SUFFIXES = (
     "report.html",
 )
 """Endings of the names of a view's files."""
-_MEASURE_NAMES = [one.name for one in fields(FilterMeasures)]
-
 _UnorderedMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
 """(item, result) of a function for each item, in any order."""
 
@@ -90,7 +87,7 @@ def refilter(
     cannot be read.
     """
     view = _new_view(dataset, name, into)
-    before = view.base().read_index()["shards"]
+    before = view.base().read_index().shards
     for name in ("index.json", "report.html"):
         view.derived_dataset.publish(
             view.derived_path(name), None
@@ -106,16 +103,14 @@ def refilter(
     with manifest_writer(
         view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())
     ) as write:
-        for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row["shard"]):
+        for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row.shard):
             judged = [_rejudge_row(row, thresholds, tally) for row in rows]
             write(judged)
-            if shard:
-                index[shard] = before.get(shard, {}) | _update_index_entry(
-                    judged, before.get(shard, {})
-                )
+            if shard is not None and shard in before:
+                index[shard] = _update_index_entry(judged, before[shard])
     histogram = write_merged_histogram(
         view,
-        [shard for shard, entry in index.items() if has_training_windows(entry)],
+        [shard for shard, entry in index.items() if entry.has_training_windows()],
         index,
         mapped,
     )
@@ -126,13 +121,13 @@ def refilter(
 
 
 def write_merged_histogram(
-    view: DatasetView, shards: list[str], index: dict[str, Any], mapped: _UnorderedMap
+    view: DatasetView, shards: list[str], index: Mapping[str, IndexEntry], mapped: _UnorderedMap
 ) -> str | None:
     """Adds up the histograms of the view's training shards: stored ones where nothing was dropped,
     else counted again.
     """
     merged = HistogramSum()
-    untouched = [shard for shard in shards if index[shard]["content"] == index[shard]["tar"]]
+    untouched = [shard for shard in shards if index[shard].content == index[shard].tar]
     for shard in untouched:
         merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
     written = replace(view, unsealed=True)
@@ -200,7 +195,7 @@ def view_files(dataset: Dataset, name: str) -> list[Path]:
     ]
 
 
-def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
     """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of
     the shards that there are.
     """
@@ -215,31 +210,24 @@ def _read_manifest(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 raise ValueError("has other columns than a manifest")
             for batch in file.iter_batches(1024):
                 shards |= set(batch["shard"].to_pylist())
-                yield from batch.to_pylist()
+                yield from map(ManifestRow.load, batch.to_pylist())
     except DamagedDerived:
         raise
     except TABLE_READ_ERRORS as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
-    entries = DatasetView(dataset).read_index()["shards"]
-    kept = {shard for shard, entry in entries.items() if entry["kept"]}
+    entries = DatasetView(dataset).read_index().shards
+    kept = {shard for shard, entry in entries.items() if entry.kept}
     if (
         not kept <= shards <= {None, *entries}
     ):  # a shard whose windows were all tried again has no row
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
-def _rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts) -> dict[str, Any]:
+def _rejudge_row(row: ManifestRow, thresholds: Thresholds, tally: ViewCounts) -> ManifestRow:
     """The row with its new outcome, which is also counted."""
-    if (
-        row["key"] is None
-        or row["outcome"] == Outcome.QUARANTINED
-        or any(row[name] is None for name in _MEASURE_NAMES)
-    ):
+    if row.key is None or row.outcome == Outcome.QUARANTINED or row.measures is None:
         return row
-    verdicts, stored = (
-        judge(FilterMeasures(**{name: row[name] for name in _MEASURE_NAMES}), thresholds),
-        row["outcome"] == Outcome.KEPT,
-    )
+    verdicts, stored = judge(row.measures, thresholds), row.outcome == Outcome.KEPT
     if not verdicts:
         tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
         return row
@@ -247,16 +235,19 @@ def _rejudge_row(row: dict[str, Any], thresholds: Thresholds, tally: ViewCounts)
         tally.dropped[verdicts[0]] += 1
     else:
         tally.rejected += 1
-    return row | dict(
-        outcome=Outcome.REJECTED, stage=Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts)
+    return replace(
+        row,
+        outcome=Outcome.REJECTED,
+        stage=Stage.FILTER,
+        reason=verdicts[0],
+        verdicts=list(verdicts),
     )
 
 
-def _update_index_entry(rows: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+def _update_index_entry(rows: Sequence[ManifestRow], before: IndexEntry) -> IndexEntry:
     """What the index says of a shard anew; where nothing is dropped, the same."""
-    keys = [row["key"] for row in rows if row["outcome"] == Outcome.KEPT]
-    if len(keys) == before.get("kept"):
-        return {}
-    return dict(
-        kept=len(keys), content=hashlib.sha256(to_json([before.get("tar"), keys])).hexdigest()
-    )
+    keys = [row.key for row in rows if row.outcome == Outcome.KEPT]
+    if len(keys) == before.kept:
+        return before
+    content = hashlib.sha256(to_json([before.tar, keys])).hexdigest()
+    return replace(before, kept=len(keys), content=content)

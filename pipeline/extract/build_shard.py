@@ -12,6 +12,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from pipeline.extract.frame_stream import ChunkInfo, ChunkStream, PreparedFrame,
 from pipeline.extract.timing import ShardTimer, ShardTiming
 from pipeline.extract.window import (
     PendingMotion,
-    make_measure_columns,
+    make_kept_row,
     make_sample,
     measure_flow,
     measure_window,
@@ -36,8 +37,10 @@ from pipeline.extract.window import (
 )
 from pipeline.flow.estimator import FlowEstimator, make_estimator
 from schemas.outcome import Outcome, Quarantined, Reason, Stage, WindowOutcome
+from schemas.records import PlanRow
 from schemas.run_contract import contract_provenance
 from schemas.sample import Sample
+from schemas.shard_record import RecordRow
 
 _STRIP_WIDTH = 96
 """Width of one frame in a rejected window's strip."""
@@ -46,7 +49,7 @@ _STRIP_WIDTH = 96
 class PendingWindow(NamedTuple):
     """A window whose flow is measured, or on its way from a device."""
 
-    row: dict[str, Any]
+    row: PlanRow
     frames: list[PreparedFrame]
     motion: PendingMotion
     provenance: dict[str, Any]
@@ -56,13 +59,13 @@ class PendingWindow(NamedTuple):
 class WindowResult(NamedTuple):
     """What became of one window."""
 
-    row: dict[str, Any]
+    row: RecordRow
     sample: Sample | None = None
     strip: str | None = None
 
 
 def build_shard(
-    dataset: Dataset, shard: str, rows: Sequence[dict], config: BuildConfig, decoders: int = 1
+    dataset: Dataset, shard: str, rows: Sequence[PlanRow], config: BuildConfig, decoders: int = 1
 ) -> Iterator[WindowOutcome | ShardTiming]:
     """Builds and commits one shard of the plan with `decoders` decoder processes; yields
     what becomes of each window as soon as it is known, and at last what it took.
@@ -75,21 +78,21 @@ def build_shard(
     dataset.check_flow_settings(estimator.description())
     draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
-        open_rows = [row for row in rows if "settled" not in row]
+        open_rows = [row for row in rows if row.settled is None]
         results = build_windows(
             open_rows, config, estimator, shared_pool(config.decode, decoders), clock
         )
         for row in rows:
-            if "settled" in row:  # its fate is known (rounds.Settled)
-                draft.add(row["settled"], None, None)
+            if row.settled is not None:  # its fate is known (rounds.Settled)
+                draft.add(row.settled, None, None)
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)
             yield WindowOutcome(
-                result.row["key"],
-                result.row["outcome"],
-                result.row.get("reason"),
-                result.row.get("detail"),
+                result.row.key,
+                result.row.outcome,
+                result.row.reason,
+                result.row.detail,
             )
         draft.commit()
         yield clock.timing()
@@ -98,21 +101,21 @@ def build_shard(
 
 
 def build_windows(
-    rows: Sequence[dict],
+    rows: Sequence[PlanRow],
     config: BuildConfig,
     estimator: FlowEstimator,
     pool: DecoderPool,
     clock: ShardTimer,
 ) -> Iterator[WindowResult]:
     """One result for each of these windows, which are in order of their clips."""
-    stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row["clip_id"])]
+    stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row.clip_id)]
     with closing(ChunkStream(stretches, pool, config.plan, config.size)) as decoded:
         for stretch, stream in decoded:
             yield from _build_chunk(stretch, clock.measure_wait(stream), config, estimator)
 
 
 def _build_chunk(
-    rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
+    rows: Sequence[PlanRow], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
 ) -> Iterator[WindowResult]:
     """One result for each of these windows of one clip, from its stream (Stretches). A window that
     touches a damaged frame is quarantined; if the video cannot be read any further, so are those
@@ -133,7 +136,7 @@ def _build_chunk(
 
 
 def start_windows(
-    rows: Sequence[dict], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
+    rows: Sequence[PlanRow], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
 ) -> Iterator[PendingWindow | WindowResult]:
     """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot
     be read any further.
@@ -147,7 +150,9 @@ def start_windows(
         described = dict(
             decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description()
         )
-        yield PendingWindow(row, seen, measure_flow(row["key"], seen, config, estimator), described)
+        yield PendingWindow(
+            row, seen, measure_flow(row.window().key, seen, config, estimator), described
+        )
 
 
 def _finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
@@ -158,42 +163,41 @@ def _finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> 
     try:
         moved = synchronize(moving)
         measures = measure_window(seen, moved)
-        columns = make_measure_columns(measures, moved)
+        kept_row = make_kept_row(row.window().key, measures, moved)
         verdicts = filters.judge(measures, config.thresholds)
         if verdicts:
-            return _reject_window(row, verdicts, columns, seen)
+            return _reject_window(kept_row, verdicts, seen)
         sample = make_sample(row, seen, moved, measures, config, **described)
     except Quarantined as error:
         return _quarantine_window(row, error)
-    return WindowResult(outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns), sample)
+    return WindowResult(kept_row, sample)
 
 
 def _reject_window(
-    row: dict, verdicts: Sequence[Reason], measured: dict[str, Any], seen: Sequence[PreparedFrame]
+    kept_row: RecordRow, verdicts: Sequence[Reason], seen: Sequence[PreparedFrame]
 ) -> WindowResult:
     strip = _picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
-    row = outcome_row(
-        row, Outcome.REJECTED, Stage.FILTER, reason=verdicts[0], verdicts=list(verdicts), **measured
+    row = replace(
+        kept_row,
+        outcome=Outcome.REJECTED,
+        stage=Stage.FILTER,
+        reason=verdicts[0],
+        verdicts=list(verdicts),
     )
     return WindowResult(row, strip=strip)
 
 
-def _quarantine_window(row: dict, error: Quarantined) -> WindowResult:
+def _quarantine_window(row: PlanRow, error: Quarantined) -> WindowResult:
     return WindowResult(
-        outcome_row(
-            row,
-            Outcome.QUARANTINED,
-            error.stage,
+        RecordRow(
+            key=row.window().key,
+            outcome=Outcome.QUARANTINED,
+            stage=error.stage,
             reason=error.reason,
             detail=error.detail,
             attempts=error.attempts,
         )
     )
-
-
-def outcome_row(row: dict, outcome: Outcome, stage: Stage, **columns: Any) -> dict[str, Any]:
-    """A window's row in its shard's record; one attempt unless it says otherwise."""
-    return dict(key=row["key"], outcome=outcome, stage=stage, attempts=1) | columns
 
 
 def _picture_strip(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> str:

@@ -19,11 +19,12 @@ from pipeline import filters
 from pipeline.decode.media_file import PictureResult, file_signature
 from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, prefetch_depth
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import clip_from_row, times_since_first, window_from_row, window_span
+from pipeline.extract.plan import clip_from_row, times_since_first, window_span
 from pipeline.filters import FrameDelta, FrameStats
 from pipeline.flow.estimator import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
+from schemas.records import PlanRow
 
 _FRAMES_PER_BATCH = 16
 """Frames that are prepared together."""
@@ -85,7 +86,7 @@ class ChunkStream:
 
     def __init__(
         self,
-        stretches: Sequence[Sequence[dict]],
+        stretches: Sequence[Sequence[PlanRow]],
         pool: DecoderPool,
         plan: PlanConfig,
         size: tuple[int, int],
@@ -95,7 +96,7 @@ class ChunkStream:
             _decode_chunks(stretches, pool, plan, size), prefetch_depth(size)
         )
 
-    def __iter__(self) -> Iterator[tuple[Sequence[dict], Iterator[Any]]]:
+    def __iter__(self) -> Iterator[tuple[Sequence[PlanRow], Iterator[Any]]]:
         for number, items in groupby(self.prefetcher, key=itemgetter(0)):
             yield self.chunks[number], map(_raise_quarantined, map(itemgetter(1), items))
 
@@ -105,7 +106,10 @@ class ChunkStream:
 
 
 def _decode_chunks(
-    stretches: Sequence[Sequence[dict]], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
+    stretches: Sequence[Sequence[PlanRow]],
+    pool: DecoderPool,
+    plan: PlanConfig,
+    size: tuple[int, int],
 ) -> Iterator[tuple[int, Any]]:
     """(number of the stretch, what its stream gives); Quarantined as an item, since the next
     stretch goes on. Raises OSError where the folder of a video is gone, or its file system fails:
@@ -118,8 +122,8 @@ def _decode_chunks(
             for item in decode_chunk(rows, pool, plan, size):
                 yield number, item
         except (OSError, Quarantined) as error:
-            if lost := _find_folder_error(rows[0]["uri"]):
-                if not rows[0].get("round"):
+            if lost := _find_folder_error(rows[0].uri):
+                if not rows[0].round:
                     raise lost from error
                 yield (
                     number,
@@ -147,32 +151,32 @@ def _raise_quarantined(item: Any) -> Any:
 
 
 def decode_chunk(
-    rows: Sequence[dict], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
+    rows: Sequence[PlanRow], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
 ) -> Iterator[ChunkInfo | Frame]:
     """Found, then every frame that a window of these rows needs. Raises Quarantined where the video
     is not the one planned.
     """
     clip = clip_from_row(rows[0])
     video = probe_planned_video(clip, rows, pool)
-    spans = [window_span(clip, video, window_from_row(row), plan) for row in rows]
+    spans = [window_span(clip, video, row.window(), plan) for row in rows]
     indices, times = sorted({index for span in spans for index in span}), times_since_first(video)
     yield ChunkInfo(spans, video.decoder_reason)
     for index, picture in zip(indices, pool.pictures(clip.uri, video, indices, size), strict=True):
         yield Frame(index, float(times[index]), picture)
 
 
-def probe_planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> VideoInfo:
+def probe_planned_video(clip: Clip, rows: Sequence[PlanRow], pool: DecoderPool) -> VideoInfo:
     """The video, probed again. Raises Quarantined (missing, hash_mismatch) where it is not the one
     that was planned.
     """
     found = file_signature(clip.uri)
     if found is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
-    if (sha256 := _cached_sha256(clip.uri, found)) != (planned := rows[0]["sha256"]):
+    if (sha256 := _cached_sha256(clip.uri, found)) != (planned := rows[0].sha256):
         raise Quarantined(
             Stage.DECODE,
             Reason.HASH_MISMATCH,
-            f"the file has sha256 {sha256[:12]}..., and {planned[:12]}... when it was planned",
+            f"the file has sha256 {sha256[:12]}..., and {str(planned)[:12]}... when it was planned",
         )
     video = pool.probe(clip.uri)
     if video.signature != found:
@@ -180,7 +184,8 @@ def probe_planned_video(clip: Clip, rows: Sequence[dict], pool: DecoderPool) -> 
             Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read"
         )
     times = dict(enumerate(times_since_first(video)))
-    starts = [(times.get(row["start_frame"], np.inf), row["start_time_s"]) for row in rows]
+    windows = [row.window() for row in rows]
+    starts = [(times.get(window.start_frame, np.inf), window.start_time_s) for window in windows]
     if any(
         abs(now - then) > _TIME_TOLERANCE_S for now, then in starts
     ):  # as another library sees it

@@ -26,7 +26,7 @@ from schemas.outcome import (
     Stage,
     is_environmental,
 )
-from schemas.records import PLAN_SCHEMA
+from schemas.records import PlanRow
 from schemas.sample import sample_key
 
 _TIME_ROUNDING_S = 1e-6
@@ -247,42 +247,42 @@ def window_span(clip: Clip, video: VideoInfo, window: Window, config: PlanConfig
     return range(window.start_frame, int(min(last, inside)) + 1)
 
 
-def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[dict]:
+def plan_rows(clips: Iterable[PlannedClip], config: PlanConfig) -> list[PlanRow]:
     """Rows of the plan: every window by (split, shard, clip id, start frame), then every clip that
     gives none.
 
     Raises ValueError if two clips give the same key.
     """
     windows, barren = _make_window_and_empty_clip_rows(clips, set())
-    _check_unique_keys([row["key"] for row in windows])
+    _check_unique_keys([row.window().key for row in windows])
     return _assign_shards(windows, config.windows_per_shard) + barren
 
 
 def plan_round(
     clips: Iterable[PlannedClip],
-    again: Iterable[dict],
-    planned: Iterable[dict],
+    again: Iterable[PlanRow],
+    planned: Iterable[PlanRow],
     label: str,
     config: PlanConfig,
-) -> list[dict]:
+) -> list[PlanRow]:
     """Rows of a round of `quiver retry`, as those of `plan_rows`, in shards with `label` in
     their names: clips that gave no window, probed again, and windows that are tried again, beside
     all that is `planned` already.
 
     Raises ValueError if two clips give the same key.
     """
-    before = {row["key"]: row["clip_id"] for row in planned if row["key"]}
+    before = {row.key: row.clip_id for row in planned if row.key}
     windows, barren = _make_window_and_empty_clip_rows(clips, set(before.values()))
-    _check_unique_keys([*before, *(row["key"] for row in windows)])
-    return _assign_shards([*windows, *map(dict, again)], config.windows_per_shard, label) + barren
+    _check_unique_keys([*before, *(row.window().key for row in windows)])
+    return _assign_shards([*windows, *again], config.windows_per_shard, label) + barren
 
 
 def _make_window_and_empty_clip_rows(
     clips: Iterable[PlannedClip], seen: set[str]
-) -> tuple[list[dict], list[dict]]:
+) -> tuple[list[PlanRow], list[PlanRow]]:
     """Rows of windows, and of clips that give none; a clip whose id was `seen` gives none."""
-    windows: list[dict] = []
-    barren: list[dict] = []
+    windows: list[PlanRow] = []
+    barren: list[PlanRow] = []
     for planned in sorted(clips, key=lambda c: (c.clip_id, c.clip.uri)):
         if planned.windows and planned.clip_id in seen:
             planned = replace(
@@ -298,9 +298,9 @@ def _make_window_and_empty_clip_rows(
     return windows, barren
 
 
-def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
+def _make_clip_rows(planned: PlannedClip) -> Iterator[PlanRow]:
     clip = planned.clip
-    row = dict.fromkeys(PLAN_SCHEMA.names) | dict(
+    row = PlanRow(
         clip_id=planned.clip_id,
         uri=_readable_uri(clip.uri),
         sha256=planned.sha256,
@@ -312,11 +312,11 @@ def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
         licence=clip.licence,
         source=clip.source,
         root=clip.root and _readable_uri(clip.root),
+        retried=planned.retried,
     )
-    if planned.retried is not None:
-        row["retried"] = planned.retried
     if not planned.windows:
-        yield row | dict(
+        yield replace(
+            row,
             outcome=planned.outcome,
             stage=planned.stage,
             reason=planned.reason,
@@ -324,21 +324,17 @@ def _make_clip_rows(planned: PlannedClip) -> Iterator[dict]:
             attempts=planned.attempts,
         )
     for window in planned.windows:
-        yield row | dict(
-            key=window.key, start_frame=window.start_frame, start_time_s=window.start_time_s
+        yield replace(
+            row,
+            key=window.key,
+            start_frame=window.start_frame,
+            start_time_s=window.start_time_s,
         )
 
 
-def clip_from_row(row: dict) -> Clip:
+def clip_from_row(row: PlanRow) -> Clip:
     """The clip of a row of the plan."""
-    return Clip(
-        uri=row["uri"], clip_id=row["clip_id"], start_s=row["clip_start_s"], end_s=row["clip_end_s"]
-    )
-
-
-def window_from_row(row: dict) -> Window:
-    """The window of a row of the plan."""
-    return Window(key=row["key"], start_frame=row["start_frame"], start_time_s=row["start_time_s"])
+    return Clip(uri=row.uri, clip_id=row.clip_id, start_s=row.clip_start_s, end_s=row.clip_end_s)
 
 
 def _check_unique_keys(keys: Sequence[str]) -> None:
@@ -348,19 +344,20 @@ def _check_unique_keys(keys: Sequence[str]) -> None:
         )
 
 
-def _assign_shards(windows: list[dict], per_shard: int, label: str = "") -> list[dict]:
-    windows = sorted(
-        windows, key=lambda row: (row["split"] != "train", row["clip_id"], row["start_frame"])
-    )
+def _assign_shards(windows: list[PlanRow], per_shard: int, label: str = "") -> list[PlanRow]:
     counts = {"train": 0, "test": 0}
-    for row in windows:
-        row["shard"] = f"{row['split']}-{label}{counts[row['split']] // per_shard:06d}"
-        counts[row["split"]] += 1
-    return windows
+    assigned: list[PlanRow] = []
+    for row in sorted(
+        windows, key=lambda row: (row.split != "train", row.clip_id, row.start_frame)
+    ):
+        split = str(row.split)
+        assigned.append(replace(row, shard=f"{split}-{label}{counts[split] // per_shard:06d}"))
+        counts[split] += 1
+    return assigned
 
 
 def keep_earlier_decisions(
-    clips: Iterable[PlannedClip], before: Iterable[dict]
+    clips: Iterable[PlannedClip], before: Iterable[PlanRow]
 ) -> list[PlannedClip]:
     """The clips of an extraction that goes on, as they were planned `before` if now or then they
     failed for a reason that may be the machine's: what a plan has decided stays, and only `quiver
@@ -369,18 +366,23 @@ def keep_earlier_decisions(
     `before` is read twice. Only the rows that may be of such a clip are held in memory.
     """
     clips = list(clips)
-    names = {name for row in before if is_environmental(row) for name in _row_identities(row)}
+    names = {
+        name
+        for row in before
+        if is_environmental(row.outcome, row.reason)
+        for name in _row_identities(row)
+    }
     own_names = [(planned, _clip_identities(planned)) for planned in clips]
     for planned, own in own_names:
         if planned.reason in ENVIRONMENTAL_REASONS or not names.isdisjoint(own):
             names.update(own)
-    by_id: dict[str, dict[str, list[dict]]] = {}
-    by_place: dict[tuple, list[dict]] = {}
+    by_id: dict[str, dict[str, list[PlanRow]]] = {}
+    by_place: dict[tuple, list[PlanRow]] = {}
     for row in before:
         clip_id, *places = _row_identities(row)
         if names.isdisjoint((clip_id, *places)):
             continue
-        by_id.setdefault(clip_id, {}).setdefault(row["uri"], []).append(row)
+        by_id.setdefault(clip_id, {}).setdefault(row.uri, []).append(row)
         for place in places:
             by_place.setdefault(place, []).append(row)
     return [_apply_earlier_plan(planned, by_id, by_place) for planned in clips]
@@ -397,19 +399,19 @@ def _clip_identities(planned: PlannedClip) -> list[Any]:
     return [planned.clip_id, _unreadable_clip_id(clip), *places]
 
 
-def _row_identities(row: dict) -> list[Any]:
+def _row_identities(row: PlanRow) -> list[Any]:
     """The id of a row's clip, then its place, and that in the folder in which it was found."""
-    cut = (row["clip_start_s"], row["clip_end_s"])
-    places: list[tuple] = [(None, row["uri"], *cut)]
-    if row["root"] is not None:
-        places.append(("root", os.path.relpath(row["uri"], row["root"]), *cut))
-    return [row["clip_id"], *places]
+    cut = (row.clip_start_s, row.clip_end_s)
+    places: list[tuple] = [(None, row.uri, *cut)]
+    if row.root is not None:
+        places.append(("root", os.path.relpath(row.uri, row.root), *cut))
+    return [row.clip_id, *places]
 
 
 def _apply_earlier_plan(
     planned: PlannedClip,
-    by_id: dict[str, dict[str, list[dict]]],
-    by_place: dict[tuple, list[dict]],
+    by_id: dict[str, dict[str, list[PlanRow]]],
+    by_place: dict[tuple, list[PlanRow]],
 ) -> PlannedClip:
     """The clip is known by its id, and, of several files of one content, by its place too; a clip
     that was not read, then or now, has no id of its own and is known by its place, or by the name
@@ -423,42 +425,44 @@ def _apply_earlier_plan(
     unread = [rows for name in others for rows in by_id.get(name, {}).values()]
     moved = [*named.values(), *unread, *places[1:]]
     rows = next(filter(None, [named.get(uri), *places[:1], *moved]), None)
-    if not rows or not (is_environmental(rows[0]) or planned.reason in ENVIRONMENTAL_REASONS):
+    if not rows or not (
+        is_environmental(rows[0].outcome, rows[0].reason) or planned.reason in ENVIRONMENTAL_REASONS
+    ):
         return planned
-    if planned.sha256 and rows[0]["sha256"] and planned.sha256 != rows[0]["sha256"]:
+    if planned.sha256 and rows[0].sha256 and planned.sha256 != rows[0].sha256:
         return planned
-    rows = [row for row in rows if row["clip_id"] == rows[0]["clip_id"]]
+    rows = [row for row in rows if row.clip_id == rows[0].clip_id]
     names = ("clip_id", "split", "sha256", "bytes", "duration_s")
     fate = ("outcome", "stage", "reason", "detail")
-    columns: dict[str, Any] = {name: rows[0][name] for name in (*names, *fate)}
-    windows = tuple(map(window_from_row, rows)) if rows[0]["key"] else ()
-    return replace(planned, **columns, windows=windows, attempts=rows[0]["attempts"] or 1)
+    columns: dict[str, Any] = {name: getattr(rows[0], name) for name in (*names, *fate)}
+    windows = tuple(row.window() for row in rows) if rows[0].key else ()
+    return replace(planned, **columns, windows=windows, attempts=rows[0].attempts or 1)
 
 
-def clip_to_retry(row: dict) -> Clip:
+def clip_to_retry(row: PlanRow) -> Clip:
     """The clip of a row that gave no window, as it was listed: with a name, a place and a split of
     its own only if it had them, or if its content was read.
     """
     names = ("uri", "licence", "source", "split", "root")
-    columns: dict[str, Any] = {name: row.get(name) for name in names}
-    clip = Clip(start_s=row["clip_start_s"], end_s=row["clip_end_s"], **columns)
+    columns: dict[str, Any] = {name: getattr(row, name) for name in names}
+    clip = Clip(start_s=row.clip_start_s, end_s=row.clip_end_s, **columns)
     unread = f"unread[0-9a-f]{{10}}{re.escape(_cut_name(clip))}"  # unread_name
-    own = row["sha256"] is not None or not re.fullmatch(unread, row["clip_id"])
-    return replace(clip, clip_id=row["clip_id"] if own else None)
+    own = row.sha256 is not None or not re.fullmatch(unread, row.clip_id)
+    return replace(clip, clip_id=row.clip_id if own else None)
 
 
 def retry_clip(
-    row: dict,
+    row: PlanRow,
     config: PlanConfig,
     probe: Callable[[str], VideoInfo],
     staging: Path | None = None,
 ) -> PlannedClip:
     """Reads and probes again the clip of a row that gave no window. Raises as `plan_clip` does."""
-    planned = replace(plan_clip(clip_to_retry(row), config, probe, staging), retried=row["clip_id"])
-    then, now = row["sha256"], planned.sha256
+    planned = replace(plan_clip(clip_to_retry(row), config, probe, staging), retried=row.clip_id)
+    then, now = row.sha256, planned.sha256
     if None in (then, now) or then == now:
         return planned
-    detail = f"the file has sha256 {str(now)[:12]}..., and {then[:12]}... when it was planned"
+    detail = f"the file has sha256 {str(now)[:12]}..., and {str(then)[:12]}... when it was planned"
     error = Quarantined(Stage.PROBE, Reason.HASH_MISMATCH, detail)
     failed = failed_clip(planned.clip, error, config, planned.sha256, planned.bytes)
-    return replace(failed, retried=row["clip_id"])
+    return replace(failed, retried=row.clip_id)

@@ -4,33 +4,34 @@ Only what failed for a reason that may have been the machine's: a video that was
 damaged, stays so. What fails again for such a reason can be tried again in the next round.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.dataset.finalize import iter_shard_rows
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rounds import FATE_COLUMNS, EarlierFates, shard_label
+from pipeline.dataset.rounds import EarlierFates, shard_label
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.plan import PlannedClip, plan_round
 from schemas.outcome import ENVIRONMENTAL_REASONS, is_environmental
-from schemas.records import PLAN_SCHEMA
+from schemas.records import PLAN_SCHEMA, PlanRow
+from schemas.shard_record import FATE_COLUMNS, RecordRow
 
 
 class RetryableRows(NamedTuple):
     """Rows of the manifest that failed for an environmental reason."""
 
-    windows: list[dict]
-    clips: list[dict]
+    windows: Sequence[PlanRow]
+    clips: Sequence[PlanRow]
     """The rows of clips that gave no window."""
 
     def __bool__(self) -> bool:
         return bool(self.windows or self.clips)
 
-    def rows_to_probe(self) -> list[dict]:
+    def rows_to_probe(self) -> list[PlanRow]:
         """Returns the clips, and one row for each video of the windows: `begin_round` leaves out
         what cannot be read yet.
         """
-        return [*self.clips, *{row["uri"]: row for row in self.windows}.values()]
+        return [*self.clips, *{row.uri: row for row in self.windows}.values()]
 
 
 def find_retryable(dataset: Dataset) -> RetryableRows:
@@ -40,21 +41,24 @@ def find_retryable(dataset: Dataset) -> RetryableRows:
     not the one recorded.
     """
     dataset.check_finished()
-    rows = [row for part in iter_shard_rows(dataset) for row in part.rows if is_environmental(row)]
-    return RetryableRows(
-        [row for row in rows if row["key"]], [row for row in rows if not row["key"]]
-    )
+    rows = [
+        row
+        for part in iter_shard_rows(dataset)
+        for row in part.rows
+        if is_environmental(row.outcome, row.reason)
+    ]
+    return RetryableRows([row for row in rows if row.key], [row for row in rows if not row.key])
 
 
-def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
+def unbuilt_shards(dataset: Dataset) -> dict[str, list[PlanRow]]:
     """Returns the rows of the shards of rounds that are not committed, by shard: a retry that was
     stopped leaves some. Raises DamagedPlan.
     """
     rounds = dataset.rounds()
-    shards: dict[str, list[dict]] = {}
+    shards: dict[str, list[PlanRow]] = {}
     for row in (row for retried in rounds for row in retried.rows):
-        if row["key"]:
-            shards.setdefault(row["shard"], []).append(row)
+        if row.key:
+            shards.setdefault(str(row.shard), []).append(row)
     settled = EarlierFates(rounds)
     unbuilt = {name: rows for name, rows in shards.items() if not dataset.is_committed(name)}
     return {name: settled.add_fates(rows) for name, rows in unbuilt.items()}
@@ -62,7 +66,7 @@ def unbuilt_shards(dataset: Dataset) -> dict[str, list[dict]]:
 
 def begin_round(
     dataset: Dataset,
-    windows: Iterable[dict],
+    windows: Iterable[PlanRow],
     probed: Iterable[PlannedClip],
     config: PlanConfig,
 ) -> int:
@@ -76,8 +80,8 @@ def begin_round(
     windows, probed = list(windows), list(probed)
     failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL_REASONS]
     unreadable = {planned.clip.uri for planned in failed}
-    videos = {(row["clip_id"], row["uri"]) for row in windows}
-    again = [_make_retry_row(row) for row in windows if row["uri"] not in unreadable]
+    videos = {(row.clip_id, row.uri) for row in windows}
+    again = [_make_retry_row(row) for row in windows if row.uri not in unreadable]
     barren = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
     decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL_REASONS]
     label = shard_label(len(dataset.rounds()) + 1)
@@ -87,8 +91,9 @@ def begin_round(
     return len(rows)
 
 
-def _make_retry_row(row: dict) -> dict:
+def _make_retry_row(row: PlanRow) -> PlanRow:
     """Returns a row of the plan for a window of the manifest, with its fate until now."""
-    planned = {name: row[name] for name in PLAN_SCHEMA.names if name in row}
-    fate = {name: row[name] for name in FATE_COLUMNS}
-    return planned | dict.fromkeys(FATE_COLUMNS) | {"root": None, "before": fate}
+    columns: dict[str, Any] = {name: getattr(row, name) for name in PLAN_SCHEMA.names}
+    fate: dict[str, Any] = {name: columns.pop(name) for name in FATE_COLUMNS}
+    del columns["root"]
+    return PlanRow(**columns, before=RecordRow(key=row.window().key, **fate))

@@ -16,8 +16,10 @@ from pipeline.flow.consistency import confidence, damp, relative_disagreements
 from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion import spectrum
 from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
-from schemas.outcome import FilterMeasures, Quarantined, Reason, Stage
+from schemas.outcome import FilterMeasures, Outcome, Quarantined, Reason, Stage
+from schemas.records import PlanRow
 from schemas.sample import FORMAT_VERSION, Sample
+from schemas.shard_record import RecordRow
 
 _MEASURE_DIGITS = 6
 """Significant digits of every recorded measure; verdicts are made from the recorded number."""
@@ -144,7 +146,7 @@ def _round_measure(value: float) -> float:
 
 
 def make_sample(
-    row: dict,
+    row: PlanRow,
     seen: Sequence[PreparedFrame],
     moved: _WindowMotion,
     measures: FilterMeasures,
@@ -152,7 +154,7 @@ def make_sample(
     **described: Any,
 ) -> Sample:
     """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
-    targets = choose_pair_frames(row["key"], len(seen), config.pairs)
+    targets = choose_pair_frames(row.window().key, len(seen), config.pairs)
     certain, channels, weight = (
         confidence(seen[0].stats.gray, moved.disagreements),
         moved.sums.channels(),
@@ -161,7 +163,7 @@ def make_sample(
     if config.damp:
         channels, weight = damp(channels, certain), damp(weight, certain)
     return Sample(
-        key=row["key"],
+        key=row.window().key,
         image=seen[0].image,
         spectrum=_to_float16(channels),
         weight=_to_float16(weight),
@@ -187,7 +189,7 @@ def _to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*s
 
 
 def _sample_meta(
-    row: dict, measures: FilterMeasures, config: BuildConfig, **described: Any
+    row: PlanRow, measures: FilterMeasures, config: BuildConfig, **described: Any
 ) -> dict[str, Any]:
     """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
 
@@ -196,11 +198,13 @@ def _sample_meta(
     """
     return dict(
         format=FORMAT_VERSION,
-        key=row["key"],
-        clip={name: row[name] or "" for name in ("clip_id", "sha256", "source", "licence")},
-        split=row["split"],
-        start_frame=row["start_frame"],
-        start_time_s=row["start_time_s"],
+        key=row.key,
+        clip={
+            name: getattr(row, name) or "" for name in ("clip_id", "sha256", "source", "licence")
+        },
+        split=row.split,
+        start_frame=row.start_frame,
+        start_time_s=row.start_time_s,
         source_frame_rate=measures.frame_rate,
         frames=config.plan.frames,
         fps=config.plan.fps,
@@ -211,12 +215,19 @@ def _sample_meta(
     )
 
 
-def make_measure_columns(measures: FilterMeasures, moved: _WindowMotion) -> dict[str, Any]:
-    """Manifest columns of everything that was measured."""
+def make_kept_row(key: str, measures: FilterMeasures, motion: _WindowMotion) -> RecordRow:
+    """The record's row of a window that every filter keeps, with all that was measured on it."""
     power_x, power_y = (
-        [_round_measure(p) for p in row] for row in spectrum.power_spectrum(moved.coarse_motion)
+        [_round_measure(p) for p in row] for row in spectrum.power_spectrum(motion.coarse_motion)
     )
-    energy_x, energy_y = (_round_measure(e) for e in moved.sums.total_energy())
-    return asdict(measures) | dict(
-        power_x=power_x, power_y=power_y, energy_x=energy_x, energy_y=energy_y
+    energy_x, energy_y = (_round_measure(e) for e in motion.sums.total_energy())
+    return RecordRow(
+        key=key,
+        outcome=Outcome.KEPT,
+        stage=Stage.WRITE,
+        measures=measures,
+        power_x=power_x,
+        power_y=power_y,
+        energy_x=energy_x,
+        energy_y=energy_y,
     )

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from pipeline.dataset.folder import (
 )
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.shards import scan_samples
-from pipeline.maintain.verify import kept_rows
 from schemas.outcome import is_environmental
+from schemas.records import PlanRow
 from schemas.seal import open_seal
+from schemas.shard_record import ShardRecord
 
-RowsByShard = dict[str, list[dict]]
+RowsByShard = dict[str, list[PlanRow]]
 """Rows of the plan by shard."""
 
 
@@ -30,22 +31,22 @@ def rows_to_rebuild(dataset: Dataset, names: set[str]) -> RowsByShard:
     """The rows of these shards, as they are to be built: what failed for a reason that may be the
     machine's is as it was.
     """
-    shards = groupby(dataset.stream_plan(), key=lambda row: row["shard"])
+    shards = groupby(dataset.stream_plan(), key=lambda row: row.shard)
     settled = EarlierFates(dataset.rounds())
     asked = ((shard, settled.add_fates(rows)) for shard, rows in shards if shard in names)
     return {shard: mark_settled(dataset, shard, rows) for shard, rows in asked}
 
 
-def mark_settled(dataset: Dataset, shard: str, rows: list[dict]) -> list[dict]:
+def mark_settled(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
     """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver
     retry tries these again.
     """
     try:
-        rows_then = dataset.read_record(shard)["rows"]
-        failed = {row["key"]: row for row in rows_then if is_environmental(row)}
+        recorded = dataset.read_record(shard).rows
+        failed = {row.key: row for row in recorded if is_environmental(row.outcome, row.reason)}
     except OSError:
         return rows
-    return [row | ({"settled": failed[row["key"]]} if row["key"] in failed else {}) for row in rows]
+    return [replace(row, settled=failed.get(row.window().key, row.settled)) for row in rows]
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:
@@ -66,13 +67,13 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
     """
     record = dataset.read_record(shard)
     counts = np.zeros((dataset.contract().config["frequencies"], 2, histogram.BINS), np.int64)
-    if record["tar"]:
+    if record.tar:
         with open(dataset.tar_path(shard), "rb") as file:
-            for scanned in scan_samples(file, kept_rows(record), hashlib.sha256()):
+            for scanned in scan_samples(file, record.kept_members(), hashlib.sha256()):
                 if scanned.sample:
                     histogram.add_sample(scanned.sample.spectrum, counts)
     data = histogram.encode(counts)
-    if hashlib.sha256(data).hexdigest() != record["histogram"]:
+    if hashlib.sha256(data).hexdigest() != record.histogram:
         raise DamagedShard(
             f"{dataset.tar_path(shard)} changed while it was repaired: the same command tries again"
         )
@@ -119,9 +120,9 @@ def _recorded_tar_digests(
             record = dataset.read_record(shard)
         except OSError:
             continue
-        if record.get("shard") == shard and record.get("run") == derived.run_digest(dataset):
+        if record.shard == shard and record.run == derived.run_digest(dataset):
             yield shard, tar_digest(record)
 
 
-def tar_digest(record: Mapping[str, Any]) -> str | None:
-    return record["tar"] and record["tar"]["sha256"]
+def tar_digest(record: ShardRecord) -> str | None:
+    return record.tar and record.tar.sha256

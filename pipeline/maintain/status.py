@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.dataset.rounds import SupersededRows
 from pipeline.dataset.scales import check_matches_shards
 from pipeline.dataset.views import list_views
 from schemas import statistics
+from schemas.records import IndexEntry, PlanRow
 
 _SAME_RUN_TOLERANCE_S = 2.0
 """Lines of the progress log are of one run where it began at the same time to within this."""
@@ -35,15 +37,16 @@ class _StatusCounter(SummaryCounter):
     def __init__(self, superseded: SupersededRows) -> None:
         super().__init__()
         self.superseded = superseded
-        self.planned, self.damaged, self.index = {"shards": 0, "windows": 0}, [], {}
+        self.planned, self.damaged = {"shards": 0, "windows": 0}, []
+        self.index: dict[str, IndexEntry] = {}
         self.left = {"shards": 0, "windows": 0}
 
-    def add_shard(self, dataset: Dataset, shard: str | None, rows: list[dict]) -> None:
+    def add_shard(self, dataset: Dataset, shard: str | None, rows: list[PlanRow]) -> None:
         """One shard of the plan, or the clips that gave no window."""
         try:
             record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
             if record:
-                check_record_rows(dataset.record_path(record["shard"]), rows, record)
+                check_record_rows(dataset.record_path(record.shard), rows, record)
         except DamagedShard:
             record = None
             self.damaged.append(shard)
@@ -72,7 +75,7 @@ def read_status(dataset: Dataset) -> dict[str, Any]:
         dataset.is_locked(),
         dataset.run_lock.owner(),
     )
-    for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
+    for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard):
         counted.add_shard(dataset, shard, list(rows))
     summary, speed = counted.summary(), _read_windows_per_second(dataset)
     missing, old = (
@@ -132,13 +135,16 @@ def _find_stale_files(
     """Derived files that are not there, and those that are seen to be of other records, of a
     finished data set.
     """
-    training = any(entry["split"] == "train" and entry["kept"] for entry in counted.index.values())
+    training = any(entry.has_training_windows() for entry in counted.index.values())
     checks: dict[str, Callable[[], bool]] = {
         "manifest.parquet": lambda: (
             pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values())
         ),
         "index.json": lambda: (
-            {"run": run_digest(dataset), "shards": counted.index}.items()
+            {
+                "run": run_digest(dataset),
+                "shards": {shard: asdict(entry) for shard, entry in counted.index.items()},
+            }.items()
             <= json.loads(dataset.index.read_bytes()).items()
         ),
         "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,

@@ -27,7 +27,6 @@ from jaxtyping import Int64
 
 from pipeline.atomic_files import TEMPORARY_NAME
 from pipeline.dataset import finalize, histogram, views
-from pipeline.dataset.finalize import kept_rows as kept_rows
 from pipeline.dataset.folder import (
     NEW_FOLDER_ADVICE,
     REMOVED_FOLDER,
@@ -39,14 +38,14 @@ from pipeline.dataset.folder import (
 from pipeline.dataset.open import DatasetView, file_sha256
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
 from pipeline.dataset.shards import scan_end, scan_samples
-from schemas.records import MEMBER_COLUMNS
+from schemas.records import PlanRow
 from schemas.run_contract import RunContract
 from schemas.sample import Sample
 from schemas.seal import open_seal
-from schemas.shard_record import check_record_owner, load_record
+from schemas.shard_record import MEMBER_COLUMNS, ShardRecord
 
-_CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s", "clip_id")
-"""Columns of the plan with which a sample must agree."""
+_CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s")
+"""Columns of the plan with which the metadata of a sample must agree, beside the clip."""
 
 
 class Remedy(StrEnum):
@@ -90,8 +89,8 @@ class PlannedShard(NamedTuple):
 
     root: str
     shard: str
-    rows: list[dict[str, Any]]
-    """Of the plan, in order, with the columns of CHECKED."""
+    rows: list[PlanRow]
+    """Of the plan, in order."""
 
 
 ShardMap = Callable[
@@ -145,7 +144,7 @@ def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[s
     """The shards with which the data set was finished: those of a round that is not finished yet
     are only left to build.
     """
-    later = {row["shard"] for one in dataset.rounds() for row in one.rows if row["key"]}
+    later = {row.shard for one in dataset.rounds() for row in one.rows if row.key}
     try:
         named = set(json.loads(dataset.index.read_bytes())["shards"])
     except (KeyError, TypeError, ValueError, OSError, RecursionError):
@@ -200,7 +199,7 @@ def _check_contract(dataset: Dataset) -> list[Fault]:
         dataset.contract()
     except (ValueError, OSError) as error:
         return [Fault("run.json", f"{error}; {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
-    runs = {record.get("run") for record in _iter_readable_records(dataset)}
+    runs = {record.run for record in _iter_readable_records(dataset)}
     if runs and finalize.run_digest(dataset) not in runs:
         return [
             Fault(
@@ -218,24 +217,20 @@ def _check_contract(dataset: Dataset) -> list[Fault]:
     return []
 
 
-def _iter_readable_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _iter_readable_records(dataset: Dataset) -> Iterator[ShardRecord]:
     """The records that are what was written, whatever run they are of, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
-            yield load_record(path.read_bytes())
+            yield ShardRecord.load(path.read_bytes())
         except (OSError, ValueError):
             continue
 
 
 def _iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
     """Every shard of the plan."""
-    for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row["shard"]):
+    for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard):
         if shard:
-            yield PlannedShard(
-                str(dataset.root),
-                shard,
-                [{name: row[name] for name in _CHECKED_COLUMNS} for row in rows],
-            )
+            yield PlannedShard(str(dataset.root), shard, list(rows))
 
 
 def _check_shard(planned: PlannedShard) -> list[Fault]:
@@ -243,7 +238,7 @@ def _check_shard(planned: PlannedShard) -> list[Fault]:
     dataset, shard = Dataset(planned.root), planned.shard
     contract = dataset.contract()
     try:
-        record = load_record(dataset.record_path(shard).read_bytes())
+        record = ShardRecord.load(dataset.record_path(shard).read_bytes())
         _check_record(record, planned, finalize.run_digest(dataset))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [Fault(f"records/{shard}.json", str(error), Remedy.REBUILD, shard)]
@@ -253,7 +248,7 @@ def _check_shard(planned: PlannedShard) -> list[Fault]:
                 f"records/{shard}.json", f"cannot be read: {error.strerror}", Remedy.REBUILD, shard
             )
         ]
-    if record["tar"] is None and dataset.tar_path(shard).exists():
+    if record.tar is None and dataset.tar_path(shard).exists():
         return [
             Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)
         ]
@@ -265,16 +260,16 @@ def _check_shard(planned: PlannedShard) -> list[Fault]:
     return faults + list(_check_histogram(dataset, shard, record, None if faults else counts))
 
 
-def _check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> None:
+def _check_record(record: ShardRecord, planned: PlannedShard, run: str) -> None:
     """Raises ValueError unless the record is of this run and this shard and holds just the plan's
     windows.
     """
-    check_record_owner(record, planned.shard, run)
-    if [row["key"] for row in record["rows"]] != [row["key"] for row in planned.rows]:
+    record.check_owner(planned.shard, run)
+    if [row.key for row in record.rows] != [row.key for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
-    kept = kept_rows(record)
-    places = [row.get(column) for row in kept.values() for column in MEMBER_COLUMNS]
-    if bool(kept) != bool(record["tar"]) or not all(
+    kept = record.kept_members()
+    places = [members.get(column) for members in kept.values() for column in MEMBER_COLUMNS]
+    if bool(kept) != bool(record.tar) or not all(
         isinstance(place, int) and place >= 0 for place in places
     ):
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
@@ -282,18 +277,18 @@ def _check_record(record: dict[str, Any], planned: PlannedShard, run: str) -> No
 
 def _check_tar(
     planned: PlannedShard,
-    record: dict[str, Any],
+    record: ShardRecord,
     contract: RunContract,
     counts: Int64[np.ndarray, "freq 2 bins"],
 ) -> list[str]:
     """What is wrong with the shard's tar; its samples are counted in `counts`."""
-    expected, digest, faults = record["tar"], hashlib.sha256(), []
+    expected, digest, faults = record.tar, hashlib.sha256(), []
     if expected is None:
         return []
-    rows = {row["key"]: row for row in planned.rows}
+    rows = {row.key: row for row in planned.rows}
     try:
         with open(Dataset(planned.root).tar_path(planned.shard), "rb") as file:
-            for key, sample, found in scan_samples(file, kept_rows(record), digest):
+            for key, sample, found in scan_samples(file, record.kept_members(), digest):
                 faults += found
                 if sample is not None:
                     faults += _check_and_count_sample(rows[key], sample, contract, counts)
@@ -302,14 +297,14 @@ def _check_tar(
         return ["is gone"]
     except OSError as error:
         return [*faults, f"cannot be read: {error.strerror}"]
-    same = digest.hexdigest() == expected["sha256"]
+    same = digest.hexdigest() == expected.sha256
     return faults or (
-        [] if same else [f"has sha256 {digest.hexdigest()}, expected {expected['sha256']}"]
+        [] if same else [f"has sha256 {digest.hexdigest()}, expected {expected.sha256}"]
     )
 
 
 def _check_and_count_sample(
-    row: dict[str, Any],
+    row: PlanRow,
     sample: Sample,
     contract: RunContract,
     counts: Int64[np.ndarray, "freq 2 bins"],
@@ -321,12 +316,12 @@ def _check_and_count_sample(
     return faults
 
 
-def _check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> list[str]:
+def _check_meta(row: PlanRow, sample: Sample, contract: RunContract) -> list[str]:
     """Where a sample says something else of itself than the plan and the run do."""
     (width, height), config = contract.config["size"], contract.config
     said, found = sample.meta, sample.spectrum.shape
-    expected = {name: row[name] for name in _CHECKED_COLUMNS if name != "clip_id"} | {
-        "clip": row["clip_id"],
+    expected = {name: getattr(row, name) for name in _CHECKED_COLUMNS} | {
+        "clip": row.clip_id,
         "size": [width, height],
     }
     shape = (config["frequencies"], 4, height, width)
@@ -336,7 +331,7 @@ def _check_meta(row: dict[str, Any], sample: Sample, contract: RunContract) -> l
         if _meta_value(said, name) != value
     ]
     words += [f"a spectrum of {list(found)}, expected {list(shape)}"] if found != shape else []
-    return [f"sample {row['key']} has {word}" for word in words]
+    return [f"sample {row.key} has {word}" for word in words]
 
 
 def _meta_value(meta: dict[str, Any], name: str) -> Any:
@@ -346,7 +341,7 @@ def _meta_value(meta: dict[str, Any], name: str) -> Any:
 
 
 def _check_histogram(
-    dataset: Dataset, shard: str, record: dict[str, Any], counts: np.ndarray | None
+    dataset: Dataset, shard: str, record: ShardRecord, counts: np.ndarray | None
 ) -> Iterator[Fault]:
     """What is wrong with the shard's histogram; `counts` are those of its samples, where all were
     sound.
@@ -356,13 +351,13 @@ def _check_histogram(
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         found = error.strerror
-    if found != record["histogram"]:
+    if found != record.histogram:
         what = "is not the histogram that was recorded" if path.is_file() else "is gone"
         yield Fault(f"histograms/{shard}.safetensors", what, Remedy.RECOUNT, shard)
     if counts is not None and (
         hashlib.sha256(histogram.encode(counts)).hexdigest(),
         int(counts.sum()),
-    ) != (record["histogram"], record["values"]):
+    ) != (record.histogram, record.values):
         yield Fault(
             f"records/{shard}.json",
             "does not name the histogram of its samples",

@@ -23,7 +23,7 @@ _DASH_COLOR = (255, 214, 64)
 def sheet_title(shown: Reconstruction) -> str:
     """What is shown, in words."""
     plan, (columns, rows) = shown.settings.plan, shown.settings.size
-    return f"{shown.row['key']}: {plan.frames / plan.fps:g} s at {plan.fps:g} frames a second, {columns} x {rows} pixels"
+    return f"{shown.row.key}: {plan.frames / plan.fps:g} s at {plan.fps:g} frames a second, {columns} x {rows} pixels"
 
 
 def draw_overview(shown: Reconstruction) -> Picture:

@@ -7,11 +7,12 @@ be looked at, not to be measured.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Float32, UInt8
 
 from pipeline.dataset.folder import Dataset
@@ -25,8 +26,10 @@ from pipeline.extract.frame_stream import Frame, decode_chunk
 from pipeline.images.draw import warp
 from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
+from schemas.records import ManifestRow
 from schemas.sample import Sample, channels_to_complex
 
+_KEPT = [("outcome", "==", str(Outcome.KEPT))]
 _EXAMPLE_KEY_COUNT = 3
 """Keys that are named to one who asked for another."""
 
@@ -44,8 +47,7 @@ class WindowSettings(NamedTuple):
 class Reconstruction:
     """A sample's motion at the working rate."""
 
-    row: dict[str, Any]
-    """Of the manifest."""
+    row: ManifestRow
     sample: Sample
     settings: WindowSettings
     motion: Float32[np.ndarray, "time 2 height width"]
@@ -68,10 +70,10 @@ class Reconstruction:
         cannot be read.
         """
         plan, decode, size = self.settings
-        with _local_file(self.row["uri"]) as path:
-            stream = decode_chunk([self.row | {"uri": path}], shared_pool(decode, 1), plan, size)
+        with _local_file(self.row.uri) as path:
+            stream = decode_chunk([replace(self.row, uri=path)], shared_pool(decode, 1), plan, size)
             next(stream)  # what was found of the video
-            instants = self.row["start_time_s"] + np.arange(plan.frames) / plan.fps
+            instants = self.row.window().start_time_s + np.arange(plan.frames) / plan.fps
             yield from islice(
                 nearest_frames((frame for frame in stream if isinstance(frame, Frame)), instants),
                 0,
@@ -123,12 +125,14 @@ def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
     row = _find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
     return reconstruct_sample(
-        row, read_sample(selection.dataset.tar_path(row["shard"]), key, row), settings
+        row,
+        read_sample(selection.dataset.tar_path(str(row.shard)), key, row.members or {}),
+        settings,
     )
 
 
 def reconstruct_sample(
-    row: dict[str, Any], sample: Sample, settings: WindowSettings
+    row: ManifestRow, sample: Sample, settings: WindowSettings
 ) -> Reconstruction:
     """A sample that has been read, with its row of the manifest."""
     return Reconstruction(
@@ -139,19 +143,14 @@ def reconstruct_sample(
     )
 
 
-def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
+def _find_kept_row(selection: DatasetView, key: str) -> ManifestRow:
     """The row of the manifest of a kept window. Raises ValueError saying what became of it, and
     naming some that are kept.
     """
     rows = read_manifest(selection, filters=[("key", "==", key)])
-    if rows and rows[0]["outcome"] == Outcome.KEPT:
+    if rows and rows[0].outcome == Outcome.KEPT:
         return rows[0]
-    kept = [
-        row["key"]
-        for row in read_manifest(
-            selection, columns=["key"], filters=[("outcome", "==", str(Outcome.KEPT))]
-        )
-    ]
+    kept = read_manifest_table(selection, columns=["key"], filters=_KEPT)["key"].to_pylist()
     fate = (
         f"was {_describe_outcome(rows[0])}, so there is no sample of it"
         if rows
@@ -162,17 +161,15 @@ def _find_kept_row(selection: DatasetView, key: str) -> dict[str, Any]:
 
 def find_most_moving_key(selection: DatasetView) -> str:
     """The key of the kept window of most motion. Raises ValueError where no window is kept."""
-    kept = read_manifest(
-        selection, columns=["key", "mean_motion_px"], filters=[("outcome", "==", str(Outcome.KEPT))]
-    )
+    kept = read_manifest_table(selection, columns=["mean_motion_px", "key"], filters=_KEPT).to_pylist()
     if not kept:
         raise ValueError(f"{selection} keeps no window, expected at least 1")
     return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
 
 
-def _describe_outcome(row: dict[str, Any]) -> str:
+def _describe_outcome(row: ManifestRow) -> str:
     """What became of a window, and why: `rejected (cut)`."""
-    return f"{row['outcome']} ({', '.join(filter(None, [row['reason'], row['detail']]))})"
+    return f"{row.outcome} ({', '.join(filter(None, [row.reason, row.detail]))})"
 
 
 def _format_example_keys(kept: Sequence[str]) -> str:
@@ -183,10 +180,15 @@ def _format_example_keys(kept: Sequence[str]) -> str:
     return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
 
 
-def read_manifest(selection: DatasetView, **selected: Any) -> list[dict[str, Any]]:
+def read_manifest(selection: DatasetView, filters: Any) -> list[ManifestRow]:
     """Rows of the manifest. Raises ValueError where there is none that can be read."""
+    return [ManifestRow.load(row) for row in read_manifest_table(selection, filters=filters).to_pylist()]
+
+
+def read_manifest_table(selection: DatasetView, **selected: Any) -> pa.Table:
+    """Some columns or rows of the manifest. Raises ValueError as `read_manifest` does."""
     try:
-        return selection.read_table(**selected).to_pylist()
+        return selection.read_table(**selected)
     except FileNotFoundError as error:
         raise ValueError(
             f"{selection} has no {selection.manifest_path.name}, expected a data set whose run has finished"

@@ -19,6 +19,7 @@ from pipeline.images.encode import encode_h264, pad_to_even, time_frames
 from pipeline.preview.reconstruct import Reconstruction, read_settings, reconstruct_sample
 from pipeline.report import queries
 from schemas.outcome import Quarantined
+from schemas.records import ManifestRow
 
 _RANDOM_SAMPLES = 6
 _MAX_WIDTH_PX = 256
@@ -81,7 +82,7 @@ def _build_card(selection: DatasetView, row: dict[str, Any], hz: Sequence[float]
     """The pictures of one window; `gone` says why where its sample cannot be read."""
     try:
         sample = read_sample(selection.dataset.tar_path(row["shard"]), row["key"], row)
-        made = reconstruct_sample(row, sample, read_settings(selection.dataset))
+        made = reconstruct_sample(ManifestRow.load(row), sample, read_settings(selection.dataset))
     except (OSError, ValueError) as error:
         return dict(row=row, gone=str(error))
     return dict(row=row, gone=None) | _draw_still_pictures(made, hz) | _draw_moving_pictures(made)

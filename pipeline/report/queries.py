@@ -24,8 +24,9 @@ from PIL import Image
 from pipeline.dataset.open import DatasetView
 from pipeline.report.stats import MeasuredWindows, ShardLogEntry
 from schemas.outcome import FilterMeasures, Outcome
-from schemas.records import MANIFEST_SCHEMA, member_columns
+from schemas.records import MANIFEST_SCHEMA
 from schemas.sample import MEMBERS
+from schemas.shard_record import member_columns
 
 SIZE_COLUMNS = [member_columns(member)[1] for member in MEMBERS]
 _MEASURE_NAMES = [field.name for field in fields(FilterMeasures)]
@@ -190,7 +191,7 @@ def read_strips(
     """
     found: dict[tuple[int, str], str] = {}
     for i, shard in sorted({(row["set"], row["shard"]) for row in chosen}):
-        stored = selections[i].dataset.read_record(shard).get("strips") or {}
+        stored = selections[i].dataset.read_record(shard).strips
         wanted = [
             row["key"]
             for row in chosen

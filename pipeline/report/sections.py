@@ -96,7 +96,7 @@ def _describe_source(selection: DatasetView, kept: int) -> dict[str, Any]:
         name=selection.dataset.root.absolute().name,
         view=selection.view,
         kept=kept,
-        run=selection.read_index()["run"][:12],
+        run=selection.read_index().run[:12],
         config=sorted((flatten(contract.config) | thresholds).items()),
         versions=sorted(contract.versions.items()),
     )

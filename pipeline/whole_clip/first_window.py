@@ -94,13 +94,11 @@ def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig
 def _build_sample(path: Path, config: BuildConfig, pool: DecoderPool) -> Sample:
     clips = [plan_clip(clip, config.plan, pool.probe) for clip in list_clips([str(path)])]
     row = plan_rows(clips, config.plan)[0]
-    if row["outcome"]:
-        raise ValueError(f"{path} has no window: {row['detail']} ({row['reason']})")
+    if row.outcome:
+        raise ValueError(f"{path} has no window: {row.detail} ({row.reason})")
     (result,) = build_windows([row], config, make_estimator(config.flow), pool, ShardTimer())
     if result.sample is None:
-        raise ValueError(
-            f"{path} gives no motion: {result.row.get('detail') or ''} ({result.row['reason']})"
-        )
+        raise ValueError(f"{path} gives no motion: {result.row.detail or ''} ({result.row.reason})")
     return result.sample
 
 

@@ -5,7 +5,7 @@ the same way, whatever decodes them.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,11 +15,12 @@ from pipeline.decode.pool import DecoderPool
 from pipeline.decode.readers import center_crop, cover_size
 from pipeline.extract.frame_stream import probe_planned_video
 from pipeline.extract.list_clips import VIDEO_SUFFIXES
-from pipeline.extract.plan import clip_from_row, hash_file, window_from_row, window_span
+from pipeline.extract.plan import clip_from_row, hash_file, window_span
 from pipeline.preview.reconstruct import WindowSettings
 from pipeline.whole_clip.first_window import display_size
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
+from schemas.records import PlanRow
 
 CROP_DESCRIPTION = "decoded at its own size, scaled to the smallest size that covers the crop (by area averaging; bilinear where enlarged), the middle of it"
 """What is done to every frame, in words for whoever compares numbers."""
@@ -100,7 +101,7 @@ def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
     return ClipSpan(str(path), video, range(len(video.times)), display_size(video))
 
 
-def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool) -> ClipSpan:
+def open_window(row: PlanRow, settings: WindowSettings, pool: DecoderPool) -> ClipSpan:
     """The frames of a data set's window, by its row of the manifest. Raises ValueError where its
     video is gone or another, OSError where its folder is gone.
     """
@@ -112,10 +113,10 @@ def open_window(row: dict[str, Any], settings: WindowSettings, pool: DecoderPool
     return ClipSpan(
         clip.uri,
         video,
-        window_span(clip, video, window_from_row(row), settings.plan),
+        window_span(clip, video, row.window(), settings.plan),
         settings.size,
-        row["sha256"],
-        row["split"],
+        row.sha256,
+        row.split,
     )
 
 

@@ -23,9 +23,9 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.dataset.shards import ShardWriter, read_sample
 from schemas.sample import IMAGE_MEMBER, KEY_PATTERN, sample_key
-from schemas.shard_record import dump_record
 from tests.schemas.test_sample import make_sample
 from tests.support import datasets
+from tests.support.damage import read_record_json, write_record_json
 
 pytestmark = pytest.mark.promise("P21")
 NAMES = {
@@ -160,24 +160,20 @@ def test_a_member_of_a_tar(root, name, kind):
     into a folder.
     """
     dataset = Dataset(root)
-    record = dataset.read_record(SHARD)
-    row = record["rows"][0]
+    key, row = next(iter(dataset.read_record(SHARD).kept_members().items()))
     with dataset.tar_path(SHARD).open("r+b") as tar:
         tar.seek(row["image_offset"] - 512)
         tar.write(
-            header(
-                f"{row['key']}.{IMAGE_MEMBER}" if name is None else name, row["image_size"], kind
-            )
+            header(f"{key}.{IMAGE_MEMBER}" if name is None else name, row["image_size"], kind)
         )
     with pytest.raises(ValueError, match=r"member|header"):
-        read_sample(dataset.tar_path(SHARD), row["key"], row)
+        read_sample(dataset.tar_path(SHARD), key, row)
     rows = ShardIndex([DatasetView(dataset)], "train")
     with pytest.raises(ValueError, match=r"cannot be read: (member|no member)"):
         [read_image(FileCache(), rows[i], datasets.CONFIG.size) for i in range(len(rows))]
     digest = hashlib.sha256(dataset.tar_path(SHARD).read_bytes()).hexdigest()
-    dataset.record_path(SHARD).write_bytes(
-        dump_record(record | dict(tar=record["tar"] | dict(sha256=digest)))
-    )
+    record = read_record_json(dataset, SHARD)
+    write_record_json(dataset, SHARD, record | dict(tar=record["tar"] | dict(sha256=digest)))
     stopped(verify.main, str(root), "--workers", "1")
 
 

@@ -39,6 +39,7 @@ from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.timing import ShardTiming
 from pipeline.extract.versions import library_versions
 from schemas.outcome import Outcome
+from schemas.records import PlanRow
 from tests.faults.reference import ROOT, SINGLE_THREAD_ENV, extract, extract_command
 
 TAKE_OVER_OPTIONS = ("--take-over-s", f"{STALE_AFTER_S:.0f}")
@@ -66,14 +67,14 @@ def build_in_process(arguments: list[str]) -> None:
             rows = plan_rows(keep_earlier_decisions(probed, dataset.earlier_plan()), job.build.plan)
             dataset.create_or_resume(rows, to_contract(job.build), library_versions(job.build))
             mine = {
-                shard: [row for row in rows if row["shard"] == shard]
-                for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])
+                shard: [row for row in rows if row.shard == shard]
+                for shard in dict.fromkeys(row.shard for row in rows if row.key)
             }
             build_missing(dataset, mine | unbuilt_shards(dataset), job.build, job.staging)
 
 
 def build_missing(
-    dataset: Dataset, shards: dict[str, list[dict]], config: BuildConfig, staging: Path | None
+    dataset: Dataset, shards: dict[str, list[PlanRow]], config: BuildConfig, staging: Path | None
 ) -> None:
     """Those that are not committed, and then the derived files."""
     settled = EarlierFates(dataset.rounds())

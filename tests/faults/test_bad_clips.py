@@ -103,7 +103,7 @@ def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(job.build), library_versions(job.build))
         video.rename(away)
-        for shard, mine in groupby(rows, key=lambda row: row["shard"]):
+        for shard, mine in groupby(rows, key=lambda row: row.shard):
             list(build_shard(dataset, shard, list(mine), job.build))
         away.rename(video)
         finalize(dataset)

@@ -75,7 +75,7 @@ def renderer(root: Path) -> Reads:
 def evaluation(root: Path) -> Reads:
     """The windows of which the real videos are read; the videos have digests of their own."""
     found = find_real(str(root), shared_pool(DecodeConfig(), 1))
-    rows = {row["key"]: row for row in read_manifest(open_dataset(str(root)))}
+    rows = {row.key: row for row in read_manifest(open_dataset(str(root)), None)}
     for key in found:
         yield key, lambda key=key: rows[key]
     yield "all", lambda: sorted(found)
@@ -144,7 +144,7 @@ def read_all(reader: Callable[[Path], Reads], root: Path) -> tuple[dict[Any, str
 def sound(tmp_path_factory) -> Path:
     root = damage.make_dataset(tmp_path_factory.mktemp("sound"))
     kept = read_manifest(open_dataset(str(root)), filters=[("outcome", "=", "kept")])
-    KEYS[:] = sorted(row["key"] for row in kept)[::3]
+    KEYS[:] = sorted(row.window().key for row in kept)[::3]
     return root
 
 

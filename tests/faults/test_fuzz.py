@@ -12,7 +12,7 @@ import resource
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from pipeline.maintain.verify import verify
 from pipeline.report.queries import read_log
 from schemas import sample, spectral_volume
 from schemas import statistics as schema
-from schemas.shard_record import dump_record, load_record
+from schemas.seal import seal
+from schemas.shard_record import ShardRecord
 from tests.support.datasets import CONFIG, write_dataset
 
 COUNT = int(os.environ.get("QUIVER_FUZZ", "25"))
@@ -255,20 +256,22 @@ def pair_of(row: SampleLocation) -> list[bytes]:
 def test_a_tar(dataset, data):
     """Every reader of it: the sample that was written, or a ValueError; verify names it."""
     path, rows = (
-        dataset.tar(SHARD),
-        [row for row in dataset.read_record(SHARD)["rows"] if row["outcome"] == "kept"],
+        dataset.tar_path(SHARD),
+        dataset.read_record(SHARD).kept_members(),
     )
     whole = path.read_bytes()
     at = data.draw(st.sampled_from([512 * i for i in range(len(whole) // 512)]))
     new = whole[:at] + data.draw(changed(whole[at : at + 512])) + whole[at + 512 :]
-    truth = {row["key"]: sample.encode_sample(read_sample(path, row["key"], row)) for row in rows}
+    truth = {
+        key: sample.encode_sample(read_sample(path, key, members)) for key, members in rows.items()
+    }
     found = ShardIndex([DatasetView(dataset)], "train")
     parts = [(i, read) for i in range(len(found)) for read in (picture_of, bands_of, pair_of)]
     sound = [read(found[i]) for i, read in parts]
     with replaced(path, new):
-        for row in rows:
-            read = reads(lambda row=row: read_sample(path, row["key"], row))
-            assert read is None or sample.encode_sample(read) == truth[row["key"]]
+        for key, members in rows.items():
+            read = reads(lambda key=key, members=members: read_sample(path, key, members))
+            assert read is None or sample.encode_sample(read) == truth[key]
         for (i, part), true in zip(parts, sound, strict=True):
             given = reads(lambda i=i, part=part: part(found[i]))
             assert given is None or given == true
@@ -276,22 +279,27 @@ def test_a_tar(dataset, data):
             assert (new == whole) != bool(list(verify(dataset, map).faults))
 
 
+def first_members(dataset: Dataset) -> tuple[str, Mapping[str, int]]:
+    """The key of the first sample of a shard, and where its members are."""
+    return next(iter(dataset.read_record(SHARD).kept_members().items()))
+
+
 @usual
 @given(data=st.data())
 def test_the_offsets_of_a_manifest(dataset, data):
     """As somebody else's manifest may have them."""
-    row = dataset.read_record(SHARD)["rows"][0]
-    names = [name for name in row if name.endswith(("_offset", "_size", "_crc32"))]
-    new = row | {
+    key, row = first_members(dataset)
+    names = list(row)
+    new = dict(row) | {
         data.draw(st.sampled_from(names)): data.draw(
             st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10_000)
         )
         for _ in range(2)
     }
-    reads(lambda: read_sample(dataset.tar(SHARD), row["key"], new))
+    reads(lambda: read_sample(dataset.tar_path(SHARD), key, new))
     places = [(new["image_offset"], new["image_size"]), (new["motion_offset"], new["motion_size"])]
     found = ShardIndex([DatasetView(dataset)], "train")[0]._replace(
-        key=row["key"], image=places[0], motion=places[1]
+        key=key, image=places[0], motion=places[1]
     )
     reads(lambda: read_image(FileCache(), found, CONFIG.size))
     reads(lambda: [band.copy() for band in read_spectrum(FileCache(), found, [0], CONFIG.size)])
@@ -303,8 +311,8 @@ def test_the_header_of_a_motion_member(dataset, data):
     """With a length that stays, as the trainer reads it; once with a table that agrees, as somebody
     else may write one.
     """
-    row = dataset.read_record(SHARD)["rows"][0]
-    whole = dataset.tar(SHARD).read_bytes()
+    key, row = first_members(dataset)
+    whole = dataset.tar_path(SHARD).read_bytes()
     begin = row["motion_offset"] + 8
     length = int.from_bytes(whole[begin - 8 : begin], "little")
     header = data.draw(
@@ -314,7 +322,7 @@ def test_the_header_of_a_motion_member(dataset, data):
     rows = ShardIndex([DatasetView(dataset)], "train")
     new = whole[:begin] + header + whole[begin + length :]
     member = new[row["motion_offset"] :][: row["motion_size"]]
-    with replaced(dataset.tar(SHARD), new):
+    with replaced(dataset.tar_path(SHARD), new):
         for i in range(len(rows)):
             for one in (
                 rows[i],
@@ -330,7 +338,7 @@ def test_the_header_of_a_motion_member(dataset, data):
                 reads(lambda one=one: read_pair(FileCache(), one, 0.7, CONFIG.size))
         reads(
             lambda: read_sample(
-                dataset.tar(SHARD), row["key"], row | {"motion_crc32": zlib.crc32(member)}
+                dataset.tar_path(SHARD), key, dict(row) | {"motion_crc32": zlib.crc32(member)}
             )
         )
 
@@ -338,8 +346,7 @@ def test_the_header_of_a_motion_member(dataset, data):
 @usual
 @given(data=st.data())
 def test_the_members_of_a_sample(sound, data):
-    row = sound.read_record(SHARD)["rows"][0]
-    members = sample.encode_sample(read_sample(sound.tar(SHARD), row["key"], row))
+    members = sample.encode_sample(read_sample(sound.tar_path(SHARD), *first_members(sound)))
     which = data.draw(st.sampled_from(sorted(members)))
     new = data.draw(
         {"json": files, "motion.safetensors": safetensors}.get(which, changed)(members[which])
@@ -367,15 +374,14 @@ def png(width: int, height: int) -> bytes:
 )
 def test_a_picture_that_says_it_is_huge(sound, size):
     """It is compared with the other arrays of its sample before room is made for it."""
-    row = sound.read_record(SHARD)["rows"][0]
-    members = sample.encode_sample(read_sample(sound.tar(SHARD), row["key"], row))
+    members = sample.encode_sample(read_sample(sound.tar_path(SHARD), *first_members(sound)))
     assert reads(lambda: sample.decode_sample("key", members | {"image.png": png(*size)})) is None
 
 
 @slow
 @given(data=st.data())
 def test_a_record(dataset, data):
-    path = dataset.record(SHARD)
+    path = dataset.record_path(SHARD)
     record = {
         name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"
     }
@@ -383,7 +389,7 @@ def test_a_record(dataset, data):
         files(path.read_bytes())
         | other(record).filter(lambda value: isinstance(value, dict)).map(resealed)
     )
-    reads(lambda: load_record(new))
+    reads(lambda: ShardRecord.load(new))
     with replaced(path, new):
         reads(lambda: dataset.read_record(SHARD), (ValueError, OSError))
         with bounded():
@@ -393,7 +399,7 @@ def test_a_record(dataset, data):
 def resealed(record: dict) -> bytes:
     """With a digest that agrees, if it has one at all."""
     try:
-        return dump_record(record)
+        return seal(record)
     except ValueError:
         return text(record)
 

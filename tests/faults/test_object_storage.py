@@ -26,9 +26,9 @@ from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
 from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, POINTS, REMOTE_POINTS, SIGNAL_VARIABLE
 from pipeline.dataset.remote import RemoteDataset
 from pipeline.dataset.run_lock import LOCK_FOLDER
-from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import to_contract
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
+from schemas.shard_record import RecordRow
 from tests.faults import storage
 from tests.faults.reference import (
     FULL_COUNTS,
@@ -452,10 +452,10 @@ def built(staged: RemoteDataset, detail: str, seed: int = 0) -> None:
         )
     )
     draft.add(
-        outcome_row(
-            rows[1],
-            Outcome.QUARANTINED,
-            Stage.DECODE,
+        RecordRow(
+            key=rows[1].window().key,
+            outcome=Outcome.QUARANTINED,
+            stage=Stage.DECODE,
             reason=Reason.OUT_OF_MEMORY,
             detail=detail,
             attempts=3,

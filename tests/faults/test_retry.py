@@ -124,8 +124,8 @@ def assert_whole(reference: Reference, out: Path) -> None:
 
 def test_what_the_machine_may_have_done_is_marked_and_nothing_else(broken):
     windows, clips = find_retryable(Dataset(broken.root))
-    assert {row["clip_id"] for row in windows} == {f"clip-{clip:03d}" for clip in WINDOWS}
-    assert [(row["clip_id"], row["reason"], row["sha256"], row["split"]) for row in clips] == [
+    assert {row.clip_id for row in windows} == {f"clip-{clip:03d}" for clip in WINDOWS}
+    assert [(row.clip_id, row.reason, row.sha256, row.split) for row in clips] == [
         (f"clip-{BARREN:03d}", "missing", None, "train")
     ]
 
@@ -145,7 +145,7 @@ def test_a_retry_ends_at_the_samples_of_an_undisturbed_run(reference, broken, ou
     assert_whole(reference, out)
     assert {
         sample.key
-        for shard in DatasetView(Dataset(out)).read_index()["shards"]
+        for shard in DatasetView(Dataset(out)).read_index().shards
         for sample in iter_samples(DatasetView(Dataset(out)), shard)
     } == {row["key"] for row in rows_of(out) if row["outcome"] == "kept"}
     done = promised_digests(out)
@@ -197,7 +197,7 @@ def test_what_fails_again_can_be_tried_once_more_and_what_is_decided_stays(refer
     move(folder, away, BARREN, WINDOWS[0])
     assert retried(out) == 0, out.with_suffix(".log").read_text()
     again = find_retryable(Dataset(out))
-    assert [row["clip_id"] for row in (*again.windows, *again.clips)] == [
+    assert [row.clip_id for row in (*again.windows, *again.clips)] == [
         f"clip-{clip:03d}" for clip in (WINDOWS[0], BARREN)
     ]
     (folder / f"{BARREN:03d}.mp4").write_bytes(b"no film at all")
@@ -225,7 +225,7 @@ def test_a_shard_that_is_built_again_keeps_what_the_retry_has_taken_over(
         {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)},
     )
     rows = rows_to_rebuild(dataset, {SHARDS[0]})[SHARDS[0]]
-    assert [row["key"] for row in rows if "settled" in row] == ["clip-001-000000"]
+    assert [row.key for row in rows if row.settled is not None] == ["clip-001-000000"]
     for path in (
         dataset.tar_path(SHARDS[0]),
         dataset.record_path(SHARDS[0]),

@@ -14,10 +14,10 @@ from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import check_shard
-from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import to_contract
-from pipeline.maintain.verify import kept_rows, verify
+from pipeline.maintain.verify import verify
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
+from schemas.shard_record import RecordRow
 from tests.faults.reference import choose_count
 from tests.faults.runs import FORKSERVER
 from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
@@ -89,7 +89,7 @@ def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
             late and won[root.name][0].name.endswith("-0")
         )
         record = Dataset(root).read_record(SHARD)
-        check_shard(Dataset(root).tar_path(SHARD), kept_rows(record), record["tar"]["sha256"])
+        check_shard(Dataset(root).tar_path(SHARD), record.kept_members(), record.tar.sha256)
         finalize(Dataset(root))  # reads the histogram
 
 
@@ -109,10 +109,10 @@ def test_what_an_attempt_left_goes_when_the_next_keeps_nothing(tmp_path, stopped
                 )
             )
             second.add(
-                outcome_row(
-                    row,
-                    Outcome.QUARANTINED,
-                    Stage.DECODE,
+                RecordRow(
+                    key=row.window().key,
+                    outcome=Outcome.QUARANTINED,
+                    stage=Stage.DECODE,
                     reason=Reason.TIMEOUT,
                     detail="",
                     attempts=3,

@@ -51,9 +51,7 @@ def dataset(tmp_path_factory) -> Dataset:
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for shard in ("train-000000", "train-000001"):
-            list(
-                build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG)
-            )
+            list(build_shard(dataset, shard, [row for row in rows if row.shard == shard], CONFIG))
         finalize(dataset)
     return dataset
 

@@ -93,11 +93,11 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no data set is named"),
+        ((), "no dataset is named"),
         (("nowhere",), "nowhere holds no data set: there is no run.json"),
-        (("DATASET", "DATASET"), "want --out FILE"),
-        (("DATASET", "--exact"), "want --out FILE"),
-        (("DATASET", "--quantile", "0.9"), "want --out FILE"),
+        (("DATASET", "DATASET"), "require --out FILE"),
+        (("DATASET", "--exact"), "require --out FILE"),
+        (("DATASET", "--quantile", "0.9"), "require --out FILE"),
         (
             ("DATASET", "--quantile", "95", "--out", "s.json"),
             "quantile is 95, expected a number between 0 and 1",

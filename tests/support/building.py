@@ -13,6 +13,7 @@ from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.extract.timing import ShardTimer
 from pipeline.flow.estimator import FlowEstimator, make_estimator
 from schemas.clip import Clip, VideoInfo
+from schemas.records import PlanRow
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -20,19 +21,19 @@ def probe_video(path: str) -> VideoInfo:
     return shared_pool(DecodeConfig(), 1).probe(path)
 
 
-def plan_video(path: Path, config: BuildConfig) -> list[dict]:
+def plan_video(path: Path, config: BuildConfig) -> list[PlanRow]:
     """The windows of a video."""
     return [
         row
         for row in plan_rows(
             [plan_clip(Clip(uri=str(path)), config.plan, probe_video)], config.plan
         )
-        if row["key"]
+        if row.key
     ]
 
 
 def build_results(
-    rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None
+    rows: Sequence[PlanRow], config: BuildConfig, estimator: FlowEstimator | None = None
 ) -> list[WindowResult]:
     """What becomes of each window."""
     return list(
@@ -47,7 +48,7 @@ def build_results(
 
 
 def begin_video(
-    rows: Sequence[dict], config: BuildConfig, estimator: FlowEstimator | None = None
+    rows: Sequence[PlanRow], config: BuildConfig, estimator: FlowEstimator | None = None
 ) -> list[PendingWindow]:
     """The windows of one video with their flow."""
     with closing(

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,11 +23,9 @@ from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
-from pipeline.maintain.verify import kept_rows
 from schemas.clip import Clip
 from schemas.sample import Sample, motion_layout
-from schemas.seal import seal
-from schemas.shard_record import dump_record, load_record
+from schemas.seal import open_seal, seal
 from tests.support import videos
 from tests.support.building import probe_video
 
@@ -83,8 +81,8 @@ def make_dataset(folder: Path, licences: Sequence[str | None] = (None,) * 5) -> 
 
 def group_by_shard(rows: list[dict]) -> dict[str, list[dict]]:
     return {
-        shard: [row for row in rows if row["shard"] == shard]
-        for shard in dict.fromkeys(row["shard"] for row in rows if row["key"])
+        shard: [row for row in rows if row.shard == shard]
+        for shard in dict.fromkeys(row.shard for row in rows if row.key)
     }
 
 
@@ -146,7 +144,7 @@ def sample_at(root: Path, path: str, at: int) -> str:
     """
     if not path.endswith(".tar"):
         return ""
-    rows = kept_rows(Dataset(root).read_record(Path(path).stem))
+    rows = Dataset(root).read_record(Path(path).stem).kept_members()
     inside = [key for key, row in rows.items() if row["image_offset"] - 512 <= at]
     return inside[-1] if at < (root / path).stat().st_size - 1024 else ""
 
@@ -188,14 +186,12 @@ def add_file(path: str, root: Path) -> tuple[set[str], str]:
 
 
 def rewrite_tar(
-    shard: str, change: Callable[[Sample], Sample], seal: bool, words: str, root: Path
+    shard: str, change: Callable[[Sample], Sample], with_record: bool, words: str, root: Path
 ) -> tuple[set[str], str]:
-    """Writes a tar with its first sample changed, and with `seal` a record that agrees with it."""
+    """Writes a tar with its first sample changed, and `with_record` a record that agrees with it."""
     dataset = Dataset(root)
-    record = dataset.read_record(shard)
-    samples = [
-        read_sample(dataset.tar_path(shard), key, row) for key, row in kept_rows(record).items()
-    ]
+    kept, record = dataset.read_record(shard).kept_members(), read_record_json(dataset, shard)
+    samples = [read_sample(dataset.tar_path(shard), key, row) for key, row in kept.items()]
     writer = ShardWriter(dataset.tar_path(shard))
     for sample in [change(samples[0]), *samples[1:]]:
         columns = writer.add(sample)
@@ -203,15 +199,15 @@ def rewrite_tar(
     writer._write(bytes(1024))
     writer.file.close()
     writer.temporary_path.replace(writer.path)
-    if seal:
+    if with_record:
         record["tar"] = {"sha256": writer.sha256.hexdigest(), "bytes": writer.path.stat().st_size}
-        dataset.record_path(shard).write_bytes(dump_record(record))
+        write_record_json(dataset, shard, record)
     return {f"shards/{shard}.tar"}, words
 
 
 def spectrum_bytes(root: Path, shard: str, number: int, frequency: int | None) -> slice:
     """Bytes of a tar that hold the spectrum of its `number`-th sample, or one frequency of it."""
-    rows = list(kept_rows(Dataset(root).read_record(shard)).values())
+    rows = list(Dataset(root).read_record(shard).kept_members().values())
     row = rows[number % len(rows)]
     with Dataset(root).tar_path(shard).open("rb") as tar:
         tar.seek(row["motion_offset"])
@@ -286,10 +282,19 @@ def with_doubled_spectrum(sample: Sample) -> Sample:
     return replace(sample, spectrum=sample.spectrum * np.float16(2))
 
 
+def read_record_json(dataset: Dataset, shard: str) -> dict[str, Any]:
+    """The record of a shard as the JSON that it is, without its digest."""
+    return open_seal(dataset.record_path(shard).read_bytes())
+
+
+def write_record_json(dataset: Dataset, shard: str, record: dict[str, Any]) -> None:
+    """Writes a record of whatever content with a digest that agrees, as somebody may write one."""
+    dataset.record_path(shard).write_bytes(seal(record))
+
+
 def rewrite_record(shard: str, change: dict, root: Path) -> tuple[set[str], str]:
     """A record with something else in it, and a digest that agrees."""
-    path = Dataset(root).record_path(shard)
-    path.write_bytes(dump_record(load_record(path.read_bytes()) | change))
+    write_record_json(Dataset(root), shard, read_record_json(Dataset(root), shard) | change)
     return {f"records/{shard}.json"}, ""
 
 
@@ -332,13 +337,13 @@ CUT_LENGTHS: dict[str, Callable[[Path], int]] = {
 
 def second_sample_offset(file: Path) -> int:
     """Where it begins in a tar."""
-    rows = kept_rows(Dataset(file.parents[1]).read_record(file.stem))
+    rows = Dataset(file.parents[1]).read_record(file.stem).kept_members()
     return list(rows.values())[1]["image_offset"] - 512
 
 
-def first_row(file: Path) -> dict:
+def first_row(file: Path) -> Mapping[str, int]:
     """Of the first sample of a tar."""
-    return next(iter(kept_rows(Dataset(file.parents[1]).read_record(file.stem)).values()))
+    return next(iter(Dataset(file.parents[1]).read_record(file.stem).kept_members().values()))
 
 
 FLIP_PLACES: dict[str, tuple[Callable[[Path], int], str]] = {

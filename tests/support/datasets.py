@@ -4,7 +4,7 @@ video.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.extract.build_shard import outcome_row
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.filters import judge
 from schemas.outcome import FilterMeasures, Outcome, Stage
-from schemas.records import PLAN_SCHEMA
+from schemas.records import PlanRow
 from schemas.sample import FORMAT_VERSION, Sample
+from schemas.shard_record import RecordRow
 
 CONFIG = BuildConfig(size=(40, 32), frequencies=4, pairs=2, plan=PlanConfig(frames=24))
 PASSING_MEASURES = dict(
@@ -50,14 +50,14 @@ def random_spectrum(rng: np.random.Generator, config: BuildConfig = CONFIG) -> n
 
 
 def random_sample(
-    row: Mapping[str, Any],
+    row: PlanRow,
     rng: np.random.Generator,
     config: BuildConfig = CONFIG,
     channels: np.ndarray | None = None,
 ) -> Sample:
     (width, height), pairs = config.size, config.pairs
     return Sample(
-        key=row["key"],
+        key=row.window().key,
         image=rng.integers(0, 255, (height, width, 3), np.uint8),
         spectrum=random_spectrum(rng, config) if channels is None else channels,
         weight=rng.random((height, width)).astype(np.float16),
@@ -65,16 +65,14 @@ def random_sample(
         pair_time=np.linspace(0.1, 0.5, pairs, dtype=np.float32),
         pair_flow=np.zeros((pairs, 2, height, width), np.float16),
         pair_image=np.zeros((pairs, height, width, 3), np.uint8),
-        meta=dict(
-            format=FORMAT_VERSION, key=row["key"], split=row["split"], size=list(config.size)
-        ),
+        meta=dict(format=FORMAT_VERSION, key=row.key, split=row.split, size=list(config.size)),
     )
 
 
-def make_plan_row(shard: str, number: int, **clip: Any) -> dict[str, Any]:
+def make_plan_row(shard: str, number: int, **clip: Any) -> PlanRow:
     """A row of the plan."""
     name = f"clip-{shard}-{number // 3}"
-    row = dict(
+    columns: dict[str, Any] = dict(
         key=f"{name}-{number:06d}",
         start_frame=number * 10,
         start_time_s=number / 3,
@@ -83,12 +81,10 @@ def make_plan_row(shard: str, number: int, **clip: Any) -> dict[str, Any]:
         clip_id=name,
     )
     content = hashlib.sha256(name.encode()).hexdigest()
-    return (
-        dict.fromkeys(PLAN_SCHEMA.names)
-        | row
-        | dict(uri=f"/gone/{name}.mp4", sha256=content, bytes=1, duration_s=8.0, licence="CC0-1.0")
-        | clip
+    columns |= dict(
+        uri=f"/gone/{name}.mp4", sha256=content, bytes=1, duration_s=8.0, licence="CC0-1.0"
     )
+    return PlanRow(**(columns | clip))
 
 
 def write_dataset(
@@ -113,9 +109,7 @@ def write_dataset(
     dataset.create_or_resume(rows, to_contract(config), {"python": "3"})
     for shard, windows in shards.items():
         draft = ShardDraft(dataset, shard, config.frequencies)
-        for row, changes in zip(
-            [row for row in rows if row["shard"] == shard], windows, strict=True
-        ):
+        for row, changes in zip([row for row in rows if row.shard == shard], windows, strict=True):
             draft.add(
                 *judge_window(row, FilterMeasures(**(PASSING_MEASURES | changes)), rng, config)
             )
@@ -126,26 +120,27 @@ def write_dataset(
 
 
 def judge_window(
-    row: dict[str, Any], measures: FilterMeasures, rng: np.random.Generator, config: BuildConfig
-) -> tuple[dict, Sample | None, str | None]:
+    row: PlanRow, measures: FilterMeasures, rng: np.random.Generator, config: BuildConfig
+) -> tuple[RecordRow, Sample | None, str | None]:
     verdicts = judge(measures, config.thresholds)
     power = [float(p) for p in rng.random(config.plan.frames // 2 + 1)]
-    columns = asdict(measures) | dict(power_x=power, power_y=power, energy_x=1.0, energy_y=1.0)
-    if verdicts:
-        return (
-            outcome_row(
-                row,
-                Outcome.REJECTED,
-                Stage.FILTER,
-                reason=verdicts[0],
-                verdicts=list(verdicts),
-                **columns,
-            ),
-            None,
-            None,
-        )
-    return (
-        outcome_row(row, Outcome.KEPT, Stage.WRITE, **columns),
-        random_sample(row, rng, config),
-        None,
+    kept = RecordRow(
+        key=row.window().key,
+        outcome=Outcome.KEPT,
+        stage=Stage.WRITE,
+        measures=measures,
+        power_x=power,
+        power_y=power,
+        energy_x=1.0,
+        energy_y=1.0,
     )
+    if not verdicts:
+        return kept, random_sample(row, rng, config), None
+    rejected = replace(
+        kept,
+        outcome=Outcome.REJECTED,
+        stage=Stage.FILTER,
+        reason=verdicts[0],
+        verdicts=list(verdicts),
+    )
+    return rejected, None, None

@@ -410,7 +410,7 @@ def test_repair_leaves_a_shard_alone_whose_video_is_another(root, capsys, tmp_pa
     damage.flip_bit(damage.TARS[0], 0.5, 0, root)
     before = damage.read_promised_files(root)
     (video, *_) = sorted(
-        row["uri"] for row in Dataset(root).planned_rows() if row["shard"] == "train-000000"
+        row.uri for row in Dataset(root).planned_rows() if row.shard == "train-000000"
     )
     data = Path(video).read_bytes()
     try:

@@ -19,9 +19,9 @@ from pipeline.dataset.views import refilter as make_view
 from pipeline.report import queries
 from pipeline.report.queries import read_log
 from pipeline.report.stats import merge_logs
-from schemas.shard_record import dump_record
+from schemas.seal import open_seal, seal
 from tests.pipeline.dataset.test_views import one_by_one
-from tests.support.damage import rewrite_sealed_file
+from tests.support.damage import read_record_json, rewrite_sealed_file, write_record_json
 from tests.support.datasets import write_dataset
 
 SHARDS = {
@@ -80,12 +80,11 @@ def entry(path: Path, **changes: Any) -> None:
 
 def record(root: Path, **changes: Any) -> None:
     """Writes a record with a digest that agrees."""
-    found = Dataset(root).read_record(ONE)
-    Dataset(root).record_path(ONE).write_bytes(dump_record(found | changes))
+    write_record_json(Dataset(root), ONE, read_record_json(Dataset(root), ONE) | changes)
 
 
 def row(root: Path, **changes: Any) -> None:
-    rows = Dataset(root).read_record(ONE)["rows"]
+    rows = read_record_json(Dataset(root), ONE)["rows"]
     record(root, rows=[rows[0] | changes, *rows[1:]])
 
 
@@ -99,16 +98,7 @@ def run(root: Path, versions: Any = None, plan: Any = None, **changes: Any) -> N
     )
     digest = hashlib.sha256((root / "run.json").read_bytes()).hexdigest()
     for path in (root / "records").iterdir():
-        path.write_bytes(
-            dump_record(
-                {
-                    name: value
-                    for name, value in json.loads(path.read_bytes()).items()
-                    if name != "digest"
-                }
-                | dict(run=digest)
-            )
-        )
+        path.write_bytes(seal(open_seal(path.read_bytes()) | dict(run=digest)))
     for path in (root / "index.json", root / "views" / "strict.index.json"):
         rewrite_sealed_file(path, run=digest)
 
@@ -162,7 +152,7 @@ HARM = {
     "a record without rows": lambda root: record(root, rows=None),
     "a record with rows in words": lambda root: record(root, rows="x"),
     "a record with some rows": lambda root: record(
-        root, rows=Dataset(root).read_record(ONE)["rows"][:1]
+        root, rows=read_record_json(Dataset(root), ONE)["rows"][:1]
     ),
     "a record without size": lambda root: record(root, tar=dict(sha256="0")),
     "a record with a tar in words": lambda root: record(root, tar="x"),
@@ -264,7 +254,7 @@ def test_a_view_that_was_not_written_to_its_end_is_none(root, monkeypatch):
 
 def test_a_view_of_other_tars_than_there_are_is_refused(root):
     row(root, mean_motion_px=2.75)  # as a shard that was built again and came out otherwise
-    record(root, tar=Dataset(root).read_record(ONE)["tar"] | dict(sha256="0" * 64))
+    record(root, tar=read_record_json(Dataset(root), ONE)["tar"] | dict(sha256="0" * 64))
     derive(Dataset(root))
     with pytest.raises(ValueError, match=r"is of other tars than .* names: quiver finalize"):
         open_dataset(f"{root}:strict").training_shards()
@@ -311,7 +301,7 @@ def test_a_start_that_was_slow_to_its_first_shard_is_a_start_of_its_own(root):
 
 
 def test_words_of_a_record_are_inert_in_the_card(root):
-    rows = Dataset(root).read_record(ONE)["rows"]
+    rows = read_record_json(Dataset(root), ONE)["rows"]
     record(root, rows=[*rows[:-1], rows[-1] | dict(reason="<script>alert(1)</script> | [x](y)")])
     derive(Dataset(root))
     assert (

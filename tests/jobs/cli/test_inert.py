@@ -13,10 +13,10 @@ import pytest
 
 from jobs import extract_flow, finalize, preview, refilter, report_statistics, status, verify
 from pipeline.dataset.finalize import finalize as derive
-from schemas.shard_record import dump_record
 from tests.jobs.test_extract_flow import SMALL
 from tests.pipeline.report.test_report import Reader
 from tests.support import damage, datasets, videos
+from tests.support.damage import read_record_json, write_record_json
 
 pytestmark = pytest.mark.promise("P22")
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,11 +57,10 @@ def hostile(request, tmp_path_factory) -> Path:
     dataset = datasets.write_dataset(
         root, {"train-000000": [{}, {}, {"mean_motion_px": 0.01}], "test-000000": [{}]}, **clip
     )
-    record = dataset.read_record("train-000000")
+    record = read_record_json(dataset, "train-000000")
     last = record["rows"][-1] | dict(reason=text, detail=text, verdicts=[text], stage=text)
-    dataset.record_path("train-000000").write_bytes(
-        dump_record(record | dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text}))
-    )
+    changes = dict(rows=[*record["rows"][:-1], last], strips={last["key"]: text})
+    write_record_json(dataset, "train-000000", record | changes)
     derive(dataset)
     line = dict(
         shard=text,

@@ -156,14 +156,12 @@ def extracted(folder: Path, rates: dict[str, float]) -> Dataset:
             seed=number,
         )
         rows += [
-            row | dict(shard=shard, split=shard.split("-")[0]) for row in plan_video(path, CONFIG)
+            replace(row, shard=shard, split=shard.split("-")[0]) for row in plan_video(path, CONFIG)
         ]
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {})
         for shard in shards:
-            list(
-                build_shard(dataset, shard, [row for row in rows if row["shard"] == shard], CONFIG)
-            )
+            list(build_shard(dataset, shard, [row for row in rows if row.shard == shard], CONFIG))
         finalize(dataset)
     return dataset
 

@@ -360,10 +360,10 @@ def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remark
     dataset = Dataset(tmp_path / "real")
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(config), {})
-        list(build_shard(dataset, rows[0]["shard"], rows, config))
+        list(build_shard(dataset, rows[0].shard, rows, config))
         finalize(dataset)
     (tmp_path / "generated").mkdir()
-    second = rows[1]["key"]
+    second = rows[1].key
     videos.write_swaying(
         tmp_path / "generated" / f"{second}.mp4",
         size=(128, 80),
@@ -379,12 +379,12 @@ def test_a_data_sets_windows_are_the_real_videos(tmp_path, capsys, split, remark
         second,
         24,
         [64, 40],
-        rows[1]["sha256"],
+        rows[1].sha256,
     )
     video = (tmp_path / "sways.mp4").read_bytes()
     (tmp_path / "sways.mp4").write_bytes(video.replace(b"Lavf", b"Lavg"))
     said = refused(tmp_path, capsys)
-    assert "sways.mp4" in said and rows[1]["sha256"][:12] in said
+    assert "sways.mp4" in said and rows[1].sha256[:12] in said
     (tmp_path / "sways.mp4").unlink()
     assert "sways.mp4 cannot be used: the file is gone" in refused(tmp_path, capsys)
     assert "nowhere', which is not there, expected a folder of videos, DATASET" in refused(

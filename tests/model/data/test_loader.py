@@ -62,7 +62,7 @@ def stored(*selections: DatasetView) -> dict:
     return {
         sample.key: sample
         for selection in selections
-        for shard in selection.read_index()["shards"]
+        for shard in selection.read_index().shards
         for sample in iter_samples(selection, shard)
     }
 
@@ -183,7 +183,7 @@ def test_a_video_held_out_elsewhere_is_refused(tmp_path):
         tmp_path / "b",
         {"train-000000": [PASSING_MEASURES]},
         seed=2,
-        sha256=a.planned_rows()[-1]["sha256"],
+        sha256=a.planned_rows()[-1].sha256,
     )
     c = write_dataset(
         tmp_path / "c", {"train-000000": [PASSING_MEASURES]}, seed=3, source="the same"

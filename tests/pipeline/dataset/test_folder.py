@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.dataset.folder import ContractMismatch, DamagedPlan, Dataset
 from pipeline.extract.config import to_contract
+from schemas.records import PlanRow
 from tests.support.datasets import CONFIG, make_plan_row
 
 SHARD = "train-000000"
@@ -28,7 +30,7 @@ THEIRS = [
 ]
 
 
-def begin(root: Path, rows: Sequence[dict] = ROWS) -> list[str]:
+def begin(root: Path, rows: Sequence[PlanRow] = ROWS) -> list[str]:
     with (dataset := Dataset(root)).lock():
         return dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
 
@@ -103,7 +105,7 @@ def test_a_plan_that_is_lost_is_written_again_before_any_shard_is_built(tmp_path
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"damage")])
 @pytest.mark.parametrize(
     "rows",
-    [ROWS[:1], [row | {"uri": f"/elsewhere/{row['uri']}"} for row in ROWS]],
+    [ROWS[:1], [replace(row, uri=f"/elsewhere/{row.uri}") for row in ROWS]],
     ids=["fewer clips", "clips that were moved"],
 )
 def test_a_plan_that_is_lost_and_cannot_be_made_again_is_said_at_once(tmp_path, harm, rows):

@@ -5,6 +5,7 @@ it too.
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,23 +61,23 @@ def clip(bucket, tmp_path) -> Path:
 
 @pytest.fixture
 def dataset(bucket, clip, tmp_path) -> Dataset:
-    rows = [row | {"uri": f"{bucket.url}/{NAME}"} for row in plan_video(clip, CONFIG)]
+    rows = [replace(row, uri=f"{bucket.url}/{NAME}") for row in plan_video(clip, CONFIG)]
     dataset = Dataset(tmp_path / "dataset")
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {})
-        list(build_in_worker(dataset, CONFIG, 1, None, (rows[0]["shard"], rows)))
+        list(build_in_worker(dataset, CONFIG, 1, None, (rows[0].shard, rows)))
     finalize(dataset)
     return dataset
 
 
 def shown(dataset: Dataset) -> Reconstruction:
-    return reconstruct(DatasetView(dataset), dataset.planned_rows()[0]["key"])
+    return reconstruct(DatasetView(dataset), dataset.planned_rows()[0].window().key)
 
 
 def test_the_real_frames_are_those_of_the_clip(dataset, clip):
     stored = shown(dataset)
     there = Reconstruction(
-        row=stored.row | {"uri": str(clip)},
+        row=replace(stored.row, uri=str(clip)),
         sample=stored.sample,
         settings=stored.settings,
         motion=stored.motion,
@@ -93,7 +94,7 @@ def test_a_clip_that_cannot_be_had_is_quarantined(dataset, bucket, monkeypatch, 
     if words == "no such object":
         bucket.delete(NAME)
     elif words == "NoSuchBucket":
-        stored.row["uri"] = "s3://quiver-none/a.mp4"
+        stored = replace(stored, row=replace(stored.row, uri="s3://quiver-none/a.mp4"))
     else:
         monkeypatch.setitem(sys.modules, "boto3.session", None)
         object_store.client.cache_clear()
@@ -108,11 +109,11 @@ def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
             list(build_in_worker(dataset, CONFIG, 1, None, shard))
         return []
 
-    tar = dataset.tar(dataset.planned_rows()[0]["shard"])
+    tar = dataset.tar_path(dataset.planned_rows()[0].shard)
     sound = tar.read_bytes()
     tar.write_bytes(sound[:-3000] + b"?" + sound[-2999:])
     bucket.put(NAME, b"another")
-    with dataset.held():
+    with dataset.lock():
         assert not repair(
             dataset,
             verify(dataset, shard_mapper(1)),

@@ -19,9 +19,8 @@ from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.rounds import FATE_COLUMNS
 from pipeline.dataset.views import refilter
-from pipeline.extract.build_shard import build_shard, outcome_row
+from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import PlanConfig, to_contract
 from pipeline.extract.plan import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
@@ -29,9 +28,11 @@ from pipeline.filters import PRESETS
 from pipeline.maintain import repair as dataset_repair
 from pipeline.maintain.verify import map_serially, verify
 from schemas.outcome import FilterMeasures, Outcome, Reason, Stage
-from schemas.records import PLAN_SCHEMA
-from schemas.shard_record import dump_record, load_record
+from schemas.records import PlanRow
+from schemas.seal import seal
+from schemas.shard_record import FATE_COLUMNS, RecordRow
 from tests.support.building import probe_video
+from tests.support.damage import read_record_json, write_record_json
 from tests.support.datasets import CONFIG, PASSING_MEASURES, judge_window, make_plan_row
 
 SHARD, RETRIED = "train-000000", "train-retry001-000000"
@@ -39,19 +40,25 @@ WINDOWS = 8
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def commit(dataset: Dataset, shard: str, rows: Sequence[dict], lost: Sequence[str] = ()) -> None:
+def commit(dataset: Dataset, shard: str, rows: Sequence[PlanRow], lost: Sequence[str] = ()) -> None:
     """Commits a shard of which the videos of the windows `lost` are missing; the rest is kept."""
     rng = np.random.default_rng(0)
     draft = ShardDraft(dataset, shard, CONFIG.frequencies)
     for row in rows:
-        if row["key"] in lost:
-            fate = dict(reason=Reason.MISSING, detail="the file is gone")
-            draft.add(outcome_row(row, Outcome.QUARANTINED, Stage.DECODE, **fate), None, None)
+        if row.key in lost:
+            fate = RecordRow(
+                key=row.key,
+                outcome=Outcome.QUARANTINED,
+                stage=Stage.DECODE,
+                reason=Reason.MISSING,
+                detail="the file is gone",
+            )
+            draft.add(fate, None, None)
             continue
         columns, sample, _ = judge_window(row, FilterMeasures(**PASSING_MEASURES), rng, CONFIG)
         assert sample
-        place = {name: row[name] for name in ("start_frame", "start_time_s")}
-        meta = sample.meta | place | {"clip": {"clip_id": row["clip_id"]}}
+        place = {name: getattr(row, name) for name in ("start_frame", "start_time_s")}
+        meta = sample.meta | place | {"clip": {"clip_id": row.clip_id}}
         draft.add(columns, replace(sample, meta=meta), None)
     draft.commit()
 
@@ -62,7 +69,7 @@ def with_lost_windows(root: Path, windows: int = WINDOWS) -> Dataset:
     root.mkdir()
     rows = [make_plan_row(SHARD, i) for i in range(windows)]
     dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
-    commit(dataset, SHARD, rows, [row["key"] for row in rows[windows // 2 :]])
+    commit(dataset, SHARD, rows, [row.key for row in rows[windows // 2 :]])
     finalize(dataset)
     return dataset
 
@@ -76,7 +83,7 @@ def retry(dataset: Dataset, lost: int = 0) -> Dataset:
     """A whole round, in which the first `lost` windows fail again."""
     begin(dataset)
     for shard, rows in unbuilt_shards(dataset).items():
-        commit(dataset, shard, rows, [row["key"] for row in rows[:lost]])
+        commit(dataset, shard, rows, [row.key for row in rows[:lost]])
     finalize(dataset)
     return dataset
 
@@ -166,27 +173,27 @@ def test_a_round_whose_videos_lie_in_a_folder_that_is_gone_is_finished_all_the_s
     """Else no command would ever finish it. A window of the first plan ends the run as before."""
     begin(lacking)
     for shard, rows in unbuilt_shards(lacking).items():
-        first = [{name: row[name] for name in PLAN_SCHEMA.names} for row in rows]
+        first = [PlanRow(**row.dump()) for row in rows]
         with pytest.raises(FileNotFoundError):
             list(build_shard(lacking, shard, first, CONFIG))
         list(build_shard(lacking, shard, rows, CONFIG))
     finalize(lacking)
     assert kept(lacking) == WINDOWS // 2 and not verify(lacking).faults
     again = find_retryable(lacking).windows
-    assert len(again) == WINDOWS // 2 and {row["reason"] for row in again} == {Reason.MISSING}
+    assert len(again) == WINDOWS // 2 and {row.reason for row in again} == {Reason.MISSING}
 
 
 def test_windows_whose_video_is_still_missing_are_left_out_of_a_round(lacking, tmp_path):
     failed = find_retryable(lacking)
     rows = failed.rows_to_probe()
-    assert len(rows) == len({row["uri"] for row in failed.windows}) == 2
+    assert len(rows) == len({row.uri for row in failed.windows}) == 2
     probed = [retry_clip(row, CONFIG.plan, probe_video) for row in rows]
     assert begin_round(lacking, failed.windows, probed, CONFIG.plan) == 0
     assert not lacking.retries.exists()
     sound = replace(probed[0], outcome=None, stage=None, reason=None)
-    windows = [row for row in failed.windows if row["uri"] == sound.clip.uri]
+    windows = [row for row in failed.windows if row.uri == sound.clip.uri]
     assert begin_round(lacking, failed.windows, [sound, *probed[1:]], CONFIG.plan) == len(windows)
-    assert {row["uri"] for row in lacking.rounds()[0].rows} == {sound.clip.uri}
+    assert {row.uri for row in lacking.rounds()[0].rows} == {sound.clip.uri}
 
 
 def run_retry(dataset: Dataset, *options: str) -> subprocess.CompletedProcess[str]:
@@ -214,7 +221,7 @@ def change_round(dataset: Dataset, change: Callable[[dict], object]) -> Path:
     record = json.loads(path.read_bytes())
     record.pop("digest")
     change(record["rows"][0])
-    path.write_bytes(dump_record(record))
+    path.write_bytes(seal(record))
     return path
 
 
@@ -252,13 +259,13 @@ def test_a_file_in_the_place_of_a_round_is_a_sentence(lacking, data):
 @pytest.mark.parametrize("name", ["outcome", "reason"])
 @pytest.mark.parametrize("value", [["missing"], {"missing": 1}])
 def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lacking, name, value):
-    path = lacking.record(SHARD)
-    record = load_record(path.read_bytes())
+    record = read_record_json(lacking, SHARD)
     record["rows"][-1][name] = value
-    path.write_bytes(dump_record(record))
+    write_record_json(lacking, SHARD, record)
     with pytest.raises(DamagedShard):
         finalize(lacking)
-    assert dataset_repair.mark_settled(lacking, SHARD, [{"key": "none"}]) == [{"key": "none"}]
+    rows = [make_plan_row(SHARD, WINDOWS)]
+    assert dataset_repair.mark_settled(lacking, SHARD, rows) == rows
 
 
 OPENED: list[str] = []
@@ -303,7 +310,7 @@ def finish_by_extraction(dataset: Dataset) -> None:
 @pytest.mark.parametrize("derived", [False, True], ids=["before finalize", "before the views"])
 @pytest.mark.parametrize("finish", [finish_by_retry, finish_by_extraction])
 def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lacking, finish, derived):
-    with lacking.held():
+    with lacking.lock():
         refilter(lacking, "all", PRESETS["none"], map_serially)
     lacking.report.write_text("as it was")
     begin(lacking)
@@ -314,7 +321,7 @@ def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lackin
     finish(lacking)
     assert kept(lacking) == WINDOWS and not lacking.report.exists() and not verify(lacking).faults
     view = DatasetView(lacking, "all")
-    assert sum(entry["kept"] for entry in view.read_index()["shards"].values()) == WINDOWS
+    assert sum(entry.kept for entry in view.read_index().shards.values()) == WINDOWS
     lacking.report.write_text("drawn since")
     finish(lacking)
     assert lacking.report.exists(), "a report of what is there now stays"

@@ -60,7 +60,7 @@ def exact(selections, config=None):
     parts = [
         count_fine_bins(selection, shard, wanted)
         for selection in selections
-        for shard in selection.training()
+        for shard in selection.training_shards()
     ]
     return compute_statistics(
         selections,

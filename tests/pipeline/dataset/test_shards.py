@@ -9,6 +9,7 @@ import pytest
 from pipeline.atomic_files import create_file
 from pipeline.dataset.shards import ShardWriter, read_sample
 from schemas.sample import encode_sample
+from schemas.shard_record import TarDigest
 from tests.schemas.test_sample import make_sample
 
 
@@ -21,10 +22,10 @@ def shard(tmp_path):
         writer.add(sample)
     receipt = writer.finish()
     writer.publish()
-    assert receipt == {
-        "sha256": hashlib.sha256(writer.path.read_bytes()).hexdigest(),
-        "bytes": writer.path.stat().st_size,
-    }
+    assert receipt == TarDigest(
+        sha256=hashlib.sha256(writer.path.read_bytes()).hexdigest(),
+        bytes=writer.path.stat().st_size,
+    )
     return writer.path, writer.rows, samples
 
 

@@ -233,10 +233,10 @@ def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[t
     pool.close()
     return [
         (
-            r.row["key"],
-            r.row["outcome"],
-            r.row.get("reason"),
-            r.row.get("detail"),
+            r.row.key,
+            r.row.outcome,
+            r.row.reason,
+            r.row.detail,
             r.sample and r.sample.spectrum.tobytes(),
         )
         for r in results

@@ -126,7 +126,7 @@ def built(
             rows,
             [
                 decided.outcome
-                for decided in list(build_shard(dataset, rows[0]["shard"], rows, config))[:-1]
+                for decided in list(build_shard(dataset, rows[0].shard, rows, config))[:-1]
             ],
         )
 
@@ -136,7 +136,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
     scene = scenes.SCENES["cloth"](np.random.default_rng(5))
     render.write_clip(tmp_path / "a.mp4", scene, np.arange(212) / 30)
-    rows = [row for row in plan_video(tmp_path / "a.mp4", config) if row["start_frame"] == 50]
+    rows = [row for row in plan_video(tmp_path / "a.mp4", config) if row.start_frame == 50]
     (window,) = begin_video(rows, config)
     found = synchronize(window.motion).sums.spectrum()
     true = to_spectrum(render.true_motion(scene, 50 / 30, np.arange(T) / FPS), 16)
@@ -164,7 +164,7 @@ def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
     config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
     make_clip(name, MakeClips(out=tmp_path, seconds=7.0))
     (result,) = build_results(plan_video(tmp_path / f"{name}.mp4", config)[:1], config)
-    assert result.row.get("reason") == reason
+    assert result.row.reason == reason
     assert (result.sample is None) == (result.strip is not None) == (reason is not None)
 
 
@@ -204,7 +204,7 @@ def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
             rtol=2e-3,
             atol=2e-3,
         )
-        assert targets == choose_pair_frames(row["key"], len(seen), 4) and 0 not in targets
+        assert targets == choose_pair_frames(row.key, len(seen), 4) and 0 not in targets
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -216,7 +216,7 @@ def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
     for limit in (1, int(threads)):
         with threadpool_limits(limit):
             dataset, rows, _ = built(path, tmp_path / f"{limit}-{len(digests)}")
-        digests.append(hashlib.sha256(dataset.tar_path(rows[0]["shard"]).read_bytes()).hexdigest())
+        digests.append(hashlib.sha256(dataset.tar_path(rows[0].shard).read_bytes()).hexdigest())
     assert digests[0] == digests[1]
 
 
@@ -255,7 +255,7 @@ def test_the_next_stretch_is_decoded_while_the_flow_of_this_one_is_computed(tmp_
     class Watching(DecoderProcess):
         def pictures(self, path, video, indices, size):
             yield from super().pictures(path, video, indices, size)
-            if path == rows[-1]["uri"]:
+            if path == rows[-1].uri:
                 decoded.set()
 
     class Waiting(DenseInverseSearch):
@@ -317,8 +317,8 @@ class FirstWindowExaggerated(DenseInverseSearch):
 def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path):
     rows = plan_video(videos.write_swaying(tmp_path / "a.mp4", seconds=1.5), SMALL)
     found = build_results(rows, SMALL, FirstWindowExaggerated("fast"))
-    assert [r.row.get("reason") for r in found] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
-    assert found[0].row["stage"] == "spectrum" and "float16" in found[0].row["detail"]
+    assert [r.row.reason for r in found] == [Reason.OVERFLOW] + [None] * (len(rows) - 1)
+    assert found[0].row.stage == "spectrum" and "float16" in found[0].row.detail
 
 
 def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
@@ -345,8 +345,8 @@ def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
             for r in build_results(rows[i], SMALL)
         }
         dead = [r.row for r in found if not r.sample]
-        assert [row["key"] for row in dead] == [row["key"] for row in rows[1]]
-        assert {(row["outcome"], row["stage"], row["reason"], row["attempts"]) for row in dead} == {
+        assert [row.key for row in dead] == [row.key for row in rows[1]]
+        assert {(row.outcome, row.stage, row.reason, row.attempts) for row in dead} == {
             ("quarantined", "probe", Reason.CRASH, 3)
         }
     pool.close()
@@ -366,9 +366,9 @@ def test_windows_before_the_place_where_a_video_gives_out_are_what_they_would_ha
     kept = {r.sample.key: encode_sample(r.sample) for r in found if r.sample}
     assert 0 < len(kept) < len(rows) and all(whole[key] == members for key, members in kept.items())
     assert {
-        row["start_frame"] + 24 > 40 for row, r in zip(rows, found, strict=True) if not r.sample
+        row.start_frame + 24 > 40 for row, r in zip(rows, found, strict=True) if not r.sample
     } == {True}
-    assert all(row["start_frame"] + 24 > 40 or r.sample for row, r in zip(rows, found, strict=True))
+    assert all(row.start_frame + 24 > 40 or r.sample for row, r in zip(rows, found, strict=True))
     pool.close()
 
 
@@ -376,11 +376,11 @@ def test_a_video_that_was_replaced_after_the_plan_is_quarantined(tmp_path):
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1.5)
     rows = plan_video(path, SMALL)
     videos.write_swaying(path, seconds=2.5, seed=4)
-    assert [(r.row["stage"], r.row["reason"]) for r in build_results(rows, SMALL)] == [
+    assert [(r.row.stage, r.row.reason) for r in build_results(rows, SMALL)] == [
         ("decode", Reason.HASH_MISMATCH)
     ] * len(rows)
     path.unlink()
-    assert [r.row["reason"] for r in build_results(rows, SMALL)] == [Reason.MISSING] * len(rows)
+    assert [r.row.reason for r in build_results(rows, SMALL)] == [Reason.MISSING] * len(rows)
 
 
 def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path):
@@ -390,12 +390,10 @@ def test_a_video_of_equal_size_and_times_is_another_if_a_byte_of_it_is(tmp_path)
     place = data.index(b"mdat") + 200
     data[place] ^= 1
     path.write_bytes(data)
-    assert [row["start_time_s"] for row in plan_video(path, SMALL)] == [
-        row["start_time_s"] for row in rows
+    assert [row.start_time_s for row in plan_video(path, SMALL)] == [
+        row.start_time_s for row in rows
     ]
-    assert [r.row.get("reason") for r in build_results(rows, SMALL)] == [
-        Reason.HASH_MISMATCH
-    ] * len(rows)
+    assert [r.row.reason for r in build_results(rows, SMALL)] == [Reason.HASH_MISMATCH] * len(rows)
 
 
 def test_a_folder_of_videos_that_is_gone_ends_the_run(tmp_path):
@@ -435,7 +433,7 @@ def test_a_shard_without_a_kept_window_is_a_record_without_a_tar(tmp_path):
     )
     dataset, rows, outcomes = built(path, tmp_path / "out", config)
     assert set(outcomes) == {Outcome.REJECTED} and list(dataset.shards.iterdir()) == []
-    assert dataset.read_record(rows[0]["shard"])["tar"] is None
+    assert dataset.read_record(rows[0].shard).tar is None
     summary = finalize(dataset)
     assert summary["kept"] == 0 and summary["rejected_by_reason"] == {"frozen": len(rows)}
 
@@ -511,7 +509,7 @@ def test_every_accepted_size_is_extracted(tmp_path, size):
     config = replace(SMALL, size=size)
     (row, *_) = build_results(plan_video(path, config)[:1], config)
     assert (
-        row.row["outcome"] == Outcome.KEPT
+        row.row.outcome == Outcome.KEPT
         and row.sample is not None
         and row.sample.image.shape == (size[1], size[0], 3)
     )

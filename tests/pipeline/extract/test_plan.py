@@ -32,7 +32,7 @@ from pipeline.extract.plan import (
 )
 from schemas.clip import Clip, VideoInfo, Window
 from schemas.outcome import ENVIRONMENTAL_REASONS, Outcome, Quarantined, Reason, Stage
-from schemas.records import PLAN_SCHEMA as PLAN_SCHEMA
+from schemas.records import PLAN_SCHEMA, PlanRow
 from tests.support import videos
 from tests.support.building import probe_video
 
@@ -134,11 +134,9 @@ def test_a_plan_does_not_depend_on_the_order_of_its_clips_and_its_shards_hold_on
     ]
     rows = plan_rows(clips, config)
     assert rows == plan_rows(reversed(clips), config)
-    by_shard = Counter(row["shard"] for row in rows)
-    assert max(by_shard.values()) == 7 and all(
-        row["shard"].startswith(row["split"]) for row in rows
-    )
-    assert len({row["key"] for row in rows}) == sum(len(c.windows) for c in clips) == len(rows)
+    by_shard = Counter(row.shard for row in rows)
+    assert max(by_shard.values()) == 7 and all(row.shard.startswith(row.split) for row in rows)
+    assert len({row.key for row in rows}) == sum(len(c.windows) for c in clips) == len(rows)
 
 
 def test_content_that_is_listed_twice_is_taken_once(tmp_path):
@@ -148,7 +146,7 @@ def test_content_that_is_listed_twice_is_taken_once(tmp_path):
     rows = plan_rows(
         [plan_clip(clip, config, probe_video) for clip in list_clips([str(tmp_path)])], config
     )
-    assert [row["reason"] for row in rows if row["key"] is None] == [Reason.DUPLICATE_CLIP]
+    assert [row.reason for row in rows if row.key is None] == [Reason.DUPLICATE_CLIP]
     assert len(rows) == 3
 
 
@@ -156,7 +154,7 @@ def test_content_that_is_listed_twice_is_taken_once(tmp_path):
 def test_a_broken_file_is_one_row_with_its_reason(tmp_path, reason):
     path = videos.BROKEN_VIDEO_WRITERS[reason](tmp_path / "broken.mp4")
     (row,) = plan_rows([plan_clip(Clip(uri=str(path)), PLAN, probe_video)], PLAN)
-    assert (row["outcome"], row["stage"], row["reason"], row["key"], row["shard"]) == (
+    assert (row.outcome, row.stage, row.reason, row.key, row.shard) == (
         "quarantined",
         "probe",
         reason,
@@ -202,7 +200,7 @@ def test_a_pipe_and_a_name_that_no_table_holds_are_rows_too(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
     clips = [plan_clip(clip, PLAN, probe_video) for clip in list_clips([str(tmp_path)])]
     assert {clip.reason for clip in clips} == {Reason.NOT_MEDIA, Reason.FORBIDDEN_PATH}
-    pa.Table.from_pylist(plan_rows(clips, PLAN))
+    pa.Table.from_pylist([row.dump() for row in plan_rows(clips, PLAN)])
 
 
 def test_a_clip_without_room_for_a_window_is_too_short(tmp_path):
@@ -360,7 +358,7 @@ def test_whatever_the_times_of_a_cut_are_they_cost_only_its_row(
     )
     assert [window.start_frame for window in sound.windows] == [0, 10, 20]
     rows = plan_rows([odd], config)
-    assert inputs_digest(rows) == inputs_digest(pa.Table.from_pylist(rows, PLAN_SCHEMA).to_pylist())
+    assert inputs_digest(rows) == inputs_digest(map(stored_row, rows))
 
 
 @pytest.mark.parametrize("name", ["NULL", "NA", "nan", "null", "None", "#N/A"])
@@ -412,9 +410,14 @@ def test_a_folder_that_cannot_be_searched_is_a_row(tmp_path):
 CUT = PlanConfig(frames=24, test_fraction=0.5)
 
 
-def planned_row(clip: Clip, config: PlanConfig = CUT) -> dict:
+def stored_row(row: PlanRow) -> PlanRow:
+    """The row as it is read back from a plan."""
+    return PlanRow.load(pa.Table.from_pylist([row.dump()], PLAN_SCHEMA).to_pylist()[0])
+
+
+def planned_row(clip: Clip, config: PlanConfig = CUT) -> PlanRow:
     (row,) = plan_rows([plan_clip(clip, config, probe_video)], config)
-    return pa.Table.from_pylist([row], PLAN_SCHEMA).to_pylist()[0]
+    return stored_row(row)
 
 
 def test_a_clip_that_is_tried_again_is_named_and_split_as_if_it_had_been_there(tmp_path):
@@ -423,7 +426,7 @@ def test_a_clip_that_is_tried_again_is_named_and_split_as_if_it_had_been_there(t
         Clip(uri=str(tmp_path / "a.mp4"), clip_id="mine", split="test", source="garden"),
     )
     rows = [planned_row(clip) for clip in (unnamed, named)]
-    assert [(row["reason"], row["split"]) for row in rows] == [
+    assert [(row.reason, row.split) for row in rows] == [
         (Reason.MISSING, None),
         (Reason.MISSING, "test"),
     ]
@@ -433,7 +436,7 @@ def test_a_clip_that_is_tried_again_is_named_and_split_as_if_it_had_been_there(t
         assert (
             replace(again, clip=clip, retried=None) == fresh
             and again.windows
-            and again.retried == row["clip_id"]
+            and again.retried == row.clip_id
         )
 
 
@@ -444,7 +447,7 @@ def test_a_clip_that_is_tried_again_is_held_to_its_folder_and_its_content(tmp_pa
     link.symlink_to(folder / "none.mp4")
     (clip,) = list_clips([str(folder)])
     row = planned_row(clip)
-    assert row["reason"] == Reason.MISSING
+    assert row.reason == Reason.MISSING
     link.unlink()
     link.symlink_to(videos.write_swaying(tmp_path / "outside.mp4", seconds=1))
     assert retry_clip(row, CUT, probe_video).reason == Reason.FORBIDDEN_PATH
@@ -566,22 +569,22 @@ def test_a_folder_that_is_moved_is_the_same_input_though_a_clip_was_not_read(
     moved = (tmp_path / "then").rename(tmp_path / "now")
     again = plan_rows(keep_earlier_decisions(plan(moved, now), before), CUT)
     assert inputs_digest(again) == inputs_digest(before)
-    assert all(row["uri"].startswith(str(moved)) for row in again)
+    assert all(row.uri.startswith(str(moved)) for row in again)
 
 
-class Tracked(dict):
+class Tracked(PlanRow):
     """A row of which a test can see whether anyone still holds it."""
 
 
 class Stored:
     """Rows as of a file: made anew each time they are read."""
 
-    def __init__(self, rows: list[dict]):
+    def __init__(self, rows: list[PlanRow]):
         self.rows, self.alive, self.most = rows, weakref.WeakValueDictionary(), 0
 
     def __iter__(self) -> Iterator[dict]:
         for row in self.rows:
-            tracked = Tracked(row)
+            tracked = Tracked(**row.dump())
             self.alive[id(tracked)] = tracked
             self.most = max(self.most, len(self.alive))
             yield tracked

@@ -39,10 +39,10 @@ EXPECTED = {
 def fates(path: Path) -> list[tuple[int | None, str]]:
     """(start frame, reason or `kept`) of each row of a clip."""
     rows = plan_rows([plan_clip(Clip(uri=str(path)), CONFIG.plan, probe_video)], CONFIG.plan)
-    if rows[0]["key"] is None:
-        return [(None, rows[0]["reason"])]
+    if rows[0].key is None:
+        return [(None, rows[0].reason)]
     return [
-        (row["start_frame"], result.row.get("reason", result.row["outcome"]))
+        (row.start_frame, result.row.reason or result.row.outcome)
         for row, result in zip(rows, build_results(rows, CONFIG), strict=True)
     ]
 

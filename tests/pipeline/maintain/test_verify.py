@@ -37,8 +37,8 @@ def names(found) -> set[str]:
 def test_a_sound_data_set_has_no_fault_and_every_kind_of_window(sound):
     found = verify(Dataset(sound))
     assert (found.faults, found.shards, found.unbuilt, found.compared) == ([], 3, [], True)
-    rows = [row for shard in damage.SHARDS for row in Dataset(sound).read_record(shard)["rows"]]
-    assert {row["outcome"] for row in rows} == {"kept", "rejected"}
+    rows = [row for shard in damage.SHARDS for row in Dataset(sound).read_record(shard).rows]
+    assert {row.outcome for row in rows} == {"kept", "rejected"}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_shard_whose_video_is_gone_is_left_as_it_is(sound, tmp_path, capsys):
     damage.flip_bit(damage.TARS[0], 0.2, 3, root)
     damage.delete_file("README.md", root)
     before, dataset = damage.read_promised_files(root), Dataset(root)
-    (video, *_) = {row["uri"] for row in dataset.planned_rows() if row["shard"] == damage.SHARDS[0]}
+    (video, *_) = {row.uri for row in dataset.planned_rows() if row.shard == damage.SHARDS[0]}
     hidden = Dataset(video).root.rename(video + ".hidden")
     try:
         assert not repair(
@@ -351,7 +351,7 @@ def test_a_data_set_says_which_quiver_made_it(sound):
     (source,) = decode_statistics(dataset.statistics.read_bytes()).sources
     assert source.quiver == name
     assert pq.read_schema(dataset.manifest).metadata[b"quiver"] == name.encode()
-    assert {dataset.read_record(shard)["quiver"] for shard in damage.SHARDS} == {name}
+    assert {dataset.read_record(shard).quiver for shard in damage.SHARDS} == {name}
 
 
 def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(

@@ -113,15 +113,15 @@ def opened(folder: Path, rows: list[dict], config: BuildConfig) -> Dataset:
 
 def test_a_shard_by_raft_says_what_made_it(tmp_path, rows, config, weights):
     dataset = opened(tmp_path / "out", rows, config)
-    *decided, effort = build_shard(dataset, rows[0]["shard"], rows, config)
+    *decided, effort = build_shard(dataset, rows[0].shard, rows, config)
     assert (
         {one.outcome for one in decided} == {"kept"}
-        and [one.key for one in decided] == [row["key"] for row in rows]
+        and [one.key for one in decided] == [row.key for row in rows]
         and len(rows) > 1
     )
     assert isinstance(effort, ShardTiming) and 0 <= effort.idle_share < 1 and effort.seconds > 0
-    record = dataset.read_record(rows[0]["shard"])["rows"][0]
-    sample = read_sample(dataset.tar_path(rows[0]["shard"]), rows[0]["key"], record)
+    record = dataset.read_record(rows[0].shard).rows[0]
+    sample = read_sample(dataset.tar_path(rows[0].shard), rows[0].key, record.members)
     assert sample.meta["flow"]["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert sample.meta["flow"]["flow"] == "raft_small" and sample.spectrum.any()
     assert (
@@ -160,7 +160,7 @@ def test_other_weights_on_another_machine_are_refused(tmp_path, rows, config, we
     torch.save(raft_small(weights=None).state_dict(), tmp_path / "other.pth")
     other = replace(config, flow=replace(config.flow, weights=str(tmp_path / "other.pth")))
     with pytest.raises(ContractMismatch, match=r"flow\.weights"):
-        list(build_shard(dataset, rows[0]["shard"], rows, other))
+        list(build_shard(dataset, rows[0].shard, rows, other))
     assert not list(dataset.shards.iterdir())
 
 

@@ -51,7 +51,7 @@ def dataset(tmp_path_factory) -> Dataset:
     rows, dataset = plan_video(path, CONFIG), Dataset(folder / "dataset")
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {})
-        for _ in build_shard(dataset, rows[0]["shard"], rows, CONFIG):
+        for _ in build_shard(dataset, rows[0].shard, rows, CONFIG):
             pass
     finalize(dataset)
     return dataset
@@ -65,7 +65,7 @@ def shown(dataset) -> Reconstruction:
 @pytest.fixture
 def moved(dataset, shown) -> Iterator[Path]:
     """The video, which the test may take away."""
-    path = Path(shown.row["uri"])
+    path = Path(shown.row.uri)
     yield path.rename(path.with_name("away.mp4"))
     path.with_name("away.mp4").replace(path)
 
@@ -78,11 +78,9 @@ def test_the_motion_is_that_of_the_stored_coefficients(shown):
 
 def test_the_real_frames_are_those_of_the_video_at_the_same_times(shown):
     """Every second one: the video has 30 frames a second, the working rate is 15."""
-    pool, start = shared_pool(DecodeConfig(), 1), shown.row["start_frame"]
+    pool, start = shared_pool(DecodeConfig(), 1), shown.row.start_frame
     decoded = list(
-        pool.frames(
-            shown.row["uri"], pool.probe(shown.row["uri"]), range(start, start + 47), CONFIG.size
-        )
+        pool.frames(shown.row.uri, pool.probe(shown.row.uri), range(start, start + 47), CONFIG.size)
     )
     found = list(shown.real_frames())
     assert start == 10 and all(
@@ -97,7 +95,7 @@ def test_the_real_frames_are_those_of_the_video_at_the_same_times(shown):
 def test_the_start_frame_moved_by_the_motion_looks_like_the_real_frame(shown):
     """As much as when it is moved by the true motion: the rest is the video's coding."""
     soft = np.clip(1.5 - 3 * np.abs(np.linspace(-1, 1, 64)), 0, 1)[:, None] * np.ones((1, 96))
-    sway = 2.0 * np.sin(2 * np.pi * 1.25 * (shown.row["start_time_s"] + np.arange(24) / 15))
+    sway = 2.0 * np.sin(2 * np.pi * 1.25 * (shown.row.start_time_s + np.arange(24) / 15))
     truth = [np.stack([(x - sway[0]) * soft, 0 * soft]).astype(np.float32) for x in sway]
     real = list(shown.real_frames())
     still = difference([shown.sample.image] * 24, real)
@@ -163,12 +161,12 @@ def test_a_video_that_is_gone_or_another_is_quarantined(shown, moved):
     with pytest.raises(Quarantined) as gone:
         list(shown.real_frames())
     assert gone.value.reason == Reason.MISSING and "gone" in gone.value.detail
-    elsewhere = replace(shown, row=shown.row | {"uri": "/not/mounted/a.mp4"})
+    elsewhere = replace(shown, row=replace(shown.row, uri="/not/mounted/a.mp4"))
     with pytest.raises(
         Quarantined, match="/not/mounted"
     ):  # a data set is looked at where its videos are not
         list(elsewhere.real_frames())
-    videos.write_swaying(Path(shown.row["uri"]), seconds=2.5, seed=3)
+    videos.write_swaying(Path(shown.row.uri), seconds=2.5, seed=3)
     with pytest.raises(Quarantined) as replaced:
         list(shown.real_frames())
     assert replaced.value.reason == Reason.HASH_MISMATCH

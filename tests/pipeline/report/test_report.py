@@ -27,7 +27,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from pipeline.report import gallery, queries, render_report
 from schemas.clip import Clip
-from schemas.shard_record import dump_record
+from schemas.seal import open_seal, seal
 from tests.support import datasets, videos
 from tests.support.building import probe_video
 from tests.support.pages import open_browser, wait_until
@@ -90,9 +90,7 @@ def real(tmp_path_factory) -> Dataset:
     dataset = Dataset(folder / "dataset")
     with dataset.lock():
         dataset.create_or_resume(rows, to_contract(CONFIG), {"python": "3"})
-        for shard, some in groupby(
-            (row for row in rows if row["key"]), key=lambda row: row["shard"]
-        ):
+        for shard, some in groupby((row for row in rows if row.key), key=lambda row: row.shard):
             for _ in build_shard(dataset, shard, list(some), CONFIG):
                 pass
     runs = ((4.0, 104.0), (2.0, 302.0))  # elapsed, and when
@@ -282,13 +280,9 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
         tmp_path, {"train-000000": [{}, {"mean_motion_px": 30.0}, {"mean_motion_px": 31.0}]}
     )
     path = dataset.record_path("train-000000")
-    record, keys = json.loads(path.read_bytes()), [row["key"] for row in dataset.planned_rows()]
-    path.write_bytes(
-        dump_record(
-            {name: value for name, value in record.items() if name != "digest"}
-            | dict(strips={keys[1]: text, keys[2]: '"><script>'})
-        )
-    )
+    keys = [row.key for row in dataset.planned_rows()]
+    strips = dict(strips={keys[1]: text, keys[2]: '"><script>'})
+    path.write_bytes(seal(open_seal(path.read_bytes()) | strips))
     page = page_of(DatasetView(dataset))
     assert (
         page.count(text) == 1
