@@ -359,7 +359,7 @@ def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(
 ):
     root = damage.copy_dataset(sound, tmp_path)
     damage.flip_bit(damage.TARS[0], 0.5, 1, root)
-    monkeypatch.setattr("pipeline.dataset.folder.quiver_version", lambda: "9.9")
+    monkeypatch.setattr("pipeline.dataset.commit.quiver_version", lambda: "9.9")
     dataset = Dataset(root)
     assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).is_sound
     after, before = damage.read_promised_files(root), damage.read_promised_files(sound)
