@@ -14,9 +14,10 @@ BENCHMARKS ?= extract memory spectrum shards mechanisms statistics page loader f
 BENCH_SECONDS ?= 12
 
 # one thread each, so that they do not wait for each other and sums come out alike
+PROMISES := docs/promises.md
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: install demo test test-all test-faults check lint types bench clean
+.PHONY: install demo test test-all test-full test-faults check lint types bench clean
 
 install: $(INSTALLED)
 
@@ -41,17 +42,26 @@ demo: $(INSTALLED)
 	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"
 	@echo "the data set is in $(DATASET); open $(DATASET)/report.html, $(SHOWN).gif and $(SHOWN).html in a browser"
 
-# what takes a test some ten seconds or more is left to make check
+# under three minutes on two cores; what is slower is left to make check
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
+# all but what only a full run does
 test-all: $(INSTALLED)
 	$(PYTEST)
 
-# every fault as often as is promised, in some hours; then what held, in docs/promises.md
+# every case of every test, in about an hour on two cores
+test-full: $(INSTALLED)
+	$(PYTEST) --full
+
+# Every fault as often as is promised, in some hours, promise by promise; make test-faults PART=P14 runs
+# one part. What held so far is then written to $(PROMISES).
+PARTS := P1,P12,P15 P2 P3,P4 P5 P6,P7,P8 P9,P10 P11 P13,P16,P17 P14 P18,P19,P20,P21 P22,P23,P24 P25 P26
+PART ?= $(PARTS)
 test-faults: $(INSTALLED)
-	QUIVER_FAULTS=full $(BIN)/python -m pytest -m promise --junitxml=build/faults.xml; code=$$?; \
-	  $(BIN)/python -m tests.faults.table docs/promises.md build/faults.xml && exit $$code
+	failed=0; for part in $(PART); do \
+	  QUIVER_FAULTS=full $(BIN)/python -m pytest --full --promises $$part --junitxml=build/faults-$$part.xml || failed=1; \
+	done; $(BIN)/python -m tests.faults.table $(PROMISES) build/faults-*.xml && exit $$failed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

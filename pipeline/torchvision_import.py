@@ -1,8 +1,7 @@
-"""torchvision, imported in one place.
+"""Imports torchvision's optical flow networks; no other file imports torchvision.
 
-Its wheel for CUDA also installs beside a CPU build of torch, but then its import fails on two
-operators that are not compiled. Declared beforehand, they let everything else work: the networks,
-the transforms, the optical flow.
+Its CUDA wheel can be installed beside a CPU build of torch, but then importing it fails on two
+operators that are not compiled. If they are declared beforehand, everything else works.
 """
 
 import sys
@@ -12,7 +11,7 @@ import torch
 
 
 def _import_torchvision() -> None:
-    """Imports torchvision; where its compiled part does not match torch, without it."""
+    """Imports torchvision, without its compiled operators if they do not match torch."""
     try:
         import_module("torchvision")
     except RuntimeError as error:

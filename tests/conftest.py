@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run also what is marked `thorough`, and every case of what is marked `sample`",
     )
+    parser.addoption("--promises", help="run only what proves one of these, as P1,P12")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,10 +38,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     one proves, with which counts, and, if the mark tells it, how often it injects: 0 if it only
     reads source.
     """
-    if not config.getoption("--full"):
-        chosen = sample_cases(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = [item for item in items if item in chosen]
+    chosen = set(items) if config.getoption("--full") else sample_cases(items)
+    if wanted := config.getoption("--promises"):
+        chosen = {item for item in chosen if promises_of(item) & {*wanted.split(",")}}
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
     for item in items:
         promises = [
             entry
@@ -50,6 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.user_properties += (
             [*promises, ("counts", os.environ.get("QUIVER_FAULTS", "quick"))] if promises else []
         )
+
+
+def promises_of(item: pytest.Item) -> set[str]:
+    return {mark.args[0] for mark in item.iter_markers("promise")}
 
 
 def sample_cases(items: list[pytest.Item]) -> set[pytest.Item]:

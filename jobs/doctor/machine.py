@@ -24,7 +24,7 @@ _CGROUP_LIMIT_FILES = {
 
 
 def check_gpu() -> Finding:
-    from pipeline.motion.spectrum_gpu import list_gpus
+    from pipeline.motion.gpu import list_gpus
 
     if gpus := list_gpus():
         return Finding(State.OK, f"{', '.join(gpus)}, torch {version('torch')}")

@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""A card of flow estimators: how far each can be believed, and what it costs, on known flow, on
+"""Benchmarks flow estimators: how far each can be trusted, and what it costs, on known flow, on
 swaying scenes and on real clips.
 
     quiver benchmark-flow --out card --middlebury DIR --clips DIR --weights raft-small.pth
 
-Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they are those of
---weights, or of torch.hub's cache.
+Writes OUT/flow_card.json and OUT/flow_card.html. Weights are never downloaded: they come from
+--weights or from torch.hub's cache.
 """
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +29,7 @@ from pipeline.extract.list_clips import list_clips
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.dis import Preset
 from pipeline.flow.estimator import FlowEstimator, make_estimator
-from pipeline.flow_benchmark import metrics
-from pipeline.flow_benchmark import run as card
+from pipeline.flow_benchmark import metrics, run, summary
 from pipeline.flow_benchmark.middlebury import find_known_pairs, read_known_pair
 from pipeline.synthetic.render import WORKING_SIZE
 from pipeline.synthetic.scenes import SCENES
@@ -40,44 +40,48 @@ _EstimatorName = Literal[
 ]
 _DIS_CONFIGS = {f"dis_{preset}": FlowConfig(dis_preset=preset) for preset in get_args(Preset)}
 _CLIP_SECONDS, _TARGET_FRAMES = 5.0, 8
-"""Of a clip: how much of it, and to how many frames flow is measured, evenly spread."""
+"""Flow is measured from a clip's first frame to this many frames, evenly spread over its first
+seconds.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkFlow:
     """Measures flow estimators on known flow, on procedural scenes with known sway, and on real
-    clips: a table, a JSON file and a page.
+    clips. Prints a table, and writes a JSON file and a page.
     """
 
     out: Path
-    """Folder to write to; made if it is not there."""
+    """Output folder, created if it is missing."""
     estimators: tuple[_EstimatorName, ...] = ()
-    """Which; without a name all that can be had."""
+    """Estimators to measure; by default all that are available."""
     middlebury: Path | None = None
-    """Folder with flow10.flo, frame10.png and frame11.png for each pair, in folders of their own.
+    """Folder of pairs with known flow: a folder for each, with flow10.flo, frame10.png and
+    frame11.png.
     """
     clips: tuple[str, ...] = ()
-    """Videos, folders of them, or a table of clips; of each the first 5 s."""
+    """Videos, folders of videos, or a table of clips; the first 5 s of each are used."""
     weights: tuple[Path, ...] = ()
-    """Files of weights of RAFT; each goes to the network it fits."""
+    """Files of RAFT weights; each is used for the network that it fits."""
     updates: int = FlowConfig.updates
-    """Of RAFT: refinements of the flow per pair."""
+    """RAFT: refinements of the flow per pair."""
     device: Literal["cuda", "cpu"] = "cpu"
-    """Where RAFT runs."""
+    """RAFT: device that the network runs on."""
     scenes: tuple[str, ...] = tuple(SCENES)
     """Procedural scenes to measure on."""
     frames: int = 150
-    """Of a scene, at 30 a second."""
+    """Frames of a scene, at 30 per second."""
     seed: int = 0
-    """Of the scenes."""
+    """Seed of the scenes."""
 
     def __post_init__(self):
         if unknown := [name for name in self.scenes if name not in SCENES]:
             raise ValueError(
-                f"--scenes names {', '.join(map(repr, unknown))}, expected some of {', '.join(SCENES)}"
+                f"--scenes names {', '.join(map(repr, unknown))}, "
+                f"expected some of {', '.join(SCENES)}"
             )
-        if not 2 * card.FREQUENCIES <= self.frames <= 600:
-            raise ValueError(f"--frames is {self.frames}, expected {2 * card.FREQUENCIES} to 600")
+        if not 2 * run.FREQUENCIES <= self.frames <= 600:
+            raise ValueError(f"--frames is {self.frames}, expected {2 * run.FREQUENCIES} to 600")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, expected 0 or more")
         if not (self.scenes or self.middlebury or self.clips):
@@ -93,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run_job(job: BenchmarkFlow) -> None:
-    """Measures, and writes both files."""
+    """Measures all cases, writes both files and prints the table."""
     make_page = load_page_maker("pipeline.flow_benchmark.report", "render_page")
     known = find_known_pairs(job.middlebury) if job.middlebury else []
     clips = list_clips(job.clips) if job.clips else []
@@ -101,51 +105,45 @@ def _run_job(job: BenchmarkFlow) -> None:
     for sentence in left_out.values():
         print_message(sentence)
     estimators = {name: make_estimator(config) for name, config in configs.items()}
-    parts: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
-    cases: dict[str, list[card.Case]] = {part: [] for part in parts}
-    protocols: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    results: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
+    cases: dict[str, list[run.Case]] = {part: [] for part in results}
+    protocols: dict[str, dict[str, Any]] = {part: {} for part in results}
     count = len(known) + len(job.scenes) + len(clips)
-    for number, (part, protocol, measure) in enumerate(
+    for number, (part, protocol, evaluate) in enumerate(
         _list_cases(job, known, [clip.uri for clip in clips]), 1
     ):
-        found, case = measure(estimators)
-        parts[part][case.name], protocols[part][case.name] = found, protocol
+        result, case = evaluate(estimators)
+        results[part][case.name], protocols[part][case.name] = result, protocol
         cases[part].append(case)
         print_message(f"{number} of {count}: {case.name}")
-    about = dict(
-        format=1,
+    names = list(estimators)
+    card = run.FlowCard(
         protocol=_describe_protocol(job, protocols),
-        estimators={name: one.description() for name, one in estimators.items()},
+        estimators={name: estimator.description() for name, estimator in estimators.items()},
         left_out=left_out,
-        **parts,
-        smoothing=card.compare_smoothing(parts["known"], parts["scenes"], list(estimators)),
+        known=results["known"],
+        scenes=results["scenes"],
+        clips=results["clips"],
+        smoothing=summary.compare_smoothing(results["known"], results["scenes"], names),
     )
-    files = write_results(job.out, "flow_card", about, make_page(about, cases))
-    print_output("\n".join([*_format_tables(about), *map(str, files)]))
+    files = write_results(job.out, "flow_card", asdict(card), make_page(card, cases))
+    print_output("\n".join([*_format_tables(card), *map(str, files)]))
 
 
-# ---- Which estimators
+# ---- Estimators
 
 
 def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[str, str]]:
-    """The configuration of each, and a sentence for each that is left out. Raises ValueError where
-    one that was named cannot be had, or a file has no use.
+    """The configuration of each estimator, and a sentence for each that is left out.
+
+    Raises ValueError if a named estimator is not available, or a file of weights is not used.
     """
     names = job.estimators or get_args(_EstimatorName)
-    placed = {
-        path: [flow for flow in ("raft_small", "raft_large") if _weights_fit(flow, path, job)]
-        for path in job.weights
-    }
-    for path, flows in placed.items():
-        if not flows:
-            raise ValueError(
-                f"--weights is {path}, expected the weights of raft_small or raft_large: {_explain_misfit(path, job)}"
-            )
-    _check_weights_used(placed, names)
+    weights = _assign_weights(job, names)
     configs, left_out = {}, {}
     for name in dict.fromkeys(names):
         try:
-            configs[name] = _make_flow_config(name, job, placed)
+            configs[name] = _make_flow_config(name, job, weights)
         except ValueError as error:
             if job.estimators:
                 raise
@@ -153,32 +151,44 @@ def choose_estimators(job: BenchmarkFlow) -> tuple[dict[str, FlowConfig], dict[s
     return configs, left_out
 
 
-def _check_weights_used(placed: dict[Path, list[str]], names: Sequence[str]) -> None:
-    """Raises ValueError where a file of weights fits none of these estimators, or one that another
-    file is given for.
+def _assign_weights(job: BenchmarkFlow, names: Sequence[str]) -> dict[str, Path]:
+    """The file of --weights for each network.
+
+    Raises ValueError if a file fits no network, none of these estimators, or one that another file
+    fits too.
     """
-    given: dict[str, Path] = {}
-    for path, flows in placed.items():
-        wanted = [name for name in flows if name in names]
-        if not wanted:
+    fits: dict[Path, list[str]] = {}
+    for path in job.weights:
+        misfits = {flow: _explain_misfit(path, job, flow) for flow in ("raft_small", "raft_large")}
+        fits[path] = [flow for flow, misfit in misfits.items() if misfit is None]
+        if not fits[path]:
             raise ValueError(
-                f"--weights is {path}, which fits {' and '.join(flows)}, expected weights of one of the --estimators: {', '.join(names)}"
+                f"--weights is {path}, expected the weights of raft_small or raft_large: "
+                f"{misfits['raft_small']}"
             )
-        for name in wanted:
-            if name in given:
+    assigned: dict[str, Path] = {}
+    for path, flows in fits.items():
+        requested = [name for name in flows if name in names]
+        if not requested:
+            raise ValueError(
+                f"--weights is {path}, which fits {' and '.join(flows)}, "
+                f"expected weights of one of the --estimators: {', '.join(names)}"
+            )
+        for name in requested:
+            if name in assigned:
                 raise ValueError(
-                    f"--weights has {given[name]} and {path}, which both fit {name}, expected one file for each network"
+                    f"--weights has {assigned[name]} and {path}, which both fit {name}, "
+                    "expected one file for each network"
                 )
-            given[name] = path
+            assigned[name] = path
+    return assigned
 
 
-def _make_flow_config(name: str, job: BenchmarkFlow, placed: dict[Path, list[str]]) -> FlowConfig:
-    """Raises ValueError where its weights are missing."""
+def _make_flow_config(name: str, job: BenchmarkFlow, weights: dict[str, Path]) -> FlowConfig:
+    """The configuration of an estimator. Raises ValueError if its weights are missing."""
     if name in _DIS_CONFIGS:
         return _DIS_CONFIGS[name]
-    path = next(
-        (path for path, flows in placed.items() if name in flows), None
-    ) or _find_cached_weights(name)
+    path = weights.get(name) or _find_cached_weights(name)
     if path is None:
         raise ValueError(f"no --weights FILE fits {name}, and torch.hub's cache has none of it")
     return _raft_config(name, path, job)
@@ -190,8 +200,8 @@ def _raft_config(name: str, path: Path, job: BenchmarkFlow) -> FlowConfig:
 
 
 def _find_cached_weights(name: str) -> Path | None:
-    """torchvision's own weights, where they have been downloaded before. Raises ValueError where
-    the file is not the one that was published.
+    """torchvision's own weights in torch.hub's cache; None if they were never downloaded. Raises
+    ValueError if the file is not the one that was published.
     """
     from pipeline.flow.raft_weights import check_published_digest, locate_default_weights
 
@@ -202,12 +212,8 @@ def _find_cached_weights(name: str) -> Path | None:
     return path
 
 
-def _weights_fit(flow: str, path: Path, job: BenchmarkFlow) -> bool:
-    return _explain_misfit(path, job, flow) is None
-
-
-def _explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") -> str | None:
-    """Why a file is not the weights of a network."""
+def _explain_misfit(path: Path, job: BenchmarkFlow, flow: str) -> str | None:
+    """The reason why a file does not have the weights of a network; None if it has."""
     from pipeline.flow.raft_weights import load_network
 
     try:
@@ -217,53 +223,34 @@ def _explain_misfit(path: Path, job: BenchmarkFlow, flow: str = "raft_small") ->
     return None
 
 
-# ---- What they are measured on
+# ---- Cases
 
 
-_MeasureCase = Callable[[dict[str, FlowEstimator]], tuple[card.Numbers, card.Case]]
+_Evaluate = Callable[[dict[str, FlowEstimator]], tuple[dict[str, Any], run.Case]]
 
 
 def _list_cases(
     job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any], _MeasureCase]]:
-    """Each case: the part of the card it belongs to, what is to be said of it, and what measures
-    it.
+) -> Iterator[tuple[str, dict[str, Any], _Evaluate]]:
+    """For each case: the part of the card it belongs to, its entry in the protocol, and the
+    function that evaluates it.
     """
     for name, path in known:
         pair = read_known_pair(name, path)
-        about = dict(
-            size=[pair.source.shape[1], pair.source.shape[0]],
-            valid=int(pair.valid.sum()),
-            sha256=pair.digest,
-        )
-        yield (
-            "known",
-            about,
-            lambda estimators, pair=pair: card.evaluate_known_pair(pair, estimators),
-        )
+        size = [pair.source.shape[1], pair.source.shape[0]]
+        protocol = dict(size=size, valid=int(pair.valid.sum()), sha256=pair.digest)
+        yield "known", protocol, partial(run.evaluate_known_pair, pair)
     for name in job.scenes:
-        yield (
-            "scenes",
-            {},
-            lambda estimators, name=name: card.evaluate_scene(
-                name, job.seed, job.frames, estimators
-            ),
-        )
+        yield "scenes", {}, partial(run.evaluate_scene, name, job.seed, job.frames)
     for name, uri in zip(_unique_names([Path(uri).name for uri in clips]), clips, strict=True):
         images, times = _read_first_images(uri)
         with Path(uri).open("rb") as file:
-            about = dict(times_s=times, sha256=file_digest(file, "sha256").hexdigest())
-        yield (
-            "clips",
-            about,
-            lambda estimators, name=name, images=images: card.evaluate_clip(
-                name, images, estimators
-            ),
-        )
+            protocol = dict(times_s=times, sha256=file_digest(file, "sha256").hexdigest())
+        yield "clips", protocol, partial(run.evaluate_clip, name, images)
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
-    """The names, with a number where one has been there before."""
+    """The names, with a number after each that has occurred before."""
     return [
         f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name
         for i, name in enumerate(names)
@@ -271,10 +258,10 @@ def _unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
-    """The first frame of a clip and TARGETS later ones of its first SECONDS, at the working
-    resolution, and their times.
+    """The first frame of a clip and _TARGET_FRAMES later ones of its first _CLIP_SECONDS, at the
+    working resolution, and their times in seconds.
 
-    Raises ValueError where it cannot be read, or has one frame.
+    Raises ValueError if it cannot be read or has only one frame.
     """
     pool = shared_pool(DecodeConfig())
     try:
@@ -285,28 +272,20 @@ def _read_first_images(uri: str) -> tuple[list[np.ndarray], list[float]]:
             raise ValueError(
                 f"{uri} has one frame in its first {_CLIP_SECONDS:g} s, expected at least 2"
             )
-        shown = sorted({round(i) for i in np.linspace(0, last, _TARGET_FRAMES + 1)})
-        return list(pool.frames(uri, video, shown, WORKING_SIZE)), [
-            round(float(times[i]), 4) for i in shown
-        ]
+        indices = sorted({round(i) for i in np.linspace(0, last, _TARGET_FRAMES + 1)})
+        images = list(pool.frames(uri, video, indices, WORKING_SIZE))
+        return images, [round(float(times[i]), 4) for i in indices]
     except Quarantined as error:
         raise ValueError(f"{uri} cannot be used: {error.detail} ({error.reason})") from error
 
 
 def _describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All that decides the numbers."""
-    import cv2  # not above: `jobs` must come first, which says what brings it if it is missing
+    """All settings that decide the numbers."""
+    import cv2  # late: `jobs`, which names the extra that brings it, must be imported first
 
-    packages = [
-        "numpy",
-        "opencv-python-headless",
-        "scipy",
-        *(
-            ["torch", "torchvision"]
-            if any(map(card.is_learned, job.estimators or get_args(_EstimatorName)))
-            else []
-        ),
-    ]
+    packages = ["numpy", "opencv-python-headless", "scipy"]
+    if any(map(summary.is_learned, job.estimators or get_args(_EstimatorName))):
+        packages += ["torch", "torchvision"]
     versions = dict(quiver=version("quiver-motion"), python=platform.python_version()) | {
         name: version(name) for name in packages
     }
@@ -326,9 +305,9 @@ def _describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]])
             names=job.scenes,
             seed=job.seed,
             frames=job.frames,
-            fps=card.FPS,
+            fps=run.FPS,
             size=WORKING_SIZE,
-            frequencies=card.FREQUENCIES,
+            frequencies=run.FREQUENCIES,
         ),
         clips=dict(
             count=len(protocols["clips"]),
@@ -340,7 +319,7 @@ def _describe_protocol(job: BenchmarkFlow, protocols: dict[str, dict[str, Any]])
     )
 
 
-# ---- What is printed
+# ---- The table
 
 
 _CARD_COLUMNS = (
@@ -358,26 +337,21 @@ _CARD_COLUMNS = (
 """Part of the card, measure, heading and factor of each column."""
 
 
-def _format_tables(about: dict[str, Any]) -> list[str]:
-    """For a terminal."""
-    columns = [column for column in _CARD_COLUMNS if about[column[0]]]
+def _format_tables(card: run.FlowCard) -> list[str]:
+    """The table and the conclusions, for a terminal."""
+    columns = [column for column in _CARD_COLUMNS if getattr(card, column[0])]
     rows = [["", *(title for _, _, title, _ in columns), "ms a pair"]]
-    for name in about["estimators"]:
-        found = [
-            (card.mean_over_cases(about[part], name, key), factor)
-            for part, key, _, factor in columns
-        ] + [(card.seconds_per_pair(about, name), 1000)]
+    for name in card.estimators:
+        cells = [
+            (summary.mean_over_cases(getattr(card, part), name, measure), factor)
+            for part, measure, _, factor in columns
+        ]
+        cells.append((summary.seconds_per_pair(card, name), 1000))
         rows.append(
-            [name, *("-" if value is None else f"{factor * value:.3g}" for value, factor in found)]
+            [name, *("-" if value is None else f"{factor * value:.3g}" for value, factor in cells)]
         )
-    return [
-        align_columns(rows),
-        "",
-        *(
-            to_printable(sentence, 1000)
-            for sentence in card.headline_sentences(about) + card.smoothing_sentences(about)
-        ),
-    ]
+    sentences = summary.headline_sentences(card) + summary.smoothing_sentences(card)
+    return [align_columns(rows), "", *(to_printable(sentence, 1000) for sentence in sentences)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The parent's side of a decoder process: asks, waits no longer than the deadline, kills, and says
-what happened.
+"""Starts a decoder process, sends it requests, and kills it if it misses its deadline, takes too
+much memory or sends anything malformed.
 """
 
 import fcntl
@@ -16,9 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import UInt8
 
 from pipeline.decode import sandbox
 from pipeline.decode.config import DecodeConfig
@@ -40,13 +37,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.decode.worker")
 _MAX_READY_BYTES, _MAX_MESSAGE_BYTES = 1 << 10, 64 << 20
 _MALFORMED_MESSAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a message raises that is not one of ours."""
+"""Exceptions of parsing a message that is malformed."""
 START_TIMEOUT_S = 60.0
-"""How long a process may take to load itself; on a busy machine many times what it takes on
-another.
-"""
+"""Time in which a process should load its libraries, which takes very long on a busy machine."""
 _MEMORY_POLL_S = 0.05
-"""How often a silent decoder's memory is looked at."""
+"""Interval at which the memory of a silent decoder is checked."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _ALLOWED_VARIABLE_NAMES = (
     "PATH HOME TMPDIR TZ LANG LANGUAGE "
@@ -58,20 +53,23 @@ _ALLOWED_VARIABLE_NAMES = (
     "PYTHONUTF8 PYTHONWARNINGS"
 )
 _ALLOWED_VARIABLES = frozenset(_ALLOWED_VARIABLE_NAMES.split())
-"""Variables of the environment that a decoder is given, by name: each may change how Python or a
-library of the decoder loads. The file that it opens might have a use for any other."""
+"""Environment variables that are passed to a decoder, because Python or a library may need them to
+load. A hostile file might misuse any other, such as a secret.
+"""
 _STDERR_TAIL_BYTES = 4096
-"""How much of the end of a decoder's standard error is kept."""
+"""Size of the end of a decoder's standard error that is kept."""
 _PIPE_BYTES = 1 << 20
-"""More than a pipe holds."""
+"""More than the capacity of a pipe."""
 _MAX_DETAIL_LINES, _MAX_DETAIL_CHARACTERS = 5, 500
-"""Lines of it in a crash's detail, and the characters of that."""
+"""Lines of standard error in a crash's detail, and the length of the whole detail."""
 _VARYING_TEXT = re.compile(r"0x[0-9a-fA-F]+|\b\d{4}-\d\d-\d\d\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?")
-"""What differs between two runs of one crash: addresses, days, clock times."""
+"""Text that differs between two runs of one crash: addresses, dates, clock times."""
 
 
 class DecoderDied(Exception):
-    """The process is gone: it crashed, was killed for its silence or its memory, or spoke nonsense."""
+    """The process has ended: it crashed, or was killed because it was silent, took too much memory
+    or sent a malformed message.
+    """
 
     def __init__(self, reason: Reason, detail: str):
         super().__init__(detail)
@@ -79,42 +77,39 @@ class DecoderDied(Exception):
 
 
 class DecoderProcess:
-    """One decoder process, used by one thread at a time. After `DecoderDied` it is dead and cannot
-    be used again.
-    """
+    """One decoder process. One thread at a time may use it, and nobody after `DecoderDied`."""
 
     def __init__(self, config: DecodeConfig, command: Sequence[str] = COMMAND):
         self.config, self.request_count, self.resident_bytes = config, 0, 0
-        self.memory = os.fdopen(
-            os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b"
-        )
-        fcntl.fcntl(
-            self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK
-        )  # memory that the child takes away would kill us
+        memory = os.memfd_create("quiver-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.memory = os.fdopen(memory, "r+b")
+        # if the child could shrink the memory, reading it would kill this process
+        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self.is_overdue = self.has_started = False
         self.path, self.stderr_tail = "", b""
         self.defenses = sandbox.conceal()
-        """Names of what holds, keys of sandbox.DEFENSES; complete once the process has started."""
-        self.connection, theirs = Pipe()
-        # a decoder that nobody listens to loses words and never waits
-        ours, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.errors = os.fdopen(ours, "rb", buffering=0)
-        descriptors = theirs.fileno(), self.memory.fileno()
+        """Names of the defenses that hold, keys of sandbox.DEFENSES; complete after the start."""
+        self.connection, child_connection = Pipe()
+        # not blocking: a decoder whose errors are not read loses them and never waits
+        errors, child_errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.errors = os.fdopen(errors, "rb", buffering=0)
+        descriptors = child_connection.fileno(), self.memory.fileno()
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        with theirs, os.fdopen(stderr, "wb"):
+        environment = {name: os.environ[name] for name in _ALLOWED_VARIABLES & os.environ.keys()}
+        environment |= dict(PYTHONPATH=path, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+        with child_connection, os.fdopen(child_errors, "wb"):
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [*command, *map(str, (*descriptors, config.decoder_memory_mb, os.getpid()))],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=_filter_environment(os.environ)
-                | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                stderr=child_errors,
+                env=environment,
             )
         self._await_start()
 
     def probe(self, path: str) -> VideoInfo:
-        """Raises Quarantined, or DecoderDied."""
+        """Times and properties of a video. Raises Quarantined or DecoderDied."""
         self._send_request(path)
         message = self._receive()
         try:
@@ -125,16 +120,13 @@ class DecoderProcess:
     def pictures(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
     ) -> Iterator[PictureResult]:
-        """Copies of the frames at `indices` of a probed video, in order, or what is wrong with
-        them.
+        """Copies of the frames at `indices` of a probed video, in order, of `size` = (width,
+        height); the damage of those that are damaged.
 
         Raises Quarantined if the file cannot be read any further, or DecoderDied.
         """
-        needed, batch, turns = (
-            memory_bytes(size),
-            batch_size(size),
-            -(-len(indices) // batch_size(size)),
-        )
+        needed, batch = memory_bytes(size), batch_size(size)
+        turns = -(-len(indices) // batch)
         if os.fstat(self.memory.fileno()).st_size < needed:
             self.memory.truncate(needed)
         if not turns:
@@ -146,12 +138,12 @@ class DecoderProcess:
         with mmap.mmap(self.memory.fileno(), needed) as memory:
             for turn in range(turns):
                 expected = min(batch, len(indices) - turn * batch)
-                count, others = self._receive_batch(expected)
-                images = _copy_slot(memory, size, turn, count)
+                count, exceptions = self._receive_batch(expected)
+                images = view_slots(memory, size)[turn % SLOT_COUNT, :count].copy()
                 if turn + SLOT_COUNT < turns:
                     self._send(RELEASE_SLOT)
                 for i, image in enumerate(images):
-                    decoder, damage = others.get(i, (video.decoder, None))
+                    decoder, damage = exceptions.get(i, (video.decoder, None))
                     yield PictureResult(None if damage else image, decoder, damage)
                 done += count
                 if count < expected:
@@ -162,13 +154,13 @@ class DecoderProcess:
             )
 
     def is_alive(self) -> bool:
+        """Whether the process runs and can be sent requests."""
         return self.process.poll() is None and not self.connection.closed
 
     def is_worn(self, most: int) -> bool:
-        """Whether it has answered so many requests, or holds half of the memory that it may take."""
-        return (
-            self.request_count >= most or self.resident_bytes > self.config.decoder_memory_mb << 19
-        )
+        """Whether it has had `most` requests or more, or takes over half of its memory limit."""
+        half_limit = self.config.decoder_memory_mb << 19
+        return self.request_count >= most or self.resident_bytes > half_limit
 
     def close(self) -> None:
         """Ends the process at once, whatever it is doing."""
@@ -179,8 +171,8 @@ class DecoderProcess:
         self.errors.close()
 
     def _await_start(self) -> None:
-        """Until it has loaded itself, which is no clip's time; where it does not, a request waits
-        once more, and finds that out.
+        """Waits until the process has loaded its libraries, which does not count as a clip's time.
+        If it has not by then, the next request waits once more and then fails.
         """
         with suppress(EOFError, OSError):
             if not self.has_started and self.connection.poll(START_TIMEOUT_S):
@@ -191,7 +183,7 @@ class DecoderProcess:
     def _send_request(self, path: str, **request: object) -> None:
         self.request_count += 1
         self._await_start()
-        if self.connection.poll():  # it would pass for the answer
+        if self.connection.poll():  # this message would be taken for the answer
             raise self._fail(
                 Reason.CRASH, self._exit_reason("the decoder spoke without being asked")
             )
@@ -200,36 +192,34 @@ class DecoderProcess:
                 Reason.TIMEOUT, f"the decoder had not loaded itself after {2 * START_TIMEOUT_S:g} s"
             )
         self._drain_stderr()
-        self.path, self.stderr_tail = path, b""  # what it said before is of another clip
+        self.path, self.stderr_tail = path, b""  # errors until now are about another clip
         self._send(json.dumps(dict(path=path, config=asdict(self.config), **request)).encode())
 
     def _send(self, message: bytes) -> None:
-        with (
-            suppress(BrokenPipeError, ConnectionResetError),
-            self._deadline(),
-        ):  # receiving will find out and say why
+        # if the process has died, receiving the answer finds that out and says why
+        with suppress(BrokenPipeError, ConnectionResetError), self._deadline():
             self.connection.send_bytes(message)
 
     def _receive_batch(self, most: int) -> tuple[int, dict[int, tuple[str, str | None]]]:
-        """How many pictures stand in the next slot (as many as fit, or fewer before a refusal), and
-        of those that the video's decoder did not give whole: who did, and what is wrong with them.
+        """Number of pictures in the next slot (fewer than `most` before a refusal); decoder and
+        damage of those that are damaged or that the video's own decoder did not read.
         """
         message = self._receive()
         with suppress(*_MALFORMED_MESSAGE_ERRORS):
             answer = json.loads(message)
             count = answer["pictures"]
-            others = {
-                int(i): (str(one["decoder"]), one["damage"] and to_printable(one["damage"]))
-                for i, one in answer["others"].items()
+            exceptions = {
+                int(i): (str(entry["decoder"]), entry["damage"] and to_printable(entry["damage"]))
+                for i, entry in answer["others"].items()
             }
-            if type(count) is int and 0 < count <= most and all(0 <= i < count for i in others):
-                return count, others
+            if type(count) is int and 0 < count <= most and all(0 <= i < count for i in exceptions):
+                return count, exceptions
         raise self._fail(
             Reason.CRASH, f"the decoder spoke nonsense where {most} pictures were expected"
         )
 
     def _receive(self) -> bytes:
-        """The next message. Raises Quarantined where it is a refusal, DecoderDied where none comes."""
+        """The next message. Raises Quarantined if it is a refusal, DecoderDied if none comes."""
         try:
             with self._deadline():
                 while not self.connection.poll(_MEMORY_POLL_S):
@@ -238,9 +228,9 @@ class DecoderProcess:
                 message = self.connection.recv_bytes(_MAX_MESSAGE_BYTES)
         except (EOFError, OSError) as error:
             if not self.connection.readable:
+                limit_mb = _MAX_MESSAGE_BYTES >> 20
                 raise self._fail(
-                    Reason.CRASH,
-                    f"the decoder announced a message of more than {_MAX_MESSAGE_BYTES >> 20} MB",
+                    Reason.CRASH, f"the decoder announced a message of more than {limit_mb} MB"
                 ) from error
             if self.is_overdue:
                 raise self._fail(
@@ -251,12 +241,17 @@ class DecoderProcess:
             ) from error
         self._drain_stderr()
         self._check_memory()
-        _raise_if_quarantined(message)
+        if message.startswith(b'{"stage"'):
+            with suppress(*_MALFORMED_MESSAGE_ERRORS):
+                refusal = json.loads(message)
+                raise Quarantined(
+                    Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"])
+                )
         return message
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:
-        """Kills the process if the block lasts longer: even in the middle of a message."""
+        """Kills the process if the block takes longer than the deadline, even within a message."""
         timer = threading.Timer(self.config.deadline_s, self._expire)
         timer.daemon = True
         timer.start()
@@ -270,84 +265,57 @@ class DecoderProcess:
         self.process.kill()
 
     def _check_memory(self) -> None:
-        """Kills a process that takes too much, and notes how much it takes."""
+        """Measures the memory of the process, and kills it if that is too much."""
         try:
-            self.resident_bytes = (
-                int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
-            )
-        except (
-            OSError,
-            IndexError,
-        ):  # it is gone, or there is no /proc: its own limit on memory remains
+            pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):  # it has ended, or there is no /proc: rlimits still hold
             return
+        self.resident_bytes = int(pages) * PAGE_BYTES
         if self.resident_bytes > self.config.decoder_memory_mb << 20:
             raise self._fail(
                 Reason.OUT_OF_MEMORY,
-                f"the decoder took {self.resident_bytes >> 20} MB, at most {self.config.decoder_memory_mb}",
+                f"the decoder took {self.resident_bytes >> 20} MB, "
+                f"at most {self.config.decoder_memory_mb}",
             )
 
     def _exit_reason(self, otherwise: str) -> str:
-        """How it ended, of a process that seems to be gone; or what else is wrong with it."""
-        with suppress(subprocess.TimeoutExpired):
+        """How the process ended, or `otherwise` if it still runs."""
+        try:
             code = self.process.wait(timeout=1)
-            return (
-                f"the decoder was ended by {signal.Signals(-code).name}"
-                if code < 0
-                else f"the decoder exited with code {code}"
-            )
-        return otherwise
+        except subprocess.TimeoutExpired:
+            return otherwise
+        if code < 0:
+            return f"the decoder was ended by {signal.Signals(-code).name}"
+        return f"the decoder exited with code {code}"
 
     def _drain_stderr(self) -> None:
-        """Takes what the decoder has written to standard error, and keeps its end."""
-        self.stderr_tail = (self.stderr_tail + (self.errors.read(_PIPE_BYTES) or b""))[
-            -_STDERR_TAIL_BYTES:
-        ]
+        """Reads what the decoder has written to standard error, and keeps the end of it."""
+        text = self.stderr_tail + (self.errors.read(_PIPE_BYTES) or b"")
+        self.stderr_tail = text[-_STDERR_TAIL_BYTES:]
 
     def _fail(self, reason: Reason, detail: str) -> DecoderDied:
+        """Ends the process, and returns the exception to raise; a crash gets its last errors."""
         if reason == Reason.CRASH:
             self._drain_stderr()
-            renamed = {str(self.process.pid): "PID", self.path: "the file"}
-            detail += _format_stderr_tail(
-                self.stderr_tail, renamed, _MAX_DETAIL_CHARACTERS - len(detail)
-            )
+            aliases = {str(self.process.pid): "PID", self.path: "the file"}
+            limit = _MAX_DETAIL_CHARACTERS - len(detail)
+            detail += _format_stderr_tail(self.stderr_tail, aliases, limit)
         self.close()
         return DecoderDied(reason, detail)
 
 
-def _filter_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name in _ALLOWED_VARIABLES}
+def _format_stderr_tail(stderr: bytes, aliases: Mapping[str, str], limit: int) -> str:
+    """The end of a process's standard error, printable, as `; it said: ...` of at most `limit`
+    characters; empty if there is none.
 
-
-def _format_stderr_tail(said: bytes, renamed: Mapping[str, str], room: int) -> str:
-    """The end of what a process said, printable, as `; it said: ...` of at most `room` characters;
-    empty if it said nothing.
-
-    Two runs of one crash give the same text: `renamed` says what stands for names that
-    differ.
+    Two runs of one crash give the same text: `aliases` maps names that differ between them to
+    others, and addresses and times are masked.
     """
-    words = said.decode(errors="replace")
-    for name, other in renamed.items():
-        words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", other, words) if name else words
+    text = stderr.decode(errors="replace")
+    for name, alias in aliases.items():
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", alias, text) if name else text
     lines = [
-        to_printable(line) for line in _VARYING_TEXT.sub("?", words).splitlines() if line.strip()
+        to_printable(line) for line in _VARYING_TEXT.sub("?", text).splitlines() if line.strip()
     ]
-    before, text = "; it said: ", " / ".join(lines[-_MAX_DETAIL_LINES:])
-    return before + text[max(0, len(text) - max(0, room - len(before))) :] if text else ""
-
-
-def _raise_if_quarantined(message: bytes) -> None:
-    """Raises Quarantined where the message is one; any other passes."""
-    if not message.startswith(b'{"stage"'):
-        return
-    with suppress(*_MALFORMED_MESSAGE_ERRORS):
-        refusal = json.loads(message)
-        raise Quarantined(
-            Stage(refusal["stage"]), Reason(refusal["reason"]), str(refusal["detail"])
-        )
-
-
-def _copy_slot(
-    memory: mmap.mmap, size: tuple[int, int], turn: int, count: int
-) -> UInt8[np.ndarray, "count height width 3"]:
-    """The first `count` pictures that stand in the slot of that turn."""
-    return view_slots(memory, size)[turn % SLOT_COUNT, :count].copy()
+    prefix, end = "; it said: ", " / ".join(lines[-_MAX_DETAIL_LINES:])
+    return prefix + end[max(0, len(end) - max(0, limit - len(prefix))) :] if end else ""

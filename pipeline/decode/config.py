@@ -1,4 +1,4 @@
-"""TODO: what this file is."""
+"""The settings of decoding: which decoder, and the limits of what is decoded."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,8 @@ from typing import Literal
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     decoder: Literal["auto", "pyav"] = "auto"
-    """auto is decord wherever it is exact and PyAV elsewhere; pyav does without decord, as where it
-    has no wheels.
+    """auto uses decord for files on which it is exact and PyAV for all others; pyav never uses
+    decord, which has no wheels for some machines.
     """
     max_pixels: int = 8192 * 4320
     """A video with larger frames is quarantined before it is decoded."""

@@ -1,14 +1,14 @@
-"""Opening a file that may be hostile: only by the demuxers and codecs listed here, and only if it
-is not too large.
+"""Opens a file that may be hostile, and decodes it into frames with the damage of each.
 
-A playlist or a script named .mp4 must never reach a demuxer that would follow it to other files.
+Only the demuxers and codecs listed here are used, and only for frames that are not too large: a
+playlist or a script named .mp4 must never reach a demuxer that would follow it to other files.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -25,45 +25,16 @@ from pipeline.decode.media_file import looks_like_video, quarantine_error
 from schemas.outcome import Reason
 
 _ALLOWED_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif,dv"
-"""Demuxers that may open a file."""
-ALLOWED_CODECS = frozenset(
-    [
-        "h264",
-        "hevc",
-        "av1",
-        "vp8",
-        "vp9",
-        "mpeg4",
-        "mpeg1video",
-        "mpeg2video",
-        "mjpeg",
-        "prores",
-        "dnxhd",
-        "ffv1",
-        "theora",
-        "h263",
-        "flv1",
-        "msmpeg4v1",
-        "msmpeg4v2",
-        "msmpeg4v3",
-        "wmv1",
-        "wmv2",
-        "wmv3",
-        "vc1",
-        "cinepak",
-        "dvvideo",
-        "gif",
-        "rawvideo",
-        "huffyuv",
-        "ffvhuff",
-        "utvideo",
-        "png",
-        "qtrle",
-    ]
-)
+"""FFmpeg's demuxers that may open a file."""
+_CODEC_NAMES = """
+    h264 hevc av1 vp8 vp9 mpeg4 mpeg1video mpeg2video mjpeg prores dnxhd ffv1 theora h263
+    flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 wmv3 vc1 cinepak dvvideo gif rawvideo
+    huffyuv ffvhuff utvideo png qtrle
+"""
+ALLOWED_CODECS = frozenset(_CODEC_NAMES.split())
 """Codecs that may decode a stream."""
 
-# FFmpeg's errors are collected and not printed: which packet they are about is what `decoded` asks.
+# FFmpeg's errors are collected, not printed: `decode_frames` relates them to packets.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -71,7 +42,7 @@ logging.getLogger("libav").propagate = False
 
 
 def missing_codecs() -> list[str]:
-    """Those of CODECS that the libraries of this PyAV cannot decode."""
+    """The allowed codecs that the libraries of this PyAV cannot decode, sorted."""
 
     def is_missing(name: str) -> bool:
         try:
@@ -84,8 +55,9 @@ def missing_codecs() -> list[str]:
 
 @contextmanager
 def open_container(path: str) -> Iterator[InputContainer]:
-    """The container, opened by the listed demuxers only, to be decoded by one thread; what cannot
-    be opened or demuxed is Quarantined (not_media, truncated).
+    """The container, opened by the allowed demuxers only and decoded by one thread.
+
+    Raises Quarantined (not_media, truncated) if it cannot be opened, or demuxed in the block.
     """
     try:
         container = av.open(
@@ -112,90 +84,92 @@ def open_container(path: str) -> Iterator[InputContainer]:
 
 
 def best_stream(container: InputContainer) -> VideoStream:
-    """The video stream to show. Raises Quarantined (no_video, no_frames) if there is none."""
+    """The video stream that a player shows, which is never cover art.
+
+    Raises Quarantined (no_video, no_frames) if there is none.
+    """
     stream = container.streams.best("video")
     if isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic:
         return stream
-    shown = [
-        one for one in container.streams.video if not one.disposition & Disposition.attached_pic
-    ]
-    if shown:
-        return shown[0]
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
     if container.streams.audio:
         raise quarantine_error(Reason.NO_VIDEO, "the file has sound but no picture that moves")
     raise quarantine_error(Reason.NO_FRAMES, "the file has no stream with frames")
 
 
-_FLAGGED_CORRUPT, _BEFORE_FIRST_KEYFRAME = (
-    "FFmpeg flags it as corrupt",
-    "it comes before the first key frame",
-)
-"""What is wrong with a frame of which no error was reported."""
+_FLAGGED_CORRUPT = "FFmpeg flags it as corrupt"
+_BEFORE_FIRST_KEYFRAME = "it comes before the first key frame"
 HARMLESS_PREFIXES = ("SEI type", "Overread ")
-"""How errors begin that say nothing of the picture: of what stands beside it in the stream."""
+"""Beginnings of FFmpeg's errors about data that is beside the picture in the stream."""
 
 
 class DecodedFrame(NamedTuple):
-    """A frame as the decoder gives it."""
+    """A frame as the decoder returns it."""
 
     frame: VideoFrame
     damage: str | None
-    """Why its content may be wrong; None if FFmpeg had no complaint about what it is made of."""
+    """Why its content may be wrong; None if FFmpeg reported no error about the packets that it is
+    made of.
+    """
     is_first_group: bool
-    """Whether it was sent before the second key frame since decoding began: FFmpeg may complain
-    then about pictures before the first, though nothing needs them.
+    """Whether its packet came before the second key frame since decoding began. FFmpeg may then
+    report errors about pictures before the first key frame, although nothing needs them.
     """
 
 
 @dataclass
 class _SentPacket:
-    """What is known of a packet that was sent to the decoder."""
+    """A packet that was sent to the decoder."""
 
     damage: str | None
     group: int
-    """How many key frames were sent up to it."""
+    """Number of key frames that were sent up to and including it."""
     is_leading: bool
     """Whether it is shown before the last key frame that was sent."""
 
 
 class _DamageTracker:
-    """Which packets give frames that may be wrong.
+    """Keeps track of the frames that may be wrong.
 
-    A damaged packet damages what is decoded after it up to the next key frame; and the pictures
-    which are shown before that one but sent after it, since they refer to both.
+    A damaged packet damages all frames that are decoded after it up to the next key frame, and the
+    frames that are shown before that key frame but sent after it, since they refer to both sides.
     """
 
     def __init__(self) -> None:
         self.damage: str | None = None
-        """Since the last key frame."""
+        """The damage since the last key frame."""
         self.damage_before_key: str | None = None
-        """Of what was sent before the last key frame, or after it to be shown before."""
+        """The damage that concerns frames shown before the last key frame."""
         self.key_pts: int | None = None
         self.group = 0
         self.flagged: set[int] = set()
-        """Groups of which FFmpeg flagged a frame."""
+        """Groups in which FFmpeg flagged a frame as corrupt."""
         self.has_begun = False
 
     def record_packet(self, packet: Packet) -> _SentPacket:
+        """To be called for each packet before it is decoded."""
         if packet.is_keyframe:
             self.damage_before_key, self.damage = self.damage, None
             self.key_pts, self.group = packet.pts, self.group + 1
         is_leading = (
             packet.pts is not None and self.key_pts is not None and packet.pts < self.key_pts
         )
-        known = (self.damage_before_key or self.damage) if is_leading else self.damage
-        return _SentPacket(known, self.group, is_leading)
+        damage = (self.damage_before_key or self.damage) if is_leading else self.damage
+        return _SentPacket(damage, self.group, is_leading)
 
-    def mark_damaged(self, sent: _SentPacket, complaint: str) -> None:
-        sent.damage = sent.damage or complaint
+    def mark_damaged(self, sent: _SentPacket, damage: str) -> None:
+        """Records that the packet is damaged; the first damage of a packet is kept."""
+        sent.damage = sent.damage or damage
         if sent.is_leading:
             self.damage_before_key = sent.damage
         else:
             self.damage = sent.damage
 
     def find_damage(self, frame: VideoFrame, sent: _SentPacket) -> str | None:
-        """What is wrong with a frame of that packet. What comes before the first key frame is made
-        of nothing, unless the decoder finds that it is one itself.
+        """Why a frame of that packet may be wrong, or None. Frames before the first key frame lack
+        what they refer to, unless the decoder finds that such a frame is a key frame itself.
         """
         self.has_begun = self.has_begun or frame.key_frame or sent.group > 0
         if frame.is_corrupt and not sent.is_leading:
@@ -209,11 +183,11 @@ class _DamageTracker:
 
 
 def decode_frames(container: InputContainer) -> Iterator[DecodedFrame]:
-    """Frames of the best stream from here on, each with what is wrong with it. Never raises for a
-    packet that cannot be decoded, of which no frame comes.
+    """Frames of the best stream from the current position on, each with its damage. A packet that
+    cannot be decoded gives no frame and raises nothing.
 
-    A packet is damaged if it is incomplete, if FFmpeg reports an error as it reads or decodes it,
-    or if it flags its frame as corrupt.
+    A packet is damaged if it is incomplete, if FFmpeg reports an error when it reads or decodes it,
+    or if FFmpeg flags its frame as corrupt.
     """
     stream = best_stream(container)
     stream.codec_context.copy_opaque = True
@@ -224,48 +198,48 @@ def decode_frames(container: InputContainer) -> Iterator[DecodedFrame]:
         if packet is None:
             return
         sent = packet.opaque = tracker.record_packet(packet)
-        misread = _first_error(log, container.format.name)
-        frames, complaint = _decode_packet(packet, stream.codec_context.name)
-        if misread:
-            complaint = f"the container reports an error before it ({misread})"
-        if complaint:
-            tracker.mark_damaged(sent, complaint)
+        frames, damage = _decode_packet(packet, stream.codec_context.name)
+        if container_error := _first_error(log, container.format.name):
+            damage = f"the container reports an error before it ({container_error})"
+        if damage:
+            tracker.mark_damaged(sent, damage)
         for frame in frames:
             origin = frame.opaque if isinstance(frame.opaque, _SentPacket) else sent
             yield DecodedFrame(frame, tracker.find_damage(frame, origin), origin.group <= 1)
 
 
 def _decode_packet(packet: Packet, codec: str) -> tuple[list[VideoFrame], str | None]:
-    """The frames that come out when this packet goes in, and what is wrong with it, if anything."""
+    """The frames that come out when this packet goes in, and the packet's damage, if any."""
     with av.logging.Capture() as log:
         try:
-            frames = packet.decode()
+            frames: list[Any] = packet.decode()
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
             return [], f"the decoder gave up ({_first_error(log, codec) or type(error).__name__})"
     if packet.is_corrupt and packet.size:
-        return frames, "a part of it is missing in the file"  # pyright: ignore[reportReturnType]
+        return frames, "a part of it is missing in the file"
     message = _first_error(log, codec)
-    # pyright: ignore[reportReturnType]
     return frames, message and f"the decoder reports an error in it ({message})"
 
 
 def _first_error(log: list[tuple[int, str, str]], speaker: str) -> str | None:
-    """The first message of that part of FFmpeg about the picture: what the parser or another stream
-    says is no complaint.
+    """The first error in the log that the part of FFmpeg named `speaker` reports about the picture.
+    Errors of its parser or of another stream do not count.
     """
     texts = (message.strip()[:80] for _, name, message in log if name == speaker)
     return next((text for text in texts if not text.startswith(HARMLESS_PREFIXES)), None)
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec, not the library that decodes it."""
+    """Name of the codec, not of the library that decodes it; "unknown" if there is none."""
     return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
 def check_stream(stream: VideoStream, config: DecodeConfig) -> None:
-    """Raises Quarantined (unsupported_codec, too_many_pixels) before anything is decoded."""
+    """Checks codec and frame size before anything is decoded. Raises Quarantined
+    (unsupported_codec, too_many_pixels).
+    """
     if codec_name(stream) not in ALLOWED_CODECS:
         raise quarantine_error(
             Reason.UNSUPPORTED_CODEC,
@@ -275,7 +249,7 @@ def check_stream(stream: VideoStream, config: DecodeConfig) -> None:
 
 
 def check_pixel_count(picture: VideoStream | VideoFrame, most: int) -> None:
-    """Raises Quarantined (too_many_pixels)."""
+    """Raises Quarantined (too_many_pixels) if a frame has more than `most` pixels."""
     if picture.width * picture.height > most:
         raise quarantine_error(
             Reason.TOO_MANY_PIXELS, f"{picture.width} x {picture.height} pixels, at most {most}"

@@ -1,13 +1,13 @@
-"""Frames by decord, with what its FFmpeg complains of: decord itself says nothing of damage.
+"""Reads frames with decord, and counts the errors of its FFmpeg, since decord reports no damage.
 
-decord decodes ahead of what it is asked for, as far as its threads come, so that a complaint may be
-of a frame far behind. It is a reason to look, and no verdict.
+decord's threads decode ahead of what is requested, so that an error may be about a frame far ahead.
+It is a reason to look closer, not a verdict.
 """
 
 import atexit
 import ctypes
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,30 +25,29 @@ from schemas.clip import FileSignature
 from schemas.outcome import Quarantined
 
 _CHUNK_FRAMES = 16
-"""Frames asked of decord at a time."""
+"""Frames that are requested from decord at a time."""
 _MAX_READER_USES = 8
-"""Pieces that one decord reader serves: it holds on to memory the longer it is used."""
+"""Requests that one decord reader serves: it takes more memory the longer it is used."""
 _AV_LOG_ERROR = 16
-"""FFmpeg's AV_LOG_ERROR: this and lower levels are errors."""
+"""FFmpeg's AV_LOG_ERROR: messages of this level and lower ones are errors."""
 _CONCEALMENT_PREFIX = b"concealing"
-"""How the message begins, of a higher level, that says that a part of a picture is made up."""
+"""Beginning of the message, of a higher level, that a part of a picture was made up."""
 _HARMLESS_BYTE_PREFIXES = (
     *(text.encode() for text in HARMLESS_PREFIXES),
     b"mmco: unref short failure",
 )
-"""How errors begin that are no complaint. The last is one of a seek into an open group, where a
-picture is to be forgotten that was never read; if a picture is missed because of it, FFmpeg says
-more.
+"""Beginnings of errors that do not count. The last one comes after a seek into an open group, if a
+picture is to be forgotten that was never read; if that picture is missed, FFmpeg reports more.
 """
 
 
 class DecordFailed(Exception):
-    """decord gives no frames, or others than were asked for, or its FFmpeg reports an error."""
+    """decord returned no frames, or its FFmpeg reported an error."""
 
 
 class _ErrorCounter:
-    """Counts the errors that decord's own FFmpeg reports, and pictures that it makes up in part;
-    keeps them from being printed.
+    """Counts the errors that decord's own FFmpeg reports, and the pictures that it makes up in
+    part. They are no longer printed.
     """
 
     def __init__(self):
@@ -70,23 +69,21 @@ class _ErrorCounter:
 
 
 def is_decord_installed() -> bool:
-    """Whether this machine has decord; there are no wheels of it for ARM."""
+    """Whether this machine has decord, which has no wheels for ARM."""
     return find_spec("decord") is not None
 
 
 def decord_name() -> str:
-    """Its name and version."""
+    """Name and version of decord."""
     return f"decord {version('decord')}"
 
 
 def _bundled_libraries(name: str) -> list[Path]:
-    """The libraries of that name that decord's wheel brings along."""
+    """The libraries of that name that decord's wheel contains."""
     spec = find_spec("decord")
-    return (
-        list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*"))
-        if spec and spec.origin
-        else []
-    )
+    if spec is None or not spec.origin:
+        return []
+    return list((Path(spec.origin).parents[1] / "decord.libs").glob(f"{name}*"))
 
 
 @lru_cache(1)
@@ -99,8 +96,8 @@ def _shared_error_counter() -> _ErrorCounter:
 
 
 class DecordReader:
-    """decord's reader of one file, scaled to (width, height); of limited range with its rounding
-    undone. Every method raises DecordFailed.
+    """decord's reader of one file, whose images are scaled to `size` = (width, height). If the
+    video has limited range, decord's rounding is undone. Every method raises DecordFailed.
     """
 
     def __init__(self, file: str | io.BytesIO, size: tuple[int, int], limited: bool):
@@ -115,30 +112,30 @@ class DecordReader:
         )
 
     def read_times(self) -> np.ndarray:
-        """When each frame is shown, seconds."""
+        """Presentation time of each frame, seconds."""
         return self._call(
             lambda: self.reader.get_frame_timestamp(list(range(len(self.reader))))[:, 0]
         )
 
     def read_images(self, indices: Sequence[int]) -> Iterator[Image]:
-        """The frames at `indices` (ascending), after a seek to the first."""
+        """The frames at `indices` (ascending), after a seek to the first of them."""
         self._call(lambda: self.reader.seek_accurate(int(indices[0])))
         for start in range(0, len(indices), _CHUNK_FRAMES):
             for image in self._decode([int(i) for i in indices[start : start + _CHUNK_FRAMES]]):
                 yield undo_decord_rounding(image) if self.is_limited_range else image
 
     def _decode(self, indices: list[int]) -> np.ndarray:
-        """These frames, if no error was reported since the reader was opened: its threads go on
-        between two questions.
+        """These frames, unless an error was reported since the reader was opened: its threads go on
+        between two calls.
         """
         images = self._call(lambda: self.reader.get_batch(indices).asnumpy())
         if self.error_counter.count > self.errors_before:
             raise DecordFailed("decord reports an error")
         return images
 
-    def _call(self, question):
+    def _call(self, function: Callable[[], Any]) -> Any:
         try:
-            return question()
+            return function()
         except self.errors as error:  # its messages carry paths and clock times
             raise DecordFailed(f"decord gave up ({type(error).__name__})") from error
 
@@ -146,7 +143,9 @@ class DecordReader:
 def read_decord_images(
     source: Source, indices: Sequence[int], cover: tuple[int, int]
 ) -> list[Image]:
-    """The frames at `indices` as decord gives them. Raises DecordFailed."""
+    """The frames at `indices`, scaled to `cover` = (width, height), with a reader that is kept for
+    the next call. Raises DecordFailed.
+    """
     if _shared_reader.cache_info().hits > _MAX_READER_USES:
         _shared_reader.cache_clear()
     try:
@@ -167,7 +166,7 @@ def _shared_reader(
     cover: tuple[int, int],
     limited: bool,
 ) -> DecordReader:
-    """One reader for the pieces of a file: opening reads the whole index."""
+    """One reader for all requests for a file, since opening reads its whole index."""
     return DecordReader(path, cover, limited)
 
 
@@ -177,20 +176,19 @@ atexit.register(_shared_reader.cache_clear)  # its threads must not outlive the 
 def read_excerpt_images(
     source: Source, indices: Sequence[int], cover: tuple[int, int]
 ) -> list[Image]:
-    """The same frames from a copy in memory of the packets that they need, and of no other: what
-    decord meets beyond them, sooner or later as its threads run, then has no part in the outcome.
+    """The same frames, from a copy in memory of only the packets that they need. Errors that decord
+    meets beyond them, depending on how fast its threads run, then cannot change the outcome.
 
     Raises DecordFailed.
     """
     first = int(source.video.keyframes[source.video.keyframes <= indices[0]][-1])
-    reader = DecordReader(
-        _write_excerpt(source, first, int(indices[-1])), cover, source.is_limited_range
-    )
+    excerpt = _write_excerpt(source, first, int(indices[-1]))
+    reader = DecordReader(excerpt, cover, source.is_limited_range)
     return list(reader.read_images([int(i) - first for i in indices]))
 
 
 def _write_excerpt(source: Source, first: int, last: int) -> io.BytesIO:
-    """A file of the packets from key frame `first` on that frame `last` and those before it need.
+    """A file with the packets from key frame `first` on that the frames up to `last` need.
 
     Raises DecordFailed if their container cannot be written.
     """
@@ -199,9 +197,8 @@ def _write_excerpt(source: Source, first: int, last: int) -> io.BytesIO:
         with open_container(source.path) as container:
             seek(container, int(source.pts[first]))
             stream = best_stream(container)
-            with av.open(
-                copy, "w", format="matroska" if "matroska" in container.format.name else "mov"
-            ) as target:
+            format_name = "matroska" if "matroska" in container.format.name else "mov"
+            with av.open(copy, "w", format=format_name) as target:
                 output = target.add_stream_from_template(stream)
                 output.metadata.update(stream.metadata)
                 for packet in container.demux(stream):
@@ -212,7 +209,10 @@ def _write_excerpt(source: Source, first: int, last: int) -> io.BytesIO:
                     needed -= packet.pts <= source.pts[last]
                     packet.stream = output
                     target.mux(packet)
-    except (Quarantined, ValueError) as error:  # FFmpeg's errors become Quarantined in `opened`
+    except (
+        Quarantined,
+        ValueError,
+    ) as error:  # open_container turns FFmpeg's errors into Quarantined
         raise DecordFailed("decord cannot be given a part of the file") from error
     copy.seek(0)
     return copy

@@ -1,6 +1,4 @@
-"""What is known of a video file: whether it can be read at all, and what a reader needs beside what
-the pipeline sees.
-"""
+"""Checks whether a video file can be read at all, and defines what decoders know about it."""
 
 import os
 import stat
@@ -17,37 +15,38 @@ from schemas.outcome import Quarantined, Reason, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a reader has to know of a file beside what the rest of the pipeline knows."""
+    """A probed video file: what the pipeline knows (`video`), and what only its readers need."""
 
     path: str
     video: VideoInfo
     pts: Int64[np.ndarray, " frames"]
-    """Time stamps of the frames."""
+    """Time stamps of the frames, in ticks of the stream."""
     is_seekable: bool
     """Whether frames can be found by their time stamps after a seek; otherwise they are counted
     from the beginning.
     """
     ordinals: Int64[np.ndarray, " frames"]
-    """Place of each frame in the decoder's output from the beginning of the file."""
+    """Index of each frame in the decoder's output from the beginning of the file."""
     is_limited_range: bool
-    """Whether grey runs from 16 to 235, as it does unless the stream says otherwise."""
+    """Whether gray levels run from 16 to 235, which is so unless the stream says otherwise."""
     orientation: tuple[int, int, int, int]
-    """How stored pictures are mirrored and turned to be shown (picture.py)."""
+    """How stored images are mirrored and rotated to be shown (picture.py)."""
     max_pixels: int
+    """A frame with more pixels is refused."""
 
 
 class PictureResult(NamedTuple):
-    """A frame at the working resolution, or why there is none that can be trusted."""
+    """A frame at the working resolution, or the reason why there is none that can be trusted."""
 
     image: UInt8[np.ndarray, "height width 3"] | None
     decoder: str
-    """Name and version of the decoder that gave it."""
+    """Name and version of the decoder that returned it."""
     damage: str | None = None
-    """Why its content may be wrong, or why it is missing; None if `image` is whole."""
+    """Why its content may be wrong, or why it is missing; None if `image` can be trusted."""
 
 
 class PacketInfo(NamedTuple):
-    """What is kept of a packet of the video stream."""
+    """The properties of a packet of the video stream, without its data."""
 
     pts: int | None
     dts: int | None
@@ -55,32 +54,33 @@ class PacketInfo(NamedTuple):
     is_keyframe: bool
     is_discarded: bool
     is_corrupt: bool
-    """Whether a part of it is missing in the file."""
+    """Whether a part of its data is missing in the file."""
 
 
 def file_signature(path: str) -> FileSignature | None:
-    """What changes when a file is replaced; None where there is none.
+    """Inode, size and modification time, which change when a file is replaced; None if there is no
+    file.
 
-    Raises OSError where its folder is gone too, or the file system does not tell: no clip is to
-    blame for a mount that was lost.
+    Raises OSError if its folder is missing too, or the file system does not answer: a lost mount is
+    not the clip's fault.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         os.stat(Path(path).parent)
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def check_readable(path: str) -> None:
-    """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file with bytes that
-    we may read.
+    """Raises Quarantined (missing, unreadable, not_media) unless `path` is a file that is not empty
+    and that this process may read.
     """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             os.scandir(path).close()
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(mode):  # opening a pipe would wait forever
             kind = "folder" if stat.S_ISDIR(mode) else "pipe, a socket or a device"
             raise quarantine_error(Reason.NOT_MEDIA, f"a {kind}, expected a file")
         with open(path, "rb") as file:
@@ -93,8 +93,8 @@ def check_readable(path: str) -> None:
 
 
 def looks_like_video(path: str) -> bool:
-    """Whether the first bytes are those of an ISO, RIFF or Matroska file: what cannot be opened
-    then was cut off.
+    """Whether the first bytes are those of an ISO, RIFF or Matroska file: if such a file cannot be
+    opened, it was cut off.
     """
     with open(path, "rb") as file:
         head = file.read(12)
@@ -105,4 +105,5 @@ def looks_like_video(path: str) -> bool:
 
 
 def quarantine_error(reason: Reason, detail: str, stage: Stage = Stage.PROBE) -> Quarantined:
+    """The exception for a file that cannot become samples; by default it fails its probe."""
     return Quarantined(stage, reason, detail)

@@ -1,4 +1,4 @@
-"""Several decoder processes, and frames that are ready before they are needed."""
+"""Keeps several decoder processes alive, and decodes frames before they are needed."""
 
 import os
 import queue
@@ -20,21 +20,20 @@ from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
 Item = TypeVar("Item")
-Image = UInt8[np.ndarray, "height width 3"]
 
 MAX_ATTEMPTS = 3
-"""How often a clip is tried whose decoder dies: it may have been the machine."""
+"""Attempts at a clip whose decoder dies, which may be the machine's fault."""
 MAX_PROCESS_REQUESTS = 200
-"""Requests after which a decoder process is replaced, whatever it may have leaked."""
+"""Requests after which a decoder process is replaced, because it may leak memory."""
 _MIN_PIECE_FRAMES = 64
-"""Frames of a stretch that are decoded in one piece, at least; pieces begin at key frames."""
+"""Smallest number of frames that are decoded in one piece; pieces begin at key frames."""
 _PREFETCH_BYTES = 32 << 20
-"""How much memory the frames may take that wait for the one who needs them."""
+"""Largest size of the frames that are decoded and not yet used."""
 _END_OF_ITEMS = object()
 
 
 class DecoderPool:
-    """Decoder processes that stay alive between clips. May be used from several threads."""
+    """`count` decoder processes that stay alive between clips. Several threads may use the pool."""
 
     def __init__(
         self,
@@ -48,17 +47,15 @@ class DecoderPool:
             self.idle_processes.put(None)
 
     def probe(self, path: str) -> VideoInfo:
-        """The video's times, without decoding it. Raises Quarantined."""
-        whole = os.path.abspath(path)  # of 12:30.mp4 FFmpeg takes the 12 for a protocol
-        (video,) = self._retry(Stage.PROBE, lambda process, _: iter([process.probe(whole)]))
+        """Times and properties of a video. Raises Quarantined."""
+        absolute = os.path.abspath(path)  # FFmpeg takes the 12 of 12:30.mp4 for a protocol
+        (video,) = self._retry(Stage.PROBE, lambda process, _: iter([process.probe(absolute)]))
         return video
 
     def frames(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
-    ) -> Iterator[Image]:
-        """The frames at `indices` as `pictures` gives them. Raises Quarantined at the first that is
-        damaged.
-        """
+    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """The images of `pictures`. Raises Quarantined at the first frame that is damaged."""
         for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
             if picture.image is None:
                 raise damaged_frame_error(index, float(video.times[index]), picture.damage)
@@ -67,47 +64,44 @@ class DecoderPool:
     def pictures(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
     ) -> Iterator[PictureResult]:
-        """The frames at `indices` (ascending) of a probed video, in order, decoded by all processes
-        of the pool; of one that is damaged, why.
+        """The frames at `indices` (ascending) of a probed video, in order, of `size` = (width,
+        height) and decoded by all processes of the pool; the damage of those that are damaged.
 
-        The pieces do not depend on the number of processes, so neither does a pixel. Raises
+        The pieces do not depend on the number of processes, and so no pixel does. Raises
         Quarantined if the file cannot be read any further.
         """
-        whole = os.path.abspath(path)
-        pieces = (
-            self._read_piece(whole, video, piece, size)
-            for piece in split_at_keyframes(indices, video.keyframes)
-        )
-        return (
-            chain.from_iterable(pieces)
-            if self.count == 1
-            else _prefetch_in_order(pieces, self.count, prefetch_depth(size))
-        )
+        absolute = os.path.abspath(path)
 
-    def _read_piece(
-        self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
-    ) -> Iterator[PictureResult]:
-        return self._retry(
-            Stage.DECODE, lambda process, done: process.pictures(path, video, indices[done:], size)
-        )
+        def read(piece: Sequence[int]) -> Iterator[PictureResult]:
+            return self._retry(
+                Stage.DECODE,
+                lambda process, done: process.pictures(absolute, video, piece[done:], size),
+            )
+
+        pieces = map(read, split_at_keyframes(indices, video.keyframes))
+        if self.count == 1:
+            return chain.from_iterable(pieces)
+        return _prefetch_in_order(pieces, self.count, prefetch_depth(size))
 
     def _retry(
-        self, stage: Stage, ask: Callable[[DecoderProcess, int], Iterator[Any]]
+        self, stage: Stage, request: Callable[[DecoderProcess, int], Iterator[Any]]
     ) -> Iterator[Any]:
-        """What a process answers; where it dies, another goes on after the items that came. Raises
-        Quarantined after ATTEMPTS deaths.
+        """The items of a process's answer; if the process dies, another one continues after the
+        items that it has sent. Raises Quarantined after MAX_ATTEMPTS deaths.
+
+        `request` takes the process and the number of items that are done.
         """
         done = 0
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            process, whole = self._acquire(), False
+            process, is_usable = self._acquire(), False
             try:
-                for item in ask(process, done):
+                for item in request(process, done):
                     done += 1
                     yield item
-                whole = True
+                is_usable = True
                 return
             except Quarantined:
-                whole = True
+                is_usable = True
                 raise
             except DecoderDied as error:
                 if attempt == MAX_ATTEMPTS:
@@ -115,28 +109,26 @@ class DecoderPool:
                         stage, error.reason, error.detail, attempts=attempt
                     ) from error
             finally:
-                if not whole:
-                    # dead, or in the middle of an answer that nobody wants any more
+                if not is_usable:
+                    # dead, or in the middle of an answer that nobody reads any more
                     process.close()
                 self.idle_processes.put(process)
 
     def _acquire(self) -> DecoderProcess:
-        """A process that nobody uses, alive and not too old."""
+        """An idle process that is alive and not worn, or a new one."""
         process = self.idle_processes.get()
         if process is not None and process.is_alive() and not process.is_worn(MAX_PROCESS_REQUESTS):
             return process
         if process is not None:
             process.close()
-        made = None
         try:
-            made = self.make(self.config)
-            return made
-        finally:
-            if made is None:
-                self.idle_processes.put(None)  # its place must not be lost
+            return self.make(self.config)
+        except BaseException:
+            self.idle_processes.put(None)  # or the pool would have one process fewer from now on
+            raise
 
     def close(self) -> None:
-        """Ends the processes, which nobody may be using."""
+        """Ends all processes. None of them may be in use."""
         for _ in range(self.count):
             process = self.idle_processes.get()
             if process is not None:
@@ -146,12 +138,12 @@ class DecoderPool:
 
 @lru_cache(1)
 def shared_pool(config: DecodeConfig, count: int = 1) -> DecoderPool:
-    """The pool of this process, kept between shards."""
+    """The pool of this process, which is kept between shards."""
     return DecoderPool(config, count)
 
 
 def damaged_frame_error(index: int, time_s: float, damage: str | None) -> Quarantined:
-    """The refusal of a frame that cannot be trusted."""
+    """The exception for a frame that cannot be trusted."""
     return Quarantined(
         Stage.DECODE, Reason.DECODE_ERROR, f"frame {index}, at {time_s:.3f} s: {damage}"
     )
@@ -160,7 +152,9 @@ def damaged_frame_error(index: int, time_s: float, damage: str | None) -> Quaran
 def split_at_keyframes(
     indices: Sequence[int], keyframes: Int64[np.ndarray, " keyframes"]
 ) -> Iterator[Sequence[int]]:
-    """`indices` in pieces of at least PIECE that begin at or after a key frame, the first as it is."""
+    """Splits `indices` into pieces of at least _MIN_PIECE_FRAMES; each except the first begins at
+    the first index at or after a key frame.
+    """
     starts = np.searchsorted(indices, keyframes)
     begin = 0
     for start in starts:
@@ -171,13 +165,13 @@ def split_at_keyframes(
 
 
 def prefetch_depth(size: tuple[int, int]) -> int:
-    """How many pictures of `size` may wait."""
+    """Number of frames of `size` that may be decoded before they are needed."""
     return max(2, _PREFETCH_BYTES // (3 * size[0] * size[1]))
 
 
 def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) -> Iterator[Item]:
-    """The items of all pieces in order, `count` pieces under way at once, `most` items waiting in
-    all.
+    """The items of all pieces in order; `count` pieces are read at once, and at most `most` items
+    wait in all.
     """
     running: deque[Prefetcher[Item]] = deque()
     try:
@@ -191,16 +185,15 @@ def _prefetch_in_order(pieces: Iterator[Iterator[Item]], count: int, most: int) 
             yield from running[0]
             running.popleft()
     finally:
-        for one in running:
-            one.close()
+        for prefetcher in running:
+            prefetcher.close()
 
 
 class Prefetcher(Iterator[Item]):
-    """The same items, taken in a thread of their own, at most `depth` of them before they are
-    needed.
+    """Iterates over `items` in a thread of its own, at most `depth` items ahead.
 
-    What `items` raises is raised here, after the items that came before. The thread begins at once;
-    after `close` it ends, with `items` closed, when the item that it is taking has come.
+    An exception of `items` is raised here, after the items before it. The thread starts at once.
+    After `close` it ends as soon as it has the item that it is waiting for, and closes `items`.
     """
 
     def __init__(self, items: Iterator[Item], depth: int):
@@ -218,7 +211,7 @@ class Prefetcher(Iterator[Item]):
                     break
             if isinstance(items, Generator):
                 items.close()
-        except Exception as error:  # noqa: BLE001 - raised by the one who takes the items
+        except Exception as error:  # noqa: BLE001 - `__next__` raises it
             self.error = error
         self._put(_END_OF_ITEMS)
 
@@ -235,5 +228,5 @@ class Prefetcher(Iterator[Item]):
         raise self.error or StopIteration
 
     def close(self) -> None:
-        """Ends the thread; nobody may be waiting for an item."""
+        """Ends the thread. No other thread may be waiting for an item."""
         self.stopped.set()

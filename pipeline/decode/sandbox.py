@@ -1,12 +1,12 @@
-"""What a decoder process gives up before it reads the first byte of a stranger's file.
+"""Takes rights away from a decoder process before it reads the first byte of an untrusted file.
 
-    isolate     a network and a user of its own: at the very start, while it has one thread
-    confine     everything else, once its libraries are loaded
-    conceal     the parent's side: others cannot look into a process that holds secrets
+    isolate     takes away the network: at the very start, while the process has one thread
+    confine     takes away everything else, after the process has loaded its libraries
+    conceal     for the parent: others cannot read the memory of a process that holds secrets
 
-Each step is tried and may fail: an old kernel, a container or another system may lack it, and the
-decoder works without. Each function returns the names of what holds, keys of DEFENSES.
-Linux alone; x86-64 and aarch64 for the filter of system calls.
+Each step is tried and may fail: an old kernel, a container or another operating system may lack it,
+and the decoder works without it. Each function returns the names of the defenses that hold, keys of
+DEFENSES. All of them need Linux; the filter of system calls needs x86-64 or aarch64.
 """
 
 import ctypes
@@ -26,21 +26,25 @@ DEFENSES = {
     "descriptors": "it has few files open at once, and none grows",
     "parent": "it cannot read the memory and the environment of the process that started it",
 }
-"""What is tried, and what holds of a decoder process if it worked."""
+"""The defenses, each with what it means for a decoder process."""
 _MAX_DESCRIPTORS = 64
-"""How many files a decoder may have open: a video, and what its libraries read."""
+"""Files that a decoder may have open: a video, and files that its libraries read."""
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _CLONE_THREAD, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00010000, 0x10000000, 0x40000000
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
-"""To use any file, and to read any: of an administrator's rights a decoder keeps the least of the
-two that it has, since videos may be other users'."""
+"""The rights to use any file and to read any file. A decoder that an administrator starts keeps the
+lesser one that it has, since the videos may belong to other users.
+"""
 _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF, _LANDLOCK_VERSION = 444, 446, 1
 _LANDLOCK_RIGHTS = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
-"""By version: executing, writing and removing of every kind; renaming across folders; truncating;
-control of devices. Reading is not among them, since a decoder is told its paths one by one."""
+"""Rights by Landlock version: executing, writing and removing of every kind; renaming across
+folders; truncating; control of devices. Reading is not among them, since a decoder gets its paths
+one by one.
+"""
 _LANDLOCK_TCP, _LANDLOCK_SCOPES = (4, 0b11), (6, 0b11)
-"""Binding and connecting TCP; abstract sockets of others and signals to them."""
+"""Version and rights: to bind and connect TCP; to use abstract sockets of others and signal them.
+"""
 
 EPERM, ENOSYS = 1, 38
 _WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
@@ -53,9 +57,9 @@ BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_JUMP_ANY_BIT, BPF_RETURN = (
     0x06,
 )
 ARCHITECTURES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
-"""AUDIT_ARCH of each, its column below, and its number of seccomp."""
+"""For each architecture: AUDIT_ARCH, the column of its numbers below, the number of seccomp."""
 _X32_CALL_BIT = 0x40000000
-"""Added to the numbers of x86-64's second interface, under which they would pass the filter."""
+"""Bit in the numbers of x86-64's second interface, under which calls would pass the filter."""
 DENIED_CALLS = """
 socket=41,198 socketpair=53,199 connect=42,203 bind=49,200 listen=50,201 accept=43,202
 accept4=288,242 sendto=44,206 sendmsg=46,211 sendmmsg=307,269 execve=59,221 execveat=322,281
@@ -80,26 +84,30 @@ setxattrat=463,463 removexattr=197,14 lremovexattr=198,15 fremovexattr=199,16
 removexattrat=466,466 file_setattr=469,469 memfd_create=319,279 memfd_secret=447,447
 shmget=29,194 shmat=30,196 msgget=68,186 semget=64,190 mq_open=240,180
 """
-"""System calls that end with EPERM, each with its number on x86-64 and on aarch64, `-` where it has
-none: connections, programs, other processes, mounts, the kernel, files, and memory that counts as
-no process's."""
+"""System calls that fail with EPERM, each with its number on x86-64 and on aarch64 (`-` if there is
+none): connections, programs, other processes, mounts, the kernel, files, and memory that counts for
+no process.
+"""
 OPEN, OPENAT, _OPENAT2 = "open=2,-", "openat=257,56", "openat2=437,437"
 CLONE, CLONE3 = "clone=56,220", "clone3=435,435"
 KILL, TGKILL, PRLIMIT = "kill=62,129", "tgkill=234,131", "prlimit64=302,261"
-"""Those of which it depends on an argument."""
+"""System calls that an argument decides."""
 
 
 def isolate() -> list[str]:
-    """Leaves the network. It takes a name space of users too, unless an administrator does it, who
-    would lose the right to read others' files there. One thread may run.
+    """Leaves the network. Only one thread may run.
+
+    An ordinary user needs a user namespace for that; an administrator would lose the right to read
+    other users' files in one.
     """
-    way = _CLONE_NEWNET | (_CLONE_NEWUSER if os.geteuid() else 0)
-    return _run_steps({"network": lambda: ctypes.CDLL(None).unshare(way) == 0})
+    flags = _CLONE_NEWNET | (_CLONE_NEWUSER if os.geteuid() else 0)
+    return _run_steps({"network": lambda: ctypes.CDLL(None).unshare(flags) == 0})
 
 
 def confine() -> list[str]:
-    """Gives up what decoding does not need, in all threads but Landlock's, which is of this one and
-    of those that it starts. Nothing can be written and no library be installed afterwards.
+    """Gives up all rights that decoding does not need. Afterwards nothing can be written.
+
+    Landlock confines the calling thread and the threads that it starts, the rest all threads.
     """
     return _run_steps(
         {
@@ -113,20 +121,20 @@ def confine() -> list[str]:
 
 
 def conceal() -> list[str]:
-    """Keeps other processes of this user from reading this one's memory and environment, as from
-    `/proc`. A debugger then wants an administrator, and this process leaves no core dump.
+    """Keeps other processes of this user from reading this one's memory and environment in `/proc`.
+    A debugger then needs an administrator, and this process leaves no core dump.
     """
     return _run_steps({"parent": lambda: _prctl(_PR_SET_DUMPABLE, 0)})
 
 
 def _run_steps(steps: dict[str, Callable[[], bool]]) -> list[str]:
-    """Names of the steps that worked; a C library may lack what they call."""
-    held = []
+    """Names of the steps that worked; the C library may lack the functions of the others."""
+    successes = []
     for name, step in steps.items():
         with suppress(OSError, AttributeError, ValueError):
             if step():
-                held.append(name)
-    return held
+                successes.append(name)
+    return successes
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -134,26 +142,29 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def _drop_capabilities() -> bool:
-    """All but that to read, which only an administrator's process has."""
+    """Drops all capabilities but one to read files, which only an administrator's process has."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    held = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; twice 32 bits each
-    if libc.capget(header, held) != 0:
+    # effective, permitted, inheritable: 32 bits each, twice
+    capabilities = ctypes.create_string_buffer(24)
+    if libc.capget(header, capabilities) != 0:
         return False
-    effective, permitted, _, *_ = struct.unpack("=6I", held.raw)
-    kept = effective & permitted & _CAP_DAC_READ_SEARCH or effective & permitted & _CAP_DAC_OVERRIDE
-    return libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) == 0
+    effective, permitted, _, *_ = struct.unpack("=6I", capabilities.raw)
+    usable = effective & permitted
+    reading = usable & _CAP_DAC_READ_SEARCH or usable & _CAP_DAC_OVERRIDE
+    return libc.capset(header, struct.pack("=6I", reading, reading, 0, 0, 0, 0)) == 0
 
 
 def _apply_landlock() -> bool:
-    """A set of rules that handles every kind of writing and allows none."""
+    """Installs a set of rules that covers every kind of writing and allows none."""
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION)
     if version < 1:
         return False
     files = sum(rights for since, rights in _LANDLOCK_RIGHTS.items() if version >= since)
-    more = _LANDLOCK_TCP, _LANDLOCK_SCOPES
-    tcp, scopes = (bits if version >= since else 0 for since, bits in more)
+    tcp, scopes = (
+        rights if version >= since else 0 for since, rights in (_LANDLOCK_TCP, _LANDLOCK_SCOPES)
+    )
     fields = 1 + (version >= _LANDLOCK_TCP[0]) + (version >= _LANDLOCK_SCOPES[0])
     rules = struct.pack("=3Q", files, tcp, scopes)
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, rules, ctypes.c_size_t(8 * fields), 0)
@@ -166,13 +177,14 @@ def _apply_landlock() -> bool:
 
 
 def _limit_descriptors() -> bool:
+    """Limits the number of open files, and keeps files from growing."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     return True
 
 
 def _filter_system_calls() -> bool:
-    """Installs the filter in every thread."""
+    """Installs `build_filter` in every thread."""
     if platform.system() != "Linux" or platform.machine() not in ARCHITECTURES:
         return False
     _, _, seccomp = ARCHITECTURES[platform.machine()]
@@ -183,8 +195,9 @@ def _filter_system_calls() -> bool:
 
 
 def build_filter(machine: str, process: int) -> list[bytes]:
-    """The filter, in classic BPF: allows what it does not name. `machine` is one of ARCHITECTURES,
-    `process` the id of the one that may signal itself.
+    """The filter of system calls in classic BPF, which allows all calls that it does not name.
+
+    `machine` is a key of ARCHITECTURES, `process` the process id that may be signaled.
     """
     architecture, column, _ = ARCHITECTURES[machine]
     allow = [_instruction(BPF_RETURN, SECCOMP_ALLOW)]
@@ -192,7 +205,7 @@ def build_filter(machine: str, process: int) -> list[bytes]:
         [_instruction(BPF_RETURN, SECCOMP_ERRNO | error)] for error in (EPERM, ENOSYS)
     )
 
-    def on(calls: Iterable[str], body: list[bytes]) -> list[bytes]:
+    def if_call(calls: Iterable[str], body: list[bytes]) -> list[bytes]:
         numbers = [call.partition("=")[2].split(",")[column] for call in calls]
         tests = [
             _instruction(BPF_JUMP_EQUAL, int(number), 0, len(body))
@@ -201,7 +214,7 @@ def build_filter(machine: str, process: int) -> list[bytes]:
         ]
         return [op for test in tests for op in (test, *body)]
 
-    def flagged(argument: int, bits: int, then: list[bytes], otherwise: list[bytes]) -> list[bytes]:
+    def if_bits(argument: int, bits: int, then: list[bytes], otherwise: list[bytes]) -> list[bytes]:
         return [
             _instruction(BPF_LOAD, 16 + 8 * argument),
             _instruction(BPF_JUMP_ANY_BIT, bits, 0, 1),
@@ -209,7 +222,7 @@ def build_filter(machine: str, process: int) -> list[bytes]:
             *otherwise,
         ]
 
-    def of(process: int) -> list[bytes]:
+    def allow_process(process: int) -> list[bytes]:
         return [
             _instruction(BPF_LOAD, 16),
             _instruction(BPF_JUMP_EQUAL, process, 0, 1),
@@ -224,17 +237,18 @@ def build_filter(machine: str, process: int) -> list[bytes]:
         _instruction(BPF_LOAD, 0),
         _instruction(BPF_JUMP_AT_LEAST, _X32_CALL_BIT, 0, 1),
         *refuse,
-        *on([OPEN], flagged(1, _WRITE_FLAGS, refuse, allow)),
-        *on([OPENAT], flagged(2, _WRITE_FLAGS, refuse, allow)),
-        *on([CLONE], flagged(0, _CLONE_THREAD, allow, refuse)),
-        *on([KILL, TGKILL], of(process)),
-        *on([PRLIMIT], of(0)),  # 0 is the one that calls
-        *on([CLONE3, _OPENAT2], missing),  # flags out of sight; C libraries try the others
-        *on(DENIED_CALLS.split(), refuse),
+        *if_call([OPEN], if_bits(1, _WRITE_FLAGS, refuse, allow)),
+        *if_call([OPENAT], if_bits(2, _WRITE_FLAGS, refuse, allow)),
+        *if_call([CLONE], if_bits(0, _CLONE_THREAD, allow, refuse)),
+        *if_call([KILL, TGKILL], allow_process(process)),
+        *if_call([PRLIMIT], allow_process(0)),  # 0 is the calling process
+        # the filter cannot see their flags; C libraries fall back to the calls above
+        *if_call([CLONE3, _OPENAT2], missing),
+        *if_call(DENIED_CALLS.split(), refuse),
         *allow,
     ]
 
 
 def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-    """One instruction; `then` and `otherwise` say how many to skip."""
+    """One instruction; `then` and `otherwise` are the numbers of instructions that a jump skips."""
     return struct.pack("=HBBI", code, then, otherwise, value)

@@ -1,14 +1,15 @@
-"""The process in which videos are decoded: it may hang, leak or crash, and costs one clip. It never
-loads torch.
+"""The process that decodes videos: it may hang, leak or crash, and that costs one clip.
 
     python -m pipeline.decode.worker CONNECTION MEMORY LIMIT_MB PARENT
 
-It gives up what decoding does not need (sandbox.py), says READY and what holds, then answers
-requests on CONNECTION, one at a time. A request for frames is answered in batches: the
-pictures stand in one of SLOTS parts of MEMORY, the message says how many, and a part is filled
-again when the parent has let it go; after the last comes DONE, or a refusal. Messages are JSON, a
-video's times and key frames follow it as raw numbers; nothing is unpickled, since the bytes of a
-video may have got hold of this process.
+It gives up all rights that decoding does not need (sandbox.py), sends READY and the names of the
+defenses that hold, and then answers requests on CONNECTION, one at a time. A request for frames is
+answered in batches: the images are in one of SLOT_COUNT slots of MEMORY, the message has their
+number, and a slot is filled again after the parent has released it. After the last batch comes
+DONE, or a refusal (the fields of a Quarantined).
+
+Messages are JSON; the times and key frames of a video follow as raw numbers. Nothing is unpickled,
+since a hostile video may have taken over this process. It never loads torch.
 """
 
 import json
@@ -35,35 +36,35 @@ from schemas.outcome import Quarantined, Reason, Stage
 
 SLOT_COUNT = 2
 _SLOT_BYTES = 4 << 20
-"""About how much of the memory one batch of pictures takes."""
+"""About the size of one batch of images."""
 RELEASE_SLOT = b""
 """The parent's message that the oldest slot may be filled again."""
 READY, DONE = b"ready", b"done"
 _VIDEO_FIELDS = ("end_s", "aspect", "height", "decoder", "decoder_reason")
-"""What is told of a video beside its signature, its times and its key frames."""
+"""The fields of VideoInfo that are sent as they are."""
 _ORPHAN_CHECK_S = 1.0
 
 
 def batch_size(size: tuple[int, int]) -> int:
-    """Pictures of `size` in one batch."""
+    """Number of images of `size` = (width, height) in one batch."""
     return max(1, _SLOT_BYTES // (3 * size[0] * size[1]))
 
 
 def view_slots(memory: mmap.mmap, size: tuple[int, int]) -> np.ndarray:
-    """The memory as pictures, uint8 [SLOTS, batch, height, width, 3]."""
+    """The memory as images, uint8 [SLOT_COUNT, batch, height, width, 3]."""
     shape = (SLOT_COUNT, batch_size(size), size[1], size[0], 3)
     return np.frombuffer(memory, np.uint8, int(np.prod(shape))).reshape(shape)
 
 
 def memory_bytes(size: tuple[int, int]) -> int:
-    """How large the memory must be for pictures of `size`."""
+    """Size of the memory for images of `size`."""
     return SLOT_COUNT * batch_size(size) * 3 * size[0] * size[1]
 
 
 def _serialize_video(video: VideoInfo) -> bytes:
-    """A video as a message."""
-    told = {name: getattr(video, name) for name in (*_VIDEO_FIELDS, "signature")}
-    head = told | dict(frames=len(video.times), keyframes=len(video.keyframes))
+    """The message that carries a video."""
+    fields = {name: getattr(video, name) for name in (*_VIDEO_FIELDS, "signature")}
+    head = fields | dict(frames=len(video.times), keyframes=len(video.keyframes))
     return (
         json.dumps(head).encode()
         + b"\n"
@@ -73,19 +74,19 @@ def _serialize_video(video: VideoInfo) -> bytes:
 
 
 def deserialize_video(message: bytes) -> VideoInfo:
-    """Inverse of `_serialize_video`. Raises ValueError, KeyError or TypeError where the message is
-    another.
+    """Inverse of `_serialize_video`. Raises ValueError, KeyError or TypeError for any other
+    message.
     """
     line, _, data = message.partition(b"\n")
     head = json.loads(line)
     times = np.frombuffer(data, "<f8", head["frames"])
     keyframes = np.frombuffer(data, "<i8", head["keyframes"], offset=times.nbytes)
-    told = {name: head[name] for name in _VIDEO_FIELDS}
-    return VideoInfo(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **told)
+    fields = {name: head[name] for name in _VIDEO_FIELDS}
+    return VideoInfo(times=times, keyframes=keyframes, signature=tuple(head["signature"]), **fields)
 
 
 def _serve(connection: Connection, descriptor: int) -> None:
-    """Answers requests until the parent is gone."""
+    """Answers requests until the parent closes the connection."""
     while True:
         message = connection.recv_bytes()
         if message == RELEASE_SLOT:  # left over from an answer that ended early
@@ -95,31 +96,31 @@ def _serve(connection: Connection, descriptor: int) -> None:
             for message in answer_request(request, connection, descriptor):
                 connection.send_bytes(message)
         except Quarantined as error:
-            connection.send_bytes(
-                json.dumps(
-                    dict(stage=error.stage, reason=error.reason, detail=error.detail)
-                ).encode()
-            )
+            connection.send_bytes(_refusal(error.stage, error.reason, error.detail))
         except MemoryError:
-            words = dict(
-                stage=Stage.DECODE,
-                reason=Reason.OUT_OF_MEMORY,
-                detail="the decoder asked for more memory than it may have",
-            )
-            connection.send_bytes(json.dumps(words).encode())
+            detail = "the decoder asked for more memory than it may have"
+            connection.send_bytes(_refusal(Stage.DECODE, Reason.OUT_OF_MEMORY, detail))
+
+
+def _refusal(stage: Stage, reason: Reason, detail: str) -> bytes:
+    return json.dumps(dict(stage=stage, reason=reason, detail=detail)).encode()
 
 
 def answer_request(
     request: dict[str, Any], connection: Connection, descriptor: int
 ) -> Iterator[bytes]:
-    config, found = DecodeConfig(**request["config"]), None
-    with suppress(OSError):  # what is wrong is the parent's to say, who looks too
-        found = file_signature(request["path"])
-    if "indices" in request and list(found or ()) != request["signature"]:
+    """The messages that answer a request: to probe `path`, or, if it has `indices`, to read frames.
+
+    Raises Quarantined.
+    """
+    config, signature = DecodeConfig(**request["config"]), None
+    with suppress(OSError):  # the parent checks the file too, and reports its errors
+        signature = file_signature(request["path"])
+    if "indices" in request and list(signature or ()) != request["signature"]:
         raise Quarantined(
             Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read"
         )
-    source = _probe_cached(request["path"], found, config)
+    source = _probe_cached(request["path"], signature, config)
     if "indices" not in request:
         yield _serialize_video(source.video)
         return
@@ -129,8 +130,10 @@ def answer_request(
 def _stream_batches(
     source: Source, request: dict[str, Any], connection: Connection, descriptor: int
 ) -> Iterator[bytes]:
-    """Fills one slot after the other; waits for the parent to let one go that is filled again. If
-    the file cannot be read any further, the pictures before that come first.
+    """Fills one slot after the other, and yields a message for each; waits for the parent to
+    release a slot before it is filled again.
+
+    If the file cannot be read any further, the images before that point are sent first.
     """
     from pipeline.decode.readers import read_pictures
 
@@ -140,13 +143,13 @@ def _stream_batches(
     for turn, batch in enumerate(iter(lambda: list(islice(pictures, batch_size(size))), [])):
         if turn >= SLOT_COUNT:
             connection.recv_bytes()
-        others = {}
+        exceptions = {}
         for i, picture in enumerate(batch):
             if picture.image is not None:
                 memory[turn % SLOT_COUNT, i] = picture.image
             if picture.image is None or picture.decoder != source.video.decoder:
-                others[i] = dict(decoder=picture.decoder, damage=picture.damage)
-        yield json.dumps(dict(pictures=len(batch), others=others)).encode()
+                exceptions[i] = dict(decoder=picture.decoder, damage=picture.damage)
+        yield json.dumps(dict(pictures=len(batch), others=exceptions)).encode()
     if end:
         raise end[0]
     yield DONE
@@ -155,21 +158,25 @@ def _stream_batches(
 def _take_until_quarantined(
     pictures: Iterator[PictureResult],
 ) -> tuple[Iterator[PictureResult], list[Quarantined]]:
-    """The pictures up to a refusal, which then stands in the list."""
+    """The pictures up to a Quarantined, and a list that has it as soon as it was raised."""
     end: list[Quarantined] = []
 
-    def those_before() -> Iterator[PictureResult]:
+    def take() -> Iterator[PictureResult]:
         try:
             yield from pictures
         except Quarantined as error:
             end.append(error)
 
-    return those_before(), end
+    return take(), end
 
 
 @lru_cache(1)
-def _probe_cached(path: str, found: FileSignature | None, config: DecodeConfig) -> Source:  # noqa: ARG001 - part of the key
-    """The probe of the last file, kept for its pieces."""
+def _probe_cached(
+    path: str,
+    signature: FileSignature | None,  # noqa: ARG001 - part of the cache's key
+    config: DecodeConfig,
+) -> Source:
+    """The probe of the last file, kept for the requests for its frames."""
     from pipeline.decode.probe import probe
 
     return probe(path, config)
@@ -187,16 +194,16 @@ def _exit_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serves on the connection until it is closed."""
+    """Confines this process, and answers requests until the parent closes the connection."""
     handle, descriptor, limit_mb, parent = map(int, arguments)
     connection = Connection(handle)
     defenses = sandbox.isolate()
     resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from pipeline.decode import probe, readers  # noqa: F401 - what the first clip would wait for
+    from pipeline.decode import probe, readers  # noqa: F401 - loaded before the first request
 
     defenses += sandbox.confine()
-    _exit_with_parent(parent)  # only now: a thread that runs already might be left outside
+    _exit_with_parent(parent)  # only now: Landlock does not confine threads that already run
     try:
         connection.send_bytes("\n".join([READY.decode(), *defenses]).encode())
         _serve(connection, descriptor)

@@ -46,7 +46,7 @@ class ShardTimer:
         """The same estimator; where it works on a device, the device's time is counted."""
         if estimator.device is None:
             return estimator
-        from pipeline.motion.spectrum_gpu import BusyClock
+        from pipeline.motion.gpu import BusyClock
 
         self.busy_clock = BusyClock(estimator.device)
         return _TimedEstimator(estimator, self.busy_clock)

@@ -1,11 +1,11 @@
-"""TODO: what this file is."""
+"""The settings of flow estimation."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 RAFT_TOO_SMALL_PX = 120
-"""Pixels a side that RAFT needs more of: with fewer, the coarsest level of its correlations is one
-cell.
+"""RAFT needs images of more than this many pixels a side: otherwise the coarsest level of its
+correlations is a single cell.
 """
 
 
@@ -16,15 +16,15 @@ class FlowConfig:
     are torchvision's networks.
     """
     dis_preset: Literal["ultrafast", "fast", "medium", "fine"] = "medium"
-    """Accuracy of dis against time; fine is medium on full-resolution pixels: 4 times as long,
-    better under a pixel.
+    """dis: accuracy against time; fine is medium on full-resolution pixels, which takes 4 times as
+    long and is better below a pixel.
     """
     weights: str = "default"
-    """raft: a file of weights, in torchvision's layout or that of RAFT's authors; default:
-    torchvision's own, by torch.hub.
+    """raft: file of weights, in torchvision's layout or that of RAFT's authors; default means
+    torchvision's own, through torch.hub.
     """
     networks: str = "torchvision"
-    """raft: whose code torch.hub runs: torchvision (the installed one), hub (pytorch/vision), or a
+    """raft: code that torch.hub runs: torchvision (the installed one), hub (pytorch/vision), or a
     folder with a hubconf.py.
     """
     updates: int = 12
@@ -32,13 +32,13 @@ class FlowConfig:
     pairs_per_batch: int = 32
     """raft: pairs computed together, at most one block of 32."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """raft: where the network runs."""
+    """raft: device that the network runs on."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """raft: of the network's activations."""
+    """raft: precision of the network's activations."""
     compile: bool = False
-    """raft: compile the network with torch.compile; minutes at the start, faster after."""
+    """raft: compile the network with torch.compile; minutes at the start, faster afterwards."""
     warm_start: bool = False
-    """raft: begin each batch where the frame before it ended; no gain was seen on small sways."""
+    """raft: begin each batch where the previous frame ended; this showed no gain on small sways."""
 
     def __post_init__(self):
         for name in ("updates", "pairs_per_batch"):
@@ -47,4 +47,5 @@ class FlowConfig:
 
 
 def uses_gpu(config: FlowConfig) -> bool:
+    """Whether the estimator that `config` names runs on a GPU."""
     return config.flow != "dis" and config.device == "cuda"

@@ -1,4 +1,4 @@
-"""OpenCV's dense inverse search on the CPU."""
+"""Estimates flow with OpenCV's dense inverse search (DIS), on the CPU and without weights."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -6,9 +6,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-
-from pipeline.flow.config import FlowConfig
-from pipeline.flow.estimator import describe_estimator
 
 Preset = Literal["ultrafast", "fast", "medium", "fine"]
 _GrayImage = UInt8[np.ndarray, "height width"]
@@ -28,7 +25,7 @@ class DenseInverseSearch:
         }
         self.preset: Preset = preset
         self.dis = cv2.DISOpticalFlow.create(presets.get(preset, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))
-        if preset == "fine":
+        if preset == "fine":  # medium, down to full-resolution pixels
             self.dis.setFinestScale(0)
         cv2.setNumThreads(1)
 
@@ -39,13 +36,18 @@ class DenseInverseSearch:
         self, pairs: Sequence[tuple[_GrayImage, _GrayImage]]
     ) -> Float32[np.ndarray, "pairs 2 height width"]:
         motion = np.empty((len(pairs), 2, *pairs[0][0].shape), np.float32)
-        for out, (source, target) in zip(motion, pairs, strict=True):
+        for (x, y), (source, target) in zip(motion, pairs, strict=True):
             if source is target:
-                out[:] = 0
+                x[:], y[:] = 0, 0
             else:
-                # pyright: ignore[reportArgumentType, reportCallIssue]
-                cv2.split(self.dis.calc(source, target, None), [out[0], out[1]])
+                flow = self.dis.calc(source, target, None)  # pyright: ignore
+                cv2.split(flow, [x, y])
         return motion
 
     def description(self) -> dict[str, Any]:
-        return describe_estimator(FlowConfig(dis_preset=self.preset))
+        return describe_dis(self.preset)
+
+
+def describe_dis(preset: Preset) -> dict[str, Any]:
+    """All settings that decide the results of DIS."""
+    return {"flow": "dis", "dis_preset": preset}

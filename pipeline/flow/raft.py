@@ -1,9 +1,9 @@
-"""RAFT (Teed and Deng, ECCV 2020) on torchvision's networks, arranged for many targets of one
-source.
+"""Estimates flow with RAFT (Teed and Deng, ECCV 2020), from one source frame to many targets.
 
-Features are computed once per frame, the context once per source, together with its share of the
-recurrent unit's convolutions, which no update changes; the flow is upsampled once, after the last
-update. The results are those of torchvision's forward to float32's rounding.
+The networks are torchvision's; the computation is arranged for many targets of one source. Features
+are computed once per frame. The context is computed once per source, together with its share of the
+recurrent unit's convolutions, which no update changes. The flow is upsampled once, after the last
+update. The results are those of torchvision's forward, up to float32 rounding.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,19 @@ _CorrelationPyramid = list[Float32[Tensor, "queries 1 _ _"]]
 
 @dataclass(eq=False)
 class _RaftFrame:
-    """What is computed once for a frame, on the estimator's device."""
+    """A prepared frame, on the estimator's device."""
 
     image: UInt8[Tensor, "height width 3"]
     features: Float32[Tensor, "channels cells"]
-    """The feature map and its averages over 2, 4 and 8 cells a side, flattened, one after the
-    other.
-    """
+    """The feature map and its averages over 2, 4 and 8 cells a side, flattened and concatenated."""
     context: Float[Tensor, "1 channels rows columns"] | None = None
-    """Initial hidden state, then the context's terms of each recurrent unit; from the first time it
-    is a source.
+    """Initial hidden state, then the context's terms of each recurrent unit; computed when the
+    frame is first a source.
     """
 
 
 class _BatchEnd(NamedTuple):
-    """Where a batch ended: its last pair."""
+    """The last pair of a batch, from which a warm start goes on."""
 
     source: _RaftFrame
     flow: Float32[Tensor, "1 2 rows columns"]
@@ -50,7 +48,7 @@ class _BatchEnd(NamedTuple):
 
 
 class Raft:
-    """Estimates flow with raft_small or raft_large. Raises ValueError where code, weights or device
+    """A `FlowEstimator` with raft_small or raft_large. Raises ValueError if code, weights or device
     are missing.
     """
 
@@ -59,11 +57,10 @@ class Raft:
         self.device = _find_device(config.device)
         loaded, self.weights_digest = load_network(config)
         network: Any = loaded.to(self.device)
-        self.feature_encoder, self.context_encoder = (
-            network.feature_encoder,
-            network.context_encoder,
-        )
-        self.levels, self.mask_predictor = network.corr_block.num_levels, network.mask_predictor
+        self.feature_encoder = network.feature_encoder
+        self.context_encoder = network.context_encoder
+        self.levels = network.corr_block.num_levels
+        self.mask_predictor = network.mask_predictor
         self.update = _FlowUpdate(network).to(self.device)
         self.batch_end: _BatchEnd | None = None
         if config.compile:
@@ -71,57 +68,58 @@ class Raft:
                 module.compile()
 
     def description(self) -> dict[str, Any]:
-        return network_description(self.config, self.weights_digest)
+        return describe_raft(self.config, self.weights_digest)
 
     @torch.inference_mode()
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
         """Raises ValueError for images too small for the correlations' four levels."""
-        batches = (
-            images[i : i + self.config.pairs_per_batch]
-            for i in range(0, len(images), self.config.pairs_per_batch)
-        )
-        return [frame for batch in batches for frame in self._prepare(batch)]
+        batch = self.config.pairs_per_batch
+        return [
+            frame
+            for i in range(0, len(images), batch)
+            for frame in self._prepare_batch(images[i : i + batch])
+        ]
 
-    def _prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[_RaftFrame]:
-        _check_image_size(images[0])
+    def _prepare_batch(
+        self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
+    ) -> list[_RaftFrame]:
+        height, width = images[0].shape[:2]
+        if min(height, width) <= RAFT_TOO_SMALL_PX:
+            raise ValueError(
+                f"the size is {width}x{height}, "
+                f"expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT"
+            )
         pixels = torch.from_numpy(np.stack(images))
-        pixels = (
-            pixels.pin_memory().to(self.device, non_blocking=True)
-            if self.device == "cuda"
-            else pixels
-        )
+        if self.device == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         with self._autocast():
             features = self.feature_encoder(_to_network_input(pixels))
         levels = [features.float()]
         for _ in range(self.levels - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
         flat = torch.cat([level.flatten(2) for level in levels], 2)
-        return [_RaftFrame(image, one) for image, one in zip(pixels, flat, strict=True)]
+        return [_RaftFrame(*frame) for frame in zip(pixels, flat, strict=True)]
 
     @torch.inference_mode()
     def displace(
         self, pairs: Sequence[tuple[_RaftFrame, _RaftFrame]]
     ) -> Float32[Tensor, "pairs 2 height width"]:
         size = self.config.pairs_per_batch
-        flow = torch.cat(
-            [
-                self._displace(*zip(*pairs[i : i + size], strict=True))
-                for i in range(0, len(pairs), size)
-            ]
-        )
-        for one, (source, target) in zip(flow, pairs, strict=True):
+        batches = (pairs[i : i + size] for i in range(0, len(pairs), size))
+        flows = torch.cat([self._displace_batch(*zip(*batch, strict=True)) for batch in batches])
+        for flow, (source, target) in zip(flows, pairs, strict=True):
             if source is target:
-                one.zero_()
-        return flow
+                flow.zero_()
+        return flows
 
-    def _displace(
+    def _displace_batch(
         self, sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame]
     ) -> Float32[Tensor, "pairs 2 height width"]:
         height, width = sources[0].image.shape[:2]
         left, _, top, _ = _cell_padding(height, width)
-        different = sources[:1] if all(one is sources[0] for one in sources) else sources
-        hidden, *terms = self._contexts(different).split(self.update.context_sizes, 1)
-        volumes = _correlations(different, targets, hidden.shape[2:], self.levels)
+        distinct = sources[:1] if all(source is sources[0] for source in sources) else sources
+        hidden, *terms = self._contexts(distinct).split(self.update.context_sizes, 1)
+        volumes = _correlations(distinct, targets, hidden.shape[2:], self.levels)
         flow, hidden = self._initial_state(sources, hidden)
         with self._autocast():
             for _ in range(self.config.updates):
@@ -145,12 +143,14 @@ class Raft:
     def _initial_state(
         self, sources: Sequence[_RaftFrame], hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Flow and hidden state before the first update."""
+        """Flow and hidden state before the first update: those of the last batch if it had the same
+        source and the start is warm.
+        """
         flow = torch.zeros_like(hidden[:, :2], dtype=torch.float32)
         if (
             self.config.warm_start
             and self.batch_end
-            and all(one is self.batch_end.source for one in sources)
+            and all(source is self.batch_end.source for source in sources)
         ):
             _, flow, hidden = self.batch_end
         return flow.expand(len(sources), -1, -1, -1), hidden.expand(len(sources), -1, -1, -1)
@@ -158,8 +158,8 @@ class Raft:
     def _upsample(
         self, flow: Float32[Tensor, "pairs 2 rows columns"], hidden: Tensor
     ) -> Float32[Tensor, "pairs 2 height width"]:
-        """To full resolution, padding included: by learned weights of the 9 cells around, or
-        bilinearly without them.
+        """Flow at full resolution, padding included. The weights of the 9 cells around are learned
+        if the network has a mask predictor, and bilinear otherwise.
         """
         if self.mask_predictor is None:
             return _STRIDE * F.interpolate(
@@ -174,7 +174,7 @@ class Raft:
 
 
 class _FlowUpdate(nn.Module):
-    """One refinement of the flow: looks up correlations where it points, and corrects it."""
+    """One refinement of the flow: looks up the correlations where it points, and corrects it."""
 
     def __init__(self, network: Any):
         super().__init__()
@@ -192,8 +192,8 @@ class _FlowUpdate(nn.Module):
     def contexts(
         self, encoded: Float[Tensor, "sources channels rows columns"]
     ) -> Float[Tensor, "sources terms rows columns"]:
-        """Initial hidden state and each unit's terms, of the context encoder's output; sizes are
-        `context_sizes`.
+        """Initial hidden state and each unit's terms, from the context encoder's output; their
+        sizes are `context_sizes`.
         """
         hidden, context = encoded.split(
             [self.context_sizes[0], encoded.shape[1] - self.context_sizes[0]], 1
@@ -204,8 +204,9 @@ class _FlowUpdate(nn.Module):
     def forward(
         self, flow: Tensor, hidden: Tensor, volumes: _CorrelationPyramid, terms: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update; terms of
-        one source serve all.
+        """Flow [pairs, 2, rows, columns] in cells, and the hidden state, after one update.
+
+        The terms of one source serve all its pairs.
         """
         motion = self.motion_encoder(flow, _look_up_correlations(volumes, flow, self.radius))
         for unit, term in zip(self.units, terms, strict=True):
@@ -214,8 +215,8 @@ class _FlowUpdate(nn.Module):
 
 
 class _RecurrentUnit(nn.Module):
-    """A convolutional GRU; its convolutions of (hidden, context, motion) are split so that the
-    context's part is done once.
+    """A convolutional GRU. Its convolutions of (hidden, context, motion) are split, so that the
+    context's part is computed once.
     """
 
     context: Tensor
@@ -226,21 +227,21 @@ class _RecurrentUnit(nn.Module):
     def __init__(self, unit: Any, motion: int):
         super().__init__()
         convolutions = (unit.convz, unit.convr, unit.convq)
-        weight = torch.cat([one.weight for one in convolutions])
+        weight = torch.cat([convolution.weight for convolution in convolutions])
         self.hidden, self.padding = unit.convz.out_channels, unit.convz.padding
-        state, context, moved = weight.split(
+        hidden, context, moving = weight.split(
             [self.hidden, weight.shape[1] - self.hidden - motion, motion], 1
         )
-        gates, candidate = torch.cat([state, moved], 1).split([2 * self.hidden, self.hidden])
+        gates, candidate = torch.cat([hidden, moving], 1).split([2 * self.hidden, self.hidden])
         self.register_buffer("context", context.contiguous())
-        self.register_buffer("bias", torch.cat([one.bias for one in convolutions]))
+        self.register_buffer("bias", torch.cat([convolution.bias for convolution in convolutions]))
         self.register_buffer("gates", gates.contiguous())
         self.register_buffer("candidate", candidate.contiguous())
 
     def terms(
         self, context: Float[Tensor, "sources channels rows columns"]
     ) -> Float[Tensor, "sources terms rows columns"]:
-        """What the context adds to update gate, reset gate and candidate, before their
+        """The context's addends to update gate, reset gate and candidate, before their
         nonlinearities.
         """
         return F.conv2d(context, self.context, self.bias, padding=self.padding)
@@ -258,8 +259,8 @@ class _RecurrentUnit(nn.Module):
         return hidden + update * (candidate - hidden)
 
 
-def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
-    """What decides the results of a network with weights of that SHA-256."""
+def describe_raft(config: FlowConfig, weights: str) -> dict[str, Any]:
+    """All settings that decide the results of a network whose weights have that SHA-256 (hex)."""
     names = (
         "flow",
         "networks",
@@ -274,8 +275,9 @@ def network_description(config: FlowConfig, weights: str) -> dict[str, Any]:
 
 
 def _find_device(name: str) -> str:
-    """Raises ValueError where there is no such device. On the CPU, work is spread over processes,
-    not threads.
+    """The device's name. Raises ValueError if there is no such device.
+
+    On the CPU torch gets one thread, since work is spread over processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -286,18 +288,9 @@ def _find_device(name: str) -> str:
     return name
 
 
-def _check_image_size(image: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Raises ValueError for an image that RAFT cannot work on."""
-    height, width = image.shape[:2]
-    if min(height, width) <= RAFT_TOO_SMALL_PX:
-        raise ValueError(
-            f"the size is {width}x{height}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for RAFT"
-        )
-
-
 def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels to add left, right, above and below for whole cells: half on each side, as RAFT's
-    authors do.
+    """Pixels to add left, right, above and below for whole cells: half of them on each side, as
+    RAFT's authors do.
     """
     across, down = -width % _STRIDE, -height % _STRIDE
     return across // 2, across - across // 2, down // 2, down - down // 2
@@ -306,7 +299,7 @@ def _cell_padding(height: int, width: int) -> tuple[int, int, int, int]:
 def _to_network_input(
     images: UInt8[Tensor, "n height width 3"],
 ) -> Float32[Tensor, "n 3 rows columns"]:
-    """From -1 to 1, padded to whole cells by repeating the edge."""
+    """The images in the range -1 to 1, padded to whole cells by repeating the edge."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.pad(pixels, _cell_padding(*images.shape[1:3]), mode="replicate")
 
@@ -314,16 +307,15 @@ def _to_network_input(
 def _correlations(
     sources: Sequence[_RaftFrame], targets: Sequence[_RaftFrame], size: Sequence[int], levels: int
 ) -> _CorrelationPyramid:
-    """Of each source cell's features with those of all target cells, at each level; one source
-    serves all targets.
+    """Correlations of each source cell's features with those of all target cells, at each level.
+    `sources` is one frame for all targets, or one for each.
 
-    The features are averaged, not the volume as in the paper: averages are linear, and a frame's
-    are computed once.
+    The features are averaged, not the volume as in the paper: averages are linear, and those of a
+    frame are computed once.
     """
     rows, columns = size
-    volume = torch.stack([one.features[:, : rows * columns] for one in sources]).mT @ torch.stack(
-        [one.features for one in targets]
-    )
+    source_features = torch.stack([frame.features[:, : rows * columns] for frame in sources])
+    volume = source_features.mT @ torch.stack([frame.features for frame in targets])
     sizes = [(rows >> level, columns >> level) for level in range(levels)]
     parts = (volume / sources[0].features.shape[0] ** 0.5).split([h * w for h, w in sizes], 2)
     return [part.reshape(-1, 1, h, w) for part, (h, w) in zip(parts, sizes, strict=True)]
@@ -332,24 +324,22 @@ def _correlations(
 def _look_up_correlations(
     volumes: _CorrelationPyramid, flow: Float32[Tensor, "pairs 2 rows columns"], radius: int
 ) -> Float32[Tensor, "pairs channels rows columns"]:
-    """Correlations at the (2 radius + 1)^2 whole offsets around where the flow points, at each
-    level, 0 outside.
+    """Correlations at the (2 radius + 1)^2 whole offsets around the place that the flow points to,
+    at each level; 0 outside the image.
     """
     pairs, _, rows, columns = flow.shape
     x = (flow[:, 0] + torch.arange(columns, device=flow.device)).flatten()
     y = (flow[:, 1] + torch.arange(rows, device=flow.device)[:, None]).flatten()
-    reach = torch.arange(-radius, radius + 1, device=flow.device)
-    found = []
+    steps = torch.arange(-radius, radius + 1, device=flow.device)
+    correlations = []
     for level, volume in enumerate(volumes):
-        across, down = (
-            2 / (volume.shape[3] - 1),
-            2 / (volume.shape[2] - 1),
-        )  # a cell, where grid_sample counts from -1 to 1
-        centres = torch.stack([x * (across / 2**level) - 1, y * (down / 2**level) - 1], 1)
-        offsets = torch.stack(torch.meshgrid(reach * across, reach * down, indexing="ij"), 2)
-        around = F.grid_sample(volume, centres[:, None, None] + offsets, align_corners=True)
-        found.append(around.view(pairs, rows, columns, -1))
-    return torch.cat(found, 3).permute(0, 3, 1, 2)
+        # the size of a cell, since grid_sample counts from -1 to 1
+        across, down = 2 / (volume.shape[3] - 1), 2 / (volume.shape[2] - 1)
+        centers = torch.stack([x * (across / 2**level) - 1, y * (down / 2**level) - 1], 1)
+        offsets = torch.stack(torch.meshgrid(steps * across, steps * down, indexing="ij"), 2)
+        samples = F.grid_sample(volume, centers[:, None, None] + offsets, align_corners=True)
+        correlations.append(samples.view(pairs, rows, columns, -1))
+    return torch.cat(correlations, 3).permute(0, 3, 1, 2)
 
 
 def _convex_upsampling(

@@ -1,9 +1,9 @@
-"""Pairs of pictures of which the flow is known, in the format of the Middlebury benchmark (Baker et
-al., IJCV 2011).
+"""Reads pairs of images with known flow, in the format of the Middlebury benchmark (Baker et al.,
+IJCV 2011).
 
 A `.flo` file is the float32 202021.25, width and height as int32, and x and y of each pixel's
-displacement as float32, row by row, all little-endian; a number over 1e9, or none, says that it is
-not known. Files may be hostile: sizes are checked before anything is made of them.
+displacement as float32, row by row, all little-endian. A number over 1e9, or NaN, means that the
+displacement is not known. Files may be hostile: sizes are checked before memory is allocated.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ _Picture = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPair:
-    """A pair of pictures, and the displacement of what each pixel of the first shows; pixels. Where
-    `valid` is False it is not known, and 0.
+    """A pair of images, and the displacement from the first to the second at each pixel of the
+    first, pixels. The displacement is 0 where it is not known, that is, where `valid` is False.
     """
 
     name: str
@@ -40,26 +40,28 @@ class KnownPair:
 
 
 def find_known_pairs(folder: Path) -> list[tuple[str, Path]]:
-    """Name and file of flow of each pair below a folder: flowNN.flo beside frameNN.png and the
-    frame with the next number.
+    """Name and flow file of each pair below a folder: flowNN.flo beside frameNN.png and the frame
+    with the next number.
 
-    Raises ValueError where there is no such folder, or none in it.
+    Raises ValueError if there is no such folder, or no pair in it.
     """
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is not there, expected a folder with flow10.flo, frame10.png and frame11.png for each pair"
+            f"{folder} is missing, "
+            "expected a folder with flow10.flo, frame10.png and frame11.png for each pair"
         )
     files = sorted(folder.rglob("flow*.flo"))
     if not files:
         raise ValueError(
-            f"{folder} has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair"
+            f"{folder} has no flow*.flo in it, "
+            "expected flow10.flo, frame10.png and frame11.png for each pair"
         )
     return [(_pair_name(path, folder), path) for path in files]
 
 
 def _pair_name(path: Path, folder: Path) -> str:
-    """What tells a pair from the others: its folder's name, and its own where one folder has
-    several.
+    """A name that is unique below `folder`: that of the pair's folder, and that of its file if the
+    folder has several pairs.
     """
     several = len(list(path.parent.glob("flow*.flo"))) > 1
     parts = [*path.parent.relative_to(folder).parts, *([path.stem] if several else [])]
@@ -67,8 +69,8 @@ def _pair_name(path: Path, folder: Path) -> str:
 
 
 def read_known_pair(name: str, path: Path) -> KnownPair:
-    """One of `find_known_pairs`. Raises ValueError where the number in the name is missing, a
-    picture is gone, or the sizes differ.
+    """Reads a pair of `find_known_pairs`. Raises ValueError if the number in the file's name or an
+    image is missing, if a file is malformed, or if the sizes differ.
     """
     digits = path.stem.removeprefix("flow")
     if not (digits.isdecimal() and digits.isascii()):
@@ -84,7 +86,8 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     if not (source.shape[:2] == target.shape[:2] == valid.shape):
-        sizes = ", ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (source, target, valid))
+        shapes = (source.shape, target.shape, valid.shape)
+        sizes = ", ".join(f"{shape[1]}x{shape[0]}" for shape in shapes)
         raise ValueError(f"{path} and its pictures are of {sizes} pixels, expected one size")
     return KnownPair(
         name=name,
@@ -99,8 +102,9 @@ def read_known_pair(name: str, path: Path) -> KnownPair:
 def parse_flo(
     data: bytes,
 ) -> tuple[Float32[np.ndarray, "2 height width"], Bool[np.ndarray, "height width"]]:
-    """Flow of a .flo file, and where it is known. Raises ValueError, in words that go on after the
-    file's name.
+    """Flow of a .flo file, and the mask of the pixels at which it is known.
+
+    Raises ValueError, whose message continues a sentence that begins with the file's name.
     """
     if len(data) < 12 or struct.unpack("<f", data[:4])[0] != FLO_TAG:
         raise ValueError(f"is no file of flow, expected one that begins with the number {FLO_TAG}")
@@ -123,6 +127,6 @@ def parse_flo(
 def encode_flo(
     flow: Float32[np.ndarray, "2 height width"], valid: Bool[np.ndarray, "height width"]
 ) -> bytes:
-    """Inverse of `parse`."""
+    """Inverse of `parse_flo`."""
     numbers = np.where(valid, flow, 2 * _UNKNOWN_FLOW_LIMIT).transpose(1, 2, 0).astype("<f4")
     return struct.pack("<fii", FLO_TAG, flow.shape[2], flow.shape[1]) + numbers.tobytes()

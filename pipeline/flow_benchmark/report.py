@@ -1,6 +1,4 @@
-"""The page of a flow quality card: flow_card.html, filled with the numbers of
-pipeline/flow_benchmark/run.py and pictures of its cases.
-"""
+"""Renders the page of a flow card: report.html, filled with its numbers and images of its cases."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,10 +7,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from markupsafe import Markup
 
-from pipeline.flow_benchmark import metrics, run
+from pipeline.flow_benchmark import metrics, summary
+from pipeline.flow_benchmark.run import FPS, FREQUENCIES, Case, Flow, FlowCard
 from pipeline.images import draw
 from pipeline.report import figures, render_template
 from pipeline.report.gallery import fit_to_width, webp_uri
@@ -40,81 +39,73 @@ _TABLE_COLUMNS = {
         ("inside_share", "stays inside, %", 100),
     ),
 }
-"""Of each part: measure, heading and factor."""
+"""The columns of each part's table: measure, heading and factor."""
 _UNRANKED_MEASURES = ("inside_share",)
-"""Measures of which less is not better."""
+"""Measures whose least value is not the best."""
 
 
-def render_page(about: dict[str, Any], cases: Mapping[str, Sequence[run.Case]]) -> str:
-    """One file that asks for nothing; equal cards give equal bytes."""
-    names = list(about["estimators"])
+def render_page(card: FlowCard, cases: Mapping[str, Sequence[Case]]) -> str:
+    """An HTML page that loads no other file; equal cards give equal bytes.
+
+    `cases` has the cases of each part, in the order in which they are shown.
+    """
+    names = list(card.estimators)
     return render_template(
         "report.html",
         dict(
             names=names,
-            common=run.mean_over_cases(about["clips"], names[0], "common_share"),
-            learned=[name for name in names if run.is_learned(name)],
-            leads=run.headline_sentences(about),
-            claims=run.smoothing_sentences(about),
-            left_out=list(about["left_out"].values()),
+            common=summary.mean_over_cases(card.clips, names[0], "common_share"),
+            learned=[name for name in names if summary.is_learned(name)],
+            leads=summary.headline_sentences(card),
+            claims=summary.smoothing_sentences(card),
+            left_out=list(card.left_out.values()),
             tables={
-                part: _estimator_table(about[part], names, part)
+                part: _estimator_table(getattr(card, part), names, part)
                 for part in _TABLE_COLUMNS
-                if about[part]
+                if getattr(card, part)
             },
-            times={name: run.seconds_per_pair(about, name) for name in names},
-            figures=_draw_figures(about, names),
-            cases={part: [_case_pictures(one) for one in found] for part, found in cases.items()},
-            about=about,
+            times={name: summary.seconds_per_pair(card, name) for name in names},
+            figures=_draw_figures(card, names),
+            cases={part: list(map(_case_pictures, shown)) for part, shown in cases.items()},
+            about=card,
             columns=_TABLE_COLUMNS,
-            protocol=flatten(about["protocol"]).items(),
-            described={name: flatten(one).items() for name, one in about["estimators"].items()},
+            protocol=flatten(card.protocol).items(),
+            described={
+                name: flatten(description).items() for name, description in card.estimators.items()
+            },
         ),
         Path(__file__).parent,
     )
 
 
 def _estimator_table(
-    part: Mapping[str, run.Numbers], names: Sequence[str], kind: str
+    part: summary.Results, names: Sequence[str], kind: str
 ) -> list[dict[str, Any]]:
-    """A row for each estimator, with the least value of each column marked."""
-    found = {
-        name: [run.mean_over_cases(part, name, key) for key, _, _ in _TABLE_COLUMNS[kind]]
-        for name in names
-    }
-    keys, factors = (
-        [key for key, _, _ in _TABLE_COLUMNS[kind]],
-        [factor for _, _, factor in _TABLE_COLUMNS[kind]],
-    )
-    columns = zip(keys, zip(*found.values(), strict=True), strict=True)
-    least = [
-        None
-        if key in _UNRANKED_MEASURES
-        else min((value for value in column if value is not None), default=None)
-        for key, column in columns
-    ]
-    cells = {
-        name: [
-            (value is not None and value == low, value and factor * value)
-            for value, low, factor in zip(row, least, factors, strict=True)
-        ]
-        for name, row in found.items()
-    }
-    return [dict(name=name, cells=row) for name, row in cells.items()]
+    """A row for each estimator; each cell has whether it is the least of its column, and its value
+    times the column's factor.
+    """
+    rows: list[dict[str, Any]] = [dict(name=name, cells=[]) for name in names]
+    for measure, _, factor in _TABLE_COLUMNS[kind]:
+        column = [summary.mean_over_cases(part, name, measure) for name in names]
+        least = min((value for value in column if value is not None), default=None)
+        is_ranked = least is not None and measure not in _UNRANKED_MEASURES
+        for row, value in zip(rows, column, strict=True):
+            row["cells"].append((is_ranked and value == least, value and factor * value))
+    return rows
 
 
-def _draw_figures(about: dict[str, Any], names: Sequence[str]) -> dict[str, Markup]:
+def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
     """The figures for which there are numbers."""
-    learned = [name for name in names if run.is_learned(name)]
-    found = {}
+    learned = [name for name in names if summary.is_learned(name)]
+    drawn = {}
     sizes = [f"{fine:g} to {coarse:g}" for fine, coarse in pairwise(metrics.OCTAVE_SIGMAS_PX)]
-    for part in ("known", "scenes"):
-        if about[part]:
+    for part, results in (("known", card.known), ("scenes", card.scenes)):
+        if results:
             lines = {
-                name: [_mean_detail_kept(about[part], name, i) for i in range(len(sizes))]
+                name: [_mean_detail_kept(results, name, i) for i in range(len(sizes))]
                 for name in names
             }
-            found[part] = figures.plot_estimators(
+            drawn[part] = figures.plot_estimators(
                 f"details-{part}",
                 range(len(sizes)),
                 lines,
@@ -123,14 +114,11 @@ def _draw_figures(about: dict[str, Any], names: Sequence[str]) -> dict[str, Mark
                 other="kept, % of the truth's",
                 ticks=sizes,
             )
-    if about["scenes"]:
-        hz = [
-            k * run.FPS / about["protocol"]["scenes"]["frames"] for k in range(1, run.FREQUENCIES)
-        ]
-        errors = {name: _mean_bands(about["scenes"], name, "error_px") for name in names} | dict(
-            truth=_mean_bands(about["scenes"], names[0], "truth_px")
-        )
-        found["bands"] = figures.plot_estimators(
+    if card.scenes:
+        hz = [k * FPS / card.protocol["scenes"]["frames"] for k in range(1, FREQUENCIES)]
+        errors = {name: _mean_bands(card.scenes, name, "error_px") for name in names}
+        errors["truth"] = _mean_bands(card.scenes, names[0], "truth_px")
+        drawn["bands"] = figures.plot_estimators(
             "bands",
             hz,
             errors,
@@ -140,81 +128,72 @@ def _draw_figures(about: dict[str, Any], names: Sequence[str]) -> dict[str, Mark
             log=True,
         )
         gains = {
-            name: [value and 100 * value for value in _mean_bands(about["scenes"], name, "kept")]
+            name: [value and 100 * value for value in _mean_bands(card.scenes, name, "kept")]
             for name in names
         }
-        found["gains"] = figures.plot_estimators(
+        drawn["gains"] = figures.plot_estimators(
             "gains", hz, gains, learned, label="frequency, Hz", other="found, % of the truth's sway"
         )
-    return found
+    return drawn
 
 
-def _mean_detail_kept(part: Mapping[str, run.Numbers], name: str, size: int) -> float | None:
-    """Share kept of the details of one size, percent; mean over the cases that have them."""
-    found = [
-        100 * case[name]["details"][size]["kept"]
-        for case in part.values()
-        if case[name]["details"][size] is not None
-    ]
-    return fmean(found) if found else None
+def _mean_detail_kept(part: summary.Results, name: str, octave: int) -> float | None:
+    """Share of the details of one size that is kept, percent; mean over the cases with details."""
+    details = [case[name].details[octave] for case in part.values()]
+    shares = [100 * detail.kept for detail in details if detail is not None]
+    return fmean(shares) if shares else None
 
 
-def _mean_bands(part: Mapping[str, run.Numbers], name: str, key: str) -> list[float | None]:
-    """A measure at each frequency from the first on that is not 0, mean over the scenes."""
-    columns = zip(
-        *([band[key] for band in case[name]["bands"][1:]] for case in part.values()), strict=True
-    )
-    found = [[value for value in column if value is not None] for column in columns]
-    return [fmean(values) if values else None for values in found]
+def _mean_bands(part: summary.Results, name: str, measure: str) -> list[float | None]:
+    """A measure at each frequency from the first one above 0 on, mean over the scenes."""
+    means = []
+    for bands in zip(*(case[name].bands[1:] for case in part.values()), strict=True):
+        values = [getattr(band, measure) for band in bands]
+        values = [value for value in values if value is not None]
+        means.append(fmean(values) if values else None)
+    return means
 
 
-def _case_pictures(case: run.Case) -> dict[str, Any]:
-    """Pictures of one case: all flows in the colours of one scale, and where there is a truth the
+def _case_pictures(case: Case) -> dict[str, Any]:
+    """Pictures of one case: all flows in the colors of one scale, and if there is a truth the
     errors in those of another.
     """
-    truth = (
-        case.truth
-        if case.truth is not None
-        else np.median(np.stack(list(case.flows.values())), axis=0).astype(np.float32)
-    )
+    truth, errors, largest, true_picture = case.truth, {}, 1.0, None
+    if truth is None:
+        flows = np.stack(list(case.flows.values()))
+        truth = np.median(flows, axis=0).astype(np.float32)
     full = draw.scale_limit(np.hypot(truth[0], truth[1]))
-    errors = (
-        {}
-        if case.truth is None
-        else {name: metrics.end_point_error(flow, case.truth) for name, flow in case.flows.items()}
-    )
-    largest = (
-        draw.scale_limit(np.concatenate([error[case.valid] for error in errors.values()]))
-        if errors
-        else 1.0
-    )
-    colours = {
-        name: webp_uri(fit_to_width(draw.flow_colors(flow, full)))
-        for name, flow in case.flows.items()
-    }
-    known = None if case.truth is None else _color_truth(case.truth, case.valid, full)
+    if case.truth is not None:
+        errors = {
+            name: metrics.end_point_error(flow, case.truth) for name, flow in case.flows.items()
+        }
+        known_errors = np.concatenate([error[case.valid] for error in errors.values()])
+        largest = draw.scale_limit(known_errors)
+        true_picture = _color_truth(case.truth, case.valid, full)
     return dict(
         name=case.name,
         image=webp_uri(fit_to_width(case.image)),
-        truth=known,
+        truth=true_picture,
         full=full,
         largest=largest,
-        flows=colours,
+        flows={
+            name: webp_uri(fit_to_width(draw.flow_colors(flow, full)))
+            for name, flow in case.flows.items()
+        },
         aspect=case.image.shape[1] / len(case.image),
         errors={
-            name: webp_uri(
-                fit_to_width(
-                    draw.heat_map(np.where(case.valid, error, 0).astype(np.float32), largest)
-                )
-            )
+            name: _color_error(np.where(case.valid, error, 0).astype(np.float32), largest)
             for name, error in errors.items()
         },
     )
 
 
-def _color_truth(truth: run.Flow, valid: Bool[np.ndarray, "height width"], full: float) -> str:
-    """With the wheel of colours in its corner; grey where it is not known."""
+def _color_error(error: Float32[np.ndarray, "height width"], largest: float) -> str:
+    return webp_uri(fit_to_width(draw.heat_map(error, largest)))
+
+
+def _color_truth(truth: Flow, valid: Bool[np.ndarray, "height width"], full: float) -> str:
+    """The true flow, gray where it is not known, with the color wheel in its corner."""
     picture = fit_to_width(np.where(valid[..., None], draw.flow_colors(truth, full), np.uint8(128)))
-    return webp_uri(
-        draw.draw_inset(picture, draw.draw_color_wheel(min(_WHEEL_PX, len(picture) // 4)))
-    )
+    wheel = draw.draw_color_wheel(min(_WHEEL_PX, len(picture) // 4))
+    return webp_uri(draw.draw_inset(picture, wheel))

@@ -146,6 +146,7 @@ def test_only_the_decoder_processes_code_opens_videos_with_decord():
 def test_torch_is_imported_only_where_networks_run_on_it():
     allowed = {
         "pipeline/torchvision_import.py",
+        "pipeline/motion/gpu.py",
         "pipeline/motion/spectrum_gpu.py",
         "pipeline/flow/raft.py",
         "pipeline/flow/raft_weights.py",
@@ -158,6 +159,7 @@ def test_torch_is_imported_only_where_networks_run_on_it():
     assert importing("torchvision") == {"pipeline/torchvision_import.py"}
 
 
+@pytest.mark.slow
 def test_one_file_knows_object_storage():
     assert importing("boto3") | importing("botocore") == {"pipeline/dataset/object_store.py"}
 
@@ -304,6 +306,8 @@ def is_danger(name: str, call: ast.Call | None) -> bool:
     )
 
 
+@pytest.mark.sample(76)
+@pytest.mark.slow
 @pytest.mark.promise("P20", injections=0)
 def test_nothing_executes_data():
     for path in TREE:

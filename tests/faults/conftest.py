@@ -10,12 +10,16 @@ from tests.faults.runs import run_without_ray
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory) -> Reference:
+def reference(build_once) -> Reference:
     """Made without Ray; test_same_bytes.py compares the real command's with it."""
-    folder: Path = tmp_path_factory.mktemp("reference")
-    clips, out = write_clips(folder / "clips"), folder / "dataset"
-    assert run_without_ray(clips, out) == 0, out.with_suffix(".log").read_text()
-    return Reference(clips, out, promised_digests(out))
+
+    def build(folder: Path) -> None:
+        clips, out = write_clips(folder / "clips"), folder / "dataset"
+        assert run_without_ray(clips, out) == 0, out.with_suffix(".log").read_text()
+
+    folder = build_once("reference", build)
+    out = folder / "dataset"
+    return Reference(folder / "clips" / "clips.csv", out, promised_digests(out))
 
 
 @pytest.fixture

@@ -119,7 +119,16 @@ def collect_promise_tests() -> dict[str, set[CaseName]]:
     os.environ["QUIVER_FAULTS"] = "full"
     collector = PromiseCollector()
     if code := pytest.main(
-        ["--collect-only", "-qq", "--no-header", "-p", "no:cacheprovider", "-m", "promise"],
+        [
+            "--collect-only",
+            "-qq",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "promise",
+            "--full",
+        ],
         plugins=[collector],
     ):
         raise ValueError(f"the tests cannot be collected ({code!s})")
@@ -181,7 +190,7 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
         [
             "# What a dataset run promises, and what became of it when it was broken",
             "",
-            f"From the reports of `QUIVER_FAULTS=full python -m pytest -m promise` (`make test-faults` makes one of all) on {date}: {ran}, {seconds:.0f} s.",
+            f"From the reports of `make test-faults` on {date}: {ran}, {seconds:.0f} s.",
             "Every fault is injected into real files and processes; each test says in its name what is broken. Losses and duplicates are windows, counted in the data sets at which disturbed runs ended; byte-identical",
             "compares every file of those with an undisturbed run's. – : the fault leaves no data set that could be counted.",
             "",

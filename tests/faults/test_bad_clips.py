@@ -81,6 +81,7 @@ def links_out(folder: Path, good: Path, number: int) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their_record(
     reference, tmp_path
 ):
@@ -122,6 +123,7 @@ def test_windows_that_a_broken_machine_quarantined_are_tried_again_without_their
     assert promised_digests(out) == reference.promised
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_of_videos_goes_away_commits_no_quarantine(reference, tmp_path):
     """After the plan, as a mount does; when it is there again, the same command ends the run."""
     out, log, folder = tmp_path / "dataset", tmp_path / "log", reference.clips.parent
@@ -146,6 +148,7 @@ def test_a_run_whose_folder_of_videos_goes_away_commits_no_quarantine(reference,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 def test_bad_clips_among_good_ones_cost_themselves(reference, tmp_path, record_property):
     """With names that a shell or a table could stumble over."""

@@ -88,6 +88,8 @@ def code_of(capsys, clips: Path, out: Path, *options: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@pytest.mark.sample(8)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, kind, value",
     [s for s in SETTINGS if s[0] != "flow"],
@@ -148,6 +150,8 @@ def replaced(table: Path) -> None:
     shutil.copy(table.with_name("002.mp4"), table.with_name("001.mp4"))
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -26,6 +26,8 @@ def armed(point: str, place: str) -> str:
     return f"{point} {PLACED_SHARDS[place]} {PASSES.get(point, 1)}"
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("point, place", CRASHES, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, tmp_path, point, place):
     out = tmp_path / "dataset"

@@ -148,6 +148,7 @@ def sound(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
     root = damage.copy_dataset(sound, tmp_path)
     expected = {reader.__name__: read_all(reader, root) for reader in READERS}

@@ -38,6 +38,7 @@ def test_histograms_of_shards_merge_in_any_order(reference, record_property):
         assert histogram.encode(first) == merged
 
 
+@pytest.mark.slow
 def test_statistics_of_data_sets_are_the_same_in_any_order(tmp_path, record_property):
     selections = [
         DatasetView(write_dataset(tmp_path / f"{i}", {"train-000000": [{}] * (i + 1)}, seed=i))

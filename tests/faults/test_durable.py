@@ -32,6 +32,7 @@ def calls(reference, tmp_path_factory) -> tuple[Path, list[list[str]]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_file_is_synced_before_it_has_its_name_and_its_folder_after(calls, record_property):
     record_property("injections", 0)
     root, found = calls

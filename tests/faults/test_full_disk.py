@@ -91,6 +91,8 @@ def filled(folder: Path, runs: subprocess.Popen, number: int) -> Filled:
     return Filled(*json.loads(runs.stdout.readline()))
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_disk_is_full_at_call(small, folder, record_property, number):
     out, found = folder[0] / f"{number}", filled(*folder, number)
@@ -127,6 +129,7 @@ def test_the_disk_is_full_at_call(small, folder, record_property, number):
             record_property(name, value)
 
 
+@pytest.mark.slow
 def test_a_disk_with_room_for_every_call_is_not_full(small, folder, record_property):
     """So that the runs above are those that were meant."""
     record_property("injections", 0)

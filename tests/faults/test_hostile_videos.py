@@ -122,6 +122,8 @@ def sound(tmp_path_factory) -> Path:
     return encode_numbered(tmp_path_factory.mktemp("sound") / "sound.mp4").path
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P9")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_refused_in_time_and_within_the_memory(tmp_path, sound, bomb):
@@ -160,6 +162,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P11")
 @pytest.mark.parametrize("kind", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
 def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, record_property, kind):

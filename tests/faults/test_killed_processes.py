@@ -54,7 +54,7 @@ def killed(clips: Path, out: Path, pauses: Iterator[float], rng: random.Random) 
     return kills, commands
 
 
-@pytest.mark.slow  # Ray waits a minute for a worker that was killed as it began
+@pytest.mark.thorough
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_a_random_worker_is_killed_every_half_to_two_seconds(
@@ -84,7 +84,7 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
         injected.ended(out, kills)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
@@ -112,7 +112,7 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
     injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P3")
 @pytest.mark.timeout(3600)
 def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):

@@ -36,7 +36,7 @@ def lost_during(
     return lost
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P4")
 @pytest.mark.timeout(3600)
 def test_a_node_is_lost_while_it_works_and_another_joins(reference, injected, tmp_path):

@@ -46,7 +46,7 @@ def watched(clips: Path, out: Path) -> Iterator[tuple[int, int]]:
     assert len(read_built_shards(log)) * CLIPS_PER_SHARD == ALL
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P25")
 @pytest.mark.timeout(3600)
 def test_memory_does_not_grow_with_the_clips(reference, tmp_path, record_property):

@@ -101,6 +101,8 @@ def same(a: np.ndarray | None, b: np.ndarray) -> bool:
     return a is not None and float(np.abs(a - luma(b)).mean()) <= SAME
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P11")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)

@@ -128,6 +128,7 @@ def left(folder: Path) -> list[str]:
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("point, place, shard", SOME, ids=lambda value: value)
 def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, point, place, shard):
@@ -165,7 +166,7 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert left(again) == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -197,7 +198,7 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
     injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_through_a_storage_that_fails(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -232,7 +233,7 @@ def test_the_command_through_a_storage_that_fails(
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefix, tmp_path):
     """A table here that names them: all that does not say where they are is as it was, and a run
     that was killed goes on.
@@ -285,7 +286,7 @@ def objects_in(table: Path) -> list[str]:
     return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_between_record_and_copies(
     reference, injected, proxy, server, prefix, tmp_path
 ):
@@ -307,7 +308,7 @@ def test_a_worker_that_is_killed_between_record_and_copies(
     injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_configuration_or_a_full_bucket_of_another_run(
     reference, proxy, prefix, tmp_path, record_property
 ):
@@ -331,6 +332,7 @@ def test_another_configuration_or_a_full_bucket_of_another_run(
     record_property("injections", 2)
 
 
+@pytest.mark.slow
 def test_a_storage_that_knows_no_conditions_is_refused(
     reference, proxy, prefix, tmp_path, record_property
 ):
@@ -344,7 +346,7 @@ def test_a_storage_that_knows_no_conditions_is_refused(
     record_property("injections", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_storage_that_goes_away_is_one_sentence(
     reference, server, prefix, tmp_path, record_property
 ):
@@ -375,7 +377,7 @@ def here(proxy, monkeypatch) -> None:
     object_store.client.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("late", [0, 1], ids=["both at once", "one after the other has committed"])
 def test_twins_on_two_machines_commit_one_shard(
     proxy, here, server, prefix, tmp_path, record_property, late
@@ -483,6 +485,7 @@ def check_named(found: Path) -> dict:
     return record
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["before its copies", "after all"])
 def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     proxy, here, server, prefix, tmp_path, record_property, moment
@@ -503,6 +506,7 @@ def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     record_property("injections", 1 + proxy.injected)
 
 
+@pytest.mark.slow
 def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
     proxy, here, server, prefix, tmp_path, record_property
 ):
@@ -515,6 +519,7 @@ def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
     record_property("injections", 1 + proxy.injected)
 
 
+@pytest.mark.slow
 def test_a_shard_is_built_again_where_its_record_was_removed(
     proxy, here, server, prefix, tmp_path, record_property
 ):
@@ -541,6 +546,7 @@ def crash() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(
     proxy, here, prefix, tmp_path, record_property
 ):

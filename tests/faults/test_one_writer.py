@@ -33,6 +33,7 @@ def outputs(folder: Path, count: int) -> list[Path]:
     return [folder / f"{i}.log" for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [start_without_ray, start_command][: choose_count(2, 1)])
 @pytest.mark.parametrize("count", TOGETHER)
 def test_runs_that_begin_together(reference, injected, tmp_path, count, start):
@@ -56,6 +57,7 @@ def test_runs_that_begin_together(reference, injected, tmp_path, count, start):
         injected.ended(out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [start_without_ray, start_command][: choose_count(2, 1)])
 def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_path, start):
     for number in range(ROUNDS if start is start_without_ray else 1):
@@ -139,6 +141,7 @@ def everything(out: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [start_without_ray, start_command][: choose_count(2, 1)])
 @pytest.mark.parametrize("count", (1, *TOGETHER))
 def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start):
@@ -156,6 +159,7 @@ def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start)
         injected.ended(out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("point, shard", PAUSED_AT)
 def test_a_run_that_is_paused_while_it_writes_is_taken_over(
     reference, injected, tmp_path, point, shard
@@ -172,6 +176,7 @@ def test_a_run_that_is_paused_while_it_writes_is_taken_over(
     injected.ended(out)
 
 
+@pytest.mark.slow
 def test_a_run_that_moves_is_not_taken_over(reference, injected, tmp_path):
     out, (first, second) = tmp_path / "dataset", [tmp_path / "first.log", tmp_path / "second.log"]
     holder = start_without_ray(reference.clips, out, first)

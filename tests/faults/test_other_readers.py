@@ -96,6 +96,7 @@ def test_hugging_face_datasets(tars, plain, tmp_path, record_property):
 STATED = [(None, None, "CC0-1.0", "CC0-1.0", None), ("CC0-1.0", None, None, None, "CC0-1.0")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("licences", STATED)
 @pytest.mark.parametrize("order", [1, -1])
 def test_hugging_face_datasets_if_a_licence_is_not_stated(

@@ -122,6 +122,7 @@ def assert_whole(reference: Reference, out: Path) -> None:
     assert promised_digests(out) == before
 
 
+@pytest.mark.slow
 def test_what_the_machine_may_have_done_is_marked_and_nothing_else(broken):
     windows, clips = find_retryable(Dataset(broken.root))
     assert {row.clip_id for row in windows} == {f"clip-{clip:03d}" for clip in WINDOWS}
@@ -130,6 +131,7 @@ def test_what_the_machine_may_have_done_is_marked_and_nothing_else(broken):
     ]
 
 
+@pytest.mark.thorough
 def test_a_retry_ends_at_the_samples_of_an_undisturbed_run(reference, broken, out):
     before, plan = committed_files(out), (out / "plan.parquet").read_bytes()
     assert retried(out) == 0, out.with_suffix(".log").read_text()
@@ -172,6 +174,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("armed, name", CASES)
 def test_a_retry_that_is_killed_is_finished_by_the_same_command_or_by_the_first(
     reference, broken, out, armed, name
@@ -190,6 +193,7 @@ def test_a_retry_that_is_killed_is_finished_by_the_same_command_or_by_the_first(
     assert_whole(reference, out)
 
 
+@pytest.mark.thorough
 def test_what_fails_again_can_be_tried_once_more_and_what_is_decided_stays(reference, tmp_path):
     """A video that is none by now is final; one that is still missing is not."""
     made = finished_without_some(reference, tmp_path)
@@ -212,6 +216,7 @@ def test_what_fails_again_can_be_tried_once_more_and_what_is_decided_stays(refer
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_first", [False, True])
 def test_a_shard_that_is_built_again_keeps_what_the_retry_has_taken_over(
     reference, out, retry_first
@@ -240,6 +245,7 @@ def test_a_shard_that_is_built_again_keeps_what_the_retry_has_taken_over(
     assert {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)} == names
 
 
+@pytest.mark.slow
 def test_a_round_that_was_damaged_is_named_put_aside_and_made_again(reference, out):
     assert retried(out) == 0
     path = out / "retries" / "001.json"
@@ -259,6 +265,7 @@ def test_a_round_that_was_damaged_is_named_put_aside_and_made_again(reference, o
     assert (fault.path, fault.remedy) == ("retries/001.json", Remedy.PUT_BACK)
 
 
+@pytest.mark.slow
 def test_a_view_of_a_data_set_whose_windows_were_tried_again(out):
     assert retried(out) == 0
     dataset = Dataset(out)
@@ -273,6 +280,7 @@ def test_a_view_of_a_data_set_whose_windows_were_tried_again(out):
     assert not verify(dataset).faults
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_in_a_folder_that_is_none_or_not_finished(broken, tmp_path):
     for folder in (tmp_path / "none", tmp_path / "begun"):
         if folder.name == "begun":
@@ -299,7 +307,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("armed", [*REMOTE_KILLED] if FULL_COUNTS else REMOTE_KILLED[1:3])
 def test_a_retry_in_object_storage_is_killed_and_finished_from_elsewhere(
     reference, server, tmp_path, armed

@@ -31,6 +31,7 @@ CHANGES: dict[str, dict[str, str]] = {
 CASES = list(CHANGES) if FULL_COUNTS else ["all of these"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case):
     """In a new interpreter, without Ray."""
@@ -63,7 +64,7 @@ def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case
     injected.ended(out)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [2, 1, 8][: choose_count(3, 1)])
 def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path, workers):
     """The real command; tests/jobs/test_extract_flow.py compares one worker with two too."""

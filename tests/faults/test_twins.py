@@ -61,6 +61,7 @@ def begun(root: Path, held: ExitStack) -> Dataset:
     return dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0, 1], ids=["all at once", "one after all others have committed"])
 def test_twins_of_a_shard_commit_it(tmp_path, record_property, late):
     roots, together = [tmp_path / f"{i}" for i in range(ROUNDS)], FORKSERVER.Barrier(TWINS)

@@ -36,6 +36,7 @@ def quiver(*arguments: object, **env: str) -> tuple[int, dict[str, Finding], str
     )
 
 
+@pytest.mark.slow
 def test_a_sound_machine_and_a_folder_that_is_not_there_yet(tmp_path):
     code, found, said = quiver("--out", tmp_path / "new" / "dataset")
     assert code == ExitCode.SUCCESS and "Traceback" not in said
@@ -56,6 +57,7 @@ def test_a_sound_machine_and_a_folder_that_is_not_there_yet(tmp_path):
     assert all(finding.remedy for finding in found.values() if finding.state != State.OK)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_lacks_much(tmp_path):
     """A package that does not load, one that is too old, no compiler, and a folder that cannot be
     written.
@@ -122,6 +124,7 @@ def lines_of(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[
     )
 
 
+@pytest.mark.thorough
 def test_nobody_reads_on(tmp_path):
     ours, theirs = os.pipe()
     os.close(ours)
@@ -131,6 +134,7 @@ def test_nobody_reads_on(tmp_path):
     assert (process.returncode, said) == (ExitCode.BROKEN_PIPE, "")
 
 
+@pytest.mark.thorough
 def test_it_is_interrupted(tmp_path):
     """Tests in the background of a shell ignore SIGINT, and so does what they start."""
     heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -145,6 +149,7 @@ def test_it_is_interrupted(tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_without_what_reads_options_there_are_none(tmp_path):
     (tmp_path / "tyro.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')"
@@ -337,6 +342,7 @@ def test_a_ray_that_is_open(monkeypatch):
     assert doctor.exit_code(found) == ExitCode.INSECURE_CLUSTER
 
 
+@pytest.mark.slow
 def test_what_holds_of_a_decoder_is_said():
     """On a machine with every defense, and on one that gives it no network of its own."""
     command = [

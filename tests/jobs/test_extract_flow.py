@@ -109,6 +109,7 @@ def rows(reference) -> list[dict]:
     return pq.read_table(reference / "manifest.parquet").to_pylist()
 
 
+@pytest.mark.thorough
 def test_every_window_and_every_barren_clip_is_one_row(rows):
     assert (
         len([row for row in rows if row["key"]])
@@ -229,7 +230,7 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     assert contents(reference) == before
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("harm", ["zero a tail", "swap"])
 def test_a_committed_tar_that_is_seen_to_be_damaged_is_named(clips, reference, tmp_path, harm):
     """The run that would otherwise take it for done names it; single bits are left to verify."""
@@ -245,7 +246,7 @@ def test_a_committed_tar_that_is_seen_to_be_damaged_is_named(clips, reference, t
     assert f"{one} " in done.stderr and f"quiver verify {out} names every fault" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_configuration_is_refused_with_both_values(clips, reference):
     before = contents(reference)
     done = extract(clips, reference, "--frequencies", "8", "--no-motion-px", "0.2")
@@ -257,7 +258,7 @@ def test_another_configuration_is_refused_with_both_values(clips, reference):
     assert contents(reference) == before
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     done = extract(clips, tmp_path)
@@ -268,7 +269,7 @@ def test_a_folder_with_other_files_is_not_begun_in(clips, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "run.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     for path in clips.rglob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -277,7 +278,7 @@ def test_another_clip_is_refused_by_name(clips, reference, tmp_path):
     assert done.returncode == 3 and "clip added" in done.stderr and "new.mp4" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     done = extract(clips, tmp_path / "out", "--dry-run", "--limit", "3")
     assert (
@@ -289,6 +290,8 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(clips, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -376,7 +379,7 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     """Its first shard is committed and stays; four clips of which only the beginning can be decoded
     follow.
@@ -470,6 +473,7 @@ def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]]
 )

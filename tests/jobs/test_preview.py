@@ -85,6 +85,7 @@ def refused(capsys, *args: str) -> str:
     return error
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_video_at_the_working_rate(dataset, rows, tmp_path):
     out = tmp_path / "a.mp4"
     done = subprocess.run(
@@ -159,6 +160,7 @@ def test_magnified_motion_is_larger_and_says_so(dataset, rows, tmp_path):
     assert not np.array_equal(plain[0][:16], larger[0][:16])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".png"])
 def test_without_the_video_the_preview_says_so_in_words(dataset, rows, tmp_path, capsys, suffix):
     video = Path(rows["kept"][0]["uri"])

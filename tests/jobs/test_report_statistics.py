@@ -40,7 +40,7 @@ def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("statistics") / "a", SHARDS)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_any_number_of_workers_gives_the_same_bytes_and_touches_nothing_else(dataset, tmp_path):
     before = {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()}
     for workers in (1, 2):
@@ -60,6 +60,7 @@ def test_any_number_of_workers_gives_the_same_bytes_and_touches_nothing_else(dat
     assert {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_other_quantiles_and_pools_need_no_tar(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS)
     for tar in dataset.shards.iterdir():
@@ -82,6 +83,7 @@ def test_other_quantiles_and_pools_need_no_tar(tmp_path):
     assert all(f.scale == (f.x.quantiles["0.9"], f.y.quantiles["0.9"]) for f in found.frequencies)
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_merged(dataset, tmp_path):
     other = write_dataset(tmp_path / "b", SHARDS, seed=5)
     done = run("report_statistics", dataset.root, other.root, "--out", tmp_path / "s.json")
@@ -90,6 +92,8 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
     ), done.stderr
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -126,6 +130,7 @@ def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
     out = tmp_path / "s.json"
     command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {out}; echo $? >&2"
@@ -138,6 +143,7 @@ def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_an_unfinished_data_set_says_what_is_left(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS, finished=False)
     dataset.record_path("train-000001").unlink()
@@ -154,6 +160,7 @@ def test_refilter_shows_the_data_sets_own_thresholds(dataset):
     assert done.returncode == 0 and "(default: 0.95)" in done.stdout
 
 
+@pytest.mark.slow
 def test_refilter_and_its_view_from_the_command_line(tmp_path):
     dataset = write_dataset(
         tmp_path / "a", {"train-000000": [{"moving_share": 0.1 * i} for i in range(6)]}
@@ -173,7 +180,7 @@ def test_refilter_and_its_view_from_the_command_line(tmp_path):
     assert done.returncode == 0 and "loose keeps 4 of 6" in done.stdout, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
     """A texture sways as a whole by a sin(2 pi f t): |S_k| = a T / 2 at that frequency for every
     pixel, x alone.
@@ -206,6 +213,7 @@ def test_scales_of_videos_whose_sway_is_known_are_the_closed_form(tmp_path):
     assert statistics.frequencies[4].x.p95 == pytest.approx(amplitude * 75, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_the_cards_own_code_reads_the_data_set(dataset):
     text = dataset.card.read_text()
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]

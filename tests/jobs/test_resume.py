@@ -142,7 +142,7 @@ def undisturbed(data, tmp_path_factory) -> dict[int, Path]:
     return {ranks: ended(data, folder / str(ranks), 0, ranks, []) for ranks in (1, 2)}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P18")
 @pytest.mark.parametrize(("workers", "ranks"), SETUPS)
 def test_a_killed_training_learns_from_the_same_samples_to_the_same_weights(
@@ -177,6 +177,7 @@ def lines(out: Path) -> Iterator[int]:
     yield from (json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_the_log_of_a_killed_training_has_each_step_once(data, tmp_path):
     """Also after a line that was not written to its end."""
     out = ended(data, tmp_path / "out", 0, 1, [2, 9, 22])

@@ -86,6 +86,7 @@ def outcomes(out: Path) -> list[tuple[str, str | None]]:
     return sorted((Path(row["uri"]).name, row["reason"]) for row in rows)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_cannot_probe_writes_nothing_and_a_sound_one_then_makes_the_data_set(
     clips, tmp_path
 ):

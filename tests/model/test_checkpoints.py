@@ -113,6 +113,7 @@ POINTS = 44
 """Making the folder, opening each file to write it and to sync it, the rename, what is removed."""
 
 
+@pytest.mark.thorough
 @pytest.mark.promise("P19")
 @pytest.mark.parametrize("torn", [False, True], ids=["", "over a torn one"])
 def test_a_kill_at_any_point_leaves_the_last_whole_one(tmp_path, record_property, torn):

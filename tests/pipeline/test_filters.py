@@ -1,5 +1,5 @@
-"""Each rule on the thing that it is named after, on scenes made here; none of these numbers was
-read off a real clip.
+"""Each rule rejects the fault that it is named after, on synthetic scenes; no number here comes
+from a real clip.
 """
 
 from dataclasses import asdict, replace
@@ -44,16 +44,14 @@ SOUND = FilterMeasures(
 
 
 def frame_measures(images: list[np.ndarray], rate: float = 30.0) -> dict[str, float]:
-    looks = [compute_frame_stats(image) for image in images]
-    return measure_frames(
-        looks,
-        [compute_frame_delta(a, b) for a, b in pairwise(looks)],
-        np.arange(len(images)) / rate,
-    )
+    stats = [compute_frame_stats(image) for image in images]
+    deltas = [compute_frame_delta(a, b) for a, b in pairwise(stats)]
+    return measure_frames(stats, deltas, np.arange(len(images)) / rate)
 
 
-def verdicts(**measured: float) -> list[Reason]:
-    return judge(replace(SOUND, **measured), PRESETS["subtle"])
+def verdicts(**measures: float) -> list[Reason]:
+    """Verdicts on a sound window in which these measures are replaced."""
+    return judge(replace(SOUND, **measures), PRESETS["subtle"])
 
 
 def test_a_sound_window_is_kept_by_every_preset():
@@ -62,8 +60,7 @@ def test_a_sound_window_is_kept_by_every_preset():
 
 def test_a_cut_between_two_scenes_is_a_cut():
     a, b = make_texture(256, 160, 1), make_texture(256, 160, 2)
-    measured = frame_measures([a] * 10 + [b] * 10)
-    assert verdicts(**measured)[0] == Reason.CUT
+    assert verdicts(**frame_measures([a] * 10 + [b] * 10))[0] == Reason.CUT
 
 
 def test_sway_and_noise_of_the_sensor_are_no_cut():
@@ -105,7 +102,7 @@ def motion_of(field: np.ndarray) -> dict[str, float]:
 
 
 def sway(hertz: float, amplitude: float, phase: float = 0.0) -> np.ndarray:
-    """Every pixel of a lower half sways, the upper half stands still."""
+    """The lower half sways, the upper half does not move."""
     angle = 2 * np.pi * hertz * np.arange(T) / 30 + phase
     field = np.zeros((T, 2, 20, 32), np.float32)
     field[:, 0, 10:] = (amplitude * (np.cos(angle) - np.cos(phase)))[:, None, None]
@@ -115,8 +112,8 @@ def sway(hertz: float, amplitude: float, phase: float = 0.0) -> np.ndarray:
 def test_a_panning_camera_is_camera_motion():
     field = np.zeros((T, 2, 20, 32), np.float32)
     field[:, 0] = 3 * np.sin(np.arange(T) / 4)[:, None, None]
-    measured = motion_of(field)
-    assert measured["moving_share"] == 1 and Reason.CAMERA_MOTION in verdicts(**measured)
+    measures = motion_of(field)
+    assert measures["moving_share"] == 1 and Reason.CAMERA_MOTION in verdicts(**measures)
     assert Reason.CAMERA_MOTION not in verdicts(**motion_of(sway(0.8, 3)))
 
 
@@ -129,10 +126,9 @@ def test_sway_is_no_drift_whatever_its_phase(hertz, phase):
 def test_growth_is_a_drift_also_under_sway():
     field = sway(0.6, 0.5)
     field[:, 1] -= np.linspace(0, 6, T)[:, None, None].astype(np.float32)
-    measured = motion_of(field)
-    assert measured["drift_px"] == pytest.approx(6, rel=0.05) and Reason.DRIFT in verdicts(
-        **measured
-    )
+    measures = motion_of(field)
+    assert measures["drift_px"] == pytest.approx(6, rel=0.05)
+    assert Reason.DRIFT in verdicts(**measures)
 
 
 @given(st.floats(0.01, 20), st.floats(-3, 3))
@@ -152,18 +148,17 @@ def test_a_still_motion_texture_has_no_trend():
 
 
 def test_flow_that_comes_back_is_consistent_and_flow_that_does_not_is_not():
+    def share(*pairs: tuple[np.ndarray, np.ndarray]) -> float:
+        return inconsistent_share(relative_disagreements(pairs))
+
     forward = np.zeros((2, 40, 64), np.float32)
-    forward[0], backward = 2.0, np.zeros((2, 40, 64), np.float32)
-    backward[0] = -2.0
-    assert inconsistent_share(relative_disagreements([(forward, backward)])) == 0.0
-    backward[0, :, 32:] = 1.0
-    assert inconsistent_share(relative_disagreements([(forward, backward)])) == pytest.approx(
-        0.5, abs=0.05
-    )
-    assert inconsistent_share(
-        relative_disagreements([(forward, -forward), (forward, backward)])
-    ) == pytest.approx(0.25, abs=0.03)
-    assert inconsistent_share(relative_disagreements([(forward + 100, backward)])) == 1.0
+    forward[0] = 2.0
+    wrong = -forward
+    wrong[0, :, 32:] = 1.0
+    assert share((forward, -forward)) == 0.0
+    assert share((forward, wrong)) == pytest.approx(0.5, abs=0.05)
+    assert share((forward, -forward), (forward, wrong)) == pytest.approx(0.25, abs=0.03)
+    assert share((forward + 100, wrong)) == 1.0
     assert verdicts(inconsistent_share=0.5) == [Reason.UNRELIABLE_FLOW]
 
 
@@ -189,10 +184,8 @@ def test_all_verdicts_are_kept_in_the_order_of_the_rules():
 
 def test_the_papers_rules_reject_a_mean_under_one_pixel_and_subtle_keeps_it():
     small = replace(SOUND, mean_motion_px=0.4)
-    assert (
-        judge(small, PRESETS["paper"]) == [Reason.NO_MOTION]
-        and judge(small, PRESETS["subtle"]) == []
-    )
+    assert judge(small, PRESETS["paper"]) == [Reason.NO_MOTION]
+    assert judge(small, PRESETS["subtle"]) == []
 
 
 def test_every_threshold_can_be_switched_off():

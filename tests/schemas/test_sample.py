@@ -53,6 +53,7 @@ def test_channels_stand_as_re_x_im_x_re_y_im_y():
     )
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1, max_size=120), st.integers(0, 10**7))
 def test_any_clip_id_gives_a_key_that_readers_take_whole(clip_id, frame):
     assert re.fullmatch(KEY_PATTERN, sample_key(clip_id, frame))

@@ -1,9 +1,7 @@
-"""Videos of every kind whose frames carry their number in the picture, so that a wrong frame is
-seen.
-"""
+"""Makes videos of every kind whose frames show their number, so that a wrong frame is noticed."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,37 +10,51 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from pipeline.decode.media_file import Source
+from pipeline.decode.pool import damaged_frame_error
+from pipeline.decode.readers import read_pictures
+
 FRAME_COUNT = 150
 SIZE = (128, 80)
 STREAM_TIME_BASE = Fraction(1, 90000)
 FRAME_DURATION = Fraction(1, 30)
 INTERLACED_FLAGS = (1 << 18) | (1 << 29)
 """libavcodec: interlaced DCT and motion estimation."""
+# SVT-AV1 logs errors only
 os.environ.setdefault("SVT_LOG", "1")
 
 
 def draw_number(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The number as eight black or white squares across the middle, low bit first; a red corner at
-    the top left.
+    """An image with the number as eight black or white squares across the middle, low bit first,
+    and with a red corner at the top left.
     """
     width, height = size
     image, side = np.full((height, width, 3), 96, np.uint8), width // 8
+    rows = slice(height // 2 - height // 8, height // 2 + height // 8)
     for bit in range(8):
-        image[
-            height // 2 - height // 8 : height // 2 + height // 8, bit * side : (bit + 1) * side
-        ] = 235 if number >> bit & 1 else 16
+        image[rows, bit * side : (bit + 1) * side] = 235 if number >> bit & 1 else 16
     image[: height // 5, : width // 5] = (200, 40, 40)
     return image
 
 
 def read_number(image: np.ndarray) -> int:
-    """The number that a picture carries."""
+    """The number that an image shows."""
     squares = image[image.shape[0] // 2, image.shape[1] // 16 :: image.shape[1] // 8, 1][:8]
     return sum(1 << bit for bit, level in enumerate(squares) if level > 128)
 
 
+def read_frames(
+    source: Source, indices: Sequence[int], size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """The images of `read_pictures`. Raises Quarantined at the first damaged one."""
+    for index, picture in zip(indices, read_pictures(source, indices, size), strict=True):
+        if picture.image is None:
+            raise damaged_frame_error(index, source.video.times[index], picture.damage)
+        yield picture.image
+
+
 class NumberedVideo(NamedTuple):
-    """A file, the numbers of the frames that a player shows, and when, seconds."""
+    """A file, the numbers of the frames that a player shows, and their times in seconds."""
 
     path: Path
     numbers: Sequence[int]
@@ -62,8 +74,8 @@ def encode_numbered(
     setup: Callable[[VideoStream], Any] = lambda stream: None,
     stored: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> NumberedVideo:
-    """COUNT frames, or as many as there are times; `setup` changes the stream before it is opened,
-    `stored` each picture before it is encoded.
+    """Encodes FRAME_COUNT frames, or one for each of `times`. `setup` changes the stream before it
+    is opened, `stored` each image before it is encoded.
     """
     times = np.arange(FRAME_COUNT) / 30 if times is None else times
     with av.open(str(path), "w", options=container or {}) as file:
@@ -80,19 +92,18 @@ def encode_numbered(
             frame.pts, frame.time_base = round(time / ticks), ticks
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    os.sched_setscheduler(
-        0, os.SCHED_OTHER, os.sched_param(0)
-    )  # SVT-AV1 makes a process of root's a real-time one, beside which nothing else runs
+    # SVT-AV1 gives root's processes real-time priority, and then no other process runs
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return NumberedVideo(path, [i % 256 for i in range(len(times))], times)
 
 
 def copy_packets(source: Path, path: Path, *, skip: int = 0, filters: str | None = None) -> Path:
-    """The packets of a file in another, without the first `skip`, changed by a bit stream filter."""
+    """Copies the packets of a file, except the first `skip`, through a bit stream filter."""
     with av.open(str(source)) as file, av.open(str(path), "w") as target:
         stream = file.streams.video[0]
         copy = target.add_stream_from_template(stream)
         change = av.BitStreamFilterContext(filters, stream) if filters else None
-        for packet in [one for one in file.demux(stream) if one.size][skip:]:
+        for packet in [packet for packet in file.demux(stream) if packet.size][skip:]:
             is_keyframe = packet.is_keyframe
             for changed in change.filter(packet) if change else [packet]:
                 changed.stream, changed.is_keyframe = copy, is_keyframe
@@ -111,68 +122,60 @@ def encode_headless(
     """A recording that begins between two key frames: frame `first` is the first that can be
     decoded.
     """
-    whole = encode_numbered(
-        path.with_name(f"whole-{path.name}"), codec, options=options, clock=clock
+    complete = encode_numbered(
+        path.with_name(f"complete-{path.name}"), codec, options=options, clock=clock
     )
     return NumberedVideo(
-        copy_packets(whole.path, path, skip=skip),
+        copy_packets(complete.path, path, skip=skip),
         range(first, FRAME_COUNT),
         np.arange(FRAME_COUNT - first) / 30,
     )
 
 
 def encode_rotated(path: Path) -> NumberedVideo:
-    """Stored lying on its side, with a display matrix that a copy into another container keeps."""
-    whole = encode_numbered(
+    """A video that is stored on its side, with a display matrix that copying its packets keeps."""
+    video = encode_numbered(
         path.with_suffix(".mp4"),
         stored=np.rot90,
         setup=lambda stream: stream.set_display_rotation(270),
     )
-    return whole._replace(path=copy_packets(whole.path, path))
+    return video._replace(path=copy_packets(video.path, path))
 
 
 def encode_rotated_by_sei(path: Path) -> NumberedVideo:
-    """Stored lying on its side; the orientation stands in the stream alone, before its first
-    picture.
-    """
-    whole = encode_numbered(path.with_name("whole.mp4"), stored=np.rot90)
-    return whole._replace(
-        path=copy_packets(
-            whole.path, path, filters="h264_metadata=display_orientation=insert:rotate=270"
-        )
-    )
+    """A video that is stored on its side; only the stream says so, before its first picture."""
+    video = encode_numbered(path.with_name("upright.mp4"), stored=np.rot90)
+    rotation = "h264_metadata=display_orientation=insert:rotate=270"
+    return video._replace(path=copy_packets(video.path, path, filters=rotation))
 
 
 def encode_trimmed(
     path: Path, codec: str, options: dict[str, str], first: int, clock: Fraction
 ) -> NumberedVideo:
-    """A copy of the packets whose beginning an edit list cuts away, as cutting without encoding
-    does: frame `first` is shown first.
+    """A copy of the packets whose beginning an edit list cuts away, as if it were cut without
+    encoding: frame `first` is shown first.
     """
-    whole = encode_numbered(path.with_name("whole.mp4"), codec, options=options, clock=clock)
-    with av.open(str(whole.path)) as source, av.open(str(path), "w") as target:
-        stream, copy = source.streams.video[0], None
+    complete = encode_numbered(path.with_name("complete.mp4"), codec, options=options, clock=clock)
+    with av.open(str(complete.path)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
         skipped = round(first * FRAME_DURATION / stream.time_base)
         for packet in source.demux(stream):
             if packet.dts is not None:
-                packet.pts, packet.dts, packet.stream = (
-                    packet.pts - skipped,
-                    packet.dts - skipped,
-                    copy,
-                )
+                packet.pts, packet.dts = packet.pts - skipped, packet.dts - skipped
+                packet.stream = copy
                 target.mux(packet)
     return NumberedVideo(path, range(first, FRAME_COUNT), np.arange(FRAME_COUNT - first) / 30)
 
 
 def irregular_times() -> np.ndarray:
-    """Times with gaps from 1/60 to 1/12 s."""
+    """Times that are 1/60 to 1/12 s apart."""
     times = np.cumsum(np.random.default_rng(0).uniform(1 / 60, 1 / 12, FRAME_COUNT))
     return times - times[0]
 
 
 def times_with_gap() -> np.ndarray:
-    """Times with 20 s of nothing in the middle."""
+    """Times with a gap of 20 s in the middle."""
     return np.arange(FRAME_COUNT) / 30 + np.where(np.arange(FRAME_COUNT) < FRAME_COUNT // 2, 0, 20)
 
 
@@ -181,7 +184,7 @@ def late_times() -> np.ndarray:
 
 
 def negative_times() -> np.ndarray:
-    """Times of which the first 30 are before zero."""
+    """Times the first 30 of which are negative."""
     return np.arange(FRAME_COUNT) / 30 - 1
 
 
@@ -194,7 +197,7 @@ def x265_options(parameters: str) -> dict[str, str]:
 
 
 def skip_30_frames(numbered: NumberedVideo) -> NumberedVideo:
-    """Only what is shown at or after time 0."""
+    """The video without the frames before time 0, which are not shown."""
     return NumberedVideo(numbered.path, range(30, FRAME_COUNT), np.arange(FRAME_COUNT - 30) / 30)
 
 
@@ -207,7 +210,7 @@ def set_wide_pixels(stream: VideoStream) -> None:
 
 
 LEADING_PICTURE_OPTIONS = x264_options("open-gop=1:keyint=30:bframes=3")
-"""Frames that are shown before some key frames are sent after them."""
+"""Some frames are shown before a key frame and sent after it."""
 OPEN_GOP_OPTIONS = x264_options("open-gop=1:bframes=3:b-pyramid=normal:scenecut=0")
 VIDEO_KINDS: dict[str, tuple[str, Callable[[Path], NumberedVideo]]] = {
     "h264_long_gop.mp4": ("decord", lambda p: encode_numbered(p, options={"g": "250"})),

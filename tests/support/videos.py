@@ -1,5 +1,5 @@
-"""Small real video files, made with PyAV: a drifting texture whose displacement is known, and files
-that are broken.
+"""Writes small video files with PyAV: swaying textures whose displacement is known, and files that
+are broken.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,27 +14,29 @@ TIME_BASE = Fraction(1, 30000)
 
 
 def make_texture(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A picture with detail at several scales, uint8 [H, W, 3]."""
+    """An image with detail at several scales, uint8 [H, W, 3]."""
     rng = np.random.default_rng(seed)
     layers = [
         gaussian_filter(rng.normal(size=(height, width)), s, mode="wrap") for s in (1.0, 2.0, 5.0)
     ]
-    grey = sum(layer / layer.std() for layer in layers)
-    return np.clip(
-        128 + 32 * np.stack([grey, np.roll(grey, 7, 1), np.roll(grey, 13, 0)], axis=2), 0, 255
-    ).astype(np.uint8)
+    gray = sum(layer / layer.std() for layer in layers)
+    colors = np.stack([gray, np.roll(gray, 7, 1), np.roll(gray, 13, 0)], axis=2)
+    return np.clip(128 + 32 * colors, 0, 255).astype(np.uint8)
 
 
 def shift_image(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
-    """The picture moved by (dx, dy) pixels, wrapping around."""
+    """The image, shifted by (dx, dy) pixels and wrapped around."""
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype(float)
-    moved = [
-        map_coordinates(
-            image[..., c].astype(float), [rows - dy, columns - dx], order=3, mode="grid-wrap"
-        )
+    return _sample(image, rows - dy, columns - dx)
+
+
+def _sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The colors of the image at these places, cubic, wrapped around."""
+    channels = [
+        map_coordinates(image[..., c].astype(float), [rows, columns], order=3, mode="grid-wrap")
         for c in range(3)
     ]
-    return np.clip(np.stack(moved, axis=2), 0, 255).round().astype(np.uint8)
+    return np.clip(np.stack(channels, axis=2), 0, 255).round().astype(np.uint8)
 
 
 def write_video(
@@ -44,16 +46,13 @@ def write_video(
     codec: str = "libx264",
     **options: str,
 ) -> Path:
-    """Encodes RGB frames at these presentation times (seconds)."""
+    """Encodes RGB frames with these presentation times (seconds), and returns the path."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             codec, rate=30, options={"crf": "14", "threads": "1"} | options
         )
-        stream.width, stream.height, stream.pix_fmt = (
-            frames[0].shape[1],
-            frames[0].shape[0],
-            "yuv420p",
-        )
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = TIME_BASE
         for image, time in zip(frames, times, strict=True):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -73,24 +72,15 @@ def write_swaying(
     size: tuple[int, int] = (96, 64),
     seed: int = 0,
 ) -> Path:
-    """A texture of which the middle third sways left and right by `amplitude` pixels, wide of a
-    camera's motion.
+    """A texture whose middle third sways left and right by `amplitude` pixels, so that it cannot be
+    taken for the motion of a camera.
     """
     image, times = make_texture(*size, seed), np.arange(round(seconds * fps)) / fps
     soft = np.clip(1.5 - 3 * np.abs(np.linspace(-1, 1, size[1])), 0, 1)[:, None]
     rows, columns = np.mgrid[: size[1], : size[0]].astype(float)
 
-    def frame(time: float) -> np.ndarray:
-        dx = amplitude * soft * np.sin(2 * np.pi * hertz * time)
-        moved = [
-            map_coordinates(
-                image[..., c].astype(float), [rows, columns - dx], order=3, mode="grid-wrap"
-            )
-            for c in range(3)
-        ]
-        return np.clip(np.stack(moved, axis=2), 0, 255).round().astype(np.uint8)
-
-    return write_video(path, [frame(t) for t in times], times)
+    shifts = [amplitude * soft * np.sin(2 * np.pi * hertz * time) for time in times]
+    return write_video(path, [_sample(image, rows, columns - dx) for dx in shifts], times)
 
 
 def write_empty(path: Path) -> Path:
@@ -119,22 +109,22 @@ def write_jpeg(path: Path) -> Path:
 
 
 def write_truncated(path: Path) -> Path:
-    """Without its index, which an mp4 has at its end."""
+    """An mp4 without its index, which is at its end."""
     data = write_swaying(path, seconds=2).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     return path
 
 
 def write_cut_off(path: Path) -> Path:
-    """With its index at the beginning, but not all of its content."""
-    whole = write_video(
+    """An mp4 with its index at the beginning, but without a part of its content."""
+    write_video(
         path,
         [make_texture(96, 64, i % 3) for i in range(60)],
         np.arange(60) / 30,
         preset="ultrafast",
     )
     with (
-        av.open(str(whole)) as source,
+        av.open(str(path)) as source,
         av.open(
             str(path.with_suffix(".tmp.mp4")), "w", options={"movflags": "faststart"}
         ) as target,
@@ -177,4 +167,4 @@ BROKEN_VIDEO_WRITERS: dict[str, Callable[[Path], Path]] = {
     "no_video": write_audio_only,
     "no_frames": write_without_frames,
 }
-"""One maker of a broken file for each of these reasons."""
+"""A writer of a broken file for each of these reasons."""

@@ -67,6 +67,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp"])
 def test_a_file_of_motion_moves_a_photograph(folder, suffix):
     out = folder / f"film{suffix}"
@@ -271,6 +272,7 @@ def test_a_folder_of_pictures_is_there_whole_or_not_at_all(folder, capsys):
     assert (folder / "note").read_text() == "there already" and not list(folder.glob(".quiver-*"))
 
 
+@pytest.mark.slow
 def test_the_motion_of_a_video(folder, capsys):
     """Its first frame moves as the video does, at its own size; another photograph does with a
     warning.
@@ -302,6 +304,7 @@ def test_the_motion_of_a_video(folder, capsys):
     assert "differs much" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "working"), [((160, 90), (256, 144)), ((200, 46), (400, 92))])
 def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(
     folder, capsys, size, working

@@ -72,6 +72,7 @@ def film(folder: Path, *options: object) -> bytes:
     return out.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_prior_imagines_motion_of_its_seed(folder):
     first, again, other = (film(folder, "--seed", seed) for seed in (1, 1, 2))
     assert first == again != other
@@ -89,6 +90,7 @@ def test_a_guided_loop_closes(folder, capsys):
     assert position <= 1.01 and velocity <= 1.01
 
 
+@pytest.mark.slow
 def test_guidance_brings_the_ends_of_the_motion_together(folder):
     options = dict[str, Any](
         photo=folder / "photo.png",
@@ -124,6 +126,7 @@ def test_loops_that_cannot_be_guided(folder, capsys, options, said):
     assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["ema", "autoencoder"])
 @pytest.mark.parametrize("how", BROKEN_WEIGHTS)
 def test_a_prior_of_numbers_that_are_not_finite_or_make_such(folder, tmp_path, capsys, state, how):

@@ -238,7 +238,7 @@ def stopped_command(*arguments: object) -> tuple[int, str, int]:
     return process.returncode, said, used.ru_maxrss >> 10
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_picture_of_countless_pixels_is_refused_before_it_is_decoded(folder, tmp_path):
     Image.new("RGB", (1, 1)).save(folder / "tiny.png")
     options = ["--motion", folder / "motion.safetensors", "--out", tmp_path / "a.mp4"]

@@ -68,6 +68,8 @@ def refused(capsys, folder: Path, *arguments: object) -> tuple[int, str]:
     return int(str(stopped.value.code)), said[0].removeprefix("quiver: ")
 
 
+@pytest.mark.sample(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 4, 100, 400])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk(folder, disk, capsys, suffix, room):

@@ -66,6 +66,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
     done = run(
         files["photo.jpg"], "--motion", files["motion.safetensors"], "--out", tmp_path / "page.html"
@@ -165,6 +166,7 @@ def test_a_mistake_is_one_sentence(files, tmp_path, capsys, photo, motion, out, 
     ]
 
 
+@pytest.mark.thorough
 def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     done = run(
         files["landscape.png"],
@@ -180,6 +182,7 @@ def test_the_command_itself_says_no_more_than_the_sentence(files, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no folder in which nobody may write")
 def test_a_folder_that_may_not_be_written_to(files):
     done = run(
@@ -191,6 +194,7 @@ def test_a_folder_that_may_not_be_written_to(files):
     )
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_path):
     out = tmp_path / "page.html"
     out.write_text("an older page")
@@ -207,7 +211,7 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_older_one(files, tmp_pat
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
     words = "Mum & Dad's <script>tree</script>"
     done = run(
@@ -226,6 +230,7 @@ def test_a_title_is_a_heading_and_no_markup(files, tmp_path):
         assert not complaints
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_no_text_is_still_a_title(files, tmp_path):
     photo = tmp_path / os.fsdecode(b"\xff.png")
     Image.new("RGB", (160, 100)).save(photo)
@@ -234,6 +239,7 @@ def test_a_name_that_is_no_text_is_still_a_title(files, tmp_path):
     assert "<title>?</title>" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [

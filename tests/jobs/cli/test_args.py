@@ -137,7 +137,7 @@ def test_a_long_name_is_not_broken(monkeypatch, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings", [{"TERM": "xterm"}, {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}]
 )
@@ -219,7 +219,7 @@ def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path
     assert commands
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", ["animate", "extract-flow", "report-statistics"])
 def test_help_names_what_an_option_takes(verb):
     """Help shows the kind of value, and not that None stands for its absence."""

@@ -59,6 +59,8 @@ def quiver(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.sample(20)
+@pytest.mark.slow
 @pytest.mark.promise("P15")
 @pytest.mark.parametrize("how", ["delete", "corrupt", "empty"])
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_every_derived_file_can_be_lost_and_comes_back(root, sound, capsys, name
     assert damage.read_promised_files(root) == damage.read_promised_files(sound)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P15")
 def test_the_report_and_the_files_of_a_view_come_back_too(root, capsys):
     assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
@@ -236,7 +238,7 @@ def test_a_look_at_the_lock_does_not_stop_a_run(root):
     assert not Dataset(root).is_locked()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_verify_says_that_all_is_whole_in_as_many_processes(root, capsys):
     code, out, _ = called(verify, capsys, root)
     assert code == 0 and "whole (3 shards read, derived files built again and compared)" in out
@@ -275,7 +277,7 @@ def test_verify_of_an_unfinished_data_set_is_no_failure(root, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
     damage.flip_bit(damage.TARS[0], 0.5, 0, root)
@@ -377,7 +379,7 @@ def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
     assert damage.read_promised_files(root) == sound
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     tar = (root / damage.TARS[0]).read_bytes()
     damage.flip_bit("records/train-000000.json", 0.5, 0, root)
@@ -391,6 +393,7 @@ def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     assert (root / ".removed" / damage.TARS[0]).read_bytes() == tar
 
 
+@pytest.mark.slow
 def test_a_damaged_or_lost_file_of_a_view_is_a_fault_and_comes_back(root, capsys):
     assert called(refilter, capsys, root, "--name", "strict", "--camera-motion", "0.2")[0] == 0
     before = {path: path.read_bytes() for path in (root / "views").iterdir()}

@@ -27,7 +27,7 @@ SENTENCE = re.compile(
 FIRST = {"ablate": ["smoke"]} | {verb: ["smoke"] for verb in VERBS if verb.startswith("train-")}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("extra", [*EXTRAS, "all"])
 def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
     """A verb fails in no other way, and does not ask for what it needs only later."""
@@ -59,6 +59,7 @@ def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
     }.get(extra, set()), lacking
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
@@ -76,6 +77,7 @@ def test_a_verb_that_is_run_as_a_module_or_a_file_says_so_too(tmp_path, command,
     assert found.returncode == 2 and found.stdout == "" and said and said[2] == extra, found.stderr
 
 
+@pytest.mark.thorough
 def test_what_a_verb_needs_only_later_is_named_then(tmp_path):
     write_swaying(tmp_path / "a.mp4", seconds=4.2)
     arguments = ["--clips", str(tmp_path / "a.mp4"), "--size", "96x64"]
@@ -102,6 +104,7 @@ def test_what_a_verb_needs_only_later_is_named_then(tmp_path):
     assert found.returncode == 2 and "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["jobs.cli.progress", "rich_of_nobody", "pipeline.nothing"])
 def test_what_no_extra_brings_keeps_its_traceback(tmp_path, module):
     """A module of ours that is missing, or a stranger's, is a fault of ours: nothing to install

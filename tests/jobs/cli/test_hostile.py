@@ -165,6 +165,8 @@ HARM = {
 }
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("name", ["status", "verify", "finalize", "report", "view", "refilter"])
 def test_what_is_wrong_is_said_in_a_sentence(root, capsys, harm, name):
@@ -175,6 +177,7 @@ def test_what_is_wrong_is_said_in_a_sentence(root, capsys, harm, name):
         assert code == 5 and "fault" in said
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_manifest_is_named(root):
     """A flipped bit is found anywhere: Parquet's own checksums leave out headers and footer."""
     path, said = root / "manifest.parquet", 0
@@ -215,6 +218,7 @@ def test_a_report_of_a_manifest_with_a_flipped_bit_names_the_manifest(root):
     assert said == len(places)
 
 
+@pytest.mark.thorough
 def test_a_manifest_that_was_damaged_after_the_run_ends_the_report_as_storage_does(root, capsys):
     path = root / "manifest.parquet"
     data = bytearray(path.read_bytes())

@@ -77,6 +77,7 @@ def hostile(request, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_the_report_and_the_card(hostile, tmp_path, capfd):
     root = shutil.copytree(hostile, tmp_path / "a")
     told(capfd, report_statistics.main, root)
@@ -92,7 +93,7 @@ def test_the_report_and_the_card(hostile, tmp_path, capfd):
     assert "<script" not in card and "](javascript" not in card and len(card) < 100_000
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_terminal(hostile, tmp_path, capfd):
     root = shutil.copytree(hostile, tmp_path / "a")
     (root / "shards" / f"{CODES.replace('/', '')}.tar").write_text("")
@@ -122,7 +123,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
             told(capfd, main, *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_names_of_videos(tmp_path, capfd):
     """A run lists clips with such names, refuses them, and says which of them changed."""
     clips, out = tmp_path / "clips", tmp_path / "out"

@@ -135,7 +135,7 @@ def logs(monkeypatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_environment_is_written_nowhere(tmp_path, logs, monkeypatch, capfd):
     """Nor is the token that a run makes for its own Ray, in Ray's logs either."""
     for name, value in ENVIRONMENT.items():
@@ -195,6 +195,7 @@ def test_a_decoder_knows_no_secret(monkeypatch):
     assert not [variable for variable in found if CANARY in variable] and "LC_TIME=C" in found
 
 
+@pytest.mark.slow
 def test_a_failing_command_says_none(tmp_path):
     """The real one, of a folder with a password in its name, as a URL that was mounted."""
     command = [sys.executable, "-m", "jobs.cli.main", "status", f"https://me:{CANARY}@host/a"]
@@ -208,6 +209,7 @@ def test_a_failing_command_says_none(tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_a_name_with_terminal_codes_is_shown_without(tmp_path, capsys):
     out = tmp_path / "a\x1b[31m\x07"
     make_clips.main(

@@ -69,6 +69,7 @@ def limited(kind: int, most: int):
 CLOSED = [(1,), (0, 1, 2)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("numbers", CLOSED)
 @pytest.mark.parametrize("words", [ANIMATE, BY_VIDEO], ids=["file", "decoder"])
 def test_closed_streams_change_no_file_and_no_code(folder, tmp_path, words, numbers):
@@ -82,6 +83,7 @@ def test_closed_streams_change_no_file_and_no_code(folder, tmp_path, words, numb
     assert 2 not in numbers or found.stderr == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("numbers", CLOSED)
 def test_a_mistake_has_its_code_whatever_is_closed(folder, numbers):
     for words, code in ((["status", "nowhere"], 2), (["nothing"], 2), (["--help"], 0)):
@@ -90,7 +92,7 @@ def test_a_mistake_has_its_code_whatever_is_closed(folder, numbers):
         assert (found.stderr.count("\n") == 1) == (code == 2 and 2 not in numbers)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_with_closed_streams_commits_the_same(folder, tmp_path):
     """Ray, its workers and their decoders keep the streams closed, too."""
     size = ["--size", "96x64", "--frames", "48", "--fps", "12", "--filters", "none"]
@@ -114,6 +116,7 @@ def test_a_run_with_closed_streams_commits_the_same(folder, tmp_path):
     assert shards[0] and shards[0] == shards[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words", [["--help"], ["--version"], ["doctor", "--json"], ANIMATE], ids=" ".join
 )
@@ -145,6 +148,7 @@ def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
 def test_a_limit_on_the_size_of_files_names_the_file_and_the_limit(folder, tmp_path, name):
     out = str(tmp_path / name)
@@ -155,6 +159,7 @@ def test_a_limit_on_the_size_of_files_names_the_file_and_the_limit(folder, tmp_p
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.thorough
 def test_clips_and_runs_under_a_limit_on_the_size_of_files_name_what_it_stopped(folder, tmp_path):
     limit = limited(resource.RLIMIT_FSIZE, 2000)
     for words in (["make-clips", "--out", str(tmp_path / "clips"), "--seconds", "5"],):
@@ -166,6 +171,7 @@ def test_clips_and_runs_under_a_limit_on_the_size_of_files_name_what_it_stopped(
         assert "Traceback" not in found.stderr, found.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words",
     [
@@ -189,6 +195,7 @@ def test_too_little_memory_is_a_sentence(folder, words):
     )
 
 
+@pytest.mark.thorough
 def test_every_librarys_words_for_too_little_memory_are_understood():
     """Each library raises its real error when it asks for more than any machine has."""
     script = """

@@ -72,7 +72,7 @@ def clips(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
     """The daemon of Ray ends at once; Ray waits half a minute for it, each time."""
     done = extract(
@@ -85,7 +85,7 @@ def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
     assert done.returncode == ExitCode.FAILURE and re.fullmatch(words, done.stderr), done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_ray_that_does_not_start_is_started_again(clips):
     env = dict(
         LD_PRELOAD=str(build_preload_library("not_started.c", clips)),
@@ -138,7 +138,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 """127.0.0.1, the same as an address of IPv6, and ::1, as the kernel writes them."""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P23")
 def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
     """Nobody else reaches its ports or the folder of its sockets and logs, which it removes. The
@@ -166,7 +166,7 @@ def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
     assert said.split() and set(said.split()) <= LOOPBACK
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_port_that_another_has_is_a_sentence(clips):
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = extract(clips, RAY_GCS_SERVER_PORT=str(server.getsockname()[1]))
@@ -209,7 +209,7 @@ def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
     assert doctor.check_local_ray().state == State.WRONG
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_token_that_was_read_before_is_forgotten():
     """Ray keeps the first token that a process reads: a Ray of our own once rejected it."""
     code = (

@@ -78,7 +78,7 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P19")
 def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_when_there_is_room(
     folder, disk, tmp_path, record_property
@@ -123,6 +123,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["config.json", "network.safetensors", "ema.safetensors", "training.pt", "digests.json"]
 )

@@ -50,7 +50,7 @@ def submit(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(cluster, tmp_path):
     (tmp_path / "clips").mkdir()
     videos.write_swaying(
@@ -65,6 +65,7 @@ def test_a_submitted_job_writes_the_data_set_that_this_machine_alone_would(clust
     assert alone.returncode == 0 and contents(tmp_path / "dataset") == contents(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_relative_paths_are_refused_in_a_submitted_job(cluster):
     done = submit(cluster, "--clips", "clips", "--out", "/tmp/nowhere")
     assert (
@@ -73,7 +74,7 @@ def test_relative_paths_are_refused_in_a_submitted_job(cluster):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P23")
 def test_another_token_gets_nowhere(cluster, tmp_path):
     """Neither to submit a job, nor to compute on the cluster, nor to ask what it does."""
@@ -124,6 +125,7 @@ def refused_by_quiver(
     assert not [path for path in (tmp_path / "out").rglob("*") if LOCK_FOLDER not in path.parts]
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P23")
 @pytest.mark.parametrize(
     "address", ["203.0.113.7:6379", "127.0.0.1:6379", "ray://203.0.113.7:10001", "auto"]
@@ -135,7 +137,7 @@ def test_no_token_is_refused_before_anything_is_sent(tmp_path, address):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P23")
 def test_a_dashboard_that_answers_without_a_token_is_refused(tmp_path):
     """Though we have a token: others need none. Its ports listen on every interface, whatever

@@ -197,7 +197,7 @@ def newest(folder: Path) -> checkpoints.Checkpoint:
     return checkpoints.read_newest(folder)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_trains_makes_films_and_measures_them(done):
     verbs = [command.split()[1] for command in finished(done)]
     assert verbs == [
@@ -452,7 +452,7 @@ ablate.main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_and_begun_again_it_gives_the_same_table(asked, done, tmp_path):
     out = tmp_path / "ablation"
     with subprocess.Popen(

@@ -74,6 +74,7 @@ def written(folder) -> dict:
     return json.loads((folder / "out" / "evaluation.json").read_text())
 
 
+@pytest.mark.thorough
 def test_everything_that_needs_no_weights_is_computed_and_the_rest_says_what_it_needs(written):
     metrics = {one["key"]: one for one in written["metrics"]}
     assert {key for key, one in metrics.items() if one["needs"]} == {
@@ -201,6 +202,7 @@ def one_pair(folder: Path, **generated) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("generated", "said"),
     [
@@ -226,6 +228,7 @@ def test_what_was_refused_leaves_no_folder_and_takes_none_away(tmp_path, capsys)
     assert (tmp_path / "out").is_dir()
 
 
+@pytest.mark.thorough
 def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(folder, capsys):
     evaluate(folder, "--out", folder / "again")
     said = capsys.readouterr().out.splitlines()
@@ -241,6 +244,7 @@ def test_the_terminal_says_what_is_absent_once_and_that_few_pairs_say_little(fol
     )
 
 
+@pytest.mark.thorough
 def test_pairs_of_different_rates_are_remarked_on(tmp_path):
     for name, fps in (("a", 30.0), ("b", 24.0)):
         for side in ("real", "generated"):
@@ -279,6 +283,7 @@ def test_folders_without_a_pair_are_refused(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_networks_that_are_given_fill_their_lines_and_are_named_by_their_digest(tmp_path):
     one_pair(tmp_path)
@@ -340,6 +345,7 @@ CONFIG = BuildConfig(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "remarks"),
     [
@@ -399,6 +405,7 @@ class Linear(torch.nn.Module):
         return x.flatten(1)[:, :7].float()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("option", ["--inception", "--i3d", "--dt-i3d", "--dt-i3d-32"])
 def test_weights_of_another_network_are_refused(tmp_path, capsys, option):

@@ -33,6 +33,7 @@ def out(tmp_path_factory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_the_file_has_every_frame_and_how_it_was_measured(out):
     found = json.loads((out / "ceiling.json").read_text())
     (clip,) = found["clips"]
@@ -61,6 +62,7 @@ def test_the_file_has_every_frame_and_how_it_was_measured(out):
     )
 
 
+@pytest.mark.slow
 def test_the_page_has_a_curve_and_slices_of_each_clip(out):
     with open_browser() as chromium:
         tab, asked = chromium.new_page(), []

@@ -100,7 +100,7 @@ def saved(tab) -> list[dict[str, str]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
     """Choices by key and by hand, one back and another answer; what is saved is what was seen and
     chosen; nothing tells A from B.
@@ -178,6 +178,7 @@ def test_a_viewer_goes_through_the_page(page, folders, tmp_path, capsys):
     assert f"A was preferred {for_a} times of 5" in run(capsys, score_study, answers).out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
     found = []
     with open_page(page) as (tab, _):
@@ -195,6 +196,7 @@ def test_the_same_seed_gives_the_same_order_and_sides_and_viewers_differ(page):
     assert sum(lefts) in (2, 3), "each set stands left as often as the other"
 
 
+@pytest.mark.slow
 def test_both_videos_repeat_together_on_a_phone_and_a_tap_chooses(page):
     with open_page(page, viewport=dict(width=390, height=760), has_touch=True, is_mobile=True) as (
         tab,
@@ -222,6 +224,7 @@ def test_the_page_says_nothing_of_the_folders_and_asks_for_nothing(page, capsys,
     assert "http" not in text.replace('http-equiv="', "")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     out, err = run(
         capsys, user_study, *folders, "--out", tmp_path / "page.html", "--pairs", 2, "--seed", 1
@@ -299,6 +302,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_one_sentence(mistake, folders, tmp_path, capsys):
     files, args, sentence = MISTAKES[mistake]
@@ -314,6 +318,7 @@ def test_each_mistake_is_one_sentence(mistake, folders, tmp_path, capsys):
     assert not list(tmp_path.glob("*.html"))
 
 
+@pytest.mark.thorough
 def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for folder in ("a", "b"):

@@ -51,7 +51,7 @@ def steps_of(log: Path) -> list[int]:
     return [json.loads(line)["step"] for line in log.read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_both_stages_of_the_denoiser_go_on_after_a_rank_is_killed(folder, tmp_path):
     """P18: in either stage, and between them, to the weights of two ranks that were left in peace."""
     outs = {
@@ -105,7 +105,7 @@ def rank_of(process: str) -> str:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_torchrun_begins_again_after_a_rank_is_killed(folder, tmp_path):
     """P18, with the command that a person types."""
     options = [

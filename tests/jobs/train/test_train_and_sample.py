@@ -74,6 +74,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_from_shards_to_motion_for_a_photograph(folder):
     for seed, name in ((1, "a"), (1, "b"), (2, "c")):
         options = [
@@ -147,6 +148,7 @@ def test_the_second_stage_starts_from_the_first_and_leaves_it_as_it_is(folder):
     assert set(same) == set(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "extra"), [("independent", []), ("volume", ["--frequencies", "2"])]
 )
@@ -199,6 +201,7 @@ def inpainting(folder: Path, **fields: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_begins_with_a_pretrained_network_and_then_does_without(folder, tmp_path):
     pretrained, out = inpainting(tmp_path / "pretrained"), tmp_path / "out"
     options = [
@@ -332,6 +335,7 @@ def test_scales_are_the_autoencoder_s(folder, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_second_stage_is_not_gone_on_with_another_first_one(folder, tmp_path, capsys):
     options = [
         "smoke",
@@ -375,6 +379,7 @@ def test_one_training_writes_to_a_folder(folder, tmp_path, capsys):
     assert stopped.value.code == 4 and "another training is writing to" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
     other = write_dataset(tmp_path / "other", SHARDS, seed=7, config=SMALL).root
     empty = write_dataset(tmp_path / "empty", {"test-000000": [{}] * 2}, config=SMALL).root

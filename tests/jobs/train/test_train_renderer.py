@@ -28,7 +28,7 @@ def train(*args: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_training_and_its_end(tmp_path):
     write_dataset(tmp_path / "data", {"train-000000": [{}] * 3, "test-000000": [{}]})
     args = [
@@ -94,6 +94,7 @@ def still(tmp_path) -> list[str]:
     return [str(tmp_path / "photo.png"), "--motion", str(tmp_path / "still.safetensors")]
 
 
+@pytest.mark.slow
 def test_a_trained_renderer_makes_the_frames(trained, still, tmp_path):
     """Those of its painter, at the photograph's size: what splatting leaves as it is, a network
     changes.
@@ -151,6 +152,7 @@ def test_a_renderer_of_numbers_that_are_not_finite_or_make_such(
     assert stopped.value.code == 2 and expected in said and not list(out.iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_without_its_network_is_refused(tmp_path):
     refused = train(
         "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--perceptual-weight", "1"

@@ -106,6 +106,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P16")
 @pytest.mark.parametrize("data", [["a"], ["b"], ["a", "b"]])
 def test_statistics_of_other_shards_are_refused_both_ways(folder, tmp_path, capsys, data):
@@ -160,6 +161,7 @@ def tables_of(folder: Path, root: Path) -> None:
         shutil.copy(folder / "b" / name, root / name)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P16")
 @pytest.mark.parametrize("change", [put, exchange, take, tables_of])
 def test_a_shard_that_comes_or_goes_after_the_statistics_were_made_is_refused(
@@ -244,6 +246,7 @@ def test_a_training_goes_on_with_its_own_data_and_autoencoder_alone(folder, tmp_
     }
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P18")
 def test_the_seed_alone_decides_what_is_drawn(folder, tmp_path, record_property):
     """P18, before the first checkpoint: whatever the process has drawn before, a training begins
@@ -310,6 +313,8 @@ def test_the_payloads_are_live(tmp_path):
         assert (tmp_path / name).exists()
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize("suffix", PAYLOADS)
 @pytest.mark.parametrize("workers", [0, 1])
@@ -413,6 +418,8 @@ def tampered(out: Path, name: str, data: bytes) -> Path:
     return out
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize("what", FILES)
 def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
@@ -452,6 +459,7 @@ def test_a_checkpoint_cannot_run_code(folder, tmp_path, capsys, canary, what):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P20")
 def test_a_name_is_no_command(folder, tmp_path, capsys, canary, monkeypatch):
     """P20: as webdataset's URLs are."""

@@ -72,6 +72,7 @@ def trained(folder: Path, command: list[str], workers: int, **env: str) -> tuple
     return done.returncode, done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, workers):
     code, said = trained(folder, small_memory(*TRAINING), workers)
@@ -80,10 +81,12 @@ def test_too_little_shared_memory_ends_a_training_with_a_sentence(folder, worker
     assert "--loader-workers 0" in said and "docker run --shm-size=2g" in said
 
 
+@pytest.mark.slow
 def test_it_is_enough_for_a_training_without_such_processes(folder):
     assert trained(folder, small_memory(*TRAINING), 0) == (ExitCode.SUCCESS, "")
 
 
+@pytest.mark.thorough
 def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(folder):
     deep = folder / ("d" * 100)
     deep.mkdir(exist_ok=True)
@@ -96,6 +99,7 @@ def test_a_folder_too_deep_for_sockets_is_told_before_anything_is_waited_for(fol
     assert trained(folder, TRAINING, 0, TMPDIR=str(deep)) == (ExitCode.SUCCESS, "")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
 def test_a_process_that_reads_ahead_and_dies_ends_the_training_with_a_sentence(folder, how):
     """As one that the kernel ends for lack of memory."""

@@ -60,7 +60,7 @@ def following(shown: str, *, kept: str) -> list[str]:
     return shlex.split(after)[2:]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatch):
     """The commands that they name work one after the other; of a library nothing is heard."""
@@ -136,7 +136,7 @@ def test_each_training_says_how_far_it_is_and_what_comes_next(folder, monkeypatc
     assert (folder / "film.mp4").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_terminal_sees_a_bar(folder):
     command = [
@@ -171,7 +171,7 @@ def test_a_terminal_sees_a_bar(folder):
     assert "step 4 of 4" not in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_it_says_once_that_nothing_is_held_out(folder):
     shown, said = command(
@@ -215,7 +215,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def measured(frames):
     return spectrum_of(estimator.displace([(first, one) for one in (first, *rest)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", MAPS[:3])
 def test_flow_of_a_warped_video_is_the_augmented_flow(frames, how):
     affine = affine_of(*how, WORKING_SIZE)

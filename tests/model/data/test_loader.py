@@ -75,6 +75,7 @@ def keys(found: SpectrumDataset) -> list[str]:
     return [found[i].key for i in range(len(found))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["adaptive", "linear", "log", "resolution"])
 @pytest.mark.parametrize("pool", ["components", "none"])
 def test_an_example_is_the_sample_normalised_to_the_last_bit(dataset, normalisation, pool):
@@ -99,6 +100,7 @@ def test_an_example_is_the_sample_normalised_to_the_last_bit(dataset, normalisat
         assert image.dtype == spectrum.dtype == torch.float32 and frequency.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [1, 3, 9])
 def test_fewer_frequencies_and_some_of_them_are_parts_of_the_whole(dataset, drawn):
     whole, two, some = (
@@ -173,6 +175,7 @@ def test_test_samples_are_never_trained_on(dataset, other):
     assert not train & test and len(test) == 2 and all(key.startswith("clip-test") for key in test)
 
 
+@pytest.mark.slow
 def test_a_video_held_out_elsewhere_is_refused(tmp_path):
     a = write_dataset(
         tmp_path / "a",
@@ -230,6 +233,7 @@ def test_a_split_with_nothing_in_it_is_empty(tmp_path):
         EpochOrder(count=len(found), seed=0, global_batch=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 40),
@@ -303,6 +307,8 @@ def undisturbed(dataset):
     )
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.promise("P18")
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("world", [1, 2])
@@ -396,6 +402,7 @@ def test_an_error_is_one_sentence_from_any_process(tmp_path, workers):
         )
 
 
+@pytest.mark.slow
 def test_a_copy_in_another_process_reads_the_same(dataset):
     found = examples([DatasetView(dataset)], ONE)
     first = found[0]

@@ -250,6 +250,7 @@ def pristine(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_sample_is_named_and_never_read(name, pristine, tmp_path):
     tamper, words = HOSTILE[name]

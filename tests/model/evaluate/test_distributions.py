@@ -114,6 +114,7 @@ def partners(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     return real, 1.3 * real + 0.3 * rng.normal(size=(40, 1, 3)) + 0.5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distance", [frechet, kid])
 @pytest.mark.parametrize("sets", [strangers, partners])
 def test_an_interval_holds_the_mean_of_such_sets_as_often_as_it_says_and_is_as_wide_as_they_differ(

@@ -187,6 +187,7 @@ def test_the_network_of_dynamic_textures_gets_aligned_corners_and_its_own_length
         load_network(network.path, DT_I3D if frames == 32 else DT_I3D_32)
 
 
+@pytest.mark.slow
 def test_shuffled_frames_are_far_for_a_video_network_and_near_for_a_picture_network(inception, i3d):
     """As FVD and FID are: 24 films against 24 others, and against the others with their frames
     shuffled.

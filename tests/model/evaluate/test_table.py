@@ -142,6 +142,7 @@ def test_the_frame_that_was_given_counts_for_nothing(real):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [2, 3, 10])
 def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     """Of 2000 sets 1900 are expected, give or take 10; and it is as wide as Student's must be."""
@@ -165,6 +166,7 @@ def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(pairs):
     )
 
 
+@pytest.mark.slow
 def test_shuffled_frames_are_worse_than_frames_in_order_for_every_temporal_metric(real):
     check_order(real)
 
@@ -190,6 +192,7 @@ def check_order(real: list[Clip]) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_shuffled_frames_of_real_clips_are_worse(material):
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.pool import shared_pool

@@ -99,7 +99,7 @@ def test_what_cannot_be_reached_is_said(swaying, count, times, said):
         list(measure_upper_bounds(frames, flows, at, window=T, fps=FPS, counts=count))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_four_frequencies_are_worse_than_sixteen_on_real_clips(material):
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.pool import shared_pool

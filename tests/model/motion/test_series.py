@@ -74,6 +74,7 @@ def test_whole_frames_are_those_of_the_inverse_transform(time, frequencies):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("time", "frequencies"), [(2, 2), (5, 3), (16, 9), (31, 16), (32, 17)])
 def test_between_the_frames_of_a_window_with_all_its_bands_nothing_moves_much_further_than_in_them(
     time, frequencies
@@ -161,6 +162,8 @@ MOTIONS = {
 }
 
 
+@pytest.mark.sample(11)
+@pytest.mark.slow
 @pytest.mark.parametrize("motion", MOTIONS)
 @pytest.mark.parametrize("period", PERIODS)
 @pytest.mark.parametrize("way", LOOPS)
@@ -359,6 +362,7 @@ def test_the_recorded_energy_is_that_of_the_frames():
 LONG = [(100_000, 30.0, 4.0), (100_000, 1000.0, 12_000.0), (150, 30.0, 12_000.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames, fps, period", LONG)
 def test_what_is_made_of_a_long_window_takes_no_memory_by_its_frames(frames, fps, period):
     """As much as a short one's: a file says how many frames there were, and none is shown."""

@@ -89,6 +89,7 @@ def moved(tab, row: int, column: int) -> np.ndarray:
     return np.array(tab.evaluate(f"quiver.displacement({column}, {row})"))
 
 
+@pytest.mark.slow
 def test_a_drag_and_its_release_are_those_of_modal(tab):
     m, (row, column) = modes(), POINT
     for index, wanted in enumerate(np.linspace((1, 0), (9, -4), 5)):
@@ -156,6 +157,7 @@ def test_it_plays_the_recorded_motion_in_a_loop(tab):
         np.testing.assert_allclose(moved(tab, *POINT), expected[frame % T], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_mouse_pulls_the_moving_half_alone_and_it_comes_to_rest(tab):
     still = screenshot_canvas(tab)
     box = tab.locator("canvas").bounding_box()
@@ -228,6 +230,7 @@ class Hand:
         self.tab.evaluate("quiver.advance(1)")
 
 
+@pytest.mark.slow
 def test_a_finger_pulls_the_picture_and_not_the_page(phone):
     phone.set_viewport_size(dict(width=390, height=300))
     hand = Hand(phone)
@@ -261,6 +264,7 @@ def test_a_second_finger_changes_nothing_until_the_first_has_gone(phone, end):
 LOSE = "window.card = document.querySelector('canvas').getContext('webgl2').getExtension('WEBGL_lose_context')"
 
 
+@pytest.mark.slow
 def test_a_lost_context_is_told_of_and_the_picture_comes_back(file):
     with open_page(file) as (tab, complaints):
         tab.evaluate("quiver.pause(true)")
@@ -313,6 +317,7 @@ SLEEP = """([n, places]) => new Promise(done => {  // what is seen in n frames, 
 })"""
 
 
+@pytest.mark.slow
 def test_after_a_long_pause_the_motion_goes_on_where_it_was(tab):
     m, tick = modes(), 1 / 120
     state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
@@ -343,6 +348,7 @@ def hidden(tab) -> Iterator[None]:
     tab.evaluate(f"delete document.hidden; {say}")
 
 
+@pytest.mark.slow
 def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
     with open_page(file) as (tab, complaints):
         tab.evaluate(
@@ -443,6 +449,7 @@ OUTSIDE = """([width, height]) => [...document.querySelectorAll('h1, canvas, but
 }).map(part => part.outerHTML)"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["file", "upright"])
 def test_picture_and_controls_are_seen_together(request, shape):
     """In windows of a desk, of a phone upright and on its side, and of a small one."""

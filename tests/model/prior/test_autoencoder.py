@@ -94,6 +94,7 @@ def test_it_starts_as_averaging_and_bilinear_enlargement(channels, attention):
     assert (made.log_variance == -6).all()
 
 
+@pytest.mark.slow
 def test_it_leaves_its_start():
     """On smooth slices a few steps already beat averaging, which every weight then has a part in."""
     torch.manual_seed(0)

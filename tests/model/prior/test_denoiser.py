@@ -15,6 +15,7 @@ MODES = ["coordinated", "independent", "volume"]
 N = torch.tensor([0, 999])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("freq", [1, 3])
 def test_one_signature_for_all_modes(mode, freq):
@@ -113,6 +114,7 @@ def test_the_photograph_is_seen_where_it_is():
     assert (features[..., 8, 4] - features[..., 8, 11]).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_stays_near(mode, dtype):

@@ -48,6 +48,8 @@ def test_noised_latents_keep_their_variance():
     torch.testing.assert_close(predict_z0(z, noise, at(0, 600)), z0, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 50, 250, 1000])
 def test_ddim_is_that_of_diffusers(steps):
     """Step by step from the same place, with any prediction; relative to z, which the first steps

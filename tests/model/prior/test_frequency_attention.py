@@ -52,6 +52,7 @@ def changed(eps: nn.Module, j: int) -> list[bool]:
     return difference.flatten(2).any(dim=2).any(dim=0).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freq", [1, 3])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_it_starts_exactly_at_stage_1(freq, autocast):
@@ -105,6 +106,7 @@ def test_stage_1_stays_as_it_was():
     assert slices.state_dict().keys() == stage_1().state_dict().keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("j", [0, 1, 2])
 def test_frequencies_influence_one_another_only_after_training(j):
     alone = [k == j for k in range(3)]

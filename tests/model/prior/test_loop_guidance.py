@@ -58,6 +58,7 @@ def test_only_the_mean_is_without_a_say():
     assert (weights[:, 0] == 0).all() and (weights[:, 1:].abs() > 0).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("period", "lower"), [(41, 0.4), (90, 0.4), (150, 0.6)])
 def test_guided_samples_close_and_move_as_much(period, lower):
     """Of 200 steps, against samples that are noised back as often and not guided."""

@@ -90,6 +90,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "words"), HOSTILE, ids=lambda value: value[:60] if isinstance(value, str) else ""
 )
@@ -171,6 +172,7 @@ def whole_numbers(path: Path) -> None:
     save_file(load(path.read_bytes()) | {"conv_out.bias": torch.zeros(4, dtype=torch.int64)}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "words"),
     [

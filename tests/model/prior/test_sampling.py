@@ -24,6 +24,7 @@ def of_gaussian(m: float, s: float):
     return eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("m", "s"), [(0.0, 1.0), (2.0, 0.5), (-1.0, 3.0)])
 def test_samples_of_a_gaussian_have_its_mean_and_deviation(m, s):
     """The flow that DDIM integrates is known too: (z - sqrt(a) m) / sqrt(a s^2 + 1 - a) stays as it
@@ -129,6 +130,7 @@ def test_a_hook_steers_by_a_gradient():
     )
 
 
+@pytest.mark.slow
 def test_noising_back_and_stepping_again_leaves_a_gaussian_what_it_is():
     """Fresh noise at each step, so that samples differ from those of one turn, but not in mean and
     deviation.

@@ -166,6 +166,7 @@ def test_the_mean_of_splatted_photographs_has_its_holes_filled():
     torch.testing.assert_close(made[..., 3:], splat(image, flow, "average").features[..., 3:])
 
 
+@pytest.mark.slow
 def test_two_pairs_are_learnt():
     """Brightening is nothing that splatting alone can make."""
     image = photograph()
@@ -256,6 +257,7 @@ def test_augmented_pairs_still_fit(moving):
     assert zoomed.weight.mean() == pytest.approx(zoom * float(plain.weight.mean()), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_loss_of_features_is_learnt_from(tmp_path):
     """It alone: nothing of the true frame itself, and VGG stays as it is."""
     torch.manual_seed(0)

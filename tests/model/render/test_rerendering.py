@@ -110,11 +110,13 @@ def fidelity(name: str, scene: Scene) -> tuple[float, float]:
     return float(found.mean()), float(found.min())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "power"), [(0, 1.0), (1, 1.0), (2, 1.0), (0, 1.5)])
 def test_true_motion_gives_the_true_frames(seed, power):
     assert fidelity(f"1/f^{power:g} texture, seed {seed}", swaying(seed, power))[0] >= 32
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["lantern", "plant", "ripples"])
 def test_layers_that_cover_each_other_come_out_as_well(name):
     assert fidelity(name, SCENES[name](np.random.default_rng(1)))[0] >= 32

@@ -196,6 +196,8 @@ def test_a_shift_of_all_shifts_the_result(way, mode):
     )
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_gradients(way, mode):
     """Channels over one block of the kernel; some of it leaves the picture."""
@@ -228,6 +230,7 @@ def bits(tensors):
     return [x.view(torch.int32) if x.dtype == torch.float32 else x for x in tensors]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SPLAT_MODES)
 def test_the_kernel_s_bits_depend_on_nothing_else(mode):
     """A picture that is large enough for four threads, from run to run and for any number of them."""
@@ -443,6 +446,7 @@ def python(**environment):
     )
 
 
+@pytest.mark.slow
 def test_without_a_compiler_one_line_says_so(tmp_path):
     done = python(CXX=str(tmp_path / "no-compiler"), TORCH_EXTENSIONS_DIR=str(tmp_path))
     out, errors = done.communicate(timeout=120)
@@ -454,6 +458,7 @@ def test_without_a_compiler_one_line_says_so(tmp_path):
     assert "splatting runs in plain torch" in errors
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_end(tmp_path):
     (tmp_path / "quiver").write_text("no folder")
     done = python(TORCH_EXTENSIONS_DIR=str(tmp_path))
@@ -461,7 +466,7 @@ def test_a_cache_that_cannot_be_written_is_no_end(tmp_path):
     assert (done.returncode, out.split()[0], errors.count("WARNING")) == (0, "False", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_build_at_once(tmp_path):
     """Beside the lock of a build that was killed."""
     kernel_or_skip()

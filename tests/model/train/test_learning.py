@@ -54,7 +54,7 @@ def correlations(found: Tensor, true: Tensor) -> Tensor:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_samples_are_the_motion_of_their_photograph():
     """What is sampled correlates with the motion that belongs to the photograph, and not with
     another's.

@@ -122,6 +122,7 @@ def test_a_stopped_training_takes_the_steps_that_it_would_have_taken(undisturbed
         assert torch.equal(weights(tmp_path)[name], value), name
 
 
+@pytest.mark.slow
 def test_a_killed_one_too(undisturbed, tmp_path):
     code = """
 import os, signal, sys

@@ -60,6 +60,7 @@ def test_what_is_a_url_of_object_storage(text, found):
     assert is_storage_url(text) is found
 
 
+@pytest.mark.slow
 def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     proxy, bucket = through(0.3), Bucket(storage.bucket_url("all"))
     written = {f"a/{i:02d} é": bytes([i]) * (i * 20_000) for i in range(12)}
@@ -93,7 +94,7 @@ def test_what_is_written_through_faults_is_read_as_it_was(through, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_creation_whose_answer_is_lost_is_ours(through):
     """Of forty, about six are created and say 412 to the second attempt; with other bytes each is
     refused.
@@ -107,6 +108,7 @@ def test_a_creation_whose_answer_is_lost_is_ours(through):
     assert proxy.faults["answer lost"] > 5
 
 
+@pytest.mark.slow
 def test_of_many_who_create_one_does(through):
     through(0.2, seed=2)
     bucket = Bucket(storage.bucket_url("raced"))

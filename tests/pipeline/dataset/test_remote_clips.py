@@ -74,6 +74,7 @@ def shown(dataset: Dataset) -> Reconstruction:
     return reconstruct(DatasetView(dataset), dataset.planned_rows()[0].window().key)
 
 
+@pytest.mark.slow
 def test_the_real_frames_are_those_of_the_clip(dataset, clip):
     stored = shown(dataset)
     there = Reconstruction(
@@ -88,6 +89,7 @@ def test_the_real_frames_are_those_of_the_clip(dataset, clip):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["no such object", "NoSuchBucket", "needs boto3"])
 def test_a_clip_that_cannot_be_had_is_quarantined(dataset, bucket, monkeypatch, words):
     stored = shown(dataset)

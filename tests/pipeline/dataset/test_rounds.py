@@ -124,6 +124,8 @@ def test_the_windows_of_a_round_are_sound(lacking):
     assert kept(retry(lacking)) == WINDOWS and not verify(lacking).faults
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds, gone", [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("known_by", ["records", "index"])
 def test_of_a_round_that_is_gone_no_sample_is_moved(lacking, capsys, rounds, gone, known_by):
@@ -146,6 +148,7 @@ def test_of_a_round_that_is_gone_no_sample_is_moved(lacking, capsys, rounds, gon
     assert files(lacking.root) == before and not (lacking.root / ".removed").exists()
 
 
+@pytest.mark.slow
 def test_a_round_that_is_damaged_is_put_aside_with_all_that_belongs_to_it(lacking):
     retry(lacking)
     path = lacking.retries / "001.json"
@@ -160,6 +163,7 @@ def test_a_round_that_is_damaged_is_put_aside_with_all_that_belongs_to_it(lackin
     assert kept(retry(lacking)) == WINDOWS and not verify(lacking).faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["0001.json", "000.json", "1.json"])
 def test_a_file_that_no_retry_writes_harms_no_round(lacking, name):
     retry(lacking)
@@ -201,7 +205,7 @@ def run_retry(dataset: Dataset, *options: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_retry_begins_no_round_of_what_fails_again_and_finishes_one_that_was_begun(tmp_path):
     dataset = with_lost_windows(tmp_path / "dataset", 48)
     done = run_retry(dataset)
@@ -307,6 +311,7 @@ def finish_by_extraction(dataset: Dataset) -> None:
         extract_flow.run_job(dataset, rows, job, to_contract(CONFIG), 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("derived", [False, True], ids=["before finalize", "before the views"])
 @pytest.mark.parametrize("finish", [finish_by_retry, finish_by_extraction])
 def test_whatever_finishes_a_retry_leaves_no_report_and_no_view_of_before(lacking, finish, derived):

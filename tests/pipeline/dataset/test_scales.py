@@ -77,6 +77,8 @@ def expected(values, pool, q):
     return [np.quantile(frequency, q) for frequency in values]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["components", "none", "all"])
 @pytest.mark.parametrize("q", [0.5, 0.95])
 def test_scales_are_numpys_within_the_bound_and_to_the_last_bit_when_exact(

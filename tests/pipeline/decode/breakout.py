@@ -1,7 +1,6 @@
-"""A decoder process that tries to break out, in the way that the name of the file says that it is
-asked for.
+"""A decoder process that tries to break out, in the way that the name of the requested file says.
 
-Its answer is a refusal with the way's outcome: what the system said, or "done".
+Its answer is a refusal whose detail is the outcome: the system's error, or "done".
 """
 
 import ctypes
@@ -27,13 +26,13 @@ def checked(result: int) -> str:
 
 
 def write(path: str) -> str:
-    """A file beside the one that is asked for."""
+    """Writes a file beside the requested one."""
     Path(path).with_suffix(".written").write_text("")
     return "done"
 
 
 def overwrite(path: str) -> str:
-    """One that is there, without creating or truncating it."""
+    """Writes into an existing file, without creating or truncating it."""
     descriptor = os.open(path, os.O_WRONLY)
     os.write(descriptor, b"x")
     return "done"
@@ -50,13 +49,13 @@ def rename(path: str) -> str:
 
 
 def change(path: str) -> str:
-    """Who may read it."""
+    """Changes who may read the file."""
     os.chmod(path, 0o777)
     return "done"
 
 
 def connect(path: str) -> str:
-    """To the port that the file names."""
+    """Connects to the port whose number is in the file."""
     socket.create_connection(("127.0.0.1", int(Path(path).read_text())), timeout=5).close()
     return "done"
 
@@ -66,7 +65,7 @@ def environment(path: str) -> str:
 
 
 def memory(path: str) -> str:
-    """A byte of the parent's, at an address that is ours as well."""
+    """Reads a byte of the parent's memory, at an address that is mapped here too."""
     with open(f"/proc/{PARENT}/mem", "rb", buffering=0) as file:
         file.seek(0x1000)
         file.read(1)
@@ -78,7 +77,7 @@ class Piece(ctypes.Structure):
 
 
 def peek(path: str) -> str:
-    """The same by a system call."""
+    """Reads the parent's memory with a system call."""
     here = ctypes.create_string_buffer(8)
     ours, theirs = Piece(ctypes.addressof(here), 8), Piece(ctypes.addressof(here), 8)
     return checked(LIBC.process_vm_readv(PARENT, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
@@ -90,7 +89,7 @@ def trace(path: str) -> str:
 
 
 def execute(path: str) -> str:
-    """A program in place of this one, which would close the connection."""
+    """Replaces this program by another, which would close the connection."""
     os.execv("/bin/true", ["true"])
 
 
@@ -121,18 +120,18 @@ def open_many(path: str) -> str:
 
 
 def hoard(path: str) -> str:
-    """Memory in a file without a name, which counts as no process's."""
+    """Allocates memory in a file without a name, which counts for no process."""
     descriptor = os.memfd_create("hoard")
     return f"done {os.write(descriptor, bytes(1 << 20))}"
 
 
 def unconfine(path: str) -> str:
-    """Rights in a name space of users of its own."""
+    """Gains rights in a user namespace of its own."""
     return checked(LIBC.unshare(0x10000000))
 
 
 def in_a_thread(path: str) -> str:
-    """What a thread that is started later may do."""
+    """Writes a file from a thread that is started after the sandbox."""
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(outcome(write, path)))
     thread.start()
@@ -173,7 +172,7 @@ def outcome(way, path: str) -> str:
 
 
 def answer(request, connection, descriptor):
-    """Any other file is answered about as ever."""
+    """Requests for any other file are answered as usual."""
     name = Path(request["path"]).stem
     if name not in WAYS:
         yield from real_answer(request, connection, descriptor)
@@ -182,7 +181,7 @@ def answer(request, connection, descriptor):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:  # outside of any sandbox, to see that the way itself works
+    if len(sys.argv) == 2:  # without a sandbox, to show that the way itself works
         print(outcome(WAYS[Path(sys.argv[1]).stem], sys.argv[1]), flush=True)
     else:
         real_answer, worker.answer_request = worker.answer_request, answer

@@ -1,5 +1,5 @@
-"""A decoder process that misbehaves when it is asked for a file whose name says how; otherwise it
-is the real one.
+"""A decoder process that misbehaves in the way that the name of the requested file says; for other
+files it is the real one.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def send_too_much(connection: Connection) -> None:
 
 
 def leak_shared() -> None:
-    """600 MB that the system's limit on data does not count."""
+    """Takes 600 MB that the system's limit on data does not count."""
     data = bytes(20 << 20)
     for _ in range(30):
         HOARD.append(mmap.mmap(-1, len(data)))
@@ -56,14 +56,14 @@ def leak_a_clip() -> None:
 
 
 def say_much(connection: Connection) -> None:
-    """More than a pipe holds, which nobody reads meanwhile."""
+    """Writes more than the capacity of a pipe to standard error, while nobody reads it."""
     with suppress(BlockingIOError):
         os.write(2, b"words\n" * (1 << 20))
 
 
 def say_and_abort(connection: Connection) -> None:
-    """A crash as a library reports it: at first much, at last what matters, with what differs from
-    one run to the next.
+    """Crashes as a library does: with much output, the important line last, and with text that
+    differs from run to run.
     """
     for line in [
         *(f"line {i}" for i in range(2000)),
@@ -94,7 +94,7 @@ WAYS = {
     "says_and_aborts": say_and_abort,
     "nests_deeply": lambda connection: connection.send_bytes(b'{"stage": ' + b"[" * 100_000),
 }
-"""Instead of the answer, or before it."""
+"""What is done before the answer, or instead of it."""
 real_answer = worker.answer_request
 
 

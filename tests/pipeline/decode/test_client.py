@@ -1,4 +1,4 @@
-"""A decoder that hangs, crashes, leaks or lies costs one clip, in time, and leaves nothing behind."""
+"""A decoder that hangs, crashes, leaks or lies costs one clip, in time, and leaves nothing."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ from pipeline.decode.client import COMMAND, DecoderDied, DecoderProcess
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import MAX_ATTEMPTS, DecoderPool, Prefetcher, split_at_keyframes
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import read_frames
 from schemas.outcome import Quarantined, Reason
 from tests.faults.reference import choose_count
 from tests.pipeline.decode.test_probe import with_a_lost_picture
-from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_number
+from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_frames, read_number
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = DecodeConfig(deadline_s=4.0, decoder_memory_mb=400)
 
 
 def fake(config: DecodeConfig) -> DecoderProcess:
+    """A process that misbehaves as the name of the file says."""
     return DecoderProcess(config, (sys.executable, str(Path(__file__).with_name("misbehaving.py"))))
 
 
@@ -34,13 +34,15 @@ def video(tmp_path_factory) -> Path:
 
 
 def children() -> set[int]:
-    """Processes of ours that are still there, the dead ones that nobody waited for included."""
-    found = subprocess.run(
+    """Ids of this process's children, including dead ones that were not waited for."""
+    listing = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True
     ).stdout
-    return {int(pid) for pid in found.split() if Path(f"/proc/{pid}").exists()}
+    return {int(pid) for pid in listing.split() if Path(f"/proc/{pid}").exists()}
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P10")
 @pytest.mark.parametrize("attempt", range(choose_count(10, 1)))
 @pytest.mark.parametrize(
@@ -86,9 +88,8 @@ def test_a_child_cannot_take_the_shared_memory_away(video, tmp_path):
     first = next(pictures)
     with pytest.raises(PermissionError):
         os.ftruncate(process.memory.fileno(), 0)
-    assert read_number(first.image) == 0 and [read_number(one.image) for one in pictures] == list(
-        range(1, FRAME_COUNT)
-    )
+    assert read_number(first.image) == 0
+    assert [read_number(picture.image) for picture in pictures] == list(range(1, FRAME_COUNT))
     process.close()
 
 
@@ -105,18 +106,17 @@ def test_a_leak_is_bounded_by_the_limit_and_a_tenth(video, tmp_path):
 
 @pytest.mark.promise("P10")
 def test_a_leak_from_clip_to_clip_costs_no_clip(video, tmp_path, record_property):
-    """100 MB a clip, of which the limit holds three: the process is replaced before that."""
-    made, clips = [], choose_count(10, 4)
-    pool = DecoderPool(CONFIG, 1, lambda config: made.append(fake(config)) or made[-1])
+    """100 MB leak per clip, and the limit allows three: the process is replaced before that."""
+    processes, clips = [], choose_count(10, 4)
+    pool = DecoderPool(CONFIG, 1, lambda config: processes.append(fake(config)) or processes[-1])
     path = str(shutil.copy(video, tmp_path / "leaks_a_clip.mp4"))
     for _ in range(clips):
         assert len(pool.probe(path).times) == FRAME_COUNT
-    assert (
-        clips // 3 <= len(made)
-        and max(one.resident for one in made) <= 1.1 * CONFIG.decoder_memory_mb * 2**20
-    )
+    assert clips // 3 <= len(processes)
+    limit = 1.1 * CONFIG.decoder_memory_mb * 2**20
+    assert max(process.resident_bytes for process in processes) <= limit
     pool.close()
-    assert not {one.process.pid for one in made} & children()
+    assert not {process.process.pid for process in processes} & children()
     record_property("injections", clips)
 
 
@@ -128,12 +128,8 @@ def test_a_clip_whose_decoder_dies_is_tried_three_times_and_its_neighbours_are_d
     with pytest.raises(Quarantined) as caught:
         pool.probe(str(shutil.copy(video, tmp_path / "aborts.mp4")))
     assert (caught.value.reason, caught.value.attempts) == (Reason.CRASH, MAX_ATTEMPTS)
-    found = pool.probe(str(video))
-    assert [read_number(image) for image in pool.frames(str(video), found, [0, 30, 31], SIZE)] == [
-        0,
-        30,
-        31,
-    ]
+    images = pool.frames(str(video), pool.probe(str(video)), [0, 30, 31], SIZE)
+    assert [read_number(image) for image in images] == [0, 30, 31]
     pool.close()
 
 
@@ -146,19 +142,19 @@ def test_a_decoder_that_dies_once_costs_nothing(video, tmp_path):
 
 
 def detail_of(path: str, *earlier: str) -> str:
-    """How a decoder's death is told that answers about these files first."""
+    """The detail of a crash at `path`, of a decoder that has probed other files before."""
     process = fake(CONFIG)
-    for other in earlier:
-        process.probe(other)
+    for earlier_path in earlier:
+        process.probe(earlier_path)
     with pytest.raises(DecoderDied) as caught:
         process.probe(path)
     assert caught.value.reason == Reason.CRASH
     return caught.value.detail
 
 
-def test_the_last_words_of_a_crash_are_told_and_are_the_same_each_time(video, tmp_path):
-    """Printable, no more than a table takes, and without what differs from run to run, or is
-    another clip's.
+def test_the_detail_of_a_crash_has_its_last_errors_and_is_the_same_each_time(video, tmp_path):
+    """It is printable, fits into a table, and has nothing that differs from run to run or is about
+    another clip.
     """
     path, talkative = (
         str(shutil.copy(video, tmp_path / f"{how}.mp4")) for how in ("says_and_aborts", "says_much")
@@ -174,7 +170,7 @@ def test_the_last_words_of_a_crash_are_told_and_are_the_same_each_time(video, tm
 
 
 def test_a_decoder_that_does_not_load_says_why(tmp_path):
-    """As where a library of it is missing."""
+    """For example because a library is missing."""
     process = DecoderProcess(CONFIG, (sys.executable, "-c", "import av.of_another_version"))
     with pytest.raises(DecoderDied) as caught:
         process.probe(str(tmp_path / "a.mp4"))
@@ -186,68 +182,61 @@ def test_a_decoder_that_does_not_load_says_why(tmp_path):
 
 def test_a_decoder_that_says_much_waits_for_nobody(video, tmp_path):
     process = fake(CONFIG)
-    assert (
-        len(process.probe(str(shutil.copy(video, tmp_path / "says_much.mp4"))).times) == FRAME_COUNT
-    )
+    path = str(shutil.copy(video, tmp_path / "says_much.mp4"))
+    assert len(process.probe(path).times) == FRAME_COUNT
     process.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_frames_that_came_before_the_decoder_died_are_given(video, tmp_path, count):
     pool = DecoderPool(CONFIG, count, fake)
     path = str(shutil.copy(video, tmp_path / "halfway.mp4"))
-    found, seen = pool.probe(path), []
-    size = (512, 320)
+    images = pool.frames(path, pool.probe(path), range(FRAME_COUNT), (512, 320))
+    numbers = []
     with pytest.raises(Quarantined):
-        seen.extend(
-            read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), size)
-        )
-    assert 0 < len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
+        numbers.extend(read_number(image) for image in images)
+    assert 0 < len(numbers) < FRAME_COUNT and numbers == list(range(len(numbers)))
     pool.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_refusal_in_the_middle_of_the_frames_comes_after_those_before_it(tmp_path, count):
-    """The pictures of a slot that is not full are not lost, the process lives on, and one refusal
-    is final.
+    """The pictures of a slot that is not full are not lost, the process stays alive, and one
+    refusal is final.
     """
     path = str(with_a_lost_picture(tmp_path / "hevc.mp4", "hevc.mp4", 100))
-    made = []
+    processes, numbers = [], []
     pool = DecoderPool(
-        DecodeConfig(), count, lambda config: made.append(DecoderProcess(config)) or made[-1]
+        DecodeConfig(),
+        count,
+        lambda config: processes.append(DecoderProcess(config)) or processes[-1],
     )
-    found, seen = pool.probe(path), []
+    images = pool.frames(path, pool.probe(path), range(FRAME_COUNT), SIZE)
     with pytest.raises(Quarantined) as caught:
-        seen.extend(
-            read_number(image) for image in pool.frames(path, found, range(FRAME_COUNT), SIZE)
-        )
+        numbers.extend(read_number(image) for image in images)
     assert (caught.value.reason, caught.value.attempts) == (Reason.DECODE_ERROR, 1)
-    assert 90 <= len(seen) < FRAME_COUNT and seen == list(range(len(seen)))
-    assert len(made) <= count
+    assert 90 <= len(numbers) < FRAME_COUNT and numbers == list(range(len(numbers)))
+    assert len(processes) <= count
     pool.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.promise("P10")
 @pytest.mark.parametrize("size", [SIZE, (4096, 2560)])
 def test_a_lost_picture_costs_no_frame_before_it_and_no_other_clip(video, tmp_path, size):
-    """Of any size: pictures of which few fit into memory are read in parts."""
+    """This holds for any size: if few pictures fit into memory, they are read in parts."""
     path = str(with_a_lost_picture(tmp_path / "h264.mp4", "h264.mp4", 44))
     pool = DecoderPool(DecodeConfig(), 1)
-    found = pool.probe(path)
-    assert [read_number(image) for image in pool.frames(path, found, range(24, 44), size)] == list(
-        range(24, 44)
+    info = pool.probe(path)
+    images = pool.frames(path, info, range(24, 44), size)
+    assert [read_number(image) for image in images] == list(range(24, 44))
+    pictures = list(pool.pictures(path, info, range(40, 51), size))
+    assert [picture.damage is None for picture in pictures] == (
+        4 * [True] + 4 * [False] + 3 * [True]
     )
-    pictures = list(pool.pictures(path, found, range(40, 51), size))
-    assert [one.damage is None for one in pictures] == 4 * [True] + 4 * [False] + 3 * [True]
-    assert [read_number(one.image) for one in pictures if not one.damage] == [
-        40,
-        41,
-        42,
-        43,
-        48,
-        49,
-        50,
-    ]
+    numbers = [read_number(picture.image) for picture in pictures if not picture.damage]
+    assert numbers == [40, 41, 42, 43, 48, 49, 50]
     assert len(pool.probe(str(video)).times) == FRAME_COUNT
     pool.close()
 
@@ -262,9 +251,13 @@ def test_what_a_decoder_says_unasked_is_no_answer(video, tmp_path):
     assert process.process.pid not in children()
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_decoder_loads_itself_is_no_clips(video):
-    """A busy machine needs many times as long for it as another."""
-    code = f"import sys, time; time.sleep({CONFIG.deadline_s + 1}); from pipeline.decode import worker; worker.main(sys.argv[1:])"
+    """A busy machine takes much longer for it than an idle one."""
+    code = (
+        f"import sys, time; time.sleep({CONFIG.deadline_s + 1}); "
+        "from pipeline.decode import worker; worker.main(sys.argv[1:])"
+    )
     process = DecoderProcess(CONFIG, (sys.executable, "-c", code))
     assert len(process.probe(str(video)).times) == FRAME_COUNT
     process.close()
@@ -273,23 +266,23 @@ def test_the_time_in_which_a_decoder_loads_itself_is_no_clips(video):
 def test_a_file_that_is_replaced_is_refused_even_with_the_same_time_and_size(video, tmp_path):
     path = str(shutil.copy2(video, tmp_path / "a.mp4"))
     process = DecoderProcess(DecodeConfig())
-    found = process.probe(path)
-    assert len(list(process.pictures(path, found, [3, 4], SIZE))) == 2
+    info = process.probe(path)
+    assert len(list(process.pictures(path, info, [3, 4], SIZE))) == 2
     shutil.copy2(video, tmp_path / "b.mp4")
     os.replace(tmp_path / "b.mp4", path)
     with pytest.raises(Quarantined) as caught:
-        list(process.pictures(path, found, [3, 4], SIZE))
+        list(process.pictures(path, info, [3, 4], SIZE))
     assert caught.value.reason == Reason.HASH_MISMATCH
     assert list(process.pictures(path, process.probe(path), [], SIZE)) == []
     process.close()
 
 
 def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
-    made = []
+    starts = []
 
     def make(config):
-        made.append(1)
-        if len(made) == 1:
+        starts.append(1)
+        if len(starts) == 1:
             raise BlockingIOError("no more processes")
         return DecoderProcess(config)
 
@@ -301,9 +294,7 @@ def test_a_process_that_cannot_be_started_costs_its_own_request_alone(video):
 
 
 def test_a_process_that_starts_late_answers_all_the_same(video, monkeypatch):
-    """On a busy machine its loading alone may take longer than it was waited for; that is no fault
-    of the clip.
-    """
+    """On a busy machine loading may take longer than the wait, which is not the clip's fault."""
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 0.0)
     process = DecoderProcess(DecodeConfig())
     monkeypatch.setattr("pipeline.decode.client.START_TIMEOUT_S", 60.0)
@@ -319,20 +310,21 @@ def test_a_process_that_never_starts_is_said_to_be_that(video, monkeypatch):
     assert caught.value.reason == Reason.TIMEOUT and not process.is_alive()
 
 
+@pytest.mark.slow
 def test_frames_that_nobody_takes_do_not_keep_a_program_from_ending(video):
     code = (
-        "from pipeline.decode import DecodeConfig; from pipeline.decode.pool import DecoderPool; pool = DecoderPool(DecodeConfig(), 2);"
-        f"images = pool.frames({str(video)!r}, pool.probe({str(video)!r}), range(150), (640, 400)); next(images)"
+        "from pipeline.decode import DecodeConfig, DecoderPool; "
+        f"pool, path = DecoderPool(DecodeConfig(), 2), {str(video)!r}; "
+        "next(pool.frames(path, pool.probe(path), range(150), (640, 400)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
 
 
+@pytest.mark.slow
 def test_pictures_of_the_largest_size_are_decoded_within_the_memory(video):
     pool = DecoderPool(DecodeConfig(), 1)
-    assert [
-        image.shape
-        for image in pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))
-    ] == [(2560, 4096, 3)] * 40
+    images = pool.frames(str(video), pool.probe(str(video)), range(40), (4096, 2560))
+    assert [image.shape for image in images] == [(2560, 4096, 3)] * 40
     pool.close()
 
 
@@ -348,17 +340,23 @@ def test_a_refusal_passes_through_and_the_process_lives_on(video, tmp_path):
 
 
 def test_the_child_loads_no_torch(video):
-    code = "import sys, pipeline.decode.worker, pipeline.decode.probe, pipeline.decode.readers; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = (
+        "import sys, pipeline.decode.worker, pipeline.decode.probe, pipeline.decode.readers; "
+        "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     assert COMMAND[-1] == "pipeline.decode.worker"
 
 
+@pytest.mark.slow
 def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(video, tmp_path):
     path = shutil.copy(video, tmp_path / "spins.mp4")
+    program = str(Path(__file__).with_name("misbehaving.py"))
     code = (
-        "import sys; from pipeline.decode import DecodeConfig; from pipeline.decode.client import DecoderProcess;"
-        f"p = DecoderProcess(DecodeConfig(), (sys.executable, {str(Path(__file__).with_name('misbehaving.py'))!r}));"
-        f"print(p.process.pid, flush=True); p.probe({str(path)!r})"
+        "import sys; from pipeline.decode import DecodeConfig; "
+        "from pipeline.decode.client import DecoderProcess; "
+        f"process = DecoderProcess(DecodeConfig(), (sys.executable, {program!r})); "
+        f"print(process.process.pid, flush=True); process.probe({str(path)!r})"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -373,49 +371,48 @@ def test_a_child_whose_parent_is_killed_goes_away_in_the_middle_of_its_work(vide
     assert not Path(f"/proc/{child}").exists()
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("size", [(128, 80), (640, 400)])
 def test_any_number_of_decoders_gives_the_same_pixels_in_the_same_order(video, count, size):
     pool = DecoderPool(DecodeConfig(), count)
     indices = range(3, FRAME_COUNT - 2)
-    found = np.stack(list(pool.frames(str(video), pool.probe(str(video)), indices, size)))
-    np.testing.assert_array_equal(
-        found, np.stack(list(read_frames(probe(str(video), DecodeConfig()), indices, size)))
-    )
+    images = np.stack(list(pool.frames(str(video), pool.probe(str(video)), indices, size)))
+    expected = np.stack(list(read_frames(probe(str(video), DecodeConfig()), indices, size)))
+    np.testing.assert_array_equal(images, expected)
     pool.close()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_left_in_the_middle_harms_nobody(video):
     pool = DecoderPool(DecodeConfig(), 2)
-    found = pool.probe(str(video))
+    info = pool.probe(str(video))
     for _ in range(3):
-        images = pool.frames(str(video), found, range(FRAME_COUNT), (640, 400))
+        images = pool.frames(str(video), info, range(FRAME_COUNT), (640, 400))
         assert read_number(next(images)) == 0
         images.close()
-    assert [read_number(image) for image in pool.frames(str(video), found, [7, 100], SIZE)] == [
-        7,
-        100,
-    ]
+    images = pool.frames(str(video), info, [7, 100], SIZE)
+    assert [read_number(image) for image in images] == [7, 100]
     pool.close()
 
 
 def test_a_worn_process_is_replaced(video, monkeypatch):
     monkeypatch.setattr("pipeline.decode.pool.MAX_PROCESS_REQUESTS", 2)
-    made = []
+    processes = []
     pool = DecoderPool(
-        DecodeConfig(), 1, lambda config: made.append(DecoderProcess(config)) or made[-1]
+        DecodeConfig(), 1, lambda config: processes.append(DecoderProcess(config)) or processes[-1]
     )
     for _ in range(5):
         pool.probe(str(video))
-    assert len(made) == 3 and [one.is_alive() for one in made] == [False, False, True]
+    assert [process.is_alive() for process in processes] == [False, False, True]
     pool.close()
 
 
 def test_pieces_begin_at_key_frames_and_hold_every_index_once():
     pieces = list(split_at_keyframes(range(10, 500), np.array([0, 100, 130, 250, 480])))
-    assert [int(piece[0]) for piece in pieces] == [10, 100, 250] and [
-        i for piece in pieces for i in piece
-    ] == list(range(10, 500))
+    assert [int(piece[0]) for piece in pieces] == [10, 100, 250]
+    assert [i for piece in pieces for i in piece] == list(range(10, 500))
     assert [list(piece) for piece in split_at_keyframes([5, 6, 7], np.array([0]))] == [[5, 6, 7]]
 
 
@@ -424,10 +421,10 @@ def test_what_is_taken_ahead_arrives_in_order_and_the_error_last():
         yield from range(20)
         raise ValueError("the end")
 
-    ahead, seen = Prefetcher(items(), 3), []
+    received = []
     with pytest.raises(ValueError, match="the end"):
-        seen.extend(ahead)
-    assert seen == list(range(20))
+        received.extend(Prefetcher(items(), 3))
+    assert received == list(range(20))
 
 
 def test_what_is_taken_ahead_is_closed_when_nobody_wants_it():
@@ -440,8 +437,8 @@ def test_what_is_taken_ahead_is_closed_when_nobody_wants_it():
         finally:
             closed.append(True)
 
-    ahead = Prefetcher(items(), 3)
-    next(ahead)
-    ahead.close()
-    ahead.thread.join(5)
+    prefetcher = Prefetcher(items(), 3)
+    next(prefetcher)
+    prefetcher.close()
+    prefetcher.thread.join(5)
     assert closed == [True]

@@ -1,4 +1,4 @@
-"""BT.601 and BT.709, full and limited range: what was painted comes out."""
+"""BT.601 and BT.709, full and limited range: the painted colors come out."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import read_frames
+from tests.support.numbered import read_frames
 
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 H273 = {"bt601": 6, "bt709": 1}
@@ -30,13 +30,13 @@ PATCHES = np.array(
 
 
 def painted(size: tuple[int, int]) -> np.ndarray:
-    """Eight patches of one colour each, four by two."""
+    """Eight patches of one color each, four by two."""
     width, height = size
     return PATCHES.reshape(2, 4, 3).repeat(height // 2, 0).repeat(width // 4, 1)
 
 
 def planes(image: np.ndarray, matrix: str, full: bool) -> list[np.ndarray]:
-    """Y, Cb, Cr (H.273, equations 4 to 16) of a picture, chroma at half size."""
+    """Y, Cb, Cr (H.273, equations 4 to 16) of an image, chroma at half size."""
     kr, kb = KR_KB[matrix]
     r, g, b = (image[..., i] / 255 for i in range(3))
     y = kr * r + (1 - kr - kb) * g + kb * b
@@ -49,11 +49,12 @@ def planes(image: np.ndarray, matrix: str, full: bool) -> list[np.ndarray]:
     return [np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in scaled]
 
 
-def write(path: Path, size: tuple[int, int], matrix: str, full: bool, told: bool = True) -> Path:
+def write(path: Path, size: tuple[int, int], matrix: str, full: bool, label: bool = True) -> Path:
+    """A video of the patches, which names its color matrix and range if `label`."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=30, options={"crf": "1", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        if told:
+        if label:
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = H273[matrix]
             context.color_range = 2 if full else 1
@@ -72,10 +73,9 @@ def write(path: Path, size: tuple[int, int], matrix: str, full: bool, told: bool
 
 
 def worst(path: Path, decoder: str, size: tuple[int, int]) -> float:
-    """Largest difference from what was painted, grey levels, in the middle of the patches."""
-    image = next(read_frames(probe(str(path), DecodeConfig(decoder=decoder)), [2], size)).astype(
-        float
-    )
+    """Largest difference from the painted colors in the middle of the patches, gray levels."""
+    source = probe(str(path), DecodeConfig(decoder=decoder))
+    image = next(read_frames(source, [2], size)).astype(float)
     rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in ((2, size[1]), (4, size[0])))
     middles = [
         image[int(r) - 3 : int(r) + 3, int(c) - 3 : int(c) + 3] for r in rows for c in columns
@@ -89,7 +89,7 @@ def worst(path: Path, decoder: str, size: tuple[int, int]) -> float:
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", KR_KB)
-def test_colours_come_out_within_two_levels(tmp_path, matrix, full, decoder):
+def test_colors_come_out_within_two_levels(tmp_path, matrix, full, decoder):
     path = write(tmp_path / "a.mp4", (256, 160), matrix, full)
     assert worst(path, decoder, (128, 80)) <= 2
     assert worst(path, decoder, (256, 160)) <= 2
@@ -97,10 +97,8 @@ def test_colours_come_out_within_two_levels(tmp_path, matrix, full, decoder):
 
 @pytest.mark.parametrize("size, matrix", [((640, 360), "bt601"), ((1280, 720), "bt709")])
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_a_video_that_does_not_name_its_colours_has_those_of_its_size(
+def test_a_video_that_does_not_name_its_colors_has_those_of_its_size(
     tmp_path, size, matrix, decoder
 ):
-    assert (
-        worst(write(tmp_path / "a.mp4", size, matrix, full=False, told=False), decoder, (128, 80))
-        <= 2
-    )
+    path = write(tmp_path / "a.mp4", size, matrix, full=False, label=False)
+    assert worst(path, decoder, (128, 80)) <= 2

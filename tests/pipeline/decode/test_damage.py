@@ -1,10 +1,11 @@
-"""Damage costs the windows that touch it, and no other: each frame is the right one or says why it
-cannot be trusted.
+"""Damage costs only the windows that touch it: each frame is the right one, or is refused with the
+reason why it cannot be trusted.
 """
 
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -40,7 +41,7 @@ TS = 188
 
 
 def without_a_piece(path: Path, share: float) -> Path:
-    """A transport stream of which one packet of the video, at that share of it, is gone."""
+    """A transport stream without one packet of the video, at that share of its length."""
     data = path.read_bytes()
     pieces = [data[i : i + TS] for i in range(0, len(data), TS)]
     video = [i for i, piece in enumerate(pieces) if (piece[1] & 0x1F) << 8 | piece[2] == 0x100]
@@ -50,14 +51,14 @@ def without_a_piece(path: Path, share: float) -> Path:
 
 
 def with_noise(path: Path, packet_number: int) -> Path:
-    """A file of which the middle of a packet is something else: of that one, or of the largest of
-    the ten from it on.
+    """A file with noise in the middle of a packet: that one if it is a key frame, otherwise the
+    largest of the ten from it on.
     """
     with av.open(str(path)) as file:
-        packets = [one for one in file.demux(video=0) if one.size][packet_number:]
-        packet = (
-            packets[0] if packets[0].is_keyframe else max(packets[:10], key=lambda one: one.size)
-        )
+        packets = [packet for packet in file.demux(video=0) if packet.size][packet_number:]
+        packet = packets[0]
+        if not packet.is_keyframe:
+            packet = max(packets[:10], key=lambda packet: packet.size)
         begin, length = packet.pos + packet.size // 3, packet.size // 2
     data, rng = bytearray(path.read_bytes()), np.random.default_rng(packet_number)
     data[begin : begin + length] = rng.bytes(length)
@@ -66,7 +67,7 @@ def with_noise(path: Path, packet_number: int) -> Path:
 
 
 def flagged_frames(path: Path) -> list[int]:
-    """Time stamps of the frames that FFmpeg flags in a read from the beginning."""
+    """Time stamps of the frames that FFmpeg flags as corrupt when it reads the whole file."""
     with av.open(str(path)) as file:
         file.streams.video[0].codec_context.thread_count = 1
         return [
@@ -79,13 +80,13 @@ def flagged_frames(path: Path) -> list[int]:
 
 def with_flags(path: Path) -> list[int]:
     """Damages a file in the third of its groups so that FFmpeg notices, and returns the time stamps
-    that it flags then.
+    that it flags.
     """
     data = path.read_bytes()
     for packet_number in range(49, 62):
         path.write_bytes(data)
-        if found := flagged_frames(with_noise(path, packet_number)):
-            return found
+        if flagged := flagged_frames(with_noise(path, packet_number)):
+            return flagged
     raise AssertionError("FFmpeg noticed none of these")
 
 
@@ -93,26 +94,24 @@ SLICES = x264_options("slices=4:scenecut=0")
 
 
 def without_a_slice(path: Path, packet_number: int) -> Path:
-    """An mp4 of which one picture lacks its second slice: FFmpeg makes it up, and calls that no
-    error.
-    """
+    """An mp4 in which a picture lacks its second slice: FFmpeg makes it up and reports no error."""
     with av.open(str(path)) as file:
-        packet = [one for one in file.demux(video=0) if one.size][packet_number]
+        packet = [packet for packet in file.demux(video=0) if packet.size][packet_number]
         data, at, slices = bytes(packet), 0, []
         while at < len(data):
             length = 4 + int.from_bytes(data[at : at + 4], "big")
             if data[at + 4] & 31 in (1, 5):
                 slices.append((packet.pos + at, length))
             at += length
-    whole = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes())
     begin, length = slices[1]
-    whole[begin + 4] = whole[begin + 4] & 0xE0 | 12  # filler data
-    path.write_bytes(whole)
+    content[begin + 4] = content[begin + 4] & 0xE0 | 12  # filler data
+    path.write_bytes(content)
     return path
 
 
 def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = None, **more) -> Path:
-    """Numbered pictures of which each takes some bytes: under the numbers there is noise."""
+    """Numbered pictures with noise below the numbers, so that the packets have some size."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (16, 2 * SIZE[0], 3), np.uint8)
 
@@ -126,15 +125,15 @@ def busy(path: Path, codec: str = "libx264", options: dict[str, str] | None = No
 
 
 def pictures(path: Path, decoder: str = "auto") -> list[int | None]:
-    """The number of each frame; None of one that is refused, or of which the file has lost every
+    """The number of each frame; None for one that is refused, or of which the file has lost every
     trace.
     """
     source = probe(str(path), DecodeConfig(decoder=decoder))
     places = np.rint(30 * (source.video.times - source.video.times[0])).astype(int)
-    found: list[int | None] = [None] * (places[-1] + 1)
-    for place, one in zip(places, read_pictures(source, range(len(places)), SIZE), strict=True):
-        found[place] = None if one.image is None else read_number(one.image)
-    return found
+    numbers: list[int | None] = [None] * (places[-1] + 1)
+    for place, picture in zip(places, read_pictures(source, range(len(places)), SIZE), strict=True):
+        numbers[place] = None if picture.image is None else read_number(picture.image)
+    return numbers
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
@@ -174,45 +173,44 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], int]] = {
         1,
     ),
 }
-"""What is damaged, and how many frames may be refused for it: to the next key frame, and those that
-refer to both groups.
+"""A damaged file, and the largest number of frames that may be refused: those up to the next key
+frame, and those that refer to both groups.
 """
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_one_damaged_packet_costs_its_group_and_no_more(tmp_path, kind, decoder):
     make, most = DAMAGED[kind]
-    found = pictures(make(tmp_path / f"a{Path(kind).suffix}"), decoder)
-    refused = [i for i, one in enumerate(found) if one is None]
-    assert len(found) == FRAME_COUNT and len(refused) <= most
-    assert all(one is None or one == i for i, one in enumerate(found))
+    numbers = pictures(make(tmp_path / f"a{Path(kind).suffix}"), decoder)
+    assert len(numbers) == FRAME_COUNT and numbers.count(None) <= most
+    assert all(number is None or number == i for i, number in enumerate(numbers))
 
 
 def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path):
-    """Their time stamps begin anew; a player goes on."""
+    """Their time stamps begin again, and a player continues."""
     data = busy(tmp_path / "a.ts").read_bytes()
     (tmp_path / "a.ts").write_bytes(data + data)
     source = probe(str(tmp_path / "a.ts"), DecodeConfig())
     np.testing.assert_allclose(np.diff(source.video.times), 1 / 30, atol=0.002)
-    found = pictures(tmp_path / "a.ts")
-    assert len(found) >= 2 * FRAME_COUNT - 3
-    assert found[: FRAME_COUNT - 24] == list(range(FRAME_COUNT - 24)) and found[-FRAME_COUNT:][
-        24:
-    ] == list(range(24, FRAME_COUNT))
-    assert all(
-        one is None or one in (i, i - (len(found) - FRAME_COUNT)) for i, one in enumerate(found)
-    )
+    numbers = pictures(tmp_path / "a.ts")
+    offset = len(numbers) - FRAME_COUNT
+    assert offset >= FRAME_COUNT - 3
+    assert numbers[: FRAME_COUNT - 24] == list(range(FRAME_COUNT - 24))
+    assert numbers[offset + 24 :] == list(range(24, FRAME_COUNT))
+    assert all(number in (None, i, i - offset) for i, number in enumerate(numbers))
 
 
 def test_frames_that_ffmpeg_flags_are_refused(tmp_path):
-    """Whichever decoder was chosen: decord does not tell that a picture is made up."""
+    """This holds for either decoder: decord does not tell that a picture is made up."""
     path = busy(tmp_path / "a.mp4")
     flagged = with_flags(path)
     source = probe(str(path), DecodeConfig())
     assert source.video.decoder.startswith("decord")
-    found = pictures(path)
-    assert all(found[int(np.searchsorted(source.pts, pts))] is None for pts in flagged)
+    numbers = pictures(path)
+    assert all(numbers[int(np.searchsorted(source.pts, pts))] is None for pts in flagged)
 
 
 SMALL = BuildConfig(
@@ -223,7 +221,15 @@ SMALL = BuildConfig(
 )
 
 
-def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[tuple]:
+class BuiltWindow(NamedTuple):
+    key: str
+    outcome: Outcome
+    reason: Reason | None
+    detail: str | None
+    spectrum: bytes | None
+
+
+def build(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[BuiltWindow]:
     pool = DecoderPool(SMALL.decode, decoders)
     results = list(
         build_windows(
@@ -232,84 +238,76 @@ def outcomes(path: Path, decoders: int = 1, rows: slice = slice(None)) -> list[t
     )
     pool.close()
     return [
-        (
-            r.row.key,
-            r.row.outcome,
-            r.row.reason,
-            r.row.detail,
-            r.sample and r.sample.spectrum.tobytes(),
+        BuiltWindow(
+            result.row.key,
+            result.row.outcome,
+            result.row.reason,
+            result.row.detail,
+            result.sample and result.sample.spectrum.tobytes(),
         )
-        for r in results
+        for result in results
     ]
 
 
+@pytest.mark.slow
 def test_windows_that_touch_damage_are_quarantined_and_the_others_are_kept(tmp_path):
-    """With the bytes that they have in the sound file, and whatever else was asked for before."""
-    sound = outcomes(busy(tmp_path / "a.mp4"))
+    """The others have the bytes that they have in the intact file, whatever was read before."""
+    intact = build(busy(tmp_path / "a.mp4"))
+    assert {window.outcome for window in intact} == {Outcome.KEPT}
     with_flags(tmp_path / "a.mp4")
-    found = outcomes(tmp_path / "a.mp4")
-    away = [i for i in range(len(found)) if 10 * i + 10 <= 48 or 10 * i >= 72]
-    assert [one[1] for one in sound] == len(sound) * [Outcome.KEPT]
-    assert {i for i, one in enumerate(found) if one[1] == Outcome.KEPT} >= set(away) and len(
-        away
-    ) < len(found)
-    assert any(one[1] == Outcome.QUARANTINED for one in found)
-    assert {
-        one[1:3] for i, one in enumerate(found) if i not in away and one[1] != Outcome.KEPT
-    } == {(Outcome.QUARANTINED, Reason.DECODE_ERROR)}
-    assert [found[i][4] for i in away] == [sound[i][4] for i in away]
-    assert outcomes(tmp_path / "a.mp4", decoders=2) == found
-    assert [
-        outcomes(tmp_path / "a.mp4", rows=slice(i, i + 1))[0] for i in range(0, len(found), 2)
-    ] == found[::2]
-    assert all(
-        "frame" in one[3] and "s: " in one[3] for one in found if one[1] == Outcome.QUARANTINED
-    )
+    windows = build(tmp_path / "a.mp4")
+    away = [i for i in range(len(windows)) if 10 * i + 10 <= 48 or 10 * i >= 72]
+    kept = {i for i, window in enumerate(windows) if window.outcome == Outcome.KEPT}
+    assert kept >= set(away) and len(away) < len(windows)
+    refused = [window for window in windows if window.outcome != Outcome.KEPT]
+    assert refused
+    for window in refused:
+        assert (window.outcome, window.reason) == (Outcome.QUARANTINED, Reason.DECODE_ERROR)
+        assert "frame" in window.detail and "s: " in window.detail
+    assert [windows[i].spectrum for i in away] == [intact[i].spectrum for i in away]
+    assert build(tmp_path / "a.mp4", decoders=2) == windows
+    for i in range(0, len(windows), 2):
+        assert build(tmp_path / "a.mp4", rows=slice(i, i + 1)) == windows[i : i + 1]
 
 
+@pytest.mark.sample(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [kind for kind, (decoder, _) in VIDEO_KINDS.items() if decoder == "decord"]
 )
 def test_a_frame_has_the_same_pixels_whatever_else_is_asked_for(tmp_path, kind):
     source = probe(str(VIDEO_KINDS[kind][1](tmp_path / kind).path), DecodeConfig())
-    whole = list(read_pictures(source, range(len(source.video.times)), (64, 40)))
+    everything = list(read_pictures(source, range(len(source.video.times)), (64, 40)))
     for first in (30, 47, 100):
         part = list(read_pictures(source, range(first, first + 10), (64, 40)))
-        assert [one.decoder for one in part] == [one.decoder for one in whole[first : first + 10]]
-        assert all(
-            np.array_equal(a.image, b.image) for a, b in zip(part, whole[first:], strict=False)
-        )
+        for a, b in zip(part, everything[first : first + 10], strict=True):
+            assert a.decoder == b.decoder and np.array_equal(a.image, b.image)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("packet_number", [4, 8, 70, 140])
 def test_neither_the_decoder_nor_a_pixel_is_left_to_chance(tmp_path, monkeypatch, packet_number):
     """decord reads ahead in a thread, and meets the damage sooner or later; or it does not, if few
     frames fit into memory.
     """
     path = with_noise(busy(tmp_path / "a.mp4", options=SLICES), packet_number)
-    found = set()
-    for held in (128 << 20, 128 << 20, 20 * 3 * SIZE[0] * SIZE[1], 7 * 3 * SIZE[0] * SIZE[1]):
-        monkeypatch.setattr("pipeline.decode.readers.MAX_BUFFER_BYTES", held)
+    image_bytes, results = 3 * SIZE[0] * SIZE[1], set()
+    for size in (128 << 20, 128 << 20, 20 * image_bytes, 7 * image_bytes):
+        monkeypatch.setattr("pipeline.decode.readers.MAX_BUFFER_BYTES", size)
         source = probe(str(path), DecodeConfig())
-        pictures = list(read_pictures(source, range(FRAME_COUNT), SIZE))
-        found.add(
-            (
-                source.video.decoder,
-                b"".join(b"" if one.image is None else one.image.tobytes() for one in pictures),
-            )
-        )
-    assert len(found) == 1
+        images = [picture.image for picture in read_pictures(source, range(FRAME_COUNT), SIZE)]
+        pixels = b"".join(b"" if image is None else image.tobytes() for image in images)
+        results.add((source.video.decoder, pixels))
+    assert len(results) == 1
 
 
 def test_what_stands_beside_the_picture_in_the_stream_damages_none(tmp_path):
     """Cameras write messages (SEI) that are shorter than they say."""
-    path, sei = (
-        busy(tmp_path / "a.h264", options={"g": "24", "bf": "0"}),
-        b"\0\0\0\1\x06\xc3\xc8" + 40 * b"x" + b"\x80",
-    )
+    path = busy(tmp_path / "a.h264", options={"g": "24", "bf": "0"})
+    sei = b"\0\0\0\1\x06\xc3\xc8" + 40 * b"x" + b"\x80"
     with av.open(str(path), format="h264") as raw, av.open(str(tmp_path / "b.ts"), "w") as target:
         stream = target.add_stream_from_template(raw.streams.video[0])
-        for number, packet in enumerate(one for one in raw.demux(video=0) if one.size):
+        for number, packet in enumerate(packet for packet in raw.demux(video=0) if packet.size):
             changed = av.Packet(sei + bytes(packet))
             changed.stream, changed.pts, changed.dts = stream, 3000 * number, 3000 * number
             changed.time_base, changed.is_keyframe = Fraction(1, 90000), packet.is_keyframe
@@ -318,15 +316,16 @@ def test_what_stands_beside_the_picture_in_the_stream_damages_none(tmp_path):
 
 
 def test_a_file_that_is_damaged_at_its_beginning_begins_after_that(tmp_path):
-    path = with_noise(busy(tmp_path / "a.mp4"), 0)
-    found = pictures(path)
-    assert [one for one in found if one is not None] == list(range(24, FRAME_COUNT))
+    numbers = pictures(with_noise(busy(tmp_path / "a.mp4"), 0))
+    assert [number for number in numbers if number is not None] == list(range(24, FRAME_COUNT))
 
 
 def test_a_picture_that_no_decoder_takes_has_too_many_pixels(tmp_path):
     path = tmp_path / "a.gif"
-    head = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\0\x0a\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;"
-    path.write_bytes(head)
+    path.write_bytes(
+        b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\0\x0a\0\0\0"
+        b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;"
+    )
     with pytest.raises(Quarantined) as caught:
         probe(str(path), DecodeConfig())
     assert caught.value.reason == Reason.TOO_MANY_PIXELS and "65535 x 65535" in caught.value.detail
@@ -363,7 +362,5 @@ def test_the_decoder_and_why_it_is_that_one_stand_in_the_sample(tmp_path):
         plan_video(path, SMALL)[:1], SMALL, make_estimator(SMALL.flow), pool, ShardTimer()
     )
     pool.close()
-    assert (
-        result.sample.meta["decoder"].startswith("decord")
-        and "PyAV" in result.sample.meta["decoder_reason"]
-    )
+    meta = result.sample.meta
+    assert meta["decoder"].startswith("decord") and "PyAV" in meta["decoder_reason"]

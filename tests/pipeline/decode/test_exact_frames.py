@@ -1,5 +1,5 @@
-"""Every frame of every kind of file is the right one, at its own time, whichever frames were asked
-for before.
+"""Every frame of every kind of file is the right one, at its own time, whichever frames were
+requested before.
 """
 
 import struct
@@ -9,34 +9,41 @@ import numpy as np
 import pytest
 
 from pipeline.decode.config import DecodeConfig
+from pipeline.decode.picture import cover_size
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
-from pipeline.decode.readers import cover_size, read_frames
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.plan import plan_windows
-from tests.support.numbered import SIZE, VIDEO_KINDS, encode_numbered, read_number, x265_options
+from tests.support.numbered import (
+    SIZE,
+    VIDEO_KINDS,
+    encode_numbered,
+    read_frames,
+    read_number,
+    x265_options,
+)
 
 
 @pytest.fixture(scope="session")
 def file(tmp_path_factory):
-    """name -> the file of that kind, made once each."""
-    folder, made = tmp_path_factory.mktemp("kinds"), {}
+    """name -> the file of that kind, which is written once."""
+    folder, files = tmp_path_factory.mktemp("kinds"), {}
 
     def make(name: str):
-        if name not in made:
-            made[name] = VIDEO_KINDS[name][1](folder / name)
-        return made[name]
+        if name not in files:
+            files[name] = VIDEO_KINDS[name][1](folder / name)
+        return files[name]
 
     return make
 
 
-def seen(source, indices) -> list[int]:
-    return [
-        read_number(image)
-        for image in read_frames(source, indices, cover_size(source.video.aspect, SIZE))
-    ]
+def read_numbers(source, indices) -> list[int]:
+    size = cover_size(source.video.aspect, SIZE)
+    return [read_number(image) for image in read_frames(source, indices, size)]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("kind", VIDEO_KINDS)
 def test_every_frame_is_the_one_asked_for(file, kind, decoder):
@@ -51,14 +58,14 @@ def test_every_frame_is_the_one_asked_for(file, kind, decoder):
         np.asarray(times) - times[0],
         atol=0.011 if path.suffix == ".gif" else 0.0011,
     )
-    assert seen(source, range(len(numbers))) == list(numbers)
+    assert read_numbers(source, range(len(numbers))) == list(numbers)
     starts = [
         i for i, _ in plan_windows(source.video.times, source.video.end_s, PlanConfig(frames=15))
     ]
     assert len(starts) >= 8
     for start in (*starts[::-1], *starts[::3]):
         indices = [start, start + 1, start + 4]
-        assert seen(source, indices) == [numbers[i] for i in indices]
+        assert read_numbers(source, indices) == [numbers[i] for i in indices]
 
 
 TURNS = {
@@ -71,13 +78,13 @@ TURNS = {
     "transverse": ((0, -1, -1, 0), lambda image: image[::-1, ::-1].swapaxes(0, 1)),
     "upright": ((1, 0, 0, 1), lambda image: image),
 }
-"""Display matrices a, b, c, d (ISO 14496-12, 8.3.2), and the picture that has to be stored to be
-shown as it is.
+"""Display matrices a, b, c, d (ISO 14496-12, 8.3.2), and how an image must be stored to be shown
+upright.
 """
 
 
 def with_matrix(path, matrix):
-    """Writes a display matrix into the header of an mp4's track."""
+    """Writes a display matrix into the header of an mp4's track, and returns the path."""
     data = bytearray(path.read_bytes())
     a, b, c, d = (value << 16 for value in matrix)
     at = data.index(b"tkhd") + 44
@@ -86,6 +93,8 @@ def with_matrix(path, matrix):
     return path
 
 
+@pytest.mark.sample(13)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize("turn", TURNS)
@@ -106,8 +115,8 @@ def test_all_eight_display_matrices_show_the_picture_upright(tmp_path, turn, cod
 
 
 def colored_blocks(path, pixels):
-    """Blocks of 24 pixels in many colors, which move; x264 says in the stream that it is of a build
-    with an error in 4:4:4.
+    """Moving blocks of 24 pixels in many colors. The stream says that it was made by a build of
+    x264 with an error in 4:4:4.
     """
     rng = np.random.default_rng(0)
     big = rng.integers(0, 256, (20, 30, 3), np.uint8).repeat(24, 0).repeat(24, 1)
@@ -130,17 +139,17 @@ def colored_blocks(path, pixels):
 
 
 def test_frames_after_a_seek_are_those_of_a_read_from_the_beginning(tmp_path):
-    """A decoder learns only from the first packet which build of x264 made a stream, and by which
-    rules 4:4:4 is to be read.
+    """A decoder learns from the first packet alone which build of x264 made a stream, and so how
+    4:4:4 is to be read.
     """
     path = colored_blocks(tmp_path / "a.mp4", "yuv444p")
     with av.open(str(path)) as file:
         file.streams.video[0].codec_context.thread_count = 1
-        whole = {frame.pts: frame.to_ndarray() for frame in file.decode(video=0)}
+        expected = {frame.pts: frame.to_ndarray() for frame in file.decode(video=0)}
     source = probe(str(path), DecodeConfig())
-    sought = [one.frame for one in find_frames(source, range(30, 70)) if one.frame]
-    assert len(sought) > 30
-    assert all(np.array_equal(frame.to_ndarray(), whole[frame.pts]) for frame in sought)
+    frames = [located.frame for located in find_frames(source, range(30, 70)) if located.frame]
+    assert len(frames) > 30
+    assert all(np.array_equal(frame.to_ndarray(), expected[frame.pts]) for frame in frames)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +161,12 @@ def test_times_are_the_files_own(file, name, start):
     )
 
 
+@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotated_video_shows_its_frames_upright(tmp_path, degrees, decoder):
-    """A picture is stored turned, and shown as it was: the corner stands where it stands unturned."""
+    """An image is stored rotated and shown upright: its red corner is at the top left."""
     path = encode_numbered(
         tmp_path / "a.mp4", setup=lambda stream: stream.set_display_rotation(degrees)
     ).path
@@ -173,6 +184,8 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     assert video.aspect == pytest.approx(2 * SIZE[0] / SIZE[1])
 
 
+@pytest.mark.sample(7)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -182,8 +195,8 @@ def test_pixels_that_are_not_square_are_shown_in_their_aspect(file):
     ],
 )
 def test_both_decoders_show_the_same_picture(file, kind):
-    """Which one reads a clip is seen in its metadata, not in its pixels (but for interlaced ones,
-    of which PyAV scales each field).
+    """The decoder of a clip shows in its metadata and not in its pixels, except for interlaced
+    clips, of which PyAV scales each field.
     """
     sources = [
         probe(str(file(kind).path), DecodeConfig(decoder=decoder)) for decoder in ("auto", "pyav")

@@ -1,4 +1,4 @@
-"""What a probe finds in a file, and what it refuses before anything is decoded."""
+"""A probe finds the times of a file, and refuses files before anything is decoded."""
 
 import os
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.decode.config import DecodeConfig
+from pipeline.decode.picture import cover_size
 from pipeline.decode.probe import probe
-from pipeline.decode.readers import cover_size, read_frames
 from schemas.outcome import Quarantined, Reason
 from tests.support import videos
 from tests.support.numbered import (
@@ -16,6 +16,7 @@ from tests.support.numbered import (
     FRAME_DURATION,
     draw_number,
     encode_numbered,
+    read_frames,
     read_number,
     x264_options,
     x265_options,
@@ -78,12 +79,11 @@ def test_a_matroska_file_that_ends_early_is_truncated(tmp_path):
     assert caught.value.reason == Reason.TRUNCATED
 
 
-def test_the_crop_is_about_the_centre(tmp_path):
+def test_the_crop_is_about_the_center(tmp_path):
     wide = [np.pad(draw_number(i), ((0, 0), (64, 64), (0, 0))) for i in range(10)]
     path = videos.write_video(tmp_path / "a.mp4", wide, np.arange(10) / 30)
-    assert [
-        read_number(image) for image in read_frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))
-    ] == [0, 5, 9]
+    images = read_frames(probe(str(path), CONFIG), [0, 5, 9], (128, 80))
+    assert [read_number(image) for image in images] == [0, 5, 9]
 
 
 def refusal(path, **limits) -> Quarantined:
@@ -105,7 +105,7 @@ DAMAGED = {
 
 
 def with_a_lost_picture(path, kind: str, lost: int):
-    """A file of which the packet with that number holds nothing that can be decoded."""
+    """A file whose packet number `lost` has only zeros, and gives no frame."""
     codec, options = DAMAGED[kind]
     encode_numbered(path, codec, options=options, clock=FRAME_DURATION)
     with av.open(str(path)) as file:
@@ -116,23 +116,22 @@ def with_a_lost_picture(path, kind: str, lost: int):
     return path
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGED)
 @pytest.mark.parametrize("first", [0, 24, 48])
 def test_a_lost_picture_never_shifts_the_others(tmp_path, kind, first):
-    """Right frames, or a refusal; and a refusal all the more where the lost picture itself is asked
-    for.
-    """
+    """The frames are right, or refused; the lost picture itself is always refused."""
     source = probe(str(with_a_lost_picture(tmp_path / kind, kind, 30)), CONFIG)
-    indices, seen = range(first, first + 24), []
+    indices, numbers = range(first, first + 24), []
     try:
-        seen.extend(read_number(image) for image in read_frames(source, indices, (128, 80)))
+        numbers.extend(read_number(image) for image in read_frames(source, indices, (128, 80)))
     except Quarantined as error:
         assert error.reason == Reason.DECODE_ERROR
-    assert seen == list(indices)[: len(seen)]
-    given_up = first == 24 or (
-        first == 0 and kind == "h264.mp4"
-    )  # decord reads ahead of what is asked
-    assert len(seen) == 24 or given_up
+    assert numbers == list(indices)[: len(numbers)]
+    # decord reads ahead of the frames that are requested
+    may_refuse = first == 24 or (first == 0 and kind == "h264.mp4")
+    assert len(numbers) == 24 or may_refuse
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path):
@@ -140,17 +139,13 @@ def test_limits_hold_before_anything_is_decoded(tmp_path):
     assert refusal(path, max_pixels=128 * 79).reason == Reason.TOO_MANY_PIXELS
     error = refusal(path, max_frames=FRAME_COUNT - 1)
     assert error.reason == Reason.TOO_MANY_FRAMES and str(FRAME_COUNT - 1) in error.detail
-    assert (
-        len(probe(str(path), DecodeConfig(max_pixels=128 * 80, max_frames=FRAME_COUNT)).video.times)
-        == FRAME_COUNT
-    )
+    limits = DecodeConfig(max_pixels=128 * 80, max_frames=FRAME_COUNT)
+    assert len(probe(str(path), limits).video.times) == FRAME_COUNT
 
 
 def test_a_thousand_frames_a_second_are_refused(tmp_path):
-    error = refusal(
-        encode_numbered(tmp_path / "a.mkv", times=np.arange(FRAME_COUNT) / 1000).path,
-        max_frame_rate=120,
-    )
+    path = encode_numbered(tmp_path / "a.mkv", times=np.arange(FRAME_COUNT) / 1000).path
+    error = refusal(path, max_frame_rate=120)
     assert error.reason == Reason.TOO_MANY_FRAMES and "within a second" in error.detail
 
 

@@ -1,4 +1,4 @@
-"""What a decoder process that somebody has taken over can still do, tried from inside it."""
+"""A decoder process that an attacker has taken over cannot break out, tried from inside it."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.support.numbered import FRAME_COUNT, SIZE, encode_numbered, read_numb
 ROOT = Path(__file__).resolve().parents[3]
 BREAKOUT = (sys.executable, str(Path(__file__).with_name("breakout.py")))
 ALONE = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""A process with no thread but its first, which alone may leave the name space of its users."""
+"""Environment of a process with a single thread, which alone may leave its user namespace."""
 DENIED = "Operation not permitted"
 WAYS = {
     "write": "landlock",
@@ -42,7 +42,8 @@ WAYS = {
     "unconfine": "system calls",
     "in_a_thread": "system calls",
 }
-"""Each way of tests/pipeline/decode/breakout.py, and what stops it: without that it is not tried.
+"""Each way of tests/pipeline/decode/breakout.py, and the defense that stops it; a way is skipped if
+its defense does not hold on this machine.
 """
 
 
@@ -55,7 +56,7 @@ def decoder() -> Iterator[DecoderProcess]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Somebody listens on it."""
+    """A port on which a server listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -66,9 +67,11 @@ def outcome(process: DecoderProcess, path: Path) -> str:
     return caught.value.detail
 
 
+@pytest.mark.sample(9)
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
-    """And what it tries is no empty threat: a process like it without a sandbox can."""
+    """The attempts are real: the same process without a sandbox succeeds."""
     (path := tmp_path / f"{way}.mp4").write_text(str(port))
     done = subprocess.run(
         [*BREAKOUT, str(path)],
@@ -78,7 +81,7 @@ def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
         timeout=60,
         env=os.environ | ALONE,
     )
-    if way in ("memory", "peek"):  # where an address is ours alone
+    if way in ("memory", "peek"):  # the address may be mapped only here
         assert done.stdout.strip() in ("done", "Bad address", "Input/output error"), done.stderr
     elif way == "execute":
         assert (done.returncode, done.stdout) == (0, "")
@@ -94,10 +97,8 @@ def test_a_decoder_cannot_break_out(decoder, tmp_path, port, way):
 
 def test_a_confined_decoder_decodes_all_the_same(decoder, tmp_path):
     path = str(encode_numbered(tmp_path / "good.mp4", options={"g": "24"}).path)
-    found = decoder.probe(path)
-    assert [
-        read_number(one.image) for one in decoder.pictures(path, found, range(FRAME_COUNT), SIZE)
-    ] == list(range(FRAME_COUNT))
+    pictures = decoder.pictures(path, decoder.probe(path), range(FRAME_COUNT), SIZE)
+    assert [read_number(picture.image) for picture in pictures] == list(range(FRAME_COUNT))
     assert set(decoder.defenses) <= sandbox.DEFENSES.keys()
 
 
@@ -123,12 +124,17 @@ STEPS = {
 }
 
 
+@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_each_step_holds_by_itself(tmp_path, port, step):
-    """A machine may have one of them alone."""
+    """A machine may support only one of them."""
     code, way, words = STEPS[step]
     (path := tmp_path / f"{way}.mp4").write_text(str(port))
-    program = f"from pipeline.decode import sandbox; from tests.pipeline.decode import breakout as b; print('on' if {code.replace('; ', ' and ')} else 'off')"
+    program = (
+        "from pipeline.decode import sandbox; from tests.pipeline.decode import breakout as b; "
+        f"print('on' if {code.replace('; ', ' and ')} else 'off')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{program}; print(b.outcome(b.{way}, {str(path)!r}))"],
         cwd=ROOT,
@@ -143,8 +149,8 @@ def test_each_step_holds_by_itself(tmp_path, port, step):
 
 
 def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_user():
-    """Another user's, since an administrator may look at anything: the decoder's own wall is not
-    asked here.
+    """The test runs as another user, since an administrator may read everything. The decoder's own
+    defenses play no part here.
     """
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("only an administrator can be another user")
@@ -153,7 +159,8 @@ def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_us
         "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "if sys.argv[1] == 'concealed': sandbox.conceal()\n"
         "if sys.argv[1] == 'open': sandbox._prctl(4, 1)\n"  # changing the user conceals, too
-        "sys.exit(subprocess.run(['/bin/cat', f'/proc/{os.getpid()}/environ'], capture_output=True).returncode)"
+        "cat = ['/bin/cat', f'/proc/{os.getpid()}/environ']\n"
+        "sys.exit(subprocess.run(cat, capture_output=True).returncode)"
     )
     codes = {
         how: subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, timeout=60).returncode
@@ -199,31 +206,27 @@ def test_a_process_that_starts_a_decoder_keeps_its_secrets_from_others_of_its_us
     ],
 )
 def test_the_filter_on_either_kind_of_processor(machine, calls):
-    """Run by an interpreter of the few instructions that it has."""
-    allowed, refused, missing = (
-        sandbox.SECCOMP_ALLOW,
-        sandbox.SECCOMP_ERRNO | sandbox.EPERM,
-        sandbox.SECCOMP_ERRNO | sandbox.ENOSYS,
-    )
-    wanted = dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed) | {"clone3": missing}
-    assert {name: verdict(machine, call) for name, call in calls.items()} == {
-        name: wanted.get(name, refused) for name in calls
-    }
+    """The filter is run by an interpreter of the few instructions that it uses."""
+    allowed = sandbox.SECCOMP_ALLOW
+    refused = sandbox.SECCOMP_ERRNO | sandbox.EPERM
+    missing = sandbox.SECCOMP_ERRNO | sandbox.ENOSYS
+    expected = dict.fromkeys(calls, refused) | {"clone3": missing}
+    expected |= dict.fromkeys(("read", "mmap", "futex", "exit_group"), allowed)
+    assert {name: verdict(machine, call) for name, call in calls.items()} == expected
     opening, cloning, killing = (
         int(call.partition("=")[2].split(",")[machine == "aarch64"])
         for call in (sandbox.OPENAT, sandbox.CLONE, sandbox.TGKILL)
     )
-    assert [
-        verdict(machine, opening, 0, 0, flags)
-        for flags in (os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
-    ] == [allowed] + [refused] * 3
+    assert verdict(machine, opening, 0, 0, os.O_RDONLY | os.O_CLOEXEC) == allowed
+    for flags in (os.O_RDWR, os.O_CREAT, os.O_TRUNC):
+        assert verdict(machine, opening, 0, 0, flags) == refused
     assert [verdict(machine, cloning, flags) for flags in (0x3D0F00, 0x11)] == [allowed, refused]
     assert [verdict(machine, killing, process) for process in (77, 78)] == [allowed, refused]
     assert verdict(machine, calls["read"], architecture=0x40000003) == refused
 
 
 def verdict(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
-    """What the filter of process 77 says to a system call."""
+    """The value that the filter of process 77 returns for a system call."""
     words = [
         call,
         architecture or sandbox.ARCHITECTURES[machine][0],
@@ -235,20 +238,20 @@ def verdict(machine: str, call: int, *arguments: int, architecture: int | None =
         (int.from_bytes(op[:2], "little"), op[2], op[3], int.from_bytes(op[4:], "little"))
         for op in sandbox.build_filter(machine, 77)
     ]
-    at = held = 0
+    position = accumulator = 0
     while True:
-        code, then, otherwise, value = program[at]
+        code, then, otherwise, value = program[position]
         if code == sandbox.BPF_RETURN:
             return value
         if code == sandbox.BPF_LOAD:
-            held, then, otherwise = words[value // 4], 0, 0
-        is_so = {
+            accumulator, then, otherwise = words[value // 4], 0, 0
+        jumps = {
             sandbox.BPF_LOAD: True,
-            sandbox.BPF_JUMP_EQUAL: held == value,
-            sandbox.BPF_JUMP_AT_LEAST: held >= value,
-            sandbox.BPF_JUMP_ANY_BIT: bool(held & value),
+            sandbox.BPF_JUMP_EQUAL: accumulator == value,
+            sandbox.BPF_JUMP_AT_LEAST: accumulator >= value,
+            sandbox.BPF_JUMP_ANY_BIT: bool(accumulator & value),
         }[code]
-        at += 1 + (then if is_so else otherwise)
+        position += 1 + (then if jumps else otherwise)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def verdict(machine: str, call: int, *arguments: int, architecture: int | None =
     ],
 )
 def test_the_numbers_are_those_of_the_kernels_headers(column, header, options):
-    """Where there are a compiler and headers; an older one lacks the newest calls."""
+    """This needs a compiler and the kernel's headers; older ones lack the newest calls."""
     calls = dict(
         call.split("=")
         for call in (
@@ -277,16 +280,13 @@ def test_the_numbers_are_those_of_the_kernels_headers(column, header, options):
         f"=={name} __NR_{name}\n#ifdef __NR3264_{name}\n=={name} __NR3264_{name}\n#endif\n"
         for name in calls
     )
-    done = (
-        subprocess.run(
-            ["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True
-        )
-        if shutil.which("cc")
-        else None
+    if not shutil.which("cc"):
+        pytest.skip("there is no compiler")
+    done = subprocess.run(
+        ["cc", "-E", "-P", *options, "-"], input=program, capture_output=True, text=True
     )
-    if done is None or done.returncode:
-        pytest.skip("there is no compiler with the kernel's headers")
+    if done.returncode:
+        pytest.skip("there are no headers of the kernel")
     numbers = dict(re.findall(r"==(\w+) (\d+)$", done.stdout, re.MULTILINE))
-    assert (
-        len(numbers) > 60 and {name: calls[name].split(",")[column] for name in numbers} == numbers
-    )
+    assert len(numbers) > 60
+    assert {name: calls[name].split(",")[column] for name in numbers} == numbers

@@ -74,6 +74,7 @@ def measured(tmp_path_factory):
     return measure
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SCENES)
 def test_the_measured_motion_is_the_true_one(measured, name):
     truth, _, found = measured(name)
@@ -131,7 +132,7 @@ def built(
         )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_path):
     config = BuildConfig(flow=FlowConfig(dis_preset="fine"))
     scene = scenes.SCENES["cloth"](np.random.default_rng(5))
@@ -149,6 +150,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, reason",
@@ -207,6 +209,7 @@ def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
         assert targets == choose_pair_frames(row.key, len(seen), 4) and 0 not in targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_blas_threads_in_the_process_do_not_change_a_byte(tmp_path, threads):
     from threadpoolctl import threadpool_limits
@@ -321,6 +324,7 @@ def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path
     assert found[0].row.stage == "spectrum" and "float16" in found[0].row.detail
 
 
+@pytest.mark.slow
 def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
     """Its neighbours, before and after it in the shard, are byte for byte what they are without it."""
     rows = [
@@ -498,6 +502,7 @@ def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames
     assert fit_window(BuildConfig(), video, Path("a.mp4")).plan.frames == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [(48, 48), (72, 72), (72, 48), (48, 72), (33, 47)],
@@ -515,6 +520,8 @@ def test_every_accepted_size_is_extracted(tmp_path, size):
     )
 
 
+@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 12, 16, 24, 48, 72])
 def test_frames_of_every_width_can_be_had(tmp_path, width):
     """As of small videos, which are measured at their own size."""

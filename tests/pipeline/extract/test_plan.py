@@ -324,6 +324,8 @@ def test_a_cut_has_the_same_frames_wherever_the_time_stamps_begin(first):
         ]
 
 
+@pytest.mark.sample(16)
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
     "start_s, end_s, windows",
@@ -459,6 +461,8 @@ def test_a_clip_that_is_tried_again_is_held_to_its_folder_and_its_content(tmp_pa
     assert (again.reason, again.windows, again.retried) == (Reason.HASH_MISMATCH, (), "0" * 16)
 
 
+@pytest.mark.sample(9)
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_first", [True, False])
 @pytest.mark.parametrize("reason", sorted(ENVIRONMENTAL_REASONS))
 def test_what_the_machine_may_have_done_changes_no_plan(tmp_path, reason, broken_first):

@@ -47,22 +47,27 @@ def fates(path: Path) -> list[tuple[int | None, str]]:
     ]
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_clip_comes_out_for_its_own_reason(material, name):
     assert {fate for _, fate in fates(material / "clips" / name)} <= EXPECTED[name]
 
 
+@pytest.mark.slow
 def test_breathing_is_kept_but_where_she_leans(material):
     found = dict(fates(material / "clips/oscillating/breathing_seated.mp4"))
     outside = {start: fate for start, fate in found.items() if start + 150 < 480 or start > 870}
     assert len(outside) >= 6 and set(outside.values()) == {"kept"}
 
 
+@pytest.mark.slow
 def test_most_generated_loops_are_kept(material):
     found = [fates(path)[0][1] for path in sorted((material / "clips/generated").glob("*.mp4"))]
     assert found.count("kept") >= 8
 
 
+@pytest.mark.slow
 def test_a_window_with_a_cut_in_it_is_never_kept(material):
     """The cut of this clip is between frames 239 and 240; the windows beyond it show one scene and
     may be kept or not.

@@ -1,5 +1,5 @@
-"""Confidence where flow can be known, none where it cannot; damping that moves only what is not to
-be believed.
+"""Confidence is high where flow can be known and 0 where it cannot; damping changes only the motion
+that cannot be trusted.
 """
 
 import cv2
@@ -38,13 +38,13 @@ SHAPE = (160, 256)
 
 
 def paper(contrast: float, seed: int = 0) -> np.ndarray:
-    """Grey noise of this deviation, smooth over a few pixels."""
+    """Gray noise of this standard deviation, smooth over a few pixels."""
     rough = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(SHAPE), (0, 0), 1.5)
     return np.clip(np.rint(128 + contrast * rough / rough.std()), 0, 255).astype(np.uint8)
 
 
-def moved(x: float, y: float) -> np.ndarray:
-    """The same motion everywhere."""
+def uniform(x: float, y: float) -> np.ndarray:
+    """The same displacement at every pixel."""
     return np.broadcast_to(np.array([x, y], np.float32)[:, None, None], (2, *SHAPE)).copy()
 
 
@@ -60,29 +60,25 @@ def certain(value: int) -> np.ndarray:
     return np.full(SHAPE, value, np.uint8)
 
 
-def test_consistent_flow_on_texture_is_believed():
-    assert (
-        confidence(paper(30), relative_disagreements([(moved(2, 1), moved(-2, -1))]))[
-            8:-8, 8:-8
-        ].min()
-        >= 250
-    )
+def test_consistent_flow_on_texture_is_trusted():
+    trust = confidence(paper(30), relative_disagreements([(uniform(2, 1), uniform(-2, -1))]))
+    assert trust[8:-8, 8:-8].min() >= 250
 
 
 @pytest.mark.parametrize(
-    "grey",
+    "gray",
     [certain(0), certain(200), np.tile(np.linspace(0, 255, 256), (160, 1)).astype(np.uint8)],
-    ids=["black", "grey", "ramp"],
+    ids=["black", "gray", "ramp"],
 )
-def test_a_plain_area_is_not_believed_however_consistent_its_flow(grey):
-    assert confidence(grey, relative_disagreements([(moved(2, 1), moved(-2, -1))])).max() == 0
+def test_a_plain_area_is_not_trusted_however_consistent_its_flow(gray):
+    assert confidence(gray, relative_disagreements([(uniform(2, 1), uniform(-2, -1))])).max() == 0
 
 
-def test_a_straight_edge_is_not_believed_and_its_corner_is():
-    grey = certain(50)
-    grey[60:, 100:] = 200
-    believed = confidence(grey, relative_disagreements([(moved(0, 0), moved(0, 0))]))
-    assert believed[110, 100] < 5 and believed[60, 100] > 250 and believed[60, 200] < 5
+def test_a_straight_edge_is_not_trusted_and_its_corner_is():
+    gray = certain(50)
+    gray[60:, 100:] = 200
+    trust = confidence(gray, relative_disagreements([(uniform(0, 0), uniform(0, 0))]))
+    assert trust[110, 100] < 5 and trust[60, 100] > 250 and trust[60, 200] < 5
 
 
 def test_a_few_levels_of_grain_are_hardly_texture():
@@ -98,12 +94,12 @@ def test_a_few_levels_of_grain_are_hardly_texture():
 @given(st.floats(2, 30))
 @settings(max_examples=10, deadline=None)
 def test_texture_is_the_gradients_variance(contrast):
-    """Of isotropic noise both eigenvalues are the variance of a derivative, on average; the smaller
-    is a little under it.
+    """Both eigenvalues of isotropic noise are the variance of a derivative, on average; the smaller
+    is a little less.
     """
-    grey = paper(contrast)
-    slope = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8).var()
-    assert 0.5 * slope < texture_strength(grey).mean() < slope
+    gray = paper(contrast)
+    slope = cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8).var()
+    assert 0.5 * slope < texture_strength(gray).mean() < slope
 
 
 def test_texture_of_the_constant_halves_the_confidence():
@@ -113,10 +109,12 @@ def test_texture_of_the_constant_halves_the_confidence():
     )
 
 
-def test_inconsistent_flow_is_not_believed():
-    assert confidence(paper(30), relative_disagreements([(moved(2, 1), moved(2, 1))])).max() == 0
+def test_inconsistent_flow_is_not_trusted():
+    assert (
+        confidence(paper(30), relative_disagreements([(uniform(2, 1), uniform(2, 1))])).max() == 0
+    )
     at_tolerance = consistency_confidence(
-        relative_disagreements([(moved(1, 0), moved(-1 - TOLERANCE_PX, 0))])
+        relative_disagreements([(uniform(1, 0), uniform(-1 - TOLERANCE_PX, 0))])
     )
     np.testing.assert_allclose(at_tolerance[:, :200], np.exp(-1), rtol=1e-5)
 
@@ -130,12 +128,10 @@ def test_disagreement_is_measured_where_the_pixel_went():
     assert np.abs(forward[0] + back[0])[:, :230].max() > 1
 
 
-def test_a_pixel_that_leaves_the_picture_is_judged_by_the_other_pairs_and_by_none_has_no_confidence():
-    stays, leaves, wrong = (
-        (moved(0, 0), moved(0, 0)),
-        (moved(1000, 0), moved(-1000, 0)),
-        (moved(0, 0), moved(50, 0)),
-    )
+def test_a_pixel_that_leaves_the_image_is_judged_by_the_other_pairs_if_there_are_any():
+    stays = uniform(0, 0), uniform(0, 0)
+    leaves = uniform(1000, 0), uniform(-1000, 0)
+    wrong = uniform(0, 0), uniform(50, 0)
     assert (consistency_confidence(relative_disagreements([stays, leaves])) == 1).all()
     np.testing.assert_allclose(
         consistency_confidence(relative_disagreements([stays, leaves, wrong])), 0.5, atol=1e-6
@@ -153,9 +149,9 @@ def test_a_fully_confident_spectrum_keeps_its_bits():
 
 
 def test_a_fully_confident_pixel_keeps_its_bits_whatever_is_around_it():
-    believed = np.where(np.random.default_rng(1).random(SHAPE) < 0.3, 255, 40).astype(np.uint8)
+    trust = np.where(np.random.default_rng(1).random(SHAPE) < 0.3, 255, 40).astype(np.uint8)
     np.testing.assert_array_equal(
-        damp(volume(), believed)[..., believed == 255], volume()[..., believed == 255]
+        damp(volume(), trust)[..., trust == 255], volume()[..., trust == 255]
     )
 
 
@@ -164,65 +160,57 @@ def test_a_spectrum_without_any_confidence_comes_to_rest():
 
 
 def test_a_hole_amid_confident_motion_is_filled_by_it():
-    believed, field = certain(255), np.full((1, 2, *SHAPE), 3 - 4j, np.complex64)
-    believed[70:80, 120:130], field[..., 70:80, 120:130] = 0, 100
-    filled = damp(field, believed)[..., 70:80, 120:130]
+    trust, field = certain(255), np.full((1, 2, *SHAPE), 3 - 4j, np.complex64)
+    trust[70:80, 120:130], field[..., 70:80, 120:130] = 0, 100
+    filled = damp(field, trust)[..., 70:80, 120:130]
     np.testing.assert_allclose(filled, (3 - 4j), rtol=1.5 * REST_WEIGHT)
 
 
 def test_far_from_confident_motion_there_is_none():
-    believed, field = certain(0), np.full((1, 2, *SHAPE), 5, np.complex64)
-    believed[:, :60] = 255
-    damped = np.abs(damp(field, believed))[0, 0, 80]
+    trust, field = certain(0), np.full((1, 2, *SHAPE), 5, np.complex64)
+    trust[:, :60] = 255
+    damped = np.abs(damp(field, trust))[0, 0, 80]
     assert damped[62] > 4 and damped[100] < 0.05 and (np.diff(damped) < 1e-6).all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.complex128])
 def test_planes_of_any_precision_are_damped_alike(kind):
-    believed = np.random.default_rng(4).integers(0, 256, SHAPE, np.uint8)
+    trust = np.random.default_rng(4).integers(0, 256, SHAPE, np.uint8)
     planes = volume().real.astype(kind)
-    damped = damp(planes, believed)
+    damped = damp(planes, trust)
     assert damped.dtype == kind
-    np.testing.assert_allclose(damped, damp(volume(), believed).real, atol=1e-5)
+    np.testing.assert_allclose(damped, damp(volume(), trust).real, atol=1e-5)
 
 
 @given(st.integers(0, 9), st.floats(-3, 3))
 @settings(max_examples=10, deadline=None)
 def test_damping_is_linear(seed, factor):
-    a, b, believed = (
-        volume(seed),
-        volume(seed + 1),
-        np.random.default_rng(seed).integers(0, 256, SHAPE, np.uint8),
-    )
-    both = damp(a + np.complex64(factor) * b, believed)
-    np.testing.assert_allclose(
-        both, damp(a, believed) + np.complex64(factor) * damp(b, believed), atol=1e-4
-    )
+    a, b, factor = volume(seed), volume(seed + 1), np.complex64(factor)
+    trust = np.random.default_rng(seed).integers(0, 256, SHAPE, np.uint8)
+    damped = damp(a + factor * b, trust)
+    np.testing.assert_allclose(damped, damp(a, trust) + factor * damp(b, trust), atol=1e-4)
 
 
 def test_a_damped_spectrum_is_the_spectrum_of_the_damped_motion_and_w_bounds_its_w():
     motion = to_motion(volume(2), 30).astype(np.float32)
-    believed = np.random.default_rng(3).integers(0, 256, SHAPE, np.uint8)
-    damped = damp(motion, believed)
+    trust = np.random.default_rng(3).integers(0, 256, SHAPE, np.uint8)
+    damped = damp(motion, trust)
     np.testing.assert_allclose(
-        damp(to_spectrum(motion, 3).astype(np.complex64), believed),
+        damp(to_spectrum(motion, 3).astype(np.complex64), trust),
         to_spectrum(damped, 3),
         atol=1e-4,
     )
     weight, bound = (np.hypot(*f.swapaxes(0, 1)).mean(axis=0) for f in (damped, motion))
-    assert (weight <= damp(bound, believed) + 1e-6).all()
+    assert (weight <= damp(bound, trust) + 1e-6).all()
 
 
 @pytest.mark.parametrize("shape", [(37, 51), (32, 32), (161, 255)])
 def test_any_size_will_do(shape):
-    field, believed = np.ones((1, 2, *shape), np.complex64), np.zeros(shape, np.uint8)
-    believed[:, : shape[1] // 2] = 255
-    damped = damp(field, believed)
-    assert (
-        damped.shape == field.shape
-        and (damped[..., : shape[1] // 2] == 1).all()
-        and np.abs(damped).max() < 1.001
-    )
+    field, trust = np.ones((1, 2, *shape), np.complex64), np.zeros(shape, np.uint8)
+    trust[:, : shape[1] // 2] = 255
+    damped = damp(field, trust)
+    assert damped.shape == field.shape and np.abs(damped).max() < 1.001
+    assert (damped[..., : shape[1] // 2] == 1).all()
 
 
 def test_on_a_scene_before_a_plain_sky_damping_halves_the_error_of_the_sky_and_spares_the_rest():
@@ -240,18 +228,15 @@ def test_on_a_scene_before_a_plain_sky_damping_halves_the_error_of_the_sky_and_s
     scene, times = Scene(layers=(sky, hill), grain=4.0), np.arange(0, 5, 0.25)
     estimator = make_estimator(FlowConfig())
     frames = estimator.prepare([render_frame(scene, t, WORKING_SIZE) for t in times])
-    forward, back = (
-        estimator.displace([(frames[0], f) for f in frames]),
-        estimator.displace([(f, frames[0]) for f in frames[5::5]]),
-    )
-    believed = confidence(
+    forward = estimator.displace([(frames[0], frame) for frame in frames])
+    back = estimator.displace([(frame, frames[0]) for frame in frames[5::5]])
+    trust = confidence(
         frames[0], relative_disagreements(list(zip(forward[5::5], back, strict=True)))
     )
     true = true_motion(scene, 0.0, times)
     valid = trusted_mask(scene, 0.0, true, times)
     raw, damped = (
-        np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0)
-        for f in (forward, damp(forward, believed))
+        np.hypot(*(f - true).swapaxes(0, 1)).mean(axis=0) for f in (forward, damp(forward, trust))
     )
     bare = np.hypot(*true[5]) == 0
     assert damped[valid & bare].mean() < 0.5 * raw[valid & bare].mean()

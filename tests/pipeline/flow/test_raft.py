@@ -1,6 +1,4 @@
-"""RAFT as it is arranged here against torchvision's own forward, and how often each part of it
-runs.
-"""
+"""Our arrangement of RAFT against torchvision's own forward, and how often each part of it runs."""
 
 from functools import partialmethod
 
@@ -25,25 +23,19 @@ TOLERANCE = 1e-3
 def networks(tmp_path_factory):
     """flow -> (torchvision's network with random weights, the file of those weights)."""
     torch.manual_seed(0)
-    found = {}
+    networks = {}
     for flow, make in MAKERS.items():
         network, path = make().eval(), tmp_path_factory.mktemp("weights") / f"{flow}.pth"
         torch.save(network.state_dict(), path)
-        found[flow] = network, path
-    return found
+        networks[flow] = network, path
+    return networks
 
 
 @pytest.fixture
 def make(networks):
     def build(flow: str = "raft_small", **options):
-        return make_estimator(
-            FlowConfig(
-                **(
-                    dict(flow=flow, weights=str(networks[flow][1]), device="cpu", updates=3)
-                    | options
-                )
-            )
-        )
+        defaults = dict(flow=flow, weights=str(networks[flow][1]), device="cpu", updates=3)
+        return make_estimator(FlowConfig(**(defaults | options)))
 
     return build
 
@@ -67,13 +59,11 @@ def pictures(count: int, width: int = 160, height: int = 128) -> list[np.ndarray
 
 def by_torchvision(network, source: np.ndarray, target: np.ndarray, updates: int) -> torch.Tensor:
     height, width = source.shape[:2]
-    images = [torch.from_numpy(one).permute(2, 0, 1)[None] / 127.5 - 1 for one in (source, target)]
     across, down = -width % 8, -height % 8
+    padding = across // 2, across - across // 2, down // 2, down - down // 2
     images = [
-        F.pad(
-            one, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate"
-        )
-        for one in images
+        F.pad(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, padding, mode="replicate")
+        for image in (source, target)
     ]
     with torch.inference_mode():
         return network(*images, num_flow_updates=updates)[-1][
@@ -85,8 +75,8 @@ def largest(difference: torch.Tensor) -> float:
     return float(difference.abs().max())
 
 
-def count(estimator, part: str) -> list[int]:
-    """A list to which each run of a part adds its batch size."""
+def batch_sizes(estimator, part: str) -> list[int]:
+    """A list to which each run of a part of the network appends its batch size."""
     sizes: list[int] = []
     getattr(estimator, part).register_forward_hook(
         lambda module, inputs, output: sizes.append(len(output))
@@ -94,36 +84,38 @@ def count(estimator, part: str) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(256, 160), (250, 155)], ids=str)
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_flow_is_torchvisions(networks, make, flow, size):
     images = pictures(3, *size)
     estimator = make(flow, updates=12)
     frames = estimator.prepare(images)
-    found = estimator.displace(
-        [(frames[0], frames[1]), (frames[0], frames[2]), (frames[2], frames[1])]
-    )
+    pairs = [(0, 1), (0, 2), (2, 1)]
+    flows = estimator.displace([(frames[source], frames[target]) for source, target in pairs])
     assert isinstance(estimator, FlowEstimator)
-    assert found.dtype == torch.float32 and found.shape == (3, 2, size[1], size[0])
-    for one, (source, target) in zip(found, [(0, 1), (0, 2), (2, 1)], strict=True):
-        known = by_torchvision(networks[flow][0], images[source], images[target], 12)
-        assert largest(known) > 1
-        assert largest(one - known) < TOLERANCE
+    assert flows.dtype == torch.float32 and flows.shape == (3, 2, size[1], size[0])
+    for estimate, (source, target) in zip(flows, pairs, strict=True):
+        expected = by_torchvision(networks[flow][0], images[source], images[target], 12)
+        assert largest(expected) > 1
+        assert largest(estimate - expected) < TOLERANCE
 
 
 def test_the_flow_of_the_authors_weights(material, make):
     weights, images = str(material / "weights" / "raft-small.pth"), pictures(2, 256, 160)
     estimator = make(weights=weights, updates=12)
-    found = estimator.displace([tuple(estimator.prepare(images))])[0]
+    flow = estimator.displace([tuple(estimator.prepare(images))])[0]
     network, _ = load_network(estimator.config)
-    assert largest(found - by_torchvision(network, *images, 12)) < TOLERANCE
-    assert found[:, 20:-20, 20:-20].mean((1, 2)).tolist() == pytest.approx([-2.0, 0.0], abs=0.2)
+    assert largest(flow - by_torchvision(network, *images, 12)) < TOLERANCE
+    assert flow[:, 20:-20, 20:-20].mean((1, 2)).tolist() == pytest.approx([-2.0, 0.0], abs=0.2)
 
 
 def test_padding_is_cropped_and_repeats_the_edge(make):
     estimator, images = make(), pictures(2, 157, 122)
-    padded = [np.pad(one, ((3, 3), (1, 2), (0, 0)), "edge") for one in images]
-    small, large = (estimator.displace([tuple(estimator.prepare(one))]) for one in (images, padded))
+    padded = [np.pad(image, ((3, 3), (1, 2), (0, 0)), "edge") for image in images]
+    small, large = (
+        estimator.displace([tuple(estimator.prepare(pair))]) for pair in (images, padded)
+    )
     assert small.shape == (1, 2, 122, 157) and large.shape == (1, 2, 128, 160)
     assert largest(small - large[..., 3:125, 1:158]) == 0
 
@@ -131,13 +123,14 @@ def test_padding_is_cropped_and_repeats_the_edge(make):
 def test_each_part_runs_once_for_what_shares_it(make):
     estimator = make("raft_large", pairs_per_batch=8, updates=2)
     features, contexts, upsamplings = (
-        count(estimator, part) for part in ("feature_encoder", "context_encoder", "mask_predictor")
+        batch_sizes(estimator, part)
+        for part in ("feature_encoder", "context_encoder", "mask_predictor")
     )
     frames = estimator.prepare(pictures(5))
     assert sum(features) == 5 and not contexts
-    estimator.displace([(frames[0], one) for one in frames[1:]])
+    estimator.displace([(frames[0], target) for target in frames[1:]])
     assert contexts == [1] and upsamplings == [4]
-    estimator.displace([(frames[0], one) for one in frames[3:]])
+    estimator.displace([(frames[0], target) for target in frames[3:]])
     estimator.displace([(frames[1], frames[0]), (frames[2], frames[0])])
     assert sum(features) == 5 and contexts == [1, 1, 1] and upsamplings == [4, 2, 2]
 
@@ -145,46 +138,42 @@ def test_each_part_runs_once_for_what_shares_it(make):
 def test_a_large_request_is_worked_off_in_batches(make):
     estimator = make("raft_large", pairs_per_batch=2, updates=1)
     features, upsamplings = (
-        count(estimator, part) for part in ("feature_encoder", "mask_predictor")
+        batch_sizes(estimator, part) for part in ("feature_encoder", "mask_predictor")
     )
     frames = estimator.prepare(pictures(5))
     assert features == [2, 2, 1]
-    assert estimator.displace([(frames[0], one) for one in frames]).shape[0] == 5
+    assert estimator.displace([(frames[0], target) for target in frames]).shape[0] == 5
     assert upsamplings == [2, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", MAKERS)
 def test_the_batch_size_does_not_matter(make, flow):
-    images = pictures(6)
-    found = []
+    flows = []
     for size in (1, 4, 8):
         estimator = make(flow, pairs_per_batch=size)
-        frames = estimator.prepare(images)
-        found.append(
-            estimator.displace(
-                [(frames[0], one) for one in frames[1:]] + [(one, frames[0]) for one in frames[1:]]
-            )
-        )
-    assert largest(found[0] - found[1]) < TOLERANCE and largest(found[0] - found[2]) < TOLERANCE
+        first, *later = estimator.prepare(pictures(6))
+        pairs = [(first, frame) for frame in later] + [(frame, first) for frame in later]
+        flows.append(estimator.displace(pairs))
+    assert largest(flows[0] - flows[1]) < TOLERANCE and largest(flows[0] - flows[2]) < TOLERANCE
 
 
 def test_the_same_frames_give_the_same_bits(make):
-    def once() -> torch.Tensor:
+    def estimate() -> torch.Tensor:
         estimator = make()
         frames = estimator.prepare(pictures(4))
-        return estimator.displace([(frames[0], one) for one in frames[1:]])
+        return estimator.displace([(frames[0], target) for target in frames[1:]])
 
-    assert torch.equal(once(), once())
+    assert torch.equal(estimate(), estimate())
 
 
 def test_updates_refine(networks, make):
     images = pictures(2)
     for updates in (1, 5):
         estimator = make(updates=updates)
-        found = estimator.displace([tuple(estimator.prepare(images))])[0]
-        assert (
-            largest(found - by_torchvision(networks["raft_small"][0], *images, updates)) < TOLERANCE
-        )
+        flow = estimator.displace([tuple(estimator.prepare(images))])[0]
+        expected = by_torchvision(networks["raft_small"][0], *images, updates)
+        assert largest(flow - expected) < TOLERANCE
 
 
 def test_a_warm_start_goes_on_where_the_batch_before_ended(make):
@@ -198,43 +187,44 @@ def test_a_warm_start_goes_on_where_the_batch_before_ended(make):
 def test_a_warm_start_is_for_the_same_source_only(make):
     cold, warm = make(), make(warm_start=True, pairs_per_batch=2)
     a, b, c, again = warm.prepare([*pictures(3), pictures(1)[0]])
-    known = cold.displace([(a, b)])
+    expected = cold.displace([(a, b)])
     for pairs in ([(c, b)], [(again, b)], [(a, b), (c, b)]):
         warm.displace(pairs)
-        assert largest(warm.displace([(a, b)]) - known) < TOLERANCE
+        assert largest(warm.displace([(a, b)]) - expected) < TOLERANCE
     warm.displace([(a, c)])
-    assert largest(warm.displace([(a, b), (c, b)])[:1] - known) < TOLERANCE
+    assert largest(warm.displace([(a, b), (c, b)])[:1] - expected) < TOLERANCE
     warm.displace([(c, b), (a, c)])
-    assert largest(warm.displace([(a, b)]) - known) > 0.1
+    assert largest(warm.displace([(a, b)]) - expected) > 0.1
 
 
 def test_a_cold_estimator_remembers_nothing(make):
     estimator = make()
     a, b, c = estimator.prepare(pictures(3))
-    known = estimator.displace([(a, b)])
+    expected = estimator.displace([(a, b)])
     estimator.displace([(a, c)])
-    assert torch.equal(estimator.displace([(a, b)]), known)
+    assert torch.equal(estimator.displace([(a, b)]), expected)
 
 
 def test_bfloat16_is_close(material, make):
     weights = str(material / "weights" / "raft-small.pth")
-    found = []
+    flows = []
     for precision in ("float32", "bfloat16"):
         estimator = make(weights=weights, precision=precision, updates=6)
-        found.append(estimator.displace([tuple(estimator.prepare(pictures(2)))]))
-    assert found[1].dtype == torch.float32
-    assert largest(found[0] - found[1]) > 1e-3
-    assert float((found[0] - found[1]).abs().mean()) < 0.1
+        flows.append(estimator.displace([tuple(estimator.prepare(pictures(2)))]))
+    assert flows[1].dtype == torch.float32
+    assert largest(flows[0] - flows[1]) > 1e-3
+    assert float((flows[0] - flows[1]).abs().mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
-    """Traced, but not translated to machine code, which takes minutes; shapes are not checked
-    meanwhile.
+    """The network is traced but not translated to machine code, which takes minutes; shapes are not
+    checked meanwhile.
     """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     pair = pictures(2)
     plain = make()
-    known = plain.displace([tuple(plain.prepare(pair))])
+    expected = plain.displace([tuple(plain.prepare(pair))])
     compiled = []
     monkeypatch.setattr(
         nn.Module,
@@ -246,7 +236,7 @@ def test_a_compiled_network_gives_the_same_flow(make, monkeypatch):
     )
     estimator = make(compile=True)
     assert len(compiled) == 3
-    assert largest(estimator.displace([tuple(estimator.prepare(pair))]) - known) < TOLERANCE
+    assert largest(estimator.displace([tuple(estimator.prepare(pair))]) - expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("size", [(120, 160), (160, 120), (64, 40)], ids=str)
@@ -264,9 +254,9 @@ def test_the_smallest_image(make):
 
 
 def test_the_description_has_what_decides_the_result(make, networks):
-    found = make(updates=5, pairs_per_batch=3).description()
-    assert len(found.pop("weights")) == 64
-    assert found == dict(
+    description = make(updates=5, pairs_per_batch=3).description()
+    assert len(description.pop("weights")) == 64
+    assert description == dict(
         flow="raft_small",
         networks="torchvision",
         updates=5,
@@ -281,10 +271,10 @@ def test_the_description_has_what_decides_the_result(make, networks):
 def test_on_a_gpu(make):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    found = []
+    flows = []
     for device in ("cpu", "cuda"):
         estimator = make(device=device, updates=6)
         frames = estimator.prepare(pictures(3))
-        found.append(estimator.displace([(frames[0], one) for one in frames[1:]]))
-    assert found[1].device.type == "cuda"
-    assert largest(found[0] - found[1].cpu()) < 0.05  # its convolutions round to TF32
+        flows.append(estimator.displace([(frames[0], target) for target in frames[1:]]))
+    assert flows[1].device.type == "cuda"
+    assert largest(flows[0] - flows[1].cpu()) < 0.05  # convolutions on the GPU round to TF32

@@ -127,6 +127,7 @@ print(hashlib.sha256(encode_animation(frames, 30.0, ".mp4")).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_what_memory_held_before_does_not_matter():
     """glibc fills new memory with the complement of MALLOC_PERTURB_; x264's macroblock tree reads
     some before it writes it.

@@ -34,6 +34,7 @@ def names(found) -> set[str]:
     return {fault.path for fault in found.faults}
 
 
+@pytest.mark.slow
 def test_a_sound_data_set_has_no_fault_and_every_kind_of_window(sound):
     found = verify(Dataset(sound))
     assert (found.faults, found.shards, found.unbuilt, found.compared) == ([], 3, [], True)
@@ -63,6 +64,8 @@ def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
     return found, refused
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.promise("P6")
 @pytest.mark.parametrize(
     "mutation",
@@ -259,6 +262,8 @@ def seal_of_another_run(path: Path) -> None:
     damage.rewrite_sealed_file(path, run="0" * 64)
 
 
+@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [edit, flip_a_bit, seal_again, seal_of_another_run, Path.unlink])
 def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm, capsys):
     root = damage.copy_dataset(viewed, tmp_path)
@@ -280,6 +285,7 @@ def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm,
     assert {path.name: path.read_bytes() for path in aside} == parts
 
 
+@pytest.mark.thorough
 def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(viewed, tmp_path):
     root = damage.copy_dataset(viewed, tmp_path)
     for name, remedy in (("run.json", Remedy.NEW_FOLDER), ("views/strict.json", Remedy.MOVE_VIEW)):
@@ -297,6 +303,7 @@ def test_every_flipped_bit_of_what_defines_something_is_named_as_that_files(view
 PARTS = ["parquet", "index.json", "histogram.safetensors", "statistics.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_damaged_file_of_a_view_is_named_and_written_again(viewed, tmp_path, part):
     root = damage.copy_dataset(viewed, tmp_path)

@@ -1,3 +1,5 @@
+"""The running DFT against numpy's FFT: values, bits, phases and Parseval's theorem."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,15 +26,13 @@ def sway(
     each pixel.
     """
     rng = np.random.default_rng(seed)
-    amplitude, phase = (
-        rng.uniform(0.1, 2, (2, size[1], size[0])),
-        rng.uniform(0, 2 * np.pi, (2, size[1], size[0])),
-    )
+    amplitude = rng.uniform(0.1, 2, (2, size[1], size[0]))
+    phase = rng.uniform(0, 2 * np.pi, (2, size[1], size[0]))
     angle = 2 * np.pi * hertz * times[:, None, None, None] + phase
     return (amplitude * (np.cos(angle) - np.cos(phase))).astype(np.float32)
 
 
-def streamed(
+def stream(
     motion: np.ndarray, times: np.ndarray, frequencies: int = 16, time: int = T, fps: float = FPS
 ) -> RunningSpectrum:
     running = RunningSpectrum(
@@ -54,7 +54,7 @@ def test_all_frequencies_give_the_motion_back(time, seed):
 
 def test_streaming_gives_all_frequencies_back_to_float32_accuracy():
     motion = np.random.default_rng(1).normal(0, 3, (T, 2, 6, 10)).astype(np.float32)
-    running = streamed(motion, np.arange(T) / FPS, frequencies=T // 2 + 1)
+    running = stream(motion, np.arange(T) / FPS, frequencies=T // 2 + 1)
     np.testing.assert_allclose(to_motion(running.spectrum(), T), motion, atol=2e-5)
 
 
@@ -63,25 +63,20 @@ def test_a_sinusoid_on_a_bin_is_one_peak_and_a_constant_is_only_dc():
     motion = np.zeros((T, 2, 1, 1))
     motion[:, 0, 0, 0] = 1.5 * np.cos(2 * np.pi * 7 * t / T + 0.3)
     motion[:, 1] = 2.0
-    modulus, phase = (
-        np.abs(to_spectrum(motion, 76))[..., 0, 0],
-        np.angle(to_spectrum(motion, 76))[7, 0, 0, 0],
-    )
+    spectrum = to_spectrum(motion, 76)[..., 0, 0]
     expected = np.zeros((76, 2))
     expected[7, 0], expected[0, 1] = 1.5 * T / 2, 2.0 * T
-    np.testing.assert_allclose(modulus, expected, atol=1e-9)
-    assert phase == pytest.approx(0.3)
+    np.testing.assert_allclose(np.abs(spectrum), expected, atol=1e-9)
+    assert np.angle(spectrum[7, 0]) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("frequencies", [1, 4, 15, 24, 76])
 def test_a_smaller_k_is_bit_for_bit_a_prefix(frequencies):
     times = np.arange(126) / 25
     motion = sway(times, 0.9, size=(64, 40))
-    whole, part = (
-        streamed(motion, times, 76).spectrum(),
-        streamed(motion, times, frequencies).spectrum(),
-    )
-    np.testing.assert_array_equal(part, whole[:frequencies])
+    full = stream(motion, times, 76).spectrum()
+    prefix = stream(motion, times, frequencies).spectrum()
+    np.testing.assert_array_equal(prefix, full[:frequencies])
 
 
 def test_blas_threads_do_not_change_a_bit():
@@ -90,7 +85,7 @@ def test_blas_threads_do_not_change_a_bit():
     spectra = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            spectra.append(streamed(motion, times).spectrum())
+            spectra.append(stream(motion, times).spectrum())
     np.testing.assert_array_equal(*spectra)
 
 
@@ -105,7 +100,7 @@ def test_source_frames_at_any_rate_give_the_spectrum_of_the_interpolated_motion(
         ],
         axis=1,
     ).reshape(T, *motion.shape[1:])
-    running = streamed(motion, times)
+    running = stream(motion, times)
     np.testing.assert_allclose(running.spectrum(), to_spectrum(resampled, 16), atol=1e-3)
     np.testing.assert_allclose(
         running.total_energy(), np.square(resampled).sum(0).mean((1, 2)), rtol=1e-5
@@ -117,10 +112,10 @@ def test_variable_frame_times_keep_the_phase_of_a_sway():
     rng = np.random.default_rng(3)
     times = np.concatenate([[0.0], np.cumsum(rng.uniform(1 / 45, 1 / 20, 220))])
     times = times[: np.searchsorted(times, 5.0) + 1]
-    found = streamed(sway(times, 0.6), times).spectrum()[3]
+    band = stream(sway(times, 0.6), times).spectrum()[3]
     expected = to_spectrum(sway(np.arange(T) / FPS, 0.6), 4)[3]
-    assert np.abs(np.angle(found / expected)).max() < 0.02
-    assert np.abs(np.abs(found) / np.abs(expected) - 1).max() < 0.03
+    assert np.abs(np.angle(band / expected)).max() < 0.02
+    assert np.abs(np.abs(band) / np.abs(expected) - 1).max() < 0.03
 
 
 def test_the_last_displacement_is_held_where_the_clip_ends_between_frames():
@@ -141,17 +136,14 @@ def test_power_obeys_parseval():
 
 
 def test_bits_do_not_depend_on_where_the_numbers_lie_in_memory():
-    """They do for some of OpenCV's functions, and a data set's bytes with them."""
-    rng = np.random.default_rng(0)
-    motion, memory = (
-        rng.normal(0, 3, (8, 2, 16, 24)).astype(np.float32),
-        np.empty(8 * 2 * 16 * 24 + 64, np.float32),
-    )
-    found = set()
+    """Some of OpenCV's functions depend on it, and a dataset's bytes would with them."""
+    motion = np.random.default_rng(0).normal(0, 3, (8, 2, 16, 24)).astype(np.float32)
+    memory = np.empty(motion.size + 64, np.float32)
+    results = set()
     for offset in range(0, 32, 3):
         block = memory[offset : offset + motion.size].reshape(motion.shape)
         block[...] = motion
-        running = streamed(block, np.arange(8) / 30, frequencies=4, time=8)
+        running = stream(block, np.arange(8) / 30, frequencies=4, time=8)
         parts = (
             running.channels(),
             running.weight(),
@@ -159,8 +151,8 @@ def test_bits_do_not_depend_on_where_the_numbers_lie_in_memory():
             running.grid_motion(),
             modulus(block[:, 0], block[:, 1]),
         )
-        found.add(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
-    assert len(found) == 1
+        results.add(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    assert len(results) == 1
 
 
 @pytest.mark.parametrize("frequencies", [0, 77, -1])

@@ -161,10 +161,12 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
+@pytest.mark.thorough
 def test_equal_data_sets_give_equal_bytes(real, real_page):
     assert page_of(DatasetView(real)) == real_page
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing(real_page, hostile_page):
     for page in (real_page, hostile_page):
         reader = Reader(page)
@@ -231,6 +233,7 @@ def test_the_run_is_told_from_the_lines_that_are_whole(real_page, hostile_page):
     assert "Not recorded" in Reader(hostile_page).text
 
 
+@pytest.mark.slow
 def test_a_view_shows_what_it_keeps(real):
     motion = sorted(
         row["mean_motion_px"]
@@ -254,6 +257,7 @@ def test_a_view_shows_what_it_keeps(real):
     )  # a window that only the view rejects has its sample
 
 
+@pytest.mark.slow
 def test_strips_are_shown_only_where_they_decode(tmp_path):
     good = io.BytesIO()
     Image.fromarray(np.zeros((8, 24, 3), np.uint8)).save(good, "jpeg")
@@ -291,11 +295,13 @@ def test_strips_are_shown_only_where_they_decode(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_video_of_noise_does_not_make_the_page_too_large():
     frames = list(np.random.default_rng(0).integers(0, 255, (60, 160, 528, 3), np.uint8))
     assert len(gallery.mp4_uri(frames, 30.0)) < 4 / 3 * gallery.MAX_VIDEO_BYTES + 100
 
 
+@pytest.mark.slow
 def test_a_sample_that_cannot_be_read_is_told(tmp_path):
     dataset = datasets.write_dataset(tmp_path, {"train-000000": [{}, {}]})
     dataset.tar_path("train-000000").write_bytes(b"gone")
@@ -332,6 +338,7 @@ def test_windows_are_drawn_of_different_clips_and_read_in_their_order(tmp_path):
     assert queries.read_powers(selections, chosen).tolist() == wanted
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
     dataset = datasets.write_dataset(tmp_path / "set", {"train-000000": [{}, {}]})
     main([str(dataset.root), "--out", str(tmp_path / "statistics.json")])
@@ -389,6 +396,7 @@ def opened(chromium, real_page, hostile_page, tmp_path_factory) -> Iterator[dict
     yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["real", "hostile"])
 def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     tab, complaints = opened[name]

@@ -127,6 +127,8 @@ def test_every_threshold_has_a_rule_of_its_measure():
     assert {rule.reason for rule in THRESHOLD_RULES} == RULES.keys()
 
 
+@pytest.mark.sample(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", THRESHOLD_RULES, ids=lambda rule: rule.threshold)
 @pytest.mark.parametrize("preset", ["paper", "subtle"])
 def test_what_if_counts_what_would_be_judged(rule, preset):

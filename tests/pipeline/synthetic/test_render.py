@@ -98,6 +98,8 @@ def warped_error(
     return np.abs(moved - first)[valid].mean(), np.abs(last - first)[valid].mean()
 
 
+@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("start_s", [0.0, 1.7])
 def test_truth_carries_frames_into_each_other(scene, start_s):
     for later_s in (0.4, 0.9):
@@ -140,6 +142,7 @@ def test_a_shift_of_one_pixel_is_one_pixel(plain):
     assert np.abs(after[:, 2:] - before[:, :-2]).max() <= 1
 
 
+@pytest.mark.slow
 def test_sizes_agree(scene):
     """The truth at two resolutions is one field: nine tenths of the pixels within 0.01 px (layers'
     edges may differ).
@@ -161,6 +164,7 @@ def test_rest_points_are_exact(scene):
         assert np.abs(q + displacement(layer, q, 1.3) - x).max() * 256 < 1e-3
 
 
+@pytest.mark.slow
 def test_splines_between_the_nodes_are_exact(scene):
     for layer in scene.layers:
         texels = (
@@ -240,12 +244,14 @@ def test_files_look_like_the_frames(tmp_path, scene):
     assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 2.0 and np.abs(difference).mean() < 3.0
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path):
     for name in "ab":
         write_clip(tmp_path / name, SCENES["cloth"](np.random.default_rng(1)), np.arange(4) / 25)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_truth_file(tmp_path, plain):
     write_truth(tmp_path / "truth.safetensors", plain, start_s=0.3)
     truth = load_file(tmp_path / "truth.safetensors")
@@ -260,6 +266,7 @@ def test_truth_file(tmp_path, plain):
     assert truth["valid"].dtype == np.uint8 and set(np.unique(truth["valid"])) == {0, 1}
 
 
+@pytest.mark.slow
 def test_job_writes_a_damaged_file_and_the_list(tmp_path, capsys):
     main(["--out", str(tmp_path / "clips"), "--only", "damaged-30fps"])
     said = capsys.readouterr().out
@@ -306,6 +313,7 @@ def test_job_refuses_in_one_sentence(tmp_path, capsys, args, words):
     assert all(word in said for word in words)
 
 
+@pytest.mark.slow
 def test_all_clips_can_have_one_frame_rate_which_their_names_say(tmp_path):
     main(
         [
